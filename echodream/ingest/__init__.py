@@ -1,0 +1,1 @@
+"""Raw study -> Store: one file per source, where every vendor quirk ends."""

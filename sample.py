@@ -1,0 +1,3 @@
+from echodream.cli import sample
+
+sample()

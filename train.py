@@ -1,0 +1,3 @@
+from echodream.cli import train
+
+train()
