@@ -1,0 +1,8 @@
+"""The Store: the one thing that passes between stages. docs/format.md is its specification."""
+
+from echodream.store.reader import Store
+from echodream.store.schema import Dataset, Statistics, StoreError
+from echodream.store.verify import problems, verify
+from echodream.store.writer import StoreWriter
+
+__all__ = ["Dataset", "Statistics", "Store", "StoreError", "StoreWriter", "problems", "verify"]

@@ -1,0 +1,36 @@
+"""The two commands."""
+
+import hydra
+from omegaconf import DictConfig
+
+from echodream.command_help import answer_help
+from echodream.config_errors import plain_errors
+from echodream.paths import CONF_DIR
+
+
+@plain_errors("train")
+def train() -> None:
+    """Train one model: ``train.py model=<model> data=<study>``."""
+    answer_help("train")
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")(_train)()
+
+
+@plain_errors("sample")
+def sample() -> None:
+    """Carry out one stage: ``sample.py stage=<stage> data=<study>``."""
+    answer_help("sample")
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="sample")(_sample)()
+
+
+@plain_errors("train")
+def _train(cfg: DictConfig) -> None:
+    from echodream.engine import train
+
+    train(cfg)
+
+
+@plain_errors("sample")
+def _sample(cfg: DictConfig) -> None:
+    from echodream.engine import sample
+
+    sample(cfg)

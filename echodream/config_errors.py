@@ -1,0 +1,154 @@
+"""Every user error as one sentence on stderr and exit status 1, whichever library noticed it."""
+
+import difflib
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+
+_SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
+_GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
+_MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
+
+
+def plain_errors(config: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command so that user errors end it with one sentence. HYDRA_FULL_ERROR=1 shows tracebacks instead.
+
+    It stands both around ``hydra.main`` (errors of composition) and inside it (errors of the job), because hydra
+    prints a page of its own about an exception that crosses it.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapped(*job: DictConfig) -> None:
+            if _SHOW_TRACEBACKS:
+                return command(*job)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing
+            try:
+                return command(*job)
+            except KeyboardInterrupt:
+                print("interrupted: run the same command again to go on", file=sys.stderr)
+                sys.exit(130)
+            except Exception as error:
+                text = sentence(error, config, sys.argv[1:])
+                if text is None:
+                    raise
+                print(f"error: {text}", file=sys.stderr)
+                sys.exit(1)
+
+        return wrapped
+
+    return decorate
+
+
+def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
+    """What to tell the user about ``error``, or None when it is a defect of the program."""
+    for cause in _chain(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"the override {error.override!r} cannot be read; write key=value, and quote values with special characters"
+        )
+    if isinstance(error, HydraException) and (found := _GROUP_NEEDED.search(str(error))):
+        return f"{found[1]}= is needed; choose one of {_list(_choices(found[1]))}"
+    if isinstance(error, HydraException) and (found := _NO_MATCH.search(str(error))):
+        return _unknown_key(found[1], config, list(arguments), error)
+    for cause in _chain(error):
+        if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
+            return _absent(cause)
+    if isinstance(error, InstantiationException):
+        return _bad_arguments(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"{error.filename or 'the destination'} cannot be written: {error.strerror}; make room or choose another dst=, then run again"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(str(error).split())
+    return None
+
+
+def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Raise ``UserError`` for a ``+key=value`` that nothing reads: an added key must lie inside an object's arguments."""
+    for override in overrides:
+        key = override.lstrip("+").split("=", 1)[0]
+        if not override.startswith("+") or "@" in key or (CONF_DIR / key).is_dir():
+            continue
+        parts = key.split(".")
+        above = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
+        if not any(OmegaConf.is_dict(node) and "_target_" in node for node in above):
+            raise UserError(
+                f"{override!r} adds a key that nothing reads; remove it or write an existing key without '+'"
+            )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return " ".join(str(error).split())
+    return f"{group}={choice} is not known; choose one of {_list(error.options or _choices(group), choice)}"
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if path.stem != "base")
+
+
+def _unknown_key(key: str, config: str, arguments: list[str], error: BaseException) -> str:
+    """Name the keys that stand where ``key`` was expected, by composing without it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and a.split("=", 1)[0].lstrip("+~") != key]
+    parent, _, last = key.rpartition(".")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(config, overrides)
+    except (HydraException, OmegaConfBaseException) as other:
+        return sentence(other, config, overrides) or " ".join(str(error).split())
+    while parent and not OmegaConf.is_dict(OmegaConf.select(cfg, parent, throw_on_missing=False)):
+        parent, _, last = parent.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    names = [str(name) for name in node if name not in ("_target_", "_partial_")]
+    where = f"{parent} has" if parent else "the keys here are"
+    return f"unknown key {key!r}; {where} {_list(names, last)}"
+
+
+def _absent(error: BaseException) -> str:
+    found = _MISSING_KEY.search(str(error))
+    key = (found[1] or found[2]) if found else str(getattr(error, "full_key", "") or error)
+    group = key.split(".")[0]
+    if (CONF_DIR / group).is_dir() and found and found[1]:
+        return f"{group}= is needed here; choose one of {_list(_choices(group))}"
+    return f"{key}= is needed here: give it on the command line"
+
+
+def _bad_arguments(error: InstantiationException) -> str | None:
+    """A misspelt or ill-typed argument of an object in the configuration; None for an error inside the object."""
+    if not isinstance(error.__cause__, TypeError | ValueError | ImportError):
+        return None
+    where = re.search(r"full_key: (\S+)", str(error))
+    return f"{where[1] if where else 'the configuration'}: {' '.join(str(error.__cause__).split())}"
+
+
+def _list(names: Iterable[str], wrong: str = "") -> str:
+    names = list(names)
+    near = difflib.get_close_matches(wrong, names, 1)
+    return ", ".join(names) + (f" (did you mean {near[0]!r}?)" if near else "")

@@ -1,0 +1,202 @@
+"""CardiacNet: apical four-chamber echoes of two cohorts, ASD and PAH, each with its controls, as NIfTI files."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from echodream.errors import UserError
+from echodream.ingest.columns import check_study_columns, number, read_table, seconds, split, values
+from echodream.ingest.listing import (
+    NO_FILE,
+    Entry,
+    ListedRecording,
+    inside,
+    named,
+    not_a_recording,
+    require_folder,
+    subfolders,
+    walk,
+)
+from echodream.ingest.nifti import Orientation, is_nifti, label_state, rate_of, read_nifti
+from echodream.ingest.pixels import check_fps, even_times, make_video
+from echodream.ingest.source import Limits, Recording, Video
+
+CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
+"""Class id and name, by the folder's letters: fixed by name, never by the order of a listing."""
+COHORTS = {"cardiacnetasd": ("CardiacNet-ASD", (0, 1)), "cardiacnetpah": ("CardiacNet-PAH", (2, 3))}
+_PART = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
+_RAW_COLUMNS = ("FileName", "PatientID", "Split", "FPS", "ED", "ES", "NumberOfFrames", "FrameHeight", "FrameWidth")
+_DEFAULT_TABLE = "recordings.csv"
+
+
+@dataclass(frozen=True)
+class CardiacRecording(ListedRecording):
+    """A recording and where its label is."""
+
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Class:
+    folder: Path
+    class_id: int
+    class_name: str
+    cohort: str
+
+
+@dataclass(frozen=True)
+class CardiacNet:
+    """``CardiacNet-ASD/{ASD,Non-ASD}`` and ``CardiacNet-PAH/{PAH,Non-PAH}`` with ``NNN_image.nii.gz`` (and labels).
+
+    ``raw`` is the folder that holds both, or one above it; one cohort alone will do. Entries that are folders called
+    ``NNN_image.nii`` and hold the file are opened. FileName and PatientID are the class and the number in its folder
+    (``ASD-001``): the study gives no other identity. Columns: class_id, class_name, Cohort, and Label (whether the
+    segmentation that comes with the recording is complete, truncated or missing; it is not needed).
+    """
+
+    fps: float = 32.0
+    """Frames per second where the header's frame time is not plausible."""
+    rotate: int = 0
+    """Degrees counter-clockwise, for a copy that is turned: the apex belongs on top. As it comes, image[h, w] is
+    volume[w, h], which equals the published conversion (a quarter turn and a flip)."""
+    flip: str = "none"
+    """``horizontal`` or ``vertical``, after the turn."""
+    table: str | None = _DEFAULT_TABLE
+    """A csv in ``raw`` with FileName (``ASD-001``), PatientID and any study columns; Split and FPS are respected, and
+    ED and ES hold seconds, separated by spaces. The default one may be missing."""
+
+    def __post_init__(self) -> None:
+        Orientation(self.rotate, self.flip)
+        if not 0 < self.fps <= 1000:
+            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+
+    def recordings(self, raw: Path | None) -> list[Recording]:
+        """List both cohorts; see ``Source``."""
+        root = require_folder(raw, "CardiacNet")
+        classes = _classes(root)
+        table = self._table(root, {entry.folder.parent.parent for entry in classes})
+        listed = list(_listed(root, classes, table))
+        if table is not None:
+            rows = read_table(table, ("FileName", "PatientID"))
+            check_study_columns([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
+            listed = list(_joined(listed, rows, table.name))
+        return named(listed)
+
+    def _table(self, root: Path, trees: Iterable[Path]) -> Path | None:
+        if self.table is None:
+            return None
+        for folder in (root, *sorted(trees)):
+            if (path := folder / self.table).is_file():
+                if not inside(root, path):
+                    raise UserError(f"table={self.table} leaves the raw folder: copy it there")
+                return path
+        if self.table != _DEFAULT_TABLE:
+            raise UserError(f"table={self.table} is not in {root}: correct the name, or set table=null")
+        return None
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        """Decode one recording; see ``Source``."""
+        assert recording.path is not None
+        listed = recording if isinstance(recording, CardiacRecording) else None
+        volume = read_nifti(recording.path, limits)
+        frames = Orientation(self.rotate, self.flip)(volume.frames)
+        fps = check_fps((listed and listed.fps) or rate_of(volume.frame_step) or self.fps)
+        columns = {"Label": label_state(listed.label if listed else None, recording.path)}
+        return make_video(frames, even_times(len(frames), fps), fps, columns, listed.marks if listed else None)
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name.casefold())
+
+
+def _classes(root: Path) -> list[_Class]:
+    """The class folders, at most three levels below ``root``, in the order of their class ids."""
+    found: dict[int, _Class] = {}
+    level = [root]
+    for _ in range(4):
+        for folder in level:
+            cohort, ids = COHORTS.get(_letters(folder.name), ("", ()))
+            for child in subfolders(folder):
+                class_id, class_name = CLASSES.get(_letters(child.name), (-1, ""))
+                if class_id not in ids:
+                    continue
+                if class_id in found:
+                    raise UserError(f"{found[class_id].folder} and {child} are both {class_name}: keep one of them")
+                found[class_id] = _Class(child, class_id, class_name, cohort)
+        level = [child for folder in level for child in subfolders(folder)]
+    if not found:
+        raise UserError(f"{root} holds no CardiacNet-ASD/{{ASD,Non-ASD}} or CardiacNet-PAH/{{PAH,Non-PAH}} folder")
+    return [found[class_id] for class_id in sorted(found)]
+
+
+def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
+    rest = {entry.relative: entry for entry in walk(root) if entry.path != table}
+    for group in classes:
+        prefix = f"{group.folder.relative_to(root).as_posix()}/" if group.folder != root else ""
+        parts: dict[tuple[str, str], dict[str, list[Entry]]] = {}
+        for entry in [entry for relative, entry in rest.items() if relative.startswith(prefix)]:
+            part = _PART.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
+            if part and (is_nifti(entry.path.name) or entry.problem) and not entry.path.name.startswith("."):
+                key = part["number"], part["kind"].lower()
+                parts.setdefault(key, {}).setdefault(part[0], []).append(entry)
+                del rest[entry.relative]
+        for digits in sorted({digits for digits, _ in parts}):
+            yield from _recordings(group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {}))
+    yield from map(not_a_recording, rest.values())
+
+
+def _recordings(
+    group: _Class, digits: str, images: Mapping[str, list[Entry]], labels: Mapping[str, list[Entry]]
+) -> Iterator[Recording]:
+    """The recording of one number; further copies of its image are listed too."""
+    name = f"{group.class_name}-{digits}"
+    columns = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
+    label = next((entries[0].path for entries in labels.values() if not entries[0].problem), None)
+    if not images:
+        yield Recording(name, name, columns=columns, problem="a label without its image")
+    for index, (entry_name, entries) in enumerate(images.items()):
+        problem = entries[0].problem
+        if len(entries) > 1:
+            problem = f"{len(entries)} NIfTI files where one is expected"
+        if index:
+            again = f"a second copy of {name}: not read"
+            yield Recording(f"{name}-{entry_name}", name, entries[0].path, problem=again, counted=False)
+        else:
+            yield CardiacRecording(name, name, entries[0].path, columns=columns, problem=problem, label=label)
+
+
+def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], table: str) -> Iterator[Recording]:
+    """The recordings with what the table's rows say about them; rows and recordings that do not pair are problems."""
+    by_name: dict[str, Mapping[str, str]] = {}
+    for row in rows:
+        name = row["FileName"]
+        if name in by_name:
+            raise UserError(f"{table} has two rows for {name!r}: keep one")
+        by_name[name] = row
+    for recording in listed:
+        if not isinstance(recording, CardiacRecording):
+            yield recording
+        elif (found := by_name.pop(recording.name, None)) is None:
+            yield replace(recording, problem=recording.problem or f"no row in {table}")
+        else:
+            yield _with_row(recording, found, table)
+    for name in by_name:
+        yield Recording(name, "", problem=NO_FILE)
+
+
+def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
+    columns = values(row, {name: name for name in row if name not in _RAW_COLUMNS})
+    if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
+        problem = f"{table} and the folder disagree about {wrong[0]}"
+        return replace(recording, problem=recording.problem or problem)
+    problem = None if row["PatientID"] else f"no PatientID in {table}"
+    return replace(
+        recording,
+        patient=row["PatientID"],
+        split=split(row.get("Split", ""), f"{table}, row {recording.name},"),
+        columns={**recording.columns, **columns},
+        problem=recording.problem or problem,
+        fps=number(row.get("FPS", "")),
+        marks={name: marks for name in ("ED", "ES") if (marks := seconds(row.get(name, "")))},
+    )

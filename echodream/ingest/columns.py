@@ -1,0 +1,96 @@
+"""Tables beside the raw files: reading them whatever the spreadsheet wrote, and turning cells into store values."""
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from echodream.errors import UserError
+from echodream.ingest.source import Value
+from echodream.store.schema import REQUIRED, SPLITS, valid_column
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "TESTING": "TEST"}
+_EMPTY = ("", "nan", "na", "n/a", "none", "null")
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a csv file as text, cells stripped. Comma, semicolon and tab are told apart by the header.
+
+    Raises ``UserError`` when the file is missing, is no csv, or lacks a ``required`` column.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=header.count)
+            rows = list(csv.reader(file, delimiter=delimiter))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a csv file in UTF-8: {error}") from error
+    names = [name.strip() for name in rows[0]] if rows else []
+    if missing := [name for name in required if name not in names]:
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(names[:20]) or 'none'}")
+    if twice := [name for name in required if names.count(name) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice")
+    return [_row(names, cells) for cells in rows[1:] if any(cell.strip() for cell in cells)]
+
+
+def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    padded = [*cells, *[""] * len(names)]
+    return {name: padded[index].strip() for index, name in enumerate(names) if name}
+
+
+def value(text: str) -> Value | None:
+    """A cell as a whole number, a finite number or text without control characters; None where it says nothing."""
+    text = _CONTROL.sub(" ", text).strip()
+    if text.lower() in _EMPTY:
+        return None
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else None
+
+
+def values(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Value]:
+    """Store column -> value, for ``columns`` (store column -> csv column); empty cells are left out."""
+    found = {name: value(row.get(source, "")) for name, source in columns.items()}
+    return {name: cell for name, cell in found.items() if cell is not None}
+
+
+def number(text: str) -> float | None:
+    """A cell as a finite number, or None."""
+    found = value(text)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def seconds(text: str) -> tuple[float, ...]:
+    """A cell of space separated moments in seconds, those that are finite numbers from 0."""
+    found = [number(word) for word in text.split()]
+    return tuple(moment for moment in found if moment is not None and moment >= 0)
+
+
+def split(text: str, where: str) -> str | None:
+    """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError`` naming any other word."""
+    word = text.strip().upper()
+    word = _SPLIT_WORDS.get(word, word)
+    if word.lower() in _EMPTY:
+        return None
+    if word not in SPLITS:
+        raise UserError(f"{where} has the split {text!r}: use {', '.join(SPLITS)} or leave it empty")
+    return word
+
+
+def check_study_columns(names: Sequence[str], where: str) -> None:
+    """Raise ``UserError`` for a column name that a store cannot have, or that it fills itself."""
+    for name in names:
+        if not valid_column(name):
+            raise UserError(f"{where} names the column {name!r}: use letters, digits and '_', a letter first")
+        if name in REQUIRED:
+            raise UserError(f"{where} names the column {name!r}, which the store fills itself")

@@ -1,0 +1,230 @@
+"""Video files, GIFs and numbered images -> ``Video``, with the header held to the limits before a frame is decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echodream.errors import Rejected
+from echodream.ingest.pixels import check_fps, even_times, make_video, to_uint8
+from echodream.ingest.source import Limits, Video
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from PIL.Image import Image
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4v", ".wmv")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,matroska,webm,asf,flv"
+_GREY = ("gray", "ya", "mono")
+_GIF_DEFAULT = 0.1
+"""Seconds a GIF's frame lasts where it states none, as browsers have it."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the packets of a file say before one of them is decoded."""
+
+    width: int
+    height: int
+    pixel_format: str
+    pts: list[float | None]
+    """Seconds, one per frame, in the order of the file."""
+    rate: float | None
+
+
+def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Video:
+    """Decode any common video file: pixels by decord (by PyAV for grey pixel formats and where decord cannot).
+
+    Times are the frames' own time stamps; where a container has none, or they do not increase, frame number over the
+    average rate; ``fps`` replaces both. A file that is cut short, or whose decoders disagree about the number of
+    frames, raises ``Rejected`` with both numbers.
+    """
+    header = _read_header(path, limits)
+    frames, pts = None, header.pts
+    if not header.pixel_format.startswith(_GREY):
+        frames = _decord_frames(path, len(header.pts))
+    if frames is None:
+        frames, pts = _pyav_frames(path, header, limits)
+    if fps is not None:
+        return make_video(frames, even_times(len(frames), fps), fps)
+    times = _times(pts, header.rate)
+    return make_video(frames, times, _nominal(times, header.rate))
+
+
+def _open(path: Path, limits: Limits) -> "InputContainer":
+    """Open with PyAV. Only video containers are tried: a play list must not make the reader open other files."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    options = {"format_whitelist": _CONTAINERS, "max_pixels": str(limits.max_side**2)}
+    return av.open(str(path.absolute()), options=options)
+
+
+def _read_header(path: Path, limits: Limits) -> _Header:
+    import av
+
+    try:
+        with _open(path, limits) as container:
+            if not container.streams.video:
+                raise Rejected("unreadable: no video stream")
+            stream = container.streams.video[0]
+            width, height = stream.width, stream.height
+            limits.check(max(stream.frames, limits.min_frames), height, width)
+            pts, skipped = _packet_times(container, limits)
+            announced, name = stream.frames - skipped, container.format.name
+            rate = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
+            pixel_format = stream.codec_context.pix_fmt or ""
+    except (av.error.FFmpegError, OSError, ValueError, OverflowError, UnicodeError) as error:
+        raise Rejected(f"unreadable: {_why(error)}") from error
+    limits.check(len(pts), height, width)
+    if announced - len(pts) > (0 if "mp4" in name else 1 + 0.05 * announced):
+        raise Rejected(f"unreadable: cut short, {len(pts)} of {announced} frames are there")
+    return _Header(width, height, pixel_format, pts, rate)
+
+
+def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[float | None], int]:
+    """Seconds of each packet that will be shown, and how many are decoded only to be dropped (edit lists)."""
+    pts: list[float | None] = []
+    skipped = 0
+    for packet in container.demux(container.streams.video[0]):
+        if not packet.size:
+            continue
+        if packet.is_discard:
+            skipped += 1
+        else:
+            pts.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+        if len(pts) + skipped > limits.max_frames:
+            break
+    return pts, skipped
+
+
+def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
+    """All frames (F, H, W, 3) as decord sees them, or None where it fails or counts otherwise."""
+    try:
+        import decord
+    except (ImportError, OSError):  # there is no wheel for this machine
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
+        if len(reader) != expected:
+            return None
+        frames: np.ndarray = reader.get_batch(range(expected)).asnumpy()
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, ValueError, IndexError, StopIteration):
+        return None
+    return frames
+
+
+def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None]]:
+    """All frames, grey (F, H, W) or RGB (F, H, W, 3), and their time stamps, as PyAV decodes them."""
+    import av
+
+    form = "gray" if header.pixel_format.startswith(_GREY) else "rgb24"
+    frames: list[np.ndarray] = []
+    pts: list[float | None] = []
+    try:
+        with _open(path, limits) as container:
+            for frame in container.decode(video=0):
+                if (frame.width, frame.height) != (header.width, header.height):
+                    raise Rejected("unreadable: the frame size changes within the recording")
+                limits.check(max(len(frames) + 1, limits.min_frames), header.height, header.width)
+                frames.append(frame.to_ndarray(format=form))
+                pts.append(frame.time)
+    except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
+        raise Rejected(f"unreadable: {_why(error)}, after {len(frames)} of {len(header.pts)} frames") from error
+    if len(frames) != len(header.pts):
+        raise Rejected(f"unreadable: {len(frames)} frames decode, {len(header.pts)} are in the file")
+    return np.stack(frames), pts
+
+
+def _why(error: Exception) -> str:
+    """A decoder's reason without the path that its message ends with."""
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return str(reason).strip().rstrip(".").lower()
+
+
+def _times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
+    """Time stamps from 0 where all are there and increase, else frame number over ``rate``."""
+    stamps = sorted(stamp for stamp in pts if stamp is not None)
+    if len(stamps) == len(pts) and all(before < after for before, after in pairwise(stamps)):
+        return np.asarray(stamps, dtype=np.float64) - stamps[0]
+    if rate is None:
+        raise Rejected("neither time stamps nor a frame rate")
+    return even_times(len(pts), rate)
+
+
+def _nominal(times: np.ndarray, rate: float | None) -> float:
+    """The stated rate if the time stamps bear it out within 10 %, else the rate that they show."""
+    shown = (len(times) - 1) / float(times[-1])
+    return check_fps(rate if rate is not None and abs(rate / shown - 1) < 0.1 else shown)
+
+
+def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
+    """Decode an animated GIF; each frame lasts as long as the file says (0.1 s where it says nothing)."""
+    frames: list[np.ndarray] = []
+    lasts: list[float] = []
+    try:
+        with _open_image(path) as image:
+            count = int(getattr(image, "n_frames", 1))
+            limits.check(count, image.height, image.width)
+            for index in range(count):
+                image.seek(index)
+                frames.append(_pixels(image.convert("RGB")))
+                lasts.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT)
+    except _image_errors() as error:
+        raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
+    if fps is not None:
+        return make_video(np.stack(frames), even_times(len(frames), fps), fps)
+    times = np.concatenate([[0.0], np.cumsum(lasts)])
+    return make_video(np.stack(frames), times[:-1], len(frames) / float(times[-1]))
+
+
+def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Video:
+    """Images of one size, in the order given, as a recording of ``fps`` frames per second.
+
+    Deeper pixels than 8 bit are scaled over the whole recording, see ``pixels.to_uint8``.
+    """
+    frames: list[np.ndarray] = []
+    try:
+        for path in paths:
+            with _open_image(path) as image:
+                limits.check(len(paths), image.height, image.width, 8)
+                frames.append(_pixels(image))
+            if frames[-1].shape[:2] != frames[0].shape[:2]:
+                raise Rejected(f"image {len(frames)} of {len(paths)} has another size than the first")
+    except _image_errors() as error:
+        raise Rejected(f"unreadable: {type(error).__name__} in image {len(frames) + 1} of {len(paths)}") from error
+    if len({(frame.ndim, frame.dtype) for frame in frames}) > 1:
+        frames = [to_uint8(frame[None])[0] for frame in frames]
+        frames = [frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=2) for frame in frames]
+    return make_video(to_uint8(np.stack(frames)), even_times(len(frames), fps), fps)
+
+
+def _open_image(path: Path) -> "Image":
+    from PIL import Image
+
+    return Image.open(path, formats=("GIF", "PNG", "JPEG", "BMP", "TIFF"))
+
+
+def _pixels(image: "Image") -> np.ndarray:
+    """Grey (H, W) in the depth of the file, or RGB (H, W, 3)."""
+    if image.mode in ("1", "LA", "La"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
+        image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def _image_errors() -> tuple[type[BaseException], ...]:
+    """What Pillow raises for damaged files."""
+    import struct
+    import zlib
+
+    from PIL import Image
+
+    damaged = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+    return (*damaged, Image.DecompressionBombError, Image.DecompressionBombWarning)

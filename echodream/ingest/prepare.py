@@ -1,0 +1,163 @@
+"""From the frames of a raw file to the frames of a store: checked, resampled by time stamp, cropped, turned, resized."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from echodream.errors import Rejected, UserError
+from echodream.ingest.source import Value, Video
+
+_DARK = 12  # grey levels: nothing above it is a black frame; compression noise stays below
+_STILL = 1  # grey levels: two frames that differ by no more anywhere are the same frame
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What every recording of a study is brought to."""
+
+    fps: float | None = 32.0
+    """Frames per second; None keeps each recording's own."""
+    size: tuple[int, int] | int | None = 112
+    """Height and width in pixels, or one number for both; None keeps each recording's own."""
+    crop: str = "none"
+    """``sector`` cuts to the bounding box of what moves (the ultrasound sector), ``none`` keeps the frame."""
+    fit: str = "stretch"
+    """How another aspect ratio meets ``size``: ``stretch``, ``pad`` (black), or ``centre`` (cut)."""
+    grey: bool = True
+    rotate: int = 0
+    """Degrees anticlockwise: 0, 90, 180 or 270."""
+    flip: str = "none"
+    """``horizontal``, ``vertical`` or ``none``; after the rotation."""
+    max_black: float = 0.5
+    """Reject when more than this share of the frames is black."""
+    max_frozen: float = 0.9
+    """Reject when more than this share of the frames repeats the one before."""
+
+    def __post_init__(self) -> None:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        object.__setattr__(self, "size", None if size is None else tuple(size))
+        _one_of("crop", self.crop, ("none", "sector"))
+        _one_of("fit", self.fit, ("stretch", "pad", "centre"))
+        _one_of("rotate", self.rotate, (0, 90, 180, 270))
+        _one_of("flip", self.flip, ("none", "horizontal", "vertical"))
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise UserError(
+                f"data.fps is {self.fps}; give frames per second from 0 to 1000, or null to keep each file's own"
+            )
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 16 or max(self.size) > 4096):
+            raise UserError(f"data.size is {self.size}; give one number or [height, width], from 16 to 4096 pixels")
+        for name in ("max_black", "max_frozen"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name} is {getattr(self, name)}; give a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Frames ready for a store."""
+
+    frames: np.ndarray
+    """uint8, (F, H, W, C)."""
+    fps: float
+    marks: dict[str, Value]
+    """Frame numbers as text, ``"3 35 67"``, by column name."""
+
+
+def prepare(video: Video, settings: Prepare) -> Prepared:
+    """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material."""
+    check_content(video.frames, settings)
+    fps = settings.fps or video.fps
+    index = resample_index(video.times, video.fps, fps) if settings.fps else np.arange(len(video.frames))
+    used, back = np.unique(index, return_inverse=True)
+    frames = video.frames[used]
+    if settings.crop == "sector":
+        top, bottom, left, right = moving_box(video.frames)
+        frames = frames[:, top:bottom, left:right]
+    frames = np.rot90(frames, settings.rotate // 90, axes=(1, 2))
+    if settings.flip != "none":
+        frames = np.flip(frames, axis=2 if settings.flip == "horizontal" else 1)
+    frames = resize(colour(frames, settings.grey), settings.size, settings.fit)[back]
+    marks: dict[str, Value] = {}
+    for name, moments in video.marks.items():
+        if settings.fps:
+            found = {round(moment * fps) for moment in moments}
+        else:
+            found = {int(np.abs(video.times - moment).argmin()) for moment in moments}
+        marks[name] = " ".join(str(frame) for frame in sorted(found) if 0 <= frame < len(frames))
+    return Prepared(np.ascontiguousarray(frames), fps, marks)
+
+
+def check_content(frames: np.ndarray, settings: Prepare) -> None:
+    """Raise ``Rejected`` when ``frames``, (F, H, W, C), are mostly black or mostly one still picture."""
+    black = np.mean([frame.max() <= _DARK for frame in frames])
+    if black > settings.max_black:
+        raise Rejected(f"black: {black:.0%} of the frames, at most {settings.max_black:.0%} are taken")
+    pairs = zip(frames[:-1], frames[1:], strict=True)
+    frozen = np.mean([int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairs])
+    if frozen > settings.max_frozen:
+        raise Rejected(
+            f"frozen: {frozen:.0%} of the frames repeat the one before, at most {settings.max_frozen:.0%} may"
+        )
+
+
+def resample_index(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
+    """For each output frame at k / ``fps``, the source frame nearest in time (the earlier one of two equally near).
+
+    ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration is kept to
+    within half an output frame. Returns int, (F_out,).
+    """
+    duration = float(times[-1]) + 1 / source_fps
+    count = max(1, int(np.floor(duration * fps + 0.5)))
+    moments = np.arange(count) / fps
+    right = np.clip(np.searchsorted(times, moments), 1, len(times) - 1) if len(times) > 1 else np.zeros(count, int)
+    left = np.maximum(right - 1, 0)
+    return np.where(times[right] - moments < moments - times[left] - 1e-9, right, left)
+
+
+def moving_box(frames: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of what changes over ``frames``, (F, H, W, C): text and rulers stand still.
+
+    Rows and columns count when at least 2 % of their pixels move, so that a blinking marker does not widen the box.
+    """
+    moves = (frames.max(axis=0).astype(int) - frames.min(axis=0)).max(axis=-1) > 16
+    rows, columns = (np.flatnonzero(moves.mean(axis=axis) >= 0.02) for axis in (1, 0))
+    if len(rows) < 16 or len(columns) < 16:
+        return 0, frames.shape[1], 0, frames.shape[2]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def colour(frames: np.ndarray, grey: bool) -> np.ndarray:
+    """Luma of RGB (ITU-R BT.601, rounded), or grey repeated to RGB: uint8 (F, H, W, 1 or 3)."""
+    if grey and frames.shape[-1] == 3:
+        return np.stack([np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8) for frame in frames])[
+            ..., None
+        ]
+    return frames if grey or frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
+
+
+def resize(frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = "stretch") -> np.ndarray:
+    """Resize uint8 (F, H, W, C) to ``size`` = (height, width) with an antialiased bicubic filter."""
+    from PIL import Image
+
+    if size is None or tuple(frames.shape[1:3]) == size:
+        return frames
+    assert isinstance(size, tuple)
+    height, width = frames.shape[1:3]
+    if fit == "stretch":
+        inner, box = size, (0, 0, width, height)
+    else:
+        scale = (min if fit == "pad" else max)(size[0] / height, size[1] / width)
+        inner = (min(size[0], round(height * scale)), min(size[1], round(width * scale)))
+        cut_y, cut_x = (height - inner[0] / scale) / 2, (width - inner[1] / scale) / 2
+        box = (max(0, cut_x), max(0, cut_y), min(width, width - cut_x), min(height, height - cut_y))
+    out = np.zeros((len(frames), *size, frames.shape[3]), np.uint8)
+    y, x = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    for target, frame in zip(out, frames, strict=True):
+        picture = Image.fromarray(np.ascontiguousarray(frame[..., 0] if frame.shape[-1] == 1 else frame))
+        small = np.asarray(picture.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, box=box))
+        target[y : y + inner[0], x : x + inner[1]] = small[..., None] if small.ndim == 2 else small
+    return out
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"data.{name} is {value!r}; choose one of {', '.join(map(str, choices))}")

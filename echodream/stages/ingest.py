@@ -1,0 +1,235 @@
+"""``stage=ingest``: a raw study becomes a Store of videos."""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as TookTooLong
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from echodream.errors import Rejected, UserError
+from echodream.ingest.prepare import Prepare, prepare
+from echodream.ingest.source import Limits, Recording, Source
+from echodream.ingest.split import Ratios, assign_splits
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.schema import valid_name
+from echodream.store.table import printable
+from echodream.store.video import write_video
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker process needs to turn one recording into one media file."""
+
+    source: Source
+    recording: Recording
+    split: str
+    prepare: Prepare
+    limits: Limits
+    media: Path
+
+
+def ingest(
+    *,
+    source: Source,
+    prepare: Prepare,
+    split: Ratios,
+    limits: Limits,
+    raw: str | None,
+    dst: str,
+    max_rejected: float,
+    workers: int | None,
+    timeout: float,
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Read the study at ``raw`` with ``source`` and write the video store ``dst``.
+
+    Each recording is read in one of ``workers`` processes (None: one per core; 0: in this process) and given up after
+    ``timeout`` seconds. What cannot be used stands in ``rejected.csv``; when that is more than the share
+    ``max_rejected`` of the recordings, the store does not get its final name.
+    """
+    recordings = [
+        r if r.problem is None else replace(r, name=printable(r.name))
+        for r in source.recordings(Path(raw) if raw is not None else None)
+    ]
+    _check_listing(recordings, raw)
+    splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
+    settings = {
+        "source": {"class": type(source).__name__, **_plain(source)},
+        "prepare": _plain(prepare),
+        "split": _plain(split),
+        "limits": _plain(limits),
+        "listing": _fingerprint(recordings, splits),
+    }
+    size = prepare.size if isinstance(prepare.size, tuple) else (None, None)
+    dataset = Dataset(
+        kind="video",
+        channels=1 if prepare.grey else 3,
+        height=size[0],
+        width=size[1],
+        settings=settings,
+        command=command,
+        code_version=code_version,
+    )
+    with StoreWriter(dst, dataset) as writer:
+        if writer.complete:
+            return _summary(Store(dst), "already complete, nothing to do")
+        _refuse_listed(writer, recordings)
+        jobs = [
+            Job(source, r, splits[r.patient], prepare, limits, writer.scratch(r.name))
+            for r in recordings
+            if r.name not in writer.done
+        ]
+        resumed = len(writer.rows)
+        for recording, outcome in tqdm(_run(jobs, workers, timeout), "ingest", len(jobs), unit="rec", disable=None):
+            if isinstance(outcome, str):
+                writer.reject(recording.name, outcome)
+            else:
+                writer.commit(outcome, writer.scratch(recording.name))
+        if problem := _too_many_lost(writer, recordings, max_rejected):
+            return Summary(f"ingest: {dst} is not complete", _reasons(writer), problem)
+        store = writer.finish([recording.name for recording in recordings])
+    return _summary(store, f"done{f', {resumed} recordings were already there' if resumed else ''}", _reasons(writer))
+
+
+def convert(job: Job) -> dict[str, Any] | str:
+    """Read, prepare and write one recording: its row in FileList.csv, or the reason why it has none."""
+    try:
+        video = job.source.read(job.recording, job.limits)
+        job.limits.check(*video.frames.shape)
+        ready = prepare(video, job.prepare)
+        if len(ready.frames) < job.limits.min_frames:
+            return f"too short: {len(ready.frames)} frames at {ready.fps:g} fps, {job.limits.min_frames} are needed"
+        write_video(job.media, ready.frames, ready.fps)
+    except Rejected as reason:
+        return str(reason)
+    except MemoryError:
+        return "too large: it needs more memory than a worker may take"
+    frames, height, width, _ = ready.frames.shape
+    return {
+        "FileName": job.recording.name,
+        "Split": job.split,
+        "PatientID": job.recording.patient,
+        "NumberOfFrames": frames,
+        "FPS": ready.fps,
+        "FrameHeight": height,
+        "FrameWidth": width,
+        "RawFrames": len(video.frames),
+        "RawSeconds": float(video.times[-1]) + 1 / video.fps,
+        **job.recording.columns,
+        **video.columns,
+        **ready.marks,
+    }
+
+
+def _run(jobs: Sequence[Job], workers: int | None, timeout: float) -> Iterator[tuple[Recording, dict[str, Any] | str]]:
+    """Convert all ``jobs``, each outcome as it comes; a worker that dies or hangs costs only its recording."""
+    if workers == 0:
+        yield from ((job.recording, convert(job)) for job in jobs)
+        return
+    if not jobs:
+        return
+    import multiprocessing
+
+    from pebble import ProcessExpired, ProcessPool
+
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    with ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            futures = {pool.schedule(convert, args=[job], timeout=timeout): job.recording for job in jobs}
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except TookTooLong:
+                    yield futures[future], f"took longer than {timeout:g} s to read"
+                except ProcessExpired as error:
+                    yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
+        except BaseException:
+            pool.stop()
+            raise
+
+
+def _start_worker() -> None:
+    """One thread, a bound on memory, quiet libraries, and no life without the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import resource
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (16 << 30, hard))
+
+
+def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
+    if not any(recording.problem is None for recording in recordings):
+        first = next((f"; the first of {len(recordings)} files: {r.problem}" for r in recordings), "")
+        raise UserError(f"raw={raw} holds no recording that can be read{first}: check raw= and data=")
+    seen: set[str] = set()
+    for recording in recordings:
+        if recording.problem is None and not valid_name(recording.name):
+            raise UserError(f"FileName {recording.name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
+        if recording.name.casefold() in seen:
+            raise UserError(f"two recordings are called {recording.name!r}: rename one of the raw files")
+        seen.add(recording.name.casefold())
+
+
+def _refuse_listed(writer: StoreWriter, recordings: Sequence[Recording]) -> None:
+    for recording in recordings:
+        if recording.problem is not None and recording.name not in writer.done:
+            writer.reject(recording.name, recording.problem, counted=recording.counted)
+
+
+def _too_many_lost(writer: StoreWriter, recordings: Sequence[Recording], max_rejected: float) -> str | None:
+    total = sum(recording.counted for recording in recordings)
+    lost = sum(row["Counted"] == "true" for row in writer.rejected.values())
+    if lost <= max_rejected * total and writer.rows:
+        return None
+    return (
+        f"{lost} of {total} recordings cannot be used, more than max_rejected={max_rejected:g}: mend them "
+        f"and remove {writer.root}.partial, or rerun with a larger max_rejected"
+    )
+
+
+def _reasons(writer: StoreWriter, most: int = 8) -> dict[str, object]:
+    """The reasons for rejection with their counts, and the first few names."""
+    named: dict[str, list[str]] = {}
+    for row in writer.rejected.values():
+        named.setdefault(row["Reason"], []).append(row["FileName"])
+    rows = sorted(named.items(), key=lambda item: -len(item[1]))
+    lines = [f"{len(names)} x {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" for reason, names in rows]
+    return {"rejected": "\n    ".join([str(len(writer.rejected)), *lines[:most], *["..."] * (len(lines) > most)])}
+
+
+def _summary(store: Store, state: str, rejected: dict[str, object] | None = None) -> Summary:
+    table = store.table
+    splits = Counter(table["Split"])
+    facts: dict[str, object] = {
+        "recordings": ", ".join([str(len(table)), *(f"{name} {splits[name]}" for name in splits)]),
+        "patients": table["PatientID"].nunique(),
+        "frames": f"{table['NumberOfFrames'].sum()} ({(table['NumberOfFrames'] / table['FPS']).sum():.0f} s)",
+    }
+    if "class_name" in table:
+        facts["classes"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(table["class_name"]).items()))
+    return Summary(f"ingest: {store.root} {state}", {**facts, **(rejected or {})})
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as JSON values."""
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def _fingerprint(recordings: Sequence[Recording], splits: dict[str, str]) -> str:
+    """SHA-256 of what will be made, so that a half-written store is not continued from another listing."""
+    rows = [[r.name, r.patient, splits.get(r.patient), dict(r.columns), r.problem] for r in recordings]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()

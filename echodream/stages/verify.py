@@ -1,0 +1,24 @@
+"""``stage=verify``: is this folder a Store?"""
+
+import itertools
+
+from echodream.stages.summary import Summary
+from echodream.store import Store, problems
+
+
+def verify(*, src: str, command: str, code_version: str) -> Summary:
+    """Check the store at ``src`` against docs/format.md, every checksum included, and list what is wrong."""
+    del command, code_version  # nothing is written
+    found = list(itertools.islice(problems(src), 1000))
+    if found:
+        more = f" (and {len(found) - 1} more, above)" if len(found) > 1 else ""
+        facts = {f"problem {number}": text for number, text in enumerate(found[:20], 1)} if more else {}
+        return Summary(f"verify: {src} is not a valid store", facts, found[0] + more)
+    store = Store(src)
+    dataset = store.dataset
+    facts = {
+        "kind": f"{dataset.kind}, {dataset.channels} x {dataset.height or 'any'} x {dataset.width or 'any'}, {dataset.fidelity}",
+        "recordings": f"{len(store)}, {store.table['PatientID'].nunique()} patients, {store.table['NumberOfFrames'].sum()} frames",
+        "made by": dataset.command,
+    }
+    return Summary(f"verify: {src} is a valid store", facts)

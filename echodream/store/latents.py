@@ -1,0 +1,64 @@
+"""Latent files: the unscaled posterior of each frame as float16 safetensors, read by slice."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echodream.store.schema import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_latents(path: Path, mean: np.ndarray, std: np.ndarray) -> None:
+    """Write the posterior ``mean`` and ``std``, (F, C, H, W) each, as float16.
+
+    Raises ``StoreError`` when a value is not finite (float16 ends at 65,504), or a std is negative.
+    """
+    from safetensors.numpy import save_file
+
+    with np.errstate(over="ignore"):
+        tensors = {"mean": np.ascontiguousarray(mean, np.float16), "std": np.ascontiguousarray(std, np.float16)}
+    if tensors["mean"].ndim != 4 or mean.shape != std.shape:
+        raise StoreError(f"latents are {mean.shape} and {std.shape}, not (F, C, H, W) twice")
+    _check_values(path, tensors["mean"], tensors["std"])
+    save_file(tensors, path)
+
+
+def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
+    """Mean and std of the frames ``start`` to ``stop``, float16 (F, C, H, W) each; only the slice is read.
+
+    Raises ``StoreError`` when the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice("mean")[start:stop], file.get_slice("std")[start:stop]
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path} cannot be read: make the store again") from error
+
+
+def probe_latents(path: Path, channels: int) -> tuple[int, int, int]:
+    """Frames, height and width of a latent file whose tensors are as specified. Raises ``StoreError``."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            if set(file.keys()) != {"mean", "std"}:
+                raise StoreError(f"{path} holds {', '.join(sorted(file.keys()))[:80]}, not mean and std")
+            shapes = [file.get_slice(key).get_shape() for key in ("mean", "std")]
+            types = {file.get_slice(key).get_dtype() for key in ("mean", "std")}
+            if types != {"F16"} or shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][1] != channels:
+                raise StoreError(f"{path}: mean and std are {types} {shapes}, not float16 (F, {channels}, H, W)")
+            _check_values(path, file.get_tensor("mean"), file.get_tensor("std"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StoreError(f"{path} is not a readable safetensors file: make the store again") from error
+    frames, _, height, width = shapes[0]
+    return frames, height, width
+
+
+def _check_values(path: Path, mean: np.ndarray, std: np.ndarray) -> None:
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+        raise StoreError(f"{path}: a latent is not finite, or a std is negative: encode the recording again")

@@ -1,0 +1,132 @@
+"""Checking a Store against its specification."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from echodream.store.latents import probe_latents
+from echodream.store.reader import Store
+from echodream.store.schema import (
+    CHECKSUMS,
+    DATASET,
+    FILE_LIST,
+    MEDIA,
+    REJECTED,
+    REJECTED_COLUMNS,
+    StoreError,
+    media_path,
+)
+from echodream.store.table import read_text_table
+from echodream.store.video import probe_video
+
+
+def verify(root: str | Path, *, encoder: str | None = None) -> Store:
+    """Open the store at ``root`` if it meets docs/format.md, every file and checksum included.
+
+    Raises ``StoreError`` with the first problem and the number of others.
+    """
+    found = problems(root, encoder=encoder)
+    first = next(found, None)
+    if first is not None:
+        others = sum(1 for _ in found)
+        raise StoreError(first + (f" (and {others} more)" if others else ""))
+    return Store(root)
+
+
+def problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
+    """Every way in which the store at ``root`` fails its specification, as one sentence each."""
+    root = Path(root)
+    try:
+        store = Store(root, encoder=encoder)
+        sums = read_checksums(root)
+        read_text_table(root / REJECTED, REJECTED_COLUMNS)
+    except StoreError as error:
+        yield str(error)
+        return
+    yield from _stray(store)
+    rows = zip(
+        store.table["FileName"],
+        store.table["NumberOfFrames"],
+        store.table["FrameHeight"],
+        store.table["FrameWidth"],
+        strict=True,
+    )
+    for name, frames, height, width in rows:
+        path = media_path(root, store.dataset.kind, name)
+        listed = sums.pop(path.relative_to(root).as_posix(), None)
+        problem = _file_problem(path, listed) or _size_problem(store, (height, width), name)
+        yield from [problem] if problem else _content(store, path, (frames, height, width))
+    for left in sums:
+        if left != FILE_LIST:
+            yield f"{root / CHECKSUMS} lists {left!r}, which FileList.csv does not"
+    if sums.get(FILE_LIST) != digest(root / FILE_LIST):
+        yield f"{root / FILE_LIST} has changed since the store was made: its checksum differs"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checksums(root: Path) -> dict[str, str]:
+    """``SHA256SUMS`` as a mapping from path to digest. Raises ``StoreError``."""
+    path = root / CHECKSUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} cannot be read: {root} is not a complete store") from error
+    sums = {}
+    for line in lines:
+        value, gap, name = line.partition("  ")
+        if not gap or len(value) != 64 or not name or name in sums:
+            raise StoreError(f"{path}: the line {line[:80]!r} is not '<sha256>  <path>', or stands there twice")
+        sums[name] = value
+    return sums
+
+
+def _stray(store: Store) -> Iterator[str]:
+    """Files that the specification does not know."""
+    folder, suffix = MEDIA[store.dataset.kind]
+    known = {folder, DATASET, FILE_LIST, REJECTED, CHECKSUMS}
+    for entry in sorted(store.root.iterdir()):
+        if entry.name not in known:
+            yield f"{entry} does not belong in a store: move it elsewhere"
+    media = store.root / folder
+    if media.is_symlink() or not media.is_dir():
+        yield f"{media} is not a folder of this store"
+        return
+    names = {f"{name}{suffix}" for name in store.table["FileName"]}
+    for entry in sorted(media.iterdir()):
+        if entry.name not in names:
+            yield f"{entry} is not listed in FileList.csv"
+
+
+def _file_problem(path: Path, listed: str | None) -> str | None:
+    if path.is_symlink() or path.parent.is_symlink():
+        return f"{path} is a link: a store holds its own files"
+    if not path.is_file():
+        return f"{path} is missing, but FileList.csv lists it"
+    if listed is None:
+        return f"{path} has no line in SHA256SUMS"
+    if digest(path) != listed:
+        return f"{path} has changed since the store was made: its checksum differs"
+    return None
+
+
+def _size_problem(store: Store, size: tuple[int, int], name: str) -> str | None:
+    expected = (store.dataset.height, store.dataset.width)
+    if any(want is not None and want != have for want, have in zip(expected, size, strict=True)):
+        return f"{store.root / FILE_LIST}: {name} is {size[1]}x{size[0]}, dataset.json says {expected[1]}x{expected[0]}"
+    return None
+
+
+def _content(store: Store, path: Path, shape: tuple[int, int, int]) -> Iterator[str]:
+    """What is inside one media file against its row, ``shape`` being frames, height and width."""
+    try:
+        found = probe_video(path) if store.dataset.kind == "video" else probe_latents(path, store.dataset.channels)
+    except StoreError as error:
+        yield str(error)
+        return
+    if found != tuple(map(int, shape)):
+        yield "{} holds {} frames of {}x{}, FileList.csv says {} of {}x{}".format(path, *found, *shape)

@@ -1,0 +1,245 @@
+"""Writing a Store: atomic, one writer at a time, resumable row by row to the same bytes."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from echodream.errors import UserError
+from echodream.store.reader import Store
+from echodream.store.schema import (
+    CHECKSUMS,
+    DATASET,
+    FILE_LIST,
+    MEDIA,
+    REJECTED,
+    REJECTED_COLUMNS,
+    REQUIRED,
+    Dataset,
+    Statistics,
+    StoreError,
+    media_path,
+    partial,
+    read_dataset,
+    valid_name,
+)
+from echodream.store.table import printable, write_table
+from echodream.store.verify import digest, verify
+
+
+class StoreWriter:
+    """Writes the store at ``root``; use it as a context manager.
+
+    Everything happens inside ``<root>.partial``: ``store/`` grows there, ``journal.jsonl`` has a line for each row that
+    is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/`` to
+    ``root``, so a store with its final name is complete. Entering again after a kill goes on behind the journal.
+
+    Raises ``StoreError`` when another process is writing there, or when ``root`` or the half-written store was made
+    with other settings.
+    """
+
+    def __init__(self, root: str | Path, dataset: Dataset) -> None:
+        self.root = Path(root)
+        self.dataset = dataset
+        self.complete = False
+        """True when the store was already there, made with the same settings: nothing is left to do."""
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.rejected: dict[str, dict[str, Any]] = {}
+        self._sums: dict[str, str] = {}
+        self._work = partial(self.root)
+        self._store = self._work / "store"
+        self._scratch = self._work / f"scratch-{os.getpid()}"
+        self._lock: IO[str] | None = None
+        self._journal: IO[str] | None = None
+
+    @property
+    def done(self) -> set[str]:
+        """Names of the recordings that are written or rejected."""
+        return self.rows.keys() | self.rejected.keys()
+
+    def __enter__(self) -> Self:
+        if self._is_complete():
+            return self
+        self._take_lock()
+        try:
+            if not self._is_complete():  # the writer we waited for may have finished
+                self._begin()
+                self._replay()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._release()
+
+    def scratch(self, name: str) -> Path:
+        """Where a worker writes the media file of ``name`` before it is committed; never resumed from."""
+        if not valid_name(name):
+            raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
+        return self._scratch / f"{name}{MEDIA[self.dataset.kind][1]}"
+
+    def commit(self, row: Mapping[str, Any], media: Path) -> None:
+        """Take the finished ``media`` file, which may come from another process, as the recording described by ``row``."""
+        name = row["FileName"]
+        if not valid_name(name) or name in self.done:
+            raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or stands there twice")
+        value = digest(media)
+        media.replace(media_path(self._store, self.dataset.kind, name))
+        self._log({"row": dict(row), "sha256": value})
+
+    def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
+        """Leave the recording ``name`` out, for ``reason``."""
+        row = {"FileName": name, "Reason": printable(reason), "Counted": str(counted).lower()}
+        self._log({"rejected": row})
+
+    def finish(self, order: Sequence[str], statistics: Statistics | None = None) -> Store:
+        """Complete the store, its rows in ``order`` (every name done), and give it its final name."""
+        if missing := [name for name in order if name not in self.done]:
+            raise StoreError(
+                f"{self.root} is not complete: {len(missing)} recordings, first {missing[0]}, are not done"
+            )
+        kind = self.dataset.kind
+        names = [name for name in order if name in self.rows]
+        write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED)
+        write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
+        sums = {f"{MEDIA[kind][0]}/{name}{MEDIA[kind][1]}": self._sums[name] for name in names}
+        sums[FILE_LIST] = digest(self._store / FILE_LIST)
+        (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+        self.dataset = replace(self.dataset, statistics=statistics)
+        (self._store / DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
+        verify(self._store)
+        _sync(self._store)
+        self._store.rename(self.root)
+        _sync(self.root.parent)
+        shutil.rmtree(self._work, ignore_errors=True)
+        return Store(self.root)
+
+    def _is_complete(self) -> bool:
+        if not self.root.exists():
+            return False
+        made = read_dataset(self.root)
+        if difference := _difference(replace(made, code_version=self.dataset.code_version), self.dataset):
+            raise StoreError(
+                f"{self.root} is already there, made with other settings ({difference}): choose another dst=, or remove it"
+            )
+        self.dataset, self.complete = made, True
+        shutil.rmtree(self._work, ignore_errors=True)
+        return True
+
+    def _take_lock(self) -> None:
+        path = self._work / "lock"
+        while True:
+            try:
+                self._work.mkdir(parents=True, exist_ok=True)
+                self._lock = path.open("a+")
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and os.fstat(self._lock.fileno()).st_ino == path.stat().st_ino:
+                    return
+            except BlockingIOError:
+                self._release()
+                raise StoreError(
+                    f"{self.root} is being written by another process: wait for it, or choose another dst="
+                ) from None
+            except FileNotFoundError:  # the writer that held the lock finished and removed the folder: look again
+                continue
+            except OSError as error:
+                raise UserError(f"{self._work} cannot be written: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        path = self._work / "begun.json"
+        if path.exists():
+            begun = Dataset.from_json(path.read_text(encoding="utf-8"))
+            if difference := _difference(begun, self.dataset):
+                raise StoreError(
+                    f"{self._work} was begun with other settings ({difference}): rerun with those, or remove it"
+                )
+            self.dataset = begun
+        for old in self._work.glob("scratch-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        (self._store / MEDIA[self.dataset.kind][0]).mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir()
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            fresh.write_text(self.dataset.to_json(), encoding="utf-8")
+            fresh.replace(path)
+
+    def _replay(self) -> None:
+        """Take up the journal: whole lines whose media file is there with the right checksum. The rest is done again."""
+        path = self._work / "journal.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        for line in lines:
+            entry = json.loads(line)
+            if "rejected" in entry or self._intact(entry):
+                self._take(entry)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            file.writelines(self._lines())
+        fresh.replace(path)
+        kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
+        for media in (self._store / MEDIA[self.dataset.kind][0]).iterdir():
+            if media not in kept:
+                media.unlink()
+        self._journal = path.open("a", encoding="utf-8")
+
+    def _intact(self, entry: Mapping[str, Any]) -> bool:
+        media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
+        return media.is_file() and digest(media) == entry["sha256"]
+
+    def _lines(self) -> list[str]:
+        rows = [{"row": row, "sha256": self._sums[name]} for name, row in self.rows.items()]
+        return [json.dumps(entry) + "\n" for entry in [*rows, *({"rejected": row} for row in self.rejected.values())]]
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self._journal is None:
+            raise RuntimeError("a StoreWriter is a context manager: enter it before writing, and not after it finished")
+        line = json.dumps(entry) + "\n"
+        self._journal.write(line)
+        self._journal.flush()
+        self._take(json.loads(line))
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "rejected" in entry:
+            self.rejected[entry["rejected"]["FileName"]] = entry["rejected"]
+        else:
+            self.rows[entry["row"]["FileName"]] = entry["row"]
+            self._sums[entry["row"]["FileName"]] = entry["sha256"]
+
+    def _release(self) -> None:
+        for file in (self._journal, self._lock):
+            if file is not None:
+                file.close()
+        self._journal = self._lock = None
+
+
+def _difference(made: Dataset, wanted: Dataset) -> str | None:
+    """The first setting in which two stores differ, as a sentence part; the command line and statistics do not count."""
+    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
+    return _first_difference(left, right)
+
+
+def _first_difference(left: Any, right: Any, key: str = "") -> str | None:
+    if isinstance(left, dict) and isinstance(right, dict):
+        for name in sorted(left.keys() | right.keys()):
+            if found := _first_difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
+                return found
+        return None
+    return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
+
+
+def _sync(folder: Path) -> None:
+    """Force what was written in ``folder`` to the disk, so that a rename never outruns its content."""
+    for path in [*(entry for entry in folder.iterdir() if entry.is_file()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
