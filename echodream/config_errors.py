@@ -72,14 +72,15 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
     if isinstance(error, InstantiationException):
         return _bad_arguments(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"{error.filename or 'the destination'} cannot be written: {error.strerror}; make room or choose another dst=, then run again"
+        where = error.filename or "the destination"
+        return f"{where} cannot be written: {error.strerror}; make room or choose another dst=, then run again"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(str(error).split())
     return None
 
 
 def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ``UserError`` for a ``+key=value`` that nothing reads: an added key must lie inside an object's arguments."""
+    """Raise ``UserError`` for a ``+key=value`` that nothing reads: it must lie inside an object's arguments."""
     for override in overrides:
         key = override.lstrip("+").split("=", 1)[0]
         if not override.startswith("+") or "@" in key or (CONF_DIR / key).is_dir():

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """The command cannot be carried out as asked. The message is one sentence that names the file or key and the remedy.
+    """The command cannot be carried out as asked. The message is one sentence: the file or key, and the remedy.
 
     The command line prints the message alone and exits with 1.
     """

@@ -1,6 +1,7 @@
-"""From the frames of a raw file to the frames of a store: checked, resampled by time stamp, cropped, turned, resized."""
+"""From the frames of a raw file to those of a store: checked, resampled by time stamp, cropped, turned, resized."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class Prepare:
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        object.__setattr__(self, "size", None if size is None else tuple(size))
+        size = None if size is None else (int(size[0]), int(size[-1]))
+        object.__setattr__(self, "size", size)
         _one_of("crop", self.crop, ("none", "sector"))
         _one_of("fit", self.fit, ("stretch", "pad", "centre"))
         _one_of("rotate", self.rotate, (0, 90, 180, 270))
@@ -91,8 +93,7 @@ def check_content(frames: np.ndarray, settings: Prepare) -> None:
     black = np.mean([frame.max() <= _DARK for frame in frames])
     if black > settings.max_black:
         raise Rejected(f"black: {black:.0%} of the frames, at most {settings.max_black:.0%} are taken")
-    pairs = zip(frames[:-1], frames[1:], strict=True)
-    frozen = np.mean([int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairs])
+    frozen = np.mean([int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairwise(frames)])
     if frozen > settings.max_frozen:
         raise Rejected(
             f"frozen: {frozen:.0%} of the frames repeat the one before, at most {settings.max_frozen:.0%} may"

@@ -8,8 +8,8 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as TookTooLong
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,9 @@ def _run(jobs: Sequence[Job], workers: int | None, timeout: float) -> Iterator[t
     count = min(workers or os.cpu_count() or 1, len(jobs))
     with ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         try:
-            futures = {pool.schedule(convert, args=[job], timeout=timeout): job.recording for job in jobs}
+            futures: dict[Future, Recording] = {
+                pool.schedule(convert, args=[job], timeout=timeout): job.recording for job in jobs
+            }
             for future in as_completed(futures):
                 try:
                     yield futures[future], future.result()

@@ -16,9 +16,11 @@ def verify(*, src: str, command: str, code_version: str) -> Summary:
         return Summary(f"verify: {src} is not a valid store", facts, found[0] + more)
     store = Store(src)
     dataset = store.dataset
+    size = f"{dataset.channels} x {dataset.height or 'any'} x {dataset.width or 'any'}"
+    counts = f"{store.table['PatientID'].nunique()} patients, {store.table['NumberOfFrames'].sum()} frames"
     facts = {
-        "kind": f"{dataset.kind}, {dataset.channels} x {dataset.height or 'any'} x {dataset.width or 'any'}, {dataset.fidelity}",
-        "recordings": f"{len(store)}, {store.table['PatientID'].nunique()} patients, {store.table['NumberOfFrames'].sum()} frames",
+        "kind": f"{dataset.kind}, {size}, {dataset.fidelity}",
+        "recordings": f"{len(store)}, {counts}",
         "made by": dataset.command,
     }
     return Summary(f"verify: {src} is a valid store", facts)

@@ -32,7 +32,7 @@ class StoreError(UserError):
 
 
 def valid_name(name: object) -> bool:
-    """Whether ``name`` can be a FileName: one path component of plain characters, so that it cannot leave its folder."""
+    """Whether ``name`` can be a FileName: one path component of plain characters, which cannot leave its folder."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
@@ -107,13 +107,8 @@ class Dataset:
             raise ValueError(f"encoder is {self.encoder!r}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
-        for name, kind in (
-            ("fidelity", str),
-            ("command", str),
-            ("code_version", str),
-            ("synthetic", bool),
-            ("settings", dict),
-        ):
+        types = {"fidelity": str, "command": str, "code_version": str, "synthetic": bool, "settings": dict}
+        for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not a {kind.__name__}")
 

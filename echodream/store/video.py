@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from echodream.store.schema import StoreError
+
+if TYPE_CHECKING:
+    from av import VideoStream
 
 _BITEXACT = 1 << 23
 _PIXELS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}  # channels -> (stored, given): both conversions are exact
@@ -21,7 +25,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 
     stored, given = _PIXELS[frames.shape[3]]
     with av.open(str(path), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000))
+        stream = cast("VideoStream", container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000)))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], stored
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= _BITEXACT

@@ -88,7 +88,7 @@ class StoreWriter:
         return self._scratch / f"{name}{MEDIA[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
-        """Take the finished ``media`` file, which may come from another process, as the recording described by ``row``."""
+        """Take the finished file ``media``, made in this process or another, as the recording that ``row`` describes."""
         name = row["FileName"]
         if not valid_name(name) or name in self.done:
             raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or stands there twice")
@@ -173,7 +173,7 @@ class StoreWriter:
             fresh.replace(path)
 
     def _replay(self) -> None:
-        """Take up the journal: whole lines whose media file is there with the right checksum. The rest is done again."""
+        """Take up the journal: whole lines whose media file has the right checksum. The rest is done again."""
         path = self._work / "journal.jsonl"
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         for line in lines:
@@ -221,7 +221,7 @@ class StoreWriter:
 
 
 def _difference(made: Dataset, wanted: Dataset) -> str | None:
-    """The first setting in which two stores differ, as a sentence part; the command line and statistics do not count."""
+    """The first setting in which two stores differ, as a sentence part; command line and statistics do not count."""
     left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
     return _first_difference(left, right)
 
