@@ -1,3 +1,4 @@
 from echodream.cli import sample
 
-sample()
+if __name__ == "__main__":
+    sample()

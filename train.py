@@ -1,3 +1,4 @@
 from echodream.cli import train
 
-train()
+if __name__ == "__main__":
+    train()

@@ -1,10 +1,11 @@
 """What the two commands do with a composed configuration. Undecorated, so that tests and launchers call the same."""
 
+import hashlib
 import logging
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -29,6 +30,46 @@ def sample(cfg: DictConfig) -> "Summary":
     if summary.problem is not None:
         raise UserError(summary.problem)
     return summary
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Train the model that ``cfg`` names, export it as an artifact and return its metrics on the test patients.
+
+    A run that was interrupted goes on from its last checkpoint; one that is done does nothing.
+    """
+    refuse_silent_keys(cfg, task_overrides())
+    OmegaConf.resolve(cfg)
+    settings = training_settings(cfg)
+    found = _finished(Path(cfg.dst), cfg.model.name, settings)
+    if found is not None:
+        log.info("train: %s already complete, nothing to do", cfg.dst)
+        return found
+    from echodream.training import run
+
+    folder = Path(cfg.work) / settings[:12]
+    cfg.callbacks.checkpoint.dirpath = str(folder)
+    return run(cfg, folder, settings, command("train.py"), code_version())
+
+
+def training_settings(cfg: DictConfig) -> str:
+    """SHA-256 of all that decides the weights: not where files lie, nor what is logged."""
+    parts: dict[str, Any] = {}
+    for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed", "src"):
+        parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
+    parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
+    parts["trainer"].pop("enable_progress_bar", None)
+    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
+
+
+def _finished(dst: Path, model: str, settings: str) -> dict[str, float] | None:
+    if not dst.exists():
+        return None
+    from echodream.artifact import read_artifact
+
+    artifact = read_artifact(dst, model)
+    if artifact.settings != settings:
+        raise UserError(f"{dst} was trained with other settings: choose another dst=, or remove it")
+    return artifact.metrics
 
 
 def command(program: str) -> str:

@@ -26,5 +26,7 @@ class Batch(TypedDict):
     """Position of each reference frame, in frames from the start of the clip: float, (B, R)."""
     other: NotRequired[Tensor]
     """Pairs: the second of each pair, (B, C, H, W)."""
+    other_name: NotRequired[list[str]]
+    """Pairs: FileName of the second's recording."""
     same: NotRequired[Tensor]
     """Pairs: float, (B,). 1 where both come from one identity, else 0."""

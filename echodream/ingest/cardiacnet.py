@@ -20,7 +20,7 @@ from echodream.ingest.listing import (
 )
 from echodream.ingest.nifti import Orientation, is_nifti, label_state, rate_of, read_nifti
 from echodream.ingest.pixels import check_fps, even_times, make_video
-from echodream.ingest.source import Limits, Recording, Video
+from echodream.ingest.source import Limits, Recording, Value, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
 """Class id and name, by the folder's letters: fixed by name, never by the order of a listing."""
@@ -133,17 +133,26 @@ def _classes(root: Path) -> list[_Class]:
 def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
     rest = {entry.relative: entry for entry in walk(root) if entry.path != table}
     for group in classes:
-        prefix = f"{group.folder.relative_to(root).as_posix()}/" if group.folder != root else ""
-        parts: dict[tuple[str, str], dict[str, list[Entry]]] = {}
-        for entry in [entry for relative, entry in rest.items() if relative.startswith(prefix)]:
-            part = _PART.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
-            if part and (is_nifti(entry.path.name) or entry.problem) and not entry.path.name.startswith("."):
-                key = part["number"], part["kind"].lower()
-                parts.setdefault(key, {}).setdefault(part[0], []).append(entry)
-                del rest[entry.relative]
+        parts = _parts(root, group, rest)
         for digits in sorted({digits for digits, _ in parts}):
             yield from _recordings(group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {}))
     yield from map(not_a_recording, rest.values())
+
+
+def _parts(root: Path, group: _Class, rest: dict[str, Entry]) -> dict[tuple[str, str], dict[str, list[Entry]]]:
+    """(number, "image" or "label") -> name in the class folder -> files, which are taken out of ``rest``."""
+    parts: dict[tuple[str, str], dict[str, list[Entry]]] = {}
+    for folder in subfolders(group.folder):
+        if part := _PART.fullmatch(folder.name):
+            parts.setdefault((part["number"], part["kind"].lower()), {})[folder.name] = []
+    prefix = f"{group.folder.relative_to(root).as_posix()}/"
+    for entry in [entry for relative, entry in rest.items() if relative.startswith(prefix)]:
+        part = _PART.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
+        if part and (is_nifti(entry.path.name) or entry.problem) and not entry.path.name.startswith("."):
+            key = part["number"], part["kind"].lower()
+            parts.setdefault(key, {}).setdefault(part[0], []).append(entry)
+            del rest[entry.relative]
+    return parts
 
 
 def _recordings(
@@ -151,19 +160,20 @@ def _recordings(
 ) -> Iterator[Recording]:
     """The recording of one number; further copies of its image are listed too."""
     name = f"{group.class_name}-{digits}"
-    columns = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
-    label = next((entries[0].path for entries in labels.values() if not entries[0].problem), None)
+    columns: dict[str, Value] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
+    label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
     if not images:
-        yield Recording(name, name, columns=columns, problem="a label without its image")
-    for index, (entry_name, entries) in enumerate(images.items()):
-        problem = entries[0].problem
-        if len(entries) > 1:
-            problem = f"{len(entries)} NIfTI files where one is expected"
-        if index:
+        yield CardiacRecording(name, name, columns=columns, problem="a label without its image")
+    for index, (entry_name, files) in enumerate(sorted(images.items())):
+        path = files[0].path if files else None
+        problem = files[0].problem if files else None
+        if len(files) != 1:
+            problem = f"{len(files)} NIfTI files where one is expected"
+        if index:  # the first, by name, is the recording
             again = f"a second copy of {name}: not read"
-            yield Recording(f"{name}-{entry_name}", name, entries[0].path, problem=again, counted=False)
+            yield Recording(f"{name}-{entry_name}", name, path, problem=again, counted=False)
         else:
-            yield CardiacRecording(name, name, entries[0].path, columns=columns, problem=problem, label=label)
+            yield CardiacRecording(name, name, path, columns=columns, problem=problem, label=label)
 
 
 def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], table: str) -> Iterator[Recording]:
@@ -188,15 +198,14 @@ def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], tabl
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
     columns = values(row, {name: name for name in row if name not in _RAW_COLUMNS})
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
-        problem = f"{table} and the folder disagree about {wrong[0]}"
-        return replace(recording, problem=recording.problem or problem)
-    problem = None if row["PatientID"] else f"no PatientID in {table}"
+        return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")
+    problem = recording.problem or (None if row["PatientID"] else f"no PatientID in {table}")
     return replace(
         recording,
         patient=row["PatientID"],
         split=split(row.get("Split", ""), f"{table}, row {recording.name},"),
         columns={**recording.columns, **columns},
-        problem=recording.problem or problem,
+        problem=problem,
         fps=number(row.get("FPS", "")),
         marks={name: marks for name in ("ED", "ES") if (marks := seconds(row.get(name, "")))},
     )

@@ -11,7 +11,7 @@ from echodream.ingest.source import Value
 from echodream.store.schema import REQUIRED, SPLITS, valid_column
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "TESTING": "TEST"}
 _EMPTY = ("", "nan", "na", "n/a", "none", "null")
 
@@ -44,9 +44,14 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     return {name: padded[index].strip() for index, name in enumerate(names) if name}
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters made blanks, and stripped."""
+    return _UNPRINTABLE.sub(" ", text).strip()
+
+
 def value(text: str) -> Value | None:
     """A cell as a whole number, a finite number or text without control characters; None where it says nothing."""
-    text = _CONTROL.sub(" ", text).strip()
+    text = printable(text)
     if text.lower() in _EMPTY:
         return None
     if _WHOLE.fullmatch(text):

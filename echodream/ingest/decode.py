@@ -158,8 +158,8 @@ def _times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
 
 
 def _nominal(times: np.ndarray, rate: float | None) -> float:
-    """The stated rate if the time stamps bear it out within 10 %, else the rate that they show."""
-    shown = (len(times) - 1) / float(times[-1])
+    """The stated rate if most time stamps bear it out within 10 %, else the rate that they show."""
+    shown = 1 / float(np.median(np.diff(times)))
     return check_fps(rate if rate is not None and abs(rate / shown - 1) < 0.1 else shown)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echodream.errors import UserError
+from echodream.ingest.columns import printable
 from echodream.ingest.names import unique_names
 from echodream.ingest.source import Recording
 
@@ -82,17 +83,17 @@ def _entry(root: Path, path: Path) -> Entry:
     relative = _relative(root, path)
     if path.name.startswith("."):
         return Entry(path, relative, "not a recording: a hidden file", counted=False)
-    return Entry(path, relative, openable(root, path))
+    return Entry(path, relative, _why_not_opened(root, path))
 
 
-def openable(root: Path, path: Path) -> str | None:
-    """None where ``path`` is a regular file below ``root`` after following links; else what is wrong with it."""
-    if not inside(root, path):
+def _why_not_opened(root: Path, path: Path) -> str | None:
+    linked = path.is_symlink()
+    if linked and not inside(root, path):
         return LEAVES
     try:
         mode = path.stat().st_mode
     except OSError:
-        return "a link that leads nowhere" if path.is_symlink() else NO_FILE
+        return "a link that leads nowhere" if linked else NO_FILE
     return None if stat.S_ISREG(mode) else "not a regular file"
 
 
@@ -113,10 +114,13 @@ def not_a_recording(entry: Entry) -> Recording:
 
 
 def named(recordings: Iterable[Recording]) -> list[Recording]:
-    """The recordings with valid, unique FileNames made of the names they came with."""
+    """The recordings with valid, unique FileNames made of the names they came with; PatientIDs are made printable."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
-    return [replace(recording, name=name) for recording, name in zip(listed, names, strict=True)]
+    return [
+        replace(recording, name=name, patient=printable(recording.patient))
+        for recording, name in zip(listed, names, strict=True)
+    ]
 
 
 def find_folder(root: Path, wanted: Callable[[Path], bool], depth: int = 2) -> Path | None:

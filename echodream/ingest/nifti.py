@@ -1,13 +1,14 @@
 """NIfTI volumes of echo recordings, (W, H, F) or colour, with damage and bombs answered by one sentence."""
 
 import gzip
+import io
 import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,15 +82,12 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
     Accepted are (W, H, F), (W, H, 1, F) and colour as (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels; the header is held
     to ``limits`` before pixels are read. Values are scaled by ``pixels.to_uint8``.
     """
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
         with _opened(path) as (image, header):
             layout = _layout(header)
             limits.check(layout.frames, layout.height, layout.width, layout.item_bytes)
             data = np.asanyarray(image.dataobj)
-    except (ImageFileError, HeaderDataError) as error:
+    except _header_errors() as error:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _DAMAGE as error:
         raise Rejected(f"unreadable: damaged or cut short ({type(error).__name__})") from error
@@ -103,9 +101,6 @@ def label_state(path: Path | None, image: Path) -> str:
     """
     if path is None:
         return "missing"
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
     try:
         with _opened(path) as (_, header), _opened(image) as (_, reference):
             shape, wanted = header.get_data_shape(), reference.get_data_shape()
@@ -113,8 +108,19 @@ def label_state(path: Path | None, image: Path) -> str:
         if tuple(shape[:3]) != tuple(wanted[:3]):
             return "truncated"
         return "complete" if _holds(path, needed) else "truncated"
-    except (ImageFileError, HeaderDataError, Rejected, *_DAMAGE):
+    except _header_errors():
         return "truncated"
+    except (*_DAMAGE, Rejected):
+        return "truncated"
+
+
+def _header_errors() -> tuple[type[Exception], ...]:
+    """What nibabel raises for headers; none of them is a ValueError."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+    from nibabel.wrapstruct import WrapStructError
+
+    return (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
 
 
 def _holds(path: Path, needed: int) -> bool:
@@ -128,14 +134,14 @@ def _holds(path: Path, needed: int) -> bool:
 
 
 @contextmanager
-def _stream(path: Path) -> Iterator[IO[bytes]]:
+def _stream(path: Path) -> Iterator[io.BufferedIOBase]:
     """The file's bytes, unpacked if they are gzip's."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if packed:
             with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked  # type: ignore[misc]
+                yield unpacked
         else:
             yield file
 

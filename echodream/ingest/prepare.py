@@ -7,6 +7,7 @@ import numpy as np
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.source import Value, Video
+from echodream.store.schema import FPS_RANGE
 
 _DARK = 12  # grey levels: nothing above it is a black frame; compression noise stays below
 _STILL = 1  # grey levels: two frames that differ by no more anywhere are the same frame
@@ -36,8 +37,11 @@ class Prepare:
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        size = None if size is None else (int(size[0]), int(size[-1]))
-        object.__setattr__(self, "size", size)
+        if size is not None:
+            size = tuple(size)  # type: ignore[assignment]
+            if len(size) != 2 or not all(isinstance(side, int) and 16 <= side <= 4096 for side in size):
+                raise UserError(f"data.size is {size}; give one number or [height, width], from 16 to 4096 pixels")
+            object.__setattr__(self, "size", size)
         _one_of("crop", self.crop, ("none", "sector"))
         _one_of("fit", self.fit, ("stretch", "pad", "centre"))
         _one_of("rotate", self.rotate, (0, 90, 180, 270))
@@ -46,8 +50,6 @@ class Prepare:
             raise UserError(
                 f"data.fps is {self.fps}; give frames per second from 0 to 1000, or null to keep each file's own"
             )
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 16 or max(self.size) > 4096):
-            raise UserError(f"data.size is {self.size}; give one number or [height, width], from 16 to 4096 pixels")
         for name in ("max_black", "max_frozen"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}; give a share from 0 to 1")
@@ -64,10 +66,26 @@ class Prepared:
     """Frame numbers as text, ``"3 35 67"``, by column name."""
 
 
-def prepare(video: Video, settings: Prepare) -> Prepared:
-    """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material."""
+def check_video(video: Video) -> None:
+    """Raise ``Rejected`` when ``video`` is not what ``Source.read`` promises: a reader's slip costs one recording."""
+    frames, times = video.frames, np.asarray(video.times)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3):
+        raise Rejected(f"unreadable: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
+    if times.shape != frames.shape[:1] or not len(times) or times[0] != 0 or not (np.diff(times) > 0).all():
+        raise Rejected("unreadable: the frames' times do not increase from 0, one for each frame")
+    if not FPS_RANGE[0] <= video.fps <= FPS_RANGE[1]:
+        raise Rejected(f"implausible frame rate: {video.fps:g} frames per second")
+
+
+def prepare(video: Video, settings: Prepare, max_bytes: int = 4_000_000_000) -> Prepared:
+    """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material, and when the result of
+    resampling would be larger than ``max_bytes``."""
     check_content(video.frames, settings)
     fps = settings.fps or video.fps
+    height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
+    count = (float(video.times[-1]) + 1 / video.fps) * fps
+    if count * height * width * (1 if settings.grey else 3) > max_bytes:
+        raise Rejected(f"too large: {count:.0f} frames after resampling, at most {max_bytes} bytes are taken")
     index = resample_index(video.times, video.fps, fps) if settings.fps else np.arange(len(video.frames))
     used, back = np.unique(index, return_inverse=True)
     frames = video.frames[used]
@@ -81,7 +99,8 @@ def prepare(video: Video, settings: Prepare) -> Prepared:
     marks: dict[str, Value] = {}
     for name, moments in video.marks.items():
         if settings.fps:
-            found = {round(moment * fps) for moment in moments}
+            last = len(frames) - 1  # a mark on the last raw frame may lie beyond the last output frame's start
+            found = {min(round(moment * fps), last) for moment in moments}
         else:
             found = {int(np.abs(video.times - moment).argmin()) for moment in moments}
         marks[name] = " ".join(str(frame) for frame in sorted(found) if 0 <= frame < len(frames))
@@ -147,7 +166,7 @@ def resize(frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = 
         inner, box = size, (0, 0, width, height)
     else:
         scale = (min if fit == "pad" else max)(size[0] / height, size[1] / width)
-        inner = (min(size[0], round(height * scale)), min(size[1], round(width * scale)))
+        inner = (min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * scale))))
         cut_y, cut_x = (height - inner[0] / scale) / 2, (width - inner[1] / scale) / 2
         box = (max(0, cut_x), max(0, cut_y), min(width, width - cut_x), min(height, height - cut_y))
     out = np.zeros((len(frames), *size, frames.shape[3]), np.uint8)

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from echodream.errors import Rejected, UserError
-from echodream.ingest.prepare import Prepare, prepare
+from echodream.ingest.prepare import Prepare, check_video, prepare
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import Ratios, assign_splits
 from echodream.stages.summary import Summary
@@ -107,8 +107,9 @@ def convert(job: Job) -> dict[str, Any] | str:
     """Read, prepare and write one recording: its row in FileList.csv, or the reason why it has none."""
     try:
         video = job.source.read(job.recording, job.limits)
+        check_video(video)
         job.limits.check(*video.frames.shape)
-        ready = prepare(video, job.prepare)
+        ready = prepare(video, job.prepare, job.limits.max_bytes)
         if len(ready.frames) < job.limits.min_frames:
             return f"too short: {len(ready.frames)} frames at {ready.fps:g} fps, {job.limits.min_frames} are needed"
         write_video(job.media, ready.frames, ready.fps)
@@ -117,7 +118,7 @@ def convert(job: Job) -> dict[str, Any] | str:
     except MemoryError:
         return "too large: it needs more memory than a worker may take"
     frames, height, width, _ = ready.frames.shape
-    return {
+    own = {
         "FileName": job.recording.name,
         "Split": job.split,
         "PatientID": job.recording.patient,
@@ -127,10 +128,8 @@ def convert(job: Job) -> dict[str, Any] | str:
         "FrameWidth": width,
         "RawFrames": len(video.frames),
         "RawSeconds": float(video.times[-1]) + 1 / video.fps,
-        **job.recording.columns,
-        **video.columns,
-        **ready.marks,
     }
+    return {**own, **job.recording.columns, **video.columns, **ready.marks, **own}  # no study column replaces these
 
 
 def _run(jobs: Sequence[Job], workers: int | None, timeout: float) -> Iterator[tuple[Recording, dict[str, Any] | str]]:

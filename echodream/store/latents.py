@@ -35,7 +35,10 @@ def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[
 
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_slice("mean")[start:stop], file.get_slice("std")[start:stop]
+            mean, std = file.get_slice("mean"), file.get_slice("std")
+            if any(part.get_dtype() != "F16" or len(part.get_shape()) != 4 for part in (mean, std)):
+                raise StoreError(f"{path} does not hold float16 (F, C, H, W): make the store again")
+            return mean[start:stop], std[start:stop]
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} cannot be read: make the store again") from error
 
@@ -47,11 +50,13 @@ def probe_latents(path: Path, channels: int) -> tuple[int, int, int]:
     try:
         with safe_open(path, framework="np") as file:
             if set(file.keys()) != {"mean", "std"}:
-                raise StoreError(f"{path} holds {', '.join(sorted(file.keys()))[:80]}, not mean and std")
+                raise StoreError(f"{path} holds {str(sorted(file.keys()))[:80]}, not mean and std")
             shapes = [file.get_slice(key).get_shape() for key in ("mean", "std")]
             types = {file.get_slice(key).get_dtype() for key in ("mean", "std")}
             if types != {"F16"} or shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][1] != channels:
-                raise StoreError(f"{path}: mean and std are {types} {shapes}, not float16 (F, {channels}, H, W)")
+                raise StoreError(
+                    f"{path}: mean and std are {f'{types} {shapes}'[:120]}, not float16 (F, {channels}, H, W)"
+                )
             _check_values(path, file.get_tensor("mean"), file.get_tensor("std"))
     except (SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path} is not a readable safetensors file: make the store again") from error

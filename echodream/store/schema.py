@@ -21,6 +21,10 @@ REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
 MEDIA = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
 MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
+MAX_FRAMES = 2**31 - 1
+FPS_RANGE = (0.001, 1000.0)
+"""Frames per second: Matroska's time stamps are whole milliseconds."""
+_MAX_DEPTH = 32
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -58,9 +62,11 @@ class Statistics:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if len(self.mean) != len(self.std) or not self.mean:
-            raise ValueError(f"statistics need one mean and one std per channel, got {self.mean} and {self.std}")
+            raise ValueError(
+                f"statistics need one mean and one std per channel, got {len(self.mean)} and {len(self.std)}"
+            )
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
-            raise ValueError(f"statistics must be finite with std > 0, got mean {self.mean}, std {self.std}")
+            raise ValueError(f"statistics must be finite with std > 0, got {str((self.mean, self.std))[:200]}")
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,10 @@ class Dataset:
     """Order of the stored axes: pixels F,H,W,C; latents F,C,H,W."""
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {self.format_version!r}, this version reads {FORMAT_VERSION}")
+        if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
+            raise ValueError(f"format_version is {_short(self.format_version)}, this version reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}, not one of {', '.join(KINDS)}")
+            raise ValueError(f"kind is {_short(self.kind)}, not one of {', '.join(KINDS)}")
         _check_int("channels", self.channels, 1, 4096)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
@@ -100,17 +106,17 @@ class Dataset:
             raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
         if self.layout != expected:
-            raise ValueError(f"layout is {self.layout!r}, a {self.kind} store has {expected!r}")
+            raise ValueError(f"layout is {_short(self.layout)}, a {self.kind} store has {expected!r}")
         if (self.kind == "latent") != (self.encoder is not None):
             raise ValueError("a latent store names its encoder's fingerprint, a video store names none")
         if self.encoder is not None and not (isinstance(self.encoder, str) and _HEX.fullmatch(self.encoder)):
-            raise ValueError(f"encoder is {self.encoder!r}, not a SHA-256 in hexadecimal")
+            raise ValueError(f"encoder is {_short(self.encoder)}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
         types = {"fidelity": str, "command": str, "code_version": str, "synthetic": bool, "settings": dict}
         for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, not a {kind.__name__}")
+                raise ValueError(f"{name} is {_short(getattr(self, name))}, not a {kind.__name__}")
 
     def to_json(self) -> str:
         """The file's text: sorted keys and fixed indentation, so that equal content means equal bytes."""
@@ -119,49 +125,108 @@ class Dataset:
     @classmethod
     def from_json(cls, text: str) -> "Dataset":
         """Parse and check. Raises ``ValueError`` with what is wrong."""
-        try:
-            raw = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
-        if not isinstance(raw, dict):
-            raise ValueError("it is not a JSON object")
+        raw = _strict_json(text)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(raw) - known):
-            raise ValueError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {_short(unknown[0])}; known are {', '.join(sorted(known))}")
         if missing := sorted({"kind", "channels", "format_version"} - set(raw)):
             raise ValueError(f"key {missing[0]!r} is missing")
         statistics = raw.get("statistics")
         if statistics is not None:
             if not isinstance(statistics, dict) or set(statistics) != {"mean", "std"}:
                 raise ValueError("statistics is not an object with mean and std")
-            try:
-                raw["statistics"] = Statistics(**statistics)
-            except TypeError as error:
-                raise ValueError("statistics.mean and statistics.std are not lists of numbers") from error
+            if not all(isinstance(values, list) and all(map(_is_number, values)) for values in statistics.values()):
+                raise ValueError("statistics.mean and statistics.std are not lists of numbers")
+            raw["statistics"] = Statistics(**statistics)
         return cls(**raw)
+
+
+def _strict_json(text: str) -> dict[str, Any]:
+    """A JSON object without what parsers differ about: a key twice, infinite numbers, bottomless nesting."""
+    try:
+        raw = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(raw, dict):
+        raise ValueError("it is not a JSON object")
+    if not _shallow(raw, _MAX_DEPTH):
+        raise ValueError("it is nested too deeply")
+    return raw
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {_short(key)} stands there twice")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_shallow(item, depth - 1) for item in inner)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
+
+
+def _short(value: object) -> str:
+    """What a message quotes of a value that may be anything, of any size."""
+    text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}, not a whole number from {low} to {high}")
+        raise ValueError(f"{name} is {_short(value)}, not a whole number from {low} to {high}")
 
 
 def read_dataset(root: Path) -> Dataset:
     """Read ``dataset.json`` of the store at ``root``. Raises ``StoreError``."""
     path = root / DATASET
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
         hint = f"; {root.name}.partial is there: rerun the command that was making it" if partial(root).is_dir() else ""
         raise StoreError(f"{root} does not exist{hint or ': check src= or run the stage that makes it'}")
+    return parse_dataset(path, read_text(path, MAX_JSON_BYTES))
+
+
+def parse_dataset(path: Path, text: str) -> Dataset:
+    """The ``text`` of ``path`` as a ``Dataset``. Raises ``StoreError``."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise StoreError(f"{path} is larger than {MAX_JSON_BYTES} bytes: it is no dataset.json")
-        return Dataset.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}): {root} is not a store") from error
+        return Dataset.from_json(text)
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path} is not valid: {error}") from error
 
 
+def read_text(path: Path, most: int) -> str:
+    """The text of a regular file of at most ``most`` bytes, UTF-8. Raises ``StoreError``."""
+    try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is not a file: {path.parent} is not a store")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): {path.parent} is not a store") from error
+    if len(content) > most:
+        raise StoreError(f"{path} is larger than {most} bytes: {path.parent} is not a store")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not text in UTF-8: {path.parent} is not a store") from error
+
+
 def partial(root: Path) -> Path:
-    """Where a store is while it is being written."""
+    """Where a store is while it is being written. Raises ``StoreError`` for a path that ends without a name."""
+    if root.name in ("", ".."):
+        raise StoreError(f"{str(root)!r} cannot be a store: give the folder a name of its own")
     return root.with_name(root.name + ".partial")

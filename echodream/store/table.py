@@ -8,15 +8,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echodream.store.schema import FILE_LIST, REQUIRED, SPLITS, StoreError, valid_column, valid_name
+from echodream.store.schema import (
+    FILE_LIST,
+    FPS_RANGE,
+    MAX_FRAMES,
+    MAX_SIDE,
+    REQUIRED,
+    SPLITS,
+    StoreError,
+    read_text,
+    valid_column,
+    valid_name,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_CSV_BYTES = 1_000_000_000
+MAX_CSV_BYTES = 100_000_000
+MAX_COLUMNS = 1_000
 TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_WHOLE = ("NumberOfFrames", "FrameHeight", "FrameWidth")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NUMBER = re.compile(
+    r"-?(0|[1-9][0-9]{0,14})"  # more digits are an identifier, and so is 007
+    r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
+)
+_RANGES: dict[str, tuple[float, float]] = {
+    "NumberOfFrames": (1, MAX_FRAMES),
+    "FPS": FPS_RANGE,
+    "FrameHeight": (1, MAX_SIDE),
+    "FrameWidth": (1, MAX_SIDE),
+}
 
 
 def cell(value: object) -> str:
@@ -58,20 +79,30 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
 
 
 def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
-    """Read any csv with every cell as text. Raises ``StoreError`` naming the file and what is wrong."""
+    """Read a csv with every cell as text, every row as long as the header, and no column twice.
+
+    Raises ``StoreError`` naming the file and what is wrong.
+    """
     import pandas as pd
 
+    reader = csv.reader(io.StringIO(read_text(path, MAX_CSV_BYTES), newline=""), strict=True)
+    rows: list[list[str]] = []
     try:
-        if path.stat().st_size > MAX_CSV_BYTES:
-            raise StoreError(f"{path} is larger than {MAX_CSV_BYTES} bytes")
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, OverflowError, csv.Error) as error:  # pandas' parser and decoding errors are ValueErrors
-        raise StoreError(f"{path} is not a csv file: {' '.join(str(error).split())[:200]}") from error
-    if missing := [name for name in required if name not in table.columns]:
-        raise StoreError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(str, table.columns[:20]))}")
-    return table.astype(object).where(table.notna(), "")
+        names = next(reader, [])
+        if missing := [name for name in required if name not in names]:
+            has = printable(", ".join(names[:20]))[:200]
+            raise StoreError(f"{path} has no column {missing[0]!r}; it has {has or 'none'}")
+        if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
+            raise StoreError(f"{path} has a column twice, or more than {MAX_COLUMNS} columns")
+        for row in filter(None, reader):
+            if len(row) != len(names):
+                raise StoreError(f"{path}, line {reader.line_num}: {len(row)} cells under {len(names)} columns")
+            if any(map(_CONTROL.search, row)):
+                raise StoreError(f"{path}, line {reader.line_num}: a control character in a cell")
+            rows.append(row)
+    except csv.Error as error:
+        raise StoreError(f"{path}, line {reader.line_num} is not csv: {error}") from error
+    return pd.DataFrame(rows, columns=names, dtype=object)
 
 
 def read_file_list(root: Path) -> "pd.DataFrame":
@@ -80,7 +111,7 @@ def read_file_list(root: Path) -> "pd.DataFrame":
     table = read_text_table(path, REQUIRED)
     for name in table.columns:
         if not valid_column(name):
-            raise StoreError(f"{path}: column name {name!r} is not allowed: use letters, digits and '_'")
+            raise StoreError(f"{path}: column name {name[:80]!r} is not allowed: use letters, digits and '_'")
     _check_rows(path, table)
     return _typed(path, table)
 
@@ -97,10 +128,10 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
         seen.add(name.casefold())
         if split not in SPLITS:
             raise StoreError(f"{path}: {name} has Split {split[:40]!r}, not one of {', '.join(SPLITS)}")
-        if not patient or _CONTROL.search(patient):
+        if not patient.strip():
             raise StoreError(f"{path}: {name} has no usable PatientID; every recording needs one")
         if split_of.setdefault(patient, split) != split:
-            raise StoreError(f"{path}: PatientID {patient!r} is in two splits, {split_of[patient]} and {split}")
+            raise StoreError(f"{path}: PatientID {patient[:80]!r} is in two splits, {split_of[patient]} and {split}")
 
 
 def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
@@ -110,17 +141,26 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     for name in table.columns:
         if name in TEXT_COLUMNS:
             continue
-        column = pd.to_numeric(table[name].replace("", None), errors="coerce")
-        if column.notna().equals(table[name] != ""):
-            table[name] = column
+        text = [value for value in table[name] if not _is_number(value)]
+        if not any(text):
+            table[name] = pd.to_numeric(table[name].replace("", None))
         elif name in REQUIRED:
-            bad = table.index[column.isna()][0]
-            raise StoreError(f"{path}: {table['FileName'][bad]} has {name} {table[name][bad][:40]!r}, not a number")
-    for name in (*_WHOLE, "FPS"):
-        column = table[name]
-        wrong = ~((column > 0) & (column < 2**31)) | ((column % 1 != 0) if name in _WHOLE else False)
+            bad = next(value for value in text if value)
+            row = table["FileName"][table[name] == bad].iloc[0]
+            raise StoreError(f"{path}: {row} has {name} {bad[:40]!r}, not a number")
+    for name, (low, high) in _RANGES.items():
+        column = table[name].astype("float64")
+        whole = name != "FPS"
+        wrong = ~((column >= low) & (column <= high)) | (whole & (column % 1 != 0))
         if wrong.any():
             bad = table.index[wrong][0]
-            raise StoreError(f"{path}: {table['FileName'][bad]} has {name} {column[bad]}, out of range")
-        table[name] = column.astype("int64" if name in _WHOLE else "float64")
+            raise StoreError(
+                f"{path}: {table['FileName'][bad]} has {name} {column[bad]:g}, not a {'whole ' * whole}number "
+                f"from {low:g} to {high:g}"
+            )
+        table[name] = column.astype("int64") if whole else column
     return table
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

@@ -1,6 +1,7 @@
 """Checking a Store against its specification."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from echodream.store.schema import (
     REJECTED_COLUMNS,
     StoreError,
     media_path,
+    read_text,
 )
-from echodream.store.table import read_text_table
+from echodream.store.table import MAX_CSV_BYTES, read_text_table
 from echodream.store.video import probe_video
+
+CHECKED = (FILE_LIST, REJECTED, DATASET)
+"""The files beside the media that SHA256SUMS has a line for."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def verify(root: str | Path, *, encoder: str | None = None) -> Store:
@@ -56,11 +62,11 @@ def problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
         listed = sums.pop(path.relative_to(root).as_posix(), None)
         problem = _file_problem(path, listed) or _size_problem(store, (height, width), name)
         yield from [problem] if problem else _content(store, path, (frames, height, width))
+    for table in CHECKED:
+        if problem := _file_problem(root / table, sums.pop(table, None)):
+            yield problem
     for left in sums:
-        if left != FILE_LIST:
-            yield f"{root / CHECKSUMS} lists {left!r}, which FileList.csv does not"
-    if sums.get(FILE_LIST) != digest(root / FILE_LIST):
-        yield f"{root / FILE_LIST} has changed since the store was made: its checksum differs"
+        yield f"{root / CHECKSUMS} lists {left[:80]!r}, which FileList.csv does not"
 
 
 def digest(path: Path) -> str:
@@ -72,14 +78,10 @@ def digest(path: Path) -> str:
 def read_checksums(root: Path) -> dict[str, str]:
     """``SHA256SUMS`` as a mapping from path to digest. Raises ``StoreError``."""
     path = root / CHECKSUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {root} is not a complete store") from error
-    sums = {}
-    for line in lines:
-        value, gap, name = line.partition("  ")
-        if not gap or len(value) != 64 or not name or name in sums:
+    sums: dict[str, str] = {}
+    for line in read_text(path, MAX_CSV_BYTES).removesuffix("\n").split("\n"):
+        value, _, name = line.partition("  ")
+        if not _DIGEST.fullmatch(value) or not name or name in sums:
             raise StoreError(f"{path}: the line {line[:80]!r} is not '<sha256>  <path>', or stands there twice")
         sums[name] = value
     return sums
@@ -88,7 +90,7 @@ def read_checksums(root: Path) -> dict[str, str]:
 def _stray(store: Store) -> Iterator[str]:
     """Files that the specification does not know."""
     folder, suffix = MEDIA[store.dataset.kind]
-    known = {folder, DATASET, FILE_LIST, REJECTED, CHECKSUMS}
+    known = {folder, CHECKSUMS, *CHECKED}
     for entry in sorted(store.root.iterdir()):
         if entry.name not in known:
             yield f"{entry} does not belong in a store: move it elsewhere"
@@ -106,7 +108,7 @@ def _file_problem(path: Path, listed: str | None) -> str | None:
     if path.is_symlink() or path.parent.is_symlink():
         return f"{path} is a link: a store holds its own files"
     if not path.is_file():
-        return f"{path} is missing, but FileList.csv lists it"
+        return f"{path} is missing, or no file"
     if listed is None:
         return f"{path} has no line in SHA256SUMS"
     if digest(path) != listed:
@@ -124,7 +126,8 @@ def _size_problem(store: Store, size: tuple[int, int], name: str) -> str | None:
 def _content(store: Store, path: Path, shape: tuple[int, int, int]) -> Iterator[str]:
     """What is inside one media file against its row, ``shape`` being frames, height and width."""
     try:
-        found = probe_video(path) if store.dataset.kind == "video" else probe_latents(path, store.dataset.channels)
+        probe = probe_video if store.dataset.kind == "video" else probe_latents
+        found = probe(path, store.dataset.channels)
     except StoreError as error:
         yield str(error)
         return

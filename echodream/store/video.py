@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from echodream.store.schema import StoreError
+from echodream.store.schema import FPS_RANGE, MAX_SIDE, StoreError
 
 if TYPE_CHECKING:
     from av import VideoStream
+    from av.container import InputContainer
 
 _BITEXACT = 1 << 23
 _PIXELS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}  # channels -> (stored, given): both conversions are exact
@@ -19,10 +20,11 @@ _PIXELS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}  # channels -> (stored, gi
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 ``frames``, (F, H, W, C) with C 1 or 3, and read them back to be sure that no pixel changed.
 
-    Raises ``StoreError`` if a pixel did change.
+    Raises ``StoreError`` for other frames, for a rate that no store holds, and if a pixel did change.
     """
     import av
 
+    _check_frames(path, frames, fps)
     stored, given = _PIXELS[frames.shape[3]]
     with av.open(str(path), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
         stream = cast("VideoStream", container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000)))
@@ -39,6 +41,17 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         raise StoreError(f"{path.name}: the pixels read back differ from those written; this build of FFmpeg is unfit")
 
 
+def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXELS or not len(frames):
+        raise StoreError(f"{path.name}: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
+    if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
+        raise StoreError(
+            f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, a side is 1 to {MAX_SIDE} pixels"
+        )
+    if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
+        raise StoreError(f"{path.name}: {fps} frames per second, a store holds {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
+
+
 def read_video(
     path: Path, channels: int, indices: Sequence[int] | None = None, frames: int | None = None
 ) -> np.ndarray:
@@ -46,30 +59,80 @@ def read_video(
 
     Raises ``StoreError`` when the file cannot be decoded, or does not hold the number of ``frames`` it should.
     """
-    import decord
+    pixels = _decord_frames(path, indices, frames)
+    if pixels is None:
+        pixels = _pyav_frames(path, indices, frames)
+    return pixels[..., :channels]
 
+
+def _decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
+    """RGB frames; None where decord is not installed or fails, as it does on some widths (16, 24, 48, 72) and on a
+    single frame."""
+    try:
+        import decord
+    except (ImportError, OSError):  # there is no wheel for this machine
+        return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         if frames is not None and len(reader) != frames:
-            raise StoreError(f"{path} holds {len(reader)} frames, FileList.csv says {frames}: make the store again")
-        pixels = reader.get_batch(list(range(len(reader)) if indices is None else indices)).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
+            return None
+        batch: np.ndarray = reader.get_batch(list(range(len(reader)) if indices is None else indices)).asnumpy()
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError):
+        return None
+    return batch
+
+
+def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
+    """RGB or grey frames, decoded from the first one on. Raises ``StoreError``."""
+    import av
+
+    wanted = None if indices is None else set(indices)
+    found: dict[int, np.ndarray] = {}
+    count = 0
+    try:
+        with _opened(path) as container:
+            for count, frame in enumerate(container.decode(container.streams.video[0]), 1):
+                if wanted is None or count - 1 in wanted:
+                    grey = frame.format.name.startswith("gray")
+                    pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
+                    found[count - 1] = pixels[..., None] if grey else pixels
+    except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
         raise StoreError(f"{path} cannot be decoded: make the store again") from error
-    return pixels[..., :channels]
+    if frames is not None and count != frames:
+        raise StoreError(f"{path} holds {count} frames, FileList.csv says {frames}: make the store again")
+    chosen = list(found) if indices is None else list(indices)
+    if not count or len({found[index].shape for index in chosen if index in found}) > 1:
+        raise StoreError(f"{path} cannot be decoded: make the store again")
+    if absent := [index for index in chosen if index not in found]:
+        raise StoreError(f"{path} has no frame {absent[0]}, it holds {count}")
+    return np.stack([found[index] for index in chosen])
 
 
-def probe_video(path: Path) -> tuple[int, int, int]:
-    """Frames, height and width from the container alone, nothing decoded. Raises ``StoreError``."""
+def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]:
+    """Frames, height and width from the container alone, nothing decoded.
+
+    Raises ``StoreError`` when it is no FFV1 video, or not of ``channels``.
+    """
+    import av
+
+    try:
+        with _opened(path) as container:
+            stream = container.streams.video[0]
+            stored, expected = stream.codec_context.pix_fmt, _PIXELS[channels][0] if channels else None
+            if stream.codec_context.name != "ffv1" or expected not in (None, stored):
+                raise StoreError(
+                    f"{path} is {stream.codec_context.name} {stored}, a store holds ffv1 {expected or ''}".rstrip()
+                )
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+            return count, stream.height, stream.width
+    except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
+        raise StoreError(f"{path} is not a readable video: make the store again") from error
+
+
+def _opened(path: Path) -> "InputContainer":
+    """Open with PyAV, as Matroska and nothing else: a play list must not make the reader open other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise StoreError(f"{path} has no video stream")
-            stream = container.streams.video[0]
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-            return count, stream.height, stream.width
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise StoreError(f"{path} is not a readable video: make the store again") from error
+    return av.open(str(path.absolute()), format="matroska", options={"max_pixels": str(MAX_SIDE**2)})

@@ -1,5 +1,6 @@
 """Writing a Store: atomic, one writer at a time, resumable row by row to the same bytes."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from echodream.store.schema import (
     CHECKSUMS,
     DATASET,
     FILE_LIST,
+    MAX_JSON_BYTES,
     MEDIA,
     REJECTED,
     REJECTED_COLUMNS,
@@ -24,27 +26,34 @@ from echodream.store.schema import (
     Statistics,
     StoreError,
     media_path,
+    parse_dataset,
     partial,
     read_dataset,
+    read_text,
+    valid_column,
     valid_name,
 )
-from echodream.store.table import printable, write_table
-from echodream.store.verify import digest, verify
+from echodream.store.table import cell, printable, write_table
+from echodream.store.verify import CHECKED, digest, verify
 
 
 class StoreWriter:
     """Writes the store at ``root``; use it as a context manager.
 
-    Everything happens inside ``<root>.partial``: ``store/`` grows there, ``journal.jsonl`` has a line for each row that
-    is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/`` to
+    Everything happens inside ``<root>.partial``: ``store/`` grows there, ``journal-0.jsonl`` has a line for each row
+    that is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/`` to
     ``root``, so a store with its final name is complete. Entering again after a kill goes on behind the journal.
+
+    Several processes of one job may write side by side: the one with ``shard`` 0 enters first and finishes last (it
+    calls ``gather`` before), the others enter in between and keep journals of their own.
 
     Raises ``StoreError`` when another process is writing there, or when ``root`` or the half-written store was made
     with other settings.
     """
 
-    def __init__(self, root: str | Path, dataset: Dataset) -> None:
+    def __init__(self, root: str | Path, dataset: Dataset, shard: int = 0) -> None:
         self.root = Path(root)
+        self.shard = shard
         self.dataset = dataset
         self.complete = False
         """True when the store was already there, made with the same settings: nothing is left to do."""
@@ -53,7 +62,7 @@ class StoreWriter:
         self._sums: dict[str, str] = {}
         self._work = partial(self.root)
         self._store = self._work / "store"
-        self._scratch = self._work / f"scratch-{os.getpid()}"
+        self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
         self._lock: IO[str] | None = None
         self._journal: IO[str] | None = None
 
@@ -64,6 +73,9 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         if self._is_complete():
+            return self
+        if self.shard:
+            self._replay()
             return self
         self._take_lock()
         try:
@@ -81,6 +93,11 @@ class StoreWriter:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
 
+    @property
+    def media_folder(self) -> Path:
+        """Where the committed media files are until the store is finished."""
+        return self._store / MEDIA[self.dataset.kind][0]
+
     def scratch(self, name: str) -> Path:
         """Where a worker writes the media file of ``name`` before it is committed; never resumed from."""
         if not valid_name(name):
@@ -88,13 +105,14 @@ class StoreWriter:
         return self._scratch / f"{name}{MEDIA[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
-        """Take the finished file ``media``, made in this process or another, as the recording that ``row`` describes."""
+        """Take the finished file ``media``, of this process or another, as the recording that ``row`` describes."""
         name = row["FileName"]
         if not valid_name(name) or name in self.done:
             raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or stands there twice")
+        plain = _plain_row(row)
         value = digest(media)
         media.replace(media_path(self._store, self.dataset.kind, name))
-        self._log({"row": dict(row), "sha256": value})
+        self._log({"row": plain, "sha256": value})
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
         """Leave the recording ``name`` out, for ``reason``."""
@@ -112,11 +130,12 @@ class StoreWriter:
         write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED)
         write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
         sums = {f"{MEDIA[kind][0]}/{name}{MEDIA[kind][1]}": self._sums[name] for name in names}
-        sums[FILE_LIST] = digest(self._store / FILE_LIST)
-        (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
         self.dataset = replace(self.dataset, statistics=statistics)
         (self._store / DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
+        sums.update({table: digest(self._store / table) for table in CHECKED})
+        (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
         verify(self._store)
+        _sync(self._store / MEDIA[kind][0])
         _sync(self._store)
         self._store.rename(self.root)
         _sync(self.root.parent)
@@ -129,7 +148,8 @@ class StoreWriter:
         made = read_dataset(self.root)
         if difference := _difference(replace(made, code_version=self.dataset.code_version), self.dataset):
             raise StoreError(
-                f"{self.root} is already there, made with other settings ({difference}): choose another dst=, or remove it"
+                f"{self.root} is already there, made with other settings ({difference}): "
+                "choose another dst=, or remove it"
             )
         self.dataset, self.complete = made, True
         shutil.rmtree(self._work, ignore_errors=True)
@@ -157,7 +177,7 @@ class StoreWriter:
     def _begin(self) -> None:
         path = self._work / "begun.json"
         if path.exists():
-            begun = Dataset.from_json(path.read_text(encoding="utf-8"))
+            begun = parse_dataset(path, read_text(path, MAX_JSON_BYTES))
             if difference := _difference(begun, self.dataset):
                 raise StoreError(
                     f"{self._work} was begun with other settings ({difference}): rerun with those, or remove it"
@@ -166,7 +186,7 @@ class StoreWriter:
         for old in self._work.glob("scratch-*"):
             shutil.rmtree(old, ignore_errors=True)
         (self._store / MEDIA[self.dataset.kind][0]).mkdir(parents=True, exist_ok=True)
-        self._scratch.mkdir()
+        self._scratch.mkdir(exist_ok=True)
         if not path.exists():
             fresh = path.with_suffix(".new")
             fresh.write_text(self.dataset.to_json(), encoding="utf-8")
@@ -174,21 +194,34 @@ class StoreWriter:
 
     def _replay(self) -> None:
         """Take up the journal: whole lines whose media file has the right checksum. The rest is done again."""
-        path = self._work / "journal.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        for line in lines:
-            entry = json.loads(line)
-            if "rejected" in entry or self._intact(entry):
-                self._take(entry)
+        self.gather()
+        path = self._work / f"journal-{self.shard}.jsonl"
+        if self.shard:
+            self._scratch.mkdir()
+            self._journal = path.open("a", encoding="utf-8")
+            return
         fresh = path.with_suffix(".new")
         with fresh.open("w", encoding="utf-8") as file:
             file.writelines(self._lines())
         fresh.replace(path)
+        for other in self._work.glob("journal-*.jsonl"):
+            if other != path:
+                other.unlink()
         kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
         for media in (self._store / MEDIA[self.dataset.kind][0]).iterdir():
             if media not in kept:
                 media.unlink()
         self._journal = path.open("a", encoding="utf-8")
+
+    def gather(self) -> None:
+        """Take up what the journals of all shards say, so that the first can ``finish``."""
+        for path in sorted(self._work.glob("journal-*.jsonl")):
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                entry = _journal_entry(line)
+                if (entry.get("row") or entry.get("rejected") or {}).get("FileName") in self.done:
+                    continue
+                if "rejected" in entry or ("row" in entry and self._intact(entry)):
+                    self._take(entry)
 
     def _intact(self, entry: Mapping[str, Any]) -> bool:
         media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
@@ -216,8 +249,32 @@ class StoreWriter:
     def _release(self) -> None:
         for file in (self._journal, self._lock):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+                    file.close()
         self._journal = self._lock = None
+
+
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` as plain Python values, each of which FileList.csv can hold. Raises ``StoreError``."""
+    plain = {}
+    for column, value in row.items():
+        if not valid_column(column):
+            raise StoreError(f"column name {str(column)[:80]!r} is not allowed: use letters, digits and '_'")
+        plain[column] = value.item() if hasattr(value, "item") else value
+        try:
+            cell(plain[column])
+        except ValueError as error:
+            raise StoreError(f"{row['FileName']} has {error} in {column}") from error
+    return plain
+
+
+def _journal_entry(line: bytes) -> dict[str, Any]:
+    """A line of the journal; empty where the disk lost it in a crash."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _difference(made: Dataset, wanted: Dataset) -> str | None:

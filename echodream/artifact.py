@@ -1,0 +1,63 @@
+"""What training leaves for other stages: a folder of weights and facts that opens without our code, and without pickle.
+
+models/<study>/<model>/
+  config.json, diffusion_pytorch_model.safetensors   as diffusers saves a network
+  artifact.json                                       model, study, fingerprint, metrics, command, code version
+  training.yaml                                       the resolved configuration
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echodream.errors import UserError
+
+FACTS = "artifact.json"
+CONFIG = "training.yaml"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """``artifact.json``."""
+
+    model: str
+    study: str
+    fingerprint: str
+    """SHA-256 of the weights (``weights.fingerprint``)."""
+    settings: str
+    """SHA-256 of the training configuration: the same command finds its artifact done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    command: str = ""
+    code_version: str = ""
+
+
+def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
+    """Write the artifact at ``root``; ``save(folder)`` writes the network. Nothing half-written gets the final name."""
+    root = Path(root)
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(partial)
+    (partial / CONFIG).write_text(config, encoding="utf-8")
+    (partial / FACTS).write_text(json.dumps(asdict(artifact), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.rename(root)
+
+
+def read_artifact(root: str | Path, model: str) -> Artifact:
+    """Read ``artifact.json`` at ``root`` and check that it is a ``model``. Raises ``UserError``."""
+    path = Path(root) / FACTS
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        artifact = Artifact(**raw)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{root} holds no {model}: train one with train.py model={model}, or give its folder"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not readable: train the {model} again") from error
+    if artifact.model != model:
+        raise UserError(f"{root} is a {artifact.model}, a {model} is needed here")
+    return artifact

@@ -1,0 +1,112 @@
+"""The one LightningDataModule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.samples import EpochSampler, ResumableLoader, Samples, collate
+from echodream.datamodules.transforms import Augment
+from echodream.datamodules.views import View
+from echodream.errors import UserError
+from echodream.store import Store
+
+
+class StoreData(LightningDataModule):
+    """Batches (``echodream.types.Batch``) of ``view`` from the store at ``src``, by its Split column.
+
+    Training is shuffled anew each epoch, validation and test are always the same; every sample is a function of
+    (``seed``, epoch, index) for any number of ``workers``. ``columns`` of FileList.csv go along: numbers as (B,)
+    tensors (int64 or float32, NaN where empty), text as lists. ``augment`` holds in training only. The last batch is
+    smaller rather than dropped, unless ``drop_last``.
+
+    Raises ``UserError`` when the store is not of the ``kind`` or ``encoder`` asked for, has no such column, has
+    recordings of different sizes, or has no recording in a split that is asked for.
+    """
+
+    def __init__(
+        self,
+        src: str,
+        view: View,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        columns: Sequence[str] = (),
+        augment: Augment | None = None,
+        kind: str | None = None,
+        encoder: str | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UserError(f"{name} is {value!r}, not a whole number from {low}")
+        self.store = Store(src, kind=kind, encoder=encoder)
+        self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
+        self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
+        self._made: dict[str, Samples] = {}
+        self._check()
+
+    def _check(self) -> None:
+        table = self.store.table
+        for name in self.columns:
+            if name not in table:
+                raise UserError(
+                    f"{self.store.root} has no column {name!r}; it has {', '.join(map(str, table.columns))}"
+                )
+        sizes = sorted(set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)))
+        if len(sizes) > 1:
+            first, second = (f"{width}x{height}" for height, width in sizes[:2])
+            raise UserError(
+                f"{self.store.root} has recordings of {len(sizes)} sizes ({first}, {second}, ...), which cannot be "
+                "batched: ingest with one size="
+            )
+        if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.for_pixels_only()):
+            raise UserError(f"augment.{wrong[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
+
+    def samples(self, split: str) -> Samples:
+        """The samples of ``split`` (TRAIN, VAL or TEST), made once."""
+        if split not in self._made:
+            train = split == "TRAIN"
+            view = self.view if train else self.view.fixed()
+            rows = Recordings(self.store, split)
+            self._made[split] = Samples(rows, view, self.seed, self.columns, self.augment if train else None)
+        return self._made[split]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled by (seed, epoch); can go on in the middle of an epoch."""
+        samples = self.samples("TRAIN")
+        sampler = self._sampler(samples, fixed=False)
+        if self.drop_last and len(sampler) < self.batch_size:
+            raise UserError(
+                f"batch_size={self.batch_size} with drop_last leaves nothing of {len(sampler)} samples: lower it"
+            )
+        return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._settings())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The same batches every time."""
+        return self._fixed("VAL")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The same batches every time."""
+        return self._fixed("TEST")
+
+    def _fixed(self, split: str) -> DataLoader[dict[str, Any]]:
+        samples = self.samples(split)
+        return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings())
+
+    def _sampler(self, samples: Samples, *, fixed: bool) -> EpochSampler:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "collate_fn": collate,
+            "pin_memory": torch.cuda.is_available(),
+        }

@@ -1,0 +1,86 @@
+"""The recordings of one split of a Store, read as networks take them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echodream.datamodules.transforms import from_uint8, whiten
+from echodream.errors import UserError
+from echodream.store import Store
+
+SEEK = 8
+"""Frames that can be decoded in the time of one seek: frames lying closer than this are read in one run."""
+
+
+class Recordings:
+    """The rows of ``store`` whose Split is ``split``; a row is its position among them.
+
+    ``names`` and ``frames`` (int64, one number of frames for each row) are what the views plan with. Raises
+    ``UserError`` when the split is empty, or when latents have no statistics to whiten them with.
+    """
+
+    def __init__(self, store: Store, split: str) -> None:
+        self.store = store
+        self.split = split
+        self.table = store.table[store.table["Split"] == split].reset_index(drop=True)
+        if not len(self.table):
+            have = ", ".join(f"{name} {count}" for name, count in store.table["Split"].value_counts().items())
+            raise UserError(
+                f"{store.root} has no recording in split {split}, which is needed here; it has {have or 'none'}"
+            )
+        if store.dataset.kind == "latent" and store.dataset.statistics is None:
+            raise UserError(
+                f"{store.root} has no statistics in dataset.json to whiten its latents with: encode it again"
+            )
+        self.names: list[str] = self.table["FileName"].tolist()
+        self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Running total of the number of frames: int64, one for each row."""
+        return np.cumsum(self.frames)
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """A number for each row's patient: int64."""
+        return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
+
+    def column(self, name: str) -> np.ndarray:
+        """The column ``name`` of FileList.csv, one value for each row. Raises ``UserError`` naming those there are."""
+        if name not in self.table:
+            raise UserError(
+                f"{self.store.root} has no column {name!r}; it has {', '.join(map(str, self.table.columns))}"
+            )
+        return self.table[name].to_numpy()
+
+    def read(self, row: int, indices: Sequence[int], rng: np.random.Generator, posterior: str = "sample") -> Tensor:
+        """The frames ``indices`` of a recording, in that order: float32, (C, F, H, W).
+
+        Pixels are in [-1, 1]. Latents are drawn from the stored posterior with ``rng`` (or its ``mean``) and whitened
+        with the store's statistics. Raises ``StoreError`` when the file is damaged.
+        """
+        name, wanted = self.names[row], np.asarray(indices)
+        low, high = int(wanted.min()), int(wanted.max()) + 1
+        dense = high - low <= SEEK * len(wanted)
+        if self.store.dataset.kind == "video":
+            pixels = (
+                self.store.frames(name, range(low, high))[wanted - low]
+                if dense
+                else self.store.frames(name, wanted.tolist())
+            )
+            return from_uint8(torch.from_numpy(pixels).permute(3, 0, 1, 2)).contiguous()
+        if dense:
+            mean, std = (part[wanted - low].float() for part in self.store.latents(name, low, high))
+        else:
+            parts = [self.store.latents(name, index, index + 1) for index in wanted.tolist()]
+            mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        if posterior == "sample":
+            mean = mean + std * torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
+        assert self.store.dataset.statistics is not None
+        return whiten(mean.transpose(0, 1), self.store.dataset.statistics).contiguous()

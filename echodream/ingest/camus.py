@@ -1,0 +1,115 @@
+"""CAMUS: two- and four-chamber half cycles of 500 patients as NIfTI files, with a small text file on each."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from echodream.errors import UserError
+from echodream.ingest.columns import number, value
+from echodream.ingest.listing import Entry, ListedRecording, named, not_a_recording, require_folder, walk
+from echodream.ingest.nifti import rate_of, read_nifti
+from echodream.ingest.pixels import check_fps, even_times, frame_marks, make_video
+from echodream.ingest.source import Limits, Recording, Value, Video
+
+VIEWS = {"4CH": "A4C", "2CH": "A2C"}
+_SEQUENCE = re.compile(r"(?P<patient>patient\d+)_(?P<view>[24]CH)_half_sequence\.nii(\.gz)?", re.IGNORECASE)
+_COMPANION = re.compile(
+    r"patient\d+_[24]CH_(ED|ES|half_sequence)(_gt)?\.(nii|nii\.gz|mhd|raw)|Info_[24]CH\.cfg|(patient\d+_)?Info_[24]CH\.cfg",
+    re.IGNORECASE,
+)
+_SUBGROUP = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
+_SPLITS = {"training": "TRAIN", "validation": "VAL", "testing": "TEST"}
+_COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
+
+
+@dataclass(frozen=True)
+class Camus:
+    """``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all in one folder
+    (there with ``patientNNNN_Info_4CH.cfg``).
+
+    The lists ``subgroup_{training,validation,testing}.txt`` give the split where they are found. Columns: View, and
+    EF, Sex, Age, ImageQuality from the text file; its ED and ES frames (counted from 1) become marks.
+    """
+
+    views: tuple[str, ...] = ("A4C", "A2C")
+    """Which views to take."""
+    fps: float = 50.0
+    """Frames per second where neither the text file nor the header states a plausible one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(self.views))
+        if not self.views or set(self.views) - set(VIEWS.values()):
+            raise UserError(f"views is {list(self.views)}: use A4C, A2C or both")
+        if not 0 < self.fps <= 1000:
+            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+
+    def recordings(self, raw: Path | None) -> list[Recording]:
+        """List the half sequences of ``views``; see ``Source``."""
+        root = require_folder(raw, "CAMUS")
+        entries = walk(root)
+        listed = list(self._listed(entries, _given_splits(entries)))
+        if not any(isinstance(recording, ListedRecording) for recording in listed):
+            raise UserError(
+                f"{root} holds no patientNNNN_4CH_half_sequence.nii.gz or patientNNNN_2CH_... of {self.views}"
+            )
+        return named(listed)
+
+    def _listed(self, entries: Iterable[Entry], splits: dict[str, str]) -> Iterator[Recording]:
+        for entry in entries:
+            match = _SEQUENCE.fullmatch(entry.path.name)
+            if match and VIEWS[match["view"].upper()] in self.views:
+                yield _recording(entry, match["patient"].lower(), match["view"].upper(), splits)
+            elif entry.problem or not (
+                match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
+            ):
+                yield not_a_recording(entry)
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        """Decode one half sequence; see ``Source``."""
+        assert recording.path is not None
+        listed = recording if isinstance(recording, ListedRecording) else None
+        volume = read_nifti(recording.path, limits)
+        fps = check_fps((listed and listed.fps) or rate_of(volume.frame_step) or self.fps)
+        times = even_times(len(volume.frames), fps)
+        return make_video(volume.frames, times, fps, marks=frame_marks(times, listed.mark_frames) if listed else None)
+
+
+def _recording(entry: Entry, patient: str, view: str, splits: dict[str, str]) -> Recording:
+    info = {} if entry.problem else _info(entry.path.parent, patient, view)
+    columns: dict[str, Value] = {"View": VIEWS[view]}
+    columns |= {name: cell for name in _COLUMNS if (cell := value(info.get(name, ""))) is not None}
+    marks = {name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := number(info.get(name, ""))) and frame >= 1}
+    return ListedRecording(
+        f"{patient}_{view}", patient, entry.path, splits.get(patient), columns, entry.problem,
+        fps=number(info.get("FrameRate", "")), mark_frames=marks,
+    )  # fmt: skip
+
+
+def _info(folder: Path, patient: str, view: str) -> dict[str, str]:
+    """The ``key: value`` lines of the text file beside a sequence; empty where there is none that can be read."""
+    for name in (f"Info_{view}.cfg", f"{patient}_Info_{view}.cfg"):
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            try:
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError:
+                continue
+            pairs = (line.partition(":") for line in lines)
+            return {key.strip(): text.strip() for key, colon, text in pairs if colon}
+    return {}
+
+
+def _given_splits(entries: Iterable[Entry]) -> dict[str, str]:
+    """Patient -> split from the lists, if there are any. Raises ``UserError`` for a patient on two of them."""
+    splits: dict[str, str] = {}
+    for entry in entries:
+        match = _SUBGROUP.fullmatch(entry.path.name)
+        if not match or entry.problem:
+            continue
+        for word in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
+            if splits.setdefault(word, _SPLITS[match[1].lower()]) != _SPLITS[match[1].lower()]:
+                raise UserError(
+                    f"{entry.path.name} lists {word}, which is on another list too: a patient has one split"
+                )
+    return splits

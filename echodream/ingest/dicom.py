@@ -1,0 +1,220 @@
+"""Multi-frame ultrasound as DICOM: the sector's pixels and the frames' times come out, and nothing else does."""
+
+import logging
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echodream.errors import Rejected, UserError
+from echodream.ingest.listing import Entry, named, require_folder, walk
+from echodream.ingest.pixels import even_times, make_video, to_uint8
+from echodream.ingest.pseudonym import Pseudonyms
+from echodream.ingest.sector import Box, blank_outside, sector_mask
+from echodream.ingest.source import Limits, Recording, Video
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_LISTED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DICOM_SUFFIX = re.compile(r"(\.(dcm|dicom|dic|ima|\d+))?", re.IGNORECASE)
+_DAMAGE = (
+    AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dicom:
+    """Every multi-frame ultrasound DICOM file below ``raw``, in any transfer syntax that pydicom decodes.
+
+    FileName and PatientID are keyed pseudonyms (HMAC-SHA256) of the SOPInstanceUID and the PatientID: the same key
+    gives the same pseudonyms, and without it nobody can compute them. No tag is copied to the store. Outside the
+    sector every pixel is set to 0, see ``sector.sector_mask``: text drawn on the moving tissue itself is not found.
+    Still images and other modalities are listed as no recordings.
+    """
+
+    key_file: str
+    """File with the secret key, at least 16 bytes; made if it does not exist. Keep it from whoever gets the store."""
+    keep: str = "sector"
+    """``sector``, or ``all`` for files that are known to hold no text in their pixels."""
+    fps: float | None = None
+    """Frames per second where a file states none; without it such a file is rejected."""
+
+    def __post_init__(self) -> None:
+        if not self.key_file:
+            raise UserError("key_file is empty: name a file for the secret key of the pseudonyms")
+        if self.keep not in ("sector", "all"):
+            raise UserError(f"keep is {self.keep!r}: use sector or all")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+
+    def recordings(self, raw: Path | None) -> list[Recording]:
+        """List every file below ``raw`` by its pseudonym; see ``Source``."""
+        root = require_folder(raw, "DICOM")
+        pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
+        listed: list[Recording] = []
+        seen: set[str] = set()
+        for entry in walk(root):
+            recording = _recording(entry, pseudonyms)
+            if recording.name in seen:
+                other = pseudonyms.recording(f"file {entry.relative}")
+                recording = Recording(
+                    other, "", entry.path, problem=f"a second copy of {recording.name}", counted=False
+                )
+            seen.add(recording.name)
+            listed.append(recording)
+        return named(listed)
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        """Decode one file and blank what is outside the sector; see ``Source``."""
+        assert recording.path is not None
+        try:
+            with _quiet():
+                dataset = _dataset(recording.path, limits)
+                frames = _frames(dataset)
+                times, fps = _times(dataset, len(frames), self.fps)
+                if self.keep == "sector":
+                    frames = blank_outside(frames, sector_mask(frames, _boxes(dataset)))
+        except _DAMAGE as error:  # the messages quote the file's own text, which may name the patient
+            raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
+        return make_video(frames, times, fps)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """pydicom warns with the values that it stumbled over."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _recording(entry: Entry, pseudonyms: Pseudonyms) -> Recording:
+    """One file of the listing, from its header alone."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    name = pseudonyms.recording(f"file {entry.relative}")
+    if entry.problem:
+        return Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)
+    try:
+        with _quiet():
+            _check_deflated(entry.path, Limits())
+            header = dcmread(entry.path, stop_before_pixels=True, specific_tags=list(_LISTED))
+            values = {tag: str(header.get(tag, None) or "").strip() for tag in _LISTED}
+            media_class = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+    except InvalidDicomError:
+        likely = _DICOM_SUFFIX.fullmatch(entry.path.suffix) is not None
+        return Recording(name, "", entry.path, problem="not a DICOM file", counted=likely)
+    except (*_DAMAGE, Rejected):
+        return Recording(name, "", entry.path, problem="unreadable: the DICOM header is damaged")
+    if values["SOPInstanceUID"]:
+        name = pseudonyms.recording(f"uid {values['SOPInstanceUID']}")
+    known = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
+    patient = pseudonyms.patient(known[0] if known else f"recording {name}")
+    if problem := _no_recording(values, media_class):
+        return Recording(name, patient, entry.path, problem=problem, counted=False)
+    return Recording(name, patient, entry.path)
+
+
+def _no_recording(values: dict[str, str], media_class: str) -> str | None:
+    if media_class == _DIRECTORY:
+        return "not a recording: a DICOM directory"
+    if values["Modality"] != "US":
+        return "not a recording: not ultrasound"
+    frames = values["NumberOfFrames"]
+    return None if frames.isdecimal() and len(frames) < 10 and int(frames) > 1 else "not a recording: a still image"
+
+
+def _check_deflated(path: Path, limits: Limits) -> None:
+    """pydicom unpacks a deflated file at once: refuse one that does not stop at the limit."""
+    from pydicom.filereader import read_file_meta_info
+
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return
+    if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != _DEFLATED:
+        return
+    with path.open("rb") as file:
+        file.seek(140)  # the value of (0002,0000), which counts the bytes of the file's meta information after it
+        file.seek(int.from_bytes(file.read(4), "little"), 1)
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (piece := unpacker.unconsumed_tail or file.read(1 << 16)) and not unpacker.eof:
+            size += len(unpacker.decompress(piece, 1 << 20))
+            if size > limits.max_bytes:
+                raise Rejected(f"too large: more than {limits.max_bytes} bytes when unpacked")
+
+
+def _dataset(path: Path, limits: Limits) -> "Dataset":
+    """The whole file, once its header has been held to the limits."""
+    from pydicom import dcmread
+
+    _check_deflated(path, limits)
+    header = dcmread(path, stop_before_pixels=True)
+    sample_bytes = int(header.SamplesPerPixel) * max(1, int(header.BitsAllocated) // 8)
+    limits.check(int(header.get("NumberOfFrames", 1)), int(header.Rows), int(header.Columns), sample_bytes)
+    if path.stat().st_size > limits.max_bytes:
+        raise Rejected(f"too large: {path.stat().st_size} bytes, at most {limits.max_bytes} are taken")
+    return dcmread(path)
+
+
+def _frames(dataset: "Dataset") -> np.ndarray:
+    """All frames as uint8, grey (F, H, W) with bright tissue or RGB (F, H, W, 3)."""
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    kind = str(dataset.PhotometricInterpretation)
+    frames = pixel_array(dataset)
+    if kind == "PALETTE COLOR":
+        frames = apply_color_lut(frames, dataset)[..., :3]
+    elif kind.startswith("MONOCHROME") and frames.dtype.kind == "u":
+        frames = frames & np.asarray((1 << int(dataset.BitsStored)) - 1, frames.dtype)  # overlays hide in higher bits
+    if frames.ndim not in (3, 4) or len(frames) != int(dataset.NumberOfFrames):
+        raise Rejected(f"unreadable: {frames.shape} pixels for {int(dataset.NumberOfFrames)} frames")
+    frames = to_uint8(frames)
+    return 255 - frames if kind == "MONOCHROME1" else frames
+
+
+def _times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:
+    """The frames' times in seconds and the nominal rate, from the first tag that states them plausibly."""
+    steps = np.asarray(_numbers(dataset.get("FrameTimeVector")), dtype=np.float64) / 1000
+    if len(steps) == count:
+        steps = steps[1:]  # the first frame's step leads to it
+    if count > 1 and len(steps) == count - 1 and (steps > 0).all():
+        times = np.concatenate([[0.0], np.cumsum(steps)])
+        return times, (count - 1) / float(times[-1])
+    rates = [1000 / step for step in _numbers(dataset.get("FrameTime"))[:1] if step > 0]
+    rates += [rate for tag in ("CineRate", "RecommendedDisplayFrameRate") for rate in _numbers(dataset.get(tag))[:1]]
+    for rate in [*rates, fallback or 0.0]:
+        if rate > 0:
+            return even_times(count, rate), rate
+    raise Rejected("no frame time: the file states neither FrameTime nor a rate, and fps= is not set")
+
+
+def _numbers(cell: Any) -> list[float]:
+    """An element's values: pydicom gives one of them bare, and none as None or an empty text."""
+    if cell is None or cell == "":
+        return []
+    return [float(item) for item in (cell if hasattr(cell, "__iter__") and not isinstance(cell, str) else [cell])]
+
+
+def _boxes(dataset: "Dataset") -> list[Box]:
+    """The regions that show a 2-D image. A file whose regions are all of another kind (Doppler curves) is rejected."""
+    regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
+    flat = [region for region in regions if int(region.get("RegionSpatialFormat", 1)) == 1]
+    if regions and not flat:
+        raise Rejected("no 2-D region: the file shows a curve or a spectrum")
+    boxes = []
+    for region in flat:
+        left, top = int(region.RegionLocationMinX0), int(region.RegionLocationMinY0)
+        boxes.append((left, top, int(region.RegionLocationMaxX1), int(region.RegionLocationMaxY1)))
+    return boxes

@@ -1,0 +1,185 @@
+"""The EchoNet family: FileList.csv and Videos, with an expert's tracing of one diastolic and one systolic frame."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from echodream.errors import UserError
+from echodream.ingest.columns import number, read_table, split, values
+from echodream.ingest.decode import VIDEO_SUFFIXES, read_video_file
+from echodream.ingest.listing import (
+    NO_FILE,
+    Entry,
+    ListedRecording,
+    child,
+    find_folder,
+    named,
+    not_a_recording,
+    require_folder,
+    walk,
+)
+from echodream.ingest.pixels import frame_marks
+from echodream.ingest.source import Limits, Recording, Value, Video
+
+FILE_LIST = "FileList.csv"
+TRACINGS = "VolumeTracings.csv"
+
+
+@dataclass(frozen=True)
+class EchoNetDynamic:
+    """EchoNet-Dynamic: ``FileList.csv`` and ``Videos/*.avi``, apical four-chamber.
+
+    Splits are the study's own. The study names no patients: each video counts as one patient of its own. Columns: EF,
+    ESV, EDV, View; ED and ES are marked where ``VolumeTracings.csv`` has both frames of a video (ED is the larger).
+    """
+
+    def recordings(self, raw: Path | None) -> list[Recording]:
+        """List FileList.csv and what lies in Videos; see ``Source``."""
+        root = require_folder(raw, "EchoNet-Dynamic")
+        home = find_folder(root, _is_home)
+        if home is None:
+            raise UserError(f"{root} holds no {FILE_LIST} beside a folder Videos: set raw= to where both are")
+        rows = read_table(home / FILE_LIST, ("FileName", "EF", "ESV", "EDV", "Split"))
+        splits = [split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
+        return _recordings(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        """Decode one video; see ``Source``."""
+        return _read(recording, limits)
+
+
+@dataclass(frozen=True)
+class EchoNetPediatric:
+    """EchoNet-Pediatric, one view of it: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
+
+    ``raw`` is the folder that holds both views, or the view's own. The study gives ten folds in place of splits, and
+    names no patients: each video counts as one patient of its own. Columns: EF, Sex, Age, Weight, Height, View.
+    """
+
+    view: str = "A4C"
+    """A4C or PSAX."""
+    val_folds: tuple[int, ...] = (8,)
+    """Folds that become VAL."""
+    test_folds: tuple[int, ...] = (9,)
+    """Folds that become TEST; all others are TRAIN."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "val_folds", tuple(self.val_folds))
+        object.__setattr__(self, "test_folds", tuple(self.test_folds))
+        if self.view not in ("A4C", "PSAX"):
+            raise UserError(f"view is {self.view!r}: use A4C or PSAX")
+        folds = self.val_folds + self.test_folds
+        if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
+            raise UserError(
+                f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use each of 0 to 9 at most once"
+            )
+
+    def recordings(self, raw: Path | None) -> list[Recording]:
+        """List FileList.csv and what lies in Videos; see ``Source``."""
+        root = require_folder(raw, "EchoNet-Pediatric")
+        home = find_folder(root, lambda folder: folder.name.casefold() == self.view.casefold() and _is_home(folder))
+        home = home or (root if _is_home(root) else None)
+        if home is None:
+            raise UserError(f"{root} holds no folder {self.view} with {FILE_LIST} and Videos in it")
+        rows = read_table(home / FILE_LIST, ("FileName", "EF", "Split"))
+        splits = [self._split(row) for row in rows]
+        return _recordings(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
+
+    def _split(self, row: Mapping[str, str]) -> str:
+        fold = number(row["Split"])
+        if fold not in range(10):
+            raise UserError(f"{FILE_LIST}, row {row['FileName']}, has the fold {row['Split']!r}: 0 to 9 are expected")
+        return "VAL" if fold in self.val_folds else "TEST" if fold in self.test_folds else "TRAIN"
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        """Decode one video; see ``Source``."""
+        return _read(recording, limits)
+
+
+def _is_home(folder: Path) -> bool:
+    return (folder / FILE_LIST).is_file() and child(folder, "Videos") is not None
+
+
+def _read(recording: Recording, limits: Limits) -> Video:
+    assert recording.path is not None
+    video = read_video_file(recording.path, limits)
+    frames = recording.mark_frames if isinstance(recording, ListedRecording) else {}
+    marks = {name: moments for name, moments in frame_marks(video.times, frames).items() if moments}
+    return replace(video, marks=marks)
+
+
+def _recordings(
+    root: Path,
+    home: Path,
+    rows: list[dict[str, str]],
+    splits: Iterable[str | None],
+    columns: Iterable[str],
+    view: str,
+) -> list[Recording]:
+    """Rows joined with the files of Videos; what does not pair is a problem. ``root`` is what links may not leave."""
+    tables = {home / FILE_LIST, home / TRACINGS}
+    folder = child(home, "Videos")
+    entries = [entry for entry in walk(root) if entry.path not in tables and entry.path.is_relative_to(home)]
+    films = {entry.path.name: entry for entry in entries if entry.path.parent == folder and _is_film(entry)}
+    marks = _key_frames(home / TRACINGS)
+    listed: list[Recording] = []
+    seen: set[str] = set()
+    for row, part in zip(rows, splits, strict=True):
+        stem = _stem(row["FileName"])
+        cells: dict[str, Value] = {**values(row, {name: name for name in columns}), "View": view}
+        entry = next((films.pop(name) for name in (row["FileName"], f"{stem}.avi") if name in films), None)
+        problem = entry.problem if entry else "a second row for the same file" if stem in seen else NO_FILE
+        seen.add(stem)
+        path = entry.path if entry else None
+        listed.append(ListedRecording(stem, stem, path, part, cells, problem, mark_frames=marks.get(stem, {})))
+    lost = [Recording(name, "", entry.path, problem=f"no row in {FILE_LIST}") for name, entry in films.items()]
+    found = {entry.path for entry in entries if entry.path.parent == folder and _is_film(entry)}
+    return named([*listed, *lost, *(not_a_recording(entry) for entry in entries if entry.path not in found)])
+
+
+def _is_film(entry: Entry) -> bool:
+    return entry.path.suffix.lower() in VIDEO_SUFFIXES and not entry.path.name.startswith(".")
+
+
+def _stem(name: str) -> str:
+    """FileName without a video's suffix: FileList.csv and VolumeTracings.csv differ in writing it."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger."""
+    if not path.is_file():
+        return {}
+    rows = read_table(path, ("FileName", "Frame"))
+    traced: dict[str, dict[int, list[Mapping[str, str]]]] = {}
+    for row in rows:
+        frame = number(row["Frame"])  # a word stands there where a reader found no systole
+        if frame is not None and frame >= 0:
+            traced.setdefault(_stem(row["FileName"]), {}).setdefault(int(frame), []).append(row)
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, frames in traced.items():
+        by_size = sorted(frames, key=lambda frame: _size(frames[frame]))
+        if len(by_size) == 2:
+            found[name] = {"ED": (by_size[1],), "ES": (by_size[0],)}
+    return found
+
+
+def _size(rows: Iterable[Mapping[str, str]]) -> float:
+    """How large a tracing is: the sum of its chords (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
+    chords = list(_numbers(rows, ("X1", "Y1", "X2", "Y2")))
+    if chords:
+        return sum(math.hypot(x2 - x1, y2 - y1) for x1, y1, x2, y2 in chords)
+    outline = np.array(list(_numbers(rows, ("X", "Y"))), dtype=np.float64).reshape(-1, 2)
+    x, y = outline.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _numbers(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
+    for row in rows:
+        cells = [number(row.get(name, "")) for name in names]
+        if all(cell is not None for cell in cells):
+            yield tuple(float(cell) for cell in cells if cell is not None)

@@ -1,0 +1,47 @@
+"""The patch-adversarial term (Isola et al. 1611.07004) with MONAI's discriminator and loss."""
+
+from torch import Tensor, nn
+
+from echodream.errors import UserError
+
+
+class PatchAdversarial(nn.Module):
+    """A discriminator of patches and its two losses.
+
+    The generator's term counts from batch ``start`` on, times ``weight`` and, if ``adaptive``, times the ratio of
+    gradients at the decoder's last layer (``adaptive_weight``). ``criterion`` is MONAI's: hinge, least_squares or bce.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 64,
+        layers: int = 3,
+        criterion: str = "hinge",
+        start: int = 50_001,
+        weight: float = 0.5,
+        adaptive: bool = True,
+    ) -> None:
+        from monai.losses import PatchAdversarialLoss
+        from monai.networks.nets import PatchDiscriminator
+
+        super().__init__()
+        if criterion not in ("hinge", "least_squares", "bce"):
+            raise UserError(f"loss.adversarial.criterion is {criterion!r}; choose one of hinge, least_squares, bce")
+        if start < 0 or weight < 0:
+            raise UserError(f"loss.adversarial has start {start} and weight {weight}; both must be at least 0")
+        self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
+        self.criterion = PatchAdversarialLoss(criterion=criterion)
+        self.start, self.weight, self.adaptive = start, weight, adaptive
+
+    def generator(self, reconstruction: Tensor) -> Tensor:
+        """How well the reconstruction, (B, C, H, W), is told from an image: scalar, for the autoencoder to lower."""
+        return self.criterion(self.discriminator(reconstruction)[-1], target_is_real=True, for_discriminator=False)
+
+    def critic(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """The discriminator's own loss on images and (detached) reconstructions, (B, C, H, W): scalar."""
+        real = self.criterion(self.discriminator(x.detach())[-1], target_is_real=True, for_discriminator=True)
+        fake = self.criterion(
+            self.discriminator(reconstruction.detach())[-1], target_is_real=False, for_discriminator=True
+        )
+        return 0.5 * (real + fake)

@@ -1,0 +1,68 @@
+"""Pictures of the phantom for the documentation: every class at end diastole and end systole, and one beat of each.
+
+``python -m echodream.phantom.mosaic docs/images`` writes ``phantom.png`` and ``phantom.gif`` there.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from echodream.phantom.anatomy import CLASSES
+from echodream.phantom.render import render
+from echodream.phantom.scene import Scene, draw_scene, key_moments
+
+MARGIN = 14
+"""Height of a line of text, pixels."""
+
+
+def one_beat(scene: Scene, frames: int) -> Scene:
+    """The same recording, made to show exactly one beat in ``frames`` frames, beginning at end diastole."""
+    scene = replace(scene, start=0.0)
+    return replace(scene, frames=frames, fps=frames / float(scene.beats[1]))
+
+
+def _write(image: Image.Image, column: int, row: int, text: str) -> None:
+    ImageDraw.Draw(image).text((column, row), text, fill=200)
+
+
+def mosaic(patients: int, size: int, seed: int) -> Image.Image:
+    """One row per class, one pair of columns (ED, ES) per patient, grey."""
+    image = Image.new("L", (2 * patients * size, len(CLASSES) * (size + MARGIN)))
+    for class_id, name in enumerate(CLASSES):
+        top = class_id * (size + MARGIN)
+        for patient in range(patients):
+            scene = draw_scene((seed, class_id, patient + 1, 1), size, 32.0, (2.0, 2.0))
+            frames = render(scene)
+            for k, (mark, moments) in enumerate(key_moments(scene).items()):
+                left = (2 * patient + k) * size
+                image.paste(Image.fromarray(frames[round(moments[0] * scene.fps)]), (left, top + MARGIN))
+                _write(image, left + 3, top + 1, f"{name} P{patient + 1:03d} {mark}")
+    return image
+
+
+def beating(frames: int, size: int, seed: int) -> list[Image.Image]:
+    """One beat of one patient of each class, side by side, one image per frame, grey in 48 levels."""
+    films = [render(one_beat(draw_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames)) for c in range(len(CLASSES))]
+    images = []
+    for row in np.concatenate(films, axis=2):
+        image = Image.new("L", (len(CLASSES) * size, size + MARGIN))
+        image.paste(Image.fromarray(np.round(row / 255 * 47).astype(np.uint8) * np.uint8(5)), (0, MARGIN))
+        for class_id, name in enumerate(CLASSES):
+            _write(image, class_id * size + 3, 1, name)
+        images.append(image)
+    return images
+
+
+def main(folder: str) -> None:
+    """Write both pictures into ``folder``."""
+    place = Path(folder)
+    mosaic(patients=4, size=112, seed=0).save(place / "phantom.png", optimize=True)
+    first, *rest = beating(frames=26, size=112, seed=0)
+    first.save(place / "phantom.gif", save_all=True, append_images=rest, duration=30, loop=0, optimize=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

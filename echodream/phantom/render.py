@@ -1,0 +1,122 @@
+"""From a scene to pixels, and to the truth about them."""
+
+import numpy as np
+from scipy import ndimage
+
+from echodream.phantom.motion import Cycle
+from echodream.phantom.scene import FACE, GAIN, Scene
+from echodream.phantom.shape import OTHER
+from echodream.phantom.tissue import Tissue, linear, paint, paint_labels, speckle
+from echodream.phantom.valves import leaflets, stroke
+
+CHUNK = 8
+"""Frames computed at once: few enough for the processor's cache."""
+BLOOD = -59.0
+"""Echo level of blood, dB."""
+BLUR = 0.45
+"""Standard deviation of the scanner's point spread on the display, pixels."""
+
+
+class _Pixels:
+    """The pixels inside a scene's sector, and the tissue that lies at each in every frame."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.flat = np.flatnonzero(scene.sector > 0)
+        row, column = np.divmod(self.flat, scene.size)
+        x, v = scene.to_heart(column.astype(np.float64), row.astype(np.float64))
+        self.x, self.v = x.astype(np.float32), v.astype(np.float32)
+
+    def tissue(self, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
+        """Material coordinates, (F, P) each."""
+        return self.scene.motion.inverse(self.x, self.v, cycle)
+
+
+def _chunks(frames: int) -> list[slice]:
+    return [slice(first, min(first + CHUNK, frames)) for first in range(0, frames, CHUNK)]
+
+
+def _sample(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Bilinear lookup of ``image`` at fractional positions that lie inside it."""
+    left, top = column.astype(np.int32), row.astype(np.int32)
+    right, down = column - left, row - top
+    at, flat, width = top * np.int32(image.shape[1]) + left, image.ravel(), image.shape[1]
+    upper = flat[at] + (flat[at + 1] - flat[at]) * right
+    lower = flat[at + width] + (flat[at + width + 1] - flat[at + width]) * right
+    return upper + (lower - upper) * down
+
+
+def _attenuation(scene: Scene) -> np.ndarray:
+    """Gain of each pixel in dB, (H, W): machine, depth gain error, shadow of one edge."""
+    s, (angle, depth) = scene.settings, scene.polar
+    share = depth / scene.depth - 0.5
+    profile = s.tilt_gain * share + s.curve_gain * (share**2 - 1 / 12) * 2
+    aside = angle / np.radians(s.half_angle) * np.sign(s.shadow_at) - abs(s.shadow_at)
+    shade = 1 / (1 + np.exp(-aside / 0.055))
+    return GAIN[scene.cohort][0] + s.gain + profile - max(s.shadow, 3.0) * shade
+
+
+def _still(scene: Scene) -> np.ndarray:
+    """Power of the reverberation near the probe, which does not move, (H, W)."""
+    angle, depth = scene.polar
+    level = scene.settings.haze - 30.0 * np.clip((depth - FACE) / 26.0, 0, 3)
+    return (linear(level) * speckle(scene, angle, depth, 3)) ** 2
+
+
+def _blood(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A tile of blood speckle's power to cut frames from, (2H, 2W): each frame shows another part of it."""
+    field = rng.standard_normal((2, 2 * scene.size, 2 * scene.size), dtype=np.float32)
+    field = ndimage.gaussian_filter(field, (0, 0.7, 1.1), mode="wrap")
+    power = (field**2).sum(axis=0)
+    return (power * (linear(BLOOD) ** 2 / power.mean())).astype(np.float32)
+
+
+def _echo(pixels: _Pixels, tissue: Tissue, valves: np.ndarray, part: slice) -> np.ndarray:
+    """Amplitude of tissue and valves before gain and noise in the frames ``part``, float32 (F, H, W)."""
+    scene = pixels.scene
+    echo = stroke(scene, valves[part]).reshape(len(valves[part]), -1)
+    echo[:, pixels.flat] += _sample(tissue.amplitude, *tissue.index(*pixels.tissue(scene.cycle[part])))
+    return ndimage.gaussian_filter(echo.reshape(-1, scene.size, scene.size), (0, BLUR, BLUR), truncate=3.0)
+
+
+def _noise(scene: Scene) -> np.ndarray:
+    """Mean power of the electronic noise, which the depth gain lifts in the far field, (H, W)."""
+    far = (scene.polar[1] / scene.depth) ** 2
+    return linear(scene.settings.noise + GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Draw ``scene``: uint8 (F, H, W), black outside the sector. The same bytes whenever and wherever it is called."""
+    rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
+    pixels, tissue, valves = _Pixels(scene), paint(scene), leaflets(scene)
+    gain = (linear(_attenuation(scene)) ** 2).astype(np.float32)
+    noise, still, blood = _noise(scene).astype(np.float32), _still(scene).astype(np.float32), _blood(scene, rng)
+    steepness = np.float32(10 / GAIN[scene.cohort][1])
+    frames = np.empty((scene.frames, size, size), dtype=np.uint8)
+    corner = rng.integers(0, size, 2)
+    for part in _chunks(scene.frames):
+        for f, image in enumerate(_echo(pixels, tissue, valves, part), start=part.start):
+            corner = (corner + rng.integers(-3, 4, 2)) % size
+            moving = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+            power = (image * image + still + moving) * gain
+            power += noise * rng.standard_exponential(image.shape, dtype=np.float32)
+            level = np.clip(np.log10(power + np.float32(1e-9)) * steepness + 1, 0, 1)
+            frames[f] = (level * scene.sector * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return frames
+
+
+def label(scene: Scene) -> np.ndarray:
+    """Label map of every frame (see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector as well."""
+    tissue, pixels = Tissue(np.empty((0, 0)), paint_labels(scene)), _Pixels(scene)
+    labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
+    for part in _chunks(scene.frames):
+        column, row = tissue.index(*pixels.tissue(scene.cycle[part]))
+        labels[part, pixels.flat] = tissue.labels[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
+    return labels.reshape(-1, scene.size, scene.size)
+
+
+def areas(scene: Scene) -> np.ndarray:
+    """Area of each label in each frame as drawn, (F, 6), square centimetres (foreshortening included)."""
+    labels = label(scene).reshape(scene.frames, -1)
+    counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
+    return counts * (scene.spacing / 10.0) ** 2

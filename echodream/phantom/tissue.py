@@ -1,0 +1,169 @@
+"""What the tissue looks like: echo amplitude in material coordinates, speckle included, and the map of labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from echodream.phantom.scene import Scene
+from echodream.phantom.shape import (
+    DEPTHS,
+    LA,
+    LV,
+    MYOCARDIUM,
+    OTHER,
+    RA,
+    RV,
+    STEP,
+    gap_ends,
+    hinges,
+    label_shape,
+    septum_span,
+    smooth,
+)
+
+GRID = 0.6
+"""Spacing of the material grid in mm."""
+X0, X1, DEPTH0, DEPTH1 = -135.0, 84.0, -30.0, 178.0
+
+MYOCARDIAL, SEPTAL, OUTSIDE, RING, BAND = -24.5, -22.0, -36.0, -10.0, -24.0
+"""Echo levels in dB below full brightness: free walls, septa, beyond the heart, valve rings, moderator band."""
+
+
+def linear(level: np.ndarray | float) -> np.ndarray:
+    """dB -> amplitude."""
+    return np.power(10.0, np.asarray(level) / 20.0)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """The heart at end diastole on the material grid, (GH, GW): row = depth, column = x."""
+
+    amplitude: np.ndarray
+    """Echo amplitude (linear), float32, with speckle; 0 in blood."""
+    labels: np.ndarray
+    """uint8, see ``shape``."""
+
+    def index(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Material coordinates -> fractional (column, row) of the grid, kept inside it."""
+        height, width = self.labels.shape
+        column = np.clip((x - np.float32(X0)) * np.float32(1 / GRID), 0, np.float32(width - 1.01))
+        return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
+
+
+def grid() -> tuple[np.ndarray, np.ndarray]:
+    """The material grid's columns ``x`` (GW,) and rows ``v`` (GH,), mm."""
+    return np.arange(X0, X1, GRID), np.arange(DEPTH0, DEPTH1, GRID)
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of each point from ``mask``, mm, (GH, GW) float32."""
+    return ndimage.distance_transform_edt(~mask).astype(np.float32) * np.float32(GRID)
+
+
+def paint_labels(scene: Scene) -> np.ndarray:
+    """Label map of the heart at end diastole on the material grid: cavities, and walls of each one's thickness."""
+    a, shape = scene.anatomy, scene.shape
+    x, v = grid()
+    labels = label_shape(shape, a, x, v)
+    thick = a.septum + (a.free_wall - a.septum) * smooth((x + 8.0) / 16.0)[None, :]
+    base = smooth((v - 0.70 * shape.length) / (0.30 * shape.length))[:, None]
+    wall = _distance(labels == LV) < thick * (1 - 0.45 * base)
+    wall |= _distance(labels == RV) < a.rv_wall
+    wall |= _distance((labels == LA) | (labels == RA)) < 3.0
+    labels[wall & (labels == OTHER)] = MYOCARDIUM
+    return labels
+
+
+def _beam(scene: Scene, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Angle and depth of each grid point as the probe sees it, and the beam's direction there in heart coordinates."""
+    right, down = scene.to_probe(x[None, :], v[:, None])
+    depth = np.maximum(np.hypot(right, down), 1.0)
+    ahead, beyond = scene.to_probe(np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
+    along_x = ((ahead[1] - ahead[0]) * right + (beyond[1] - beyond[0]) * down) / depth
+    along_v = ((ahead[2] - ahead[0]) * right + (beyond[2] - beyond[0]) * down) / depth
+    return np.arctan2(right, down), depth, along_x, along_v
+
+
+def _clouds(seed: tuple[int, ...], shape: tuple[int, int], size: float) -> np.ndarray:
+    """Smooth noise of unit variance with structures of ``size`` mm, (GH, GW)."""
+    coarse = np.random.default_rng([*seed, 7]).standard_normal((24, 24))
+    zoom = [24 * GRID / size * n / 24 for n in shape]
+    rows, columns = np.meshgrid(*(np.linspace(0, z, n) for z, n in zip(zoom, shape, strict=True)), indexing="ij")
+    return ndimage.map_coordinates(coarse, [rows, columns], order=3, mode="grid-wrap")
+
+
+def speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> np.ndarray:
+    """Fully developed speckle at the given probe coordinates: Rayleigh amplitude of unit power, float32.
+
+    The magnitude of a complex Gaussian field, finer along the beam than across it; its lateral size grows with depth.
+    """
+    axial, lateral = max(0.45, 0.42 * scene.spacing), max(0.010, 1.25 * scene.spacing / 85.0)
+    rng = np.random.default_rng([*scene.seed, stream])
+    count = (int(215.0 / axial), int(2.3 / (0.6 * lateral)))
+    field = rng.standard_normal((2, *count), dtype=np.float32)
+    field = ndimage.gaussian_filter(field, (0, 1.0, 1 / 0.6), mode="wrap", truncate=2.5)
+    field /= np.sqrt(2.0) * field.std()
+    at = [np.clip(depth / axial, 0, count[0] - 1), np.clip((angle + 1.15) / (0.6 * lateral), 0, count[1] - 1)]
+    real, imaginary = (ndimage.map_coordinates(part, at, order=1) for part in field)
+    return np.hypot(real, imaginary).astype(np.float32)
+
+
+def _spots(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Bright points, linear amplitude: the fibrous rings at the valves' hinges, the stumps beside a septal defect."""
+    a, shape = scene.anatomy, scene.shape
+    septal, free, _, lateral = hinges(shape)
+    crux = (float(np.interp(septal[1], DEPTHS, shape.middle)), septal[1])
+    points = [(*crux, 2.6, RING), (*free, 1.8, RING), (*lateral, 1.8, RING)]
+    if a.gap > 0:
+        first, last = gap_ends(a)
+        points += [(float(np.interp(d, DEPTHS, shape.middle)), d, 1.4, RING - 2.0) for d in (first - 0.6, last + 0.6)]
+    total = np.zeros((len(v), len(x)))
+    for px, pv, radius, level in points:
+        total += linear(level) * np.exp(-0.5 * (((x - px) / radius)[None, :] ** 2 + ((v - pv) / radius)[:, None] ** 2))
+    return total
+
+
+def _band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The moderator band: a strand across the right ventricle, from the septum to the free wall nearer the apex."""
+    a, shape = scene.anatomy, scene.shape
+    across = (shape.septal_edge[:, None] - x[None, :])[_rows(v)]
+    line = a.rv_apex * a.lv_length + 0.42 * (shape.tricuspid - a.rv_apex * a.lv_length)
+    sag = line - 0.12 * across - 3.0 * np.sin(np.clip(across / a.rv_width, 0, 1) * np.pi)
+    strand = np.exp(-0.5 * ((v[:, None] - sag) / 1.3) ** 2)
+    return linear(BAND) * a.band * strand * (labels == RV)
+
+
+def _rows(v: np.ndarray) -> np.ndarray:
+    return np.clip(np.round((v - DEPTHS[0]) / STEP).astype(int), 0, len(DEPTHS) - 1)
+
+
+def _levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Diffuse echo level without speckle, linear amplitude, (GH, GW); 0 in blood."""
+    a, shape = scene.anatomy, scene.shape
+    heart = labels != OTHER
+    away = _distance(heart)
+    clouds = _clouds(scene.seed[:-1], labels.shape, 20.0)
+    free = 1 - smooth((np.abs(x[None, :] - shape.middle[_rows(v)][:, None]) - a.septum) / 6.0)
+    level = MYOCARDIAL + (SEPTAL - MYOCARDIAL) * free + 1.0 * clouds
+    first, last = septum_span(a, 0.28, 0.68)
+    thin = smooth((v - first) / 4.0) * smooth((last - v) / 4.0)
+    level = level - a.fossa * free * thin[:, None]
+    beyond = OUTSIDE + 3.5 * clouds - 0.16 * np.minimum(away, 45.0)
+    sac = a.pericardium * np.exp(-((away / 2.0) ** 2)) * (0.4 + 0.6 * smooth(v / 40.0)[:, None])
+    cavity = heart & (labels != MYOCARDIUM)
+    return np.where(cavity, 0.0, linear(np.where(heart, level, beyond + 2.2 * sac)))
+
+
+def paint(scene: Scene) -> Tissue:
+    """Draw the heart of ``scene`` at end diastole, as its probe sees it."""
+    x, v = grid()
+    labels = paint_labels(scene)
+    angle, depth, along_x, along_v = _beam(scene, x, v)
+    diffuse = ndimage.gaussian_filter(_levels(scene, labels, x, v).astype(np.float32), 0.8)
+    solid = ndimage.gaussian_filter(((labels == OTHER) | (labels == MYOCARDIUM)).astype(np.float32), 1.8)
+    edge_v, edge_x = np.gradient(solid)
+    mirror = np.abs(edge_x * along_x + edge_v * along_v) + 0.25 * np.hypot(edge_x, edge_v)
+    diffuse *= 1 + 4.0 * mirror
+    bright = diffuse + 0.8 * (_spots(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2 + _band(scene, x, v, labels))
+    return Tissue((bright * (0.15 + speckle(scene, angle, depth, 2))).astype(np.float32), labels)

@@ -1,0 +1,80 @@
+"""``stage=decode``: a Store of latents becomes a Store of videos."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch import Tensor
+
+from echodream.callbacks.store_writer import WriteStore
+from echodream.modules.vae import Decoder
+from echodream.networks.autoencoder import factor
+from echodream.stages.encode import load_vae, rows_of, run_prediction
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
+from echodream.store.video import write_video
+from echodream.weights import fingerprint
+
+
+def decode(
+    *,
+    src: str,
+    dst: str,
+    vae: str,
+    reference: str | None,
+    grey: bool,
+    budget: int,
+    workers: int,
+    trainer: Callable[..., pl.Trainer],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Decode the posterior means of the latent store ``src`` with the artifact ``vae``, ``budget`` frames at a time.
+
+    Where the video store ``reference`` is there and holds recordings of the same name and size, the summary has the
+    PSNR to them.
+    """
+    network = load_vae(vae)
+    store, scale = Store(src, kind="latent", encoder=fingerprint(network)), factor(network)
+    sizes = (store.dataset.height, store.dataset.width)
+    dataset = Dataset(
+        kind="video",
+        channels=1 if grey else network.config.out_channels,
+        height=sizes[0] and sizes[0] * scale,
+        width=sizes[1] and sizes[1] * scale,
+        synthetic=store.dataset.synthetic,
+        settings={"source": digest(store.root / CHECKSUMS), "decoder": fingerprint(network)},
+        command=command,
+        code_version=code_version,
+    )
+    rows = rows_of(store)
+
+    def save(path: Path, pixels: Tensor) -> dict[str, Any]:
+        write_video(path, pixels.numpy(), float(rows[path.stem]["FPS"]))
+        return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
+
+    writing = WriteStore(dst, dataset, rows, save)
+    module = Decoder(network, budget, grey and network.config.out_channels > 1)
+    run_prediction(trainer, module, store, writing, budget, workers)
+    facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
+    if reference is not None and (Path(reference) / "dataset.json").is_file():
+        facts["PSNR to source"] = _fidelity(Store(dst), Store(reference, kind="video"))
+    state = "done" if set(rows) - writing.done else "already complete, nothing to do"
+    return Summary(f"decode: {dst} {state}", facts)
+
+
+def _fidelity(made: Store, source: Store) -> str:
+    """Mean PSNR over recordings that both stores hold, each over all its pixels."""
+    known = set(source.table["FileName"])
+    values = []
+    for name in made.table["FileName"]:
+        if name in known:
+            left, right = made.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
+            if left.shape[:3] == right.shape[:3]:
+                error = np.mean((left.mean(axis=-1) - right.mean(axis=-1)) ** 2)
+                values.append(10 * np.log10(255**2 / max(error, 1e-4)))
+    return f"{np.mean(values):.2f} dB over {len(values)} recordings" if values else "no recording in common"

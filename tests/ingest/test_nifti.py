@@ -1,0 +1,151 @@
+"""NIfTI volumes: every layout, every damage."""
+
+import gzip
+import struct
+import tracemalloc
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from raw_files import cut, cut_gzip, moving, write_nifti
+
+from echodream.errors import Rejected, UserError
+from echodream.ingest.nifti import Orientation, label_state, rate_of, read_nifti
+from echodream.ingest.source import Limits
+
+LIMITS = Limits()
+FRAMES = moving(5, 32, 48)
+VOLUME = FRAMES.transpose(2, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64, np.uint16, np.int8])
+def test_width_height_frames(tmp_path: Path, name: str, dtype: type) -> None:
+    volume = VOLUME // 2 if dtype is np.int8 else VOLUME
+    read = read_nifti(write_nifti(tmp_path / name, volume.astype(dtype), step=0.04), LIMITS)
+    np.testing.assert_array_equal(read.frames, volume.transpose(2, 1, 0))
+    assert read.frame_step == pytest.approx(0.04)
+
+
+def test_other_ranges_are_stretched_over_the_recording(tmp_path: Path) -> None:
+    volume = VOLUME.astype(np.int16) * 20 - 1000
+    frames = read_nifti(write_nifti(tmp_path / "a.nii", volume), LIMITS).frames
+    assert (frames.min(), frames.max()) == (0, 255)
+    assert np.corrcoef(frames.ravel(), FRAMES.ravel())[0, 1] > 0.999
+
+
+def test_not_a_number_becomes_the_minimum(tmp_path: Path) -> None:
+    volume = VOLUME.astype(np.float32)
+    volume[0, 0, 0] = np.nan
+    volume[1, 0, 0] = np.inf
+    frames = read_nifti(write_nifti(tmp_path / "a.nii", volume), LIMITS).frames
+    assert frames[0, 0, 0] == frames[0, 0, 1] == FRAMES.min()
+    with pytest.raises(Rejected, match="no pixel"):
+        read_nifti(write_nifti(tmp_path / "b.nii", np.full((32, 32, 4), np.nan, np.float32)), LIMITS)
+
+
+def test_scaled_headers(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VOLUME.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(0.5, 3)
+    image.to_filename(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii", LIMITS).frames, np.rint(FRAMES * 0.5 + 3))
+
+
+def test_colour_and_singleton_axes(tmp_path: Path) -> None:
+    colour = np.stack([VOLUME, VOLUME // 2, VOLUME // 4], axis=-1)
+    expected = colour.transpose(2, 1, 0, 3)
+    np.testing.assert_array_equal(read_nifti(write_nifti(tmp_path / "a.nii", colour), LIMITS).frames, expected)
+    five = write_nifti(tmp_path / "b.nii", colour[:, :, :, None])
+    np.testing.assert_array_equal(read_nifti(five, LIMITS).frames, expected)
+    rgb = np.ascontiguousarray(colour).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    np.testing.assert_array_equal(read_nifti(write_nifti(tmp_path / "c.nii.gz", rgb), LIMITS).frames, expected)
+    timed = read_nifti(write_nifti(tmp_path / "d.nii", VOLUME[:, :, None], step=0.02, axis=3), LIMITS)
+    np.testing.assert_array_equal(timed.frames, FRAMES)
+    assert timed.frame_step == pytest.approx(0.02)
+
+
+def test_names_may_lie_about_gzip(tmp_path: Path) -> None:
+    packed = write_nifti(tmp_path / "a.nii.gz", VOLUME).read_bytes()
+    (tmp_path / "b.nii").write_bytes(packed)
+    (tmp_path / "c.nii.gz").write_bytes(gzip.decompress(packed))
+    for name in ("b.nii", "c.nii.gz"):
+        np.testing.assert_array_equal(read_nifti(tmp_path / name, LIMITS).frames, FRAMES)
+
+
+def test_nifti_2(tmp_path: Path) -> None:
+    nibabel.Nifti2Image(VOLUME, np.eye(4)).to_filename(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii", LIMITS).frames, FRAMES)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_cut_files(tmp_path: Path, name: str, share: float) -> None:
+    path = cut(write_nifti(tmp_path / name, VOLUME), share)
+    with pytest.raises(Rejected) as caught:
+        read_nifti(path, LIMITS)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_flipped_bits_give_a_volume_or_one_sentence(tmp_path: Path) -> None:
+    whole = write_nifti(tmp_path / "a.nii", VOLUME).read_bytes()
+    random = np.random.default_rng(3)
+    reasons = set()
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.integers(0, 352, 4):
+            data[place] ^= 1 << int(random.integers(8))
+        (tmp_path / "b.nii").write_bytes(data)
+        try:
+            assert read_nifti(tmp_path / "b.nii", LIMITS).frames.dtype == np.uint8
+        except Rejected as rejected:
+            reasons.add(str(rejected))
+    assert reasons
+    assert not any(str(tmp_path) in reason or "\n" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offset"), [((32767, 32767, 32767), 352), ((100, 100, 30000), 352), ((32, 32, 8), 1e9), ((32, 32, 8), -4)]
+)
+def test_an_absurd_header_costs_no_memory(tmp_path: Path, shape: tuple[int, int, int], offset: float) -> None:
+    data = bytearray(write_nifti(tmp_path / "a.nii", VOLUME).read_bytes())
+    data[40:48] = struct.pack("<4h", 3, *shape)
+    data[108:112] = struct.pack("<f", offset)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(data) + bytes(30_000_000)))
+    read_nifti(write_nifti(tmp_path / "warm.nii", VOLUME), LIMITS)
+    tracemalloc.start()
+    with pytest.raises(Rejected):
+        read_nifti(tmp_path / "a.nii.gz", LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_labels(tmp_path: Path) -> None:
+    image = write_nifti(tmp_path / "i.nii.gz", VOLUME)
+    assert label_state(write_nifti(tmp_path / "l.nii.gz", VOLUME), image) == "complete"
+    assert label_state(None, image) == "missing"
+    assert label_state(cut(tmp_path / "l.nii.gz", 0.5), image) == "truncated"
+    assert label_state(cut_gzip(write_nifti(tmp_path / "l.nii.gz", VOLUME), 1000), image) == "truncated"
+    assert label_state(cut(write_nifti(tmp_path / "l.nii", VOLUME), 0.9), image) == "truncated"
+    assert label_state(write_nifti(tmp_path / "l.nii", VOLUME[..., :3]), image) == "truncated"
+    assert label_state(write_nifti(tmp_path / "l.nii", VOLUME.astype(np.float64)), image) == "complete"
+    (tmp_path / "l.nii").write_bytes(b"")
+    assert label_state(tmp_path / "l.nii", image) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0.03125, 32), (31.25, 32), (0.02, 50), (1.0, None), (0.0, None), (-0.02, None), (0.001, None)]
+)
+def test_frame_times(step: float, rate: float | None) -> None:
+    assert rate_of(step) == rate
+
+
+def test_orientation() -> None:
+    frames = np.arange(24).reshape(2, 3, 4)
+    np.testing.assert_array_equal(Orientation()(frames), frames)
+    assert Orientation(rotate=90)(frames)[0, 0, 0] == frames[0, 0, -1]
+    np.testing.assert_array_equal(Orientation(rotate=180, flip="horizontal")(frames), frames[:, ::-1])
+    np.testing.assert_array_equal(Orientation(flip="vertical")(frames), frames[:, ::-1])
+    for fields in ({"rotate": 45}, {"flip": "up"}):
+        with pytest.raises(UserError):
+            Orientation(**fields)

@@ -1,0 +1,54 @@
+"""Real recordings: an independent reader counts the same frames and the same seconds."""
+
+import os
+from pathlib import Path
+
+import av
+import pytest
+
+from echodream.ingest.source import Limits
+from echodream.ingest.videos import Videos
+
+LUNG = {"FileName": "file", "PatientID": "patient", "class_name": "label", "Probe": "probe"}
+CLASSES = ("regular", "COVID-19", "Viral pneumonia", "Bacterial pneumonia")
+
+
+@pytest.fixture
+def real() -> Path:
+    folder = os.environ.get("ECHODREAM_TEST_DATA")
+    if not folder:
+        pytest.skip("ECHODREAM_TEST_DATA names no folder")
+    return Path(folder)
+
+
+def _counted(path: Path) -> tuple[int, float]:
+    """Frames and seconds as PyAV decodes them, without anything of ours."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        times = [frame.time for frame in container.decode(stream) if frame.time is not None]
+        assert stream.average_rate is not None
+        return len(times), max(times) - min(times) + float(1 / stream.average_rate)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("folder", "source", "count"),
+    [
+        ("echo_mit", Videos(patient_from="all"), 6),
+        ("lung_ultrasound_ccby", Videos(csv="labels.csv", columns=LUNG, classes=CLASSES), 43),
+    ],
+)
+def test_frames_and_seconds_equal_an_independent_count(real: Path, folder: str, source: Videos, count: int) -> None:
+    listed = [recording for recording in source.recordings(real / folder) if recording.counted]
+    assert len(listed) == count
+    assert all(recording.problem is None for recording in listed)
+    for recording in listed:
+        assert recording.path is not None
+        video = source.read(recording, Limits())
+        frames, seconds = _counted(recording.path)
+        assert len(video.frames) == frames
+        assert video.times[-1] + 1 / video.fps == pytest.approx(seconds, abs=1e-3)
+    if count == 43:
+        assert len({recording.patient for recording in listed}) == 13
+        assert sum(recording.columns["class_id"] == 0 for recording in listed) == 32
