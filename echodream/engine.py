@@ -57,7 +57,6 @@ def training_settings(cfg: DictConfig) -> str:
     for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed", "src"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
-    parts["trainer"].pop("enable_progress_bar", None)
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
 

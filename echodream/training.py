@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from echodream.artifact import Artifact
 from echodream.errors import UserError
+from echodream.trainers import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +30,13 @@ class SeedEpochs(Callback):
 
 def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
     """Fit, test and export. Checkpoints are kept in ``folder``; an interrupted run goes on from the last one."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.datamodule)
     module = instantiate(cfg.model.module)
     module.check(data.store)
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
-    trainer: pl.Trainer = instantiate(cfg.trainer)(callbacks=callbacks, logger=loggers)
+    trainer = make_trainer(instantiate(cfg.trainer), callbacks, logger=loggers)
     last = folder / "last.ckpt"
     if last.is_file():
         log.info("train: going on from %s", last)

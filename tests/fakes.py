@@ -1,4 +1,4 @@
-"""A raw study that needs no files, stores made of noise, and trees compared: shared by the tests of store and ingest."""
+"""A raw study that needs no files, stores made of noise, and trees compared, for the tests of store and ingest."""
 
 import os
 import time
@@ -58,7 +58,7 @@ class Fake:
         mood = self.moods.get(str(index), "")
         if mood:
             frames, times = _upset(mood, frames, times)
-        return Video(frames, times, 25.0, {"Extra": index}, {"ED": (0.0, float(times[-1]))})
+        return Video(frames, times, 25.0, {"Extra": index}, {"ED": (0.0, (self.frames - 1) / 25)})
 
 
 def _upset(mood: str, frames: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +138,17 @@ def latent_store(root: Path, count: int = 2) -> Store:
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below ``root`` and its bytes."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def flip(path: Path, at: int = -20) -> None:
+    """Change one bit of the byte ``at``."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def reseal(root: Path) -> None:

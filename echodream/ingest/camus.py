@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from echodream.errors import UserError
+from echodream.ingest import fields
 from echodream.ingest.columns import number, value
 from echodream.ingest.listing import Entry, ListedRecording, named, not_a_recording, require_folder, walk
 from echodream.ingest.nifti import rate_of, read_nifti
@@ -38,11 +39,10 @@ class Camus:
     """Frames per second where neither the text file nor the header states a plausible one."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "views", fields.items("views", self.views))
         if not self.views or set(self.views) - set(VIEWS.values()):
             raise UserError(f"views is {list(self.views)}: use A4C, A2C or both")
-        if not 0 < self.fps <= 1000:
-            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+        fields.rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the half sequences of ``views``; see ``Source``."""

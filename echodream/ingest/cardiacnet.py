@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echodream.errors import UserError
+from echodream.ingest import fields
 from echodream.ingest.columns import check_study_columns, number, read_table, seconds, split, values
 from echodream.ingest.listing import (
     NO_FILE,
@@ -24,7 +25,7 @@ from echodream.ingest.source import Limits, Recording, Value, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
 """Class id and name, by the folder's letters: fixed by name, never by the order of a listing."""
-COHORTS = {"cardiacnetasd": ("CardiacNet-ASD", (0, 1)), "cardiacnetpah": ("CardiacNet-PAH", (2, 3))}
+COHORTS = {"cardiacnetasd": ("ASD", (0, 1)), "cardiacnetpah": ("PAH", (2, 3))}
 _PART = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
 _RAW_COLUMNS = ("FileName", "PatientID", "Split", "FPS", "ED", "ES", "NumberOfFrames", "FrameHeight", "FrameWidth")
 _DEFAULT_TABLE = "recordings.csv"
@@ -68,8 +69,9 @@ class CardiacNet:
 
     def __post_init__(self) -> None:
         Orientation(self.rotate, self.flip)
-        if not 0 < self.fps <= 1000:
-            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+        fields.rate("fps", self.fps)
+        if self.table is not None:
+            fields.text("table", self.table)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List both cohorts; see ``Source``."""

@@ -1,5 +1,6 @@
 """Video files, GIFs and numbered images -> ``Video``, with the header held to the limits before a frame is decoded."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,6 +73,8 @@ def _read_header(path: Path, limits: Limits) -> _Header:
             if not container.streams.video:
                 raise Rejected("unreadable: no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise Rejected("unreadable: no decoder for the video stream")
             width, height = stream.width, stream.height
             limits.check(max(stream.frames, limits.min_frames), height, width)
             pts, skipped = _packet_times(container, limits)
@@ -104,6 +107,7 @@ def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[flo
 
 def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
     """All frames (F, H, W, 3) as decord sees them, or None where it fails or counts otherwise."""
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # or it prints the path of damaged files
     try:
         import decord
     except (ImportError, OSError):  # there is no wheel for this machine

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echodream.errors import Rejected, UserError
+from echodream.errors import Rejected
+from echodream.ingest import fields
 from echodream.ingest.listing import Entry, named, require_folder, walk
 from echodream.ingest.pixels import even_times, make_video, to_uint8
 from echodream.ingest.pseudonym import Pseudonyms
@@ -51,12 +52,10 @@ class Dicom:
     """Frames per second where a file states none; without it such a file is rejected."""
 
     def __post_init__(self) -> None:
-        if not self.key_file:
-            raise UserError("key_file is empty: name a file for the secret key of the pseudonyms")
-        if self.keep not in ("sector", "all"):
-            raise UserError(f"keep is {self.keep!r}: use sector or all")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise UserError(f"fps is {self.fps!r}: use frames per second from 0 to 1000")
+        fields.text("key_file", self.key_file)
+        fields.choice("keep", self.keep, ("sector", "all"))
+        if self.fps is not None:
+            fields.rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw`` by its pseudonym; see ``Source``."""
@@ -165,7 +164,37 @@ def _dataset(path: Path, limits: Limits) -> "Dataset":
     limits.check(int(header.get("NumberOfFrames", 1)), int(header.Rows), int(header.Columns), sample_bytes)
     if path.stat().st_size > limits.max_bytes:
         raise Rejected(f"too large: {path.stat().st_size} bytes, at most {limits.max_bytes} are taken")
-    return dcmread(path)
+    dataset = dcmread(path)
+    _check_frames(dataset)
+    return dataset
+
+
+def _check_frames(dataset: "Dataset") -> None:
+    """Compressed frames state a size of their own, which the decoder makes room for: hold it to the header's."""
+    from pydicom.encaps import generate_frames
+
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    room = 4 * int(dataset.Rows) * int(dataset.Columns)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames)):
+        height, width = _coded_size(frame)
+        if height * width > room:
+            raise Rejected(f"unreadable: a frame of {width}x{height} where {dataset.Columns}x{dataset.Rows} is stated")
+
+
+def _coded_size(frame: bytes) -> tuple[int, int]:
+    """Height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for others."""
+    start = frame[:1024].find(b"\xff\x4f\xff\x51")
+    if start >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return max(0, bottom - top), max(0, right - left)
+    place = 2
+    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame):
+        marker = frame[place + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return struct.unpack_from(">2H", frame, place + 5)
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return 0, 0
 
 
 def _frames(dataset: "Dataset") -> np.ndarray:

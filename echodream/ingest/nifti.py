@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echodream.errors import Rejected, UserError
+from echodream.errors import Rejected
+from echodream.ingest import fields
 from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
 
@@ -38,10 +39,8 @@ class Orientation:
     flip: str = "none"
 
     def __post_init__(self) -> None:
-        if self.rotate not in ROTATIONS:
-            raise UserError(f"rotate is {self.rotate!r}: use one of {', '.join(map(str, ROTATIONS))}")
-        if self.flip not in FLIPS:
-            raise UserError(f"flip is {self.flip!r}: use one of {', '.join(FLIPS)}")
+        fields.choice("rotate", self.rotate, ROTATIONS)
+        fields.choice("flip", self.flip, FLIPS)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Turn frames (F, H, W) or (F, H, W, C)."""

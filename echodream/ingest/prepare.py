@@ -112,7 +112,8 @@ def check_content(frames: np.ndarray, settings: Prepare) -> None:
     black = np.mean([frame.max() <= _DARK for frame in frames])
     if black > settings.max_black:
         raise Rejected(f"black: {black:.0%} of the frames, at most {settings.max_black:.0%} are taken")
-    frozen = np.mean([int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairwise(frames)])
+    still = [int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairwise(frames)]
+    frozen = np.mean(still or [False])
     if frozen > settings.max_frozen:
         raise Rejected(
             f"frozen: {frozen:.0%} of the frames repeat the one before, at most {settings.max_frozen:.0%} may"

@@ -22,7 +22,7 @@ class Ratios:
 
     def __post_init__(self) -> None:
         shares = (self.train, self.val, self.test)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")
 
 

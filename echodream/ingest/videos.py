@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from echodream.errors import Rejected, UserError
+from echodream.ingest import fields
 from echodream.ingest.columns import check_study_columns, number, printable, read_table, split, values
 from echodream.ingest.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.listing import (
@@ -51,21 +52,22 @@ class Videos:
     """Frames per second of image sequences."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", dict(self.columns))
-        object.__setattr__(self, "classes", None if self.classes is None else tuple(self.classes))
+        object.__setattr__(self, "columns", fields.mapping("columns", self.columns))
+        object.__setattr__(self, "classes", None if self.classes is None else fields.items("classes", self.classes))
         if "FileName" not in self.columns:
             raise UserError("columns names no FileName: say which csv column names the files")
         check_study_columns([name for name in self.columns if name not in SPECIAL], "columns")
-        if self.patient_from not in (None, *PATIENT_FROM):
-            raise UserError(f"patient_from is {self.patient_from!r}: use one of {', '.join(PATIENT_FROM)}")
+        if self.csv is not None:
+            fields.text("csv", self.csv)
+        if self.patient_from is not None:
+            fields.choice("patient_from", self.patient_from, PATIENT_FROM)
         if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
             raise UserError("patient_from=csv needs csv= and a PatientID in columns")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes {list(self.classes)} names a class twice")
         if self.classes is not None and (self.csv is None or "class_name" not in self.columns):
             raise UserError("classes needs csv= and a class_name in columns")
-        if not 0 < self.image_fps <= 1000:
-            raise UserError(f"image_fps is {self.image_fps!r}: use frames per second from 0 to 1000")
+        fields.rate("image_fps", self.image_fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw``; see ``Source``."""

@@ -20,6 +20,7 @@ from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
+from echodream.trainers import make_trainer
 from echodream.weights import fingerprint
 
 
@@ -89,7 +90,7 @@ def run_prediction(
 ) -> None:
     """Send ``store`` through ``module`` on the devices of ``trainer``, each prediction written as it comes."""
     data = PackData(store, budget, workers, writing.done)
-    made = trainer(callbacks=[writing], logger=False, enable_checkpointing=False)
+    made = make_trainer(trainer, [writing], logger=False, enable_checkpointing=False)
     made.predict(module.eval(), data, return_predictions=False)
 
 

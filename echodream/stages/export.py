@@ -54,7 +54,9 @@ class Format:
     """Writes pixels, uint8 (F, H, W, C), at frames per second, to a path that is not there."""
 
 
-def export(*, src: str, dst: str, format: str, jpg_quality: int, crf: int, command: str, code_version: str) -> Summary:
+def export(
+    *, src: str, dst: str, format: str | None, jpg_quality: int, crf: int, command: str, code_version: str
+) -> Summary:
     """Write the recordings of the store ``src`` to the folder ``dst`` in a ``format`` of ``FORMATS``.
 
     FileList.csv goes along, with the sizes and rates of what was written. The folder is made as ``<dst>.partial`` and
@@ -62,6 +64,9 @@ def export(*, src: str, dst: str, format: str, jpg_quality: int, crf: int, comma
     be exported as pt alone. Raises ``UserError`` when that is asked otherwise, when ``dst`` is there and holds
     anything else, or when another process writes it; ``StoreError`` when a recording cannot be read.
     """
+    if format is None or format not in FORMATS:
+        wrong = "format= is needed" if format is None else f"format={format} is not known"
+        raise UserError(f"{wrong}; choose one of {', '.join(FORMATS)}")
     store, target = Store(src), Path(dst)
     _check(store, target, format)
     source = digest(store.root / CHECKSUMS)
@@ -90,8 +95,6 @@ def export(*, src: str, dst: str, format: str, jpg_quality: int, crf: int, comma
 
 
 def _check(store: Store, target: Path, format: str) -> None:
-    if format not in FORMATS:
-        raise UserError(f"format={format} is not known; choose one of {', '.join(FORMATS)}")
     if store.dataset.kind == "latent" and format != "pt":
         raise UserError(f"{store.root} holds latents, which can be exported as pt alone: decode first (stage=decode)")
     if store.root.resolve() in (target.resolve(), *target.resolve().parents):

@@ -105,7 +105,7 @@ def _stray(store: Store) -> Iterator[str]:
 
 
 def _file_problem(path: Path, listed: str | None) -> str | None:
-    if path.is_symlink() or path.parent.is_symlink():
+    if path.is_symlink():
         return f"{path} is a link: a store holds its own files"
     if not path.is_file():
         return f"{path} is missing, or no file"
@@ -119,7 +119,8 @@ def _file_problem(path: Path, listed: str | None) -> str | None:
 def _size_problem(store: Store, size: tuple[int, int], name: str) -> str | None:
     expected = (store.dataset.height, store.dataset.width)
     if any(want is not None and want != have for want, have in zip(expected, size, strict=True)):
-        return f"{store.root / FILE_LIST}: {name} is {size[1]}x{size[0]}, dataset.json says {expected[1]}x{expected[0]}"
+        wanted = [side or "any" for side in expected]
+        return f"{store.root / FILE_LIST}: {name} is {size[1]}x{size[0]}, dataset.json says {wanted[1]}x{wanted[0]}"
     return None
 
 

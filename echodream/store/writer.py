@@ -41,8 +41,8 @@ class StoreWriter:
     """Writes the store at ``root``; use it as a context manager.
 
     Everything happens inside ``<root>.partial``: ``store/`` grows there, ``journal-0.jsonl`` has a line for each row
-    that is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/`` to
-    ``root``, so a store with its final name is complete. Entering again after a kill goes on behind the journal.
+    that is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/``
+    to ``root``, so a store with its final name is complete. Entering again after a kill goes on behind the journal.
 
     Several processes of one job may write side by side: the one with ``shard`` 0 enters first and finishes last (it
     calls ``gather`` before), the others enter in between and keep journals of their own.

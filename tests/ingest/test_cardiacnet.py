@@ -45,7 +45,7 @@ def test_classes_are_fixed_by_name(tree: Path) -> None:
         "PAH-001": (3, "PAH"),
     }
     assert all(recording.patient == name and recording.problem is None for name, recording in found.items())
-    assert found["PAH-001"].columns["Cohort"] == "CardiacNet-PAH"
+    assert found["PAH-001"].columns["Cohort"] == "PAH"
 
 
 def test_reading(tree: Path) -> None:

@@ -4,13 +4,25 @@ import os
 import pickle
 import stat
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.examples import get_path
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+    generate_uid,
+)
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.dicom import Dicom
@@ -252,6 +264,19 @@ def test_damage_and_bounds(tmp_path: Path, source: Dicom) -> None:
             if entry.problem is None:
                 reason = _reason(source, entry)
                 assert not any(secret in reason for secret in (*SECRETS, str(tmp_path), "\n"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_a_frame_that_is_larger_than_the_header_says(tmp_path: Path, source: Dicom, kind: str) -> None:
+    packed = BytesIO()
+    Image.new("L", (1500, 1000)).save(packed, kind)
+    data = dcmread(write(tmp_path / "raw" / "a.dcm", picture()))
+    data.PixelData = encapsulate([packed.getvalue()] * COUNT)
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if kind == "JPEG" else JPEG2000Lossless
+    data.save_as(tmp_path / "raw" / "a.dcm")
+    with pytest.raises(Rejected, match="1500x1000 where 200x150"):
+        source.read(_only(source, tmp_path / "raw"), Limits())
 
 
 def _reason(source: Dicom, recording: Recording) -> str:

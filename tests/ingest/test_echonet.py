@@ -109,7 +109,7 @@ def test_pediatric(pediatric: Path, below: str, view: str) -> None:
 def test_pediatric_folds(pediatric: Path) -> None:
     splits = [r.split for r in EchoNetPediatric(val_folds=(9,), test_folds=(7,)).recordings(pediatric)]
     assert splits == ["TEST", "VAL"]
-    for fields in ({"view": "PLAX"}, {"val_folds": (9,)}, {"val_folds": (10,)}):
+    for fields in ({"view": "PLAX"}, {"val_folds": (9,)}, {"val_folds": (10,)}, {"val_folds": 8}):
         with pytest.raises(UserError):
             EchoNetPediatric(**fields)
     path = pediatric / "pediatric_echo_avi" / "A4C" / "FileList.csv"

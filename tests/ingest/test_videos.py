@@ -176,6 +176,9 @@ def test_reading_by_kind_and_a_rate_from_the_csv(tmp_path: Path) -> None:
         ({"classes": ("a", "a"), "csv": "l.csv"}, "twice"),
         ({"classes": ("a",)}, "class_name"),
         ({"image_fps": 0}, "image_fps"),
+        ({"image_fps": "fast"}, "image_fps"),
+        ({"classes": "abc", "csv": "l.csv"}, "list"),
+        ({"columns": ["FileName"]}, "mapping"),
     ],
 )
 def test_bad_fields_are_refused_at_birth(fields: dict[str, object], message: str) -> None:

@@ -105,7 +105,14 @@ def test_a_store_notices_a_file_that_was_exchanged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [((), ()), ((0.0,), (1.0, 1.0)), ((0.0,), (0.0,)), ((0.0,), (-1.0,)), ((float("nan"),), (1.0,)), ((0.0,), (1e999,))],
+    [
+        ((), ()),
+        ((0.0,), (1.0, 1.0)),
+        ((0.0,), (0.0,)),
+        ((0.0,), (-1.0,)),
+        ((float("nan"),), (1.0,)),
+        ((0.0,), (1e999,)),
+    ],
 )
 def test_statistics_that_cannot_scale_are_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="statistics"):

@@ -32,7 +32,23 @@ def refused(folder: Path, text: str, *lines: str, header: str = HEADER) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["..", "../x", "/etc/passwd", "a/b", "a\\b", "", "x" * 129, "x" * 100_000, "é", "a b", "a.", ".a", "-a", "٣", "a:b"],
+    [
+        "..",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "",
+        "x" * 129,
+        "x" * 100_000,
+        "é",
+        "a b",
+        "a.",
+        ".a",
+        "-a",
+        "٣",
+        "a:b",
+    ],
 )
 def test_a_file_name_that_is_not_plain_is_refused(tmp_path: Path, name: str) -> None:
     refused(tmp_path, "FileName .* is not allowed", cells(FileName=name))
@@ -148,8 +164,22 @@ def test_a_column_of_numbers_is_numeric(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [("3", "x"), ("nan", "1"), ("inf", "1"), ("True", "False"), ("007", "008"), ("1234567890123456", "1"), ("1_0",)]
-    + [("NA",), ("None", "null"), ("1e999",), (" 5",), ("+5",), (".5",), ("0x1F",)],
+    [
+        ("3", "x"),
+        ("nan", "1"),
+        ("inf", "1"),
+        ("True", "False"),
+        ("007", "008"),
+        ("1234567890123456", "1"),
+        ("1_0",),
+        ("NA",),
+        ("None", "null"),
+        ("1e999",),
+        (" 5",),
+        ("+5",),
+        (".5",),
+        ("0x1F",),
+    ],
 )
 def test_any_other_column_stays_text_as_it_is(tmp_path: Path, values: tuple[str, ...]) -> None:
     assert column(tmp_path, "Study", *values).tolist() == list(values)

@@ -104,7 +104,7 @@ def test_pixels_that_change_on_the_way_are_noticed(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("width", [23, 24])
 def test_another_number_of_frames_than_expected_is_refused(tmp_path: Path, width: int) -> None:
     write_video(tmp_path / "a.mkv", noise(5, 17, width), 32)
-    with pytest.raises(StoreError, match="holds 5 frames, FileList.csv says 6"):
+    with pytest.raises(StoreError, match=r"holds 5 frames, FileList\.csv says 6"):
         read_video(tmp_path / "a.mkv", 1, frames=6)
 
 

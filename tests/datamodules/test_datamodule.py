@@ -1,0 +1,177 @@
+import contextlib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.transforms import Augment
+from echodream.datamodules.views import Clips, Frames, Pairs
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+from tests.stores import ENCODER, make_latent_store, make_video_store, row, study
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_latent_store(tmp_path_factory.mktemp("store") / "latents").root)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_video_store(tmp_path_factory.mktemp("store") / "videos").root)
+
+
+class Watch(LightningModule):
+    """Learns nothing; remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[str], torch.Tensor]] = []
+        self.validated: list[torch.Tensor] = []
+
+    def training_step(self, batch: dict, index: int) -> torch.Tensor:
+        self.seen.append((self.current_epoch, batch["name"], batch["x"]))
+        return self.weight.sum() * batch["x"].sum()
+
+    def validation_step(self, batch: dict, index: int) -> None:
+        self.validated.append(batch["x"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+class Killed(Exception):
+    """The training ends in the middle."""
+
+
+class KillAfter(Callback):
+    """Saves a checkpoint when ``steps`` batches were trained on, and ends the training."""
+
+    def __init__(self, steps: int, path: Path) -> None:
+        self.steps, self.path = steps, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+            raise Killed
+
+
+def fit(data: StoreData, epochs: int, resume: Path | None = None, kill: KillAfter | None = None) -> Watch:
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    settings = {"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0, **dict.fromkeys(quiet, False)}
+    model, trainer = Watch(), Trainer(max_epochs=epochs, callbacks=[kill] if kill else [], **settings)
+    with pytest.raises(Killed) if kill else contextlib.nullcontext():
+        trainer.fit(model, data, ckpt_path=resume, weights_only=True if resume else None)
+    return model
+
+
+def same(left: list, right: list) -> bool:
+    pairs = zip(left, right, strict=True)
+    return all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in pairs)
+
+
+def data(src: str, workers: int = 0, **settings: object) -> StoreData:
+    return StoreData(
+        src, **{"view": Frames(per_recording=3), "batch_size": 5, "workers": workers, "seed": 3, **settings}
+    )  # type: ignore[arg-type]
+
+
+def test_training_sees_all_samples_each_epoch_and_anew(latents: str) -> None:
+    seen = fit(data(latents), 2).seen
+    assert [(epoch, len(names)) for epoch, names, _ in seen] == [(e, n) for e in (0, 1) for n in (5, 5, 2)]
+    assert seen[0][1] != seen[3][1] or not torch.equal(seen[0][2], seen[3][2])
+    assert same(seen, fit(data(latents), 2).seen)
+
+
+@pytest.mark.parametrize(("workers", "steps"), [(0, 4), (2, 4), (0, 3), (2, 3), (0, 2), (2, 8)])
+def test_training_goes_on_where_it_stopped_in_the_middle_of_an_epoch(
+    latents: str, tmp_path: Path, workers: int, steps: int
+) -> None:
+    whole = fit(data(latents), 3).seen
+    first = fit(data(latents, workers), 3, kill=KillAfter(steps, tmp_path / "stopped.ckpt")).seen
+    rest = fit(data(latents, workers), 3, resume=tmp_path / "stopped.ckpt").seen
+    assert same(first, whole[:steps])
+    assert same(rest, whole[steps:])
+
+
+def test_validation_and_test_never_change(latents: str) -> None:
+    made = data(latents, view=Clips(frames=4), augment=Augment(noise=0.5))
+    validated = fit(made, 2).validated
+    assert len(validated) == 2
+    assert torch.equal(validated[0], validated[1])
+    batch = next(iter(made.val_dataloader()))
+    assert torch.equal(batch["x"], validated[0])
+    centre = made.store.latents("v1", 2, 6)[0][:, 0, 0, 0].float()
+    assert ((batch["x"][0, 0].mean((-1, -2)) * 2 + 1) - centre).abs().max() < 0.3
+    assert [batch["name"] for batch in made.test_dataloader()] == [["t1"]]
+
+
+def test_augmentation_is_for_training_alone(videos: str) -> None:
+    plain, varied = (data(videos, augment=augment) for augment in (None, Augment(noise=0.5)))
+    for split, equal in (("TRAIN", False), ("VAL", True), ("TEST", True)):
+        assert torch.equal(plain.samples(split)[0]["x"], varied.samples(split)[0]["x"]) == equal
+
+
+def test_the_last_batch_is_dropped_only_when_asked(latents: str) -> None:
+    assert [len(batch["name"]) for batch in data(latents).train_dataloader()] == [5, 5, 2]
+    assert [len(batch["name"]) for batch in data(latents, drop_last=True).train_dataloader()] == [5, 5]
+    assert [len(batch["name"]) for batch in data(latents, batch_size=64).train_dataloader()] == [12]
+    with pytest.raises(UserError, match="batch_size=64 with drop_last leaves nothing of 12 samples"):
+        data(latents, batch_size=64, drop_last=True).train_dataloader()
+
+
+def test_one_size_is_needed(tmp_path: Path) -> None:
+    rows = [row("a", "A", 3), {**row("b", "B", 4), "FrameHeight": 9}]
+    src = str(make_video_store(tmp_path / "videos", rows).root)
+    with pytest.raises(UserError, match=r"recordings of 2 sizes \(7x5, 7x9"):
+        data(src)
+
+
+def test_an_empty_split_is_one_sentence(tmp_path: Path) -> None:
+    made = data(str(make_video_store(tmp_path / "videos", study()[:4]).root))
+    with pytest.raises(UserError, match="no recording in split VAL"):
+        made.val_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": -1}, "workers is -1"),
+        ({"seed": -4}, "seed is -4"),
+        ({"columns": ["EF", "Age"]}, "no column 'Age'; it has FileName"),
+        ({"kind": "video"}, "is a latent store"),
+        ({"encoder": "cd" * 32}, "was encoded by"),
+        ({"augment": Augment(speckle=0.1)}, "augment.speckle is for pixels"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_birth(latents: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        data(latents, **settings)
+
+
+@pytest.mark.parametrize(("view", "kind"), [("frames", Frames), ("clips", Clips), ("pairs", Pairs)])
+def test_the_configuration_says_the_same_as_the_constructors(latents: str, view: str, kind: type) -> None:
+    parts = {
+        name: OmegaConf.load(CONF_DIR / path)
+        for name, path in (("datamodule", "datamodule/default.yaml"), ("view", f"view/{view}.yaml"))
+    }
+    cfg = OmegaConf.create({"src": latents, "seed": 0, **parts})
+    assert set(cfg.view) - {"_target_"} == {field.name for field in fields(kind)}
+    OmegaConf.resolve(cfg)
+    cfg.datamodule.columns, cfg.datamodule.encoder = ["EF"], ENCODER
+    made = instantiate(cfg.datamodule)
+    assert isinstance(made, StoreData)
+    assert isinstance(made.view, kind)
+    assert made.augment == Augment()
+    assert made.columns == ("EF",)
+    batch = made.samples("TRAIN")[0]
+    assert batch["x"].shape[-2:] == (5, 7)

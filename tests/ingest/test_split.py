@@ -1,0 +1,107 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echodream.errors import UserError
+from echodream.ingest.source import Recording
+from echodream.ingest.split import Ratios, assign_splits
+
+
+def study(sizes: dict[str, int], each: int = 2) -> list[Recording]:
+    """``sizes`` patients of each class, ``each`` recordings of a patient."""
+    return [
+        Recording(f"{kind}-{patient}-{k}", f"{kind}-{patient}", columns={"class_name": kind})
+        for kind, count in sizes.items()
+        for patient in range(count)
+        for k in range(each)
+    ]
+
+
+def sizes(splits: dict[str, str], kind: str = "") -> Counter[str]:
+    return Counter(split for patient, split in splits.items() if patient.startswith(kind))
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    shares=st.sampled_from([(0.7, 0.15, 0.15), (0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.75, 0.125, 0.125), (1, 0, 0)]),
+    seed=st.integers(0, 5),
+)
+def test_each_class_and_the_whole_are_near_the_ratios(
+    counts: list[int], shares: tuple[float, float, float], seed: int
+) -> None:
+    ratios = Ratios(*shares, seed=seed)
+    kinds = {f"k{index:02d}": count for index, count in enumerate(counts)}
+    splits = assign_splits(study(kinds), ratios)
+    assert len(splits) == sum(counts)
+    for kind, count in kinds.items():
+        found = sizes(splits, kind)
+        assert all(abs(found[s] - share * count) <= 1 + 1e-9 for s, share in zip(("TRAIN", "VAL", "TEST"), shares))  # noqa: B905
+    whole = sizes(splits)
+    assert all(abs(whole[s] - share * sum(counts)) <= 2 for s, share in zip(("TRAIN", "VAL", "TEST"), shares))  # noqa: B905
+
+
+def test_many_small_classes_come_near_the_ratios_together() -> None:
+    found = sizes(assign_splits(study({f"k{index:02d}": 1 for index in range(40)}), Ratios()))
+    assert found == {"TRAIN": 28, "VAL": 6, "TEST": 6}
+
+
+def test_a_share_of_nothing_gets_nobody() -> None:
+    found = sizes(assign_splits(study({f"k{index}": 3 for index in range(20)}), Ratios(0.8, 0.2, 0)))
+    assert found == {"TRAIN": 48, "VAL": 12}
+
+
+def test_a_seed_decides_and_only_a_seed() -> None:
+    recordings = study({"a": 20, "b": 15})
+    first = assign_splits(recordings, Ratios())
+    assert first == assign_splits(recordings, Ratios())
+    assert first != assign_splits(recordings, Ratios(seed=1))
+
+
+def test_the_order_of_recordings_does_not_matter() -> None:
+    recordings = study({"a": 20, "b": 15}, 3)
+    shuffled = [recordings[index] for index in np.random.default_rng(0).permutation(len(recordings))]
+    assert assign_splits(shuffled, Ratios()) == assign_splits(recordings, Ratios())
+
+
+def test_a_patient_who_changes_class_is_one_patient() -> None:
+    recordings = [Recording(f"r{k}", "p", columns={"class_name": "ab"[k % 2]}) for k in range(5)]
+    assert len(assign_splits(recordings, Ratios())) == 1
+
+
+def test_given_splits_are_respected_and_the_rest_is_drawn() -> None:
+    recordings = study({"a": 20})
+    given = [Recording(f"g{k}", f"given-{k}", split=("TEST", "VAL")[k % 2]) for k in range(6)]
+    splits = assign_splits([*given, *recordings], Ratios())
+    assert [splits[f"given-{k}"] for k in range(6)] == ["TEST", "VAL"] * 3
+    assert sizes(splits, "a") == {"TRAIN": 14, "VAL": 3, "TEST": 3}
+
+
+def test_one_given_split_holds_for_all_recordings_of_the_patient() -> None:
+    recordings = [Recording("a", "p"), Recording("b", "p", split="TEST"), Recording("c", "p")]
+    assert assign_splits(recordings, Ratios()) == {"p": "TEST"}
+
+
+def test_a_patient_in_two_given_splits_is_refused() -> None:
+    recordings = [Recording("a", "p7", split="TRAIN"), Recording("b", "p7", split="TEST")]
+    with pytest.raises(UserError, match="'p7' is in two splits, TRAIN and TEST"):
+        assign_splits(recordings, Ratios())
+
+
+def test_classes_can_be_another_column_or_none() -> None:
+    recordings = [Recording(str(k), str(k), columns={"View": k % 2}) for k in range(20)]
+    assert sizes(assign_splits(recordings, Ratios(0.5, 0.5, 0), by="View")) == {"TRAIN": 10, "VAL": 10}
+    assert len(assign_splits(recordings, Ratios())) == 20
+
+
+def test_no_recordings_have_no_splits() -> None:
+    assert assign_splits([], Ratios()) == {}
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.7, 0.7), (1.2, -0.2, 0), (0, 0, 0), (float("nan"), 0.5, 0.5)])
+def test_shares_that_are_none_are_refused(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(UserError, match="the shares are"):
+        Ratios(*shares)

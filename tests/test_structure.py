@@ -1,0 +1,128 @@
+"""The shape of the project: every yaml composes, every target imports, imports run one way."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from echodream.paths import CONF_DIR
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "echodream"
+
+# Each package may import those on earlier lines and its neighbours on its own line.
+LAYERS = [
+    ["errors", "paths"],
+    ["types", "weights"],
+    ["store"],
+    ["phantom", "process", "networks", "losses", "metrics", "privacy"],
+    ["artifact", "trainers"],
+    ["datamodules", "ingest"],
+    ["callbacks"],
+    ["modules"],
+    ["report"],
+    ["stages", "training"],
+    ["config_errors", "command_help"],
+    ["engine"],
+    ["cli"],
+]
+FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if path.stem != "base")
+
+
+def composed(config: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(config, list(overrides))
+
+
+def overrides_for(path: str) -> tuple[str, list[str]]:
+    """A command line that reads the file ``path`` of conf/."""
+    group, _, name = path.removesuffix(".yaml").rpartition("/")
+    if not group:
+        return name, ["stage=verify"] if name == "sample" else ["model=vae", "data=phantom"]
+    if group == "data":
+        return "sample", ["stage=ingest", f"data={'phantom' if name == 'base' else name}"]
+    if group == "stage":
+        return "sample", [f"stage={name}", "data=phantom"]
+    if group == "paths" or (group, name) == ("trainer", "predict") or group.startswith("hydra"):
+        return "sample", ["stage=encode", "data=phantom"]
+    if group == "model":
+        return "train", [f"model={name}", "data=phantom"]
+    return "train", ["model=vae", "data=phantom", f"{group}={name}"]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_every_yaml_composes_and_every_target_imports(path: str) -> None:
+    config, overrides = overrides_for(path)
+    cfg = composed(config, *overrides)
+    found = list(targets(OmegaConf.to_container(cfg, resolve=False)))
+    assert found or config == "sample"
+    for target in [*found, *targets(OmegaConf.to_container(OmegaConf.load(CONF_DIR / path)))]:
+        module, _, name = target.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), target
+
+
+def targets(node: object) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return [target for value in node for target in targets(value)] if isinstance(node, list) else []
+
+
+def layer_of(module: str) -> int | None:
+    top = module.split(".")[1] if "." in module else ""
+    return next((depth for depth, names in enumerate(LAYERS) if top in names), None)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = layer_of("echodream." + path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+    if path == PACKAGE / "__init__.py":
+        return
+    assert own is not None, f"{path} belongs to no layer: give it one in this test"
+    for module in imported(path):
+        depth = layer_of(module)
+        assert depth is None or depth <= own, f"{path.relative_to(ROOT)} imports {module}, which stands above it"
+
+
+def imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("echodream"):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.startswith("echodream")]
+    return names
+
+
+def test_entry_files_are_sentences_and_the_engine_is_short() -> None:
+    for name in ("train.py", "sample.py"):
+        code = [line for line in (ROOT / name).read_text().splitlines() if line.strip()]
+        assert len(code) == 3
+    assert len((PACKAGE / "engine.py").read_text().splitlines()) <= 120
+
+
+def test_the_process_layer_knows_neither_lightning_nor_configuration() -> None:
+    below = ["store", "networks", "losses", "metrics", "process", "privacy", "phantom"]
+    for path in (path for name in below for path in (PACKAGE / name).rglob("*.py")):
+        text = path.read_text()
+        assert "pytorch_lightning" not in text, path
+        assert "hydra" not in text, path
+
+
+def test_no_pickle_and_no_bare_except() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("weights_only") == "True", path
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("pickle.load", "pickle.loads", "eval", "exec"), path
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, path
