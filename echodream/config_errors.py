@@ -1,12 +1,13 @@
 """Every user error as one sentence on stderr and exit status 1, whichever library noticed it."""
 
+import contextlib
 import difflib
 import errno
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -33,9 +34,9 @@ def plain_errors(config: str) -> Callable[[Callable[..., None]], Callable[..., N
         def wrapped(*job: DictConfig) -> None:
             if _SHOW_TRACEBACKS:
                 return command(*job)
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing
             try:
-                return command(*job)
+                with _raising():
+                    return command(*job)
             except KeyboardInterrupt:
                 print("interrupted: run the same command again to go on", file=sys.stderr)
                 sys.exit(130)
@@ -49,6 +50,19 @@ def plain_errors(config: str) -> Callable[[Callable[..., None]], Callable[..., N
         return wrapped
 
     return decorate
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Hydra raises errors instead of printing them."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
@@ -90,6 +104,20 @@ def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
         if not any(OmegaConf.is_dict(node) and "_target_" in node for node in above):
             raise UserError(
                 f"{override!r} adds a key that nothing reads; remove it or write an existing key without '+'"
+            )
+
+
+def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
+    """Raise ``UserError`` when a choice needs another one: ``model.needs`` lists, by group, what goes with the model.
+
+    ``chosen`` is the choice of each config group.
+    """
+    needs = OmegaConf.select(cfg, "model.needs") or {}
+    for group, possible in needs.items():
+        choice = chosen.get(group)
+        if choice not in possible:
+            raise UserError(
+                f"model={cfg.model.name} does not go with {group}={choice}; choose one of {_list(possible)}"
             )
 
 

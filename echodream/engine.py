@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config_errors import refuse_silent_keys
+from echodream.config_errors import refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     A run that was interrupted goes on from its last checkpoint; one that is done does nothing.
     """
     refuse_silent_keys(cfg, task_overrides())
+    if HydraConfig.initialized():
+        refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
     OmegaConf.resolve(cfg)
     settings = training_settings(cfg)
     found = _finished(Path(cfg.dst), cfg.model.name, settings)

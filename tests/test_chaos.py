@@ -1,4 +1,4 @@
-"""Real runs of the command line, killed at any moment and run again, end with the bytes of a run that was left alone."""
+"""Real runs of the command line, killed at any moment and run again, end with the bytes of one that was left alone."""
 
 import os
 import random
@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 KILLS = 20
 COMMAND = [
     *(sys.executable, str(ROOT / "sample.py"), "stage=ingest", "data=phantom", "dst=out/store", "workers=2"),
-    *("data.source.patients=7", "+data.source.seconds=[0.5,0.8]", "data.source.size=64", "data.size=64"),
+    *("data.source.patients=6", "+data.source.seconds=[0.3,0.5]", "data.source.size=40", "data.size=40"),
 ]
 STORE, WORK = Path("out/store"), Path("out/store.partial")
 LATE = [WORK / "store/FileList.csv", WORK / "store/dataset.json", WORK / "store/SHA256SUMS", STORE]
@@ -34,7 +35,13 @@ def start(folder: Path) -> subprocess.Popen[str]:
     """The command in a session of its own, so that it can be killed with or without its workers."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        COMMAND, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        COMMAND,
+        cwd=folder,
+        env={**os.environ, "GIT_DIR": os.devnull},  # a commit during the test is not another version of the code
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -44,10 +51,37 @@ def to_the_end(folder: Path) -> None:
     assert process.returncode == 0, said
 
 
-def killed(folder: Path, now: Callable[[], bool], group: bool) -> bool:
-    """Start the command and kill it when ``now``; False when it came to its end before that."""
+@dataclass
+class Moment:
+    """``wait`` seconds after the start, or after ``path`` appeared in the folder of the run."""
+
+    wait: float
+    path: Path = Path()
+
+    def reached(self, folder: Path, since: float) -> Iterator[bool]:
+        """Whether it is time, asked again and again."""
+        while not (folder / self.path).exists():
+            since = time.monotonic()
+            yield False
+        while time.monotonic() < since + self.wait:
+            yield False
+        yield True
+
+
+def moments(seconds: float) -> list[Moment]:
+    """Twice as many as kills: over the whole duration of a run, and at each step of its end."""
+    chance = random.Random(0)
+    late = [Moment(chance.choice([0.0, 0.01, 0.02]), path) for path in LATE for _ in range(3)]
+    timed = [Moment(chance.uniform(0.02, 1.05) * seconds) for _ in range(2 * KILLS - len(late))]
+    return chance.sample([*late, *timed], 2 * KILLS)
+
+
+def killed(folder: Path, moment: Moment, group: bool) -> bool:
+    """Start the command and kill it at ``moment``; False when it came to its end before that."""
     with start(folder) as process:
-        while process.poll() is None and not now():
+        for now in moment.reached(folder, time.monotonic()):
+            if now or process.poll() is not None:
+                break
             time.sleep(0.001)
         if process.poll() is None:
             (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
@@ -66,53 +100,27 @@ def survivors(session: int) -> list[int]:
     return found
 
 
-def moments(seconds: float, folder: Callable[[], Path]) -> list[Callable[[], Callable[[], bool]]]:
-    """Ways to choose a moment: over the whole duration, and at each step of the finish."""
-    chance = random.Random(0)
-
-    def after(wait: float) -> Callable[[], bool]:
-        end = time.monotonic() + wait
-        return lambda: time.monotonic() > end
-
-    def when(path: Path, wait: float) -> Callable[[], bool]:
-        seen: list[float] = []
-
-        def now() -> bool:
-            if not seen and (folder() / path).exists():
-                seen.append(time.monotonic())
-            return bool(seen) and time.monotonic() > seen[0] + wait
-
-        return now
-
-    timed = [lambda wait=chance.uniform(0.02, 1.05) * seconds: after(wait) for _ in range(KILLS * 2)]
-    late = [lambda path=path, wait=wait: when(path, wait) for path in LATE for wait in (0.0, chance.uniform(0, 0.02))]
-    chosen = [*timed[: KILLS * 2 - len(late)], *late]
-    chance.shuffle(chosen)
-    return chosen
-
-
 def test_twenty_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     began = time.monotonic()
     to_the_end(tmp_path / "whole")
     seconds = time.monotonic() - began
     whole = tree(tmp_path / "whole" / STORE)
     kills = rounds = 0
-    folder = tmp_path / "0"
-    for moment in moments(seconds, lambda: folder):
-        if killed(folder, moment(), group=bool(kills % 2)):
-            kills += 1
+    for moment in moments(seconds):
+        folder = tmp_path / str(rounds)
+        kills += killed(folder, moment, group=bool(kills % 2))
         if (folder / STORE).exists():
             assert tree(folder / STORE) == whole
-            if not (folder / WORK).exists():
-                rounds += 1
-                folder = tmp_path / str(rounds)
+            rounds += 1
         if kills == KILLS:
             break
     assert kills == KILLS
-    folder.mkdir(exist_ok=True)
-    to_the_end(folder)
-    assert tree(folder / STORE) == whole
-    assert not (folder / WORK).exists()
+    for number in range(rounds + 1):
+        folder = tmp_path / str(number)
+        if (folder / WORK).exists() or not (folder / STORE).exists():  # killed while it tidied up, or before
+            to_the_end(folder)
+        assert tree(folder / STORE) == whole
+        assert not (folder / WORK).exists()
     print(f"{kills} kills, {rounds} stores completed on the way, an undisturbed run takes {seconds:.1f} s")
 
 

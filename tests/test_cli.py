@@ -1,0 +1,191 @@
+"""The command line: one sentence for every mistake, before anything heavy is imported."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from echodream import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "pandas", "decord", "av", "pytorch_lightning", "diffusers", "monai", "matplotlib")
+
+SAMPLE_ERRORS = [
+    ([], "stage= is needed; choose one of", "ingest"),
+    (["stage=ingset"], "stage=ingset is not known", "did you mean 'ingest'?"),
+    (["stage=ingest"], "data= is needed here; choose one of", "cardiacnet"),
+    (["stage=ingest", "data=phantm"], "data=phantm is not known", "did you mean 'phantom'?"),
+    (["stage=ingest", "data=phantom", "sed=3"], "unknown key 'sed'", "did you mean 'seed'?"),
+    (["stage=ingest", "data=phantom", "data.spilt.train=1"], "unknown key 'data.spilt.train'", "did you mean 'split'?"),
+    (["stage=ingest", "data=phantom", "data.source.sed=1"], "unknown key 'data.source.sed'", "patients"),
+    (["stage=ingest", "data=phantom", "~data.nothing"], "unknown key 'data.nothing'", "name"),
+    (["stage=ingest", "data=phantom", "+extra=1"], "'+extra=1' adds a key that nothing reads", "remove it"),
+    (["stage=ingest", "data=phantom", "+data.extra=1"], "'+data.extra=1' adds a key that nothing reads", "remove it"),
+    (["stage=ingest", "data=phantom", "+data.source.pateints=1"], "pateints", "stage.source"),
+    (["stage=ingest", "data=phantom", "data.size=[3"], "the override 'data.size=[3' cannot be read", "key=value"),
+    (["stage=ingest", "data=phantom", "data.crop=round"], "data.crop is 'round'", "none, sector"),
+    (["stage=ingest", "data=phantom", "data.split.train=0.9"], "data.split", "add up to 1"),
+    (["stage=ingest", "data=phantom", "data.source.patients=0"], "patients", "1 to 100000"),
+    (["stage=ingest", "data=cardiacnet", "raw=/nowhere"], "/nowhere", ""),
+    (["stage=ingest", "data=cardiacnet"], "raw", ""),
+    (["stage=verify", "src=/nowhere"], "/nowhere does not exist", "check src="),
+    (["stage=export", "src=/nowhere"], "format= is needed", ""),
+    (["stage=phantom", "data=cardiacnet"], "give data=phantom", ""),
+    (["stage=phantom", "data=phantom", "layout=round"], "layout=round is not known", "cardiacnet"),
+]
+TRAIN_ERRORS = [
+    ([], "model= is needed; choose one of", "vae"),
+    (["model=vea"], "model=vea is not known", "did you mean 'vae'?"),
+    (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
+    (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
+    (["model=vae", "data=phantom", "logger=[csv,tensorbord]"], "logger=tensorbord is not known", "tensorboard"),
+]
+
+
+def spoken(
+    command: Callable[[], None],
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> str:
+    """What a command that fails says on stderr: one line."""
+    monkeypatch.setattr(sys, "argv", ["program.py", *arguments])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(("arguments", "says", "offers"), SAMPLE_ERRORS)
+def test_sample_answers_a_mistake_in_one_sentence(
+    arguments: list[str],
+    says: str,
+    offers: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = spoken(cli.sample, arguments, monkeypatch, capfd)
+    assert says in line
+    assert offers in line
+
+
+@pytest.mark.parametrize(("arguments", "says", "offers"), TRAIN_ERRORS)
+def test_train_answers_a_mistake_in_one_sentence(
+    arguments: list[str],
+    says: str,
+    offers: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = spoken(cli.train, arguments, monkeypatch, capfd)
+    assert says in line
+    assert offers in line
+
+
+@pytest.mark.parametrize("program", ["train.py", "sample.py"])
+def test_help_lists_the_choices(program: str, tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, ROOT / program, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    assert "cardiacnet" in said
+    assert ("ingest" if program == "sample.py" else "vae") in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_for_a_stage_shows_its_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample.py", "stage=ingest", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.sample()
+    assert stopped.value.code == 0
+    assert "max_rejected: 0.05" in capsys.readouterr().out
+
+
+def test_mistakes_are_answered_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from echodream.cli import sample
+sys.argv = ["sample.py", "stage=ingest", "data=phantom", "sed=1"]
+try:
+    sample()
+except SystemExit as stopped:
+    print(stopped.code, *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert said.stdout.split() == ["1"], said.stderr
+
+
+def test_a_defect_of_the_program_is_not_dressed_up_as_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample.py", "stage=verify", "src=x"])
+    monkeypatch.setattr("echodream.engine.refuse_silent_keys", lambda *_: 1 / 0)
+    GlobalHydra.instance().clear()
+    with pytest.raises(ZeroDivisionError):
+        cli.sample()
+
+
+def test_a_sweep_runs_once_for_each_value(tmp_path: Path) -> None:
+    sizes = "data.size=32,48"
+    arguments = [
+        "-m",
+        "stage=ingest",
+        "data=phantom",
+        "data.source.patients=4",
+        sizes,
+        "workers=0",
+        "dst=s${data.size}",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "sample.py", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "s32" / "dataset.json").is_file()
+    assert (tmp_path / "s48" / "dataset.json").is_file()
+
+
+def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
+    )
+    for name in listed.stdout.splitlines() if listed.returncode == 0 else []:
+        source = ROOT / name
+        if source.is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(source.read_bytes())
+    for folder in ("data", "models", "samples", "runs", "reports", "raw"):
+        (copy / folder / "study").mkdir(parents=True)
+        (copy / folder / "study" / "patient.mkv").write_bytes(b"private")
+    built = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", copy]
+    subprocess.run(built, check=True, capture_output=True)
+    wheel = next((tmp_path / "dist").glob("*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "echodream/conf/stage/ingest.yaml" in names
+    sdist = next((tmp_path / "dist").glob("*.tar.gz"))
+    with tarfile.open(sdist) as archive:
+        both = names + archive.getnames()
+    assert not [name for name in both if "patient" in Path(name).name and name.endswith(".mkv")]
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    said = subprocess.run(
+        [sys.executable, "-c", "from echodream.cli import sample; sample()", "stage=nothing"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "dist",
+        env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert "stage=nothing is not known; choose one of" in said.stderr
