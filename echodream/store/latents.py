@@ -32,13 +32,14 @@ def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[
     Raises ``StoreError`` when the file is damaged.
     """
     from safetensors import SafetensorError, safe_open
+    from torch import from_numpy
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # half the time of "pt", and no copy more
             mean, std = file.get_slice("mean"), file.get_slice("std")
             if any(part.get_dtype() != "F16" or len(part.get_shape()) != 4 for part in (mean, std)):
                 raise StoreError(f"{path} does not hold float16 (F, C, H, W): make the store again")
-            return mean[start:stop], std[start:stop]
+            return from_numpy(mean[start:stop]), from_numpy(std[start:stop])
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} cannot be read: make the store again") from error
 

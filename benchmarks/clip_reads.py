@@ -1,0 +1,74 @@
+"""Clip reads per second: a slice of a latent store against torch.load of one .pt per recording, turn by turn.
+
+    python benchmarks/clip_reads.py [--recordings 200] [--frames 192] [--clip 64] [--rounds 9]
+
+The .pt holds what the published pipelines keep: one float32 sample (F, 4, 14, 14). The store holds float16 mean and
+std, so its clip is as many numbers again as a sample, and a fresh draw each time. Both are read from the page cache.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.latents import write_latents
+
+
+def make(root: Path, recordings: int, frames: int) -> Store:
+    """A latent store, and a folder of .pt files beside it, of random numbers."""
+    rng = np.random.default_rng(0)
+    dataset = Dataset(kind="latent", layout="F,C,H,W", channels=4, height=14, width=14, encoder="0" * 64)
+    (root / "pt").mkdir()
+    names = [f"r{number:04d}" for number in range(recordings)]
+    sizes = {"NumberOfFrames": frames, "FPS": 32.0, "FrameHeight": 14, "FrameWidth": 14}
+    with StoreWriter(root / "store", dataset) as writer:
+        for name in names:
+            mean = rng.standard_normal((frames, 4, 14, 14)).astype(np.float32)
+            write_latents(writer.scratch(name), mean, np.abs(mean))
+            row = {"FileName": name, "Split": "TRAIN", "PatientID": name, **sizes}
+            writer.commit(row, writer.scratch(name))
+            torch.save(torch.from_numpy(mean), root / "pt" / f"{name}.pt")
+        return writer.finish(names)
+
+
+def rate(read: Callable[[str, int], object], names: list[str], spare: int) -> float:
+    """Clips per second over all ``names`` in random order, each from a random start."""
+    order = random.sample(names, len(names))
+    start = time.perf_counter()
+    for name in order:
+        read(name, random.randint(0, spare))
+    return len(names) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print the median of both rates and of their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("recordings", 200), ("frames", 192), ("clip", 64), ("rounds", 9)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    arguments = parser.parse_args()
+    clip = arguments.clip
+    with tempfile.TemporaryDirectory() as folder:
+        store = make(Path(folder), arguments.recordings, arguments.frames)
+        names, spare = store.table["FileName"].tolist(), arguments.frames - clip
+
+        def ours(name: str, start: int) -> object:
+            return store.latents(name, start, start + clip)
+
+        def theirs(name: str, start: int) -> object:
+            return torch.load(Path(folder, "pt", f"{name}.pt"), weights_only=True)[start : start + clip]
+
+        rates = [(rate(ours, names, spare), rate(theirs, names, spare)) for _ in range(arguments.rounds + 1)][1:]
+    slices, loads = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratio = statistics.median(a / b for a, b in rates)
+    print(f"store slice {slices:8.0f} clips/s\ntorch.load  {loads:8.0f} clips/s\nratio       {ratio:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
