@@ -8,7 +8,7 @@ _TEXT = {
     "train": (
         "train.py trains one model of a study: a Store in, an artifact out.",
         "python train.py model=<model> data=<study> [key=value ...]",
-        ("model", "data", "experiment"),
+        ("model", "data", "preset", "experiment"),
     ),
     "sample": (
         "sample.py carries out one stage of a study: a Store in, a Store out.",

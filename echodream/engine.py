@@ -54,10 +54,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 
 def training_settings(cfg: DictConfig) -> str:
-    """SHA-256 of all that decides the weights: not where files lie, nor what is logged."""
-    parts: dict[str, Any] = {}
-    for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed", "src"):
+    """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
+    from echodream.store.schema import CHECKSUMS
+    from echodream.store.verify import digest
+
+    sums = Path(cfg.src) / CHECKSUMS
+    parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
+    for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
+    parts["datamodule"].pop("src", None)
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 

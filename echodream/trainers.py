@@ -1,22 +1,71 @@
-"""Lightning's Trainer as this project runs it: quiet, with a progress bar only where somebody is looking."""
+"""Lightning's Trainer as this project runs it: quiet, with whole checkpoints, and a progress bar where somebody looks."""
 
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
 
 
-def make_trainer(settings: Callable[..., pl.Trainer], callbacks: Sequence[Callback], **more: Any) -> pl.Trainer:
-    """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer."""
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are replaced by a rename: a kill leaves the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside ``path``, force to the disk, rename."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        with fresh.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+def make_trainer(
+    settings: Callable[..., pl.Trainer], callbacks: Sequence[Callback], *, some_unused: bool = False, **more: Any
+) -> pl.Trainer:
+    """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer.
+
+    ``some_unused``: not every parameter has a gradient in every backward pass, which several devices must know.
+    """
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")
+    warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
-    return settings(callbacks=list(callbacks), enable_progress_bar=sys.stderr.isatty(), **more)
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message="Using .DistributedSampler. with the dataloaders.*")
+    trainer = settings(
+        callbacks=list(callbacks), enable_progress_bar=sys.stderr.isatty(), plugins=[WholeCheckpoints()], **more
+    )
+    if some_unused and isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+    return trainer
+
+
+def precision(settings: Callable[..., pl.Trainer]) -> str:
+    """The precision that the partial ``settings`` asks for."""
+    return str(getattr(settings, "keywords", {}).get("precision", "32-true"))
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt, where Lightning would end the program without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from error

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from echodream.artifact import Artifact
 from echodream.errors import UserError
-from echodream.trainers import make_trainer
+from echodream.trainers import interruptible, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +37,40 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     module.check(data.store)
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
-    trainer = make_trainer(instantiate(cfg.trainer), callbacks, logger=loggers)
+    trainer = make_trainer(
+        instantiate(cfg.trainer), callbacks, some_unused=len(module.configure_optimizers()) > 1, logger=loggers
+    )
     last = folder / "last.ckpt"
     if last.is_file():
         log.info("train: going on from %s", last)
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    found = trainer.test(module, datamodule=data, verbose=False)[0]
-    metrics = {name.removeprefix("test/"): round(float(value), 6) for name, value in found.items()}
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise UserError(f"a metric on the test patients is not finite: {metrics}; nothing was exported")
+    with interruptible(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        found = trainer.test(module, datamodule=data, verbose=False)[0]
+    metrics = _finite(found, getattr(module, "undefined_when_still", ()))
     if trainer.is_global_zero:
         artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, metrics, command, code_version)
-        module.export(Path(cfg.dst), data, artifact, OmegaConf.to_yaml(cfg))
+        module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, _recipe(cfg))
         log.info(
             "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<16}{value:.4f}" for name, value in metrics.items())
         )
     trainer.strategy.barrier()
     return metrics
+
+
+def _finite(found: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:
+    """The test metrics by name; those that may be ``undefined`` are left out where they are NaN."""
+    values = {name.removeprefix("test/"): round(float(value), 6) for name, value in found.items()}
+    metrics = {name: value for name, value in values.items() if not (name in undefined and math.isnan(value))}
+    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise UserError(
+            f"{', '.join(wrong)} on the test patients is not finite, so nothing was exported: train again with a lower "
+            "model.lr"
+        )
+    return metrics
+
+
+def _recipe(cfg: DictConfig) -> str:
+    """What decides the weights, as yaml: not what is logged and drawn, whose folder differs from run to run."""
+    kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
+    kept["callbacks"] = {"ema": (cfg.callbacks or {}).get("ema")}
+    return OmegaConf.to_yaml(OmegaConf.create(kept))

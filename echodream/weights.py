@@ -53,7 +53,7 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Load ``state``, read from ``path``. Raises ``UserError`` naming missing, extra or misshapen weights."""
+    """Load ``state``, read from ``path``. Raises ``UserError`` naming missing, extra, misshapen or infinite weights."""
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
@@ -64,6 +64,8 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str) -> Non
                 f"{path}: {name} is {tuple(value.shape)}, this architecture has {tuple(own[name].shape)}: "
                 "check vae.channels, vae.widths and vae.layers"
             )
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: {name} is not finite: the weights are of a failed training, take others")
     network.load_state_dict(state)
 
 

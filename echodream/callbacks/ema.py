@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -20,6 +21,11 @@ class EMA(WeightAveraging):
             raise UserError(f"callbacks.ema.decay is {decay}; give a number from 0 to below 1")
         self.decay = decay
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the averaged weights in the module, also where the checkpoint was of a finished training."""
+        if self._average_model is not None:
+            self._copy_average_to_current(pl_module)
 
     @torch.no_grad()
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:

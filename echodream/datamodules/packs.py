@@ -75,6 +75,7 @@ class PackData(pl.LightningDataModule):
     def __init__(self, store: Store, budget: int, workers: int, done: Collection[str]) -> None:
         super().__init__()
         self.store, self.budget, self.workers, self.done = store, budget, workers, done
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer packs than devices
 
     def predict_dataloader(self) -> DataLoader[Pack]:
         """One pack at a time; Lightning deals them to the devices."""

@@ -1,5 +1,6 @@
 """The patch-adversarial term (Isola et al. 1611.07004) with MONAI's discriminator and loss."""
 
+import torch
 from torch import Tensor, nn
 
 from echodream.errors import UserError
@@ -9,7 +10,8 @@ class PatchAdversarial(nn.Module):
     """A discriminator of patches and its two losses.
 
     The generator's term counts from batch ``start`` on, times ``weight`` and, if ``adaptive``, times the ratio of
-    gradients at the decoder's last layer (``adaptive_weight``). ``criterion`` is MONAI's: hinge, least_squares or bce.
+    gradients at the decoder's last layer (``adaptive_weight``). ``criterion`` is MONAI's: hinge, least_squares or bce
+    (of a squashed score: tanh, leaky ReLU or sigmoid). ``weight`` 0 leaves all of it out.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class PatchAdversarial(nn.Module):
 
     def generator(self, reconstruction: Tensor) -> Tensor:
         """How well the reconstruction, (B, C, H, W), is told from an image: scalar, for the autoencoder to lower."""
-        return self.criterion(self.discriminator(reconstruction)[-1], target_is_real=True, for_discriminator=False)
+        return self._judge(reconstruction, real=True, critic=False)
 
     def critic(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """The discriminator's own loss on images and (detached) reconstructions, (B, C, H, W): scalar."""
-        real = self.criterion(self.discriminator(x.detach())[-1], target_is_real=True, for_discriminator=True)
-        fake = self.criterion(
-            self.discriminator(reconstruction.detach())[-1], target_is_real=False, for_discriminator=True
-        )
-        return 0.5 * (real + fake)
+        real = self._judge(x.detach(), real=True, critic=True)
+        return 0.5 * (real + self._judge(reconstruction.detach(), real=False, critic=True))
+
+    def _judge(self, images: Tensor, *, real: bool, critic: bool) -> Tensor:
+        scores = self.discriminator(images)[-1].float()
+        with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce want float32
+            return self.criterion(scores, target_is_real=real, for_discriminator=critic)

@@ -1,4 +1,4 @@
-"""The terms of an autoencoder's loss, each a module ``term(x, reconstruction, posterior) -> scalar``.
+"""The terms of an autoencoder's loss, each a ``Term``: ``term(x, reconstruction, posterior) -> scalar``.
 
 Images ``x`` and ``reconstruction`` are in [-1, 1], (B, C, H, W); the posterior is diffusers' diagonal Gaussian with
 mean and std (B, D, h, w). Terms are averages over pixels, except the KL, which Rombach et al. (2112.10752) sum over
@@ -6,6 +6,7 @@ the latent and average over the batch; it is divided by the pixels of an image h
 sum equals theirs (their reconstruction loss is summed over pixels).
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Posterior
 
 
-class L1(nn.Module):
+class Term(nn.Module):
+    """One term of the loss, counted ``weight`` times; 0 leaves it out."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise UserError(f"loss: a {type(self).__name__} has weight {weight!r}; give a number from 0 (off)")
+        self.weight = float(weight)
+
+
+class L1(Term):
     """Mean absolute error."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
@@ -25,7 +36,7 @@ class L1(nn.Module):
         return (x - reconstruction).abs().mean()
 
 
-class L2(nn.Module):
+class L2(Term):
     """Mean squared error."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
@@ -33,7 +44,7 @@ class L2(nn.Module):
         return (x - reconstruction).square().mean()
 
 
-class KL(nn.Module):
+class KL(Term):
     """Kullback-Leibler divergence of the posterior from N(0, 1), summed over the latent, per pixel of ``x``."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
@@ -43,13 +54,13 @@ class KL(nn.Module):
         return total.mean() / x[0].numel()
 
 
-class MultiScaleSSIM(nn.Module):
+class MultiScaleSSIM(Term):
     """1 - MS-SSIM (Wang et al. 2003) over ``scales`` octaves, with that paper's exponents made to add up to 1."""
 
     _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
-    def __init__(self, scales: int = 3) -> None:
-        super().__init__()
+    def __init__(self, weight: float, scales: int = 3) -> None:
+        super().__init__(weight)
         if not 1 <= scales <= 5:
             raise UserError(f"loss.ms_ssim.scales is {scales}; give 1 to 5")
         exponents = self._EXPONENTS[:scales]
@@ -64,8 +75,10 @@ class MultiScaleSSIM(nn.Module):
                 reconstruction.float(), x.float(), data_range=2.0, betas=self.betas, normalize="relu"
             )
         except ValueError as error:
-            size = f"{x.shape[-1]}x{x.shape[-2]}"
-            raise UserError(f"frames of {size} are too small for loss.ms_ssim.scales={len(self.betas)}") from error
+            raise UserError(
+                f"frames of {x.shape[-1]}x{x.shape[-2]} are too small for loss.ms_ssim.scales={len(self.betas)}: "
+                "give fewer scales, or loss.ms_ssim.weight=0"
+            ) from error
         assert isinstance(value, Tensor)
         return 1 - value
 

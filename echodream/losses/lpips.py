@@ -1,72 +1,92 @@
 """LPIPS (Zhang et al. 1801.03924) with VGG-16, from weight files that the user gives: nothing is downloaded."""
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from echodream.errors import UserError
+from echodream.losses.autoencoder import Term
 from echodream.weights import read_weights
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Posterior
 
-_SLICES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+log = logging.getLogger(__name__)
+
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, for inputs in [-1, 1]
 
 
-class LPIPS(nn.Module):
+def perceptual(
+    weight: float, backbone: str | None, linear: str | None, sha256: Mapping[str, str | None]
+) -> "LPIPS | None":
+    """``LPIPS`` when its two weight files are given, else None, which is said in the log.
+
+    Raises ``UserError`` when one file is given without the other, or a file without its hash.
+    """
+    if backbone is None and linear is None:
+        if weight:
+            log.info("train: LPIPS is off, because loss.perceptual has no weight files (backbone= and linear=)")
+        return None
+    for name, file in (("backbone", backbone), ("linear", linear)):
+        if file is None or sha256.get(name) is None:
+            key = name if file is None else f"sha256.{name}"
+            raise UserError(f"loss.perceptual.{key} is needed: LPIPS takes two weight files, each with its SHA-256")
+    assert backbone is not None and linear is not None
+    return LPIPS(weight, backbone, linear, {name: str(value) for name, value in sha256.items()})
+
+
+class LPIPS(Term):
     """Perceptual distance as a loss term.
 
     ``backbone`` is a VGG-16 state dict with torchvision's names (``features.N.weight``), ``linear`` the LPIPS v0.1
     heads (``linN.model.1.weight``); safetensors, or a pickle that opens with ``weights_only=True``. ``sha256`` holds
-    the hash of each file. Raises ``UserError`` for an absent, foreign or changed file.
+    the hash of each. The weights are never trained, and never part of a checkpoint. Raises ``UserError`` for an absent,
+    foreign or changed file.
     """
 
-    def __init__(self, backbone: str, linear: str, sha256: tuple[str, str]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList()
-        channels, names = 3, iter(range(31))
-        for index, widths in enumerate(_SLICES):
-            layers: dict[str, nn.Module] = {} if index == 0 else {str(next(names)): nn.MaxPool2d(2)}
+    def __init__(self, weight: float, backbone: str, linear: str, sha256: Mapping[str, str]) -> None:
+        super().__init__(weight)
+        features = read_weights(backbone, sha256["backbone"])
+        heads = read_weights(linear, sha256["linear"])
+        channels, number = 3, 0
+        for index, widths in enumerate(_STAGES):
             for width in widths:
-                layers[str(next(names))] = nn.Conv2d(channels, width, 3, padding=1)
-                layers[str(next(names))] = nn.ReLU()
-                channels = width
-            self.stages.append(nn.Sequential())
-            for name, layer in layers.items():
-                self.stages[-1].add_module(name, layer)
-        self.heads = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1, bias=False) for widths in _SLICES)
-        self._load(backbone, linear, sha256)
-        self.requires_grad_(False).eval()
+                self._keep(features, f"features.{number}.weight", (width, channels, 3, 3), backbone)
+                self._keep(features, f"features.{number}.bias", (width,), backbone)
+                channels, number = width, number + 2  # a convolution and its ReLU
+            self._keep(heads, f"lin{index}.model.1.weight", (1, channels, 1, 1), linear)
+            number += 1  # the pooling
 
-    def _load(self, backbone: str, linear: str, sha256: tuple[str, str]) -> None:
-        features = read_weights(backbone, sha256[0])
-        heads = read_weights(linear, sha256[1])
-        state = {}
-        for index, stage in enumerate(self.stages):
-            for name, _ in stage.named_parameters():
-                state[f"stages.{index}.{name}"] = features.get(f"features.{name}")
-            state[f"heads.{index}.weight"] = heads.get(f"lin{index}.model.1.weight")
-        if absent := [name for name, value in state.items() if value is None]:
-            raise UserError(f"{backbone} or {linear} is not VGG-16 and LPIPS v0.1: no weights for {absent[0]}")
-        self.load_state_dict(state)
-
-    def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode."""
-        return super().train(False)
+    def _keep(self, state: Mapping[str, Tensor], name: str, shape: tuple[int, ...], file: str) -> None:
+        found = state.get(name)
+        if found is None or tuple(found.shape) != shape:
+            what = "no" if found is None else f"a {tuple(found.shape)}"
+            raise UserError(f"{file} is not VGG-16 or LPIPS v0.1: it has {what} {name}, {shape} is needed")
+        self.register_buffer(name.replace(".", "_"), found.float(), persistent=False)
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Mean distance over the batch: scalar. Grey images are repeated to three channels."""
         shift, scale = (x.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
         left, right = ((y.expand(-1, 3, -1, -1) - shift) / scale for y in (x, reconstruction))
-        total = x.new_zeros(())
-        for stage, head in zip(self.stages, self.heads, strict=True):
-            left, right = stage(left), stage(right)
+        total, number = x.new_zeros(()), 0
+        for index, widths in enumerate(_STAGES):
+            if index:
+                left, right, number = functional.max_pool2d(left, 2), functional.max_pool2d(right, 2), number + 1
+            for _ in widths:
+                left, right, number = self._layer(left, number), self._layer(right, number), number + 2
             difference = (_unit(left) - _unit(right)).square()
-            total = total + head(difference).mean(dim=(1, 2, 3)).mean()
+            total = total + (difference * self.get_buffer(f"lin{index}_model_1_weight")).sum(dim=1).mean()
         return total
+
+    def _layer(self, x: Tensor, number: int) -> Tensor:
+        weight, bias = (self.get_buffer(f"features_{number}_{kind}") for kind in ("weight", "bias"))
+        return functional.relu(functional.conv2d(x, weight, bias, padding=1))
 
 
 def _unit(features: Tensor) -> Tensor:
-    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    """Features, (B, D, h, w), of unit length at each place (0 where all are 0), in float32: squares overflow in half."""
+    return functional.normalize(features.float(), dim=1, eps=1e-10)

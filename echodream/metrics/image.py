@@ -20,18 +20,24 @@ def psnr(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity per image (Wang et al. 2004; Gaussian window of 11, sigma 1.5). Returns (B,)."""
+    """Structural similarity per image (Wang et al. 2004; Gaussian window of 11, sigma 1.5). (B, C, H, W); returns (B,).
+
+    Whole images without the border that the window does not fit in, as is usual; where ``mask`` is given, that too.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     result = structural_similarity_index_measure(y, x, data_range=2.0, reduction="none", return_full_image=True)
-    return _average(result[1].mean(dim=1), mask)
+    return result[0] if mask is None else _average(result[1].mean(dim=1), mask)
 
 
 def moving(x: Tensor, threshold: float = 16.0) -> Tensor:
     """Where each frame differs from the one before by more than ``threshold`` grey levels of 0..255.
 
-    ``x`` is in [-1, 1], (B, C, F, H, W); the first frame is compared with the second. Returns bool, (B, F, H, W).
+    ``x`` is in [-1, 1], (B, C, F, H, W); the first frame is compared with the second, and in a single frame nothing
+    moves. Returns bool, (B, F, H, W).
     """
+    if x.shape[2] == 1:
+        return torch.zeros_like(x[:, 0], dtype=torch.bool)
     change = (x[:, :, 1:] - x[:, :, :-1]).abs().amax(dim=1) * 127.5 > threshold
     return torch.cat([change[:, :1], change], dim=1)
 

@@ -1,21 +1,26 @@
 """``model=vae``: training an autoencoder of frames, and carrying videos to latents and back."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.packs import Pack
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.samples import EpochSampler, Samples, collate
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
-from echodream.losses.autoencoder import adaptive_weight
+from echodream.losses.autoencoder import Term, adaptive_weight
 from echodream.metrics.image import bicubic_round_trip, mae, moving, psnr, ssim
+from echodream.metrics.moments import PosteriorMoments
 from echodream.networks.autoencoder import check_frames, factor
 from echodream.store import Store
 from echodream.types import Batch
@@ -25,24 +30,15 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-@dataclass(frozen=True)
-class Term:
-    """One term of the loss: weight times ``loss(x, reconstruction, posterior)``."""
-
-    weight: float
-    loss: nn.Module
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise UserError(f"a loss weight is {self.weight}; give a number above 0, or null to leave the term out")
-
-
 class VAE(pl.LightningModule):
     """Reconstruct frames, (B, C, H, W) in [-1, 1], through a diagonal Gaussian posterior.
 
-    ``terms`` are the losses by name (None: switched off); ``adversarial`` adds a discriminator with its own optimiser.
-    ``optimizer`` is a partial that takes parameters. Gradients are clipped to the norm ``clip`` (0: not).
+    ``terms`` are the losses by name (None or weight 0: switched off); ``adversarial`` adds a discriminator with its own
+    optimiser. ``optimizer`` is a partial that takes parameters. Gradients are clipped to the norm ``clip`` (0: not).
     """
+
+    undefined_when_still: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
+    """Metrics without a value where nothing moves."""
 
     def __init__(
         self,
@@ -55,13 +51,15 @@ class VAE(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.network = network
-        self.weights = {name: term.weight for name, term in terms.items() if term is not None}
-        self.terms = nn.ModuleDict({name: term.loss for name, term in terms.items() if term is not None})
+        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None and term.weight})
         if not {"l1", "l2"} & set(self.terms):
-            raise UserError("the loss has neither l1 nor l2: switch one of them on")
-        self.adversarial = adversarial
+            raise UserError("the loss has neither l1 nor l2: give one of them a weight, for example loss.l1.weight=1")
+        if not clip >= 0:
+            raise UserError(f"model.clip is {clip}; give the largest norm of the gradient, or 0 not to clip it")
+        self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
         self.make_optimizer = optimizer
         self.clip = clip
+        self._names: list[str] = []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser for the autoencoder, one for the discriminator if there is one."""
@@ -72,27 +70,32 @@ class VAE(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
-        if self.clip > 0:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None and not torch.isfinite(norm):  # a scaler leaves such a step out by itself
+            self._refuse("gradient", ())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Corrupt nothing, reconstruct, compare, log; then the discriminator's turn."""
-        x = batch["x"]
-        optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        posterior = self.network.encode(x).latent_dist
-        reconstruction = self.network.decode(posterior.sample()).sample
-        losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
-        total = sum((self.weights[name] * value for name, value in losses.items()), x.new_zeros(()))
-        turn = self.adversarial is not None and self._batches(batch_idx) >= self.adversarial.start
-        if self.adversarial is not None and turn:
-            losses["adversarial"] = self.adversarial.generator(reconstruction)
-            total = total + self._adversarial_weight(total, losses["adversarial"]) * losses["adversarial"]
-        self._refuse_nan(total, losses, batch)
-        self._step(optimizers[0], total)
-        if self.adversarial is not None and turn:
-            losses["discriminator"] = self.adversarial.critic(x, reconstruction)
-            self._step(optimizers[1], losses["discriminator"])
+        x, self._names = batch["x"], batch["name"]
+        found = self.optimizers()
+        optimizers = found if isinstance(found, list) else [found]
+        judge = self.adversarial if self.adversarial and self._batches(batch_idx) >= self.adversarial.start else None
+        with self.toggled_optimizer(optimizers[0]):
+            posterior = self.network.encode(x).latent_dist
+            reconstruction = self.network.decode(posterior.sample()).sample
+            losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
+            total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
+            if judge is not None:
+                losses["adversarial"] = judge.generator(reconstruction)
+                balance = self._balance(total, losses["adversarial"]) if judge.adaptive else 1.0
+                total = total + judge.weight * balance * losses["adversarial"]
+            self._step(optimizers[0], total, losses)
+        if judge is not None:
+            with self.toggled_optimizer(optimizers[1]):
+                losses["discriminator"] = judge.critic(x, reconstruction)
+                self._step(optimizers[1], losses["discriminator"], losses)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
@@ -113,20 +116,19 @@ class VAE(pl.LightningModule):
         check_frames(store, self.network.config.in_channels, factor(self.network))
 
     @torch.no_grad()
-    def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, batches: int = 64) -> None:
-        """Write the network as a diffusers folder, with the latents' statistics over ``batches`` of training frames.
+    def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
+        """Write the network as a diffusers folder, with the latents' statistics over ``frames`` of training.
 
         They are those of draws from the posterior: mean and std per channel, ``latents_mean`` and ``latents_std`` in
         config.json.
         """
-        moments = []
-        for _, batch in zip(range(batches), data.train_dataloader(), strict=False):
+        samples = Samples(Recordings(data.store, "TRAIN"), data.view, data.seed)
+        picked = list(itertools.islice(EpochSampler(samples), frames))
+        moments = PosteriorMoments()
+        for batch in DataLoader(samples, data.batch_size, sampler=picked, num_workers=data.workers, collate_fn=collate):
             posterior = self.network.encode(batch["x"].to(self.device)).latent_dist
-            mean, square = posterior.mean.double(), posterior.mean.double() ** 2 + posterior.var.double()
-            moments.append(torch.stack([mean.mean(dim=(0, 2, 3)), square.mean(dim=(0, 2, 3))]).cpu())
-        mean, square = torch.stack(moments).mean(dim=0)
-        std = (square - mean**2).clamp(min=1e-12).sqrt()
-        self.network.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+            moments.add(posterior.mean, posterior.std)
+        self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
         made = replace(artifact, fingerprint=fingerprint(self.network))
         write_artifact(root, made, config, self.network.save_pretrained)
 
@@ -135,46 +137,40 @@ class VAE(pl.LightningModule):
         mask = moving(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = self.reconstruct(x).float()
-        for suffix, where in (("", None), ("_moving", mask)):
-            for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
-                self._log_mean(f"{stage}/{name}{suffix}", metric(x, reconstruction, where))
         bicubic = bicubic_round_trip(x, factor(self.network))
+        for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
+            self._log_mean(f"{stage}/{name}", metric(x, reconstruction))
+            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[mask.any(dim=(1, 2))])
         self._log_mean(f"{stage}/psnr_bicubic", psnr(x, bicubic))
         self._log_mean(f"{stage}/ssim_bicubic", ssim(x, bicubic))
         return reconstruction
 
     def _log_mean(self, name: str, values: Tensor) -> None:
-        """The mean over the images that have a value (a still image has none on moving tissue)."""
-        known = values[~values.isnan()]
-        if len(known):
-            self.log(
-                name, known.mean(), batch_size=len(known), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr"
-            )
+        """The mean over all images of all batches and devices; NaN where there is none, as where nothing moves."""
+        mean = values.mean() if len(values) else torch.zeros((), device=self.device)
+        self.log(name, mean, batch_size=len(values), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr")
 
-    def _step(self, optimizer: Any, loss: Tensor) -> None:
-        self.toggle_optimizer(optimizer)
+    def _step(self, optimizer: Any, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
+        if not torch.isfinite(loss):
+            self._refuse("loss", [name for name, value in losses.items() if not torch.isfinite(value)])
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        self.untoggle_optimizer(optimizer)
 
-    def _adversarial_weight(self, total: Tensor, adversarial: Tensor) -> Tensor | float:
-        assert self.adversarial is not None
-        if not self.adversarial.adaptive:
-            return self.adversarial.weight
-        return self.adversarial.weight * adaptive_weight(total, adversarial, self.network.decoder.conv_out.weight)
+    def _balance(self, total: Tensor, adversarial: Tensor) -> Tensor:
+        last: nn.Parameter = self.network.decoder.conv_out.weight
+        return adaptive_weight(total, adversarial, last)
 
     def _batches(self, batch_idx: int) -> int:
         """Batches trained on so far."""
         return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
-    def _refuse_nan(self, total: Tensor, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        if torch.isfinite(total):
-            return
-        wrong = [name for name, value in losses.items() if not torch.isfinite(value)] or ["the sum"]
-        names = ", ".join(dict.fromkeys(batch["name"]))
+    def _refuse(self, what: str, terms: Sequence[str]) -> NoReturn:
+        names = list(dict.fromkeys(self._names))
+        more = f" and {len(names) - 16} more" if len(names) > 16 else ""
+        which = f"{what} ({', '.join(terms)})" if terms else what
         raise UserError(
-            f"the loss is not finite ({', '.join(wrong)}) on a batch of {names}: look at these recordings, or lower "
+            f"the {which} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or lower "
             "model.lr; the last good checkpoint is kept, and the same command goes on from it"
         )
 

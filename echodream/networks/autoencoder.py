@@ -1,9 +1,12 @@
 """diffusers' AutoencoderKL: built, or loaded from published weights of either layout."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.store import Store
@@ -29,7 +32,8 @@ def build(
         network = load_folder(weights)
         if network.config.in_channels != channels:
             raise UserError(
-                f"vae.weights={weights} takes {network.config.in_channels} channels, vae.channels={channels}"
+                f"vae.weights={weights} takes {network.config.in_channels} channels, and vae.channels is {channels}: "
+                "choose another vae=, or other weights"
             )
         return network
     network = AutoencoderKL(
@@ -59,15 +63,13 @@ def load_folder(folder: str | Path) -> "AutoencoderKL":
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network = AutoencoderKL.from_config(config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder}/config.json is not an AutoencoderKL's: {' '.join(str(error).split())}") from error
     files = [folder / f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".bin")]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: it is not a diffusers folder")
-    state = read_weights(str(file))
-    if any(".attentions.0.query." in name for name in state):  # names of diffusers before 0.12
-        network._convert_deprecated_attention_blocks(state)
+    state = {_current_name(name): value for name, value in read_weights(str(file)).items()}
     load_exactly(network, state, str(file))
     return network.eval()
 
@@ -91,14 +93,47 @@ def check_frames(store: Store, channels: int, scale: int) -> None:
             )
 
 
+_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _current_name(name: str) -> str:
+    """The name that a weight of attention has had since diffusers 0.17; any other name as it is."""
+    return re.sub(
+        r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: _OLD_ATTENTION[found[1]], name
+    )
+
+
 def _load_compvis(network: "AutoencoderKL", path: str) -> None:
     """Load a CompVis checkpoint: the keys of losses and of the discriminator are ignored, all others must match."""
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
     state = read_weights(path)
-    wanted = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
-    converted = convert_ldm_vae_checkpoint(dict(wanted), network.config)
-    used = {value.data_ptr() for value in converted.values()}
-    if extra := [name for name, value in wanted.items() if value.data_ptr() not in used]:
-        raise UserError(mismatch(path, (), extra))
-    load_exactly(network, converted, path)
+    given = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
+    names = compvis_names(network)
+    if names.keys() != given.keys():
+        raise UserError(mismatch(path, sorted(names.keys() - given.keys()), sorted(given.keys() - names.keys())))
+    load_exactly(network, {own: _linear(own, given[name], network.state_dict()) for name, own in names.items()}, path)
+
+
+def compvis_names(network: "AutoencoderKL") -> dict[str, str]:
+    """CompVis' name of each weight of ``network``, with diffusers' name for it."""
+    last = len(network.config.block_out_channels) - 1
+    return {_compvis_name(name, last): name for name in network.state_dict()}
+
+
+def _compvis_name(name: str, last: int) -> str:
+    name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+    name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda found: f"up.{last - int(found[1])}.block", name)
+    name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda found: f"up.{last - int(found[1])}.upsample", name)
+    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    name = re.sub(
+        r"mid_block\.attentions\.0\.(group_norm|to_out\.0|to_[qkv])",
+        lambda found: f"mid.attn_1.{_ATTENTION[found[1]]}",
+        name,
+    )
+    return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+
+
+def _linear(name: str, value: Tensor, own: Mapping[str, Tensor]) -> Tensor:
+    """A 1x1 convolution, (D, C, 1, 1), as the linear layer, (D, C), that it is in diffusers."""
+    return value[:, :, 0, 0] if value.ndim == 4 and own[name].ndim == 2 and value.shape[2:] == (1, 1) else value

@@ -92,7 +92,7 @@ def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) 
     count = 0
     try:
         with _opened(path) as container:
-            for count, frame in enumerate(container.decode(container.streams.video[0]), 1):
+            for count, frame in enumerate(container.decode(_stream(container)), 1):
                 if wanted is None or count - 1 in wanted:
                     grey = frame.format.name.startswith("gray")
                     pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
@@ -118,7 +118,7 @@ def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]
 
     try:
         with _opened(path) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container)
             stored, expected = stream.codec_context.pix_fmt, _PIXELS[channels][0] if channels else None
             if stream.codec_context.name != "ffv1" or expected not in (None, stored):
                 raise StoreError(
@@ -136,3 +136,11 @@ def _opened(path: Path) -> "InputContainer":
 
     av.logging.set_level(av.logging.PANIC)
     return av.open(str(path.absolute()), format="matroska", options={"max_pixels": str(MAX_SIDE**2)})
+
+
+def _stream(container: "InputContainer") -> "VideoStream":
+    """The first video stream. Raises ``IndexError`` when there is none, ``ValueError`` when nothing can decode it."""
+    stream = container.streams.video[0]
+    if stream.codec_context is None:  # PyAV crashes the interpreter when it is asked to decode such a stream
+        raise ValueError("no decoder")
+    return stream

@@ -130,6 +130,15 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
         probe_video(tmp_path / "a.mkv")
 
 
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    write_video(path, noise(), 32)
+    path.write_bytes(path.read_bytes().replace(b"V_FFV1", b"V_FFVX"))
+    for read in (probe_video, lambda path: read_video(path, 1)):
+        with pytest.raises(StoreError, match="make the store again"):
+            read(path)
+
+
 def test_a_play_list_does_not_make_the_reader_open_other_files(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mkv", noise(), 32)
     (tmp_path / "b.mkv").write_text("#EXTM3U\n#EXTINF:1,\na.mkv\n#EXT-X-ENDLIST\n")
