@@ -145,6 +145,8 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
     from hydra.core.global_hydra import GlobalHydra
 
     overrides = [a for a in arguments if "=" in a and not a.startswith("-") and a.split("=", 1)[0].lstrip("+~") != key]
+    if len(overrides) == len([a for a in arguments if "=" in a and not a.startswith("-")]):
+        return " ".join(str(error).split())  # no argument names it: a file in conf/ or --config-dir does
     parent, _, last = key.rpartition(".")
     GlobalHydra.instance().clear()
     try:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as this project runs it: quiet, with whole checkpoints, and a progress bar where somebody looks."""
+"""Lightning's Trainer as this project runs it: quiet, its checkpoints whole, a progress bar where somebody looks."""
 
 import logging
 import os

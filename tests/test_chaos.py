@@ -17,9 +17,19 @@ from tests.fakes import tree
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20
+STUDY = """
+defaults: [base]
+name: noise
+fps: null
+size: null
+source:
+  _target_: tests.fakes.Fake
+  count: 24
+  seconds: 0.02
+"""
 COMMAND = [
-    *(sys.executable, str(ROOT / "sample.py"), "stage=ingest", "data=phantom", "dst=out/store", "workers=2"),
-    *("data.source.patients=6", "+data.source.seconds=[0.3,0.5]", "data.source.size=40", "data.size=40"),
+    *(sys.executable, str(ROOT / "sample.py"), "--config-dir", "conf"),
+    *("stage=ingest", "data=noise", "dst=out/store", "workers=2"),
 ]
 STORE, WORK = Path("out/store"), Path("out/store.partial")
 LATE = [WORK / "store/FileList.csv", WORK / "store/dataset.json", WORK / "store/SHA256SUMS", STORE]
@@ -33,11 +43,13 @@ pytestmark = [
 
 def start(folder: Path) -> subprocess.Popen[str]:
     """The command in a session of its own, so that it can be killed with or without its workers."""
-    folder.mkdir(exist_ok=True)
+    (folder / "conf/data").mkdir(parents=True, exist_ok=True)
+    (folder / "conf/data/noise.yaml").write_text(STUDY)
     return subprocess.Popen(
         COMMAND,
         cwd=folder,
-        env={**os.environ, "GIT_DIR": os.devnull},  # a commit during the test is not another version of the code
+        # a commit during the test is not another version of the code
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,11 +12,10 @@ from echodream.store import Dataset, Statistics, StoreWriter
 
 
 class WriteStore(Callback):
-    """Write each prediction as a row of the store at ``dst``.
+    """Write each prediction as a row of the store at ``dst``; ``complete`` gives the store its final name.
 
     ``save(path, prediction)`` writes the media file of one recording and returns what it adds to its row in ``rows``.
-    The process of rank 0 opens the store first and completes it last, with the rows in ``rows``' order and the
-    statistics that ``statistics(folder, names)`` returns.
+    The store's rows are in ``rows``' order, its statistics are what ``statistics(folder, names)`` returns.
     """
 
     def __init__(
@@ -31,12 +30,15 @@ class WriteStore(Callback):
         self.writer: StoreWriter | None = None
         self.done: set[str] = set()
         """Names that need no prediction; filled when prediction begins."""
+        self.already_complete = False
+        """Whether the store was there before; known when prediction begins."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Open the store: rank 0 alone, then the others."""
         for first in (True, False):
             if (trainer.global_rank == 0) == first:
                 self.writer = StoreWriter(self.dst, self.dataset, shard=trainer.global_rank).__enter__()
+                self.already_complete = self.writer.complete
                 self.done |= set(self.rows) if self.writer.complete else self.writer.done
             trainer.strategy.barrier()
 
@@ -56,21 +58,25 @@ class WriteStore(Callback):
                 media = self.writer.scratch(name)
                 self.writer.commit({**self.rows[name], **self.save(media, prediction)}, media)
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Complete the store."""
+    def complete(self, trainer: pl.Trainer) -> None:
+        """Complete the store on rank 0 when all processes have written theirs; every process calls this.
+
+        Not a hook, because Lightning leaves out those of a prediction without batches: a process that had none, or a
+        run in which only the completion was left to do.
+        """
         trainer.strategy.barrier()
-        if self.writer is not None and trainer.global_rank == 0 and not self.writer.complete:
+        if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
             self.writer.gather()
             names = list(self.rows)
             media = self.writer.media_folder
             self.writer.finish(names, self.statistics(media, names) if self.statistics else None)
         trainer.strategy.barrier()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the store."""
+    def close(self) -> None:
+        """Let go of the store; what is committed stays for the next run."""
         if self.writer is not None:
             self.writer.__exit__(None, None, None)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of the store; what is committed stays for the next run."""
-        self.teardown(trainer, pl_module, "predict")
+        """Let go of the store."""
+        self.close()

@@ -104,7 +104,7 @@ class EpochSampler(DistributedSampler[Draw]):
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed
         self.skip = 0
-        """Samples to leave out at the beginning of the next pass: they were seen before training was interrupted."""
+        """Samples to leave out at the beginning of a pass: they were seen before training was interrupted."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass."""
@@ -116,8 +116,7 @@ class EpochSampler(DistributedSampler[Draw]):
         if self.shuffle:
             order = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch))).permutation(count)
         mine = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
-        skip, self.skip = self.skip, 0
-        return iter([Draw(self.epoch, int(index)) for index in mine[skip:]])
+        return iter([Draw(self.epoch, int(index)) for index in mine[self.skip :]])
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
@@ -142,7 +141,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         done, epoch = 0, 0
         if isinstance(self.sampler, EpochSampler):
             epoch = self.sampler.epoch
-            if self._resume is not None and self._resume[0] == epoch and self._resume[1] < len(self):
+            if self._resume is not None and self._resume[0] == epoch:
                 done = self._resume[1]
             self.sampler.skip = done * (self.batch_size or 1)
         self._resume = None

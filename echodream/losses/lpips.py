@@ -35,7 +35,8 @@ def perceptual(
         if file is None or sha256.get(name) is None:
             key = name if file is None else f"sha256.{name}"
             raise UserError(f"loss.perceptual.{key} is needed: LPIPS takes two weight files, each with its SHA-256")
-    assert backbone is not None and linear is not None
+    assert backbone is not None
+    assert linear is not None
     return LPIPS(weight, backbone, linear, {name: str(value) for name, value in sha256.items()})
 
 
@@ -88,5 +89,5 @@ class LPIPS(Term):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features, (B, D, h, w), of unit length at each place (0 where all are 0), in float32: squares overflow in half."""
+    """Features, (B, D, h, w), of unit length at each place, 0 where all are 0; float32, as squares overflow in half."""
     return functional.normalize(features.float(), dim=1, eps=1e-10)

@@ -170,8 +170,8 @@ class VAE(pl.LightningModule):
         more = f" and {len(names) - 16} more" if len(names) > 16 else ""
         which = f"{what} ({', '.join(terms)})" if terms else what
         raise UserError(
-            f"the {which} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or lower "
-            "model.lr; the last good checkpoint is kept, and the same command goes on from it"
+            f"the {which} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
+            "lower model.lr; the last good checkpoint is kept, and the same command goes on from it"
         )
 
 

@@ -17,6 +17,7 @@ from echodream.store import Dataset, Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from echodream.store.video import write_video
+from echodream.trainers import precision
 from echodream.weights import fingerprint
 
 
@@ -24,7 +25,7 @@ def decode(
     *,
     src: str,
     dst: str,
-    vae: str,
+    artifact: str,
     reference: str | None,
     grey: bool,
     budget: int,
@@ -33,12 +34,12 @@ def decode(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Decode the posterior means of the latent store ``src`` with the artifact ``vae``, ``budget`` frames at a time.
+    """Decode the posterior means of the latent store ``src`` with the VAE at ``artifact``, ``budget`` frames at a time.
 
     Where the video store ``reference`` is there and holds recordings of the same name and size, the summary has the
     PSNR to them.
     """
-    network = load_vae(vae)
+    network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), factor(network)
     sizes = (store.dataset.height, store.dataset.width)
     dataset = Dataset(
@@ -47,7 +48,11 @@ def decode(
         height=sizes[0] and sizes[0] * scale,
         width=sizes[1] and sizes[1] * scale,
         synthetic=store.dataset.synthetic,
-        settings={"source": digest(store.root / CHECKSUMS), "decoder": fingerprint(network)},
+        settings={
+            "source": digest(store.root / CHECKSUMS),
+            "decoder": fingerprint(network),
+            "precision": precision(trainer),
+        },
         command=command,
         code_version=code_version,
     )
@@ -63,7 +68,7 @@ def decode(
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
     if reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _fidelity(Store(dst), Store(reference, kind="video"))
-    state = "done" if set(rows) - writing.done else "already complete, nothing to do"
+    state = "already complete, nothing to do" if writing.already_complete else "done"
     return Summary(f"decode: {dst} {state}", facts)
 
 

@@ -39,7 +39,9 @@ def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[
             mean, std = file.get_slice("mean"), file.get_slice("std")
             if any(part.get_dtype() != "F16" or len(part.get_shape()) != 4 for part in (mean, std)):
                 raise StoreError(f"{path} does not hold float16 (F, C, H, W): make the store again")
-            return from_numpy(mean[start:stop]), from_numpy(std[start:stop])
+            ends = [slice(start, stop).indices(part.get_shape()[0])[:2] for part in (mean, std)]  # "np" takes no others
+            found = [part[low : max(low, high)] for part, (low, high) in zip((mean, std), ends, strict=True)]
+            return from_numpy(found[0]), from_numpy(found[1])
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} cannot be read: make the store again") from error
 

@@ -204,6 +204,13 @@ def test_a_state_from_the_end_of_an_epoch_leaves_nothing_out(latents: Store) -> 
     assert len(list(second)) == 3
 
 
+def test_a_state_of_another_epoch_leaves_nothing_out(latents: Store) -> None:
+    load = loader(samples(latents, Frames(per_recording=3)), 0, 5)
+    load.load_state_dict({"epoch": 1, "batches": 2})
+    load.sampler.set_epoch(2)
+    assert len(list(load)) == 3
+
+
 def test_what_a_view_refuses_is_refused_at_birth(videos: Store) -> None:
     with pytest.raises(UserError, match="no column 'ED'"):
         samples(videos, Clips(frames=3, reference="keyframes", references=3))

@@ -130,6 +130,10 @@ def test_affine_by_a_quarter_turn_anticlockwise_is_that_of_numpy() -> None:
 
 
 def test_affine_shifts_after_it_rotates() -> None:
+    square = pixels(C, F, 9, 9)
+    turned = torch.from_numpy(np.rot90(square.numpy(), axes=(-2, -1)).copy())
+    moved = affine(square, shift=(2 / 9, -3 / 9), degrees=90.0)
+    torch.testing.assert_close(moved[..., 2:, :-3], turned[..., :-2, 3:], atol=1e-4, rtol=0)
     x = pixels(C, F, H, W)
     both = affine(x, shift=(2 / H, -3 / W), degrees=180.0)
     torch.testing.assert_close(both[..., 2:, :-3], x.flip(-1, -2)[..., :-2, 3:], atol=1e-4, rtol=0)
