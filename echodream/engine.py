@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 
 def sample(cfg: DictConfig) -> "Summary":
     """Carry out the stage that ``cfg`` names and print its summary. Raises ``UserError`` when not all was done."""
-    refuse_silent_keys(cfg, task_overrides())
-    OmegaConf.resolve(cfg)
+    prepare(cfg)
     stage = instantiate(cfg.stage)
     summary: Summary = stage(command=command("sample.py"), code_version=code_version())
     log.info("%s", summary)
@@ -37,10 +36,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     A run that was interrupted goes on from its last checkpoint; one that is done does nothing.
     """
-    refuse_silent_keys(cfg, task_overrides())
-    if HydraConfig.initialized():
-        refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
-    OmegaConf.resolve(cfg)
+    prepare(cfg)
     settings = training_settings(cfg)
     found = _finished(Path(cfg.dst), cfg.model.name, settings)
     if found is not None:
@@ -51,6 +47,16 @@ def train(cfg: DictConfig) -> dict[str, float]:
     folder = Path(cfg.work) / settings[:12]
     cfg.callbacks.checkpoint.dirpath = str(folder)
     return run(cfg, folder, settings, command("train.py"), code_version())
+
+
+def prepare(cfg: DictConfig) -> None:
+    """Refuse what cannot work while nothing heavy is imported, then resolve ``cfg`` in place."""
+    refuse_silent_keys(cfg, task_overrides())
+    if HydraConfig.initialized():
+        refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]}= is needed here: give it on the command line")
+    OmegaConf.resolve(cfg)
 
 
 def training_settings(cfg: DictConfig) -> str:

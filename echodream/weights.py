@@ -40,12 +40,14 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than weights (opening it would run code): convert it to safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a readable weight file: it is damaged or of another kind") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        with file.open("rb") as handle:
+            is_pickle = handle.read(1) in (b"P", b"\x80")  # zipped, or as torch wrote it before 1.6
+        if is_pickle and isinstance(error, pickle.UnpicklingError):
+            what = "holds more than weights (opening it would run code): convert it to safetensors"
+        else:
+            what = "is not a readable weight file: it is damaged or of another kind"
+        raise UserError(f"{path} {what}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict of tensors")

@@ -24,8 +24,8 @@ fps: null
 size: null
 source:
   _target_: tests.fakes.Fake
-  count: 24
-  seconds: 0.02
+  count: 20
+  seconds: 0.08
 """
 COMMAND = [
     *(sys.executable, str(ROOT / "sample.py"), "--config-dir", "conf"),
@@ -81,11 +81,12 @@ class Moment:
 
 
 def moments(seconds: float) -> list[Moment]:
-    """Twice as many as kills: over the whole duration of a run, and at each step of its end."""
+    """More than kills: over the whole duration of a run, while recordings are written, and at each step of the end."""
     chance = random.Random(0)
-    late = [Moment(chance.choice([0.0, 0.01, 0.02]), path) for path in LATE for _ in range(3)]
-    timed = [Moment(chance.uniform(0.02, 1.05) * seconds) for _ in range(2 * KILLS - len(late))]
-    return chance.sample([*late, *timed], 2 * KILLS)
+    timed = [Moment(chance.uniform(0.05, 1.0) * seconds) for _ in range(KILLS // 2)]
+    busy = [Moment(chance.uniform(0.0, 0.8) * seconds, WORK / "journal-0.jsonl") for _ in range(KILLS)]
+    late = [Moment(chance.choice([0.0, 0.01, 0.02]), path) for path in LATE for _ in range(KILLS // 8)]
+    return chance.sample([*timed, *busy, *late], KILLS // 2 + KILLS + len(late))
 
 
 def killed(folder: Path, moment: Moment, group: bool) -> bool:
@@ -118,22 +119,26 @@ def test_twenty_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     seconds = time.monotonic() - began
     whole = tree(tmp_path / "whole" / STORE)
     kills = rounds = 0
+    done: list[int] = []
     for moment in moments(seconds):
         folder = tmp_path / str(rounds)
-        kills += killed(folder, moment, group=bool(kills % 2))
+        if killed(folder, moment, group=bool(kills % 2)):
+            kills += 1
+            done.append(sum(path.read_bytes().count(b"\n") for path in (folder / WORK).glob("journal-*.jsonl")))
         if (folder / STORE).exists():
             assert tree(folder / STORE) == whole
             rounds += 1
         if kills == KILLS:
             break
     assert kills == KILLS
+    assert sum(0 < count < 20 for count in done) > 2, f"all kills were too early or too late: {done}"
     for number in range(rounds + 1):
         folder = tmp_path / str(number)
         if (folder / WORK).exists() or not (folder / STORE).exists():  # killed while it tidied up, or before
             to_the_end(folder)
         assert tree(folder / STORE) == whole
         assert not (folder / WORK).exists()
-    print(f"{kills} kills, {rounds} stores completed on the way, an undisturbed run takes {seconds:.1f} s")
+    print(f"{kills} kills with {done} of 20 recordings done; an undisturbed run takes {seconds:.1f} s")
 
 
 def test_no_worker_outlives_the_command(tmp_path: Path) -> None:

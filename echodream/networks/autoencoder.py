@@ -36,6 +36,8 @@ def build(
                 "choose another vae=, or other weights"
             )
         return network
+    if not widths or any(width % groups for width in widths):
+        raise UserError(f"vae.widths is {list(widths)}, not multiples of vae.groups={groups}")
     network = AutoencoderKL(
         in_channels=channels,
         out_channels=channels,
@@ -62,6 +64,8 @@ def load_folder(folder: str | Path) -> "AutoencoderKL":
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("it is not a JSON object")
         network = AutoencoderKL.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder}/config.json is not an AutoencoderKL's: {' '.join(str(error).split())}") from error

@@ -212,6 +212,8 @@ class TestReferences:
             ("2 14", "", "a2 has no ED-ES-ED key frames"),
             ("2", "7", "a2 has no ED-ES-ED key frames"),
             ("2 7", "7", "a2 has no ED-ES-ED key frames"),
+            ("7 14", "7", "a2 has no ED-ES-ED key frames"),
+            ("2 20", "7", "a2 has ED '2 20', not frame numbers from 0 to 19"),
             ("2 99", "7", "a2 has ED '2 99', not frame numbers from 0 to 19"),
             ("2 9", "x", "a2 has ES 'x', not frame numbers"),
         ],

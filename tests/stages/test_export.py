@@ -286,6 +286,19 @@ def test_two_processes_do_not_write_one_export(tmp_path: Path) -> None:
     run(src, tmp_path / "out", "png")
 
 
+def test_the_second_of_two_processes_finds_the_first_one_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, dst, lock = store(tmp_path / "videos"), tmp_path / "out", module._lock
+
+    def late(work: Path) -> int:
+        monkeypatch.setattr(module, "_lock", lock)
+        run(src, dst, "png")
+        return lock(work)
+
+    monkeypatch.setattr(module, "_lock", late)
+    assert "already complete" in run(src, dst, "png").title
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_what_was_asked_is_recorded(tmp_path: Path) -> None:
     src, dst = store(tmp_path / "videos"), tmp_path / "out"
     run(src, dst, "jpg", jpg_quality=80)

@@ -1,0 +1,74 @@
+"""The discriminator and its two losses."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from echodream.errors import UserError
+from echodream.losses.adversarial import PatchAdversarial
+
+B, C, H, W = 2, 1, 32, 40
+
+
+def made(criterion: str = "hinge") -> PatchAdversarial:
+    torch.manual_seed(0)
+    return PatchAdversarial(C, width=8, layers=2, criterion=criterion, start=0).eval()
+
+
+def images(seed: int) -> Tensor:
+    return torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def losses(criterion: str, score: float) -> tuple[float, float, float]:
+    """Generator's loss, and the critic's on an image and on a reconstruction, all scored ``score``."""
+    squashed = {"hinge": math.tanh(score), "bce": 1 / (1 + math.exp(-score)), "least_squares": max(score, 0.05 * score)}
+    value = squashed[criterion]
+    if criterion == "hinge":
+        return 1 - value, 1 - value, 1 + value
+    if criterion == "bce":
+        return -math.log(value), -math.log(value), -math.log(1 - value)
+    return (value - 1) ** 2, (value - 1) ** 2, value**2
+
+
+@pytest.mark.parametrize("criterion", ["hinge", "least_squares", "bce"])
+@pytest.mark.parametrize("score", [-0.7, 0.4])
+def test_both_losses_in_closed_form(criterion: str, score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    adversarial = made(criterion)
+    real = images(0)
+
+    def scores(x: Tensor) -> list[Tensor]:
+        return [torch.full((B, 1, 4, 5), score if torch.equal(x, real) else -2 * score)]
+
+    monkeypatch.setattr(adversarial.discriminator, "forward", scores)
+    assert adversarial.generator(real).item() == pytest.approx(losses(criterion, score)[0], rel=1e-5)
+    critic = 0.5 * (losses(criterion, score)[1] + losses(criterion, -2 * score)[2])
+    assert adversarial.critic(real, images(1)).item() == pytest.approx(critic, rel=1e-5)
+
+
+def test_the_critics_step_tells_better_and_the_generators_step_fools() -> None:
+    adversarial = made()
+    real, fake = images(0), images(1).mul(0.2).requires_grad_()
+    before = adversarial.critic(real, fake)
+    optimizer = torch.optim.SGD(adversarial.discriminator.parameters(), lr=0.05)
+    before.backward()
+    assert fake.grad is None  # nothing of the critic's gradient reaches what made the reconstruction
+    optimizer.step()
+    assert adversarial.critic(real, fake).item() < before.item()
+    fooled = adversarial.generator(fake)
+    (gradient,) = torch.autograd.grad(fooled, fake)
+    assert adversarial.generator(fake - 0.5 * gradient / gradient.norm()).item() < fooled.item()
+
+
+def test_bce_works_in_half_precision() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made("bce").critic(images(0), images(1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"criterion": "wasserstein"}, "choose one of hinge"), ({"start": -1}, "at least 0")]
+)
+def test_settings_that_cannot_be(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        PatchAdversarial(C, **wrong)  # type: ignore[arg-type]
