@@ -144,8 +144,9 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and a.split("=", 1)[0].lstrip("+~") != key]
-    if len(overrides) == len([a for a in arguments if "=" in a and not a.startswith("-")]):
+    given = [a for a in arguments if not a.startswith("-")]
+    overrides = [a for a in given if a.split("=", 1)[0].lstrip("+~") != key]
+    if len(overrides) == len(given):
         return " ".join(str(error).split())  # no argument names it: a file in conf/ or --config-dir does
     parent, _, last = key.rpartition(".")
     GlobalHydra.instance().clear()
