@@ -1,5 +1,6 @@
 """A raw study that needs no files, stores made of noise, and trees compared, for the tests of store and ingest."""
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -64,6 +65,10 @@ class Fake:
 def _upset(mood: str, frames: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if mood == "rejected":
         raise Rejected("unreadable: no video stream")
+    if mood == "defect":
+        raise KeyError("a secret path")
+    if mood == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
     if mood == "abort":
         os.abort()
     if mood == "hang":

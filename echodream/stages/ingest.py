@@ -156,6 +156,11 @@ def _run(jobs: Sequence[Job], workers: int | None, timeout: float) -> Iterator[t
                     yield futures[future], f"took longer than {timeout:g} s to read"
                 except ProcessExpired as error:
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
+                except (UserError, OSError):  # the disk, or the command: no fault of this recording
+                    raise
+                except Exception as error:  # noqa: BLE001 - one odd file must not stop ten thousand; it is recorded
+                    what = type(error).__name__
+                    yield futures[future], f"unreadable: unexpected {what} (workers=0 HYDRA_FULL_ERROR=1 shows where)"
         except BaseException:
             pool.stop()
             raise

@@ -268,3 +268,18 @@ def test_verify_lists_what_is_wrong(tmp_path: Path) -> None:
     assert summary.problem is not None
     assert summary.problem.endswith("(and 1 more, above)")
     assert "rec-001.mkv has changed" in str(summary)
+
+
+def test_a_defect_in_a_reader_costs_one_recording_and_says_no_more_than_its_kind(tmp_path: Path) -> None:
+    run(tmp_path / "store", Fake(4, moods={"2": "defect"}), workers=2, max_rejected=0.5)
+    rejected = (tmp_path / "store" / "rejected.csv").read_text()
+    assert "rec-002,unreadable: unexpected KeyError" in rejected
+    assert "secret" not in rejected
+    with pytest.raises(KeyError):
+        run(tmp_path / "other", Fake(4, moods={"2": "defect"}), workers=0)
+
+
+def test_a_full_disk_is_no_fault_of_the_recording(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "store", Fake(4, moods={"2": "full"}), workers=2, max_rejected=0.5)
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,276 @@
+"""Training steps against steps by hand; what is measured; encoding and decoding in chunks."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from echodream.datamodules.packs import Pack
+from echodream.errors import UserError
+from echodream.losses.adversarial import PatchAdversarial
+from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, Term, adaptive_weight
+from echodream.metrics.image import mae, psnr, ssim
+from echodream.modules.vae import VAE, Decoder, Encoder
+from echodream.networks.autoencoder import build
+from tests.tiny_vae import tiny
+
+B, C, H, W = 2, 1, 16, 24
+LR = 0.1
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=LR)
+
+
+def network(seed: int = 0, channels: int = C) -> Any:
+    torch.manual_seed(seed)
+    return build(channels, [4], layers=1, latent=2, groups=2)
+
+
+def judge(start: int = 0, weight: float = 0.5, *, adaptive: bool = True) -> PatchAdversarial:
+    torch.manual_seed(1)
+    return PatchAdversarial(C, width=4, layers=1, start=start, weight=weight, adaptive=adaptive)
+
+
+def batches(count: int, size: int = B) -> list[dict[str, Any]]:
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(count, size, C, H, W, generator=random) * 2 - 1
+    return [{"x": x[k], "name": [f"r{k}-{i}" for i in range(size)], "columns": {}} for k in range(count)]
+
+
+def loader(items: Sequence[Any]) -> DataLoader[Any]:
+    return DataLoader(list(items), batch_size=None)  # type: ignore[arg-type]
+
+
+def trainer(*callbacks: Callback, epochs: int = 1, precision: Any = "32-true") -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+
+
+class Seed(Callback):
+    """The noise of each batch's posterior."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        torch.manual_seed(5)
+
+
+def fit(module: VAE, items: Sequence[Any], *callbacks: Callback, **more: Any) -> pl.Trainer:
+    made = trainer(Seed(), *callbacks, **more)
+    made.fit(module, loader(items))
+    return made
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_step_of_both_optimisers_is_the_step_by_hand(adaptive: bool) -> None:
+    """The autoencoder moves by its own gradient alone, the discriminator by its own alone."""
+    module = VAE(network(), {"l1": L1(0.7), "l2": None, "kl": KL(0.1)}, sgd, judge(adaptive=adaptive), clip=0)
+    own, critic = copy.deepcopy(module.network), copy.deepcopy(module.adversarial)
+    assert critic is not None
+    batch = batches(1)[0]
+    fit(module, [batch])
+
+    torch.manual_seed(5)
+    x = batch["x"]
+    posterior = own.encode(x).latent_dist
+    y = own.decode(posterior.sample()).sample
+    total = 0.7 * L1(1)(x, y, posterior) + 0.1 * KL(1)(x, y, posterior)
+    fooled = critic.generator(y)
+    balance = adaptive_weight(total, fooled, own.decoder.conv_out.weight) if adaptive else 1.0
+    parameters = dict(own.named_parameters())
+    gradients = torch.autograd.grad(total + 0.5 * balance * fooled, list(parameters.values()))
+    for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+        assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
+    told = critic.critic(x, y)
+    judges = dict(critic.discriminator.named_parameters())
+    gradients = torch.autograd.grad(told, list(judges.values()))
+    assert max(gradient.abs().max() for gradient in gradients) > 1e-4
+    assert module.adversarial is not None
+    for (name, value), gradient in zip(judges.items(), gradients, strict=True):
+        assert torch.allclose(module.adversarial.discriminator.state_dict()[name], value - LR * gradient, atol=1e-6)
+
+
+class Watch(Callback):
+    """The discriminator's weights, and the logged values, after each batch."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.logged: list[set[str]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        weights = [parameter.detach().flatten() for parameter in pl_module.adversarial.discriminator.parameters()]
+        self.weights.append(torch.cat(weights))
+        self.logged.append({name for name in trainer.callback_metrics if name.startswith("train/")})
+
+
+def test_the_discriminator_starts_late_counting_over_epochs() -> None:
+    watch = Watch()
+    module = VAE(network(), {"l1": L1(1)}, sgd, judge(start=3))
+    first = torch.cat([p.detach().flatten() for p in judge().discriminator.parameters()])
+    fit(module, batches(2), watch, epochs=3)
+    changed = [not torch.equal(a, b) for a, b in zip([first, *watch.weights], watch.weights, strict=False)]
+    assert changed == [False, False, False, True, True, True]
+    assert "train/discriminator" not in watch.logged[2]
+    assert "train/discriminator" in watch.logged[3]
+
+
+def test_before_its_start_the_discriminator_changes_nothing() -> None:
+    with_late, without = (
+        VAE(network(), {"l1": L1(1)}, sgd, adversarial) for adversarial in (judge(start=99), judge(weight=0.0))
+    )
+    assert without.adversarial is None
+    for module in (with_late, without):
+        fit(module, batches(3))
+    for left, right in zip(with_late.network.parameters(), without.network.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.0])
+def test_the_gradient_is_clipped_to_its_norm(clip: float) -> None:
+    module = VAE(network(), {"l1": L1(1)}, sgd, clip=clip)
+    before = nn.utils.parameters_to_vector(module.network.parameters()).detach().clone()
+    fit(module, batches(1))
+    moved = (nn.utils.parameters_to_vector(module.network.parameters()).detach() - before).norm().item() / LR
+    assert moved == pytest.approx(1e-3, rel=1e-3) if clip else moved > 2e-3
+
+
+def test_terms_are_switched_by_their_weight() -> None:
+    module = VAE(network(), {"l1": L1(0), "l2": L2(2), "ms_ssim": MultiScaleSSIM(0), "kl": None}, sgd)
+    assert set(module.terms) == {"l2"}
+    with pytest.raises(UserError, match="neither l1 nor l2"):
+        VAE(network(), {"l1": L1(0), "kl": KL(1)}, sgd)
+    with pytest.raises(UserError, match="model.clip is -1"):
+        VAE(network(), {"l1": L1(1)}, sgd, clip=-1)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_step_in_half_precision(precision: str) -> None:
+    module = VAE(network(), {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1)}, sgd, judge())
+    before = copy.deepcopy(module.network.state_dict())
+    if precision == "bf16-true":
+        items = [{**batch, "x": batch["x"].bfloat16()} for batch in batches(2)]
+    else:
+        items = batches(2)
+    made = fit(module, items, precision=precision)
+    assert all(math.isfinite(value) for value in made.callback_metrics.values())
+    assert any(not torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_names_term_and_recordings() -> None:
+    items = batches(2)
+    items[1]["x"][1, 0, 3, 3] = torch.nan
+    with pytest.raises(UserError, match=r"^the loss \(l1\) is not finite on a batch of r1-0, r1-1: look at") as caught:
+        fit(VAE(network(), {"l1": L1(1), "kl": KL(0)}, sgd), items)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_large_batch_the_first_recordings_are_named() -> None:
+    items = batches(1, size=19)
+    items[0]["x"][:] = torch.nan
+    with pytest.raises(UserError, match=r"r0-15 and 3 more: look at"):
+        fit(VAE(network(), {"l1": L1(1)}, sgd), items)
+
+
+class Steep(Term):
+    """Zero, with an infinite gradient."""
+
+    def forward(self, x: Tensor, reconstruction: Tensor, posterior: object) -> Tensor:
+        return (reconstruction - reconstruction.detach()).abs().sum().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    module = VAE(network(), {"l1": L1(1), "steep": Steep(1)}, sgd)
+    before = copy.deepcopy(module.network.state_dict())
+    with pytest.raises(UserError, match=r"^the gradient is not finite on a batch of r0-0, r0-1: look at"):
+        fit(module, batches(1))
+    assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
+
+
+def clips(count: int, frames: int = 3, *, still: bool = False) -> dict[str, Any]:
+    x = torch.rand(count, C, frames, H, W, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    x = x[:, :, :1].expand(-1, -1, frames, -1, -1) if still else x
+    return {"x": x, "name": [f"c{k}" for k in range(count)], "columns": {}}
+
+
+def test_validation_metrics_are_means_over_all_frames() -> None:
+    module = VAE(network().eval(), {"l1": L1(1)}, sgd)
+    items = [clips(2), clips(3), clips(1, still=True)]
+    (found,) = trainer().validate(module, loader(items), verbose=False)
+    frames = torch.cat([item["x"].transpose(1, 2).flatten(0, 1) for item in items])
+    with torch.no_grad():
+        made = module.reconstruct(frames)
+    assert found["val/psnr"] == pytest.approx(psnr(frames, made).mean().item(), rel=1e-5)
+    assert found["val/ssim"] == pytest.approx(ssim(frames, made).mean().item(), rel=1e-4)
+    assert found["val/mae"] == pytest.approx(mae(frames, made).mean().item(), rel=1e-5)
+    frames, made = frames[:15], made[:15]  # the last three stand still
+    moves = [(clip["x"].diff(dim=2).abs().amax(dim=1) * 127.5 > 16) for clip in items[:2]]
+    mask = torch.cat([torch.cat([move[:, :1], move], dim=1).flatten(0, 1) for move in moves])
+    assert found["val/mae_moving"] == pytest.approx(mae(frames, made, mask).mean().item(), rel=1e-5)
+    assert {"val/psnr_bicubic", "val/ssim_bicubic", "val/psnr_moving", "val/ssim_moving"} <= found.keys()
+
+
+def test_where_nothing_moves_there_is_no_value_and_a_broken_network_is_not_hidden() -> None:
+    module = VAE(network().eval(), {"l1": L1(1)}, sgd)
+    (found,) = trainer().validate(module, loader([clips(2, still=True)]), verbose=False)
+    assert math.isnan(found["val/psnr_moving"])
+    assert math.isfinite(found["val/psnr"])
+    with torch.no_grad():
+        module.network.decoder.conv_out.bias.fill_(torch.nan)
+    (found,) = trainer().validate(module, loader([clips(2)]), verbose=False)
+    assert math.isnan(found["val/psnr"])
+
+
+def test_single_held_out_frames_can_be_validated() -> None:
+    (found,) = trainer().validate(VAE(network(), {"l1": L1(1)}, sgd), loader([clips(2, frames=1)]), verbose=False)
+    assert math.isfinite(found["val/psnr"])
+
+
+def pack(lengths: tuple[int, ...], channels: int = C) -> Pack:
+    random = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (sum(lengths), channels, H, W), dtype=torch.uint8, generator=random)
+    return Pack(tuple(f"r{k}" for k in range(len(lengths))), lengths, frames)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 512])
+def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, calls = tiny(), []
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda x: (calls.append(len(x)), encode(x))[1])
+    item = pack((3, 1, 6))
+    with torch.no_grad():
+        found = Encoder(vae, budget).predict_step(item, 0)
+        truth = [encode(frame[None].float() / 127.5 - 1).latent_dist for frame in item.frames]
+    assert max(calls) <= budget
+    assert sum(calls) == 10
+    assert [len(mean) for mean, _ in found] == [3, 1, 6]
+    assert torch.cat([mean for mean, _ in found]).sub(torch.cat([p.mean for p in truth])).abs().max() < 1e-5
+    assert torch.cat([std for _, std in found]).sub(torch.cat([p.std for p in truth])).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
+def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) -> None:
+    vae = tiny(channels=3)
+    latents = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        found = Decoder(vae, 2, grey).predict_step(Pack(("a", "b"), (2, 3), latents), 0)
+        exact = torch.cat([vae.decode(latent[None]).sample for latent in latents]).permute(0, 2, 3, 1)
+    exact = exact.mean(dim=-1, keepdim=True) if grey else exact
+    assert [tuple(part.shape) for part in found] == [(2, H, W, channels), (3, H, W, channels)]
+    difference = torch.cat(found).float() - (exact.clamp(-1, 1) + 1) * 127.5
+    assert difference.abs().max() <= 0.5 + 1e-3
