@@ -42,11 +42,11 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero.*")
+    warnings.filterwarnings("ignore", message="Using .DistributedSampler. with the dataloaders.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
-    warnings.filterwarnings("ignore", message="Using .DistributedSampler. with the dataloaders.*")
     trainer = settings(
         callbacks=list(callbacks), enable_progress_bar=sys.stderr.isatty(), plugins=[WholeCheckpoints()], **more
     )

@@ -1,8 +1,9 @@
 """Whole training runs of the smallest autoencoder, through the engine."""
 
+import functools
 import json
 import math
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from pytorch_lightning.callbacks import Callback
 from echodream import engine, training
 from echodream.artifact import read_artifact
 from echodream.errors import UserError
-from echodream.trainers import WholeCheckpoints
+from echodream.trainers import WholeCheckpoints, make_trainer
 from echodream.weights import fingerprint
 from tests.tiny_vae import HEIGHT, WIDTH, blob, blob_store, train_cfg
 
@@ -100,7 +101,9 @@ def test_the_same_command_finds_it_complete(trained: Path, caplog: pytest.LogCap
     before = bytes_of(trained / "vae")
     with caplog.at_level("INFO"):
         found = engine.train(
-            train_cfg(trained, "trainer.max_epochs=3", "model.lr=0.01", "callbacks.ema.decay=0.5", "model.module.clip=1.0")
+            train_cfg(
+                trained, "trainer.max_epochs=3", "model.lr=0.01", "callbacks.ema.decay=0.5", "model.module.clip=1.0"
+            )
         )
     assert "already complete, nothing to do" in caplog.text
     assert found == read_artifact(trained / "vae", "vae").metrics
@@ -175,6 +178,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = functools.partial(pl.Trainer, accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert isinstance(make_trainer(settings, []).strategy.checkpoint_io, WholeCheckpoints)
     path = tmp_path / "last.ckpt"
     WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
     monkeypatch.setattr(torch, "save", lambda state, file: (file.write(b"half"), 1 / 0))
@@ -196,7 +201,7 @@ def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     make = training.make_trainer
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, Poison()], **more))
-        with pytest.raises(UserError, match=r"^the loss \(l1\) is not finite on a batch of r\d") as caught:
+        with pytest.raises(UserError, match=r"^the loss \(l1, kl\) is not finite on a batch of r\d") as caught:
             engine.train(train_cfg(folder))
     named = set(str(caught.value).split(" batch of ")[1].split(":")[0].split(", "))
     assert named <= {"r0", "r1", "r2", "r5"}
@@ -263,7 +268,13 @@ def test_two_processes_train_and_export_once(tmp_path: Path) -> None:
     folder = study(tmp_path)
     overrides = [
         "data=phantom",
-        *("vae.widths=[4,4]", "vae.layers=1", "vae.groups=2", "loss.adversarial.weight=0.5", "loss.adversarial.width=4"),
+        *(
+            "vae.widths=[4,4]",
+            "vae.layers=1",
+            "vae.groups=2",
+            "loss.adversarial.weight=0.5",
+            "loss.adversarial.width=4",
+        ),
         *("loss.adversarial.start=1", "loss.adversarial.layers=1", "datamodule.workers=0", "datamodule.batch_size=2"),
         *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"),
         *("trainer.limit_train_batches=2", f"src={folder}/videos", f"dst={folder}/vae", f"paths.runs={folder}/runs"),
@@ -286,7 +297,6 @@ def test_ctrl_c_is_an_interruption_and_not_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, Impatient()], **more))
     with pytest.raises(KeyboardInterrupt):
         engine.train(train_cfg(study(tmp_path)))
-    shutil.rmtree(tmp_path)
 
 
 def test_a_seeded_epoch_is_a_function_of_seed_and_epoch() -> None:
@@ -301,3 +311,12 @@ def test_a_seeded_epoch_is_a_function_of_seed_and_epoch() -> None:
         draws.append(torch.rand(1).item())
     assert draws[0] == draws[1]
     assert len(set(draws)) == 3
+
+
+def test_each_epoch_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        engine.train(train_cfg(study(tmp_path)))
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert len(lines) == 2
+    assert re.fullmatch(r"epoch 2 of 2  train/loss [\d.]+  val/psnr [\d.]+  val/ssim -?[\d.e-]+", lines[1])
+    assert "train: LPIPS is off, because loss.perceptual has no weight files (backbone= and linear=)" in caplog.messages

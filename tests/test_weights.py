@@ -48,7 +48,7 @@ def test_the_hash_is_checked(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none.bin does not exist: give the path of a local weight file"):
+    with pytest.raises(UserError, match=r"none.bin does not exist: give the path of a local weight file"):
         read_weights(str(tmp_path / "none.bin"))
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"epoch": 3}, torch.ones(2)])
 def test_a_pickle_without_a_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "a.bin")
-    with pytest.raises(UserError, match="a.bin holds no state dict of tensors"):
+    with pytest.raises(UserError, match=r"a.bin holds no state dict of tensors"):
         read_weights(str(tmp_path / "a.bin"))
 
 

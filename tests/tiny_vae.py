@@ -16,6 +16,8 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 
+torch.set_num_threads(1)  # networks this small are slower on several
+
 HEIGHT, WIDTH = 16, 24
 SPLITS = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST", "TRAIN", "VAL")
 
@@ -29,9 +31,7 @@ def blob(frames: int, number: int, height: int = HEIGHT, width: int = WIDTH, cha
     return (grey[..., None] - np.arange(channels) * 13).astype(np.uint8)
 
 
-def blob_store(
-    root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), channels: int = 1, **columns: Any
-) -> Store:
+def blob_store(root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), channels: int = 1, **columns: Any) -> Store:
     """A video store of ``blob``; recording k is patient k, its split by ``SPLITS``."""
     with StoreWriter(root, Dataset(kind="video", channels=channels, height=HEIGHT, width=WIDTH)) as writer:
         for number, frames in enumerate(lengths):

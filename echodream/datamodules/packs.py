@@ -1,12 +1,12 @@
 """Whole recordings batched by a budget of frames: how a store goes through a network once, in order."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from echodream.errors import UserError
 from echodream.store import Store
@@ -69,6 +69,20 @@ class Packs(Dataset[Pack]):
         return torch.from_numpy(self.store.frames(name)).permute(0, 3, 1, 2).contiguous()
 
 
+class Deal(DistributedSampler[int]):
+    """Every ``world``-th pack, from ``rank`` on: each pack once, and none for a process where there are too few."""
+
+    def __init__(self, packs: Packs, rank: int, world: int) -> None:
+        super().__init__(packs, num_replicas=world, rank=rank, shuffle=False)
+        self.mine = range(rank, len(packs), world)
+
+    def __len__(self) -> int:
+        return len(self.mine)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.mine)
+
+
 class PackData(pl.LightningDataModule):
     """Serves the packs of a store for prediction. ``done`` is asked when the loader is made, after resuming."""
 
@@ -78,10 +92,16 @@ class PackData(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer packs than devices
 
     def predict_dataloader(self) -> DataLoader[Pack]:
-        """One pack at a time; Lightning deals them to the devices."""
+        """One pack at a time, dealt to the devices."""
         packs = Packs(self.store, self.budget, self.done)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return DataLoader(
-            packs, batch_size=1, collate_fn=_only, num_workers=self.workers, prefetch_factor=2 if self.workers else None
+            packs,
+            batch_size=1,
+            sampler=Deal(packs, rank, world),
+            collate_fn=_only,
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
         )
 
     def transfer_batch_to_device(self, batch: Pack, device: torch.device, dataloader_idx: int) -> Pack:

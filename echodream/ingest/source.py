@@ -53,7 +53,7 @@ class Recording:
     problem: str | None = None
     """Why the recording cannot be read, where the listing alone shows it: becomes its row in ``rejected.csv``."""
     counted: bool = True
-    """False for a file that is no recording at all (a read-me): in ``rejected.csv``, not held against ``max_rejected``."""
+    """False for a file that is no recording (a read-me): in ``rejected.csv``, not held against ``max_rejected``."""
 
 
 @dataclass(frozen=True)

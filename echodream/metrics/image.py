@@ -22,12 +22,12 @@ def psnr(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     """Structural similarity per image (Wang et al. 2004; Gaussian window of 11, sigma 1.5). (B, C, H, W); returns (B,).
 
-    Whole images without the border that the window does not fit in, as is usual; where ``mask`` is given, that too.
+    The image is mirrored at its border, as torchmetrics has it.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     result = structural_similarity_index_measure(y, x, data_range=2.0, reduction="none", return_full_image=True)
-    return result[0] if mask is None else _average(result[1].mean(dim=1), mask)
+    return _average(result[1].mean(dim=1), mask)
 
 
 def moving(x: Tensor, threshold: float = 16.0) -> Tensor:

@@ -118,5 +118,5 @@ def test_a_long_decay_does_not_keep_the_random_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decay", [1, -0.1])
 def test_a_decay_that_cannot_be(decay: float) -> None:
-    with pytest.raises(UserError, match="callbacks.ema.decay"):
+    with pytest.raises(UserError, match=r"callbacks.ema.decay"):
         EMA(decay)

@@ -1,12 +1,13 @@
 """Packs against what they promise, over random lengths and shapes."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from echodream.datamodules.packs import PackData, Packs, plan
+from echodream.datamodules.packs import Deal, PackData, Packs, plan
 from echodream.errors import UserError
 from tests.stores import make_latent_store, posterior_mean
 from tests.tiny_vae import blob, blob_store
@@ -23,7 +24,7 @@ def test_a_plan_keeps_its_promises(seed: int) -> None:
     for pack in packs:
         assert len({shapes[index] for index in pack}) == 1
         assert len(pack) == 1 or sum(lengths[index] for index in pack) <= budget
-    for pack, following in zip(packs, packs[1:], strict=False):  # none could have taken the next recording too
+    for pack, following in itertools.pairwise(packs):  # none could have taken the next recording too
         fits = sum(lengths[index] for index in pack) + lengths[following[0]] <= budget
         assert not (fits and shapes[pack[0]] == shapes[following[0]])
 
@@ -68,3 +69,13 @@ def test_what_is_done_leaves_the_other_packs_as_they_were(tmp_path: Path) -> Non
 def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
     data = PackData(blob_store(tmp_path / "videos", [5, 2, 4]), 8, workers, set())
     assert [pack.names for pack in data.predict_dataloader()] == [("r0", "r1"), ("r2",)]
+
+
+@pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 2), (7, 3), (1, 4), (0, 2)])
+def test_every_pack_is_dealt_to_one_process(tmp_path: Path, count: int, world: int) -> None:
+    store = blob_store(tmp_path / "videos", [2] * 7)
+    packs = Packs(store, 2, done={f"r{k}" for k in range(count, 7)})
+    hands = [list(Deal(packs, rank, world)) for rank in range(world)]
+    assert [len(Deal(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]
+    assert sorted(index for hand in hands for index in hand) == list(range(count))
+    assert max(map(len, hands)) - min(map(len, hands)) <= 1

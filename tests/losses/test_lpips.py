@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +16,7 @@ from torch.nn import functional
 from echodream.errors import UserError
 from echodream.losses import lpips
 from echodream.losses.lpips import LPIPS, perceptual
+from tests.test_structure import composed
 
 # VGG-16 as torchvision numbers it; "M" is a pooling. The widths are small, the numbering is the real one.
 LAYERS: list[Any] = [4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 7, 7, 7, "M", 8, 8, 8, "M"]
@@ -171,3 +173,16 @@ def test_a_pickle_that_needs_code(files: tuple[Path, Path], tmp_path: Path, monk
     with pytest.raises(UserError, match=r"lpips.pth holds more than weights"):
         made(files)
     assert not (tmp_path / "ran").exists()
+
+
+def test_switched_on_from_the_command_line(files: tuple[Path, Path]) -> None:
+    given = [f"loss.perceptual.{name}={file}" for name, file in zip(("backbone", "linear"), files, strict=True)]
+    given += [
+        f"loss.perceptual.sha256.{name}={sha256(file)}"
+        for name, file in zip(("backbone", "linear"), files, strict=True)
+    ]
+    cfg = composed("train", "model=vae", "data=phantom", "loss.perceptual.weight=0.3", *given)
+    term = instantiate(cfg.model.module.terms.perceptual)
+    assert isinstance(term, LPIPS)
+    assert term.weight == 0.3
+    assert term(images(0, 1), images(1, 1), None).item() > 0

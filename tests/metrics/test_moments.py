@@ -1,5 +1,7 @@
 """Statistics of posteriors against draws and against numpy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def test_parts_of_different_sizes_count_by_their_size() -> None:
     values = np.random.default_rng(0).normal(size=(7, 3, 2, 5))
     whole, parts = PosteriorMoments(), PosteriorMoments()
     for moments, bounds in ((whole, [0, 7]), (parts, [0, 1, 4, 7])):
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             part = torch.from_numpy(values[start:stop])
             moments.add(part, torch.zeros_like(part))
     assert parts.mean() == pytest.approx(whole.mean())

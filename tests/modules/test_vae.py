@@ -153,7 +153,7 @@ def test_terms_are_switched_by_their_weight() -> None:
     assert set(module.terms) == {"l2"}
     with pytest.raises(UserError, match="neither l1 nor l2"):
         VAE(network(), {"l1": L1(0), "kl": KL(1)}, sgd)
-    with pytest.raises(UserError, match="model.clip is -1"):
+    with pytest.raises(UserError, match=r"model.clip is -1"):
         VAE(network(), {"l1": L1(1)}, sgd, clip=-1)
 
 
@@ -161,10 +161,7 @@ def test_terms_are_switched_by_their_weight() -> None:
 def test_a_step_in_half_precision(precision: str) -> None:
     module = VAE(network(), {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1)}, sgd, judge())
     before = copy.deepcopy(module.network.state_dict())
-    if precision == "bf16-true":
-        items = [{**batch, "x": batch["x"].bfloat16()} for batch in batches(2)]
-    else:
-        items = batches(2)
+    items = [{**batch, "x": batch["x"].bfloat16()} for batch in batches(2)] if precision == "bf16-true" else batches(2)
     made = fit(module, items, precision=precision)
     assert all(math.isfinite(value) for value in made.callback_metrics.values())
     assert any(not torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
@@ -246,9 +243,7 @@ def pack(lengths: tuple[int, ...], channels: int = C) -> Pack:
 
 
 @pytest.mark.parametrize("budget", [1, 4, 512])
-def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(
-    budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, calls = tiny(), []
     encode = vae.encode
     monkeypatch.setattr(vae, "encode", lambda x: (calls.append(len(x)), encode(x))[1])
@@ -274,3 +269,20 @@ def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) ->
     assert [tuple(part.shape) for part in found] == [(2, H, W, channels), (3, H, W, channels)]
     difference = torch.cat(found).float() - (exact.clamp(-1, 1) + 1) * 127.5
     assert difference.abs().max() <= 0.5 + 1e-3
+
+
+def test_the_published_network_trains_a_step_and_encodes() -> None:
+    """3 x 112 x 112 for real, 62 million parameters."""
+    torch.manual_seed(0)
+    module = VAE(build(3, [128, 256, 256, 512]), {"l1": L1(1), "kl": KL(1e-6)}, sgd)
+    x = torch.rand(1, 3, 112, 112) * 2 - 1
+    before = module.network.encoder.conv_in.weight.detach().clone()
+    made = fit(module, [{"x": x, "name": ["a"], "columns": {}}])
+    assert math.isfinite(made.callback_metrics["train/loss"])
+    assert not torch.equal(module.network.encoder.conv_in.weight, before)
+    frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    with torch.no_grad():
+        ((mean, std),) = Encoder(module.network, 1).predict_step(Pack(("a",), (2,), frames), 0)
+    assert mean.shape == std.shape == (2, 4, 14, 14)
+    assert torch.isfinite(mean).all()
+    assert (std > 0).all()

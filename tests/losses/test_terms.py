@@ -70,13 +70,13 @@ def test_ms_ssim_says_that_an_image_is_too_small(posterior: DiagonalGaussianDist
 
 @pytest.mark.parametrize("scales", [0, 6])
 def test_ms_ssim_refuses_scales(scales: int) -> None:
-    with pytest.raises(UserError, match="loss.ms_ssim.scales"):
+    with pytest.raises(UserError, match=r"loss.ms_ssim.scales"):
         MultiScaleSSIM(1, scales=scales)
 
 
 @pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "much", True])
 def test_a_weight_is_a_number_from_zero(weight: object) -> None:
-    with pytest.raises(UserError, match="a KL has weight .*; give a number from 0"):
+    with pytest.raises(UserError, match=r"a KL has weight .*; give a number from 0"):
         KL(weight)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,126 @@
+"""Wall time of ``stage=encode`` over the bare network's for the same frames, and over the published loop's.
+
+    python benchmarks/encode.py [--recordings 24] [--frames 64] [--size 112] [--channels 1] [--device cpu|cuda]
+
+The stage (the function, in this process, after imports) reads a store of phantom videos, encodes, writes and verifies
+a store of latents. The bare network gets the same frames, already in memory, in batches of the same budget. The
+published loop takes one recording at a time, in batches of 32, float32, and reads, encodes and writes in turn. The
+three are timed ``--repeats`` times, turn by turn; medians are printed, and the ratio's median over the turns.
+"""
+
+import argparse
+import functools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from echodream.ingest.phantom import Phantom
+from echodream.ingest.source import Limits
+from echodream.networks.autoencoder import build
+from echodream.stages.encode import encode, load_vae
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.latents import write_latents
+from echodream.store.video import write_video
+
+
+def make(root: Path, options: argparse.Namespace) -> Store:
+    """A store of phantom videos at ``root``/videos, and an untrained network beside it."""
+    phantom = Phantom(options.recordings, size=options.size, seconds=(options.frames / 32,) * 2, per_patient=(1, 1))
+    size = {"NumberOfFrames": options.frames, "FrameHeight": options.size, "FrameWidth": options.size}
+    with StoreWriter(root / "videos", Dataset(kind="video", channels=options.channels)) as writer:
+        for found in phantom.recordings(None):
+            frames = phantom.read(found, Limits()).frames[: options.frames].repeat(options.channels, axis=-1)
+            write_video(writer.scratch(found.name), frames, 32.0)
+            row = {"FileName": found.name, "Split": "TRAIN", "PatientID": found.name, "FPS": 32.0, **size}
+            writer.commit(row, writer.scratch(found.name))
+        store = writer.finish(sorted(writer.done))
+    torch.manual_seed(0)
+    wide = options.widths[0] >= 128
+    network = build(options.channels, options.widths, layers=2 if wide else 1, groups=32 if wide else 8)
+    network.save_pretrained(root / "vae")
+    return store
+
+
+def stage(root: Path, options: argparse.Namespace) -> Store:
+    """``stage=encode`` as the command runs it, each time into a new folder."""
+    dst = tempfile.mkdtemp(dir=root) + "/latents"
+    settings = {"accelerator": "gpu" if options.device == "cuda" else "cpu", "precision": options.precision}
+    trainer = functools.partial(pl.Trainer, **settings, devices=1, enable_model_summary=False, inference_mode=True)
+    places = {"src": str(root / "videos"), "dst": dst, "artifact": str(root / "vae")}
+    encode(**places, budget=options.budget, workers=options.workers, trainer=trainer, command="", code_version="")
+    return Store(dst)
+
+
+@torch.inference_mode()
+def bare(network: Any, frames: Tensor, budget: int) -> None:
+    """The network alone, over uint8 frames (N, C, H, W) that lie on its device."""
+    for part in frames.split(budget):
+        posterior = network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)).latent_dist
+        _ = posterior.mean, posterior.std
+
+
+@torch.inference_mode()
+def published(network: Any, store: Store, root: Path, device: str) -> dict[str, Tensor]:
+    """One recording at a time, batches of 32, float32: mean and std of each, (2, F, D, h, w), unrounded."""
+    found = {}
+    for name in store.table["FileName"]:
+        frames = torch.from_numpy(store.frames(name)).permute(0, 3, 1, 2)
+        posteriors = [network.encode((part.float() / 127.5 - 1).to(device)).latent_dist for part in frames.split(32)]
+        found[name] = torch.stack([torch.cat([getattr(p, what) for p in posteriors]) for what in ("mean", "std")]).cpu()
+        write_latents(root / "one.safetensors", *found[name].numpy())
+    return found
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    """How long ``run`` takes, and what it returns."""
+    start, found = time.perf_counter(), run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, found
+
+
+def main() -> None:
+    """Print times, ratios, and the largest difference of a stored latent from the published loop's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("recordings", 24), ("frames", 64), ("size", 112), ("channels", 1), ("budget", 64)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 64], help="published: 128 256 256 512")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", default="32-true", help="of the stage: 32-true, bf16-mixed or 16-mixed")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        store = make(root, options)
+        network, plain = (load_vae(str(root / "vae")).eval().to(options.device) for _ in range(2))
+        plain = plain.to(memory_format=torch.contiguous_format)
+        pixels = [torch.from_numpy(store.frames(name)).permute(0, 3, 1, 2) for name in store.table["FileName"]]
+        frames = torch.cat(pixels).to(options.device)
+        bare(network, frames[: options.budget], options.budget)  # warm
+        times: list[tuple[float, float, float]] = []
+        for _ in range(options.repeats):
+            one, result = seconds(lambda: stage(root, options))
+            two = seconds(lambda: bare(network, frames, options.budget))[0]
+            three, truth = seconds(lambda: published(plain, store, root, options.device))
+            times.append((one, two, three))
+        made = {name: result.latents(name) for name in truth}
+    pairs = [pair for name in truth for pair in zip(made[name], truth[name], strict=True)]
+    largest = max((stored.float() - exact).abs().max().item() for stored, exact in pairs)
+    for what, column in (("stage=encode", 0), ("bare network", 1), ("published loop", 2)):
+        taken = statistics.median(row[column] for row in times)
+        print(f"{what:<16}{taken:8.2f} s{len(frames) / taken:10.0f} frames/s")
+    print(f"stage / bare network    {statistics.median(row[0] / row[1] for row in times):.3f}")
+    print(f"published loop / stage  {statistics.median(row[2] / row[0] for row in times):.2f}")
+    print(f"largest difference of a stored latent (float16) from the published loop's  {largest:.1e}")
+
+
+if __name__ == "__main__":
+    main()
