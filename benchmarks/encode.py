@@ -2,10 +2,9 @@
 
     python benchmarks/encode.py [--recordings 24] [--frames 64] [--size 112] [--channels 1] [--device cpu|cuda]
 
-The stage (the function, in this process, after imports) reads a store of phantom videos, encodes, writes and verifies
-a store of latents. The bare network gets the same frames, already in memory, in batches of the same budget. The
-published loop takes one recording at a time, in batches of 32, float32, and reads, encodes and writes in turn. The
-three are timed ``--repeats`` times, turn by turn; medians are printed, and the ratio's median over the turns.
+The stage runs in this process, after imports: it reads a store of phantom videos, encodes, writes and verifies. The
+bare network gets the same frames from memory, in batches of the same size. The published loop takes one recording at a
+time, in batches of 32, float32: it reads, encodes and writes in turn. All are timed ``--repeats`` times, turn by turn.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits
+from echodream.modules.vae import chunks
 from echodream.networks.autoencoder import build
 from echodream.stages.encode import encode, load_vae
 from echodream.store import Dataset, Store, StoreWriter
@@ -43,8 +43,7 @@ def make(root: Path, options: argparse.Namespace) -> Store:
         store = writer.finish(sorted(writer.done))
     torch.manual_seed(0)
     wide = options.widths[0] >= 128
-    network = build(options.channels, options.widths, layers=2 if wide else 1, groups=32 if wide else 8)
-    network.save_pretrained(root / "vae")
+    build(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(root / "vae")
     return store
 
 
@@ -61,7 +60,7 @@ def stage(root: Path, options: argparse.Namespace) -> Store:
 @torch.inference_mode()
 def bare(network: Any, frames: Tensor, budget: int) -> None:
     """The network alone, over uint8 frames (N, C, H, W) that lie on its device."""
-    for part in frames.split(budget):
+    for part in chunks(frames, budget):
         posterior = network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)).latent_dist
         _ = posterior.mean, posterior.std
 
@@ -81,8 +80,7 @@ def published(network: Any, store: Store, root: Path, device: str) -> dict[str, 
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     """How long ``run`` takes, and what it returns."""
     start, found = time.perf_counter(), run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    torch.cuda.synchronize() if torch.cuda.is_available() else None
     return time.perf_counter() - start, found
 
 

@@ -17,7 +17,7 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, Term, adaptive_weight
 from echodream.metrics.image import mae, psnr, ssim
-from echodream.modules.vae import VAE, Decoder, Encoder
+from echodream.modules.vae import VAE, Decoder, Encoder, chunks
 from echodream.networks.autoencoder import build
 from tests.tiny_vae import tiny
 
@@ -256,6 +256,14 @@ def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, m
     assert [len(mean) for mean, _ in found] == [3, 1, 6]
     assert torch.cat([mean for mean, _ in found]).sub(torch.cat([p.mean for p in truth])).abs().max() < 1e-5
     assert torch.cat([std for _, std in found]).sub(torch.cat([p.std for p in truth])).abs().max() < 1e-5
+
+
+def test_a_cpu_takes_few_frames_at_once_and_another_device_the_budget() -> None:
+    frames = torch.empty(70, 1, 2, 2)
+    assert [len(part) for part in chunks(frames, 64)] == [16, 16, 16, 16, 6]
+    assert [len(part) for part in chunks(frames, 40)] == [16, 16, 16, 16, 6]
+    assert {len(part) for part in chunks(frames, 7)} == {7}
+    assert [len(part) for part in chunks(frames.to("meta"), 64)] == [64, 6]
 
 
 @pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
