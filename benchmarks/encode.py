@@ -32,6 +32,9 @@ from echodream.store.video import write_video
 
 def make(root: Path, options: argparse.Namespace) -> Store:
     """A store of phantom videos at ``root``/videos, and an untrained network beside it."""
+    torch.manual_seed(0)
+    wide = options.widths[0] >= 128
+    build(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(root / "vae")
     phantom = Phantom(options.recordings, size=options.size, seconds=(options.frames / 32,) * 2, per_patient=(1, 1))
     size = {"NumberOfFrames": options.frames, "FrameHeight": options.size, "FrameWidth": options.size}
     with StoreWriter(root / "videos", Dataset(kind="video", channels=options.channels)) as writer:
@@ -40,11 +43,7 @@ def make(root: Path, options: argparse.Namespace) -> Store:
             write_video(writer.scratch(found.name), frames, 32.0)
             row = {"FileName": found.name, "Split": "TRAIN", "PatientID": found.name, "FPS": 32.0, **size}
             writer.commit(row, writer.scratch(found.name))
-        store = writer.finish(sorted(writer.done))
-    torch.manual_seed(0)
-    wide = options.widths[0] >= 128
-    build(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(root / "vae")
-    return store
+        return writer.finish(sorted(writer.done))
 
 
 def stage(root: Path, options: argparse.Namespace) -> Store:
@@ -61,8 +60,7 @@ def stage(root: Path, options: argparse.Namespace) -> Store:
 def bare(network: Any, frames: Tensor, budget: int) -> None:
     """The network alone, over uint8 frames (N, C, H, W) that lie on its device."""
     for part in chunks(frames, budget):
-        posterior = network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)).latent_dist
-        _ = posterior.mean, posterior.std
+        network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
 
 @torch.inference_mode()
@@ -87,13 +85,12 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 def main() -> None:
     """Print times, ratios, and the largest difference of a stored latent from the published loop's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("recordings", 24), ("frames", 64), ("size", 112), ("channels", 1), ("budget", 64)):
+    numbers = {"recordings": 24, "frames": 64, "size": 112, "channels": 1, "budget": 64, "workers": 1, "repeats": 5}
+    for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 64], help="published: 128 256 256 512")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", default="32-true", help="of the stage: 32-true, bf16-mixed or 16-mixed")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -160,6 +160,7 @@ MORE = ("trainer.max_epochs=3", "loss.adversarial.weight=0.5", "loss.adversarial
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the first epoch, in the second, after the last but before the export: with both optimisers and EMA."""
     more = [*MORE, "loss.adversarial.layers=1"]
+    monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *more))
     for epoch, batch in ((0, 2), (1, 1), (2, 3)):

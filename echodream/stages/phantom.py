@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,9 @@ def draw(job: Job) -> dict[str, Any]:
     return {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
 
 
-def _run(jobs: Sequence[Job], workers: int | None) -> Any:
+def _run(jobs: Sequence[Job], workers: int | None) -> Iterator[dict[str, Any]]:
     if workers == 0:
-        return map(draw, jobs)
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn"))
-    return pool.map(draw, jobs)
+        yield from map(draw, jobs)
+        return
+    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(draw, jobs)
