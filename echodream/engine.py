@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,8 @@ def sample(cfg: DictConfig) -> "Summary":
     prepare(cfg)
     stage = instantiate(cfg.stage)
     summary: Summary = stage(command=command("sample.py"), code_version=code_version())
-    log.info("%s", summary)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
+        log.info("%s", summary)
     if summary.problem is not None:
         raise UserError(summary.problem)
     return summary
@@ -68,7 +70,8 @@ def training_settings(cfg: DictConfig) -> str:
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
-    parts["datamodule"].pop("src", None)
+    for key, name in (("datamodule", "src"), ("datamodule", "workers"), ("trainer", "log_every_n_steps")):
+        parts[key].pop(name, None)
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
