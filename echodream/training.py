@@ -38,7 +38,10 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
     trainer = make_trainer(
-        instantiate(cfg.trainer), callbacks, some_unused=len(module.configure_optimizers()) > 1, logger=loggers
+        instantiate(cfg.trainer),
+        callbacks,
+        some_unused=getattr(module, "adversarial", None) is not None,
+        logger=loggers,
     )
     last = folder / "last.ckpt"
     if last.is_file():

@@ -35,6 +35,7 @@ class VAE(pl.LightningModule):
 
     ``terms`` are the losses by name (None or weight 0: switched off); ``adversarial`` adds a discriminator with its own
     optimiser. ``optimizer`` is a partial that takes parameters. Gradients are clipped to the norm ``clip`` (0: not).
+    ``schedule`` is a partial that takes ``optimizer`` and ``num_training_steps``; without one the rate is constant.
     """
 
     undefined_when_still: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
@@ -47,6 +48,7 @@ class VAE(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         adversarial: PatchAdversarial | None = None,
         clip: float = 1.0,
+        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -59,14 +61,19 @@ class VAE(pl.LightningModule):
         self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
         self.make_optimizer = optimizer
         self.clip = clip
+        self.make_schedule = schedule
         self._names: list[str] = []
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for the autoencoder, one for the discriminator if there is one."""
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+        """One optimiser for the autoencoder, one for the discriminator if there is one, each with its schedule."""
         owners: list[nn.Module] = [self.network]
         if self.adversarial is not None:
             owners.append(self.adversarial.discriminator)
-        return [self.make_optimizer(owner.parameters()) for owner in owners]
+        optimizers = [self.make_optimizer(owner.parameters()) for owner in owners]
+        if self.make_schedule is None:
+            return optimizers, []
+        steps = int(self.trainer.estimated_stepping_batches)
+        return optimizers, [self.make_schedule(optimizer=item, num_training_steps=steps) for item in optimizers]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
@@ -96,6 +103,9 @@ class VAE(pl.LightningModule):
             with self.toggled_optimizer(optimizers[1]):
                 losses["discriminator"] = judge.critic(x, reconstruction)
                 self._step(optimizers[1], losses["discriminator"], losses)
+        schedules = self.lr_schedulers() or []
+        for item in schedules if isinstance(schedules, list) else [schedules]:
+            item.step()  # type: ignore[call-arg]
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
