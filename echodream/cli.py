@@ -1,9 +1,11 @@
 """The two commands."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from echodream.command_help import answer_help
+from echodream.command_help import answer_help, arranged
 from echodream.config_errors import plain_errors
 from echodream.paths import CONF_DIR
 
@@ -12,6 +14,7 @@ from echodream.paths import CONF_DIR
 def train() -> None:
     """Train one model: ``train.py model=<model> data=<study>``."""
     answer_help("train")
+    sys.argv[1:] = arranged(sys.argv[1:])
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")(_train)()
 
 
@@ -19,6 +22,7 @@ def train() -> None:
 def sample() -> None:
     """Carry out one stage: ``sample.py stage=<stage> data=<study>``."""
     answer_help("sample")
+    sys.argv[1:] = arranged(sys.argv[1:])
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="sample")(_sample)()
 
 

@@ -1,7 +1,9 @@
 """``--help``: what can be asked for, read from the configuration itself, in the time it takes to list a folder."""
 
 import sys
+from collections.abc import Sequence
 
+from echodream.errors import UserError
 from echodream.paths import CONF_DIR
 
 _TEXT = {
@@ -16,6 +18,11 @@ _TEXT = {
         ("stage", "data", "experiment"),
     ),
 }
+_OPTIONS = (
+    *("--help", "-h", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m"),
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--version"),
+    *("--shell-completion", "-sc", "--experimental-rerun", "--hydra-help"),
+)
 _FLAGS = """  --cfg job             print the whole configuration and stop
   -m, --multirun        run once for each value: seed=0,1,2
   --config-dir <dir>    a folder with studies of your own: <dir>/data/my_study.yaml
@@ -37,6 +44,18 @@ def answer_help(config: str) -> None:
     sys.exit(0)
 
 
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with hydra's options in front of the overrides, so that they may stand anywhere.
+
+    Raises ``UserError`` for an option that hydra does not know.
+    """
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:
+            raise UserError(f"{argument} is no option; write key=value, or one of {', '.join(_OPTIONS)}")
+    overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a[0] in "~+")]
+    return [a for a in arguments if a not in overrides] + overrides
+
+
 def _group(name: str) -> str:
     """One config group: each choice with the first remark in its file."""
     lines = [f"{name}="]
@@ -44,5 +63,5 @@ def _group(name: str) -> str:
         remarks = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
         remark = next((text for text in remarks if not text.startswith("@package")), "")
         if path.stem != "base":
-            lines.append(f"  {path.stem:<22}{remark}")
+            lines.append(f"  {path.stem:<24}{remark}")
     return "\n".join([*lines, ""])

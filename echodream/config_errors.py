@@ -132,7 +132,8 @@ def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return " ".join(str(error).split())
-    return f"{group}={choice} is not known; choose one of {_list(error.options or _choices(group), choice)}"
+    options = [name for name in error.options or _choices(group) if name != "base"]
+    return f"{group}={choice} is not known; choose one of {_list(options, choice)}"
 
 
 def _choices(group: str) -> list[str]:
@@ -159,6 +160,8 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
         parent, _, last = parent.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     names = [str(name) for name in node if name not in ("_target_", "_partial_")]
+    if last in names:  # it is there: hydra lets no command line put entries into a mapping at once
+        return f"{key} takes further entries one by one, each with a plus: +{key}.<name>=<value>"
     where = f"{parent} has" if parent else "the keys here are"
     return f"unknown key {key!r}; {where} {_list(names, last)}"
 

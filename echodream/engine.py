@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from echodream.artifact import FACTS, read_artifact
 from echodream.config_errors import refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
+from echodream.store.schema import CHECKSUMS, read_dataset
+from echodream.store.verify import digest
 
 if TYPE_CHECKING:
     from echodream.stages.summary import Summary
@@ -24,6 +28,10 @@ log = logging.getLogger(__name__)
 def sample(cfg: DictConfig) -> "Summary":
     """Carry out the stage that ``cfg`` names and print its summary. Raises ``UserError`` when not all was done."""
     prepare(cfg)
+    if cfg.get("src") is not None:
+        read_dataset(Path(cfg.src))  # a source that is not there is noticed before anything heavy is imported
+    if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
+        raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     stage = instantiate(cfg.stage)
     summary: Summary = stage(command=command("sample.py"), code_version=code_version())
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
@@ -44,6 +52,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if found is not None:
         log.info("train: %s already complete, nothing to do", cfg.dst)
         return found
+    read_dataset(Path(cfg.src))
     from echodream.training import run
 
     folder = Path(cfg.work) / settings[:12]
@@ -63,15 +72,14 @@ def prepare(cfg: DictConfig) -> None:
 
 def training_settings(cfg: DictConfig) -> str:
     """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
-    from echodream.store.schema import CHECKSUMS
-    from echodream.store.verify import digest
-
+    weights = Path(OmegaConf.select(cfg, "vae.weights") or "/nowhere")
     sums = Path(cfg.src) / CHECKSUMS
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, name in (("datamodule", "src"), ("datamodule", "workers"), ("trainer", "log_every_n_steps")):
         parts[key].pop(name, None)
+    parts["weights"] = [digest(path) for path in sorted([weights, *weights.glob("*")]) if path.is_file()]
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
@@ -79,8 +87,8 @@ def training_settings(cfg: DictConfig) -> str:
 def _finished(dst: Path, model: str, settings: str) -> dict[str, float] | None:
     if not dst.exists():
         return None
-    from echodream.artifact import read_artifact
-
+    if not (dst / FACTS).is_file():
+        raise UserError(f"{dst} is there and is no artifact: remove it, or choose another dst=")
     artifact = read_artifact(dst, model)
     if artifact.settings != settings:
         raise UserError(f"{dst} was trained with other settings: choose another dst=, or remove it")
@@ -88,8 +96,9 @@ def _finished(dst: Path, model: str, settings: str) -> dict[str, float] | None:
 
 
 def command(program: str) -> str:
-    """The command line as it was typed, as far as it decides what is made."""
-    return " ".join(["python", program, *task_overrides()])
+    """The command line as it was typed, but for where raw files and keys lie: such a path may name a patient."""
+    typed = [re.sub(r"^(\+*(?:raw|[\w.]*key_file)=).*", r"\1...", override) for override in task_overrides()]
+    return " ".join(["python", program, *typed])
 
 
 def task_overrides() -> list[str]:

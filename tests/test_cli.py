@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from echodream import cli
+from echodream import cli, engine
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "pandas", "decord", "av", "pytorch_lightning", "diffusers", "monai", "matplotlib")
@@ -34,13 +34,17 @@ SAMPLE_ERRORS = [
     (["stage=ingest", "data=cardiacnet", "raw=/nowhere"], "/nowhere", ""),
     (["stage=ingest", "data=cardiacnet"], "raw", ""),
     (["stage=verify", "src=/nowhere"], "/nowhere does not exist", "check src="),
-    (["stage=export", "src=/nowhere"], "format= is needed", ""),
+    (["stage=export", "src=/nowhere"], "/nowhere does not exist", "check src="),
+    (["stage=verify", "--nothing", "src=x"], "--nothing is no option", "--multirun"),
+    (["stage=encode", "data=phantom", "src=/nowhere"], "/nowhere does not exist", "check src="),
+    (["stage=ingest", "data=videos", "data.source.columns={PatientID: p}"], "+data.source.columns.<name>=<value>", ""),
     (["stage=phantom", "data=cardiacnet"], "give data=phantom", ""),
     (["stage=phantom", "data=phantom", "layout=round"], "layout=round is not known", "cardiacnet"),
 ]
 TRAIN_ERRORS = [
     ([], "model= is needed; choose one of", "vae"),
     (["model=vea"], "model=vea is not known", "did you mean 'vae'?"),
+    (["model=vae", "data=phantom"], "does not exist", "check src="),
     (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
     (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
     (["model=vae", "data=phantom", "logger=[csv,tensorbord]"], "logger=tensorbord is not known", "tensorboard"),
@@ -127,6 +131,21 @@ except SystemExit as stopped:
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert said.stdout.split() == ["1"], said.stderr
+
+
+def test_options_may_stand_anywhere(tmp_path: Path) -> None:
+    arguments = ["stage=verify", "--cfg", "job", "src=here"]
+    said = subprocess.run(
+        [sys.executable, ROOT / "sample.py", *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert "src: here" in said.stdout
+
+
+def test_the_recorded_command_does_not_say_where_raw_files_and_keys_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["stage=ingest", "data=dicom", "raw=/ward/DOE_JANE", "data.source.key_file=/home/doe/k.key", "seed=1"]
+    monkeypatch.setattr(engine, "task_overrides", lambda: typed)
+    said = engine.command("sample.py")
+    assert said == "python sample.py stage=ingest data=dicom raw=... data.source.key_file=... seed=1"
 
 
 def test_a_defect_of_the_program_is_not_dressed_up_as_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
