@@ -12,10 +12,10 @@ from echodream.ingest.listing import (
     NO_FILE,
     Entry,
     ListedRecording,
-    inside,
     named,
     not_a_recording,
     require_folder,
+    require_inside,
     subfolders,
     walk,
 )
@@ -90,8 +90,7 @@ class CardiacNet:
             return None
         for folder in (root, *sorted(trees)):
             if (path := folder / self.table).is_file():
-                if not inside(root, path):
-                    raise UserError(f"table={self.table} leaves the raw folder: copy it there")
+                require_inside(root, path, f"table={self.table}")
                 return path
         if self.table != _DEFAULT_TABLE:
             raise UserError(f"table={self.table} is not in {root}: correct the name, or set table=null")

@@ -9,9 +9,10 @@ from pathlib import Path
 from echodream.errors import UserError
 from echodream.ingest.source import Value
 from echodream.store.schema import REQUIRED, SPLITS, valid_column
+from echodream.store.table import is_number, printable
 
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_WHOLE = re.compile(r"-?[0-9]+")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "TESTING": "TEST"}
 _EMPTY = ("", "nan", "na", "n/a", "none", "null")
 
@@ -19,24 +20,32 @@ _EMPTY = ("", "nan", "na", "n/a", "none", "null")
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a csv file as text, cells stripped. Comma, semicolon and tab are told apart by the header.
 
-    Raises ``UserError`` when the file is missing, is no csv, or lacks a ``required`` column.
+    Raises ``UserError`` when the file is missing, is no csv, lacks a ``required`` column, or has a row that is longer
+    than its header.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
-            delimiter = max(",;\t", key=header.count)
-            rows = list(csv.reader(file, delimiter=delimiter))
+            delimiter = max(_DELIMITERS, key=header.count)
+            reader = csv.reader(file, delimiter=delimiter)
+            lines = [(reader.line_num, cells) for cells in reader]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a csv file in UTF-8: {error}") from error
-    names = [name.strip() for name in rows[0]] if rows else []
+    names = [name.strip() for name in lines[0][1]] if lines else []
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(names[:20]) or 'none'}")
     if twice := [name for name in required if names.count(name) > 1]:
         raise UserError(f"{path} has the column {twice[0]!r} twice")
-    return [_row(names, cells) for cells in rows[1:] if any(cell.strip() for cell in cells)]
+    for line, cells in lines[1:]:
+        if any(cell.strip() for cell in cells[len(names) :]):
+            raise UserError(
+                f"{path}, line {line}: {len(cells)} cells under {len(names)} columns: "
+                f"quote cells that hold a {_DELIMITERS[delimiter]}"
+            )
+    return [_row(names, cells) for _, cells in lines[1:] if any(cell.strip() for cell in cells)]
 
 
 def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
@@ -44,23 +53,17 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     return {name: padded[index].strip() for index, name in enumerate(names) if name}
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters made blanks, and stripped."""
-    return _UNPRINTABLE.sub(" ", text).strip()
-
-
 def value(text: str) -> Value | None:
-    """A cell as a whole number, a finite number or text without control characters; None where it says nothing."""
+    """A cell as a number or as text without control characters; None where it says nothing.
+
+    A number is what ``FileList.csv`` takes for one: ``0012``, ``1_000``, ``inf`` and long identifiers stay text.
+    """
     text = printable(text)
     if text.lower() in _EMPTY:
         return None
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    try:
-        number = float(text)
-    except ValueError:
+    if not is_number(text):
         return text
-    return number if math.isfinite(number) else None
+    return int(text) if _WHOLE.fullmatch(text) else float(text)
 
 
 def values(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Value]:
@@ -70,9 +73,12 @@ def values(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Valu
 
 
 def number(text: str) -> float | None:
-    """A cell as a finite number, or None."""
-    found = value(text)
-    return float(found) if isinstance(found, int | float) else None
+    """A cell of which only a number makes sense as a finite number, or None."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and "_" not in text else None
 
 
 def seconds(text: str) -> tuple[float, ...]:

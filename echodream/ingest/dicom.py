@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class Dicom:
     Still images and other modalities are listed as no recordings.
     """
 
-    key_file: str
+    key_file: str = field(metadata={"private": True})
     """File with the secret key, at least 16 bytes; made if it does not exist. Keep it from whoever gets the store."""
     keep: str = "sector"
     """``sector``, or ``all`` for files that are known to hold no text in their pixels."""

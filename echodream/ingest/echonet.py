@@ -1,7 +1,7 @@
 """The EchoNet family: FileList.csv and Videos, with an expert's tracing of one diastolic and one systolic frame."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from echodream.ingest.listing import (
     named,
     not_a_recording,
     require_folder,
+    require_inside,
     walk,
 )
 from echodream.ingest.pixels import frame_marks
@@ -43,7 +44,7 @@ class EchoNetDynamic:
         home = find_folder(root, _is_home)
         if home is None:
             raise UserError(f"{root} holds no {FILE_LIST} beside a folder Videos: set raw= to where both are")
-        rows = read_table(home / FILE_LIST, ("FileName", "EF", "ESV", "EDV", "Split"))
+        rows = _rows(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
         splits = [split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
         return _recordings(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
@@ -84,7 +85,7 @@ class EchoNetPediatric:
         home = home or (root if _is_home(root) else None)
         if home is None:
             raise UserError(f"{root} holds no folder {self.view} with {FILE_LIST} and Videos in it")
-        rows = read_table(home / FILE_LIST, ("FileName", "EF", "Split"))
+        rows = _rows(root, home, ("FileName", "EF", "Split"))
         splits = [self._split(row) for row in rows]
         return _recordings(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
 
@@ -101,6 +102,13 @@ class EchoNetPediatric:
 
 def _is_home(folder: Path) -> bool:
     return (folder / FILE_LIST).is_file() and child(folder, "Videos") is not None
+
+
+def _rows(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """FileList.csv, once it is known that neither of the two tables is a link that leaves ``root``."""
+    for name in (FILE_LIST, TRACINGS):
+        require_inside(root, home / name, name)
+    return read_table(home / FILE_LIST, required)
 
 
 def _read(recording: Recording, limits: Limits) -> Video:

@@ -1,5 +1,6 @@
 """Checks of the fields of sources: a bad value is one sentence that names the field and what it may be."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,34 @@ def rate(name: str, given: object) -> None:
     """``given`` has to be a frame rate."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1000:
         raise UserError(f"{name} is {given!r}: use frames per second from 0 to 1000")
+
+
+def is_whole(given: object) -> bool:
+    """Whether ``given`` is a whole number; True and False are none."""
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def is_finite(given: object) -> bool:
+    """Whether ``given`` is a finite number; True and False are none."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def whole(name: str, given: object, least: int) -> None:
+    """``given`` has to be a whole number of at least ``least``."""
+    if not is_whole(given) or given < least:  # type: ignore[operator]
+        raise UserError(f"{name} is {given!r}: use a whole number of at least {least}")
+
+
+def share(name: str, given: object) -> None:
+    """``given`` has to be a number from 0 to 1."""
+    if not is_finite(given) or not 0 <= given <= 1:  # type: ignore[operator]
+        raise UserError(f"{name} is {given!r}: use a share from 0 to 1")
+
+
+def positive(name: str, given: object) -> None:
+    """``given`` has to be a number above 0."""
+    if not is_finite(given) or given <= 0:  # type: ignore[operator]
+        raise UserError(f"{name} is {given!r}: use a number above 0")
 
 
 def text(name: str, given: object) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echodream.errors import UserError
-from echodream.ingest.columns import printable
 from echodream.ingest.names import unique_names
 from echodream.ingest.source import Recording
+from echodream.store.table import printable
 
 LEAVES = "leaves the raw folder"
 NO_FILE = "no such file in the raw folder"
@@ -25,6 +25,8 @@ class ListedRecording(Recording):
     """Moments in seconds, by column name."""
     mark_frames: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Moments as frame numbers of the raw file, from 0, by column name."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of each file where a recording is made of many."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def inside(root: Path, path: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name the system refuses
         return False
+
+
+def require_inside(root: Path, path: Path, said: str) -> None:
+    """Raise ``UserError`` for a table, called ``said``, that does not lie below ``root``."""
+    if not inside(root, path):
+        raise UserError(f"{said} {LEAVES}: copy it there")
 
 
 def not_a_recording(entry: Entry) -> Recording:

@@ -16,7 +16,7 @@ FPS_RANGE = (0.5, 1000.0)
 def to_uint8(volume: np.ndarray) -> np.ndarray:
     """The whole recording on one scale of 0..255.
 
-    uint8 stays as it is; values within 0..255 are rounded; anything else is stretched from the recording's minimum to
+    uint8 stays as it is; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; anything else is stretched from the recording's minimum to
     its maximum. Not-a-number and infinity become the minimum.
     """
     if volume.dtype == np.uint8:
@@ -31,7 +31,8 @@ def to_uint8(volume: np.ndarray) -> np.ndarray:
             volume = np.where(finite, volume, volume[finite].min())
     low, high = float(volume.min()), float(volume.max())
     if low >= 0 and high <= 255:
-        return np.stack([np.rint(frame.astype(np.float64)).astype(np.uint8) for frame in volume])
+        unit = 255.0 if volume.dtype.kind == "f" and high <= 1 else 1.0
+        return np.stack([np.rint(frame.astype(np.float64) * unit).astype(np.uint8) for frame in volume])
     if not math.isfinite(high - low):
         raise Rejected("unreadable: the pixels span more than a number can hold")
     scale = 255 / (high - low) if high > low else 0.0

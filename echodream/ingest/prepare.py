@@ -1,11 +1,13 @@
 """From the frames of a raw file to those of a store: checked, resampled by time stamp, cropped, turned, resized."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from echodream.errors import Rejected, UserError
+from echodream.ingest import fields
 from echodream.ingest.source import Value, Video
 from echodream.store.schema import FPS_RANGE
 
@@ -36,23 +38,24 @@ class Prepare:
     """Reject when more than this share of the frames repeats the one before."""
 
     def __post_init__(self) -> None:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        if size is not None:
-            size = tuple(size)  # type: ignore[assignment]
-            if len(size) != 2 or not all(isinstance(side, int) and 16 <= side <= 4096 for side in size):
-                raise UserError(f"data.size is {size}; give one number or [height, width], from 16 to 4096 pixels")
+        if self.size is not None:
+            listed = isinstance(self.size, Sequence) and not isinstance(self.size, str)
+            size = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
+            if len(size) != 2 or not all(fields.is_whole(side) and 16 <= side <= 4096 for side in size):
+                raise UserError(f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels")
             object.__setattr__(self, "size", size)
         _one_of("crop", self.crop, ("none", "sector"))
         _one_of("fit", self.fit, ("stretch", "pad", "centre"))
         _one_of("rotate", self.rotate, (0, 90, 180, 270))
         _one_of("flip", self.flip, ("none", "horizontal", "vertical"))
-        if self.fps is not None and not 0 < self.fps <= 1000:
+        if self.fps is not None and not (fields.is_finite(self.fps) and 0 < self.fps <= 1000):
             raise UserError(
-                f"data.fps is {self.fps}; give frames per second from 0 to 1000, or null to keep each file's own"
+                f"data.fps is {self.fps!r}; give frames per second from 0 to 1000, or null to keep each file's own"
             )
         for name in ("max_black", "max_frozen"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; give a share from 0 to 1")
+            fields.share(f"data.{name}", getattr(self, name))
+        if not isinstance(self.grey, bool):
+            raise UserError(f"data.grey is {self.grey!r}; give true or false")
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ def blank_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _allowed(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
-    """The union of the boxes that fit into the image. Others were meant for a picture of another size."""
+    """The union of the boxes that fit into the image; some files state the border itself as their end. Others were meant for a picture of another size."""
     height, width = shape
     allowed = np.zeros(shape, dtype=bool)
-    fitting = [box for box in boxes if 0 <= box[0] < box[2] < width and 0 <= box[1] < box[3] < height]
+    fitting = [box for box in boxes if 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height]
     if len(fitting) < len(boxes) or not boxes:
         return ~allowed
     for left, top, right, bottom in fitting:

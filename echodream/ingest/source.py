@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from echodream.errors import Rejected
+from echodream.errors import Rejected, UserError
+from echodream.ingest import fields
 
 Value = str | int | float
 
@@ -21,6 +22,16 @@ class Limits:
     min_side: int = 16
     max_side: int = 4_096
     max_bytes: int = 4_000_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("min_frames", "max_frames", "min_side", "max_side", "max_bytes"):
+            fields.whole(f"data.limits.{name}", getattr(self, name), 1)
+        for name in ("frames", "side"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if least > most:
+                raise UserError(
+                    f"data.limits.min_{name} is {least}, more than data.limits.max_{name}, {most}: exchange them"
+                )
 
     def check(self, frames: int, height: int, width: int, channels: int = 3) -> None:
         """Raise ``Rejected`` when a recording of ``frames`` x ``height`` x ``width`` is out of bounds."""

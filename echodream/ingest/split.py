@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodream.errors import UserError
+from echodream.ingest import fields
 from echodream.ingest.source import Recording
 from echodream.store.schema import SPLITS
 
@@ -21,6 +22,10 @@ class Ratios:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            if not fields.is_finite(given := getattr(self, name)):
+                raise UserError(f"data.split.{name} is {given!r}: use a share from 0 to 1")
+        fields.whole("data.split.seed", self.seed, 0)
         shares = (self.train, self.val, self.test)
         if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")

@@ -8,20 +8,21 @@ from pathlib import Path, PurePosixPath
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest import fields
-from echodream.ingest.columns import check_study_columns, number, printable, read_table, split, values
+from echodream.ingest.columns import check_study_columns, number, read_table, split, values
 from echodream.ingest.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.listing import (
     LEAVES,
     NO_FILE,
     Entry,
     ListedRecording,
-    inside,
     named,
     not_a_recording,
     require_folder,
+    require_inside,
     walk,
 )
 from echodream.ingest.source import Limits, Recording, Video
+from echodream.store.table import printable
 
 SPECIAL = ("FileName", "PatientID", "Split", "FPS")
 PATIENT_FROM = ("file", "folder", "csv", "all")
@@ -97,14 +98,15 @@ class Videos:
     def _table(self, root: Path) -> Path | None:
         if self.csv is None:
             return None
-        if not inside(root, root / self.csv):
-            raise UserError(f"csv={self.csv} leaves the raw folder: copy it there")
+        require_inside(root, root / self.csv, f"csv={self.csv}")
         return root / self.csv
 
     def _listed(self, root: Path, key: str, entry: Entry) -> ListedRecording:
         """A file before a csv says anything about it; its name is still its whole key."""
         patient = {"folder": _folder_of(key) or root.resolve().name, "all": "all"}.get(self.patient_from or "file", key)
-        return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted)
+        series = entry.problem is None and entry.path.suffix.lower() in IMAGE_SUFFIXES
+        sizes = tuple(path.stat().st_size for path in _series(entry.path)) if series else ()
+        return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted, sizes=sizes)
 
     def _joined(
         self, root: Path, table: Path, listed: Mapping[str, ListedRecording]

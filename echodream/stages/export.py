@@ -1,9 +1,6 @@
 """``stage=export``: a Store as the files that other tools expect."""
 
-import fcntl
-import json
-import os
-import shutil
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -14,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from echodream.errors import UserError
+from echodream.stages.folder import FRESH, begin, lock, require_same, unlock, write_record
 from echodream.stages.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, FILE_LIST, partial
@@ -21,7 +19,7 @@ from echodream.store.table import read_text_table, write_table
 from echodream.store.verify import digest
 
 RECORD = "export.json"
-_FRESH = ".new-"  # begins the name of what is not finished; no FileName begins so
+_KIND = "an export"
 _MOST_GIF_FPS = 50.0  # players take shorter frames for slow ones
 
 
@@ -74,22 +72,23 @@ def export(
     if target.exists():
         return _already(target, request, store)
     work = partial(target)
-    lock = _lock(work)
+    held = lock(work)
     try:
         if target.exists():  # the process that held the lock before has finished
-            work.rmdir()
+            with contextlib.suppress(OSError):  # it was renamed
+                work.rmdir()
             return _already(target, request, store)
-        _begin(work, request)
+        begin(work / RECORD, asdict(request), _KIND)
         names = store.table["FileName"].tolist()
         written = 0
         for name in tqdm(names, "export", unit="rec", disable=None):
             written += _one(store, name, work, request)
         rows = read_text_table(store.root / FILE_LIST).to_dict("records")
         write_table(work / FILE_LIST, [_row(row, request) for row in rows])
-        _write_record(work, {**asdict(request), "command": command, "code_version": code_version})
+        write_record(work / RECORD, {**asdict(request), "command": command, "code_version": code_version})
         work.rename(target)
     finally:
-        os.close(lock)
+        unlock(held)
     there = len(names) - written
     return _summary(target, store, request, f"done{f', {there} recordings were already there' if there else ''}")
 
@@ -108,65 +107,13 @@ def _check(store: Store, target: Path, format: str) -> None:
         import av
 
         if "libx264" not in av.codecs_available:
-            raise UserError("this build of PyAV has no libx264: install the wheel from PyPI, or export as avi")
+            raise UserError("this build of PyAV has no libx264: install PyAV's own wheel, or export as avi")
 
 
 def _already(target: Path, request: Request, store: Store) -> Summary:
     """What to say when ``target`` is there."""
-    found = _read_record(target / RECORD)
-    if found is None:
-        raise UserError(f"{target} is there and is not an export: choose another dst=, or remove it")
-    _same(found, request, target)
+    require_same(target / RECORD, asdict(request), _KIND)
     return _summary(target, store, request, "already complete, nothing to do")
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _same(found: Mapping[str, Any], request: Request, where: Path) -> None:
-    for name, value in asdict(request).items():
-        if found.get(name) != value:
-            what = "from other recordings" if name == "source" else f"with {name}={found.get(name)}, now {value}"
-            raise UserError(f"{where} is already there, made {what}: choose another dst=, or remove it")
-
-
-def _lock(work: Path) -> int:
-    """Make ``work`` and keep other processes out of it until the handle that comes back is closed."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        handle = os.open(work, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{work} cannot be written: {error.strerror}; choose another dst=") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"{work} is being written by another process: wait for it, or choose another dst=") from None
-    return handle
-
-
-def _begin(work: Path, request: Request) -> None:
-    """Record what is being made, or see that what was begun is the same; remove what was not finished."""
-    found = _read_record(work / RECORD)
-    if found is not None:
-        _same(found, request, work)
-    elif any(not entry.name.startswith(_FRESH) for entry in work.iterdir()):
-        raise UserError(f"{work} is there and is not an export: choose another dst=, or remove it")
-    for left in [*work.glob(f"{_FRESH}*"), *work.glob(f"*/{_FRESH}*")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if found is None:
-        _write_record(work, asdict(request))
-
-
-def _write_record(work: Path, record: Mapping[str, Any]) -> None:
-    fresh = work / f"{_FRESH}{RECORD}"
-    fresh.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    fresh.replace(work / RECORD)
 
 
 def _one(store: Store, name: str, work: Path, request: Request) -> bool:
@@ -175,7 +122,7 @@ def _one(store: Store, name: str, work: Path, request: Request) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(exist_ok=True)
-    fresh = path.with_name(f"{_FRESH}{path.name}")
+    fresh = path.with_name(f"{FRESH}{path.name}")
     if store.dataset.kind == "latent":
         mean, std = store.latents(name)
         _save_pt(fresh, {"mean": mean, "std": std})

@@ -7,16 +7,17 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as TookTooLong
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from echodream.errors import Rejected, UserError
+from echodream.ingest import fields as check
 from echodream.ingest.prepare import Prepare, check_video, prepare
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import Ratios, assign_splits
@@ -59,6 +60,12 @@ def ingest(
     ``timeout`` seconds. What cannot be used stands in ``rejected.csv``; when that is more than the share
     ``max_rejected`` of the recordings, the store does not get its final name.
     """
+    if workers is not None:
+        check.whole("workers", workers, 0)
+    check.share("max_rejected", max_rejected)
+    check.positive("timeout", timeout)
+    if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
+        raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     recordings = [
         r if r.problem is None else replace(r, name=printable(r.name))
         for r in source.recordings(Path(raw) if raw is not None else None)
@@ -231,11 +238,48 @@ def _summary(store: Store, state: str, rejected: dict[str, object] | None = None
 
 
 def _plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as JSON values."""
-    return json.loads(json.dumps(asdict(settings), default=str))
+    """A dataclass as JSON values, without the fields that are marked as private."""
+    private = {field.name for field in fields(settings) if field.metadata.get("private")}
+    shown = {name: value for name, value in asdict(settings).items() if name not in private}
+    return json.loads(json.dumps(shown, default=str))
 
 
 def _fingerprint(recordings: Sequence[Recording], splits: dict[str, str]) -> str:
-    """SHA-256 of what will be made, so that a half-written store is not continued from another listing."""
-    rows = [[r.name, r.patient, splits.get(r.patient), dict(r.columns), r.problem] for r in recordings]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    """SHA-256 of what will be made, so that a half-written store is not continued from another listing or other files.
+
+    No path is in it: a raw folder that was moved is the same study.
+    """
+    rows = []
+    for recording in recordings:
+        known = {field.name: getattr(recording, field.name) for field in fields(recording)}
+        if recording.problem is not None:  # a pipe or a link that leaves the raw folder: never opened
+            known = {name: value for name, value in known.items() if not isinstance(value, Path)}
+        rows.append({**known, "split": splits.get(recording.patient)})
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=_json).encode()).hexdigest()
+
+
+def _json(value: Any) -> Any:
+    """A value of a recording that JSON does not know; a file as what is in it."""
+    if isinstance(value, Path):
+        return _digest(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _digest(path: Path, piece: int = 1 << 16) -> list[object] | None:
+    """Size of a file and SHA-256 of its first and last 64 KiB; the sizes of the files in a folder; None if neither."""
+    try:
+        if path.is_dir():
+            return sorted(child.stat().st_size for child in path.rglob("*") if child.is_file())
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            ends = hashlib.sha256()
+            for start in (0, max(0, size - piece)):
+                file.seek(start)
+                ends.update(file.read(piece))
+    except OSError:  # its reader will say so
+        return None
+    return [size, ends.hexdigest()]

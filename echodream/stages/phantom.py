@@ -1,11 +1,12 @@
 """``stage=phantom``: the embedded study written as raw files in a real study's layout."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import label
 from echodream.phantom.scene import key_moments
+from echodream.stages.folder import begin, lock, require_same, unlock
 from echodream.stages.summary import Summary
+from echodream.store.schema import partial
+
+RECORD = ".phantom.json"  # hidden: a study's listing passes over it
+_DONE = ".done"  # an empty file for each finished recording, while the tree is being written
+_KIND = "a tree that stage=phantom made"
 
 
 @dataclass(frozen=True)
@@ -33,32 +40,54 @@ class Job:
 def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, command: str, code_version: str) -> Summary:
     """Draw the study ``source`` and write it to ``dst`` in the raw ``layout`` of a study.
 
-    Nothing half-written gets the final name. Raises ``UserError`` for an unknown layout or another source.
+    The tree is made as ``<dst>.partial`` and renamed at the end; after a kill the same command goes on with the
+    recordings that are not finished. Raises ``UserError`` for an unknown layout or another source, when ``dst`` is
+    there and holds anything else, or when another process writes it.
     """
     del command, code_version  # a raw tree says nothing of its origin
     if layout not in LAYOUTS:
         raise UserError(f"layout={layout} is not known; choose one of {', '.join(LAYOUTS)}")
     if not isinstance(source, Phantom):
         raise UserError("stage=phantom draws the embedded study: give data=phantom")
-    root = Path(dst)
-    recordings = source.recordings(None)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        raise UserError(f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for one each core")
+    root, asked = Path(dst), {"layout": layout, **asdict(source)}
     if root.exists():
-        return Summary(f"phantom: {dst} already complete, nothing to do")
-    partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    jobs = [Job(source, recording, layout, partial) for recording in recordings]
-    rows = list(tqdm(_run(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
-    LAYOUTS[layout][1](partial, rows)
-    partial.rename(root)
-    return Summary(f"phantom: {dst} done", {"layout": layout, "recordings": len(rows)})
+        return _already(root, asked)
+    work = partial(root)
+    held = lock(work)
+    try:
+        if root.exists():  # the process that held the lock before has finished
+            with contextlib.suppress(OSError):  # it was renamed
+                work.rmdir()
+            return _already(root, asked)
+        begin(work / RECORD, asked, _KIND)
+        (work / _DONE).mkdir(exist_ok=True)
+        there = len(list((work / _DONE).iterdir()))
+        jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
+        rows = list(tqdm(_run(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
+        LAYOUTS[layout][1](work, rows)
+        shutil.rmtree(work / _DONE)
+        work.rename(root)
+    finally:
+        unlock(held)
+    state = f"done, {there} recordings were already there" if there else "done"
+    return Summary(f"phantom: {dst} {state}", {"layout": layout, "recordings": len(rows)})
+
+
+def _already(root: Path, asked: Mapping[str, Any]) -> Summary:
+    require_same(root / RECORD, asked, _KIND)
+    return Summary(f"phantom: {root} already complete, nothing to do")
 
 
 def draw(job: Job) -> dict[str, Any]:
-    """Write one recording; what is known of it goes to the table."""
-    name = job.recording.name
-    video, scene = job.source.read(job.recording, Limits()), job.source.scene(name)
-    LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], label(scene), video.fps)
+    """Write one recording, unless it is finished; what is known of it goes to the table."""
+    name, done = job.recording.name, job.root / _DONE / job.recording.name
+    scene = job.source.scene(name)
+    if not done.exists():
+        video = job.source.read(job.recording, Limits())
+        LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], label(scene), video.fps)
+        done.touch()
     moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_moments(scene).items()}
     return {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
 

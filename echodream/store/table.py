@@ -141,7 +141,7 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     for name in table.columns:
         if name in TEXT_COLUMNS:
             continue
-        text = [value for value in table[name] if not _is_number(value)]
+        text = [value for value in table[name] if not is_number(value)]
         if not any(text):
             table[name] = pd.to_numeric(table[name].replace("", None))
         elif name in REQUIRED:
@@ -162,5 +162,6 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     return table
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell counts as a number: 007, 1_000, inf and more than 15 digits are text."""
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

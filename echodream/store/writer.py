@@ -285,10 +285,12 @@ def _difference(made: Dataset, wanted: Dataset) -> str | None:
 
 def _first_difference(left: Any, right: Any, key: str = "") -> str | None:
     if isinstance(left, dict) and isinstance(right, dict):
-        for name in sorted(left.keys() | right.keys()):
+        for name in sorted(left.keys() | right.keys(), key=lambda name: (name == "listing", name)):
             if found := _first_difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
                 return found
         return None
+    if left != right and key == "settings.listing":
+        return "the recordings, their files or their splits are others"
     return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
 
 

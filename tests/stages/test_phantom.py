@@ -1,5 +1,10 @@
 """stage=phantom: the embedded study as a raw tree, which comes in again as the same recordings."""
 
+import fcntl
+import multiprocessing
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ from echodream.ingest.phantom import Phantom
 from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits, Source
 from echodream.ingest.split import Ratios
+from echodream.phantom.layouts import LAYOUTS
+from echodream.stages.folder import lock, unlock
 from echodream.stages.ingest import ingest
 from echodream.stages.phantom import phantom
 from echodream.store import Store
@@ -19,7 +26,7 @@ from echodream.store import Store
 STUDY = Phantom(patients=8, size=48, seconds=(0.5, 0.8))
 
 
-def draw(dst: Path, source: Any = STUDY, layout: str = "cardiacnet", workers: int = 0) -> str:
+def draw(dst: Path, source: Any = STUDY, layout: str = "cardiacnet", workers: Any = 0) -> str:
     made = phantom(source=source, layout=layout, dst=str(dst), workers=workers, command="", code_version="")
     return made.title
 
@@ -67,12 +74,82 @@ def test_more_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert left == right
 
 
-def test_a_second_run_does_nothing_and_a_half_written_tree_is_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "raw.partial" / "CardiacNet-ASD").mkdir(parents=True)
-    (tmp_path / "raw.partial" / "CardiacNet-ASD" / "stray").write_text("of a run that was killed")
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path: Path) -> None:
     assert draw(tmp_path / "raw").endswith("done")
-    assert not list((tmp_path / "raw").rglob("stray"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert "nothing to do" in draw(tmp_path / "raw")
+    for other, difference in ((replace(STUDY, patients=9), "patients=8, now 9"), (replace(STUDY, seed=1), "seed=0")):
+        with pytest.raises(UserError, match=rf"raw is already there, made with {difference}.*: choose another dst="):
+            draw(tmp_path / "raw", other)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "straight")
+    write, table = LAYOUTS["cardiacnet"]
+    drawn: list[str] = []
+
+    def stops(root: Path, name: str, *rest: Any) -> None:
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        write(root, name, *rest)
+        drawn.append(name)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LAYOUTS, "cardiacnet", (stops, table))
+        with pytest.raises(KeyboardInterrupt):
+            draw(tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+    with pytest.raises(UserError, match=r"raw\.partial is already there, made with patients=8, now 9"):
+        draw(tmp_path / "raw", replace(STUDY, patients=9))
+    again: list[str] = []
+    with monkeypatch.context() as patch:
+        counted = (lambda root, name, *rest: (again.append(name), write(root, name, *rest)), table)
+        patch.setitem(LAYOUTS, "cardiacnet", counted)
+        assert draw(tmp_path / "raw").endswith("done, 3 recordings were already there")
+    assert again
+    assert not set(again) & set(drawn)
+    assert bytes_of(tmp_path / "raw") == bytes_of(tmp_path / "straight")
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "straight"}
+
+
+def test_two_processes_do_not_write_one_tree(tmp_path: Path) -> None:
+    work = tmp_path / "raw.partial"
+    work.mkdir()
+    handle = os.open(work, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"raw\.partial is being written by another process"):
+        draw(tmp_path / "raw")
+    os.close(handle)
+    assert draw(tmp_path / "raw").endswith("done")
+
+
+def test_a_lock_is_not_kept_by_a_forked_process_that_outlives_its_parent(tmp_path: Path) -> None:
+    held = lock(tmp_path / "work")
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    try:
+        time.sleep(0.2)
+        unlock(held)
+        unlock(lock(tmp_path / "work"))
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("there", ["raw", "raw.partial"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir()
+    (tmp_path / there / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{there} is there and is not a tree that stage=phantom made"):
+        draw(tmp_path / "raw")
+    assert [path.name for path in (tmp_path / there).iterdir()] == ["thesis.txt"]
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
@@ -80,4 +157,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         draw(tmp_path / "raw", layout="kaggle")
     with pytest.raises(UserError, match="give data=phantom"):
         draw(tmp_path / "raw", source=CardiacNet())
+    for workers in (-1, 1.5, True, "two"):
+        with pytest.raises(UserError, match=f"workers={workers} is not a number of processes"):
+            draw(tmp_path / "raw", workers=workers)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,96 @@
+"""A folder that one process writes, that says what it is made of, and that an interrupted process goes on with."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from echodream.errors import UserError
+
+FRESH = ".new-"
+"""Begins the name of what is not finished; no FileName begins so."""
+
+_held: set[int] = set()
+
+
+def lock(path: Path, doing: str = "written", other: str = "dst=") -> int:
+    """Keep other processes out of ``path`` until ``unlock``; a folder, made if absent, or a file of the name ``lock``.
+
+    Raises ``UserError`` when another process has it: it is being ``doing``, choose another ``other``.
+    """
+    folder = path.parent if path.name == "lock" else path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY if folder == path else os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another {other}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            reason = f"{folder} is being {doing} by another process: wait for it, or choose another {other}"
+        else:
+            reason = f"{path} cannot be locked: {error.strerror}; choose another {other}"
+        raise UserError(reason) from error
+    _held.add(handle)
+    return handle
+
+
+def unlock(handle: int) -> None:
+    """Let other processes in again."""
+    _held.discard(handle)
+    os.close(handle)
+
+
+def _forget() -> None:
+    """In a forked process, which may outlive a killed parent for some seconds: the locks are the parent's alone."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What ``write_record`` wrote; None where there is nothing, or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` as json, whole or not at all."""
+    fresh = path.with_name(f"{FRESH}{path.name}")
+    fresh.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def require_same(path: Path, asked: Mapping[str, Any], kind: str) -> None:
+    """Raise ``UserError`` unless the record at ``path`` says what was ``asked``; without one the folder is no ``kind``.
+
+    A difference in ``source``, a fingerprint, is called other recordings.
+    """
+    found = read_record(path)
+    if found is None:
+        raise UserError(f"{path.parent} is there and is not {kind}: choose another dst=, or remove it")
+    for name, value in json.loads(json.dumps(asked)).items():
+        if found.get(name) != value:
+            what = "from other recordings" if name == "source" else f"with {name}={found.get(name)}, now {value}"
+            raise UserError(f"{path.parent} is already there, made {what}: choose another dst=, or remove it")
+
+
+def begin(path: Path, asked: Mapping[str, Any], kind: str) -> None:
+    """Record at ``path`` what its folder will be, or see that what was begun is the same; remove what is unfinished."""
+    work = path.parent
+    if path.exists() or any(not entry.name.startswith(FRESH) for entry in work.iterdir()):
+        require_same(path, asked, kind)
+    for left in [*work.glob(f"{FRESH}*"), *work.glob(f"*/{FRESH}*")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    if not path.exists():
+        write_record(path, asked)
