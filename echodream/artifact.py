@@ -35,8 +35,13 @@ class Artifact:
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
-    """Write the artifact at ``root``; ``save(folder)`` writes the network. Nothing half-written gets the final name."""
+    """Write the artifact at ``root``; ``save(folder)`` writes the network. Nothing half-written gets the final name.
+
+    Raises ``UserError`` when ``root`` is there: another run has written it meanwhile.
+    """
     root = Path(root)
+    if root.exists():
+        raise UserError(f"{root} is there, written by another run: give the same command another dst=")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -14,6 +14,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from echodream.errors import UserError
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -37,19 +40,26 @@ def make_trainer(
     """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer.
 
     ``some_unused``: not every parameter has a gradient in every backward pass, which several devices must know.
+    Raises ``UserError`` for settings that Lightning refuses, or that this machine cannot have.
     """
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero.*")
     warnings.filterwarnings("ignore", message="Using .DistributedSampler. with the dataloaders.*")
+    warnings.filterwarnings(
+        "ignore", message="The number of training batches .* is smaller than the logging interval.*"
+    )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
-    trainer = settings(
-        callbacks=list(callbacks), enable_progress_bar=sys.stderr.isatty(), plugins=[WholeCheckpoints()], **more
-    )
+    more |= {"callbacks": list(callbacks), "plugins": [WholeCheckpoints()]}
+    try:
+        trainer = settings(enable_progress_bar=sys.stderr.isatty(), **more)
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"trainer: {reason}; change that trainer. setting") from error
     if some_unused and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     return trainer

@@ -2,8 +2,11 @@
 
 import logging
 import math
+import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,11 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from echodream.artifact import Artifact
+from echodream.artifact import Artifact, read_artifact
 from echodream.errors import UserError
+from echodream.stages.folder import lock, unlock
 from echodream.trainers import interruptible, make_trainer
 
 log = logging.getLogger(__name__)
+
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")  # set in the processes of a distributed run
 
 
 class SeedEpochs(Callback):
@@ -30,11 +36,45 @@ class SeedEpochs(Callback):
 
 
 def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
-    """Fit, test and export. Checkpoints are kept in ``folder``; an interrupted run goes on from the last one."""
+    """Fit, test and export. Checkpoints are kept in ``folder``; an interrupted run goes on from the last one.
+
+    Raises ``UserError`` for settings that cannot be trained with, and when another process trains in ``folder``.
+    """
+    _check(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.datamodule)
     module = instantiate(cfg.model.module)
     module.check(data.store)
+    held = None
+    if all(os.environ.get(name, "0") == "0" for name in _RANKS):
+        held = lock(folder, "lock", doing="trained", other="work=")
+    try:
+        if held is not None and Path(cfg.dst).exists():  # the process that held the lock before has finished
+            found = read_artifact(cfg.dst, cfg.model.name)
+            if found.settings != settings:
+                raise UserError(f"{cfg.dst} was trained with other settings: choose another dst=, or remove it")
+            log.info("train: %s already complete, nothing to do", cfg.dst)
+            return found.metrics
+        return _train(
+            cfg, folder, data, module, Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version)
+        )
+    finally:
+        if held is not None:
+            unlock(held)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what Lightning and the optimiser would take late, or otherwise than it is meant."""
+    epochs, lr = cfg.trainer.get("max_epochs"), cfg.model.get("lr", 1.0)
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
+        raise UserError(f"trainer.max_epochs is {epochs!r}: give a whole number, 0 or more")
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        raise UserError(f"model.lr is {lr!r}: give a positive number")
+
+
+def _train(
+    cfg: DictConfig, folder: Path, data: pl.LightningDataModule, module: Any, artifact: Artifact
+) -> dict[str, float]:
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
     trainer = make_trainer(
@@ -51,8 +91,8 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
         found = trainer.test(module, datamodule=data, verbose=False)[0]
     metrics = _finite(found, getattr(module, "undefined_when_still", ()))
     if trainer.is_global_zero:
-        artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, metrics, command, code_version)
-        module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, _recipe(cfg))
+        made = replace(artifact, metrics=metrics)
+        module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
         log.info(
             "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<16}{value:.4f}" for name, value in metrics.items())
         )

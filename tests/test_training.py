@@ -15,13 +15,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from diffusers import AutoencoderKL
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 
 from echodream import engine, training
-from echodream.artifact import read_artifact
+from echodream.artifact import Artifact, read_artifact, write_artifact
+from echodream.datamodules.packs import PackData
 from echodream.errors import UserError
+from echodream.paths import CONF_DIR
 from echodream.trainers import WholeCheckpoints, make_trainer
 from echodream.weights import fingerprint
 from tests.tiny_vae import HEIGHT, WIDTH, blob, blob_store, train_cfg
@@ -262,6 +265,85 @@ def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
     found = engine.train(train_cfg(folder, "trainer.max_epochs=1"))
     assert "psnr" in found
     assert not [name for name in found if name.endswith("_moving")]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=-1", "trainer.max_epochs is -1: give a whole number, 0 or more"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5"),
+        ("trainer.max_epochs=null", "trainer.max_epochs is None"),
+        ("model.lr=0", "model.lr is 0: give a positive number"),
+        ("model.lr=nan", "model.lr is nan"),
+        ("model.lr=fast", "model.lr is 'fast'"),
+        ("trainer.accelerator=gpus", "^trainer: .*gpus"),
+        ("trainer.devices=0", "^trainer: .*devices"),
+        ("trainer.precision=17", "^trainer: .*17"),
+        ("trainer.strategy=quantum", "^trainer: .*quantum"),
+        ("trainer.limit_train_batches=1.5", "^trainer: .*limit_train_batches"),
+        ("+trainer.colour=blue", "^trainer: .*colour"),
+    ],
+)
+def test_bad_settings_are_one_sentence(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        engine.train(train_cfg(study(tmp_path), override))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "vae").exists()
+
+
+def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, refused = study(tmp_path), []
+    cfg = [folder, "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+
+    class Second(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            with pytest.raises(UserError, match=r"is being trained by another process: wait for it, .*another work="):
+                engine.train(train_cfg(*cfg))
+            refused.append(True)
+
+    make = training.make_trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, Second()], **more))
+        metrics = engine.train(train_cfg(*cfg))
+    assert refused == [True]
+    with monkeypatch.context() as patch:  # the second one looked before the first had finished
+        patch.setattr(engine, "_finished", lambda *_: None)
+        patch.setattr(training, "make_trainer", None)
+        assert engine.train(train_cfg(*cfg)) == metrics
+        with pytest.raises(UserError, match=r"vae is there, written by another run: .* another dst="):
+            write_artifact(folder / "vae", Artifact("vae", "", "", ""), "", lambda _: None)
+
+
+@pytest.mark.parametrize(("budget", "workers", "key"), [(8, -1, "workers"), (8, 0.5, "workers"), (0, 0, "budget")])
+def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
+    with pytest.raises(UserError, match=f"^{key} is .*: give a whole number"):
+        PackData(blob_store(tmp_path / "videos", [3]), budget, workers, ())
+
+
+def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Its whole composition, on a phantom of 64 x 64 as it is ingested."""
+    shared = ["data=phantom", "experiment=demo"]
+    few = ["data.source.patients=12", "+data.source.per_patient=[1,1]", "+data.source.seconds=[0.3,0.4]", "workers=0"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        raw = compose("sample", ["stage=ingest", *shared, *few, f"dst={tmp_path}/videos"])
+        less = [
+            "trainer.max_epochs=1",
+            "trainer.limit_train_batches=1",
+            "datamodule.workers=0",
+            "callbacks.pictures=null",
+        ]
+        where = [
+            f"src={tmp_path}/videos",
+            f"dst={tmp_path}/vae",
+            f"work={tmp_path}/runs",
+            f"logger.csv.save_dir={tmp_path}",
+        ]
+        cfg = compose("train", ["model=vae", *shared, *less, *where, "trainer.accelerator=cpu"])
+    engine.sample(raw)
+    assert engine.train(cfg)["psnr"] > 0
+    assert not [w for w in recwarn if "logging interval" in str(w.message)]  # one batch, and a value each ten
+    recipe = OmegaConf.load(tmp_path / "vae" / "training.yaml")
+    assert (recipe.model.schedule, list(recipe.vae.widths)) == ("cosine", [16, 32, 64, 64])
 
 
 def test_two_processes_train_and_export_once(tmp_path: Path) -> None:

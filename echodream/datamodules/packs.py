@@ -88,6 +88,9 @@ class PackData(pl.LightningDataModule):
 
     def __init__(self, store: Store, budget: int, workers: int, done: Collection[str]) -> None:
         super().__init__()
+        for name, value, least in (("workers", workers, 0), ("budget", budget, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name} is {value!r}: give a whole number, {least} or more")
         self.store, self.budget, self.workers, self.done = store, budget, workers, done
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer packs than devices
 

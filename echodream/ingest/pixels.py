@@ -16,8 +16,8 @@ FPS_RANGE = (0.5, 1000.0)
 def to_uint8(volume: np.ndarray) -> np.ndarray:
     """The whole recording on one scale of 0..255.
 
-    uint8 stays as it is; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; anything else is stretched from the recording's minimum to
-    its maximum. Not-a-number and infinity become the minimum.
+    uint8 stays as it is; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; anything else is
+    stretched from the recording's minimum to its maximum. Not-a-number and infinity become the minimum.
     """
     if volume.dtype == np.uint8:
         return volume

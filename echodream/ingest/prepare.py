@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,11 @@ class Prepare:
     def __post_init__(self) -> None:
         if self.size is not None:
             listed = isinstance(self.size, Sequence) and not isinstance(self.size, str)
-            size = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
+            size: tuple[Any, ...] = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
             if len(size) != 2 or not all(fields.is_whole(side) and 16 <= side <= 4096 for side in size):
-                raise UserError(f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels")
+                raise UserError(
+                    f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels"
+                )
             object.__setattr__(self, "size", size)
         _one_of("crop", self.crop, ("none", "sector"))
         _one_of("fit", self.fit, ("stretch", "pad", "centre"))

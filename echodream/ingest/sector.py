@@ -54,7 +54,10 @@ def blank_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _allowed(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
-    """The union of the boxes that fit into the image; some files state the border itself as their end. Others were meant for a picture of another size."""
+    """The union of the boxes that fit into the image. Others were meant for a picture of another size.
+
+    A box may end at the border itself: some files count its last pixel from 1.
+    """
     height, width = shape
     allowed = np.zeros(shape, dtype=bool)
     fitting = [box for box in boxes if 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height]

@@ -23,8 +23,9 @@ class Ratios:
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):
-            if not fields.is_finite(given := getattr(self, name)):
-                raise UserError(f"data.split.{name} is {given!r}: use a share from 0 to 1")
+            given = getattr(self, name)
+            if not isinstance(given, int | float) or isinstance(given, bool):
+                raise UserError(f"data.split.{name} is {given!r}: use a number from 0 to 1")
         fields.whole("data.split.seed", self.seed, 0)
         shares = (self.train, self.val, self.test)
         if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):

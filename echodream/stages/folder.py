@@ -16,15 +16,16 @@ FRESH = ".new-"
 _held: set[int] = set()
 
 
-def lock(path: Path, doing: str = "written", other: str = "dst=") -> int:
-    """Keep other processes out of ``path`` until ``unlock``; a folder, made if absent, or a file of the name ``lock``.
+def lock(folder: Path, file: str | None = None, doing: str = "written", other: str = "dst=") -> int:
+    """Make ``folder`` if it is absent and keep other processes out of it until ``unlock``.
 
-    Raises ``UserError`` when another process has it: it is being ``doing``, choose another ``other``.
+    The lock is on the folder itself, or on a ``file`` that stays in it. Raises ``UserError`` when another process has
+    it: the folder is being ``doing``, choose another ``other``.
     """
-    folder = path.parent if path.name == "lock" else path
+    path = folder / file if file else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY if folder == path else os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT if file else os.O_RDONLY, 0o666)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another {other}") from error
     try:

@@ -267,7 +267,7 @@ def _json(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _digest(path: Path, piece: int = 1 << 16) -> list[object] | None:
+def _digest(path: Path, piece: int = 1 << 16) -> list[Any] | None:
     """Size of a file and SHA-256 of its first and last 64 KiB; the sizes of the files in a folder; None if neither."""
     try:
         if path.is_dir():

@@ -50,7 +50,9 @@ def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, comm
     if not isinstance(source, Phantom):
         raise UserError("stage=phantom draws the embedded study: give data=phantom")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
-        raise UserError(f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for one each core")
+        raise UserError(
+            f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for one for each core"
+        )
     root, asked = Path(dst), {"layout": layout, **asdict(source)}
     if root.exists():
         return _already(root, asked)

@@ -26,8 +26,12 @@ from pydicom.uid import (
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.dicom import Dicom
+from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits, Recording
+from echodream.ingest.split import Ratios
+from echodream.stages.ingest import ingest
 from echodream.store.schema import valid_name
+from tests.fakes import tree
 
 HEIGHT, WIDTH, COUNT = 150, 200, 12
 SECRETS = ("Planted^Patient", "PID4711", "Planted Hospital", "Dr^Planted", "SN0815")
@@ -318,3 +322,38 @@ def test_fields() -> None:
     for fields in ({"key_file": ""}, {"key_file": "k", "keep": "most"}, {"key_file": "k", "fps": 0}):
         with pytest.raises(UserError):
             Dicom(**fields)
+
+
+def test_a_region_may_end_at_the_border_of_the_image(tmp_path: Path, source: Dicom) -> None:
+    whole = (50, 0, WIDTH, HEIGHT)
+    write(tmp_path / "raw/a.dcm", picture(), SequenceOfUltrasoundRegions=[_region(1, whole)])
+    frames = source.read(_only(source, tmp_path / "raw"), Limits()).frames
+    assert not frames[:, :, :50].any()
+    assert frames[:, :, 50:].any()
+
+
+def test_nothing_of_raw_folder_key_or_patient_is_in_a_dicom_store(tmp_path: Path) -> None:
+    raw, key = tmp_path / "ward_DOE_JANE", tmp_path / "private_folder" / "secret.key"
+    raw.mkdir()
+    key.parent.mkdir()
+    write(raw / "scan_of_jane.dcm", picture())
+    (raw / "note_on_jane.txt").write_text("x")
+    ingest(
+        source=Dicom(str(key)),
+        prepare=Prepare(),
+        split=Ratios(),
+        limits=Limits(),
+        raw=str(raw),
+        dst=str(tmp_path / "store"),
+        max_rejected=0.0,
+        workers=0,
+        timeout=60.0,
+        command="",
+        code_version="1",
+    )
+    kept = {name: content for name, content in tree(tmp_path / "store").items() if not name.endswith(".mkv")}
+    assert {"dataset.json", "FileList.csv", "rejected.csv"} <= kept.keys()
+    words = [str(tmp_path), raw.name, key.parent.name, key.name, "key_file", "jane", *SECRETS, "1.2.3.4"]
+    for name, content in kept.items():
+        for word in words:
+            assert word.lower() not in (name + content.decode()).lower(), (name, word)

@@ -116,3 +116,15 @@ def test_pediatric_folds(pediatric: Path) -> None:
     path.write_text(path.read_text().replace(",7\n", ",dog\n"))
     with pytest.raises(UserError, match="'dog'"):
         EchoNetPediatric().recordings(pediatric)
+
+
+@pytest.mark.parametrize("name", ["FileList.csv", "VolumeTracings.csv"])
+def test_tables_that_leave_the_raw_folder_are_not_read(
+    dynamic: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    table = next(dynamic.rglob(name))
+    outside = tmp_path_factory.mktemp("outside") / name
+    table.rename(outside)
+    table.symlink_to(outside)
+    with pytest.raises(UserError, match=f"^{name} leaves the raw folder: copy it there$"):
+        EchoNetDynamic().recordings(dynamic)

@@ -12,6 +12,7 @@ from raw_files import cut, cut_gzip, moving, write_nifti
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.nifti import Orientation, label_state, rate_of, read_nifti
+from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
 
 LIMITS = Limits()
@@ -149,3 +150,12 @@ def test_orientation() -> None:
     for fields in ({"rotate": 45}, {"flip": "up"}):
         with pytest.raises(UserError):
             Orientation(**fields)
+
+
+def test_floats_from_0_to_1_fill_the_scale() -> None:
+    volume = np.linspace(0, 1, 2 * 3 * 4).reshape(2, 3, 4)
+    assert np.array_equal(
+        to_uint8(volume.astype(np.float32)), np.rint(volume.astype(np.float32) * 255).astype(np.uint8)
+    )
+    assert to_uint8(volume * 2).max() == 2
+    assert to_uint8((volume > 0.5).astype(np.int16)).max() == 1

@@ -105,3 +105,11 @@ def test_no_recordings_have_no_splits() -> None:
 def test_shares_that_are_none_are_refused(shares: tuple[float, float, float]) -> None:
     with pytest.raises(UserError, match="the shares are"):
         Ratios(*shares)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"train": "most"}, {"val": None}, {"test": True}, {"seed": 1.5}, {"seed": -1}], ids=str
+)
+def test_shares_that_are_no_numbers_are_refused_by_name(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=rf"data\.split\.{next(iter(wrong))} is"):
+        Ratios(**wrong)  # type: ignore[arg-type]

@@ -163,10 +163,10 @@ def test_a_second_run_finds_nothing_to_do(tmp_path: Path) -> None:
     ("changes", "key"),
     [
         ({"source": Fake(seed=5)}, "settings.source.seed"),
-        ({"source": Fake(5)}, "settings.listing|settings.source.count"),
+        ({"source": Fake(5)}, "settings.source.count"),
         ({"prepare": Prepare(fps=None, size=None, flip="vertical")}, "settings.prepare.flip"),
         ({"prepare": Prepare(fps=None, size=32)}, "height"),
-        ({"split": Ratios(seed=3)}, "settings.listing|settings.split.seed"),
+        ({"split": Ratios(seed=3)}, "settings.split.seed"),
         ({"limits": Limits(max_frames=49)}, "settings.limits.max_frames"),
     ],
 )
@@ -283,3 +283,26 @@ def test_a_full_disk_is_no_fault_of_the_recording(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path / "store", Fake(4, moods={"2": "full"}), workers=2, max_rejected=0.5)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"workers": -1},
+        {"workers": True},
+        {"workers": "all"},
+        {"workers": 1.5},
+        {"max_rejected": 1.5},
+        {"max_rejected": "few"},
+        {"max_rejected": True},
+        {"max_rejected": float("nan")},
+        {"timeout": 0},
+        {"timeout": "long"},
+        {"timeout": None},
+    ],
+    ids=str,
+)
+def test_settings_are_refused_before_anything_is_listed(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} is .*: use "):
+        run(tmp_path / "store", None, **wrong)
+    assert listing(tmp_path) == []
