@@ -148,9 +148,10 @@ class VAE(pl.LightningModule):
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = self.reconstruct(x).float()
         bicubic = bicubic_round_trip(x, factor(self.network))
+        enough = mask.float().mean(dim=(1, 2)) >= 0.01  # a handful of moving pixels says nothing of an image
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
             self._log_mean(f"{stage}/{name}", metric(x, reconstruction))
-            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[mask.any(dim=(1, 2))])
+            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[enough])
         self._log_mean(f"{stage}/psnr_bicubic", psnr(x, bicubic))
         self._log_mean(f"{stage}/ssim_bicubic", ssim(x, bicubic))
         return reconstruction
