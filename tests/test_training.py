@@ -316,7 +316,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("budget", "workers", "key"), [(8, -1, "workers"), (8, 0.5, "workers"), (0, 0, "budget")])
 def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
-    with pytest.raises(UserError, match=f"^{key} is .*: give a whole number"):
+    with pytest.raises(UserError, match=f"^{key} is .*; give the number of"):
         PackData(blob_store(tmp_path / "videos", [3]), budget, workers, ())
 
 

@@ -88,9 +88,10 @@ class PackData(pl.LightningDataModule):
 
     def __init__(self, store: Store, budget: int, workers: int, done: Collection[str]) -> None:
         super().__init__()
-        for name, value, least in (("workers", workers, 0), ("budget", budget, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name} is {value!r}: give a whole number, {least} or more")
+        if not _whole(workers) or workers < 0:
+            raise UserError(f"workers is {workers!r}; give the number of processes that read, 0 or more")
+        if not _whole(budget) or budget < 1:
+            raise UserError(f"budget is {budget!r}; give the number of frames that go through the network at once")
         self.store, self.budget, self.workers, self.done = store, budget, workers, done
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer packs than devices
 
@@ -110,6 +111,10 @@ class PackData(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Pack, device: torch.device, dataloader_idx: int) -> Pack:
         """Move the frames alone."""
         return Pack(batch.names, batch.lengths, batch.frames.to(device, non_blocking=True))
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _only(packs: list[Pack]) -> Pack:
