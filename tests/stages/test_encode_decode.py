@@ -310,7 +310,9 @@ def test_a_network_that_overflows_leaves_no_store(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_artifact_or_with_that_of_another_model(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    refused(r"none does not exist: train one with", lambda: encode(folder, f"artifact={folder}/none"), folder, "latents")
+    refused(
+        r"none does not exist: train one with", lambda: encode(folder, f"artifact={folder}/none"), folder, "latents"
+    )
     artifact(folder / "reid", tiny(), model="reid")
     refused(r"reid is a reid, a vae is needed", lambda: encode(folder, f"artifact={folder}/reid"), folder, "latents")
 
