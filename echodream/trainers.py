@@ -51,6 +51,9 @@ def make_trainer(
         "ignore", message="The number of training batches .* is smaller than the logging interval.*"
     )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings(
+        "ignore", message="Detected call of `lr_scheduler.step.*"
+    )  # a discriminator that begins late
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
