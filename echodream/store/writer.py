@@ -36,6 +36,17 @@ from echodream.store.schema import (
 from echodream.store.table import cell, printable, write_table
 from echodream.store.verify import CHECKED, digest, verify
 
+_held: set[IO[str]] = set()
+
+
+def _forget() -> None:
+    """In a forked process, which may outlive a killed parent for some seconds: the locks are the parent's alone."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget)
+
 
 class StoreWriter:
     """Writes the store at ``root``; use it as a context manager.
@@ -163,6 +174,7 @@ class StoreWriter:
                 self._lock = path.open("a+")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists() and os.fstat(self._lock.fileno()).st_ino == path.stat().st_ino:
+                    _held.add(self._lock)
                     return
             except BlockingIOError:
                 self._release()
@@ -247,6 +259,8 @@ class StoreWriter:
             self._sums[entry["row"]["FileName"]] = entry["sha256"]
 
     def _release(self) -> None:
+        if self._lock is not None:
+            _held.discard(self._lock)
         for file in (self._journal, self._lock):
             if file is not None:
                 with contextlib.suppress(OSError):  # a full disk was reported by the write that met it

@@ -1,9 +1,11 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -408,3 +410,17 @@ def test_the_journal_has_a_line_for_each_recording(tmp_path: Path) -> None:
 
 def test_verify_accepts_what_the_writer_made(tmp_path: Path) -> None:
     assert len(verify(write(tmp_path / "store").root)) == 3
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", video_dataset()):
+        child = os.fork()
+        if child == 0:  # a data loader's worker, say, that outlives a killed parent
+            time.sleep(20)
+            os._exit(0)
+    try:
+        with StoreWriter(tmp_path / "store", video_dataset()) as again:
+            assert not again.complete
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
