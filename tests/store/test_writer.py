@@ -414,10 +414,13 @@ def test_verify_accepts_what_the_writer_made(tmp_path: Path) -> None:
 
 def test_a_forked_process_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store", video_dataset()):
+        ready, begun = os.pipe()
         child = os.fork()
         if child == 0:  # a data loader's worker, say, that outlives a killed parent
+            os.write(begun, b".")
             time.sleep(20)
             os._exit(0)
+        os.read(ready, 1)
     try:
         with StoreWriter(tmp_path / "store", video_dataset()) as again:
             assert not again.complete
