@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ELSEWHERE = (("datamodule", "src"), ("datamodule", "workers"), ("trainer", "log_every_n_steps"), ("model", "vae"))
+
 
 def sample(cfg: DictConfig) -> "Summary":
     """Carry out the stage that ``cfg`` names and print its summary. Raises ``UserError`` when not all was done."""
@@ -32,8 +34,9 @@ def sample(cfg: DictConfig) -> "Summary":
         read_dataset(Path(cfg.src))  # a source that is not there is noticed before anything heavy is imported
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
-    stage = instantiate(cfg.stage)
-    summary: Summary = stage(command=command("sample.py"), code_version=code_version())
+    summary: Summary = instantiate(cfg.get("already")) or instantiate(cfg.stage)(
+        command=command("sample.py"), code_version=code_version()
+    )
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
         log.info("%s", summary)
     if summary.problem is not None:
@@ -75,9 +78,9 @@ def training_settings(cfg: DictConfig) -> str:
     weights = Path(OmegaConf.select(cfg, "vae.weights") or "/nowhere")
     sums = Path(cfg.src) / CHECKSUMS
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
-    for key in ("model", "vae", "loss", "view", "datamodule", "trainer", "seed"):
+    for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
-    for key, name in (("datamodule", "src"), ("datamodule", "workers"), ("trainer", "log_every_n_steps")):
+    for key, name in _ELSEWHERE:
         parts[key].pop(name, None)
     parts["weights"] = [digest(path) for path in sorted([weights, *weights.glob("*")]) if path.is_file()]
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")

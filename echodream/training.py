@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from echodream.artifact import Artifact, read_artifact
+from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
+from echodream.modules.trainable import Trainable
 from echodream.stages.folder import lock, unlock
 from echodream.trainers import interruptible, make_trainer
 
@@ -42,9 +43,9 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     """
     _check(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = instantiate(cfg.datamodule)
-    module = instantiate(cfg.model.module)
-    module.check(data.store)
+    module: Trainable = instantiate(cfg.model.module)
+    data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
+    module.adapt(data)
     held = None
     if all(os.environ.get(name, "0") == "0" for name in _RANKS):
         held = lock(folder, "lock", doing="trained", other="work=")
@@ -73,14 +74,14 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _train(
-    cfg: DictConfig, folder: Path, data: pl.LightningDataModule, module: Any, artifact: Artifact
+    cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact
 ) -> dict[str, float]:
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
     trainer = make_trainer(
         instantiate(cfg.trainer),
         callbacks,
-        some_unused=getattr(module, "adversarial", None) is not None,
+        some_unused=module.some_unused,
         logger=loggers,
     )
     last = folder / "last.ckpt"
@@ -89,7 +90,7 @@ def _train(
     with interruptible(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
         found = trainer.test(module, datamodule=data, verbose=False)[0]
-    metrics = _finite(found, getattr(module, "undefined_when_still", ()))
+    metrics = _finite(found, module.undefined)
     if trainer.is_global_zero:
         made = replace(artifact, metrics=metrics)
         module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))

@@ -54,30 +54,33 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
     return state
 
 
-def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Load ``state``, read from ``path``. Raises ``UserError`` naming missing, extra, misshapen or infinite weights."""
+VAE_REMEDY = "check vae.channels, vae.widths and vae.layers"
+
+
+def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str, remedy: str = VAE_REMEDY) -> None:
+    """Load ``state``, read from ``path``. Raises ``UserError`` naming missing, extra, misshapen or infinite weights.
+
+    ``remedy`` says what to do about an architecture that does not fit.
+    """
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
-        raise UserError(mismatch(path, missing, extra))
+        raise UserError(mismatch(path, missing, extra, remedy))
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise UserError(
-                f"{path}: {name} is {tuple(value.shape)}, this architecture has {tuple(own[name].shape)}: "
-                "check vae.channels, vae.widths and vae.layers"
+                f"{path}: {name} is {tuple(value.shape)}, this architecture has {tuple(own[name].shape)}: {remedy}"
             )
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {name} is not finite: the weights are of a failed training, take others")
     network.load_state_dict(state)
 
 
-def mismatch(path: str, missing: Iterable[str], extra: Iterable[str]) -> str:
-    """Which weights of the file ``path`` are missing and which are not known, as a sentence."""
+def mismatch(path: str, missing: Iterable[str], extra: Iterable[str], remedy: str = VAE_REMEDY) -> str:
+    """Which weights of the file ``path`` are missing and which are not known, as a sentence that ends in ``remedy``."""
     parts = [
         f"{len(names)} weights are {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", list(missing)), ("not known", list(extra)))
         if names
     ]
-    return (
-        f"{path} does not fit this architecture: {' and '.join(parts)}; check vae.channels, vae.widths and vae.layers"
-    )
+    return f"{path} does not fit this architecture: {' and '.join(parts)}; {remedy}"

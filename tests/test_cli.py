@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,50 +50,27 @@ TRAIN_ERRORS = [
 ]
 
 
-def spoken(
-    command: Callable[[], None],
+MISTAKES = [("sample", *case) for case in SAMPLE_ERRORS] + [("train", *case) for case in TRAIN_ERRORS]
+
+
+@pytest.mark.parametrize(("program", "arguments", "says", "offers"), MISTAKES)
+def test_a_mistake_is_answered_in_one_sentence(
+    program: str,
     arguments: list[str],
+    says: str,
+    offers: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> str:
-    """What a command that fails says on stderr: one line."""
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program.py", *arguments])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stopped:
-        command()
+        getattr(cli, program)()
     assert stopped.value.code == 1
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-@pytest.mark.parametrize(("arguments", "says", "offers"), SAMPLE_ERRORS)
-def test_sample_answers_a_mistake_in_one_sentence(
-    arguments: list[str],
-    says: str,
-    offers: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = spoken(cli.sample, arguments, monkeypatch, capfd)
-    assert says in line
-    assert offers in line
-
-
-@pytest.mark.parametrize(("arguments", "says", "offers"), TRAIN_ERRORS)
-def test_train_answers_a_mistake_in_one_sentence(
-    arguments: list[str],
-    says: str,
-    offers: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = spoken(cli.train, arguments, monkeypatch, capfd)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
     assert says in line
     assert offers in line
 

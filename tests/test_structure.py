@@ -18,7 +18,7 @@ LAYERS = [
     ["errors", "paths"],
     ["types", "weights"],
     ["store"],
-    ["phantom", "process", "networks", "losses", "metrics", "privacy"],
+    ["phantom", "process", "networks", "conditioning", "losses", "metrics", "privacy"],
     ["artifact", "trainers"],
     ["datamodules", "ingest"],
     ["callbacks"],

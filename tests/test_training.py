@@ -22,7 +22,8 @@ from pytorch_lightning.callbacks import Callback
 
 from echodream import engine, training
 from echodream.artifact import Artifact, read_artifact, write_artifact
-from echodream.datamodules.packs import PackData
+from echodream.datamodules.packs import Packs
+from echodream.datamodules.prediction import PredictData
 from echodream.errors import UserError
 from echodream.paths import CONF_DIR
 from echodream.trainers import WholeCheckpoints, make_trainer
@@ -316,8 +317,9 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("budget", "workers", "key"), [(8, -1, "workers"), (8, 0.5, "workers"), (0, 0, "budget")])
 def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
+    store = blob_store(tmp_path / "videos", [3])
     with pytest.raises(UserError, match=f"^{key} is .*; give the number of"):
-        PackData(blob_store(tmp_path / "videos", [3]), budget, workers, ())
+        PredictData(lambda: Packs(store, budget), workers).predict_dataloader()
 
 
 def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

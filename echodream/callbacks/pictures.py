@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from echodream.datamodules.transforms import to_uint8
+
 
 class Pictures(Callback):
     """A grid of held-out frames: input, reconstruction, and four times their difference, one column each.
@@ -35,20 +37,22 @@ class Pictures(Callback):
             picked = np.linspace(0, len(clips) - 1, min(self.count, len(clips))).round().astype(int)
             x = clips[picked, :, 0].float().cpu()
             y = outputs.reshape(len(clips), stride, *outputs.shape[1:])[picked, 0].float().cpu()
-            self._log(trainer, grid([x, y, (x - y).abs() * 4 - 1]))
+            log_picture(trainer, self.folder, "reconstruction", grid([x, y, (x - y).abs() * 4 - 1]))
 
-    def _log(self, trainer: pl.Trainer, picture: np.ndarray) -> None:
-        from PIL import Image
-        from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(picture)
-        image.save(self.folder / f"reconstruction_{trainer.current_epoch:05d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("reconstruction", picture, trainer.global_step, dataformats="HWC")
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("reconstruction", [image], step=trainer.global_step)
+def log_picture(trainer: pl.Trainer, folder: Path, name: str, picture: np.ndarray) -> None:
+    """Write ``picture``, uint8 (height, width, 3), to ``folder`` and to every logger that takes pictures."""
+    from PIL import Image
+    from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+    folder.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(picture)
+    image.save(folder / f"{name}_{trainer.current_epoch:05d}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step=trainer.global_step)
 
 
 def grid(rows: list[Tensor], gap: int = 2) -> np.ndarray:
@@ -57,7 +61,7 @@ def grid(rows: list[Tensor], gap: int = 2) -> np.ndarray:
     picture = np.full((len(rows) * (height + gap) - gap, count * (width + gap) - gap, 3), 64, np.uint8)
     for down, row in enumerate(rows):
         for across, image in enumerate(row):
-            pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            pixels = to_uint8(image).permute(1, 2, 0).numpy()
             top, left = down * (height + gap), across * (width + gap)
             picture[top : top + height, left : left + width] = pixels
     return picture

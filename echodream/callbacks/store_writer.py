@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from echodream.datamodules.packs import Pack
 from echodream.store import Dataset, Statistics, StoreWriter
 
 
@@ -47,11 +46,11 @@ class WriteStore(Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Pack,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write what is new of this pack; ``outputs`` holds one prediction per recording."""
+        """Write what is new; ``outputs`` holds one prediction for each of ``batch.names``."""
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
             if name not in self.done:

@@ -20,9 +20,15 @@ def triples(rows: Recordings, row: int) -> list[Triple]:
     if not found:
         raise UserError(
             f"{rows.store.root}: {rows.names[row]} has no ED-ES-ED key frames (ED {rows.column('ED')[row]!r}, ES "
-            f"{rows.column('ES')[row]!r}): mark one whole beat, leave the recording out, or use another view.reference"
+            f"{rows.column('ES')[row]!r}): mark one whole beat, leave the recording out, or use another view"
         )
     return found
+
+
+def check_triples(rows: Recordings) -> None:
+    """Raise ``UserError`` unless every recording has a triple."""
+    for row in range(len(rows)):
+        triples(rows, row)
 
 
 def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
@@ -34,7 +40,7 @@ def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
     if any(not 0 <= mark < rows.frames[row] for mark in marks):
         raise UserError(
             f"{rows.store.root}: {rows.names[row]} has {kind} {text[:60]!r}, not frame numbers from 0 to "
-            f"{rows.frames[row] - 1} separated by spaces: correct it, or use another view.reference"
+            f"{rows.frames[row] - 1} separated by spaces: correct it, or use another view"
         )
     return marks
 

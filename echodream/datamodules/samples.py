@@ -68,7 +68,9 @@ class Samples(Dataset[dict[str, Any]]):
             return {"x": x, "reference": reference}
         parts = {"x": sample.x} if sample.other is None else {"x": sample.x, "other": sample.other}
         varied = {name: vary(part, rng) for name, part in parts.items()}
-        return {name: part[:, 0] for name, part in varied.items()} if self.view.still else varied
+        if not self.view.still:
+            return varied
+        return {name: part.transpose(0, 1).flatten(0, 1) for name, part in varied.items()}  # frame by frame
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:

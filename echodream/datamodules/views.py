@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from echodream.datamodules.keyframes import nearest, triples
+from echodream.datamodules.keyframes import check_triples, nearest, triples
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 
@@ -31,7 +31,7 @@ class Sample:
     reference: Tensor | None = None
     """Clips with references: (C, R, H, W)."""
     reference_time: np.ndarray | None = None
-    """Clips with references: float32, (R,)."""
+    """Clips with references: float32, (R,). Triplets: float32, (3,)."""
     other: Tensor | None = None
     """Pairs: (C, 1, H, W)."""
     other_row: int | None = None
@@ -46,7 +46,7 @@ class View(ABC):
     """Latents: "sample" from the stored posterior, or its "mean". Pixels have none."""
 
     still: ClassVar[bool] = False
-    """Whether a sample is a single frame, so that batches are (B, C, H, W)."""
+    """Whether a sample's frames, one or a few, are stacked along its channels: batches are (B, F * C, H, W)."""
 
     def __post_init__(self) -> None:
         _choice("posterior", self.posterior, ("sample", "mean"))
@@ -137,8 +137,7 @@ class Clips(View):
 
     def check(self, rows: Recordings) -> None:
         if self.reference == "keyframes":
-            for row in range(len(rows)):
-                triples(rows, row)
+            check_triples(rows)
 
     def count(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
@@ -179,6 +178,42 @@ class Clips(View):
         last = len(taken) - 1
         places = np.linspace(0, last, self.references) if self.references > 1 else np.array([last / 2])
         return taken[0] + self.stride * np.rint(places).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplet(View):
+    """The ED-ES-ED key frames of one beat as one image: channels [0:C] are the first ED, [C:2C] the ES, then the ED.
+
+    ``per_recording`` times in an epoch a ``beat`` of each recording: a "random" one, or the one nearest its "centre",
+    which validation and test see, once. ``reference_time`` tells when the three are, in frames from the first.
+    """
+
+    per_recording: int = 1
+    beat: str = "random"
+
+    still: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one("per_recording", self.per_recording)
+        _choice("beat", self.beat, ("random", "centre"))
+
+    def fixed(self) -> Self:
+        return replace(self, beat="centre", per_recording=1)
+
+    def check(self, rows: Recordings) -> None:
+        check_triples(rows)
+
+    def count(self, rows: Recordings) -> int:
+        return len(rows) * self.per_recording
+
+    def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
+        row = index // self.per_recording
+        found = triples(rows, row)
+        centre = self.beat == "centre"
+        taken = nearest(found, (int(rows.frames[row]) - 1) / 2) if centre else found[rng.integers(len(found))]
+        times = np.asarray(taken, np.float32) - taken[0]
+        return Sample(row, rows.read(row, taken, rng, self.posterior), reference_time=times)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """``model=vae``: training an autoencoder of frames, and carrying videos to latents and back."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -16,13 +16,14 @@ from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.packs import Pack
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.samples import EpochSampler, Samples, collate
+from echodream.datamodules.transforms import from_uint8, to_uint8
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import Term, adaptive_weight
 from echodream.metrics.image import bicubic_round_trip, mae, moving, psnr, ssim
 from echodream.metrics.moments import PosteriorMoments
+from echodream.modules.trainable import Trainable
 from echodream.networks.autoencoder import check_frames, factor
-from echodream.store import Store
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-class VAE(pl.LightningModule):
+class VAE(Trainable):
     """Reconstruct frames, (B, C, H, W) in [-1, 1], through a diagonal Gaussian posterior.
 
     ``terms`` are the losses by name (None or weight 0: switched off); ``adversarial`` adds a discriminator with its own
@@ -38,8 +39,8 @@ class VAE(pl.LightningModule):
     ``schedule`` is a partial that takes ``optimizer`` and ``num_training_steps``; without one the rate is constant.
     """
 
-    undefined_when_still: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
-    """Metrics without a value where nothing moves."""
+    undefined: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
+    """Where nothing moves."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class VAE(pl.LightningModule):
         if not clip >= 0:
             raise UserError(f"model.clip is {clip}; give the largest norm of the gradient, or 0 not to clip it")
         self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
+        self.some_unused = self.adversarial is not None
         self.make_optimizer = optimizer
         self.clip = clip
         self.make_schedule = schedule
@@ -81,7 +83,7 @@ class VAE(pl.LightningModule):
         norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is None and not torch.isfinite(norm):  # a scaler leaves such a step out by itself
-            self._refuse("gradient", ())
+            self.refuse("gradient", self._names)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Corrupt nothing, reconstruct, compare, log; then the discriminator's turn."""
@@ -121,9 +123,9 @@ class VAE(pl.LightningModule):
         """Through the mean of the posterior, without noise: (B, C, H, W) to the same, in [-1, 1]."""
         return self.network.decode(self.network.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
 
-    def check(self, store: Store) -> None:
-        """Raise ``UserError`` when the frames of ``store`` do not fit this network."""
-        check_frames(store, self.network.config.in_channels, factor(self.network))
+    def adapt(self, data: StoreData) -> None:
+        """Raise ``UserError`` when the frames do not fit this network."""
+        check_frames(data.store, self.network.config.in_channels, factor(self.network))
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
@@ -163,7 +165,8 @@ class VAE(pl.LightningModule):
 
     def _step(self, optimizer: Any, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(loss):
-            self._refuse("loss", [name for name, value in losses.items() if not torch.isfinite(value)])
+            wrong = [name for name, value in losses.items() if not torch.isfinite(value)]
+            self.refuse(f"loss ({', '.join(wrong)})", self._names)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -175,15 +178,6 @@ class VAE(pl.LightningModule):
     def _batches(self, batch_idx: int) -> int:
         """Batches trained on so far."""
         return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-
-    def _refuse(self, what: str, terms: Sequence[str]) -> NoReturn:
-        names = list(dict.fromkeys(self._names))
-        more = f" and {len(names) - 16} more" if len(names) > 16 else ""
-        which = f"{what} ({', '.join(terms)})" if terms else what
-        raise UserError(
-            f"the {which} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
-            "lower model.lr; the last good checkpoint is kept, and the same command goes on from it"
-        )
 
 
 CPU_FRAMES = 16
@@ -209,7 +203,7 @@ class Encoder(pl.LightningModule):
         return list(zip(mean, std, strict=True))
 
     def _posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        x = (frames.to(self.network.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        x = from_uint8(frames).to(self.network.dtype).contiguous(memory_format=torch.channels_last)
         posterior = self.network.encode(x).latent_dist
         return posterior.mean, posterior.std
 
@@ -229,4 +223,4 @@ class Decoder(pl.LightningModule):
     def _pixels(self, latents: Tensor) -> Tensor:
         x = self.network.decode(latents.to(self.network.dtype)).sample.float()
         x = x.mean(dim=1, keepdim=True) if self.grey else x
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return to_uint8(x).permute(0, 2, 3, 1)

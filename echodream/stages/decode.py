@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from echodream.callbacks.store_writer import WriteStore
+from echodream.datamodules.packs import Packs
+from echodream.datamodules.prediction import PredictData
 from echodream.modules.vae import Decoder
 from echodream.networks.autoencoder import factor
 from echodream.stages.encode import load_vae, rows_of, run_prediction
@@ -37,7 +39,7 @@ def decode(
     """Decode the posterior means of the latent store ``src`` with the VAE at ``artifact``, ``budget`` frames at a time.
 
     Where the video store ``reference`` is there and holds recordings of the same name and size, the summary has the
-    PSNR to them.
+    PSNR to them; not where the store was complete before.
     """
     network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), factor(network)
@@ -64,12 +66,14 @@ def decode(
 
     writing = WriteStore(dst, dataset, rows, save)
     module = Decoder(network, budget, grey and network.config.out_channels > 1)
-    run_prediction(trainer, module, store, writing, budget, workers)
+    data = PredictData(lambda: Packs(store, budget, writing.done), workers)
+    run_prediction(trainer, module, data, writing)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
+    if writing.already_complete:
+        return Summary(f"decode: {dst} already complete, nothing to do", facts)
     if reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _fidelity(Store(dst), Store(reference, kind="video"))
-    state = "already complete, nothing to do" if writing.already_complete else "done"
-    return Summary(f"decode: {dst} {state}", facts)
+    return Summary(f"decode: {dst} done", facts)
 
 
 def _fidelity(made: Store, source: Store) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from echodream.artifact import FACTS, read_artifact
 from echodream.callbacks.store_writer import WriteStore
-from echodream.datamodules.packs import PackData
+from echodream.datamodules.packs import Packs
+from echodream.datamodules.prediction import PredictData
 from echodream.errors import UserError
 from echodream.metrics.moments import PosteriorMoments
 from echodream.modules.vae import Encoder
@@ -59,7 +60,8 @@ def encode(
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
     writing = WriteStore(dst, dataset, rows_of(store), _save, lambda folder, all_: _statistics(folder, all_, train))
-    run_prediction(trainer, Encoder(network, budget), store, writing, budget, workers)
+    data = PredictData(lambda: Packs(store, budget, writing.done), workers)
+    run_prediction(trainer, Encoder(network, budget), data, writing)
     return Summary(
         f"encode: {dst} already complete, nothing to do" if writing.already_complete else f"encode: {dst} done",
         {"recordings": len(names), "frames": int(store.table["NumberOfFrames"].sum()), "encoder": dataset.encoder},
@@ -89,13 +91,10 @@ def rows_of(store: Store) -> dict[str, dict[str, Any]]:
 def run_prediction(
     trainer: Callable[..., pl.Trainer],
     module: pl.LightningModule,
-    store: Store,
+    data: PredictData,
     writing: WriteStore,
-    budget: int,
-    workers: int,
 ) -> None:
-    """Send ``store`` through ``module`` on the devices of ``trainer``, each prediction written as it comes."""
-    data = PackData(store, budget, workers, writing.done)
+    """Send ``data`` through ``module`` on the devices of ``trainer``, each prediction written as it comes."""
     made = make_trainer(trainer, [writing], logger=False, enable_checkpointing=False)
     try:
         with interruptible(made):

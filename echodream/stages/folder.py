@@ -1,19 +1,17 @@
 """A folder that one process writes, that says what it is made of, and that an interrupted process goes on with."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.store.lock import lock as take
+from echodream.store.lock import unlock as unlock
 
 FRESH = ".new-"
 """Begins the name of what is not finished; no FileName begins so."""
-
-_held: set[int] = set()
 
 
 def lock(folder: Path, file: str | None = None, doing: str = "written", other: str = "dst=") -> int:
@@ -22,38 +20,13 @@ def lock(folder: Path, file: str | None = None, doing: str = "written", other: s
     The lock is on the folder itself, or on a ``file`` that stays in it. Raises ``UserError`` when another process has
     it: the folder is being ``doing``, choose another ``other``.
     """
-    path = folder / file if file else folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT if file else os.O_RDONLY, 0o666)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another {other}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if isinstance(error, BlockingIOError):
-            reason = f"{folder} is being {doing} by another process: wait for it, or choose another {other}"
-        else:
-            reason = f"{path} cannot be locked: {error.strerror}; choose another {other}"
+        return take(folder, file)
+    except BlockingIOError as error:
+        reason = f"{folder} is being {doing} by another process: wait for it, or choose another {other}"
         raise UserError(reason) from error
-    _held.add(handle)
-    return handle
-
-
-def unlock(handle: int) -> None:
-    """Let other processes in again."""
-    _held.discard(handle)
-    os.close(handle)
-
-
-def _forget() -> None:
-    """In a forked process, which may outlive a killed parent for some seconds: the locks are the parent's alone."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_forget)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another {other}") from error
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,23 @@ def read_text(path: Path, most: int) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is not text in UTF-8: {path.parent} is not a store") from error
+
+
+def first_difference(made: Dataset, wanted: Dataset) -> str | None:
+    """The first setting in which two stores differ, as a sentence part; command line and statistics do not count."""
+    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
+    return _differing(left, right)
+
+
+def _differing(left: Any, right: Any, key: str = "") -> str | None:
+    if isinstance(left, dict) and isinstance(right, dict):
+        for name in sorted(left.keys() | right.keys(), key=lambda name: (name == "listing", name)):
+            if found := _differing(left.get(name), right.get(name), f"{key}.{name}" if key else name):
+                return found
+        return None
+    if left != right and key == "settings.listing":
+        return "the recordings, their files or their splits are others"
+    return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
 
 
 def partial(root: Path) -> Path:

@@ -1,17 +1,18 @@
 """Writing a Store: atomic, one writer at a time, resumable row by row to the same bytes."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from echodream.errors import UserError
+from echodream.store import journal
+from echodream.store.lock import lock, unlock
 from echodream.store.reader import Store
 from echodream.store.schema import (
     CHECKSUMS,
@@ -25,6 +26,7 @@ from echodream.store.schema import (
     Dataset,
     Statistics,
     StoreError,
+    first_difference,
     media_path,
     parse_dataset,
     partial,
@@ -35,17 +37,6 @@ from echodream.store.schema import (
 )
 from echodream.store.table import cell, printable, write_table
 from echodream.store.verify import CHECKED, digest, verify
-
-_held: set[IO[str]] = set()
-
-
-def _forget() -> None:
-    """In a forked process, which may outlive a killed parent for some seconds: the locks are the parent's alone."""
-    while _held:
-        _held.pop().close()
-
-
-os.register_at_fork(after_in_child=_forget)
 
 
 class StoreWriter:
@@ -74,7 +65,7 @@ class StoreWriter:
         self._work = partial(self.root)
         self._store = self._work / "store"
         self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
         self._journal: IO[str] | None = None
 
     @property
@@ -157,7 +148,7 @@ class StoreWriter:
         if not self.root.exists():
             return False
         made = read_dataset(self.root)
-        if difference := _difference(replace(made, code_version=self.dataset.code_version), self.dataset):
+        if difference := first_difference(replace(made, code_version=self.dataset.code_version), self.dataset):
             raise StoreError(
                 f"{self.root} is already there, made with other settings ({difference}): "
                 "choose another dst=, or remove it"
@@ -167,30 +158,20 @@ class StoreWriter:
         return True
 
     def _take_lock(self) -> None:
-        path = self._work / "lock"
-        while True:
-            try:
-                self._work.mkdir(parents=True, exist_ok=True)
-                self._lock = path.open("a+")
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and os.fstat(self._lock.fileno()).st_ino == path.stat().st_ino:
-                    _held.add(self._lock)
-                    return
-            except BlockingIOError:
-                self._release()
-                raise StoreError(
-                    f"{self.root} is being written by another process: wait for it, or choose another dst="
-                ) from None
-            except FileNotFoundError:  # the writer that held the lock finished and removed the folder: look again
-                continue
-            except OSError as error:
-                raise UserError(f"{self._work} cannot be written: {error.strerror}") from error
+        try:
+            self._lock = lock(self._work, "lock")
+        except BlockingIOError:
+            raise StoreError(
+                f"{self.root} is being written by another process: wait for it, or choose another dst="
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self._work} cannot be written: {error.strerror}") from error
 
     def _begin(self) -> None:
         path = self._work / "begun.json"
         if path.exists():
             begun = parse_dataset(path, read_text(path, MAX_JSON_BYTES))
-            if difference := _difference(begun, self.dataset):
+            if difference := first_difference(begun, self.dataset):
                 raise StoreError(
                     f"{self._work} was begun with other settings ({difference}): rerun with those, or remove it"
                 )
@@ -207,46 +188,36 @@ class StoreWriter:
     def _replay(self) -> None:
         """Take up the journal: whole lines whose media file has the right checksum. The rest is done again."""
         self.gather()
-        path = self._work / f"journal-{self.shard}.jsonl"
         if self.shard:
             self._scratch.mkdir()
-            self._journal = path.open("a", encoding="utf-8")
-            return
-        fresh = path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.writelines(self._lines())
-        fresh.replace(path)
-        for other in self._work.glob("journal-*.jsonl"):
-            if other != path:
-                other.unlink()
-        kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
-        for media in (self._store / MEDIA[self.dataset.kind][0]).iterdir():
-            if media not in kept:
-                media.unlink()
-        self._journal = path.open("a", encoding="utf-8")
+        else:
+            journal.replace_all(self._work, self._entries())
+            kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
+            for media in self.media_folder.iterdir():
+                if media not in kept:
+                    media.unlink()
+        self._journal = journal.path_of(self._work, self.shard).open("a", encoding="utf-8")
 
     def gather(self) -> None:
         """Take up what the journals of all shards say, so that the first can ``finish``."""
-        for path in sorted(self._work.glob("journal-*.jsonl")):
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                entry = _journal_entry(line)
-                if (entry.get("row") or entry.get("rejected") or {}).get("FileName") in self.done:
-                    continue
-                if "rejected" in entry or ("row" in entry and self._intact(entry)):
-                    self._take(entry)
+        for entry in journal.read(self._work):
+            if journal.name_of(entry) not in self.done and ("rejected" in entry or self._intact(entry)):
+                self._take(entry)
 
     def _intact(self, entry: Mapping[str, Any]) -> bool:
         media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
         return media.is_file() and digest(media) == entry["sha256"]
 
-    def _lines(self) -> list[str]:
-        rows = [{"row": row, "sha256": self._sums[name]} for name, row in self.rows.items()]
-        return [json.dumps(entry) + "\n" for entry in [*rows, *({"rejected": row} for row in self.rejected.values())]]
+    def _entries(self) -> Iterator[journal.Entry]:
+        for name, row in self.rows.items():
+            yield {"row": row, "sha256": self._sums[name]}
+        for row in self.rejected.values():
+            yield {"rejected": row}
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self._journal is None:
             raise RuntimeError("a StoreWriter is a context manager: enter it before writing, and not after it finished")
-        line = json.dumps(entry) + "\n"
+        line = journal.line_of(entry)
         self._journal.write(line)
         self._journal.flush()
         self._take(json.loads(line))
@@ -259,12 +230,11 @@ class StoreWriter:
             self._sums[entry["row"]["FileName"]] = entry["sha256"]
 
     def _release(self) -> None:
+        if self._journal is not None:
+            with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+                self._journal.close()
         if self._lock is not None:
-            _held.discard(self._lock)
-        for file in (self._journal, self._lock):
-            if file is not None:
-                with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
-                    file.close()
+            unlock(self._lock)
         self._journal = self._lock = None
 
 
@@ -280,32 +250,6 @@ def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise StoreError(f"{row['FileName']} has {error} in {column}") from error
     return plain
-
-
-def _journal_entry(line: bytes) -> dict[str, Any]:
-    """A line of the journal; empty where the disk lost it in a crash."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-def _difference(made: Dataset, wanted: Dataset) -> str | None:
-    """The first setting in which two stores differ, as a sentence part; command line and statistics do not count."""
-    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
-    return _first_difference(left, right)
-
-
-def _first_difference(left: Any, right: Any, key: str = "") -> str | None:
-    if isinstance(left, dict) and isinstance(right, dict):
-        for name in sorted(left.keys() | right.keys(), key=lambda name: (name == "listing", name)):
-            if found := _first_difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
-                return found
-        return None
-    if left != right and key == "settings.listing":
-        return "the recordings, their files or their splits are others"
-    return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
 
 
 def _sync(folder: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.datamodules.packs import Deal, PackData, Packs, plan
+from echodream.datamodules.packs import Packs, plan
+from echodream.datamodules.prediction import Deal, PredictData
 from echodream.errors import UserError
 from tests.stores import make_latent_store, posterior_mean
 from tests.tiny_vae import blob, blob_store
@@ -67,7 +68,8 @@ def test_what_is_done_leaves_the_other_packs_as_they_were(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
-    data = PackData(blob_store(tmp_path / "videos", [5, 2, 4]), 8, workers, set())
+    store = blob_store(tmp_path / "videos", [5, 2, 4])
+    data = PredictData(lambda: Packs(store, 8), workers)
     assert [pack.names for pack in data.predict_dataloader()] == [("r0", "r1"), ("r2",)]
 
 

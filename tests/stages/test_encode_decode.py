@@ -252,7 +252,8 @@ def test_the_psnr_is_left_out_where_there_is_no_source(tmp_path: Path) -> None:
     encode(folder)
     assert "PSNR to source" not in decode(folder, f"reference={folder}/none").facts
     blob_store(folder / "other", (2,))
-    summary = decode(folder, f"reference={folder}/other")
+    assert "PSNR to source" not in decode(folder).facts  # it is there already: nothing is computed again
+    summary = decode(folder, f"reference={folder}/other", f"dst={folder}/again")
     assert summary.facts["PSNR to source"] == "no recording in common"  # one of that name, of another length
 
 

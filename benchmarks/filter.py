@@ -1,0 +1,138 @@
+"""The nearest-reference search over a bare blocked matrix product, its memory, and over the full correlation matrix.
+
+    python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--device cpu|cuda]
+
+References come in blocks of 64 frames, as recordings do, each of its own patient. Search and product are timed turn by
+turn, ``--repeats`` times, after imports and a small first run; the product is given the references whole, in blocks as
+large as the search's, and keeps nothing. Memory is the most that the process (or the device) holds above what it held
+before. The full matrix is torch.corrcoef of samples and references together, as the published filter computes it.
+"""
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from echodream.privacy.scores import BLOCK, nearest
+
+Block = tuple[Tensor, list[str]]
+
+
+def recordings(references: Tensor) -> list[Block]:
+    """Embeddings, (m, D), in recordings of 64 frames with a patient each."""
+    return [(part, [f"patient_{number}"] * len(part)) for number, part in enumerate(references.split(64))]
+
+
+def bare(samples: Tensor, references: Tensor, block: int) -> None:
+    """The matrix product alone, by blocks, into one buffer."""
+    out = torch.empty(block * block, device=samples.device)
+    for right in references.split(block):
+        for left in samples.split(block):
+            torch.mm(left, right.T, out=out[: len(left) * len(right)].view(len(left), len(right)))
+
+
+def full(samples: Tensor, references: Tensor) -> Tensor:
+    """The correlation of everything with everything, and the samples' highest."""
+    together = torch.corrcoef(torch.cat([references, samples]))
+    return together[len(references) :, : len(references)].amax(dim=1)
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    """How long ``run`` takes."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def above(run: Callable[[], Any], device: str) -> float:
+    """The most memory, in GB, that ``run`` holds above what was held before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e9
+    process, done, highest = psutil.Process(), threading.Event(), [0]
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            highest[0] = max(highest[0], process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    run()
+    done.set()
+    thread.join()
+    return (highest[0] - before) / 1e9
+
+
+def turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:
+    """Seconds of each run, turn by turn."""
+    for _ in range(repeats):
+        yield {name: seconds(run, device) for name, run in runs.items()}
+
+
+def main() -> None:
+    """Print seconds and their ratios (medians of ratios within a turn, with the range), and memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = {"samples": 10_000, "references": 200_000, "full": 10_000, "features": 128, "repeats": 3, "threads": 0}
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device, generator = options.device, torch.Generator().manual_seed(0)
+    samples, references = (
+        torch.randn(count, options.features, generator=generator).to(device)
+        for count in (options.samples, options.references)
+    )
+    blocks, fewer = recordings(references), references[: options.full]
+    some = recordings(fewer)
+    nearest(samples[:256], some[:8], "pearson")
+    memory = above(lambda: nearest(samples, blocks, "pearson"), device)
+    runs = {
+        "search": lambda: nearest(samples, blocks, "pearson"),
+        "bare product": lambda: bare(samples, references, BLOCK[device]),
+    }
+    large = list(turns(runs, options.repeats, device))
+    runs = {
+        "search": lambda: nearest(samples[: options.full], some, "pearson"),
+        "full matrix": lambda: full(samples[: options.full], fewer),
+    }
+    small = list(turns(runs, options.repeats, device))
+    found = torch.from_numpy(nearest(samples[: options.full], some, "pearson").score)
+    difference = (found - full(samples[: options.full], fewer).cpu()).abs().max().item()
+
+    where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{options.samples} samples, {options.references} references, {options.features} features, {where}")
+    report(large, "search", "bare product", "search / bare product (target 1.5 or less)")
+    print(f"{'peak memory above the inputs (target below 1)':<58}{memory:8.2f} GB")
+    print(f"{options.full} samples, {len(fewer)} references")
+    report(small, "full matrix", "search", "full matrix / search (target 5 or more)")
+    print(f"{'largest difference of a score from the full matrix':<58}{difference:8.1e}")
+
+
+def report(taken: list[dict[str, float]], above_: str, below: str, words: str) -> None:
+    """Seconds of both, and the ratio."""
+    for name in (above_, below):
+        print(f"{name:<58}{statistics.median(turn[name] for turn in taken):8.2f} s")
+    ratios = sorted(turn[above_] / turn[below] for turn in taken)
+    print(f"{words:<58}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Samples at each validation, decoded, in every logger and in the run's folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from echodream.callbacks.pictures import grid, log_picture
+
+
+class Previews(Callback):
+    """``count`` samples with the conditions of the first held-out batch, in ``steps`` steps, from the same noise.
+
+    Decoded by the VAE at ``vae`` where there is one of such latents; else their first three channels are shown. Clips
+    are shown as some of their frames, a row each. The module's ``preview(batch, count, steps)`` returns
+    (N, C, F, H, W).
+    """
+
+    def __init__(self, folder: str, vae: str, count: int = 6, steps: int = 20) -> None:
+        self.folder, self.vae, self.count, self.steps = Path(folder), Path(vae), count, steps
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw for the first batch."""
+        if batch_idx or not trainer.is_global_zero or not self.count:
+            return
+        with torch.random.fork_rng(devices=[]):
+            latents: Tensor = pl_module.preview(batch, self.count, self.steps)  # type: ignore[operator]
+        frames = latents.shape[2]
+        shown = np.linspace(0, frames - 1, min(frames, 8)).round().astype(int)
+        rows = self._pixels(latents[:, :, shown])
+        picture = grid(rows) if frames > 1 else grid([torch.cat(rows)])
+        log_picture(trainer, self.folder, "samples", picture)
+
+    def _pixels(self, latents: Tensor) -> list[Tensor]:
+        """A row of frames, (F, C, H, W) in [-1, 1], for each sample."""
+        samples, _, frames = latents.shape[:3]
+        stills = latents.transpose(1, 2).flatten(0, 1)
+        network = self._network(stills.shape[1])
+        if network is not None:
+            network.to(stills.device)
+            with torch.inference_mode():
+                pixels = torch.cat([network.decode(part).sample for part in stills.split(16)]).mean(1, keepdim=True)
+        else:
+            pixels = stills[:, :3] / 3 if stills.shape[1] >= 3 else stills[:, :1] / 3
+        return list(pixels.float().cpu().unflatten(0, (samples, frames)))
+
+    def _network(self, channels: int) -> Any:
+        if not (self.vae / "config.json").is_file():
+            return None
+        from echodream.networks.autoencoder import load_folder
+
+        network = load_folder(self.vae)
+        return network if network.config.latent_channels == channels else None

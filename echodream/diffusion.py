@@ -1,0 +1,133 @@
+"""A diffusion model as other stages use it: network, conditions, noise process, and the facts that samples need."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from echodream.artifact import read_artifact
+from echodream.conditioning import Conditioner
+from echodream.errors import UserError
+from echodream.networks.denoisers import ImageDenoiser, VideoDenoiser, load_denoiser
+from echodream.process.guidance import Predict
+from echodream.process.process import Process
+from echodream.process.process import make as make_process
+from echodream.store import Statistics
+from echodream.weights import fingerprint, load_exactly, read_weights
+
+FACTS = "diffusion.json"
+CONDITIONER = "conditioner.safetensors"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was trained on: shapes of latents, and how to bring samples back to the scale of a Store."""
+
+    channels: int
+    """Of one latent frame."""
+    height: int
+    width: int
+    frames: int
+    """Frames of a training clip; of an image 1, or 3 key frames drawn jointly."""
+    fps: float
+    """Frames per second of a clip as the network sees it."""
+    statistics: Statistics
+    """Of the latents: samples are whitened with it."""
+    encoder: str
+    """Fingerprint of the VAE that the latents are of."""
+    reference_times: tuple[float, ...] = ()
+    """Where reference frames lay in training, on average, in frames from the clip's start; empty: anywhere."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.channels, self.height, self.width, self.frames)
+        if not all(type(size) is int and size > 0 for size in sizes) or not 0 < float(self.fps) < math.inf:
+            raise ValueError(f"impossible sizes {sizes} at {self.fps} frames per second")
+        if len(self.statistics.mean) != self.channels or not all(map(math.isfinite, self.reference_times)):
+            raise ValueError(f"statistics or reference times do not fit {self.channels} channels")
+
+
+class Diffusion(nn.Module):
+    """A denoiser with its conditioner and process.
+
+    Latents are whitened: images (B, C, H, W), C three times ``facts.channels`` for key frames drawn jointly, clips
+    (B, C, F, H, W).
+    """
+
+    def __init__(
+        self, denoiser: ImageDenoiser | VideoDenoiser, conditioner: Conditioner, process: Process, facts: Facts
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.conditioner = denoiser, conditioner
+        self.process, self.facts = process, facts
+
+    @property
+    def is_video(self) -> bool:
+        """Whether samples are clips."""
+        return isinstance(self.denoiser, VideoDenoiser)
+
+    def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
+        """The prediction for x_t, (B, C, *rest), at t, (B,), from those of the conditions' ``values`` to ``keep``."""
+        return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+
+    def predictor(self, values: Mapping[str, Tensor]) -> Predict:
+        """The network with ``values`` as its conditions: all sets of kept conditions in one call."""
+
+        def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
+            sets, rows = len(kept), len(x_t)
+            keep = {
+                name: torch.tensor([name in names for names in kept], device=x_t.device).repeat_interleave(rows)
+                for name in self.conditioner.names
+            }
+            x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
+            return self(x, t.repeat(sets), repeated(values, sets), keep).unflatten(0, (sets, rows))
+
+        return predict
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights."""
+        return fingerprint(self)
+
+    def save(self, folder: Path) -> None:
+        """Write the network as diffusers does, the conditioner's weights, and the facts as json."""
+        from safetensors.torch import save_file
+
+        self.denoiser.save(folder)
+        state = {name: value.detach().cpu().contiguous() for name, value in self.conditioner.state_dict().items()}
+        save_file(state, folder / CONDITIONER)
+        written = {
+            "process": self.process.settings(),
+            "conditioning": self.conditioner.settings(),
+            "facts": asdict(self.facts),
+        }
+        (folder / FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def repeated(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    """The conditions' values for ``times`` copies of the batch, one copy after another."""
+    return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
+
+
+def load_diffusion(folder: str, name: str) -> Diffusion:
+    """The model of the artifact at ``folder``, which train.py model=``name`` left. Raises ``UserError``."""
+    artifact, root = read_artifact(folder, name), Path(folder)
+    try:
+        written: Any = json.loads((root / FACTS).read_text(encoding="utf-8"))
+        facts = dict(written["facts"])
+        facts["statistics"] = Statistics(*(tuple(facts["statistics"][key]) for key in ("mean", "std")))
+        facts["reference_times"] = tuple(facts["reference_times"])
+        process, conditioner = make_process(written["process"]), Conditioner.from_settings(written["conditioning"])
+        made = Diffusion(load_denoiser(folder), conditioner, process, Facts(**facts))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{root / FACTS} is not readable: train the {name} again") from error
+    drawn = made.facts.channels * (1 if made.is_video else made.facts.frames)
+    made.denoiser.check(drawn, conditioner.extra, conditioner.width)
+    file = str(root / CONDITIONER)
+    load_exactly(conditioner, read_weights(file), file, f"{FACTS} is of other conditions: train the {name} again")
+    if made.fingerprint() != artifact.fingerprint:
+        raise UserError(f"{folder}: the weights have changed since training: train the {name} again")
+    return made.requires_grad_(False).eval()

@@ -1,0 +1,175 @@
+"""``model=lidm`` and ``model=lvdm``: diffusion of latent images and clips."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from echodream.artifact import Artifact, write_artifact
+from echodream.conditioning import Conditioner
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.views import Clips, Triplet
+from echodream.diffusion import Diffusion, Facts
+from echodream.errors import UserError
+from echodream.losses.denoising import mean_squares
+from echodream.modules.drawing import Drawer, Recipe
+from echodream.modules.trainable import Trainable
+from echodream.process.guidance import Guidance
+from echodream.process.process import Process
+from echodream.types import Batch
+
+LEVELS = 4
+"""Bands of noise, from little to much, in which the loss is logged apart."""
+
+
+class LatentDiffusion(Trainable):
+    """Predict what ``process`` asks for from noised latents and conditions: images (B, C, H, W), clips (B, C, F, H, W).
+
+    ``denoiser`` is a partial that builds the network from ``channels``, ``extra`` and ``width``; ``conditions`` go by
+    name, their tokens are ``width`` wide. ``optimizer`` takes parameters, ``schedule`` takes ``optimizer`` and
+    ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile`` compiles the network in place,
+    ``channels_last`` orders its weights so.
+    """
+
+    def __init__(
+        self,
+        denoiser: Callable[..., nn.Module],
+        conditions: Mapping[str, nn.Module],
+        width: int,
+        process: Process,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        checkpointing: bool = False,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.make_denoiser, self.process = denoiser, process
+        self.conditioner = Conditioner(conditions, width)
+        self.columns = tuple(self.conditioner.columns)
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
+        self.model: Diffusion
+
+    def adapt(self, data: StoreData) -> None:
+        """Build the network for the latents and the conditions that ``data`` has."""
+        store, view = data.store, data.view
+        if store.dataset.kind != "latent":
+            raise UserError(f"{store.root} holds videos: encode them first (stage=encode), or give src= a latent store")
+        rows = Recordings(store, "TRAIN")
+        channels, statistics = store.dataset.channels, store.dataset.statistics
+        assert statistics is not None
+        times = _reference_times(data) if isinstance(view, Clips) else ()
+        if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
+            raise UserError(
+                "conditioning with reference and view.reference go together: set both, or neither "
+                "(conditioning=[class_id] view.reference=none)"
+            )
+        self.conditioner.adapt(rows.table, channels)
+        stride = view.stride if isinstance(view, Clips) else 1
+        facts = Facts(
+            channels=channels,
+            height=int(rows.table["FrameHeight"].iloc[0]),
+            width=int(rows.table["FrameWidth"].iloc[0]),
+            frames=view.frames if isinstance(view, Clips) else 3 if isinstance(view, Triplet) else 1,
+            fps=float(np.median(rows.table["FPS"])) / stride,
+            statistics=statistics,
+            encoder=store.dataset.encoder or "",
+            reference_times=times,
+        )
+        drawn = channels * 3 if isinstance(view, Triplet) else channels
+        network = self.make_denoiser(channels=drawn, extra=self.conditioner.extra, width=self.conditioner.width)
+        self.model = Diffusion(network, self.conditioner, self.process, facts)  # type: ignore[arg-type]
+        self._prepare(self.model.denoiser)
+
+    def _prepare(self, network: Any) -> None:
+        if self.checkpointing:
+            network.unet.enable_gradient_checkpointing()
+        if self.channels_last:
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):  # those over time have weights of five dimensions, and no such order
+                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            network.compile()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser, its rate changed at every step."""
+        return self.optimize(self.make_optimizer, self.make_schedule)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Corrupt, denoise, compare, log."""
+        x = batch["x"]
+        noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), torch.randn_like(x))
+        keep = {name: kept.to(x.device) for name, kept in self.conditioner.drop(len(x)).items()}
+        prediction = self.model(noised.x_t, noised.t, self.conditioner.values(batch), keep)
+        errors = mean_squares(prediction, noised.target, batch.get("mask"))
+        loss = (noised.weight * errors).mean()
+        if not torch.isfinite(loss):
+            self.refuse("loss", batch["name"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        self._log_bands("train", noised.t, errors.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss on held-out patients at fixed noise levels, with the same noise every time."""
+        self._measure("val", batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, on the test patients."""
+        self._measure("test", batch, batch_idx)
+
+    def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
+        """Write network, conditioner and facts as an artifact."""
+        made = replace(artifact, fingerprint=self.model.fingerprint())
+        write_artifact(root, made, config, self.model.save)
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
+        """Samples with the conditions of the first ``count`` of ``batch``: unscaled latents, (N, C, F, H, W)."""
+        values = {name: value[:count] for name, value in self.conditioner.values(batch).items()}
+        drawer = Drawer(self.model, Recipe(0, steps, None, Guidance())).to(self.device)
+        return drawer.draw(list(range(min(count, len(batch["x"])))), values)
+
+    def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        x, values, mask = self._held_out(batch)
+        generator = torch.Generator().manual_seed(batch_idx)
+        keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
+        for t in self.process.levels(LEVELS).to(x.device):
+            noise = torch.randn(x.shape, generator=generator).to(x.device)
+            noised = self.process.corrupt(x, t.expand(len(x)), noise)
+            errors = mean_squares(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
+            weighted = (noised.weight * errors).mean()
+            self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
+            self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _held_out(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Clips for a video model; for a model of images their real frames, each with the conditions of its clip."""
+        x, values = batch["x"], self.conditioner.values(batch)
+        if self.model.is_video or x.ndim == 4:
+            return x, values, batch.get("mask")
+        clip, frame = batch["mask"].nonzero(as_tuple=True)
+        return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
+
+    def _log_bands(self, stage: str, t: Tensor, errors: Tensor, **how: Any) -> None:
+        """The unweighted error by noise level: band 1 has the least noise."""
+        band = (self.process.level(t) * LEVELS).long().clamp(max=LEVELS - 1)
+        for number in range(LEVELS):
+            chosen = errors[band == number]
+            if len(chosen):
+                self.log(f"{stage}/error_band{number + 1}", chosen.mean(), batch_size=len(chosen), **how)
+
+
+def _reference_times(data: StoreData) -> tuple[float, ...]:
+    """Mean position of each key frame in the training clips; nothing for references that lie anywhere."""
+    view = data.view
+    if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
+        return ()
+    samples = data.samples("TRAIN")
+    times = [samples[number]["reference_time"] for number in range(min(len(samples), 64))]
+    return tuple(float(value) for value in torch.stack(times).mean(dim=0))

@@ -1,0 +1,205 @@
+"""What ``stage=image`` and ``stage=video`` share: settings of guidance, labels, and the Store that samples go to."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+from torch import Tensor
+
+from echodream.callbacks.store_writer import WriteStore
+from echodream.conditioning import TokenCondition
+from echodream.datamodules.draws import Draws, References
+from echodream.datamodules.prediction import PredictData
+from echodream.diffusion import Diffusion, load_diffusion
+from echodream.errors import UserError
+from echodream.modules.drawing import Drawer, Recipe
+from echodream.process.guidance import Guidance
+from echodream.stages.encode import run_prediction
+from echodream.store import Dataset
+from echodream.store.latents import write_latents
+
+OWN = ("interval", "rescale", "auto")
+"""Settings of guidance that are not the scale of a condition."""
+
+
+def guidance_of(asked: Mapping[str, Any], model: Diffusion) -> Guidance:
+    """The guidance that ``asked`` describes. Raises ``UserError`` for a scale of a condition the model has not."""
+    scales = {name: scale for name, scale in asked.items() if name not in OWN}
+    names, interval, auto = model.conditioner.names, asked["interval"], asked["auto"]
+    if wrong := [name for name, scale in scales.items() if name not in names and scale != 1]:
+        raise UserError(
+            f"guidance.{wrong[0]}={scales[wrong[0]]} has nothing to guide: this model's conditions are "
+            f"{', '.join(names) or 'none'}"
+        )
+    if not isinstance(auto, Mapping):
+        raise UserError(f"guidance.auto={auto}: give guidance.auto.artifact= and guidance.auto.scale=")
+    return Guidance(
+        scales={name: scale for name, scale in scales.items() if name in names},
+        interval=tuple(interval) if isinstance(interval, Sequence) else (interval,),
+        rescale=asked["rescale"],
+        auto=auto["scale"],
+    )
+
+
+def weak_model(asked: Mapping[str, Any], model: Diffusion, name: str) -> Diffusion | None:
+    """The worse model for autoguidance, if one is asked for. Raises ``UserError`` when it does not fit ``model``."""
+    folder, scale = asked["auto"]["artifact"], float(asked["auto"]["scale"])
+    if folder is None:
+        if scale != 1:
+            raise UserError("guidance.auto.scale needs guidance.auto.artifact=, the folder of a worse model")
+        return None
+    weak = load_diffusion(str(folder), name)
+    if _nature(weak) != _nature(model):
+        raise UserError(
+            f"guidance.auto.artifact={folder} has another process, encoder or conditions, or other latents: train it "
+            "as the model itself, but shorter or smaller"
+        )
+    return weak
+
+
+def _nature(model: Diffusion) -> dict[str, Any]:
+    """What two models share whose predictions can be compared; the window of clips is not among it."""
+    told = model.conditioner.settings()["conditions"]
+    facts = {**asdict(model.facts), "fps": None, "reference_times": None}
+    if model.is_video:
+        facts["frames"] = None
+    conditions = sorted((item["name"], item["kind"], str(item["facts"])) for item in told)
+    return {"process": model.process.settings(), "conditions": conditions, **facts}
+
+
+def recipe_of(sampling: Mapping[str, Any], model: Diffusion) -> Recipe:
+    """How to draw, from ``seed``, ``steps``, ``sampler`` and ``guidance``, checked against what ``model`` can do."""
+    chosen = model.process.check(sampling["steps"], sampling["sampler"])
+    guidance = guidance_of(sampling["guidance"], model)
+    return Recipe(whole("seed", sampling["seed"], 0), sampling["steps"], chosen, guidance)
+
+
+def settings_of(recipe: Recipe, model: Diffusion, weak: Diffusion | None) -> dict[str, Any]:
+    """What decides a sample, for ``dataset.json``."""
+    guidance = recipe.guidance
+    how: dict[str, Any] = {
+        "scales": {name: float(scale) for name, scale in guidance.scales.items()},
+        "interval": [float(end) for end in guidance.interval],
+        "rescale": float(guidance.rescale),
+    }
+    how["auto"] = {"model": weak.fingerprint(), "scale": float(guidance.auto)} if weak is not None else None
+    return {
+        "model": model.fingerprint(),
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "sampler": recipe.sampler,
+        "guidance": how,
+    }
+
+
+def columns_of(recipe: Recipe) -> dict[str, Any]:
+    """What FileList.csv says of how each row was drawn. Guidance is a cell like ``class_id=2 reference=1``."""
+    guidance = recipe.guidance
+    scales = {**guidance.scales, **({"auto": guidance.auto} if guidance.auto != 1 else {})}
+    told = " ".join(f"{name}={scale:g}" for name, scale in scales.items())
+    return {"Seed": recipe.seed, "Sampler": recipe.sampler, "Steps": recipe.steps, "Guidance": told}
+
+
+def counts(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """How many rows there are of each class."""
+    classes = (f"class {row['class_id']} {row.get('class_name', '')}" for row in rows.values() if "class_id" in row)
+    return dict(sorted(Counter(name.strip() for name in classes).items()))
+
+
+def read_labels(path: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """The ``columns`` that the csv at ``path`` has, and Source if it is there. Raises ``UserError`` without any."""
+    try:
+        table = pd.read_csv(path, dtype={"Source": str})
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"labels={path} cannot be read as csv: {' '.join(str(error).split())}") from error
+    found = [name for name in columns if name in table]
+    if not found or not len(table):
+        raise UserError(f"labels={path} has no rows with {' or '.join(columns) or 'any condition of this model'}")
+    return {name: table[name].tolist() for name in [*found, *(["Source"] if "Source" in table else [])]}
+
+
+def told(labels: str, asked: Mapping[str, Sequence[Any]]) -> str:
+    """For ``dataset.json``: where conditions come from, and a fingerprint of all that is asked for."""
+    text = json.dumps({name: list(cells) for name, cells in asked.items()}, default=plain)
+    kind = labels if labels in ("uniform", "training") else "csv"
+    return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def idle(model: Diffusion, guidance: Guidance, asked: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The columns of which nothing is asked in any row. Raises ``UserError`` when guidance would need one."""
+    parts = model.conditioner.conditions.items()
+    tokens = {name: part.column for name, part in parts if isinstance(part, TokenCondition)}
+    empty = {
+        name: column
+        for name, column in tokens.items()
+        if not any(model.conditioner.describe({column: plain(cell)}) for cell in asked.get(column, ()))
+    }
+    if wrong := [name for name in empty if guidance.scales.get(name, 1) not in (0, 1)]:
+        raise UserError(
+            f"guidance.{wrong[0]}={guidance.scales[wrong[0]]} has nothing to guide: no row has a value of "
+            f"{empty[wrong[0]]}; give one with labels=, or leave guidance out"
+        )
+    return list(empty.values())
+
+
+def draw(
+    drawer: Drawer,
+    dst: str,
+    dataset: Dataset,
+    rows: Mapping[str, dict[str, Any]],
+    values: Mapping[str, Tensor],
+    *,
+    batch: int,
+    workers: int,
+    trainer: Callable[..., pl.Trainer],
+    references: References | None = None,
+) -> str:
+    """Draw the ``rows`` that the store at ``dst`` has not yet, ``batch`` at a time; returns what there was to do."""
+    whole("batch", batch)
+    statistics = drawer.model.facts.statistics
+    writing = WriteStore(dst, dataset, rows, _save, lambda folder, every: statistics)
+    data = PredictData(lambda: Draws(list(rows), values, batch, writing.done, references), workers)
+    run_prediction(trainer, drawer, data, writing)
+    return "already complete, nothing to do" if writing.already_complete else "done"
+
+
+def sample_store(model: Diffusion, settings: dict[str, Any], command: str, code_version: str) -> Dataset:
+    """``dataset.json`` of a store of samples: latents of the encoder, and whitened like those, that ``model`` knows."""
+    facts = model.facts
+    return Dataset(
+        kind="latent",
+        layout="F,C,H,W",
+        channels=facts.channels,
+        height=facts.height,
+        width=facts.width,
+        fidelity="float16",
+        encoder=facts.encoder,
+        synthetic=True,
+        settings=settings,
+        command=command,
+        code_version=code_version,
+    )
+
+
+def _save(path: Path, latents: Tensor) -> dict[str, Any]:
+    """Write a sample, (F, C, H, W), as a posterior without spread."""
+    write_latents(path, latents.numpy(), latents.new_zeros(latents.shape).numpy())
+    return {"NumberOfFrames": len(latents), "FrameHeight": latents.shape[2], "FrameWidth": latents.shape[3]}
+
+
+def plain(value: Any) -> Any:
+    """A cell of a table or an entry of a list as a plain Python value."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def whole(name: str, value: object, low: int = 1) -> int:
+    """``value`` when it is a whole number from ``low``. Raises ``UserError``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise UserError(f"{name} is {value!r}; give a whole number from {low}")
+    return value

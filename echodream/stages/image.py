@@ -1,0 +1,105 @@
+"""``stage=image``: noise becomes a Store of latent images, or of key frames drawn jointly."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from echodream.conditioning import Conditioner
+from echodream.datamodules.recordings import Recordings
+from echodream.diffusion import Diffusion, load_diffusion
+from echodream.errors import UserError
+from echodream.modules.drawing import Drawer, Recipe
+from echodream.stages.drawing import (
+    columns_of,
+    counts,
+    draw,
+    idle,
+    plain,
+    read_labels,
+    recipe_of,
+    sample_store,
+    settings_of,
+    told,
+    weak_model,
+    whole,
+)
+from echodream.stages.summary import Summary
+from echodream.store import Store
+from echodream.trainers import precision
+
+
+def image(
+    *,
+    dst: str,
+    artifact: str,
+    n: int | None,
+    labels: str,
+    training: str,
+    sampling: Mapping[str, Any],
+    batch: int,
+    workers: int,
+    trainer: Callable[..., pl.Trainer],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Draw ``n`` hearts with the LIDM at ``artifact``; each is a function of the seed and its number alone.
+
+    ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``. ``labels`` says which conditions they are asked
+    for: spread evenly ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a
+    csv, row by row.
+    """
+    model = load_diffusion(artifact, "lidm")
+    recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lidm")
+    asked = _labels(model.conditioner, labels, training, n, recipe.seed)
+    count = len(next(iter(asked.values()))) if asked else whole("n", n)
+    values, without = model.conditioner.request(asked), idle(model, recipe.guidance, asked)
+    settings = {
+        **settings_of(recipe, model, weak),
+        "n": count,
+        "labels": told(labels, asked),
+        "precision": precision(trainer),
+    }
+    rows = _rows(model, recipe, asked, count)
+    dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, weak=weak)
+    state = draw(drawer, dst, dataset, rows, values, batch=batch, workers=workers, trainer=trainer)
+    facts = {"images": count, **counts(rows), **({"not asked for": ", ".join(without)} if without else {})}
+    return Summary(f"image: {dst} {state}", facts)
+
+
+def _rows(model: Diffusion, recipe: Recipe, asked: Mapping[str, list[Any]], count: int) -> dict[str, dict[str, Any]]:
+    """What FileList.csv says of each image, by name."""
+    rows = {}
+    for row in range(count):
+        name = f"image-{row:06d}"
+        rows[name] = {
+            "FileName": name,
+            "Split": "TRAIN",
+            "PatientID": f"S{row:06d}",
+            "FPS": model.facts.fps,
+            **model.conditioner.describe({column: plain(given[row]) for column, given in asked.items()}),
+            **columns_of(recipe),
+        }
+    return rows
+
+
+def _labels(conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int) -> dict[str, list[Any]]:
+    """For each column that the conditions read, the value asked for in each row."""
+    columns = list(conditioner.columns)
+    if not columns:
+        return {}
+    if labels == "uniform":
+        return conditioner.spread(whole("n", n))
+    if labels == "training":
+        rows = Recordings(Store(training), "TRAIN")
+        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(whole("n", n))]
+        return {column: rows.column(column)[picked].tolist() for column in columns}
+    if not labels.endswith(".csv"):
+        raise UserError(f"labels={labels}: choose uniform or training, or give the path of a csv")
+    given = read_labels(labels, columns)
+    given.pop("Source", None)
+    count = len(next(iter(given.values())))
+    if n is not None and whole("n", n) > count:
+        raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out (n=null)")
+    return {column: entries[:n] for column, entries in given.items()}

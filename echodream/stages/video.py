@@ -1,0 +1,202 @@
+"""``stage=video``: each latent image of a Store, and noise, become a latent video."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from echodream.datamodules.draws import References
+from echodream.datamodules.transforms import whiten
+from echodream.diffusion import Diffusion, load_diffusion
+from echodream.errors import UserError
+from echodream.modules.drawing import Drawer, Length, Recipe
+from echodream.process.windows import starts
+from echodream.stages.drawing import (
+    columns_of,
+    counts,
+    draw,
+    idle,
+    plain,
+    read_labels,
+    recipe_of,
+    sample_store,
+    settings_of,
+    told,
+    weak_model,
+    whole,
+)
+from echodream.stages.summary import Summary
+from echodream.store import Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
+from echodream.trainers import precision
+
+
+def video(
+    *,
+    src: str,
+    dst: str,
+    artifact: str,
+    n: int | None,
+    repeat: bool,
+    labels: str | None,
+    sampling: Mapping[str, Any],
+    length: Mapping[str, Any],
+    batch: int,
+    workers: int,
+    trainer: Callable[..., pl.Trainer],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Let the rows of the latent store ``src`` beat, with the LVDM at ``artifact``.
+
+    Each video is a function of the seed, its number and its source alone. Conditions come from the source's columns, or
+    from the csv ``labels``. ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``; ``length`` has
+    ``frames``, ``join``, ``overlap`` and ``windows``, see ``Length``.
+    """
+    model = load_diffusion(artifact, "lvdm")
+    recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lvdm")
+    store, clips = Store(src, kind="latent", encoder=model.facts.encoder), _length(model, **length)
+    chosen = _sources(store.table, n, repeat)
+    asked = _labels(model, chosen, labels)
+    values, without = model.conditioner.request(asked), idle(model, recipe.guidance, asked)
+    settings = {
+        **settings_of(recipe, model, weak),
+        "source": digest(store.root / CHECKSUMS),
+        "n": len(chosen),
+        "labels": None if labels is None else told(labels, asked),
+        **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap},
+        "precision": precision(trainer),
+    }
+    rows = _rows(model, recipe, clips, chosen, asked, store.dataset.synthetic)
+    dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, clips, weak)
+    references = _references(model, store, chosen)
+    state = draw(
+        drawer, dst, dataset, rows, values, references=references, batch=batch, workers=workers, trainer=trainer
+    )
+    facts = {"videos": len(rows), "frames each": clips.frames, "fps": round(model.facts.fps, 3), **counts(rows)}
+    return Summary(f"video: {dst} {state}", facts | ({"not asked for": ", ".join(without)} if without else {}))
+
+
+def _rows(
+    model: Diffusion,
+    recipe: Recipe,
+    length: Length,
+    chosen: pd.DataFrame,
+    asked: Mapping[str, list[Any]],
+    synthetic: bool,
+) -> dict[str, dict[str, Any]]:
+    """What FileList.csv says of each video, by name. Of a real source neither patient nor identity goes along."""
+    joins, rows = " ".join(map(str, _joins(length))), {}
+    for number, source in enumerate(chosen.to_dict("records")):
+        name = f"video-{number:06d}"
+        rows[name] = {
+            "FileName": name,
+            "Split": source["Split"],
+            "PatientID": source["PatientID"] if synthetic else f"S{number:06d}",
+            "FPS": model.facts.fps,
+            **model.conditioner.describe({column: plain(entries[number]) for column, entries in asked.items()}),
+            "Source": source["FileName"],
+            "Joins": joins,
+            **columns_of(recipe),
+        }
+    return rows
+
+
+def _references(model: Diffusion, store: Store, chosen: pd.DataFrame) -> References | None:
+    """Reads the reference frames of each video; None for a model that takes none."""
+    if "reference" not in model.conditioner.names:
+        return None
+    facts, times = model.facts, _reference_times(model, chosen, str(store.root))
+    sizes = set(zip(chosen["FrameHeight"], chosen["FrameWidth"], strict=True))
+    if wrong := sizes - {(facts.height, facts.width)}:
+        height, width = min(wrong)
+        raise UserError(
+            f"{store.root} has latents of {width}x{height}, this lvdm draws {facts.width}x{facts.height}: "
+            "give src= of images in the size that it was trained in"
+        )
+    names = chosen["FileName"].tolist()
+
+    def read(row: int) -> tuple[Tensor, Tensor]:
+        mean = store.latents(names[row], 0, len(times))[0].float()
+        return whiten(mean.transpose(0, 1), facts.statistics), torch.tensor(times)
+
+    return read
+
+
+def _length(model: Diffusion, frames: int, join: str, overlap: int | None, windows: int) -> Length:
+    window = model.facts.frames
+    whole("frames", frames)
+    whole("windows", windows)
+    if join not in ("crossfade", "continue"):
+        raise UserError(f"join={join} is not known; choose crossfade or continue")
+    if join == "continue" and "reference" not in model.conditioner.names and frames > window:
+        raise UserError("join=continue needs a model trained with conditioning on reference frames: use join=crossfade")
+    shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
+    if frames > window and not 0 < whole("overlap", shared, 0) < window:
+        raise UserError(f"overlap={shared}: give 1 to {window - 1} frames, fewer than the {window} of a window")
+    return Length(frames, window, shared, windows, join)
+
+
+def _joins(length: Length) -> list[int]:
+    """The frames at which a window begins, other than the first."""
+    if length.frames <= length.window:
+        return []
+    if length.join == "continue":
+        return list(range(length.window, length.frames, length.window - length.overlap))
+    return starts(length.frames, length.window, length.overlap)[1:]
+
+
+def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
+    """The row of the source for each video."""
+    count = len(table) if n is None else whole("n", n)
+    if not len(table):
+        raise UserError("src= holds no recording: nothing can be drawn from it")
+    if count > len(table) and not repeat:
+        raise UserError(
+            f"n={count}, and src= has {len(table)} rows: lower n, draw more images, or go round again with repeat=true"
+        )
+    return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
+
+
+def _labels(model: Diffusion, chosen: pd.DataFrame, labels: str | None) -> dict[str, list[Any]]:
+    """The value of each column that the conditions read, for each video; None where it is nowhere."""
+    columns = list(model.conditioner.columns)
+    none = [None] * len(chosen)
+    asked = {column: chosen[column].tolist() if column in chosen else none for column in columns}
+    if labels is None:
+        return asked
+    given = read_labels(labels, columns)
+    sources = given.pop("Source", None)
+    count = len(next(iter(given.values())))
+    if sources is None:
+        if count < len(chosen):
+            raise UserError(
+                f"labels={labels} has {count} rows for {len(chosen)} videos: add rows, lower n, or add a column Source"
+            )
+        return asked | {column: entries[: len(chosen)] for column, entries in given.items()}
+    place = {str(source): row for row, source in enumerate(sources)}
+    if len(place) < len(sources):
+        twice = next(str(source) for row, source in enumerate(sources) if place[str(source)] != row)
+        raise UserError(f"labels={labels} has two rows whose Source is {twice}: keep one of them")
+    if missing := [name for name in chosen["FileName"] if name not in place]:
+        raise UserError(f"labels={labels} has no row whose Source is {missing[0]}: add it, or leave the column out")
+    order = [place[name] for name in chosen["FileName"]]
+    return asked | {column: [entries[row] for row in order] for column, entries in given.items()}
+
+
+def _reference_times(model: Diffusion, chosen: pd.DataFrame, src: str) -> tuple[float, ...]:
+    """When each of a source's first frames is to be seen: one at the start, or key frames as they lay in training."""
+    times = model.facts.reference_times
+    if len(times) < 2:
+        return times or (0.0,)
+    short = chosen[chosen["NumberOfFrames"] != len(times)]
+    if len(short):
+        raise UserError(
+            f"this lvdm takes {len(times)} key frames, and {short['FileName'].iloc[0]} of {src} has "
+            f"{short['NumberOfFrames'].iloc[0]}: draw them with a lidm trained with view=triplet"
+        )
+    return times

@@ -1,0 +1,125 @@
+"""Reference frames placed in time, against a loop over frames."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from echodream.conditioning import (
+    ClassId,
+    Conditioner,
+    Reference,
+)
+from echodream.errors import UserError
+from tests.conditions import REST, B, C, F, H, R, W, batch, conditioner, keep
+
+
+def brute_force(latents: np.ndarray, times: np.ndarray, frames: int) -> np.ndarray:
+    """For (C, R, H, W) and (R,): frame by frame, the earlier of two that are as near. Returns (C + 2, F, H, W)."""
+    channels, _, height, width = latents.shape
+    made = np.zeros((channels + 2, frames, height, width), np.float32)
+    for frame in range(frames):
+        best = None
+        for number, time in enumerate(times):
+            if best is None or (abs(frame - time), time) < (abs(frame - times[best]), times[best]):
+                best = number
+        d = frame - times[best]
+        made[:channels, frame] = latents[:, best]
+        made[channels, frame], made[channels + 1, frame] = math.exp(-d * d / 2), math.tanh(d / 32)
+    return made
+
+
+def given(made: Conditioner, latents: Tensor, times: Tensor, frames: int, *names: str) -> Tensor:
+    values = {"reference": latents, "reference_time": times}
+    rest = torch.Size((frames, *latents.shape[-2:]))
+    found = made(values, keep(made, len(latents), *(names or ("reference",))), rest).channels
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("references", [1, 2, 3])
+@pytest.mark.parametrize("low", [-40, 0, 9])
+def test_reference_channels_against_a_loop_over_frames(references: int, low: int) -> None:
+    made, frames = conditioner(reference=Reference()), 11
+    rng = np.random.default_rng(references)
+    for _ in range(20):
+        times = rng.choice(np.arange(2 * low, 2 * low + 40) / 2, (B, references), replace=False).astype(np.float32)
+        latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
+        found = given(made, torch.from_numpy(latents), torch.from_numpy(times), frames)
+        assert found.shape == (B, made.extra, frames, H, W)
+        for row in range(B):
+            truth = brute_force(latents[row], times[row], frames)
+            assert np.allclose(found[row].detach().numpy(), truth, atol=1e-6), (times[row], low)
+
+
+def test_the_reference_itself_is_marked_with_one_and_zero() -> None:
+    made = conditioner(reference=Reference())
+    latents = torch.randn(B, C, 1, H, W)
+    found = given(made, latents, torch.tensor([[1.0], [2.0]]), F)
+    for row, frame in enumerate((1, 2)):
+        assert torch.equal(found[row, :C, frame], latents[row, :, 0])
+        assert torch.equal(found[row, C, frame], torch.ones(H, W))
+        assert torch.equal(found[row, C + 1, frame], torch.zeros(H, W))
+    assert found[0, C + 1, 0].max() < 0 < found[0, C + 1, 2].min()
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_window_sees_what_the_whole_video_sees_there(stride: int) -> None:
+    """Times are multiples of 1 / stride, where two can be equally near: a tie may not hang on rounding."""
+    made, frames, window = conditioner(reference=Reference()), 30, 8
+    rng = np.random.default_rng(stride)
+    for _ in range(30):
+        times = torch.from_numpy((rng.integers(-9, 99, (B, 4)) / stride).astype(np.float32))
+        latents = torch.from_numpy(rng.standard_normal((B, C, 4, H, W)).astype(np.float32))
+        whole = given(made, latents, times, frames)
+        for start in (0, 1, 13, 22):
+            part = given(made, latents, times - start, window)
+            assert torch.allclose(part, whole[:, :, start : start + window], atol=1e-5)
+
+
+def test_the_order_of_references_is_of_no_account() -> None:
+    made = conditioner(reference=Reference())
+    latents, times = torch.randn(B, C, 3, H, W), torch.tensor([[0.0, 4.0, 2.0], [6.0, 1.0, 5.0]])
+    turn = torch.tensor([2, 0, 1])
+    assert torch.equal(given(made, latents, times, 9), given(made, latents[:, :, turn], times[:, turn], 9))
+
+
+@pytest.mark.parametrize("size", [(F, H, W), (4, 4, 4)])  # with B = C = F = H = W an axis mixed up shows by its values
+def test_a_dropped_reference_leaves_nothing_of_it(size: tuple[int, int, int]) -> None:
+    made, count = conditioner(reference=Reference()), 4
+    latents, times = torch.randn(count, C, 1, *size[1:]), torch.zeros(count, 1)
+    rest = torch.Size(size)
+    values = {"reference": latents, "reference_time": times}
+    mask = torch.tensor([True, False, True, False])
+    found = made(values, {"reference": mask}, rest).channels
+    full = made(values, {"reference": torch.ones(4, dtype=torch.bool)}, rest).channels
+    other = made(
+        {"reference": latents + 1, "reference_time": times + 1}, {"reference": torch.zeros(4, dtype=torch.bool)}, rest
+    ).channels
+    assert torch.equal(found[mask], full[mask])
+    assert torch.equal(found[~mask], other[~mask])
+    null = made.conditions["reference"].null.detach()
+    assert torch.equal(found[1, :C].detach(), null.expand(-1, *size))
+    assert torch.equal(found[1, C:], torch.zeros(2, *size))
+    assert null.std() > 0.1
+    assert not torch.allclose(found[1, :C], full[1, :C], atol=0.1)
+    found.sum().backward()
+    assert made.conditions["reference"].null.grad.abs().min() > 0
+
+
+def test_without_reference_frames_the_reference_is_null() -> None:
+    made = conditioner(reference=Reference(), class_id=ClassId())
+    values = made.request({"class_id": [0, 1]})
+    found = made(values, keep(made, 2, *made.names), REST).channels
+    latents = {**values, "reference": torch.randn(2, C, R, H, W), "reference_time": torch.zeros(2, R)}
+    assert torch.equal(found, made(latents, keep(made, 2), REST).channels)
+
+
+def test_a_batch_without_references() -> None:
+    made = conditioner(reference=Reference())
+    without = batch()
+    del without["reference"]
+    with pytest.raises(UserError, match=r"conditioning=reference needs reference frames: choose view=clips with"):
+        made.values(without)

@@ -1,0 +1,132 @@
+"""Classifiers: sizes known from elsewhere, what each axis does, and folders that open to the same logits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from echodream.errors import UserError
+from echodream.networks.classifiers import Classifier, load_classifier, soften
+from echodream.paths import CONF_DIR
+
+B, C, F, H, W, K = 2, 3, 5, 24, 40, 4
+FACTS = {"class_ids": [0, 1, 5, 7], "class_names": ["a", "b", "c", "d"]}
+
+
+def network(dims: int = 2, **changes: Any) -> Classifier:
+    torch.manual_seed(0)
+    settings = {"classes": K, "channels": C, "dims": dims, "widths": [4, 6, 8, 10], "layers": [1, 1, 1, 1]}
+    settings |= {"stem": [3] * dims, "stride": [1] * (dims - 2) + [2, 2], "max_pool": False}
+    return Classifier(**{**settings, **changes}).eval()
+
+
+def clips(seed: int = 0) -> Tensor:
+    return torch.rand(B, C, F, H, W, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "classes", "parameters"),
+    [("resnet18_3d", 400, 33_371_472), ("published", 400, 33_371_472), ("resnet18_2d", 1000, 11_689_512)],
+)
+def test_the_yaml_files_are_the_published_architectures(backbone: str, classes: int, parameters: int) -> None:
+    """torchvision states these numbers for r3d_18 (Kinetics-400) and resnet18 (ImageNet)."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", ["model=classifier", "data=phantom", f"backbone={backbone}"])
+    with torch.device("meta"):
+        made = instantiate(cfg.model.module.backbone)(classes=classes, channels=3)
+        assert made(torch.zeros(2, 3, 8, 112, 112)).shape == (2, classes)
+    assert sum(parameter.numel() for parameter in made.parameters()) == parameters
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("frames", [1, F])
+def test_shapes_of_clips_and_of_single_frames(dims: int, frames: int) -> None:
+    made, x = network(dims), clips()[:, :, :frames]
+    features = made.features(x)
+    assert features.shape == (B, 10)
+    assert made(x).shape == (B, K)
+    assert torch.equal(made(x), made.head(features))
+
+
+@torch.no_grad()
+def test_in_two_dimensions_features_are_the_mean_of_each_frames() -> None:
+    made, x = network(), clips()
+    each = torch.stack([made.features(x[:, :, [f]]) for f in range(F)])
+    assert torch.allclose(made.features(x), each.mean(dim=0), atol=1e-6)
+    assert (each[0] - each[1]).abs().max() > 1e-4
+    assert torch.allclose(made.features(x[1:]), made.features(x)[1:], atol=1e-6)
+
+
+@torch.no_grad()
+def test_in_three_dimensions_the_order_of_the_frames_counts() -> None:
+    x = clips()
+    assert (network(3)(x) - network(3)(x.flip(2))).abs().max() > 1e-4
+    assert torch.allclose(network(2)(x), network(2)(x.flip(2)), atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@torch.no_grad()
+def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int) -> None:
+    made = network(dims)
+    made.train()(clips(3))  # running means are not what they began as
+    made.eval().save(tmp_path, {**FACTS, "frames": 8})
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded, config = load_classifier(tmp_path)
+    assert not loaded.training
+    assert torch.equal(loaded(clips()), made(clips()))
+    assert (config["class_ids"], config["class_names"], config["frames"]) == ([0, 1, 5, 7], ["a", "b", "c", "d"], 8)
+
+
+def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
+    network().save(tmp_path, FACTS)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    unread = "is not a readable classifier: train one with train.py model=classifier"
+    for broken in ("{", "[]", json.dumps({**whole, "architecture": {}}), json.dumps({**whole, "class_ids": [1]})):
+        (tmp_path / "config.json").write_text(broken)
+        with pytest.raises(UserError, match=unread):
+            load_classifier(tmp_path)
+    other = {**whole, "architecture": {**whole["architecture"], "layers": [1, 1, 1, 2]}}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"weights are missing .* train the classifier again"):
+        load_classifier(tmp_path)
+    with pytest.raises(UserError, match=unread):
+        load_classifier(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dims": 4}, r"backbone.dims is 4: give 2"),
+        ({"widths": [4, 6, 8]}, r"backbone.widths is \[4, 6, 8\]: give 4 whole numbers"),
+        ({"layers": [1, 1, 0, 1]}, r"backbone.layers is"),
+        ({"stem": [3, 3, 3]}, r"backbone.stem is \[3, 3, 3\]: give 2"),
+        ({"stride": [2]}, r"backbone.stride is \[2\]: give 2"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        network(**changes)
+
+
+def test_softening_keeps_what_is_smooth_and_removes_detail() -> None:
+    ramp = torch.linspace(-0.6, 0.6, W).expand(B, C, F, H, W)
+    inner = (..., slice(6, -6), slice(6, -6))
+    assert torch.allclose(soften(ramp, 0.4)[inner], ramp[inner], atol=0.02)
+    detail = (torch.arange(W) % 2 * 2.0 - 1).expand(B, C, F, H, W)
+    assert soften(detail, 0.4)[inner].abs().max() < 0.1
+    assert soften(clips(), 0.4).abs().max() <= 1
+    assert torch.allclose(soften(clips(), 1.0), clips(), atol=1e-6)
+
+
+def test_softening_mixes_neither_clips_nor_channels_nor_frames() -> None:
+    x = clips()
+    whole = soften(x, 0.5)
+    assert whole.shape == x.shape
+    for b, c, f in ((0, 0, 0), (1, 2, 3), (0, 1, 4)):
+        alone = soften(x[b : b + 1, c : c + 1, f : f + 1], 0.5)
+        assert torch.allclose(whole[b, c, f], alone[0, 0, 0], atol=1e-6)

@@ -1,0 +1,327 @@
+"""What rules decide: thresholds, certificates, and every way in which nothing may pass."""
+
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from echodream.errors import UserError
+from echodream.privacy.bounds import clopper_pearson_upper
+from echodream.privacy.calibration import conformal_threshold
+from echodream.privacy.controls import WEAKEST, PatientScores, certify, split, weakest
+from echodream.privacy.rules import Calibrated, Evidence, Percentile
+
+
+def scores(values: np.ndarray, letter: str) -> PatientScores:
+    return PatientScores(values, np.array([f"{letter}{number:03}" for number in range(len(values))]))
+
+
+def calibration(count: int = 59) -> PatientScores:
+    """Scores 0, 1, 2, ... so that tau for alpha .05 lies just above the third highest."""
+    return scores(np.arange(count, dtype=float), "c")
+
+
+def controls(count: int = 130, **values: float) -> dict[str, PatientScores]:
+    """Copies that all have one score, by transform."""
+    return {name: scores(np.full(count, value), "t") for name, value in (values or {"flip": 100.0}).items()}
+
+
+def lowered(of: dict[str, PatientScores], transform: str, names: list[str], value: float) -> dict[str, PatientScores]:
+    """The same controls, with the copies of some patients at ``value``."""
+    one = of[transform]
+    changed = np.where(np.isin(one.patients, names), value, one.values)
+    return {**of, transform: PatientScores(changed, one.patients)}
+
+
+def test_alpha_decides_where_copies_are_far_above() -> None:
+    decision = Calibrated().decide(Evidence(calibration(), controls(flip=100.0, gain=99.0)))
+    assert decision.passed
+    assert decision.decisive == "alpha"
+    assert decision.tau == np.nextafter(56.0, np.inf)  # ranks 1 and 2 of 60 are above: p = 3/60 is rejected
+    assert decision.rejected(np.array([56.0, 56.0001, 1000.0])).tolist() == [False, True, True]
+    assert decision.p_values(np.array([56.5, 56.0])) == pytest.approx([3 / 60, 4 / 60])
+    assert decision.cost is not None
+    assert (decision.cost.rejected, decision.cost.level) == (2, pytest.approx(0.05))
+    assert decision.sizes == {"calibration_patients": 59, "choosing_patients": 65, "certifying_patients": 65}
+    assert "at most 5 %, with confidence 95 %" in decision.statement
+    assert "flip, gain" in decision.statement
+    assert "not differential privacy" in decision.statement
+
+
+def test_the_smaller_threshold_decides() -> None:
+    """Copies just below alpha's threshold, and so many that what is chosen is nearly always certified."""
+    values = np.linspace(50, 60, 1200)
+    certified = 0
+    for seed in range(40):
+        decision = Calibrated(alpha_max=0.5, seed=seed).decide(Evidence(calibration(), {"flip": scores(values, "t")}))
+        assert decision.decisive == "beta"
+        assert decision.tau == decision.thresholds["beta"] < decision.thresholds["alpha"]
+        assert decision.passed == (decision.table[0].bound <= 0.05)
+        assert decision.table[0].passes > 0
+        certified += decision.passed
+    assert certified >= 34  # 38 expected
+    decision = Calibrated(alpha_max=0.5, seed=1).decide(Evidence(calibration(), {"flip": scores(values, "t")}))
+    assert decision.passed
+    assert "at most 50 %" in decision.statement  # what can be promised of harmless samples is alpha_max
+    higher = Calibrated(alpha_max=0.5).decide(Evidence(calibration(), {"flip": scores(values + 10, "t")}))
+    assert higher.decisive == "alpha"
+
+
+def test_tau_never_loosens_beyond_alpha_max() -> None:
+    decision = Calibrated(alpha_max=0.1).decide(Evidence(calibration(), controls(flip=40.0)))
+    assert decision.tau == decision.thresholds["alpha_max"] == conformal_threshold(calibration().values, 0.1)
+    assert not decision.passed
+    assert decision.rejected(np.array([-5.0, 0.0, 100.0])).all()
+    assert "65 of 65 copies pass" in decision.statement
+    assert "more patients will not help" in decision.statement
+    assert "10 %" in decision.statement
+
+
+def test_too_few_choosing_patients_spend_all_that_alpha_max_allows() -> None:
+    """65 cannot choose an order statistic that 65 others certify with chance .9, so one low copy takes tau down."""
+    rule = Calibrated()
+    of = controls()
+    chooses, _ = split(of, rule.choose, rule.seed)
+    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", [min(chooses)], 50.0)))
+    assert decision.decisive == "alpha_max"
+    assert decision.passed
+
+
+def test_the_choosing_half_does_not_certify() -> None:
+    """All copies of those who choose are caught and none of the others': what was chosen fails, and its row says so."""
+    rule = Calibrated()
+    of = controls()
+    chooses, certifiers = split(of, rule.choose, rule.seed)
+    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), 3.0)))
+    assert not decision.passed
+    row = decision.table[0]
+    assert (row.controls, row.passes, row.choosing, row.choosing_passes) == (65, 65, 65, 0)
+    # the other way round, those who choose push tau down and the others certify it
+    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(chooses), 54.0)))
+    assert decision.passed
+    assert (decision.table[0].passes, decision.table[0].bound) == (0, clopper_pearson_upper(0, 65, 0.05))
+    assert decision.tau < 54.0
+
+
+def test_the_certifying_half_does_not_move_tau() -> None:
+    rule, generator = Calibrated(), np.random.default_rng(0)
+    of = {"flip": scores(generator.normal(60, 4, 400), "t")}
+    _, certifiers = split(of, rule.choose, rule.seed)
+    first = rule.decide(Evidence(calibration(), of))
+    for value in (0.0, 55.0, 1000.0):
+        assert rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), value))).tau == first.tau
+
+
+def test_every_declared_transform_must_be_certified() -> None:
+    rule = Calibrated()
+    of = controls(flip=100.0, gain=100.0, speckle=100.0)
+    _, certifiers = split(of, rule.choose, rule.seed)
+    assert rule.decide(Evidence(calibration(), of)).passed
+    decision = rule.decide(Evidence(calibration(), lowered(of, "gain", sorted(certifiers)[:1], 3.0)))
+    assert not decision.passed
+    assert "'gain'" in decision.statement
+    assert [row.passes for row in decision.table] == [0, 1, 0, 1]
+    assert decision.worst is not None
+    assert decision.worst.bound == clopper_pearson_upper(1, 65, 0.05)
+
+
+def test_joint_bounds_are_bonferronis_over_the_rows() -> None:
+    decision = Calibrated().decide(Evidence(calibration(), controls(flip=100.0, gain=99.0)))
+    assert [row.transform for row in decision.table] == ["flip", "gain", WEAKEST]
+    for row in decision.table:
+        assert row.bound == clopper_pearson_upper(0, 65, 0.05)
+        assert row.joint_bound == clopper_pearson_upper(0, 65, 0.05 / 3)
+
+
+def test_the_worst_case_is_each_patients_weakest_copy() -> None:
+    """Two transforms each miss four patients of 200, six in all: certified apart, but not for the weaker of both."""
+    rule = Calibrated(choose=0.0)
+    of = controls(200, flip=100.0, gain=100.0)
+    names = sorted(of["flip"].patients.tolist())
+    of = lowered(lowered(of, "flip", names[:4], 3.0), "gain", names[2:6], 3.0)
+    decision = rule.decide(Evidence(calibration(), of))
+    assert decision.passed
+    assert [row.passes for row in decision.table] == [4, 4, 6]
+    strict = dataclasses.replace(rule, worst_case=True).decide(Evidence(calibration(), of))
+    assert not strict.passed
+    assert WEAKEST in strict.statement
+
+
+def test_the_weakest_row_is_of_patients_with_every_transform() -> None:
+    of = {
+        "flip": scores(np.array([5.0, 1.0, 4.0]), "t"),
+        "gain": PatientScores(np.array([2.0, 9.0]), np.array(["t002", "t000"])),
+    }
+    found = weakest(of)
+    assert found is not None
+    assert dict(zip(found.patients.tolist(), found.values.tolist(), strict=True)) == {"t000": 5.0, "t002": 2.0}
+    assert weakest({"flip": scores(np.ones(2), "t"), "gain": scores(np.ones(2), "u")}) is None
+
+
+def test_a_pass_is_a_score_below_tau() -> None:
+    of = {"flip": scores(np.array([1.0, 2.0, 3.0]), "t")}
+    everyone = frozenset(of["flip"].patients.tolist())
+    assert certify(of, 2.0, 0.05, frozenset(), everyone)[0].passes == 1
+
+
+def test_the_split_is_by_patient_seeded_and_even_in_every_transform() -> None:
+    generator = np.random.default_rng(1)
+    of = controls(101, flip=1.0, gain=1.0)
+    some = of["flip"].patients[generator.permutation(101)[:40]]
+    of["other recording"] = PatientScores(np.ones(40), some)
+    chooses, certifiers = split(of, 0.5, 3)
+    assert not chooses & certifiers
+    assert len(chooses | certifiers) == 101
+    for one in of.values():
+        assert abs(len(one.of(chooses)) - len(one.of(certifiers))) <= 1
+    order = generator.permutation(101)
+    shuffled = {name: of[name] for name in ("gain", "other recording")}
+    shuffled["flip"] = PatientScores(of["flip"].values[order], of["flip"].patients[order])
+    assert split(shuffled, 0.5, 3) == (chooses, certifiers)
+    assert split(of, 0.5, 4) != (chooses, certifiers)
+    assert split(of, 0.0, 3) == (frozenset(), chooses | certifiers)
+
+
+def test_shuffled_evidence_gives_the_same_decision() -> None:
+    generator = np.random.default_rng(2)
+    of = {name: scores(generator.normal(60, 6, 300).round(1), "t") for name in ("flip", "gain", "crop")}
+    held = scores(generator.normal(40, 6, 80).round(1), "c")
+    samples = generator.normal(50, 9, 70).round(1)
+    rule = Calibrated(alpha_max=0.4)
+    first = rule.decide(Evidence(held, of))
+    assert first.passed
+    for _ in range(5):
+        mixed = {name: shuffle(of[name], generator) for name in generator.permutation(list(of))}
+        again = rule.decide(Evidence(shuffle(held, generator), mixed))
+        assert again == first
+        order = generator.permutation(len(samples))
+        assert again.rejected(samples[order]).tolist() == first.rejected(samples)[order].tolist()
+
+
+def shuffle(one: PatientScores, generator: np.random.Generator) -> PatientScores:
+    order = generator.permutation(len(one))
+    return PatientScores(one.values[order], one.patients[order])
+
+
+@pytest.mark.parametrize(
+    ("rule", "held", "count", "words"),
+    [
+        (Calibrated(), 18, 130, "needs 19 calibration patients and there are 18; hold out 1 more .*rule.alpha=0.053"),
+        (Calibrated(alpha=0.01), 59, 130, "needs 99 calibration patients and there are 59; hold out 40 more"),
+        (Calibrated(), 59, 0, "no known copies.* 118 training patients"),
+        (Calibrated(), 59, 60, "30 patients certify, and rule.beta=0.05 .* needs 59 .*118 training .*rule.choose=0,"),
+        (Calibrated(), 59, 50, "25 patients certify.*rule.beta=0.113"),
+        (Calibrated(beta=0.01, choose=0.0), 59, 130, "130 patients certify.*needs 299 .*of 299 training.*beta=0.023"),
+    ],
+)
+def test_too_little_evidence_lets_nothing_pass_and_says_what_would_help(
+    rule: Calibrated, held: int, count: int, words: str
+) -> None:
+    evidence = Evidence(calibration(held), controls(count) if count else {})
+    decision = rule.decide(evidence)
+    assert not decision.passed
+    assert decision.rejected(np.array([-1e9, 0.0])).all()
+    assert decision.statement.startswith("Nothing may pass: ")
+    assert re.search(words, decision.statement), decision.statement
+    json.dumps(decision.as_dict(), allow_nan=False)
+
+
+def test_no_calibration_at_all_lets_nothing_pass() -> None:
+    decision = Calibrated().decide(Evidence(None, controls()))
+    assert not decision.passed
+    assert "needs 19 calibration patients and there are 0" in decision.statement
+
+
+def test_what_is_advised_helps() -> None:
+    """118 training patients, choose=0 with 60, and beta=.096 with 30 who certify."""
+    for rule, count in ((Calibrated(), 118), (Calibrated(choose=0.0), 60), (Calibrated(beta=0.096), 60)):
+        assert rule.decide(Evidence(calibration(), controls(count))).passed
+    assert not Calibrated().decide(Evidence(calibration(), controls(116))).passed
+
+
+def test_a_share_of_passes_below_beta_asks_for_more_patients() -> None:
+    rule = Calibrated(choose=0.0)
+    of = controls(100)
+    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(of["flip"].patients.tolist())[:3], 3.0)))
+    assert not decision.passed
+    assert "3 of 100 copies pass" in decision.statement
+    assert "training patients would certify it" in decision.statement
+
+
+def test_benjamini_hochberg_bounds_discoveries() -> None:
+    rule = Calibrated(benjamini_hochberg=True, alpha=0.2)
+    held, of = scores(np.arange(99, dtype=float), "c"), controls(600, flip=1000.0)
+    with pytest.raises(UserError, match="benjamini_hochberg"):
+        rule.decide(Evidence(held, of))
+    harmless = np.arange(0.5, 99, 1.4)
+    few = rule.decide(Evidence(held, of, samples=np.append(harmless, 200.0)))
+    many = rule.decide(Evidence(held, of, samples=np.append(harmless, [200.0] * 40)))
+    assert few.tau == 1000.0  # no sample is rejected by alpha, but a copy would be
+    assert many.tau < 99
+    assert "Of the samples rejected, at most 20 %" in many.statement
+    assert many.rejected(np.array([200.0])).all()
+
+
+def test_the_published_rule() -> None:
+    generator = np.random.default_rng(3)
+    maxima = generator.uniform(size=457)
+    decision = Percentile().decide(Evidence(train_to_test=maxima))
+    ordered = np.sort(maxima)
+    place = 0.95 * 456
+    truth = ordered[int(place)] + (place % 1) * (ordered[int(place) + 1] - ordered[int(place)])
+    assert decision.tau == pytest.approx(truth)
+    assert decision.passed
+    assert decision.rejected(np.array([decision.tau, np.nextafter(decision.tau, 0)])).tolist() == [True, False]
+    assert "No guarantee" in decision.statement
+    assert Percentile().similarity == "pearson"
+    assert decision.p_values(np.array([0.3])) is None
+    assert (decision.cost, decision.table, decision.worst) == (None, (), None)
+
+
+def test_the_published_rule_is_measured_on_the_same_evidence() -> None:
+    of = controls(flip=100.0, gain=2.0)
+    decision = Percentile().decide(Evidence(calibration(), of, train_to_test=np.arange(60.0)))
+    assert [(row.transform, row.controls, row.passes) for row in decision.table] == [
+        ("flip", 130, 0),
+        ("gain", 130, 130),
+        (WEAKEST, 130, 130),
+    ]
+    assert decision.cost is not None
+    assert decision.cost.rejected == 2  # of 0..58, at 56.05 and above
+
+
+def test_broken_evidence_is_refused() -> None:
+    with pytest.raises(UserError, match="two scores"):
+        PatientScores(np.ones(2), np.array(["a", "a"]))
+    with pytest.raises(UserError, match="2 scores came with 1 patients"):
+        PatientScores(np.ones(2), np.array(["a"]))
+    with pytest.raises(UserError, match="NaN"):
+        PatientScores(np.array([1.0, math.nan]), np.array(["a", "b"]))
+    with pytest.raises(UserError, match="calibration and for the copies under 'flip'"):
+        Evidence(scores(np.ones(3), "t"), controls())
+    with pytest.raises(UserError, match="may not be called"):
+        Evidence(calibration(), {WEAKEST: scores(np.ones(3), "t")})
+    with pytest.raises(UserError, match="train-to-test"):
+        Percentile().decide(Evidence(calibration()))
+    with pytest.raises(UserError, match="scores of samples are NaN"):
+        Calibrated().decide(Evidence(calibration(), controls())).rejected(np.array([1.0, math.nan]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"alpha": 0.0}, "rule.alpha=0.0"),
+        ({"beta": 1.0}, "rule.beta=1.0"),
+        ({"alpha": 0.3}, "rule.alpha_max=0.2"),
+        ({"choose": 1.0}, "rule.choose=1.0"),
+        ({"delta": -1.0}, "rule.delta"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Calibrated(**settings)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"rule\.percent"):
+        Percentile(percent=100.0)

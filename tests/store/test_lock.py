@@ -1,0 +1,83 @@
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from echodream.store.lock import lock, unlock
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("file", [None, "lock"])
+def test_a_lock_is_had_once_and_again_after_it_was_let_go(tmp_path: Path, file: str | None) -> None:
+    held = lock(tmp_path / "deep" / "work", file)
+    for _ in range(2):
+        before = descriptors()
+        with pytest.raises(BlockingIOError):
+            lock(tmp_path / "deep" / "work", file)
+        assert descriptors() == before
+    unlock(held)
+    unlock(lock(tmp_path / "deep" / "work", file))
+    assert [path.name for path in (tmp_path / "deep" / "work").iterdir()] == ([file] if file else [])
+
+
+@pytest.mark.parametrize("file", [None, "lock"])
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_a_folder_that_was_renamed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str | None, moment: str
+) -> None:
+    """As by a process that finished: what is locked must be what others will find at the path."""
+    work, module, name = tmp_path / "work", (os, "open"), "open"
+    if moment == "before it is locked":
+        module, name = (fcntl, "flock"), "flock"
+    real, calls = getattr(module[0], name), []
+
+    def late(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            work.rename(tmp_path / "done")
+        return real(*arguments)
+
+    monkeypatch.setattr(*module, late)
+    held = lock(work, file)
+    monkeypatch.undo()
+    assert len(calls) == 2
+    with pytest.raises(BlockingIOError):
+        lock(work, file)
+    unlock(lock(tmp_path / "done", file))
+    unlock(held)
+
+
+def test_a_lock_that_cannot_be_had_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "lock").symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(NotADirectoryError):
+        lock(tmp_path / "file" / "work")
+    with pytest.raises(OSError, match="symbolic links"):
+        lock(tmp_path, "lock")
+
+
+def test_a_forked_process_has_no_part_in_the_lock(tmp_path: Path) -> None:
+    """Nor does it close by mistake what has got the number of the lock's descriptor since."""
+    held = lock(tmp_path / "work")
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        other = os.open(tmp_path, os.O_RDONLY)
+        unlock(held)
+        try:
+            os.fstat(other)
+            os.write(told, b"same" if other == held else b"else")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(told)
+    assert os.read(ready, 4) == b"same"
+    os.close(ready)
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path / "work")
+    unlock(held)
