@@ -1,6 +1,6 @@
 """The nearest-reference search over a bare blocked matrix product, its memory, and over the full correlation matrix.
 
-    python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--device cpu|cuda]
+    python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
 References come in blocks of 64 frames, as recordings do, each of its own patient. Search and product are timed turn by
 turn, ``--repeats`` times, after imports and a small first run; the product is given the references whole, in blocks as

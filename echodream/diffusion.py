@@ -1,7 +1,6 @@
 """A diffusion model as other stages use it: network, conditions, noise process, and the facts that samples need."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,14 +40,11 @@ class Facts:
     encoder: str
     """Fingerprint of the VAE that the latents are of."""
     reference_times: tuple[float, ...] = ()
-    """Where reference frames lay in training, on average, in frames from the clip's start; empty: anywhere."""
-
-    def __post_init__(self) -> None:
-        sizes = (self.channels, self.height, self.width, self.frames)
-        if not all(type(size) is int and size > 0 for size in sizes) or not 0 < float(self.fps) < math.inf:
-            raise ValueError(f"impossible sizes {sizes} at {self.fps} frames per second")
-        if len(self.statistics.mean) != self.channels or not all(map(math.isfinite, self.reference_times)):
-            raise ValueError(f"statistics or reference times do not fit {self.channels} channels")
+    """Where references lay in training, in frames: of key frames counted from the first; empty: anywhere."""
+    beat_spread: float = 0.0
+    """Standard deviation of the beat's length over its mean, where references are the key frames of a beat."""
+    shared_noise: float = 0.0
+    """Share of the noise that all frames of a clip have in common."""
 
 
 class Diffusion(nn.Module):

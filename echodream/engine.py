@@ -75,7 +75,7 @@ def prepare(cfg: DictConfig) -> None:
 
 def training_settings(cfg: DictConfig) -> str:
     """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
-    weights = Path(OmegaConf.select(cfg, "vae.weights") or "/nowhere")
+    weights = Path(OmegaConf.select(cfg, "vae.weights") or OmegaConf.select(cfg, "embedder.weights") or "/nowhere")
     sums = Path(cfg.src) / CHECKSUMS
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):

@@ -73,9 +73,7 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"model.lr is {lr!r}: give a positive number")
 
 
-def _train(
-    cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact
-) -> dict[str, float]:
+def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact) -> dict[str, float]:
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
     trainer = make_trainer(

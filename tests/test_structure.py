@@ -19,7 +19,7 @@ LAYERS = [
     ["types", "weights"],
     ["store"],
     ["phantom", "process", "networks", "conditioning", "losses", "metrics", "privacy"],
-    ["artifact", "trainers"],
+    ["artifact", "diffusion", "trainers"],
     ["datamodules", "ingest"],
     ["callbacks"],
     ["modules"],
@@ -29,6 +29,16 @@ LAYERS = [
     ["engine"],
     ["cli"],
 ]
+MODELS = {
+    "process": "lidm",
+    "conditioning": "lidm",
+    "image_unet": "lidm",
+    "video_unet": "lvdm",
+    "backbone": "classifier",
+    "embedder": "reid",
+    "head": "reid",
+}
+"""Which model takes the files of a group; the others go with model=vae."""
 FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
 
 
@@ -52,8 +62,18 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
         return "sample", [f"stage={name}", "data=phantom"]
     if group == "paths" or (group, name) == ("trainer", "predict") or group.startswith("hydra"):
         return "sample", ["stage=encode", "data=phantom"]
+    if group == "guidance":
+        return "sample", ["stage=image", "data=phantom"]
     if group == "model":
-        return "train", [f"model={name}", "data=phantom"]
+        return "train", [f"model={'lidm' if name == 'base' else name}", "data=phantom"]
+    if group == "experiment/train":
+        experiment, _, trained = name.rpartition("_")
+        return "train", [f"model={trained}", "data=phantom", f"experiment={experiment}"]
+    if group in MODELS:
+        choice = f"[{name}]" if group == "conditioning" else name
+        where = f"{group}@denoiser" if group.endswith("_unet") else group
+        trained = "lvdm" if name.endswith("reference") else MODELS[group]
+        return "train", [f"model={trained}", "data=phantom", f"{where}={choice}"]
     return "train", ["model=vae", "data=phantom", f"{group}={name}"]
 
 

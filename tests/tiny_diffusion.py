@@ -130,8 +130,9 @@ def model(
         process or Discrete(),
         Facts(C, H, W, frames, 25.0, STATISTICS, **{"encoder": ENCODER, **facts}),
     )
-    for parameter in made.parameters():
-        nn.init.normal_(parameter, std=0.15)
+    for part, std in ((network, 0.15), (told, 3.0)):  # what is told is heard
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=std)
     return made.requires_grad_(False).eval()
 
 

@@ -1,7 +1,9 @@
 """The recordings of one split of a Store, read as networks take them."""
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,6 +39,15 @@ class Recordings:
             )
         self.names: list[str] = self.table["FileName"].tolist()
         self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
+
+    def only(self, rows: Sequence[int]) -> Self:
+        """These ``rows`` alone."""
+        part = copy(self)
+        for name in ("ends", "patients"):
+            part.__dict__.pop(name, None)
+        part.table = self.table.iloc[list(rows)].reset_index(drop=True)
+        part.names, part.frames = [self.names[row] for row in rows], self.frames[list(rows)]
+        return part
 
     def __len__(self) -> int:
         return len(self.names)

@@ -36,7 +36,7 @@ class Samples(Dataset[dict[str, Any]]):
     def __init__(
         self, rows: Recordings, view: View, seed: int, columns: Sequence[str] = (), augment: Augment | None = None
     ) -> None:
-        view.check(rows)
+        rows = view.usable(rows)
         self.rows, self.view, self.seed, self.augment = rows, view, seed, augment
         self.columns = {name: _values(rows.column(name)) for name in columns}
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from echodream.datamodules.keyframes import check_triples, nearest, triples
+from echodream.datamodules.keyframes import nearest, triples, with_beats
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 
@@ -55,9 +55,9 @@ class View(ABC):
         """This view for validation and test, where nothing may depend on when it is asked."""
         return self
 
-    def check(self, rows: Recordings) -> None:
-        """Raise ``UserError`` when these recordings cannot be viewed so; any can, unless a view says otherwise."""
-        return
+    def usable(self, rows: Recordings) -> Recordings:
+        """Those of ``rows`` that can be viewed so: all, unless a view says otherwise. Raises ``UserError``."""
+        return rows
 
     @abstractmethod
     def count(self, rows: Recordings) -> int:
@@ -135,9 +135,8 @@ class Clips(View):
     def fixed(self) -> Self:
         return replace(self, start="centre" if self.start == "random" else self.start)
 
-    def check(self, rows: Recordings) -> None:
-        if self.reference == "keyframes":
-            check_triples(rows)
+    def usable(self, rows: Recordings) -> Recordings:
+        return with_beats(rows) if self.reference == "keyframes" else rows
 
     def count(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
@@ -201,8 +200,8 @@ class Triplet(View):
     def fixed(self) -> Self:
         return replace(self, beat="centre", per_recording=1)
 
-    def check(self, rows: Recordings) -> None:
-        check_triples(rows)
+    def usable(self, rows: Recordings) -> Recordings:
+        return with_beats(rows)
 
     def count(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
@@ -241,7 +240,7 @@ class Pairs(View):
         _choice("negatives", self.negatives, ("any", "same_class"))
         _at_least_one("per_recording", self.per_recording)
 
-    def check(self, rows: Recordings) -> None:
+    def usable(self, rows: Recordings) -> Recordings:
         where = f"{rows.store.root}: split {rows.split}"
         if not len(self.anchors(rows)):
             raise UserError(f"{where} has no {self.identity} with two frames, so there are no positive pairs")
@@ -252,6 +251,7 @@ class Pairs(View):
             for value in np.unique(classes[self.anchors(rows)]):
                 if len(np.unique(rows.patients[classes == value])) < 2:
                     raise UserError(f"{where} has no two patients of class_id {value}: use view.negatives=any")
+        return rows
 
     def count(self, rows: Recordings) -> int:
         return 2 * len(self.anchors(rows)) * self.per_recording

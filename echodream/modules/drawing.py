@@ -13,6 +13,7 @@ from echodream.datamodules.transforms import unwhiten
 from echodream.diffusion import Diffusion, repeated
 from echodream.errors import UserError
 from echodream.process.guidance import Guidance
+from echodream.process.noise import draw
 from echodream.process.process import Denoise
 from echodream.process.windows import windowed
 
@@ -82,7 +83,7 @@ class Drawer(pl.LightningModule):
         else:
             frames = self.length.frames if self.length else facts.frames
             shape = (facts.channels, frames, facts.height, facts.width)
-            noise = _noise(shape, generators, self.device)
+            noise = _noise(shape, generators, self.device, facts.shared_noise)
             whitened = self._sample(self._windowed(values), noise, generators)
         return unwhiten(whitened, facts.statistics, dim=1)
 
@@ -107,24 +108,28 @@ class Drawer(pl.LightningModule):
         return windowed(denoise_at, length.frames, length.window, length.overlap, length.batch)
 
     def _continued(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
-        """Window after window, each given the last frames of the one before as its references."""
+        """Window after window, each given the last frames of the one before as further references."""
         assert self.length is not None
         facts, length = self.model.facts, self.length
         made: Tensor | None = None
         while made is None or made.shape[2] < length.frames:
             given = dict(values)
             if made is not None:
-                last = made[:, :, -length.overlap :]
-                given["reference"] = last
-                given["reference_time"] = torch.arange(length.overlap, device=made.device).expand(len(made), -1).float()
-            noise = _noise((facts.channels, length.window, facts.height, facts.width), generators, self.device)
+                given = _from(values, [made.shape[2] - length.overlap])
+                times = torch.arange(length.overlap, device=made.device).expand(len(made), -1).float()
+                given["reference"] = torch.cat([given["reference"], made[:, :, -length.overlap :]], dim=2)
+                given["reference_time"] = torch.cat([given["reference_time"], times], dim=1)
+            shape = (facts.channels, length.window, facts.height, facts.width)
+            noise = _noise(shape, generators, self.device, facts.shared_noise)
             window = self._sample(self._denoise(given), noise, generators)
             made = window if made is None else torch.cat([made, window[:, :, length.overlap :]], dim=2)
         return made[:, :, : length.frames]
 
 
-def _noise(shape: tuple[int, ...], generators: list[torch.Generator], device: torch.device) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+def _noise(
+    shape: tuple[int, ...], generators: list[torch.Generator], device: torch.device, shared: float = 0.0
+) -> Tensor:
+    return torch.stack([draw(shape, shared, generator) for generator in generators]).to(device)
 
 
 def _from(values: Mapping[str, Tensor], starts: list[int]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from echodream.losses.denoising import mean_squares
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.modules.trainable import Trainable
 from echodream.process.guidance import Guidance
+from echodream.process.noise import check_shared, draw
 from echodream.process.process import Process
 from echodream.types import Batch
 
@@ -34,7 +35,7 @@ class LatentDiffusion(Trainable):
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra`` and ``width``; ``conditions`` go by
     name, their tokens are ``width`` wide. ``optimizer`` takes parameters, ``schedule`` takes ``optimizer`` and
     ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile`` compiles the network in place,
-    ``channels_last`` orders its weights so.
+    ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise`` of their noise in common.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class LatentDiffusion(Trainable):
         checkpointing: bool = False,
         compile: bool = False,
         channels_last: bool = False,
+        shared_noise: float = 0.0,
     ) -> None:
         super().__init__()
+        self.shared_noise = check_shared(shared_noise)
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width)
         self.columns = tuple(self.conditioner.columns)
@@ -65,7 +68,7 @@ class LatentDiffusion(Trainable):
         rows = Recordings(store, "TRAIN")
         channels, statistics = store.dataset.channels, store.dataset.statistics
         assert statistics is not None
-        times = _reference_times(data) if isinstance(view, Clips) else ()
+        times, spread = _reference_times(data)
         if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
             raise UserError(
                 "conditioning with reference and view.reference go together: set both, or neither "
@@ -82,6 +85,8 @@ class LatentDiffusion(Trainable):
             statistics=statistics,
             encoder=store.dataset.encoder or "",
             reference_times=times,
+            beat_spread=spread,
+            shared_noise=self.shared_noise,
         )
         drawn = channels * 3 if isinstance(view, Triplet) else channels
         network = self.make_denoiser(channels=drawn, extra=self.conditioner.extra, width=self.conditioner.width)
@@ -105,7 +110,8 @@ class LatentDiffusion(Trainable):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""
         x = batch["x"]
-        noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), torch.randn_like(x))
+        noise = draw(x.shape, self.shared_noise, device=x.device).to(x.dtype)
+        noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
         keep = {name: kept.to(x.device) for name, kept in self.conditioner.drop(len(x)).items()}
         prediction = self.model(noised.x_t, noised.t, self.conditioner.values(batch), keep)
         errors = mean_squares(prediction, noised.target, batch.get("mask"))
@@ -141,7 +147,7 @@ class LatentDiffusion(Trainable):
         generator = torch.Generator().manual_seed(batch_idx)
         keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
         for t in self.process.levels(LEVELS).to(x.device):
-            noise = torch.randn(x.shape, generator=generator).to(x.device)
+            noise = draw(x.shape, self.shared_noise, generator).to(x.device)
             noised = self.process.corrupt(x, t.expand(len(x)), noise)
             errors = mean_squares(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
             weighted = (noised.weight * errors).mean()
@@ -165,11 +171,16 @@ class LatentDiffusion(Trainable):
                 self.log(f"{stage}/error_band{number + 1}", chosen.mean(), batch_size=len(chosen), **how)
 
 
-def _reference_times(data: StoreData) -> tuple[float, ...]:
-    """Mean position of each key frame in the training clips; nothing for references that lie anywhere."""
+def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float]:
+    """Where references lie in training clips on average, and how the length of a beat of key frames varies."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
-        return ()
+        return (), 0.0
     samples = data.samples("TRAIN")
-    times = [samples[number]["reference_time"] for number in range(min(len(samples), 64))]
-    return tuple(float(value) for value in torch.stack(times).mean(dim=0))
+    places = np.linspace(0, len(samples) - 1, min(len(samples), 256)).round().astype(int)
+    times = np.stack([samples[int(number)]["reference_time"].numpy() for number in places])
+    if view.reference != "keyframes":
+        return tuple(times.mean(axis=0).tolist()), 0.0
+    times = times - times[:, :1]
+    beats = times[:, -1]
+    return tuple(times.mean(axis=0).tolist()), float(beats.std() / beats.mean())

@@ -130,7 +130,8 @@ _VIDEO = {
     "cross": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
 }
 _GROUPS = 32
-"""Of the group norms of diffusers' spatio-temporal blocks."""
+"""Of the group norms of diffusers' spatio-temporal blocks. A level 32 wide has groups of one channel, which take away
+what t adds there: it hears of t through wider levels only."""
 
 
 def build_image(

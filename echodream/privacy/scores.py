@@ -52,7 +52,7 @@ def nearest(
     """
     where = torch.device(device) if device is not None else samples.device
     size = block or BLOCK.get(where.type, 2048)
-    with torch.no_grad(), _full_precision(where):
+    with torch.no_grad(), _full_precision():
         search = _Search(normalised(samples.to(where), similarity, "samples"), similarity, 2 if second else 1)
         for embeddings, patients in _reblocked(references, similarity, size, samples.shape[-1], where):
             search.add(embeddings, patients, size)
@@ -254,12 +254,11 @@ def _firsts(group: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def _full_precision() -> Iterator[None]:
     """Matrix products in true float32, whatever the caller has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -108,8 +108,7 @@ class Discrete(Process):
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """Share of the data's variance at each level: float32, (steps,), from almost 1 to 0."""
-        with torch.inference_mode(False):  # it is kept, and may be needed for gradients later
-            return self._schedule().alphas_cumprod
+        return self._schedule().alphas_cumprod
 
     def _schedule(self) -> Any:
         from diffusers import DDPMScheduler
@@ -129,8 +128,7 @@ class Discrete(Process):
 
     def _table(self, device: torch.device) -> Tensor:
         if device not in self._tables:
-            with torch.inference_mode(False):
-                self._tables[device] = self.alphas_cumprod.to(device)
+            self._tables[device] = self.alphas_cumprod.to(device)
         return self._tables[device]
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

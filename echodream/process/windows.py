@@ -51,7 +51,6 @@ def blend(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
 def windowed(denoise_at: DenoiseAt, frames: int, window: int, overlap: int, batch: int) -> Denoise:
     """A denoiser of clips, (B, C, frames, *rest), from one of windows, at most ``batch`` of them in a call."""
     firsts = starts(frames, window, overlap)
-    size = min(window, frames)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise UserError(f"batch={batch} is not possible; give how many windows go through the network at once, from 1")
 
@@ -61,7 +60,7 @@ def windowed(denoise_at: DenoiseAt, frames: int, window: int, overlap: int, batc
         done = []
         for at in range(0, len(firsts), batch):
             some = firsts[at : at + batch]
-            x = torch.cat([x_t[:, :, first : first + size] for first in some])
+            x = torch.cat([x_t[:, :, first : first + window] for first in some])
             done.append(denoise_at(x, t.repeat(len(some)), some).unflatten(0, (len(some), len(t))))
         return blend(torch.cat(done), firsts, frames)
 

@@ -76,6 +76,11 @@ def _nature(model: Diffusion) -> dict[str, Any]:
 def recipe_of(sampling: Mapping[str, Any], model: Diffusion) -> Recipe:
     """How to draw, from ``seed``, ``steps``, ``sampler`` and ``guidance``, checked against what ``model`` can do."""
     chosen = model.process.check(sampling["steps"], sampling["sampler"])
+    if chosen == "ddpm" and model.facts.shared_noise:
+        raise UserError(
+            "sampler=ddpm gives each frame noise of its own, and this model was trained with model.shared_noise="
+            f"{model.facts.shared_noise:g}: choose one of {', '.join(model.process.samplers[:-1])}"
+        )
     guidance = guidance_of(sampling["guidance"], model)
     return Recipe(whole("seed", sampling["seed"], 0), sampling["steps"], chosen, guidance)
 
@@ -106,10 +111,11 @@ def columns_of(recipe: Recipe) -> dict[str, Any]:
     return {"Seed": recipe.seed, "Sampler": recipe.sampler, "Steps": recipe.steps, "Guidance": told}
 
 
-def counts(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """How many rows there are of each class."""
+def counts(rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, object]:
+    """How many rows there are of each class, and the columns that nothing was asked of, for a summary."""
     classes = (f"class {row['class_id']} {row.get('class_name', '')}" for row in rows.values() if "class_id" in row)
-    return dict(sorted(Counter(name.strip() for name in classes).items()))
+    found = dict(sorted(Counter(name.strip() for name in classes).items()))
+    return {**found, **({"not asked for": ", ".join(without)} if without else {})}
 
 
 def read_labels(path: str, columns: Sequence[str]) -> dict[str, list[Any]]:
@@ -154,7 +160,6 @@ def draw(
     dataset: Dataset,
     rows: Mapping[str, dict[str, Any]],
     values: Mapping[str, Tensor],
-    *,
     batch: int,
     workers: int,
     trainer: Callable[..., pl.Trainer],

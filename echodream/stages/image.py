@@ -63,9 +63,8 @@ def image(
     }
     rows = _rows(model, recipe, asked, count)
     dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, weak=weak)
-    state = draw(drawer, dst, dataset, rows, values, batch=batch, workers=workers, trainer=trainer)
-    facts = {"images": count, **counts(rows), **({"not asked for": ", ".join(without)} if without else {})}
-    return Summary(f"image: {dst} {state}", facts)
+    state = draw(drawer, dst, dataset, rows, values, batch, workers, trainer)
+    return Summary(f"image: {dst} {state}", {"images": count, **counts(rows, without)})
 
 
 def _rows(model: Diffusion, recipe: Recipe, asked: Mapping[str, list[Any]], count: int) -> dict[str, dict[str, Any]]:

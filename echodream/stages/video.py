@@ -1,14 +1,17 @@
 """``stage=video``: each latent image of a Store, and noise, become a latent video."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from echodream.datamodules.draws import References
+from echodream.datamodules.keyframes import Beat
 from echodream.datamodules.transforms import whiten
 from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
@@ -33,6 +36,11 @@ from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from echodream.trainers import precision
+
+KEY_FRAMES = 3
+"""End diastole, end systole, end diastole."""
+_BEAT = 2
+_SHORTEST = 0.5
 
 
 def video(
@@ -66,19 +74,18 @@ def video(
     settings = {
         **settings_of(recipe, model, weak),
         "source": digest(store.root / CHECKSUMS),
-        "n": len(chosen),
         "labels": None if labels is None else told(labels, asked),
-        **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap},
+        **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap, "n": len(chosen)},
         "precision": precision(trainer),
     }
-    rows = _rows(model, recipe, clips, chosen, asked, store.dataset.synthetic)
+    beats = _beats(model, recipe.seed, len(chosen))
+    rows = _rows(model, recipe, clips, chosen, asked, store.dataset.synthetic, beats)
     dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, clips, weak)
-    references = _references(model, store, chosen)
     state = draw(
-        drawer, dst, dataset, rows, values, references=references, batch=batch, workers=workers, trainer=trainer
+        drawer, dst, dataset, rows, values, batch, workers, trainer, _references(model, store, chosen, beats, clips)
     )
-    facts = {"videos": len(rows), "frames each": clips.frames, "fps": round(model.facts.fps, 3), **counts(rows)}
-    return Summary(f"video: {dst} {state}", facts | ({"not asked for": ", ".join(without)} if without else {}))
+    facts = {"videos": len(rows), "frames each": clips.frames, "fps": round(model.facts.fps, 3)}
+    return Summary(f"video: {dst} {state}", {**facts, **counts(rows, without)})
 
 
 def _rows(
@@ -88,8 +95,12 @@ def _rows(
     chosen: pd.DataFrame,
     asked: Mapping[str, list[Any]],
     synthetic: bool,
+    beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """What FileList.csv says of each video, by name. Of a real source neither patient nor identity goes along."""
+    """What FileList.csv says of each video, by name. Of a real source neither patient nor identity goes along.
+
+    HeartRate, in beats a minute, is what the key frames were placed for.
+    """
     joins, rows = " ".join(map(str, _joins(length))), {}
     for number, source in enumerate(chosen.to_dict("records")):
         name = f"video-{number:06d}"
@@ -99,6 +110,7 @@ def _rows(
             "PatientID": source["PatientID"] if synthetic else f"S{number:06d}",
             "FPS": model.facts.fps,
             **model.conditioner.describe({column: plain(entries[number]) for column, entries in asked.items()}),
+            **({"HeartRate": round(60 * model.facts.fps / beats[number].length, 2)} if beats else {}),
             "Source": source["FileName"],
             "Joins": joins,
             **columns_of(recipe),
@@ -106,11 +118,23 @@ def _rows(
     return rows
 
 
-def _references(model: Diffusion, store: Store, chosen: pd.DataFrame) -> References | None:
+def _beats(model: Diffusion, seed: int, count: int) -> list[Beat]:
+    """The beat of each video of a model that takes key frames, its length varied as in training; else nothing."""
+    times, spread = model.facts.reference_times, model.facts.beat_spread
+    if len(times) != KEY_FRAMES or not spread:
+        return []
+    draws = (np.random.default_rng((seed, number, _BEAT)).standard_normal() for number in range(count))
+    return [Beat(times[1], times[2]).stretched(max(_SHORTEST, 1 + spread * float(np.clip(draw, -2, 2)))) for draw in draws]
+
+
+def _references(
+    model: Diffusion, store: Store, chosen: pd.DataFrame, beats: list[Beat], length: Length
+) -> References | None:
     """Reads the reference frames of each video; None for a model that takes none."""
     if "reference" not in model.conditioner.names:
         return None
     facts, times = model.facts, _reference_times(model, chosen, str(store.root))
+    longest = math.ceil(length.frames / (_SHORTEST * facts.reference_times[-1])) if beats else 0
     sizes = set(zip(chosen["FrameHeight"], chosen["FrameWidth"], strict=True))
     if wrong := sizes - {(facts.height, facts.width)}:
         height, width = min(wrong)
@@ -122,7 +146,11 @@ def _references(model: Diffusion, store: Store, chosen: pd.DataFrame) -> Referen
 
     def read(row: int) -> tuple[Tensor, Tensor]:
         mean = store.latents(names[row], 0, len(times))[0].float()
-        return whiten(mean.transpose(0, 1), facts.statistics), torch.tensor(times)
+        frames = whiten(mean.transpose(0, 1), facts.statistics)
+        if not beats:
+            return frames, torch.tensor(times)
+        which, when = beats[row].placed(longest)
+        return frames[:, which], torch.tensor(when)
 
     return read
 

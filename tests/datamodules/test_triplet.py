@@ -121,9 +121,17 @@ def test_augmentation_is_one_draw_for_the_three_frames(tmp_path: Path) -> None:
     assert not torch.allclose(noise[0], noise[1], atol=1e-2)
 
 
-@pytest.mark.parametrize(("ed", "es"), [("2 14", ""), ("2 7", "7"), ("", ""), ("2 99", "7")])
-def test_a_recording_without_a_beat_is_named_at_birth(tmp_path: Path, ed: str, es: str) -> None:
-    store = make_video_store(tmp_path / "videos", [*marked(), row("c1", "C", 20, ED=ed, ES=es)])
+@pytest.mark.parametrize(("ed", "es"), [("2 14", ""), ("2 7", "7"), ("", "")])
+def test_a_recording_without_a_beat_is_left_out(tmp_path: Path, ed: str, es: str) -> None:
+    every = [*marked(), row("c1", "C", 20, ED=ed, ES=es)]
+    store = make_video_store(tmp_path / "videos", every)
+    found = samples(store, Triplet())
+    assert "c1" not in found.rows.names
+    assert len(found) == len([entry for entry in marked() if entry["Split"] == "TRAIN"])
+
+
+def test_a_mark_that_is_no_frame_is_named_at_birth(tmp_path: Path) -> None:
+    store = make_video_store(tmp_path / "videos", [*marked(), row("c1", "C", 20, ED="2 99", ES="7")])
     with pytest.raises(UserError, match=r"c1 has .*use another view"):
         samples(store, Triplet())
 

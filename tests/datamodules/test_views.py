@@ -194,7 +194,7 @@ class TestReferences:
     def test_key_frames_are_three_in_a_row_nearest_the_clip(self, tmp_path: Path) -> None:
         rows = recordings(tmp_path, [row("a", "A", 40, ED="2 14 26 38", ES="7 19 31")])
         view = Clips(frames=5, reference="keyframes", references=3)
-        view.check(rows)
+        assert view.usable(rows) is rows
         for seed in range(40):
             sample = view.sample(rows, 0, rng(seed))
             middle = shown(sample.x)[0][2]
@@ -206,27 +206,39 @@ class TestReferences:
         view = Clips(frames=3, start="first", reference="keyframes", references=3)
         assert self.check(view.sample(rows, 0, rng())) == [14, 19, 26]
 
+    @pytest.mark.parametrize(("ed", "es"), [("2 14", ""), ("2", "7"), ("2 7", "7"), ("7 14", "7")])
+    def test_a_recording_without_a_beat_is_left_out_and_named(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, ed: str, es: str
+    ) -> None:
+        marked = [row("a1", "A", 20, ED="2 14", ES="7"), row("b1", "B", 15, ED=ed, ES=es), row("c1", "C", 25)]
+        rows = recordings(tmp_path, [*marked[:2], {**marked[2], "ED": "3 20", "ES": "9"}])
+        view = Clips(frames=3, reference="keyframes", references=3)
+        left = view.usable(rows)
+        assert "1 of 3 recordings have no ED-ES-ED key frames and are left out: b1" in caplog.text
+        assert (left.names, left.frames.tolist(), left.patients.tolist()) == (["a1", "c1"], [20, 25], [0, 1])
+        assert left.ends.tolist() == [20, 45]
+        assert len(rows) == 3
+        assert self.check(view.sample(left, 1, rng())) == [3, 9, 20]
+        with pytest.raises(UserError, match="b1 has no ED-ES-ED key frames .* no other recording has"):
+            view.usable(rows.only([1]))
+
     @pytest.mark.parametrize(
         ("ed", "es", "message"),
         [
-            ("2 14", "", "a2 has no ED-ES-ED key frames"),
-            ("2", "7", "a2 has no ED-ES-ED key frames"),
-            ("2 7", "7", "a2 has no ED-ES-ED key frames"),
-            ("7 14", "7", "a2 has no ED-ES-ED key frames"),
             ("2 20", "7", "a2 has ED '2 20', not frame numbers from 0 to 19"),
             ("2 99", "7", "a2 has ED '2 99', not frame numbers from 0 to 19"),
             ("2 9", "x", "a2 has ES 'x', not frame numbers"),
         ],
     )
-    def test_a_recording_without_key_frames_is_named(self, tmp_path: Path, ed: str, es: str, message: str) -> None:
+    def test_a_mark_that_is_no_frame_is_named(self, tmp_path: Path, ed: str, es: str, message: str) -> None:
         marked = [row("a1", "A", 20, ED="2 14", ES="7"), row("a2", "A", 20, ED=ed, ES=es)]
         rows = recordings(tmp_path, marked)
         with pytest.raises(UserError, match=message):
-            Clips(frames=3, reference="keyframes", references=3).check(rows)
+            Clips(frames=3, reference="keyframes", references=3).usable(rows)
 
     def test_a_study_without_key_frames_is_one_sentence(self, videos: Recordings) -> None:
         with pytest.raises(UserError, match="no column 'ED'"):
-            Clips(frames=3, reference="keyframes", references=3).check(videos)
+            Clips(frames=3, reference="keyframes", references=3).usable(videos)
 
 
 class TestPairs:
@@ -288,15 +300,15 @@ class TestPairs:
     def test_no_two_patients(self, tmp_path: Path) -> None:
         rows = recordings(tmp_path, [row("a", "A", 5), row("b", "A", 6)])
         with pytest.raises(UserError, match="only one patient"):
-            Pairs().check(rows)
+            Pairs().usable(rows)
 
     def test_no_two_frames(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no patient with two frames"):
-            Pairs().check(recordings(tmp_path, [row("a", "A", 1), row("b", "B", 1)]))
+            Pairs().usable(recordings(tmp_path, [row("a", "A", 1), row("b", "B", 1)]))
 
     def test_no_two_patients_of_a_class(self, videos: Recordings) -> None:
         with pytest.raises(UserError, match="no two patients of class_id 1"):
-            Pairs(negatives="same_class").check(videos)
+            Pairs(negatives="same_class").usable(videos)
 
 
 @pytest.mark.parametrize(

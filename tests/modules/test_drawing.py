@@ -62,7 +62,6 @@ def test_the_exact_denoiser_gives_the_gaussian_in_the_units_of_the_store(
     flat = drawn.transpose(0, 1).flatten(1)
     mean_, std = torch.tensor(STATISTICS.mean), torch.tensor(STATISTICS.std)
     # 960 numbers or more for each channel: 3.5 % of the deviation for its mean, 2.5 % for itself
-    assert torch.allclose(flat.mean(1), mean_ + std * MU.flatten(), atol=1e-3) is False  # it is a sample
     assert ((flat.mean(1) - mean_ - std * MU.flatten()).abs() < 0.1 * std * SPREAD).all()
     assert ((flat.std(1) / (std * SPREAD) - 1).abs() < 0.08).all()
     assert len(drawn.flatten().unique()) > 0.99 * drawn.numel()
@@ -89,14 +88,15 @@ def test_a_row_is_told_its_own_condition(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.allclose(whitened.mean(dim=(1, 2, 3)), ids.float(), atol=1e-2)
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddpm"])
-@pytest.mark.parametrize("kind", ["lidm", "crossfade", "continue"])
+@pytest.mark.parametrize(
+    ("kind", "sampler"), [("lidm", "dpmpp_2m"), ("lidm", "ddpm"), ("crossfade", "dpmpp_2m"), ("continue", "ddpm")]
+)
 def test_a_row_is_the_same_in_any_company(kind: str, sampler: str) -> None:
     made = model("lidm") if kind == "lidm" else model("lvdm", ("reference", "class_id"))
     values, count, guidance = values_of(made, 8), 8, {"scales": {"class_id": 2.0}}
 
     def drawn(batch: int, windows: int = 2) -> Tensor:
-        length = None if kind == "lidm" else Length(17, WINDOW, 3, windows, kind)
+        length = None if kind == "lidm" else Length(13, WINDOW, 3, windows, kind)
         drawer, found = Drawer(made, recipe(2, sampler, **guidance), length), []
         for start in range(0, count, batch):
             rows = list(range(start, min(start + batch, count)))
@@ -199,12 +199,12 @@ def test_a_continued_window_is_given_the_last_frames_before_it(monkeypatch: pyte
     planted(monkeypatch, network)
     made = model("lvdm", ("reference", "class_id"))
     given = values_of(made, 2)
-    drawn = Drawer(made, recipe(1), Length(17, WINDOW, 3, 4, "continue")).draw([0, 1], given)
+    drawn = Drawer(made, recipe(3), Length(17, WINDOW, 3, 4, "continue")).draw([0, 1], given)
     mean, std = (torch.tensor(values).view(1, C, 1, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
     whitened = (drawn - mean) / std
     assert torch.equal(seen[0]["reference"], given["reference"])
-    assert len(seen) == 3  # frames 0-7, 8-12, 13-17 of which the last is cut off
-    for call, end in ((1, 8), (2, 13)):
+    assert len(seen) == 9  # three steps for each of frames 0-7, 8-12, and 13-17, of which the last is cut off
+    for call, end in ((3, 8), (5, 8), (6, 13)):
         assert torch.allclose(seen[call]["reference"], whitened[:, :, end - 3 : end], atol=1e-5)
         assert seen[call]["reference_time"].tolist() == [[0.0, 1.0, 2.0]] * 2
         assert torch.equal(seen[call]["class_id"], given["class_id"])

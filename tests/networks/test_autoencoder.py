@@ -40,6 +40,7 @@ def network(seed: int = 0) -> AutoencoderKL:
     [
         ("published", 112, (2, 3, 112, 112)),
         ("grey", 112, (2, 1, 112, 112)),
+        ("small", 112, (2, 1, 112, 112)),
         ("tiny", 64, (2, 1, 64, 72)),
     ],
 )
@@ -54,7 +55,7 @@ def test_presets_on_meta(name: str, side: int, shape: tuple[int, ...]) -> None:
 
 
 def test_every_preset_is_tested() -> None:
-    assert PRESETS == ["grey", "published", "tiny"]
+    assert PRESETS == ["grey", "published", "small", "tiny"]
 
 
 def test_the_published_architecture_has_its_parameters() -> None:

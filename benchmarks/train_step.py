@@ -1,0 +1,225 @@
+"""An optimiser step of LatentDiffusion under Lightning, as train.py runs it, against a bare loop, turn by turn.
+
+    python benchmarks/train_step.py [--model lidm|lvdm] [--preset tiny|small|published] [--device cpu|cuda]
+        [--precision 32-true|bf16-mixed] [--compile] [--channels-last]
+
+Both have the same network, optimiser, schedule, clipping and EMA, and get the same batches from memory. Lightning runs
+with the callbacks and the logging of train.py; the bare loop logs nothing. ``--steps`` of the one follow ``--steps`` of
+the other, ``--rounds`` times after one to warm up, inside one fit. Prints medians over rounds. On a GPU the peak memory
+is that of Lightning's part alone, as no bare loop is there before the first round is over.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning_fabric.utilities import move_data_to_device
+from omegaconf import DictConfig, OmegaConf
+
+from echodream.datamodules.datamodule import StoreData
+from echodream.losses.denoising import mean_squares
+from echodream.modules.latent_diffusion import LatentDiffusion
+from echodream.paths import CONF_DIR
+from echodream.store import Dataset, Statistics, StoreWriter
+from echodream.store.latents import write_latents
+from echodream.trainers import make_trainer
+from echodream.training import SeedEpochs
+
+POOL = 4
+"""Batches in memory, which come round again."""
+
+
+def make(root: Path, options: argparse.Namespace) -> None:
+    """A store of random latents, of four classes, at ``root``/latents: enough for ``POOL`` batches."""
+    rng, side = np.random.default_rng(0), 8 if options.preset == "tiny" else 14
+    video = options.model == "lvdm"
+    recordings, frames = (POOL * options.batch, options.frames + 8) if video else (-(-POOL * options.batch // 64), 64)
+    sizes = {"NumberOfFrames": frames, "FPS": 32.0, "FrameHeight": side, "FrameWidth": side}
+    dataset = Dataset(kind="latent", layout="F,C,H,W", channels=4, height=side, width=side, encoder="0" * 64)
+    names = [f"r{number:04d}" for number in range(recordings)]
+    with StoreWriter(root / "latents", dataset) as writer:
+        for number, name in enumerate(names):
+            mean = rng.standard_normal((frames, 4, side, side)).astype(np.float32)
+            write_latents(writer.scratch(name), mean, np.full_like(mean, 0.1))
+            row = {"FileName": name, "Split": "TRAIN", "PatientID": name, "class_id": number % 4, **sizes}
+            writer.commit(row, writer.scratch(name))
+        writer.finish(names, Statistics((0.0,) * 4, (1.0,) * 4))
+
+
+def configure(root: Path, options: argparse.Namespace) -> DictConfig:
+    """train.py's configuration, without what is drawn and saved at the end of an epoch."""
+    overrides = [
+        f"model={options.model}",
+        f"preset={options.preset}",
+        "+data.name=benchmark",
+        f"src={root}/latents",
+        f"dst={root}/model",
+        f"work={root}/runs",
+        f"logger.csv.save_dir={root}/logs",
+        "callbacks.pictures=null",
+        "callbacks.checkpoint=null",
+        f"datamodule.batch_size={options.batch}",
+        "datamodule.workers=0",
+        f"model.compile={options.compile}",
+        f"model.channels_last={options.channels_last}",
+        f"trainer.accelerator={'gpu' if options.device == 'cuda' else 'cpu'}",
+        f"trainer.precision={options.precision}",
+        "trainer.max_epochs=1",
+        f"trainer.limit_train_batches={options.steps * (options.rounds + 1) + 2}",
+        "+trainer.enable_checkpointing=false",
+    ]
+    overrides += [f"view.frames={options.frames}"] if options.model == "lvdm" else []
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", overrides)
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
+    """The module as training begins with it, and the data that it was fitted to."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    module: LatentDiffusion = instantiate(cfg.model.module)
+    data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
+    module.adapt(data)
+    return module, data
+
+
+class Bare:
+    """What a step is, and nothing else."""
+
+    def __init__(self, module: LatentDiffusion, cfg: DictConfig, device: str, total: int) -> None:
+        self.module, self.device = module.to(device), device
+        self.bf16, self.clip = cfg.trainer.precision == "bf16-mixed", cfg.trainer.gradient_clip_val
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.averaged = [parameter.detach().clone() for parameter in self.parameters]
+        self.decay, self.count = cfg.callbacks.ema.decay, 0
+        self.optimizer = module.make_optimizer(self.parameters)
+        assert module.make_schedule is not None
+        self.schedule = module.make_schedule(optimizer=self.optimizer, num_training_steps=total)
+
+    def __call__(self, batch: Any) -> None:
+        """One step on ``batch``, which lies on the CPU."""
+        batch, module = move_data_to_device(batch, torch.device(self.device)), self.module
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            x = batch["x"]
+            noised = module.process.corrupt(x, module.process.sample_t(len(x), device=x.device), torch.randn_like(x))
+            keep = {name: kept.to(x.device) for name, kept in module.conditioner.drop(len(x)).items()}
+            prediction = module.model(noised.x_t, noised.t, module.conditioner.values(batch), keep)
+            loss = (noised.weight * mean_squares(prediction, noised.target, batch.get("mask"))).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        with torch.no_grad():
+            keeps = min(self.decay, (1 + self.count) / (10 + self.count))
+            torch._foreach_lerp_(self.averaged, self.parameters, 1 - keeps)
+        self.count += 1
+
+
+@dataclass
+class Clock:
+    """Seconds per step by the wall and of the processor, one of each for each round."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin a round."""
+        self._at = self._now()
+
+    def stop(self, steps: int) -> None:
+        """End a round of ``steps``."""
+        wall, processor = (now - then for now, then in zip(self._now(), self._at, strict=True))
+        self.wall.append(wall / steps)
+        self.processor.append(processor / steps)
+
+    def _now(self) -> tuple[float, float]:
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        return time.perf_counter(), time.process_time()
+
+
+class Turns:
+    """Batches for Lightning; after each ``steps`` of them the bare loop takes as many before Lightning gets more."""
+
+    def __init__(self, batches: list[Any], module: LatentDiffusion, cfg: DictConfig, options: argparse.Namespace):
+        self.batches, self.options = batches, options
+        self.make_bare = lambda: Bare(module, cfg, options.device, cfg.trainer.limit_train_batches)
+        self.lightning, self.bare = Clock(), Clock()
+        self.memory = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, others = itertools.cycle(self.batches), itertools.cycle(self.batches)
+        bare: Bare | None = None
+        for _ in range(self.options.rounds + 1):
+            self.lightning.start()
+            yield from itertools.islice(batches, self.options.steps)
+            self.lightning.stop(self.options.steps)
+            if bare is None:
+                self.memory = torch.cuda.max_memory_allocated() if self.options.device == "cuda" else 0
+                bare = self.make_bare()
+            self.bare.start()
+            for batch in itertools.islice(others, self.options.steps):
+                bare(batch)
+            self.bare.stop(self.options.steps)
+        yield from itertools.islice(batches, 2)
+
+
+def show(turns: Turns, options: argparse.Namespace) -> None:
+    """Print medians over all rounds but the first."""
+    sides = {"Lightning": turns.lightning, "bare loop": turns.bare}
+    print(f"{options.model} {options.preset}, batch {options.batch}, {options.device}, {options.precision}")
+    for name, clock in sides.items():
+        taken = statistics.median(clock.wall[1:])
+        print(f"{name:<12}{1000 * taken:9.1f} ms a step{options.batch / taken:10.1f} samples/s")
+    for what in ("wall", "processor"):
+        pairs = list(zip(*(getattr(clock, what)[1:] for clock in sides.values()), strict=True))
+        ratios, more = [a / b - 1 for a, b in pairs], statistics.median(a - b for a, b in pairs)
+        spread = f"rounds {100 * min(ratios):.1f} to {100 * max(ratios):.1f} %"
+        overhead = f"{100 * statistics.median(ratios):6.1f} %{1000 * more:8.2f} ms"
+        print(f"overhead in {what + ' time':<16}{overhead}   ({spread})")
+    if turns.memory:
+        print(f"peak memory {turns.memory / 2**30:9.2f} GiB")
+
+
+def main() -> None:
+    """Train a little in both ways and print how long a step takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("lidm", "lvdm"), default="lidm")
+    parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
+    parser.add_argument("--batch", type=int, help="default: 128 images, 6 clips")
+    parser.add_argument("--frames", type=int, default=32, help="of a clip")
+    parser.add_argument("--steps", type=int, default=5, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each that count")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--compile", action="store_true", help="the networks, in place")
+    parser.add_argument("--channels-last", action="store_true", help="order of the weights of the convolutions")
+    options = parser.parse_args()
+    options.batch = options.batch or {"lidm": 128, "lvdm": 6}[options.model]
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), options)
+        cfg = configure(Path(folder), options)
+        (module, data), (other, _) = build(cfg), build(cfg)
+        batches = list(itertools.islice(data.train_dataloader(), POOL))
+        turns = Turns(batches, other, cfg, options)
+        callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+        loggers = [instantiate(logger) for logger in cfg.logger.values()]
+        trainer = make_trainer(instantiate(cfg.trainer), callbacks, some_unused=module.some_unused, logger=loggers)
+        trainer.fit(module, train_dataloaders=turns)
+    show(turns, options)
+
+
+if __name__ == "__main__":
+    main()

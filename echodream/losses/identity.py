@@ -1,0 +1,93 @@
+"""Losses that bring frames of one identity together and keep identities apart; one for each kind of head."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from echodream.errors import UserError
+
+Compare = Callable[[Tensor, Tensor], Tensor]
+"""Two sets of features, (P, D) each, to the logits that they are of one identity, (P,)."""
+
+
+class Head(nn.Module):
+    """What features are trained with."""
+
+    paired: ClassVar[bool] = False
+    """Whether the network must end in a sigmoid and compare pairs by a layer of its own."""
+    similarity: ClassVar[str] = "cosine"
+    """How features are compared afterwards."""
+
+    def adapt(self, features: int, identities: int) -> None:
+        """Take shape: so many ``features`` (D), and ``identities`` that are numbered from 0."""
+        return
+
+    @abstractmethod
+    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+        """The loss of ``features``, (N, D), of the numbered ``identity`` of each, int64 (N,).
+
+        ``pairs``, int64 (P, 2), are the rows that were drawn as pairs, and ``compare`` is the network's own.
+        """
+
+
+class Published(Head):
+    """Binary cross-entropy of the linear layer over |a - b|, for each pair: as in the published filter."""
+
+    paired = True
+    similarity = "pearson"
+
+    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+        first, second = pairs.unbind(dim=1)
+        same = (identity[first] == identity[second]).to(features.dtype)
+        return functional.binary_cross_entropy_with_logits(compare(features[first], features[second]), same)
+
+
+class Contrastive(Head):
+    """NT-Xent: each frame must find those of its identity among all of the batch, by cosine over ``temperature``.
+
+    All frames of one identity are positives of each other, whether they were drawn as a pair or not (2002.05709).
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        from pytorch_metric_learning.losses import NTXentLoss
+
+        super().__init__()
+        _positive("temperature", temperature)
+        self.loss = NTXentLoss(temperature=temperature)
+
+    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+        loss: Tensor = self.loss(features, identity)
+        return loss
+
+
+class ArcFace(Head):
+    """A direction for each training identity, to which its frames must lie nearer by an angle (1801.07698).
+
+    ``margin`` is that angle in degrees, ``scale`` multiplies the cosines.
+    """
+
+    def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
+        super().__init__()
+        _positive("scale", scale)
+        if not 0 <= margin < 90:
+            raise UserError(f"head.margin is {margin}: give an angle in degrees, from 0 to below 90")
+        self.margin, self.scale = margin, scale
+        self.loss: nn.Module
+
+    def adapt(self, features: int, identities: int) -> None:
+        from pytorch_metric_learning.losses import ArcFaceLoss
+
+        self.loss = ArcFaceLoss(identities, features, margin=self.margin, scale=self.scale)
+
+    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+        loss: Tensor = self.loss(features, identity)
+        return loss
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < torch.inf:
+        raise UserError(f"head.{name} is {value}: give a positive number")

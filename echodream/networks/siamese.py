@@ -1,0 +1,178 @@
+"""The identity network: MONAI's residual networks from one frame to features that tell patients apart."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from echodream.errors import UserError
+from echodream.weights import load_exactly, read_weights
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+KINDS = {"latents": "latent", "pixels": "video"}
+"""What an identity network may look at, and the kind of store that holds it."""
+SIMILARITIES = ("cosine", "pearson")
+
+
+class Siamese(nn.Module):
+    """From normalised frames (B, C, H, W) to features (B, D); both frames of a pair go through the same network.
+
+    ``block`` is "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50); ``layers`` and ``widths`` are of the four levels.
+    ``stem`` and ``stride`` are the first convolution's kernel and stride; with ``stride`` 1 and no ``max_pool`` inputs
+    of 8 x 8 still have 8 x 8 places in the first level. If ``paired``, features go through a sigmoid, and ``compare``
+    is a linear layer over |a - b|: the published head. ``weights`` is a file of the published network (``model.*`` and
+    ``fc_end.*`` with torchvision's names), or of this one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        block: str,
+        layers: Sequence[int],
+        widths: Sequence[int],
+        features: int,
+        stem: int = 3,
+        stride: int = 1,
+        max_pool: bool = False,
+        paired: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        from monai.networks.nets.resnet import ResNet
+
+        super().__init__()
+        if block not in ("basic", "bottleneck"):
+            raise UserError(f"embedder.block is {block!r}: give basic or bottleneck")
+        for name, value, count in (("layers", layers, 4), ("widths", widths, 4)):
+            if len(value) != count or not all(type(number) is int and number >= 1 for number in value):
+                raise UserError(f"embedder.{name} is {list(value)!r}: give {count} whole numbers from 1")
+        for name, number in (("features", features), ("stem", stem), ("stride", stride)):
+            if type(number) is not int or number < 1:
+                raise UserError(f"embedder.{name} is {number!r}: give a whole number from 1")
+        self.settings: dict[str, Any] = {"channels": channels, "block": block, "features": features, "paired": paired}
+        self.settings |= {"layers": [*layers], "widths": [*widths], "stem": stem, "stride": stride}
+        self.settings["max_pool"] = max_pool
+        self.body = ResNet(
+            block,
+            list(layers),
+            list(widths),
+            spatial_dims=2,
+            n_input_channels=channels,
+            conv1_t_size=stem,
+            conv1_t_stride=stride,
+            no_max_pool=not max_pool,
+            bias_downsample=False,
+            num_classes=features,
+        )
+        self.pair = nn.Linear(features, 1) if paired else None
+        if weights is not None:
+            state = {_own_name(name): value for name, value in read_weights(weights).items()}
+            remedy = "choose the embedder=, head= and src= that they were made for (published weights: head=published)"
+            load_exactly(self, state, weights, remedy)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features: (B, C, H, W) to (B, D)."""
+        features: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
+        return features if self.pair is None else features.sigmoid()
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """The logit that two features, (B, D) each, are of one identity, (B,); of ``paired`` networks."""
+        if self.pair is None:
+            raise UserError("this identity network has no layer that compares pairs: train it with head=published")
+        logits: Tensor = self.pair((a - b).abs())
+        return logits.squeeze(1)
+
+
+_PUBLISHED = {"model.": "body.", "fc_end.": "pair."}
+
+
+def _own_name(name: str) -> str:
+    """The name here of a published weight; our own names stay."""
+    start = next((start for start in _PUBLISHED if name.startswith(start)), None)
+    return name if start is None else _PUBLISHED[start] + name.removeprefix(start)
+
+
+@dataclass(frozen=True)
+class Sees:
+    """What an identity network looks at, and how its embeddings are compared."""
+
+    on: str
+    """"latents" (unscaled, as stored) or "pixels" (in [-1, 1])."""
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    """Of each channel: inputs are normalised by (x - mean) / std, on every side alike."""
+    std: tuple[float, ...]
+    encoder: str | None
+    """Fingerprint of the VAE that the latents are of, or that decoded the pixels, if known."""
+    similarity: str
+    """"cosine" or "pearson": how embeddings are compared."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.channels, self.height, self.width)
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"impossible sizes {sizes}")
+        if self.on not in KINDS or self.similarity not in SIMILARITIES:
+            raise ValueError(f"an identity network on {self.on!r}, compared by {self.similarity!r}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels or not min(self.std) > 0:
+            raise ValueError(f"the normalisation is not of {self.channels} channels")
+
+
+class IdentityEncoder(nn.Module):
+    """A ``Siamese`` network with the one normalisation that all its inputs go through."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Siamese, sees: Sees) -> None:
+        super().__init__()
+        self.network, self.sees = network, sees
+        for name, values in (("mean", sees.mean), ("std", sees.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of latents as they are stored, unscaled, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
+        features: Tensor = self.network((x - self.mean) / self.std)
+        return features
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        """The same in float32 and without gradients; for a network in ``eval`` mode, a row does not depend on others.
+
+        Raises ``UserError`` for frames of another size than those of training.
+        """
+        size = (self.sees.channels, self.sees.height, self.sees.width)
+        if x.ndim != 4 or x.shape[1:] != size:
+            raise UserError(
+                f"the identity network looks at {self.sees.on} of {' x '.join(map(str, size))}, and these are "
+                f"{' x '.join(map(str, x.shape[1:]))}: choose the reid that was trained on this study"
+            )
+        return self(x.float()).float()
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as safetensors; the architecture and what the network looks at to config.json."""
+        from safetensors.torch import save_file
+
+        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+        config = {"_class_name": "Siamese", "architecture": self.network.settings, "sees": asdict(self.sees)}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_encoder(folder: str | Path) -> IdentityEncoder:
+    """The encoder that ``IdentityEncoder.save`` wrote, ready to embed. Raises ``UserError``."""
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        facts = dict(config["sees"])
+        sees = Sees(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+        network = Siamese(**config["architecture"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} is not a readable reid: train one with train.py model=reid") from error
+    load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train the reid again")
+    return IdentityEncoder(network, sees).requires_grad_(False).eval()

@@ -1,0 +1,32 @@
+"""Noise of clips whose frames share a part of it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from echodream.errors import UserError
+
+
+def check_shared(shared: float) -> float:
+    """``shared`` if it is a share that frames can have in common. Raises ``UserError``."""
+    if isinstance(shared, bool) or not isinstance(shared, int | float) or not 0 <= shared < 1:
+        raise UserError(f"model.shared_noise={shared} is not possible; give a share from 0 to below 1, for example 0.5")
+    return float(shared)
+
+
+def draw(
+    shape: Sequence[int], shared: float = 0.0, generator: Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Standard normal noise of ``shape``, (..., C, *rest); any two frames of a clip correlate by ``shared``.
+
+    With ``shared`` above 0 it is clips' noise, (..., C, F, H, W): sqrt(shared) times one draw for all frames plus
+    sqrt(1 - shared) times one for each (the mixed noise of 2305.10474). What differs between frames, the motion, then
+    stands out of the noise earlier than what they have in common.
+    """
+    own = torch.randn(tuple(shape), generator=generator, device=device)
+    if not shared:
+        return own
+    common = torch.randn((*shape[:-3], 1, *shape[-2:]), generator=generator, device=device)
+    return math.sqrt(shared) * common + math.sqrt(1 - shared) * own

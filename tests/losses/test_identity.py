@@ -1,0 +1,98 @@
+"""Losses of identity, against sums written out by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from echodream.errors import UserError
+from echodream.losses.identity import ArcFace, Contrastive, Head, Published
+from echodream.paths import CONF_DIR
+
+N, D = 5, 7
+IDENTITY = torch.tensor([0, 2, 0, 1, 0])
+PAIRS = torch.tensor([[0, 2], [1, 3], [4, 0]])
+
+
+def features() -> Tensor:
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+
+
+def none(a: Tensor, b: Tensor) -> Tensor:
+    raise AssertionError("only the published head compares pairs")
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / a.norm() / b.norm())
+
+
+def test_the_published_loss_is_binary_cross_entropy_of_the_pairs_that_were_drawn() -> None:
+    def compare(a: Tensor, b: Tensor) -> Tensor:
+        return 2 - (a - b).abs().sum(dim=1)
+
+    x = features()
+    found = Published()(x, IDENTITY, PAIRS, compare)
+    terms = []
+    for (first, second), same in zip(PAIRS.tolist(), [True, False, True], strict=True):
+        chance = 1 / (1 + math.exp(-float(2 - (x[first] - x[second]).abs().sum())))
+        terms.append(-math.log(chance if same else 1 - chance))
+    assert float(found) == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+def test_nt_xent_asks_for_each_positive_among_all_negatives() -> None:
+    x, temperature = features(), 0.3
+    found = float(Contrastive(temperature)(x, IDENTITY, PAIRS, none))
+    terms = []
+    for i in range(N):
+        for j in range(N):
+            if i == j or IDENTITY[i] != IDENTITY[j]:
+                continue
+            own = math.exp(cosine(x[i], x[j]) / temperature)
+            others = sum(math.exp(cosine(x[i], x[k]) / temperature) for k in range(N) if IDENTITY[k] != IDENTITY[i])
+            terms.append(-math.log(own / (own + others)))
+    assert len(terms) == 6
+    assert found == pytest.approx(sum(terms) / 6, rel=1e-5)
+
+
+def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
+    margin, scale = 20.0, 8.0
+    head = ArcFace(margin, scale)
+    torch.manual_seed(0)
+    head.adapt(D, 3)
+    directions = next(head.parameters())
+    assert directions.numel() == D * 3  # trained along with the network
+    x, columns = features(), directions.detach().reshape(D, 3).T
+    found = float(head(x, IDENTITY, PAIRS, none).detach())
+    terms = []
+    for row, own in zip(x, IDENTITY.tolist(), strict=True):
+        angles = [math.acos(cosine(row, column)) for column in columns]
+        logits = [scale * math.cos(a + (math.radians(margin) if k == own else 0)) for k, a in enumerate(angles)]
+        terms.append(-math.log(math.exp(logits[own]) / sum(map(math.exp, logits))))
+    assert found == pytest.approx(sum(terms) / N, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("published", Published), ("cosine", Contrastive), ("arcface", ArcFace)])
+def test_each_yaml_file_is_a_head(name: str, kind: type[Head]) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", ["model=reid", "data=phantom", f"head={name}"])
+    head = instantiate(cfg.model.module.head)
+    assert type(head) is kind
+    assert (head.paired, head.similarity) == ((True, "pearson") if name == "published" else (False, "cosine"))
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: Contrastive(0.0), "temperature"),
+        (lambda: ArcFace(margin=90), "margin"),
+        (lambda: ArcFace(margin=-1), "margin"),
+        (lambda: ArcFace(scale=math.inf), "scale"),
+    ],
+)
+def test_impossible_settings_are_refused(make: Any, key: str) -> None:
+    with pytest.raises(UserError, match=f"head.{key} is "):
+        make()

@@ -1,0 +1,164 @@
+"""Verification metrics, against scikit-learn and against loops over every pair."""
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from echodream.metrics.verification import (
+    Pairs,
+    all_pairs,
+    auc,
+    bootstrap,
+    rank1,
+    roc,
+    similarities,
+    spread,
+    tar_at,
+)
+
+N, D = 23, 6
+PATIENT = np.array(["d", "a", "b", "a", "c", "b", "a", "d", "a", "b", "c", "e", "a", "b", "d", *"aabbccdd"])
+RECORDING = np.array([9, 1, 4, 1, 6, 4, 2, 9, 2, 5, 7, 8, 3, 5, 9, 1, 2, 4, 5, 6, 7, 9, 9])
+
+
+def embeddings(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centre = {name: rng.normal(size=D) for name in np.unique(PATIENT)}
+    return np.stack([centre[name] for name in PATIENT]) + rng.normal(size=(N, D)) * 0.8
+
+
+def table(ties: bool = True) -> np.ndarray:
+    found = similarities(embeddings())
+    return np.round(found, 1) if ties else found
+
+
+def pairs_of(scores: np.ndarray) -> tuple[list[float], list[bool]]:
+    each = list(itertools.combinations(range(N), 2))
+    return [float(scores[i, j]) for i, j in each], [bool(PATIENT[i] == PATIENT[j]) for i, j in each]
+
+
+def test_similarities_are_cosines_and_correlations() -> None:
+    x = embeddings()
+    assert similarities(x, "pearson") == pytest.approx(np.corrcoef(x), abs=1e-12)
+    by_hand = [[a @ b / np.sqrt(a @ a) / np.sqrt(b @ b) for b in x] for a in x]
+    assert similarities(x) == pytest.approx(np.array(by_hand), abs=1e-12)
+    x[3] = 2.0
+    assert np.array_equal(similarities(x, "pearson")[3], np.zeros(N))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_and_roc_are_those_of_scikit_learn(ties: bool) -> None:
+    scores, same = pairs_of(table(ties))
+    made = all_pairs(table(ties), PATIENT)
+    assert auc(made) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+    far, tar, threshold = roc(made)
+    their_far, their_tar, their_threshold = roc_curve(same, scores, drop_intermediate=False)
+    assert far == pytest.approx(their_far, abs=1e-12)
+    assert tar == pytest.approx(their_tar, abs=1e-12)
+    assert threshold == pytest.approx(their_threshold)
+
+
+def test_without_pairs_of_one_recording_the_patient_is_what_is_recognised() -> None:
+    kept = [(i, j) for i, j in itertools.combinations(range(N), 2) if RECORDING[i] != RECORDING[j]]
+    made = all_pairs(table(), PATIENT, RECORDING)
+    truth = roc_auc_score([PATIENT[i] == PATIENT[j] for i, j in kept], [table()[i, j] for i, j in kept])
+    assert auc(made) == pytest.approx(truth, abs=1e-12)
+    assert truth != pytest.approx(auc(all_pairs(table(), PATIENT)), abs=1e-4)
+
+
+@pytest.mark.parametrize("far", [0.3, 0.1, 0.02])
+def test_tar_is_the_best_of_all_thresholds_that_keep_the_far(far: float) -> None:
+    scores, same = (np.array(part) for part in pairs_of(table()))
+    best = 0.0
+    for threshold in [*np.unique(scores), np.inf]:
+        accepted = scores >= threshold
+        if accepted[~same].mean() <= far:
+            best = max(best, accepted[same].mean())
+    assert tar_at(all_pairs(table(), PATIENT), far) == pytest.approx(best, abs=1e-12)
+    assert 0 < best < 1
+
+
+def test_too_few_impostors_tell_no_small_rate() -> None:
+    made = all_pairs(table(), PATIENT)
+    assert np.isnan(tar_at(made, 1 / (np.count_nonzero(~made.same) + 1)))
+    assert not np.isnan(tar_at(made, 1 / np.count_nonzero(~made.same)))
+
+
+def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
+    """Against scikit-learn with each pair written out as often as it comes."""
+    counts = dict(zip("abcde", [2, 0, 1, 3, 1], strict=True))
+    scores, same = [], []
+    for i, j in itertools.combinations(range(N), 2):
+        one, two = counts[PATIENT[i]], counts[PATIENT[j]]
+        times = one if PATIENT[i] == PATIENT[j] else one * two
+        scores += [table()[i, j]] * times
+        same += [PATIENT[i] == PATIENT[j]] * times
+    made = all_pairs(table(), PATIENT)
+    weight = made.weights(np.array([2, 0, 1, 3, 1]))
+    assert auc(made, weight) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+    assert roc_auc_score(same, scores) != pytest.approx(auc(made), abs=1e-3)
+
+
+def test_the_interval_is_of_draws_of_patients() -> None:
+    made = all_pairs(table(), PATIENT)
+    found = bootstrap(made, auc, repeats=40, confidence=0.9, seed=3)
+    rng, values = np.random.default_rng(3), []
+    for _ in range(40):
+        counts = dict(zip("abcde", rng.multinomial(5, [0.2] * 5), strict=True))
+        each = [
+            (table()[i, j], PATIENT[i] == PATIENT[j], c if PATIENT[i] == PATIENT[j] else c * counts[PATIENT[j]])
+            for i, j in itertools.combinations(range(N), 2)
+            if (c := counts[PATIENT[i]])
+        ]
+        score, same, weight = (np.array(part) for part in zip(*each, strict=True))
+        if (weight[same] > 0).any() and (weight[~same] > 0).any():
+            values.append(roc_auc_score(same, score, sample_weight=weight))
+    assert len(values) > 30
+    assert found == pytest.approx(np.quantile(values, [0.05, 0.95]), abs=1e-9)
+    assert found[0] < auc(made) < found[1]
+
+
+def test_one_patient_alone_has_no_values() -> None:
+    made = all_pairs(np.ones((3, 3)), np.array(["a"] * 3))
+    assert np.isnan(auc(made))
+    assert np.isnan(bootstrap(made, auc, repeats=5)).all()
+
+
+def test_rank_1_searches_the_other_recordings_for_each_patient_that_has_two() -> None:
+    scores = table(ties=False)
+    shares = {}
+    for name in np.unique(PATIENT):
+        if len(np.unique(RECORDING[name == PATIENT])) < 2:
+            continue
+        hits = []
+        for i in np.flatnonzero(name == PATIENT):
+            others = [j for j in range(N) if RECORDING[j] != RECORDING[i]]
+            hits.append(PATIENT[max(others, key=lambda j: scores[i, j])] == name)
+        shares[name] = np.mean(hits)
+    assert set(shares) == {"a", "b", "c"}
+    assert rank1(scores, PATIENT, RECORDING) == pytest.approx(np.mean(list(shares.values())))
+    assert 0 < np.mean(list(shares.values())) < 1
+    assert np.isnan(rank1(scores, PATIENT, PATIENT))
+    assert rank1(np.ones((N, N)), PATIENT, RECORDING) == 0  # all alike: nobody is recognised
+
+
+def test_frames_are_spread_over_patients_and_enough_of_each() -> None:
+    kept = spread(PATIENT, 11, least=2)
+    assert np.unique(PATIENT[kept], return_counts=True)[1].tolist() == [2, 2, 2, 2, 1]
+    assert [kept.tolist()[k] for k in range(2)] == [0, 1]
+    assert kept.tolist() == sorted(kept.tolist())
+    few = spread(PATIENT, 9, least=3)  # three patients of the five: the first, the middle and the last name
+    names, counts = np.unique(PATIENT[few], return_counts=True)
+    assert (names.tolist(), counts.tolist()) == (["a", "c", "e"], [3, 3, 1])
+    assert spread(PATIENT, 100).tolist() == list(range(N))
+
+
+def test_pairs_are_sorted_and_each_comes_once() -> None:
+    made = all_pairs(table(), PATIENT)
+    assert isinstance(made, Pairs)
+    assert len(made.score) == N * (N - 1) // 2
+    assert (np.diff(made.score) <= 0).all()
+    assert made.patients == 5
+    assert made.same.sum() == sum(n * (n - 1) // 2 for n in np.unique(PATIENT, return_counts=True)[1])

@@ -1,0 +1,297 @@
+"""Training an identity network: who is paired with whom, what copies are, what is measured, and a whole run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from echodream import engine
+from echodream.artifact import read_artifact
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.transforms import Augment, unwhiten
+from echodream.datamodules.views import Frames, Pairs
+from echodream.errors import UserError
+from echodream.losses.identity import ArcFace, Head, Published
+from echodream.metrics.verification import all_pairs, auc, rank1, similarities, tar_at
+from echodream.modules.copies import Bank, Copies
+from echodream.modules.reid import Reid, load_reid
+from echodream.networks.siamese import Siamese
+from echodream.paths import CONF_DIR
+from echodream.weights import fingerprint
+from tests.patients import STATISTICS, C, H, W, latent_store
+from tests.tiny_vae import blob_store
+
+torch.set_num_threads(1)
+B, D = 2, 6
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return latent_store(tmp_path_factory.mktemp("study") / "latents").root
+
+
+def data(src: Path, view: Any = None) -> StoreData:
+    return StoreData(str(src), view or Pairs(), B, 0, 0)
+
+
+def embedder(channels: int, paired: bool) -> Siamese:
+    torch.manual_seed(1)
+    settings = {"block": "basic", "layers": [1, 1, 1, 1], "widths": [4, 6, 8, 10], "features": D}
+    return Siamese(channels, paired=paired, **settings)  # type: ignore[arg-type]
+
+
+class Spy(Head):
+    """Keeps what it was given."""
+
+    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any) -> Tensor:
+        self.features, self.identity, self.pairs = features.detach(), identity, pairs
+        return features.sum()
+
+
+def module(head: Head | None = None, **changes: Any) -> Reid:
+    return Reid(embedder, head or Spy(), torch.optim.SGD, **changes)
+
+
+def adapted(src: Path, **changes: Any) -> Reid:
+    made = module(**changes)
+    made.adapt(data(src))
+    return made.eval()
+
+
+def batch(seed: int = 0) -> Any:
+    """Two pairs: of p0 with itself, and of p1 with p2."""
+    x, other = torch.randn(2, B, C, H, W, generator=torch.Generator().manual_seed(seed))
+    return {"x": x, "other": other, "name": ["r00", "r02"], "other_name": ["r01", "r05"], "same": torch.tensor([1, 0])}
+
+
+def quiet(made: Reid) -> dict[str, float]:
+    """Log into a dict, without a trainer."""
+    logged: dict[str, float] = {}
+    made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
+    made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+    return logged
+
+
+def test_a_batch_is_embedded_as_it_is_with_its_patients_and_its_pairs(latents: Path) -> None:
+    made, given = adapted(latents), batch()
+    quiet(made)
+    made.training_step(given, 0)
+    spy: Any = made.head
+    assert torch.allclose(spy.features, made.encoder.network(torch.cat([given["x"], given["other"]])), atol=1e-5)
+    assert spy.pairs.tolist() == [[0, 2], [1, 3]]
+    first, second, third, fourth = spy.identity.tolist()
+    assert first == third
+    assert len({first, second, fourth}) == 3
+    assert made.encoder.sees.mean == STATISTICS.mean
+    assert made.encoder.sees.encoder == "ab" * 32
+    assert (made.encoder.sees.height, made.encoder.sees.width, made.encoder.sees.on) == (H, W, "latents")
+
+
+def test_copies_come_in_pairs_of_their_patients(latents: Path) -> None:
+    """Each copy with one of the same frame, and with one of the next: as many pairs of both kinds."""
+    made, given = adapted(latents, copies=Copies("nowhere", Augment(), 0, 1, 1.5)), batch()
+    quiet(made)
+    bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
+    rows = torch.tensor([4, 0, 1, 5])  # of the patients p2, p0, p0, p2
+    made.bank = Bank(bank.expand(4, 3, C, H, W), rows)
+    torch.manual_seed(0)
+    made.training_step(given, 0)
+    spy: Any = made.head
+    torch.manual_seed(0)
+    stored, drawn = made.bank.draw(3)  # 1.5 times two pairs
+    assert torch.allclose(spy.features[4:], made.encoder(stored.flatten(0, 1)), atol=1e-4)
+    assert spy.pairs.tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9], [4, 9], [5, 7], [6, 8]]
+    number = {0: 0, 1: 0, 4: 8, 5: 8}  # of p0 and p2 among p0, p1, p10, p11, p12, p15, p16, p17, p2
+    assert spy.identity[4:].tolist() == [number[row] for row in drawn.tolist() * 2]
+
+
+def test_identity_can_be_the_recording_as_it_was_published(latents: Path) -> None:
+    made = module()
+    made.adapt(data(latents, Pairs(identity="recording")))
+    quiet(made)
+    made.eval().training_step(batch(), 0)
+    assert len(set(made.head.identity.tolist())) == 4  # type: ignore[union-attr,operator]
+
+
+def test_noise_is_of_random_strength_in_normalised_units(latents: Path) -> None:
+    made = adapted(latents, noise=0.5)
+    x = torch.zeros(400, C, H, W)
+    torch.manual_seed(0)
+    levels = (made._noised(x) / torch.tensor(STATISTICS.std).view(1, C, 1, 1)).flatten(1).std(dim=1)
+    assert float(levels.mean()) == pytest.approx(0.25, abs=0.03)
+    assert float(levels.max()) == pytest.approx(0.5, abs=0.1)
+    assert float(levels.min()) < 0.03
+
+
+def test_a_range_of_latents_becomes_minus_one_to_one(latents: Path) -> None:
+    made, x = adapted(latents, range=[-3.0, 5.0]), torch.full((B, C, H, W), 5.0)
+    assert torch.allclose(made.encoder(x), made.encoder.network(torch.ones(B, C, H, W)), atol=1e-6)
+    assert torch.allclose(made.encoder(-x + 2), made.encoder.network(-torch.ones(B, C, H, W)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"on": "videos"}, "on is 'videos': give latents or pixels"),
+        ({"noise": -1.0}, "model.noise is -1.0"),
+        ({"range": [2.0, 2.0]}, "model.range is"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        module(**changes)
+
+
+def test_a_store_of_the_other_kind_and_another_view_are_refused(latents: Path) -> None:
+    with pytest.raises(UserError, match="holds latents, and on=pixels looks at videos"):
+        module(on="pixels").adapt(data(latents))
+    with pytest.raises(UserError, match="leave view=pairs"):
+        module().adapt(data(latents, Frames()))
+
+
+@torch.no_grad()
+def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
+    made = adapted(latents, head=Published())
+    logged = quiet(made)
+    view = Pairs(per_recording=3)
+    loaded = StoreData(str(latents), view, B, 0, 0)
+    parts = list(loaded.test_dataloader())
+    for index, part in enumerate(parts):
+        made.test_step(part, index)
+    made.on_test_epoch_end()
+    x = torch.cat([torch.cat([part["x"], part["other"]]) for part in parts])
+    names = [name for part in parts for name in [*part["name"], *part["other_name"]]]
+    table = similarities(made.encoder.network(x).numpy(), "pearson")
+    patient = np.array([int(name[1:]) // 2 for name in names])
+    pairs = all_pairs(table, patient)
+    assert len(np.unique(patient)) == 4
+    assert logged["test/auc"] == pytest.approx(auc(pairs), abs=1e-4)
+    assert logged["test/auc_other"] == pytest.approx(auc(all_pairs(table, patient, np.array(names))), abs=1e-4)
+    assert logged["test/tar_far_1e-2"] == pytest.approx(tar_at(pairs, 1e-2), abs=1e-3)
+    assert logged["test/rank1"] == pytest.approx(rank1(table, patient, np.array(names)), abs=1e-6)
+    assert logged["test/auc_low"] < logged["test/auc"] < logged["test/auc_high"]
+    assert made.measured is not None
+    assert len(made.measured.score) == len(names) * (len(names) - 1) // 2
+    assert made._found == []
+
+
+def test_a_loss_that_is_not_finite_names_the_recordings(latents: Path) -> None:
+    made, given = adapted(latents), batch()
+    quiet(made)
+    given["x"][0] = torch.nan
+    with pytest.raises(UserError, match="the loss is not finite on a batch of r00, r02, r01, r05"):
+        made.training_step(given, 0)
+
+
+def train_cfg(folder: Path, src: Path, *overrides: str) -> DictConfig:
+    fixed = ["model=reid", f"src={src}", f"dst={folder}/reid", f"work={folder}/runs", "preset=tiny"]
+    fixed += [f"callbacks.verification.folder={folder}/pictures", f"logger.csv.save_dir={folder}/logs"]
+    fixed += ["+data.name=patterns", "embedder.widths=[8,8,12,12]", "embedder.features=8", "datamodule.workers=0"]
+    fixed += ["datamodule.batch_size=12", "view.per_recording=2", "trainer.max_epochs=4", "trainer.accelerator=cpu"]
+    fixed += ["trainer.log_every_n_steps=1", "callbacks.ema.decay=0.5", "model.lr=0.01", "model.noise=0.1"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("train", [*fixed, "model.copies.frames=0", "model.redraw.share=0", *overrides])
+
+
+@pytest.mark.parametrize("head", ["published", "cosine", "arcface"])
+def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, latents: Path, head: str) -> None:
+    metrics = engine.train(train_cfg(tmp_path, latents, f"head={head}"))
+    folder = tmp_path / "reid"
+    expected = {"artifact.json", "config.json", "model.safetensors", "training.yaml"}
+    assert {path.name for path in folder.iterdir()} == expected
+    encoder = load_reid(folder)
+    assert read_artifact(folder, "reid").fingerprint == fingerprint(encoder.network)
+    assert encoder.sees.similarity == ("pearson" if head == "published" else "cosine")
+    known = {"auc", "auc_low", "auc_high", "auc_other", "tar_far_1e-2", "rank1"}
+    assert known <= metrics.keys() <= known | {"tar_far_1e-3"}
+    assert metrics["auc"] > (0.6 if head == "published" else 0.85)
+    # what is stored is what was tested: the AUC over the test pairs, again
+    parts = list(StoreData(str(latents), Pairs(per_recording=2), 12, 0, 0).test_dataloader())
+    x = unwhiten(torch.cat([torch.cat([part["x"], part["other"]]) for part in parts]), STATISTICS, dim=1)
+    names = [name for part in parts for name in [*part["name"], *part["other_name"]]]
+    table = similarities(encoder.embed(x).numpy(), encoder.sees.similarity)
+    assert auc(all_pairs(table, np.array([int(name[1:]) // 2 for name in names]))) == pytest.approx(
+        metrics["auc"], abs=1e-4
+    )
+    logs = pd.read_csv(tmp_path / "logs" / "csv" / "metrics.csv")
+    assert logs["val/auc"].notna().sum() == 4
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert len(pictures) == 4
+    pixels = np.asarray(Image.open(pictures[-1]))
+    assert {(0, 114, 178), (213, 94, 0)} <= {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}
+
+
+def test_published_weights_are_exported_as_they_are(tmp_path: Path, latents: Path) -> None:
+    torch.manual_seed(4)
+    made = embedder(C, paired=True).eval()
+    state = {
+        name.replace("body.", "model.").replace("pair.", "fc_end."): value for name, value in made.state_dict().items()
+    }
+    torch.save(state, tmp_path / "siamese.pth")
+    given = ["head=published", f"embedder.weights={tmp_path}/siamese.pth", "trainer.max_epochs=0", "model.range=[-4,4]"]
+    given += ["embedder.widths=[4,6,8,10]", f"embedder.features={D}"]
+    engine.train(train_cfg(tmp_path, latents, *given))
+    x = torch.randn(B, C, H, W, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(load_reid(tmp_path / "reid").embed(4 * x), made(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["published", "grey"])
+def test_pixels_are_looked_at_where_they_are_asked_for(tmp_path: Path, preset: str) -> None:
+    store = blob_store(tmp_path / "decoded", lengths=(5, 6, 4, 6, 5, 7, 4))
+    made = module(on="pixels", head=ArcFace())
+    made.adapt(data(store.root))
+    sees = made.encoder.sees
+    assert (sees.on, sees.mean, sees.std, sees.encoder) == ("pixels", (0.0,), (1.0,), None)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", ["model=reid", "data=phantom", f"preset={preset}", "on=pixels"])
+    assert str(cfg.src).endswith("/phantom/decoded")
+    assert cfg.model.module.on == "pixels"
+
+
+def test_weights_that_changed_since_training_are_refused(tmp_path: Path, latents: Path) -> None:
+    made = adapted(latents)
+    facts = SimpleNamespace(**vars(read_facts()))
+    made.export(tmp_path / "reid", data(latents), read_facts(), "seed: 0\n")
+    assert facts.model == "reid"
+    assert torch.equal(load_reid(tmp_path / "reid").mean, made.encoder.mean)
+    with torch.no_grad():
+        next(made.encoder.network.parameters()).add_(1)
+    made.encoder.save(tmp_path / "reid")
+    with pytest.raises(UserError, match="the weights have changed since training"):
+        load_reid(tmp_path / "reid")
+
+
+def read_facts() -> Any:
+    from echodream.artifact import Artifact
+
+    return Artifact("reid", "patterns", "", "0" * 64)
+
+
+def test_embedder_and_head_decide_the_weights(tmp_path: Path, latents: Path) -> None:
+    def settings(*overrides: str) -> str:
+        cfg = train_cfg(tmp_path, latents, *overrides)
+        engine.prepare(cfg)
+        return engine.training_settings(cfg)
+
+    (tmp_path / "a.pth").write_bytes(b"a")
+    plain, weights = settings(), f"embedder.weights={tmp_path}/a.pth"
+    assert settings() == plain
+    before = settings(weights)
+    (tmp_path / "a.pth").write_bytes(b"b")
+    different = [
+        settings("head.margin=10"),
+        settings("head=cosine"),
+        settings("embedder.stem=5"),
+        before,
+        settings(weights),
+    ]
+    assert len({plain, *different}) == 6
