@@ -1,6 +1,7 @@
 """A diffusion model as other stages use it: network, conditions, noise process, and the facts that samples need."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,15 @@ class Facts:
     """Standard deviation of the beat's length over its mean, where references are the key frames of a beat."""
     shared_noise: float = 0.0
     """Share of the noise that all frames of a clip have in common."""
+
+    def __post_init__(self) -> None:
+        sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread)
+        if not all(type(size) is int and size > 0 for size in sizes) or not 0 <= float(self.shared_noise) < 1:
+            raise ValueError(f"impossible sizes {sizes}, or shared noise of {self.shared_noise}")
+        if not all(map(math.isfinite, (*numbers, *self.reference_times))) or self.fps <= 0 or self.beat_spread < 0:
+            raise ValueError(f"impossible times: {numbers}, {self.reference_times}")
+        if len(self.statistics.mean) != self.channels:
+            raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
 
 
 class Diffusion(nn.Module):
@@ -110,18 +120,20 @@ def repeated(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
 
 def load_diffusion(folder: str, name: str) -> Diffusion:
     """The model of the artifact at ``folder``, which train.py model=``name`` left. Raises ``UserError``."""
-    artifact, root = read_artifact(folder, name), Path(folder)
+    artifact, root, network = read_artifact(folder, name), Path(folder), load_denoiser(folder)
     try:
         written: Any = json.loads((root / FACTS).read_text(encoding="utf-8"))
         facts = dict(written["facts"])
         facts["statistics"] = Statistics(*(tuple(facts["statistics"][key]) for key in ("mean", "std")))
         facts["reference_times"] = tuple(facts["reference_times"])
         process, conditioner = make_process(written["process"]), Conditioner.from_settings(written["conditioning"])
-        made = Diffusion(load_denoiser(folder), conditioner, process, Facts(**facts))
+        made = Diffusion(network, conditioner, process, Facts(**facts))
+        drawn = made.facts.channels * (1 if made.is_video else made.facts.frames)
+        network.check(drawn, conditioner.extra, conditioner.width)
+    except UserError as error:
+        raise UserError(f"{root / FACTS}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{root / FACTS} is not readable: train the {name} again") from error
-    drawn = made.facts.channels * (1 if made.is_video else made.facts.frames)
-    made.denoiser.check(drawn, conditioner.extra, conditioner.width)
     file = str(root / CONDITIONER)
     load_exactly(conditioner, read_weights(file), file, f"{FACTS} is of other conditions: train the {name} again")
     if made.fingerprint() != artifact.fingerprint:

@@ -6,19 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from echodream.conditioning import Conditioner, PublishedReference, PublishedToken
-from echodream.diffusion import Diffusion, Facts, load_diffusion
+from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
-from echodream.networks.denoisers import build_video
 from echodream.process.flow import Flow
-from tests.tiny_diffusion import ENCODER, STATISTICS, VIDEO_NET, WINDOW, C, H, W, artifact, model
+from tests.tiny_diffusion import WINDOW, C, H, W, artifact, model, published
 from tests.tiny_vae import artifact as vae_artifact
 from tests.tiny_vae import tiny
 
@@ -66,11 +63,7 @@ def test_an_artifact_comes_back_bit_for_bit(tmp_path: Path, kind: str, condition
 
 
 def test_the_published_conditions_come_back(tmp_path: Path) -> None:
-    conditions = Conditioner({"class_id": PublishedToken("class_id"), "reference": PublishedReference()}, 64)
-    conditions.adapt(pd.DataFrame({"class_id": [0, 1, 3]}), C)
-    torch.manual_seed(0)
-    network = build_video(C, extra=C, width=1, **VIDEO_NET)  # type: ignore[arg-type]
-    made = Diffusion(network, conditions, Flow(), Facts(C, H, W, WINDOW, 30.0, STATISTICS, ENCODER)).eval()
+    made = published()
     found = load_diffusion(str(artifact(tmp_path / "lvdm", made, "lvdm")), "lvdm")
     values = {**found.conditioner.request({"class_id": [1, 3]}), "reference": torch.randn(2, C, 1, H, W)}
     values["reference_time"] = torch.zeros(2, 1)
@@ -148,6 +141,8 @@ def change(key: str, value: Any) -> Callable[[Any], None]:
         change("facts.fps", -1.0),
         change("facts.reference_times", 7),
         change("facts.colour", "blue"),
+        change("facts.beat_spread", -0.1),
+        change("facts.shared_noise", 1.0),
         change("process", {"name": "ddpm", "colour": "blue"}),
         change("process.name", "brownian"),
         change("conditioning.conditions", 3),
@@ -161,7 +156,7 @@ def test_a_damaged_json_is_one_sentence(tmp_path: Path, damage: Callable[[Any], 
     written = json.loads(file.read_text())
     damage(written)
     file.write_text(json.dumps(written))
-    refused("", tmp_path / "lidm")
+    refused("diffusion.json", tmp_path / "lidm")
 
 
 def test_a_json_that_is_cut_short_or_gone(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.conditioning import Category, ClassId, Conditioner, Reference, Scalar
+from echodream.conditioning import (
+    Category,
+    ClassId,
+    Conditioner,
+    PublishedReference,
+    PublishedToken,
+    Reference,
+    Scalar,
+)
 from echodream.diffusion import Diffusion, Facts
 from echodream.networks.denoisers import build_image, build_video
 from echodream.paths import CONF_DIR
@@ -134,6 +142,16 @@ def model(
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=std)
     return made.requires_grad_(False).eval()
+
+
+def published() -> Diffusion:
+    """A random lvdm with the conditions of the published code."""
+    told = Conditioner({"class_id": PublishedToken("class_id"), "reference": PublishedReference()}, 64)
+    told.adapt(pd.DataFrame({"class_id": [0, 1, 3]}), C)
+    torch.manual_seed(0)
+    network = build_video(C, extra=C, width=1, **VIDEO_NET)  # type: ignore[arg-type]
+    facts = Facts(C, H, W, WINDOW, 25.0, STATISTICS, ENCODER)
+    return Diffusion(network, told, Discrete(), facts).requires_grad_(False).eval()
 
 
 def artifact(root: Path, made: Diffusion, name: str) -> Path:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from echodream.conditioning import PublishedReference
 from echodream.datamodules.draws import References
 from echodream.datamodules.keyframes import Beat
 from echodream.datamodules.transforms import whiten
@@ -124,7 +125,9 @@ def _beats(model: Diffusion, seed: int, count: int) -> list[Beat]:
     if len(times) != KEY_FRAMES or not spread:
         return []
     draws = (np.random.default_rng((seed, number, _BEAT)).standard_normal() for number in range(count))
-    return [Beat(times[1], times[2]).stretched(max(_SHORTEST, 1 + spread * float(np.clip(draw, -2, 2)))) for draw in draws]
+    return [
+        Beat(times[1], times[2]).stretched(max(_SHORTEST, 1 + spread * float(np.clip(draw, -2, 2)))) for draw in draws
+    ]
 
 
 def _references(
@@ -163,6 +166,9 @@ def _length(model: Diffusion, frames: int, join: str, overlap: int | None, windo
         raise UserError(f"join={join} is not known; choose crossfade or continue")
     if join == "continue" and "reference" not in model.conditioner.names and frames > window:
         raise UserError("join=continue needs a model trained with conditioning on reference frames: use join=crossfade")
+    published = any(isinstance(part, PublishedReference) for part in model.conditioner.conditions.values())
+    if join == "continue" and published and frames > window:
+        raise UserError("join=continue gives several reference frames, and this model takes one: use join=crossfade")
     shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
     if frames > window and not 0 < whole("overlap", shared, 0) < window:
         raise UserError(f"overlap={shared}: give 1 to {window - 1} frames, fewer than the {window} of a window")

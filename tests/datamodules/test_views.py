@@ -219,7 +219,7 @@ class TestReferences:
         assert left.ends.tolist() == [20, 45]
         assert len(rows) == 3
         assert self.check(view.sample(left, 1, rng())) == [3, 9, 20]
-        with pytest.raises(UserError, match="b1 has no ED-ES-ED key frames .* no other recording has"):
+        with pytest.raises(UserError, match=r"b1 has no ED-ES-ED key frames .* no other recording has"):
             view.usable(rows.only([1]))
 
     @pytest.mark.parametrize(

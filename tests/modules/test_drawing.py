@@ -188,7 +188,7 @@ def test_as_many_frames_as_asked(monkeypatch: pytest.MonkeyPatch, frames: int, j
         assert len(network.rows) == 2 * (1 + -(-(frames - WINDOW) // (WINDOW - 3)))
 
 
-def test_a_continued_window_is_given_the_last_frames_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_window_is_given_the_last_frames_before_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Tensor]] = []
     exact = Gaussian(lambda *_: MU[:, :, None], SPREAD)
 
@@ -205,8 +205,9 @@ def test_a_continued_window_is_given_the_last_frames_before_it(monkeypatch: pyte
     assert torch.equal(seen[0]["reference"], given["reference"])
     assert len(seen) == 9  # three steps for each of frames 0-7, 8-12, and 13-17, of which the last is cut off
     for call, end in ((3, 8), (5, 8), (6, 13)):
-        assert torch.allclose(seen[call]["reference"], whitened[:, :, end - 3 : end], atol=1e-5)
-        assert seen[call]["reference_time"].tolist() == [[0.0, 1.0, 2.0]] * 2
+        wanted = torch.cat([given["reference"], whitened[:, :, end - 3 : end]], dim=2)
+        assert torch.allclose(seen[call]["reference"], wanted, atol=1e-5)
+        assert seen[call]["reference_time"].tolist() == [[3.0 - end, 0.0, 1.0, 2.0]] * 2
         assert torch.equal(seen[call]["class_id"], given["class_id"])
     assert not torch.allclose(whitened[:, :, :5], whitened[:, :, 8:13], atol=0.1)  # each has noise of its own
 
@@ -234,6 +235,20 @@ def test_references_lie_relative_to_the_window(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(values["reference_time"][rows], given["reference_time"] - start)
         assert torch.equal(values["reference"][rows], given["reference"])
         assert torch.equal(values["class_id"][rows], given["class_id"])
+
+
+@pytest.mark.parametrize("join", ["crossfade", "continue"])
+def test_frames_share_as_much_noise_as_in_training(monkeypatch: pytest.MonkeyPatch, join: str) -> None:
+    seen: list[Tensor] = []
+    exact = Gaussian(lambda *_: MU[:, :, None], SPREAD)
+    planted(monkeypatch, lambda own, x_t, *rest: (seen.append(x_t), exact(own, x_t, *rest))[1])
+    made = model("lvdm", ("reference", "class_id"), shared_noise=0.7)
+    Drawer(made, recipe(1), Length(13, WINDOW, 3, 4, join)).draw(list(range(20)), values_of(made, 20))
+    first = seen[0][:20].transpose(1, 2).flatten(2)  # b f (c h w)
+    products = torch.einsum("bfx,bgx->bfg", first, first) / first.shape[-1]
+    apart = ~torch.eye(WINDOW, dtype=torch.bool)
+    assert products[:, apart].mean().item() == pytest.approx(0.7, abs=0.1)  # 1,440 numbers: standard error 0.03
+    assert products[:, ~apart].mean().item() == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_short_clip_is_one_window_of_its_length(monkeypatch: pytest.MonkeyPatch) -> None:

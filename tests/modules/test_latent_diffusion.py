@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from echodream import engine, training
 from echodream.artifact import read_artifact
+from echodream.config_errors import sentence
 from echodream.datamodules.datamodule import StoreData
 from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
@@ -368,11 +371,27 @@ def test_key_frames_are_drawn_jointly_and_used_as_references(study: Path, monkey
     assert torch.isfinite(spied.module.training_step(batch, 0))
     clips = Spied(monkeypatch, study, "lvdm", "view.reference=keyframes", "view.references=3")
     facts = clips.module.model.facts
-    times = np.mean([item["reference_time"].numpy() for item in (clips.data.samples("TRAIN")[n] for n in range(10))], 0)
-    assert facts.reference_times == pytest.approx(times.tolist())
-    assert facts.reference_times[0] < facts.reference_times[1] < facts.reference_times[2]
+    beats = np.repeat([8, 11, 4, 7, 13], 2)  # each TRAIN recording has one beat, twice: ED 0, ES 2, ED at its end
+    assert facts.reference_times == pytest.approx((0, 2, beats.mean()))
+    assert facts.beat_spread == pytest.approx(beats.std() / beats.mean())
     middle = Spied(monkeypatch, study, "lvdm", "view.reference=even").module.model.facts
     assert middle.reference_times == pytest.approx((3.6,))  # the middle of eight frames is 4, of five it is 2
+
+
+def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spied = Spied(monkeypatch, study, "lvdm", "model.shared_noise=0.7", network=per_frame)
+    assert spied.module.model.facts.shared_noise == 0.7
+    batch, process = spied.batch(most=10), Discrete()
+    times = torch.full((10,), 999)  # nothing but noise
+    monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)
+    for _ in range(4):
+        spied.module.training_step(batch, 0)
+    noise = torch.cat([noised.x_t for noised in spied.noised]).transpose(1, 2).flatten(2)
+    assert process.alphas_cumprod[999] == 0
+    products = torch.einsum("bfx,bgx->fg", noise, noise) / len(noise) / noise.shape[-1]
+    apart = ~torch.eye(WINDOW, dtype=torch.bool)
+    assert products[apart].mean().item() == pytest.approx(0.7, abs=0.1)
+    assert products[~apart].mean().item() == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_stride_slows_the_clip(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,17 +406,21 @@ def test_a_model_without_conditions(study: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def refused(words: str, folder: Path, kind: str, *overrides: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises((UserError, InstantiationException)) as caught:
         engine.train(train_cfg(folder, kind, *overrides))
-    assert "\n" not in str(caught.value)
+    said = sentence(caught.value, "train", [])
+    assert said is not None
+    assert re.search(words, said)
+    assert "\n" not in said
     assert not (folder / kind).exists()
     assert not list(folder.glob("*.partial"))
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    latent_store(tmp_path / "latents")
+    refused(r"model.shared_noise=1 is not possible; give a share", tmp_path, "lvdm", "model.shared_noise=1")
     blob_store(tmp_path / "videos")
     refused("videos holds videos: encode them first", tmp_path, "lidm", f"src={tmp_path}/videos", "conditioning=[]")
-    latent_store(tmp_path / "latents")
     words = r"conditioning with reference and view.reference go together"
     refused(words, tmp_path, "lvdm", "view.reference=none")
     refused(words, tmp_path, "lvdm", "conditioning=[class_id]")

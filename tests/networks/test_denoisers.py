@@ -80,7 +80,7 @@ def inputs(make: Any, count: int = B, length: int = 2, frames: int = F) -> tuple
         ("video_unet", "published", 4, 143_830_186, 8),
         ("video_unet", "grey", 4, 143_830_186, 8),
         ("video_unet", "small", 4, 11_747_675, 2),
-        ("video_unet", "tiny", 4, 2_000_275, 2),
+        ("video_unet", "tiny", 4, 2_431_568, 2),
     ],
 )
 def test_presets_on_meta(group: str, name: str, extra: int, count: int, factor: int) -> None:

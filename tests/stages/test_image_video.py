@@ -36,6 +36,7 @@ from tests.tiny_diffusion import (
     artifact,
     latent_store,
     model,
+    published,
     sample_cfg,
 )
 from tests.tiny_vae import artifact as vae_artifact
@@ -136,6 +137,31 @@ def test_key_frames_become_three_frames_and_the_video_takes_all_three(
     image(study(tmp_path / "single"), "n=2")
     words = r"takes 3 key frames, and image-000000 of .*images has 1: draw them with a lidm trained with view=triplet"
     refused(words, lambda: video(tmp_path, f"src={tmp_path}/single/images", at="other"), tmp_path, "other")
+
+
+def test_key_frames_come_again_with_every_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ED at 0, then ES and ED of each beat; the beats' lengths vary from video to video as they did in training."""
+    facts = {"reference_times": (0.0, 3.0, 8.0), "beat_spread": 0.2}
+    artifact(tmp_path / "lvdm", model("lvdm", ("reference",), **facts), "lvdm")
+    stills = latent_store(tmp_path / "images", [3] * 8, synthetic=True)
+    seen: list[Any] = []
+    planted(monkeypatch, lambda x, values, keep: (seen.append(values), torch.zeros(1))[1], 0.5)
+    made = video(tmp_path, "frames=20", "overlap=4", "n=40", "repeat=true", "batch=40", "steps=1")
+    values = {name: value[:40] for name, value in seen[0].items()}  # of the first window
+    lengths = 60 * 25.0 / made.table["HeartRate"].to_numpy()
+    key_frames = whitened(stills)
+    for row, length in enumerate(lengths):
+        times, reference = values["reference_time"][row].numpy(), values["reference"][row].numpy()
+        count = (len(times) - 1) // 2
+        wanted = [0.0, *(length * (beat + part) for beat in range(count) for part in (3 / 8, 1))]
+        assert times == pytest.approx(wanted, rel=1e-3)
+        assert times[-1] >= 20
+        which = [0, *[1, 2] * count]
+        assert reference == pytest.approx(key_frames[row % 8][which].transpose(1, 0, 2, 3), abs=1e-5)
+    assert lengths.mean() == pytest.approx(8, abs=0.8)  # 40 draws: standard error 0.25
+    assert 0.12 < lengths.std() / 8 < 0.26
+    again = video(tmp_path, "frames=20", "overlap=4", "n=3", "batch=2", "steps=1", at="fewer")
+    assert again.table["HeartRate"].tolist() == made.table["HeartRate"].tolist()[:3]
 
 
 def test_a_reference_in_the_middle_of_training_clips_is_one_when_sampling(
@@ -372,7 +398,8 @@ def command(folder: Path, stage: str, *overrides: str) -> list[str]:
 
 
 @pytest.mark.chaos
-def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_killed_process_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", os.devnull)  # a commit during the test is not another version of the code
     folder, undisturbed = study(tmp_path / "a"), study(tmp_path / "b")
     more = ["n=160", "batch=2", "steps=2"]
     image(undisturbed, *more)
@@ -513,6 +540,8 @@ VIDEO = [
     (["src=DIR/fraction"], "EF=0.55 is not what the model was trained on"),
     (["artifact=DIR/lidm"], "lidm is a lidm, a lvdm is needed here"),
     (["artifact=DIR/free", "join=continue", "frames=9"], "join=continue needs a model trained with .*reference"),
+    (["artifact=DIR/shared", "sampler=ddpm"], "sampler=ddpm gives each frame noise of its own, .*shared_noise=0.5"),
+    (["artifact=DIR/published", "join=continue", "frames=9"], "join=continue gives several reference frames"),
     (["artifact=DIR/wide"], "images has latents of 6x4, this lvdm draws 5x7"),
 ]
 
@@ -528,6 +557,8 @@ def sources(ready: Path) -> Path:
     object.__setattr__(wide.facts, "height", 7)
     object.__setattr__(wide.facts, "width", 5)
     artifact(ready / "wide", wide, "lvdm")
+    artifact(ready / "shared", model("lvdm", ("reference", "class_id", "EF"), shared_noise=0.5), "lvdm")
+    artifact(ready / "published", published(), "lvdm")
     return ready
 
 
