@@ -9,7 +9,7 @@ python sample.py stage=verify  data=phantom
 python train.py  model=vae     data=phantom experiment=demo
 python sample.py stage=encode  data=phantom experiment=demo
 python train.py  model=lidm    data=phantom experiment=demo view=triplet                 # draws end diastole, end systole, end diastole
-python sample.py stage=image   data=phantom experiment=demo n=104
+python sample.py stage=image   data=phantom experiment=demo n=104 guidance.class_id=1.5
 python train.py  model=lvdm    data=phantom experiment=demo view.reference=keyframes view.references=3
 python sample.py stage=video   data=phantom experiment=demo src=samples/phantom/images n=52 frames=64
 python sample.py stage=decode  data=phantom experiment=demo src=samples/phantom/images dst=samples/phantom/image_frames
