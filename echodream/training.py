@@ -17,12 +17,10 @@ from echodream.artifact import Artifact, read_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
-from echodream.stages.folder import lock, unlock
+from echodream.stages.folder import RANKS, lock, unlock
 from echodream.trainers import interruptible, make_trainer
 
 log = logging.getLogger(__name__)
-
-_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")  # set in the processes of a distributed run
 
 
 class SeedEpochs(Callback):
@@ -47,7 +45,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
     module.adapt(data)
     held = None
-    if all(os.environ.get(name, "0") == "0" for name in _RANKS):
+    if all(os.environ.get(name, "0") == "0" for name in RANKS):
         held = lock(folder, "lock", doing="trained", other="work=")
     try:
         if held is not None and Path(cfg.dst).exists():  # the process that held the lock before has finished

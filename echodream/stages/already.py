@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.stages.folder import RANKS
 from echodream.stages.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, partial, read_dataset
 from echodream.store.verify import digest
-
-_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
 def encoded(*, src: str, dst: str, artifact: str, precision: str) -> Summary | None:
@@ -48,7 +47,7 @@ def _summary(stage: str, dst: str, asked: Mapping[str, Any], facts: Mapping[str,
     made = read_dataset(Path(dst))
     if any(getattr(made, name) != value for name, value in asked.items()):
         return None
-    if partial(Path(dst)).exists() or any(name in os.environ for name in _RANKS):
+    if partial(Path(dst)).exists() or any(name in os.environ for name in RANKS):
         return None  # there is something to tidy up, or there are processes that wait for each other
     table = Store(dst).table
     counts = {"recordings": len(table), "frames": int(table["NumberOfFrames"].sum())}

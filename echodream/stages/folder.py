@@ -10,6 +10,8 @@ from echodream.errors import UserError
 from echodream.store.lock import lock as take
 from echodream.store.lock import unlock as unlock
 
+RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+"""Environment variables that are set in the processes of a distributed run."""
 FRESH = ".new-"
 """Begins the name of what is not finished; no FileName begins so."""
 
