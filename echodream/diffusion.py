@@ -42,17 +42,19 @@ class Facts:
     """Fingerprint of the VAE that the latents are of."""
     reference_times: tuple[float, ...] = ()
     """Where references lay in training, in frames: of key frames counted from the first; empty: anywhere."""
-    beat_spread: float = 0.0
-    """Standard deviation of the beat's length over its mean, where references are the key frames of a beat."""
+    beat_spread: float | None = None
+    """Standard deviation of the beat's length over its mean; None where references are not the key frames of a beat."""
     shared_noise: float = 0.0
     """Share of the noise that all frames of a clip have in common."""
 
     def __post_init__(self) -> None:
-        sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread)
+        sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
         if not all(type(size) is int and size > 0 for size in sizes) or not 0 <= float(self.shared_noise) < 1:
             raise ValueError(f"impossible sizes {sizes}, or shared noise of {self.shared_noise}")
-        if not all(map(math.isfinite, (*numbers, *self.reference_times))) or self.fps <= 0 or self.beat_spread < 0:
+        if not all(map(math.isfinite, (*numbers, *self.reference_times))) or self.fps <= 0 or numbers[1] < 0:
             raise ValueError(f"impossible times: {numbers}, {self.reference_times}")
+        if self.beat_spread is not None and len(self.reference_times) != 3:
+            raise ValueError(f"a beat has 3 key frames, not {len(self.reference_times)}")
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
 

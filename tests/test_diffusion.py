@@ -142,6 +142,7 @@ def change(key: str, value: Any) -> Callable[[Any], None]:
         change("facts.reference_times", 7),
         change("facts.colour", "blue"),
         change("facts.beat_spread", -0.1),
+        change("facts.beat_spread", 0.1),
         change("facts.shared_noise", 1.0),
         change("process", {"name": "ddpm", "colour": "blue"}),
         change("process.name", "brownian"),

@@ -171,16 +171,16 @@ class LatentDiffusion(Trainable):
                 self.log(f"{stage}/error_band{number + 1}", chosen.mean(), batch_size=len(chosen), **how)
 
 
-def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float]:
-    """Where references lie in training clips on average, and how the length of a beat of key frames varies."""
+def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
+    """Where references lie in training clips on average, and how the length of a beat varies, if they are key frames."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
-        return (), 0.0
+        return (), None
     samples = data.samples("TRAIN")
     places = np.linspace(0, len(samples) - 1, min(len(samples), 256)).round().astype(int)
     times = np.stack([samples[int(number)]["reference_time"].numpy() for number in places])
     if view.reference != "keyframes":
-        return tuple(times.mean(axis=0).tolist()), 0.0
+        return tuple(times.mean(axis=0).tolist()), None
     times = times - times[:, :1]
     beats = times[:, -1]
     return tuple(times.mean(axis=0).tolist()), float(beats.std() / beats.mean())

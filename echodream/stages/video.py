@@ -38,8 +38,6 @@ from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from echodream.trainers import precision
 
-KEY_FRAMES = 3
-"""End diastole, end systole, end diastole."""
 _BEAT = 2
 _SHORTEST = 0.5
 
@@ -122,7 +120,7 @@ def _rows(
 def _beats(model: Diffusion, seed: int, count: int) -> list[Beat]:
     """The beat of each video of a model that takes key frames, its length varied as in training; else nothing."""
     times, spread = model.facts.reference_times, model.facts.beat_spread
-    if len(times) != KEY_FRAMES or not spread:
+    if spread is None:
         return []
     draws = (np.random.default_rng((seed, number, _BEAT)).standard_normal() for number in range(count))
     return [

@@ -164,6 +164,17 @@ def test_key_frames_come_again_with_every_beat(tmp_path: Path, monkeypatch: pyte
     assert again.table["HeartRate"].tolist() == made.table["HeartRate"].tolist()[:3]
 
 
+def test_beats_that_are_all_alike_come_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"reference_times": (0.0, 3.0, 8.0), "beat_spread": 0.0}
+    artifact(tmp_path / "lvdm", model("lvdm", ("reference",), **facts), "lvdm")
+    latent_store(tmp_path / "images", [3] * 2, synthetic=True)
+    seen: list[Any] = []
+    planted(monkeypatch, lambda x, values, keep: (seen.append(values), torch.zeros(1))[1], 0.5)
+    made = video(tmp_path, "frames=20", "overlap=4", "steps=1")
+    assert made.table["HeartRate"].tolist() == [187.5, 187.5]  # 8 frames at 25 a second
+    assert seen[0]["reference_time"][0, :7].tolist() == [0, 3, 8, 11, 16, 19, 24]
+
+
 def test_a_reference_in_the_middle_of_training_clips_is_one_when_sampling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
