@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from echodream.artifact import FACTS, read_artifact
 from echodream.config_errors import refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
+from echodream.stages.already import once
 from echodream.store.schema import CHECKSUMS, read_dataset
 from echodream.store.verify import digest
 
@@ -34,9 +35,8 @@ def sample(cfg: DictConfig) -> "Summary":
         read_dataset(Path(cfg.src))  # a source that is not there is noticed before anything heavy is imported
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
-    summary: Summary = instantiate(cfg.get("already")) or instantiate(cfg.stage)(
-        command=command("sample.py"), code_version=code_version()
-    )
+    facts = {"command": command("sample.py"), "code_version": code_version()}
+    summary = once(cfg.get("notes"), cfg.stage, lambda: instantiate(cfg.stage)(**facts))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
         log.info("%s", summary)
     if summary.problem is not None:
@@ -75,8 +75,8 @@ def prepare(cfg: DictConfig) -> None:
 
 def training_settings(cfg: DictConfig) -> str:
     """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
-    weights = Path(OmegaConf.select(cfg, "vae.weights") or OmegaConf.select(cfg, "embedder.weights") or "/nowhere")
-    sums = Path(cfg.src) / CHECKSUMS
+    given = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser"))
+    weights, sums = Path(next(filter(None, given), "/nowhere")), Path(cfg.src) / CHECKSUMS
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)

@@ -166,8 +166,11 @@ def small_net(kind: str) -> list[str]:
     return [f"denoiser.{key}={value}".replace(" ", "").replace("'", "") for key, value in net.items()]
 
 
-def train_cfg(folder: Path, kind: str, *overrides: str) -> DictConfig:
-    """``train.py model=<kind>`` on the store at ``folder``/latents, two epochs of three batches."""
+def train_cfg(folder: Path, kind: str, *overrides: str, net: bool = True) -> DictConfig:
+    """``train.py model=<kind>`` on the store at ``folder``/latents, two epochs of three batches.
+
+    The network is the smallest one with ``net``.
+    """
     fixed = [
         f"model={kind}",
         "preset=tiny",
@@ -179,7 +182,7 @@ def train_cfg(folder: Path, kind: str, *overrides: str) -> DictConfig:
         "callbacks.pictures.steps=2",
         f"logger.csv.save_dir={folder}/logs",
         "+data.name=blobs",
-        *small_net(kind),
+        *(small_net(kind) if net else []),
         "model.width=8",
         "model.warmup=1",
         "model.lr=0.001",
@@ -205,6 +208,7 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
         "workers=0",
         "steps=3",
         "+data.name=x",
+        "notes=null",
     ]
     fixed += [f"src={folder}/{src}", "frames=8"] if src else ["n=5", f"training={folder}/latents"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -91,7 +91,8 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
     """``sample.py stage=...`` between the folders videos, latents and decoded below ``folder``."""
     ways = {"encode": ("videos", "latents"), "decode": ("latents", "decoded")}
     src, dst = ways[stage]
-    fixed = [f"stage={stage}", f"src={folder}/{src}", f"dst={folder}/{dst}", f"artifact={folder}/vae", "workers=0"]
+    fixed = [f"stage={stage}", f"src={folder}/{src}", f"dst={folder}/{dst}", f"artifact={folder}/vae"]
+    fixed += ["workers=0", "notes=null"]
     fixed += [f"reference={folder}/videos"] if stage == "decode" else []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("sample", [*fixed, "trainer.accelerator=cpu", *overrides])

@@ -172,7 +172,7 @@ class LatentDiffusion(Trainable):
 
 
 def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
-    """Where references lie in training clips on average, and how the length of a beat varies, if they are key frames."""
+    """Where references lie in training clips on average, and how a beat's length varies, if they are key frames."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
         return (), None

@@ -256,6 +256,19 @@ def load_denoiser(folder: str | Path) -> ImageDenoiser | VideoDenoiser:
     return (ImageDenoiser(unet) if name == UNet2DConditionModel.__name__ else VideoDenoiser(unet)).eval()
 
 
+def imported(weights: str, video: bool, channels: int, extra: int, width: int) -> ImageDenoiser | VideoDenoiser:
+    """The UNet that diffusers saved to the folder ``weights``, for clips if ``video``; it goes on from its weights.
+
+    Raises ``UserError`` unless it takes samples of ``channels`` and a condition of ``extra`` channels and ``width``.
+    """
+    network = load_denoiser(weights)
+    if isinstance(network, VideoDenoiser) != video:
+        kind, model = ("images", "lidm") if video else ("clips", "lvdm")
+        raise UserError(f"denoiser.weights={weights} is a UNet of {kind}: give it to model={model}")
+    network.check(channels, extra, width)
+    return network.train()
+
+
 _NOT_GIVEN = (
     "class_embed_type",
     "num_class_embeds",

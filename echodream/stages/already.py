@@ -1,70 +1,100 @@
-"""What a rerun is told at once, before anything heavy is imported: the store is there, and made as asked for.
+"""What a rerun is told at once, before anything heavy is imported: the same was asked for, and is done.
 
-Each function returns None where that is not certain: the stage itself then looks closer, and refuses other settings.
+A stage that is done leaves a note, outside of what it made: a digest of all its settings and of the state of the files
+that it read, and the state of the files that it wrote. Where anything differs the stage itself looks closer.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from echodream.errors import UserError
-from echodream.stages.folder import RANKS
+from echodream.stages.folder import RANKS, read_record, write_record
 from echodream.stages.summary import Summary
-from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, partial, read_dataset
-from echodream.store.verify import digest
+from echodream.store.schema import DATASET, partial
 
 
-def encoded(*, src: str, dst: str, artifact: str, precision: str) -> Summary | None:
-    """For ``stage=encode``: the latents at ``dst`` are those of ``src`` by the VAE at ``artifact``."""
-    try:
-        vae = _fingerprint(Path(artifact))
-        settings = {"source": digest(Path(src) / CHECKSUMS), "precision": str(precision)}
-        return _summary("encode", dst, {"kind": "latent", "encoder": vae, "settings": settings}, {"encoder": vae})
-    except (UserError, OSError, ValueError):
+def once(notes: str | None, stage: Mapping[str, Any], run: Callable[[], Summary]) -> Summary:
+    """``run`` the stage that ``stage`` configures, unless the folder ``notes``, if given, says that it is done."""
+    if notes is None:
+        return run()
+    found = remembered(notes, stage)
+    if found is None:
+        found = run()
+        remember(notes, stage, found)
+    return found
+
+
+def remembered(notes: str, stage: Mapping[str, Any]) -> Summary | None:
+    """The summary of ``stage``, its configuration, if the folder ``notes`` says that it is done and nothing changed."""
+    note = read_record(_place(notes, stage))
+    if note is None or _distributed() or partial(Path(stage["dst"])).exists():
         return None
-
-
-def decoded(*, src: str, dst: str, artifact: str, grey: bool, precision: str) -> Summary | None:
-    """For ``stage=decode``: the videos at ``dst`` are those of the latents ``src`` by the VAE at ``artifact``."""
-    try:
-        folder = Path(artifact)
-        channels = 1 if grey else json.loads((folder / "config.json").read_text(encoding="utf-8")).get("out_channels")
-        settings = {
-            "source": digest(Path(src) / CHECKSUMS),
-            "decoder": _fingerprint(folder),
-            "precision": str(precision),
-        }
-        return _summary("decode", dst, {"kind": "video", "channels": channels, "settings": settings}, {})
-    except (UserError, OSError, ValueError):
+    if note.get("asked") != _asked(stage) or note.get("made") != _made(Path(stage["dst"])):
         return None
+    title = f"{_name(stage)}: {stage['dst']} already complete, nothing to do"
+    return Summary(title, note["facts"])
 
 
-def _summary(stage: str, dst: str, asked: Mapping[str, Any], facts: Mapping[str, object]) -> Summary | None:
-    made = read_dataset(Path(dst))
-    if any(getattr(made, name) != value for name, value in asked.items()):
-        return None
-    if partial(Path(dst)).exists() or any(name in os.environ for name in RANKS):
-        return None  # there is something to tidy up, or there are processes that wait for each other
-    table = Store(dst).table
-    counts = {"recordings": len(table), "frames": int(table["NumberOfFrames"].sum())}
-    return Summary(f"{stage}: {dst} already complete, nothing to do", {**counts, **facts})
+def remember(notes: str, stage: Mapping[str, Any], summary: Summary) -> None:
+    """Leave a note in the folder ``notes`` that ``stage`` is done; a convenience, so no disk needs room for it."""
+    if summary.problem is not None or _distributed() or not Path(stage["dst"]).is_dir():
+        return
+    facts = {name: str(value) for name, value in summary.facts.items()}
+    with contextlib.suppress(OSError):
+        place = _place(notes, stage)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_record(place, {"asked": _asked(stage), "made": _made(Path(stage["dst"])), "facts": facts})
 
 
-def _fingerprint(folder: Path) -> str:
-    """``weights.fingerprint`` of a network as diffusers saves it, without torch. Raises ``ValueError``, ``OSError``."""
-    from safetensors import SafetensorError, safe_open
+def _name(stage: Mapping[str, Any]) -> str:
+    return str(stage["_target_"]).rpartition(".")[2]
 
-    found = hashlib.sha256()
-    try:
-        with safe_open(folder / "diffusion_pytorch_model.safetensors", "numpy") as file:
-            for name in sorted(file.keys()):
-                value = file.get_tensor(name)
-                found.update(f"{name} {tuple(value.shape)}\n".encode())
-                found.update(value.astype("float32").tobytes())
-    except (SafetensorError, TypeError, KeyError) as error:  # a damaged file, or numbers that numpy has not
-        raise ValueError(f"{folder}: {error}") from error
-    return found.hexdigest()
+
+def _place(notes: str, stage: Mapping[str, Any]) -> Path:
+    whose = hashlib.sha256(str(Path(stage["dst"]).absolute()).encode()).hexdigest()[:16]
+    return Path(notes) / f"{_name(stage)}-{whose}.json"
+
+
+def _distributed() -> bool:
+    """Whether there are processes that wait for each other."""
+    return any(name in os.environ for name in RANKS)
+
+
+def _asked(stage: Mapping[str, Any]) -> str:
+    """Digest of the settings of ``stage`` but ``dst``, with the state of all files and folders that they name."""
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): seen(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [seen(item) for item in value]
+        return [value, _state(Path(value))] if isinstance(value, str) and value else value
+
+    settings = seen({key: value for key, value in stage.items() if key != "dst"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _made(dst: Path) -> str:
+    """Digest of the state of a store, or of the files, not the folders, of a report."""
+    found = _state(dst) if (dst / DATASET).is_file() else [[path.name, *_file(path)] for path in sorted(_files(dst))]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _state(path: Path) -> Any:
+    """Size and time of a file, or of all files in a folder; None where there is neither."""
+    if path.is_dir():
+        return [[str(file.relative_to(path)), *_file(file)] for file in sorted(path.rglob("*")) if file.is_file()]
+    return _file(path) if path.is_file() else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def _file(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]

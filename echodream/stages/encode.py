@@ -1,5 +1,6 @@
 """``stage=encode``: a Store of videos becomes a Store of latents."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def encode(
     src: str,
     dst: str,
     artifact: str,
+    scaling: float | None,
     budget: int,
     workers: int,
     trainer: Callable[..., pl.Trainer],
@@ -38,8 +40,11 @@ def encode(
 ) -> Summary:
     """Encode every frame of the video store ``src`` with the VAE at ``artifact``, ``budget`` frames at a time.
 
-    Stores the posterior's unscaled mean and std in float16, and their statistics over the TRAIN patients.
+    Stores the posterior's unscaled mean and std in float16, and the statistics that latents are whitened with when
+    they are read: of the TRAIN patients, or those that multiply by ``scaling``, as published models want it.
     """
+    if scaling is not None and not (type(scaling) in (int, float) and 0 < scaling < math.inf):
+        raise UserError(f"scaling is {scaling!r}: give a positive number, or null to whiten latents")
     store, network = Store(src, kind="video"), load_vae(artifact)
     scale = factor(network)
     check_frames(store, network.config.in_channels, scale)
@@ -54,18 +59,33 @@ def encode(
         fidelity="float16",
         encoder=fingerprint(network),
         synthetic=store.dataset.synthetic,
-        settings={"source": digest(store.root / CHECKSUMS), "precision": precision(trainer)},
+        settings={
+            "source": digest(store.root / CHECKSUMS),
+            "precision": precision(trainer),
+            **({} if scaling is None else {"scaling": scaling}),
+        },
         command=command,
         code_version=code_version,
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
-    writing = WriteStore(dst, dataset, rows_of(store), _save, lambda folder, all_: _statistics(folder, all_, train))
+    writing = WriteStore(
+        dst,
+        dataset,
+        rows_of(store),
+        _save,
+        lambda folder, all_: _statistics(folder, all_, train) if scaling is None else _scaling(scaling, dataset),
+    )
     data = PredictData(lambda: Packs(store, budget, writing.done), workers)
     run_prediction(trainer, Encoder(network, budget), data, writing)
     return Summary(
         f"encode: {dst} already complete, nothing to do" if writing.already_complete else f"encode: {dst} done",
         {"recordings": len(names), "frames": int(store.table["NumberOfFrames"].sum()), "encoder": dataset.encoder},
     )
+
+
+def _scaling(scaling: float, dataset: Dataset) -> Statistics:
+    """The statistics with which whitening multiplies by ``scaling``."""
+    return Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
 
 
 def load_vae(folder: str) -> Any:

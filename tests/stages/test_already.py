@@ -1,19 +1,21 @@
-"""Reruns of encode and decode: answered at once where all is the same, and only there."""
+"""Reruns: answered at once where all is the same, and only there."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from echodream import engine
 from echodream.errors import UserError
-from echodream.stages.already import _fingerprint, decoded, encoded
-from echodream.weights import fingerprint
+from echodream.stages import already
+from echodream.stages.already import once
+from echodream.stages.summary import Summary
 from tests.tiny_vae import artifact, blob_store, sample_cfg, tiny
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "pytorch_lightning", "diffusers", "av", "decord")
 
 
@@ -23,12 +25,8 @@ def done(tmp_path: Path) -> Path:
     blob_store(tmp_path / "videos", (5, 3, 4))
     artifact(tmp_path / "vae", tiny())
     for stage in ("encode", "decode"):
-        engine.sample(sample_cfg(tmp_path, stage))
+        engine.sample(sample_cfg(tmp_path, stage, f"notes={tmp_path}/notes"))
     return tmp_path
-
-
-def asked(folder: Path, **changed: str) -> dict[str, str]:
-    return {"src": f"{folder}/videos", "dst": f"{folder}/latents", "artifact": f"{folder}/vae"} | changed
 
 
 def test_a_rerun_says_so_and_imports_nothing_heavy(done: Path) -> None:
@@ -39,93 +37,154 @@ sample()
 print(*[name for name in {HEAVY!r} if name in sys.modules], "end")
 """
     for stage, src, dst in (("encode", "videos", "latents"), ("decode", "latents", "decoded")):
-        before = {path: path.stat().st_mtime_ns for path in (done / dst).rglob("*")}
         arguments = [f"stage={stage}", f"src={done}/{src}", f"dst={done}/{dst}", f"artifact={done}/vae"]
         arguments += [f"reference={done}/videos"] if stage == "decode" else []
-        said = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=done, check=True
-        ).stdout
-        assert f"{stage}: {done}/{dst} already complete, nothing to do\n  recordings  3\n  frames      12\n" in said
+        arguments += [f"notes={done}/again"]
+        for _ in range(2):
+            before = {path: path.stat().st_mtime_ns for path in (done / dst).rglob("*")}
+            said = subprocess.run(
+                [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=done, check=True
+            ).stdout
+            assert f"{stage}: {done}/{dst} already complete, nothing to do\n" in said
+            assert {path: path.stat().st_mtime_ns for path in (done / dst).rglob("*")} == before
         assert said.splitlines()[-1] == "end", said
-        assert {path: path.stat().st_mtime_ns for path in (done / dst).rglob("*")} == before
-
-
-def test_what_the_stage_would_say_is_what_is_said(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in ("encode", "decode"):
-        quick = engine.sample(sample_cfg(done, stage))
-        with monkeypatch.context() as patch:
-            patch.setenv("LOCAL_RANK", "0")
-            patch.setattr("echodream.stages.already.Store", None)
-            assert engine.sample(sample_cfg(done, stage)) == quick
 
 
 def test_other_settings_are_still_refused(done: Path) -> None:
+    notes = f"notes={done}/notes"
     with pytest.raises(UserError, match=r"settings.precision was '32-true', now 'bf16-mixed'"):
-        engine.sample(sample_cfg(done, "encode", "trainer.precision=bf16-mixed"))
+        engine.sample(sample_cfg(done, "encode", "trainer.precision=bf16-mixed", notes))
+    with pytest.raises(UserError, match=r"settings.scaling was nothing|settings.scaling"):
+        engine.sample(sample_cfg(done, "encode", "scaling=0.5", notes))
     tiny(seed=1).save_pretrained(done / "vae")
     with pytest.raises(UserError, match="the weights have changed since training"):
-        engine.sample(sample_cfg(done, "encode"))
+        engine.sample(sample_cfg(done, "encode", notes))
 
 
-def test_encoding_is_not_done_when_anything_differs(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(**changed: str) -> bool:
-        return encoded(**{**asked(done), "precision": "32-true", **changed}) is not None
+class Stage:
+    """A stage that counts how often it runs."""
 
-    assert answer()
-    blob_store(done / "others", (5, 3, 2))
-    artifact(done / "vae1", tiny(seed=1))
-    (done / "empty").mkdir()
-    for key, value in {
-        "precision": "bf16-mixed",
-        "src": f"{done}/others",
-        "artifact": f"{done}/vae1",
-        "dst": f"{done}/decoded",
-    }.items():
-        assert not answer(**{key: value}), key
-    for key in ("src", "dst", "artifact"):
-        assert not answer(**{key: f"{done}/empty"}), key
-        assert not answer(**{key: f"{done}/nowhere"}), key
-    (done / "latents.partial").mkdir()
-    assert not answer()
-    (done / "latents.partial").rmdir()
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, "0")
-            assert not answer(), name
-    weights = done / "vae" / "diffusion_pytorch_model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert not answer()
-    weights.write_bytes(content[:100])
-    assert not answer()
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, 0
+        for name in ("src", "src/sub", "dst", "other"):
+            (folder / name).mkdir()
+            (folder / name / "file").write_text("as it was")
+        self.configuration: dict[str, Any] = {
+            "_target_": "echodream.stages.some.some",
+            "src": f"{folder}/src",
+            "dst": f"{folder}/dst",
+            "labels": None,
+            "sampling": {"seed": 0, "interval": [0.0, 1.0]},
+        }
+
+    def answer(self, problem: str | None = None, **changed: Any) -> Summary:
+        def run() -> Summary:
+            self.runs += 1
+            return Summary("some: done", {"rows": 3}, problem)
+
+        return once(f"{self.folder}/notes", {**self.configuration, **changed}, run)
 
 
-def test_decoding_is_not_done_when_anything_differs(done: Path) -> None:
-    def answer(grey: bool = True, **changed: str) -> bool:
-        there = {"src": f"{done}/latents", "dst": f"{done}/decoded", "precision": "32-true"}
-        return decoded(**{**asked(done), **there, **changed}, grey=grey) is not None
-
-    assert answer()
-    assert answer(grey=False)  # the network has one channel
-    artifact(done / "vae1", tiny(seed=1))
-    changes = {"precision": "16-true", "src": "videos", "dst": "latents", "artifact": "vae1"}
-    for key, value in changes.items():
-        assert not answer(**{key: value if key == "precision" else f"{done}/{value}"}), key
-    (done / "vae" / "config.json").write_text((done / "vae" / "config.json").read_text().replace("1,", "3,"))
-    assert not answer(grey=False)
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    made = Stage(tmp_path)
+    made.answer()
+    assert made.runs == 1
+    return made
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_fingerprint_is_that_of_the_network(tmp_path: Path, dtype: torch.dtype) -> None:
-    network = tiny(3).to(dtype)
-    network.save_pretrained(tmp_path / "vae")
-    assert _fingerprint(tmp_path / "vae") == fingerprint(network)
+def test_the_same_is_run_once(stage: Stage) -> None:
+    said = stage.answer()
+    assert stage.runs == 1
+    assert said == Summary(f"some: {stage.folder}/dst already complete, nothing to do", {"rows": "3"})
 
 
-def test_weights_in_another_form_are_left_to_the_stage(tmp_path: Path) -> None:
-    tiny().to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    tiny().save_pretrained(tmp_path / "bin", safe_serialization=False)
-    for name in ("half", "bin"):
-        with pytest.raises((ValueError, OSError)):
-            _fingerprint(tmp_path / name)
+def rewrite(path: str) -> Callable[[Path], object]:
+    """Other content of the same size, at another time."""
+
+    def change(folder: Path) -> None:
+        (folder / path).write_text("as it is!")
+        os.utime(folder / path, ns=(1, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite("src/file"),
+        rewrite("src/sub/file"),
+        rewrite("dst/file"),
+        lambda folder: (folder / "src" / "new").touch(),
+        lambda folder: (folder / "dst" / "new").touch(),
+        lambda folder: (folder / "src" / "sub" / "file").unlink(),
+        lambda folder: (folder / "dst" / "file").unlink(),
+        lambda folder: (folder / "dst.partial").mkdir(),
+    ],
+)
+def test_files_that_changed_are_looked_at(stage: Stage, change: Callable[[Path], object]) -> None:
+    change(stage.folder)
+    stage.answer()
+    assert stage.runs == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampling": {"seed": 1, "interval": [0.0, 1.0]}},
+        {"sampling": {"seed": 0, "interval": [0.0, 0.5]}},
+        {"labels": "uniform"},
+        {"more": 1},
+        {"_target_": "echodream.stages.other.other"},
+    ],
+)
+def test_settings_that_changed_are_looked_at(stage: Stage, changed: dict[str, Any]) -> None:
+    stage.answer(**changed)
+    assert stage.runs == 2
+    stage.answer(src=f"{stage.folder}/other")
+    assert stage.runs == 3
+
+
+def test_each_destination_has_its_own_note(stage: Stage) -> None:
+    stage.answer(dst=f"{stage.folder}/other")
+    stage.answer(dst=f"{stage.folder}/other")
+    stage.answer()
+    assert stage.runs == 2
+
+
+def test_what_lies_below_a_store_counts_and_below_a_report_does_not(stage: Stage) -> None:
+    (stage.folder / "dst" / "Videos").mkdir()
+    (stage.folder / "dst" / "Videos" / "a").touch()
+    stage.answer()
+    assert stage.runs == 1
+    (stage.folder / "dst" / "dataset.json").write_text("{}")
+    stage.answer()
+    assert stage.runs == 2
+    (stage.folder / "dst" / "Videos" / "a").write_text("more")
+    stage.answer()
+    assert stage.runs == 3
+
+
+@pytest.mark.parametrize("rank", ["RANK", "SLURM_PROCID", "LOCAL_RANK"])
+def test_processes_that_wait_for_each_other_all_run(stage: Stage, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rank, "0")
+    stage.answer()
+    stage.answer()
+    assert stage.runs == 3
+
+
+def test_a_problem_is_not_done(tmp_path: Path) -> None:
+    made = Stage(tmp_path)
+    made.answer(problem="half of it")
+    made.answer()
+    assert made.runs == 2
+
+
+def test_a_disk_without_room_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Stage(tmp_path)
+
+    def full(path: Path, record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(already, "write_record", full)
+    assert made.answer().title == "some: done"
