@@ -4,10 +4,12 @@ import contextlib
 import difflib
 import errno
 import functools
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -110,7 +112,7 @@ def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
 def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
     """Raise ``UserError`` when a choice needs another one: ``model.needs`` lists, by group, what goes with the model.
 
-    ``chosen`` is the choice of each config group.
+    ``chosen`` is the choice of each config group. A sampler must go with the process of the model that draws.
     """
     needs = OmegaConf.select(cfg, "model.needs") or {}
     for group, possible in needs.items():
@@ -119,6 +121,19 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
             raise UserError(
                 f"model={cfg.model.name} does not go with {group}={choice}; choose one of {_list(possible)}"
             )
+    if OmegaConf.select(cfg, "sampler") is not None and OmegaConf.select(cfg, "artifact") is not None:
+        _refuse_sampler(Path(cfg.artifact), cfg.steps, cfg.sampler)
+
+
+def _refuse_sampler(artifact: Path, steps: object, sampler: object) -> None:
+    """Raise ``UserError`` when the process of the diffusion model at ``artifact`` has no such ``sampler``."""
+    try:
+        settings = json.loads((artifact / "diffusion.json").read_text(encoding="utf-8"))["process"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # the stage says what is wrong with the artifact
+    from echodream.process import make
+
+    make(settings).check(steps, sampler)  # type: ignore[arg-type]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,5 +1,6 @@
 """The command line: one sentence for every mistake, before anything heavy is imported."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -184,3 +185,20 @@ def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path
         check=False,
     )
     assert "stage=nothing is not known; choose one of" in said.stderr
+
+
+def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: Path) -> None:
+    """The artifact has no weights, and nothing that needs them is imported."""
+    (tmp_path / "lidm").mkdir()
+    process = {"name": "flow", "times": "uniform", "shift": 1.0}
+    (tmp_path / "lidm" / "diffusion.json").write_text(json.dumps({"process": process}))
+    code = "import sys; from echodream.cli import sample; sample()"
+    arguments = ["stage=image", "data=phantom", f"artifact={tmp_path}/lidm", f"dst={tmp_path}/images", "sampler=ddim"]
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    lines = said.stderr.splitlines()
+    assert said.returncode == 1
+    assert lines[-1] == "error: sampler=ddim does not go with process=flow; take one of: unipc, euler, heun"
+    assert not any(line.endswith((" pytorch_lightning", " echodream.diffusion")) for line in lines)
+    assert not (tmp_path / "images").exists()
