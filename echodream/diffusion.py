@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from echodream.artifact import read_artifact
-from echodream.conditioning import Conditioner
+from echodream.conditioning import Conditioner, between
 from echodream.errors import UserError
 from echodream.networks.denoisers import ImageDenoiser, VideoDenoiser, load_denoiser
 from echodream.process.guidance import Predict
@@ -46,6 +46,9 @@ class Facts:
     """Standard deviation of the beat's length over its mean; None where references are not the key frames of a beat."""
     shared_noise: float = 0.0
     """Share of the noise that all frames of a clip have in common."""
+    residual: tuple[float, ...] | None = None
+    """Standard deviation, for each channel, of what is drawn where that is how a clip differs from what lies between
+    its reference frames; None where it is the clip itself."""
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
@@ -57,6 +60,9 @@ class Facts:
             raise ValueError(f"a beat has 3 key frames, not {len(self.reference_times)}")
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
+        spreads = self.residual or (1.0,) * self.channels
+        if len(spreads) != self.channels or not all(math.isfinite(spread) and spread > 0 for spread in spreads):
+            raise ValueError(f"residuals with standard deviations {spreads}")
 
 
 class Diffusion(nn.Module):
@@ -81,6 +87,25 @@ class Diffusion(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
         """The prediction for x_t, (B, C, *rest), at t, (B,), from those of the conditions' ``values`` to ``keep``."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+
+    def drawn(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """What the process makes of whitened latents ``x``: they themselves, or their residual over its spread."""
+        if self.facts.residual is None:
+            return x
+        return (x - self._between(x, values)) / self._spread(x)
+
+    def latents(self, drawn: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The whitened latents of which ``drawn`` is made: the inverse of ``drawn``."""
+        if self.facts.residual is None:
+            return drawn
+        return drawn * self._spread(drawn) + self._between(drawn, values)
+
+    def _between(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        beat = self.facts.beat_spread is not None
+        return between(values["reference"].to(x), values["reference_time"], x.shape[2], beat)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        return x.new_tensor(self.facts.residual).view(-1, 1, 1, 1)
 
     def predictor(self, values: Mapping[str, Tensor]) -> Predict:
         """The network with ``values`` as its conditions: all sets of kept conditions in one call."""
@@ -128,6 +153,7 @@ def load_diffusion(folder: str, name: str) -> Diffusion:
         facts = dict(written["facts"])
         facts["statistics"] = Statistics(*(tuple(facts["statistics"][key]) for key in ("mean", "std")))
         facts["reference_times"] = tuple(facts["reference_times"])
+        facts["residual"] = facts.get("residual") and tuple(facts["residual"])
         process, conditioner = make_process(written["process"]), Conditioner.from_settings(written["conditioning"])
         made = Diffusion(network, conditioner, process, Facts(**facts))
         drawn = made.facts.channels * (1 if made.is_video else made.facts.frames)

@@ -144,6 +144,8 @@ def change(key: str, value: Any) -> Callable[[Any], None]:
         change("facts.beat_spread", -0.1),
         change("facts.beat_spread", 0.1),
         change("facts.shared_noise", 1.0),
+        change("facts.residual", [0.5]),
+        change("facts.residual", [0.5, 0.0, 0.5]),
         change("process", {"name": "ddpm", "colour": "blue"}),
         change("process.name", "brownian"),
         change("conditioning.conditions", 3),

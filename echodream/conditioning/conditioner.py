@@ -100,6 +100,11 @@ class Conditioner(nn.Module):
         if self._reference is not None:
             self._reference.build(channels)
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether there are reference frames that are placed in time."""
+        return isinstance(self._reference, Reference)
+
     def values(self, batch: Batch) -> dict[str, Tensor]:
         """What the conditions take of a batch, each with leading B: by name, and ``reference_time``.
 

@@ -11,6 +11,26 @@ _NEAR = 3e-4
 """Frames by which a later reference must be nearer than an earlier one: ties do not hang on rounding."""
 
 
+def between(reference: Tensor, time: Tensor, frames: int, beat: bool = False) -> Tensor:
+    """What lies between reference frames: for each of ``frames`` frames, linear in time; (B, C, frames, H, W).
+
+    ``reference`` is (B, C, R, H, W), its ``time`` (B, R), in frames. Before the first and after the last the nearest
+    is kept; with ``beat``, the references are of one beat, which comes again before and after.
+    """
+    time, order = time.float().sort(dim=1, stable=True)
+    reference = reference.take_along_dim(order[:, None, :, None, None], dim=2)
+    at = torch.arange(frames, device=time.device).expand(len(time), -1).float()
+    first, length = time[:, :1], (time[:, -1:] - time[:, :1])
+    if beat:
+        at = torch.where(length > 0, first + (at - first).remainder(length.clamp(min=_NEAR)), at)
+    upper = torch.searchsorted(time.contiguous(), at.contiguous(), right=True).clamp(max=time.shape[1] - 1)
+    lower = (upper - 1).clamp(min=0)
+    start, end = time.gather(1, lower), time.gather(1, upper)
+    share = ((at - start) / (end - start).clamp(min=_NEAR)).clamp(0, 1).to(reference.dtype)
+    ends = [reference.take_along_dim(index[:, None, :, None, None], dim=2) for index in (lower, upper)]
+    return torch.lerp(ends[0], ends[1], share[:, None, :, None, None])
+
+
 class Reference(ReferenceCondition):
     """Any number of frames, placed in time: each frame of the clip is given the one nearest to it.
 

@@ -84,7 +84,7 @@ class Drawer(pl.LightningModule):
             frames = self.length.frames if self.length else facts.frames
             shape = (facts.channels, frames, facts.height, facts.width)
             noise = _noise(shape, generators, self.device, facts.shared_noise)
-            whitened = self._sample(self._windowed(values), noise, generators)
+            whitened = self.model.latents(self._sample(self._windowed(values), noise, generators), values)
         return unwhiten(whitened, facts.statistics, dim=1)
 
     def _sample(self, denoise: Denoise, noise: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -121,7 +121,7 @@ class Drawer(pl.LightningModule):
                 given["reference_time"] = torch.cat([given["reference_time"], times], dim=1)
             shape = (facts.channels, length.window, facts.height, facts.width)
             noise = _noise(shape, generators, self.device, facts.shared_noise)
-            window = self._sample(self._denoise(given), noise, generators)
+            window = self.model.latents(self._sample(self._denoise(given), noise, generators), given)
             made = window if made is None else torch.cat([made, window[:, :, length.overlap :]], dim=2)
         return made[:, :, : length.frames]
 

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.conditioning import Conditioner
+from echodream.conditioning import Conditioner, between
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
@@ -25,6 +25,8 @@ from echodream.process.noise import check_shared, draw
 from echodream.process.process import Process
 from echodream.types import Batch
 
+_LEAST = 1e-3
+"""Of a residual's standard deviation, in whitened units: where nothing moves there is still something to draw."""
 LEVELS = 4
 """Bands of noise, from little to much, in which the loss is logged apart."""
 
@@ -35,7 +37,8 @@ class LatentDiffusion(Trainable):
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra`` and ``width``; ``conditions`` go by
     name, their tokens are ``width`` wide. ``optimizer`` takes parameters, ``schedule`` takes ``optimizer`` and
     ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile`` compiles the network in place,
-    ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise`` of their noise in common.
+    ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise`` of their noise in common. With
+    ``residual``, and reference frames, what is drawn is how a clip differs from what lies between these.
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class LatentDiffusion(Trainable):
         compile: bool = False,
         channels_last: bool = False,
         shared_noise: float = 0.0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
-        self.shared_noise = check_shared(shared_noise)
+        self.shared_noise, self.residual = check_shared(shared_noise), residual
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width)
         self.columns = tuple(self.conditioner.columns)
@@ -87,6 +91,7 @@ class LatentDiffusion(Trainable):
             reference_times=times,
             beat_spread=spread,
             shared_noise=self.shared_noise,
+            residual=_residual(data, spread is not None) if self.residual and self.conditioner.interpolates else None,
         )
         drawn = channels * 3 if isinstance(view, Triplet) else channels
         network = self.make_denoiser(channels=drawn, extra=self.conditioner.extra, width=self.conditioner.width)
@@ -109,11 +114,12 @@ class LatentDiffusion(Trainable):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""
-        x = batch["x"]
+        values = self.conditioner.values(batch)
+        x = self.model.drawn(batch["x"], values)
         noise = draw(x.shape, self.shared_noise, device=x.device).to(x.dtype)
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
         keep = {name: kept.to(x.device) for name, kept in self.conditioner.drop(len(x)).items()}
-        prediction = self.model(noised.x_t, noised.t, self.conditioner.values(batch), keep)
+        prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squares(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
         if not torch.isfinite(loss):
@@ -144,6 +150,7 @@ class LatentDiffusion(Trainable):
 
     def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
         x, values, mask = self._held_out(batch)
+        x = self.model.drawn(x, values)
         generator = torch.Generator().manual_seed(batch_idx)
         keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
         for t in self.process.levels(LEVELS).to(x.device):
@@ -171,16 +178,32 @@ class LatentDiffusion(Trainable):
                 self.log(f"{stage}/error_band{number + 1}", chosen.mean(), batch_size=len(chosen), **how)
 
 
+def _some(data: StoreData, count: int = 256) -> list[dict[str, Any]]:
+    """Training samples, evenly spread over an epoch."""
+    samples = data.samples("TRAIN")
+    places = np.linspace(0, len(samples) - 1, min(len(samples), count)).round().astype(int)
+    return [samples[int(number)] for number in places]
+
+
 def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
     """Where references lie in training clips on average, and how a beat's length varies, if they are key frames."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
         return (), None
-    samples = data.samples("TRAIN")
-    places = np.linspace(0, len(samples) - 1, min(len(samples), 256)).round().astype(int)
-    times = np.stack([samples[int(number)]["reference_time"].numpy() for number in places])
+    times = np.stack([sample["reference_time"].numpy() for sample in _some(data)])
     if view.reference != "keyframes":
         return tuple(times.mean(axis=0).tolist()), None
     times = times - times[:, :1]
     beats = times[:, -1]
     return tuple(times.mean(axis=0).tolist()), float(beats.std() / beats.mean())
+
+
+def _residual(data: StoreData, beat: bool) -> tuple[float, ...]:
+    """For each channel the standard deviation of clips from what lies between their references."""
+    squares = []
+    for sample in _some(data):
+        x, times = sample["x"][None], sample["reference_time"][None]
+        apart = (x - between(sample["reference"][None], times, x.shape[2], beat))[0]
+        squares.append(apart[:, sample["mask"]].double().square().flatten(1))
+    spread = torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_LEAST)
+    return tuple(spread.tolist())

@@ -11,6 +11,7 @@ from echodream.conditioning import (
     ClassId,
     Conditioner,
     Reference,
+    between,
 )
 from echodream.errors import UserError
 from tests.conditions import REST, B, C, F, H, R, W, batch, conditioner, keep
@@ -123,3 +124,29 @@ def test_a_batch_without_references() -> None:
     del without["reference"]
     with pytest.raises(UserError, match=r"conditioning=reference needs reference frames: choose view=clips with"):
         made.values(without)
+
+
+@pytest.mark.parametrize("references", [1, 2, 3])
+@pytest.mark.parametrize("beat", [False, True])
+def test_what_lies_between_references_against_numpy(references: int, beat: bool) -> None:
+    rng = np.random.default_rng(references)
+    for low in (-30, 0, 7):
+        times = rng.choice(np.arange(2 * low, 2 * low + 30) / 2, (B, references), replace=False).astype(np.float32)
+        latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
+        found = between(torch.from_numpy(latents), torch.from_numpy(times), 11, beat)
+        assert found.shape == (B, C, 11, H, W)
+        for row in range(B):
+            order = np.argsort(times[row])
+            known, at = times[row][order], np.arange(11.0)
+            if beat and references > 1:
+                at = known[0] + np.mod(at - known[0], known[-1] - known[0])
+            for place in np.ndindex(C, H, W):
+                series = latents[row][place[0], order, place[1], place[2]]
+                truth = np.interp(at, known, series)
+                assert np.allclose(found[row, place[0], :, place[1], place[2]], truth, atol=1e-4), (row, place)
+
+
+def test_two_references_at_one_time_are_no_gap() -> None:
+    latents = torch.randn(1, C, 2, H, W)
+    for beat in (False, True):
+        assert torch.isfinite(between(latents, torch.tensor([[3.0, 3.0]]), F, beat)).all()

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from echodream.conditioning import between
 from echodream.datamodules.draws import Draw
+from echodream.datamodules.transforms import unwhiten
 from echodream.diffusion import Diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Length, Recipe, generator_of
@@ -275,3 +277,32 @@ def test_a_sample_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch)
     planted(monkeypatch, lambda own, x_t, *_: torch.full_like(x_t, torch.nan))
     with pytest.raises(UserError, match="a sample is not finite"):
         Drawer(model("lidm"), recipe(2)).predict_step(Draw(("a",), [0], {"class_id": torch.tensor([0])}), 0)
+
+
+@pytest.mark.parametrize("join", ["crossfade", "continue"])
+def test_a_residual_of_nothing_is_what_lies_between_the_references(monkeypatch: pytest.MonkeyPatch, join: str) -> None:
+    spread = (0.5, 0.25, 2.0)
+    planted(monkeypatch, Gaussian(lambda *_: torch.zeros(1, C, 1, 1, 1), 1e-3))
+    made = model("lvdm", ("reference", "class_id"), residual=spread)
+    values = values_of(made, 2) | {
+        "reference": torch.randn(2, C, 3, H, W),
+        "reference_time": torch.tensor([[0.0, 5.0, 12.0], [0.0, 7.0, 9.0]]),
+    }
+    drawn = Drawer(made, recipe(20), Length(13, WINDOW, 4, 2, join)).draw([0, 1], values)
+    truth = unwhiten(between(values["reference"], values["reference_time"], 13), STATISTICS, dim=1)
+    assert torch.allclose(drawn, truth, atol=0.1)
+    assert (truth - truth.mean()).abs().max() > 1
+
+
+def test_a_residual_is_drawn_with_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = (0.5, 0.25, 2.0)
+    planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
+    made = model("lvdm", ("reference", "class_id"), residual=spread)
+    values = values_of(made, 20)
+    drawn = Drawer(made, recipe(20), Length(13, WINDOW, 4, 2)).draw(list(range(20)), values)
+    scale = torch.tensor(STATISTICS.std).view(C, 1, 1, 1)
+    apart = (drawn - unwhiten(values["reference"], STATISTICS, dim=1)) / scale  # a single reference lies everywhere
+    for channel in range(C):
+        mean, std = (float(f(apart[:, channel])) for f in (torch.mean, torch.std))
+        assert mean == pytest.approx(float(MU[0, channel]) * spread[channel], abs=0.1 * spread[channel])
+        assert std == pytest.approx(SPREAD * spread[channel], rel=0.1)

@@ -394,6 +394,44 @@ def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytes
     assert products[~apart].mean().item() == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("view", ["first", "keyframes"])
+def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
+    study: Path, monkeypatch: pytest.MonkeyPatch, view: str
+) -> None:
+    asked = [f"view.reference={view}", f"view.references={3 if view == 'keyframes' else 1}", "view.per_recording=40"]
+    spied = Spied(monkeypatch, study, "lvdm", *asked, network=per_frame)
+    model, data = spied.module.model, spied.data.samples("TRAIN")
+    squares, plain = [], []
+    for number in range(len(data)):
+        sample = data[number]
+        batch = {name: sample[name][None] for name in ("x", "reference", "reference_time")}
+        drawn = model.drawn(batch["x"], batch)
+        assert torch.allclose(model.latents(drawn, batch), batch["x"], atol=1e-5)
+        squares.append(drawn[0][:, sample["mask"]].square().flatten(1))
+        plain.append(batch["x"][0][:, sample["mask"]].square().flatten(1))
+    assert torch.cat(squares, dim=1).mean(dim=1) == pytest.approx([1.0] * C, rel=0.1)
+    batch = spied.batch()
+    spied.module.training_step(batch, 0)
+    times = torch.zeros(len(batch["x"]), dtype=torch.long)
+    monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)  # next to no noise
+    spied.module.training_step(batch, 0)
+    assert torch.allclose(spied.noised[-1].x_t, model.drawn(batch["x"], batch), atol=0.06)
+    spied.module.validation_step(batch, 0)
+    assert len(spied.noised) == 2 + 4
+
+
+def test_without_placed_references_the_clip_itself_is_drawn(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Spied(monkeypatch, study, "lvdm", "conditioning=[class_id]", "view.reference=none").module.model
+    off = Spied(monkeypatch, study, "lvdm", "model.residual=false").module.model
+    given = "conditioning=[published,published_reference]"
+    published = Spied(monkeypatch, study, "lvdm", given).module.model
+    for made in (plain, off, published):
+        assert made.facts.residual is None
+        x = torch.randn(2, C, WINDOW, H, W)
+        assert made.drawn(x, {}) is x
+        assert made.latents(x, {}) is x
+
+
 def test_the_stride_slows_the_clip(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Spied(monkeypatch, study, "lvdm", "view.stride=2").module.model.facts.fps == 12.5
 
