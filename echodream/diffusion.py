@@ -101,8 +101,7 @@ class Diffusion(nn.Module):
         return drawn * self._spread(drawn) + self._between(drawn, values)
 
     def _between(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        beat = self.facts.beat_spread is not None
-        return between(values["reference"].to(x), values["reference_time"], x.shape[2], beat)
+        return between(values["reference"].to(x), values["reference_time"], x.shape[2])
 
     def _spread(self, x: Tensor) -> Tensor:
         return x.new_tensor(self.facts.residual).view(-1, 1, 1, 1)

@@ -3,7 +3,7 @@
 from echodream.conditioning.base import ConditionModule, ReferenceCondition, TokenCondition
 from echodream.conditioning.conditioner import Conditioner
 from echodream.conditioning.published import PublishedReference, PublishedToken
-from echodream.conditioning.reference import Reference, between
+from echodream.conditioning.reference import Reference, beating, between
 from echodream.conditioning.text import Text
 from echodream.conditioning.tokens import Category, ClassId, Scalar
 
@@ -19,5 +19,6 @@ __all__ = [
     "Scalar",
     "Text",
     "TokenCondition",
+    "beating",
     "between",
 ]

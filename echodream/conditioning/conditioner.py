@@ -30,12 +30,16 @@ KINDS: dict[str, type[ConditionModule]] = {
 class Conditioner(nn.Module):
     """Conditions by name. Each has its own null, and its own dropout, so that every set of them has been trained.
 
+    Several are also left out together, in a share ``joint_dropout`` of all rows, since guidance begins from nothing.
     Tokens of all conditions are concatenated along L; their width D is ``width``, or 1 with a published token. It has
     parameters after ``adapt``, or when it was made by ``from_settings``.
     """
 
-    def __init__(self, conditions: Mapping[str, nn.Module | None], width: int) -> None:
+    def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
         super().__init__()
+        if isinstance(joint_dropout, bool) or not isinstance(joint_dropout, int | float) or not 0 <= joint_dropout < 1:
+            raise UserError(f"model.joint_dropout is {joint_dropout!r}: give a share of rows, 0 or more and below 1")
+        self.joint_dropout = joint_dropout
         given = {name: module for name, module in conditions.items() if module is not None}
         for name, module in given.items():
             if not isinstance(module, ConditionModule):
@@ -165,12 +169,14 @@ class Conditioner(nn.Module):
         return {name: cell for column, given in asked.items() for name, cell in modules[column].describe(given).items()}
 
     def drop(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Which of ``count`` rows keep each condition in training: bool, (B,), each condition and row by itself."""
+        """Which of ``count`` rows keep each condition in training: bool, (B,), by itself, or all of them together."""
         device = generator.device if generator is not None else None
-        return {
-            name: torch.rand(count, generator=generator, device=device) >= cast(ConditionModule, module).dropout
-            for name, module in self.conditions.items()
-        }
+
+        def kept(dropout: float) -> Tensor:
+            return torch.rand(count, generator=generator, device=device) >= dropout
+
+        any_ = kept(self.joint_dropout) if len(self.conditions) > 1 else True
+        return {name: kept(cast(ConditionModule, module).dropout) & any_ for name, module in self.conditions.items()}
 
     def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], rest: torch.Size) -> Condition:
         """The condition of samples (B, C, *``rest``), with null where ``keep``, bool (B,) for each name, is false.

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.conditioning import Conditioner, between
+from echodream.conditioning import Conditioner, beating, between
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
@@ -38,7 +38,7 @@ class LatentDiffusion(Trainable):
     name, their tokens are ``width`` wide. ``optimizer`` takes parameters, ``schedule`` takes ``optimizer`` and
     ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile`` compiles the network in place,
     ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise`` of their noise in common. With
-    ``residual``, and reference frames, what is drawn is how a clip differs from what lies between these.
+    ``residual``, and reference frames, what is drawn is how a clip differs from what lies between these. ``joint_dropout`` is the conditioner's.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class LatentDiffusion(Trainable):
         channels_last: bool = False,
         shared_noise: float = 0.0,
         residual: bool = False,
+        joint_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.shared_noise, self.residual = check_shared(shared_noise), residual
         self.make_denoiser, self.process = denoiser, process
-        self.conditioner = Conditioner(conditions, width)
+        self.conditioner = Conditioner(conditions, width, joint_dropout)
         self.columns = tuple(self.conditioner.columns)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
@@ -114,7 +115,7 @@ class LatentDiffusion(Trainable):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""
-        values = self.conditioner.values(batch)
+        values = self._values(batch)
         x = self.model.drawn(batch["x"], values)
         noise = draw(x.shape, self.shared_noise, device=x.device).to(x.dtype)
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
@@ -144,7 +145,7 @@ class LatentDiffusion(Trainable):
     @torch.no_grad()
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
         """Samples with the conditions of the first ``count`` of ``batch``: unscaled latents, (N, C, F, H, W)."""
-        values = {name: value[:count] for name, value in self.conditioner.values(batch).items()}
+        values = {name: value[:count] for name, value in self._values(batch).items()}
         drawer = Drawer(self.model, Recipe(0, steps, None, Guidance())).to(self.device)
         return drawer.draw(list(range(min(count, len(batch["x"])))), values)
 
@@ -161,9 +162,17 @@ class LatentDiffusion(Trainable):
             self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
             self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
 
+    def _values(self, batch: Batch) -> dict[str, Tensor]:
+        """The conditions' values; the key frames of a beat come again in every beat, as in drawing."""
+        values = self.conditioner.values(batch)
+        if self.model.facts.beat_spread is not None:
+            again = beating(values["reference"], values["reference_time"], batch["x"].shape[2])
+            values["reference"], values["reference_time"] = again
+        return values
+
     def _held_out(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Clips for a video model; for a model of images their real frames, each with the conditions of its clip."""
-        x, values = batch["x"], self.conditioner.values(batch)
+        x, values = batch["x"], self._values(batch)
         if self.model.is_video or x.ndim == 4:
             return x, values, batch.get("mask")
         clip, frame = batch["mask"].nonzero(as_tuple=True)
@@ -202,8 +211,10 @@ def _residual(data: StoreData, beat: bool) -> tuple[float, ...]:
     """For each channel the standard deviation of clips from what lies between their references."""
     squares = []
     for sample in _some(data):
-        x, times = sample["x"][None], sample["reference_time"][None]
-        apart = (x - between(sample["reference"][None], times, x.shape[2], beat))[0]
+        x, reference, time = sample["x"], sample["reference"][None], sample["reference_time"][None]
+        if beat:
+            reference, time = beating(reference, time, x.shape[1])
+        apart = x - between(reference, time, x.shape[1])[0]
         squares.append(apart[:, sample["mask"]].double().square().flatten(1))
     spread = torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_LEAST)
     return tuple(spread.tolist())

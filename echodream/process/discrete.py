@@ -23,7 +23,7 @@ class Discrete(Process):
     ``spacing`` says where sampling steps: ``trailing`` evenly from there on (2305.08891), ``quadratic`` from there too,
     but more where there is little noise (2010.02502, appendix D.2). ``min_snr`` bounds how much a level counts by its
     signal-to-noise ratio (2303.09556); None: all count the same. With zero SNR that weight falls to 0 at the last
-    level.
+    level, and half of all levels count for next to nothing: ``least_weight`` is what each counts for at least.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -39,6 +39,7 @@ class Discrete(Process):
         zero_snr: bool = True,
         spacing: str = "trailing",
         min_snr: float | None = 5.0,
+        least_weight: float = 0.0,
     ) -> None:
         self.prediction = one_of("process.prediction", prediction, tuple(PREDICTIONS))
         self.schedule = one_of("process.schedule", schedule, tuple(SCHEDULES))
@@ -52,18 +53,33 @@ class Discrete(Process):
             raise UserError(f"process.steps={steps} is not possible; give a whole number from 2, for example 1000")
         if min_snr is not None and not (finite(min_snr) and min_snr > 0):
             raise UserError(f"process.min_snr={min_snr} is not possible; give a number above 0, or null for no weights")
+        if not isinstance(zero_snr, bool):
+            raise UserError(f"process.zero_snr={zero_snr} is not possible; give true or false")
         if prediction == "epsilon" and zero_snr:
             raise UserError(
                 "process.prediction=epsilon cannot go with process.zero_snr=true, because noise alone says nothing of "
                 "the data; take process.prediction=v, or process.zero_snr=false"
             )
+        if not (finite(least_weight) and 0 <= least_weight <= 1):
+            raise UserError(f"process.least_weight={least_weight} is not possible; give a number from 0 to 1")
+        self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
-        self.zero_snr, self.min_snr = bool(zero_snr), None if min_snr is None else float(min_snr)
+        self.zero_snr, self.min_snr = zero_snr, None if min_snr is None else float(min_snr)
         self.most_steps = steps
         self._tables: dict[torch.device, Tensor] = {}
 
     def settings(self) -> dict[str, Any]:
-        keys = ("prediction", "schedule", "beta_start", "beta_end", "steps", "zero_snr", "spacing", "min_snr")
+        keys = (
+            "prediction",
+            "schedule",
+            "beta_start",
+            "beta_end",
+            "steps",
+            "zero_snr",
+            "spacing",
+            "min_snr",
+            "least_weight",
+        )
         return {"name": self.name, **{key: getattr(self, key) for key in keys}}
 
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
@@ -103,7 +119,8 @@ class Discrete(Process):
         signal = self._table(t.device)[t]
         snr = signal / (1 - signal)
         bounded = snr.clamp(max=self.min_snr)
-        return bounded / {"v": snr + 1, "epsilon": snr, "sample": torch.ones_like(snr)}[self.prediction]
+        weight = bounded / {"v": snr + 1, "epsilon": snr, "sample": torch.ones_like(snr)}[self.prediction]
+        return weight.clamp(min=self.least_weight)
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:

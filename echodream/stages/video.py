@@ -96,7 +96,7 @@ def _rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """What FileList.csv says of each video, by name. Of a real source neither patient nor identity goes along.
+    """What FileList.csv says of each video, by name. Of a real source neither patient nor name goes along.
 
     HeartRate, in beats a minute, is what the key frames were placed for.
     """
@@ -110,7 +110,7 @@ def _rows(
             "FPS": model.facts.fps,
             **model.conditioner.describe({column: plain(entries[number]) for column, entries in asked.items()}),
             **({"HeartRate": round(60 * model.facts.fps / beats[number].length, 2)} if beats else {}),
-            "Source": source["FileName"],
+            "Source": source["FileName"] if synthetic else "real",
             "Joins": joins,
             **columns_of(recipe),
         }
@@ -134,7 +134,7 @@ def _references(
     """Reads the reference frames of each video; None for a model that takes none."""
     if "reference" not in model.conditioner.names:
         return None
-    facts, times = model.facts, _reference_times(model, chosen, str(store.root))
+    facts, times = model.facts, _places(model, chosen, str(store.root), length)
     longest = math.ceil(length.frames / (_SHORTEST * facts.reference_times[-1])) if beats else 0
     sizes = set(zip(chosen["FrameHeight"], chosen["FrameWidth"], strict=True))
     if wrong := sizes - {(facts.height, facts.width)}:
@@ -220,15 +220,23 @@ def _labels(model: Diffusion, chosen: pd.DataFrame, labels: str | None) -> dict[
     return asked | {column: [entries[row] for row in order] for column, entries in given.items()}
 
 
-def _reference_times(model: Diffusion, chosen: pd.DataFrame, src: str) -> tuple[float, ...]:
-    """When each of a source's first frames is to be seen: one at the start, or key frames as they lay in training."""
-    times = model.facts.reference_times
+def _places(model: Diffusion, chosen: pd.DataFrame, src: str, length: Length) -> tuple[float, ...]:
+    """When each of a source's first frames is to be seen: one at the start, or several as they lay in training."""
+    times, beat = model.facts.reference_times, model.facts.beat_spread is not None
+    if times and not beat and length.frames > length.window and length.join == "crossfade":
+        raise UserError(
+            f"this lvdm knows reference frames at fixed places of {length.window} frames, and frames={length.frames}: "
+            "use join=continue, or an lvdm trained with view.reference=random or keyframes"
+        )
     if len(times) < 2:
         return times or (0.0,)
     short = chosen[chosen["NumberOfFrames"] != len(times)]
     if len(short):
+        what, remedy = "reference frames", f"give src= of recordings that are these {len(times)} frames"
+        if beat:
+            what, remedy = "key frames", "draw them with a lidm trained with view=triplet"
         raise UserError(
-            f"this lvdm takes {len(times)} key frames, and {short['FileName'].iloc[0]} of {src} has "
-            f"{short['NumberOfFrames'].iloc[0]}: draw them with a lidm trained with view=triplet"
+            f"this lvdm takes {len(times)} {what}, and {short['FileName'].iloc[0]} of {src} has "
+            f"{short['NumberOfFrames'].iloc[0]}: {remedy}"
         )
     return times

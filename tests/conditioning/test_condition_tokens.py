@@ -138,6 +138,23 @@ def test_dropout_is_what_was_set_for_each_condition_and_row_by_itself() -> None:
     assert not torch.equal(made.drop(count)["EF"], made.drop(count)["EF"])
 
 
+def test_a_share_of_rows_is_told_nothing_at_all() -> None:
+    """Without it D(null), where guidance begins, would be trained on the product of all dropouts alone."""
+    parts = {"reference": Reference(0.1), "class_id": ClassId(0.2)}
+    made, count = Conditioner(parts, D, joint_dropout=0.3), 4000
+    masks = made.drop(count, torch.Generator().manual_seed(1))
+    nothing = int((~masks["reference"] & ~masks["class_id"]).sum())
+    alone = int((~masks["class_id"] & masks["reference"]).sum())
+    for found, probability in ((nothing, 0.3 + 0.7 * 0.02), (alone, 0.7 * 0.2 * 0.9)):
+        low, high = binom.interval(1 - 1e-6, count, probability)
+        assert low <= found <= high
+    single = Conditioner({"class_id": ClassId(0.2)}, D, joint_dropout=0.9)
+    assert 0.15 < 1 - single.drop(count)["class_id"].float().mean() < 0.25
+    for wrong in (1.0, -0.1, "much", True):
+        with pytest.raises(UserError, match=r"model\.joint_dropout is"):
+            Conditioner(parts, D, joint_dropout=wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF_DIR / "conditioning").glob("*.yaml"))])
 def test_a_misspelt_setting_is_an_error_and_dropout_arrives(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
@@ -160,7 +177,7 @@ def test_files_combine_into_one_conditioner() -> None:
     made.adapt(TABLE, 5)
     assert made.names == ("reference", "class_id", "EF", "view")
     assert made.columns == ("class_id", "EF", "View")
-    assert (made.extra, made.width) == (7, 8)
+    assert (made.extra, made.width) == (8, 8)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 2])

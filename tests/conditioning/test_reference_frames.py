@@ -11,6 +11,7 @@ from echodream.conditioning import (
     ClassId,
     Conditioner,
     Reference,
+    beating,
     between,
 )
 from echodream.errors import UserError
@@ -18,17 +19,24 @@ from tests.conditions import REST, B, C, F, H, R, W, batch, conditioner, keep
 
 
 def brute_force(latents: np.ndarray, times: np.ndarray, frames: int) -> np.ndarray:
-    """For (C, R, H, W) and (R,): frame by frame, the earlier of two that are as near. Returns (C + 2, F, H, W)."""
+    """For (C, R, H, W) and (R,), frame by frame. Returns (C + 3, F, H, W)."""
     channels, _, height, width = latents.shape
-    made = np.zeros((channels + 2, frames, height, width), np.float32)
+    made = np.zeros((channels + 3, frames, height, width), np.float32)
     for frame in range(frames):
-        best = None
-        for number, time in enumerate(times):
-            if best is None or (abs(frame - time), time) < (abs(frame - times[best]), times[best]):
-                best = number
-        d = frame - times[best]
-        made[:channels, frame] = latents[:, best]
-        made[channels, frame], made[channels + 1, frame] = math.exp(-d * d / 2), math.tanh(d / 32)
+        before = (
+            max((time, number) for number, time in enumerate(times) if time <= frame) if min(times) <= frame else None
+        )
+        after = min((time, number) for number, time in enumerate(times) if time > frame) if max(times) > frame else None
+        ends = [end for end in (before, after) if end is not None]
+        if len(ends) == 2:
+            share = (frame - ends[0][0]) / (ends[1][0] - ends[0][0])
+            made[:channels, frame] = (1 - share) * latents[:, ends[0][1]] + share * latents[:, ends[1][1]]
+        else:
+            made[:channels, frame] = latents[:, ends[0][1]]
+        d = min(abs(frame - time) for time in times)
+        made[channels, frame] = math.exp(-d * d / 2)
+        made[channels + 1, frame] = 1 if before is None else math.tanh((frame - before[0]) / 32)
+        made[channels + 2, frame] = 1 if after is None else math.tanh((after[0] - frame) / 32)
     return made
 
 
@@ -63,7 +71,10 @@ def test_the_reference_itself_is_marked_with_one_and_zero() -> None:
         assert torch.equal(found[row, :C, frame], latents[row, :, 0])
         assert torch.equal(found[row, C, frame], torch.ones(H, W))
         assert torch.equal(found[row, C + 1, frame], torch.zeros(H, W))
-    assert found[0, C + 1, 0].max() < 0 < found[0, C + 1, 2].min()
+    assert (found[0, C + 1, 0] == 1).all()  # there is none before
+    assert 0 < found[0, C + 1, 2].min() < 1
+    assert 0 < found[0, C + 2, 0].min() < 1
+    assert (found[0, C + 2, 2] == 1).all()
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -103,7 +114,7 @@ def test_a_dropped_reference_leaves_nothing_of_it(size: tuple[int, int, int]) ->
     assert torch.equal(found[~mask], other[~mask])
     null = made.conditions["reference"].null.detach()
     assert torch.equal(found[1, :C].detach(), null.expand(-1, *size))
-    assert torch.equal(found[1, C:], torch.zeros(2, *size))
+    assert torch.equal(found[1, C:], torch.zeros(3, *size))
     assert null.std() > 0.1
     assert not torch.allclose(found[1, :C], full[1, :C], atol=0.1)
     found.sum().backward()
@@ -127,26 +138,46 @@ def test_a_batch_without_references() -> None:
 
 
 @pytest.mark.parametrize("references", [1, 2, 3])
-@pytest.mark.parametrize("beat", [False, True])
-def test_what_lies_between_references_against_numpy(references: int, beat: bool) -> None:
+@pytest.mark.parametrize("low", [-30, 0, 7])
+def test_what_lies_between_references_against_numpy(references: int, low: int) -> None:
     rng = np.random.default_rng(references)
-    for low in (-30, 0, 7):
-        times = rng.choice(np.arange(2 * low, 2 * low + 30) / 2, (B, references), replace=False).astype(np.float32)
-        latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
-        found = between(torch.from_numpy(latents), torch.from_numpy(times), 11, beat)
-        assert found.shape == (B, C, 11, H, W)
-        for row in range(B):
-            order = np.argsort(times[row])
-            known, at = times[row][order], np.arange(11.0)
-            if beat and references > 1:
-                at = known[0] + np.mod(at - known[0], known[-1] - known[0])
-            for place in np.ndindex(C, H, W):
-                series = latents[row][place[0], order, place[1], place[2]]
-                truth = np.interp(at, known, series)
-                assert np.allclose(found[row, place[0], :, place[1], place[2]], truth, atol=1e-4), (row, place)
+    times = rng.choice(np.arange(2 * low, 2 * low + 30) / 2, (B, references), replace=False).astype(np.float32)
+    latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
+    found = between(torch.from_numpy(latents), torch.from_numpy(times), 11)
+    assert found.shape == (B, C, 11, H, W)
+    for row in range(B):
+        order = np.argsort(times[row])
+        for place in np.ndindex(C, H, W):
+            series = latents[row][place[0], order, place[1], place[2]]
+            truth = np.interp(np.arange(11.0), times[row][order], series)
+            assert np.allclose(found[row, place[0], :, place[1], place[2]], truth, atol=1e-4), (row, place)
 
 
 def test_two_references_at_one_time_are_no_gap() -> None:
-    latents = torch.randn(1, C, 2, H, W)
-    for beat in (False, True):
-        assert torch.isfinite(between(latents, torch.tensor([[3.0, 3.0]]), F, beat)).all()
+    assert torch.isfinite(between(torch.randn(1, C, 2, H, W), torch.tensor([[3.0, 3.0]]), F)).all()
+
+
+@pytest.mark.parametrize("first", [-50.0, -3.0, 0.0, 4.0, 30.0])
+def test_a_beat_comes_again_before_and_after(first: float) -> None:
+    """What lies between is periodic, whatever beat is shown."""
+    frames, lengths = 23, torch.tensor([7.0, 11.0])
+    latents = torch.randn(2, C, 3, H, W)
+    latents[:, :, 2] = latents[:, :, 0]
+    times = torch.stack([lengths * 0, lengths - 4, lengths], dim=1) + first
+    reference, time = beating(latents, times, frames)
+    assert float(time.min()) <= 0
+    assert float(time.max()) >= frames
+    found = between(reference, time, frames)
+    for row, length in enumerate(lengths.tolist()):
+        phase = np.mod(np.arange(frames) - first, length)
+        for place in np.ndindex(C, H, W):
+            series = latents[row][place[0], :, place[1], place[2]].numpy()
+            truth = np.interp(phase, [0, length - 4, length], series)
+            assert np.allclose(found[row, place[0], :, place[1], place[2]], truth, atol=1e-5)
+
+
+def test_a_beat_that_covers_the_clip_is_given_as_it_is() -> None:
+    latents, times = torch.randn(2, C, 3, H, W), torch.tensor([[0.0, 4.0, 12.0], [-1.0, 3.0, 15.0]])
+    reference, time = beating(latents, times, 12)
+    assert torch.equal(reference, latents)
+    assert torch.equal(time, times)

@@ -121,6 +121,9 @@ def test_weights_are_min_snr(prediction: str) -> None:
     found = process.corrupt(torch.zeros(1000, 1, 1), t, torch.zeros(1000, 1, 1)).weight
     np.testing.assert_allclose(found, truth, rtol=1e-3, atol=1e-7)
     assert torch.isfinite(found).all()
+    least = Discrete(prediction, zero_snr=prediction != "epsilon", least_weight=0.1)
+    found = least.corrupt(torch.zeros(1000, 1, 1), t, torch.zeros(1000, 1, 1)).weight
+    np.testing.assert_allclose(found, np.maximum(truth, 0.1), rtol=1e-3)
     off = Discrete(prediction, zero_snr=prediction != "epsilon", min_snr=None)
     assert torch.equal(off.corrupt(torch.zeros(3, 1, 1), t[-3:], torch.zeros(3, 1, 1)).weight, torch.ones(3))
 
@@ -231,6 +234,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "beta": (lambda: Discrete(beta_end=float("nan")), "process.beta_end=nan"),
     "levels": (lambda: Discrete(steps=1), "process.steps=1 .* whole number from 2"),
     "part": (lambda: Discrete(steps=10.5), "process.steps=10.5"),  # type: ignore[arg-type]
+    "least": (lambda: Discrete(least_weight=2), "process.least_weight=2 .* from 0 to 1"),
     "snr": (lambda: Discrete(min_snr=0), "process.min_snr=0 .* null"),
     "times": (lambda: Flow("normal"), "process.times=normal .* logit_normal, uniform"),
     "shift": (lambda: Flow(shift=0.0), "process.shift=0.0"),
