@@ -118,6 +118,16 @@ def change_curve(frames: np.ndarray) -> np.ndarray:
     return change
 
 
+def jump_ratio(frames: np.ndarray) -> float:
+    """The 95th percentile of the change from frame to frame over its median; NaN where the median is 0.
+
+    A heart that beats smoothly changes more in some frames than in others; one that jumps from pose to pose changes in
+    few frames only, and has a high ratio, whatever its mean change is.
+    """
+    low, high = np.percentile(change_curve(frames), [50, 95])
+    return float(high / low) if low > 0 else float("nan")
+
+
 def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
     """Mean change at the ``joins`` over mean change elsewhere: 1 where no seam can be seen.
 

@@ -41,7 +41,7 @@ def expand(values: Tensor, x: Tensor) -> Tensor:
 
 
 class Process(ABC):
-    """A way from data to noise and back. Its times are what networks are given; ``level`` makes them comparable."""
+    """A way from data to noise and back. Its times are what networks are given; ``level`` is a share of them."""
 
     name: ClassVar[str]
     samplers: ClassVar[tuple[str, ...]]
@@ -59,7 +59,7 @@ class Process(ABC):
 
     @abstractmethod
     def level(self, t: Tensor) -> Tensor:
-        """How far each time of ``t``, (B,), is on the way to pure noise: float in [0, 1], (B,)."""
+        """Which share of the process's time each of ``t``, (B,), is: float in [0, 1], (B,). No measure of noise."""
 
     @abstractmethod
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Noised:

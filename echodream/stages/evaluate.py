@@ -217,6 +217,7 @@ def _beat(part: Part, row: int) -> dict[str, float]:
     found = beat.rhythm(frames, float(part.rows["FPS"][row]))
     figures = {"heart rate": found.heart_rate, "periodicity": found.periodicity}
     figures |= {"area swing": beat.swing(beat.area_curve(frames)), "frame difference": beat.change_curve(frames).mean()}
+    figures["jump ratio"] = beat.jump_ratio(frames)
     joins = _joins(part, row) if "Joins" in part.rows else []
     return {**figures, "seam ratio": beat.seam_ratio(frames, [join for join in joins if 0 < join < len(frames)])}
 

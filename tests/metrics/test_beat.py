@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echodream.ingest.phantom import Phantom
-from echodream.metrics.beat import Rhythm, area_curve, change_curve, rhythm, seam_ratio, sector, swing
+from echodream.metrics.beat import Rhythm, area_curve, change_curve, jump_ratio, rhythm, seam_ratio, sector, swing
 from echodream.phantom.render import areas, render
 
 H, W = 48, 64
@@ -95,6 +95,27 @@ def test_pixels_and_floats_are_the_same() -> None:
     assert rhythm(floats, FPS).heart_rate == pytest.approx(rhythm(frames, FPS).heart_rate, rel=1e-4)
     assert area_curve(floats) == pytest.approx(area_curve(frames), abs=1e-4)
     assert change_curve(floats) == pytest.approx(change_curve(frames), rel=1e-4)
+
+
+def test_jumps_by_hand() -> None:
+    levels = np.cumsum([0, *[2] * 18, 50, 2])  # 20 changes: the 95th percentile lies a twentieth of the way to the top
+    frames = np.tile(levels[:, None, None], (1, 3, 4)).astype(np.uint8)
+    assert jump_ratio(frames) == pytest.approx((2 + 0.05 * 48) / 2)
+    assert jump_ratio(frames[:19]) == 1
+    assert math.isnan(jump_ratio(np.zeros((5, 3, 4), np.uint8)))
+
+
+def test_a_switch_between_two_poses_is_told_from_a_movement() -> None:
+    """Both change as much on the whole."""
+    rng = np.random.default_rng(0)
+    ends = rng.uniform(0, 255, (2, 16, 16))
+    shares = {"smooth": (1 - np.cos(np.arange(64) * 2 * np.pi / 24)) / 2, "switch": (np.arange(64) // 12) % 2}
+    found = {}
+    for name, share in shares.items():
+        clip = ends[0] + share[:, None, None] * (ends[1] - ends[0]) + rng.normal(0, 5, (64, 16, 16))
+        found[name] = jump_ratio(clip.clip(0, 255).astype(np.uint8))
+    assert found["smooth"] < 2
+    assert found["switch"] > 5
 
 
 def test_changes_and_seams_by_hand() -> None:
