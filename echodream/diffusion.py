@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from echodream.artifact import read_artifact
-from echodream.conditioning import Conditioner, between
+from echodream.conditioning import Conditioner, beating, between
 from echodream.errors import UserError
 from echodream.networks.denoisers import ImageDenoiser, VideoDenoiser, load_denoiser
 from echodream.process.guidance import Predict
 from echodream.process.process import Process
 from echodream.process.process import make as make_process
 from echodream.store import Statistics
+from echodream.types import Batch
 from echodream.weights import fingerprint, load_exactly, read_weights
 
 FACTS = "diffusion.json"
@@ -87,6 +88,17 @@ class Diffusion(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
         """The prediction for x_t, (B, C, *rest), at t, (B,), from those of the conditions' ``values`` to ``keep``."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
+
+    def values(self, batch: Batch) -> dict[str, Tensor]:
+        """The values of the conditions for a batch, as in drawing."""
+        return self.everywhere(self.conditioner.values(batch), batch["x"].shape[2])
+
+    def everywhere(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
+        """``values`` in which the key frames of a beat come again in every beat of a clip of ``frames``."""
+        if self.facts.beat_spread is None:
+            return values
+        again = beating(values["reference"], values["reference_time"], frames)
+        return {**values, "reference": again[0], "reference_time": again[1]}
 
     def drawn(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """What the process makes of whitened latents ``x``: they themselves, or their residual over its spread."""

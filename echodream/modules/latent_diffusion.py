@@ -35,10 +35,11 @@ class LatentDiffusion(Trainable):
     """Predict what ``process`` asks for from noised latents and conditions: images (B, C, H, W), clips (B, C, F, H, W).
 
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra`` and ``width``; ``conditions`` go by
-    name, their tokens are ``width`` wide. ``optimizer`` takes parameters, ``schedule`` takes ``optimizer`` and
-    ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile`` compiles the network in place,
-    ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise`` of their noise in common. With
-    ``residual``, and reference frames, what is drawn is how a clip differs from what lies between these. ``joint_dropout`` is the conditioner's.
+    name, their tokens are ``width`` wide; ``joint_dropout`` is the conditioner's. ``optimizer`` takes parameters,
+    ``schedule`` takes ``optimizer`` and ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile``
+    compiles the network in place, ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise``
+    of their noise in common. With ``residual``, and reference frames, what is drawn is how a clip differs from what lies
+    between these.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class LatentDiffusion(Trainable):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""
-        values = self._values(batch)
+        values = self.model.values(batch)
         x = self.model.drawn(batch["x"], values)
         noise = draw(x.shape, self.shared_noise, device=x.device).to(x.dtype)
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
@@ -145,7 +146,7 @@ class LatentDiffusion(Trainable):
     @torch.no_grad()
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
         """Samples with the conditions of the first ``count`` of ``batch``: unscaled latents, (N, C, F, H, W)."""
-        values = {name: value[:count] for name, value in self._values(batch).items()}
+        values = {name: value[:count] for name, value in self.model.values(batch).items()}
         drawer = Drawer(self.model, Recipe(0, steps, None, Guidance())).to(self.device)
         return drawer.draw(list(range(min(count, len(batch["x"])))), values)
 
@@ -162,17 +163,9 @@ class LatentDiffusion(Trainable):
             self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
             self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
 
-    def _values(self, batch: Batch) -> dict[str, Tensor]:
-        """The conditions' values; the key frames of a beat come again in every beat, as in drawing."""
-        values = self.conditioner.values(batch)
-        if self.model.facts.beat_spread is not None:
-            again = beating(values["reference"], values["reference_time"], batch["x"].shape[2])
-            values["reference"], values["reference_time"] = again
-        return values
-
     def _held_out(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Clips for a video model; for a model of images their real frames, each with the conditions of its clip."""
-        x, values = batch["x"], self._values(batch)
+        x, values = batch["x"], self.model.values(batch)
         if self.model.is_video or x.ndim == 4:
             return x, values, batch.get("mask")
         clip, frame = batch["mask"].nonzero(as_tuple=True)
