@@ -38,8 +38,8 @@ class LatentDiffusion(Trainable):
     name, their tokens are ``width`` wide; ``joint_dropout`` is the conditioner's. ``optimizer`` takes parameters,
     ``schedule`` takes ``optimizer`` and ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile``
     compiles the network in place, ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise``
-    of their noise in common. With ``residual``, and reference frames, what is drawn is how a clip differs from what lies
-    between these.
+    of their noise in common. With ``residual``, and reference frames, what is drawn is how a clip differs from what
+    lies between these.
     """
 
     def __init__(

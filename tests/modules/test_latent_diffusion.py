@@ -132,7 +132,7 @@ def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[
         with torch.no_grad():
             assert torch.equal(made.predictor(values)(x, t, kept), own.predictor(values)(x, t, kept))
         assert made.facts == own.facts
-        assert made.process.settings() == Discrete().settings()
+        assert made.process.settings() == Discrete(least_weight=0.1).settings()
 
 
 def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) -> None:
