@@ -1,5 +1,6 @@
 """Every user error as one sentence on stderr and exit status 1, whichever library noticed it."""
 
+import ast
 import contextlib
 import difflib
 import errno
@@ -9,7 +10,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -21,6 +24,10 @@ from echodream.paths import CONF_DIR
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
+_TRAINING_NEEDS = ("src", "dst", "work", "callbacks.checkpoint")
+_NULL_GROUP = "Config group override must be a string or a list"
+_LISTS = ("conditioning", "logger")
+"""Groups of which several files, or none, are chosen."""
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
@@ -82,6 +89,8 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
         return f"{found[1]}= is needed; choose one of {_list(_choices(found[1]))}"
     if isinstance(error, HydraException) and (found := _NO_MATCH.search(str(error))):
         return _unknown_key(found[1], config, list(arguments), error)
+    if isinstance(error, ValueError) and str(error).startswith(_NULL_GROUP):
+        return _null_group(arguments)
     for cause in _chain(error):
         if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
             return _absent(cause)
@@ -96,8 +105,12 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
 
 
 def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ``UserError`` for a ``+key=value`` that nothing reads: it must lie inside an object's arguments."""
+    """Raise ``UserError`` for a ``+key=value`` that nothing reads: it must lie inside an object's arguments.
+
+    Of two files of one group that say the same key, one would be silent, too.
+    """
     for override in overrides:
+        _refuse_twins(override)
         key = override.lstrip("+").split("=", 1)[0]
         if not override.startswith("+") or "@" in key or (CONF_DIR / key).is_dir():
             continue
@@ -125,6 +138,47 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
         _refuse_sampler(Path(cfg.artifact), cfg.steps, cfg.sampler)
 
 
+def refuse_absent(cfg: DictConfig) -> None:
+    """Raise ``UserError`` for keys without a value, and for null where a stage, or training, cannot do with it."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]}= is needed here: give it on the command line")
+    stage = OmegaConf.select(cfg, "stage")
+    if stage is None:
+        null = [key for key in _TRAINING_NEEDS if OmegaConf.select(cfg, key) is None]
+    else:
+        raw: Any = OmegaConf.to_container(stage, resolve=False)
+        names = [name for name in _without_null(str(stage.get("_target_"))) if name in stage and stage[name] is None]
+        null = [raw[name][2:-1] if raw[name] else f"stage.{name}" for name in names]  # from what key it is taken
+    if null:
+        raise UserError(f"{null[0]}=null is not possible: give it a value, or leave it out")
+
+
+def _without_null(target: str) -> list[str]:
+    """The arguments of the function ``target`` whose type hints leave None out. It is read and not imported."""
+    module, _, name = target.rpartition(".")
+    spec = find_spec(module) if module else None
+    if spec is None or spec.origin is None:
+        return []
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
+    arguments = [argument for function in functions for argument in (*function.args.args, *function.args.kwonlyargs)]
+    hints = {argument.arg: ast.unparse(argument.annotation) for argument in arguments if argument.annotation}
+    return [name for name, hint in hints.items() if "None" not in hint.split(" | ") and hint != "Any"]
+
+
+def _refuse_twins(override: str) -> None:
+    """Raise ``UserError`` when an ``override`` like group=[a,b] chooses two files that say the same key."""
+    group, _, choice = override.partition("=")
+    if not choice.startswith("[") or not (CONF_DIR / group).is_dir():
+        return
+    owners: dict[str, str] = {}
+    for name in re.findall(r"[\w./-]+", choice):
+        file = CONF_DIR / group / f"{name}.yaml"
+        for key in map(str, OmegaConf.load(file) if file.is_file() else ()):
+            if owners.setdefault(key, name) != name:
+                raise UserError(f"{group}={owners[key]} and {group}={name} both say {key}: leave one of them out")
+
+
 def _refuse_sampler(artifact: Path, steps: object, sampler: object) -> None:
     """Raise ``UserError`` when the process of the diffusion model at ``artifact`` has no such ``sampler``."""
     try:
@@ -149,6 +203,17 @@ def _unknown_choice(error: MissingConfigException) -> str:
         return " ".join(str(error).split())
     options = [name for name in error.options or _choices(group) if name != "base"]
     return f"{group}={choice} is not known; choose one of {_list(options, choice)}"
+
+
+def _null_group(arguments: Iterable[str]) -> str | None:
+    """Which of the groups that were chosen is null."""
+    keys = [argument[: -len("=null")] for argument in arguments if argument.lower().endswith("=null")]
+    for key in keys:
+        group = key.partition("@")[0]
+        if (CONF_DIR / group).is_dir():
+            none = ", or [] for none" if group in _LISTS else ""
+            return f"{key}=null is not possible: choose one of {_list(_choices(group))}{none}"
+    return None
 
 
 def _choices(group: str) -> list[str]:

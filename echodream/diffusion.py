@@ -1,7 +1,9 @@
 """A diffusion model as other stages use it: network, conditions, noise process, and the facts that samples need."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +61,8 @@ class Facts:
             raise ValueError(f"impossible times: {numbers}, {self.reference_times}")
         if self.beat_spread is not None and len(self.reference_times) != 3:
             raise ValueError(f"a beat has 3 key frames, not {len(self.reference_times)}")
+        if not re.fullmatch(r"([0-9a-f]{64})?", self.encoder):
+            raise ValueError(f"{self.encoder[:80]!r} is no fingerprint of an encoder")
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
         spreads = self.residual or (1.0,) * self.channels
@@ -133,8 +137,17 @@ class Diffusion(nn.Module):
         return predict
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights."""
-        return fingerprint(self)
+        """SHA-256 of all weights, and of the settings that they were trained with."""
+        told = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(f"{fingerprint(self)}\n{told}".encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Process, conditions and facts, as plain json."""
+        return {
+            "process": self.process.settings(),
+            "conditioning": self.conditioner.settings(),
+            "facts": asdict(self.facts),
+        }
 
     def save(self, folder: Path) -> None:
         """Write the network as diffusers does, the conditioner's weights, and the facts as json."""
@@ -143,12 +156,7 @@ class Diffusion(nn.Module):
         self.denoiser.save(folder)
         state = {name: value.detach().cpu().contiguous() for name, value in self.conditioner.state_dict().items()}
         save_file(state, folder / CONDITIONER)
-        written = {
-            "process": self.process.settings(),
-            "conditioning": self.conditioner.settings(),
-            "facts": asdict(self.facts),
-        }
-        (folder / FACTS).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
 
 
 def repeated(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
@@ -176,5 +184,5 @@ def load_diffusion(folder: str, name: str) -> Diffusion:
     file = str(root / CONDITIONER)
     load_exactly(conditioner, read_weights(file), file, f"{FACTS} is of other conditions: train the {name} again")
     if made.fingerprint() != artifact.fingerprint:
-        raise UserError(f"{folder}: the weights have changed since training: train the {name} again")
+        raise UserError(f"{folder}: weights or {FACTS} have changed since training: train the {name} again")
     return made.requires_grad_(False).eval()

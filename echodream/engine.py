@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.artifact import FACTS, read_artifact
-from echodream.config_errors import refuse_impossible_pairs, refuse_silent_keys
+from echodream.config_errors import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
 from echodream.stages.already import once
 from echodream.store.schema import CHECKSUMS, read_dataset
@@ -68,8 +68,7 @@ def prepare(cfg: DictConfig) -> None:
     refuse_silent_keys(cfg, task_overrides())
     if HydraConfig.initialized():
         refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{missing[0]}= is needed here: give it on the command line")
+    refuse_absent(cfg)
     OmegaConf.resolve(cfg)
 
 

@@ -67,6 +67,11 @@ def _check(cfg: DictConfig) -> None:
     epochs, lr = cfg.trainer.get("max_epochs"), cfg.model.get("lr", 1.0)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise UserError(f"trainer.max_epochs is {epochs!r}: give a whole number, 0 or more")
+    precision = str(cfg.trainer.get("precision"))
+    if cfg.model.name in ("lidm", "lvdm") and precision.endswith("-true") and precision != "32-true":
+        raise UserError(
+            f"trainer.precision={precision} loses what diffusion learns: take 32-true, bf16-mixed or 16-mixed"
+        )
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise UserError(f"model.lr is {lr!r}: give a positive number")
 
@@ -90,8 +95,9 @@ def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, ar
     if trainer.is_global_zero:
         made = replace(artifact, metrics=metrics)
         module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
+        width = max((len(name) for name in metrics), default=0) + 2
         log.info(
-            "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<16}{value:.4f}" for name, value in metrics.items())
+            "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<{width}}{value:.4f}" for name, value in metrics.items())
         )
     trainer.strategy.barrier()
     return metrics

@@ -40,6 +40,13 @@ SAMPLE_ERRORS = [
     (["stage=ingest", "data=videos", "data.source.columns={PatientID: p}"], "+data.source.columns.<name>=<value>", ""),
     (["stage=phantom", "data=cardiacnet"], "give data=phantom", ""),
     (["stage=phantom", "data=phantom", "layout=round"], "layout=round is not known", "cardiacnet"),
+    (["stage=image", "data=phantom", "labels=null"], "labels=null is not possible", "give it a value, or leave it out"),
+    (["stage=image", "data=phantom", "artifact=null"], "artifact=null is not possible", "give it a value"),
+    (["stage=video", "data=phantom", "src=null"], "src=null is not possible", "give it a value"),
+    (["stage=decode", "data=phantom", "dst=null"], "dst=null is not possible", "give it a value"),
+    (["stage=image", "data=phantom", "guidance=null"], "guidance=null is not possible: choose one of", "default"),
+    (["stage=image", "data=phantom", "trainer=null"], "trainer=null is not possible: choose one of", "predict"),
+    (["stage=image", "data=null"], "data=null is not possible: choose one of", "phantom"),
 ]
 TRAIN_ERRORS = [
     ([], "model= is needed; choose one of", "vae"),
@@ -47,6 +54,21 @@ TRAIN_ERRORS = [
     (["model=vae", "data=phantom"], "does not exist", "check src="),
     (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
     (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
+    (["model=lidm", "data=phantom", "process=null"], "process=null is not possible: choose one of", "ddpm, flow"),
+    (["model=lidm", "data=phantom", "conditioning=null"], "conditioning=null is not possible", "or [] for none"),
+    (["model=lidm", "data=phantom", "image_unet@denoiser=null"], "image_unet@denoiser=null is not possible", "tiny"),
+    (["model=lidm", "data=phantom", "src=null"], "src=null is not possible", "give it a value, or leave it out"),
+    (["model=vae", "data=phantom", "callbacks.checkpoint=null"], "callbacks.checkpoint=null is not possible", ""),
+    (
+        ["model=lidm", "data=phantom", "conditioning=[class_id,published]"],
+        "conditioning=class_id and conditioning=published both say class_id",
+        "leave one of them out",
+    ),
+    (
+        ["model=lvdm", "data=phantom", "conditioning=[published_reference,class_id,reference]"],
+        "conditioning=published_reference and conditioning=reference both say reference",
+        "leave one of them out",
+    ),
     (["model=vae", "data=phantom", "logger=[csv,tensorbord]"], "logger=tensorbord is not known", "tensorboard"),
 ]
 

@@ -138,6 +138,7 @@ def change(key: str, value: Any) -> Callable[[Any], None]:
         change("facts.height", 0),
         change("facts.frames", 1.5),
         change("facts.fps", "fast"),
+        change("facts.encoder", "zz"),
         change("facts.fps", -1.0),
         change("facts.reference_times", 7),
         change("facts.colour", "blue"),
@@ -172,12 +173,31 @@ def test_a_json_that_is_cut_short_or_gone(tmp_path: Path) -> None:
     refused(r"diffusion.json is not readable", tmp_path / "lidm")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        change("process.prediction", "sample"),
+        change("process.spacing", "leading"),
+        change("facts.height", 9),
+        change("facts.statistics.mean", [1.0, 2.0, 3.0]),
+    ],
+)
+def test_settings_that_are_not_those_of_training(tmp_path: Path, other: Callable[[Any], None]) -> None:
+    """Each could be: only the fingerprint tells."""
+    file = artifact(tmp_path / "lidm", model("lidm"), "lidm") / "diffusion.json"
+    written = json.loads(file.read_text())
+    other(written)
+    file.write_text(json.dumps(written))
+    refused(r"weights or diffusion\.json have changed since training", tmp_path / "lidm")
+
+
 @pytest.mark.parametrize("file", ["diffusion_pytorch_model", "conditioner"])
 def test_weights_that_are_not_finite_or_not_those_of_training(tmp_path: Path, file: str) -> None:
     path = artifact(tmp_path / "lidm", model("lidm"), "lidm") / f"{file}.safetensors"
     whole = load_file(path)
     name = sorted(whole)[0]
-    for value, words in ((torch.nan, f"{name} is not finite"), (0.125, "the weights have changed since training")):
+    changed = r"weights or diffusion\.json have changed since training"
+    for value, words in ((torch.nan, f"{name} is not finite"), (0.125, changed)):
         state = {key: tensor.clone() for key, tensor in whole.items()}
         state[name].view(-1)[0] = value
         save_file(state, path)

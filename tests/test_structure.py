@@ -62,6 +62,8 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
         return "sample", [f"stage={name}", "data=phantom"]
     if group == "paths" or (group, name) == ("trainer", "predict") or group.startswith("hydra"):
         return "sample", ["stage=encode", "data=phantom"]
+    if group in ("rule", "controls"):
+        return "sample", ["stage=filter", "data=phantom", f"{group}={name}"]
     if group == "guidance":
         return "sample", ["stage=image", "data=phantom"]
     if group == "model":

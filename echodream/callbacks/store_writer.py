@@ -50,12 +50,17 @@ class WriteStore(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write what is new; ``outputs`` holds one prediction for each of ``batch.names``."""
+        """Write what is new; ``outputs`` holds one prediction for each of ``batch.names``.
+
+        A process that was asked to end does so here: Lightning heeds SIGTERM in training only.
+        """
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
             if name not in self.done:
                 media = self.writer.scratch(name)
                 self.writer.commit({**self.rows[name], **self.save(media, prediction)}, media)
+        if trainer.received_sigterm:
+            raise KeyboardInterrupt
 
     def complete(self, trainer: pl.Trainer) -> None:
         """Complete the store on rank 0 when all processes have written theirs; every process calls this.

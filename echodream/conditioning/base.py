@@ -28,8 +28,8 @@ class ConditionModule(nn.Module, ABC):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise UserError(f"conditioning: the dropout of {self.kind} is {dropout}: give a share from 0 to below 1")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise UserError(f"conditioning: the dropout of {self.kind} is {dropout!r}: give a share from 0 to below 1")
         self.dropout = dropout
         self.facts: dict[str, Any] = {}
 

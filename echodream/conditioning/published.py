@@ -4,12 +4,13 @@ One number in a token of width 1 shifts the features along a line, and the null,
 """
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from echodream.conditioning.base import Raw, ReferenceCondition, TokenCondition, between, numbers
+from echodream.conditioning.base import Raw, ReferenceCondition, TokenCondition, between, numbers, texts
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,19 +27,23 @@ class PublishedToken(TokenCondition):
 
     def __init__(self, column: str, scale: float = 1.0, dropout: float = 0.1) -> None:
         super().__init__(column, dropout)
-        if not scale > 0:
-            raise UserError(f"conditioning: the scale of {column} is {scale}: give a positive number")
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise UserError(f"conditioning: the scale of {column} is {scale!r}: give a positive number")
         self.scale = scale
 
     def arguments(self) -> dict[str, Any]:
         return {"column": self.column, "scale": self.scale, "dropout": self.dropout}
 
     def learn(self, table: "pd.DataFrame") -> None:
-        """Facts: ``low`` and ``high`` of the training rows, and the values themselves where they are few."""
+        """Facts: ``low`` and ``high`` of the training rows; their values, where few; the ``names`` of classes."""
         seen = sorted({value for value in numbers(self.column, table[self.column].tolist()) if math.isfinite(value)})
         if not seen:
             raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave it out of conditioning=")
         self.facts = {"low": seen[0], "high": seen[-1], "values": seen if len(seen) <= _MOST_LISTED else None}
+        if self.column == "class_id" and "class_name" in table:
+            pairs = zip(texts(table["class_id"].tolist()), texts(table["class_name"].tolist()), strict=True)
+            common = Counter(pair for pair in pairs if all(pair)).most_common()
+            self.facts["names"] = dict(sorted(dict(pair for pair, _ in reversed(common)).items()))
 
     def build(self, width: int) -> None:
         return
@@ -62,6 +67,15 @@ class PublishedToken(TokenCondition):
 
     def options(self) -> list[Any] | None:
         return self.facts.get("values")
+
+    def describe(self, cell: Any) -> dict[str, Any]:
+        """Whole numbers without a point; with class_name, where training knew it."""
+        number = numbers(self.column, [cell])[0]
+        if math.isnan(number):
+            return {}
+        name = self.facts.get("names", {}).get(f"{number:g}")
+        shown = int(number) if number.is_integer() else number
+        return {self.column: shown, **({"class_name": name} if name else {})}
 
     def at(self, share: float) -> float:
         if not self.facts:

@@ -1,9 +1,10 @@
 """What ``train.py`` asks of every model."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -37,7 +38,11 @@ class Trainable(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
     ) -> OptimizerLRScheduler:
-        """One optimiser for all that is trained, its rate changed at every step; for ``configure_optimizers``."""
+        """One optimiser for all that is trained, its rate changed at every step; for ``configure_optimizers``.
+
+        Raises ``UserError`` for settings that they cannot have.
+        """
+        check_rates(optimizer, schedule)
         made = optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         if schedule is None:
             return {"optimizer": made}
@@ -53,3 +58,19 @@ class Trainable(pl.LightningModule):
             f"the {what} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
             "lower model.lr; the last good checkpoint is kept, and the same command goes on from it"
         )
+
+
+def check_rates(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
+    """Raise ``UserError`` when the partials of an optimiser and its schedule were given what these cannot take."""
+    asked = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
+    decay, warmup = asked.get("weight_decay", 0), asked.get("num_warmup_steps", 0)
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < math.inf:
+        raise UserError(f"model.weight_decay is {decay!r}: give a number, 0 or more")
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise UserError(f"model.warmup is {warmup!r}: give a whole number of steps, 0 or more")
+    if "name" in asked:
+        from diffusers.optimization import SchedulerType
+
+        known = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant" or "step_rules" in asked]
+        if asked["name"] not in known:
+            raise UserError(f"model.schedule is {asked['name']!r}: choose one of {', '.join(known)}")

@@ -22,7 +22,7 @@ from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import Term, adaptive_weight
 from echodream.metrics.image import bicubic_round_trip, mae, moving, psnr, ssim
 from echodream.metrics.moments import PosteriorMoments
-from echodream.modules.trainable import Trainable
+from echodream.modules.trainable import Trainable, check_rates
 from echodream.networks.autoencoder import check_frames, factor
 from echodream.types import Batch
 from echodream.weights import fingerprint
@@ -68,6 +68,7 @@ class VAE(Trainable):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """One optimiser for the autoencoder, one for the discriminator if there is one, each with its schedule."""
+        check_rates(self.make_optimizer, self.make_schedule)
         owners: list[nn.Module] = [self.network]
         if self.adversarial is not None:
             owners.append(self.adversarial.discriminator)

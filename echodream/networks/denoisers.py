@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -152,8 +152,9 @@ def build_image(
     """
     from diffusers import UNet2DConditionModel
 
-    down, up = _blocks("image_unet", _IMAGE, widths, attention)
-    _check("image_unet", widths, heads, attention, groups, "image_unet.groups")
+    _check_numbers(widths, layers, attention, groups)
+    down, up = _blocks(_IMAGE, widths, attention)
+    _check(widths, heads, attention, groups, "denoiser.groups")
     unet = UNet2DConditionModel(
         in_channels=channels + extra,
         out_channels=channels,
@@ -184,8 +185,9 @@ def build_video(
     """
     from diffusers import UNetSpatioTemporalConditionModel
 
-    down, up = _blocks("video_unet", _VIDEO, widths, attention)
-    _check("video_unet", widths, heads, attention, _GROUPS, "the groups of its norms,")
+    _check_numbers(widths, layers, attention)
+    down, up = _blocks(_VIDEO, widths, attention)
+    _check(widths, heads, attention, _GROUPS, "the groups of its norms,")
     unet = UNetSpatioTemporalConditionModel(
         in_channels=channels + extra,
         out_channels=channels,
@@ -201,29 +203,38 @@ def build_video(
     return VideoDenoiser(unet)
 
 
+def _check_numbers(widths: object, layers: object, attention: object, groups: object = 1) -> None:
+    """Raise ``UserError`` where there is no list of widths, or of attention, or no number of layers or groups."""
+    for key, value in (("widths", widths), ("attention", attention)):
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise UserError(f"denoiser.{key} is {value!r}: give a list with an entry for each level")
+    numbers = [("widths", width) for width in cast(Sequence[object], widths)]
+    for key, value in (*numbers, ("layers", layers), ("groups", groups)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"denoiser.{key} has {value!r}: give a whole number from 1")
+
+
 def _blocks(
-    key: str, kinds: dict[str, tuple[str, str]], widths: Sequence[int], attention: Sequence[str]
+    kinds: dict[str, tuple[str, str]], widths: Sequence[int], attention: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the blocks on the way down, and on the way up."""
+    """The names of the blocks on the way down, and on the way up. The command line calls the UNet ``denoiser``."""
     if len(attention) != len(widths) or any(kind not in kinds for kind in attention):
         raise UserError(
-            f"{key}.attention is {list(attention)}: give one of {', '.join(kinds)} for each of "
-            f"{key}.widths={list(widths)}"
+            f"denoiser.attention is {list(attention)}: give one of {', '.join(kinds)} for each of "
+            f"denoiser.widths={list(widths)}"
         )
     return tuple(kinds[kind][0] for kind in attention), tuple(kinds[kind][1] for kind in reversed(attention))
 
 
-def _check(
-    key: str, widths: Sequence[int], heads: int | Sequence[int], attention: Sequence[str], groups: int, of: str
-) -> None:
+def _check(widths: Sequence[int], heads: int | Sequence[int], attention: Sequence[str], groups: int, of: str) -> None:
     if any(width % groups for width in widths):
-        raise UserError(f"{key}.widths is {list(widths)}: give multiples of {of} {groups}")
+        raise UserError(f"denoiser.widths is {list(widths)}: give multiples of {of} {groups}")
     each = [heads] * len(widths) if isinstance(heads, int) else list(heads)
     used = [*attention[:-1], "cross"]  # the middle has the last level's heads
     if len(each) != len(widths) or any(
         head < 1 or (kind != "none" and width % head) for width, head, kind in zip(widths, each, used, strict=True)
     ):
-        raise UserError(f"{key}.heads is {heads}: give a divisor of each of {key}.widths={list(widths)}")
+        raise UserError(f"denoiser.heads is {heads}: give a divisor of each of denoiser.widths={list(widths)}")
 
 
 def load_denoiser(folder: str | Path) -> ImageDenoiser | VideoDenoiser:

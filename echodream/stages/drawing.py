@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 from torch import Tensor
 
@@ -23,9 +22,15 @@ from echodream.process.guidance import Guidance
 from echodream.stages.encode import run_prediction
 from echodream.store import Dataset
 from echodream.store.latents import write_latents
+from echodream.trainers import precision
 
+_APART = 0.1
 OWN = ("interval", "rescale", "auto")
 """Settings of guidance that are not the scale of a condition."""
+_TRAINING = ("min_snr", "least_weight", "spacing", "times", "shift")
+"""Settings of a process that do not change what a network's prediction means."""
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+"""The others would change the noise and the times that samples are drawn with, too."""
 
 
 def guidance_of(asked: Mapping[str, Any], model: Diffusion) -> Guidance:
@@ -55,22 +60,34 @@ def weak_model(asked: Mapping[str, Any], model: Diffusion, name: str) -> Diffusi
             raise UserError("guidance.auto.scale needs guidance.auto.artifact=, the folder of a worse model")
         return None
     weak = load_diffusion(str(folder), name)
-    if _nature(weak) != _nature(model):
+    own, other = _nature(model), _nature(weak)
+    wrong = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
+    spreads = zip(model.facts.residual or (), weak.facts.residual or (), strict=False)
+    if any(abs(spread / other - 1) > _APART for spread, other in spreads):
+        wrong.append("residual, by more than a tenth")  # what it predicts is in other units
+    if wrong:
         raise UserError(
-            f"guidance.auto.artifact={folder} has another process, encoder or conditions, or other latents: train it "
-            "as the model itself, but shorter or smaller"
+            f"guidance.auto.artifact={folder} differs from the model in {wrong[0]}: train it as the model itself, but "
+            "shorter or smaller"
         )
     return weak
 
 
 def _nature(model: Diffusion) -> dict[str, Any]:
-    """What two models share whose predictions can be compared; the window of clips is not among it."""
-    told = model.conditioner.settings()["conditions"]
-    facts = {**asdict(model.facts), "fps": None, "reference_times": None}
-    if model.is_video:
-        facts["frames"] = None
-    conditions = sorted((item["name"], item["kind"], str(item["facts"])) for item in told)
-    return {"process": model.process.settings(), "conditions": conditions, **facts}
+    """What two models share whose predictions can be compared, by the name of the setting.
+
+    Not among it are the window of clips, what weighs in training, and what is estimated from training samples.
+    """
+    told, facts = model.conditioner.settings()["conditions"], asdict(model.facts)
+    for name in ("fps", "reference_times", *(["frames"] if model.is_video else [])):
+        del facts[name]
+    facts |= {name: facts[name] is not None for name in ("residual", "beat_spread")}
+    process = {name: value for name, value in model.process.settings().items() if name not in _TRAINING}
+    return {
+        **{f"process.{name}": value for name, value in process.items()},
+        **facts,
+        "conditioning": sorted((item["name"], item["kind"], str(item["facts"])) for item in told),
+    }
 
 
 def recipe_of(sampling: Mapping[str, Any], model: Diffusion) -> Recipe:
@@ -104,30 +121,28 @@ def settings_of(recipe: Recipe, model: Diffusion, weak: Diffusion | None) -> dic
 
 
 def columns_of(recipe: Recipe) -> dict[str, Any]:
-    """What FileList.csv says of how each row was drawn. Guidance is a cell like ``class_id=2 reference=1``."""
+    """What FileList.csv says of how each row was drawn.
+
+    Guidance is a cell like ``class_id=2 reference=1``, with ``auto=3 interval=0.2-0.7 rescale=0.5`` where it has them.
+    """
     guidance = recipe.guidance
-    scales = {**guidance.scales, **({"auto": guidance.auto} if guidance.auto != 1 else {})}
-    told = " ".join(f"{name}={scale:g}" for name, scale in scales.items())
+    parts = [f"{name}={scale:g}" for name, scale in guidance.scales.items()]
+    parts += [f"auto={guidance.auto:g}"] if guidance.auto != 1 else []
+    parts += ["interval={:g}-{:g}".format(*guidance.interval)] if tuple(guidance.interval) != (0, 1) else []
+    parts += [f"rescale={guidance.rescale:g}"] if guidance.rescale else []
+    told = " ".join(parts)
     return {"Seed": recipe.seed, "Sampler": recipe.sampler, "Steps": recipe.steps, "Guidance": told}
 
 
-def counts(rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, object]:
-    """How many rows there are of each class, and the columns that nothing was asked of, for a summary."""
+def counts(
+    rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = (), unread: Sequence[str] = ()
+) -> dict[str, object]:
+    """For a summary: how many rows there are of each class, the columns of which nothing was asked, and the columns of
+    a csv that nothing read."""
     classes = (f"class {row['class_id']} {row.get('class_name', '')}" for row in rows.values() if "class_id" in row)
     found = dict(sorted(Counter(name.strip() for name in classes).items()))
-    return {**found, **({"not asked for": ", ".join(without)} if without else {})}
-
-
-def read_labels(path: str, columns: Sequence[str]) -> dict[str, list[Any]]:
-    """The ``columns`` that the csv at ``path`` has, and Source if it is there. Raises ``UserError`` without any."""
-    try:
-        table = pd.read_csv(path, dtype={"Source": str})
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"labels={path} cannot be read as csv: {' '.join(str(error).split())}") from error
-    found = [name for name in columns if name in table]
-    if not found or not len(table):
-        raise UserError(f"labels={path} has no rows with {' or '.join(columns) or 'any condition of this model'}")
-    return {name: table[name].tolist() for name in [*found, *(["Source"] if "Source" in table else [])]}
+    named = {"not asked for": without, "columns not read": unread}
+    return {**found, **{what: ", ".join(names) for what, names in named.items() if names}}
 
 
 def told(labels: str, asked: Mapping[str, Sequence[Any]]) -> str:
@@ -196,6 +211,14 @@ def _save(path: Path, latents: Tensor) -> dict[str, Any]:
     """Write a sample, (F, C, H, W), as a posterior without spread."""
     write_latents(path, latents.numpy(), latents.new_zeros(latents.shape).numpy())
     return {"NumberOfFrames": len(latents), "FrameHeight": latents.shape[2], "FrameWidth": latents.shape[3]}
+
+
+def checked_precision(trainer: Callable[..., pl.Trainer]) -> str:
+    """The precision that ``trainer`` asks for. Raises ``UserError`` for one that samples cannot be drawn with."""
+    asked = precision(trainer)
+    if asked not in _PRECISIONS:
+        raise UserError(f"trainer.precision={asked} is not for drawing: choose one of {', '.join(_PRECISIONS[:3])}")
+    return asked
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,8 @@ from torch import Tensor
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid import load_reid
+from echodream.modules.workshop import spread as spread
+from echodream.modules.workshop import stored
 from echodream.networks.autoencoder import load_folder
 from echodream.store import Store
 from echodream.weights import fingerprint
@@ -33,7 +35,7 @@ class Embedder:
             self.decoder = load_folder(vae).requires_grad_(False).eval().to(device)
             if self.sees.encoder is not None and fingerprint(self.decoder) != self.sees.encoder:
                 raise UserError(
-                    f"artifact={reid} looks at pixels decoded by another autoencoder than vae={vae}: give the one "
+                    f"artifact={reid} looks at pixels that autoencoder={vae} did not decode: give the one "
                     "that made data/<study>/decoded, or train the reid again"
                 )
 
@@ -65,23 +67,28 @@ class Embedder:
         pixels = self.decoder.decode(latents).sample.clamp(-1, 1)
         return pixels.mean(dim=1, keepdim=True) if self.sees.channels == 1 else pixels
 
-    def recordings(self, rows: Recordings, every: int = 1) -> Iterator[tuple[Tensor, list[str]]]:
-        """For each recording, embeddings of every ``every``-th frame, (f, D), and their patient, f times."""
+    def recordings(self, rows: Recordings, every: int = 1, first: bool = False) -> Iterator[tuple[Tensor, list[str]]]:
+        """For each recording, embeddings of every ``every``-th frame, (f, D), and their patient, f times.
+
+        With ``first`` of the first frame alone. Frames of several recordings go through the network together.
+        """
         patients = rows.table["PatientID"].astype(str).tolist()
-        for row, patient in enumerate(patients):
-            places = np.arange(0, rows.frames[row], every)
-            yield self.embed(latents(rows, row, places)), [patient] * len(places)
+        held: list[Tensor] = []
+        begin = 0
+        for row in range(len(rows)):
+            held.append(latents(rows, row, places(rows, row, every, first)))
+            if row + 1 == len(rows) or sum(map(len, held)) >= 4 * CHUNK:
+                parts = self.embed(torch.cat(held)).split([len(part) for part in held])
+                for number, part in enumerate(parts, begin):
+                    yield part, [patients[number]] * len(part)
+                held, begin = [], row + 1
+
+
+def places(rows: Recordings, row: int, every: int = 1, first: bool = False) -> np.ndarray:
+    """The frames of a recording that are references: every ``every``-th, or only the ``first``; int64."""
+    return np.arange(0, 1 if first else rows.frames[row], every)
 
 
 def latents(rows: Recordings, row: int, places: Sequence[int] | np.ndarray) -> Tensor:
     """The frames ``places`` of a recording as they are stored: posterior means, unscaled, (f, C, H, W), float32."""
-    wanted = np.asarray(places)
-    low, high = int(wanted.min()), int(wanted.max()) + 1
-    return rows.store.latents(rows.names[row], low, high)[0][wanted - low].float()
-
-
-def spread(frames: int, count: int) -> np.ndarray:
-    """``count`` frames of ``frames``, evenly from the first to the last; int64. One frame is the middle one."""
-    if count == 1:
-        return np.array([frames // 2])
-    return np.linspace(0, frames - 1, count).round().astype(np.int64)
+    return stored(rows, row, np.asarray(places))[0]

@@ -12,12 +12,12 @@ from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.stages.drawing import (
+    checked_precision,
     columns_of,
     counts,
     draw,
     idle,
     plain,
-    read_labels,
     recipe_of,
     sample_store,
     settings_of,
@@ -25,9 +25,12 @@ from echodream.stages.drawing import (
     weak_model,
     whole,
 )
+from echodream.stages.labels import SOURCE, Asked, read_labels
 from echodream.stages.summary import Summary
 from echodream.store import Store
-from echodream.trainers import precision
+
+_MANY = 2000
+"""Images that are drawn where nothing says how many."""
 
 
 def image(
@@ -46,25 +49,27 @@ def image(
 ) -> Summary:
     """Draw ``n`` hearts with the LIDM at ``artifact``; each is a function of the seed and its number alone.
 
+    Without ``n`` there is one for each row of a csv, or there are 2000.
+
     ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``. ``labels`` says which conditions they are asked
     for: spread evenly ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a
     csv, row by row.
     """
-    model = load_diffusion(artifact, "lidm")
+    how, model = checked_precision(trainer), load_diffusion(artifact, "lidm")
     recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lidm")
-    asked = _labels(model.conditioner, labels, training, n, recipe.seed)
-    count = len(next(iter(asked.values()))) if asked else whole("n", n)
-    values, without = model.conditioner.request(asked), idle(model, recipe.guidance, asked)
+    asked = _asked(model.conditioner, labels, training, n, recipe.seed)
+    count = len(next(iter(asked.values.values()))) if asked.values else _many(n)
+    values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)
     settings = {
         **settings_of(recipe, model, weak),
         "n": count,
-        "labels": told(labels, asked),
-        "precision": precision(trainer),
+        "labels": told(labels, asked.values),
+        "precision": how,
     }
-    rows = _rows(model, recipe, asked, count)
+    rows = _rows(model, recipe, asked.values, count)
     dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, weak=weak)
     state = draw(drawer, dst, dataset, rows, values, batch, workers, trainer)
-    return Summary(f"image: {dst} {state}", {"images": count, **counts(rows, without)})
+    return Summary(f"image: {dst} {state}", {"images": count, **counts(rows, without, asked.unread)})
 
 
 def _rows(model: Diffusion, recipe: Recipe, asked: Mapping[str, list[Any]], count: int) -> dict[str, dict[str, Any]]:
@@ -83,22 +88,26 @@ def _rows(model: Diffusion, recipe: Recipe, asked: Mapping[str, list[Any]], coun
     return rows
 
 
-def _labels(conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int) -> dict[str, list[Any]]:
+def _many(n: int | None) -> int:
+    return _MANY if n is None else whole("n", n)
+
+
+def _asked(conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int) -> Asked:
     """For each column that the conditions read, the value asked for in each row."""
     columns = list(conditioner.columns)
-    if not columns:
-        return {}
+    if labels in ("uniform", "training") and not columns:
+        return Asked({})
     if labels == "uniform":
-        return conditioner.spread(whole("n", n))
+        return Asked(conditioner.spread(_many(n)))
     if labels == "training":
         rows = Recordings(Store(training), "TRAIN")
-        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(whole("n", n))]
-        return {column: rows.column(column)[picked].tolist() for column in columns}
+        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(_many(n))]
+        return Asked({column: rows.column(column)[picked].tolist() for column in columns})
     if not labels.endswith(".csv"):
         raise UserError(f"labels={labels}: choose uniform or training, or give the path of a csv")
     given = read_labels(labels, columns)
-    given.pop("Source", None)
-    count = len(next(iter(given.values())))
+    count = len(next(iter(given.values.values())))
     if n is not None and whole("n", n) > count:
-        raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out (n=null)")
-    return {column: entries[:n] for column, entries in given.items()}
+        raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out")
+    unread = (*given.unread, *([SOURCE] if given.sources is not None else []))
+    return Asked({column: entries[:n] for column, entries in given.values.items()}, unread=unread)

@@ -19,12 +19,12 @@ from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Length, Recipe
 from echodream.process.windows import starts
 from echodream.stages.drawing import (
+    checked_precision,
     columns_of,
     counts,
     draw,
     idle,
     plain,
-    read_labels,
     recipe_of,
     sample_store,
     settings_of,
@@ -32,11 +32,11 @@ from echodream.stages.drawing import (
     weak_model,
     whole,
 )
+from echodream.stages.labels import Asked, read_labels
 from echodream.stages.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from echodream.trainers import precision
 
 _BEAT = 2
 _SHORTEST = 0.5
@@ -64,27 +64,27 @@ def video(
     from the csv ``labels``. ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``; ``length`` has
     ``frames``, ``join``, ``overlap`` and ``windows``, see ``Length``.
     """
-    model = load_diffusion(artifact, "lvdm")
+    how, model = checked_precision(trainer), load_diffusion(artifact, "lvdm")
     recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lvdm")
     store, clips = Store(src, kind="latent", encoder=model.facts.encoder), _length(model, **length)
     chosen = _sources(store.table, n, repeat)
-    asked = _labels(model, chosen, labels)
-    values, without = model.conditioner.request(asked), idle(model, recipe.guidance, asked)
+    asked = _asked(model, chosen, labels)
+    values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)
     settings = {
         **settings_of(recipe, model, weak),
         "source": digest(store.root / CHECKSUMS),
-        "labels": None if labels is None else told(labels, asked),
+        "labels": None if labels is None else told(labels, asked.values),
         **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap, "n": len(chosen)},
-        "precision": precision(trainer),
+        "precision": how,
     }
     beats = _beats(model, recipe.seed, len(chosen))
-    rows = _rows(model, recipe, clips, chosen, asked, store.dataset.synthetic, beats)
+    rows = _rows(model, recipe, clips, chosen, asked.values, store.dataset.synthetic, beats)
     dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, clips, weak)
     state = draw(
         drawer, dst, dataset, rows, values, batch, workers, trainer, _references(model, store, chosen, beats, clips)
     )
     facts = {"videos": len(rows), "frames each": clips.frames, "fps": round(model.facts.fps, 3)}
-    return Summary(f"video: {dst} {state}", {**facts, **counts(rows, without)})
+    return Summary(f"video: {dst} {state}", {**facts, **counts(rows, without, asked.unread)})
 
 
 def _rows(
@@ -185,6 +185,8 @@ def _joins(length: Length) -> list[int]:
 def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
     """The row of the source for each video."""
     count = len(table) if n is None else whole("n", n)
+    if not isinstance(repeat, bool):
+        raise UserError(f"repeat is {repeat!r}: give true or false")
     if not len(table):
         raise UserError("src= holds no recording: nothing can be drawn from it")
     if count > len(table) and not repeat:
@@ -194,30 +196,35 @@ def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
     return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
 
 
-def _labels(model: Diffusion, chosen: pd.DataFrame, labels: str | None) -> dict[str, list[Any]]:
+def _asked(model: Diffusion, chosen: pd.DataFrame, labels: str | None) -> Asked:
     """The value of each column that the conditions read, for each video; None where it is nowhere."""
     columns = list(model.conditioner.columns)
     none = [None] * len(chosen)
     asked = {column: chosen[column].tolist() if column in chosen else none for column in columns}
     if labels is None:
-        return asked
+        return Asked(asked)
     given = read_labels(labels, columns)
-    sources = given.pop("Source", None)
-    count = len(next(iter(given.values())))
-    if sources is None:
-        if count < len(chosen):
+    order = _order(given, chosen["FileName"].tolist(), labels)
+    found = {column: [entries[row] for row in order] for column, entries in given.values.items()}
+    return Asked(asked | found, unread=given.unread)
+
+
+def _order(given: Asked, names: list[str], labels: str) -> list[int]:
+    """The row of the csv for each source of ``names``: that of its name, or else the next one."""
+    count = len(next(iter(given.values.values())))
+    if given.sources is None:
+        if count < len(names):
             raise UserError(
-                f"labels={labels} has {count} rows for {len(chosen)} videos: add rows, lower n, or add a column Source"
+                f"labels={labels} has {count} rows for {len(names)} videos: add rows, lower n, or add a column Source"
             )
-        return asked | {column: entries[: len(chosen)] for column, entries in given.items()}
-    place = {str(source): row for row, source in enumerate(sources)}
-    if len(place) < len(sources):
-        twice = next(str(source) for row, source in enumerate(sources) if place[str(source)] != row)
+        return list(range(len(names)))
+    place = {source: row for row, source in enumerate(given.sources)}
+    if len(place) < count:
+        twice = next(source for row, source in enumerate(given.sources) if place[source] != row)
         raise UserError(f"labels={labels} has two rows whose Source is {twice}: keep one of them")
-    if missing := [name for name in chosen["FileName"] if name not in place]:
+    if missing := [name for name in names if name not in place]:
         raise UserError(f"labels={labels} has no row whose Source is {missing[0]}: add it, or leave the column out")
-    order = [place[name] for name in chosen["FileName"]]
-    return asked | {column: [entries[row] for row in order] for column, entries in given.items()}
+    return [place[name] for name in names]
 
 
 def _places(model: Diffusion, chosen: pd.DataFrame, src: str, length: Length) -> tuple[float, ...]:

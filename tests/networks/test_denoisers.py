@@ -390,14 +390,14 @@ def test_what_is_asked_of_a_loaded_network_is_checked() -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"image_unet.attention is \['cross', 'self'\]: give one of none, self, cross"):
+    with pytest.raises(UserError, match=r"denoiser.attention is \['cross', 'self'\]: give one of none, self, cross"):
         build_image(4, 0, 8, [32, 32, 32], 1, ["cross", "self"])
-    with pytest.raises(UserError, match=r"video_unet.attention is \['self', 'none'\]: give one of none, cross for"):
+    with pytest.raises(UserError, match=r"denoiser.attention is \['self', 'none'\]: give one of none, cross for"):
         build_video(4, 0, 8, [32, 32], 1, ["self", "none"])
-    with pytest.raises(UserError, match=r"image_unet.widths is \[32, 48\]: give multiples of image_unet.groups 32"):
+    with pytest.raises(UserError, match=r"denoiser.widths is \[32, 48\]: give multiples of denoiser.groups 32"):
         build_image(4, 0, 8, [32, 48], 1, ["cross", "cross"])
-    with pytest.raises(UserError, match=r"video_unet.widths is \[16, 32\]: give multiples of the groups of its norms"):
+    with pytest.raises(UserError, match=r"denoiser.widths is \[16, 32\]: give multiples of the groups of its norms"):
         build_video(4, 0, 8, [16, 32], 1, ["cross", "cross"])
     for heads in (3, [4, 3], [4], 0):
-        with pytest.raises(UserError, match=r"video_unet.heads is .*: give a divisor of each of video_unet.widths"):
+        with pytest.raises(UserError, match=r"denoiser.heads is .*: give a divisor of each of denoiser.widths"):
             build_video(4, 0, 8, [32, 64], 1, ["cross", "none"], heads)

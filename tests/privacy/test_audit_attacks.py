@@ -13,7 +13,7 @@ from echodream.errors import UserError
 from echodream.privacy.audit.drift import drift
 from echodream.privacy.audit.intervals import Interval, bootstrap, mean_interval, share, wilson
 from echodream.privacy.audit.linkability import linkability, residual_risk
-from echodream.privacy.audit.membership import auc, membership, tpr_at
+from echodream.privacy.audit.membership import auc, combined, membership, tpr_at
 from echodream.privacy.audit.retrieval import collisions, occupancy, retrieval
 
 
@@ -127,6 +127,23 @@ def test_membership_refuses_what_it_cannot_tell() -> None:
         membership(np.array([1.0, 2.0]), np.array([True, True]), ["a", "b"])
     with pytest.raises(UserError, match="NaN"):
         membership(np.array([1.0, math.nan]), np.array([True, False]), ["a", "b"])
+
+
+def test_all_noise_levels_have_a_say() -> None:
+    """Errors of much noise are a thousand times larger and say nothing; those of little noise tell members apart."""
+    generator = np.random.default_rng(0)
+    inside = np.arange(400) < 200
+    errors = np.stack([generator.normal(1 - 1.5 * inside, 0.5), generator.normal(1000, 500, 400)], axis=1)
+    scores = combined(errors)
+    assert auc(scores[inside], scores[~inside]) > 0.75
+    assert auc(-errors.mean(axis=1)[inside], -errors.mean(axis=1)[~inside]) < 0.6
+    by_hand = [-np.mean([(row[k] - errors[:, k].mean()) / errors[:, k].std() for k in (0, 1)]) for row in errors]
+    assert scores == pytest.approx(by_hand)
+    assert combined(errors * [7.0, 0.01] + 3) == pytest.approx(scores)  # no unit counts
+    assert (combined(np.ones((3, 2))) == 0).all()
+    for broken in (np.ones(3), np.ones((0, 2)), np.full((2, 2), np.nan)):
+        with pytest.raises(UserError, match="finite errors"):
+            combined(broken)
 
 
 def test_occupancy_by_enumeration() -> None:

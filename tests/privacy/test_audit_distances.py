@@ -146,7 +146,7 @@ def test_mann_whitney_is_scipys() -> None:
 def test_data_copying_tells_copies_from_new_and_from_far() -> None:
     train, held = normal(300, 0), normal(200, 1)
     scores = [
-        data_copying(x, train, held, cells=cells).score
+        data_copying(x, train, held, cells=cells).score.value
         for cells in (1, 4)
         for x in (train[:200] + 0.05 * normal(200, 2), normal(200, 3), 3 * normal(200, 4))
     ]
@@ -166,9 +166,37 @@ def test_c_t_is_the_weighted_mean_of_its_cells() -> None:
     near, far = (cdist(each.double(), train.double()).min(axis=1) for each in (x, held))
     z = [mann_whitney_z(far[:50], near[:30]), mann_whitney_z(far[50:], near[30:])]
     assert sorted(found.cells) == pytest.approx(sorted(z))
-    assert found.score == pytest.approx((50 * z[0] + 20 * z[1]) / 70)
+    assert found.score.value == pytest.approx((50 * z[0] + 20 * z[1]) / 70)
+    assert found.score.high - found.score.value == pytest.approx(1.96 * np.hypot(50, 20) / 70)
     fewer = data_copying(x, train, held, cells=2, least=20)
-    assert (fewer.left_out, fewer.score) == (1, pytest.approx(z[0]))
+    assert (fewer.left_out, fewer.score.value) == (1, pytest.approx(z[0]))
+
+
+def test_the_interval_of_c_t_covers_zero_where_nothing_is_copied() -> None:
+    """Two cells of unequal size, 400 times: 95 % of the intervals."""
+    hits = 0
+    for seed in range(400):
+        shift = torch.tensor([50.0] + [0.0] * (WIDTH - 1))
+        train, held, x = (
+            torch.cat([normal(30, 3 * seed + k), normal(15, 9999 + 3 * seed + k) + shift]) for k in range(3)
+        )
+        score = data_copying(x, train, held, cells=2).score
+        hits += score.low <= 0 <= score.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_a_sample_is_as_close_as_its_closest_frame() -> None:
+    """Of 12 samples of 3 frames, in any order: by brute force, and as one frame each where all are alike."""
+    names = [f"t{number // 2}" for number in range(40)], [f"h{number // 2}" for number in range(40)]
+    x, y, z = normal(36, 0), normal(40, 1), normal(40, 2)
+    groups = np.random.default_rng(0).permutation(np.arange(36) % 12)
+    found = closeness(x, y, names[0], z, names[1], groups, repeats=20)
+    near, far = (np.array([cdist(x[groups == k].double(), each.double()).min() for k in range(12)]) for each in (y, z))
+    assert found.dcr_train.value == pytest.approx(np.median(near))
+    assert found.dcr_holdout.value == pytest.approx(np.median(far))
+    assert found.nearest_in_train.value == pytest.approx(np.mean(near < far))
+    twice = closeness(x[:12].repeat(3, 1), y, names[0], z, names[1], [f"{k % 12:02}" for k in range(36)], repeats=20)
+    assert twice == closeness(x[:12], y, names[0], z, names[1], repeats=20)
 
 
 def test_what_cannot_be_audited_is_refused() -> None:

@@ -201,6 +201,24 @@ for budget in ("8", "512"):
 """
 
 
+def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, saved = encoding._save, []
+
+    def asking(path: Path, found: Any) -> dict[str, Any]:
+        saved.append(path.stem)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(path, found)
+
+    folder = study(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "_save", asking)
+        with pytest.raises(KeyboardInterrupt):
+            encode(folder, "budget=1")
+    assert len(saved) == 1
+    assert not (folder / "latents").exists()
+    assert len(encode(folder).table) == len(LENGTHS)
+
+
 def test_two_processes_make_the_same_recordings(tmp_path: Path) -> None:
     """With a budget of 512 there is one pack: the second process has nothing to do."""
     folder = study(tmp_path)

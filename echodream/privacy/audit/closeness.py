@@ -38,18 +38,20 @@ def closeness(
     train_patients: Sequence[object],
     holdout: Tensor,
     holdout_patients: Sequence[object],
+    groups: Sequence[object] | np.ndarray | None = None,
     seed: int = 0,
     repeats: int = 1000,
 ) -> Closeness:
     """DCR, NNDR and the share nearest in training. Embeddings (n, D), (m, D), (l, D), euclidean; give patients equally
-    many frames on both sides. Of the larger group, a seeded draw of as many patients as the smaller has is used.
+    many frames on both sides. Of the larger group, a seeded draw of as many patients as the smaller has is used. With
+    ``groups``, (n,), the rows of ``synthetic`` are frames, and a sample is as close as its closest frame.
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
     x, y, z = checked("closeness", synthetic, train, holdout)
     generator = np.random.default_rng(seed)
     tables = [
-        to_units(x, rows, units(names, len(rows))).cpu().numpy()
+        _closest(to_units(x, rows, units(names, len(rows))).cpu().numpy(), units(groups, len(x)))
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
     patients = min(table.shape[1] for table in tables)
@@ -73,6 +75,13 @@ def closeness(
         p_value=float((1 + (shuffled >= wins.mean() - 1e-12).sum()) / (repeats + 1)),
         patients=patients,
     )
+
+
+def _closest(table: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Distances of samples, (samples, patients), from those of their frames, (n, patients); ``unit``, (n,)."""
+    order = np.argsort(unit, kind="stable")
+    found: np.ndarray = np.minimum.reduceat(table[order], np.flatnonzero(np.diff(unit[order], prepend=-1)), axis=0)
+    return found
 
 
 def _wins(near: np.ndarray, far: np.ndarray) -> np.ndarray:

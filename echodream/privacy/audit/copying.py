@@ -8,6 +8,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.privacy.audit.distances import checked, nearest_distance
+from echodream.privacy.audit.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,12 @@ class Copying:
     """C_T of Meehan et al. (arXiv 2004.05675).
 
     ``score``: average of ``cells`` weighted by their share of held-out data: well below 0 (-3 and less) where samples
-    lie closer to the training set than held-out data do; above 0 where they lie farther away. ``cells``: z of the
+    lie closer to the training set than held-out data do; above 0 where they lie farther away. Its interval is 1.96
+    standard errors wide on both sides, those of samples that are as close as held-out data are. ``cells``: z of the
     Mann-Whitney test in each cell that was used; ``left_out``: cells with too few samples or no held-out data.
     """
 
-    score: float
+    score: Interval
     cells: tuple[float, ...]
     left_out: int
 
@@ -61,7 +63,9 @@ def data_copying(
             weights.append(len(inside[1]))
     if not scores:
         raise UserError(f"No cell has {least} samples and {least} held-out rows: choose fewer cells or a lower least.")
-    return Copying(float(np.average(scores, weights=weights)), tuple(scores), len(places) - len(scores))
+    shares = np.array(weights) / sum(weights)
+    score, half = float(shares @ scores), float(1.96 * np.sqrt((shares**2).sum()))
+    return Copying(Interval(score, score - half, score + half), tuple(scores), len(places) - len(scores))
 
 
 def _cells(train: Tensor, cells: int, seed: int) -> Tensor:

@@ -59,6 +59,20 @@ def membership(
     )
 
 
+def combined(errors: np.ndarray) -> np.ndarray:
+    """One score of each record, (n,), from its errors at several noise levels, (n, L); higher for smaller errors.
+
+    Errors of much noise are larger than those of little. Each level is scaled to mean 0 and standard deviation 1 over
+    all records, members or not, so that all levels have a say; the score is minus their mean.
+    """
+    values = np.asarray(errors, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
+        raise UserError(f"Membership needs finite errors (n, L) of records at noise levels, not {values.shape}.")
+    spread = values.std(axis=0)
+    found: np.ndarray = -((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)).mean(axis=1)
+    return found
+
+
 def auc(members: np.ndarray, others: np.ndarray) -> float:
     """Probability that a member scores higher than another, ties half. (n,) and (m,)."""
     ordered = np.sort(others)

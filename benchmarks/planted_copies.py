@@ -1,0 +1,297 @@
+"""What the privacy filter catches: a set in which copies of training patients were planted, judged by both rules.
+
+    python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
+        [--beta 0.05] [--choose 0] [--every 1] [--patients 112]
+        [--out reports/phantom/planted_copies]
+
+Below ``--root`` lies a study as launch/demo.sh makes it. What is missing of phantom, autoencoder, latents and
+identity network is made first. The set holds ``--novel`` samples of phantom patients of another seed, who are in no
+split, and one copy of each training patient under each transform of conf/controls/declared.yaml; those that are
+redrawn by the generator, models/<study>/lidm, are left out where there is none. A sample has as many frames as the
+generator draws, else ``--frames``. Both rules see the same samples. "calibrated" compares with every ``--every``-th
+frame, by cosine, and its threshold comes from the TEST patients and from copies with other frames and other
+randomness than the planted ones. A sample's score is the highest over itself and its ``--views``, those of
+calibration patients and copies alike. "percentile" is the published rule: Pearson correlation with first frames, no
+views. Recall is the share of planted copies that are rejected, false rejection the share of novel samples; intervals
+are exact (Clopper-Pearson), two-sided, 95 %, and count patients. ``--out`` takes planted_copies.json and roc.png.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.transforms import from_uint8
+from echodream.diffusion import load_diffusion
+from echodream.ingest.phantom import Phantom
+from echodream.ingest.source import Limits, Video
+from echodream.metrics.verification import Pairs, auc, roc
+from echodream.modules.controls import Control, Drawn, Regenerated, copies, views
+from echodream.modules.workshop import Taken, Workshop, drawn, normal, pick, rng_of, spread
+from echodream.paths import CONF_DIR
+from echodream.privacy.bounds import clopper_pearson_lower, clopper_pearson_upper
+from echodream.privacy.controls import PatientScores
+from echodream.privacy.rules import Calibrated, Evidence, Percentile
+from echodream.privacy.similarity import Similarity
+from echodream.stages.comparison import Query, References, View, embedded, train_to_test
+from echodream.stages.identity import Embedder
+from echodream.store import Store
+
+CODE = Path(__file__).resolve().parent.parent
+DECLARED = instantiate(OmegaConf.load(CONF_DIR / "controls" / "declared.yaml"), _convert_="all")
+TRANSFORMS: dict[str, Control] = {str(name): control for name, control in DECLARED.items() if control is not None}
+HELD, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
+COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0))
+
+
+def make(root: Path, study: str) -> None:
+    """Run the stages whose result is not there yet."""
+    data, models, raw = root / "data" / study, root / "models" / study, root / "raw" / study
+    names = [f"data={study}", "experiment=demo"]
+    ingest = ["stage=ingest", "data=cardiacnet", f"data.name={study}", f"raw=raw/{study}", "experiment=demo"]
+    wanted = [
+        (data / "videos", raw, ["sample.py", "stage=phantom", *names]),
+        (data / "videos", data / "videos", ["sample.py", *ingest]),
+        (models / "vae", models / "vae", ["train.py", "model=vae", *names]),
+        (data / "latents", data / "latents", ["sample.py", "stage=encode", *names]),
+        (models / "reid", models / "reid", ["train.py", "model=reid", *names]),
+    ]
+    for needed, made, (program, *arguments) in wanted:
+        if not needed.exists() and not made.exists():
+            print(f"{made} is not there: {program} {' '.join(arguments)}", flush=True)
+            subprocess.run([sys.executable, str(CODE / program), *arguments], cwd=root, check=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Latents to be judged, (f, C, H, W); of copies also whose, what was done, and what was ``taken``."""
+
+    latents: Tensor
+    kind: str
+    patient: str = ""
+    control: Control | None = None
+    taken: Taken | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the two rules go by: for each sample ``calibrated`` and ``percentile``, and the latter's training maxima."""
+
+    calibrated: np.ndarray
+    percentile: np.ndarray
+    train_to_test: np.ndarray
+
+
+def scored(
+    samples: Sequence[Sample], embedder: Embedder, rows: Recordings, test: Recordings, ways: Sequence[View], every: int
+) -> Scores:
+    """Compare all samples with the training recordings ``rows``, in the way of each rule."""
+
+    def compare(references: References, views: Sequence[View], similarity: Similarity) -> np.ndarray:
+        found = embedded(embedder, (sample.latents for sample in samples), views)
+        queries = [Query(x, sample.control, sample.taken) for x, sample in zip(found, samples, strict=True)]
+        return references.compare(queries, similarity).score
+
+    first = References(embedder, rows, first=True)
+    wide = compare(References(embedder, rows, every), ways, embedder.sees.similarity)  # type: ignore[arg-type]
+    return Scores(wide, compare(first, (), "pearson"), train_to_test(first, test, "pearson"))
+
+
+def beat(video: Video) -> np.ndarray:
+    """The frames of its first end diastole, of the end systole after it, and of the next end diastole."""
+    marks = {kind: [int(np.abs(video.times - at).argmin()) for at in moments] for kind, moments in video.marks.items()}
+    first = marks["ED"][0]
+    middle = next((at for at in marks["ES"] if at > first), first)
+    return np.array([first, middle, next((at for at in marks["ED"] if at > middle), first)])
+
+
+def newcomers(shop: Workshop, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
+    """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED."""
+    size = int(study.table["FrameHeight"].iloc[0])
+    phantom = Phantom(count, seed=seed, size=size, per_patient=(1, 1))
+    for recording in phantom.recordings(None):
+        video = phantom.read(recording, Limits())
+        places = spread(len(video.frames), frames) if frames != 3 else beat(video)
+        x = from_uint8(torch.from_numpy(video.frames[places])).permute(0, 3, 1, 2)
+        mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
+        yield mean + std * normal(mean.shape, rng_of(seed, recording.name))
+
+
+def planted(shop: Workshop, taken: dict[str, Taken], kind: str) -> list[Sample]:
+    """A copy of each of ``taken``, which are of training patients, under each transform."""
+    rows, found = shop.rows, []
+    several = rows.table.groupby(rows.table["PatientID"].astype(str))["FileName"].count()
+    for name, control in TRANSFORMS.items():
+        if isinstance(control, Regenerated) and shop.generator is None:
+            continue
+        alone = isinstance(control, Drawn) and control.leave_out == "recording"
+        chosen = {patient: one for patient, one in taken.items() if several[patient] > 1 or not alone}
+        made = copies(shop, name, control, list(chosen.values()))
+        for x, (patient, one) in zip(
+            tqdm(made, f"{kind} {name}", len(chosen), disable=None), chosen.items(), strict=True
+        ):
+            found.append(Sample(x, f"{kind} {name}", patient, control, one))
+    return found
+
+
+def interval(hits: int, of: int) -> dict[str, float]:
+    """A share with its Clopper-Pearson interval at 95 %."""
+    bounds = clopper_pearson_lower(hits, of, 0.025), clopper_pearson_upper(hits, of, 0.025)
+    return {"count": hits, "of": of, "share": hits / of, "low": bounds[0], "high": bounds[1]}
+
+
+def curve(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
+    """The ROC curve of copies against novel samples: false rejection, recall, and the area under it."""
+    score = np.concatenate([copied, novel])
+    other = np.r_[np.zeros(len(copied), np.int64), np.ones(len(novel), np.int64)]
+    order = np.argsort(-score, kind="stable")
+    pairs = Pairs(score[order], np.zeros(len(score), np.int64), other[order], 2)
+    false, true, _ = roc(pairs)
+    return {"auc": float(auc(pairs)), "false_rejection": false.round(6).tolist(), "recall": true.round(6).tolist()}
+
+
+def judged(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: float) -> dict[str, Any]:
+    """What a rule with threshold ``tau`` makes of a set, from the scores of its samples."""
+    recall = {name: interval(int((found >= tau).sum()), len(found)) for name, found in copied.items()}
+    false = interval(int((novel >= tau).sum()), len(novel))
+    passing = share * (1 - float(np.mean([row["share"] for row in recall.values()])))
+    clean = (1 - share) * (1 - false["share"])
+    return {
+        "tau": tau if np.isfinite(tau) else None,
+        "recall": recall,
+        "false_rejection": false,
+        "copies_among_survivors": passing / (passing + clean) if passing + clean else 0.0,
+        "roc": {name: curve(found, novel) for name, found in copied.items()},
+    }
+
+
+def picture(rules: dict[str, Any], path: Path, side: int = 300, edge: int = 28) -> None:
+    """One diagram for each rule: recall of each transform against false rejection, from 0.001 to 1, logarithmic."""
+    from PIL import Image, ImageDraw
+
+    size = side + 2 * edge
+    image = Image.new("RGB", (size * len(rules) + 150, size), "white")
+    draw = ImageDraw.Draw(image)
+    for left, (rule, facts) in zip(range(0, size * len(rules), size), rules.items(), strict=True):
+        draw.rectangle((left + edge, edge, left + edge + side, edge + side), outline=(160, 160, 160))
+        draw.text((left + edge, 8), f"{rule}: recall (0..1) against false rejection (.001..1)", fill="black")
+        for number, found in enumerate(facts["roc"].values()):
+            across = (np.log10(np.maximum(found["false_rejection"], 1e-3)) + 3) / 3
+            points = zip(across, found["recall"], strict=True)
+            line = [(left + edge + x * side, edge + (1 - y) * side) for x, y in points]
+            draw.line(line, fill=COLOURS[number % len(COLOURS)], width=1 + 2 * (number // len(COLOURS)))
+    for number, name in enumerate(next(iter(rules.values()))["roc"]):
+        line, colour = (size * len(rules), 40 + 18 * number), COLOURS[number % len(COLOURS)]
+        draw.line((*line, line[0] + 20, line[1]), fill=colour, width=1 + 2 * (number // len(COLOURS)))
+        draw.text((size * len(rules) + 26, 34 + 18 * number), name, fill="black")
+    image.save(path)
+
+
+def told(rules: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"{'':18}" + "".join(f"{rule + ': recall (95 %)  AUC':>36}" for rule in rules))
+    share = "{share:.3f} ({low:.3f} - {high:.3f})".format
+    for name in next(iter(rules.values()))["recall"]:
+        cells = (f"{share(**facts['recall'][name]):>28} {facts['roc'][name]['auc']:7.4f}" for facts in rules.values())
+        print(f"{name:18}" + "".join(cells))
+    print(
+        f"{'false rejection':18}"
+        + "".join(f"{share(**facts['false_rejection']):>28}{'':8}" for facts in rules.values())
+    )
+    for rule, facts in rules.items():
+        print(f"{rule}: tau {facts['tau']}; {facts['statement']}")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, text in (("root", "."), ("study", "phantom"), ("reid", None), ("vae", None), ("generator", None)):
+        parser.add_argument(f"--{name}", default=text)
+    parser.add_argument("--out", type=Path, help="default: <root>/reports/<study>/planted_copies")
+    parser.add_argument("--views", nargs="*", default=["flip", "shift"], choices=list(TRANSFORMS))
+    for name, number in (("novel", 200), ("frames", 3), ("every", 1), ("seed", 0), ("steps", 20)):
+        parser.add_argument(f"--{name}", type=int, default=number)
+    for name, value in (("share", 0.2), ("alpha", 0.05), ("beta", 0.05), ("choose", 0.0)):
+        parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--patients", type=int, help="training patients that are copied; default: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser.parse_args()
+
+
+def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scores]:
+    """All samples, and their scores."""
+    models, data = root / "models" / given.study, root / "data" / given.study
+    vae, lidm = given.vae or str(models / "vae"), Path(given.generator or models / "lidm")
+    generator = load_diffusion(str(lidm), "lidm") if lidm.is_dir() else None
+    frames = generator.facts.frames if generator is not None else given.frames
+    store = Store(data / "latents")
+    train, test = Recordings(store, "TRAIN"), Recordings(store, "TEST")
+    shops = [Workshop(train, vae, generator, None, given.steps, given.seed + turn, given.device) for turn in (0, 1)]
+    embedder = Embedder(given.reid or str(models / "reid"), vae, given.device)
+    embedder.check(store)
+    held = pick(test, frames, given.seed)
+    samples = [Sample(drawn(test, x.row, x.places, rng_of(given.seed, key)), HELD, key) for key, x in held.items()]
+    seed = int(rng_of(given.seed, NOVEL).integers(2**31))
+    samples += [Sample(x, NOVEL) for x in newcomers(shops[0], Store(data / "videos"), given.novel, frames, seed)]
+    for turn, kind in enumerate((CONTROL, COPY)):
+        taken = dict(list(pick(train, frames, given.seed + turn).items())[: given.patients])
+        samples += planted(shops[turn], taken, kind)
+    ways = [partial(views, shops[0], TRANSFORMS[name]) for name in given.views]
+    return samples, scored(samples, embedder, train, test, ways, given.every)
+
+
+def decided(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
+    """By rule, what it makes of the set."""
+    kinds, patients = (np.array([getattr(sample, key) for sample in samples]) for key in ("kind", "patient"))
+
+    def of(kind: str, values: np.ndarray, what: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        known = {name: (kinds == f"{kind} {name}") & ~np.isnan(values) for name in TRANSFORMS}  # NaN: no reference left
+        return {name: (values if what is None else what)[rows] for name, rows in known.items() if rows.any()}
+
+    wide, whose = scores.calibrated, of(CONTROL, scores.calibrated, patients)
+    controls = {name: PatientScores(found, whose[name]) for name, found in of(CONTROL, wide).items()}
+    evidence = Evidence(PatientScores(wide[kinds == HELD], patients[kinds == HELD]), controls)
+    rule = Calibrated(alpha=given.alpha, beta=given.beta, choose=given.choose, seed=given.seed)
+    decisions = (rule.decide(evidence), Percentile().decide(Evidence(train_to_test=scores.train_to_test)))
+    found = {}
+    for decision, values in zip(decisions, (wide, scores.percentile), strict=True):
+        facts = judged(of(COPY, values), values[kinds == NOVEL], decision.tau, given.share)
+        found[decision.rule] = {**facts, "passed": decision.passed, "statement": decision.statement}
+    return found
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Make the set, judge it by both rules, print a table and write what was found."""
+    given = arguments()
+    root = Path(given.root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    make(root, given.study)
+    samples, scores = collected(given, root)
+    rules = decided(given, samples, scores)
+    told(rules)
+    out = given.out or root / "reports" / given.study / "planted_copies"
+    out.mkdir(parents=True, exist_ok=True)
+    kinds = [sample.kind.split()[0] for sample in samples]
+    facts: dict[str, Any] = {"sizes": {kind: kinds.count(kind) for kind in sorted(set(kinds))}}
+    facts |= {"frames": len(samples[0].latents), "share": given.share, "views": given.views, "seed": given.seed}
+    (out / "planted_copies.json").write_text(json.dumps({**facts, "rules": rules}, indent=2) + "\n", encoding="utf-8")
+    picture(rules, out / "roc.png")
+    print(f"{out}: planted_copies.json, roc.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""``stage=filter``: a Store of samples becomes a Store of those that are no copies, with a statement of what passes."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from echodream.artifact import read_artifact
+from echodream.datamodules.recordings import Recordings
+from echodream.diffusion import Diffusion, load_diffusion
+from echodream.errors import UserError
+from echodream.modules.controls import Control, Regenerated
+from echodream.modules.workshop import Workshop
+from echodream.privacy.controls import certify, split
+from echodream.privacy.decision import Decision
+from echodream.privacy.rules import Calibrated, Rule
+from echodream.process.guidance import Guidance
+from echodream.stages.encode import rows_of
+from echodream.stages.filtering import Looking, Scored, length_of, score
+from echodream.stages.folder import FRESH, read_record, write_record
+from echodream.stages.identity import Embedder
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.schema import CHECKSUMS, partial, read_dataset
+from echodream.store.table import write_table
+from echodream.store.verify import digest
+
+RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
+"""Of the private folder."""
+GENERATORS = {"image": "lidm", "video": "lvdm"}
+
+
+def filter_(
+    *,
+    src: str,
+    dst: str,
+    private: str,
+    real: str,
+    artifact: str,
+    vae: str,
+    generator: str | None,
+    rule: Rule,
+    controls: Mapping[str, Control | None],
+    report_only: Sequence[str],
+    looking: Mapping[str, Any],
+    device: str | None,
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Leave out of the latent store ``src`` what ``rule`` finds too close to a TRAIN patient of the store ``real``.
+
+    Patients are told apart by the reid ``artifact``; copies of TRAIN patients are made by ``controls``, with the
+    autoencoder ``vae`` and the ``generator`` that drew ``src``. ``looking`` is described by ``Looking``. The survivors
+    go to ``dst``, with the decision in their dataset.json; the scores of all samples and whom they resemble go to the
+    folder ``private``. Where the rule cannot keep its promise there are no survivors, and the summary has a problem.
+    """
+    looks, declared = Looking(**looking), {name: one for name, one in controls.items() if one is not None}
+    store, study = Store(src, kind="latent"), Store(real, kind="latent")
+    _check(store, study, dst, private)
+    _check_names(controls, report_only, looks)
+    drawn_by = _generator_of(generator, declared, looks.on, store)
+    asked = {
+        "source": digest(store.root / CHECKSUMS),
+        "real": digest(study.root / CHECKSUMS),
+        "reid": read_artifact(artifact, "reid").fingerprint,
+        "generator": drawn_by,
+        "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
+        "controls": {name: control.settings() for name, control in declared.items()},
+        "report_only": sorted(set(report_only) & set(declared)),
+        **asdict(looks),
+    }
+    if _is_complete(Path(dst), Path(private), asked):
+        return Summary(f"filter: {dst} already complete, nothing to do", _told(read_dataset(Path(dst)).settings))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    embedder = Embedder(artifact, vae, where)
+    for one in (store, study):
+        embedder.check(one)
+    _check_similarity(rule, embedder)
+    model = load_diffusion(str(generator), GENERATORS[looks.on]) if drawn_by else None
+    rows = Recordings(study, "TRAIN")
+    shop = Workshop(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
+    scored = score(store, study, embedder, shop, rule, declared, report_only, looks)
+    decision = rule.decide(scored.evidence)
+    record = {**asked, "decision": _decided(decision, scored, rule)}
+    _write_private(Path(private), scored, decision, record, asked, command, code_version)
+    problem = None if decision.passed else decision.statement
+    if decision.passed and not record["decision"]["kept"]:
+        problem = f"none of the {len(scored.names)} samples is below the threshold: all resemble a training patient"
+    if problem is None:
+        dataset = replace(
+            store.dataset,
+            settings={**record, "samples": store.dataset.settings},
+            command=command,
+            code_version=code_version,
+            statistics=None,
+        )
+        _write(store, Path(dst), dataset, decision, scored)
+    title = f"filter: {dst} done" if problem is None else f"filter: nothing passes, {dst} was not made"
+    return Summary(title, _told(record), problem)
+
+
+def _check(store: Store, study: Store, dst: str, private: str) -> None:
+    """Raise ``UserError`` for stores that do not belong to each other, or a private folder that would be shared."""
+    if not len(store):
+        raise UserError(f"src={store.root} holds no sample: there is nothing to filter")
+    length_of(store)
+    if not store.dataset.synthetic:
+        raise UserError(f"src={store.root} holds recordings of people, not samples of a generator: give those")
+    if study.dataset.synthetic:
+        raise UserError(f"real={study.root} holds samples of a generator: give the latents of the study it learnt from")
+    if store.dataset.encoder != study.dataset.encoder:
+        raise UserError(
+            f"src={store.root} and real={study.root} are latents of different encoders, which cannot be compared: draw "
+            "the samples again with models of this study"
+        )
+    people = {"FileName": set(study.table["FileName"]), "PatientID": set(study.table["PatientID"].astype(str))}
+    for column, known in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
+        if column in store.table and people[known] & set(store.table[column].astype(str)):
+            raise UserError(
+                f"src={store.root} names people of {study.root} in its column {column}: samples that began from their "
+                "recordings are no synthetic people; draw them from stage=image"
+            )
+    inner = Path(private).resolve()
+    for shared in (Path(dst), partial(Path(dst)), store.root):
+        if shared.resolve() in (inner, *inner.parents):
+            raise UserError(f"private={private} lies in {shared}, which may be shared: choose a folder elsewhere")
+
+
+def _check_names(controls: Mapping[str, Control | None], report_only: Sequence[str], looks: Looking) -> None:
+    """Raise ``UserError`` for a control that is none, and for names of controls that are not there."""
+    declared = {name for name, control in controls.items() if control is not None}
+    if wrong := [name for name in sorted(declared) if not isinstance(controls[name], Control)]:
+        raise UserError(f"controls.{wrong[0]} is no control: give one of echodream.modules.controls, or null")
+    for key, names, known in (("report_only", report_only, set(controls)), ("views", looks.views, declared)):
+        if missing := [name for name in names if name not in known]:
+            raise UserError(f"{key}=[{missing[0]}] is not among controls: choose of {', '.join(sorted(known))}")
+    if not declared - set(report_only):
+        raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
+
+
+def _check_similarity(rule: Rule, embedder: Embedder) -> None:
+    if isinstance(rule, Calibrated) and rule.similarity != embedder.sees.similarity:
+        raise UserError(
+            f"rule.similarity={rule.similarity}, and this reid was trained to be compared by "
+            f"{embedder.sees.similarity}: set rule.similarity={embedder.sees.similarity}"
+        )
+
+
+def _generator_of(folder: str | None, declared: Mapping[str, Control], on: str, store: Store) -> str | None:
+    """The fingerprint of the generator, if a copy is made with it. Raises ``UserError`` for another than drew src."""
+    needing = [name for name, control in declared.items() if isinstance(control, Regenerated)]
+    if not needing:
+        return None
+    if folder is None:
+        raise UserError(f"controls.{needing[0]} needs generator=, the model that drew src: give it, or set it to null")
+    found, drew = read_artifact(folder, GENERATORS[on]).fingerprint, store.dataset.settings.get("model")
+    if drew is not None and drew != found:
+        raise UserError(f"generator={folder} is not the model that drew src={store.root}: give the folder of that one")
+    return found
+
+
+def _guidance(store: Store, model: Diffusion | None) -> Guidance:
+    """As samples were drawn; without autoguidance."""
+    told = store.dataset.settings.get("guidance")
+    if model is None or not isinstance(told, Mapping):
+        return Guidance()
+    scales = {name: scale for name, scale in told["scales"].items() if name in model.conditioner.names}
+    return Guidance(scales, tuple(told["interval"]), told["rescale"])
+
+
+def _is_complete(dst: Path, private: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether all was done before. Raises ``UserError`` where it was done with other settings."""
+    plain = json.loads(json.dumps(asked))
+    found = {dst: read_dataset(dst).settings} if dst.exists() else {}
+    before = read_record(private / RECORD)
+    if before is not None and before.get("decision", {}).get("passed"):
+        found[private] = before
+    for folder, made in found.items():
+        if wrong := [name for name, value in plain.items() if made.get(name) != value]:
+            key = "private" if folder == private else "dst"
+            raise UserError(
+                f"{folder} is already there, made with another {wrong[0]}: choose another {key}=, or remove it"
+            )
+    if len(found) == 2:
+        shutil.rmtree(partial(dst), ignore_errors=True)
+    return len(found) == 2
+
+
+def _decided(decision: Decision, scored: Scored, rule: Rule) -> dict[str, Any]:
+    """All that may be shared of a decision: no score of anybody, no name, no path."""
+    rejected = int(decision.rejected(scored.samples.score).sum())
+    reported = []
+    if decision.table and scored.reported:
+        chooses = (
+            split(scored.evidence.controls, rule.choose, rule.seed)[0] if isinstance(rule, Calibrated) else frozenset()
+        )
+        everyone = frozenset(name for part in scored.reported.values() for name in part.patients.tolist())
+        reported = [
+            asdict(row)
+            for row in certify(scored.reported, decision.tau, decision.settings["delta"], chooses, everyone - chooses)
+        ]
+    return {
+        **decision.as_dict(),
+        "reported": reported,
+        "drawn": len(scored.names),
+        "rejected": rejected,
+        "kept": len(scored.names) - rejected,
+        "frames": scored.frames,
+        "references": scored.samples.references,
+        "training_patients": scored.samples.patients,
+    }
+
+
+def _write_private(
+    folder: Path,
+    scored: Scored,
+    decision: Decision,
+    record: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    command: str,
+    code_version: str,
+) -> None:
+    """Scores of all samples, of new patients and of copies; each file whole or not at all, the record last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found, rejected = scored.samples, decision.rejected(scored.samples.score)
+    p = decision.p_values(found.score)
+    rows = [
+        {
+            "FileName": name,
+            "Score": float(found.score[number]),
+            "PValue": None if p is None else float(p[number]),
+            "Kept": str(not rejected[number]).lower(),
+            "NearestPatient": str(found.patient[number]),
+            "NearestRecording": str(found.recording[number]),
+            "NearestFrame": int(found.place[number]),
+        }
+        for number, name in enumerate(scored.names)
+    ]
+    sides = {"calibration": scored.evidence.calibration, **scored.evidence.controls, **scored.reported}
+    evidence = [
+        {"Kind": kind, "PatientID": patient, "Score": value}
+        for kind, part in sides.items()
+        if part is not None
+        for patient, value in zip(part.patients.tolist(), part.values.tolist(), strict=True)
+    ]
+    for name, table in ((SCORES, rows), (EVIDENCE, evidence)):
+        fresh = folder / f"{FRESH}{name}"
+        write_table(fresh, table)
+        fresh.replace(folder / name)
+    tries = _tries(read_record(folder / RECORD), asked)
+    write_record(folder / RECORD, {**record, "tries": tries, "command": command, "code_version": code_version})
+
+
+def _tries(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> int:
+    """How many settings were tried with this folder: the confidence of a bound is that of the first."""
+    if before is None:
+        return 1
+    same = all(before.get(name) == value for name, value in json.loads(json.dumps(asked)).items())
+    return int(before.get("tries", 1)) + (0 if same else 1)
+
+
+def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored: Scored) -> None:
+    """The survivors, in the order of ``store``, their latents byte for byte."""
+    rejected = dict(zip(scored.names, decision.rejected(scored.samples.score).tolist(), strict=True))
+    score_of = dict(zip(scored.names, scored.samples.score.tolist(), strict=True))
+    p = decision.p_values(scored.samples.score)
+    p_of = {} if p is None else dict(zip(scored.names, p.tolist(), strict=True))
+    kept = {name: row for name, row in rows_of(store).items() if not rejected[name]}
+    with StoreWriter(dst, dataset) as writer:
+        if writer.complete:
+            return
+        for name, row in kept.items():
+            if name not in writer.done:
+                media = writer.scratch(name)
+                shutil.copyfile(store.path(name), media)
+                more = {"PrivacyScore": round(score_of[name], 6)}
+                more |= {"PrivacyP": round(p_of[name], 6)} if p_of else {}
+                writer.commit({**row, **more}, media)
+        writer.finish(list(kept), store.dataset.statistics)
+
+
+def _told(record: Mapping[str, Any]) -> dict[str, object]:
+    """The decision on one screen."""
+    made = record["decision"]
+    facts: dict[str, object] = {
+        "samples": f"{made['drawn']} drawn, {made['rejected']} rejected, {made['kept']} kept",
+        "compared with": f"{made['references']} frames of {made['training_patients']} training patients",
+        "threshold": f"{made['tau']:.4f}, set by {made['decisive']}" if made["tau"] is not None else "none",
+    }
+    if cost := made["cost"]:
+        facts["new patients"] = f"{cost['rejected']} of {cost['patients']} rejected"
+    for row, note in [*((row, "") for row in made["table"]), *((row, ", reported only") for row in made["reported"])]:
+        passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
+        facts[f"copies: {row['transform']}"] = passes + note
+    facts["statement"] = made["statement"]
+    return facts

@@ -1,0 +1,232 @@
+"""``stage=audit``: planted copies are found, harmless sets are not, and nothing is left out without a word."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from echodream.errors import UserError
+from echodream.stages import audit as stage
+from tests.audit_study import HELD, TRAIN, audit, copies, networks, reid, samples, strangers, study, write
+from tests.tiny_vae import artifact as vae_artifact
+from tests.tiny_vae import tiny
+
+torch.set_num_threads(1)
+SPACES = ("", " by latents")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both networks, the real patients, and sets of single frames."""
+    root = networks(tmp_path_factory.mktemp("audit"))
+    study(root / "real")
+    samples(root / "samples", strangers)
+    samples(root / "copies", copies)
+    return root
+
+
+def made(folder: Path, name: str = "audit") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name / "audit.json").read_text())
+    return found
+
+
+def by_name(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {measure["name"]: measure for measure in record["measures"]}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_generator_that_copies_stands_out(folder: Path) -> None:
+    said = audit(folder, f"src={folder}/copies", f"dst={folder}/of-copies")
+    found = by_name(made(folder, "of-copies"))
+    for space in SPACES:
+        share = found[f"nearest in training (DCR){space}"]
+        assert share["stands_out"]
+        assert share["value"]["value"] >= 0.75  # 24 of the 30 patients in training are compared with the 24 held out
+        assert share["details"]["samples"]["p_value"] < 0.002
+        assert found[f"data copying, C_T{space}"]["stands_out"]
+        assert found[f"data copying, C_T{space}"]["value"]["high"] < -3
+        assert found[f"authenticity{space}"]["value"]["value"] < 0.1
+    assert found["training patients covered"]["details"]["all samples"] > 0.8
+    assert "<- stands out" in said
+
+
+def test_a_harmless_generator_does_not(folder: Path) -> None:
+    said = audit(folder, f"dst={folder}/of-strangers")
+    found = by_name(made(folder, "of-strangers"))
+    assert not any(measure["stands_out"] for measure in found.values() if measure["about"] == "privacy")
+    for space in SPACES:
+        assert abs(found[f"data copying, C_T{space}"]["value"]["value"]) < 3
+        share = found[f"nearest in training (DCR){space}"]
+        assert 0.25 < share["value"]["value"] < 0.75
+        assert share["details"]["samples"]["patients"] == HELD
+        assert share["details"]["new patients"]["patients"] == HELD // 2
+    assert "no measure stands out; no proof" in said
+    assert "40 samples, 30 training, 24 held out" in said
+
+
+def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Path) -> None:
+    """Of five frames only the third is a training patient's; the others are of nobody."""
+    real = {row["FileName"]: row for row in study(tmp_path / "real").table.to_dict("records")}
+    assert len(real) > TRAIN
+    from tests.audit_study import heart
+
+    rows = {}
+    for number in range(36):
+        frames = heart(strangers(number), 5)
+        frames[2] = heart(copies(number), 5)[2]
+        rows[f"v{number:03}"] = (frames, {"PatientID": f"S{number}"})
+    write(tmp_path / "samples", rows, synthetic=True)
+    networks(tmp_path)
+    audit(tmp_path, "frames=5", "every=2")
+    found = by_name(made(tmp_path))
+    for space in SPACES:
+        assert found[f"nearest in training (DCR){space}"]["value"]["value"] > 0.7
+        assert found[f"data copying, C_T{space}"]["stands_out"]
+        assert found[f"authenticity{space}"]["value"]["value"] < 0.1
+    lost = found["identity lost along a sample"]
+    assert lost["value"]["value"] > 0.8
+    curve = lost["details"]["samples"]["curve"]
+    assert curve[0] == pytest.approx(1, abs=1e-6)
+    assert curve.index(min(curve)) == 2  # the frame of somebody else
+
+
+def test_samples_that_are_all_of_one_identity_collide(folder: Path) -> None:
+    samples(folder / "one", lambda number: 1000 + number // 10)
+    audit(folder, f"src={folder}/one", f"dst={folder}/of-one")
+    found = by_name(made(folder, "of-one"))["collisions between seeds"]
+    assert found["stands_out"]
+    assert found["value"]["value"] == pytest.approx(4 * 45 / 780, abs=0.05)
+    assert found["expected"]["value"] == pytest.approx(0.01, abs=0.006)
+
+
+def test_what_is_not_measured_is_said_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    audit(folder, f"dst={tmp_path}/full")
+    record = json.loads((tmp_path / "full" / "audit.json").read_text())
+    assert set(record["not measured"]) == {
+        "identity drift",
+        "membership inference",
+        "picture of the nearest samples",
+    }
+    assert "single frame" in record["not measured"]["identity drift"]
+    assert "generator=null" in record["not measured"]["membership inference"]
+    study(tmp_path / "real", train=30, held=3)
+    said = audit(folder, f"real={tmp_path}/real", f"dst={tmp_path}/few")
+    record = json.loads((tmp_path / "few" / "audit.json").read_text())
+    assert "needs 15 held-out patients, and there are 3" in record["not measured"]["collisions between seeds"]
+    assert "No cell has 10 samples" in record["not measured"]["data copying, C_T by latents"]
+    assert "not measured: " in said
+    todo = [*(f"{name}{space}" for name in stage.LEAKS for space in SPACES), *stage.OTHERS]
+    told = {
+        "linkability": "linkability, residual risk",
+        "DCR and NNDR": "nearest in training (DCR)",
+        "precision, recall, density, coverage": "recall",
+    }
+    for name in todo:
+        title = next((name.replace(short, long) for short, long in told.items() if name.startswith(short)), name)
+        assert (title in by_name(record)) != (name in record["not measured"]), name
+
+
+def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path) -> None:
+    first = audit(folder, f"dst={folder}/again")
+    before = files(folder / "again")
+    assert set(before) == {"audit.json", "measures.png", "nearest.png"}
+    second = audit(folder, f"dst={folder}/again")
+    assert "already complete, nothing to do" in second
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+    (folder / "again").rename(folder / "before")
+    audit(folder, f"dst={folder}/again")
+    assert files(folder / "again") == before
+    with pytest.raises(UserError, match="made with per_patient=16, now 4: choose another dst="):
+        audit(folder, f"dst={folder}/again", "per_patient=4")
+    with pytest.raises(UserError, match="made from other recordings"):
+        audit(folder, f"dst={folder}/again", f"src={folder}/copies")
+    assert files(folder / "again") == before
+
+
+def test_the_order_of_the_samples_does_not_matter(folder: Path) -> None:
+    samples(folder / "backwards", strangers, order=-1)
+    audit(folder, f"dst={folder}/forwards")
+    audit(folder, f"dst={folder}/of-backwards", f"src={folder}/backwards")
+    one, two = made(folder, "forwards"), made(folder, "of-backwards")
+    assert one["source"] != two["source"]
+    assert one["measures"] == two["measures"]
+
+
+def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            audit(folder, f"dst={folder}/killed")
+    assert not (folder / "killed").exists()
+    (folder / "killed.partial" / "left").mkdir()
+    audit(folder, f"dst={folder}/killed")
+    audit(folder, f"dst={folder}/whole")
+    assert files(folder / "killed") == files(folder / "whole")
+    assert not (folder / "killed.partial").exists()
+
+
+def test_nobody_is_named(folder: Path) -> None:
+    audit(folder, f"dst={folder}/named")
+    text = (folder / "named" / "audit.json").read_text()
+    assert "secret" not in text
+    assert "r000" not in text
+    assert "S0000" not in text
+
+
+def test_the_samples_nearest_to_a_patient_are_shown_beside_that_patient(folder: Path) -> None:
+    """Copies are drawn above what they are copies of; the closest first."""
+    audit(folder, f"src={folder}/copies", f"dst={folder}/shown", "pairs=4")
+    picture = np.asarray(Image.open(folder / "shown" / "nearest_pairs.png")).astype(int)
+    assert picture.shape == (2 * 10 - 2, 4 * 14 - 2, 3)
+    above, below = picture[:8], picture[10:]
+    columns = [(above[:, 14 * k : 14 * k + 12], below[:, 14 * k : 14 * k + 12]) for k in range(4)]
+    same = np.mean([np.abs(one - two).mean() for one, two in columns])
+    other = np.mean([np.abs(columns[k][0] - columns[k - 1][1]).mean() for k in range(4)])
+    assert same < 0.5 * other
+    assert "picture of the nearest samples" not in made(folder, "shown")["not measured"]
+
+
+MISTAKES = [
+    (["on=images"], "on=images is not known: choose image or video"),
+    (["held_out=[TRAIN]"], "held_out=.* is not possible: give VAL, TEST, or both"),
+    (["held_out=[]"], "held_out=.* is not possible"),
+    (["frames=0"], "frames=0 is not possible: give a whole number from 1"),
+    (["every=0"], "every=0"),
+    (["cells=0"], "cells=0 is not possible"),
+    (["far=1.5"], "far=1.5 is not possible: give a share"),
+    (["pairs=-1"], "pairs=-1"),
+    (["membership.levels=0"], "membership.levels=0"),
+    (["src={folder}/real"], "real is not synthetic: give samples"),
+    (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),
+    (["artifact={folder}/vae"], "is a vae, a reid is needed"),
+    (["artifact={folder}/foreign"], "was made by another encoder"),
+    (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
+    (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),
+    (["autoencoder={folder}/other", "pairs=2"], "autoencoder=.*other did not make these latents"),
+    (["real={folder}/only-train"], "held_out: .* has no recording in TEST, VAL"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), MISTAKES)
+def test_what_cannot_be_audited_is_refused_before_anything_is_written(
+    folder: Path, overrides: list[str], says: str
+) -> None:
+    if not (folder / "foreign").exists():
+        reid(folder / "foreign", encoder="12" * 32)
+        vae_artifact(folder / "other", tiny(seed=5))
+        study(folder / "only-train", held=0)
+    with pytest.raises(UserError, match=says):
+        audit(folder, f"dst={folder}/refused", *(override.format(folder=folder) for override in overrides))
+    assert not list(folder.glob("refused*"))

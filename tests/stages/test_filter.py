@@ -1,0 +1,472 @@
+"""``stage=filter`` against brute force: scores, decisions, bytes, what may be shared, and every way to fail closed."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from echodream import engine
+from echodream.datamodules.recordings import Recordings
+from echodream.errors import UserError
+from echodream.modules.workshop import pick
+from echodream.stages import filter as stage
+from echodream.store import Store, StoreWriter, verify
+from tests.fakes import tree
+from tests.tiny_filter import (
+    COPIES,
+    ENCODER,
+    C,
+    Flat,
+    H,
+    W,
+    cfg,
+    drawn,
+    plant,
+    recording,
+    recordings,
+    samples,
+    store,
+    study,
+    unit,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study, twelve samples of one frame, and both networks."""
+    plant(monkeypatch, tmp_path)
+    study(tmp_path / "latents")
+    samples(tmp_path / "images", drawn())
+    return tmp_path
+
+
+def run(folder: Path, *overrides: str) -> Any:
+    return engine.sample(cfg(folder, *overrides))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def training(similarity: str = "cosine", part: slice = slice(None)) -> dict[tuple[str, int], np.ndarray]:
+    """Embeddings of all TRAIN frames, by recording and frame."""
+    return {
+        (name, place): unit(frames[place : place + 1], similarity)[0]
+        for name, (_, split, frames) in recordings().items()
+        if split == "TRAIN"
+        for place in range(len(frames))[part]
+    }
+
+
+def highest(frames: np.ndarray, references: Mapping[tuple[str, int], np.ndarray], similarity: str = "cosine") -> Any:
+    """By brute force: the highest similarity of any of ``frames`` to any reference, and which that is."""
+    table = unit(frames, similarity) @ np.stack([*references.values()]).T
+    return table.max(), [*references][int(table.max(axis=0).argmax())]
+
+
+def refused(folder: Path, words: str, *overrides: str) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        run(folder, *overrides)
+    assert "\n" not in str(told.value)
+    assert not (folder / "private").exists()
+
+
+def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) -> None:
+    summary = run(folder)
+    references, given = training(), drawn()
+    found = {row["FileName"]: row for row in rows(folder / "report/scores.csv")}
+    assert found.keys() == given.keys()
+    for name, frames in given.items():
+        score, (nearest, place) = highest(frames, references)
+        assert float(found[name]["Score"]) == pytest.approx(score, abs=2e-6)
+        assert (found[name]["NearestRecording"], int(found[name]["NearestFrame"])) == (nearest, place)
+        assert found[name]["NearestPatient"] == f"secret{recordings()[nearest][0]:02}"
+    for name, source in COPIES.items():  # of frames that are not the first
+        assert (found[name]["NearestRecording"], int(found[name]["NearestFrame"])) == source
+        assert float(found[name]["Score"]) == pytest.approx(1, abs=1e-6)
+
+    test = Recordings(Store(folder / "latents"), "TEST")
+    new = {
+        patient: highest(recordings()[test.names[one.row]][2][one.places], references)[0]
+        for patient, one in pick(test, 1, 0).items()
+    }
+    assert len(new) == 5  # patients, one of whom has two recordings
+    evidence = rows(folder / "report/evidence.csv")
+    told = {row["PatientID"]: float(row["Score"]) for row in evidence if row["Kind"] == "calibration"}
+    assert told == pytest.approx(new, abs=2e-6)
+    tau = max(new.values())  # alpha .2 of 5 patients: p = 1/6, reached by none of them
+    kept = [name for name in given if highest(given[name], references)[0] <= tau]
+    assert 4 < len(kept) <= 9
+    assert not any(name.startswith("copy") for name in kept)
+    for name in given:
+        assert found[name]["Kept"] == str(name in kept).lower()
+        p = (1 + sum(value >= float(found[name]["Score"]) for value in told.values())) / 6
+        assert float(found[name]["PValue"]) == pytest.approx(p)
+
+    made, src = verify(folder / "private", encoder=ENCODER), Store(folder / "images")
+    assert made.table["FileName"].tolist() == kept
+    assert made.dataset.synthetic
+    assert made.dataset.statistics == src.dataset.statistics
+    for name in kept:
+        assert made.path(name).read_bytes() == src.path(name).read_bytes()
+    scores = [float(found[name]["Score"]) for name in kept]
+    assert made.table["PrivacyScore"].tolist() == pytest.approx(scores, abs=1e-6)
+    assert made.table["PrivacyP"].tolist() == pytest.approx([float(found[name]["PValue"]) for name in kept], abs=1e-6)
+    assert made.table[src.table.columns].equals(src.table[src.table["FileName"].isin(kept)].reset_index(drop=True))
+    decision = made.dataset.settings["decision"]
+    assert decision["passed"]
+    assert decision["decisive"] == "alpha"
+    assert decision["tau"] == pytest.approx(tau, abs=2e-6)
+    assert (decision["drawn"], decision["kept"], decision["frames"]) == (12, len(kept), 1)
+    assert decision["references"] == len(references)
+    assert summary.facts["samples"] == f"12 drawn, {12 - len(kept)} rejected, {len(kept)} kept"
+
+
+def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder: Path) -> None:
+    """other_frame lacks the frame and its neighbours, other_recording the recording; exact lacks nothing."""
+    left = "controls.other_recording={_target_:echodream.modules.controls.Drawn,leave_out:recording}"
+    run(folder, left, "report_only=[other_recording]")
+    train = Recordings(Store(folder / "latents"), "TRAIN")
+    evidence = rows(folder / "report/evidence.csv")
+    told = {(row["Kind"], row["PatientID"]): float(row["Score"]) for row in evidence}
+    twice = []
+    for patient, one in pick(train, 1, 0).items():
+        name, place = train.names[one.row], int(one.places[0])
+        frame, references = recordings()[name][2][one.places], training()
+        assert told["exact", patient] == pytest.approx(1, abs=1e-6)
+        near = {(name, other) for other in (place - 1, place, place + 1)}
+        rest = {key: value for key, value in references.items() if key not in near}
+        assert told["other_frame", patient] == pytest.approx(highest(frame, rest)[0], abs=2e-6)
+        assert 0.7 < told["other_frame", patient] < 0.95
+        if ("other_recording", patient) in told:
+            twice.append(patient)
+            rest = {key: value for key, value in references.items() if key[0] != name}
+            assert told["other_recording", patient] == pytest.approx(highest(frame, rest)[0], abs=2e-6)
+    assert twice == ["secret00", "secret03"]
+    decision = Store(folder / "private").dataset.settings["decision"]
+    assert [(row["transform"], row["controls"]) for row in decision["table"]][:2] == [
+        ("exact", 14),
+        ("other_frame", 14),
+    ]
+    assert [(row["transform"], row["controls"]) for row in decision["reported"]] == [("other_recording", 2)]
+    assert "other_recording" not in decision["statement"]
+
+
+def test_one_copied_frame_in_a_video_is_enough_where_it_is_looked_at(folder: Path) -> None:
+    """Every check_every-th frame; a copy of a training frame is at frame 4 of one that is new otherwise."""
+    given = {f"new-{number}": recording(100 + number, 0, 7) for number in range(9)}
+    given["hidden"] = recording(200, 0, 7)
+    given["hidden"][4] = recordings()["clip-05-0"][2][2]
+    samples(folder / "videos", given)
+    for every, caught in ((2, True), (3, False)):
+        at = [f"src={folder}/videos", f"dst={folder}/private{every}", f"private={folder}/report{every}", "on=video"]
+        run(folder, *at, f"check_every={every}", "controls.other_frame=null")
+        found = {row["FileName"]: row for row in rows(folder / f"report{every}/scores.csv")}
+        for name, frames in given.items():
+            assert float(found[name]["Score"]) == pytest.approx(highest(frames[::every], training())[0], abs=2e-6)
+        assert (found["hidden"]["Kept"] == "false") == caught
+        decision = Store(folder / f"private{every}").dataset.settings["decision"]
+        assert decision["frames"] == len(range(0, 7, every))
+        new = [row for row in rows(folder / f"report{every}/evidence.csv") if row["Kind"] == "calibration"]
+        test = Recordings(Store(folder / "latents"), "TEST")
+        for patient, one in pick(test, len(range(0, 7, every)), 0, every).items():
+            score = highest(recordings()[test.names[one.row]][2][one.places], training())[0]  # as many frames
+            assert float(next(row["Score"] for row in new if row["PatientID"] == patient)) == pytest.approx(
+                score, abs=2e-6
+            )
+
+
+def test_every_nth_reference_is_counted_from_the_first(folder: Path) -> None:
+    run(folder, "reference_every=3", "controls.other_frame=null")
+    references = {key: value for key, value in training().items() if key[1] % 3 == 0}
+    for row in rows(folder / "report/scores.csv"):
+        score, (nearest, place) = highest(drawn()[row["FileName"]], references)
+        assert float(row["Score"]) == pytest.approx(score, abs=2e-6)
+        assert (row["NearestRecording"], int(row["NearestFrame"])) == (nearest, place)
+
+
+def test_what_may_be_shared_names_nobody(folder: Path) -> None:
+    """Neither a patient, nor a recording, nor a path; the record of the report does not either."""
+    run(folder)
+    shared = {**tree(folder / "private"), "filter.json": (folder / "report/filter.json").read_bytes()}
+    for name, content in shared.items():
+        for secret in (b"secret", b"clip-", str(folder).encode()):
+            assert secret not in content, name
+    assert b"secret" in (folder / "report/scores.csv").read_bytes()
+    told = json.loads((folder / "report/filter.json").read_text())
+    assert told["decision"] == Store(folder / "private").dataset.settings["decision"]
+
+
+def test_views_are_looked_at_on_every_side(folder: Path) -> None:
+    """A flipped copy is caught with views=[flip], which calibration patients and copies are looked at through, too."""
+    flipped = {**drawn(), "turned": recordings()["clip-06-0"][2][3:4, :, :, ::-1].copy()}
+    samples(folder / "turned", flipped)
+    flip = "controls.flip={_target_:echodream.modules.controls.Pixels,flip:true}"
+    at = [f"src={folder}/turned", flip, "report_only=[flip]"]
+    run(folder, *at, f"dst={folder}/without", f"private={folder}/blind")
+    run(folder, *at, "views=[flip]")
+    blind, seeing = ({row["FileName"]: row for row in rows(folder / at / "scores.csv")} for at in ("blind", "report"))
+    assert blind["turned"]["Kept"] == "true"
+    assert seeing["turned"]["Kept"] == "false"
+    # the stand-in autoencoder cuts at 10, as pixels are cut at 1
+    for name, frames in flipped.items():
+        both = np.concatenate([frames, np.clip(frames, -10, 10)[..., ::-1]])
+        assert float(seeing[name]["Score"]) == pytest.approx(highest(both, training())[0], abs=2e-3)
+    before, after = (list(rows(folder / at / "evidence.csv")) for at in ("blind", "report"))
+    raised = [float(b["Score"]) - float(a["Score"]) for a, b in zip(before, after, strict=True)]
+    kinds = [row["Kind"] for row in before]
+    assert min(raised) >= 0
+    for kind in ("calibration", "flip"):
+        assert max(rise for rise, name in zip(raised, kinds, strict=True) if name == kind) > 0.01
+
+
+def test_the_published_rule_is_the_published_rule(folder: Path) -> None:
+    """Pearson, first frames, the 95th percentile of train-to-test maxima; a copy of another frame may pass."""
+    run(folder, "rule=percentile")
+    of = recordings()
+    first = {
+        split: unit(np.stack([f[0] for _, s, f in of.values() if s == split]), "pearson") for split in ("TRAIN", "TEST")
+    }
+    tau = np.percentile((first["TRAIN"] @ first["TEST"].T).max(axis=1), 95)
+    made = Store(folder / "private")
+    assert made.dataset.settings["decision"]["tau"] == pytest.approx(tau, abs=2e-6)
+    assert made.dataset.settings["decision"]["statement"].startswith("No guarantee")
+    for row in rows(folder / "report/scores.csv"):
+        frames = drawn()[row["FileName"]]
+        score = (unit(frames, "pearson") @ first["TRAIN"].T).max()
+        assert float(row["Score"]) == pytest.approx(score, abs=2e-6)
+        assert (row["Kept"] == "true") == (score < tau)
+
+
+def test_the_order_of_rows_changes_nothing(folder: Path) -> None:
+    run(folder)
+    given = drawn()
+    order = [[*given][place] for place in np.random.default_rng(0).permutation(len(given))]
+    samples(folder / "shuffled", given, order)
+    real = Store(folder / "latents")
+    rng = np.random.default_rng(1)
+    table = [(row, real.latents(row["FileName"])[0].numpy()) for row in real.table.to_dict("records")]
+    store(folder / "mixed", [table[place] for place in rng.permutation(len(table))], 0.0)
+    at = [f"src={folder}/shuffled", f"real={folder}/mixed", f"dst={folder}/other", f"private={folder}/again"]
+    run(folder, *at)
+    for name in ("scores.csv", "evidence.csv"):
+        assert (folder / "report" / name).read_bytes() == (folder / "again" / name).read_bytes()
+    kept, again = Store(folder / "private").table, Store(folder / "other").table
+    assert again["FileName"].tolist() == [name for name in order if name in set(kept["FileName"])]
+    assert set(kept["FileName"]) == set(again["FileName"])
+
+
+def test_a_rerun_has_nothing_to_do_and_other_settings_are_refused(folder: Path) -> None:
+    run(folder)
+    before = tree(folder)
+    assert "already complete, nothing to do" in str(run(folder))
+    assert tree(folder) == before
+    for change, key in (("seed=1", "rule"), ("reference_every=2", "reference_every"), ("views=[exact]", "views")):
+        with pytest.raises(UserError, match=rf"private is already there, made with another {key}: choose another dst="):
+            run(folder, change)
+    with pytest.raises(UserError, match=r"report is already there.*choose another private="):
+        run(folder, "reference_every=2", f"dst={folder}/elsewhere")
+    assert tree(folder) == before
+
+
+def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> None:
+    refused(folder, "rule.alpha=0.1 needs 9 calibration patients and there are 5", "rule.alpha=0.1")
+    told = json.loads((folder / "report/filter.json").read_text())
+    assert not told["decision"]["passed"]
+    assert told["decision"]["kept"] == 0
+    assert told["tries"] == 1
+    assert {row["Kept"] for row in rows(folder / "report/scores.csv")} == {"false"}
+    refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
+    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 2
+    refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
+    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 2
+    run(folder)
+    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 3
+
+
+def test_copies_that_are_not_recognised_let_nothing_pass(folder: Path) -> None:
+    """The stand-in identity network does not know a flipped frame."""
+    flip = "controls.flip={_target_:echodream.modules.controls.Pixels,flip:true}"
+    refused(folder, r"rule.beta=0.3 is not certified .* under 'flip', 1\d of 14 copies pass", flip)
+    table = json.loads((folder / "report/filter.json").read_text())["decision"]["table"]
+    assert next(row["passes"] for row in table if row["transform"] == "flip") > 9
+
+
+def with_source(root: Path) -> None:
+    row = {"FileName": "video-0", "Split": "TRAIN", "PatientID": "S0", "Source": "clip-16-0"}
+    store(root, [(row, recording(100, 0, 1))], 0.0, synthetic=True)
+
+
+def lonely(root: Path) -> None:
+    table = [
+        ({"FileName": f"c{number}", "Split": split, "PatientID": f"p{patient}"}, recording(patient, number, 5))
+        for number, (patient, split) in enumerate([(0, "TRAIN"), (0, "TRAIN"), *((p, "TEST") for p in range(1, 6))])
+    ]
+    store(root, table, 0.0)
+
+
+def flat(root: Path) -> None:
+    same = np.full((5, C, H, W), 0.5, np.float16)
+    splits = ["TRAIN"] * 14 + ["TEST"] * 5
+    store(root, [({"FileName": f"c{n}", "Split": s, "PatientID": f"p{n}"}, same) for n, s in enumerate(splits)], 0.0)
+
+
+SRC: list[tuple[str, Callable[[Path], Any]]] = [
+    ("holds no sample", lambda root: samples(root, {})),
+    ("holds recordings of people, not samples", lambda root: samples(root, drawn(), synthetic=False)),
+    ("latents of different encoders", lambda root: samples(root, drawn(), encoder="12" * 32)),
+    ("samples of 1 and of 4 frames", lambda root: samples(root, {**drawn(), "long": recording(300, 0, 4)})),
+    ("names people of .* in its column Source", with_source),
+    ("names people of .* in its column FileName", lambda root: samples(root, {"clip-01-0": recording(300, 0, 1)})),
+]
+REAL: list[tuple[str, Callable[[Path], Any]]] = [
+    ("holds samples of a generator: give the latents", lambda root: study(root, synthetic=True)),
+    ("has one TRAIN patient only", lonely),
+    ("have the same embedding|are constant", flat),
+]
+
+
+@pytest.mark.parametrize(("words", "make"), SRC, ids=[words for words, _ in SRC])
+def test_samples_that_cannot_be_judged_are_refused(folder: Path, words: str, make: Callable[[Path], Any]) -> None:
+    make(folder / "bad")
+    refused(folder, words, f"src={folder}/bad")
+
+
+@pytest.mark.parametrize(("words", "make"), REAL, ids=[words for words, _ in REAL])
+def test_studies_that_cannot_protect_are_refused(folder: Path, words: str, make: Callable[[Path], Any]) -> None:
+    make(folder / "bad")
+    refused(folder, words, f"real={folder}/bad")
+
+
+def test_numbers_that_are_none_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Store.latents
+
+    def wrong(self: Store, name: str, *where: Any) -> Any:
+        mean, std = read(self, name, *where)
+        return (torch.full_like(mean, torch.nan), std) if name == "new-3" else (mean, std)
+
+    monkeypatch.setattr(Store, "latents", wrong)
+    refused(folder, "new-3 holds NaN or infinite numbers")
+    monkeypatch.setattr(Store, "latents", read)
+    monkeypatch.setattr(Flat, "forward", lambda self, x: x.flatten(1) / 0)
+    refused(folder, "gives embeddings that are NaN or infinite: train the reid again")
+    monkeypatch.setattr(Flat, "forward", lambda self, x: x.flatten(1) * 0 + 1)
+    refused(folder, "have the same embedding: the identity network has collapsed")
+
+
+def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
+    path = folder / "latents/FileList.csv"
+    path.write_text(path.read_text().replace("clip-15-1,TEST", "clip-15-1,TRAIN"))
+    refused(folder, "is in two splits")
+
+
+def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, folder, encoder="34" * 32)
+    refused(folder, "made by another encoder than the latents that .*reid was trained on")
+    plant(monkeypatch, folder, similarity="pearson")
+    refused(folder, "set rule.similarity=pearson")
+    plant(monkeypatch, folder)
+    (folder / "bad").mkdir()
+    samples(folder / "bad/images", drawn(), encoder="12" * 32)
+    study(folder / "bad/latents", encoder="12" * 32)
+    plant(monkeypatch, folder, encoder="12" * 32)
+    refused(folder, "autoencoder=.* is not the encoder of", f"src={folder}/bad/images", f"real={folder}/bad/latents")
+
+
+@pytest.mark.parametrize(
+    ("words", "override"),
+    [
+        ("on=sound: choose image or video", "on=sound"),
+        ("reference=last: choose all or first", "reference=last"),
+        ("reference_every is 0", "reference_every=0"),
+        ("calibration=.* must be of TEST and VAL", "calibration=[TRAIN]"),
+        ("calibration=.* must be of TEST and VAL", "calibration=[]"),
+        (r"views=\[turn\] is not among controls", "views=[turn]"),
+        (r"report_only=\[turn\] is not among controls", "report_only=[turn]"),
+        ("controls.flip is no control", "controls.flip=3"),
+        ("views= names transforms of pixels without randomness", "views=[exact]"),
+        ("declares no transform outside report_only=", "report_only=[exact,other_frame]"),
+        ("lies in .*private, which may be shared", "private=${dst}/report"),
+        ("lies in .*images, which may be shared", "private=${src}"),
+        (
+            r"controls.sdedit_10 needs generator=",
+            "controls.sdedit_10={_target_:echodream.modules.controls.Regenerated,strength:0.1}",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(folder: Path, words: str, override: str) -> None:
+    refused(folder, words, override, *(["generator=null"] if "sdedit" in override else []))
+
+
+def test_a_declared_copy_of_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings of three frames: without a frame and its neighbours, nothing is left of anyone but two."""
+    plant(monkeypatch, tmp_path)
+    table = [
+        ({"FileName": f"c{n}", "Split": "TRAIN" if n < 14 else "TEST", "PatientID": f"p{n}"}, recording(n, 0, 2))
+        for n in range(19)
+    ]
+    store(tmp_path / "latents", table, 0.0)
+    samples(tmp_path / "images", drawn())
+    refused(tmp_path, r"controls.other_frame: no TRAIN patient .* report_only=\[other_frame\]")
+    run(tmp_path, "report_only=[other_frame]")
+
+
+def test_all_samples_rejected_is_no_store(folder: Path) -> None:
+    samples(folder / "copies", {name: frames for name, frames in drawn().items() if name.startswith("copy")})
+    refused(folder, "none of the 3 samples is below the threshold", f"src={folder}/copies")
+
+
+MOMENTS = {
+    "before anything": (stage, "score"),
+    "scores not yet named": (stage, "write_table"),
+    "record not yet written": (stage, "write_record"),
+    "store not yet begun": (stage, "_write"),
+    "third row": (StoreWriter, "commit"),
+    "before the last step": (StoreWriter, "finish"),
+    "renaming": (Path, "rename"),
+    "tidying up": (stage.shutil, "rmtree"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, moment: str) -> None:
+    whole = folder / "whole"
+    run(folder, f"dst={whole}/private", f"private={whole}/report")
+    child = os.fork()
+    if child == 0:
+        owner, name = MOMENTS[moment]
+        original, left = getattr(owner, name), [3 if moment == "third row" else 1]
+
+        def killing(*given: Any, **more: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **more)
+
+        setattr(owner, name, killing)
+        try:
+            run(folder)
+        finally:
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    if (folder / "private").exists():
+        assert moment == "tidying up"
+        verify(folder / "private")
+    run(folder)
+    ours, theirs = (tree(root / "private") for root in (folder, whole))
+    changing = ("dataset.json", "SHA256SUMS")  # the command line is in it
+    assert {k: v for k, v in ours.items() if k not in changing} == {
+        k: v for k, v in theirs.items() if k not in changing
+    }
+    assert (folder / "report/scores.csv").read_bytes() == (whole / "report/scores.csv").read_bytes()
+    assert not (folder / "private.partial").exists()
