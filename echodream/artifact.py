@@ -32,6 +32,8 @@ class Artifact:
     metrics: dict[str, float] = field(default_factory=dict)
     command: str = ""
     code_version: str = ""
+    source: str = ""
+    """SHA-256 of the checksums of the store that it was trained on: who was in training."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:

@@ -18,6 +18,8 @@ from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
 from echodream.stages.folder import RANKS, lock, unlock
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 from echodream.trainers import interruptible, make_trainer
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     """
     _check(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    source = digest(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
     module.adapt(data)
@@ -55,7 +58,11 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
             log.info("train: %s already complete, nothing to do", cfg.dst)
             return found.metrics
         return _train(
-            cfg, folder, data, module, Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version)
+            cfg,
+            folder,
+            data,
+            module,
+            Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source),
         )
     finally:
         if held is not None:

@@ -231,7 +231,8 @@ class Calibrated(Rule):
         names = [name for name in self._must(evidence.rows) if name != WEAKEST]
         level = self.alpha if decisive == "alpha" else self.alpha_max
         if passed:
-            words = statements.guarantee(names, len(certifiers), self.beta, self.delta, self.worst_case)
+            fewest = min(row.controls for row in table if row.transform in names)
+            words = statements.guarantee(names, fewest, self.beta, self.delta, self.worst_case)
             words += " " + statements.price(level, self.benjamini_hochberg and decisive == "alpha")
         return Decision(
             rule=self.name,

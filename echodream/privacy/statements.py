@@ -21,7 +21,7 @@ def guarantee(transforms: Sequence[str], certifiers: int, beta: float, delta: fl
     chosen = " It holds also for whichever transform hides each patient best." if worst_case and several else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "
-        f"confidence {percent(1 - delta)}, by copies of {certifiers} patients who did not choose the threshold."
+        f"confidence {percent(1 - delta)}, by copies of {certifiers} or more patients who did not choose the threshold."
         f"{held}{chosen} {SCOPE}"
     )
 

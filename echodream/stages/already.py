@@ -16,30 +16,34 @@ from echodream.stages.folder import RANKS, read_record, write_record
 from echodream.stages.summary import Summary
 from echodream.store.schema import DATASET, partial
 
+_WRITTEN = ("dst", "private")
+"""Settings that say where a stage writes."""
+
 
 def once(notes: str | None, stage: Mapping[str, Any], run: Callable[[], Summary]) -> Summary:
     """``run`` the stage that ``stage`` configures, unless the folder ``notes``, if given, says that it is done."""
     if notes is None:
         return run()
-    found = remembered(notes, stage)
+    asked = _asked(stage)  # before the run: what is replaced while it runs was not read
+    found = remembered(notes, stage, asked)
     if found is None:
         found = run()
-        remember(notes, stage, found)
+        remember(notes, stage, asked, found)
     return found
 
 
-def remembered(notes: str, stage: Mapping[str, Any]) -> Summary | None:
+def remembered(notes: str, stage: Mapping[str, Any], asked: str) -> Summary | None:
     """The summary of ``stage``, its configuration, if the folder ``notes`` says that it is done and nothing changed."""
     note = read_record(_place(notes, stage))
     if note is None or _distributed() or partial(Path(stage["dst"])).exists():
         return None
-    if note.get("asked") != _asked(stage) or note.get("made") != _made(Path(stage["dst"])):
+    if note.get("asked") != asked or note.get("made") != _made(Path(stage["dst"])):
         return None
     title = f"{_name(stage)}: {stage['dst']} already complete, nothing to do"
     return Summary(title, note["facts"])
 
 
-def remember(notes: str, stage: Mapping[str, Any], summary: Summary) -> None:
+def remember(notes: str, stage: Mapping[str, Any], asked: str, summary: Summary) -> None:
     """Leave a note in the folder ``notes`` that ``stage`` is done; a convenience, so no disk needs room for it."""
     if summary.problem is not None or _distributed() or not Path(stage["dst"]).is_dir():
         return
@@ -47,7 +51,7 @@ def remember(notes: str, stage: Mapping[str, Any], summary: Summary) -> None:
     with contextlib.suppress(OSError):
         place = _place(notes, stage)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_record(place, {"asked": _asked(stage), "made": _made(Path(stage["dst"])), "facts": facts})
+        write_record(place, {"asked": asked, "made": _made(Path(stage["dst"])), "facts": facts})
 
 
 def _name(stage: Mapping[str, Any]) -> str:
@@ -65,7 +69,7 @@ def _distributed() -> bool:
 
 
 def _asked(stage: Mapping[str, Any]) -> str:
-    """Digest of the settings of ``stage`` but ``dst``, with the state of all files and folders that they name."""
+    """Digest of the settings of ``stage`` but where it writes, with the state of all files that they name."""
 
     def seen(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -74,7 +78,7 @@ def _asked(stage: Mapping[str, Any]) -> str:
             return [seen(item) for item in value]
         return [value, _state(Path(value))] if isinstance(value, str) and value else value
 
-    settings = seen({key: value for key, value in stage.items() if key != "dst"})
+    settings = seen({key: value for key, value in stage.items() if key not in _WRITTEN})
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 

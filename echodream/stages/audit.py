@@ -23,7 +23,7 @@ from echodream.stages.auditing.measure import PRIVACY, Measure, Sides, compared
 from echodream.stages.auditing.pictures import pictures
 from echodream.stages.auditing.sides import Look, recordings
 from echodream.stages.folder import lock, read_record, require_same, unlock, write_record
-from echodream.stages.identity import Embedder
+from echodream.stages.identity import Embedder, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS, partial
@@ -189,7 +189,7 @@ def _check_generator(model: Diffusion, source: Store, real: Store, folder: str) 
     """The generator is of these latents, and drew these samples where the store says who did."""
     if model.facts.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
-    drew = source.dataset.settings.get("model")
+    drew = drawn_with(source).get("model")
     if drew is not None and drew != model.fingerprint():
         raise UserError(
             f"generator={folder} did not draw {source.root}: give the lidm or lvdm that did, or generator=null"

@@ -1,6 +1,7 @@
 """``stage=filter``: a Store of samples becomes a Store of those that are no copies, with a statement of what passes."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,11 +19,12 @@ from echodream.modules.workshop import Workshop
 from echodream.privacy.controls import certify, split
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
+from echodream.privacy.statements import percent
 from echodream.process.guidance import Guidance
 from echodream.stages.encode import rows_of
 from echodream.stages.filtering import Looking, Scored, length_of, score
 from echodream.stages.folder import FRESH, read_record, write_record
-from echodream.stages.identity import Embedder
+from echodream.stages.identity import Embedder, check_trained, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import CHECKSUMS, partial, read_dataset
@@ -58,11 +60,12 @@ def filter_(
     go to ``dst``, with the decision in their dataset.json; the scores of all samples and whom they resemble go to the
     folder ``private``. Where the rule cannot keep its promise there are no survivors, and the summary has a problem.
     """
+    command = re.sub(r"=\S*/\S*", "=...", command)  # folders may name the study, or a patient
     looks, declared = Looking(**looking), {name: one for name, one in controls.items() if one is not None}
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)
     _check_names(controls, report_only, looks)
-    drawn_by = _generator_of(generator, declared, looks.on, store)
+    drawn_by = _generator_of(generator, declared, looks.on, store, study)
     asked = {
         "source": digest(store.root / CHECKSUMS),
         "real": digest(study.root / CHECKSUMS),
@@ -79,14 +82,17 @@ def filter_(
     embedder = Embedder(artifact, vae, where)
     for one in (store, study):
         embedder.check(one)
+    if embedder.sees.on == "latents":  # pixels come from a store that was decoded from the study's
+        check_trained(artifact, "reid", study, "artifact")
     _check_similarity(rule, embedder)
     model = load_diffusion(str(generator), GENERATORS[looks.on]) if drawn_by else None
     rows = Recordings(study, "TRAIN")
     shop = Workshop(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
     scored = score(store, study, embedder, shop, rule, declared, report_only, looks)
     decision = rule.decide(scored.evidence)
-    record = {**asked, "decision": _decided(decision, scored, rule)}
-    _write_private(Path(private), scored, decision, record, asked, command, code_version)
+    tries = _tries(read_record(Path(private) / RECORD), asked)
+    record = {**asked, "decision": {**_decided(decision, scored, rule, tries), "tries": tries}}
+    _write_private(Path(private), scored, decision, record, command, code_version)
     problem = None if decision.passed else decision.statement
     if decision.passed and not record["decision"]["kept"]:
         problem = f"none of the {len(scored.names)} samples is below the threshold: all resemble a training patient"
@@ -100,6 +106,11 @@ def filter_(
         )
         _write(store, Path(dst), dataset, decision, scored)
     title = f"filter: {dst} done" if problem is None else f"filter: nothing passes, {dst} was not made"
+    if problem is not None and Path(dst).exists():
+        withdrawn = Path(dst).with_name(f"{Path(dst).name}.withdrawn")
+        shutil.rmtree(withdrawn, ignore_errors=True)
+        Path(dst).rename(withdrawn)
+        problem += f" What was there before is now {withdrawn}: do not share it."
     return Summary(title, _told(record), problem)
 
 
@@ -116,6 +127,12 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
         raise UserError(
             f"src={store.root} and real={study.root} are latents of different encoders, which cannot be compared: draw "
             "the samples again with models of this study"
+        )
+    began = store.table["Source"].astype(str).tolist() if "Source" in store.table else []
+    if "real" in began or drawn_with(store).get("source") == digest(study.root / CHECKSUMS):
+        raise UserError(
+            f"src={store.root} began from real recordings, such as those of {study.root}: samples of real hearts are "
+            "no synthetic people; draw them from stage=image"
         )
     people = {"FileName": set(study.table["FileName"]), "PatientID": set(study.table["PatientID"].astype(str))}
     for column, known in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
@@ -150,14 +167,17 @@ def _check_similarity(rule: Rule, embedder: Embedder) -> None:
         )
 
 
-def _generator_of(folder: str | None, declared: Mapping[str, Control], on: str, store: Store) -> str | None:
+def _generator_of(
+    folder: str | None, declared: Mapping[str, Control], on: str, store: Store, study: Store
+) -> str | None:
     """The fingerprint of the generator, if a copy is made with it. Raises ``UserError`` for another than drew src."""
     needing = [name for name, control in declared.items() if isinstance(control, Regenerated)]
     if not needing:
         return None
     if folder is None:
         raise UserError(f"controls.{needing[0]} needs generator=, the model that drew src: give it, or set it to null")
-    found, drew = read_artifact(folder, GENERATORS[on]).fingerprint, store.dataset.settings.get("model")
+    check_trained(folder, GENERATORS[on], study, "generator")
+    found, drew = read_artifact(folder, GENERATORS[on]).fingerprint, drawn_with(store).get("model")
     if drew is not None and drew != found:
         raise UserError(f"generator={folder} is not the model that drew src={store.root}: give the folder of that one")
     return found
@@ -165,7 +185,7 @@ def _generator_of(folder: str | None, declared: Mapping[str, Control], on: str, 
 
 def _guidance(store: Store, model: Diffusion | None) -> Guidance:
     """As samples were drawn; without autoguidance."""
-    told = store.dataset.settings.get("guidance")
+    told = drawn_with(store).get("guidance")
     if model is None or not isinstance(told, Mapping):
         return Guidance()
     scales = {name: scale for name, scale in told["scales"].items() if name in model.conditioner.names}
@@ -190,8 +210,14 @@ def _is_complete(dst: Path, private: Path, asked: Mapping[str, Any]) -> bool:
     return len(found) == 2
 
 
-def _decided(decision: Decision, scored: Scored, rule: Rule) -> dict[str, Any]:
-    """All that may be shared of a decision: no score of anybody, no name, no path."""
+def _decided(decision: Decision, scored: Scored, rule: Rule, tries: int) -> dict[str, Any]:
+    """All that may be shared of a decision: no name, no path. A threshold is a score of somebody who is not named."""
+    told = decision.as_dict()
+    if tries > 1 and decision.passed:
+        told["statement"] += (
+            f" This was decision number {tries}, with other settings than before, on the same patients: the confidence "
+            f"of all of them together is {percent(max(0.0, 1 - tries * decision.settings['delta']))}."
+        )
     rejected = int(decision.rejected(scored.samples.score).sum())
     reported = []
     if decision.table and scored.reported:
@@ -204,7 +230,7 @@ def _decided(decision: Decision, scored: Scored, rule: Rule) -> dict[str, Any]:
             for row in certify(scored.reported, decision.tau, decision.settings["delta"], chooses, everyone - chooses)
         ]
     return {
-        **decision.as_dict(),
+        **told,
         "reported": reported,
         "drawn": len(scored.names),
         "rejected": rejected,
@@ -220,7 +246,6 @@ def _write_private(
     scored: Scored,
     decision: Decision,
     record: Mapping[str, Any],
-    asked: Mapping[str, Any],
     command: str,
     code_version: str,
 ) -> None:
@@ -251,8 +276,7 @@ def _write_private(
         fresh = folder / f"{FRESH}{name}"
         write_table(fresh, table)
         fresh.replace(folder / name)
-    tries = _tries(read_record(folder / RECORD), asked)
-    write_record(folder / RECORD, {**record, "tries": tries, "command": command, "code_version": code_version})
+    write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
 
 
 def _tries(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> int:
@@ -260,7 +284,7 @@ def _tries(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> int:
     if before is None:
         return 1
     same = all(before.get(name) == value for name, value in json.loads(json.dumps(asked)).items())
-    return int(before.get("tries", 1)) + (0 if same else 1)
+    return int(before.get("decision", {}).get("tries", 1)) + (0 if same else 1)
 
 
 def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored: Scored) -> None:

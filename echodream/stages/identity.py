@@ -1,12 +1,13 @@
 """What ``stage=filter`` and ``stage=audit`` share: frames of latent stores as embeddings of the identity network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from echodream.artifact import read_artifact
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid import load_reid
@@ -14,10 +15,33 @@ from echodream.modules.workshop import spread as spread
 from echodream.modules.workshop import stored
 from echodream.networks.autoencoder import load_folder
 from echodream.store import Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 from echodream.weights import fingerprint
 
 CHUNK = 256
 """Frames that go through the networks at once. Chunks are filled up, so that a frame's embedding is its own."""
+
+
+def drawn_with(store: Store) -> Mapping[str, Any]:
+    """The settings that a store of samples was drawn with, also of those that a filter left."""
+    found: Mapping[str, Any] = store.dataset.settings
+    while isinstance(found.get("samples"), Mapping):
+        found = found["samples"]
+    return found
+
+
+def check_trained(folder: str, name: str, real: Store, key: str) -> None:
+    """Raise ``UserError`` when the ``name`` at ``folder``, given as ``key``, was not trained on the store ``real``.
+
+    Who was in training is what the split of ``real`` says; a model of another split has seen other patients.
+    """
+    source = read_artifact(folder, name).source
+    if source and source != digest(real.root / CHECKSUMS):
+        raise UserError(
+            f"{key}={folder} was trained on another store than real={real.root}, so who was in training is not known: "
+            "give the store that it was trained on"
+        )
 
 
 class Embedder:

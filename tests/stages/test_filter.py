@@ -282,14 +282,17 @@ def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> 
     told = json.loads((folder / "report/filter.json").read_text())
     assert not told["decision"]["passed"]
     assert told["decision"]["kept"] == 0
-    assert told["tries"] == 1
+    assert told["decision"]["tries"] == 1
     assert {row["Kept"] for row in rows(folder / "report/scores.csv")} == {"false"}
     refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
-    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 2
+    assert json.loads((folder / "report/filter.json").read_text())["decision"]["tries"] == 2
     refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
-    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 2
+    assert json.loads((folder / "report/filter.json").read_text())["decision"]["tries"] == 2
     run(folder)
-    assert json.loads((folder / "report/filter.json").read_text())["tries"] == 3
+    shared = Store(folder / "private").dataset.settings["decision"]
+    assert shared["tries"] == 3
+    assert "This was decision number 3, with other settings than before" in shared["statement"]
+    assert "the confidence of all of them together is 70 %" in shared["statement"]  # delta is .1
 
 
 def test_copies_that_are_not_recognised_let_nothing_pass(folder: Path) -> None:
