@@ -3,21 +3,29 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from echodream import engine
+from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.workshop import pick
+from echodream.paths import CONF_DIR
+from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 from tests.fakes import tree
 from tests.tiny_filter import (
     COPIES,
@@ -308,6 +316,17 @@ def with_source(root: Path) -> None:
     store(root, [(row, recording(100, 0, 1))], 0.0, synthetic=True)
 
 
+def of_real_hearts(root: Path) -> None:
+    """As stage=video writes it for a source of recordings."""
+    row = {"FileName": "video-0", "Split": "TRAIN", "PatientID": "S000000", "Source": "real"}
+    store(root, [(row, recording(16, 0, 1))], 0.0, synthetic=True)
+
+
+def of_this_study(root: Path) -> None:
+    began = digest(root.parent / "latents" / CHECKSUMS)
+    samples(root, drawn(), settings={"samples": {"source": began}})
+
+
 def lonely(root: Path) -> None:
     table = [
         ({"FileName": f"c{number}", "Split": split, "PatientID": f"p{patient}"}, recording(patient, number, 5))
@@ -328,6 +347,8 @@ SRC: list[tuple[str, Callable[[Path], Any]]] = [
     ("latents of different encoders", lambda root: samples(root, drawn(), encoder="12" * 32)),
     ("samples of 1 and of 4 frames", lambda root: samples(root, {**drawn(), "long": recording(300, 0, 4)})),
     ("names people of .* in its column Source", with_source),
+    ("began from real recordings", of_real_hearts),
+    ("began from real recordings", of_this_study),
     ("names people of .* in its column FileName", lambda root: samples(root, {"clip-01-0": recording(300, 0, 1)})),
 ]
 REAL: list[tuple[str, Callable[[Path], Any]]] = [
@@ -473,3 +494,45 @@ def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, m
     }
     assert (folder / "report/scores.csv").read_bytes() == (whole / "report/scores.csv").read_bytes()
     assert not (folder / "private.partial").exists()
+
+
+def test_models_of_another_split_are_refused(folder: Path) -> None:
+    """Who was in training is not what this store says."""
+    shutil.rmtree(folder / "reid")
+    made = Artifact("reid", "x", "ef" * 32, "0" * 64, source="ab" * 32)
+    write_artifact(folder / "reid", made, "seed: 0\n", lambda _: None)
+    refused(folder, "artifact=.* was trained on another store than real=")
+    shutil.rmtree(folder / "reid")
+    own = replace(made, source=digest(folder / "latents" / CHECKSUMS))
+    write_artifact(folder / "reid", own, "seed: 0\n", lambda _: None)
+    run(folder)
+
+
+def test_what_no_longer_passes_is_withdrawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder)
+    shutil.rmtree(folder / "report")
+    decide = Calibrated.decide
+    broken = {"passed": False, "statement": "Nothing may pass: planted."}
+    monkeypatch.setattr(Calibrated, "decide", lambda own, evidence: replace(decide(own, evidence), **broken))
+    with pytest.raises(UserError, match=r"What was there before is now .*private.withdrawn: do not share it"):
+        run(folder)
+    assert not (folder / "private").exists()
+    assert (folder / "private.withdrawn").exists()
+
+
+def test_the_published_rule_looks_at_samples_as_they_are() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        published = compose("sample", ["stage=filter", "data=phantom", "rule=percentile"])
+        ours = compose("sample", ["stage=filter", "data=phantom"])
+    assert (list(published.views), published.reference) == ([], "first")
+    assert list(ours.views) == ["flip", "shift"]
+
+
+def test_no_folder_is_named_in_what_may_be_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = f"python sample.py stage=filter real={folder}/patients_of_meyer src=samples/x/images rule.beta=0.3"
+    monkeypatch.setattr(engine, "command", lambda _: typed)
+    run(folder)
+    told = (folder / "private/dataset.json").read_text()
+    assert "python sample.py stage=filter real=... src=... rule.beta=0.3" in told
+    assert "meyer" not in told
+    assert str(folder) not in told
