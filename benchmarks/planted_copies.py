@@ -37,6 +37,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import from_uint8
 from echodream.diffusion import load_diffusion
 from echodream.ingest.phantom import Phantom
+from echodream.ingest.prepare import resize
 from echodream.ingest.source import Limits, Video
 from echodream.metrics.verification import Pairs, auc, roc
 from echodream.modules.controls import Control, Drawn, Regenerated, copies, views
@@ -119,13 +120,17 @@ def beat(video: Video) -> np.ndarray:
 
 
 def newcomers(shop: Workshop, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
-    """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED."""
+    """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
+
+    They are rendered as the study was, and made smaller as ingest does it: another texture would give them away.
+    """
     size = int(study.table["FrameHeight"].iloc[0])
-    phantom = Phantom(count, seed=seed, size=size, per_patient=(1, 1))
+    rendered = OmegaConf.load(CONF_DIR / "data" / "phantom.yaml")
+    phantom = Phantom(count, seed=seed, size=rendered.source.size, per_patient=(1, 1))
     for recording in phantom.recordings(None):
         video = phantom.read(recording, Limits())
         places = spread(len(video.frames), frames) if frames != 3 else beat(video)
-        x = from_uint8(torch.from_numpy(video.frames[places])).permute(0, 3, 1, 2)
+        x = from_uint8(torch.from_numpy(resize(video.frames[places], size))).permute(0, 3, 1, 2)
         mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
         yield mean + std * normal(mean.shape, rng_of(seed, recording.name))
 
@@ -194,8 +199,8 @@ def picture(rules: dict[str, Any], path: Path, side: int = 300, edge: int = 28) 
             line = [(left + edge + x * side, edge + (1 - y) * side) for x, y in points]
             draw.line(line, fill=COLOURS[number % len(COLOURS)], width=1 + 2 * (number // len(COLOURS)))
     for number, name in enumerate(next(iter(rules.values()))["roc"]):
-        line, colour = (size * len(rules), 40 + 18 * number), COLOURS[number % len(COLOURS)]
-        draw.line((*line, line[0] + 20, line[1]), fill=colour, width=1 + 2 * (number // len(COLOURS)))
+        left, down, colour = size * len(rules), 40 + 18 * number, COLOURS[number % len(COLOURS)]
+        draw.line([(left, down), (left + 20, down)], fill=colour, width=1 + 2 * (number // len(COLOURS)))
         draw.text((size * len(rules) + 26, 34 + 18 * number), name, fill="black")
     image.save(path)
 
@@ -212,7 +217,10 @@ def told(rules: dict[str, Any]) -> None:
         + "".join(f"{share(**facts['false_rejection']):>28}{'':8}" for facts in rules.values())
     )
     for rule, facts in rules.items():
-        print(f"{rule}: tau {facts['tau']}; {facts['statement']}")
+        at = (
+            "" if facts["passed"] else " of alpha alone: the decision did not pass, and the filter lets nothing through"
+        )
+        print(f"{rule}: tau {facts['tau']}{at}; {facts['statement']}")
 
 
 def arguments() -> argparse.Namespace:
@@ -268,7 +276,8 @@ def decided(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores
     decisions = (rule.decide(evidence), Percentile().decide(Evidence(train_to_test=scores.train_to_test)))
     found = {}
     for decision, values in zip(decisions, (wide, scores.percentile), strict=True):
-        facts = judged(of(COPY, values), values[kinds == NOVEL], decision.tau, given.share)
+        tau = decision.tau if decision.passed else decision.thresholds.get("alpha", decision.tau)
+        facts = judged(of(COPY, values), values[kinds == NOVEL], tau, given.share)
         found[decision.rule] = {**facts, "passed": decision.passed, "statement": decision.statement}
     return found
 
