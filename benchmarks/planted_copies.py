@@ -130,7 +130,7 @@ def newcomers(shop: Workshop, study: Store, count: int, frames: int, seed: int) 
     for recording in phantom.recordings(None):
         video = phantom.read(recording, Limits())
         places = spread(len(video.frames), frames) if frames != 3 else beat(video)
-        x = from_uint8(torch.from_numpy(resize(video.frames[places], size))).permute(0, 3, 1, 2)
+        x = from_uint8(torch.from_numpy(resize(video.frames[places], (size, size)))).permute(0, 3, 1, 2)
         mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
         yield mean + std * normal(mean.shape, rng_of(seed, recording.name))
 
