@@ -23,7 +23,7 @@ from echodream.stages.auditing.measure import PRIVACY, Measure, Sides, compared
 from echodream.stages.auditing.pictures import pictures
 from echodream.stages.auditing.sides import Look, recordings
 from echodream.stages.folder import lock, read_record, require_same, unlock, write_record
-from echodream.stages.identity import Embedder, drawn_with
+from echodream.stages.identity import Embedder, check_trained, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS, partial
@@ -186,7 +186,8 @@ def _decoder(folder: str, encoder: str, device: str) -> Any:
 
 
 def _check_generator(model: Diffusion, source: Store, real: Store, folder: str) -> None:
-    """The generator is of these latents, and drew these samples where the store says who did."""
+    """The generator learnt from these latents, and drew these samples where the store says who did."""
+    check_trained(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.facts.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
     drew = drawn_with(source).get("model")

@@ -17,6 +17,8 @@ from echodream.process.discrete import Discrete
 from echodream.stages.auditing.attack import Attack, denoising_errors, load_generator, measured
 from echodream.stages.auditing.sides import recordings
 from echodream.store import Statistics, Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 from tests.audit_study import (
     ENCODER,
     HELD,
@@ -262,6 +264,12 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
     assert record["generator"] == made.fingerprint()
     assert (tmp_path / "audit" / "membership.png").is_file()
     assert (tmp_path / "audit" / "drift.png").is_file()  # of three key frames
+    told = tmp_path / "lidm" / "artifact.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"source": "ab" * 32}))
+    with pytest.raises(UserError, match=r"generator=.* was trained on another store than real="):
+        audit(tmp_path, *overrides, f"dst={tmp_path}/of-another-split")
+    own = digest(tmp_path / "real" / CHECKSUMS)
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"source": own}))
     with pytest.raises(UserError, match=r"did not draw .*drawn-by-another"):
         audit(tmp_path, *overrides, f"src={tmp_path}/drawn-by-another", f"dst={tmp_path}/other")
     generator(tmp_path / "foreign", model("lidm", frames=3, encoder="12" * 32), "lidm", "Triplet")
