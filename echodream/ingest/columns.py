@@ -1,10 +1,13 @@
 """Tables beside the raw files: reading them whatever the spreadsheet wrote, and turning cells into store values."""
 
 import csv
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from echodream.errors import UserError
 from echodream.ingest.source import Value
@@ -13,25 +16,26 @@ from echodream.store.table import is_number, printable
 
 _WHOLE = re.compile(r"-?[0-9]+")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "TESTING": "TEST"}
+_SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "VALIDATE": "VAL", "TESTING": "TEST"}
 _EMPTY = ("", "nan", "na", "n/a", "none", "null")
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a csv file as text, cells stripped. Comma, semicolon and tab are told apart by the header.
+    """The rows of a csv file (or of its .gz) as text, cells stripped. The header tells comma, semicolon and tab apart.
 
     Raises ``UserError`` when the file is missing, is no csv, lacks a ``required`` column, or has a row that is longer
     than its header.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             header = file.readline()
             file.seek(0)
             delimiter = max(_DELIMITERS, key=header.count)
             reader = csv.reader(file, delimiter=delimiter)
             lines = [(reader.line_num, cells) for cells in reader]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or "it is not whole gzip"
+        raise UserError(f"{path} cannot be read: {why}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a csv file in UTF-8: {error}") from error
     names = [name.strip() for name in lines[0][1]] if lines else []
@@ -46,6 +50,12 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
                 f"quote cells that hold a {_DELIMITERS[delimiter]}"
             )
     return [_row(names, cells) for _, cells in lines[1:] if any(cell.strip() for cell in cells)]
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,matroska,webm,asf,flv"
 _GREY = ("gray", "ya", "mono")
+_ORIENTATION = 0x0112
 _GIF_DEFAULT = 0.1
 """Seconds a GIF's frame lasts where it states none, as browsers have it."""
 
@@ -197,6 +198,8 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
         for path in paths:
             with _open_image(path) as image:
                 limits.check(len(paths), image.height, image.width, 8)
+                if image.format in ("GIF", "PNG", "TIFF") and (pages := int(getattr(image, "n_frames", 1))) > 1:
+                    raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file of {pages} images")
                 frames.append(_pixels(image))
             if frames[-1].shape[:2] != frames[0].shape[:2]:
                 raise Rejected(f"image {len(frames)} of {len(paths)} has another size than the first")
@@ -215,7 +218,16 @@ def _open_image(path: Path) -> "Image":
 
 
 def _pixels(image: "Image") -> np.ndarray:
-    """Grey (H, W) in the depth of the file, or RGB (H, W, 3)."""
+    """Grey (H, W) in the depth of the file, or RGB (H, W, 3), turned as an Exif tag says it was taken."""
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1)
+    except _image_errors():  # the tags are damaged, which is not to say that the pixels are
+        turned = 1
+    if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 garbles them
+        raise Rejected("unreadable: the TIFF is stored on its side, save it upright")
+    image = ImageOps.exif_transpose(image) if turned != 1 else image
     if image.mode in ("1", "LA", "La"):
         image = image.convert("L")
     elif image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):

@@ -89,6 +89,21 @@ class Dicom:
         return make_video(frames, times, fps)
 
 
+def read_still(path: Path, limits: Limits) -> np.ndarray:
+    """A file with one frame, of any modality, as uint8: grey (1, H, W) or RGB (1, H, W, 3). Nothing is blanked.
+
+    Raises ``Rejected``, also for a file that says itself that names are burned into its pixels.
+    """
+    try:
+        with _quiet():
+            dataset = _dataset(path, limits)
+            if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+                raise Rejected("text that may name the patient is burned into the pixels (BurnedInAnnotation)")
+            return _frames(dataset)
+    except _DAMAGE as error:  # as in read
+        raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """pydicom warns with the values that it stumbled over."""
@@ -161,7 +176,7 @@ def _dataset(path: Path, limits: Limits) -> "Dataset":
     _check_deflated(path, limits)
     header = dcmread(path, stop_before_pixels=True)
     sample_bytes = int(header.SamplesPerPixel) * max(1, int(header.BitsAllocated) // 8)
-    limits.check(int(header.get("NumberOfFrames", 1)), int(header.Rows), int(header.Columns), sample_bytes)
+    limits.check(_count(header), int(header.Rows), int(header.Columns), sample_bytes)
     if path.stat().st_size > limits.max_bytes:
         raise Rejected(f"too large: {path.stat().st_size} bytes, at most {limits.max_bytes} are taken")
     dataset = dcmread(path)
@@ -176,7 +191,7 @@ def _check_frames(dataset: "Dataset") -> None:
     if not dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
     room = 4 * int(dataset.Rows) * int(dataset.Columns)
-    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames)):
+    for frame in generate_frames(dataset.PixelData, number_of_frames=_count(dataset)):
         height, width = _coded_size(frame)
         if height * width > room:
             raise Rejected(f"unreadable: a frame of {width}x{height} where {dataset.Columns}x{dataset.Rows} is stated")
@@ -203,14 +218,20 @@ def _frames(dataset: "Dataset") -> np.ndarray:
 
     kind = str(dataset.PhotometricInterpretation)
     frames = pixel_array(dataset)
+    frames = frames[None] if _count(dataset) == 1 else frames
     if kind == "PALETTE COLOR":
         frames = apply_color_lut(frames, dataset)[..., :3]
     elif kind.startswith("MONOCHROME") and frames.dtype.kind == "u":
         frames = frames & np.asarray((1 << int(dataset.BitsStored)) - 1, frames.dtype)  # overlays hide in higher bits
-    if frames.ndim not in (3, 4) or len(frames) != int(dataset.NumberOfFrames):
-        raise Rejected(f"unreadable: {frames.shape} pixels for {int(dataset.NumberOfFrames)} frames")
+    if frames.ndim not in (3, 4) or len(frames) != _count(dataset):
+        raise Rejected(f"unreadable: {frames.shape} pixels for {_count(dataset)} frames")
     frames = to_uint8(frames)
     return 255 - frames if kind == "MONOCHROME1" else frames
+
+
+def _count(dataset: "Dataset") -> int:
+    """Frames that the file states; a still image states none."""
+    return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:

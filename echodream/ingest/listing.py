@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from echodream.errors import UserError
 from echodream.ingest.names import unique_names
@@ -105,6 +105,12 @@ def inside(root: Path, path: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name the system refuses
         return False
+
+
+def folder_of(relative: str) -> str:
+    """The folder part of a path below ``raw``; empty for ``raw`` itself."""
+    folder = PurePosixPath(relative).parent.as_posix()
+    return "" if folder == "." else folder
 
 
 def require_inside(root: Path, path: Path, said: str) -> None:

@@ -21,7 +21,7 @@ class Prepare:
     """What every recording of a study is brought to."""
 
     fps: float | None = 32.0
-    """Frames per second; None keeps each recording's own."""
+    """Frames per second; None keeps each recording's own. A single frame stays one."""
     size: tuple[int, int] | int | None = 112
     """Height and width in pixels, or one number for both; None keeps each recording's own."""
     crop: str = "none"
@@ -89,10 +89,11 @@ def prepare(video: Video, settings: Prepare, max_bytes: int = 4_000_000_000) -> 
     check_content(video.frames, settings)
     fps = settings.fps or video.fps
     height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
-    count = (float(video.times[-1]) + 1 / video.fps) * fps
+    resampled = bool(settings.fps) and len(video.frames) > 1
+    count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
     if count * height * width * (1 if settings.grey else 3) > max_bytes:
         raise Rejected(f"too large: {count:.0f} frames after resampling, at most {max_bytes} bytes are taken")
-    index = resample_index(video.times, video.fps, fps) if settings.fps else np.arange(len(video.frames))
+    index = resample_index(video.times, video.fps, fps) if resampled else np.arange(len(video.frames))
     used, back = np.unique(index, return_inverse=True)
     frames = video.frames[used]
     if settings.crop == "sector":
@@ -104,7 +105,7 @@ def prepare(video: Video, settings: Prepare, max_bytes: int = 4_000_000_000) -> 
     frames = resize(colour(frames, settings.grey), settings.size, settings.fit)[back]
     marks: dict[str, Value] = {}
     for name, moments in video.marks.items():
-        if settings.fps:
+        if resampled:
             last = len(frames) - 1  # a mark on the last raw frame may lie beyond the last output frame's start
             found = {min(round(moment * fps), last) for moment in moments}
         else:

@@ -42,6 +42,10 @@ class Pseudonyms:
         """The pseudonym of a patient."""
         return "p" + self._digits("patient", identifier)
 
+    def study(self, identifier: str) -> str:
+        """The pseudonym of a study: one visit of a patient."""
+        return "s" + self._digits("study", identifier)
+
     def recording(self, identifier: str) -> str:
         """The pseudonym of a recording."""
         return "r" + self._digits("recording", identifier)

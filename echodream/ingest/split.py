@@ -32,6 +32,25 @@ class Ratios:
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")
 
 
+class GivenSplits:
+    """Notices a patient to whom the csv called ``table`` gives two splits; names its lines, and no patient."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def add(self, recording: Recording, line: int) -> None:
+        """The recording of a ``line``, counted from 1, the header. Raises ``UserError``."""
+        if recording.split is None or recording.problem is not None:
+            return
+        split, first = self._seen.setdefault(recording.patient, (recording.split, line))
+        if split != recording.split:
+            raise UserError(
+                f"{self.table}, lines {first} and {line}: one patient is in two splits, {split} and "
+                f"{recording.split}: give the patient's rows one split"
+            )
+
+
 def assign_splits(recordings: Sequence[Recording], ratios: Ratios, by: str = "class_name") -> dict[str, str]:
     """Give every patient a split: the study's own where it states one, else one drawn within the patient's class.
 

@@ -1,88 +1,41 @@
 """Any folder of video files, GIFs and image sequences, with an optional csv that says what each of them is."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
 
-from echodream.errors import Rejected, UserError
+from echodream.errors import Rejected
 from echodream.ingest import fields
-from echodream.ingest.columns import check_study_columns, number, read_table, split, values
 from echodream.ingest.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
-from echodream.ingest.listing import (
-    LEAVES,
-    NO_FILE,
-    Entry,
-    ListedRecording,
-    named,
-    not_a_recording,
-    require_folder,
-    require_inside,
-    walk,
-)
+from echodream.ingest.files import Files
+from echodream.ingest.listing import Entry, ListedRecording, folder_of
 from echodream.ingest.source import Limits, Recording, Video
-from echodream.store.table import printable
 
-SPECIAL = ("FileName", "PatientID", "Split", "FPS")
-PATIENT_FROM = ("file", "folder", "csv", "all")
 _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)")
 
 
 @dataclass(frozen=True)
-class Videos:
+class Videos(Files):
     """Every mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif below ``raw``, and every folder of numbered images.
 
     Two or more png, jpg, bmp or tif images in a folder that differ in their number alone are one recording, in the
     order of the numbers. FileName is the file's name without its suffix (the folder's for images), or the whole path
-    below ``raw`` where two share it. With a csv, each row and each file has to find the other.
+    below ``raw`` where two share it. With a csv, each row and each file has to find the other; its FPS replaces the
+    file's own time stamps.
     """
 
-    csv: str | None = None
-    """A csv file, as a path below ``raw``."""
-    columns: Mapping[str, str] = field(default_factory=lambda: {"FileName": "FileName"})
-    """Store column -> csv column. FileName (needed) finds the file by its path below ``raw`` or below the csv's folder,
-    or by its name alone, with or without suffix, if there is one such file; PatientID, Split and FPS have their meaning
-    (FPS replaces the file's own time stamps); any other is a study column. Columns not named here are not read."""
-    classes: tuple[str, ...] | None = None
-    """Names of class_name whose place in this list is class_id."""
-    patient_from: str | None = None
-    """What a patient is: each ``file``, the ``folder`` a file lies in, the ``csv``'s PatientID, or ``all`` files
-    together. Default: csv where ``columns`` names PatientID, else file."""
     image_fps: float = 30.0
     """Frames per second of image sequences."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", fields.mapping("columns", self.columns))
-        object.__setattr__(self, "classes", None if self.classes is None else fields.items("classes", self.classes))
-        if "FileName" not in self.columns:
-            raise UserError("columns names no FileName: say which csv column names the files")
-        check_study_columns([name for name in self.columns if name not in SPECIAL], "columns")
-        if self.csv is not None:
-            fields.text("csv", self.csv)
-        if self.patient_from is not None:
-            fields.choice("patient_from", self.patient_from, PATIENT_FROM)
-        if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
-            raise UserError("patient_from=csv needs csv= and a PatientID in columns")
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise UserError(f"classes {list(self.classes)} names a class twice")
-        if self.classes is not None and (self.csv is None or "class_name" not in self.columns):
-            raise UserError("classes needs csv= and a class_name in columns")
-        fields.rate("image_fps", self.image_fps)
+    kind: ClassVar[str] = "videos"
+    wanted: ClassVar[str] = "video file, GIF or numbered images"
+    special: ClassVar[tuple[str, ...]] = (*Files.special, "FPS")
 
-    def recordings(self, raw: Path | None) -> list[Recording]:
-        """List every file below ``raw``; see ``Source``."""
-        root = require_folder(raw, "videos")
-        table = self._table(root)
-        entries = walk(root)
-        found, others = _group(entries, root)
-        if not any(entry.problem is None for entry in found.values()):
-            raise UserError(f"{root} holds no video file, GIF or numbered images")
-        listed = {key: self._listed(root, key, entry) for key, entry in found.items()}
-        extra: list[Recording] = []
-        if table is not None:
-            listed, extra = self._joined(root, table, listed)
-        return named([*_short_names(listed), *extra, *map(not_a_recording, others)])
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fields.rate("image_fps", self.image_fps)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""
@@ -95,128 +48,37 @@ class Videos:
             return read_image_sequence(_series(recording.path), limits, fps or self.image_fps)
         return read_video_file(recording.path, limits, fps)
 
-    def _table(self, root: Path) -> Path | None:
-        if self.csv is None:
-            return None
-        require_inside(root, root / self.csv, f"csv={self.csv}")
-        return root / self.csv
+    def sizes(self, entry: Entry) -> tuple[int, ...]:
+        """Bytes of each image of a series."""
+        series = entry.path.suffix.lower() in IMAGE_SUFFIXES
+        return tuple(path.stat().st_size for path in _series(entry.path)) if series else ()
 
-    def _listed(self, root: Path, key: str, entry: Entry) -> ListedRecording:
-        """A file before a csv says anything about it; its name is still its whole key."""
-        patient = {"folder": _folder_of(key) or root.resolve().name, "all": "all"}.get(self.patient_from or "file", key)
-        series = entry.problem is None and entry.path.suffix.lower() in IMAGE_SUFFIXES
-        sizes = tuple(path.stat().st_size for path in _series(entry.path)) if series else ()
-        return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted, sizes=sizes)
-
-    def _joined(
-        self, root: Path, table: Path, listed: Mapping[str, ListedRecording]
-    ) -> tuple[dict[str, ListedRecording], list[Recording]]:
-        """The files with what their rows say, and the rows that found no file of their own."""
-        rows = read_table(table, tuple(self.columns.values()))
-        keys = _Keys(listed, table.parent.relative_to(root).as_posix())
-        result: dict[str, ListedRecording] = {}
-        used: dict[str, dict[str, str]] = {}
-        extra: list[Recording] = []
-        for line, row in enumerate(rows, start=2):
-            taken = {name: row[column] for name, column in self.columns.items()}
-            key, problem = keys.find(taken["FileName"])
-            name = taken["FileName"] or f"row-{line}"
-            if key is None:
-                extra.append(Recording(name, "", problem=problem))
-            elif key not in used:
-                used[key] = taken
-                result[key] = self._with_row(listed[key], taken, f"{table.name}, line {line},")
+    def group(self, entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
+        """Key -> recording (an image sequence by its first image), and the files that are none."""
+        found: dict[str, Entry] = {}
+        others: list[Entry] = []
+        series: dict[tuple[str, str, str], list[Entry]] = {}
+        for entry in entries:
+            suffix = entry.path.suffix.lower()
+            match = _NUMBERED.fullmatch(entry.path.stem)
+            if entry.path.name.startswith("."):
+                others.append(entry)
+            elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
+                found[entry.relative] = entry
+            elif suffix in IMAGE_SUFFIXES and match and not entry.problem:
+                series.setdefault((folder_of(entry.relative), match["series"], suffix), []).append(entry)
             else:
-                same = {**taken, "FileName": ""} == {**used[key], "FileName": ""}
-                if not same:
-                    result[key] = replace(result[key], problem=f"two rows of {table.name} contradict each other")
-                problem = f"a second row for the same file: {'the first is taken' if same else 'they contradict'}"
-                extra.append(Recording(f"{name} line {line}", "", problem=problem))
-        lost = f"no row in {table.name}"
-        return {
-            key: result.get(key) or replace(entry, problem=entry.problem or lost) for key, entry in listed.items()
-        }, extra
-
-    def _with_row(self, recording: ListedRecording, taken: Mapping[str, str], where: str) -> ListedRecording:
-        problem, patient, rate = None, recording.patient, None
-        if self.patient_from == "csv" or (self.patient_from is None and "PatientID" in taken):
-            patient = printable(taken["PatientID"])
-            problem = None if patient else "no PatientID in the csv"
-        if taken.get("FPS"):
-            rate = number(taken["FPS"])
-            if rate is None or not 0 < rate <= 1000:
-                raise UserError(f"{where} has the frame rate {taken['FPS']!r}: use frames per second from 0 to 1000")
-        columns = values(taken, {name: name for name in taken if name not in SPECIAL})
-        if "class_name" in taken:
-            columns["class_name"] = name = printable(taken["class_name"])
-            if not name:
-                problem = problem or "no class_name in the csv"
-            elif self.classes is not None:
-                if name not in self.classes:
-                    known = ", ".join(self.classes)
-                    raise UserError(f"{where} has the class {name!r}, which is not one of classes: {known}")
-                columns["class_id"] = self.classes.index(name)
-        given = split(taken.get("Split", ""), where)
-        problem = recording.problem or problem
-        return replace(recording, patient=patient, split=given, columns=columns, problem=problem, fps=rate)
-
-
-class _Keys:
-    """Finds a file by what a csv calls it, without ever touching the file system."""
-
-    def __init__(self, keys: Iterable[str], base: str) -> None:
-        self.base = base
-        self.exact = set(keys)
-        self.loose: dict[str, list[str]] = {}
-        for key in self.exact:
-            path = PurePosixPath(key)
-            for form in {str(path.with_suffix("")), path.name, path.stem} - {key}:
-                self.loose.setdefault(form, []).append(key)
-
-    def find(self, text: str) -> tuple[str | None, str | None]:
-        """The file's key, or None and why."""
-        path = PurePosixPath(text.replace("\\", "/"))
-        if not text:
-            return None, "the row names no file"
-        if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", text):
-            return None, LEAVES
-        for form in (str(path), str(PurePosixPath(self.base) / path)):
-            if form in self.exact:
-                return form, None
-            found = self.loose.get(form, [])
-            if len(found) == 1:
-                return found[0], None
-            if found:
-                return None, f"{len(found)} files have this name: give the path"
-        return None, NO_FILE
-
-
-def _group(entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
-    """Key -> recording (an image sequence by its first image), and the files that are none."""
-    found: dict[str, Entry] = {}
-    others: list[Entry] = []
-    series: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in entries:
-        suffix = entry.path.suffix.lower()
-        match = _NUMBERED.fullmatch(entry.path.stem)
-        if entry.path.name.startswith("."):
-            others.append(entry)
-        elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
-            found[entry.relative] = entry
-        elif suffix in IMAGE_SUFFIXES and match and not entry.problem:
-            series.setdefault((_folder_of(entry.relative), match["series"], suffix), []).append(entry)
-        else:
-            others.append(entry)
-    folders = [folder for (folder, _, _), images in series.items() if len(images) > 1]
-    for (folder, prefix, suffix), images in series.items():
-        if len(images) < 2:
-            others.extend(images)
-            continue
-        key = folder or f"./{root.resolve().name}"
-        if folders.count(folder) > 1:
-            key = f"{key}/{prefix}{suffix}"
-        found[key] = replace(images[0], path=_series(images[0].path)[0])
-    return found, others
+                others.append(entry)
+        folders = [folder for (folder, _, _), images in series.items() if len(images) > 1]
+        for (folder, prefix, suffix), images in series.items():
+            if len(images) < 2:
+                others.extend(images)
+                continue
+            key = folder or f"./{root.resolve().name}"
+            if folders.count(folder) > 1:
+                key = f"{key}/{prefix}{suffix}"
+            found[key] = replace(images[0], path=_series(images[0].path)[0])
+        return found, others
 
 
 def _series(first: Path) -> list[Path]:
@@ -233,19 +95,3 @@ def _series(first: Path) -> list[Path]:
     except OSError as error:
         raise Rejected("unreadable: the folder of images cannot be read") from error
     return [path for _, _, path in sorted(numbered)]
-
-
-def _short_names(listed: Mapping[str, ListedRecording]) -> Sequence[ListedRecording]:
-    """Recordings named by the last part of their key without its suffix where that is unique, else by the whole key."""
-    stems = {key: PurePosixPath(key).stem for key in listed}
-    count = Counter(stems.values())
-    names = {key: stem if count[stem] == 1 else key for key, stem in stems.items()}
-    return [
-        replace(recording, name=names[key], patient=names[key] if recording.patient == key else recording.patient)
-        for key, recording in listed.items()
-    ]
-
-
-def _folder_of(relative: str) -> str:
-    folder = PurePosixPath(relative).parent.as_posix()
-    return "" if folder == "." else folder

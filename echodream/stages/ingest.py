@@ -134,8 +134,9 @@ def convert(job: Job) -> dict[str, Any] | str:
         "FrameHeight": height,
         "FrameWidth": width,
         "RawFrames": len(video.frames),
-        "RawSeconds": float(video.times[-1]) + 1 / video.fps,
     }
+    if len(video.frames) > 1:  # an image has no duration
+        own["RawSeconds"] = float(video.times[-1]) + 1 / video.fps
     return {**own, **job.recording.columns, **video.columns, **ready.marks, **own}  # no study column replaces these
 
 
@@ -230,8 +231,12 @@ def _summary(store: Store, state: str, rejected: dict[str, object] | None = None
     facts: dict[str, object] = {
         "recordings": ", ".join([str(len(table)), *(f"{name} {splits[name]}" for name in splits)]),
         "patients": table["PatientID"].nunique(),
-        "frames": f"{table['NumberOfFrames'].sum()} ({(table['NumberOfFrames'] / table['FPS']).sum():.0f} s)",
     }
+    if (table["NumberOfFrames"] == 1).all():
+        facts["frames"] = "one of each: images"
+    else:
+        seconds = (table["NumberOfFrames"] / table["FPS"]).sum()
+        facts["frames"] = f"{table['NumberOfFrames'].sum()} ({seconds:.0f} s)"
     if "class_name" in table:
         facts["classes"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(table["class_name"]).items()))
     return Summary(f"ingest: {store.root} {state}", {**facts, **(rejected or {})})

@@ -1,9 +1,10 @@
-"""Real recordings: an independent reader counts the same frames and the same seconds."""
+"""Real recordings: independent readers count the same frames and seconds, and see the same labels and pixels."""
 
 import os
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from echodream.ingest.source import Limits
@@ -55,3 +56,31 @@ def test_frames_and_seconds_equal_an_independent_count(
     if count == 43:
         assert len({recording.patient for recording in listed}) == 13
         assert sum(recording.columns["class_id"] == 0 for recording in listed) == 32
+
+
+@pytest.mark.data
+def test_chest_x_rays_are_what_their_table_says(real: Path) -> None:
+    import pandas as pd
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from PIL import Image
+
+    from echodream.paths import CONF_DIR
+
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("sample", ["stage=ingest", "data=chest_xray"])
+    source, limits = (instantiate(config.stage[key]) for key in ("source", "limits"))
+    root = real / "chest_xray_ccby"
+    table = pd.read_csv(root / "data.csv", dtype=str).set_index("image_id")
+    listed = {recording.name: recording for recording in source.recordings(root) if recording.counted}
+    assert set(listed) == set(table.index)
+    for name, row in table.iterrows():
+        recording = listed[str(name)]
+        assert recording.problem is None
+        assert recording.patient == row["patient_id"]
+        assert (recording.columns["PA"], recording.columns["Male"]) == (row["projection"] == "pa", row["sex"] == "m")
+        assert (recording.columns["ICU"], recording.columns["Survived"]) == (int(row["icu"]), int(row["survived"]))
+    for name in sorted(listed)[::40]:
+        frames = source.read(listed[name], limits).frames
+        with Image.open(root / "images" / f"{name}.png") as image:
+            assert (frames[0, ..., 0] == np.asarray(image)).all()
