@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ELSEWHERE = (("datamodule", "src"), ("datamodule", "workers"), ("trainer", "log_every_n_steps"), ("model", "vae"))
+_ELSEWHERE = {"datamodule": ("src", "synthetic", "workers"), "trainer": ("log_every_n_steps",), "model": ("vae",)}
 
 
 def sample(cfg: DictConfig) -> "Summary":
-    """Carry out the stage that ``cfg`` names and print its summary. Raises ``UserError`` when not all was done."""
+    """Carry out the stage that ``cfg`` names, and what comes ``then``; say so. ``UserError`` when not all was done."""
     prepare(cfg)
     if cfg.get("src") is not None:
         read_dataset(Path(cfg.src))  # a source that is not there is noticed before anything heavy is imported
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     facts = {"command": command("sample.py"), "code_version": code_version()}
-    summary = once(cfg.get("notes"), cfg.stage, lambda: instantiate(cfg.stage)(**facts))
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
-        log.info("%s", summary)
-    if summary.problem is not None:
-        raise UserError(summary.problem)
+    for stage in filter(None, (cfg.stage, cfg.get("then"))):
+        summary = once(cfg.get("notes"), stage, lambda: instantiate(stage)(**facts))  # noqa: B023 (called at once)
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
+            log.info("%s", summary)
+        if summary.problem is not None:
+            raise UserError(summary.problem)
     return summary
 
 
@@ -74,14 +75,15 @@ def prepare(cfg: DictConfig) -> None:
 
 def training_settings(cfg: DictConfig) -> str:
     """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
-    given = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser"))
+    given = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
     weights, sums = Path(next(filter(None, given), "/nowhere")), Path(cfg.src) / CHECKSUMS
     parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
-    for key, name in _ELSEWHERE:
+    for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
         parts[key].pop(name, None)
-    parts["weights"] = [digest(path) for path in sorted([weights, *weights.glob("*")]) if path.is_file()]
+    synthetic = Path(cfg.datamodule.get("synthetic") or "/nowhere") / CHECKSUMS
+    parts["weights"] = [digest(path) for path in [*sorted([weights, *weights.glob("*")]), synthetic] if path.is_file()]
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
@@ -110,8 +112,7 @@ def task_overrides() -> list[str]:
 
 def code_version() -> str:
     """The package's version, with the commit where it runs from a checkout."""
-    number = version("echodream")
-    root = Path(__file__).resolve().parent.parent
+    number, root = version("echodream"), Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return number
     asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]

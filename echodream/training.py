@@ -17,6 +17,7 @@ from echodream.artifact import Artifact, read_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
+from echodream.stages import repeated
 from echodream.stages.folder import RANKS, lock, unlock
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
@@ -42,6 +43,8 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     Raises ``UserError`` for settings that cannot be trained with, and when another process trains in ``folder``.
     """
     _check(cfg)
+    if repeated.asked(cfg):
+        return repeated.run_all(cfg, folder, settings, command, code_version, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     source = digest(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)

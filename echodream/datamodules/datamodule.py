@@ -8,7 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.samples import EpochSampler, ResumableLoader, Samples, collate
+from echodream.datamodules.samples import EpochSampler, Mixture, ResumableLoader, Samples, collate
 from echodream.datamodules.transforms import Augment
 from echodream.datamodules.views import View
 from echodream.errors import UserError
@@ -76,9 +76,13 @@ class StoreData(LightningDataModule):
             self._made[split] = Samples(rows, view, self.seed, self.columns, self.augment if train else None)
         return self._made[split]
 
+    def training(self) -> Samples | Mixture:
+        """What is trained on."""
+        return self.samples("TRAIN")
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch); can go on in the middle of an epoch."""
-        samples = self.samples("TRAIN")
+        samples = self.training()
         sampler = self._sampler(samples, fixed=False)
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(
@@ -98,7 +102,7 @@ class StoreData(LightningDataModule):
         samples = self.samples(split)
         return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings())
 
-    def _sampler(self, samples: Samples, *, fixed: bool) -> EpochSampler:
+    def _sampler(self, samples: Samples | Mixture, *, fixed: bool) -> EpochSampler:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 

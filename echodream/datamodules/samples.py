@@ -73,6 +73,47 @@ class Samples(Dataset[dict[str, Any]]):
         return {name: part.transpose(0, 1).flatten(0, 1) for name, part in varied.items()}  # frame by frame
 
 
+class Mixture(Dataset[dict[str, Any]]):
+    """``parts`` joined: real samples, synthetic ones, or both; each is a function of (seed, epoch, index).
+
+    A round has all of the first part and ``ratio`` times as many of the second, others in each round, or all of it if
+    None. An epoch is a round, or, where ``length`` is given, the next ``length`` samples of shuffled rounds: as many
+    steps whatever the parts hold.
+    """
+
+    def __init__(
+        self, parts: Sequence[Samples], seed: int, ratio: float | None = None, length: int | None = None
+    ) -> None:
+        self.parts, self.seed, self.ratio, self.length = list(parts), seed, ratio, length
+        self.counts = [len(part) for part in self.parts]
+        if ratio is not None and len(parts) == 2:
+            self.counts[1] = max(1, round(ratio * self.counts[0]))
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.length or sum(self.counts)
+
+    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
+        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+        turn, place = divmod(epoch * len(self) + index, sum(self.counts))
+        if self.length is not None:
+            place = int(self._order(0, turn, sum(self.counts))[place])
+        part = 0 if place < self.counts[0] else 1
+        place -= self.counts[0] * part
+        cycle, number = divmod(turn * self.counts[part] + place, len(self.parts[part]))
+        if self.counts[part] != len(self.parts[part]):
+            number = int(self._order(1, cycle, len(self.parts[part]))[number])
+        return self.parts[part][Draw(cycle, number)]
+
+    def _order(self, what: int, turn: int, count: int) -> np.ndarray:
+        """The order of ``count`` samples in one turn: 0, of a round's; 1, of the second part's."""
+        if (what, turn) not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key[1] >= turn - 1}
+            made = np.random.default_rng(np.random.SeedSequence((self.seed, 17 + what, turn))).permutation(count)
+            self._orders[what, turn] = made
+        return self._orders[what, turn]
+
+
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """Samples as one batch: tensors stacked along a new first dimension B, texts as lists."""
 
@@ -102,7 +143,7 @@ class EpochSampler(DistributedSampler[Draw]):
     samples come in their own order, and the epoch is always 0.
     """
 
-    def __init__(self, samples: Samples, *, fixed: bool = False, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, samples: "Samples | Mixture", *, fixed: bool = False, rank: int = 0, world: int = 1) -> None:
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed
         self.skip = 0

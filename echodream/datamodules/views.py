@@ -117,7 +117,7 @@ class Clips(View):
     frames: int
     stride: int = 1
     start: str = "random"
-    """"random", "first" or "centre"; validation and test take the centre where training takes a random start."""
+    """"random", "first", "centre" (validation and test: for random), "spread": as far apart as fits, stride or more."""
     reference: str = "none"
     references: int = 1
     per_recording: int = 1
@@ -126,7 +126,7 @@ class Clips(View):
         super().__post_init__()
         for name in ("frames", "stride", "references", "per_recording"):
             _at_least_one(name, getattr(self, name))
-        _choice("start", self.start, ("random", "first", "centre"))
+        _choice("start", self.start, ("random", "first", "centre", "spread"))
         _choice("reference", self.reference, ("none", "random", "first", "even", "keyframes"))
         fits = {"keyframes": 3, "first": 1}.get(self.reference, self.references)
         if self.references != fits:
@@ -145,26 +145,22 @@ class Clips(View):
         row = index // self.per_recording
         taken = self.place(int(rows.frames[row]), rng)
         mask = np.arange(self.frames) < len(taken)
-        indices = np.minimum(np.arange(self.frames), len(taken) - 1) * self.stride + taken[0]
+        indices = np.minimum(np.arange(self.frames), len(taken) - 1) * taken.step + taken[0]
         if self.reference == "none":
             return Sample(row, rows.read(row, indices.tolist(), rng, self.posterior), mask)
         chosen = self._references(rows, row, taken, rng)
-        return Sample(
-            row,
-            rows.read(row, indices.tolist(), rng, self.posterior),
-            mask,
-            rows.read(row, chosen.tolist(), rng, self.posterior),
-            ((chosen - taken[0]) / self.stride).astype(np.float32),
-        )
+        x, seen = (rows.read(row, part.tolist(), rng, self.posterior) for part in (indices, chosen))
+        return Sample(row, x, mask, seen, ((chosen - taken[0]) / taken.step).astype(np.float32))
 
     def place(self, length: int, rng: Generator) -> range:
         """The frames of a recording with ``length`` frames that a clip takes: ``frames`` of them, or all there are."""
-        spare = length - ((self.frames - 1) * self.stride + 1)
-        if spare <= 0 or self.start == "first":
-            begin = 0
-        else:
-            begin = spare // 2 if self.start == "centre" else int(rng.integers(spare + 1))
-        return range(begin, length, self.stride)[: self.frames]
+        fits = (length - 1) // max(1, self.frames - 1) if self.start == "spread" else 0
+        step = max(self.stride, fits)
+        spare = max(0, length - ((self.frames - 1) * step + 1))
+        begin = {"first": 0, "random": 0}.get(self.start, spare // 2)
+        if self.start == "random" and spare:
+            begin = int(rng.integers(spare + 1))
+        return range(begin, length, step)[: self.frames]
 
     def _references(self, rows: Recordings, row: int, taken: range, rng: Generator) -> np.ndarray:
         if self.reference == "random":
@@ -176,7 +172,7 @@ class Clips(View):
             return np.array([taken[0]])
         last = len(taken) - 1
         places = np.linspace(0, last, self.references) if self.references > 1 else np.array([last / 2])
-        return taken[0] + self.stride * np.rint(places).astype(np.int64)
+        return taken[0] + taken.step * np.rint(places).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,135 +1,166 @@
-"""``model=classifier``: what class a clip is of, trained on real patients and tested on others."""
+"""``model=classifier``: what a clip shows, a class or a number, learnt from real or synthetic clips."""
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.mixed import MixedData
+from echodream.datamodules.tasks import Task
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.metrics.classification import auc, balanced_accuracy, class_accuracy
+from echodream.metrics.patients import draws, interval
+from echodream.modules.goals import Goal, goal_of
 from echodream.modules.trainable import Trainable
 from echodream.networks.classifiers import Classifier, soften
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
+METRICS = "metrics.json"
+"""In an artifact: figures of the test patients with their intervals."""
+
 
 class ClipClassifier(Trainable):
-    """Classify clips, (B, C, F, H, W) in [-1, 1], by the column class_id; cross-entropy.
+    """Answer a ``task`` from clips, (B, C, F, H, W) in [-1, 1]: classes by cross-entropy, a number by squared error.
 
-    ``backbone`` is a partial that takes the number of classes and of channels, which the data have. A class counts
+    ``backbone`` is a partial that takes the number of answers and of channels, which the data have. A class counts
     by the inverse of its frequency in training if ``balanced``. In training each batch is, ``blur`` of the time,
     reduced to a random share of its sides, from ``smallest`` on, and enlarged again: decoded latents lack detail.
-    ``optimizer`` and ``schedule`` are partials, as for the autoencoder.
+    ``optimizer`` and ``schedule`` are partials, as for the autoencoder. Test figures have intervals of ``repeats``
+    bootstrap samples of the patients.
     """
 
-    columns = ("class_id",)
-    weight: Tensor
+    goal: Goal
 
     def __init__(
         self,
         backbone: Callable[..., Classifier],
         optimizer: Callable[..., torch.optim.Optimizer],
+        task: Task,
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         balanced: bool = True,
         blur: float = 0.5,
         smallest: float = 0.3,
+        repeats: int = 1000,
     ) -> None:
         super().__init__()
         for name, value in (("blur", blur), ("smallest", smallest)):
             if not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
+        if type(repeats) is not int or repeats < 100:
+            raise UserError(f"model.repeats is {repeats!r}: give a whole number from 100")
         self.make_network, self.make_optimizer, self.make_schedule = backbone, optimizer, schedule
-        self.balanced, self.blur, self.smallest = balanced, blur, smallest
-        self.class_ids: list[int] = []
-        self.class_names: list[str] = []
-        self._found: list[tuple[Tensor, Tensor]] = []
+        self.balanced, self.blur, self.smallest, self.repeats = balanced, blur, smallest, repeats
+        self.columns = (task.column,)
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._tested: dict[str, Any] = {}
 
-    def adapt(self, data: StoreData) -> None:
-        """Build the network for the channels and classes of ``data``. Raises ``UserError`` when it has no classes."""
+    def adapt(self, data: MixedData) -> None:  # type: ignore[override]
+        """Build the network for the channels and answers of ``data``. Raises ``UserError`` when it has none."""
+        self.goal = goal_of(data, self.balanced)
+        self.network = self.make_network(classes=self.goal.outputs, channels=data.store.dataset.channels)
         table = data.store.table
-        if "class_id" not in table or table["class_id"].isna().any():
-            raise UserError(f"{data.store.root} lacks class_id for some recordings, and a classifier needs it for all")
-        train = table.loc[table["Split"] == "TRAIN", "class_id"].to_numpy(np.int64)
-        ids, counts = np.unique(train, return_counts=True)
-        if len(ids) < 2:
-            raise UserError(f"{data.store.root} has {len(ids)} class_id in split TRAIN: a classifier needs two or more")
-        if unseen := sorted(set(table["class_id"].astype(int)) - set(ids.tolist())):
-            raise UserError(f"{data.store.root} has class_id {unseen[0]}, of which no recording is in split TRAIN")
-        named = dict(zip(table["class_id"], table["class_name"], strict=True)) if "class_name" in table else {}
-        self.class_ids, self.class_names = ids.tolist(), [str(named.get(number, number)) for number in ids.tolist()]
-        self.network = self.make_network(classes=len(ids), channels=data.store.dataset.channels)
-        weight = len(train) / len(ids) / counts if self.balanced else np.ones(len(ids))
-        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32), persistent=False)
+        self._row = {name: number for number, name in enumerate(table["FileName"])}
+        self._patients = table["PatientID"].astype(str).to_numpy()
 
     def configure_optimizers(self) -> Any:
         """One optimiser, with its schedule counted in steps."""
         return self.optimize(self.make_optimizer, self.make_schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Blur, classify, compare, log."""
+        """Blur, answer, compare, log."""
         x = batch["x"]
         if torch.rand(()) < self.blur:
             x = soften(x, self.smallest + (1 - self.smallest) * float(torch.rand(())))
-        loss = functional.cross_entropy(self.network(x), self.target(batch), self.weight)
+        loss = self.goal.loss(self.network(x), self.goal.target(batch))
         if not torch.isfinite(loss):
             self.refuse("loss", batch["name"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep logits and targets: what is measured is of the whole split."""
-        self._found.append((self.network(batch["x"]).float(), self.target(batch)))
+        """Keep answers and targets: what is measured is of the whole split."""
+        rows = torch.tensor([self._row[name] for name in batch["name"]], device=self.device)
+        self._found.append((self.network(batch["x"]).float(), self.goal.target(batch), rows))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, on the test patients."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Loss, AUC (one class against the rest, mean over classes) and balanced accuracy."""
-        self._measure("val")
+        """Loss and the means over classes, or the figures of a number."""
+        out, target, _ = self._gathered("val")
+        means = ("auc", "balanced_accuracy", "r2", "mae")
+        self._log("val", {name: v[0] for name, v in self.goal.measure(out, target).items() if name in means})
 
     def on_test_epoch_end(self) -> None:
-        """The same, and each class by its name."""
-        self._measure("test")
-
-    def target(self, batch: Batch) -> Tensor:
-        """The place of each sample's class_id among those of training: int64, (B,)."""
-        known = torch.tensor(self.class_ids, device=self.device)
-        return torch.bucketize(torch.as_tensor(batch["columns"]["class_id"]), known)
+        """All figures, each class by its name; the artifact has them with intervals."""
+        out, target, rows = self._gathered("test")
+        patients = self._patients[rows]
+        found = self.goal.measure(out, target, draws(patients, self.repeats))
+        self._log("test", {name: values[0] for name, values in found.items()})
+        of = self.goal.units(target, patients)
+        figures = {name: asdict(interval(values, patients=of.get(name))) for name, values in found.items()}
+        self._tested = {"out": out, "target": target, "figures": figures}
+        self._tested |= {"recordings": len(rows), "patients": len(set(patients.tolist()))}
 
     @torch.no_grad()
-    def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write the network with its classes and what it was trained to look at: clips of so many frames."""
+    def export(self, root: Path, data: MixedData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
+        """Write the network with what it answers, what it looks at and what it was trained on, figures and pictures."""
         view, first = data.view, data.store.table.iloc[0]  # all are of one size
-        clip = {"frames": view.frames, "stride": view.stride} if isinstance(view, Clips) else {"frames": 1, "stride": 1}
+        clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
+        if isinstance(view, Clips):
+            clip = {"frames": view.frames, "stride": view.stride, "start": view.fixed().start}
         size = {"height": int(first["FrameHeight"]), "width": int(first["FrameWidth"])}
-        facts = {"class_ids": self.class_ids, "class_names": self.class_names, **clip, **size}
-        made = replace(artifact, fingerprint=fingerprint(self.network))
-        write_artifact(root, made, config, lambda folder: self.network.save(folder, facts))
+        facts = {**self.goal.facts(), **clip, **size, **data.facts()}
+        self.goal.finish(self.network)
+
+        def save(folder: Path) -> None:
+            self.network.save(folder, facts)
+            if self._tested:
+                _write_figures(folder, self._tested, self.repeats)
+                for name, picture in self.goal.pictures(self._tested["out"], self._tested["target"]).items():
+                    _write_picture(folder / f"{name}.png", picture)
+
+        write_artifact(root, replace(artifact, fingerprint=fingerprint(self.network)), config, save)
 
     @torch.no_grad()
-    def _measure(self, stage: str) -> None:
-        logits, target = (torch.cat(parts) for parts in zip(*self._found, strict=True))
+    def _gathered(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Outputs (N, K), targets and row numbers (N,) of the whole split, each recording once; logs the loss."""
+        out, target, rows = (torch.cat(parts) for parts in zip(*self._found, strict=True))
         self._found = []
         if self.trainer.world_size > 1:
-            logits, target = (torch.cat([*self.all_gather(part)]) for part in (logits, target))
-        probabilities, predicted = logits.softmax(dim=1), logits.argmax(dim=1)
-        areas, classes = auc(probabilities, target), len(self.class_ids)
-        values = {"loss": float(functional.cross_entropy(logits, target, self.weight)), "auc": float(areas.nanmean())}
-        values["balanced_accuracy"] = balanced_accuracy(predicted, target, classes)
-        if stage == "test":
-            accuracy = class_accuracy(predicted, target, classes)
-            for name, area, share in zip(self.class_names, areas.tolist(), accuracy.tolist(), strict=True):
-                values |= {f"auc_{name}": area, f"accuracy_{name}": share}
+            out, target, rows = (torch.cat([*self.all_gather(part)]) for part in (out, target, rows))
+        once = np.unique(rows.cpu().numpy(), return_index=True)[1]  # a few are repeated on several devices
+        out, target, rows = out[once], target[once], rows[once]
+        self._log(stage, {"loss": float(self.goal.loss(out, target))})
+        return out.double().cpu().numpy(), target.cpu().numpy(), rows.cpu().numpy()
+
+    def _log(self, stage: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             if name == "loss" or not math.isnan(value):  # a class without a patient here has no value
-                self.log(f"{stage}/{name}", value)
+                self.log(f"{stage}/{name}", float(value))
+
+
+def _write_figures(folder: Path, tested: dict[str, Any], repeats: int) -> None:
+    """``metrics.json``: each figure with its interval; null for what has no value."""
+    plain = {
+        name: {key: value if math.isfinite(value) else None for key, value in figure.items()}
+        for name, figure in tested["figures"].items()
+    }
+    record = {"figures": plain, "recordings": tested["recordings"], "patients": tested["patients"]}
+    record["interval"] = f"95 %, {repeats} bootstrap samples of patients"
+    (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)

@@ -335,3 +335,22 @@ def test_an_empty_split_is_one_sentence(tmp_path: Path) -> None:
     store = make_video_store(tmp_path / "videos", study()[:4])
     with pytest.raises(UserError, match=r"no recording in split VAL.*TRAIN 4"):
         Recordings(store, "VAL")
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "expected"),
+    [
+        (11, 1, [0, 5, 10]),
+        (12, 1, [0, 5, 10]),
+        (14, 1, [0, 6, 12]),  # a spare frame at the end
+        (16, 1, [0, 7, 14]),
+        (4, 1, [0, 1, 2]),
+        (6, 2, [0, 2, 4]),
+        (3, 2, [0, 2]),  # too short: the last is repeated
+    ],
+)
+def test_a_clip_is_spread_over_the_recording(length: int, stride: int, expected: list[int]) -> None:
+    view = Clips(frames=3, stride=stride, start="spread")
+    found = list(view.place(length, np.random.default_rng(0)))
+    assert found == expected
+    assert view.fixed() == view

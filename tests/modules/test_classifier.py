@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from echodream import engine
 from echodream.artifact import read_artifact
+from echodream.datamodules.tasks import Classification, Regression
 from echodream.errors import UserError
-from echodream.metrics.classification import auc
+from echodream.metrics.classification import area, auc
+from echodream.metrics.patients import draws, interval
 from echodream.modules.classifier import ClipClassifier
 from echodream.networks.classifiers import Classifier, load_classifier, soften
 from echodream.paths import CONF_DIR
@@ -43,21 +45,26 @@ def backbone(classes: int, channels: int) -> Classifier:
     return Classifier(classes=classes, channels=channels, **SMALL)  # type: ignore[arg-type]
 
 
-def module(**changes: Any) -> ClipClassifier:
-    return ClipClassifier(backbone, torch.optim.SGD, **{"blur": 0.0, **changes})
+def module(task: Any = None, **changes: Any) -> ClipClassifier:
+    return ClipClassifier(backbone, torch.optim.SGD, task or Classification(), **{"blur": 0.0, **changes})
 
 
-def data(splits: str, ids: list[Any], **more: Any) -> Any:
+def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **more: Any) -> Any:
     """What ``adapt`` asks a datamodule: a table with a row for each letter of ``splits`` (R: TRAIN, V, T)."""
     names = {"R": "TRAIN", "V": "VAL", "T": "TEST"}
-    table = pd.DataFrame({"Split": [names[letter] for letter in splits], "class_id": ids, **more})
-    store = SimpleNamespace(root="videos", table=table, dataset=SimpleNamespace(channels=C))
-    return SimpleNamespace(store=store)
+    given = {"FileName": [f"r{k}" for k in range(len(ids))], "PatientID": [f"p{k // 2}" for k in range(len(ids))]}
+    table = pd.DataFrame({**given, "Split": [names[letter] for letter in splits], "class_id": ids, **more})
+    asked, root = task or Classification(), Path("videos")
+    known = asked.known(table, root)
+    table = asked.usable(table, known)
+    store = SimpleNamespace(root=root, table=table, dataset=SimpleNamespace(channels=C))
+    real = table[table["Split"] == "TRAIN"]
+    return SimpleNamespace(store=store, task=asked, known=known, trained=lambda: real if trained is None else trained)
 
 
-def batch(ids: list[int], seed: int = 0) -> Any:
+def batch(ids: list[int], seed: int = 0, first: int = 0) -> Any:
     x = torch.rand(len(ids), C, F, H, W, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return {"x": x, "name": [f"r{k}" for k in range(len(ids))], "columns": {"class_id": torch.tensor(ids)}}
+    return {"x": x, "name": [f"r{first + k}" for k in range(len(ids))], "columns": {"class_id": torch.tensor(ids)}}
 
 
 def quiet(made: ClipClassifier) -> dict[str, float]:
@@ -66,6 +73,10 @@ def quiet(made: ClipClassifier) -> dict[str, float]:
     made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
     made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
     return logged
+
+
+def goal(made: ClipClassifier) -> Any:
+    return made.goal
 
 
 def adapted(**changes: Any) -> ClipClassifier:
@@ -78,36 +89,64 @@ def adapted(**changes: Any) -> ClipClassifier:
 
 def test_classes_are_those_of_training_in_order_and_weigh_by_rarity() -> None:
     made = adapted()
-    assert (made.class_ids, made.class_names) == ([2, 5, 9], ["two", "five", "nine"])
-    assert made.weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
-    assert made.target(batch([9, 2, 5])).tolist() == [2, 0, 1]
-    assert adapted(balanced=False).weight.tolist() == [1, 1, 1]
+    assert (goal(made).ids, goal(made).names) == ([2, 5, 9], ["two", "five", "nine"])
+    assert goal(made).weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
+    assert goal(made).target(batch([9, 2, 5])).tolist() == [2, 0, 1]
+    assert goal(adapted(balanced=False)).weight.tolist() == [1, 1, 1]
+
+
+def test_chosen_classes_are_in_the_order_asked_for() -> None:
+    made, task = module(), Classification(["nine", "two"])
+    made.adapt(data("RRRR", [2, 5, 9, 9], task, class_name=["two", "five", "nine", "nine"]))
+    assert (goal(made).ids, goal(made).names) == ([9, 2], ["nine", "two"])
+    assert goal(made).target(batch([2, 9, 9])).tolist() == [1, 0, 0]
+    assert goal(made).weight.tolist() == pytest.approx([3 / 2 / 2, 3 / 2 / 1])
+
+
+def test_classes_weigh_by_what_is_trained_on() -> None:
+    """Real and synthetic rows, the synthetic ones half as often as there are."""
+    trained = pd.DataFrame({"class_id": [0, 0, 1, 1, 1, 1], "Weight": [1, 1, 0.5, 0.5, 0.5, 0.5]})
+    made = module()
+    made.adapt(data("RR", [0, 1], trained=trained))
+    assert goal(made).weight.tolist() == pytest.approx([1, 1])
 
 
 def test_without_names_a_class_is_called_by_its_number() -> None:
     made = module()
     made.adapt(data("RR", [4, 7]))
-    assert made.class_names == ["4", "7"]
+    assert goal(made).names == ["4", "7"]
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("ids", "says"),
     [
-        (data("RRT", [0, math.nan, 1]), "videos lacks class_id for some recordings"),
-        (data("RRT", [0, 0, 0]), "has 1 class_id in split TRAIN: a classifier needs two or more"),
-        (data("RRT", [0, 1, 3]), "has class_id 3, of which no recording is in split TRAIN"),
+        ([0, math.nan, 1], "videos lacks class_id for some recordings"),
+        ([0, 0, 0], "has 1 class_id in split TRAIN: a classifier needs two or more"),
+        ([0, 1, 3], "has class_id 3, of which no recording is in split TRAIN"),
     ],
 )
-def test_data_without_classes_are_refused(given: Any, says: str) -> None:
+def test_data_without_classes_are_refused(ids: list[float], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        module().adapt(given)
+        module().adapt(data("RRT", ids))
 
 
-def test_no_column_of_classes_is_refused() -> None:
-    given = data("RR", [0, 1])
-    del given.store.table["class_id"]
-    with pytest.raises(UserError, match="lacks class_id"):
-        module().adapt(given)
+def test_a_number_is_learnt_in_units_of_its_spread_and_said_in_its_own() -> None:
+    task = Regression("EF")
+    made = module(task)
+    made.adapt(data("RRRT", [0, 0, 0, 0], task, EF=[40.0, 50.0, 66.0, 99.0]))
+    made.eval()
+    mean, std = 52.0, float(np.std([40, 50, 66]))
+    given = {"x": batch([0, 0])["x"], "columns": {"EF": torch.tensor([60.0, 45.0])}, "name": ["r0", "r1"]}
+    raw = made.network(given["x"]).detach()
+    truth = ((raw[:, 0] - (torch.tensor([60.0, 45.0]) - mean) / std) ** 2).mean()
+    assert float(made.goal.loss(raw, made.goal.target(given))) == pytest.approx(float(truth), rel=1e-5)
+    figures = made.goal.measure(raw.double().numpy(), np.array([60.0, 45.0]))
+    made.goal.finish(made.network)
+    said = made.network(given["x"]).detach()[:, 0]
+    assert torch.allclose(said, raw[:, 0] * std + mean, atol=1e-4)
+    assert figures["mae"][0] == pytest.approx(float((said - torch.tensor([60.0, 45.0])).abs().mean()), rel=1e-5)
+    with pytest.raises(UserError, match="EF is the same for all that is trained on"):
+        module(task).adapt(data("RR", [0, 0], task, EF=[55.0, 55.0]))
 
 
 @pytest.mark.parametrize("wrong", [{"blur": 1.5}, {"smallest": -0.1}])
@@ -139,7 +178,7 @@ def test_batches_are_blurred_as_often_as_asked_and_never_in_validation() -> None
     torch.manual_seed(0)
     torch.rand(())
     x = soften(given["x"], 0.5 + 0.5 * float(torch.rand(())))
-    truth = functional.cross_entropy(made.network(x), torch.tensor([2, 0]), made.weight)
+    truth = functional.cross_entropy(made.network(x), torch.tensor([2, 0]), goal(made).weight)
     assert found == pytest.approx(float(truth.detach()), rel=1e-5)
     made.validation_step(given, 0)
     assert torch.equal(made._found[0][0], made.network(given["x"]))
@@ -157,7 +196,7 @@ def test_a_loss_that_is_not_finite_names_the_recordings() -> None:
 def test_metrics_are_of_the_whole_split_and_from_probabilities() -> None:
     made = adapted()
     made.eval()
-    logged, parts = quiet(made), [batch([9, 2, 2], 1), batch([2, 9], 2)]
+    logged, parts = quiet(made), [batch([9, 2, 2], 1), batch([2, 9], 2, first=3)]
     for index, part in enumerate(parts):
         made.test_step(part, index)
     made.on_test_epoch_end()
@@ -169,13 +208,20 @@ def test_metrics_are_of_the_whole_split_and_from_probabilities() -> None:
     shares = [(logits.argmax(dim=1) == target)[target == k].float().mean() for k in (0, 2)]
     assert logged["test/accuracy_nine"] == pytest.approx(float(shares[1]))
     assert logged["test/balanced_accuracy"] == pytest.approx(float(sum(shares)) / 2)
-    assert logged["test/loss"] == pytest.approx(float(functional.cross_entropy(logits, target, made.weight)), rel=1e-5)
+    assert logged["test/loss"] == pytest.approx(
+        float(functional.cross_entropy(logits, target, goal(made).weight)), rel=1e-5
+    )
+    found = made._tested["figures"]["auc_two"]
+    weights = draws(["p0", "p0", "p1", "p1", "p2"], made.repeats)  # r0 and r1 are of one patient, and so on
+    truth = interval(area(logits.double().softmax(dim=1)[:, 0].numpy(), target.numpy() == 0, weights))
+    assert (found["low"], found["high"]) == pytest.approx((truth.low, truth.high))
+    assert (made._tested["recordings"], made._tested["patients"]) == (5, 3)
     assert not {"test/auc_five", "test/accuracy_five"} & logged.keys()  # nobody to test it on
     made.validation_step(parts[0], 0)
     assert len(made._found) == 1  # forgotten since
 
 
-def store(root: Path) -> Store:
+def store(root: Path, first: str = "r") -> Store:
     """Bright discs (class 4) and bright squares (class 1), 20 patients."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:H, :W]
@@ -184,13 +230,26 @@ def store(root: Path) -> Store:
             down, right = rng.integers(6, 10), rng.integers(8, 16)
             distance = np.hypot(y - down, x - right) if number % 2 else np.maximum(abs(y - down), abs(x - right))
             frames = np.where(distance < 5, 200, 40) + rng.integers(0, 30, (6 + number % 3, H, W))
-            path = writer.scratch(f"r{number}")
+            path = writer.scratch(f"{first}{number}")
             write_video(path, frames[..., None].astype(np.uint8), 32.0)
             split = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST")[number // 2 % 5]
-            facts = {"FileName": f"r{number}", "Split": split, "PatientID": f"p{number}", "NumberOfFrames": len(frames)}
+            facts = {
+                "FileName": f"{first}{number}",
+                "Split": split,
+                "PatientID": f"{first}p{number}",
+                "NumberOfFrames": len(frames),
+            }
             facts |= {"FPS": 32.0, "FrameHeight": H, "FrameWidth": W}
-            writer.commit({**facts, "class_id": 4 if number % 2 else 1, "class_name": "ab"[number % 2]}, path)
-        return writer.finish([f"r{number}" for number in range(20)])
+            writer.commit(
+                {
+                    **facts,
+                    "class_id": 4 if number % 2 else 1,
+                    "class_name": "ab"[number % 2],
+                    "EF": 40.5 + 20 * (number % 2),
+                },
+                path,
+            )
+        return writer.finish([f"{first}{number}" for number in range(20)])
 
 
 def train_cfg(folder: Path, *overrides: str) -> DictConfig:
@@ -202,18 +261,41 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "datamodule.batch_size=6", "callbacks.ema.decay=0.5", *overrides])
 
 
+def test_recordings_that_come_twice_count_once() -> None:
+    """As on several devices, whose shares are made of one length."""
+    made = adapted()
+    made.eval()
+    logged = quiet(made)
+    made.test_step(batch([9, 2, 2], 1), 0)
+    made.on_test_epoch_end()
+    once = logged["test/loss"]
+    for _ in range(2):
+        made.test_step(batch([9, 2, 2], 1), 0)
+    made.on_test_epoch_end()
+    assert logged["test/loss"] == once
+    assert made._tested["recordings"] == 3
+
+
 def test_a_run_leaves_an_artifact_that_opens_to_the_same_logits(tmp_path: Path) -> None:
     store(tmp_path / "videos")
     metrics = engine.train(train_cfg(tmp_path))
     folder = tmp_path / "classifier"
     expected = {"artifact.json", "config.json", "model.safetensors", "training.yaml"}
+    expected |= {"metrics.json", "confusion.png", "roc.png"}
     assert {path.name for path in folder.iterdir()} == expected
     network, config = load_classifier(folder)
     artifact = read_artifact(folder, "classifier")
     assert artifact.fingerprint == fingerprint(network)
     assert artifact.metrics == metrics
-    each = {f"{metric}_{name}" for metric in ("auc", "accuracy") for name in "ab"}
-    assert metrics.keys() == {"loss", "auc", "balanced_accuracy"} | each
+    kinds = ("auc", "average_precision", "specificity", "f1")
+    each = {f"{metric}_{name}" for metric in (*kinds, "accuracy") for name in "ab"}
+    assert metrics.keys() == {"loss", "balanced_accuracy", "calibration_error", *kinds} | each
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["figures"]["auc"]["value"] == pytest.approx(metrics["auc"], abs=1e-6)
+    assert figures["figures"]["auc"]["low"] <= metrics["auc"] + 1e-6
+    assert figures["patients"] == 4
+    assert (config["task"], config["train_on"], config["fold"]) == ("classification", "real", None)
+    assert config["trained"] == {"real": {"recordings": 12, "patients": 12}}
     assert (config["class_ids"], config["class_names"]) == ([1, 4], ["a", "b"])
     assert {key: config[key] for key in ("frames", "stride", "height", "width")} == {
         **{"frames": 3, "stride": 2},
@@ -236,3 +318,38 @@ def test_only_clips_can_be_classified(tmp_path: Path) -> None:
     cfg = train_cfg(tmp_path)
     assert cfg.model.needs == {"view": ["clips"]}
     assert cfg.view._target_.endswith("Clips")
+
+
+def test_a_number_of_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
+    """The artifact says the number in its own unit, and what it was trained on; other synthetic videos, another run."""
+    store(tmp_path / "videos")
+    store(tmp_path / "synthetic", first="s")
+    asked = ["task=regression", "train_on=both", f"synthetic={tmp_path}/synthetic", "model.lr=0.05"]
+    cfg = train_cfg(tmp_path, *asked, "trainer.max_epochs=8")
+    metrics = engine.train(cfg)
+    assert metrics.keys() == {"loss", "r2", "mae", "rmse"}
+    network, config = load_classifier(tmp_path / "classifier")
+    assert (config["task"], config["column"], config["class_ids"]) == ("regression", "EF", [])
+    assert {name: size["recordings"] for name, size in config["trained"].items()} == {"real": 12, "synthetic": 12}
+    assert (tmp_path / "classifier" / "predicted.png").is_file()
+    made = instantiate(train_cfg(tmp_path, *asked).datamodule, columns=["EF"])
+    batches = list(made.test_dataloader())
+    with torch.no_grad():
+        said = torch.cat([network(given["x"])[:, 0] for given in batches])
+    truth = torch.cat([given["columns"]["EF"] for given in batches])
+    assert float((said - truth).abs().mean()) == pytest.approx(metrics["mae"], rel=1e-4)
+    assert 30 < said.mean() < 70
+    with pytest.raises(UserError, match="was trained with other settings"):
+        engine.train(train_cfg(tmp_path, *asked, "trainer.max_epochs=8", f"synthetic={tmp_path}/videos"))
+
+
+def test_where_artifacts_go_by_convention() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for overrides, dst in (
+            ([], "classifier"),
+            (["train_on=synthetic"], "classifier_synthetic"),
+            (["train_on=both", "task=regression"], "regression_both"),
+        ):
+            cfg = compose("train", ["model=classifier", "data=phantom", *overrides])
+            assert cfg.dst == f"models/phantom/{dst}"
+            assert cfg.datamodule.synthetic == (None if not overrides else "samples/phantom/videos")

@@ -31,10 +31,16 @@ def clips(seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(
     ("backbone", "classes", "parameters"),
-    [("resnet18_3d", 400, 33_371_472), ("published", 400, 33_371_472), ("resnet18_2d", 1000, 11_689_512)],
+    [
+        ("resnet18_3d", 400, 33_371_472),
+        ("published", 400, 33_371_472),
+        ("r2plus1d_18", 400, 31_505_325),
+        ("resnet18_2d", 1000, 11_689_512),
+        ("resnet50_2d", 1000, 25_557_032),
+    ],
 )
 def test_the_yaml_files_are_the_published_architectures(backbone: str, classes: int, parameters: int) -> None:
-    """torchvision states these numbers for r3d_18 (Kinetics-400) and resnet18 (ImageNet)."""
+    """torchvision states these numbers for r3d_18, r2plus1d_18 (Kinetics-400), resnet18 and resnet50 (ImageNet)."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=classifier", "data=phantom", f"backbone={backbone}"])
     with torch.device("meta"):
@@ -63,16 +69,43 @@ def test_in_two_dimensions_features_are_the_mean_of_each_frames() -> None:
 
 
 @torch.no_grad()
+def test_features_are_joined_over_time_as_asked() -> None:
+    x = clips()
+    for pooling in ("mean", "max", "attention"):
+        made = network(pooling=pooling)
+        each = torch.stack([made.features(x[:, :, [f]]) for f in range(F)])
+        if pooling == "attention":
+            assert torch.allclose(made.features(x), each.mean(dim=0), atol=1e-6)  # before it has learnt
+            assert made.pooling.score is not None
+            torch.nn.init.normal_(made.pooling.score[2].weight, std=3.0)
+            scores = torch.tanh(each @ made.pooling.score[0].weight.T + made.pooling.score[0].bias)
+            weights = (scores @ made.pooling.score[2].weight.T).softmax(dim=0)
+            assert (weights - 1 / F).abs().max() > 0.02
+            truth = (weights * each).sum(dim=0)
+        else:
+            truth = each.mean(dim=0) if pooling == "mean" else each.max(dim=0).values
+        assert torch.allclose(made.features(x), truth, atol=1e-6), pooling
+
+
+@torch.no_grad()
 def test_in_three_dimensions_the_order_of_the_frames_counts() -> None:
     x = clips()
     assert (network(3)(x) - network(3)(x.flip(2))).abs().max() > 1e-4
     assert torch.allclose(network(2)(x), network(2)(x.flip(2)), atol=1e-5)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("dims", "changes"),
+    [
+        (2, {}),
+        (3, {}),
+        (3, {"factorised": True}),
+        (2, {"pooling": "attention", "block": "bottleneck"}),
+    ],
+)
 @torch.no_grad()
-def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int) -> None:
-    made = network(dims)
+def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int, changes: dict[str, Any]) -> None:
+    made = network(dims, **changes)
     made.train()(clips(3))  # running means are not what they began as
     made.eval().save(tmp_path, {**FACTS, "frames": 8})
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
@@ -80,6 +113,20 @@ def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int) -> None:
     assert not loaded.training
     assert torch.equal(loaded(clips()), made(clips()))
     assert (config["class_ids"], config["class_names"], config["frames"]) == ([0, 1, 5, 7], ["a", "b", "c", "d"], 8)
+
+
+@torch.no_grad()
+def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    """Which says neither how frames are joined nor what the task is."""
+    made = network()
+    made.save(tmp_path, FACTS)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    for name in ("block", "factorised", "pooling"):
+        del whole["architecture"][name]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    loaded, config = load_classifier(tmp_path)
+    assert config["task"] == "classification"
+    assert torch.equal(loaded(clips()), made(clips()))
 
 
 def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
@@ -104,6 +151,10 @@ def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
         ({"dims": 4}, r"backbone.dims is 4: give 2"),
         ({"widths": [4, 6, 8]}, r"backbone.widths is \[4, 6, 8\]: give 4 whole numbers"),
         ({"layers": [1, 1, 0, 1]}, r"backbone.layers is"),
+        ({"block": "wide"}, r"backbone.block is 'wide': choose one of basic, bottleneck"),
+        ({"pooling": "median"}, r"backbone.pooling is 'median': choose one of mean, max, attention"),
+        ({"dims": 3, "pooling": "max"}, r"backbone.pooling joins frames of a 2D backbone"),
+        ({"factorised": True}, r"backbone.factorised needs backbone.dims=3"),
         ({"stem": [3, 3, 3]}, r"backbone.stem is \[3, 3, 3\]: give 2"),
         ({"stride": [2]}, r"backbone.stride is \[2\]: give 2"),
     ],

@@ -1,0 +1,155 @@
+"""Training on real recordings, on synthetic ones, or on both; validation and test always on real patients."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.folds import resplit
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.samples import Mixture, Samples
+from echodream.datamodules.tasks import Task
+from echodream.errors import UserError
+from echodream.store import Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRAIN_ON = ("real", "synthetic", "both")
+LABEL_SOURCE = "LabelSource"
+"""The column of a store that was relabelled: which model said its classes."""
+
+
+class MixedData(StoreData):
+    """``StoreData`` of the real store ``src`` for a ``task``, with the store ``synthetic`` as training samples.
+
+    ``train_on`` "synthetic" takes the TRAIN rows of ``synthetic`` instead of the real ones, "both" joins them:
+    ``ratio`` synthetic samples for each real one in a round, or all. An epoch is a round, or ``length`` samples.
+    With ``folds``, the splits are those of ``fold`` (``folds.resplit``). Raises ``UserError`` for stores that do not go
+    together: other sizes or classes, or patients of VAL and TEST among the training rows of ``synthetic``.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        train_on: str = "real",
+        synthetic: str | None = None,
+        ratio: float | None = None,
+        length: int | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
+        **store: Any,
+    ) -> None:
+        super().__init__(**store)
+        self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
+        self._refuse(folds, synthetic)
+        whole = self.store.table
+        self.known = task.known(whole, self.store.root)
+        table = task.usable(whole, self.known)
+        if folds is not None and fold is not None:
+            table = resplit(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
+        self.store.table = table
+        self.left_out = len(whole) - len(table)
+        self.synthetic = None if train_on == "real" else self._opened(str(synthetic))
+
+    def _refuse(self, folds: int | None, synthetic: str | None) -> None:
+        if self.train_on not in TRAIN_ON:
+            raise UserError(f"train_on={self.train_on} is not known; choose one of {', '.join(TRAIN_ON)}")
+        if self.train_on != "real" and synthetic is None:
+            raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
+        if self.ratio is not None and self.train_on != "both":
+            raise UserError(f"ratio= is of train_on=both, and train_on is {self.train_on}: leave it out")
+        if self.ratio is not None and (isinstance(self.ratio, bool) or not 0 < self.ratio <= 1000):
+            raise UserError(f"ratio is {self.ratio!r}: give synthetic samples per real one, up to 1000")
+        if self.length is not None and (type(self.length) is not int or self.length < 1):
+            raise UserError(f"datamodule.length is {self.length!r}: give samples of an epoch, a whole number from 1")
+        if folds is not None and self.train_on == "synthetic":
+            raise UserError(
+                "folds= with train_on=synthetic would train the same model in each fold: leave folds= out, and give "
+                "seeds=[0,1,2] for several runs"
+            )
+
+    def _opened(self, path: str) -> Store:
+        """The synthetic store, its rows those that are trained on."""
+        if not Path(path).is_dir():
+            raise UserError(f"synthetic={path} does not exist: make it with stage=decode, or give another store")
+        store, real = Store(path, kind=self.store.dataset.kind), self.store
+        sizes = [_size(one) for one in (store, real)]
+        if sizes[0] != sizes[1]:
+            raise UserError(f"synthetic={path} is of {sizes[0]} and src={real.root} of {sizes[1]}: bring both to one")
+        if self.task.column not in store.table or store.table[self.task.column].isna().any():
+            raise UserError(
+                f"synthetic={path} lacks {self.task.column} for some recordings: nothing says what they show"
+            )
+        named = zip(store.table["class_id"], store.table["class_name"], strict=True) if self._named(store) else ()
+        if wrong := [name for number, name in named if self.known.get(number, name) != name]:
+            raise UserError(
+                f"synthetic={path} gives {wrong[0]} another class_id than src={real.root}: ingest both anew"
+            )
+        table = self.task.usable(store.table, self.known)
+        table = table[table["Split"] == "TRAIN"]
+        if not len(table):
+            raise UserError(f"synthetic={path} has no TRAIN recording of this task: draw some")
+        held = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
+        if seen := held & set(table["PatientID"].astype(str)):
+            raise UserError(
+                f"synthetic={path} has {len(seen)} patients in TRAIN who are held out in src={real.root}: they may not "
+                "be trained on"
+            )
+        store.table = table
+        return store
+
+    def _named(self, store: Store) -> bool:
+        return all({"class_id", "class_name"} <= set(one.table) for one in (store, self.store))
+
+    def training(self) -> Samples | Mixture:
+        """The samples of the real store, of the synthetic one, or both."""
+        parts = [self.samples("TRAIN")] if self.train_on != "synthetic" else []
+        if self.synthetic is not None:
+            rows = Recordings(self.synthetic, "TRAIN")
+            parts.append(Samples(rows, self.view, self.seed + 1, self.columns, self.augment))
+        if len(parts) == 1 and self.length is None:
+            return parts[0]
+        return Mixture(parts, self.seed, self.ratio, self.length)
+
+    def trained(self) -> "pd.DataFrame":
+        """The rows that are trained on, of both stores, each as often as a round has it."""
+        import pandas as pd
+
+        real = self.store.table[self.store.table["Split"] == "TRAIN"]
+        if self.synthetic is None:
+            return real
+        if self.train_on == "synthetic":
+            return self.synthetic.table
+        share = 1.0 if self.ratio is None else self.ratio * len(real) / len(self.synthetic.table)
+        return pd.concat([real.assign(Weight=1.0), self.synthetic.table.assign(Weight=share)], ignore_index=True)
+
+    def facts(self) -> dict[str, Any]:
+        """What was trained on, for the artifact: sizes and checksums of stores, and who gave the labels."""
+        tables = (
+            {"real": self.store.table[self.store.table["Split"] == "TRAIN"]} if self.train_on != "synthetic" else {}
+        )
+        stores = {"real": digest(self.store.root / CHECKSUMS)}
+        labels = "asked"
+        if self.synthetic is not None:
+            tables["synthetic"] = self.synthetic.table
+            stores["synthetic"] = digest(self.synthetic.root / CHECKSUMS)
+            if LABEL_SOURCE in self.synthetic.table:
+                found = sorted({str(name) for name in self.synthetic.table[LABEL_SOURCE].dropna()} - {""})
+                labels = " ".join(found) or labels
+        sizes = {
+            name: {"recordings": len(table), "patients": table["PatientID"].nunique()} for name, table in tables.items()
+        }
+        facts = {"train_on": self.train_on, "trained": sizes, "stores": stores, "synthetic_labels": labels}
+        if self.synthetic is None:
+            del facts["synthetic_labels"]
+        return {**facts, "ratio": self.ratio, "fold": self.fold}
+
+
+def _size(store: Store) -> str:
+    """Width, height and channels of the recordings, all of one size."""
+    first = store.table.iloc[0]
+    channels = store.dataset.channels
+    return f"{first['FrameWidth']}x{first['FrameHeight']} with {channels} channel{'s' * (channels > 1)}"

@@ -1,0 +1,15 @@
+"""How good predicted numbers are, in rows that may be weighted (``metrics.patients``): weights (R, N), R values."""
+
+import numpy as np
+
+
+def regression(predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """R2 (share of the variance of ``truth``, (N,), that is explained; may be below 0), MAE and RMSE in its unit."""
+    w = np.ones((1, len(truth))) if weights is None else weights
+    total = w.sum(axis=1)
+    squared = w @ (predicted - truth) ** 2 / total
+    mean = w @ truth / total
+    variance = (w * (truth[None] - mean[:, None]) ** 2).sum(axis=1) / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = np.where(variance > 0, 1 - squared / variance, np.nan)
+    return {"r2": r2, "mae": w @ abs(predicted - truth) / total, "rmse": np.sqrt(squared)}

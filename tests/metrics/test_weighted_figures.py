@@ -1,0 +1,219 @@
+"""Figures of weighted rows against scikit-learn and torchmetrics; intervals whose unit is the patient."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+from echodream.metrics.classification import (
+    BINS,
+    area,
+    average_precision,
+    binary,
+    binary_units,
+    calibration_error,
+    f1,
+    multiclass,
+    roc,
+    sensitivity,
+    specificity,
+    units,
+)
+from echodream.metrics.patients import draws, interval, ratio
+from echodream.metrics.regression import regression
+
+N, R, K = 41, 5, 3
+NAMES = ["a", "b", "c"]
+
+
+def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities with ties, what is true, and whole-number weights, some of them 0."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random(N) < 0.4
+    p = np.round(1 / (1 + np.exp(-(rng.normal(size=N) + 1.2 * positive - 0.5))), 1)
+    return p, positive, rng.integers(0, 4, (R, N)).astype(float)
+
+
+SKLEARN: dict[str, Any] = {
+    "auc": lambda p, y, w: sk.roc_auc_score(y, p, sample_weight=w),
+    "average_precision": lambda p, y, w: sk.average_precision_score(y, p, sample_weight=w),
+    "sensitivity": lambda p, y, w: sk.recall_score(y, p >= 0.5, sample_weight=w),
+    "specificity": lambda p, y, w: sk.recall_score(~y, p < 0.5, sample_weight=w),
+    "balanced_accuracy": lambda p, y, w: sk.balanced_accuracy_score(y, p >= 0.5, sample_weight=w),
+    "f1": lambda p, y, w: sk.f1_score(y, p >= 0.5, sample_weight=w),
+}
+
+
+@pytest.mark.parametrize("name", list(SKLEARN))
+def test_figures_are_those_of_scikit_learn(name: str) -> None:
+    p, positive, weights = rows()
+    truth = [SKLEARN[name](p, positive, row) for row in weights]
+    assert binary(p, positive, weights)[name] == pytest.approx(truth)
+    assert binary(p, positive)[name] == pytest.approx([SKLEARN[name](p, positive, None)])
+    assert len({round(value, 6) for value in truth}) > 2
+
+
+def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.random(200)
+    positive = rng.random(200) < p**2
+    truth = binary_calibration_error(torch.tensor(p), torch.tensor(positive).int(), n_bins=BINS, norm="l1")
+    assert binary(p, positive)["calibration_error"] == pytest.approx([float(truth)], abs=1e-6)
+    assert float(truth) > 0.05
+    shares = torch.randn(200, K, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=1).double()
+    target = torch.randint(0, K, (200,), generator=torch.Generator().manual_seed(1))
+    whole = multiclass_calibration_error(shares, target, K, n_bins=BINS, norm="l1")
+    found = multiclass(shares.numpy(), target.numpy(), NAMES)["calibration_error"]
+    assert found == pytest.approx([float(whole)], abs=1e-6)
+
+
+def test_a_weight_is_a_number_of_copies() -> None:
+    p, positive, weights = rows(3)
+    often = weights[0].astype(int)
+    copies, truth = np.repeat(p, often), np.repeat(positive, often)
+    for name, values in binary(p, positive, weights).items():
+        assert values[0] == pytest.approx(binary(copies, truth)[name][0]), name
+
+
+def test_decisions_in_place_of_probabilities_give_another_auc() -> None:
+    p, positive, weights = rows()
+    hard = (p >= 0.5).astype(float)
+    for of in (area, average_precision):
+        assert np.abs(of(p, positive, weights) - of(hard, positive, weights)).max() > 0.03
+
+
+def test_each_class_is_against_the_rest_and_the_mean_over_those_that_are_there() -> None:
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, 2, N)  # class c is absent
+    shares = np.exp(rng.normal(size=(N, K)) + 1.5 * np.eye(K)[target])
+    shares /= shares.sum(axis=1, keepdims=True)
+    found = multiclass(shares, target, NAMES)
+    each = [sk.roc_auc_score(target == k, shares[:, k]) for k in range(2)]
+    assert [found["auc_a"][0], found["auc_b"][0]] == pytest.approx(each)
+    assert np.isnan(found["auc_c"][0])
+    assert found["auc"][0] == pytest.approx(np.mean(each))
+    said = shares.argmax(axis=1)
+    assert found["accuracy_b"][0] == pytest.approx((said == 1)[target == 1].mean())
+    assert found["balanced_accuracy"][0] == pytest.approx(sk.recall_score(target, said, labels=[0, 1], average="macro"))
+    assert found["specificity_a"][0] == pytest.approx((said != 0)[target != 0].mean())
+    assert found["f1_a"][0] == pytest.approx(sk.f1_score(target == 0, said == 0))
+
+
+def test_the_roc_curve_is_scikit_learns() -> None:
+    p, positive, _ = rows()
+    across, up = roc(p, positive)
+    truth = sk.roc_curve(positive, p, drop_intermediate=False)
+    assert across == pytest.approx(truth[0])
+    assert up == pytest.approx(truth[1])
+    assert sk.auc(across, up) == pytest.approx(area(p, positive)[0])
+
+
+def test_what_has_no_value_is_nan() -> None:
+    p, _, _ = rows()
+    none, every = np.zeros(N, bool), np.ones(N, bool)
+    assert np.isnan(area(p, none)).all()
+    assert np.isnan(average_precision(p, none)).all()
+    assert np.isnan(sensitivity(none, none)).all()
+    assert np.isnan(specificity(every, every)).all()
+    assert np.isnan(f1(every, none)).all()
+    assert f1(none, every) == [0.0]
+    assert np.isnan(calibration_error(p, every, np.zeros((1, N)))).all()
+
+
+def test_regression_is_scikit_learns() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.normal(55, 10, N)
+    predicted, weights = truth + rng.normal(2, 5, N), rng.integers(0, 4, (R, N)).astype(float)
+    found = regression(predicted, truth, weights)
+    for row in range(R):
+        w = weights[row]
+        assert found["r2"][row] == pytest.approx(sk.r2_score(truth, predicted, sample_weight=w))
+        assert found["mae"][row] == pytest.approx(sk.mean_absolute_error(truth, predicted, sample_weight=w))
+        assert found["rmse"][row] ** 2 == pytest.approx(sk.mean_squared_error(truth, predicted, sample_weight=w))
+    assert np.isnan(regression(predicted, np.full(N, 3.0))["r2"]).all()
+
+
+def test_patients_are_drawn_whole() -> None:
+    patients = ["p", "q", "p", "r", "p", "q", "s"]
+    found = draws(patients, repeats=50, seed=3)
+    assert found.shape == (51, 7)
+    assert (found[0] == 1).all()
+    assert (found[:, 0] == found[:, 2]).all()
+    assert (found[:, 1] == found[:, 5]).all()
+    each = found[1:, [0, 1, 3, 6]]
+    assert (each.sum(axis=1) == 4).all()  # as many patients as there are
+    assert (each[:, 0] != each[:, 1]).any()
+    assert (draws(patients, 50, 3) == found).all()
+    assert (draws(patients, 50, 4) != found).any()
+
+
+def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_not() -> None:
+    """Patients of six like recordings each: with recordings as the unit the interval is too short by far."""
+    rng, hits = np.random.default_rng(0), {"patient": 0, "recording": 0}
+    for trial in range(200):
+        level = rng.normal(size=30)
+        values = np.repeat(level, 6) + 0.1 * rng.normal(size=180)
+        for unit, names in (("patient", np.repeat(np.arange(30), 6)), ("recording", np.arange(180))):
+            weights = draws(names, 200, trial)
+            found = interval(weights @ values / weights.sum(axis=1))
+            hits[unit] += found.low <= 0 <= found.high
+    assert hits["patient"] >= 176  # 190 of 200 expected, fewer than 177 once in 10,000
+    assert hits["recording"] < 140
+
+
+def test_an_interval_is_of_what_has_a_value() -> None:
+    values = np.array([0.5, *np.linspace(0, 1, 101), np.nan, np.inf])
+    found = interval(values, confidence=0.9)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.05, 0.95))
+    assert np.isnan(interval(np.array([np.nan, 1.0, 2.0])).low)
+    assert np.isnan(interval(np.array([0.3, np.nan])).high)
+
+
+def test_without_an_error_the_interval_is_the_exact_one() -> None:
+    from scipy.stats import binomtest
+
+    for hits, patients in ((13, 13), (0, 7)):
+        exact = binomtest(hits, patients).proportion_ci(0.95, "exact")
+        found = interval(np.full(50, hits / patients), patients=patients)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    assert interval(np.full(50, 0.5), patients=9).low == 0.5
+    assert interval(np.array([1.0, 1.0, 0.9]), patients=9).low > 0.89
+    assert interval(np.full(50, 1.0)).low == 1.0
+
+
+def test_a_perfect_auc_has_a_lower_end_that_covers() -> None:
+    """True AUC .8, six patients of each class: where the order is perfect, the lower end is below .8 as it must be."""
+    rng, seen = np.random.default_rng(0), 0
+    shift = 2**0.5 * 0.8416  # of two normal scores with AUC .8
+    low = interval(np.ones(10), patients=6).low
+    for _ in range(2000):
+        score = np.concatenate([rng.normal(shift, 1, 6), rng.normal(0, 1, 6)])
+        seen += area(score, np.arange(12) < 6)[0] == 1
+    assert 0 < seen / 2000 <= 0.8**6
+    assert low == pytest.approx(0.025 ** (1 / 6))
+    assert low < 0.8
+
+
+def test_the_patients_of_a_figure_are_counted_once() -> None:
+    target, patients = np.array([0, 0, 1, 1, 2]), np.array(["p", "p", "q", "r", "s"])
+    found = units(target, NAMES, patients)
+    assert (found["accuracy_a"], found["specificity_a"], found["auc_b"], found["auc"]) == (1, 3, 2, 1)
+    assert binary_units(target == 1, patients) == {
+        **{"auc": 2, "balanced_accuracy": 2},
+        **{"sensitivity": 2, "specificity": 2},
+    }
+
+
+def test_a_ratio_is_paired_draw_by_draw() -> None:
+    """Two models that are wrong on the same patients: their ratio is sure where each figure alone is not."""
+    rng = np.random.default_rng(5)
+    positive = np.arange(60) % 2 == 0
+    p = positive + 1.2 * rng.normal(size=60)
+    weights = draws(np.arange(60), 300, 0)
+    one, same = area(p, positive, weights), area(p + 0.01 * rng.normal(size=60), positive, weights)
+    paired, apart = interval(ratio(same, one)), interval(ratio(same, one[::-1]))
+    assert paired.high - paired.low < 0.3 * (apart.high - apart.low)
+    assert np.isnan(ratio(np.array([1.0, 2.0]), np.array([0.0, -1.0]))).all()
