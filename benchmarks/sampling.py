@@ -27,9 +27,10 @@ from echodream.diffusion import load_diffusion
 from echodream.metrics.frechet import frechet
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.modules.vae import Decoder
+from echodream.networks.extractors.encoder import Encoder
 from echodream.process.guidance import Guidance
 from echodream.stages.encode import load_vae
-from echodream.stages.evaluate import Looker
+from echodream.stages.evaluating.looking import Looker, part
 
 PUBLISHED = "ddpm"
 
@@ -86,14 +87,14 @@ def ways(options: argparse.Namespace) -> list[Way]:
     return made
 
 
-def run(made: list[Way], options: argparse.Namespace, look: Looker) -> None:
+def run(made: list[Way], options: argparse.Namespace, judge: Encoder) -> None:
     """Draw, decode and look at ``options.n`` samples in all ways, batch by batch."""
     model = made[0].drawer.model
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
-    decoder = Decoder(network, 64, look.facts["architecture"]["channels"] == 1)
+    decoder = Decoder(network, 64, judge.size[2] == 1)
     asked = model.conditioner.spread(options.n)
     values = model.conditioner.request(asked)
-    target = torch.tensor([look.ids.index(number) for number in asked["class_id"]])
+    target = torch.tensor([judge.trained["class_ids"].index(number) for number in asked["class_id"]])
     warm = {name: value[:2].to(options.device) for name, value in values.items()}
     made[-1].drawer.draw([0, 1], warm)
     for rows in torch.arange(options.n).split(options.batch):
@@ -102,9 +103,9 @@ def run(made: list[Way], options: argparse.Namespace, look: Looker) -> None:
             latents = way.draw(rows.tolist(), given)
             pack = Pack(("",) * len(rows), (1,) * len(rows), latents.to(options.device))
             pixels = from_uint8(torch.stack(decoder.predict_step(pack, 0))).permute(0, 4, 1, 2, 3)  # b f h w c
-            features = look.network.features(pixels.to(look.device))
+            features = judge.features(pixels.to(options.device))
             way.features.append(features.double().cpu())
-            way.right.append(look.network.head(features).argmax(dim=1).cpu() == target[rows])
+            way.right.append(judge.network.head(features).argmax(dim=1).cpu() == target[rows])
 
 
 def interval(features: np.ndarray, published: np.ndarray, real: np.ndarray, times: int) -> tuple[float, float]:
@@ -118,9 +119,10 @@ def interval(features: np.ndarray, published: np.ndarray, real: np.ndarray, time
     return float(low), float(high)
 
 
-def show(made: list[Way], look: Looker, options: argparse.Namespace) -> None:
+def show(made: list[Way], judge: Encoder, options: argparse.Namespace) -> None:
     """Print the table."""
-    test, train = (look.frames(look.part(options.videos, "videos", split)).features for split in ("TEST", "TRAIN"))
+    look = Looker(options.n, 64, options.seed)
+    test, train = (look.frames(part(options.videos, "videos", split), judge).features for split in ("TEST", "TRAIN"))
     count = min(options.n, len(test), len(train))
     real, first = test[:count], torch.cat(made[0].features).numpy()[:count]
     print(f"{options.n} images, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
@@ -160,10 +162,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    look = Looker(f"{options.models}/classifier", options.n, 64, options.seed)
+    judge = Encoder(f"{options.models}/classifier")
+    judge.network.to(options.device)
     made = ways(options)
-    run(made, options, look)
-    show(made, look, options)
+    run(made, options, judge)
+    show(made, judge, options)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,11 @@
-"""The Frechet distance between two sets of features, beside the distance between two sets of real ones.
+"""The Frechet distance between two sets of features.
 
 Features are an argument: whose they are belongs into the metric's name (``frechet[classifier]``).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Distance:
-    """A distance to real features, with what it is to be read against."""
-
-    value: float
-    """Between the synthetic set and the real test set."""
-    floor: float
-    """Between the real training and the real test set."""
-    count: int
-    """Samples on each side of both."""
-    dimensions: int
-    """Of the features. With ``count`` not above it, covariances are singular and both numbers are too large."""
+from echodream.metrics.estimate import Estimate
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
@@ -29,25 +15,49 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     float64. The last trace is the sum of the singular values of A_x A_y', where S = A' A and A has a row for each
     sample, so that no root of a matrix is taken and singular covariances (N <= D) need no care. Raises ``ValueError``.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("features are not finite")
+    x, y = _checked(x, y)
     a, b = _root(x), _root(y)
     overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     means = float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum())
     return max(means + float((a**2).sum() + (b**2).sum() - 2 * overlap), 0.0)
 
 
-def against_floor(synthetic: np.ndarray, test: np.ndarray, train: np.ndarray) -> Distance:
-    """``frechet`` of ``synthetic`` to ``test``, and of ``train`` to ``test``: features (N, D), N the same in all.
+def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """``frechet`` with the influence of each sample on it.
 
-    Raises ``ValueError`` for other numbers of samples: the distance falls with N.
+    The sum of the singular values of M = A_x A_y' = U s V' changes with the weight of sample i of ``x`` as (U s U')_ii
+    does; the centres move it not at all, because the columns of A add up to zero.
     """
-    if not len(synthetic) == len(test) == len(train):
-        raise ValueError(f"{len(synthetic)} synthetic, {len(test)} test and {len(train)} train: give as many of each")
-    return Distance(frechet(synthetic, test), frechet(train, test), len(test), test.shape[1])
+    x, y = _checked(x, y)
+    a, b = ((side - side.mean(axis=0)) / np.sqrt(len(side) - 1) for side in (x, y))
+    u, s, v = _svd(a, b)
+    apart = x.mean(axis=0) - y.mean(axis=0)
+    value = float((apart**2).sum() + (a**2).sum() + (b**2).sum() - 2 * s.sum())
+    influences = []
+    for root, vectors, way in ((a, u, apart), (b, v, -apart)):
+        n = len(root)
+        moved = n * ((root**2).sum(axis=1) - (vectors**2 * s).sum(axis=1)) + 2 * np.sqrt(n - 1) * (root @ way)
+        influences.append(moved - moved.mean())
+    return Estimate(max(value, 0.0), influences[0], influences[1], bounds=(0.0, np.inf))
+
+
+def _svd(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of A B', (N, M), without that matrix where there are fewer dimensions than samples: U (N, k), s, V (M, k)."""
+    if min(len(a), len(b)) <= a.shape[1]:
+        u, s, vt = np.linalg.svd(a @ b.T, full_matrices=False)
+        return u, s, vt.T
+    (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
+    u, s, vt = np.linalg.svd(ra @ rb.T)
+    return qa @ u, s, qb @ vt.T
+
+
+def _checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("features are not finite")
+    return x, y
 
 
 def _root(x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def remembered(notes: str, stage: Mapping[str, Any], asked: str) -> Summary | No
     note = read_record(_place(notes, stage))
     if note is None or _distributed() or partial(Path(stage["dst"])).exists():
         return None
-    if note.get("asked") != asked or note.get("made") != _made(Path(stage["dst"])):
+    if note.get("asked") != asked or note.get("made") != _made(Path(stage["dst"]), note.get("files", [])):
         return None
     title = f"{_name(stage)}: {stage['dst']} already complete, nothing to do"
     return Summary(title, note["facts"])
@@ -51,7 +51,8 @@ def remember(notes: str, stage: Mapping[str, Any], asked: str, summary: Summary)
     with contextlib.suppress(OSError):
         place = _place(notes, stage)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_record(place, {"asked": asked, "made": _made(Path(stage["dst"])), "facts": facts})
+        made = _made(Path(stage["dst"]), summary.files)
+        write_record(place, {"asked": asked, "made": made, "files": [*summary.files], "facts": facts})
 
 
 def _name(stage: Mapping[str, Any]) -> str:
@@ -74,17 +75,24 @@ def _asked(stage: Mapping[str, Any]) -> str:
     def seen(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {str(key): seen(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if isinstance(value, Sequence) and not isinstance(value, str):
             return [seen(item) for item in value]
-        return [value, _state(Path(value))] if isinstance(value, str) and value else value
+        return [value, _state(_path(value))] if isinstance(value, str) and value else value
 
     settings = seen({key: value for key, value in stage.items() if key not in _WRITTEN})
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _made(dst: Path) -> str:
-    """Digest of the state of a store, or of the files, not the folders, of a report."""
-    found = _state(dst) if (dst / DATASET).is_file() else [[path.name, *_file(path)] for path in sorted(_files(dst))]
+def _path(value: str) -> Path:
+    """What a setting may name: ``value``, or what follows the colon in kind:path."""
+    whole, (_, _, after) = Path(value), value.partition(":")
+    return Path(after) if after and not whole.exists() else whole
+
+
+def _made(dst: Path, names: Sequence[str] = ()) -> str:
+    """Digest of the state of a store, or of the files, not the folders, of a report: all, or those with ``names``."""
+    own = [path for path in sorted(_files(dst)) if not names or path.name in names]
+    found = _state(dst) if (dst / DATASET).is_file() else [[path.name, *_file(path)] for path in own]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

@@ -11,6 +11,8 @@ class Summary:
     title: str
     facts: Mapping[str, object] = field(default_factory=dict)
     problem: str | None = None
+    files: tuple[str, ...] = ()
+    """What it wrote, by name, where dst holds files of other stages too."""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)

