@@ -49,8 +49,8 @@ def sector(frames: np.ndarray) -> np.ndarray:
     return np.logical_or.accumulate(lit, axis=1) & np.logical_or.accumulate(lit[:, ::-1], axis=1)[:, ::-1]
 
 
-def area_curve(frames: np.ndarray) -> np.ndarray:
-    """Area of the blood pool in each frame, (F,): the dark pixels' share of the sector.
+def area_curve(frames: np.ndarray, near: float = 1.0) -> np.ndarray:
+    """Area of the blood pool in each frame, (F,): the dark pixels' share of the sector, or of its ``near`` part on top.
 
     Dark is below Otsu's threshold over the whole clip, after smoothing away the speckle. Shadows count too; they do not
     move, so that the curve's swing is the chambers'. NaN where there is no sector.
@@ -59,10 +59,18 @@ def area_curve(frames: np.ndarray) -> np.ndarray:
     inside = sector(levels)
     if not inside.any():
         return np.full(len(levels), np.nan)
-    smooth = ndimage.gaussian_filter(levels, (0, *_widths(levels)))[:, inside]
-    edge = _otsu(smooth)
-    area: np.ndarray = np.clip((edge - smooth) / _SOFT + 0.5, 0, 1).mean(axis=1)
+    smooth = smoothed(levels)
+    edge = _otsu(smooth[:, inside])
+    rows = np.flatnonzero(inside.any(axis=1))
+    inside[rows[0] + max(1, round(near * (rows[-1] + 1 - rows[0]))) :] = False
+    area: np.ndarray = np.clip((edge - smooth[:, inside]) / _SOFT + 0.5, 0, 1).mean(axis=1)
     return area
+
+
+def smoothed(levels: np.ndarray) -> np.ndarray:
+    """Each frame without its speckle, whatever the resolution. Any numbers, (F, H, W)."""
+    blurred: np.ndarray = ndimage.gaussian_filter(levels, (0, *_widths(levels)))
+    return blurred
 
 
 def swing(curve: np.ndarray) -> float:
@@ -100,7 +108,7 @@ def self_likeness(frames: np.ndarray, lags: int) -> np.ndarray:
     what flickers say little. All zero where nothing moves.
     """
     levels = grey_levels(frames)
-    smooth = ndimage.gaussian_filter(levels, (0, *_widths(levels)))
+    smooth = smoothed(levels)
     moves = (smooth - smooth.mean(axis=0)).reshape(len(levels), -1)
     products = moves @ moves.T
     lags = min(lags, len(levels) - 1)

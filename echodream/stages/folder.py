@@ -1,6 +1,7 @@
 """A folder that one process writes, that says what it is made of, and that an interrupted process goes on with."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,3 +71,11 @@ def begin(path: Path, asked: Mapping[str, Any], kind: str) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     if not path.exists():
         write_record(path, asked)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy of it where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,86 @@
+"""Key frames found in the pixels against the phantom's truth: other frame rates, sizes, gains, noise and heart rates.
+
+python benchmarks/keyframes.py [--n 20] [--seed 2000] [--only fast slow]
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from echodream.metrics.keyframes import key_frames, matched
+from echodream.phantom.render import render
+from echodream.phantom.scene import Scene, draw_scene, key_moments
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How phantoms differ from those of the study; ``share`` of ``--n`` are drawn."""
+
+    fps: float = 32.0
+    size: int = 64
+    seconds: tuple[float, float] = (2.0, 3.0)
+    heart_rate: tuple[float, float] | None = None
+    gain: float = 0.0
+    noise: float = 0.0
+    share: float = 1.0
+
+
+CONDITIONS = {
+    "20 fps": Condition(fps=20.0),
+    "25 fps": Condition(fps=25.0),
+    "50 fps": Condition(fps=50.0),
+    "80 fps": Condition(fps=80.0, seconds=(1.5, 2.5), share=0.5),
+    "45 to 58 beats/min": Condition(heart_rate=(45, 58), seconds=(2.5, 4.0)),
+    "100 to 140 beats/min": Condition(heart_rate=(100, 140)),
+    "gain + 8 dB": Condition(gain=8.0),
+    "gain - 8 dB": Condition(gain=-8.0),
+    "noise + 12 dB": Condition(noise=12.0),
+    "48 x 48": Condition(size=48),
+    "112 x 112": Condition(size=112, share=0.5),
+    "6 to 8 s": Condition(seconds=(6.0, 8.0), share=0.5),
+}
+
+
+def scenes(asked: Condition, count: int, seed: int) -> list[Scene]:
+    """As many recordings, of all classes in turn."""
+    rng, drawn = np.random.default_rng(seed), []
+    for k in range(count):
+        scene = draw_scene((seed, k % 4, k // 4 + 1, 1), asked.size, asked.fps, asked.seconds)
+        if asked.heart_rate is not None:
+            rate = float(rng.uniform(*asked.heart_rate))
+            scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
+        more = {"gain": scene.settings.gain + asked.gain, "noise": scene.settings.noise + asked.noise}
+        drawn.append(replace(scene, settings=replace(scene.settings, **more)))
+    return drawn
+
+
+def main() -> None:
+    """Render each condition, find the key frames, count what matches within one frame."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=2000)
+    parser.add_argument("--only", nargs="*", default=None, help="words of the conditions that are run")
+    arguments = parser.parse_args()
+    print(f"{'':<22}{'recordings':>11}{'kind':>6}{'marks':>7}{'found':>7}{'missed':>8}{'invented':>10}{'s each':>8}")
+    for number, (name, asked) in enumerate(CONDITIONS.items()):
+        if arguments.only is not None and not any(word in name for word in arguments.only):
+            continue
+        counts, seconds = np.zeros((2, 3), int), 0.0
+        drawn = scenes(asked, round(arguments.n * asked.share), arguments.seed + number)
+        for scene in drawn:
+            frames, start = render(scene), time.perf_counter()
+            found = key_frames(frames, scene.fps)
+            seconds += time.perf_counter() - start
+            for row, (kind, marks) in enumerate((("ED", found.ed), ("ES", found.es))):
+                true = [min(round(at * scene.fps), scene.frames - 1) for at in key_moments(scene)[kind].tolist()]
+                pairs = matched(marks, true)
+                counts[row] += (pairs.hits, pairs.missed, pairs.invented)
+        for kind, (hits, missed, invented) in zip(("ED", "ES"), counts, strict=True):
+            row_ = f"{name:<22}{len(drawn):>11}{kind:>6}{hits + missed:>7}{hits:>7}{missed:>8}{invented:>10}"
+            print(f"{row_}{seconds / max(len(drawn), 1):>8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

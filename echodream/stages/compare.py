@@ -1,0 +1,271 @@
+"""``stage=compare``: the points of a sweep beside each other, a table and a plot of their figures."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echodream.errors import UserError
+from echodream.stages.folder import FRESH, read_record
+from echodream.stages.summary import Summary
+from echodream.store.table import printable, write_table
+
+RECORDS = ("evaluation.json", "utility.json", "filter.json")
+TABLE, TEXT, PLOT = "comparison.csv", "comparison.md", "comparison.png"
+REJECTED = "rejected"
+CHOICE = ("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED)
+"""Figures that are shown where none are asked for, if there: fidelity, adherence, utility, rejection."""
+MOST = 12
+"""Figures that are shown on the screen and in the plot."""
+_DETAIL = re.compile(r", |support|count")  # of single classes; in the csv, and where they are asked for
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of one point, with its interval and what real recordings give, where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    warning: str = ""
+    """What the report says to beware of."""
+
+
+Points = dict[str, dict[str, Figure]]
+"""For each value that was swept, in order, the figures by name."""
+
+
+def compare(
+    *,
+    points: Sequence[str] | str | None,
+    name: str,
+    figures: Sequence[str] | str | None,
+    dst: str,
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Read the reports in the folders ``points``, patterns in which * stands for the value of ``name``.
+
+    Writes ``dst``/comparison.csv (all figures), .md and .png (those whose names contain one of ``figures``, or a
+    choice). Raises ``UserError`` when fewer than two values are found, or no figure that is asked for.
+    """
+    del command, code_version  # the table has no place for them
+    patterns = [points] if isinstance(points, str) else [str(one) for one in points or []]
+    found = read_points(patterns)
+    asked = [figures] if isinstance(figures, str) else None if figures is None else [str(one) for one in figures]
+    shown = _shown(found, asked)
+    folder = Path(dst)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = _markdown(found, shown, name)
+    _write(folder / TABLE, lambda path: write_table(path, list(_rows(found))))
+    _write(folder / TEXT, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(folder / PLOT, lambda path: _plot(path, found, shown, name))
+    facts = {
+        "values": ", ".join(found),
+        "figures": f"{len(shown)} of {len({n for one in found.values() for n in one})}",
+    }
+    return Summary(f"compare: {dst} done\n\n{text}", facts)
+
+
+def read_points(patterns: Sequence[str]) -> Points:
+    """The figures of each value, over all ``patterns``. Raises ``UserError``."""
+    if not patterns:
+        raise UserError("points= is needed: folders of reports with * for the value, as points=[reports/x/g*]")
+    found: Points = {}
+    where: dict[tuple[str, str], Path] = {}
+    for pattern in patterns:
+        for value, folder in _folders(pattern):
+            for figure, number in _figures(folder):
+                if (other := where.setdefault((value, figure), folder)) != folder:
+                    raise UserError(
+                        f"points: {other} and {folder} both say {figure} for {value}: give patterns that differ less"
+                    )
+                found.setdefault(value, {})[figure] = number
+    if len(found) < 2:
+        have = ", ".join(found) or "none"
+        raise UserError(
+            f"points={','.join(patterns)} has reports ({', '.join(RECORDS)}) of fewer than two values ({have}): check "
+            "the pattern, or make them with stage=evaluate, utility or filter"
+        )
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+
+def _folders(pattern: str) -> Iterator[tuple[str, Path]]:
+    """Each folder that ``pattern`` matches, with what its one * stands for."""
+    parts = Path(pattern).parts
+    stars = [number for number, part in enumerate(parts) if "*" in part]
+    if pattern.count("*") != 1:
+        raise UserError(f"points has {pattern!r}: write one * where the value stands, as reports/x/g*")
+    base, name, rest = Path(*parts[: stars[0]]), parts[stars[0]], parts[stars[0] + 1 :]
+    before, _, after = name.partition("*")
+    for entry in sorted(base.iterdir()) if base.is_dir() else []:
+        long = len(entry.name) > len(before) + len(after)
+        if long and entry.name.startswith(before) and entry.name.endswith(after):
+            folder = entry.joinpath(*rest)
+            if folder.is_dir():
+                yield entry.name[len(before) : len(entry.name) - len(after)], folder
+
+
+def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
+    """All figures of the reports in ``folder``, by name."""
+    for file in RECORDS:
+        if not (folder / file).is_file():
+            continue
+        record = read_record(folder / file)
+        if record is None:
+            raise UserError(f"{folder / file} is no report: make it again")
+        if file == "filter.json":
+            yield from _rejection(record, folder / file)
+        else:
+            parts = record.get("tasks", record)
+            yield from _walk({key: part for key, part in parts.items() if key != "protocol"}, "")
+
+
+def _walk(node: Any, name: str, note: str = "") -> Iterator[tuple[str, Figure]]:
+    """Every object with a ``value`` below ``node``, named by the keys that lead to it; ``note`` is of its task."""
+    if not isinstance(node, Mapping):
+        return
+    if "value" in node:
+        value = _number(node["value"])
+        if value is not None:
+            floor = node.get("floor")
+            floor = floor.get("value") if isinstance(floor, Mapping) else floor
+            warning = printable(str(node.get("warning") or note))
+            yield name, Figure(value, _number(node.get("low")), _number(node.get("high")), _number(floor), warning)
+        return
+    note = str(node.get("note") or note)
+    for key, part in node.items():
+        yield from _walk(part, f"{name}: {key}" if name else str(key), note)
+
+
+def _rejection(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Figure]]:
+    """The share that the filter rejected, with an exact 95 % interval; 1 where nothing passes."""
+    from scipy.stats import beta
+
+    try:
+        drawn, rejected = int(record["decision"]["drawn"]), int(record["decision"]["rejected"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no decision: run stage=filter again") from error
+    if drawn > 0:
+        low = float(beta.ppf(0.025, rejected, drawn - rejected + 1)) if rejected else 0.0
+        high = float(beta.ppf(0.975, rejected + 1, drawn - rejected)) if rejected < drawn else 1.0
+        kind = str(record.get("on", "sample"))
+        yield f"{kind}s: {REJECTED}", Figure(rejected / drawn, low, high)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _order(value: str) -> tuple[int, float, str]:
+    """Numbers by size, before texts."""
+    try:
+        number = float(value)
+    except ValueError:
+        return 1, 0.0, value
+    return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
+
+
+def _shown(found: Points, asked: Sequence[str] | None) -> list[str]:
+    """Names of the figures that are shown, in the order of the reports."""
+    names = list(dict.fromkeys(name for figures in found.values() for name in figures))
+    if asked is None:
+        chosen = [name for name in names if any(part in name for part in CHOICE) and not _DETAIL.search(name)]
+        return (chosen or names)[:MOST]
+    for part in asked:
+        if not any(part in name for name in names):
+            raise UserError(f"figures has {part!r}, which no report has: choose of {'; '.join(names[:40])}")
+    return [name for name in names if any(part in name for part in asked)]
+
+
+def _rows(found: Points) -> Iterator[dict[str, Any]]:
+    for value, figures in found.items():
+        for name, figure in figures.items():
+            numbers = {"Value": figure.value, "Low": figure.low, "High": figure.high, "Floor": figure.floor}
+            yield {"Point": value, "Figure": name, **numbers, "Warning": figure.warning}
+
+
+def _markdown(found: Points, shown: Sequence[str], name: str) -> str:
+    """A row for each value, a column for each figure, and the floor of each in the last row."""
+    rows = [[value, *(_cell(figures.get(figure)) for figure in shown)] for value, figures in found.items()]
+    floors = [_floor(found, figure) for figure in shown]
+    if any(floor is not None for floor in floors):
+        rows.append(["real", *("" if floor is None else f"{floor:.3g}" for floor in floors)])
+    header = [name, *shown]
+    lines = [header, ["---"] * len(header), *rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
+    return text + "".join(f"\n- {warning}\n" for warning in _warnings(found, shown))
+
+
+def _warnings(found: Points, shown: Sequence[str]) -> Iterator[str]:
+    """What the reports say to beware of, each once, with the figures and the values that it is about."""
+    about: dict[str, dict[str, list[str]]] = {}
+    for value, figures in found.items():
+        for name in shown:
+            if name in figures and figures[name].warning:
+                about.setdefault(figures[name].warning, {}).setdefault(name, []).append(value)
+    for warning, names in about.items():
+        values = list(dict.fromkeys(value for of in names.values() for value in of))
+        where = "" if all(len(of) == len(found) for of in names.values()) else f" (at {', '.join(values)})"
+        yield f"{', '.join(names)}{where}: {warning}"
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.3g} to {figure.high:.3g})"
+    return f"{figure.value:.3g}{ends}"
+
+
+def _floor(found: Points, figure: str) -> float | None:
+    """What real recordings give, the mean over the points, whose samples may differ in number."""
+    floors = [one.floor for one in (figures.get(figure) for figures in found.values()) if one and one.floor is not None]
+    return float(np.mean(floors)) if floors else None
+
+
+def _plot(path: Path, found: Points, shown: Sequence[str], name: str) -> None:
+    """A panel for each figure: its course over the values with its band, and the floor."""
+    from PIL import Image
+
+    from echodream.report.charts import Line, lines_of
+
+    numeric = all(_order(value)[0] == 0 for value in found)
+    panels = []
+    for figure in shown[:MOST]:
+        there = [
+            (number, value, figures[figure])
+            for number, (value, figures) in enumerate(found.items())
+            if figure in figures
+        ]
+        x = np.array([float(value) if numeric else float(number) for number, value, _ in there])
+        made = [one for _, _, one in there]
+        y = np.array([one.value for one in made])
+        low, high = (np.array([one.value if end is None else end for one, end in ends]) for ends in _ends(made))
+        lines = {"value and interval" if (high > low).any() else "value": Line(x, y, low, high)}
+        if (floor := _floor(found, figure)) is not None:
+            lines["real recordings (mean over the points)"] = Line(x[[0, -1]], np.full(2, floor))
+        every = np.concatenate([low, high, [] if floor is None else [floor]])
+        margin = 0.08 * (every.max() - every.min()) or 0.5
+        across = (float(x.min()), float(x.max())) if x.max() > x.min() else (float(x[0]) - 1, float(x[0]) + 1)
+        words = "" if numeric else " (0, 1, ... are " + ", ".join(found) + ")"
+        up = (float(every.min() - margin), float(every.max() + margin))
+        panels.append(lines_of(f"{figure}, over {name}{words}", lines, across, up))
+    Image.fromarray(np.concatenate(panels)).save(path, format="PNG", optimize=True)
+
+
+def _ends(made: Sequence[Figure]) -> tuple[list[tuple[Figure, float | None]], list[tuple[Figure, float | None]]]:
+    return [(one, one.low) for one in made], [(one, one.high) for one in made]
+
+
+def _write(path: Path, write: Any) -> None:
+    """Whole or not at all."""
+    fresh = path.with_name(f"{FRESH}{path.name}")
+    write(fresh)
+    fresh.replace(path)

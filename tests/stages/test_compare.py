@@ -1,0 +1,178 @@
+"""``stage=compare``: the points of a sweep, found by name; a real sweep of the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from scipy.stats import binomtest
+
+from echodream import engine
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+from echodream.stages.compare import read_points
+from echodream.stages.summary import Summary
+from tests.stores import make_video_store
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def write(path: Path, record: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def figure(value: float | None, spread: float = 0.5, **more: Any) -> dict[str, Any]:
+    ends = {} if value is None else {"low": value - spread, "high": value + spread}
+    return {"value": value, **ends, "count": 9, "dimensions": None, **more}
+
+
+def sweep(root: Path, values: tuple[str, ...] = ("10", "3", "1.5")) -> None:
+    """A report for each value: evaluation and utility in one folder, the filter's in another."""
+    for k, value in enumerate(values):
+        videos = {
+            "frechet[classifier]": figure(4.0 - k, floor={"value": 1.0 + k, "low": 0.5, "high": 1.5}),
+            "class agreement": figure(
+                warning=f"only {9 + k // 2} patients", value=0.75 + k / 10, spread=0.02, floor={"value": 0.98}
+            ),
+            "class agreement, ASD": figure(0.5, 0.02),
+            "nothing": figure(None, warning="never seen"),
+        }
+        write(root / f"g{value}" / "study" / "evaluation.json", {"protocol": {"value": 7}, "videos": videos})
+        tasks = {
+            "PAH": {
+                "note": "relabelled by 12ab",
+                "real": {"auc": figure(0.9)},
+                "ratio": {"synthetic": {"auc": figure(0.8 + k / 20, 0.01)}},
+            }
+        }
+        write(root / f"g{value}" / "study" / "utility.json", {"tasks": tasks, "sizes": {}})
+        decision = {"drawn": 40, "rejected": 4 * k, "kept": 40 - 4 * k}
+        write(root / f"g{value}" / "study" / "filter_image" / "filter.json", {"on": "image", "decision": decision})
+
+
+def run(folder: Path, *overrides: str) -> Summary:
+    fixed = ["stage=compare", "name=guidance.class_id", f"dst={folder}/out", *overrides]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return engine.sample(compose("sample", fixed))
+
+
+def both(folder: Path) -> str:
+    return f"points=[{folder}/g*/study,{folder}/g*/study/filter_image]"
+
+
+def test_points_are_found_by_the_star_and_ordered_as_numbers(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    points = read_points([f"{tmp_path}/g*/study", f"{tmp_path}/g*/study/filter_image"])
+    assert list(points) == ["1.5", "3", "10"]
+    frechet = points["3"]["videos: frechet[classifier]"]
+    assert (frechet.value, frechet.low, frechet.high, frechet.floor) == (3.0, 2.5, 3.5, 2.0)
+    assert points["1.5"]["PAH: ratio: synthetic: auc"].value == pytest.approx(0.9)
+    assert "videos: nothing" not in points["3"]
+    assert not any("protocol" in name for name in points["3"])
+
+
+def test_rejection_has_the_exact_interval(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    points = read_points([f"{tmp_path}/g*/study/filter_image"])
+    for value, rejected in (("10", 0), ("3", 4), ("1.5", 8)):
+        found = points[value]["images: rejected"]
+        low, high = binomtest(rejected, 40).proportion_ci(method="exact")
+        assert (found.value, found.low, found.high) == (rejected / 40, pytest.approx(low), pytest.approx(high))
+
+
+def test_table_csv_and_plot(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    said = str(run(tmp_path, both(tmp_path)))
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    assert lines[0] == (
+        "| guidance.class_id | videos: frechet[classifier] | videos: class agreement | PAH: ratio: synthetic: auc | "
+        "images: rejected |"
+    )
+    assert lines[2].startswith("| 1.5 | 2 (1.5 to 2.5) | 0.95 (0.93 to 0.97) | 0.9 (0.89 to 0.91) | 0.2 (0.0")
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| 1.5", "| 3", "| 10", "| real"]
+    assert lines[5].startswith("| real | 2 | 0.98 |")
+    assert [line for line in lines[6:] if line] == [
+        "- videos: class agreement (at 1.5): only 10 patients",
+        "- PAH: ratio: synthetic: auc: relabelled by 12ab",
+        "- videos: class agreement (at 3, 10): only 9 patients",
+    ]
+    assert all(line in said for line in lines)
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 6
+    agreement = next(row for row in rows if row["Point"] == "10" and row["Figure"] == "videos: class agreement, ASD")
+    assert agreement == {"Point": "10", "Figure": "videos: class agreement, ASD", "Value": "0.5", "Low": "0.48", "High": "0.52", "Floor": "", "Warning": ""}  # fmt: skip # noqa: E501
+    picture = np.asarray(Image.open(tmp_path / "out" / "comparison.png"))
+    assert picture.shape == (4 * 400, 640, 3)
+    blue = (picture == (0, 114, 178)).all(axis=2).nonzero()
+    assert {row // 400 for row in blue[0].tolist()} == {0, 1, 2, 3}
+    panel = blue[0] // 400 == 0
+    line = panel & (blue[0] % 400 > 70)  # below the legend
+    assert blue[0][line][blue[1][line].argmax()] < blue[0][line][blue[1][line].argmin()]  # it falls from 10 to 1.5
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    run(tmp_path, both(tmp_path))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_figures_can_be_asked_for(tmp_path: Path) -> None:
+    sweep(tmp_path, ("b", "a"))
+    run(tmp_path, both(tmp_path), "figures=[agreement]")
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    assert lines[0] == "| guidance.class_id | videos: class agreement | videos: class agreement, ASD |"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| a", "| b", "| real"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([], r"points= is needed: folders of reports with \* for the value"),
+        (["points=[{0}/study]"], r"points has '.*study': write one \* where the value stands"),
+        (["points=[{0}/h*/study]"], r"of fewer than two values \(none\): check the pattern"),
+        (["points=[{0}/g*3/study]"], r"of fewer than two values \(none\)"),
+        (["points=[{0}/g*/study,{0}/g*/again]"], r"both say videos: frechet\[classifier\] for 1.5"),
+        (["points=[{0}/g*/study]", "figures=[fid]"], r"figures has 'fid', which no report has: choose of videos: fre"),
+        (["points=[{0}/g*/bad]"], r"bad/utility.json is no report: make it again"),
+        (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:
+    sweep(tmp_path)
+    record = json.loads((tmp_path / "g3" / "study" / "evaluation.json").read_text())
+    write(tmp_path / "g1.5" / "again" / "evaluation.json", record)
+    write(tmp_path / "g3" / "bad" / "utility.json", [])
+    write(tmp_path / "g3" / "odd" / "filter.json", {"decision": None})
+    with pytest.raises(UserError, match=says):
+        run(tmp_path, *(override.format(tmp_path) for override in overrides))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
+    """One root per value: later stages find what earlier ones made by their conventions."""
+    make_video_store(tmp_path / "data" / "lung" / "videos")
+    arguments = ["-m", "stage=export", "data=lung", "format=pt", "paths.samples=samples/g1,samples/g3"]
+    arguments += ["dst=${paths.samples}/exported", "paths.reports=${paths.samples}/reports"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "sample.py", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for value, number in (("1", 2.0), ("3", 1.0)):
+        assert (tmp_path / "samples" / f"g{value}" / "exported").is_dir()
+        report = {"videos": {"frechet[classifier]": figure(number)}}
+        write(tmp_path / "samples" / f"g{value}" / "reports" / "lung" / "evaluation.json", report)
+    said = subprocess.run(
+        [sys.executable, ROOT / "sample.py", "stage=compare", "data=lung", "points=samples/g*/reports/lung"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert "| 1 | 2 (1.5 to 2.5) |" in said.stdout
+    assert (tmp_path / "reports" / "lung" / "compare" / "comparison.png").is_file()
