@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pipeline on the embedded phantom study, as far as it goes today. Run again, it continues or says that it is done.
+# The pipeline on the embedded phantom study, from raw files to the report. Run again, it continues or says that it is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,4 +19,7 @@ python sample.py stage=filter  data=phantom experiment=demo on=video check_every
 python sample.py stage=decode  data=phantom experiment=demo
 python sample.py stage=decode  data=phantom experiment=demo src=samples/phantom/private dst=samples/phantom/image_frames
 python train.py  model=classifier data=phantom experiment=demo
+python train.py  model=classifier data=phantom experiment=demo train_on=synthetic
+python train.py  model=classifier data=phantom experiment=demo train_on=both
+python sample.py stage=utility data=phantom experiment=demo
 python sample.py stage=evaluate data=phantom experiment=demo images=samples/phantom/image_frames

@@ -35,6 +35,7 @@ MODELS = {
     "image_unet": "lidm",
     "video_unet": "lvdm",
     "backbone": "classifier",
+    "task": "classifier",
     "embedder": "reid",
     "head": "reid",
 }
@@ -64,6 +65,8 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
         return "sample", ["stage=encode", "data=phantom"]
     if group in ("rule", "controls"):
         return "sample", ["stage=filter", "data=phantom", f"{group}={name}"]
+    if group == "page":
+        return "sample", ["stage=report", "data=phantom"]
     if group == "guidance":
         return "sample", ["stage=image", "data=phantom"]
     if group == "model":

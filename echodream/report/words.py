@@ -1,0 +1,95 @@
+"""What each number means, in one sentence."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_METRICS = (
+    (
+        r"frechet|^FID|^FVD|^FD",
+        "How far apart the two sets lie in the features that the name states; smaller is closer.",
+    ),
+    (
+        r"kernel|KID|MMD|JEDi|rbf|quadratic",
+        "How well a test tells the two sets apart by the features that the name states; about 0 where it cannot.",
+    ),
+    (r"^precision", "Share of synthetic samples that lie where real ones lie: are they plausible?"),
+    (r"^recall", "Share of real samples that lie where synthetic ones lie: is the whole variety there?"),
+    (r"^density", "How densely real samples lie around a synthetic one; about 1 for a second real set."),
+    (r"^coverage", "Share of real samples that have a synthetic one nearby."),
+    (r"^IS|inception score", "How sure and how varied a network's classes are; it does not look at real samples."),
+    (
+        r"class (agreement|adherence)",
+        "How often a classifier trained on real patients sees the class that was asked for.",
+    ),
+    (r"EF (agreement|adherence)", "How close the ejection fraction that a network measures is to the one asked for."),
+    (r"heart rate", "Beats per minute, from the pixels."),
+    (r"periodicity", "How alike one beat is to the next; 1 is a perfect rhythm."),
+    (r"area swing", "By how much the dark chambers grow and shrink, as a share of the picture."),
+    (r"frame difference", "How much changes from one frame to the next, in grey levels of 255."),
+    (r"jump ratio", "The largest changes between frames over the usual one; high where a video jumps between poses."),
+    (r"seam ratio", "Change where generated windows join over change elsewhere; 1 where no seam can be seen."),
+    (r"identity", "How long a video stays one person."),
+    (r"^auc$|roc", "Chance that a patient with the disease gets a higher score than one without; 0.5 is a coin."),
+    (r"average.precision", "Precision averaged over all thresholds; the share of patients with the disease is a coin."),
+    (r"balanced.accuracy", "Mean of sensitivity and specificity."),
+    (r"sensitivity|recall", "Share of patients with the disease who are found."),
+    (r"specificity", "Share of patients without the disease who are left alone."),
+    (r"^f1", "Balance of precision and sensitivity."),
+    (r"calibration|^ece", "How far stated probabilities are from what happens; 0 is best."),
+    (r"^r2", "Share of the variation of the ejection fraction that is explained; 1 is perfect."),
+    (r"^mae", "Mean error of the ejection fraction, in points."),
+    (r"^rmse", "Root of the mean squared error of the ejection fraction, in points."),
+)
+_IN_FLOORS = re.compile(r"^(frechet|fid|fvd|fd)", re.IGNORECASE)
+
+_LABELS = {
+    "auc": "AUC",
+    "r2": "R²",
+    "f1": "F1",
+    "mae": "mean absolute error",
+    "rmse": "RMSE",
+    "ece": "calibration error",
+}
+
+
+def label(name: str) -> str:
+    """How a metric of a record is written on a page."""
+    return _LABELS.get(name.lower(), name.replace("_", " "))
+
+
+def meaning(name: str) -> str:
+    """Of a metric, by its name; empty for one that is not known here."""
+    return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
+
+
+def counts_in_floors(name: str) -> bool:
+    """Whether a metric is a distance above 0, of which one can say how many times the floor it is."""
+    return bool(_IN_FLOORS.search(name))
+
+
+def copy(name: str, control: Mapping[str, Any]) -> str:
+    """How a copy of a training patient was made, in words; ``control`` are its numbers in the record."""
+    plain = {
+        "exact": "the very same frames",
+        "other_frame": "another frame of the recording",
+        "other_recording": "another recording of the patient",
+        "round_trip": "through the autoencoder and back",
+        "flip": "mirrored",
+        "weakest of all": "whichever of these hides the patient best",
+    }
+    if name in plain:
+        return plain[name]
+    if control.get("kind") == "regenerated":
+        return f"{100 * float(control['strength']):.0f} % noised and drawn again by the generator"
+    ways = {
+        "gain": "brighter or darker by {:.0f} %",
+        "contrast": "more or less contrast by {:.0f} %",
+        "speckle": "{:.0f} % of speckle noise added",
+        "shift": "moved by {:.0f} % of the side",
+        "zoom": "cut and enlarged by {:.0f} %",
+    }
+    said = [text.format(100 * float(control[key])) for key, text in ways.items() if control.get(key)]
+    if control.get("rotate"):
+        said.append(f"turned by {float(control['rotate']):.0f}°")
+    return ", ".join(said) or name.replace("_", " ")

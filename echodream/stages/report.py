@@ -1,0 +1,127 @@
+"""``stage=report``: all that is known of a study's synthetic set as one page that opens offline, verdict first."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echodream.errors import UserError
+from echodream.stages.folder import FRESH, lock, unlock, write_record
+from echodream.stages.summary import Summary
+
+if TYPE_CHECKING:
+    from echodream.report.page import Page
+    from echodream.report.sources import Sources
+
+PAGE = "index.html"
+METRICS = "metrics.json"
+MOST_BYTES = 15_000_000
+_MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
+
+
+def report(
+    *,
+    share: bool,
+    study: str,
+    stores: Mapping[str, str | None],
+    passed: Mapping[str, str],
+    records: Mapping[str, str],
+    folders: Mapping[str, str],
+    look: Mapping[str, int],
+    dst: str,
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Write ``dst``/index.html and ``dst``/metrics.json of what is there of ``study``.
+
+    ``stores`` are "real" and "videos" (synthetic, decoded), ``passed`` the stores that the filter made, ``records``
+    the folders and files of filter, audit, evaluation and utility, ``folders`` where commands are recorded. With
+    ``share`` the page holds no frame and no name of a patient. Raises ``UserError`` where there is nothing to report
+    on, where a record is not what its stage writes, and where a shared page would hold what it must not.
+    """
+    if not isinstance(share, bool):
+        raise UserError(f"share={share} is not possible: give true or false")
+    from echodream.report.gallery import Look
+    from echodream.report.page import GENERATOR, build, metrics, render
+    from echodream.report.sources import gather
+
+    seen = Look(**look)
+    sources = gather(study, share, stores, passed, records, folders)
+    _check(sources, stores)
+    target = Path(dst) / PAGE
+    mark = f'name="generator" content="{GENERATOR}"'
+    if target.is_file() and mark not in target.read_text("utf-8", "replace")[:4000]:
+        raise UserError(f"{target} is there and is not a report: remove it, or choose another dst=")
+    page = build(sources, seen, command, code_version)
+    text, numbers = render(page), metrics(page)
+    if share:
+        _refuse_names(sources, text + str(numbers))
+    if len(text.encode()) > MOST_BYTES:
+        size = len(text) // 1_000_000
+        raise UserError(f"{target} would take {size} MB: lower look.per_class, look.pairs or look.seconds")
+    _write(target, text, numbers)
+    return _summary(target, page, len(text))
+
+
+def _write(target: Path, text: str, numbers: Mapping[str, Any]) -> None:
+    """The page and its numbers, each whole or not at all."""
+    held = lock(target.parent)
+    try:
+        fresh = target.with_name(f"{FRESH}{PAGE}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(target)
+        write_record(target.with_name(METRICS), numbers)
+    finally:
+        unlock(held)
+
+
+def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
+    if sources.synthetic is None and not sources.records:
+        raise UserError(
+            f"there is nothing to report on: neither videos={stores['videos']} nor any record of filter, audit, "
+            "evaluate or utility is there; run the stages before"
+        )
+    if not sources.share:
+        return
+    if sources.real is None:
+        raise UserError(f"share=true needs real={stores['real']}, to make sure that nobody in it is named on the page")
+    if sources.synthetic is not None and sources.filtered() is None:
+        raise UserError(
+            f"videos={stores['videos']} was not made from what passed the filter, and share=true shows nothing else: "
+            "run stage=filter on=video and stage=decode, or give videos=null"
+        )
+
+
+def _refuse_names(sources: "Sources", text: str) -> None:
+    """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look.
+
+    Names that are numbers, shorter than four letters, or words of every page are not looked for: they say nobody.
+    """
+    from echodream.report.page import TEMPLATES
+
+    assert sources.real is not None
+    table, plain = sources.real.table, (TEMPLATES / "page.html").read_text(encoding="utf-8")
+    text = _MEDIA.sub("", text)
+    for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
+        if len(name) < 4 or name.replace(".", "").isdigit() or name in plain or name not in text:
+            continue
+        if re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
+            raise UserError(
+                f"the shared page would name {name} of {sources.real.root}, which stands in a command, a class or a "
+                "record: make that without it; nothing was written"
+            )
+
+
+def _summary(target: Path, page: "Page", size: int) -> Summary:
+    facts: dict[str, object] = {
+        each.topic.lower(): f"{each.word}{f': {each.figure} {each.unit}' if each.figure else ''}"
+        for each in page.verdicts
+    }
+    clips = sum(1 for _ in page.gallery.clips())
+    facts["videos"] = f"{clips}, {size / 1e6:.1f} MB with the page"
+    for name, one in page.missing.items():
+        facts[f"without {name}"] = one.command
+    for number, notice in enumerate(page.notices, 1):
+        facts[f"note {number}"] = notice
+    facts["for"] = "sharing: no frame and no name of a patient" if page.share else "you alone: it shows real patients"
+    return Summary(f"report: {target} done", facts, files=(PAGE, METRICS))

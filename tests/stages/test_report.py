@@ -1,0 +1,318 @@
+"""stage=report: what is on the page, what may not be on a shared one, and what is said of what is missing."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from echodream.errors import UserError
+from echodream.report import gallery
+from echodream.report import page as page_of
+from echodream.report.sources import Sources
+from echodream.store import Store
+from tests.tiny_report import STATEMENT, records, run, study, synthetic_stores, texture
+
+PAGE = "reports/phantom/index.html"
+SHARED = "reports/phantom/share/index.html"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture
+def mine(whole: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    shutil.copytree(whole, tmp_path / "study", ignore=shutil.ignore_patterns("share", "index.html", "metrics.json"))
+    return tmp_path / "study"
+
+
+def page(root: Path, *overrides: str, path: str = PAGE) -> str:
+    run(root, *overrides)
+    return (root / path).read_text("utf-8")
+
+
+def words(html: str) -> str:
+    """What a reader reads: the text without tags, spaces made single."""
+    parts: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_data(self, data: str) -> None:
+            parts.append(data)
+
+    Reader().feed(re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL))
+    return re.sub(r"\s+", " ", " ".join(parts))
+
+
+def clips(html: str) -> list[np.ndarray]:
+    """All videos of a page, decoded: grey (F, H, W)."""
+    found = []
+    for text in re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", html):
+        with av.open(io.BytesIO(base64.b64decode(text))) as container:
+            found.append(np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)]))
+    return found
+
+
+def likest(frame: np.ndarray, frames: np.ndarray) -> float:
+    """The highest correlation of ``frame``, (H, W), with any of ``frames``, (N, H, W)."""
+    one, others = (x.reshape(len(x), -1).astype(float) for x in (frame[None], frames))
+    one, others = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (one, others))
+    return float((others @ one[0] / one.shape[1]).max())
+
+
+def all_frames(store: Store) -> np.ndarray:
+    return np.concatenate([store.frames(name)[..., 0] for name in store.table["FileName"]])
+
+
+def holds_real(root: Path, html: str) -> list[bool]:
+    """Of each video whether some frame of it is one of a patient's."""
+    real = all_frames(Store(root / "data/phantom/videos"))
+    return [max(likest(frame, real) for frame in clip) > 0.9 for clip in clips(html)]
+
+
+def test_the_private_page_shows_both_sides_and_the_nearest_patients(whole: Path) -> None:
+    html = page(whole)
+    shown = holds_real(whole, html)
+    assert len(shown) == 2 * (2 + 3) + 2 * 6  # two real and three synthetic of two classes; six pairs
+    assert sum(shown) == 2 * 2 + 6
+    text = words(html)
+    assert "Private." in text
+    assert "Doe-005q, frame 5" in text  # the nearest of the sample with the highest score that passed
+    assert "0.65 likeness. 2 of 4 new patients are at least as close" in text
+    assert "Doe-001q, frame 2" not in text  # of a sample that was rejected
+
+
+def test_a_shared_page_holds_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
+    html = page(whole, "share=true", path=SHARED)
+    shown = holds_real(whole, html)
+    assert len(shown) == 6
+    assert not any(shown)
+    synthetic = all_frames(Store(whole / "samples/phantom/videos"))
+    assert all(likest(clip[0], synthetic) > 0.9 for clip in clips(html))  # the measure does find frames
+    both = html + (whole / SHARED).with_name("metrics.json").read_text()
+    for row in Store(whole / "data/phantom/videos").table.to_dict("records"):
+        assert row["FileName"] not in both
+        assert row["PatientID"] not in both
+    assert "Private." not in words(html)
+    assert "For sharing." in words(html)
+    assert STATEMENT in words(html)
+    assert sorted(path.name for path in (whole / SHARED).parent.iterdir()) == ["index.html", "metrics.json"]
+
+
+def test_real_frames_that_slip_in_would_be_seen(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: a shared page whose gallery takes the study for what may be shown."""
+
+    def blind(sources: Sources, look: gallery.Look) -> gallery.Gallery:
+        return gallery.gallery(replace(sources, share=False), look)
+
+    monkeypatch.setattr(page_of, "gallery", blind)
+    with pytest.raises(UserError, match="would name"):  # the captions of the pairs give it away
+        run(mine, "share=true")
+    html = page(mine, "share=true", "look.pairs=0", path=SHARED)
+    assert sum(holds_real(mine, html)) == 4
+
+
+def test_a_name_that_gets_into_a_shared_page_stops_it(mine: Path) -> None:
+    shutil.rmtree(mine / "samples")
+    synthetic_stores(mine / "samples/phantom", command="python sample.py stage=decode labels=of/Doe-003q.csv")
+    run(mine)
+    with pytest.raises(UserError, match=r"would name Doe-003q .* nothing was written"):
+        run(mine, "share=true")
+    assert not (mine / SHARED).parent.exists()
+
+
+def test_places_are_left_out_of_what_is_shared(mine: Path) -> None:
+    shutil.rmtree(mine / "samples")
+    synthetic_stores(
+        mine / "samples/phantom", command="python sample.py stage=decode src=/ward/DOE_JANE/x dst=samples/a/b"
+    )
+    assert "/ward/DOE_JANE" in page(mine)
+    shared = page(mine, "share=true", path=SHARED)
+    assert "DOE_JANE" not in shared
+    assert "src=... dst=samples/a/b" in shared
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_only_what_passed_the_filter_is_shared(mine: Path, passed: bool) -> None:
+    """Other videos than those that the filter let through; or a decision that let nothing through."""
+    other = mine / "other"
+    synthetic_stores(other, count=4, passed=passed)
+    if passed:
+        shutil.rmtree(other / "private_videos")
+    else:
+        shutil.rmtree(mine / "samples")
+        (mine / "samples").mkdir()
+        shutil.copytree(other, mine / "samples/phantom")
+    videos = f"videos={other}/videos"
+    with pytest.raises(UserError, match=r"was not made from what passed the filter"):
+        run(mine, "share=true", videos)
+    text = words(page(mine, videos))
+    assert "Not for these videos" in text
+    assert "The videos on this page are not the ones that passed the filter" in text
+    assert "of copies pass" not in text
+
+
+def test_a_shared_page_needs_the_study_to_check_against(mine: Path) -> None:
+    shutil.rmtree(mine / "data")
+    with pytest.raises(UserError, match="share=true needs real="):
+        run(mine, "share=true")
+    assert "There are no real videos to show" in words(page(mine))
+
+
+def test_the_verdict_says_the_numbers_of_the_records(whole: Path) -> None:
+    text = words(page(whole))
+    assert "Guarantee holds ≤ 5 % of copies pass" in text
+    assert STATEMENT in text
+    assert "made in any of 2 declared ways, gets past the filter" in text  # the weakest is not a third
+    assert "Stated with 95 % confidence, from copies of 120 training patients." in text
+    assert "reaches 0.90 times the AUC of one trained on real videos in ASD (95 % interval 0.80 to 0.97)" in text
+    assert "Below real data" in text
+    assert "Synthetic videos are 2.0 times as far from real test patients" in text
+    assert "by frechet[classifier]: 2.00 (1.50 to 2.50) against 1.00 (0.80 to 1.20)." in text
+    assert "Farther than real data" in text
+    assert "Few videos." in text
+    assert "sees the class that was asked for in 94 % of synthetic videos, in 100 % of real ones" in text
+    assert "Seam ratio Change where generated windows join" in text
+    assert "99 of 120 88 %" in text
+    numbers = json.loads((whole / "reports/phantom/metrics.json").read_text())
+    assert numbers["verdict"]["privacy"]["beta"] == 0.05
+    assert numbers["verdict"]["usefulness"]["ASD auc ratio"] == {"value": 0.9, "low": 0.8, "high": 0.97}
+    assert [row["name"] for row in numbers["tables"]["fidelity"]["Likeness of videos"]] == ["kernel[classifier]"]
+    (distance,) = numbers["tables"]["fidelity"]["Distance of videos"]
+    assert distance["value"] == {"value": 2.0, "low": 1.5, "high": 2.5}
+    assert numbers["funnel"] == {"videos": {"drawn": 8, "rejected": 2, "kept": 6}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tries": 2}, "Stated with 90 % confidence (95 % for each of 2 decisions)"),
+        (
+            {"passed": False, "statement": "Nothing may pass: too few."},
+            "Nothing was let through Nothing may pass: too few.",
+        ),
+        ({"rule": "percentile", "statement": "No guarantee: so it is."}, "No guarantee No guarantee: so it is."),
+    ],
+)
+def test_a_weaker_decision_is_called_so(mine: Path, changed: dict[str, Any], said: str) -> None:
+    shutil.rmtree(mine / "reports")
+    records(mine / "reports/phantom", **changed)
+    text = words(page(mine))
+    assert said in text
+    assert ("Guarantee holds" in text) == ("tries" in changed)
+
+
+def test_a_measure_that_stands_out_is_part_of_the_verdict(mine: Path) -> None:
+    path = mine / "reports/phantom/audit/audit.json"
+    record = json.loads(path.read_text())
+    assert "none of 1 privacy measures stands out. That is no proof." in words(page(mine))
+    record["measures"][0]["stands_out"] = True
+    record["not measured"] = {"membership inference": "too few patients"}
+    path.write_text(json.dumps(record))
+    text = words(page(mine))
+    assert "Guarantee holds; the audit has a finding" in text
+    assert "Not measured. membership inference: too few patients" in text
+    assert "1 of 1 privacy measures stands out: authenticity 0.10 (0.05 to 0.20)" in text
+
+
+def test_what_is_missing_is_said_with_its_command(mine: Path) -> None:
+    shutil.rmtree(mine / "reports")
+    html = page(mine)
+    for stage in ("filter", "audit", "utility", "evaluate"):
+        assert f"python sample.py stage={stage} data=phantom" in html
+    assert "<tbody" not in html.split('id="making"')[0]  # no empty table
+    shutil.rmtree(mine / "samples")
+    shutil.rmtree(mine / "reports")
+    with pytest.raises(UserError, match="there is nothing to report on"):
+        run(mine)
+    records(mine / "reports/phantom")
+    assert "python sample.py stage=decode data=phantom" in page(mine)
+
+
+def test_records_of_other_videos_are_noticed(mine: Path) -> None:
+    path = mine / "reports/phantom/evaluation.json"
+    record = json.loads(path.read_text())
+    record["videos"]["store"] = {"sha256": "0" * 64}
+    path.write_text(json.dumps(record))
+    assert "Fidelity was measured on other synthetic videos than those of this page" in words(page(mine))
+
+
+def test_names_from_tables_are_text_and_nothing_else(mine: Path) -> None:
+    path = mine / "reports/phantom/utility.json"
+    path.write_text(path.read_text().replace('"ASD"', '"<script>alert(1)</script>"'))
+    html = page(mine)
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_the_same_inputs_give_the_same_bytes_and_a_rerun_says_so(mine: Path) -> None:
+    notes = f"notes={mine}/notes"
+    run(mine, notes)
+    before = {path.name: path.read_bytes() for path in (mine / "reports/phantom").glob("*.*")}
+    assert "already complete, nothing to do" in run(mine, notes).title
+    run(mine)
+    assert {path.name: path.read_bytes() for path in (mine / "reports/phantom").glob("*.*")} == before
+    assert set(before) == {"index.html", "metrics.json", "evaluation.json", "utility.json"}
+    path = mine / "reports/phantom/utility.json"
+    path.write_text(path.read_text().replace("0.97", "0.98"))
+    assert "done" in run(mine, notes).title
+    assert "0.80 to 0.98" in words((mine / PAGE).read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("evaluation.json", "[1]", "evaluation.json is not a JSON object"),
+        ("utility.json", "{", "utility.json is not JSON"),
+        ("utility.json", '{"tasks": {"ASD": {"ratio": {"synthetic": {"auc": "high"}}}}}', "stage=utility data=phantom"),
+        (
+            "filter_video/filter.json",
+            '{"decision": {"rule": "calibrated"}}',
+            "filter.json is not what its stage writes",
+        ),
+        ("filter_video/scores.csv", "", "scores.csv cannot be read"),
+        ("index.html", "<p>mine</p>", "index.html is there and is not a report"),
+    ],
+)
+def test_what_is_something_else_is_refused_in_one_sentence(mine: Path, file: str, content: str, says: str) -> None:
+    (mine / "reports/phantom" / file).write_text(content)
+    with pytest.raises(UserError, match=re.escape(says)):
+        run(mine)
+    assert not list((mine / "reports/phantom").glob(".new-*"))
+
+
+@pytest.mark.parametrize("wrong", ["look.per_class=-1", "look.pairs=1.5", "look.seconds=0", "share=maybe"])
+def test_impossible_settings_are_refused(whole: Path, wrong: str) -> None:
+    with pytest.raises(UserError, match=wrong.split("=")[0].removeprefix("look.")):
+        run(whole, wrong)
+
+
+def test_sides_are_not_mixed_up(whole: Path) -> None:
+    with pytest.raises(UserError, match="is not synthetic"):
+        run(whole, f"videos={whole}/data/phantom/videos")
+    with pytest.raises(UserError, match="is synthetic: give the recordings of patients"):
+        run(whole, f"real={whole}/samples/phantom/videos")
+
+
+def test_a_page_that_would_be_too_large_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "MOST_BYTES", 20_000)
+    with pytest.raises(UserError, match="do not fit"):
+        run(whole)
+
+
+def test_textures_can_be_told_apart() -> None:
+    """Otherwise the test of shared pages would say nothing."""
+    frames = np.concatenate([texture(k, 3)[..., 0] for k in (*range(10), *range(1000, 1006))])
+    for place in range(0, len(frames), 3):
+        others = np.delete(frames, slice(place, place + 3), axis=0)
+        assert likest(frames[place], others) < 0.7
