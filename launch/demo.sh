@@ -11,11 +11,11 @@ python sample.py stage=encode  data=phantom experiment=demo
 python train.py  model=lidm    data=phantom experiment=demo view=triplet          # end diastole, end systole, end diastole
 python train.py  model=reid    data=phantom experiment=demo
 python sample.py stage=image   data=phantom experiment=demo n=104 guidance.class_id=1.5
-python sample.py stage=filter  data=phantom experiment=demo rule.choose=0 rule.alpha=0.1
+python sample.py stage=filter  data=phantom experiment=demo rule.choose=0
 python sample.py stage=audit   data=phantom experiment=demo
 python train.py  model=lvdm    data=phantom experiment=demo view.reference=keyframes view.references=3
 python sample.py stage=video   data=phantom experiment=demo n=52 frames=64
-python sample.py stage=filter  data=phantom experiment=demo on=video check_every=16 rule.choose=0 rule.alpha=0.1
+python sample.py stage=filter  data=phantom experiment=demo on=video check_every=16 rule.choose=0
 python sample.py stage=decode  data=phantom experiment=demo
 python sample.py stage=decode  data=phantom experiment=demo src=samples/phantom/private dst=samples/phantom/image_frames
 python train.py  model=classifier data=phantom experiment=demo

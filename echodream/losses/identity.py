@@ -21,16 +21,21 @@ class Head(nn.Module):
     """Whether the network must end in a sigmoid and compare pairs by a layer of its own."""
     similarity: ClassVar[str] = "cosine"
     """How features are compared afterwards."""
+    coded: ClassVar[bool] = False
+    """Whether the network corrects a linear code of the frame, and is told the codes of what frames were made of."""
 
     def adapt(self, features: int, identities: int) -> None:
         """Take shape: so many ``features`` (D), and ``identities`` that are numbered from 0."""
         return
 
     @abstractmethod
-    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+    ) -> Tensor:
         """The loss of ``features``, (N, D), of the numbered ``identity`` of each, int64 (N,).
 
         ``pairs``, int64 (P, 2), are the rows that were drawn as pairs, and ``compare`` is the network's own.
+        ``targets``, (N, D), are the codes of the frames that each was made of, of a head that is ``coded``.
         """
 
 
@@ -40,7 +45,9 @@ class Published(Head):
     paired = True
     similarity = "pearson"
 
-    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+    ) -> Tensor:
         first, second = pairs.unbind(dim=1)
         same = (identity[first] == identity[second]).to(features.dtype)
         return functional.binary_cross_entropy_with_logits(compare(features[first], features[second]), same)
@@ -59,7 +66,9 @@ class Contrastive(Head):
         _positive("temperature", temperature)
         self.loss = NTXentLoss(temperature=temperature)
 
-    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+    ) -> Tensor:
         loss: Tensor = self.loss(features, identity)
         return loss
 
@@ -83,9 +92,49 @@ class ArcFace(Head):
 
         self.loss = ArcFaceLoss(identities, features, margin=self.margin, scale=self.scale)
 
-    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare) -> Tensor:
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+    ) -> Tensor:
         loss: Tensor = self.loss(features, identity)
         return loss
+
+
+class Code(Head):
+    """The squared distance of a copy's features from the code of the frame that it was made of.
+
+    The code is linear: the ``features`` largest principal components of training frames, each divided by the spread
+    that is left of it after the frame was noised by ``sigma`` (in whitened units) and drawn again. So frames that one
+    could have been redrawn from are near, and others far. A new patient has a code like everybody, no direction among
+    those of training patients; what the network learns is to undo what was done to a frame.
+    """
+
+    coded = True
+
+    def __init__(self, features: int = 40, sigma: float = 0.5) -> None:
+        super().__init__()
+        if type(features) is not int or features < 1:
+            raise UserError(f"head.features is {features!r}: give a whole number from 1")
+        _positive("sigma", sigma)
+        self.features, self.sigma = features, sigma
+
+    def code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (features, N) and bias (features,) from mean, (N,), and principal axes, (N, N), by rising variance.
+
+        The mean square of a frame's code is 1.
+        """
+        if self.features > len(variance):
+            raise UserError(f"head.features={self.features}, and frames have {len(variance)} values: give at most that")
+        variance, axes = variance[-self.features :], axes[:, -self.features :]
+        gain = variance / (variance + self.sigma**2)
+        left = gain * (1 + gain) * self.sigma**2
+        weight = axes * left.clamp(min=1e-12).rsqrt() / (variance / left.clamp(min=1e-12)).sum().sqrt()
+        return weight.T, -mean @ weight
+
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+    ) -> Tensor:
+        assert targets is not None
+        return (features - targets)[:, : self.features].square().sum(dim=1).mean()
 
 
 def _positive(name: str, value: float) -> None:

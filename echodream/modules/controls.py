@@ -30,6 +30,11 @@ class Control(ABC):
     def make(self, shop: Workshop, taken: Sequence[Taken], rngs: Sequence[np.random.Generator]) -> Iterator[Tensor]:
         """A copy of each of ``taken``, unscaled latents (f, C, H, W), with the randomness of its own ``rngs``."""
 
+    @property
+    def amount(self) -> str:
+        """What it does, in words that follow its name in a sentence; empty where the name says all."""
+        return ""
+
     def settings(self) -> dict[str, Any]:
         """The kind and its amounts, as plain JSON."""
         return {"kind": self.name, **asdict(self)}  # type: ignore[call-overload]
@@ -49,6 +54,11 @@ class Drawn(Control):
     def __post_init__(self) -> None:
         if self.leave_out not in ("nothing", "frames", "recording"):
             raise UserError(f"leave_out is {self.leave_out!r}: give nothing, frames or recording")
+
+    @property
+    def amount(self) -> str:
+        """What references it is recognised without."""
+        return {"nothing": "", "frames": "at least two frames away"}.get(self.leave_out, "among the patient's others")
 
     def make(self, shop: Workshop, taken: Sequence[Taken], rngs: Sequence[np.random.Generator]) -> Iterator[Tensor]:
         """Posterior draws."""
@@ -78,6 +88,16 @@ class Pixels(Control):
     def __post_init__(self) -> None:
         amounts = {key: value for key, value in asdict(self).items() if key != "flip"}
         transforms.Augment(**amounts, flip=float(self.flip))  # refuses what cannot be
+
+    @property
+    def amount(self) -> str:
+        """The amounts: "by 4 %" where there is one, else each with its name."""
+        told = {name: f"{100 * value:g} %" for name, value in asdict(self).items() if name != "flip" and value}
+        if self.rotate:
+            told["rotate"] = f"{self.rotate:g} degrees"
+        if len(told) == 1 and not self.flip:
+            return f"by {next(iter(told.values()))}"
+        return "with " + " and ".join(f"{name} {value}" for name, value in told.items()) if told else ""
 
     def make(self, shop: Workshop, taken: Sequence[Taken], rngs: Sequence[np.random.Generator]) -> Iterator[Tensor]:
         """Posterior draws of the changed frames."""
@@ -130,6 +150,11 @@ class Regenerated(Control):
     def __post_init__(self) -> None:
         if isinstance(self.strength, bool) or not 0 < self.strength < 1:
             raise UserError(f"strength is {self.strength!r}: give a share of the noise between 0 and 1")
+
+    @property
+    def amount(self) -> str:
+        """The share of noise."""
+        return f"from {100 * self.strength:g} % noise"
 
     def make(self, shop: Workshop, taken: Sequence[Taken], rngs: Sequence[np.random.Generator]) -> Iterator[Tensor]:
         """Samples of the generator that begin from the patient."""

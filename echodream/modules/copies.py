@@ -35,6 +35,12 @@ class Bank:
         second = (first + 1 + step) % self.frames.shape[1]
         return torch.stack([self.frames[picked, first], self.frames[picked, second]]), self.rows[picked]
 
+    def sourced(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A copy from each of ``count`` rows and the frame that it is of, (count, C, H, W) each, and the recordings."""
+        picked = torch.randint(len(self.rows), (count,))
+        copy = torch.randint(1, self.frames.shape[1], (count,))
+        return self.frames[picked, copy], self.frames[picked, 0], self.rows[picked]
+
 
 class Copies:
     """Makes ``variants`` copies of each of ``frames`` training frames, anew in each epoch; batches draw from them.
@@ -115,6 +121,21 @@ class Copies:
         return torch.cat([self.network.decode(part).sample for part in chunks(latents, 64)]).clamp(-1, 1)
 
 
+def some(rows: Recordings, frames: int = 4096, seed: int = 0) -> Tensor:
+    """About ``frames`` frames of ``rows``, as many of each recording, as it reads them: (N, C, H, W)."""
+    rng, each = np.random.default_rng(seed), max(1, frames // len(rows))
+    taken = [np.unique(np.linspace(0, length - 1, each).round().astype(int)) for length in rows.frames.tolist()]
+    read = [rows.read(row, indices.tolist(), rng) for row, indices in enumerate(taken)]
+    return torch.cat(read, dim=1).transpose(0, 1)
+
+
+def spectrum(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, rising variances and principal axes of frames, (N, C, H, W): (M,), (M,) and (M, M), float64."""
+    flat = x.flatten(1).double()
+    variance, axes = torch.linalg.eigh(torch.cov(flat.T))
+    return flat.mean(dim=0), variance.clamp(min=0), axes
+
+
 class Redraw:
     """Latents noised and drawn again by the Gaussian generator that fits the training latents best.
 
@@ -131,19 +152,13 @@ class Redraw:
         self.share, self.low, self.high = share, low, high
         self.mean, self.variance, self.axes = torch.zeros(0), torch.zeros(0), torch.zeros(0, 0)
 
-    def adapt(self, rows: Recordings, frames: int = 4096, seed: int = 0) -> None:
-        """Fit the Gaussian to about ``frames`` frames of ``rows``, as many of each recording."""
-        rng, each = np.random.default_rng(seed), max(1, frames // len(rows))
-        taken = [np.unique(np.linspace(0, length - 1, each).round().astype(int)) for length in rows.frames.tolist()]
-        read = [rows.read(row, indices.tolist(), rng) for row, indices in enumerate(taken)]
-        self.fit(torch.cat(read, dim=1).transpose(0, 1))
+    def adapt(self, rows: Recordings, frames: int = 4096) -> None:
+        """Fit the Gaussian to about ``frames`` frames of ``rows``."""
+        self.fit(some(rows, frames))
 
     def fit(self, x: Tensor) -> None:
         """Fit mean and covariance to whitened latents, (N, C, H, W)."""
-        flat = x.flatten(1).double()
-        self.mean = flat.mean(dim=0)
-        variance, self.axes = torch.linalg.eigh(torch.cov(flat.T))
-        self.variance = variance.clamp(min=0)
+        self.mean, self.variance, self.axes = spectrum(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x``, whitened latents (B, C, H, W), with a share of its rows redrawn."""

@@ -16,9 +16,9 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import unwhiten, whiten
 from echodream.datamodules.views import Pairs
 from echodream.errors import UserError
-from echodream.losses.identity import Head
+from echodream.losses.identity import Code, Head
 from echodream.metrics import verification
-from echodream.modules.copies import Bank, Copies, Redraw
+from echodream.modules.copies import Bank, Copies, Redraw, some, spectrum
 from echodream.modules.trainable import Trainable
 from echodream.networks.siamese import KINDS, IdentityEncoder, Sees, Siamese, load_encoder
 from echodream.types import Batch
@@ -87,8 +87,7 @@ class Reid(Trainable):
             self.copies.adapt(store.dataset.encoder if self.on == "latents" else None)
         if self.redraw is not None:
             self.redraw.adapt(rows)
-        sees = self._sees(rows)
-        self.encoder = IdentityEncoder(self.make_network(channels=sees.channels, paired=self.head.paired), sees)
+        self.encoder = self._encoder(rows)
         self.head.adapt(self.encoder.network.settings["features"], int(self._identity.max()) + 1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -103,17 +102,21 @@ class Reid(Trainable):
         """Add copies, redraw, embed, compare, log."""
         names = [*batch["name"], *batch["other_name"]]
         identity = torch.from_numpy(self._identity[[self._place[name] for name in names]]).to(self.device)
-        x = torch.cat([batch["x"], batch["other"]])
+        x = source = torch.cat([batch["x"], batch["other"]])
         first = torch.arange(len(batch["x"]), device=self.device)
         pairs = torch.stack([first, first + len(first)], dim=1)
-        made, rows = self._copied(len(first))
-        if made is not None:
-            new = torch.arange(made.shape[1], device=self.device) + len(x)
-            other = new + made.shape[1]
+        made, of, rows = self._copied(len(first))
+        if made is not None and of is not None:
+            x, source, identity = torch.cat([x, made]), torch.cat([source, of]), torch.cat([identity, rows])
+        elif made is not None:
+            new = torch.arange(len(made) // 2, device=self.device) + len(x)
+            other = new + len(new)
             pairs = torch.cat([pairs, torch.stack([new, other], 1), torch.stack([new, other.roll(1)], 1)])
-            x, identity = torch.cat([x, *made]), torch.cat([identity, rows, rows])
+            x, identity = torch.cat([x, made]), torch.cat([identity, rows, rows])
         x = self._unscaled(x if self.redraw is None else self.redraw(x))
-        loss = self.head(self.encoder(self._noised(x)), identity, pairs, self.encoder.network.compare)
+        network = self.encoder.network
+        targets = network.coded(self.encoder.normalised(self._unscaled(source))) if self.head.coded else None
+        loss = self.head(self.encoder(self._noised(x)), identity, pairs, network.compare, targets)
         if not torch.isfinite(loss):
             self.refuse("loss", names)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["x"]))
@@ -143,6 +146,18 @@ class Reid(Trainable):
         made = replace(artifact, fingerprint=fingerprint(self.encoder.network))
         write_artifact(root, made, config, self.encoder.save)
 
+    def _encoder(self, rows: Recordings) -> IdentityEncoder:
+        """The untrained network."""
+        sees, settings = self._sees(rows), {}
+        if isinstance(self.head, Code):
+            if self._statistics is None or self.range is not None:
+                raise UserError("head=code is a code of whitened latents: leave on=latents and model.range=null")
+            settings = {"code": [self.head.features, sees.height, sees.width]}
+        network = self.make_network(channels=sees.channels, paired=self.head.paired, **settings)
+        if isinstance(self.head, Code):
+            network.set_code(*self.head.code(*spectrum(some(rows))))
+        return IdentityEncoder(network, sees)
+
     def _sees(self, rows: Recordings) -> Sees:
         dataset, first = rows.store.dataset, rows.table.iloc[0]  # all are of one size
         mean, std = (0.0,) * dataset.channels, (1.0,) * dataset.channels
@@ -162,15 +177,26 @@ class Reid(Trainable):
             similarity=self.head.similarity,
         )
 
-    def _copied(self, count: int) -> tuple[Tensor | None, Tensor]:
-        """Pairs of copies for a batch of ``count``, as such come: (2, P, C, H, W), and the identity of each, (P,)."""
+    def _copied(self, count: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Copies for a batch of ``count`` pairs, as such come, (K, C, H, W), what they are of, and whose, (P,).
+
+        What they are of has the same shape, for a head that asks; else they are P pairs, the first of all before the
+        second.
+        """
         share = self.copies.share if self.copies is not None else 0.0
         if self.bank is None or not (wanted := round(share * count)):
-            return None, torch.zeros(0)
-        made, rows = self.bank.draw(wanted)
+            return None, None, torch.zeros(0)
+        of: Tensor | None = None
+        if self.head.coded:
+            made, of, rows = self.bank.sourced(wanted)
+        else:
+            made, rows = self.bank.draw(wanted)
+            made = made.flatten(0, 1)
         if self._statistics is not None:
-            made = whiten(made, self._statistics, dim=2)
-        return made.to(self.device), torch.from_numpy(self._identity[rows.numpy()]).to(self.device)
+            made = whiten(made, self._statistics, dim=1)
+            of = None if of is None else whiten(of, self._statistics, dim=1)
+        of = None if of is None else of.to(self.device)
+        return made.to(self.device), of, torch.from_numpy(self._identity[rows.numpy()]).to(self.device)
 
     def _unscaled(self, x: Tensor) -> Tensor:
         """What a batch holds as it is stored: (B, C, H, W). The encoder has the one normalisation."""

@@ -1,6 +1,7 @@
 """The identity network: MONAI's residual networks from one frame to features that tell patients apart."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,17 @@ class Siamese(nn.Module):
     of 8 x 8 still have 8 x 8 places in the first level. If ``paired``, features go through a sigmoid, and ``compare``
     is a linear layer over |a - b|: the published head. ``weights`` is a file of the published network (``model.*`` and
     ``fc_end.*`` with torchvision's names), or of this one.
+
+    With ``code``, (features, H, W), what the network says is a correction of a linear code of the frame, which
+    ``set_code`` gives it. Two more features follow: a constant, with which the cosine of two codes falls as they move
+    apart in any direction, as their distance would; and one that is 0 in codes and not in what was corrected, so that
+    a corrected code is somewhat farther from all others than it would be. A network draws new patients nearer to those
+    it was trained on, and without this the price of a copy that needs no correction would be that of one that does.
     """
+
+    constant: float = 2.0
+    handicap: float = 0.3
+    """Of those two features, where the mean square of a training frame's code is 1."""
 
     def __init__(
         self,
@@ -40,6 +51,7 @@ class Siamese(nn.Module):
         stride: int = 1,
         max_pool: bool = False,
         paired: bool = False,
+        code: Sequence[int] | None = None,
         weights: str | None = None,
     ) -> None:
         from monai.networks.nets.resnet import ResNet
@@ -56,6 +68,9 @@ class Siamese(nn.Module):
         self.settings: dict[str, Any] = {"channels": channels, "block": block, "features": features, "paired": paired}
         self.settings |= {"layers": [*layers], "widths": [*widths], "stem": stem, "stride": stride}
         self.settings["max_pool"] = max_pool
+        if code is not None:
+            self.settings |= {"code": [*code], "features": code[0]}
+            features = code[0]
         self.body = ResNet(
             block,
             list(layers),
@@ -69,6 +84,12 @@ class Siamese(nn.Module):
             num_classes=features,
         )
         self.pair = nn.Linear(features, 1) if paired else None
+        self.code: nn.Linear | None = None
+        if code is not None:
+            self.code = nn.Linear(channels * math.prod(code[1:]), features).requires_grad_(False)
+            with torch.no_grad():  # begins as the code itself
+                self.body.fc.weight.mul_(0.01)
+                self.body.fc.bias.zero_()
         if weights is not None:
             state = {_own_name(name): value for name, value in read_weights(weights).items()}
             remedy = "choose the embedder=, head= and src= that they were made for (published weights: head=published)"
@@ -77,7 +98,25 @@ class Siamese(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features: (B, C, H, W) to (B, D)."""
         features: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
+        if self.code is not None:
+            return self._lifted(features + self.code(x.flatten(1)), self.handicap)
         return features if self.pair is None else features.sigmoid()
+
+    def set_code(self, weight: Tensor, bias: Tensor) -> None:
+        """The linear code: (features, C H W) and (features,)."""
+        assert self.code is not None
+        self.code.weight.data.copy_(weight)
+        self.code.bias.data.copy_(bias)
+
+    @torch.no_grad()
+    def coded(self, x: Tensor) -> Tensor:
+        """The linear code of normalised frames, without the network's correction: (B, C, H, W) to (B, D)."""
+        assert self.code is not None
+        return self._lifted(self.code(x.flatten(1)), 0.0)
+
+    def _lifted(self, features: Tensor, handicap: float) -> Tensor:
+        more = features.new_tensor([self.constant, handicap]).expand(len(features), 2)
+        return torch.cat([features, more], dim=1)
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """The logit that two features, (B, D) each, are of one identity, (B,); of ``paired`` networks."""
@@ -137,8 +176,12 @@ class IdentityEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of latents as they are stored, unscaled, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
-        features: Tensor = self.network((x - self.mean) / self.std)
+        features: Tensor = self.network(self.normalised(x))
         return features
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """What the network is given: (B, C, H, W)."""
+        return (x - self.mean) / self.std
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
@@ -146,13 +189,27 @@ class IdentityEncoder(nn.Module):
 
         Raises ``UserError`` for frames of another size than those of training.
         """
+        self._check(x)
+        return self(x.float()).float()
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the network corrects a linear code."""
+        return getattr(self.network, "code", None) is not None
+
+    @torch.no_grad()
+    def embed_code(self, x: Tensor) -> Tensor:
+        """The linear code alone, as ``embed``; of networks that have one."""
+        self._check(x)
+        return self.network.coded(self.normalised(x.float())).float()
+
+    def _check(self, x: Tensor) -> None:
         size = (self.sees.channels, self.sees.height, self.sees.width)
         if x.ndim != 4 or x.shape[1:] != size:
             raise UserError(
                 f"the identity network looks at {self.sees.on} of {' x '.join(map(str, size))}, and these are "
                 f"{' x '.join(map(str, x.shape[1:]))}: choose the reid that was trained on this study"
             )
-        return self(x.float()).float()
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors; the architecture and what the network looks at to config.json."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.privacy.bounds import clopper_pearson_lower, clopper_pearson_upper
+from echodream.privacy.bounds import allowed_passes, clopper_pearson_lower, clopper_pearson_upper
 from echodream.privacy.calibration import finite
 
 WEAKEST = "weakest of all"
@@ -85,27 +85,48 @@ def weakest(controls: Mapping[str, PatientScores]) -> PatientScores | None:
     return PatientScores(np.min([scores.of(shared) for scores in controls.values()], axis=0), np.array(sorted(shared)))
 
 
+def highest_certified(
+    controls: Mapping[str, PatientScores], certifiers: frozenset[str], beta: float, delta: float
+) -> float:
+    """The highest tau at which every transform's bound is at most ``beta``; -inf where there is none."""
+    found = []
+    for scores in controls.values():
+        lowest = np.sort(scores.of(certifiers))
+        allowed = allowed_passes(len(lowest), beta, delta)
+        found.append(float(lowest[allowed]) if 0 <= allowed < len(lowest) else -np.inf)
+    return min(found, default=-np.inf)
+
+
 def certify(
     controls: Mapping[str, PatientScores],
     tau: float,
     delta: float,
     choose: frozenset[str],
     certifiers: frozenset[str],
+    between: tuple[float, float] | None = None,
+    most: Mapping[str, float] | None = None,
 ) -> tuple[Certificate, ...]:
-    """One row per transform: a copy passes where its score is below ``tau``. Only ``certifiers`` count for bounds."""
+    """One row per transform: a copy passes where its score is below ``tau``. Only ``certifiers`` count for bounds.
+
+    If ``certifiers`` lowered tau, ``between`` are the lowest and the highest that it could have become, which they did
+    not choose. Since fewer copies pass below a lower tau, what the highest bounds from above and the lowest from below
+    holds for ``tau``, too. ``most``: bounds that are known otherwise, by transform.
+    """
+    low, high = between or (tau, tau)
     rows = []
     for transform, scores in controls.items():
         values, chosen = scores.of(certifiers), scores.of(choose)
-        passes, trials = int((values < tau).sum()), len(values)
+        passes, fewest, greatest = (int((values < at).sum()) for at in (tau, low, high))
+        trials, limit = len(values), (most or {}).get(transform, 1.0)
         rows.append(
             Certificate(
                 transform=transform,
                 controls=trials,
                 passes=passes,
                 rate=passes / trials if trials else None,
-                lower=clopper_pearson_lower(passes, trials, delta) if trials else 0.0,
-                bound=clopper_pearson_upper(passes, trials, delta),
-                joint_bound=clopper_pearson_upper(passes, trials, delta / len(controls)),
+                lower=clopper_pearson_lower(fewest, trials, delta) if trials else 0.0,
+                bound=min(limit, clopper_pearson_upper(greatest, trials, delta)),
+                joint_bound=min(limit, clopper_pearson_upper(greatest, trials, delta / len(controls))),
                 choosing=len(chosen),
                 choosing_passes=int((chosen < tau).sum()),
             )

@@ -59,6 +59,8 @@ class Decision:
     sizes: dict[str, int]
     settings: dict[str, Any]
     calibration: np.ndarray | None = field(default=None, repr=False, compare=False)
+    between: tuple[float, float] | None = None
+    """The lowest and the highest that tau could have become, where the certifying copies lowered it."""
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
         """Which samples may not be shared; bool, (n,)."""

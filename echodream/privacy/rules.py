@@ -12,7 +12,15 @@ from echodream.errors import UserError
 from echodream.privacy import statements
 from echodream.privacy.bounds import calibration_needed, chosen_passes, controls_needed
 from echodream.privacy.calibration import benjamini_hochberg, conformal_threshold, finite, p_values
-from echodream.privacy.controls import WEAKEST, Certificate, PatientScores, certify, split, weakest
+from echodream.privacy.controls import (
+    WEAKEST,
+    Certificate,
+    PatientScores,
+    certify,
+    highest_certified,
+    split,
+    weakest,
+)
 from echodream.privacy.decision import Decision, cost
 from echodream.privacy.similarity import Similarity
 
@@ -24,12 +32,14 @@ class Evidence:
     ``calibration``: one per patient whom neither the generator nor the identity network saw. ``controls``: by declared
     transform, one known copy per training patient. ``train_to_test``: for each training image the highest similarity
     to a test image, (n_train,), for the published rule. ``samples``: scores of the samples, for Benjamini-Hochberg.
+    ``amounts``: what each transform does, in words, for the statement.
     """
 
     calibration: PatientScores | None = None
     controls: Mapping[str, PatientScores] = field(default_factory=dict)
     train_to_test: np.ndarray | None = None
     samples: np.ndarray | None = None
+    amounts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if WEAKEST in self.controls:
@@ -107,16 +117,21 @@ class Percentile(Rule):
 class Calibrated(Rule):
     """Rejects what is closer than new patients are (``alpha``), and closer than known copies can be (``beta``).
 
-    tau is the smaller of the conformal threshold of ``alpha`` and the threshold that the choosing patients' copies
-    need, but never below the conformal threshold of ``alpha_max``. Copies of the other patients, who chose nothing,
-    then certify: under every declared transform the upper bound of a pass must be at most ``beta``, at confidence
-    1 - ``delta``. Since *each* must, the claim holds for all transforms at once without a correction: if one were
-    worse than beta, its own test would have passed with probability at most delta (an intersection-union test).
+    tau begins at the smaller of the conformal threshold of ``alpha`` and the threshold that the choosing patients'
+    copies need. If the copies of the other patients certify ``beta`` there, at confidence 1 - ``delta`` and under
+    every declared transform, it stays; else tau goes down to the highest threshold at which they do, but never below
+    the conformal threshold of ``alpha_max``.
 
-    ``choose``: the share of control patients that choose; 0 leaves tau to ``alpha`` alone and certifies with all.
+    Both the transforms and the thresholds that are tried on the way down need no correction. Since *each* transform
+    must be certified, a wrong claim needs the worst one's own test to be wrong (an intersection-union test). And since
+    fewer copies pass the lower tau is, a claim that is wrong at the tau where it ends was wrong, too, just above the
+    highest tau that truly holds beta. That one is fixed, so that it is certified with probability at most delta (a
+    fixed sequence of tests; Bates et al. 2021, Angelopoulos et al. 2021).
+
+    ``choose``: the share of control patients that choose where tau begins; 0 begins at ``alpha``.
     ``worst_case``: the weakest copy of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the share of harmless samples among those rejected instead.
-    ``power``: the chance of being certified that the choosing patients aim for.
+    ``power``: the chance of being certified at once that the choosing patients aim for.
     """
 
     name: ClassVar[str] = "calibrated"
@@ -142,20 +157,21 @@ class Calibrated(Rule):
             raise UserError(f"rule.choose={self.choose} must be at least 0 and below 1, so that some patients certify.")
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose tau, then certify it on patients who did not choose; without ``passed`` nothing may survive."""
+        """Choose tau and certify it; without ``passed`` nothing may survive."""
         rows = evidence.rows
+        must = self._must(rows)
         chooses, certifiers = split(evidence.controls, self.choose, self.seed)
         short = self._too_few(evidence, rows, certifiers)
         if short or evidence.calibration is None:
-            return self._decision(evidence, -math.inf, "none", {}, (), False, short, chooses, certifiers)
-        thresholds = self._thresholds(evidence, evidence.calibration.values, self._must(rows), chooses, certifiers)
+            return self._decision(evidence, "none", {}, (), short, chooses, certifiers)
+        thresholds = self._thresholds(evidence, evidence.calibration.values, must, chooses, certifiers)
         decisive = self._decisive(thresholds)
-        tau = thresholds[decisive]
-        table = certify(rows, tau, self.delta, chooses, certifiers)
-        required = [row for row in table if row.transform in self._must(rows)]
-        failing = [row for row in required if row.bound > self.beta]
-        words = self._failure(failing, decisive) if failing else ""
-        return self._decision(evidence, tau, decisive, thresholds, table, not failing, words, chooses, certifiers)
+        between = self._between(decisive, thresholds)
+        known = dict.fromkeys(must, self.beta) if between else None
+        table = certify(rows, thresholds[decisive], self.delta, chooses, certifiers, between, known)
+        failing = [row for row in table if row.transform in must and row.bound > self.beta]
+        words = self._failure(failing) if failing else ""
+        return self._decision(evidence, decisive, thresholds, table, words, chooses, certifiers)
 
     def _must(self, rows: Mapping[str, PatientScores]) -> dict[str, PatientScores]:
         """The rows that have to meet ``beta``."""
@@ -188,7 +204,8 @@ class Calibrated(Rule):
         chooses: frozenset[str],
         certifiers: frozenset[str],
     ) -> dict[str, float]:
-        """By name: ``alpha``; ``alpha_max``; ``beta``, the lowest that the choosing patients' copies ask for."""
+        """By name: ``alpha``; ``alpha_max``; ``beta``, the lowest that the choosing patients' copies ask for; and
+        ``certified``, the highest that the certifying patients' copies certify."""
         level = self.alpha
         if self.benjamini_hochberg and evidence.samples is not None:
             level = benjamini_hochberg(p_values(finite(evidence.samples, "scores of samples"), calibration), self.alpha)
@@ -199,40 +216,52 @@ class Calibrated(Rule):
             if len(lowest) == 0:
                 continue
             passes = chosen_passes(len(lowest), len(scores.of(certifiers)), self.beta, self.delta, self.power)
-            needed = float(lowest[max(passes, 0)])
-            if passes < 0 and needed < alpha:  # too few to choose with a margin: spend all that alpha_max allows
-                needed = min(needed, strictest)
-            beta = min(beta, needed)
-        return {"alpha": alpha, "beta": beta, "alpha_max": strictest}
+            if passes >= 0:  # else too few to aim with: the certifying copies lower tau no farther than they need
+                beta = min(beta, float(lowest[passes]))
+        certified = highest_certified(rows, certifiers, self.beta, self.delta)
+        return {"alpha": alpha, "beta": beta, "alpha_max": strictest, "certified": certified}
 
-    def _decisive(self, thresholds: Mapping[str, float]) -> str:
-        """Which threshold is tau: the smaller of alpha's and beta's, but never below that of alpha_max."""
+    def _first(self, thresholds: Mapping[str, float]) -> str:
+        """Where tau begins: at the smaller of alpha's and beta's threshold, but never below that of alpha_max."""
         if thresholds["alpha"] <= thresholds["beta"]:
             return "alpha"
         return "beta" if thresholds["beta"] > thresholds["alpha_max"] else "alpha_max"
 
-    def _failure(self, failing: list[Certificate], decisive: str) -> str:
+    def _decisive(self, thresholds: Mapping[str, float]) -> str:
+        """Which threshold is tau: where it begins, if that is certified; else the highest that is, if one may be."""
+        first = self._first(thresholds)
+        if thresholds["certified"] >= thresholds[first]:
+            return first
+        return "certified" if thresholds["certified"] >= thresholds["alpha_max"] else "alpha_max"
+
+    def _between(self, decisive: str, thresholds: Mapping[str, float]) -> tuple[float, float] | None:
+        """The lowest and the highest that tau could have become, where the certifying copies lowered it."""
+        return (thresholds["alpha_max"], thresholds[self._first(thresholds)]) if decisive == "certified" else None
+
+    def _failure(self, failing: list[Certificate]) -> str:
         worst = max(failing, key=lambda row: row.bound)
-        reached = {"alpha": self.alpha, "alpha_max": self.alpha_max}.get(decisive)
-        return statements.not_reached(worst, self.beta, self.delta, reached, self.alpha_max, self.choose)
+        return statements.not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
 
     def _decision(
         self,
         evidence: Evidence,
-        tau: float,
         decisive: str,
         thresholds: dict[str, float],
         table: tuple[Certificate, ...],
-        passed: bool,
         words: str,
         chooses: frozenset[str],
         certifiers: frozenset[str],
     ) -> Decision:
+        """``words`` say why nothing may pass; without them all is well."""
+        passed, tau = not words, thresholds.get(decisive, -math.inf)
         names = [name for name in self._must(evidence.rows) if name != WEAKEST]
         level = self.alpha if decisive == "alpha" else self.alpha_max
         if passed:
             fewest = min(row.controls for row in table if row.transform in names)
-            words = statements.guarantee(names, fewest, self.beta, self.delta, self.worst_case)
+            told = {name: evidence.amounts.get(name, "") for name in names}
+            words = statements.guarantee(
+                told, fewest, self.beta, self.delta, self.worst_case, decisive == "certified", self.choose
+            )
             words += " " + statements.price(level, self.benjamini_hochberg and decisive == "alpha")
         return Decision(
             rule=self.name,
@@ -246,6 +275,7 @@ class Calibrated(Rule):
             sizes=_sizes(evidence, chooses, certifiers),
             settings=asdict(self),
             calibration=None if evidence.calibration is None else evidence.calibration.values,
+            between=self._between(decisive, thresholds),
         )
 
 

@@ -1,7 +1,7 @@
 """What a decision says to its reader: the guarantee, or why there is none and what would help."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from echodream.privacy.bounds import calibration_needed, controls_needed, controls_needed_at
 from echodream.privacy.controls import Certificate
@@ -13,16 +13,29 @@ def percent(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def guarantee(transforms: Sequence[str], certifiers: int, beta: float, delta: float, worst_case: bool) -> str:
-    """What is certified about copies."""
-    several = len(transforms) > 1
-    under = f"any one of the declared transforms ({', '.join(transforms)})" if several else f"{transforms[0]!r}"
+def guarantee(
+    transforms: Mapping[str, str],
+    certifiers: int,
+    beta: float,
+    delta: float,
+    worst_case: bool,
+    lowered: bool,
+    choose: float,
+) -> str:
+    """What is certified about copies under ``transforms``, by name what each does.
+
+    ``lowered``: the certifying copies made the threshold lower than it would have been.
+    """
+    names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
+    several = len(names) > 1
+    under = f"any one of the declared transforms ({', '.join(names)})" if several else f"{names[0]!r}"
     held = " This holds for all of these transforms at once." if several else ""
     chosen = " It holds also for whichever transform hides each patient best." if worst_case and several else ""
+    of = "patients who did not choose where the threshold begins" if choose else "patients"
+    how = " The threshold is the highest at which these copies certify this." if lowered else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "
-        f"confidence {percent(1 - delta)}, by copies of {certifiers} or more patients who did not choose the threshold."
-        f"{held}{chosen} {SCOPE}"
+        f"confidence {percent(1 - delta)}, by copies of {certifiers} or more {of}.{how}{held}{chosen} {SCOPE}"
     )
 
 
@@ -84,24 +97,21 @@ def few_controls(transform: str, certifiers: int, all_: int, beta: float, delta:
     )
 
 
-def not_reached(
-    row: Certificate, beta: float, delta: float, level: float | None, alpha_max: float, choose: float
-) -> str:
-    """The certifying copies did not meet beta."""
+def not_reached(row: Certificate, beta: float, delta: float, alpha_max: float, choose: float) -> str:
+    """The certifying copies did not meet beta at any threshold that was allowed."""
     rate = row.passes / row.controls
     more = controls_needed_at(rate, beta, delta) if rate < beta else None
     if more:
         help_ = f"if the same share passes, copies of {_total(more, choose)} training patients would certify it"
+        if choose and row.controls + row.choosing >= more:
+            help_ += " (rule.choose=0 lets all patients certify)"
     else:
         help_ = "more patients will not help: train a better identity network"
-    if level != alpha_max:
-        help_ += "; a share of patients who choose (rule.choose above 0) can lower the threshold" if choose == 0 else ""
-    else:
-        help_ += f", or accept losing more than {percent(alpha_max)} of harmless samples (rule.alpha_max)"
-    cost = f"where {percent(level)} of harmless samples may be lost" if level else "at the threshold that was chosen"
     return (
-        f"Nothing may pass: rule.beta={beta:g} is not certified {cost}: under {row.transform!r}, {row.passes} of "
-        f"{row.controls} copies pass, so up to {percent(row.bound)} might, at confidence {percent(1 - delta)}; {help_}."
+        f"Nothing may pass: rule.beta={beta:g} is not certified even where {percent(alpha_max)} of harmless samples "
+        f"may be lost: under {row.transform!r}, {row.passes} of {row.controls} copies pass, so up to "
+        f"{percent(row.bound)} might, at confidence {percent(1 - delta)}; {help_}, or "
+        f"accept losing more than {percent(alpha_max)} of harmless samples (rule.alpha_max)."
     )
 
 

@@ -53,7 +53,7 @@ class Compared:
 
 
 def embedded(embedder: Embedder, latents: Iterable[Tensor], views: Sequence[View] = ()) -> Iterator[Tensor]:
-    """Each of ``latents``, unscaled (f, C, H, W), and all of its ``views``, as embeddings: (f (1 + views), D)."""
+    """Each of ``latents``, unscaled (f, C, H, W), in all ``ways`` of the embedder: (f ways, D)."""
     held: list[Tensor] = []
     for one in latents:
         held.append(one)
@@ -66,7 +66,7 @@ def embedded(embedder: Embedder, latents: Iterable[Tensor], views: Sequence[View
 
 def _together(embedder: Embedder, held: list[Tensor], views: Sequence[View]) -> Iterator[Tensor]:
     whole, sizes = torch.cat(held), [len(one) for one in held]
-    seen = [embedder.embed(whole), *(embedder.embed(part) for view in views for part in view(whole))]
+    seen = embedder.ways(whole, views)
     for parts in zip(*(part.split(sizes) for part in seen), strict=True):
         yield torch.cat(parts)
 

@@ -23,7 +23,7 @@ from echodream.privacy.statements import percent
 from echodream.process.guidance import Guidance
 from echodream.stages.encode import rows_of
 from echodream.stages.filtering import Looking, Scored, length_of, score
-from echodream.stages.folder import FRESH, read_record, write_record
+from echodream.stages.folder import FRESH, lock, read_record, unlock, write_record
 from echodream.stages.identity import Embedder, check_trained, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
@@ -76,8 +76,29 @@ def filter_(
         "report_only": sorted(set(report_only) & set(declared)),
         **asdict(looks),
     }
-    if _is_complete(Path(dst), Path(private), asked):
-        return Summary(f"filter: {dst} already complete, nothing to do", _told(read_dataset(Path(dst)).settings))
+    held = lock(Path(private), other="private=")  # so that every decision is counted
+    try:
+        if _is_complete(Path(dst), Path(private), asked):
+            return Summary(f"filter: {dst} already complete, nothing to do", _told(read_dataset(Path(dst)).settings))
+        networks = (artifact, vae, str(generator) if drawn_by else None)
+        scored, decision = _decide(store, study, networks, rule, declared, report_only, looks, device)
+        return _kept(store, Path(dst), Path(private), rule, scored, decision, asked, command, code_version)
+    finally:
+        unlock(held)
+
+
+def _decide(
+    store: Store,
+    study: Store,
+    networks: tuple[str, str, str | None],
+    rule: Rule,
+    declared: Mapping[str, Control],
+    report_only: Sequence[str],
+    looks: Looking,
+    device: str | None,
+) -> tuple[Scored, Decision]:
+    """Score all sides by the ``networks`` (reid, autoencoder, generator if one is needed) and decide."""
+    artifact, vae, generator = networks
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     embedder = Embedder(artifact, vae, where)
     for one in (store, study):
@@ -85,14 +106,28 @@ def filter_(
     if embedder.sees.on == "latents":  # pixels come from a store that was decoded from the study's
         check_trained(artifact, "reid", study, "artifact")
     _check_similarity(rule, embedder)
-    model = load_diffusion(str(generator), GENERATORS[looks.on]) if drawn_by else None
+    model = load_diffusion(generator, GENERATORS[looks.on]) if generator else None
     rows = Recordings(study, "TRAIN")
     shop = Workshop(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
     scored = score(store, study, embedder, shop, rule, declared, report_only, looks)
-    decision = rule.decide(scored.evidence)
-    tries = _tries(read_record(Path(private) / RECORD), asked)
+    return scored, rule.decide(scored.evidence)
+
+
+def _kept(
+    store: Store,
+    dst: Path,
+    private: Path,
+    rule: Rule,
+    scored: Scored,
+    decision: Decision,
+    asked: Mapping[str, Any],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Write the evidence, and the survivors where there may be any; what was there and passes no more is withdrawn."""
+    tries = _tries(read_record(private / RECORD), asked)
     record = {**asked, "decision": {**_decided(decision, scored, rule, tries), "tries": tries}}
-    _write_private(Path(private), scored, decision, record, command, code_version)
+    _write_private(private, scored, decision, record, command, code_version)
     problem = None if decision.passed else decision.statement
     if decision.passed and not record["decision"]["kept"]:
         problem = f"none of the {len(scored.names)} samples is below the threshold: all resemble a training patient"
@@ -104,12 +139,12 @@ def filter_(
             code_version=code_version,
             statistics=None,
         )
-        _write(store, Path(dst), dataset, decision, scored)
+        _write(store, dst, dataset, decision, scored)
     title = f"filter: {dst} done" if problem is None else f"filter: nothing passes, {dst} was not made"
-    if problem is not None and Path(dst).exists():
-        withdrawn = Path(dst).with_name(f"{Path(dst).name}.withdrawn")
+    if problem is not None and dst.exists():
+        withdrawn = dst.with_name(f"{dst.name}.withdrawn")
         shutil.rmtree(withdrawn, ignore_errors=True)
-        Path(dst).rename(withdrawn)
+        dst.rename(withdrawn)
         problem += f" What was there before is now {withdrawn}: do not share it."
     return Summary(title, _told(record), problem)
 
@@ -213,10 +248,14 @@ def _is_complete(dst: Path, private: Path, asked: Mapping[str, Any]) -> bool:
 def _decided(decision: Decision, scored: Scored, rule: Rule, tries: int) -> dict[str, Any]:
     """All that may be shared of a decision: no name, no path. A threshold is a score of somebody who is not named."""
     told = decision.as_dict()
-    if tries > 1 and decision.passed:
+    if decision.passed and isinstance(rule, Calibrated):
         told["statement"] += (
-            f" This was decision number {tries}, with other settings than before, on the same patients: the confidence "
-            f"of all of them together is {percent(max(0.0, 1 - tries * decision.settings['delta']))}."
+            " This is the first decision that was written to its private folder; decisions in other folders are not "
+            "counted."
+            if tries == 1
+            else f" This was decision number {tries} of those written to its private folder, with other settings than "
+            "before, on the same patients: the confidence of all of them together is "
+            f"{percent(max(0.0, 1 - tries * rule.delta))}. Decisions in other folders are not counted."
         )
     rejected = int(decision.rejected(scored.samples.score).sum())
     reported = []
@@ -227,7 +266,14 @@ def _decided(decision: Decision, scored: Scored, rule: Rule, tries: int) -> dict
         everyone = frozenset(name for part in scored.reported.values() for name in part.patients.tolist())
         reported = [
             asdict(row)
-            for row in certify(scored.reported, decision.tau, decision.settings["delta"], chooses, everyone - chooses)
+            for row in certify(
+                scored.reported,
+                decision.tau,
+                decision.settings["delta"],
+                chooses,
+                everyone - chooses,
+                decision.between,
+            )
         ]
     return {
         **told,

@@ -110,6 +110,7 @@ def score(
         controls={name: part for name, part in scores.items() if name not in report_only},
         train_to_test=maxima,
         samples=found.score[samples],
+        amounts={name: control.amount for name, control in controls.items()},
     )
     reported = {name: part for name, part in scores.items() if name in report_only}
     return Scored(names, only(found, samples), evidence, reported, count)

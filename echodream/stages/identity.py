@@ -1,6 +1,6 @@
 """What ``stage=filter`` and ``stage=audit`` share: frames of latent stores as embeddings of the identity network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,14 +74,31 @@ class Embedder:
                 "the two cannot be compared: encode and draw again, or train the reid again"
             )
 
-    @torch.no_grad()
     def embed(self, latents: Tensor) -> Tensor:
         """Unscaled latents, (n, C, H, W), to embeddings, (n, D), float32 on the CPU; ``UserError`` where not finite."""
+        return self._embed(latents, self.encoder.embed)
+
+    def reference(self, latents: Tensor) -> Tensor:
+        """The embeddings of frames to which nothing was done: of a network that corrects a code, the code alone."""
+        return self._embed(latents, self.encoder.embed_code if self.encoder.is_coded else self.encoder.embed)
+
+    def ways(self, latents: Tensor, views: Sequence[Callable[[Tensor], list[Tensor]]] = ()) -> list[Tensor]:
+        """All embeddings by which frames are compared with references, (n, D) each: of them and of their ``views``.
+
+        A network that corrects a code sees the frames themselves; their code, and those of the views, count, too, since
+        what is only shifted, flipped or drawn anew needs no correction.
+        """
+        plain = [latents] if self.encoder.is_coded else []
+        seen = [*plain, *(part for view in views for part in view(latents))]
+        return [self.embed(latents), *(self.reference(part) for part in seen)]
+
+    @torch.no_grad()
+    def _embed(self, latents: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         parts = []
         for part in latents.float().split(CHUNK):
             filled = torch.cat([part, part.new_zeros(CHUNK - len(part), *part.shape[1:])]).to(self.device)
             seen = self._pixels(filled) if self.decoder is not None else filled
-            parts.append(self.encoder.embed(seen)[: len(part)].cpu())
+            parts.append(network(seen)[: len(part)].cpu())
         found = torch.cat(parts)
         if not torch.isfinite(found).all():
             raise UserError(f"artifact={self.folder} gives embeddings that are NaN or infinite: train the reid again")
@@ -92,7 +109,7 @@ class Embedder:
         return pixels.mean(dim=1, keepdim=True) if self.sees.channels == 1 else pixels
 
     def recordings(self, rows: Recordings, every: int = 1, first: bool = False) -> Iterator[tuple[Tensor, list[str]]]:
-        """For each recording, embeddings of every ``every``-th frame, (f, D), and their patient, f times.
+        """For each recording, references of every ``every``-th frame, (f, D), and their patient, f times.
 
         With ``first`` of the first frame alone. Frames of several recordings go through the network together.
         """
@@ -102,7 +119,7 @@ class Embedder:
         for row in range(len(rows)):
             held.append(latents(rows, row, places(rows, row, every, first)))
             if row + 1 == len(rows) or sum(map(len, held)) >= 4 * CHUNK:
-                parts = self.embed(torch.cat(held)).split([len(part) for part in held])
+                parts = self.reference(torch.cat(held)).split([len(part) for part in held])
                 for number, part in enumerate(parts, begin):
                     yield part, [patients[number]] * len(part)
                 held, begin = [], row + 1

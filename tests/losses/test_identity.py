@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -10,7 +11,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.losses.identity import ArcFace, Contrastive, Head, Published
+from echodream.losses.identity import ArcFace, Code, Contrastive, Head, Published
 from echodream.paths import CONF_DIR
 
 N, D = 5, 7
@@ -75,7 +76,34 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
     assert found == pytest.approx(sum(terms) / N, rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("published", Published), ("cosine", Contrastive), ("arcface", ArcFace)])
+def test_the_code_is_the_squared_distance_to_that_of_the_frame() -> None:
+    """Over the code's own features: what is appended to them does not count."""
+    x, targets = features(), features().flip(0) + 0.5
+    found = float(Code(features=4)(x, IDENTITY, PAIRS, none, targets))
+    assert found == pytest.approx(float(((x - targets)[:, :4] ** 2).sum() / N), rel=1e-5)
+
+
+def test_components_weigh_by_what_is_left_of_them_after_a_redraw() -> None:
+    """Noised by sigma and drawn again from a Gaussian: the spread of the result, by simulation of each component."""
+    variance, sigma, generator = torch.tensor([0.05, 0.5, 3.0], dtype=torch.float64), 0.8, np.random.default_rng(0)
+    mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    weight, bias = Code(features=2, sigma=sigma).code(mean, variance, torch.eye(3, dtype=torch.float64))
+    assert weight.shape == (2, 3)
+    assert weight[:, 0].tolist() == [0, 0]  # the smallest is left out
+    left = []
+    for spread in (0.5, 3.0):
+        noised = 1.0 + sigma * generator.normal(size=400_000)  # of a frame at 1
+        gain = spread / (spread + sigma**2)
+        left.append(float(np.var(gain * noised + np.sqrt(gain) * sigma * generator.normal(size=400_000))))
+    assert float(weight[0, 1] / weight[1, 2]) == pytest.approx(math.sqrt(left[1] / left[0]), rel=0.01)
+    assert float(weight[0, 1] ** 2 * 0.5 + weight[1, 2] ** 2 * 3.0) == pytest.approx(1)
+    assert torch.allclose(weight @ mean + bias, torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("published", Published), ("cosine", Contrastive), ("arcface", ArcFace), ("code", Code)],
+)
 def test_each_yaml_file_is_a_head(name: str, kind: type[Head]) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=reid", "data=phantom", f"head={name}"])
@@ -91,6 +119,8 @@ def test_each_yaml_file_is_a_head(name: str, kind: type[Head]) -> None:
         (lambda: ArcFace(margin=90), "margin"),
         (lambda: ArcFace(margin=-1), "margin"),
         (lambda: ArcFace(scale=math.inf), "scale"),
+        (lambda: Code(features=0), "features"),
+        (lambda: Code(sigma=0.0), "sigma"),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, key: str) -> None:

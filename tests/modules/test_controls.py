@@ -11,7 +11,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import affine
 from echodream.diffusion import Diffusion
 from echodream.errors import UserError
-from echodream.modules.controls import Drawn, Pixels, Regenerated, copies, left_out, views
+from echodream.modules.controls import Control, Drawn, Pixels, Regenerated, copies, left_out, views
 from echodream.modules.workshop import Taken, Workshop, pick, spread
 from tests import tiny_diffusion as tiny
 from tests import tiny_filter
@@ -205,3 +205,22 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
             Pixels(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave_out is"):
         Drawn("everything")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [
+        (Drawn(), ""),
+        (Drawn("frames"), "at least two frames away"),
+        (Drawn("recording"), "among the patient's others"),
+        (Pixels(), ""),
+        (Pixels(flip=True), ""),
+        (Pixels(gain=0.3), "by 30 %"),
+        (Pixels(rotate=5.0), "by 5 degrees"),
+        (Pixels(shift=0.04, flip=True), "with shift 4 %"),
+        (Pixels(rotate=2.5, zoom=0.1), "with rotate 2.5 degrees and zoom 10 %"),
+        (Regenerated(0.3), "from 30 % noise"),
+    ],
+)
+def test_amounts_are_told_in_words(control: Control, words: str) -> None:
+    assert control.amount == words

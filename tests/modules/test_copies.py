@@ -32,6 +32,15 @@ def test_a_bank_gives_two_different_ones_of_a_row() -> None:
     assert int(counts.min()) > 60
 
 
+def test_a_bank_gives_copies_with_what_they_are_of() -> None:
+    frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
+    torch.manual_seed(0)
+    copy, frame, rows = Bank(frames, torch.tensor([7, 8, 9, 5])).sourced(600)
+    copy, frame = copy.flatten(), frame.flatten()
+    assert set((copy - frame).tolist()) == {1.0, 2.0}
+    assert torch.equal(torch.tensor([7, 8, 9, 5])[(frame // 10).long()], rows)
+
+
 def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tuple[Copies, Any]:
     network = tiny()
     settings = {"frames": 7, "variants": 3, "share": 1.0, **changes}

@@ -16,12 +16,13 @@ from torch import Tensor
 from echodream import engine
 from echodream.artifact import read_artifact
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import Augment, unwhiten
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
-from echodream.losses.identity import ArcFace, Head, Published
+from echodream.losses.identity import ArcFace, Code, Head, Published
 from echodream.metrics.verification import all_pairs, auc, rank1, similarities, tar_at
-from echodream.modules.copies import Bank, Copies
+from echodream.modules.copies import Bank, Copies, some
 from echodream.modules.reid import Reid, load_reid
 from echodream.networks.siamese import Siamese
 from echodream.paths import CONF_DIR
@@ -51,7 +52,10 @@ def embedder(channels: int, paired: bool) -> Siamese:
 class Spy(Head):
     """Keeps what it was given."""
 
-    def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any) -> Tensor:
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
+    ) -> Tensor:
+        assert targets is None
         self.features, self.identity, self.pairs = features.detach(), identity, pairs
         return features.sum()
 
@@ -201,9 +205,71 @@ def train_cfg(folder: Path, src: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "model.copies.frames=0", "model.redraw.share=0", *overrides])
 
 
-@pytest.mark.parametrize("head", ["published", "cosine", "arcface"])
+class CodeSpy(Code):
+    """Keeps what it was given."""
+
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
+    ) -> Tensor:
+        assert targets is not None
+        self.seen, self.targets = features.detach(), targets
+        return super().forward(features, identity, pairs, compare, targets)
+
+
+def coded(channels: int, paired: bool, code: list[int]) -> Siamese:
+    torch.manual_seed(1)
+    return Siamese(channels, "basic", [1, 1, 1, 1], [4, 6, 8, 10], 2, paired=paired, code=code)
+
+
+def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) -> None:
+    """The frames' principal components by numpy, and beside each copy the code of its frame, not its own."""
+    head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
+    made = Reid(coded, head, torch.optim.SGD, copies=Copies("nowhere", Augment(), 0, 1, 1.5))
+    made.adapt(data(latents))
+    made.eval()
+    quiet(made)
+    given, generator = batch(), torch.Generator().manual_seed(2)
+    stored = torch.randn(4, 3, C, H, W, generator=generator)
+    made.bank = Bank(stored, torch.tensor([4, 0, 1, 5]))
+    torch.manual_seed(0)
+    made.training_step(given, 0)
+    torch.manual_seed(0)
+    copy, frame, _ = made.bank.sourced(3)
+    mean, std = (torch.tensor(part).view(1, C, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))
+    x = some(Recordings(StoreData(str(latents), Pairs(), B, 0, 0).store, "TRAIN")).flatten(1).double().numpy()
+    variance, axes = np.linalg.eigh(np.cov(x.T))
+    variance, axes = variance[-5:], axes[:, -5:]
+    left = 1 / (1 / variance + 1 / sigma**2) * (1 + variance / (variance + sigma**2))
+    weight = axes / np.sqrt(left) / np.sqrt((variance / left).sum())
+
+    def code(whitened: Tensor) -> np.ndarray:
+        return (whitened.flatten(1).double().numpy() - x.mean(axis=0)) @ weight
+
+    assert np.square(code(torch.from_numpy(x).view(-1, C, H, W))).sum(axis=1).mean() == pytest.approx(1, rel=0.01)
+    sources = torch.cat([given["x"], given["other"], (frame - mean) / std])
+    found = head.targets.double().numpy()
+    assert np.abs(np.abs(found[:, :5]) - np.abs(code(sources))).max() < 1e-4  # the sign of an axis is free
+    assert found[:, 5:].tolist() == [[2.0, 0.0]] * 7
+    assert not torch.equal(copy, frame)
+    assert torch.allclose(head.seen[4:], made.encoder(copy), atol=1e-4)
+    assert head.seen[:, 5:].tolist() == [pytest.approx([2.0, 0.3])] * 7
+    with torch.no_grad():
+        made.encoder.network.body.fc.weight.zero_()
+    assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_code(copy)[:, :6], atol=1e-5)
+
+
+def test_codes_are_of_whitened_latents(latents: Path) -> None:
+    made = Reid(coded, Code(5), torch.optim.SGD, range=[-1.0, 1.0])
+    with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
+        made.adapt(data(latents))
+    with pytest.raises(UserError, match=f"head.features=9999, and frames have {C * H * W} values"):
+        Reid(coded, Code(9999), torch.optim.SGD).adapt(data(latents))
+
+
+@pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
 def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, latents: Path, head: str) -> None:
-    metrics = engine.train(train_cfg(tmp_path, latents, f"head={head}"))
+    given = ["head.features=8"] if head == "code" else []
+    metrics = engine.train(train_cfg(tmp_path, latents, f"head={head}", *given))
     folder = tmp_path / "reid"
     expected = {"artifact.json", "config.json", "model.safetensors", "training.yaml"}
     assert {path.name for path in folder.iterdir()} == expected
@@ -288,7 +354,7 @@ def test_embedder_and_head_decide_the_weights(tmp_path: Path, latents: Path) -> 
     before = settings(weights)
     (tmp_path / "a.pth").write_bytes(b"b")
     different = [
-        settings("head.margin=10"),
+        settings("head.margin=20.0"),
         settings("head=cosine"),
         settings("embedder.stem=5"),
         before,

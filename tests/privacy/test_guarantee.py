@@ -90,49 +90,70 @@ class Study:
         ({"flip": 3.35, "gain": 3.35, "crop": 3.4}, 200, 0.5),
         ({"flip": 2.7, "gain": 3.3}, 500, 0.5),  # alpha's threshold is too high and tau must go down
         ({"flip": 2.4}, 160, 0.5),  # even alpha_max's threshold is at the edge
+        ({"flip": 2.8, "gain": 2.8, "crop": 2.8}, 150, 0.0),  # and tau is lowered by those who certify
     ],
 )
 def test_a_certified_beta_holds_in_at_least_1_minus_delta_of_studies(
     means: dict[str, float], controls: int, choose: float
 ) -> None:
     """1,000 studies each. Wrong: certified although the true rate of some transform is above beta.
-
-    How often a row's bound is below the true rate is also compared with the exact probability, that of a binomial
-    number of passes among patients who chose nothing; because passes are whole, it can be far below delta.
+    So is how often a row's bound lies below its true rate, alone and together.
     """
     study, rule, studies, delta = Study(means, controls, seed=controls), Calibrated(choose=choose), 1000, 0.05
-    wrong, passed, at_once = 0, 0, 0
-    outside, expected = (dict.fromkeys(means, 0.0) for _ in range(2))
+    wrong, passed, at_once, down = 0, 0, 0, 0
+    outside = dict.fromkeys(means, 0.0)
     for _ in range(studies):
         decision = rule.decide(study.evidence())
         rates = {name: study.rate(name, decision.tau) for name in means}
         rows = {row.transform: row for row in decision.table}
         passed += decision.passed
+        down += decision.decisive == "certified"
         wrong += decision.passed and max(rates.values()) > rule.beta
-        at_once += any(rates[name] > rows[name].joint_bound for name in means)
+        at_once += decision.passed and any(rates[name] > rows[name].joint_bound for name in means)
         for name, rate in rates.items():
-            outside[name] += rate > rows[name].bound
-            expected[name] += missing(rate, rows[name].controls, delta)
+            outside[name] += decision.passed and rate > rows[name].bound
+            assert not decision.passed or rows[name].bound <= rule.beta
     slack = 3 * np.sqrt(delta * (1 - delta) * studies)
-    print(f"{means} {controls}: certified {passed}, wrongly {wrong}, outside {outside}, at once {at_once}")
+    print(
+        f"{means} {controls}: certified {passed}, lowered {down}, wrongly {wrong}, outside {outside}, at once {at_once}"
+    )
     assert passed > 0
     assert wrong <= delta * studies + slack
     assert at_once <= delta * studies + slack
     for name in means:
-        assert expected[name] <= delta * studies
-        assert outside[name] == pytest.approx(expected[name], abs=3 * np.sqrt(expected[name]) + 1)
+        assert outside[name] <= delta * studies + slack
 
 
-def missing(rate: float, trials: int, delta: float) -> float:
-    """The probability that the upper bound of a binomial number of passes is below ``rate``."""
-    few = np.arange(trials // 4)
-    below = few[stats.beta.ppf(1 - delta, few + 1, trials - few) < rate]
-    return float(stats.binom.cdf(below[-1], trials, rate)) if len(below) else 0.0
+def test_lowering_tau_to_what_is_certified_is_wrong_as_often_as_the_binomial_says() -> None:
+    """Copies that pass wherever tau begins, and 120 patients of whom one may pass; 1,000 studies.
+
+    tau ends at the second lowest of 120 copies, below which a copy lies with a chance that is Beta(2, 119): it is above
+    beta as often as Binomial(120, beta) is 0 or 1, in 1.6 %.
+    """
+    study, rule, studies = Study({"flip": 0.5}, 120, seed=11), Calibrated(choose=0.0, alpha_max=0.99), 1000
+    wrong, passed = 0, 0
+    for _ in range(studies):
+        decision = rule.decide(study.evidence())
+        assert decision.decisive in ("certified", "alpha_max")
+        passed += decision.passed
+        wrong += decision.passed and study.rate("flip", decision.tau) > rule.beta
+    truth = float(stats.binom.cdf(1, 120, rule.beta))
+    assert passed > 0.3 * studies
+    assert 0 < wrong <= truth * studies + 3 * np.sqrt(truth * studies)
+
+
+def test_most_studies_are_certified_where_few_were_at_the_threshold_of_alpha() -> None:
+    """120 patients, of whose copies under each of three transforms one in a hundred passes at alpha's threshold."""
+    study, studies = Study({"flip": 3.95, "gain": 3.95, "crop": 3.95}, 120, seed=13), 150
+    for choose, least in ((0.0, 0.95), (0.5, 0.7)):
+        decisions = [Calibrated(choose=choose).decide(study.evidence()) for _ in range(studies)]
+        assert sum(decision.passed for decision in decisions) > least * studies
+        assert sum(decision.decisive == "alpha" for decision in decisions) < 0.6 * studies
 
 
 def test_a_rate_just_above_beta_is_certified_as_rarely_as_can_be_computed() -> None:
     """999 patients for calibration, so that tau hardly varies and the true rate is about .052; 1,000 studies."""
-    study, rule, studies = Study({"flip": 3.27}, 181, seed=5), Calibrated(choose=0.0), 1000
+    study, rule, studies = Study({"flip": 3.27}, 181, seed=5), Calibrated(choose=0.0, alpha_max=0.05), 1000
     allowed = max(k for k in range(20) if stats.binom.cdf(k, 181, rule.beta) <= rule.delta)
     wrong, expected = 0, 0.0
     for _ in range(studies):

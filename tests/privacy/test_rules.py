@@ -52,19 +52,19 @@ def test_alpha_decides_where_copies_are_far_above() -> None:
 
 
 def test_the_smaller_threshold_decides() -> None:
-    """Copies just below alpha's threshold, and so many that what is chosen is nearly always certified."""
+    """Copies just below alpha's threshold, and so many that what is chosen is nearly always certified at once."""
     values = np.linspace(50, 60, 1200)
-    certified = 0
+    at_once = 0
     for seed in range(40):
         decision = Calibrated(alpha_max=0.5, seed=seed).decide(Evidence(calibration(), {"flip": scores(values, "t")}))
-        assert decision.decisive == "beta"
-        assert decision.tau == decision.thresholds["beta"] < decision.thresholds["alpha"]
-        assert decision.passed == (decision.table[0].bound <= 0.05)
+        assert decision.passed
+        assert decision.decisive in ("beta", "certified")
+        assert decision.tau == decision.thresholds[decision.decisive] <= decision.thresholds["beta"] < 56
         assert decision.table[0].passes > 0
-        certified += decision.passed
-    assert certified >= 34  # 38 expected
+        assert decision.table[0].bound <= 0.05
+        at_once += decision.decisive == "beta"
+    assert 34 <= at_once < 40  # 38 expected
     decision = Calibrated(alpha_max=0.5, seed=1).decide(Evidence(calibration(), {"flip": scores(values, "t")}))
-    assert decision.passed
     assert "at most 50 %" in decision.statement  # what can be promised of harmless samples is alpha_max
     higher = Calibrated(alpha_max=0.5).decide(Evidence(calibration(), {"flip": scores(values + 10, "t")}))
     assert higher.decisive == "alpha"
@@ -80,14 +80,28 @@ def test_tau_never_loosens_beyond_alpha_max() -> None:
     assert "10 %" in decision.statement
 
 
-def test_too_few_choosing_patients_spend_all_that_alpha_max_allows() -> None:
-    """65 cannot choose an order statistic that 65 others certify with chance .9, so one low copy takes tau down."""
-    rule = Calibrated()
-    of = controls()
-    chooses, _ = split(of, rule.choose, rule.seed)
-    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", [min(chooses)], 50.0)))
-    assert decision.decisive == "alpha_max"
+def test_the_certifying_copies_lower_tau_as_far_as_they_need() -> None:
+    """130 patients allow two passes, so the third lowest copy is the highest threshold that is certified."""
+    rule, of = Calibrated(choose=0.0), controls(flip=100.0, gain=100.0, crop=100.0)
+    names = sorted(of["flip"].patients.tolist())
+    two = lowered(lowered(of, "flip", names[:1], 51.0), "flip", names[1:2], 52.0)
+    decision = rule.decide(Evidence(calibration(), two))
+    assert (decision.decisive, decision.tau) == ("alpha", np.nextafter(56.0, np.inf))
+    decision = rule.decide(Evidence(calibration(), lowered(two, "flip", names[2:3], 53.0)))
+    assert (decision.decisive, decision.tau) == ("certified", 53.0)
     assert decision.passed
+    assert "the highest at which these copies certify this" in decision.statement
+    assert "at most 20 %" in decision.statement
+    _, flip, gain, weakest_ = decision.table
+    assert (flip.passes, flip.bound, flip.joint_bound) == (2, 0.05, 0.05)  # of tau itself the interval would not hold
+    assert (gain.passes, gain.bound) == (0, clopper_pearson_upper(0, 130, 0.05))
+    assert weakest_.bound == clopper_pearson_upper(3, 130, 0.05) > 0.05  # of where tau began; not promised
+    assert flip.lower == 0.0  # none passes at the threshold of alpha_max
+    assert decision.between == (conformal_threshold(calibration().values, 0.2), np.nextafter(56.0, np.inf))
+    third = rule.decide(Evidence(calibration(), lowered(of, "flip", names[:3], 47.0)))
+    assert third.decisive == "alpha_max"
+    assert not third.passed
+    assert "3 of 130 copies pass" in third.statement
 
 
 def test_the_choosing_half_does_not_certify() -> None:
@@ -100,19 +114,33 @@ def test_the_choosing_half_does_not_certify() -> None:
     row = decision.table[0]
     assert (row.controls, row.passes, row.choosing, row.choosing_passes) == (65, 65, 65, 0)
     # the other way round, those who choose push tau down and the others certify it
+    of = controls(400)
+    chooses, certifiers = split(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(chooses), 54.0)))
     assert decision.passed
-    assert (decision.table[0].passes, decision.table[0].bound) == (0, clopper_pearson_upper(0, 65, 0.05))
-    assert decision.tau < 54.0
+    assert (decision.table[0].passes, decision.table[0].bound) == (0, clopper_pearson_upper(0, 200, 0.05))
+    assert (decision.decisive, decision.tau) == ("beta", 54.0)
 
 
-def test_the_certifying_half_does_not_move_tau() -> None:
+def test_too_few_choosing_patients_leave_tau_to_the_others() -> None:
+    """65 cannot choose an order statistic that 65 others certify with chance .95, so their low copy is only counted."""
+    rule, of = Calibrated(), controls()
+    chooses, _ = split(of, rule.choose, rule.seed)
+    decision = rule.decide(Evidence(calibration(), lowered(of, "flip", [min(chooses)], 50.0)))
+    assert (decision.decisive, decision.passed) == ("alpha", True)
+    assert (decision.table[0].passes, decision.table[0].choosing_passes) == (0, 1)
+
+
+def test_the_certifying_half_only_lowers_tau() -> None:
     rule, generator = Calibrated(), np.random.default_rng(0)
-    of = {"flip": scores(generator.normal(60, 4, 400), "t")}
+    of = {"flip": scores(generator.normal(60, 2, 400), "t")}
     _, certifiers = split(of, rule.choose, rule.seed)
-    first = rule.decide(Evidence(calibration(), of))
-    for value in (0.0, 55.0, 1000.0):
-        assert rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), value))).tau == first.tau
+    begins = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), 1000.0))).tau
+    assert 50 < begins < 56
+    for value, decisive in ((56.0, "beta"), (1000.0, "beta"), (50.0, "certified"), (0.0, "alpha_max")):
+        decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), value)))
+        assert decision.decisive == decisive
+        assert decision.thresholds["beta"] == begins >= decision.tau
 
 
 def test_every_declared_transform_must_be_certified() -> None:

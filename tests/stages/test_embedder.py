@@ -41,6 +41,30 @@ def test_a_frame_s_embedding_is_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert torch.allclose(embedder.embed(frames), whole, atol=1e-5)
 
 
+def test_a_coded_network_compares_what_it_corrects_and_the_codes_with_codes(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    facts = Sees("latents", C, H, W, STATISTICS.mean, STATISTICS.std, ENCODER, "cosine")
+    network = Siamese(C, "basic", [1, 1, 1, 1], [4, 6, 8, 10], 5, code=[5, H, W]).eval()
+    made = Artifact("reid", "x", fingerprint(network), "0" * 64)
+    write_artifact(tmp_path / "reid", made, "seed: 0\n", IdentityEncoder(network, facts).save)
+    embedder = Embedder(str(tmp_path / "reid"), "vae")
+    x = torch.randn(7, C, H, W)
+    mean, std = (torch.tensor(part).view(1, C, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))
+    with torch.no_grad():
+        assert network.code is not None
+        codes = [network.code(((part - mean) / std).flatten(1)) for part in (x, 1 - x, 2 * x)]
+        corrected = codes[0] + network.body((x - mean) / std)
+    seen, *plain = embedder.ways(x, [lambda part: [1 - part, 2 * part]])
+    assert torch.allclose(seen[:, :5], corrected, atol=1e-5)
+    assert not torch.allclose(corrected, codes[0], atol=1e-5)
+    assert seen[0, 5:].tolist() == pytest.approx([2.0, 0.3])
+    assert len(plain) == 3
+    for found, code in zip(plain, codes, strict=True):
+        assert torch.allclose(found[:, :5], code, atol=1e-5)
+        assert found[0, 5:].tolist() == [2.0, 0.0]
+    assert torch.equal(embedder.reference(x), plain[0])
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 @pytest.mark.parametrize(("every", "first"), [(1, False), (3, False), (1, True)])
 def test_recordings_come_in_order_with_their_patients(
