@@ -26,6 +26,7 @@ _NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
 _TRAINING_NEEDS = ("src", "dst", "work", "callbacks.checkpoint")
 _NULL_GROUP = "Config group override must be a string or a list"
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 _LISTS = ("conditioning", "logger")
 """Groups of which several files, or none, are chosen."""
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
@@ -96,7 +97,7 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
             return _absent(cause)
     if isinstance(error, InstantiationException):
         return _bad_arguments(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         where = error.filename or "the destination"
         return f"{where} cannot be written: {error.strerror}; make room or choose another dst=, then run again"
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -44,7 +44,8 @@ class MixedData(StoreData):
     ) -> None:
         super().__init__(**store)
         self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
-        self._refuse(folds, synthetic)
+        self._refuse(synthetic)
+        self._refuse_fold(folds)
         whole = self.store.table
         self.known = task.known(whole, self.store.root)
         table = task.usable(whole, self.known)
@@ -54,17 +55,26 @@ class MixedData(StoreData):
         self.left_out = len(whole) - len(table)
         self.synthetic = None if train_on == "real" else self._opened(str(synthetic))
 
-    def _refuse(self, folds: int | None, synthetic: str | None) -> None:
+    def _refuse(self, synthetic: str | None) -> None:
         if self.train_on not in TRAIN_ON:
             raise UserError(f"train_on={self.train_on} is not known; choose one of {', '.join(TRAIN_ON)}")
         if self.train_on != "real" and synthetic is None:
             raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
         if self.ratio is not None and self.train_on != "both":
             raise UserError(f"ratio= is of train_on=both, and train_on is {self.train_on}: leave it out")
-        if self.ratio is not None and (isinstance(self.ratio, bool) or not 0 < self.ratio <= 1000):
+        if self.ratio is not None and (type(self.ratio) not in (int, float) or not 0 < self.ratio <= 1000):
             raise UserError(f"ratio is {self.ratio!r}: give synthetic samples per real one, up to 1000")
         if self.length is not None and (type(self.length) is not int or self.length < 1):
             raise UserError(f"datamodule.length is {self.length!r}: give samples of an epoch, a whole number from 1")
+
+    def _refuse_fold(self, folds: int | None) -> None:
+        fold = self.fold
+        if (folds is None) != (fold is None):
+            raise UserError(
+                f"datamodule.folds is {folds} and datamodule.fold is {fold}: give both for one run, or folds= for all"
+            )
+        if type(fold) is not type(folds) or (fold is not None and not 0 <= fold < (folds or 0)):
+            raise UserError(f"datamodule.fold is {fold!r}: give a whole number from 0, below datamodule.folds={folds}")
         if folds is not None and self.train_on == "synthetic":
             raise UserError(
                 "folds= with train_on=synthetic would train the same model in each fold: leave folds= out, and give "
@@ -89,6 +99,11 @@ class MixedData(StoreData):
                 f"synthetic={path} gives {wrong[0]} another class_id than src={real.root}: ingest both anew"
             )
         table = self.task.usable(store.table, self.known)
+        if self.known and (unknown := sorted(set(table["class_id"].tolist()) - set(self.known))):
+            raise UserError(
+                f"synthetic={path} has class_id {unknown[0]}, which no recording of src={real.root} has: give "
+                "task.classes=, names of both"
+            )
         table = table[table["Split"] == "TRAIN"]
         if not len(table):
             raise UserError(f"synthetic={path} has no TRAIN recording of this task: draw some")

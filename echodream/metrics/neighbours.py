@@ -16,18 +16,19 @@ def neighbours(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: i
 
     ``precision``: share of samples inside a real row's ball, which reaches to its k-th nearest other real row;
     ``recall``: share of real rows inside a sample's ball; ``density``: balls around a sample, over k; ``coverage``:
-    share of real rows with a sample in their ball. Intervals take the balls as they are. Raises ``ValueError``.
+    share of real rows with a sample in their ball. Intervals take radii as they are: a row of the other set matters by
+    what it alone holds, and would be lost without it. Raises ``ValueError``.
     """
     if not 1 <= k < min(between.shape):
         raise ValueError(f"k={k} neighbours need more than {k} rows, and there are {between.shape}")
     inside = between < radii(others, k)[None]
-    recalled = (between < radii(within, k)[:, None]).any(axis=0)
-    precise, covered, dense = inside.any(axis=1), inside.any(axis=0), mean(inside.sum(axis=1) / k)
+    balls = between < radii(within, k)[:, None]
+    dense, each = mean(inside.sum(axis=1) / k), mean(inside.mean(axis=0) * (inside.shape[1] / k))
     return {
-        "precision": mean(precise.astype(float), counted=True),
-        "recall": _of_real(mean(recalled.astype(float), counted=True), len(between)),
-        "density": Estimate(dense.value, dense.x, dense.y, (0.0, np.inf)),
-        "coverage": _of_real(mean(covered.astype(float), counted=True), len(between)),
+        "precision": _held(inside.T),
+        "recall": _of_real(_held(balls)),
+        "density": Estimate(dense.value, dense.x, each.x, (0.0, np.inf)),
+        "coverage": _of_real(_held(inside)),
     }
 
 
@@ -39,6 +40,15 @@ def radii(within: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def _of_real(found: Estimate, samples: int) -> Estimate:
-    """A share of real rows: the influence is theirs."""
-    return Estimate(found.value, np.zeros(0), found.x, found.bounds, found.counted)
+def _held(by: np.ndarray) -> Estimate:
+    """Share of columns that a row holds, bool (R, C): the first set are the columns, the second the rows."""
+    found = mean(by.any(axis=0).astype(float), counted=True)
+    if found.value in (0.0, 1.0):
+        return found  # its interval is exact
+    alone = mean((by & (by.sum(axis=0) == 1)).mean(axis=1) * len(by))
+    return Estimate(found.value, found.x, alone.x, found.bounds, found.counted)
+
+
+def _of_real(found: Estimate) -> Estimate:
+    """With the sets exchanged: a share of real rows."""
+    return Estimate(found.value, found.y, found.x, found.bounds, found.counted)

@@ -52,7 +52,7 @@ class ClipClassifier(Trainable):
     ) -> None:
         super().__init__()
         for name, value in (("blur", blur), ("smallest", smallest)):
-            if not 0 <= value <= 1:
+            if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
         if type(repeats) is not int or repeats < 100:
             raise UserError(f"model.repeats is {repeats!r}: give a whole number from 100")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Classifier(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        _check_lists(widths=widths, layers=layers, stem=stem, stride=stride)
         self.settings: dict[str, Any] = {"classes": classes, "channels": channels, "dims": dims, "max_pool": max_pool}
         self.settings |= {"widths": [*widths], "layers": [*layers], "stem": [*stem], "stride": [*stride]}
         self.settings |= {"block": block, "factorised": factorised, "pooling": pooling}
@@ -81,6 +82,12 @@ class Classifier(nn.Module):
         save_file(state, folder / WEIGHTS)
         config = {"_class_name": "Classifier", "architecture": self.settings, **facts}
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _check_lists(**given: Any) -> None:
+    for name, value in given.items():
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UserError(f"backbone.{name} is {value!r}: give a list of whole numbers, as [64,128,256,512]")
 
 
 def _check(asked: dict[str, Any]) -> None:
@@ -163,6 +170,12 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} is not a readable classifier: train one with train.py model=classifier") from error
     return network.eval(), config
+
+
+def start_of(facts: Mapping[str, Any]) -> str:
+    """Where the clip begins that a classifier with these ``facts`` is tested on: "first", "spread", else "centre"."""
+    start = str(facts.get("start", "centre"))
+    return start if start in ("first", "spread") else "centre"
 
 
 def soften(x: Tensor, share: float) -> Tensor:

@@ -26,12 +26,12 @@ def verdict(sources: Sources) -> Verdict:
         return Verdict("Fidelity", "missing", "Not known", missing=[sources.missing("evaluation", what)])
     record = sources.records["evaluation"]
     with sources.reading("evaluation"):
-        found = {part: first for part in PARTS if part in record and (first := _first(record[part]))}
+        found = {part: most for part in PARTS if part in record and (most := _farthest(record[part]))}
         lines = [line for part in found for line in _agreement_line(record[part], part)]
     if not found:
         what = "No distance between the synthetic set and real patients has been measured."
         return Verdict("Fidelity", "missing", "Not known", missing=[sources.missing("evaluation", what)])
-    part, (name, value, floor, warning) = next(iter(found.items()))
+    part, (name, value, floor, warning) = max(found.items(), key=lambda item: _ratio(item[1]))
     ratio = value.value / floor.value
     sentence = (
         f"Synthetic {part} are {times(ratio)} times as far from real test patients as real training patients are, by "
@@ -40,7 +40,7 @@ def verdict(sources: Sources) -> Verdict:
     rows = [replace(_in_floors(*each), name=place.capitalize()) for place, each in found.items()]
     return Verdict(
         "Fidelity",
-        *_state(value, floor),
+        *_state(value, floor, warning),
         f"{times(ratio)} ×",
         "the floor; 1 is as close as real",
         sentence,
@@ -50,8 +50,12 @@ def verdict(sources: Sources) -> Verdict:
     )
 
 
-def _state(value: Interval, floor: Interval) -> tuple[str, str]:
+def _state(value: Interval, floor: Interval, warning: str) -> tuple[str, str]:
     if value.value <= floor.high:
+        if warning:
+            return "note", "Within the floor, with a warning"
+        if value.high > floor.high:
+            return "note", "Within the floor; its interval reaches beyond"
         return "good", "Within the floor"
     if value.low <= floor.high and value.low < value.high:
         return "note", "Farther than real, within uncertainty"
@@ -66,9 +70,13 @@ def _said(value: Interval) -> str:
     return f"{within(value)} ({between(value)})" if between(value) else within(value)
 
 
-def _first(part: Mapping[str, Any]) -> Distance | None:
-    """The first distance that has a floor to be counted in."""
-    return next((found for found in _distances(part)), None)
+def _farthest(part: Mapping[str, Any]) -> Distance | None:
+    """Of the distances that have a floor to be counted in, the one of the most floors."""
+    return max(_distances(part), key=_ratio, default=None)
+
+
+def _ratio(found: Distance) -> float:
+    return found[1].value / found[2].value
 
 
 def _distances(part: Mapping[str, Any]) -> Iterator[Distance]:

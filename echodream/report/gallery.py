@@ -34,12 +34,12 @@ class Look:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, least, most in (("per_class", 0, 12), ("pairs", 0, 48)):
+        for name, most in (("per_class", 12), ("pairs", 48), ("seed", 2**63 - 1)):
             value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise UserError(f"{name}={value} is not possible: give a whole number from {least} to {most}")
+            if type(value) is not int or not 0 <= value <= most:
+                raise UserError(f"look.{name}={value} is not possible: give a whole number from 0 to {most}")
         if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or not 0 < self.seconds <= 60:
-            raise UserError(f"seconds={self.seconds} is not possible: give a number above 0, up to 60")
+            raise UserError(f"look.seconds={self.seconds} is not possible: give a number above 0, up to 60")
 
 
 @dataclass
@@ -204,6 +204,6 @@ def _pair(ours: Store, theirs: Store, row: dict[Any, Any], patients: int) -> Pai
         theirs, str(row["NearestRecording"]), "real", f"Real recording of patient {whose}", f"{whose}, frame {frame}"
     )
     seen.start = max(0, frame - length // 2)
-    p_value = float(row["PValue"]) if str(row.get("PValue", "")) else 1.0
-    nearer = max(0, round(p_value * (patients + 1)) - 1)
-    return Pair(sample, seen, float(row["Score"]), nearer, patients)
+    told = str(row.get("PValue", ""))  # empty where no new patients were compared
+    nearer = max(0, round(float(told) * (patients + 1)) - 1) if told else 0
+    return Pair(sample, seen, float(row["Score"]), nearer, patients if told else 0)

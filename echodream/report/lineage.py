@@ -18,7 +18,9 @@ ORDER = (
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
 )
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
-_ABSOLUTE = re.compile(r"(?<![\w.])(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\"\]}]*")
+_ABSOLUTE = re.compile(
+    r"(?<![\w.])(?:~|\.\.|[A-Za-z]:)?[/\\][^\n,'\"\]}]*?(?=\s+[\w.+~@/]+=|\s+-|[,'\"\]}]|\s*$)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

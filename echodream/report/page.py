@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,9 @@ from echodream.report.gallery import Gallery, Look, gallery
 from echodream.report.lineage import Made, lineage, versions
 from echodream.report.privacy import Scores, Step
 from echodream.report.sources import Sources
+from echodream.report.stale import stale
 from echodream.report.svg import axis, curves, ridges, track
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "echodream"
@@ -137,22 +135,12 @@ def _missing(sources: Sources, page: Page) -> dict[str, Missing]:
 
 
 def _notices(sources: Sources) -> list[str]:
-    """Records that are about other stores than those on the page."""
+    """What a reader must know before all else; records that are about other stores than those on the page."""
     found = []
     made = sources.synthetic
     if made is not None and "LabelSource" in made.table and (made.table["LabelSource"].astype(str) != "asked").any():
         found.append("The classes of these synthetic videos were given by a classifier, not asked of the generator.")
-    for name, part, store in (("evaluation", "videos", sources.synthetic), ("evaluation", "real", sources.real)):
-        record = sources.records.get(name)
-        if record is None or store is None:
-            continue
-        about = record.get("protocol", {}).get("real") if part == "real" else record.get(part, {}).get("store")
-        told = about.get("sha256") if isinstance(about, Mapping) else None
-        if told and told != digest(store.root / CHECKSUMS):
-            whose = "real recordings" if part == "real" else "synthetic videos"
-            again = f"python sample.py stage=evaluate data={sources.study}"
-            found.append(f"Fidelity was measured on other {whose} than those of this page: run {again} again.")
-    return found
+    return [*found, *stale(sources)]
 
 
 def _people(sources: Sources) -> list[tuple[str, str, str]]:

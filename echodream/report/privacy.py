@@ -65,7 +65,7 @@ def verdict(sources: Sources) -> Verdict:
     with sources.reading(f"filter_{on}"):
         found = _guarantee(sources.records[f"filter_{on}"], on)
     unfiltered = sources.synthetic is not None and sources.filtered() is None
-    if unfiltered:
+    if unfiltered and found.numbers["passed"]:
         line = "The videos on this page are not the ones that passed the filter: the statement is not about them."
         found = replace(found, state="bad", word="Not for these videos", figure="", unit="", sentence=line, more=[])
     more, missing = list(found.more), []

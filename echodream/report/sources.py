@@ -100,8 +100,11 @@ class Sources:
         for on in ("video", "image"):
             sums = self.passed[on] / CHECKSUMS
             if sums.is_file() and digest(sums) == made_from:
-                decision = Store(self.passed[on]).dataset.settings.get("decision")
-                return on if isinstance(decision, Mapping) and decision.get("passed") is True else None
+                made = Store(self.passed[on]).dataset.settings
+                decision = made.get("decision")
+                if not isinstance(decision, Mapping) or decision.get("passed") is not True:
+                    return None
+                return on if _same_run(made, self.records.get(f"filter_{on}")) else None
         return None
 
 
@@ -125,6 +128,15 @@ def gather(
     return Sources(
         study, share, real, synthetic, places, found, paths, {key: Path(path) for key, path in folders.items()}
     )
+
+
+def _same_run(made: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
+    """Whether a filter's store and its record tell of one run: nothing that both say differs."""
+    if record is None:
+        return True
+    pairs = [(made, record), (made["decision"], record.get("decision") or {})]
+    both = [(left[name], right[name]) for left, right in pairs for name in left if name in right]
+    return all(isinstance(left, Mapping) or left == right for left, right in both)
 
 
 def _store(path: str | None, name: str) -> Store | None:

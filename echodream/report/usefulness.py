@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from echodream.privacy.audit.intervals import Interval
-from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, round_up, within
+from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, percent, round_up, within
 from echodream.report.sources import Sources
 from echodream.report.words import label, meaning
 
@@ -13,10 +13,12 @@ SIDES = (("real", "real"), ("synthetic", "synthetic"), ("both", "real and synthe
 GOOD = 0.9
 """The ratio to real that the lower end of the interval must reach for a good word."""
 _FIRST = ("auc", "roc", "r2")
+_GUESS = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
+"""What a model that has learnt nothing gets."""
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The ratio of synthetic to real of the task that does worst."""
+    """The ratio of synthetic to real of the task that does worst, by the lower end of its interval."""
     if "utility" not in sources.records:
         what = "Whether a model trained on the synthetic set works on real patients has not been tested."
         return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", what)])
@@ -25,9 +27,11 @@ def verdict(sources: Sources) -> Verdict:
         if not rows:
             what = "No model trained on the synthetic set has been compared with one trained on real patients."
             return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", what)])
-        task, metric, ratio = min(rows, key=lambda row: row[2].value)
-        patients = _patients(sources.records["utility"])
-        note = str(sources.records["utility"]["tasks"][task].get("note") or "")
+        task, metric, ratio = min(rows, key=lambda row: (row[2].low, row[2].value))
+        entry = sources.records["utility"]["tasks"][task]
+        patients = (entry.get("test") or {}).get("patients") or _patients(sources.records["utility"])
+        notes = [str(entry["note"])] if entry.get("note") else []
+        blind = [name for name, of, _ in rows if _no_better_than_a_guess(sources.records["utility"]["tasks"][name], of)]
     ends = f" (95 % interval {between(ratio)})" if ratio.low < ratio.high else ""
     worst = f" in {task}" + (f", the weakest of {len(rows)} tasks" if len(rows) > 1 else "")
     sentence = (
@@ -42,22 +46,40 @@ def verdict(sources: Sources) -> Verdict:
         for name, of, found in rows
     ]
     numbers = {f"{name} {of} ratio": {"value": r.value, "low": r.low, "high": r.high} for name, of, r in rows}
+    state, word, limits = _state([row[2] for row in rows], blind)
     return Verdict(
         "Usefulness",
-        *_state(ratio),
+        state,
+        word,
         within(ratio),
         "of real",
         sentence,
-        [tested, *[note] * bool(note)],
+        [*limits, tested, *notes],
         lines,
         numbers=numbers,
     )
 
 
-def _state(ratio: Interval) -> tuple[str, str]:
-    if ratio.low >= GOOD:
-        return "good", "At most a tenth is lost"
-    return "note", "Within reach of real data" if ratio.high >= 1 else "Below real data"
+def _state(ratios: Sequence[Interval], blind: Sequence[str]) -> tuple[str, str, list[str]]:
+    """State and word of the ratios of all tasks, and what they leave open; ``blind`` tasks are not learnt from real."""
+    if blind:
+        line = f"The model trained on real videos is itself no better than a guess in {', '.join(blind)}, as far as "
+        return "note", "Not tested", [line + "these patients tell: reaching it says nothing."]
+    low, high = min(ratio.low for ratio in ratios), min(ratio.high for ratio in ratios)
+    left = []
+    if any(not ratio.low < ratio.high for ratio in ratios):
+        left.append("A ratio stands without an interval: the patients are too few to say how far off it may be.")
+    if low < GOOD:
+        left.insert(0, f"A loss of {percent(1 - low)} lies inside the interval, and is not excluded.")
+        return "note", "Not settled" if high >= 1 else "Below real data", left
+    return ("note", "Too few patients to tell", left) if left else ("good", "At most a tenth is lost", [])
+
+
+def _no_better_than_a_guess(entry: Mapping[str, Any], metric: str) -> bool:
+    """Whether the interval of the model trained on real videos reaches down to what a guess gets."""
+    guess = next((value for start, value in _GUESS.items() if metric.lower().startswith(start)), None)
+    found = interval((entry.get("real") or {}).get(metric))
+    return guess is not None and found is not None and found.low <= guess
 
 
 def _ratios(record: Mapping[str, Any]) -> "list[tuple[str, str, Interval]]":
@@ -123,9 +145,9 @@ def tables(sources: Sources) -> list[Table]:
                 rows += _metric_rows(
                     name, entry, [side for side in sides if name in entry[side[0]]], f"{label(name)}, "
                 )
-            found.append(
-                Table(str(task), ("Metric, and what the model was trained on", "On real test patients", ""), rows)
-            )
+            if rows:
+                heads = ("Metric, and what the model was trained on", "On real test patients", "")
+                found.append(Table(str(task), heads, rows))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a classifier says of the recordings of a store: one answer each, from the clip in the middle."""
+"""What a classifier says of the recordings of a store: one answer each, from the clip that it was tested on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.samples import Samples, collate
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.networks.classifiers import Classifier, load_classifier
+from echodream.networks.classifiers import Classifier, load_classifier, start_of
 from echodream.store import Store
 
 
@@ -42,6 +42,8 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
 
     Raises ``UserError`` when the recordings are not of the size that it was trained on.
     """
+    if type(batch) is not int or batch < 1:
+        raise UserError(f"batch is {batch!r}: give a whole number of clips from 1")
     rows = Recordings(store, split)
     _check_size(model, store, rows.table)
     samples = Samples(rows, clip_of(model.facts), seed=0)
@@ -55,9 +57,8 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
 
 
 def clip_of(facts: Mapping[str, Any]) -> Clips:
-    """How a classifier that says these ``facts`` looks at a recording: a clip of so many frames, from its middle."""
-    start = "spread" if facts.get("start") == "spread" else "centre"
-    return Clips(frames=facts["frames"], stride=facts["stride"], start=start)
+    """How a classifier that says these ``facts`` looks at a recording: a clip of so many frames, as in its tests."""
+    return Clips(frames=facts["frames"], stride=facts["stride"], start=start_of(facts))
 
 
 def _check_size(model: Model, store: Store, table: pd.DataFrame) -> None:

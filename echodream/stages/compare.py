@@ -55,10 +55,9 @@ def compare(
     choice). Raises ``UserError`` when fewer than two values are found, or no figure that is asked for.
     """
     del command, code_version  # the table has no place for them
-    patterns = [points] if isinstance(points, str) else [str(one) for one in points or []]
+    patterns = _texts("points", points) or []
     found = read_points(patterns)
-    asked = [figures] if isinstance(figures, str) else None if figures is None else [str(one) for one in figures]
-    shown = _shown(found, asked)
+    shown = _shown(found, _texts("figures", figures))
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
     text = _markdown(found, shown, name)
@@ -69,7 +68,20 @@ def compare(
         "values": ", ".join(found),
         "figures": f"{len(shown)} of {len({n for one in found.values() for n in one})}",
     }
+    if silent := sorted({value for one in patterns for value, _ in _values(one)} - set(found), key=_order):
+        facts["without reports"] = f"{', '.join(silent)}: these points are not in the table"
     return Summary(f"compare: {dst} done\n\n{text}", facts)
+
+
+def _texts(key: str, given: Any) -> list[str] | None:
+    """A setting that is a text or several."""
+    if given is None or isinstance(given, str):
+        return given if given is None else [given]
+    if not isinstance(given, Sequence):
+        raise UserError(
+            f"{key}={given} is not possible: give a list of texts, as [{'a*' if key == 'points' else 'auc'}]"
+        )
+    return [str(one) for one in given]
 
 
 def read_points(patterns: Sequence[str]) -> Points:
@@ -97,6 +109,11 @@ def read_points(patterns: Sequence[str]) -> Points:
 
 def _folders(pattern: str) -> Iterator[tuple[str, Path]]:
     """Each folder that ``pattern`` matches, with what its one * stands for."""
+    return ((value, folder) for value, folder in _values(pattern) if folder.is_dir())
+
+
+def _values(pattern: str) -> Iterator[tuple[str, Path]]:
+    """What the one * of ``pattern`` stands for, with the folder that should be there for it."""
     parts = Path(pattern).parts
     stars = [number for number, part in enumerate(parts) if "*" in part]
     if pattern.count("*") != 1:
@@ -106,9 +123,7 @@ def _folders(pattern: str) -> Iterator[tuple[str, Path]]:
     for entry in sorted(base.iterdir()) if base.is_dir() else []:
         long = len(entry.name) > len(before) + len(after)
         if long and entry.name.startswith(before) and entry.name.endswith(after):
-            folder = entry.joinpath(*rest)
-            if folder.is_dir():
-                yield entry.name[len(before) : len(entry.name) - len(after)], folder
+            yield entry.name[len(before) : len(entry.name) - len(after)], entry.joinpath(*rest)
 
 
 def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
@@ -123,6 +138,8 @@ def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
             yield from _rejection(record, folder / file)
         else:
             parts = record.get("tasks", record)
+            if not isinstance(parts, Mapping):
+                raise UserError(f"{folder / file} is no report: make it again")
             yield from _walk({key: part for key, part in parts.items() if key != "protocol"}, "")
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import Encoder
+from echodream.stages.drawing import whole
 from echodream.stages.evaluating import table
 from echodream.stages.evaluating.beats import Beats, beats, curves
 from echodream.stages.evaluating.extractors import load_extractors
 from echodream.stages.evaluating.figures import Figure, plain
-from echodream.stages.evaluating.judging import Sight, agreement, check_classes, distances, speeds
+from echodream.stages.evaluating.judging import Sight, agreement, check_classes, distances, doubts, speeds
 from echodream.stages.evaluating.looking import Looker, Part, Seen, check_size, part
 from echodream.stages.evaluating.numbers import adherence, identity, load_regressor
 from echodream.stages.evaluating.protocol import FILE, Protocol, agreed, replay
@@ -51,6 +52,9 @@ def evaluate(
     synthetic, as one decoded from real latents, counts by its TEST rows. ``artifact`` is the classifier that is asked
     whether samples are of the class they should be. Writes ``dst``/evaluation.json and protocol.json. ``UserError``.
     """
+    least_of = {"most": (most, 2), "least": (least, 2), "neighbours": (neighbours, 1), "batch": (batch, 1)}
+    for name, (value, low) in {**least_of, "seed": (seed, 0)}.items():
+        whole(name, value, low)
     if images is None and videos is None:
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode made")
     networks = load_extractors(extractors, lengths)
@@ -102,6 +106,7 @@ class Sections:
                 if self.used.setdefault(name, count) != count:
                     raise UserError(f"{name}: {network.name} is given other samples than the extractors before it")
                 told = speeds(made, test) if frames > 1 else []
+                told += doubts(network, test) if isinstance(network, Encoder) else []
                 found |= distances(sight, count, self.rules.neighbours, self.rules.seed, told)
                 if network is self.judge:
                     found |= agreement(network, (made, sight.synthetic), (test, sight.test), self.rules.seed)
@@ -122,7 +127,7 @@ class Sections:
 
 def _along(made: Part, test: Part, look: Looker, number: Encoder | None, audit: str | None) -> dict[str, Any]:
     """What is told of videos alone: how hearts beat, the number they should show, and whether they stay one person."""
-    both = Beats(made, look.most, look.seed), Beats(test, look.most, look.seed)
+    both = Beats(made, look), Beats(test, look)
     figures, lines = identity(audit, made)
     shown = {"frame difference": curves(*both)} | ({"identity": lines} if lines else {})
     asked = {} if number is None else dict(adherence(number, look, made, test))

@@ -42,7 +42,9 @@ def label(*, src: str, dst: str, artifacts: Sequence[str], batch: int, command: 
     confident answer wins, the first where two are equal. A regression gives its column. The copy shares media files
     with ``src``. Raises ``UserError`` for classifiers that contradict each other or do not know the classes of ``src``.
     """
-    folders = [artifacts] if isinstance(artifacts, str) else [str(folder) for folder in artifacts]
+    if artifacts is not None and not isinstance(artifacts, str | Sequence):
+        raise UserError(f"artifacts={artifacts} is not possible: give the folder of a classifier, or a list of them")
+    folders = [artifacts] if isinstance(artifacts, str) else [str(folder) for folder in artifacts or []]
     if not folders:
         raise UserError("artifacts= is empty: give the folder of one classifier at least")
     store, models = Store(src, kind="video"), [open_model(folder) for folder in folders]
@@ -140,12 +142,16 @@ def _parts(models: Sequence[Model], outputs: Sequence[pd.DataFrame]) -> list[Ans
 
 
 def _titles(parts: Sequence[Answers]) -> list[str]:
-    """A column for each probability, as P_Non_ASD; P2_ASD for the second set of classes that has ASD."""
+    """A column for each probability, as P_Non_ASD; P2_ASD for the second set of classes that has ASD.
+
+    Names that are the same in plain letters get the number of their class, as P1_Gr__e_4.
+    """
     found: list[str] = []
     for number, part in enumerate(parts, start=1):
-        for name in part.names:
+        for name, place in zip(part.names, part.ids, strict=True):
             plain = re.sub(r"\W", "_", name, flags=re.ASCII)[:50]
-            found.append(f"P_{plain}" if f"P_{plain}" not in found else f"P{number}_{plain}")
+            names = (f"P_{plain}", f"P{number}_{plain}", f"P{number}_{plain}_{place}")
+            found.append(next(title for title in names if title not in found))
     return found
 
 

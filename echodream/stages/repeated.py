@@ -151,7 +151,8 @@ def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, An
         }
         for name, values in figures.items()
     }
-    return {"figures": plain, "recordings": len(patients), "patients": len(set(patients.tolist()))}
+    recordings = len({name for _, table, _ in parts for name in table["FileName"]})  # each once for each of seeds
+    return {"figures": plain, "recordings": recordings, "patients": len(set(patients.tolist()))}
 
 
 def _truth(facts: dict[str, Any], table: Any) -> np.ndarray:

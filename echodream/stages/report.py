@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Mapping
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream.errors import UserError
 from echodream.stages.folder import FRESH, lock, unlock, write_record
 from echodream.stages.summary import Summary
+from echodream.store.schema import DATASET
 
 if TYPE_CHECKING:
     from echodream.report.page import Page
     from echodream.report.sources import Sources
 
 PAGE = "index.html"
+SHARED = '<p class="status">For sharing.'
+"""By this a page that may be passed on is known."""
 METRICS = "metrics.json"
 MOST_BYTES = 15_000_000
 _MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
@@ -49,9 +53,7 @@ def report(
     sources = gather(study, share, stores, passed, records, folders)
     _check(sources, stores)
     target = Path(dst) / PAGE
-    mark = f'name="generator" content="{GENERATOR}"'
-    if target.is_file() and mark not in target.read_text("utf-8", "replace")[:4000]:
-        raise UserError(f"{target} is there and is not a report: remove it, or choose another dst=")
+    _check_place(target, share, f'name="generator" content="{GENERATOR}"')
     page = build(sources, seen, command, code_version)
     text, numbers = render(page), metrics(page)
     if share:
@@ -75,6 +77,20 @@ def _write(target: Path, text: str, numbers: Mapping[str, Any]) -> None:
         unlock(held)
 
 
+def _check_place(target: Path, share: bool, mark: str) -> None:
+    """Raise ``UserError`` where a page would get into a store, or over what is no report or is a shared one."""
+    for folder in (target.parent.resolve(), *target.parent.resolve().parents):
+        if (folder / DATASET).is_file():
+            raise UserError(
+                f"dst={target.parent} lies in the store {folder}, which others may be given: choose another"
+            )
+    there = target.read_text("utf-8", "replace") if target.is_file() else ""
+    if there and mark not in there[:4000]:
+        raise UserError(f"{target} is there and is not a report: remove it, or choose another dst=")
+    if not share and SHARED in there:
+        raise UserError(f"{target} is a page for sharing, and a private one would take its place: choose another dst=")
+
+
 def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
     if sources.synthetic is None and not sources.records:
         raise UserError(
@@ -95,17 +111,20 @@ def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
 def _refuse_names(sources: "Sources", text: str) -> None:
     """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look.
 
-    Names that are numbers, shorter than four letters, or words of every page are not looked for: they say nobody.
+    Names that are short numbers, shorter than four letters, or words of every page are not looked for: they say
+    nobody.
     """
     from echodream.report.page import TEMPLATES
 
     assert sources.real is not None
     table, plain = sources.real.table, (TEMPLATES / "page.html").read_text(encoding="utf-8")
-    text = _MEDIA.sub("", text)
+    text = unescape(_MEDIA.sub("", text))
     for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
-        if len(name) < 4 or name.replace(".", "").isdigit() or name in plain or name not in text:
+        digits = name.replace(".", "").isdigit()
+        if len(name) < (6 if digits else 4) or name in plain or name not in text:
             continue
-        if re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
+        decimals = r"(?<!\d\.)" if digits else ""
+        if re.search(rf"{decimals}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
             raise UserError(
                 f"the shared page would name {name} of {sources.real.root}, which stands in a command, a class or a "
                 "record: make that without it; nothing was written"

@@ -64,6 +64,8 @@ def utility(
     bootstrap samples of patients, and their ratios to the real-trained. Raises ``UserError`` for fewer than two roles,
     and for a model that may have seen the test patients.
     """
+    if tasks is not None and not tasks:
+        raise UserError("tasks is empty: give names of classes, or null for all")
     if type(repeats) is not int or repeats < 100:
         raise UserError(f"repeats is {repeats!r}: give a whole number of bootstrap samples from 100")
     store = Store(real, kind="video")
@@ -77,7 +79,7 @@ def utility(
     if not judged:
         raise UserError("the artifacts have no task in common: train them with the same task= and task.classes=")
     every = {role: [_told(side.model) for side in of] for role, of in sides.items()}
-    protocol: dict[str, Any] = {"split": "TEST", "place": "centre", "models": every}
+    protocol: dict[str, Any] = {"split": "TEST", "models": every}
     protocol |= {
         "real": digest(store.root / CHECKSUMS),
         "interval": f"{CONFIDENCE:.0%}, {repeats} bootstrap samples of patients",
@@ -137,7 +139,7 @@ def _questions(tasks: Sequence[Any] | None, sides: Mapping[str, list[Side]], sto
         pairs = [Question(name, name, f"Non-{name}") for name in names if f"Non-{name}" in names]
         rest = [] if pairs else [Question(name, name) for name in (names[:1] if len(names) == 2 else names)]
         return [*pairs, *rest, *map(Question, columns)]
-    return [_asked(task, names, columns) for task in tasks]
+    return [_asked(task, names, columns) for task in ([tasks] if isinstance(tasks, str) else tasks)]
 
 
 def _asked(task: Any, names: Sequence[str], columns: Sequence[str]) -> Question:
@@ -251,7 +253,8 @@ def _note(entry: Mapping[str, Any], sides: Mapping[str, Side]) -> str:
 
 def _told(model: Model) -> dict[str, Any]:
     """What the record says of a model."""
-    kept = ("train_on", "trained", "ratio", "stores", "synthetic_labels", "frames", "stride", "class_names", "column")
+    kept = ["train_on", "trained", "ratio", "stores", "synthetic_labels", "class_names", "column"]
+    kept += ["frames", "stride", "start"]
     facts = {name: model.facts[name] for name in kept if name in model.facts}
     return {"artifact": model.folder, "fingerprint": model.artifact.fingerprint, **facts}
 

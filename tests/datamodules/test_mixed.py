@@ -135,8 +135,13 @@ def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
         (None, {"train_on": "both", "synthetic": "/absent"}, r"synthetic=/absent does not exist"),
         (None, {"ratio": 1.0}, r"ratio= is of train_on=both"),
         (None, {"train_on": "both", "ratio": -1}, r"ratio is -1"),
+        (None, {"train_on": "both", "ratio": "half"}, r"ratio is 'half': give synthetic samples per real one"),
+        (None, {"folds": 3}, r"datamodule.folds is 3 and datamodule.fold is None: give both"),
+        (None, {"fold": 0}, r"datamodule.folds is None and datamodule.fold is 0: give both"),
+        (None, {"folds": 3, "fold": 3}, r"datamodule.fold is 3: give a whole number from 0, below datamodule.folds=3"),
+        (None, {"folds": 3, "fold": True}, r"datamodule.fold is True: give a whole number"),
         (None, {"length": 0}, r"datamodule.length is 0"),
-        (None, {"train_on": "synthetic", "folds": 3}, r"would train the same model in each fold"),
+        (None, {"train_on": "synthetic", "folds": 3, "fold": 0}, r"would train the same model in each fold"),
         (Classification(["ASD", "TOF"]), {}, r"has TOF, which is no class_name of .*; it has ASD, Non-ASD, PAH"),
         (Regression("Age"), {"columns": []}, r"task.column=Age is no column of"),
         (Regression("View"), {"columns": []}, r"task.column=View is no column of|holds no numbers"),
@@ -165,15 +170,20 @@ def test_stores_that_do_not_go_together_are_refused(stores: Path, tmp_path: Path
     swapped = [{**entry, "class_name": NAMES[(k + 1) % 3]} for k, entry in enumerate(synthetic_rows())]
     make_video_store(tmp_path / "swapped", swapped)
     make_video_store(tmp_path / "unlabelled", [{**entry, "class_id": ""} for entry in synthetic_rows()])
+    stranger = [*synthetic_rows(), row("s9", "S9", 6, class_id=7, class_name="TOF")]
+    make_video_store(tmp_path / "stranger", stranger)
     make_video_store(tmp_path / "held", [{**entry, "Split": "TEST"} for entry in synthetic_rows()])
     for name, says in (
         ("colour", r"is of 7x5 with 3 channels and src=.* of 7x5 with 1 channel"),
         ("swapped", r"gives Non-ASD another class_id"),
         ("unlabelled", r"lacks class_id for some recordings"),
         ("held", r"has no TRAIN recording of this task"),
+        ("stranger", r"stranger has class_id 7, which no recording of src=.* has: give task.classes=, names of both"),
     ):
         with pytest.raises(UserError, match=says):
             mixed(stores, train_on="both", synthetic=str(tmp_path / name))
+    chosen = mixed(stores, Classification(["ASD", "PAH"]), train_on="synthetic", synthetic=str(tmp_path / "stranger"))
+    assert set(chosen.trained()["class_id"]) == {0, 2}
 
 
 def test_who_gave_the_labels_is_told(stores: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_number_is_learnt_in_units_of_its_spread_and_said_in_its_own() -> None
         module(task).adapt(data("RR", [0, 0], task, EF=[55.0, 55.0]))
 
 
-@pytest.mark.parametrize("wrong", [{"blur": 1.5}, {"smallest": -0.1}])
+@pytest.mark.parametrize("wrong", [{"blur": "x"}, {"blur": 1.5}, {"smallest": -0.1}])
 def test_shares_are_from_0_to_1(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"model.{next(iter(wrong))} is .* from 0 to 1"):
         module(**wrong)

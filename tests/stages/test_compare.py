@@ -176,3 +176,17 @@ def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     assert "| 1 | 2 (1.5 to 2.5) |" in said.stdout
     assert (tmp_path / "reports" / "lung" / "compare" / "comparison.png").is_file()
+
+
+def test_points_without_reports_are_named(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    (tmp_path / "g20").mkdir()
+    (tmp_path / "g4" / "study").mkdir(parents=True)
+    assert run(tmp_path, both(tmp_path)).facts["without reports"] == "4, 20: these points are not in the table"
+
+
+@pytest.mark.parametrize("wrong", ["points=5", "figures=5"])
+def test_what_is_no_list_is_one_sentence(tmp_path: Path, wrong: str) -> None:
+    sweep(tmp_path)
+    with pytest.raises(UserError, match=f"{wrong} is not possible"):
+        run(tmp_path, *dict.fromkeys([both(tmp_path) if wrong.startswith("figures") else wrong, wrong]))

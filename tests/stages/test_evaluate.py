@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from echodream.config_errors import sentence
 from echodream.errors import UserError
 from echodream.metrics.beat import area_curve, rhythm, seam_ratio, swing
 from echodream.metrics.frechet import frechet
 from echodream.networks.classifiers import load_classifier
 from echodream.networks.extractors.encoder import Encoder
+from echodream.stages.evaluating.beats import Beats
 from echodream.stages.evaluating.looking import Looker, part
 from echodream.store import Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 from tests.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
 
 __all__ = ["study"]
@@ -206,6 +210,48 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
 
+@pytest.mark.parametrize(("start", "indices"), [("first", [0, 3, 6, 9]), ("spread", None), ("centre", None)])
+def test_clips_begin_where_the_classifier_was_tested(
+    tmp_path: Path, study: Path, start: str, indices: list[int] | None
+) -> None:
+    """ "spread" takes frames of the whole recording, as ``stage=utility`` does; each is looked at here by itself."""
+    encoder = Encoder(str(classifier(tmp_path / "other", start=start)))
+    assert encoder.facts()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
+    seen = Looker(100, 4, 0).clips(part(str(study / "videos"), "videos"), encoder, 4, 3)
+    store, features = Store(study / "videos"), []
+    for name in store.table["FileName"]:
+        frames = store.frames(name)[..., 0]
+        step = (len(frames) - 1) // 3 if start == "spread" else 3
+        middle = (len(frames) - (3 * step + 1)) // 2 + step * np.arange(4)
+        x = torch.from_numpy(frames[middle if indices is None else indices]).float() / 127.5 - 1
+        with torch.no_grad():
+            features.append(encoder.network.features(x[None, None]).numpy()[0])
+    assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
+
+
+def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> None:
+    right = digest(study / "real" / CHECKSUMS)
+    for name, facts, told in (
+        ("good", {"train_on": "real", "fold": None, "stores": {"real": right}}, None),
+        ("fake", {"train_on": "synthetic", "stores": {"real": right}}, "fake was trained on synthetic: it may know"),
+        ("fold", {"train_on": "real", "fold": 2}, "fold was trained on one fold of this study: it may have seen"),
+        ("old", {"stores": {"real": "0" * 64}}, "old was trained on another version of this study: it may have seen"),
+    ):
+        found = evaluate(study, f"artifact={classifier(tmp_path / name, **facts)}")[0]["videos"]
+        for figure in (f"kernel[{name}]", "class agreement"):
+            assert ((told or "was trained on") in found[figure]["warning"]) == (told is not None)
+
+
+def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) -> None:
+    """Not the first of a table, which may be of one class."""
+    side = part(str(study / "real"), "real", "TEST")
+    chosen = [Beats(side, Looker(6, 4, seed)) for seed in (0, 0, 1)]
+    rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
+    assert rows[0] == rows[1] != rows[2]
+    assert [22, 23, 24, 25, 26, 27] not in rows
+    assert len(chosen[0].figures) == 6
+
+
 def test_few_samples_are_told_in_the_table(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
     found, said = evaluate(study, f"videos={tmp_path}/few")
@@ -254,6 +300,13 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
         ([f"artifact={tmp_path}/larger"], r"real=.* of 28x20 with 1 channel, the classifier was trained on 28x21"),
         ([f"videos={tmp_path}/absent"], r"absent does not exist"),
         ([f"videos={tmp_path}/joined"], r"Joins of r00 is '12 then 20', not frame numbers separated by spaces"),
+        ([f"extractors=clip:{study}"], r"extractors has 'clip:.*': give kind:path"),
+        (["lengths=16"], r"lengths is 16: give a list of numbers of frames"),
+        (["batch=0"], r"batch is 0; give a whole number from 1"),
+        (["most=1"], r"most is 1; give a whole number from 2"),
+        (["least=x"], r"least is 'x'; give a whole number from 2"),
+        (["neighbours=2.5"], r"neighbours is 2.5; give a whole number from 1"),
+        (["seed=-1"], r"seed is -1; give a whole number from 0"),
         (["extractors=[]"], r"extractors is empty: give one at least"),
         (["extractors=[clip:x]"], r"extractors has 'clip:x': give kind:path, with one of encoder, inception, i3d"),
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/classifier]"], r"names classifier twice"),
@@ -263,3 +316,10 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
     ):
         with pytest.raises(UserError, match=says):
             evaluate(study, *overrides)
+
+
+def test_a_dst_that_is_a_file_is_one_sentence(tmp_path: Path, study: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="File exists") as caught:
+        evaluate(study, f"dst={tmp_path}/file")
+    assert f"{tmp_path}/file cannot be written: File exists" in str(sentence(caught.value, "sample", []))

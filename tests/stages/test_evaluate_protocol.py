@@ -27,7 +27,7 @@ def test_a_replay_gives_the_same_figures(study: Path, first: tuple[Path, dict[st
     again, _ = evaluate(study, f"images={study}/images", *rules, f"protocol={protocol}")
     assert again == before
     assert before["protocol"]["count"] == {"images": 30, "videos": 18}
-    assert before["protocol"]["extractors"]["classifier"]["clips"] == [{"frames": 4, "stride": 3}]
+    assert before["protocol"]["extractors"]["classifier"]["clips"] == [{"frames": 4, "stride": 3, "start": "centre"}]
     facts = json.loads((study / "classifier" / "artifact.json").read_text())
     assert before["protocol"]["extractors"]["classifier"]["weights"] == facts["fingerprint"]
 
@@ -50,7 +50,14 @@ def test_what_is_not_as_there_is_refused(study: Path, first: tuple[Path, dict[st
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
     write(tmp_path / "other", ["TRAIN"] * 4 + ["TEST"] * 3, 300)
     classifier(tmp_path / "classifier", frames=5)
-    (tmp_path / "broken.json").write_text('{"version": 1}')
+    classifier(tmp_path / "spread" / "classifier", start="spread")
+    (tmp_path / "broken.json").write_text('{"version": 2}')
+    for name, change in (
+        ("list", {"extractors": []}),
+        ("number", {"extractors": {"a": 3}}),
+        ("n", {"count": {"a": "x"}}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**json.loads(first[0].read_text()), **change}))
     rules = ["most=30", "seed=4", "neighbours=2", f"protocol={first[0]}"]
     for overrides, says in (
         (["seed=5"], r"has seed=4, here it is 5: give seed=4"),
@@ -60,7 +67,11 @@ def test_what_is_not_as_there_is_refused(study: Path, first: tuple[Path, dict[st
         ([f"artifact={tmp_path}/classifier"], r"uses classifier with clips .*\"frames\": 4.*, here it is .*5"),
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/../study0/x]"], r"is not a readable classifier"),
         ([f"protocol={tmp_path}/absent.json"], r"absent.json cannot be read: give a protocol.json"),
-        ([f"protocol={tmp_path}/broken.json"], r"broken.json is no protocol of version 1"),
+        ([f"artifact={tmp_path}/spread/classifier"], r"uses classifier with clips .*\"centre\".*, here it is .*spread"),
+        ([f"protocol={tmp_path}/broken.json"], r"broken.json is no protocol of version 2"),
+        ([f"protocol={tmp_path}/list.json"], r"list.json is no protocol of version 2"),
+        ([f"protocol={tmp_path}/number.json"], r"number.json is no protocol of version 2"),
+        ([f"protocol={tmp_path}/n.json"], r"n.json is no protocol of version 2"),
     ):
         with pytest.raises(UserError, match=says):
             evaluate(study, *rules, *overrides)

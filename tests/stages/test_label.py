@@ -163,3 +163,11 @@ def test_an_artifact_that_is_not_there(tmp_path: Path) -> None:
     make_video_store(tmp_path / "videos", rows())
     with pytest.raises(UserError, match="nowhere holds no classifier: train one"):
         run(tmp_path, f"artifacts={tmp_path}/nowhere")
+
+
+def test_every_class_has_a_column_of_its_own(tmp_path: Path) -> None:
+    part = Answers([4, 5, 6], ["心臓", "肺癌", "正常"], np.eye(3))
+    assert stage._titles([part]) == ["P___", "P1___", "P1____6"]
+    make_video_store(tmp_path / "videos", rows())
+    with pytest.raises(UserError, match="artifacts=5 is not possible"):
+        run(tmp_path, "artifacts=5")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from echodream import engine
@@ -134,3 +135,16 @@ def test_the_summary_is_of_what_all_runs_have() -> None:
     found = over_runs([{"auc": 0.5, "f1": 0.1}, {"auc": 0.7}, {"auc": 0.9, "f1": 0.3}])
     assert found == {"auc": 0.7, "auc_std": 0.2}
     assert not any(math.isnan(value) for value in over_runs([{"auc": 0.5}]).values())
+
+
+def test_a_recording_that_several_seeds_answer_is_one_recording(tmp_path: Path) -> None:
+    stores(tmp_path)
+    engine.train(train_cfg(tmp_path, "folds=3", "seeds=[0,1]"))
+    together = json.loads((tmp_path / "classifier" / "runs.json").read_text())["together"]
+    assert (together["recordings"], together["patients"]) == (24, 12)
+
+
+def test_a_fold_beside_folds_is_not_silent(tmp_path: Path) -> None:
+    stores(tmp_path)
+    with pytest.raises(InstantiationException, match=r"datamodule.folds is None and datamodule.fold is 1: give both"):
+        engine.train(train_cfg(tmp_path, "folds=3", "datamodule.fold=1"))

@@ -5,19 +5,27 @@ import io
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
 from echodream.errors import UserError
+from echodream.paths import CONF_DIR
 from echodream.report import gallery
 from echodream.report import page as page_of
+from echodream.report.lineage import without_places
 from echodream.report.sources import Sources
+from echodream.stages.report import _refuse_names
 from echodream.store import Store
 from tests.tiny_report import STATEMENT, records, run, study, synthetic_stores, texture
 
@@ -291,7 +299,9 @@ def test_what_is_something_else_is_refused_in_one_sentence(mine: Path, file: str
     assert not list((mine / "reports/phantom").glob(".new-*"))
 
 
-@pytest.mark.parametrize("wrong", ["look.per_class=-1", "look.pairs=1.5", "look.seconds=0", "share=maybe"])
+@pytest.mark.parametrize(
+    "wrong", ["look.per_class=-1", "look.pairs=1.5", "look.seconds=0", "look.seed=-1", "look.seed=abc", "share=maybe"]
+)
 def test_impossible_settings_are_refused(whole: Path, wrong: str) -> None:
     with pytest.raises(UserError, match=wrong.split("=")[0].removeprefix("look.")):
         run(whole, wrong)
@@ -316,3 +326,143 @@ def test_textures_can_be_told_apart() -> None:
     for place in range(0, len(frames), 3):
         others = np.delete(frames, slice(place, place + 3), axis=0)
         assert likest(frames[place], others) < 0.7
+
+
+def change(path: Path, *places: tuple[Any, ...]) -> None:
+    """In the JSON file ``path``: each place is keys that lead to it, and what to put there."""
+    record = json.loads(path.read_text())
+    for *keys, last, value in places:
+        node = record
+        for key in keys:
+            node = node.setdefault(key, {})
+        node[last] = value
+    path.write_text(json.dumps(record))
+
+
+def usefulness(root: Path, ratio: tuple[float, float, float], real: tuple[float, float, float]) -> str:
+    one, other = (dict(zip(("value", "low", "high"), found, strict=True)) for found in (ratio, real))
+    task = ("tasks", "ASD")
+    change(
+        root / "reports/phantom/utility.json", (*task, "ratio", "synthetic", "auc", one), (*task, "real", "auc", other)
+    )
+    return words(page(root)).split("Usefulness")[2].split("Fidelity")[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "real", "said"),
+    [
+        ((0.97, 0.92, 1.01), (0.9, 0.8, 1.0), "At most a tenth is lost"),
+        ((1.0, 1.0, 1.0), (1.0, 0.54, 1.0), "Too few patients to tell"),
+        ((0.95, 0.6, 1.2), (0.9, 0.8, 1.0), "Not settled"),
+        ((0.99, 0.95, 1.02), (0.55, 0.4, 0.7), "Not tested"),
+    ],
+)
+def test_usefulness_claims_no_more_than_its_interval(
+    mine: Path, ratio: tuple[float, float, float], real: tuple[float, float, float], said: str
+) -> None:
+    text = usefulness(mine, ratio, real)
+    assert said in text
+    assert ("A loss of 40 % lies inside the interval" in text) == (ratio[1] == 0.6)
+
+
+def test_the_weakest_task_is_that_with_the_lowest_end(mine: Path) -> None:
+    wide = {"real": {"auc": 0.9}, "ratio": {"synthetic": {"auc": {"value": 0.99, "low": 0.5, "high": 1.4}}}}
+    change(mine / "reports/phantom/utility.json", ("tasks", "PAH", wide))
+    narrow = usefulness(mine, (0.95, 0.93, 1.0), (0.9, 0.8, 1.0))
+    assert "At most a tenth" not in narrow
+    assert "in PAH, the weakest of 2 tasks" in narrow
+
+
+@pytest.mark.parametrize(
+    ("value", "warning", "said"),
+    [
+        ((1.0, 0.9, 1.1), None, "Within the floor 1.0"),
+        ((1.0, 0.5, 3.0), None, "Within the floor; its interval reaches beyond"),
+        ((1.0, 0.9, 1.1), "only 3 patients", "Within the floor, with a warning"),
+    ],
+)
+def test_fidelity_says_what_its_interval_leaves_open(
+    mine: Path, value: tuple[float, float, float], warning: str | None, said: str
+) -> None:
+    near = dict(zip(("value", "low", "high"), value, strict=True))
+    floor = {"floor": {"value": 1.0, "low": 0.8, "high": 1.2}, "warning": warning}
+    path = mine / "reports/phantom/evaluation.json"
+    change(path, ("videos", "frechet[classifier]", {**near, **floor}))
+    assert said in words(page(mine))
+    far = {"value": 9.0, "low": 8.0, "high": 10.0}
+    change(path, ("videos", "frechet[other]", {**far, **floor}), ("images", {"FID": {**near, **floor}}))
+    text = words(page(mine))
+    assert "Farther than real data" in text
+    assert "Synthetic videos are 9.0 times as far" in text
+
+
+def test_the_filter_of_another_run_promises_nothing_for_these_videos(mine: Path) -> None:
+    shutil.rmtree(mine / "samples")
+    synthetic_stores(mine / "samples/phantom", reid="a" * 64)
+    record = mine / "reports/phantom/filter_video/filter.json"
+    change(record, ("reid", "a" * 64))
+    assert "Guarantee holds" in words(page(mine))
+    change(record, ("reid", "b" * 64))
+    assert "Not for these videos" in words(page(mine))
+    with pytest.raises(UserError, match="was not made from what passed the filter"):
+        run(mine, "share=true")
+
+
+def test_every_record_of_another_store_is_noticed(mine: Path) -> None:
+    reports, other = mine / "reports/phantom", "0" * 64
+    assert "than those of this page" not in words(page(mine))
+    models = {"synthetic": [{"stores": {"synthetic": other}}]}
+    change(reports / "utility.json", ("protocol", {"real": other, "models": models}))
+    (reports / "audit").rename(reports / "audit_video")
+    change(reports / "audit_video/audit.json", ("source", other), ("real", other))
+    change(reports / "filter_video/filter.json", ("real", other))
+    text = words(page(mine))
+    for said in (
+        "Usefulness was measured on other real recordings",
+        "Usefulness was measured on other synthetic videos",
+        "The audit of videos was made on other samples",
+        "The audit of videos was made on other patients",
+        "The filter of videos looked at other patients",
+    ):
+        assert f"{said} than those of this page: run python sample.py stage=" in text
+
+
+def test_a_page_gets_into_no_store_and_no_private_one_over_a_shared_one(mine: Path) -> None:
+    store = mine / "samples/phantom/videos"
+    for folder in (store, store / "page"):
+        with pytest.raises(UserError, match="lies in the store"):
+            run(mine, f"dst={folder}")
+    page(mine, "share=true", path=SHARED)
+    with pytest.raises(UserError, match="is a page for sharing, and a private one would take its place"):
+        run(mine, f"dst={(mine / SHARED).parent}")
+
+
+def test_a_place_with_spaces_is_left_out_whole() -> None:
+    shown = without_places("python sample.py src=/ward/Jane Doe/x y share=true dst=~/Jane Doe")
+    assert shown == "python sample.py src=... share=true dst=..."
+    assert without_places("a: /ward/Jane Doe/x\nb: data/x\nc: [/a b/c, 3]") == "a: ...\nb: data/x\nc: [..., 3]"
+
+
+@pytest.mark.parametrize(("name", "found"), [("10032725", True), ("O'Doe&1", True), ("2024", False)])
+def test_names_are_found_in_every_writing(mine: Path, name: str, found: bool) -> None:
+    table = pd.DataFrame({"PatientID": [name], "FileName": ["rec"]})
+    sources: Any = SimpleNamespace(real=SimpleNamespace(table=table, root=mine))
+    text = f"<b>{escape(name)}</b> 0.{name}"
+    with pytest.raises(UserError, match="would name") if found else nullcontext():
+        _refuse_names(sources, text)
+    if name.isdigit():
+        _refuse_names(sources, f"0.{name} {name}9")
+
+
+def test_a_task_without_numbers_and_a_pair_without_new_patients_break_nothing(mine: Path) -> None:
+    change(mine / "reports/phantom/utility.json", ("tasks", "PAH", {"real": {"auc": {"value": None}}}))
+    path = mine / "reports/phantom/filter_video/scores.csv"
+    path.write_text(path.read_text().replace(",0.6,", ",,"))
+    assert "new patients are at least as close" not in words(page(mine))
+
+
+def test_evaluate_keeps_a_shared_page_apart() -> None:
+    for share, folder in (("true", "some/where/share"), ("false", "some/where")):
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose("sample", ["stage=evaluate", "data=phantom", "dst=some/where", f"share={share}"])
+        assert (cfg.then.dst, cfg.stage.dst) == (folder, "some/where")

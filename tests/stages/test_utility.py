@@ -230,6 +230,9 @@ def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None
         ([f"artifacts.both={tmp_path}/larger"], r"has recordings of 7x5 with 1 channel, and .* trained on 7x6"),
         ([f"artifacts.both={study}/real"], r"real holds no classifier"),
         (["tasks=[TOF]"], r"tasks has TOF: give a name, or a pair of names, of ASD, Non-ASD, Non-PAH, PAH, EF"),
+        (["tasks=TOF"], r"tasks has TOF: give a name"),
+        (["tasks=[]"], r"tasks is empty: give names of classes, or null for all"),
+        (["batch=0"], r"batch is 0: give a whole number of clips from 1"),
         (["repeats=10"], r"repeats is 10: give a whole number of bootstrap samples from 100"),
         (
             [
@@ -247,3 +250,4 @@ def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None
 def test_a_classifier_says_how_it_looks() -> None:
     assert clip_of({"frames": 4, "stride": 3}) == Clips(frames=4, stride=3, start="centre")
     assert clip_of({"frames": 4, "stride": 3, "start": "spread"}).start == "spread"
+    assert clip_of({"frames": 4, "stride": 3, "start": "first"}).start == "first"

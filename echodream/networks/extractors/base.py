@@ -12,8 +12,8 @@ class Extractor(ABC):
     """A frozen ``network`` and how it looks at pixels.
 
     ``name`` stands in the names of metrics, as in frechet[name]. ``weights`` is the SHA-256 of its weights, ``resize``
-    says in words what happens to pixels first, ``sees`` is FRAMES, CLIPS or both, and ``clips`` are the (frames,
-    stride) of the clips that it is shown.
+    says in words what happens to pixels first, ``sees`` is FRAMES, CLIPS or both, ``clips`` are the (frames,
+    stride) of the clips that it is shown, and ``start`` is their place (``datamodules.views.Clips``).
     """
 
     name: str
@@ -21,6 +21,7 @@ class Extractor(ABC):
     resize: str
     sees: tuple[str, ...]
     clips: tuple[tuple[int, int], ...] = ()
+    start = "centre"
     network: nn.Module
 
     @abstractmethod
@@ -41,5 +42,5 @@ class Extractor(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What a protocol says of it."""
-        clips = [{"frames": frames, "stride": stride} for frames, stride in self.clips]
+        clips = [{"frames": frames, "stride": stride, "start": self.start} for frames, stride in self.clips]
         return {"weights": self.weights, "resize": self.resize, "sees": list(self.sees), "clips": clips}

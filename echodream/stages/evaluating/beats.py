@@ -12,18 +12,19 @@ from echodream.metrics import beat
 from echodream.metrics.estimate import interval, mean
 from echodream.privacy.audit.intervals import Interval
 from echodream.stages.evaluating.figures import SAME, Figure, few, figure
-from echodream.stages.evaluating.looking import Part
+from echodream.stages.evaluating.looking import Looker, Part
 
 LONGEST = 192
 """Frames of the curve of frame differences."""
 
 
 class Beats:
-    """The figures of at most ``most`` recordings of ``side``."""
+    """The figures of the recordings of ``side`` that are looked at."""
 
-    def __init__(self, side: Part, most: int, seed: int) -> None:
-        self.seed, rows = seed, range(min(len(side.rows), most))
-        self.units = side.units(np.array(rows))
+    def __init__(self, side: Part, look: Looker) -> None:
+        self.seed, drawn = look.seed, np.sort(look.order(len(side.rows)))
+        rows = drawn.tolist()
+        self.units = side.units(drawn)
         self.fps = sorted(set(map(float, side.rows["FPS"])))
         found = [_beat(side, row) for row in tqdm(rows, f"beats, {side.key}", disable=None, leave=False)]
         self.figures = pd.DataFrame([figures for figures, _ in found])

@@ -22,7 +22,9 @@ KINDS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
 def load_extractors(given: Sequence[str], lengths: Sequence[int]) -> list[Extractor]:
     """Of ``kind:path`` each. Raises ``UserError`` for a kind that is not known, and for one name given twice."""
     found: dict[str, Extractor] = {}
-    for text in given:
+    if isinstance(lengths, str | int | float):
+        raise UserError(f"lengths is {lengths!r}: give a list of numbers of frames, as [16,128]")
+    for text in [given] if isinstance(given, str) else given:
         kind, _, path = str(text).partition(":")
         if kind not in KINDS or not path:
             raise UserError(f"extractors has {text!r}: give kind:path, with one of {', '.join(KINDS)} before the colon")

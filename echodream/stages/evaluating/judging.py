@@ -17,6 +17,8 @@ from echodream.networks.extractors.inception import Inception
 from echodream.privacy.audit.intervals import Interval
 from echodream.stages.evaluating.figures import HIGHER, Figure, few, figure
 from echodream.stages.evaluating.looking import Part, Seen
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
 
 LABELLER = "LabelSource"
 """The column of a store that was relabelled: the fingerprint of the classifier that did it."""
@@ -96,7 +98,10 @@ def check_classes(side: Part, encoder: Encoder) -> None:
     if "class_id" not in side.rows or side.rows["class_id"].isna().any():
         raise UserError(f"{side.key} lacks class_id for some recordings: evaluate compares it with the classifier")
     if unknown := sorted(set(side.rows["class_id"].astype(int)) - set(ids)):
-        raise UserError(f"{side.key} has class_id {unknown[0]}, and the classifier knows {ids}: train another")
+        raise UserError(
+            f"{side.key} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
+            "or artifact=null and extractors=[encoder:...]"
+        )
 
 
 def agreement(
@@ -105,7 +110,7 @@ def agreement(
     """How often the classifier says the class that a sample should be of: overall, and of each class."""
     sides = [(side, seen, _hits(encoder, side, seen)) for side, seen in (made, real)]
     names = encoder.trained["class_names"]
-    warnings = labelled(made[0])
+    warnings = labelled(made[0]) + doubts(encoder, real[0])
     for place, title in ((None, "class agreement"), *((k, f"class agreement, {name}") for k, name in enumerate(names))):
         found = []
         for _, seen, (right, target) in sides:
@@ -117,6 +122,18 @@ def agreement(
         if count:
             told = few(TEST_patients=patients) + warnings
             yield title, figure(value, floor, count, floor_count, HIGHER, warnings=told)
+
+
+def doubts(encoder: Encoder, test: Part) -> list[str]:
+    """Warnings of what ``encoder`` was trained on: it should have seen real patients, and none of ``test``."""
+    facts = encoder.trained
+    on = facts.get("train_on", "real")
+    told = [f"{encoder.name} was trained on {on}: it may know these synthetic samples"] if on != "real" else []
+    other = (facts.get("stores") or {}).get("real") not in (None, digest(test.store.root / CHECKSUMS))
+    if facts.get("fold") is not None or other:
+        what = "one fold" if facts.get("fold") is not None else "another version"
+        told.append(f"{encoder.name} was trained on {what} of this study: it may have seen the TEST patients")
+    return told
 
 
 def labelled(side: Part) -> list[str]:

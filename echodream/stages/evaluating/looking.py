@@ -86,7 +86,7 @@ class Looker:
     def frames(self, side: Part, extractor: Extractor) -> Seen:
         """Single frames, drawn at random from all of ``side``."""
         ends = np.cumsum(side.rows["NumberOfFrames"].to_numpy(np.int64))
-        drawn = np.sort(self._order(int(ends[-1])))
+        drawn = np.sort(self.order(int(ends[-1])))
         of = np.searchsorted(ends, drawn, side="right")
 
         def read() -> Iterator[Tensor]:
@@ -97,9 +97,9 @@ class Looker:
         return self._seen(read(), side, of, extractor, 0)
 
     def clips(self, side: Part, extractor: Extractor, frames: int, stride: int) -> Seen:
-        """The clip in the middle of each recording; one that is too short repeats its last frame."""
-        drawn, rng = self._order(len(side.rows)), np.random.default_rng(0)
-        view = Clips(frames=frames, stride=stride, start="centre")
+        """A clip of each recording, from where ``extractor`` takes it; one that is too short repeats its last frame."""
+        drawn, rng = self.order(len(side.rows)), np.random.default_rng(0)
+        view = Clips(frames=frames, stride=stride, start=extractor.start)
         places = [view.place(int(side.rows["NumberOfFrames"][row]), rng) for row in drawn.tolist()]
 
         def read() -> Iterator[Tensor]:
@@ -108,7 +108,8 @@ class Looker:
 
         return self._seen(read(), side, drawn, extractor, sum(len(place) < frames for place in places))
 
-    def _order(self, count: int) -> np.ndarray:
+    def order(self, count: int) -> np.ndarray:
+        """Which of ``count`` are looked at, in random order."""
         return np.random.default_rng([self.seed, count]).permutation(count)[: self.most]
 
     def _pixels(self, side: Part, row: int, indices: list[int]) -> Tensor:

@@ -14,6 +14,7 @@ from echodream.metrics.regression import regression
 from echodream.networks.extractors.encoder import Encoder
 from echodream.privacy.audit.intervals import Interval
 from echodream.stages.evaluating.figures import HIGHER, LOWER, SAME, Figure, few, figure
+from echodream.stages.evaluating.judging import doubts
 from echodream.stages.evaluating.looking import Looker, Part, Seen
 from echodream.stages.folder import read_record
 
@@ -38,7 +39,7 @@ def adherence(encoder: Encoder, look: Looker, made: Part, real: Part) -> Iterato
         sides.append(_read(side, seen, column, look.seed))
     (found, count, _), (floor, floor_count, patients) = sides
     for name, (title, better) in _TITLES.items():
-        told = few(TEST_patients=patients)
+        told = few(TEST_patients=patients) + doubts(encoder, real)
         yield f"{column} {title}", figure(found[name], floor[name], count, floor_count, better, warnings=told)
 
 

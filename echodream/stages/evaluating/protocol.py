@@ -8,9 +8,9 @@ from typing import Any
 
 from echodream.errors import UserError
 
-VERSION = 1
+VERSION = 2
 FILE = "protocol.json"
-_KEYS = {"version", "seed", "most", "neighbours", "count", "place", "extractors", "real"}
+_KEYS = {"version", "seed", "most", "neighbours", "count", "extractors", "real"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Protocol:
         """As json has it."""
         given = {"seed": self.seed, "most": self.most, "neighbours": self.neighbours}
         both = {"extractors": dict(self.extractors), "real": dict(self.real), "count": dict(self.count)}
-        return {"version": VERSION, "place": "centre", **given, **both}
+        return {"version": VERSION, **given, **both}
 
 
 def read_protocol(path: str) -> dict[str, Any]:
@@ -42,9 +42,18 @@ def read_protocol(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"protocol={path} cannot be read: give a {FILE} that stage=evaluate wrote") from error
     found = found.get("protocol", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or set(found) != _KEYS or found["version"] != VERSION:
+    if not isinstance(found, dict) or set(found) != _KEYS or found["version"] != VERSION or not _shaped(found):
         raise UserError(f"protocol={path} is no protocol of version {VERSION}: give a {FILE} that stage=evaluate wrote")
     return found
+
+
+def _shaped(found: Mapping[str, Any]) -> bool:
+    """Whether the parts of a protocol are what they should be."""
+    if not all(isinstance(found[key], dict) for key in ("extractors", "count", "real")):
+        return False
+    return all(isinstance(one, dict) for one in found["extractors"].values()) and all(
+        type(count) is int and count > 1 for count in found["count"].values()
+    )
 
 
 def replay(path: str, own: Protocol) -> dict[str, int]:
@@ -54,7 +63,7 @@ def replay(path: str, own: Protocol) -> dict[str, int]:
         _same_extractor(path, name, wanted["extractors"].get(name), own.extractors.get(name))
     if wanted["real"] != found["real"]:
         raise UserError(f"protocol={path} compares with other real recordings than real=: give the same store")
-    for key in ("seed", "most", "neighbours", "place"):
+    for key in ("seed", "most", "neighbours"):
         if wanted[key] != found[key]:
             raise UserError(
                 f"protocol={path} has {key}={wanted[key]}, here it is {found[key]}: give {key}={wanted[key]}"
