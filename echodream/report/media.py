@@ -12,6 +12,8 @@ from echodream.errors import UserError
 
 QUALITIES = (18, 23, 28, 33, 38)
 """x264's constant rate factors, best first."""
+_BT601 = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
+"""Y, Cb and Cr from red, green and blue of 0 to 1, in a video's range."""
 
 
 def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
@@ -29,12 +31,21 @@ def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"crf": str(quality), "preset": "slow", "tune": "grain", "bf": "0"}
         for index, frame in enumerate(frames):
-            colour = np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))
-            picture = av.VideoFrame.from_ndarray(colour)
+            picture = av.VideoFrame.from_ndarray(_planes(frame), format="yuv420p")
             picture.pts = index
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return target.getvalue()
+
+
+def _planes(frame: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 1 or 3), H and W even, as planes Y, Cb and Cr of BT.601: (3 H / 2, W). Chroma has half the sides."""
+    height, width = frame.shape[:2]
+    wide = frame.astype(np.float64) @ (_BT601.T if frame.shape[2] == 3 else _BT601.T.sum(axis=0, keepdims=True))
+    planes = np.rint(wide / 255 + (16, 128, 128))
+    halved = planes[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
+    chroma = np.rint(halved).transpose(2, 0, 1).reshape(height // 2, width)
+    return np.concatenate([planes[..., 0], chroma]).astype(np.uint8)
 
 
 def encode_within(clips: Sequence[tuple[np.ndarray, float]], most: int) -> list[bytes]:

@@ -1,13 +1,15 @@
 """How numbers are written, and where charts put them."""
 
+import io
 import re
 
+import numpy as np
 import pytest
 
 from echodream.privacy.audit.intervals import Interval
 from echodream.report.figures import Row, between, interval, number, percent, round_up, ticks, times, within
 from echodream.report.lineage import without_places
-from echodream.report.media import encode_within
+from echodream.report.media import encode, encode_within
 from echodream.report.svg import axis, ridges, track
 from echodream.report.words import copy, counts_in_floors, meaning
 
@@ -136,9 +138,19 @@ def test_absolute_places_are_taken_out(text: str, left: str) -> None:
     assert without_places(text) == left
 
 
-def test_videos_are_compressed_until_they_fit() -> None:
-    import numpy as np
+@pytest.mark.parametrize("colours", [1, 3])
+def test_videos_show_the_frames_that_they_are_of(colours: int) -> None:
+    """Flat patches, which compression keeps: brightness and colour come back as they went in."""
+    import av
 
+    values = np.random.default_rng(1).integers(20, 236, (2, 3, colours)).astype(np.uint8)
+    frame = values.repeat(16, axis=0).repeat(16, axis=1)
+    found = av.open(io.BytesIO(encode(frame[None].repeat(3, axis=0), 25.0, 18))).decode(video=0)
+    shown = np.stack([picture.to_ndarray(format="rgb24") for picture in found])[:, 8::16, 8::16]
+    assert np.abs(shown.astype(int) - values.astype(int)).max() <= 6
+
+
+def test_videos_are_compressed_until_they_fit() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (12, 21, 33, 1)).astype(np.uint8)  # odd sides
     (best,) = encode_within([(frames, 25.0)], 10**6)
     (small,) = encode_within([(frames, 25.0)], len(best) - 1)
