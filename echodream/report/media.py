@@ -12,24 +12,19 @@ from echodream.errors import UserError
 
 QUALITIES = (18, 23, 28, 33, 38)
 """x264's constant rate factors, best first."""
-SMALLEST = 48
-"""Pixels of the shorter side."""
 _BT601 = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
 """Y, Cb and Cr from red, green and blue of 0 to 1, in a video's range."""
 
 
 def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
-    """uint8 ``frames``, (F, H, W, 1 or 3), as mp4. Equal frames: equal bytes.
+    """uint8 ``frames``, (F, H, W, 1 or 3), as mp4; odd sides grow by one line, repeated.
 
-    Frames with a side below ``SMALLEST`` grow by a whole number, since x264 does not always write the same for tiny
-    ones; odd sides grow by one line, repeated.
+    Equal frames give equal bytes, but for tiny ones, below some 48 pixels a side: for those x264 does not always.
     """
     import av
 
     if "libx264" not in av.codecs_available:
         raise UserError("this build of PyAV has no libx264, so that no page can play videos: install PyAV's own wheel")
-    times = -(-SMALLEST // min(frames.shape[1:3]))
-    frames = frames.repeat(times, axis=1).repeat(times, axis=2) if times > 1 else frames
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
     target = io.BytesIO()
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:

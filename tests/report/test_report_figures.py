@@ -151,7 +151,7 @@ def test_videos_show_the_frames_that_they_are_of(colours: int) -> None:
 
 
 def test_videos_are_compressed_until_they_fit() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (12, 21, 33, 1)).astype(np.uint8)  # odd sides
+    frames = np.random.default_rng(0).integers(0, 256, (12, 49, 65, 1)).astype(np.uint8)  # odd sides
     (best,) = encode_within([(frames, 25.0)], 10**6)
     (small,) = encode_within([(frames, 25.0)], len(best) - 1)
     assert len(small) < len(best)
