@@ -10,31 +10,18 @@ process holds above what it held before.
 
 import argparse
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from measuring import watched
+
 
 def measured(run: Callable[[], Any]) -> tuple[Any, float, float, float]:
     """What ``run`` gives, its wall and processor seconds, and the most memory, in GB, that it holds on top."""
-    import psutil
-
-    process, done, highest = psutil.Process(), threading.Event(), [0]
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            highest[0] = max(highest[0], process.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
     start, cpu = time.perf_counter(), time.process_time()
-    found = run()
-    taken = time.perf_counter() - start, time.process_time() - cpu
-    done.set()
-    thread.join()
-    return found, *taken, (highest[0] - before) / 1e9
+    found, memory = watched(run)
+    return found, time.perf_counter() - start, time.process_time() - cpu, memory
 
 
 def reference(x: Any, y: Any, k: int = 5) -> dict[str, float]:

@@ -10,13 +10,12 @@ before. The full matrix is torch.corrcoef of samples and references together, as
 
 import argparse
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import torch
+from measuring import watched
 from torch import Tensor
 
 from echodream.privacy.scores import BLOCK, nearest
@@ -64,19 +63,7 @@ def above(run: Callable[[], Any], device: str) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e9
-    process, done, highest = psutil.Process(), threading.Event(), [0]
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            highest[0] = max(highest[0], process.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    run()
-    done.set()
-    thread.join()
-    return (highest[0] - before) / 1e9
+    return watched(run)[1]
 
 
 def turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:

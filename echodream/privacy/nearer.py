@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from echodream.errors import UserError
+from echodream.privacy.audit.distances import check
 from echodream.privacy.similarity import exact
 
 BLOCK = 2048
@@ -52,12 +52,7 @@ class Points:
 
 def points(what: str, *sets: Tensor) -> list[Points]:
     """``sets`` of embeddings, (n_i, D) each, about their common centre. ``UserError`` for what cannot be compared."""
-    for one in sets:
-        if one.ndim != 2 or 0 in one.shape or one.shape[1] != sets[0].shape[1]:
-            shapes = ", ".join(str(tuple(each.shape)) for each in sets)
-            raise UserError(f"{what} needs embeddings (n, D) of the same D and at least one row each, not {shapes}.")
-        if not torch.isfinite(one).all():
-            raise UserError(f"{what} was given NaN or infinite embeddings: the network that made them is broken.")
+    check(what, *sets)
     given = [one.detach().float().cpu() for one in sets]
     centre = sum((part.sum(dim=0, dtype=torch.float64) for part in given[1:]), given[0].sum(dim=0, dtype=torch.float64))
     return [Points(one, centre / sum(map(len, given))) for one in given]

@@ -16,23 +16,19 @@ from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.controls import Control, Regenerated
 from echodream.modules.workshop import Workshop
-from echodream.privacy.controls import certify, split
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
-from echodream.privacy.statements import percent
 from echodream.process.guidance import Guidance
+from echodream.stages.decisions import RECORD, decided, told, tries, write_private
 from echodream.stages.encode import rows_of
 from echodream.stages.filtering import Looking, Scored, length_of, score
-from echodream.stages.folder import FRESH, lock, read_record, unlock, write_record
+from echodream.stages.folder import lock, read_record, unlock
 from echodream.stages.identity import Embedder, check_trained, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import CHECKSUMS, partial, read_dataset
-from echodream.store.table import write_table
 from echodream.store.verify import digest
 
-RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
-"""Of the private folder."""
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 
 
@@ -79,7 +75,7 @@ def filter_(
     held = lock(Path(private), other="private=")  # so that every decision is counted
     try:
         if _is_complete(Path(dst), Path(private), asked):
-            return Summary(f"filter: {dst} already complete, nothing to do", _told(read_dataset(Path(dst)).settings))
+            return Summary(f"filter: {dst} already complete, nothing to do", told(read_dataset(Path(dst)).settings))
         networks = (artifact, vae, str(generator) if drawn_by else None)
         scored, decision = _decide(store, study, networks, rule, declared, report_only, looks, device)
         return _kept(store, Path(dst), Path(private), rule, scored, decision, asked, command, code_version)
@@ -125,9 +121,9 @@ def _kept(
     code_version: str,
 ) -> Summary:
     """Write the evidence, and the survivors where there may be any; what was there and passes no more is withdrawn."""
-    tries = _tries(read_record(private / RECORD), asked)
-    record = {**asked, "decision": {**_decided(decision, scored, rule, tries), "tries": tries}}
-    _write_private(private, scored, decision, record, command, code_version)
+    number = tries(read_record(private / RECORD), asked)
+    record = {**asked, "decision": {**decided(decision, scored, rule, number), "tries": number}}
+    write_private(private, scored, decision, record, command, code_version)
     problem = None if decision.passed else decision.statement
     if decision.passed and not record["decision"]["kept"]:
         problem = f"none of the {len(scored.names)} samples is below the threshold: all resemble a training patient"
@@ -146,7 +142,7 @@ def _kept(
         shutil.rmtree(withdrawn, ignore_errors=True)
         dst.rename(withdrawn)
         problem += f" What was there before is now {withdrawn}: do not share it."
-    return Summary(title, _told(record), problem)
+    return Summary(title, told(record), problem)
 
 
 def _check(store: Store, study: Store, dst: str, private: str) -> None:
@@ -245,94 +241,6 @@ def _is_complete(dst: Path, private: Path, asked: Mapping[str, Any]) -> bool:
     return len(found) == 2
 
 
-def _decided(decision: Decision, scored: Scored, rule: Rule, tries: int) -> dict[str, Any]:
-    """All that may be shared of a decision: no name, no path. A threshold is a score of somebody who is not named."""
-    told = decision.as_dict()
-    if decision.passed and isinstance(rule, Calibrated):
-        told["statement"] += (
-            " This is the first decision that was written to its private folder; decisions in other folders are not "
-            "counted."
-            if tries == 1
-            else f" This was decision number {tries} of those written to its private folder, with other settings than "
-            "before, on the same patients: the confidence of all of them together is "
-            f"{percent(max(0.0, 1 - tries * rule.delta))}. Decisions in other folders are not counted."
-        )
-    rejected = int(decision.rejected(scored.samples.score).sum())
-    reported = []
-    if decision.table and scored.reported:
-        chooses = (
-            split(scored.evidence.controls, rule.choose, rule.seed)[0] if isinstance(rule, Calibrated) else frozenset()
-        )
-        everyone = frozenset(name for part in scored.reported.values() for name in part.patients.tolist())
-        reported = [
-            asdict(row)
-            for row in certify(
-                scored.reported,
-                decision.tau,
-                decision.settings["delta"],
-                chooses,
-                everyone - chooses,
-                decision.between,
-            )
-        ]
-    return {
-        **told,
-        "reported": reported,
-        "drawn": len(scored.names),
-        "rejected": rejected,
-        "kept": len(scored.names) - rejected,
-        "frames": scored.frames,
-        "references": scored.samples.references,
-        "training_patients": scored.samples.patients,
-    }
-
-
-def _write_private(
-    folder: Path,
-    scored: Scored,
-    decision: Decision,
-    record: Mapping[str, Any],
-    command: str,
-    code_version: str,
-) -> None:
-    """Scores of all samples, of new patients and of copies; each file whole or not at all, the record last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found, rejected = scored.samples, decision.rejected(scored.samples.score)
-    p = decision.p_values(found.score)
-    rows = [
-        {
-            "FileName": name,
-            "Score": float(found.score[number]),
-            "PValue": None if p is None else float(p[number]),
-            "Kept": str(not rejected[number]).lower(),
-            "NearestPatient": str(found.patient[number]),
-            "NearestRecording": str(found.recording[number]),
-            "NearestFrame": int(found.place[number]),
-        }
-        for number, name in enumerate(scored.names)
-    ]
-    sides = {"calibration": scored.evidence.calibration, **scored.evidence.controls, **scored.reported}
-    evidence = [
-        {"Kind": kind, "PatientID": patient, "Score": value}
-        for kind, part in sides.items()
-        if part is not None
-        for patient, value in zip(part.patients.tolist(), part.values.tolist(), strict=True)
-    ]
-    for name, table in ((SCORES, rows), (EVIDENCE, evidence)):
-        fresh = folder / f"{FRESH}{name}"
-        write_table(fresh, table)
-        fresh.replace(folder / name)
-    write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
-
-
-def _tries(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> int:
-    """How many settings were tried with this folder: the confidence of a bound is that of the first."""
-    if before is None:
-        return 1
-    same = all(before.get(name) == value for name, value in json.loads(json.dumps(asked)).items())
-    return int(before.get("decision", {}).get("tries", 1)) + (0 if same else 1)
-
-
 def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored: Scored) -> None:
     """The survivors, in the order of ``store``, their latents byte for byte."""
     rejected = dict(zip(scored.names, decision.rejected(scored.samples.score).tolist(), strict=True))
@@ -351,20 +259,3 @@ def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored
                 more |= {"PrivacyP": round(p_of[name], 6)} if p_of else {}
                 writer.commit({**row, **more}, media)
         writer.finish(list(kept), store.dataset.statistics)
-
-
-def _told(record: Mapping[str, Any]) -> dict[str, object]:
-    """The decision on one screen."""
-    made = record["decision"]
-    facts: dict[str, object] = {
-        "samples": f"{made['drawn']} drawn, {made['rejected']} rejected, {made['kept']} kept",
-        "compared with": f"{made['references']} frames of {made['training_patients']} training patients",
-        "threshold": f"{made['tau']:.4f}, set by {made['decisive']}" if made["tau"] is not None else "none",
-    }
-    if cost := made["cost"]:
-        facts["new patients"] = f"{cost['rejected']} of {cost['patients']} rejected"
-    for row, note in [*((row, "") for row in made["table"]), *((row, ", reported only") for row in made["reported"])]:
-        passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
-        facts[f"copies: {row['transform']}"] = passes + note
-    facts["statement"] = made["statement"]
-    return facts

@@ -22,6 +22,7 @@ from echodream.errors import UserError
 from echodream.modules.workshop import pick
 from echodream.paths import CONF_DIR
 from echodream.privacy.rules import Calibrated
+from echodream.stages import decisions
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
 from echodream.store.schema import CHECKSUMS
@@ -450,8 +451,8 @@ def test_all_samples_rejected_is_no_store(folder: Path) -> None:
 
 MOMENTS = {
     "before anything": (stage, "score"),
-    "scores not yet named": (stage, "write_table"),
-    "record not yet written": (stage, "write_record"),
+    "scores not yet named": (decisions, "write_table"),
+    "record not yet written": (decisions, "write_record"),
     "store not yet begun": (stage, "_write"),
     "third row": (StoreWriter, "commit"),
     "before the last step": (StoreWriter, "finish"),

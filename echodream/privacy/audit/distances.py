@@ -11,14 +11,19 @@ from echodream.errors import UserError
 BLOCK = 512
 
 
-def checked(what: str, *sets: Tensor) -> list[Tensor]:
-    """Sets of embeddings, (n_i, D) each with the same D, as float64; ``UserError`` names ``what`` is broken."""
+def check(what: str, *sets: Tensor) -> None:
+    """Raise ``UserError``, which names ``what`` is broken, unless all are embeddings, (n_i, D) with the same D."""
     for one in sets:
         if one.ndim != 2 or 0 in one.shape or one.shape[1] != sets[0].shape[1]:
             shapes = ", ".join(str(tuple(each.shape)) for each in sets)
             raise UserError(f"{what} needs embeddings (n, D) of the same D and at least one row each, not {shapes}.")
         if not torch.isfinite(one).all():
             raise UserError(f"{what} was given NaN or infinite embeddings: the network that made them is broken.")
+
+
+def checked(what: str, *sets: Tensor) -> list[Tensor]:
+    """The ``sets`` of embeddings, (n_i, D) each, as float64. Raises as ``check`` does."""
+    check(what, *sets)
     return [one.detach().double() for one in sets]
 
 
