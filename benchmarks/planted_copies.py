@@ -1,19 +1,19 @@
 """What the privacy filter catches: a set in which copies of training patients were planted, judged by both rules.
 
     python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
-        [--beta 0.05] [--choose 0] [--every 1] [--patients 112]
-        [--out reports/phantom/planted_copies]
+        [--beta 0.05] [--choose 0] [--every 1] [--patients 112] [--out reports/phantom/planted_copies]
 
 Below ``--root`` lies a study as launch/demo.sh makes it. What is missing of phantom, autoencoder, latents and
 identity network is made first. The set holds ``--novel`` samples of phantom patients of another seed, who are in no
 split, and one copy of each training patient under each transform of conf/controls/declared.yaml; those that are
 redrawn by the generator, models/<study>/lidm, are left out where there is none. A sample has as many frames as the
 generator draws, else ``--frames``. Both rules see the same samples. "calibrated" compares with every ``--every``-th
-frame, by cosine, and its threshold comes from the TEST patients and from copies with other frames and other
-randomness than the planted ones. A sample's score is the highest over itself and its ``--views``, those of
-calibration patients and copies alike. "percentile" is the published rule: Pearson correlation with first frames, no
-views. Recall is the share of planted copies that are rejected, false rejection the share of novel samples; intervals
-are exact (Clopper-Pearson), two-sided, 95 %, and count patients. ``--out`` takes planted_copies.json and roc.png.
+frame, by cosine, and its threshold comes from the TEST patients and from copies with other frames and other randomness
+than the planted ones; those of report_only in conf/stage/filter.yaml decide nothing. A sample's score is the highest
+over itself and its ``--views``, those of calibration patients and copies alike. "percentile" is the published rule:
+Pearson correlation with first frames, no views. Recall is the share of planted copies that are rejected, false
+rejection the share of novel samples; intervals are exact (Clopper-Pearson), two-sided, 95 %, and count patients.
+``--out`` takes planted_copies.json and roc.png.
 """
 
 import argparse
@@ -53,6 +53,7 @@ from echodream.store import Store
 
 CODE = Path(__file__).resolve().parent.parent
 DECLARED = instantiate(OmegaConf.load(CONF_DIR / "controls" / "declared.yaml"), _convert_="all")
+REPORT_ONLY = list(OmegaConf.load(CONF_DIR / "stage" / "filter.yaml").report_only)
 TRANSFORMS: dict[str, Control] = {str(name): control for name, control in DECLARED.items() if control is not None}
 HELD, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0))
@@ -270,7 +271,8 @@ def decided(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores
         return {name: (values if what is None else what)[rows] for name, rows in known.items() if rows.any()}
 
     wide, whose = scores.calibrated, of(CONTROL, scores.calibrated, patients)
-    controls = {name: PatientScores(found, whose[name]) for name, found in of(CONTROL, wide).items()}
+    declared = {name: found for name, found in of(CONTROL, wide).items() if name not in REPORT_ONLY}
+    controls = {name: PatientScores(found, whose[name]) for name, found in declared.items()}
     evidence = Evidence(PatientScores(wide[kinds == HELD], patients[kinds == HELD]), controls)
     rule = Calibrated(alpha=given.alpha, beta=given.beta, choose=given.choose, seed=given.seed)
     decisions = (rule.decide(evidence), Percentile().decide(Evidence(train_to_test=scores.train_to_test)))

@@ -90,6 +90,8 @@ class CardiacNet:
             return None
         for folder in (root, *sorted(trees)):
             if (path := folder / self.table).is_file():
+                if folder != root and folder in root.parents:
+                    raise UserError(f"raw={root} is a part of {folder}, where {self.table} lies: give raw={folder}")
                 require_inside(root, path, f"table={self.table}")
                 return path
         if self.table != _DEFAULT_TABLE:

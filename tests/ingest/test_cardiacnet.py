@@ -148,6 +148,9 @@ def test_what_is_refused(tree: Path, tmp_path: Path) -> None:
             CardiacNet(**fields)
     with pytest.raises(UserError, match=r"gone\.csv"):
         CardiacNet(table="gone.csv").recordings(tree)
+    write_csv(tree / "recordings.csv", [{"FileName": "ASD-001", "PatientID": "A"}])
+    with pytest.raises(UserError, match=rf"is a part of .*give raw={tree}$"):
+        CardiacNet().recordings(next(tree.glob("*ASD*")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="CardiacNet-ASD"):
         CardiacNet().recordings(tmp_path / "empty")
