@@ -53,9 +53,9 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
     partial.rename(root)
 
 
-def read_artifact(root: str | Path, model: str) -> Artifact:
-    """Read ``artifact.json`` at ``root`` and check that it is a ``model``. Raises ``UserError``."""
-    path = Path(root) / FACTS
+def read_artifact(root: str | Path, model: str, *others: str) -> Artifact:
+    """Read ``artifact.json`` at ``root``; check that it is a ``model``, or one of ``others``. Raises ``UserError``."""
+    path, models = Path(root) / FACTS, (model, *others)
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
         artifact = Artifact(**raw)
@@ -65,6 +65,6 @@ def read_artifact(root: str | Path, model: str) -> Artifact:
         ) from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not readable: train the {model} again") from error
-    if artifact.model != model:
-        raise UserError(f"{root} is a {artifact.model}, a {model} is needed here")
+    if artifact.model not in models:
+        raise UserError(f"{root} is a {artifact.model}, a {' or '.join(models)} is needed here")
     return artifact

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from echodream.errors import UserError
+from echodream.networks.iresnet import IResNet
 from echodream.weights import load_exactly, read_weights
 
 CONFIG = "config.json"
@@ -27,7 +28,7 @@ class Siamese(nn.Module):
     ``stem`` and ``stride`` are the first convolution's kernel and stride; with ``stride`` 1 and no ``max_pool`` inputs
     of 8 x 8 still have 8 x 8 places in the first level. If ``paired``, features go through a sigmoid, and ``compare``
     is a linear layer over |a - b|: the published head. ``weights`` is a file of the published network (``model.*`` and
-    ``fc_end.*`` with torchvision's names), or of this one.
+    ``fc_end.*`` with torchvision's names), or of this one. ``size``, of frames, may be any.
 
     With ``code``, (features, H, W), what the network says is a correction of a linear code of the frame, which
     ``set_code`` gives it. Two more features follow: a constant, with which the cosine of two codes falls as they move
@@ -53,6 +54,7 @@ class Siamese(nn.Module):
         paired: bool = False,
         code: Sequence[int] | None = None,
         weights: str | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
         from monai.networks.nets.resnet import ResNet
 
@@ -135,6 +137,11 @@ def _own_name(name: str) -> str:
     return name if start is None else _PUBLISHED[start] + name.removeprefix(start)
 
 
+Network = Siamese | IResNet
+"""The networks that there are, by the name of their class in config.json."""
+NETWORKS: dict[str, type[Network]] = {"Siamese": Siamese, "IResNet": IResNet}
+
+
 @dataclass(frozen=True)
 class Sees:
     """What an identity network looks at, and how its embeddings are compared."""
@@ -163,12 +170,12 @@ class Sees:
 
 
 class IdentityEncoder(nn.Module):
-    """A ``Siamese`` network with the one normalisation that all its inputs go through."""
+    """A network with the one normalisation that all its inputs go through."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Siamese, sees: Sees) -> None:
+    def __init__(self, network: Network, sees: Sees) -> None:
         super().__init__()
         self.network, self.sees = network, sees
         for name, values in (("mean", sees.mean), ("std", sees.std)):
@@ -201,14 +208,16 @@ class IdentityEncoder(nn.Module):
     def embed_code(self, x: Tensor) -> Tensor:
         """The linear code alone, as ``embed``; of networks that have one."""
         self._check(x)
-        return self.network.coded(self.normalised(x.float())).float()
+        network: Any = self.network
+        coded: Tensor = network.coded(self.normalised(x.float()))
+        return coded.float()
 
     def _check(self, x: Tensor) -> None:
         size = (self.sees.channels, self.sees.height, self.sees.width)
         if x.ndim != 4 or x.shape[1:] != size:
             raise UserError(
                 f"the identity network looks at {self.sees.on} of {' x '.join(map(str, size))}, and these are "
-                f"{' x '.join(map(str, x.shape[1:]))}: choose the reid that was trained on this study"
+                f"{' x '.join(map(str, x.shape[1:]))}: choose the network that was trained on this study"
             )
 
     def save(self, folder: Path) -> None:
@@ -217,7 +226,11 @@ class IdentityEncoder(nn.Module):
 
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
-        config = {"_class_name": "Siamese", "architecture": self.network.settings, "sees": asdict(self.sees)}
+        config = {
+            "_class_name": type(self.network).__name__,
+            "architecture": self.network.settings,
+            "sees": asdict(self.sees),
+        }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -228,8 +241,10 @@ def load_encoder(folder: str | Path) -> IdentityEncoder:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         facts = dict(config["sees"])
         sees = Sees(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
-        network = Siamese(**config["architecture"])
+        network = NETWORKS[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} is not a readable reid: train one with train.py model=reid") from error
-    load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train the reid again")
+        raise UserError(
+            f"{folder} is not a readable identity network: train one with train.py model=reid or model=identity"
+        ) from error
+    load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
     return IdentityEncoder(network, sees).requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What ``stage=filter`` and ``stage=audit`` share: frames of latent stores as embeddings of the identity network."""
+"""What several stages share: frames of stores as embeddings of the identity network."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -45,17 +45,19 @@ def check_trained(folder: str, name: str, real: Store, key: str) -> None:
 
 
 class Embedder:
-    """The identity network at ``reid`` for frames of latent stores.
+    """The identity network at ``reid`` for frames of latent stores, or of video stores, if their ``kind`` is "video".
 
-    A network that looks at pixels is given frames decoded by the autoencoder at ``vae``, the one that the latents are
-    of. ``device`` is where networks run. Raises ``UserError`` for networks that do not fit each other.
+    A network that looks at pixels is given frames of latents decoded by the autoencoder at ``vae``, the one that the
+    latents are of. ``device`` is where networks run. Raises ``UserError`` for networks that do not fit each other.
     """
 
-    def __init__(self, reid: str, vae: str, device: str = "cpu") -> None:
+    def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
         self.encoder = load_reid(reid).to(device)
-        self.folder, self.sees, self.device = reid, self.encoder.sees, torch.device(device)
+        self.folder, self.sees, self.device, self.kind = reid, self.encoder.sees, torch.device(device), kind
         self.decoder: Any = None
-        if self.sees.on == "pixels":
+        if kind == "video" and self.sees.on != "pixels":
+            raise UserError(f"artifact={reid} looks at latents, and the images are pixels: give latents of both sides")
+        if kind != "video" and self.sees.on == "pixels":
             self.decoder = load_folder(vae).requires_grad_(False).eval().to(device)
             if self.sees.encoder is not None and fingerprint(self.decoder) != self.sees.encoder:
                 raise UserError(
@@ -64,8 +66,10 @@ class Embedder:
                 )
 
     def check(self, store: Store) -> None:
-        """Raise ``UserError`` unless ``store`` holds latents of the encoder that the network was trained on."""
+        """Raise ``UserError`` for latents of another encoder than the network was trained on."""
         dataset = store.dataset
+        if self.kind == "video":
+            return
         if dataset.kind != "latent":
             raise UserError(f"{store.root} holds {dataset.kind}s, and copies are looked for among latents: give those")
         if self.sees.encoder is not None and dataset.encoder != self.sees.encoder:
@@ -75,7 +79,7 @@ class Embedder:
             )
 
     def embed(self, latents: Tensor) -> Tensor:
-        """Unscaled latents, (n, C, H, W), to embeddings, (n, D), float32 on the CPU; ``UserError`` where not finite."""
+        """Unscaled latents, or pixels, (n, C, H, W), to embeddings, (n, D), float32 on the CPU. They must be finite."""
         return self._embed(latents, self.encoder.embed)
 
     def reference(self, latents: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def data(src: Path, view: Any = None) -> StoreData:
     return StoreData(str(src), view or Pairs(), B, 0, 0)
 
 
-def embedder(channels: int, paired: bool) -> Siamese:
+def embedder(channels: int, paired: bool, size: Any = None) -> Siamese:
     torch.manual_seed(1)
     settings = {"block": "basic", "layers": [1, 1, 1, 1], "widths": [4, 6, 8, 10], "features": D}
     return Siamese(channels, paired=paired, **settings)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ class CodeSpy(Code):
         return super().forward(features, identity, pairs, compare, targets)
 
 
-def coded(channels: int, paired: bool, code: list[int]) -> Siamese:
+def coded(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
     torch.manual_seed(1)
     return Siamese(channels, "basic", [1, 1, 1, 1], [4, 6, 8, 10], 2, paired=paired, code=code)
 

@@ -214,9 +214,9 @@ def test_a_folder_opens_to_the_same_embeddings(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     for broken in ("{", "[]", json.dumps({**config, "sees": {}}), json.dumps({**config, "architecture": {}})):
         (tmp_path / "config.json").write_text(broken)
-        with pytest.raises(UserError, match=r"not a readable reid: train one with train.py model=reid"):
+        with pytest.raises(UserError, match=r"not a readable identity network: train one with train.py model=reid"):
             load_encoder(tmp_path)
-    with pytest.raises(UserError, match="not a readable reid"):
+    with pytest.raises(UserError, match="not a readable identity network"):
         load_encoder(tmp_path / "nothing")
 
 

@@ -117,5 +117,5 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, monkeypatch: pytest.
         embedder.check(Store(tmp_path / "videos"))
     with pytest.raises(UserError, match="gives embeddings that are NaN or infinite"):
         embedder.embed(torch.full((2, C, H, W), torch.nan))
-    with pytest.raises(UserError, match="choose the reid that was trained on this study"):
+    with pytest.raises(UserError, match="choose the network that was trained on this study"):
         embedder.embed(torch.zeros(2, C, H + 1, W))
