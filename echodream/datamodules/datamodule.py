@@ -72,9 +72,13 @@ class StoreData(LightningDataModule):
         if split not in self._made:
             train = split == "TRAIN"
             view = self.view if train else self.view.fixed()
-            rows = Recordings(self.store, split)
+            rows = self.recordings(split)
             self._made[split] = Samples(rows, view, self.seed, self.columns, self.augment if train else None)
         return self._made[split]
+
+    def recordings(self, split: str) -> Recordings:
+        """The recordings of ``split``."""
+        return Recordings(self.store, split)
 
     def training(self) -> Samples | Mixture:
         """What is trained on."""

@@ -46,8 +46,9 @@ class MixedData(StoreData):
         self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
         self._refuse(synthetic)
         self._refuse_fold(folds)
-        whole = self.store.table
+        self.whole = whole = self.store.table
         self.known = task.known(whole, self.store.root)
+        self.columns = tuple(dict.fromkeys([*self.columns, *task.columns(self.known)]))
         table = task.usable(whole, self.known)
         if folds is not None and fold is not None:
             table = resplit(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
@@ -86,13 +87,12 @@ class MixedData(StoreData):
         if not Path(path).is_dir():
             raise UserError(f"synthetic={path} does not exist: make it with stage=decode, or give another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store
-        sizes = [_size(one) for one in (store, real)]
+        sizes = [size_of(one) for one in (store, real)]
         if sizes[0] != sizes[1]:
             raise UserError(f"synthetic={path} is of {sizes[0]} and src={real.root} of {sizes[1]}: bring both to one")
-        if self.task.column not in store.table or store.table[self.task.column].isna().any():
-            raise UserError(
-                f"synthetic={path} lacks {self.task.column} for some recordings: nothing says what they show"
-            )
+        wanted = self.task.columns(self.known)
+        if lacks := [name for name in wanted if name not in store.table or store.table[name].isna().any()]:
+            raise UserError(f"synthetic={path} lacks {lacks[0]} for some recordings: nothing says what they show")
         named = zip(store.table["class_id"], store.table["class_name"], strict=True) if self._named(store) else ()
         if wrong := [name for number, name in named if self.known.get(number, name) != name]:
             raise UserError(
@@ -129,6 +129,10 @@ class MixedData(StoreData):
             return parts[0]
         return Mixture(parts, self.seed, self.ratio, self.length)
 
+    def tested(self) -> dict[str, dict[str, int]]:
+        """Of each set that is tested on, by its name, the row of ``store.table`` that each recording is of."""
+        return {"": {name: row for row, name in enumerate(self.store.table["FileName"])}}
+
     def trained(self) -> "pd.DataFrame":
         """The rows that are trained on, of both stores, each as often as a round has it."""
         import pandas as pd
@@ -163,8 +167,8 @@ class MixedData(StoreData):
         return {**facts, "ratio": self.ratio, "fold": self.fold}
 
 
-def _size(store: Store) -> str:
-    """Width, height and channels of the recordings, all of one size."""
-    first = store.table.iloc[0]
+def size_of(store: Store, row: int = 0) -> str:
+    """Width, height and channels of the recording ``row``; mostly all are of one size."""
+    first = store.table.iloc[row]
     channels = store.dataset.channels
     return f"{first['FrameWidth']}x{first['FrameHeight']} with {channels} channel{'s' * (channels > 1)}"

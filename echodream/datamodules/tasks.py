@@ -1,6 +1,6 @@
-"""What a classifier learns: classes by name, or a number such as the ejection fraction."""
+"""What a classifier learns: classes by name, a number such as the ejection fraction, or any number of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from echodream.errors import UserError
+from echodream.ingest.labels import CHEXPERT
+from echodream.store.schema import REQUIRED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,10 @@ class Classification:
         kept = table if self.classes is None else table[table[self.column].isin(list(known))]
         return kept.assign(class_id=kept[self.column].astype(np.int64))
 
+    def columns(self, known: dict[int, str]) -> tuple[str, ...]:
+        """The columns that say what is true."""
+        return (self.column,)
+
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
         """What folds are balanced by: int64, (N,)."""
         return table[self.column].to_numpy(np.int64)
@@ -73,10 +79,78 @@ class Regression:
         """The rows with a number."""
         return table[table[self.column].notna()]
 
+    def columns(self, known: dict[int, str]) -> tuple[str, ...]:
+        """The column that says what is true."""
+        return (self.column,)
+
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
         """Which fifth of the values each row is in: int64, (N,)."""
         values = table[self.column].to_numpy(np.float64)
         return np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values, side="right")
 
 
-Task = Classification | Regression
+@dataclass(frozen=True)
+class Labels:
+    """Say each of ``labels``, columns with 1 for yes, 0 for no and shares between; an empty cell is not known.
+
+    None: those that the study's yaml names, ``study``, or else those of CheXpert that there are. Recordings of which no
+    label is known are left out.
+    """
+
+    labels: Sequence[str] | None = None
+    study: Sequence[str] | Mapping[str, str] | None = None
+    name: str = "labels"
+
+    def __post_init__(self) -> None:
+        asked = self.labels
+        names = [] if isinstance(asked, str) or not isinstance(asked, Sequence) else [*map(str, asked)]
+        if asked is not None and (not names or len(set(names)) < len(names)):
+            raise UserError(
+                f"task.labels is {asked!r}: give names of columns, each once, as [PA,Male]; or null for all"
+            )
+
+    def known(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
+        """The labels in the order of the answers. Raises ``UserError`` for one that is no column of labels."""
+        key, asked = "task.labels", self.labels
+        if asked is None and self.study:
+            key, asked = "data.source.labels", [*self.study]
+        if asked is None:
+            asked = [name for name in CHEXPERT if name in table]
+        names = [str(name).replace(" ", "_") for name in asked]
+        study = [name for name in map(str, table) if name not in REQUIRED and _faulty(table, name) is None]
+        there = [name for name in study if table[name].nunique() > 1]
+        could = f"columns that could be labels: {', '.join(there) or 'none'}"
+        if not names:
+            raise UserError(f"{root} has none of the labels of CheXpert: give task.labels=; {could}")
+        for name in names:
+            if name not in table:
+                raise UserError(f"{key} has {name}, which is no column of {root}; {could}")
+            if fault := _faulty(table, name):
+                raise UserError(f"{key} has {name}, but in {root} {fault}: labels are from 0 (no) to 1 (yes), or empty")
+        return dict(enumerate(names))
+
+    def usable(self, table: "pd.DataFrame", known: dict[int, str]) -> "pd.DataFrame":
+        """The rows of which a label is known."""
+        return table[table[list(known.values())].notna().any(axis=1)]
+
+    def strata(self, table: "pd.DataFrame") -> np.ndarray:
+        """Nothing: folds are by patient alone. int64, (N,)."""
+        return np.zeros(len(table), np.int64)
+
+    def columns(self, known: dict[int, str]) -> tuple[str, ...]:
+        """The columns that say what is true."""
+        return tuple(known.values())
+
+
+def _faulty(table: "pd.DataFrame", name: str) -> str | None:
+    """Why the column ``name`` holds no labels, as half a sentence; None where it does."""
+    values = table[name]
+    if values.dtype.kind not in "iuf":
+        return f"it holds text, as {str(values.iloc[0])[:40]!r}"
+    wrong = table[values.notna() & ~values.between(0, 1)]
+    if len(wrong):
+        return f"it is {wrong[name].iloc[0]:g} for {wrong['FileName'].iloc[0]}"
+    return None if values.notna().any() else "it is empty"
+
+
+Task = Classification | Regression | Labels

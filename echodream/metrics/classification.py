@@ -137,6 +137,42 @@ def units(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[st
     return {**found, "auc": least, "balanced_accuracy": least, "specificity": least}
 
 
+def multilabel(
+    probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """AUC and average precision of each label, (N, K) both, as ``auc_<name>``, and their means as ``auc``.
+
+    Of each label, rows count whose share in ``target`` is above one half (positive) or below; a half, or NaN, says
+    neither. The mean is over labels that have a value.
+    """
+    each: dict[str, list[np.ndarray]] = {"auc": [], "average_precision": []}
+    for k in range(len(names)):
+        rows, positive = decided(target[:, k])
+        w = _weights(weights, len(target))[:, rows]
+        for name, of in (("auc", area), ("average_precision", average_precision)):
+            value = of(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
+            each[name].append(value)
+    found = {name: _mean(values) for name, values in each.items()}
+    for name, of_labels in each.items():
+        found |= {f"{name}_{label}": values for label, values in zip(names, of_labels, strict=True)}
+    return found
+
+
+def multilabel_units(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
+    """How many patients each AUC of ``multilabel`` is of, where it finds no error: (N, K) and (N,) to counts."""
+    each = {}
+    for k, name in enumerate(names):
+        rows, positive = decided(target[:, k])
+        each[f"auc_{name}"] = binary_units(positive, patients[rows])["auc"]
+    return {**each, "auc": min((count for count in each.values() if count), default=0)}
+
+
+def decided(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a label (N,) say yes or no, bool (N,), and which of these n say yes, bool (n,)."""
+    rows = np.isfinite(share) & (share != THRESHOLD)
+    return rows, share[rows] > THRESHOLD
+
+
 def binary_units(positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
     """How many patients each figure of ``binary`` is of, where it finds no error."""
     of, others = (len(np.unique(patients[part])) for part in (positive, ~positive))

@@ -1,4 +1,4 @@
-"""What a network of clips is trained towards: classes or a number. Loss, what is measured, what is told of it."""
+"""What a network of clips is trained towards: classes, a number, labels. Loss, what is measured, what is told of it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from echodream.callbacks.curves import confusion_picture, roc_picture, scatter_picture
 from echodream.datamodules.mixed import MixedData
-from echodream.datamodules.tasks import Classification
+from echodream.datamodules.tasks import Classification, Labels
 from echodream.errors import UserError
-from echodream.metrics.classification import confusion, multiclass, roc, units
+from echodream.metrics.classification import confusion, decided, multiclass, multilabel, multilabel_units, roc, units
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import Classifier
 
@@ -23,13 +23,13 @@ class Goal(Protocol):
     outputs: int
 
     def target(self, batch: Any) -> Tensor:
-        """What is true of each sample: (B,)."""
+        """What is true of each sample: (B,), or (B, outputs)."""
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """What is made small in training."""
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Figures of outputs (N, outputs) and truth (N,), each (R,) for weights (R, N)."""
+        """Figures of outputs (N, outputs) and truth (N, ...), each (R,) for weights (R, N)."""
 
     def units(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
         """How many patients a figure without error is of, by its name."""
@@ -129,6 +129,63 @@ class Value:
         return {"predicted": scatter_picture(self.column, target, out[:, 0] * self.std + self.mean)}
 
 
+class Shares:
+    """Binary cross-entropy of each of the labels ``names``; where a label is NaN, not known, it does not count.
+
+    A positive counts ``weight`` times as much as a negative, label by label. Loss: the mean over what is known.
+    """
+
+    def __init__(self, names: Sequence[str], weight: Sequence[float]) -> None:
+        self.names, self.weight = [*names], torch.tensor(weight, dtype=torch.float32)
+        self.outputs = len(self.names)
+
+    def target(self, batch: Any) -> Tensor:
+        """From 0 to 1, or NaN: float32, (B, K)."""
+        return torch.stack([torch.as_tensor(batch["columns"][name]).float() for name in self.names], dim=1)
+
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """Masked binary cross-entropy."""
+        known = torch.isfinite(target)
+        each = functional.binary_cross_entropy_with_logits(
+            out, target.nan_to_num(), pos_weight=self.weight.to(out.device), reduction="none"
+        )
+        return (each * known).sum() / known.sum().clamp(min=1)
+
+    def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """From logits, which order images as probabilities do; see ``metrics.classification.multilabel``."""
+        return multilabel(out, target, self.names, weights)
+
+    def units(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
+        """See ``metrics.classification.multilabel_units``."""
+        return multilabel_units(target, self.names, patients)
+
+    def finish(self, network: Classifier) -> None:
+        """Nothing: logits are what is meant."""
+
+    def facts(self) -> dict[str, Any]:
+        """The labels, in the order of the logits."""
+        return {"task": "labels", "labels": self.names, "class_ids": [], "class_names": []}
+
+    def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+        """The ROC curve of each label of which there are both kinds."""
+        areas, curves = self.measure(out, target), {}
+        for k, name in enumerate(self.names):
+            rows, positive = decided(target[:, k])
+            if np.isfinite(area := areas[f"auc_{name}"][0]):
+                curves[f"{name}  AUC {area:.3f}"] = roc(out[rows, k], positive)
+        return {"roc": roc_picture(curves)}
+
+    def counts(self, target: np.ndarray, patients: np.ndarray) -> dict[str, dict[str, int]]:
+        """Of each label how many images say yes and how many no, and how many patients have one that does."""
+        found = {}
+        for k, name in enumerate(self.names):
+            rows, positive = decided(target[:, k])
+            of = {"positive": positive, "negative": ~positive}
+            found[name] = {kind: int(part.sum()) for kind, part in of.items()}
+            found[name] |= {f"patients_{kind}": len(np.unique(patients[rows][part])) for kind, part in of.items()}
+        return found
+
+
 def goal_of(data: MixedData, balanced: bool) -> Goal:
     """What ``data`` ask for. A class counts by the inverse of its frequency in training if ``balanced``.
 
@@ -136,6 +193,8 @@ def goal_of(data: MixedData, balanced: bool) -> Goal:
     """
     task, train, root = data.task, data.trained(), data.store.root
     often = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
+    if isinstance(task, Labels):
+        return _shares(data, [*data.known.values()], balanced)
     if not isinstance(task, Classification):
         values = train[task.column].to_numpy(np.float64)
         mean = float(np.average(values, weights=often))
@@ -155,6 +214,19 @@ def goal_of(data: MixedData, balanced: bool) -> Goal:
     counts = np.array([often[train["class_id"] == number].sum() for number in known])
     weight = counts.sum() / len(counts) / counts if balanced else np.ones(len(counts))
     return Classes([*known], [*known.values()], weight.tolist())
+
+
+def _shares(data: MixedData, names: list[str], balanced: bool) -> Shares:
+    """The labels ``names``; if ``balanced``, a positive counts as often as there are negatives for each in training."""
+    given = data.trained()[names].to_numpy(np.float64)
+    yes, no = np.nansum(given, axis=0), np.nansum(1 - given, axis=0)
+    if alike := [name for name, *sums in zip(names, yes, no, strict=True) if not all(sums)]:
+        others = ",".join(name for name in names if name not in alike)
+        remedy = f"leave it out, as task.labels=[{others}]" if others else "choose other task.labels"
+        raise UserError(
+            f"{data.store.root}: {alike[0]} is the same for all that is trained on, so nothing can be learnt: {remedy}"
+        )
+    return Shares(names, (no / yes).tolist() if balanced else [1.0] * len(names))
 
 
 def _softmax(out: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Classifiers of frames and clips: MONAI's residual networks and R(2+1)D, frame by frame or over space and time."""
+"""Classifiers of frames and clips: residual networks, DenseNet and R(2+1)D, frame by frame or over space and time."""
 
 import json
 import re
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from echodream.errors import UserError
+from echodream.networks.densenet import DenseBody
+from echodream.networks.densenet import own_name as dense_name
 from echodream.networks.pooling import POOLINGS, Pooling
 from echodream.networks.video_resnet import R2Plus1d
 from echodream.weights import load_exactly, read_weights
@@ -26,10 +28,10 @@ class Classifier(nn.Module):
 
     With ``dims`` 2 each frame goes through the network alone and the features are joined over time by ``pooling``
     ("mean", "max" or "attention"); with 3 the network sees space and time together, its convolutions ``factorised``
-    into space and time, R(2+1)D, if asked. ``block`` is "basic" or "bottleneck" (ResNet-50). ``widths`` are the
-    channels of the four levels, each of ``layers`` blocks; ``stem`` and ``stride`` are the first convolution's kernel
-    and stride, over ``dims`` axes. ``weights`` is a file of torchvision's weights for this architecture; its head is
-    left out.
+    into space and time, R(2+1)D, if asked. ``block`` is "basic" or "bottleneck" (ResNet-50), or "dense" (DenseNet).
+    ``widths`` are the channels of the four levels, each of ``layers`` blocks; of a DenseNet, those of the stem and what
+    each layer adds. ``stem`` and ``stride`` are the first convolution's kernel and stride, over ``dims`` axes.
+    ``weights`` is a file of torchvision's weights for this architecture; its head is left out.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Classifier(nn.Module):
         _check(self.settings)
         self.body = _body(self.settings)
         features = widths[-1] * (4 if block == "bottleneck" else 1)
+        if isinstance(self.body, DenseBody):
+            features = self.body.width
         self.pooling = Pooling(pooling, features)
         self.head = nn.Linear(features, classes)
         if weights is not None:
@@ -95,15 +99,18 @@ def _check(asked: dict[str, Any]) -> None:
     dims = asked["dims"]
     if dims not in (2, 3):
         raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame alone) or 3 (space and time together)")
-    for name, count in (("widths", 4), ("layers", 4), ("stem", dims), ("stride", dims)):
+    dense = asked["block"] == "dense"
+    for name, count in (("widths", 2 if dense else 4), ("layers", 4), ("stem", dims), ("stride", dims)):
         value = asked[name]
         if len(value) != count or not all(isinstance(number, int) and number >= 1 for number in value):
             raise UserError(f"backbone.{name} is {value!r}: give {count} whole numbers from 1")
-    for name, choices in (("block", ("basic", "bottleneck")), ("pooling", POOLINGS)):
+    for name, choices in (("block", ("basic", "bottleneck", "dense")), ("pooling", POOLINGS)):
         if asked[name] not in choices:
             raise UserError(f"backbone.{name} is {asked[name]!r}: choose one of {', '.join(choices)}")
     if dims == 3 and asked["pooling"] != "mean":
         raise UserError("backbone.pooling joins frames of a 2D backbone; with backbone.dims=3 leave it at mean")
+    if dense and dims != 2:
+        raise UserError("backbone.block=dense is a network of single frames: it needs backbone.dims=2")
     if asked["factorised"] and (dims, asked["block"], asked["max_pool"]) != (3, "basic", False):
         raise UserError("backbone.factorised needs backbone.dims=3, backbone.block=basic and backbone.max_pool=false")
 
@@ -112,6 +119,9 @@ def _body(asked: dict[str, Any]) -> nn.Module:
     """What comes before the head: (B, C, F, H, W), or with two dimensions (B, C, H, W), to (B, D)."""
     if asked["factorised"]:
         return R2Plus1d(asked["channels"], asked["widths"], asked["layers"], asked["stem"], asked["stride"])
+    if asked["block"] == "dense":
+        shape = {name: asked[name] for name in ("channels", "layers", "stem", "stride", "max_pool")}
+        return DenseBody(width=asked["widths"][0], growth=asked["widths"][1], **shape)
     from monai.networks.nets.resnet import ResNet
 
     return ResNet(
@@ -133,10 +143,15 @@ def load_published(body: nn.Module, path: str, channels: int) -> None:
 
     Raises ``UserError`` when they are of another architecture.
     """
-    state = {name: value for name, value in read_weights(path).items() if not name.startswith("fc.")}
-    factorised_ = isinstance(body, R2Plus1d)
-    state = {name if factorised_ else _own_name(name): value for name, value in state.items()}
-    first = "stem.0.weight" if factorised_ else "conv1.weight"
+    heads = ("fc.", "classifier.")
+    state = {name: value for name, value in read_weights(path).items() if not name.startswith(heads)}
+    first = "conv1.weight"
+    if isinstance(body, R2Plus1d):
+        first = "stem.0.weight"
+    elif isinstance(body, DenseBody):
+        first, state = "net.features.conv0.weight", {dense_name(name): value for name, value in state.items()}
+    else:
+        state = {_own_name(name): value for name, value in state.items()}
     if channels == 1 and first in state and state[first].ndim > 1 and state[first].shape[1] == 3:
         state[first] = state[first].sum(dim=1, keepdim=True)
     own = body.state_dict()

@@ -59,7 +59,9 @@ def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **m
     table = asked.usable(table, known)
     store = SimpleNamespace(root=root, table=table, dataset=SimpleNamespace(channels=C))
     real = table[table["Split"] == "TRAIN"]
-    return SimpleNamespace(store=store, task=asked, known=known, trained=lambda: real if trained is None else trained)
+    rows = {"": {name: row for row, name in enumerate(table["FileName"])}}
+    fixed = {"store": store, "task": asked, "known": known, "tested": lambda: rows}
+    return SimpleNamespace(**fixed, trained=lambda: real if trained is None else trained)
 
 
 def batch(ids: list[int], seed: int = 0, first: int = 0) -> Any:
@@ -316,7 +318,7 @@ def test_a_run_leaves_an_artifact_that_opens_to_the_same_logits(tmp_path: Path) 
 
 def test_only_clips_can_be_classified(tmp_path: Path) -> None:
     cfg = train_cfg(tmp_path)
-    assert cfg.model.needs == {"view": ["clips"]}
+    assert cfg.model.needs["view"] == ["clips"]
     assert cfg.view._target_.endswith("Clips")
 
 
