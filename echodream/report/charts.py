@@ -24,6 +24,15 @@ class Line:
     high: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A point with an interval both ways, and what is written beside it."""
+
+    name: str
+    x: Interval
+    y: Interval
+
+
 def histograms(title: str, series: Mapping[str, np.ndarray], bins: int = 24) -> np.ndarray:
     """Shares of each series, (n,), by value, the highest bar of each at the top: uint8 (height, width, 3)."""
     low, high = (float(end([end(values) for values in series.values()])) for end in (np.min, np.max))
@@ -45,8 +54,12 @@ def lines_of(
     across: tuple[float, float],
     up: tuple[float, float],
     marks: bool = True,
+    below: bool = False,
 ) -> np.ndarray:
-    """Lines over ``across`` and ``up``, the ends of both axes; without ``marks`` the upper one has no numbers."""
+    """Lines over ``across`` and ``up``, the ends of both axes; without ``marks`` the upper one has no numbers.
+
+    Their names stand at the top, or ``below``.
+    """
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -61,7 +74,35 @@ def lines_of(
             band = [*zip(x, ends[0], strict=True), *zip(x[::-1], ends[1][::-1], strict=True)]
             draw.polygon(band, fill=(*colour, 50))
         draw.line([*zip(x, y, strict=True)], fill=colour, width=2)
-        draw.text((box[0] + 10, box[1] + 8 + 16 * number), name, fill=colour)
+        top = box[3] - 8 - 16 * len(lines) if below else box[1] + 8
+        draw.text((box[0] + 10, top + 16 * number), name, fill=colour)
+    return np.asarray(picture.convert("RGB"))
+
+
+def spots_of(
+    title: str, series: Mapping[str, Sequence[Spot]], across: tuple[float, float], up: tuple[float, float]
+) -> np.ndarray:
+    """Points with their intervals as crosses, those of a series joined: uint8 (height, width, 3)."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(picture, "RGBA")
+    box = (LEFT, TOP, WIDTH - EDGE, HEIGHT - TOP)
+    _frame(draw, box, title, across, up, marks=True)
+    for number, (name, spots) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        places = []
+        for spot in spots:
+            x = _place(np.array([spot.x.low, spot.x.value, spot.x.high]), across, box[0], box[2])
+            y = _place(np.array([spot.y.low, spot.y.value, spot.y.high]), up, box[3], box[1])
+            draw.line([(x[0], y[1]), (x[2], y[1])], fill=(*colour, 90), width=2)
+            draw.line([(x[1], y[0]), (x[1], y[2])], fill=(*colour, 90), width=2)
+            places.append((x[1], y[1]))
+        draw.line(places, fill=colour, width=2)
+        for spot, (x1, y1) in zip(spots, places, strict=True):
+            draw.ellipse((x1 - 4, y1 - 4, x1 + 4, y1 + 4), fill=colour, outline="white")
+            draw.text((x1 + 7, y1 - 14 if number else y1 + 4), spot.name, fill=colour)
+        draw.text((box[0] + 10, box[3] - 8 - 16 * (len(series) - number)), name, fill=colour)
     return np.asarray(picture.convert("RGB"))
 
 

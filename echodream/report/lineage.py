@@ -16,6 +16,7 @@ ORDER = (
     *("data/videos", "models/vae", "data/latents", "models/lidm", "models/reid", "samples/images", "filter_image"),
     *("samples/private", "audit_image", "models/lvdm", "samples/video_latents", "filter_video"),
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
+    *("anonymity", "linkability", "curve"),
 )
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 _ABSOLUTE = re.compile(

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.report import fidelity, privacy, usefulness
+from echodream.report import anonymised, fidelity, privacy, usefulness
 from echodream.report.figures import (
     Missing,
     Row,
@@ -57,6 +57,10 @@ class Page:
     overview: list[Table]
     utility: list[Table]
     fidelity: list[Table]
+    anonymised: list[Table]
+    """Of linkability and anonymity; empty where no images were anonymised."""
+    curve: tuple[Markup, str, str] | None
+    """Of anonymised images utility over linkability, what was swept, and what stands for utility."""
     change: Markup | None
     """How much changes from frame to frame."""
     made: list[Made]
@@ -93,6 +97,8 @@ def build(sources: Sources, look: Look, command: str, code_version: str) -> Page
         overview=usefulness.overview(sources) if "utility" in sources.records else [],
         utility=usefulness.tables(sources) if "utility" in sources.records else [],
         fidelity=fidelity.tables(sources) if "evaluation" in sources.records else [],
+        anonymised=anonymised.tables(sources),
+        curve=anonymised.curve(sources),
         change=_change(sources) if "evaluation" in sources.records else None,
         made=lineage(sources),
         versions=versions(),
@@ -201,6 +207,7 @@ def _hash(text: str) -> str:
 def metrics(page: Page) -> dict[str, Any]:
     """The numbers of the page, for other programs."""
     tables: dict[str, list[Table]] = {"usefulness": page.utility, "fidelity": page.fidelity}
+    tables |= {"anonymised images": page.anonymised} if page.anonymised else {}
     tables |= {f"audit of {on}s": rows for on, rows, _, _ in page.audits}
     tables |= {f"filter of {on}s": rows for on, rows in page.copies}
     verdicts = {

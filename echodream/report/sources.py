@@ -23,6 +23,9 @@ FILES = {
     "audit_video": "audit.json",
     "evaluation": "",
     "utility": "",
+    "anonymity": "anonymity.json",
+    "linkability": "linkability.json",
+    "curve": "curve.json",
 }
 """The records, and the file of each in its folder; where it is empty the record is the file."""
 _MAKES = {
@@ -32,6 +35,9 @@ _MAKES = {
     "audit_video": "python sample.py stage=audit data={} on=video",
     "evaluation": "python sample.py stage=evaluate data={}",
     "utility": "python sample.py stage=utility data={}",
+    "anonymity": "python sample.py stage=anonymity data={}",
+    "linkability": "python sample.py stage=linkability data={}",
+    "curve": "python sample.py stage=compare data={} points=...",
     "videos": "python sample.py stage=decode data={}",
     "real": "python sample.py stage=ingest data={} raw=...",
 }

@@ -13,6 +13,8 @@ _WHAT = {
     "utility": "Usefulness was measured",
     "audit_image": "The audit of images was made",
     "audit_video": "The audit of videos was made",
+    "anonymity": "Anonymity was measured",
+    "linkability": "Linkability was measured",
     "filter_image": "The filter of images looked",
     "filter_video": "The filter of videos looked",
 }
@@ -41,6 +43,8 @@ def _pairs(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
         yield "utility", _get(model, "stores", "synthetic"), videos, "synthetic videos"
     data = sources.folders.get("data")
     studies = {digest(path) for path in data.glob(f"*/{CHECKSUMS}")} if data is not None else set()
+    for name in ("anonymity", "linkability"):
+        yield name, _get(records.get(name), "real"), studies, "originals"
     for on in ("image", "video"):
         sums = sources.passed[on] / CHECKSUMS
         passed = {digest(sums)} if sums.is_file() else set()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from echodream.report.charts import Spot
 from echodream.report.figures import Row, number, ticks
 
 BINS = 36
@@ -106,6 +107,50 @@ def curves(lines: Mapping[str, Curve], scale: tuple[float, float], label: str) -
     parts.append('<text x="0" y="166">first frame</text>')
     parts.append(f'<text x="100%" y="166" text-anchor="end">{most + 1}th</text>')
     return _svg("curves", 170, parts, label=label)
+
+
+def scatter(
+    series: Mapping[str, tuple[str, Sequence[Spot]]], scale: tuple[float, float], names: tuple[str, str], label: str
+) -> Markup:
+    """Points with intervals both ways, those of a series, (side, points), joined; both axes have one ``scale``.
+
+    ``names`` are those of the axes, across and up. Each point is named beside it, below or above by turns.
+    """
+    places = ticks(scale)
+    parts = [
+        f'<line class="rule" x1="8%" x2="96%" y1="{_up(tick, scale)}" y2="{_up(tick, scale)}"/>' for tick in places
+    ]
+    parts += [f'<text x="0" y="{_up(tick, scale) + 4}">{_short(tick)}</text>' for tick in places]
+    parts += [f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>' for x in (_in(tick, scale) for tick in places)]
+    parts += [f'<text x="{_in(tick, scale)}" y="282" text-anchor="middle">{_short(tick)}</text>' for tick in places]
+    for turn, (side, spots) in enumerate(series.values()):
+        drawn = []
+        for before, spot in zip([None, *spots], spots, strict=False):
+            x, y = _in(spot.x.value, scale), _up(spot.y.value, scale)
+            ends = f'x1="{_in(spot.x.low, scale)}" x2="{_in(spot.x.high, scale)}" y1="{y}" y2="{y}"'
+            drawn.append(f'<line class="line faint" {ends}/>')
+            ends = f'x1="{x}" x2="{x}" y1="{_up(spot.y.low, scale)}" y2="{_up(spot.y.high, scale)}"'
+            drawn.append(f'<line class="line faint" {ends}/>')
+            if before is not None:
+                start = f'x1="{_in(before.x.value, scale)}" y1="{_up(before.y.value, scale)}"'
+                drawn.append(f'<line class="line" {start} x2="{x}" y2="{y}"/>')
+        for spot in spots:
+            x, y = _in(spot.x.value, scale), _up(spot.y.value, scale)
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
+            drawn.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[turn % 2]}">{escape(spot.name)}</text>')
+        parts.append(f'<g class="{side}">{"".join(drawn)}</g>')
+    parts.append(f'<text x="0" y="12">{escape(names[1])}</text>')
+    parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(names[0])}</text>')
+    return _svg("curves", 306, parts, label=label)
+
+
+def _in(value: float, scale: tuple[float, float]) -> str:
+    """Percent of the width, within margins."""
+    return f"{8 + 0.88 * float(_at(value, scale)[:-1]):.2f}%"
+
+
+def _up(value: float, scale: tuple[float, float]) -> float:
+    return round(264 - 2.4 * float(_at(value, scale)[:-1]), 1)
 
 
 def _points(places: "object", scale: tuple[float, float]) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream.datamodules.anonymised import SHOWN as SHOWN
+from echodream.datamodules.anonymised import placed
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import whiten
 from echodream.errors import UserError
@@ -23,8 +25,8 @@ from echodream.weights import fingerprint
 
 FRAMES = 1024
 """Frames that are in memory at once."""
-SHOWN = 5
-"""Names that an error lists."""
+ORIGINAL_FRAMES = "OriginalFrames"
+"""Column that says of which frames of the original those of its version are, where it has not all of them."""
 SPACES = {"latent": "latents", "video": "pixels"}
 """What frames are compared by as they are, for each kind of store."""
 
@@ -106,27 +108,35 @@ def images(rows: Recordings, frames: int) -> Images:
     return Images(rows, np.repeat(np.arange(len(rows)), frames), np.concatenate(places).astype(np.int64))
 
 
+def versions(shown: Images, rows: Recordings) -> Images:
+    """The versions of the images ``shown`` in ``rows``, the partners of their recordings."""
+    if ORIGINAL_FRAMES not in rows.table:
+        return Images(rows, shown.row, shown.place)
+    made = [[int(frame) for frame in str(cell).split()] for cell in rows.column(ORIGINAL_FRAMES)]
+    for row, place in zip(shown.row.tolist(), shown.place.tolist(), strict=True):
+        if place not in made[row]:
+            have = ", ".join(map(str, made[row]))
+            raise UserError(
+                f"{rows.store.root} has no version of frame {place} of {shown.rows.names[row]}, but of {have}: give "
+                f"frames={len(made[row])}, as for stage=anonymise"
+            )
+    place = [made[row].index(place) for row, place in zip(shown.row.tolist(), shown.place.tolist(), strict=True)]
+    return Images(rows, shown.row, np.array(place, np.int64))
+
+
 def partners(real: Recordings, store: Store, match: str) -> Recordings:
     """The recordings of ``store``, in the order of ``real``: the column ``match`` says of which each is the version.
 
     Raises ``UserError`` with the names of those that are missing, or that are nobody's, and for other sizes.
     """
     rows = recordings(store, SPLITS, "src")
-    of = pd.Index(rows.column(match).astype(str))
-    if of.has_duplicates:
-        raise UserError(
-            f"{store.root} has several images with {match}={of[of.duplicated()][0]}: each original has one version"
-        )
-    known = set(real.store.table["FileName"])  # other splits may be anonymised, too
-    missing, extra = [n for n in real.names if n not in of], [n for n in of if n not in known]
-    if missing or extra:
-        told = [f"lacks {len(missing)} of the {len(real)} in {real.store.root} ({_some(missing)})"] if missing else []
-        told += [f"has {len(extra)} that are not there ({_some(extra)})"] if extra else []
-        remedy = "give the anonymised version of the same images, or the splits= that were anonymised"
-        raise UserError(f"{store.root} {' and '.join(told)}: {remedy}; a set without pairs needs paired=false")
-    found = rows.only(of.get_indexer(pd.Index(real.names)).tolist())
+    of = pd.Series(rows.column(match), name=match)
+    known = real.store.table["FileName"].tolist()  # other splits may be anonymised, too
+    remedy = "give the anonymised version of the same images, or the splits= that were anonymised"
+    remedy += "; a set without pairs needs paired=false"
+    found = rows.only(placed(of, real.names, known, (store.root, real.store.root), remedy))
     for number, name in enumerate(real.names):
-        sizes = [_size(side, number) for side in (real, found)]
+        sizes = [_size(side, number, ORIGINAL_FRAMES in store.table) for side in (real, found)]
         if sizes[0] != sizes[1]:
             raise UserError(
                 f"{name} has {sizes[0]} in {real.store.root} and {sizes[1]} in {store.root}: the two are not a pair; "
@@ -135,13 +145,10 @@ def partners(real: Recordings, store: Store, match: str) -> Recordings:
     return found
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _size(rows: Recordings, row: int) -> str:
+def _size(rows: Recordings, row: int, some: bool) -> str:
     entry = rows.table.iloc[row]
-    return f"{entry['NumberOfFrames']} frames of {int(entry['FrameWidth'])}x{int(entry['FrameHeight'])}"
+    size = f"{int(entry['FrameWidth'])}x{int(entry['FrameHeight'])}"
+    return size if some else f"{entry['NumberOfFrames']} frames of {size}"
 
 
 def check_alike(real: Store, source: Store) -> None:
@@ -167,7 +174,8 @@ def spaces(real: Store, others: Sequence[Store], artifact: str | None, autoencod
     """
     found = []
     if artifact is not None:
-        network = Embedder(artifact, autoencoder, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = Embedder(artifact, autoencoder, device, real.dataset.kind)
         similarity = cast(Similarity, network.encoder.sees.similarity)
         for store in (real, *others):
             network.check(store)

@@ -12,7 +12,18 @@ import pandas as pd
 from echodream.errors import UserError
 from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patients, measures, percentage
 from echodream.privacy.audit.intervals import Interval
-from echodream.stages.anonymised import Images, Space, check_alike, chosen, embedded, images, opened, partners, spaces
+from echodream.stages.anonymised import (
+    Images,
+    Space,
+    check_alike,
+    chosen,
+    embedded,
+    images,
+    opened,
+    partners,
+    spaces,
+    versions,
+)
 from echodream.stages.folder import FRESH, write_record
 from echodream.stages.summary import Summary
 from echodream.store import Store
@@ -57,8 +68,9 @@ def anonymity(
     rows = chosen(original, splits if paired or splits is not None else ["TRAIN"], "real")
     if len(set(rows.table["PatientID"].astype(str))) < 2:
         raise UserError(f"{original.root} has one patient only in {rows.split}: nobody can hide among others")
-    others = partners(rows, source, match) if paired else chosen(source, None, "src")
-    sides = images(rows, frames), images(others, frames)
+    originals = images(rows, frames)
+    made = versions(originals, partners(rows, source, match)) if paired else images(chosen(source, None, "src"), frames)
+    sides = originals, made
     places = spaces(original, [source], artifact, autoencoder)
     embeddings = [embedded(side, places, what) for side, what in zip(sides, ("originals", "anonymised"), strict=True)]
     found = {}

@@ -1,43 +1,30 @@
 """``stage=compare``: the points of a sweep beside each other, a table and a plot of their figures."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.stages.folder import FRESH, read_record
+from echodream.report.charts import Line, lines_of
+from echodream.stages.curve import picture, tradeoff
+from echodream.stages.folder import FRESH, write_record
+from echodream.stages.points import REJECTED, Figure, Points, order, read_points, values
 from echodream.stages.summary import Summary
-from echodream.store.table import printable, write_table
+from echodream.store.table import write_table
 
-RECORDS = ("evaluation.json", "utility.json", "filter.json")
 TABLE, TEXT, PLOT = "comparison.csv", "comparison.md", "comparison.png"
-REJECTED = "rejected"
-CHOICE = ("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED)
-"""Figures that are shown where none are asked for, if there: fidelity, adherence, utility, rejection."""
+CURVE, PICTURE = "curve.json", "curve.png"
+CHOICE = (
+    *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED),
+    *("inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"),
+)
+"""Figures that are shown where none are asked for, if there: fidelity, adherence, utility, rejection, identity."""
 MOST = 12
 """Figures that are shown on the screen and in the plot."""
-_DETAIL = re.compile(r", |support|count")  # of single classes; in the csv, and where they are asked for
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of one point, with its interval and what real recordings give, where there is one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    floor: float | None = None
-    warning: str = ""
-    """What the report says to beware of."""
-
-
-Points = dict[str, dict[str, Figure]]
-"""For each value that was swept, in order, the figures by name."""
+_DETAIL = re.compile(r", |support|count|auc_")  # of single classes; in the csv, and where they are asked for
 
 
 def compare(
@@ -52,9 +39,9 @@ def compare(
     """Read the reports in the folders ``points``, patterns in which * stands for the value of ``name``.
 
     Writes ``dst``/comparison.csv (all figures), .md and .png (those whose names contain one of ``figures``, or a
-    choice). Raises ``UserError`` when fewer than two values are found, or no figure that is asked for.
+    choice); and where points say how anonymised images are linked and what they are worth, curve.json and .png. Raises
+    ``UserError`` when fewer than two values are found, or no figure that is asked for.
     """
-    del command, code_version  # the table has no place for them
     patterns = _texts("points", points) or []
     found = read_points(patterns)
     shown = _shown(found, _texts("figures", figures))
@@ -64,11 +51,14 @@ def compare(
     _write(folder / TABLE, lambda path: write_table(path, list(_rows(found))))
     _write(folder / TEXT, lambda path: path.write_text(text, encoding="utf-8"))
     _write(folder / PLOT, lambda path: _plot(path, found, shown, name))
+    if (curve := tradeoff(found, name)) is not None:
+        _write(folder / PICTURE, lambda path: _save(path, picture(curve)))
+        write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     facts = {
         "values": ", ".join(found),
         "figures": f"{len(shown)} of {len({n for one in found.values() for n in one})}",
     }
-    if silent := sorted({value for one in patterns for value, _ in _values(one)} - set(found), key=_order):
+    if silent := sorted({value for one in patterns for value, _ in values(one)} - set(found), key=order):
         facts["without reports"] = f"{', '.join(silent)}: these points are not in the table"
     return Summary(f"compare: {dst} done\n\n{text}", facts)
 
@@ -82,112 +72,6 @@ def _texts(key: str, given: Any) -> list[str] | None:
             f"{key}={given} is not possible: give a list of texts, as [{'a*' if key == 'points' else 'auc'}]"
         )
     return [str(one) for one in given]
-
-
-def read_points(patterns: Sequence[str]) -> Points:
-    """The figures of each value, over all ``patterns``. Raises ``UserError``."""
-    if not patterns:
-        raise UserError("points= is needed: folders of reports with * for the value, as points=[reports/x/g*]")
-    found: Points = {}
-    where: dict[tuple[str, str], Path] = {}
-    for pattern in patterns:
-        for value, folder in _folders(pattern):
-            for figure, number in _figures(folder):
-                if (other := where.setdefault((value, figure), folder)) != folder:
-                    raise UserError(
-                        f"points: {other} and {folder} both say {figure} for {value}: give patterns that differ less"
-                    )
-                found.setdefault(value, {})[figure] = number
-    if len(found) < 2:
-        have = ", ".join(found) or "none"
-        raise UserError(
-            f"points={','.join(patterns)} has reports ({', '.join(RECORDS)}) of fewer than two values ({have}): check "
-            "the pattern, or make them with stage=evaluate, utility or filter"
-        )
-    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
-
-
-def _folders(pattern: str) -> Iterator[tuple[str, Path]]:
-    """Each folder that ``pattern`` matches, with what its one * stands for."""
-    return ((value, folder) for value, folder in _values(pattern) if folder.is_dir())
-
-
-def _values(pattern: str) -> Iterator[tuple[str, Path]]:
-    """What the one * of ``pattern`` stands for, with the folder that should be there for it."""
-    parts = Path(pattern).parts
-    stars = [number for number, part in enumerate(parts) if "*" in part]
-    if pattern.count("*") != 1:
-        raise UserError(f"points has {pattern!r}: write one * where the value stands, as reports/x/g*")
-    base, name, rest = Path(*parts[: stars[0]]), parts[stars[0]], parts[stars[0] + 1 :]
-    before, _, after = name.partition("*")
-    for entry in sorted(base.iterdir()) if base.is_dir() else []:
-        long = len(entry.name) > len(before) + len(after)
-        if long and entry.name.startswith(before) and entry.name.endswith(after):
-            yield entry.name[len(before) : len(entry.name) - len(after)], entry.joinpath(*rest)
-
-
-def _figures(folder: Path) -> Iterator[tuple[str, Figure]]:
-    """All figures of the reports in ``folder``, by name."""
-    for file in RECORDS:
-        if not (folder / file).is_file():
-            continue
-        record = read_record(folder / file)
-        if record is None:
-            raise UserError(f"{folder / file} is no report: make it again")
-        if file == "filter.json":
-            yield from _rejection(record, folder / file)
-        else:
-            parts = record.get("tasks", record)
-            if not isinstance(parts, Mapping):
-                raise UserError(f"{folder / file} is no report: make it again")
-            yield from _walk({key: part for key, part in parts.items() if key != "protocol"}, "")
-
-
-def _walk(node: Any, name: str, note: str = "") -> Iterator[tuple[str, Figure]]:
-    """Every object with a ``value`` below ``node``, named by the keys that lead to it; ``note`` is of its task."""
-    if not isinstance(node, Mapping):
-        return
-    if "value" in node:
-        value = _number(node["value"])
-        if value is not None:
-            floor = node.get("floor")
-            floor = floor.get("value") if isinstance(floor, Mapping) else floor
-            warning = printable(str(node.get("warning") or note))
-            yield name, Figure(value, _number(node.get("low")), _number(node.get("high")), _number(floor), warning)
-        return
-    note = str(node.get("note") or note)
-    for key, part in node.items():
-        yield from _walk(part, f"{name}: {key}" if name else str(key), note)
-
-
-def _rejection(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Figure]]:
-    """The share that the filter rejected, with an exact 95 % interval; 1 where nothing passes."""
-    from scipy.stats import beta
-
-    try:
-        drawn, rejected = int(record["decision"]["drawn"]), int(record["decision"]["rejected"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has no decision: run stage=filter again") from error
-    if drawn > 0:
-        low = float(beta.ppf(0.025, rejected, drawn - rejected + 1)) if rejected else 0.0
-        high = float(beta.ppf(0.975, rejected + 1, drawn - rejected)) if rejected < drawn else 1.0
-        kind = str(record.get("on", "sample"))
-        yield f"{kind}s: {REJECTED}", Figure(rejected / drawn, low, high)
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _order(value: str) -> tuple[int, float, str]:
-    """Numbers by size, before texts."""
-    try:
-        number = float(value)
-    except ValueError:
-        return 1, 0.0, value
-    return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
 
 
 def _shown(found: Points, asked: Sequence[str] | None) -> list[str]:
@@ -249,11 +133,7 @@ def _floor(found: Points, figure: str) -> float | None:
 
 def _plot(path: Path, found: Points, shown: Sequence[str], name: str) -> None:
     """A panel for each figure: its course over the values with its band, and the floor."""
-    from PIL import Image
-
-    from echodream.report.charts import Line, lines_of
-
-    numeric = all(_order(value)[0] == 0 for value in found)
+    numeric = all(order(value)[0] == 0 for value in found)
     panels = []
     for figure in shown[:MOST]:
         there = [
@@ -274,7 +154,13 @@ def _plot(path: Path, found: Points, shown: Sequence[str], name: str) -> None:
         words = "" if numeric else " (0, 1, ... are " + ", ".join(found) + ")"
         up = (float(every.min() - margin), float(every.max() + margin))
         panels.append(lines_of(f"{figure}, over {name}{words}", lines, across, up))
-    Image.fromarray(np.concatenate(panels)).save(path, format="PNG", optimize=True)
+    _save(path, np.concatenate(panels))
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, format="PNG", optimize=True)
 
 
 def _ends(made: Sequence[Figure]) -> tuple[list[tuple[Figure, float | None]], list[tuple[Figure, float | None]]]:

@@ -183,7 +183,7 @@ def draw(
     """Draw the ``rows`` that the store at ``dst`` has not yet, ``batch`` at a time; returns what there was to do."""
     whole("batch", batch)
     statistics = drawer.model.facts.statistics
-    writing = WriteStore(dst, dataset, rows, _save, lambda folder, every: statistics)
+    writing = WriteStore(dst, dataset, rows, save, lambda folder, every: statistics)
     data = PredictData(lambda: Draws(list(rows), values, batch, writing.done, references), workers)
     run_prediction(trainer, drawer, data, writing)
     return "already complete, nothing to do" if writing.already_complete else "done"
@@ -207,7 +207,7 @@ def sample_store(model: Diffusion, settings: dict[str, Any], command: str, code_
     )
 
 
-def _save(path: Path, latents: Tensor) -> dict[str, Any]:
+def save(path: Path, latents: Tensor) -> dict[str, Any]:
     """Write a sample, (F, C, H, W), as a posterior without spread."""
     write_latents(path, latents.numpy(), latents.new_zeros(latents.shape).numpy())
     return {"NumberOfFrames": len(latents), "FrameHeight": latents.shape[2], "FrameWidth": latents.shape[3]}

@@ -16,7 +16,18 @@ from echodream.metrics import threshold as at
 from echodream.metrics.verification import Pairs, auc, bootstrap
 from echodream.privacy.audit.linkability import linkability as attack
 from echodream.privacy.similarity import Similarity, normalised
-from echodream.stages.anonymised import Images, Space, check_alike, chosen, embedded, images, opened, partners, spaces
+from echodream.stages.anonymised import (
+    Images,
+    Space,
+    check_alike,
+    chosen,
+    embedded,
+    images,
+    opened,
+    partners,
+    spaces,
+    versions,
+)
 from echodream.stages.folder import write_record
 from echodream.stages.pairs import read_pairs
 from echodream.stages.summary import Summary
@@ -98,7 +109,7 @@ def linkability(
     original, source = opened(real, "real"), opened(src, "src")
     check_alike(original, source)
     test, valid = (images(chosen(original, [split], "real"), frames) for split in ("TEST", "VAL"))
-    made = images(partners(test.rows, source, match), frames)
+    made = versions(test, partners(test.rows, source, match))
     listed = {"VAL": read_pairs(Path(pairs) / "VAL.csv", valid), "TEST": read_pairs(Path(pairs) / "TEST.csv", test)}
     space = seen.of(spaces(original, [source], artifact, autoencoder)[0])
     (a,), (b,), (v,) = (

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from echodream import engine
 from echodream.errors import UserError
 from echodream.paths import CONF_DIR
-from echodream.stages.compare import read_points
+from echodream.stages.points import read_points
 from echodream.stages.summary import Summary
 from tests.stores import make_video_store
 
@@ -190,3 +190,46 @@ def test_what_is_no_list_is_one_sentence(tmp_path: Path, wrong: str) -> None:
     sweep(tmp_path)
     with pytest.raises(UserError, match=f"{wrong} is not possible"):
         run(tmp_path, *dict.fromkeys([both(tmp_path) if wrong.startswith("figures") else wrong, wrong]))
+
+
+def anonymised(root: Path) -> None:
+    """What linkability, anonymity and a model of utility say of three strengths; a report's own numbers beside them."""
+    for k, value in enumerate(("0", "0.5", "1")):
+        sets = {name: {"AUC": figure(at, 0.02)} for name, at in (("originals", 0.9), ("inner", 0.9 - 0.15 * k))}
+        sets["outer"] = {"AUC": figure(1 - 0.25 * k, 0.1), "best F1": {"far": figure(0.1)}}
+        write(root / f"s{value}" / "linkability.json", {"sets": sets, "residual risk": None})
+        measures = [{"name": "hidden rate", **figure(50.0 * k), "target": "> 90 %"}]
+        write(root / f"s{value}" / "anonymity.json", {"spaces": {"identity": {"measures": measures}}})
+        write(root / f"s{value}" / "metrics.json", {"verdict": {}, "tables": {}})
+        versions = {f"strength_{value}": {"figures": {"auc": figure(0.7)}}}
+        figures = {"auc": figure(0.8 - 0.1 * k, 0.05), "auc_PA": figure(0.6), "f1": figure(None)}
+        write(root / f"u{value}" / "metrics.json", {"figures": figures, "anonymised": versions})
+
+
+def test_utility_is_put_against_linkability(tmp_path: Path) -> None:
+    anonymised(tmp_path)
+    run(tmp_path, f"points=[{tmp_path}/s*,{tmp_path}/u*]", "name=strength")
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    names = ["inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"]
+    assert lines[0] == f"| strength | {' | '.join(names)} |"
+    assert lines[3].startswith("| 0.5 | 0.75 (0.73 to 0.77) | 0.75 (0.65 to 0.85) | 50 (49.5 to 50.5) | 0.7 (0.65 to ")
+    assert lines[5] == "| real | 0.9 |  |  |  |  |"
+    curve = json.loads((tmp_path / "out" / "curve.json").read_text())
+    assert (curve["swept"], curve["utility"], curve["inner of originals"]) == ("strength", "utility: auc", 0.9)
+    assert [point["value"] for point in curve["points"]] == ["0", "0.5", "1"]
+    assert curve["points"][2]["outer"] == pytest.approx({"value": 0.5, "low": 0.4, "high": 0.6})
+    assert curve["points"][2]["utility"] == pytest.approx({"value": 0.6, "low": 0.55, "high": 0.65})
+    picture = np.asarray(Image.open(tmp_path / "out" / "curve.png"))
+    assert picture.shape == (400, 1280, 3)
+    # the last point's dot: AUC .5 across and .6 up, on axes from .4 to 1.1 over 556 and 320 pixels
+    column, row = 640 + 60 + round(556 * (0.5 - 0.4) / 0.7), 360 - round(320 * (0.6 - 0.4) / 0.7)
+    assert (picture[row, column] == (0, 114, 178)).all()
+
+
+def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
+    anonymised(tmp_path)
+    run(tmp_path, f"points=[{tmp_path}/s*]", "name=strength")
+    assert not (tmp_path / "out" / "curve.json").exists()
+    write(tmp_path / "s1" / "linkability.json", {"sets": []})
+    with pytest.raises(UserError, match=r"linkability.json is no report: make it again"):
+        run(tmp_path, f"points=[{tmp_path}/s*]")

@@ -1,0 +1,124 @@
+"""``stage=anonymise``: a version of each real image that shows less of the patient, paired with it: a baseline."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from echodream.callbacks.store_writer import WriteStore
+from echodream.datamodules.prediction import PredictData
+from echodream.datamodules.recordings import Recordings
+from echodream.diffusion import Diffusion, load_diffusion
+from echodream.errors import UserError
+from echodream.modules.anonymising import Anonymiser, Blur, Groups, Redraw
+from echodream.modules.drawing import Recipe
+from echodream.modules.workshop import Workshop
+from echodream.stages.anonymised import ORIGINAL_FRAMES, images, opened
+from echodream.stages.auditing.sides import recordings
+from echodream.stages.drawing import checked_precision, recipe_of, save, settings_of, whole
+from echodream.stages.encode import rows_of, run_prediction
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store
+from echodream.store.schema import CHECKSUMS, SPLITS
+from echodream.store.verify import digest
+
+PRIVATE = (
+    "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
+    "it is for sharing as it is"
+)
+_MARKS = ("ED", "ES")
+"""Columns that number frames of the whole recording."""
+
+
+def anonymise(
+    *,
+    src: str,
+    dst: str,
+    method: str,
+    strength: float,
+    blur: float,
+    frames: int,
+    generator: str,
+    autoencoder: str,
+    sampling: Mapping[str, Any],
+    batch: int,
+    trainer: Callable[..., pl.Trainer],
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Anonymise ``frames`` frames of each recording of the latent store ``src``: a store of latents with its names.
+
+    By ``method``: "redraw" noises to ``strength`` and draws from there with the LIDM ``generator``, told the
+    recording's own conditions; "blur" blurs by ``blur`` pixels between decoding and encoding. ``sampling`` has "seed",
+    "steps", "sampler" and "guidance". Raises ``UserError`` for models that are not of these latents.
+    """
+    if method not in ("redraw", "blur"):
+        raise UserError(f"method={method} is not known: choose redraw or blur")
+    way: Redraw | Blur = Redraw(strength) if method == "redraw" else Blur(blur)
+    precision = checked_precision(trainer)
+    store = opened(src, "src")
+    if store.dataset.kind != "latent":
+        raise UserError(f"src={src} holds {store.dataset.kind}s, and latents are anonymised: run stage=encode first")
+    rows = recordings(store, SPLITS, "src")
+    shown = images(rows, frames)
+    whole("batch", batch)
+    settings: dict[str, Any] = {"source": digest(store.root / CHECKSUMS), "private": PRIVATE, "precision": precision}
+    settings |= {"method": method, "frames": frames}
+    if isinstance(way, Redraw):
+        model = load_diffusion(generator, "lidm")
+        recipe = _recipe(sampling, model, rows)
+        settings |= {"strength": float(strength), **settings_of(recipe, model, None)}
+        shop = Workshop(rows, autoencoder, model, recipe.guidance, recipe.steps, recipe.seed)
+    else:
+        settings |= {"blur": float(blur)}
+        shop = Workshop(rows, autoencoder)
+    written = _rows(store, {name: shown.place[shown.row == row] for row, name in enumerate(rows.names)})
+    facts = _dataset(store.dataset, settings, command, code_version)
+    writing = WriteStore(dst, facts, written, save, lambda folder, names: store.dataset.statistics)
+    data = PredictData(lambda: Groups(rows, frames, batch, writing.done), 0)
+    run_prediction(trainer, Anonymiser(shop, way, frames), data, writing)
+    state = "already complete, nothing to do" if writing.already_complete else "done"
+    told = {"images": len(shown), "recordings": len(rows), "patients": rows.table["PatientID"].nunique()}
+    amount = f"strength {strength:g}" if method == "redraw" else f"{blur:g} pixels"
+    return Summary(f"anonymise: {dst} {state}", {**told, "method": f"{method}, {amount}", "private": PRIVATE})
+
+
+def _recipe(sampling: Mapping[str, Any], model: Diffusion, rows: Recordings) -> Recipe:
+    """How to draw. Raises ``UserError`` for a weak model, and for frames of another size than the model draws."""
+    auto = sampling["guidance"]["auto"]
+    if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
+        raise UserError(f"guidance.auto={auto} is not for stage=anonymise: leave it out")
+    facts = model.facts
+    for name, height, width in rows.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
+        if (height, width) != (facts.height, facts.width):
+            raise UserError(
+                f"{name} of {rows.store.root} is {width}x{height}, and generator= draws {facts.width}x{facts.height}: "
+                "give the one that was trained on these latents"
+            )
+    return recipe_of(sampling, model)
+
+
+def _rows(store: Store, places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What FileList.csv says of each, as of its original; and of which of its frames the images are."""
+    found = rows_of(store)
+    return {
+        name: {key: value for key, value in row.items() if key not in _MARKS}
+        | {ORIGINAL_FRAMES: " ".join(map(str, places[name]))}
+        for name, row in found.items()
+    }
+
+
+def _dataset(of: Dataset, settings: dict[str, Any], command: str, code_version: str) -> Dataset:
+    return Dataset(
+        kind="latent",
+        layout="F,C,H,W",
+        channels=of.channels,
+        height=of.height,
+        width=of.width,
+        fidelity="float16",
+        encoder=of.encoder,
+        synthetic=of.synthetic,
+        settings=settings,
+        command=command,
+        code_version=code_version,
+    )

@@ -1,0 +1,273 @@
+"""``stage=anonymise``: what redrawing leaves in closed form, what blur does, pairs, interruptions, refusals."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from echodream import engine
+from echodream.diffusion import Diffusion
+from echodream.errors import UserError
+from echodream.modules.anonymising import around
+from echodream.paths import CONF_DIR
+from echodream.process import Process
+from echodream.process.discrete import Discrete
+from echodream.process.flow import Flow
+from echodream.stages import drawing
+from echodream.stages.auditing.sides import recordings
+from echodream.store import Store, StoreWriter, problems
+from tests.drawn import bytes_of, planted, same, whitened
+from tests.tiny_diffusion import CLASSES, LENGTHS, NAMES, SPLITS, STATISTICS, C, H, W, artifact, latent_store, model
+from tests.tiny_filter import ENCODER, plant
+from tests.tiny_vae import blob_store
+
+MIDDLE = [length // 2 for length in LENGTHS]
+
+
+def study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Originals, a random generator, and an autoencoder in closed form; the code's version stays."""
+    plant(monkeypatch, folder)
+    (folder / "vae").mkdir()
+    latent_store(folder / "real", encoder=ENCODER)
+    generator(folder)
+    monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return study(tmp_path, monkeypatch)
+
+
+def generator(folder: Path, at: str = "lidm", **more: Any) -> None:
+    shutil.rmtree(folder / at, ignore_errors=True)
+    artifact(folder / at, model("lidm", **{"encoder": ENCODER, **more}), "lidm")
+
+
+def run(folder: Path, *overrides: str, at: str = "made") -> Store:
+    where = [f"src={folder}/real", f"generator={folder}/lidm", f"autoencoder={folder}/vae", f"dst={folder}/{at}"]
+    fixed = ["stage=anonymise", "+data.name=x", "notes=null", "trainer.accelerator=cpu", *where]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        engine.sample(compose("sample", [*fixed, *overrides]))
+    return Store(folder / at)
+
+
+def frames_of(folder: Path, places: list[Any], at: str = "real") -> list[np.ndarray]:
+    """Whitened frames of the originals: float64 (f, C, H, W) each."""
+    return [part[np.atleast_1d(place)] for part, place in zip(whitened(Store(folder / at)), places, strict=True)]
+
+
+def test_without_noise_it_is_the_stored_mean_of_the_middle_frame(folder: Path) -> None:
+    made, real = run(folder, "strength=0"), Store(folder / "real")
+    for name, place in zip(real.table["FileName"], MIDDLE, strict=True):
+        mean, std = made.latents(name)
+        assert torch.equal(mean, real.latents(name)[0][place : place + 1])
+        assert not std.any()
+    assert made.table["FileName"].tolist() == real.table["FileName"].tolist()
+    for column in ("Split", "PatientID", "class_id", "class_name", "EF", "View", "FPS"):
+        assert made.table[column].tolist() == real.table[column].tolist()
+    assert made.table["OriginalFrames"].tolist() == MIDDLE
+    assert set(made.table["NumberOfFrames"]) == {1}
+    assert not {"ED", "ES"} & set(made.table)
+    assert not made.dataset.synthetic
+    assert "as private as the originals" in made.dataset.settings["private"]
+    assert (made.dataset.encoder, made.dataset.statistics) == (ENCODER, STATISTICS)
+    assert not list(problems(made.root))
+
+
+@pytest.mark.parametrize("process", [Discrete(), Flow()], ids=["ddpm", "flow"])
+@pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
+def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, process: Process, strength: float
+) -> None:
+    """The flow takes x_t to mean + (x_t - a mean) std / sqrt(a^2 std^2 + s^2): of the frame a times that is left."""
+    generator(folder, process=process)
+    std, mean = 0.8, torch.tensor([0.8, -0.5, 0.2]).view(1, C, 1, 1)
+    planted(monkeypatch, lambda *_: mean, std)
+    made = np.concatenate(whitened(run(folder, f"strength={strength}", "steps=50", "frames=5")))
+    places = [np.linspace(0, length - 1, 5).round().astype(int) for length in LENGTHS]
+    x = np.concatenate(frames_of(folder, places)) - mean.numpy()
+    y = made - mean.numpy()
+    a, s = levels(process, strength)
+    shrink = std / np.sqrt(a**2 * std**2 + s**2)
+    assert (x * y).sum() / (x * x).sum() == pytest.approx(a * shrink, abs=0.04)  # 2,880 numbers
+    rest = y - a * shrink * x
+    drawn = np.mean((0.125 / np.array(STATISTICS.std)) ** 2)  # frames are drawn from their posterior
+    assert rest.std() == pytest.approx(shrink * np.sqrt(s**2 + a**2 * drawn), rel=0.06)
+
+
+def levels(process: Process, strength: float) -> tuple[float, float]:
+    if isinstance(process, Flow):
+        return 1 - strength, strength
+    share = float(process.alphas_cumprod[round(1000 * strength) - 1])
+    return share**0.5, (1 - share) ** 0.5
+
+
+def test_each_is_drawn_for_its_own_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = model("lidm").conditioner.request({"class_id": [0, 1, 3]})["class_id"].tolist()
+    planted(monkeypatch, lambda x, values, keep: values["class_id"].view(-1, 1, 1, 1).double(), 0.01)
+    made = run(folder, "strength=1", "frames=2")
+    number = dict(zip(NAMES, known, strict=False)) | {3: known[2]}
+    for latents, class_id in zip(whitened(made), CLASSES, strict=True):
+        assert latents.shape == (2, C, H, W)
+        assert latents == pytest.approx(number[class_id] * np.ones_like(latents), abs=0.1)
+
+
+def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
+    whole = run(folder, "frames=3")
+    for batch in (1, 5):
+        same(run(folder, "frames=3", f"batch={batch}", at=f"by{batch}"), whole)
+    latent_store(folder / "few", LENGTHS[:5], encoder=ENCODER)
+    few = run(folder, "frames=3", f"src={folder}/few", at="few_made")
+    for latents, wanted in zip(whitened(few), whitened(whole), strict=False):
+        assert latents == pytest.approx(wanted, rel=2e-3, abs=1e-3)
+    other = run(folder, "frames=3", "seed=1", at="other")
+    for latents, wanted in zip(whitened(other), whitened(whole), strict=True):
+        assert np.abs(latents - wanted).mean() > 0.1
+    three = whitened(whole)[0]
+    assert np.abs(three[0] - three[1] - (three[1] - three[2])).mean() > 0.1  # each frame has noise of its own
+
+
+class Accident(Exception):
+    pass
+
+
+def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    left = [count]
+
+    def wrapped(*args: Any, **more: Any) -> Any:
+        if not left[0]:
+            raise Accident
+        left[0] -= 1
+        return call(*args, **more)
+
+    return wrapped
+
+
+def test_interruptions_end_with_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["batch=3", "steps=2"]
+    run(folder, *more, at="undisturbed")
+    for owner, attribute, count in [(drawing, "write_latents", k) for k in (0, 4)] + [(StoreWriter, "finish", 0)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))
+            with pytest.raises(Accident):
+                run(folder, *more)
+        assert not (folder / "made").exists()
+    run(folder, *more)
+    assert bytes_of(folder / "made") == bytes_of(folder / "undisturbed")
+    monkeypatch.setattr(Diffusion, "forward", None)
+    run(folder, *more)
+    with pytest.raises(UserError, match=r"settings\.strength"):
+        run(folder, *more, "strength=0.3")
+
+
+def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = recordings(Store(folder / "real"), SPLITS, "src")
+    for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
+        taken, where = around(rows, 0, place, 3)  # marked are 0, 2 and 8
+        assert (taken.places.tolist(), where) == (shown, slot)
+    assert around(rows, 1, 6, 1)[0].places.tolist() == [6]
+    assert around(rows, 1, 5, 2)[0].places.tolist() == [5, 11]
+    generator(folder, frames=3)
+    planted(monkeypatch, lambda *_: torch.zeros(1, 1, 1, 1), 1.0)
+    made = whitened(run(folder, "strength=0.01"))
+    for latents, wanted in zip(made, frames_of(folder, MIDDLE), strict=True):
+        assert latents.shape == (1, C, H, W)
+        assert np.corrcoef(latents.ravel(), wanted.ravel())[0, 1] > 0.95
+
+
+def test_blur_is_that_of_the_decoded_pixels(folder: Path) -> None:
+    """The autoencoder of the test makes pixels by a tenth of latents, cut at 1."""
+    made, real = run(folder, "method=blur", "blur=0.8"), Store(folder / "real")
+    reach = np.arange(-3, 4)
+    weight = np.exp(-(reach**2) / (2 * 0.8**2))
+    weight /= weight.sum()
+    for name, place in zip(real.table["FileName"], MIDDLE, strict=True):
+        pixels = (real.latents(name)[0][place].numpy().astype(np.float64) / 10).clip(-1, 1)
+        padded = np.pad(pixels, ((0, 0), (3, 3), (3, 3)), mode="edge")
+        wanted = np.zeros_like(pixels)
+        for i, down in enumerate(weight):
+            for j, across in enumerate(weight):
+                wanted += down * across * padded[:, i : i + H, j : j + W]
+        assert made.latents(name)[0].numpy()[0] == pytest.approx(10 * wanted, rel=2e-3, abs=4e-3)
+    assert made.dataset.settings["blur"] == 0.8
+    assert "strength" not in made.dataset.settings
+
+
+def test_measured_beside_its_originals(folder: Path) -> None:
+    """The middle frame against the middle frame, and three against the same three; others are refused."""
+    run(folder, "strength=0")
+    run(folder, "strength=0", "frames=3", at="three")
+
+    def measured(*overrides: str) -> dict[str, Any]:
+        where = [f"real={folder}/real", "artifact=null", f"dst={folder}/out", "notes=null", "+data.name=x"]
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            engine.sample(compose("sample", ["stage=anonymity", *where, *overrides]))
+        record = json.loads((folder / "out" / "anonymity.json").read_text())
+        return {each["name"]: each["value"] for each in record["spaces"]["latents"]["measures"]}
+
+    for own in ([f"src={folder}/made"], [f"src={folder}/three", "frames=3"]):
+        found = measured(*own)
+        assert found["hidden rate"] == found["distance to own avatar"] == 0
+    with pytest.raises(UserError, match="made has no version of frame 0 of r0, but of 4: give frames=1, as for stage="):
+        measured(f"src={folder}/made", "frames=3")
+
+
+REFUSED = [
+    (["method=blurr"], "method=blurr is not known: choose redraw or blur"),
+    (["strength=1.5"], "strength=1.5 is no share of the noise"),
+    (["strength=-0.1"], "strength=-0.1 is no share of the noise"),
+    (["strength=true"], "strength=True is no share"),
+    (["method=blur", "blur=0"], "blur=0 is not possible: give a standard deviation in pixels"),
+    (["frames=0"], "frames=0 is not possible"),
+    (["frames=6"], "frames=6 is too many: r2 of .*real has 5"),
+    (["batch=0"], "batch is 0; give a whole number from 1"),
+    (["steps=0"], "steps=0 is not possible"),
+    (["guidance.auto.scale=2"], "guidance.auto=.* is not for stage=anonymise: leave it out"),
+    (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
+    (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),
+    (["generator=DIR/none"], "none holds no lidm"),
+    (["generator=DIR/foreign"], "generator= draws latents of another encoder than that of .*real: train it again"),
+    (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= draws 7x4: give the one that was trained on these"),
+    (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymised: run stage=encode first"),
+    (["src=DIR/nowhere"], "nowhere does not exist"),
+    (["src=DIR/other"], "autoencoder=.*vae is not the encoder of .*other: give the one that made it"),
+]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = study(tmp_path_factory.mktemp("ready"), patch)
+        generator(folder, at="foreign", encoder="ef" * 32)
+        wide = model("lidm", encoder=ENCODER)
+        object.__setattr__(wide.facts, "width", 7)
+        artifact(folder / "wide", wide, "lidm")
+        blob_store(folder / "pixels")
+        latent_store(folder / "other", LENGTHS[:2], encoder="12" * 32)
+        yield folder
+
+
+@pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=[" ".join(entry[0]) for entry in REFUSED])
+def test_refusals(ready: Path, overrides: list[str], words: str) -> None:
+    given = [override.replace("DIR", str(ready)) for override in overrides]
+    with pytest.raises(UserError, match=words) as caught:
+        run(ready, *given)
+    assert "\n" not in str(caught.value)
+    assert not (ready / "made").exists()
+    assert not (ready / "made.partial").exists()
+
+
+def test_a_generator_that_failed_leaves_no_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Diffusion, "forward", lambda own, x_t, *_: x_t * float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        run(folder)
+    assert not (folder / "made").exists()
