@@ -232,6 +232,7 @@ def test_pictures_and_values_reach_several_loggers(tmp_path: Path, monkeypatch: 
             f"logger.tensorboard.save_dir={folder}/logs",
             f"logger.wandb.save_dir={folder}/logs",
             "logger.wandb.offline=true",
+            "logger.wandb.pictures=patients",
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=1",
         )

@@ -54,7 +54,7 @@ def real_store(root: Path) -> Store:
         return writer.finish([row["FileName"] for row in rows])
 
 
-def synthetic_stores(samples: Path, count: int = 6, passed: bool = True, command: str = "", **told: Any) -> Store:
+def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, command: str = "", **told: Any) -> Store:
     """The latents that passed the filter, and the videos decoded from them; ``told`` are settings of the filter."""
     rows = [_row(f"video-{k:06}", f"S{k:06}", "TRAIN", k % 2, PrivacyScore=0.5) for k in range(count)]
     settings: dict[str, Any] = {"decision": {"passed": passed}, **told}

@@ -9,15 +9,21 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from echodream.callbacks.pictures import grid, log_picture
+from echodream.callbacks.pictures import grid, log_picture, log_video, takes_videos
+from echodream.callbacks.tracking import PATIENTS, SAMPLES
+
+MOST = 8
+"""Frames of a clip in a picture."""
+FPS = 16.0
+"""Of the clips beside each other: slow enough to look at."""
 
 
 class Previews(Callback):
     """``count`` samples with the conditions of the first held-out batch, in ``steps`` steps, from the same noise.
 
     Decoded by the VAE at ``vae`` where there is one of such latents; else their first three channels are shown. Clips
-    are shown as some of their frames, a row each. The module's ``preview(batch, count, steps)`` returns
-    (N, C, F, H, W).
+    are shown as some of their frames, a row each, and beating side by side where a logger takes videos. The module's
+    ``preview(batch, count, steps)`` returns (N, C, F, H, W).
     """
 
     def __init__(self, folder: str, vae: str, count: int = 6, steps: int = 20) -> None:
@@ -37,11 +43,15 @@ class Previews(Callback):
             return
         with torch.random.fork_rng(devices=[]):
             latents: Tensor = pl_module.preview(batch, self.count, self.steps)  # type: ignore[operator]
-        frames = latents.shape[2]
-        shown = np.linspace(0, frames - 1, min(frames, 8)).round().astype(int)
-        rows = self._pixels(latents[:, :, shown])
+        frames, shows = latents.shape[2], PATIENTS if _begins_with_a_patient(pl_module) else SAMPLES
+        picked = np.linspace(0, frames - 1, min(frames, MOST)).round().astype(int)
+        rows = self._pixels(latents[:, :, picked])
         picture = grid(rows) if frames > 1 else grid([torch.cat(rows)])
-        log_picture(trainer, self.folder, "samples", picture)
+        log_picture(trainer, self.folder, "samples", picture, shows)
+        if frames > MOST and takes_videos(trainer.loggers, shows):
+            rows = self._pixels(latents)
+            beating = [grid([torch.stack([row[frame] for row in rows])]) for frame in range(frames)]
+            log_video(trainer, self.folder, "videos", beating, FPS, shows)
 
     def _pixels(self, latents: Tensor) -> list[Tensor]:
         """A row of frames, (F, C, H, W) in [-1, 1], for each sample."""
@@ -63,3 +73,8 @@ class Previews(Callback):
 
         network = load_folder(self.vae)
         return network if network.config.latent_channels == channels else None
+
+
+def _begins_with_a_patient(module: pl.LightningModule) -> bool:
+    """Whether samples are drawn from frames of the held-out batch, which then shows through."""
+    return any("reference" in name for name in getattr(getattr(module, "conditioner", None), "names", ()))

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from echodream.callbacks.pictures import log_picture
+from echodream.callbacks.tracking import CHARTS
 from echodream.metrics.verification import Pairs, roc
 
 SIDE, EDGE = 256, 24
@@ -25,7 +26,7 @@ class VerificationPictures(Callback):
         """Draw, on the first process."""
         measured: Any = getattr(pl_module, "measured", None)
         if trainer.is_global_zero and isinstance(measured, Pairs) and 0 < measured.same.sum() < len(measured.same):
-            log_picture(trainer, self.folder, "verification", drawn(measured))
+            log_picture(trainer, self.folder, "verification", drawn(measured), CHARTS)
 
 
 def drawn(pairs: Pairs) -> np.ndarray:

@@ -14,6 +14,7 @@ from echodream.store.schema import DATASET
 if TYPE_CHECKING:
     from echodream.report.page import Page
     from echodream.report.sources import Sources
+    from echodream.store import Store
 
 PAGE = "index.html"
 SHARED = '<p class="status">For sharing.'
@@ -109,26 +110,33 @@ def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
 
 
 def _refuse_names(sources: "Sources", text: str) -> None:
-    """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look.
-
-    Names that are short numbers, shorter than four letters, or words of every page are not looked for: they say
-    nobody.
-    """
+    """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look."""
     from echodream.report.page import TEMPLATES
 
     assert sources.real is not None
-    table, plain = sources.real.table, (TEMPLATES / "page.html").read_text(encoding="utf-8")
-    text = unescape(_MEDIA.sub("", text))
+    plain = (TEMPLATES / "page.html").read_text(encoding="utf-8")
+    if name := named(sources.real, unescape(_MEDIA.sub("", text)), plain):
+        raise UserError(
+            f"the shared page would name {name} of {sources.real.root}, which stands in a command, a class or a "
+            "record: make that without it; nothing was written"
+        )
+
+
+def named(real: "Store", text: str, plain: str = "") -> str | None:
+    """The first patient or recording of ``real`` that ``text`` names, if one is.
+
+    Names that are short numbers, shorter than four letters, or words of ``plain``, a text for everybody, are not looked
+    for: they say nobody.
+    """
+    table = real.table
     for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
         digits = name.replace(".", "").isdigit()
         if len(name) < (6 if digits else 4) or name in plain or name not in text:
             continue
         decimals = r"(?<!\d\.)" if digits else ""
         if re.search(rf"{decimals}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
-            raise UserError(
-                f"the shared page would name {name} of {sources.real.root}, which stands in a command, a class or a "
-                "record: make that without it; nothing was written"
-            )
+            return name
+    return None
 
 
 def _summary(target: Path, page: "Page", size: int) -> Summary:

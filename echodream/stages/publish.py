@@ -1,0 +1,276 @@
+"""``stage=publish``: a synthetic set or a generator becomes a folder ready for the Hugging Face hub, or is refused."""
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from echodream.artifact import CONFIG, FACTS
+from echodream.errors import UserError
+from echodream.report.lineage import without_places
+from echodream.report.sources import FILES, Sources, gather
+from echodream.stages.decisions import SCORES
+from echodream.stages.folder import begin, lock, require_same, unlock, write_record
+from echodream.stages.publishing.cards import TEMPLATES, data_card, model_card, valid_license
+from echodream.stages.publishing.checks import (
+    GENERATORS,
+    STORES,
+    Cleared,
+    check_known,
+    clear_model,
+    clear_store,
+    metrics_of,
+)
+from echodream.stages.publishing.hub import check_push, upload
+from echodream.stages.report import named
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store, StoreWriter, verify
+from echodream.store.schema import CHECKSUMS, REQUIRED, partial
+from echodream.store.verify import digest
+
+CARD, STORE, RECORD = "README.md", "store", "publish.json"
+_KIND = "a folder for the hub"
+_MODEL_FILES = ("config.json", "diffusion.json", "conditioner.safetensors", "diffusion_pytorch_model.safetensors")
+_MEANING = {
+    "FileName": "name of the recording, drawn by lot",
+    "Split": "TRAIN, VAL or TEST: a proposal",
+    "PatientID": "a number of its own for each recording",
+    "NumberOfFrames": "frames",
+    "FPS": "frames per second",
+    "FrameHeight": "pixels",
+    "FrameWidth": "pixels",
+    "class_id": "class that was asked for",
+    "class_name": "its name",
+    "EF": "ejection fraction that was asked for",
+    "View": "view that was asked for",
+    "HeartRate": "beats per minute that were asked for, to the next whole number",
+    "ED": "frames of end diastole",
+    "ES": "frames of end systole",
+}
+"""Of the columns that may be published: no other says anything but how a sample came about, and whom it is near."""
+
+
+def publish(
+    *,
+    what: str,
+    license: str | None,
+    hub: Mapping[str, Any],
+    study: str,
+    stores: Mapping[str, str | None],
+    artifact: str | None,
+    passed: Mapping[str, str],
+    records: Mapping[str, str],
+    folders: Mapping[str, str],
+    columns: Sequence[str],
+    dst: str,
+    command: str,
+    code_version: str,
+) -> Summary:
+    """Write ``dst``: README.md, and the store "src" of ``stores`` or the generator ``artifact``; send it if asked.
+
+    ``what`` says which. The filter's record and that of the audit, in ``records``, and what the filter let through,
+    ``passed``, must allow it: see ``publishing.checks``. ``hub`` has "push", <namespace>/<name> or None, "public", and
+    "accept_findings", of a generator; commands are recorded below ``folders``. The folder is made as
+    ``<dst>.partial``, checked, and renamed. Raises ``UserError`` where it is refused.
+    """
+    check_known(what)
+    check_push(hub["push"])
+    license = _check(license, columns, hub)
+    told = {name: records.get(name, f"{dst}/no {name}") for name in FILES}  # a card tells of the usual ones
+    sources = gather(study, True, {"real": stores["real"], "videos": stores["src"]}, passed, told, folders)
+    cleared = _cleared(what, stores, artifact, sources, hub["accept_findings"])
+    target = Path(dst)
+    asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
+    facts = {"command": _plain(command), "code_version": code_version}
+    if not target.exists():
+        _make(target, what, license, cleared, artifact, columns, asked, facts)
+        state = "done"
+    else:
+        require_same(target / RECORD, asked, _KIND)
+        _verified(target, sources)
+        state = "already complete"
+    address = (
+        upload(target, hub["push"], "dataset" if what in STORES else "model", hub["public"]) if hub["push"] else ""
+    )
+    return _summary(target, state, cleared, license, address)
+
+
+def _cleared(
+    what: str, stores: Mapping[str, str | None], artifact: str | None, sources: Sources, accept_findings: bool
+) -> Cleared:
+    if sources.real is None:
+        raise UserError(f"real={stores['real']} does not exist: it is needed, to make sure that nobody in it is named")
+    if what in GENERATORS:
+        return clear_model(what, str(artifact), sources, accept_findings)
+    if sources.synthetic is None:
+        raise UserError(f"src={stores['src']} does not exist: run stage=decode, or give src=")
+    return clear_store(what, sources)
+
+
+def _check(license: str | None, columns: Sequence[str], hub: Mapping[str, Any]) -> str:
+    """The licence. Raises ``UserError`` where it or another setting cannot be."""
+    if license is None:
+        raise UserError("license= is needed, as the hub names it (cc-by-nc-4.0, mit, other, ...): nobody else knows it")
+    if not valid_license(license):
+        raise UserError(f"license={license} is no licence as the hub names them: give cc-by-nc-4.0, mit, other, ...")
+    for name in ("public", "accept_findings"):
+        if not isinstance(hub[name], bool):
+            raise UserError(f"{name}={hub[name]} is not possible: give true or false")
+    if private := [name for name in columns if name not in _MEANING]:
+        raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_MEANING)}")
+    return license
+
+
+def _of(what: str, sources: Sources, artifact: str | None) -> str:
+    """A digest of what is published and of all that its card tells; nothing can be told from it."""
+    if what in GENERATORS:
+        parts = [str(metrics_of(str(artifact)).get("fingerprint"))]
+    else:
+        assert sources.synthetic is not None
+        parts = [digest(sources.synthetic.root / CHECKSUMS)]
+    parts += [f"{name} {digest(path)}" for name, path in sorted(sources.paths.items()) if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _make(
+    target: Path,
+    what: str,
+    license: str,
+    cleared: Cleared,
+    artifact: str | None,
+    columns: Sequence[str],
+    asked: Mapping[str, Any],
+    facts: Mapping[str, str],
+) -> None:
+    """Write, check, rename; what a killed run left is gone on with."""
+    work = partial(target)
+    held = lock(work)
+    try:
+        if target.exists():  # the process that held the lock before has finished
+            with contextlib.suppress(OSError):  # it was renamed
+                work.rmdir()
+            return
+        begin(work / RECORD, asked, _KIND)
+        if what in GENERATORS:
+            card = _model(work, what, license, cleared, Path(str(artifact)), facts)
+        else:
+            card = _store(work / STORE, what, license, cleared, columns, facts)
+        (work / CARD).write_text(card, encoding="utf-8")
+        write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings})
+        _verified(work, cleared.sources)
+        work.rename(target)
+    finally:
+        unlock(held)
+
+
+def _store(
+    root: Path, what: str, license: str, cleared: Cleared, columns: Sequence[str], facts: Mapping[str, str]
+) -> str:
+    """The recordings under names of no meaning, in an order of no meaning; returns the card."""
+    source = cleared.sources.synthetic
+    assert source is not None
+    verify(source.root)
+    kept = [name for name in _MEANING if name in REQUIRED or (name in columns and name in source.table)]
+    names = _lots(source, cleared.sources.paths[f"filter_{cleared.on}"].with_name(SCORES))
+    made = source.dataset
+    dataset = Dataset(
+        kind="video",
+        channels=made.channels,
+        height=made.height,
+        width=made.width,
+        synthetic=True,
+        settings={"filter": cleared.decision["statement"], "generators": dict(cleared.generators)},
+        command=facts["command"],
+        code_version=facts["code_version"],
+    )
+    digits = max(4, len(str(len(names))))
+    fresh = {name: f"{cleared.sources.study}-{number:0{digits}}" for number, name in enumerate(names, 1)}
+    with StoreWriter(root, dataset) as writer:
+        for row in sorted(source.table.to_dict("records"), key=lambda row: fresh[row["FileName"]]):
+            if not writer.complete and fresh[row["FileName"]] not in writer.done:
+                media = writer.scratch(fresh[row["FileName"]])
+                shutil.copyfile(source.path(row["FileName"]), media)
+                writer.commit(_row(row, kept, fresh[row["FileName"]]), media)
+        if not writer.complete:
+            writer.finish(sorted(fresh.values()))
+    told = {
+        "recordings": len(names),
+        "frames": int(source.table["NumberOfFrames"].sum()),
+        "columns": [(name, _MEANING[name]) for name in kept],
+        "pixels": "gray" if made.channels == 1 else "rgb24",
+    }
+    return data_card(cleared, what, license, told)
+
+
+def _lots(source: Store, private: Path) -> list[str]:
+    """The names of ``source`` in an order that is the same each time, and that takes the file ``private`` to tell."""
+    secret = digest(private if private.is_file() else source.root / CHECKSUMS)
+    names = [str(name) for name in source.table["FileName"]]
+    return sorted(names, key=lambda name: hashlib.sha256(f"{secret} {name}".encode()).hexdigest())
+
+
+def _row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
+    """``row`` with the columns ``kept``, under its new ``name``."""
+    found = {column: None if row[column] != row[column] else row[column] for column in kept}  # NaN is no value
+    if (rate := found.get("HeartRate")) is not None:  # its digits may be those of one patient
+        found["HeartRate"] = round(float(rate))
+    return {**found, "FileName": name, "PatientID": name.rpartition("-")[2]}
+
+
+def _model(work: Path, what: str, license: str, cleared: Cleared, artifact: Path, facts: Mapping[str, str]) -> str:
+    """Weights and settings, byte for byte; its record and recipe without places. Returns the card."""
+    for name in _MODEL_FILES:
+        if (artifact / name).is_file():
+            shutil.copyfile(artifact / name, work / name)
+    told = metrics_of(str(artifact))
+    write_record(work / FACTS, {**told, "command": _plain(str(told.get("command", "")))})
+    recipe = (artifact / CONFIG).read_text(encoding="utf-8")
+    (work / CONFIG).write_text(without_places(recipe), encoding="utf-8")
+    return model_card(cleared, what, license, told)
+
+
+def _plain(command: str) -> str:
+    """``command`` without folders: they may name the study, or a patient."""
+    return re.sub(r"=\S*/\S*", "=...", command)
+
+
+def _verified(folder: Path, sources: Sources) -> None:
+    """Raise ``UserError`` where ``folder`` holds what does not belong there, or names a patient or a place."""
+    assert sources.real is not None
+    known = {CARD, RECORD, STORE} if (folder / STORE).is_dir() else {CARD, RECORD, FACTS, CONFIG, *_MODEL_FILES}
+    if strange := sorted(path.name for path in folder.iterdir() if path.name not in known):
+        raise UserError(f"{folder / strange[0]} does not belong there: remove {folder}, and run the same command again")
+    if (folder / STORE).is_dir():
+        verify(folder / STORE)
+    plain = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_MEANING])
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".md", ".json", ".yaml", ".csv"):
+            text = path.read_text(encoding="utf-8")
+            if name := named(sources.real, text, plain):
+                raise UserError(
+                    f"{path} would name {name} of {sources.real.root}: make that without it; remove {folder}"
+                )
+            if place := next(
+                (place for place in (str(Path.home()), str(Path.cwd())) if len(place) > 1 and place in text), None
+            ):
+                raise UserError(f"{path} would say {place}, a folder of this machine; remove {folder}")
+
+
+def _summary(target: Path, state: str, cleared: Cleared, license: str, address: str) -> Summary:
+    decision = cleared.decision
+    facts: dict[str, object] = {
+        "filter": f"{decision['drawn']} drawn, {decision['rejected']} rejected, {decision['kept']} kept",
+        "statement": decision["statement"],
+        "audit": "; ".join(cleared.findings) or "no measure stands out; no proof",
+        "licence": license,
+        "sent": address or "nothing: push=<namespace>/<name> sends it",
+    }
+    others = [
+        name for name in (*STORES, *GENERATORS) if name != target.name and (target.parent / name / CARD).is_file()
+    ]
+    if others:
+        facts["beside"] = f"{', '.join(others)}: publish samples or their generators, not both; see docs/privacy.md"
+    return Summary(f"publish: {target} {state}", facts)

@@ -1,0 +1,275 @@
+"""Weights & Biases offline: what was written is read back. No patient in it, and nobody is waited for."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from echodream import engine
+from echodream.artifact import read_artifact
+from echodream.callbacks import tracking
+from echodream.callbacks.pictures import log_picture
+from echodream.callbacks.previews import Previews
+from echodream.callbacks.tracking import CHARTS, PATIENTS, SAMPLES, Wandb
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+from echodream.stages.tracked import made, run_id, shareable
+from echodream.store.verify import digest
+from tests import tiny_report
+from tests.tiny_vae import artifact, blob_store, tiny, train_cfg
+from tests.wandb_records import offline_runs, records
+
+WORDS = ["WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in WORDS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def cfg_of(folder: Path, *overrides: str) -> Any:
+    loggers = ["logger=[csv,wandb,tensorboard]", f"logger.wandb.save_dir={folder}/logs"]
+    return train_cfg(folder, *loggers, f"logger.tensorboard.save_dir={folder}/logs", "trainer.max_epochs=1", *overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One training with all three loggers, and the same command again after its artifact was removed."""
+    folder = tmp_path_factory.mktemp("tracked")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WORDS:
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(folder / "home"))
+        blob_store(folder / "videos")
+        engine.train(cfg_of(folder))
+        shutil.rmtree(folder / "vae")
+        engine.train(cfg_of(folder))
+    return folder
+
+
+def test_settings_metrics_and_both_runs_of_one_command(trained: Path) -> None:
+    first, again = offline_runs(trained / "logs")
+    assert first.id == again.id
+    assert first.id == run_id(trained / "runs" / read_artifact(trained / "vae", "vae").settings[:12], settings(trained))
+    assert first.resumes
+    assert first.config["vae"]["widths"] == [8, 16]
+    assert first.config["trainer"]["max_epochs"] == 1
+    assert len(first.values("train/loss")) == 4
+    (psnr,) = first.values("test/psnr")
+    assert psnr == pytest.approx(read_artifact(trained / "vae", "vae").metrics["psnr"], abs=1e-5)
+    assert (trained / "logs" / "csv" / "metrics.csv").is_file()
+    assert list((trained / "logs" / "tensorboard").glob("events*"))
+
+
+def settings(folder: Path) -> str:
+    return read_artifact(folder / "vae", "vae").settings
+
+
+def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path) -> None:
+    run, _ = offline_runs(trained / "logs")
+    fingerprint, sums = read_artifact(trained / "vae", "vae").fingerprint, digest(trained / "videos" / "SHA256SUMS")
+    assert run.artifacts.keys() == {f"vae-{fingerprint[:12]}", f"store-{sums[:12]}"}
+    model, store = run.artifacts[f"vae-{fingerprint[:12]}"], run.artifacts[f"store-{sums[:12]}"]
+    assert (model.type, store.type) == ("model", "dataset")
+    assert store.use_after_commit
+    assert not model.use_after_commit
+    assert [(entry.ref, entry.local_path) for entry in model.manifest.contents] == [(f"sha256:{fingerprint}", "")]
+    assert [entry.ref for entry in store.manifest.contents] == [f"sha256:{sums}"]
+    assert json.loads(model.metadata)["source"] == sums
+    assert json.loads(model.metadata)["metrics"]["psnr"] > 0
+
+
+def test_no_patient_place_or_machine_is_in_what_would_be_sent(trained: Path) -> None:
+    """Reconstructions show patients: they stay in the run's folder, and in TensorBoard's files there."""
+    run, _ = offline_runs(trained / "logs")
+    assert (trained / "pictures" / "reconstruction_00000.png").is_file()
+    assert not run.values("reconstruction")
+    assert not run.values("reconstruction._type")
+    assert run.media == ["requirements.txt"]
+    text = "\n".join(map(str, records(run.path)))
+    assert str(trained) not in text
+    assert not re.search(r"\b[pr]\d\b", text)  # patients are p0, p1, ...; recordings r0, r1, ...
+    assert run.host == "-"
+    assert not run.kinds & {"output", "output_raw", "environment", "stats"}
+
+
+def test_pictures_by_what_they_show(tmp_path: Path) -> None:
+    logger = Wandb(str(tmp_path), "p", "n", id="pictures")
+    trainer = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
+    for kind in (CHARTS, SAMPLES, PATIENTS):
+        log_picture(trainer, tmp_path / "p", kind, np.zeros((6, 8, 3), np.uint8), kind)  # type: ignore[arg-type]
+    tracking.finish()
+    (run,) = offline_runs(tmp_path)
+    assert [bool(run.values(f"{kind}._type")) for kind in (CHARTS, SAMPLES, PATIENTS)] == [True, True, False]
+    assert len(list((tmp_path / "p").glob("*.png"))) == 3
+
+
+class Drawing:
+    """Draws clips of twelve frames, from a patient's frame or from none."""
+
+    def __init__(self, *names: str) -> None:
+        self.conditioner = SimpleNamespace(names=names)
+
+    def preview(self, batch: Any, count: int, steps: int) -> torch.Tensor:
+        return torch.linspace(-3, 3, count * 3 * 12 * 5 * 7).reshape(count, 3, 12, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "pictures", "there"),
+    [
+        (("class_id",), "samples", True),
+        (("reference", "class_id"), "samples", False),
+        (("reference", "class_id"), "patients", True),
+    ],
+)
+def test_clips_are_videos_and_those_that_begin_with_a_patient_stay(
+    tmp_path: Path, names: tuple[str, ...], pictures: str, there: bool
+) -> None:
+    logger = Wandb(str(tmp_path), "p", "n", id="videos", pictures=pictures)
+    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
+    _ = logger.experiment
+    shown: Any = Drawing(*names)
+    Previews(str(tmp_path / "p"), str(tmp_path / "vae"), 2, 4).on_validation_batch_end(trainer, shown, None, "b", 0)
+    tracking.finish()
+    (run,) = offline_runs(tmp_path)
+    assert [bool(run.values(key)) for key in ("samples._type", "videos._type")] == [there, there]
+    if there:
+        (path,) = (tmp_path / "p").glob("*.gif")
+        assert (Image.open(path).n_frames, Image.open(path).size) == (12, (2 * 7 + 2, 5))
+        assert [name for name in run.media if name.endswith(".gif")]
+
+
+def test_tensorboard_gets_pictures_and_moving_ones_of_everything(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(str(tmp_path), "tb", "")
+    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
+    shown: Any = Drawing("reference")
+    Previews(str(tmp_path / "p"), str(tmp_path / "vae"), 2, 4).on_validation_batch_end(trainer, shown, None, "b", 0)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert set(events.Tags()["images"]) == {"samples", "videos"}
+    (moving,) = events.Images("videos")
+    assert (moving.step, moving.width, moving.height) == (9, 16, 5)
+    assert moving.encoded_image_string == next((tmp_path / "p").glob("*.gif")).read_bytes()
+
+
+def test_a_key_decides_between_online_and_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+    with pytest.raises(UserError, match=r"offline=false needs a key: set WANDB_API_KEY or run 'wandb login'"):
+        Wandb(str(tmp_path), "p", "n", offline=False)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert Wandb(str(tmp_path), "p", "n").mode == "online"
+    assert Wandb(str(tmp_path), "p", "n", offline=True).mode == "offline"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.hospital.example")
+    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert Wandb(str(tmp_path), "p", "n").mode == "online"
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+
+
+def test_a_server_that_does_not_answer_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "WAIT", 1.0)
+    logger = Wandb(str(tmp_path), "p", "n", id="away")
+    assert logger.mode == "online"
+    with caplog.at_level("INFO"):
+        logger.log_metrics({"train/loss": 2.0}, 1)
+    tracking.finish()
+    (run,) = offline_runs(tmp_path)
+    assert run.values("train/loss") == [2.0]
+    away, kept = (record.message for record in caplog.records if record.name == "echodream.callbacks.tracking")
+    assert "so this run is kept offline" in away
+    assert kept.endswith(f"wandb sync {run.path.parent}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("pictures", "all", "choose one of charts, samples, patients"),
+        ("upload", "yes", "give true or false"),
+        ("offline", "maybe", "give true or false"),
+    ],
+)
+def test_settings_that_are_none(tmp_path: Path, key: str, value: str, says: str) -> None:
+    given: dict[str, Any] = {key: value}
+    with pytest.raises(UserError, match=says):
+        Wandb(str(tmp_path), "p", "n", **given)
+
+
+def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path: Path) -> None:
+    """With the diagrams that lie beside the weights."""
+    folder = artifact(tmp_path / "vae", tiny())
+    Image.new("L", (6, 4)).save(folder / "roc.png")
+    logger = Wandb(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
+    logger.known_as("other", {"seed": 1})
+    made([logger], folder)
+    tracking.finish()
+    (run,) = offline_runs(tmp_path)
+    assert (run.id, run.config["seed"]) == ("mine", 1)
+    assert run.values("roc.width") == [6]
+    (model,) = run.artifacts.values()
+    weights = {"config.json", "diffusion_pytorch_model.safetensors", "artifact.json", "training.yaml", "roc.png"}
+    assert {entry.path for entry in model.manifest.contents} == {"fingerprint", *weights}
+
+
+def test_absolute_paths_are_left_out() -> None:
+    given = {"src": "/ward/DOE_JANE/videos", "own": "data/x", "list": ["~/k.key", 3], "n": None}
+    assert shareable(given) == {"src": "...", "own": "data/x", "list": ["...", 3], "n": None}
+
+
+def test_an_id_is_of_the_folder_and_the_settings() -> None:
+    ids = {run_id(Path(folder), given) for folder in ("a", "b") for given in ("1", "2")}
+    assert len(ids) == 4
+    assert run_id(Path("a"), "1") == run_id(Path("a").absolute(), "1")
+
+
+def figures_of(root: Path, *overrides: str) -> str:
+    """``stage=track`` of the study below ``root``; what it says."""
+    paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
+    fixed = ["stage=track", "data=phantom", f"logger.wandb.save_dir={root}", *paths]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return str(engine.sample(compose("sample", [*fixed, *overrides])))
+
+
+def test_the_figures_of_a_study_and_what_they_are_of(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to track of phantom: run stage=filter"):
+        figures_of(tmp_path)
+    tiny_report.study(tmp_path)
+    said = figures_of(tmp_path)
+    (run,) = offline_runs(tmp_path)
+    assert "stores and models  3" in said
+    (step,) = run.history
+    assert step["evaluation/videos/class agreement"] == pytest.approx(0.94)
+    assert step["evaluation/videos/class agreement low"] == pytest.approx(0.87)
+    assert step["utility/ASD/synthetic/auc"] == pytest.approx(0.81)
+    assert (step["filter_video/kept"], step["filter_video/passed"]) == (6, 1)
+    assert step["audit_image/authenticity"] == pytest.approx(0.1)
+    videos = digest(tmp_path / "samples/phantom/videos/SHA256SUMS")
+    assert run.artifacts[f"store-{videos[:12]}"].use_after_commit
+    assert run.config["study"] == "phantom"
+    text = "\n".join(map(str, records(run.path)))
+    assert not re.search(r"Doe-|rec0\d|video-0000", text)
+    assert str(tmp_path) not in text
+
+
+def test_wandb_is_not_there_for_those_who_do_not_ask(tmp_path: Path) -> None:
+    assert "wandb" not in train_cfg(tmp_path).logger
+    assert OmegaConf.select(cfg_of(tmp_path), "logger.wandb.pictures") == SAMPLES

@@ -1,0 +1,394 @@
+"""What is published, what is refused, and that nobody is named: a tiny study with all records, each spoilt in turn."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from echodream import engine
+from echodream.diffusion import load_diffusion
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+from echodream.stages.publishing.cards import valid_license
+from echodream.stages.summary import Summary
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.latents import write_latents
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
+from tests.stores import ENCODER
+from tests.tiny_diffusion import artifact, model
+from tests.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
+
+GENERATOR = model("lidm")
+LIDM, LVDM = GENERATOR.fingerprint(), "b" * 64
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of which everything may be published."""
+    root = tmp_path_factory.mktemp("publish")
+    samples, reports = root / "samples/phantom", root / "reports/phantom"
+    real_store(root / "data/phantom/videos")
+    images = private_images(samples / "private")
+    synthetic_stores(samples, samples={"model": LVDM, "source": digest(images.root / CHECKSUMS), "seed": 0})
+    records(reports)
+    record = json.loads((reports / "filter_video/filter.json").read_text())
+    record["decision"]["training_patients"] = 6
+    write(reports / "filter_video/filter.json", record)
+    write(reports / "filter_image/filter.json", {**record, "generator": LIDM})
+    for on, name, generator in (("image", "lidm", LIDM), ("video", "lvdm", LVDM)):
+        folder = samples / ("private" if on == "image" else "private_videos")
+        facts = {"source": digest(folder / CHECKSUMS), "generator": generator, "not measured": {}}
+        write(reports / audit(on), {**facts, "measures": [inference(name), share()], "command": "python sample.py"})
+    artifact(root / "models/phantom/lidm", GENERATOR, "lidm")
+    return root
+
+
+def audit(on: str) -> str:
+    return "audit/audit.json" if on == "image" else "audit_video/audit.json"
+
+
+def inference(name: str, found: float = 0.52, stands_out: bool = False) -> dict[str, Any]:
+    told = {"name": f"membership inference ({name}), AUC", "about": "privacy", "harmless": ".5: chance", "details": {}}
+    told |= {"value": number(found, found - 0.05, found + 0.05), "expected": number(0.5, 0.5, 0.5), "means": "a share"}
+    return {**told, "stands_out": stands_out}
+
+
+def share() -> dict[str, Any]:
+    return {**inference("x"), "name": "authenticity", "value": number(0.1, 0.05, 0.2)}
+
+
+def private_images(root: Path) -> Store:
+    """What the filter of images let through, drawn by the lidm."""
+    settings = {"decision": {"passed": True}, "samples": {"model": LIDM, "seed": 0}}
+    latents = {"kind": "latent", "channels": 4, "layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER}
+    row = {"FileName": "image-000003", "Split": "TRAIN", "PatientID": "S000003", "NumberOfFrames": 3, "FPS": 25.0}
+    with StoreWriter(root, Dataset(**latents, synthetic=True, settings=settings)) as writer:  # type: ignore[arg-type]
+        mean = np.zeros((3, 4, 4, 4), np.float16)
+        write_latents(writer.scratch("image-000003"), mean, mean)
+        writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch("image-000003"))
+        return writer.finish(["image-000003"])
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def run(root: Path, *overrides: str) -> Summary:
+    """``stage=publish`` of the study below ``root``."""
+    paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
+    fixed = ["stage=publish", "data=phantom", "notes=null", "license=cc-by-nc-4.0", *paths]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return engine.sample(compose("sample", [*fixed, *overrides]))
+
+
+@pytest.fixture
+def study(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "study"))
+
+
+@pytest.fixture(scope="module")
+def published(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The videos, ready for the hub."""
+    folder = tmp_path_factory.mktemp("hub") / "videos"
+    run(whole, f"dst={folder}")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_published_videos_are_those_that_passed_under_other_names(published: Path, whole: Path) -> None:
+    """Same pixels; nothing of how a sample came about, whom it is near, or in which order it was drawn."""
+    made, source = Store(published / "store"), Store(whole / "samples/phantom/videos")
+    own = ["FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth"]
+    assert list(made.table) == [*own, "class_id", "class_name"]
+    assert made.table["FileName"].tolist() == [f"phantom-{number:04}" for number in range(1, 7)]
+    assert made.table["PatientID"].nunique() == 6
+    pixels = {source.frames(name).tobytes(): row for row, name in enumerate(source.table["FileName"])}
+    order = [pixels[made.frames(name).tobytes()] for name in made.table["FileName"]]
+    assert sorted(order) == list(range(6))
+    assert order != sorted(order)
+    assert made.table["class_id"].tolist() == [source.table["class_id"][row] for row in order]
+    assert "PrivacyScore" in source.table
+    assert made.dataset.settings == {"filter": STATEMENT, "generators": {"lidm": LIDM, "lvdm": LVDM}}
+
+
+def test_the_data_card_says_what_was_promised_and_measured(published: Path) -> None:
+    text = (published / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "cc-by-nc-4.0"
+    assert head["size_categories"] == "n<1K"
+    assert {"synthetic", "echocardiography"} <= set(head["tags"])
+    assert head["configs"] == [{"config_name": "default", "data_files": "store/FileList.csv"}]
+    assert f"> {STATEMENT}" in text
+    assert "Of 8 samples that were drawn, 2 were rejected and 6 kept." in text
+    assert "| Membership inference (lvdm), AUC | 0.52 [0.47, 0.57] | 0.5 |" in text
+    assert "| Membership inference (lidm), AUC | 0.52 [0.47, 0.57] | 0.5 |" in text
+    assert "No measure of the audit stands out. That proves nothing." in text
+    assert LVDM in text
+    assert "\n\n\n" not in text
+
+
+def test_nobody_and_no_place_is_named(published: Path, whole: Path) -> None:
+    for name, content in contents(published).items():
+        for secret in ("Doe-", "rec0", "video-0000", "image-0000", str(whole), "PrivacyScore", "Seed"):
+            assert secret.encode() not in content, name
+    record = json.loads((published / "publish.json").read_text())
+    assert digest(whole / "samples/phantom/videos" / CHECKSUMS) not in json.dumps(record)
+
+
+def test_the_same_bytes_again_and_nothing_to_do_when_it_is_there(published: Path, whole: Path, tmp_path: Path) -> None:
+    run(whole, f"dst={tmp_path}/again")
+    assert contents(tmp_path / "again") == contents(published)
+    assert "already complete" in run(whole, f"dst={published}").title
+
+
+def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_bytes(
+    published: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, target = StoreWriter.commit, tmp_path / "hub"
+
+    def stop(self: StoreWriter, row: Any, media: Path) -> None:
+        if len(self.done) == 3:
+            raise KeyboardInterrupt
+        commit(self, row, media)
+
+    monkeypatch.setattr(StoreWriter, "commit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(whole, f"dst={target}")
+    monkeypatch.setattr(StoreWriter, "commit", commit)
+    assert not target.exists()
+    assert (tmp_path / "hub.partial").is_dir()
+    run(whole, f"dst={target}")
+    assert contents(target) == contents(published)
+    assert not (tmp_path / "hub.partial").exists()
+
+
+def changed(study: Path, file: str, change: Callable[[dict[str, Any]], None]) -> None:
+    path = study / "reports/phantom" / file
+    record = json.loads(path.read_text())
+    change(record)
+    write(path, record)
+
+
+def failed(record: dict[str, Any]) -> None:
+    record["decision"] |= {"passed": False, "statement": "Nothing may pass: too few patients."}
+
+
+def percentile(record: dict[str, Any]) -> None:
+    record["decision"]["rule"] = "percentile"
+
+
+def without_inference(record: dict[str, Any]) -> None:
+    record["measures"] = record["measures"][1:]
+    record["not measured"] = {"membership inference": "generator=null"}
+
+
+REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
+    ("filter_video/filter.json", failed, "was not decoded from what the filter of videos let through"),
+    ("filter_video/filter.json", percentile, "rule=percentile promises nothing"),
+    (
+        "filter_video/filter.json",
+        None,
+        "the filter's verdict is needed, run python sample.py stage=filter data=phantom",
+    ),
+    ("audit_video/audit.json", None, "nothing is published without its audit, run .*stage=audit data=phantom on=video"),
+    ("audit/audit.json", None, "nothing is published without its audit, run .*stage=audit data=phantom$"),
+    ("audit_video/audit.json", without_inference, r"has no membership inference \(generator=null\)"),
+    ("audit_video/audit.json", lambda record: record.update(generator="c" * 64), "attacked another lvdm"),
+    ("audit/audit.json", lambda record: record.update(generator=LVDM), "attacked another lidm"),
+    ("audit_video/audit.json", lambda record: record.update(source="d" * 64), "is of other samples"),
+    ("audit_video/audit.json", lambda record: record.pop("measures"), "is not what its stage writes"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "says"), REFUSALS)
+def test_videos_are_refused_without_filter_or_audit(
+    study: Path, file: str, change: Callable[[dict[str, Any]], None] | None, says: str
+) -> None:
+    if change is None:
+        (study / "reports/phantom" / file).unlink()
+    else:
+        changed(study, file, change)
+    with pytest.raises(UserError, match=says):
+        run(study)
+    assert not list((study / "reports/phantom/hub").glob("*"))
+
+
+def test_videos_that_were_not_decoded_from_what_passed_are_refused(study: Path) -> None:
+    samples = study / "samples/phantom"
+    shutil.rmtree(samples / "private_videos")
+    shutil.move(samples / "videos", samples / "others")
+    synthetic_stores(samples, 5, samples={"model": LVDM})
+    with pytest.raises(UserError, match="was not decoded from what the filter of videos let through"):
+        run(study, f"src={samples}/others")
+    with pytest.raises(UserError, match="is not synthetic"):
+        run(study, f"src={study}/data/phantom/videos")
+    with pytest.raises(UserError, match=r"began with other images than .*private, those that the filter let through"):
+        run(study)
+
+
+def test_a_store_that_changed_since_is_refused(study: Path) -> None:
+    video = next((study / "samples/phantom/videos/Videos").iterdir())
+    video.write_bytes(video.read_bytes()[:-7])
+    with pytest.raises(UserError, match="has changed since the store was made"):
+        run(study)
+    assert not (study / "reports/phantom/hub/videos").exists()
+
+
+def test_a_finding_stands_on_the_card_of_the_videos(study: Path) -> None:
+    changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
+    summary = run(study)
+    said = "membership inference (lidm), AUC is 0.7 [0.65, 0.75] where a harmless generator gives 0.5"
+    assert summary.facts["audit"] == said
+    assert f"- {said}" in (study / "reports/phantom/hub/videos/README.md").read_text()
+
+
+def test_a_generator_is_published_with_the_weights_that_were_audited(study: Path) -> None:
+    run(study, "what=lidm")
+    folder = study / "reports/phantom/hub/lidm"
+    assert load_diffusion(str(folder), "lidm").fingerprint() == LIDM
+    head = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert (head["license"], head["library_name"]) == ("cc-by-nc-4.0", "diffusers")
+    text = (folder / "README.md").read_text()
+    assert "Of 8 samples, the study's privacy filter rejected\n2 as too close" in text
+    assert "6 training patients" in text
+    names = {"README.md", "publish.json", "artifact.json", "training.yaml", "config.json", "diffusion.json"}
+    assert names <= set(contents(folder)) <= names | {"diffusion_pytorch_model.safetensors", "conditioner.safetensors"}
+
+
+def other_model(record: dict[str, Any]) -> None:
+    record["generator"] = LVDM
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("filter_image/filter.json", failed, "did not pass, so nothing is published: Nothing may pass"),
+        ("filter_image/filter.json", None, "the filter's verdict is needed"),
+        ("filter_image/filter.json", other_model, "was run on samples of another model"),
+        ("audit/audit.json", None, "nothing is published without its audit"),
+        ("audit/audit.json", other_model, "attacked another lidm"),
+        ("audit/audit.json", without_inference, "has no membership inference"),
+    ],
+)
+def test_a_generator_is_refused_without_filter_or_audit(
+    study: Path, file: str, change: Callable[[dict[str, Any]], None] | None, says: str
+) -> None:
+    if change is None:
+        (study / "reports/phantom" / file).unlink()
+    else:
+        changed(study, file, change)
+    with pytest.raises(UserError, match=says):
+        run(study, "what=lidm")
+
+
+def test_a_generator_that_remembers_is_refused_unless_that_is_accepted(study: Path) -> None:
+    changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
+    with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or say accept_findings=true"):
+        run(study, "what=lidm")
+    run(study, "what=lidm", "accept_findings=true")
+    assert "**The audit has a finding.**" in (study / "reports/phantom/hub/lidm/README.md").read_text()
+
+
+def test_a_generator_whose_weights_changed_is_refused(study: Path) -> None:
+    shutil.rmtree(study / "models/phantom/lidm")
+    artifact(study / "models/phantom/lidm", model("lidm", seed=1), "lidm")
+    with pytest.raises(UserError, match="was run on samples of another model"):
+        run(study, "what=lidm")
+
+
+def test_a_patient_s_name_in_a_training_is_found(study: Path) -> None:
+    recipe = study / "models/phantom/lidm/training.yaml"
+    recipe.write_text("seed: 0\nnote: not Doe-003q\n")
+    with pytest.raises(UserError, match=r"training.yaml would name Doe-003q"):
+        run(study, "what=lidm")
+    assert not (study / "reports/phantom/hub/lidm").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["what=reid"], "what=reid is refused: the identity network holds what it learnt of its patients"),
+        (["what=vae"], "what=vae is refused: an autoencoder holds"),
+        (["what=classifier"], "what=classifier is refused"),
+        (["what=film"], "what=film is not known: choose one of videos, images, lidm, lvdm"),
+        (["license=null"], "license= is needed, as the hub names it"),
+        (["license=Free"], "license=Free is no licence as the hub names them"),
+        (["columns=[class_id,Seed]"], r"columns=\[Seed\] is not published"),
+        (["columns=[PrivacyScore]"], r"columns=\[PrivacyScore\] is not published"),
+        (["public=yes"], "public=yes is not possible"),
+        (["push=nobody"], "push=nobody is not possible: give <namespace>/<name>"),
+        (["push=lab/hearts"], "push=lab/hearts needs a token: set HF_TOKEN"),
+        (["real=/nowhere"], "real=/nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], says: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match=says):
+        run(whole, f"dst={tmp_path}/out", *overrides)
+    assert not list(tmp_path.iterdir())
+
+
+class Hub:
+    """Stands for the hub: keeps what it was sent."""
+
+    sent = list[dict[str, Any]]()
+    broken = False
+
+    def create_repo(self, name: str, **told: Any) -> None:
+        if self.broken:
+            raise ConnectionError("no route to host")
+        self.sent.append({"name": name, **told})
+
+    def upload_folder(self, **told: Any) -> Any:
+        self.sent.append(told)
+        return SimpleNamespace(repo_url="https://hub.example/lab/hearts")
+
+
+def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "sent", [])
+    summary = run(study, "push=lab/hearts")
+    made, sent = Hub.sent
+    assert made == {"name": "lab/hearts", "repo_type": "dataset", "private": True, "exist_ok": True}
+    assert (sent["repo_id"], sent["repo_type"]) == ("lab/hearts", "dataset")
+    assert sent["folder_path"] == study / "reports/phantom/hub/videos"
+    assert summary.facts["sent"] == "https://hub.example/lab/hearts"
+    assert b"hf_secret" not in b"".join(contents(study / "reports").values())
+    run(study, "push=lab/hearts", "public=true")
+    assert Hub.sent[2]["private"] is False
+    monkeypatch.setattr(Hub, "broken", True)
+    with pytest.raises(
+        UserError, match=r"was not taken by the hub \(no route to host\): .* is complete, give the same"
+    ):
+        run(study, "push=lab/hearts")
+
+
+def test_what_was_put_beside_it_is_not_sent(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(study)
+    (study / "reports/phantom/hub/videos/notes.txt").write_text("Jane")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "sent", [])
+    with pytest.raises(UserError, match="does not belong there"):
+        run(study, "push=lab/hearts")
+    assert not Hub.sent
+
+
+def test_licences() -> None:
+    assert all(map(valid_license, ("cc-by-nc-4.0", "mit", "other", "apache-2.0")))
+    assert not any(map(valid_license, ("", None, "CC BY", "mit\nx: 1", 4)))
