@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from echodream.command_help import answer_help, arranged
 from echodream.config_errors import plain_errors
+from echodream.launching import objective
 from echodream.paths import CONF_DIR
 
 
@@ -27,10 +28,10 @@ def sample() -> None:
 
 
 @plain_errors("train")
-def _train(cfg: DictConfig) -> None:
+def _train(cfg: DictConfig) -> float | None:
     from echodream.engine import train
 
-    train(cfg)
+    return objective(cfg.objective, train(cfg))
 
 
 @plain_errors("sample")

@@ -10,12 +10,12 @@ _TEXT = {
     "train": (
         "train.py trains one model of a study: a Store in, an artifact out.",
         "python train.py model=<model> data=<study> [key=value ...]",
-        ("model", "data", "preset", "experiment"),
+        ("model", "data", "preset", "experiment", "trainer", "launcher", "hparams_search"),
     ),
     "sample": (
         "sample.py carries out one stage of a study: a Store in, a Store out.",
         "python sample.py stage=<stage> data=<study> [key=value ...]",
-        ("stage", "data", "experiment"),
+        ("stage", "data", "experiment", "trainer", "launcher"),
     ),
 }
 _OPTIONS = (

@@ -19,29 +19,33 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from echodream.errors import UserError
+from echodream.launching import absent_package, in_sweep, refusal
 from echodream.paths import CONF_DIR
 
-_SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECUTOR" not in os.environ
+"""Not in a launcher's job, which has the variable from ``_raising`` below."""
 _NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
 _TRAINING_NEEDS = ("src", "dst", "work", "callbacks.checkpoint")
 _NULL_GROUP = "Config group override must be a string or a list"
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+_FULL = re.compile(f"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}")
 _LISTS = ("conditioning", "logger")
 """Groups of which several files, or none, are chosen."""
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
-def plain_errors(config: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def plain_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that user errors end it with one sentence. HYDRA_FULL_ERROR=1 shows tracebacks instead.
 
     It stands both around ``hydra.main`` (errors of composition) and inside it (errors of the job), because hydra
-    prints a page of its own about an exception that crosses it.
+    prints a page of its own about an exception that crosses it. A run of a sweep says its sentence and lets the error
+    through, so that the others are done, and the sweep ends with it.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapped(*job: DictConfig) -> None:
+        def wrapped(*job: DictConfig) -> Any:
             if _SHOW_TRACEBACKS:
                 return command(*job)
             try:
@@ -55,6 +59,8 @@ def plain_errors(config: str) -> Callable[[Callable[..., None]], Callable[..., N
                 if text is None:
                     raise
                 print(f"error: {text}", file=sys.stderr)
+                if job and in_sweep():
+                    raise
                 sys.exit(1)
 
         return wrapped
@@ -80,6 +86,8 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
+        if (refused := refusal(cause)) is not None:
+            return refused
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
@@ -97,9 +105,12 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
             return _absent(cause)
     if isinstance(error, InstantiationException):
         return _bad_arguments(error)
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        where = error.filename or "the destination"
-        return f"{where} cannot be written: {error.strerror}; make room or choose another dst=, then run again"
+    full = (cause for cause in _chain(error) if _FULL.search(str(cause)))  # torch and safetensors wrap it
+    unwritten = error if isinstance(error, OSError) and error.errno in _UNWRITABLE else next(full, None)
+    if unwritten is not None:
+        where, found = getattr(unwritten, "filename", None) or "the destination", _FULL.search(str(unwritten))
+        why = found[0] if found else getattr(unwritten, "strerror", "")
+        return f"{where} cannot be written: {why}; make room or choose another dst=, then run again"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(str(error).split())
     return None
@@ -126,14 +137,16 @@ def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
 def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
     """Raise ``UserError`` when a choice needs another one: ``model.needs`` lists, by group, what goes with the model.
 
-    ``chosen`` is the choice of each config group. A sampler must go with the process of the model that draws.
+    ``needs`` does so for a stage. ``chosen`` is the choice of each config group. A sampler must go with the process of
+    the model that draws.
     """
-    needs = OmegaConf.select(cfg, "model.needs") or {}
-    for group, possible in needs.items():
+    kind, needs = ("model", "model.needs") if "model" in chosen else ("stage", "needs")
+    for group, possible in (OmegaConf.select(cfg, needs) or {}).items():
         choice = chosen.get(group)
         if choice not in possible:
+            given = "" if chosen.get("experiment") is None else f" of experiment={chosen['experiment']}"
             raise UserError(
-                f"model={cfg.model.name} does not go with {group}={choice}; choose one of {_list(possible)}"
+                f"{kind}={chosen[kind]}{given} does not go with {group}={choice}; choose one of {_list(possible)}"
             )
     if OmegaConf.select(cfg, "sampler") is not None and OmegaConf.select(cfg, "artifact") is not None:
         _refuse_sampler(Path(cfg.artifact), cfg.steps, cfg.sampler)
@@ -202,6 +215,8 @@ def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return " ".join(str(error).split())
+    if (absent := absent_package(group)) is not None:
+        return absent
     options = [name for name in error.options or _choices(group) if name != "base"]
     return f"{group}={choice} is not known; choose one of {_list(options, choice)}"
 

@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-import os
 import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -16,19 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 from echodream.artifact import FACTS, read_artifact
 from echodream.config_errors import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
+from echodream.paths import listed
 from echodream.stages.already import once
+from echodream.stages.folder import first_process
+from echodream.stages.summary import Summary
 from echodream.store.schema import CHECKSUMS, read_dataset
 from echodream.store.verify import digest
 
-if TYPE_CHECKING:
-    from echodream.stages.summary import Summary
-
 log = logging.getLogger(__name__)
 
-_ELSEWHERE = {"datamodule": ("src", "synthetic", "workers"), "trainer": ("log_every_n_steps",), "model": ("vae",)}
+_STORES = ("synthetic", "anonymised")  # that a datamodule may have besides src
+_ELSEWHERE = {"datamodule": ("src", "workers", *_STORES), "trainer": ("log_every_n_steps",), "model": ("vae",)}
 
 
-def sample(cfg: DictConfig) -> "Summary":
+def sample(cfg: DictConfig) -> Summary:
     """Carry out the stage that ``cfg`` names, and what comes ``then``; say so. ``UserError`` when not all was done."""
     prepare(cfg)
     if cfg.get("src") is not None:
@@ -38,7 +38,7 @@ def sample(cfg: DictConfig) -> "Summary":
     facts = {"command": command("sample.py"), "code_version": code_version()}
     for stage in filter(None, (cfg.stage, cfg.get("then"))):
         summary = once(cfg.get("notes"), stage, lambda: instantiate(stage)(**facts))  # noqa: B023 (called at once)
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the others of a distributed run say the same
+        if first_process():  # the others of a distributed run say the same
             log.info("%s", summary)
         if summary.problem is not None:
             raise UserError(summary.problem)
@@ -82,8 +82,8 @@ def training_settings(cfg: DictConfig) -> str:
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
         parts[key].pop(name, None)
-    synthetic = Path(cfg.datamodule.get("synthetic") or "/nowhere") / CHECKSUMS
-    parts["weights"] = [digest(path) for path in [*sorted([weights, *weights.glob("*")]), synthetic] if path.is_file()]
+    others = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
+    parts["weights"] = [digest(path) for path in [*sorted([weights, *weights.glob("*")]), *others] if path.is_file()]
     parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
@@ -115,6 +115,5 @@ def code_version() -> str:
     number, root = version("echodream"), Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return number
-    asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found = subprocess.run(["git", "-C", root, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     return f"{number}+{found.stdout.strip()}" if found.returncode == 0 else number

@@ -13,10 +13,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import TorchCheckpointIO
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from echodream.errors import UserError
+from echodream.launching import in_sweep
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -57,15 +59,51 @@ def make_trainer(
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
-    more |= {"callbacks": list(callbacks), "plugins": [WholeCheckpoints()]}
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used.*")
     try:
+        more |= {"callbacks": list(callbacks), "plugins": [WholeCheckpoints(), *_slurm()]}
         trainer = settings(enable_progress_bar=sys.stderr.isatty(), **more)
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+    except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".!")
         raise UserError(f"trainer: {reason}; change that trainer. setting") from error
+    _refuse_strays(trainer)
     if some_unused and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     return trainer
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """How Lightning finds the other processes in a job of SLURM; nothing elsewhere.
+
+    It does not queue the job again: it would go on from the middle of an epoch, and any other run that is started in
+    the same folder with it. Our own checkpoints hold all that a run needs that is started again, by whomever.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _refuse_strays(trainer: pl.Trainer) -> None:
+    """Raise ``UserError`` where there would be processes that do not belong together.
+
+    In a sweep Lightning would start the whole sweep again for each device; in a job of SLURM each task that ``trainer``
+    does not count would do all of the work, in the same folders.
+    """
+    environment, asked = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
+    if isinstance(environment, SLURMEnvironment):
+        if environment.world_size() != asked:
+            raise UserError(
+                f"this job of SLURM has {environment.world_size()} tasks and trainer= is for {asked}: take "
+                "trainer=ddp, or ask for one task"
+            )
+    elif trainer.num_devices > 1 and in_sweep():
+        raise UserError(
+            f"trainer.devices={trainer.num_devices} is not for one run of a sweep on this machine: take "
+            "launcher=slurm, or a command for each run"
+        )
+
+
+def sharded(trainer: pl.Trainer) -> bool:
+    """Whether each process of ``trainer`` has but a part of the weights, and only checkpoints have all."""
+    return isinstance(trainer.strategy, FSDPStrategy)
 
 
 def precision(settings: Callable[..., pl.Trainer]) -> str:

@@ -3,9 +3,11 @@
 import logging
 import math
 import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,14 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from echodream.artifact import Artifact, read_artifact
+from echodream.callbacks.tracking import finish
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
+from echodream.launching import objective
 from echodream.modules.trainable import Trainable
-from echodream.stages import repeated
-from echodream.stages.folder import RANKS, lock, unlock
+from echodream.stages import repeated, tracked
+from echodream.stages.already import check_sources
+from echodream.stages.folder import RANKS, first_process, lock, unlock
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from echodream.trainers import interruptible, make_trainer
+from echodream.trainers import interruptible, make_trainer, sharded
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +51,13 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     if repeated.asked(cfg):
         return repeated.run_all(cfg, folder, settings, command, code_version, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_sources(cfg.datamodule)
     source = digest(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
     module.adapt(data)
     held = None
-    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+    if first_process():
         held = lock(folder, "lock", doing="trained", other="work=")
     try:
         if held is not None and Path(cfg.dst).exists():  # the process that held the lock before has finished
@@ -68,6 +74,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
             Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source),
         )
     finally:
+        finish(failed=sys.exc_info()[0] is not None)
         if held is not None:
             unlock(held)
 
@@ -82,13 +89,20 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.precision={precision} loses what diffusion learns: take 32-true, bf16-mixed or 16-mixed"
         )
+    if str(cfg.trainer.get("strategy")).startswith("fsdp"):
+        kept = ("callbacks.ema", "trainer.gradient_clip_val")
+        if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in kept):
+            raise UserError(
+                "trainer.strategy=fsdp spreads weights over GPUs, where they are neither averaged nor clipped by norm: "
+                "take trainer=ddp, or, but for model=vae, add callbacks.ema=null trainer.gradient_clip_val=null"
+            )
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
         raise UserError(f"model.lr is {lr!r}: give a positive number")
 
 
 def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact) -> dict[str, float]:
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    loggers = [instantiate(logger) for logger in (cfg.logger or {}).values()]
+    loggers = tracked.loggers_of(cfg, folder, artifact, _recipe(cfg))
     trainer = make_trainer(
         instantiate(cfg.trainer),
         callbacks,
@@ -100,17 +114,44 @@ def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, ar
         log.info("train: going on from %s", last)
     with interruptible(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-        found = trainer.test(module, datamodule=data, verbose=False)[0]
+        if sharded(trainer):
+            if not trainer.is_global_zero:
+                return {}
+            module, trainer = _whole(cfg, data, last, loggers)
+        found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
+        if cfg.get("objective") is not None:  # a search chooses by other patients than those of the results
+            validated = trainer.validate(module, datamodule=data, verbose=False)[0]
+            objective(cfg.objective, validated)
+            found[cfg.objective] = validated[cfg.objective]
     metrics = _finite(found, module.undefined)
     if trainer.is_global_zero:
         made = replace(artifact, metrics=metrics)
         module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
+        tracked.made(loggers, Path(cfg.dst))
         width = max((len(name) for name in metrics), default=0) + 2
         log.info(
             "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<{width}}{value:.4f}" for name, value in metrics.items())
         )
     trainer.strategy.barrier()
     return metrics
+
+
+def _leave() -> None:
+    """Leave the distributed run that this process is part of: what follows it does alone."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in [name for name in os.environ if name in RANKS or name.startswith("SLURM_")]:
+        del os.environ[name]
+
+
+def _whole(cfg: DictConfig, data: StoreData, last: Path, loggers: list[Any]) -> tuple[Trainable, pl.Trainer]:
+    """The trained module from its checkpoint ``last``, in this process alone, and a trainer to test it with."""
+    _leave()
+    module: Trainable = instantiate(cfg.model.module)
+    module.adapt(data)
+    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+    one = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
+    return module, make_trainer(instantiate(one), [], logger=loggers)
 
 
 def _finite(found: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:

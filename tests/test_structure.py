@@ -19,6 +19,7 @@ LAYERS = [
     ["types", "weights"],
     ["store"],
     ["phantom", "process", "networks", "conditioning", "losses", "metrics", "privacy"],
+    ["launching"],
     ["artifact", "diffusion", "trainers"],
     ["datamodules", "ingest"],
     ["callbacks"],
@@ -74,6 +75,9 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
     if group == "experiment/train":
         experiment, _, trained = name.rpartition("_")
         return "train", [f"model={trained}", "data=phantom", f"experiment={experiment}"]
+    if group == "experiment/sample":
+        experiment, _, stage = name.rpartition("_")
+        return "sample", [f"stage={stage}", "data=phantom", f"experiment={experiment}"]
     if group in MODELS:
         choice = f"[{name}]" if group == "conditioning" else name
         where = f"{group}@denoiser" if group.endswith("_unet") else group

@@ -65,7 +65,7 @@ class Written:
 
 
 def offline_runs(folder: Path) -> list[Written]:
-    """The offline runs below ``folder``, the oldest first, when their last record is written, a moment after the end."""
+    """The offline runs below ``folder``, the oldest first, when their last record is written."""
     found = []
     for path in sorted((folder / "wandb").glob("offline-run-*")):
         for _ in range(200):

@@ -21,7 +21,7 @@ from echodream.losses.denoising import mean_squares
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.modules.trainable import Trainable
 from echodream.process.guidance import Guidance
-from echodream.process.noise import check_shared, draw
+from echodream.process.noise import add_offset, check_offset, check_shared, draw
 from echodream.process.process import Process
 from echodream.types import Batch
 
@@ -38,8 +38,8 @@ class LatentDiffusion(Trainable):
     name, their tokens are ``width`` wide; ``joint_dropout`` is the conditioner's. ``optimizer`` takes parameters,
     ``schedule`` takes ``optimizer`` and ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile``
     compiles the network in place, ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise``
-    of their noise in common. With ``residual``, and reference frames, what is drawn is how a clip differs from what
-    lies between these.
+    of their noise in common; ``noise_offset`` is what training adds to that of a whole channel. With ``residual``, and
+    reference frames, what is drawn is how a clip differs from what lies between these.
     """
 
     def __init__(
@@ -56,9 +56,11 @@ class LatentDiffusion(Trainable):
         shared_noise: float = 0.0,
         residual: bool = False,
         joint_dropout: float = 0.0,
+        noise_offset: float = 0.0,
     ) -> None:
         super().__init__()
         self.shared_noise, self.residual = check_shared(shared_noise), residual
+        self.noise_offset = check_offset(noise_offset)
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width, joint_dropout)
         self.columns = tuple(self.conditioner.columns)
@@ -118,7 +120,7 @@ class LatentDiffusion(Trainable):
         """Corrupt, denoise, compare, log."""
         values = self.model.values(batch)
         x = self.model.drawn(batch["x"], values)
-        noise = draw(x.shape, self.shared_noise, device=x.device).to(x.dtype)
+        noise = add_offset(draw(x.shape, self.shared_noise, device=x.device), self.noise_offset).to(x.dtype)
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
         keep = {name: kept.to(x.device) for name, kept in self.conditioner.drop(len(x)).items()}
         prediction = self.model(noised.x_t, noised.t, values, keep)

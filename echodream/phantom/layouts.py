@@ -1,16 +1,29 @@
 """The phantom written as a raw study, with the quirks such studies have, so that it enters by a hospital's door."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from echodream.phantom.shape import LV
+
+if TYPE_CHECKING:
+    from av import VideoStream
+
 Row = Mapping[str, Any]
+Chord = tuple[int, int, int]
+"""From left to right across a chamber: x, x, y."""
+_SPLITS = ("TRAIN",) * 7 + ("VAL", "TEST", "TEST")
+TRACED = "Traced"
+"""What a row of the table knows of its recording's tracings: a frame and its chords for ED, then for ES."""
 
 
-def cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> None:
+def cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
     """Write one recording below ``root`` as CardiacNet has it: ``CardiacNet-PAH/PAH/007_image.nii.gz`` and its label.
 
     ``frames`` and ``labels`` are uint8, (F, H, W); volumes are (W, H, F) with the frame time in the header. Every third
@@ -31,19 +44,124 @@ def cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fp
         if part == "label" and int(number) % 5 == 0:
             fresh.write_bytes(fresh.read_bytes()[:-200])
         fresh.replace(path)
+    return {}
 
 
 def cardiacnet_table(root: Path, rows: Sequence[Row]) -> None:
     """Write ``recordings.csv``: what the tree itself cannot say, the patient of each recording first of all."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with (root / "recordings.csv").open("w", newline="", encoding="utf-8") as file:
+    _write_csv(root / "recordings.csv", list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+
+def echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
+    """Write one recording below ``root``/``home`` as the EchoNet studies have it: ``Videos/<code>.avi``, Motion JPEG.
+
+    The frames in which the left ventricle is largest and smallest are those that an expert would trace.
+    """
+    path = root / home / "Videos" / f"{code(name, home)}.avi"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}")
+    _write_avi(fresh, frames, fps)
+    fresh.replace(path)
+    ventricle = labels == LV
+    size = ventricle.sum(axis=(1, 2))
+    traced = [[int(frame), _chords(ventricle[frame])] for frame in (size.argmax(), size.argmin())]
+    facts = {"FrameHeight": frames.shape[1], "FrameWidth": frames.shape[2], "FPS": fps, "NumberOfFrames": len(frames)}
+    return {**facts, TRACED: traced}
+
+
+def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
+    """Write ``FileList.csv``, names without .avi, and ``VolumeTracings.csv`` of chords, names with it.
+
+    Patients, whom the study does not name, are in one split each: seven of ten in TRAIN, one in VAL, two in TEST. Every
+    fifth recording is not traced.
+    """
+    names, listed, traced = [code(row["FileName"], "") for row in rows], [], []
+    for index, (name, row, turn) in enumerate(zip(names, rows, _turns(rows), strict=True)):
+        volume = 0.85 * row["LVArea_ED"] ** 1.5  # millilitres of a heart of that area, roughly
+        volumes = {"EF": row["EF"], "ESV": round(volume * (1 - row["EF"] / 100), 3), "EDV": round(volume, 3)}
+        facts = {key: row[key] for key in ("FrameHeight", "FrameWidth", "FPS", "NumberOfFrames")}
+        listed.append({"FileName": name, **volumes, **facts, "Split": _SPLITS[turn]})
+        for frame, chords in row[TRACED] if index % 5 else ():
+            traced += [
+                {"FileName": f"{name}.avi", "X1": a, "Y1": y, "X2": b, "Y2": y, "Frame": frame} for a, b, y in chords
+            ]
+    _write_csv(root / "FileList.csv", list(listed[0]), listed)
+    _write_csv(root / "VolumeTracings.csv", ["FileName", "X1", "Y1", "X2", "Y2", "Frame"], traced)
+
+
+def echonet_pediatric_tables(home: str, root: Path, rows: Sequence[Row]) -> None:
+    """Write ``FileList.csv`` with folds for splits, names with .avi, and ``VolumeTracings.csv`` of outlines.
+
+    Every fifth recording has a word where the number of its systolic frame should be.
+    """
+    listed, traced = [], []
+    for index, (row, turn) in enumerate(zip(rows, _turns(rows), strict=True)):
+        name = f"{code(row['FileName'], home)}.avi"
+        age = 1 + turn
+        child = {"Sex": "FM"[index % 2], "Age": age, "Weight": 8 + 3 * age, "Height": 75 + 6 * age}
+        listed.append({"FileName": name, "EF": row["EF"], **child, "Split": turn})
+        for moment, (frame, chords) in zip(("Diastolic", "Systolic"), row[TRACED], strict=True):
+            outline = [(a, y) for a, _, y in chords] + [(b, y) for _, b, y in reversed(chords)]
+            if index % 5 == 0 and moment == "Systolic":
+                frame, outline = "No Systolic", outline[:1]
+            traced += [{"FileName": name, "X": x, "Y": y, "Frame": frame} for x, y in outline]
+    _write_csv(root / home / "FileList.csv", list(listed[0]), listed)
+    _write_csv(root / home / "VolumeTracings.csv", ["FileName", "X", "Y", "Frame"], traced)
+
+
+def code(name: str, home: str) -> str:
+    """What an EchoNet study calls the recording ``name``; ``home`` is the folder of its view, if it has one."""
+    digits = hashlib.sha256(name.encode()).hexdigest()
+    if not home:
+        return f"0X{digits[:16].upper()}"
+    return f"CR{digits[:7]}-CR{digits[7:14]}-{int(digits[14:18], 16):06d}"
+
+
+def _turns(rows: Iterable[Row]) -> list[int]:
+    """For each row its patient's place in the deal, 0 to 9 and round again."""
+    known: dict[str, int] = {}
+    return [known.setdefault(row["PatientID"], len(known)) % 10 for row in rows]
+
+
+def _chords(mask: np.ndarray) -> list[Chord]:
+    """Across ``mask``, bool (H, W), from its top to its bottom, one for each row of pixels that has some of it."""
+    found = []
+    for y in np.flatnonzero(mask.any(axis=1)):
+        across = np.flatnonzero(mask[y])
+        found.append((int(across[0]), int(across[-1]) + 1, int(y)))
+    return found
+
+
+def _write_avi(path: Path, frames: np.ndarray, fps: float) -> None:
+    import av
+
+    with av.open(str(path), "w", format="avi", options={"fflags": "+bitexact"}) as container:
+        stream = cast("VideoStream", container.add_stream("mjpeg", rate=Fraction(fps).limit_denominator(1001)))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuvj420p"
+        stream.codec_context.thread_count = 1
+        stream.bit_rate = 4_000_000
+        for index, picture in enumerate(np.ascontiguousarray(frames)):
+            frame = av.VideoFrame.from_ndarray(picture, format="gray")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-Writer = Callable[[Path, str, np.ndarray, np.ndarray, float], None]
+Writer = Callable[[Path, str, np.ndarray, np.ndarray, float], Row]
 LAYOUTS: dict[str, tuple[Writer, Callable[[Path, Sequence[Row]], None]]] = {
-    "cardiacnet": (cardiacnet, cardiacnet_table)
+    "cardiacnet": (cardiacnet, cardiacnet_table),
+    "echonet_dynamic": (partial(echonet, ""), echonet_dynamic_tables),
+    "echonet_pediatric_a4c": (partial(echonet, "A4C"), partial(echonet_pediatric_tables, "A4C")),
+    "echonet_pediatric_psax": (partial(echonet, "PSAX"), partial(echonet_pediatric_tables, "PSAX")),
 }
-"""For each study layout what writes a recording, and what writes the table over all of them."""
+"""For each study layout what writes a recording, and says what the table needs, and what writes the tables over all.
+
+The phantom has one view, the apical one: of PSAX the layout alone is imitated.
+"""

@@ -30,3 +30,22 @@ def draw(
         return own
     common = torch.randn((*shape[:-3], 1, *shape[-2:]), generator=generator, device=device)
     return math.sqrt(shared) * common + math.sqrt(1 - shared) * own
+
+
+def check_offset(offset: float) -> float:
+    """``offset`` if it is a strength of ``add_offset``. Raises ``UserError``."""
+    if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < math.inf:
+        raise UserError(f"model.noise_offset={offset} is not possible; give a number from 0, for example 0.1")
+    return float(offset)
+
+
+def add_offset(noise: Tensor, offset: float) -> Tensor:
+    """``noise``, (B, C, *rest), plus ``offset`` times a normal number for each row and channel.
+
+    With it networks whose last noise level still shows the data learn other brightnesses all the same; zero terminal
+    SNR makes it needless (2305.08891, section 4).
+    """
+    if not offset:
+        return noise
+    shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
+    return noise + offset * torch.randn(shape, device=noise.device, dtype=noise.dtype)

@@ -17,6 +17,11 @@ FRESH = ".new-"
 """Begins the name of what is not finished; no FileName begins so."""
 
 
+def first_process() -> bool:
+    """Whether this is the only process, or the first of a distributed run."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
 def lock(folder: Path, file: str | None = None, doing: str = "written", other: str = "dst=") -> int:
     """Make ``folder`` if it is absent and keep other processes out of it until ``unlock``.
 

@@ -18,12 +18,12 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import label
 from echodream.phantom.scene import key_moments
-from echodream.stages.folder import begin, lock, require_same, unlock
+from echodream.stages.folder import FRESH, begin, lock, read_record, require_same, unlock, write_record
 from echodream.stages.summary import Summary
 from echodream.store.schema import partial
 
 RECORD = ".phantom.json"  # hidden: a study's listing passes over it
-_DONE = ".done"  # an empty file for each finished recording, while the tree is being written
+_DONE = ".done"  # a file for each finished recording, of what the table needs of it, while the tree is being written
 _KIND = "a tree that stage=phantom made"
 
 
@@ -65,7 +65,7 @@ def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, comm
             return _already(root, asked)
         begin(work / RECORD, asked, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
-        there = len(list((work / _DONE).iterdir()))
+        there = len([path for path in (work / _DONE).iterdir() if not path.name.startswith(FRESH)])
         jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
         rows = list(tqdm(_run(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
         LAYOUTS[layout][1](work, rows)
@@ -88,10 +88,10 @@ def draw(job: Job) -> dict[str, Any]:
     scene = job.source.scene(name)
     if not done.exists():
         video = job.source.read(job.recording, Limits())
-        LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], label(scene), video.fps)
-        done.touch()
+        write_record(done, LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], label(scene), video.fps))
     moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_moments(scene).items()}
-    return {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
+    own = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
+    return {**own, **(read_record(done) or {})}
 
 
 def _run(jobs: Sequence[Job], workers: int | None) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from echodream.metrics.patients import draws, interval
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import FOLDS
 from echodream.stages.answers import answers, open_model
-from echodream.stages.folder import RANKS
+from echodream.stages.folder import first_process
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 
@@ -89,7 +88,7 @@ def run_all(
             shutil.copytree(folder / run.name / "artifact", root / run.name)
         (root / FOLDS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+    if first_process():
         kept = {str(key): value for key, value in cfg.items() if key not in ("logger", "callbacks")}
         write_artifact(cfg.dst, whole, OmegaConf.to_yaml(OmegaConf.create(kept)), save)
         log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), _said(metrics))

@@ -95,11 +95,11 @@ def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
     write, table = LAYOUTS["cardiacnet"]
     drawn: list[str] = []
 
-    def stops(root: Path, name: str, *rest: Any) -> None:
+    def stops(root: Path, name: str, *rest: Any) -> Any:
         if len(drawn) == 3:
             raise KeyboardInterrupt
-        write(root, name, *rest)
         drawn.append(name)
+        return write(root, name, *rest)
 
     with monkeypatch.context() as patch:
         patch.setitem(LAYOUTS, "cardiacnet", (stops, table))
@@ -110,7 +110,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
         draw(tmp_path / "raw", replace(STUDY, patients=9))
     again: list[str] = []
     with monkeypatch.context() as patch:
-        counted = (lambda root, name, *rest: (again.append(name), write(root, name, *rest)), table)
+        counted = (lambda root, name, *rest: again.append(name) or write(root, name, *rest), table)
         patch.setitem(LAYOUTS, "cardiacnet", counted)
         assert draw(tmp_path / "raw").endswith("done, 3 recordings were already there")
     assert again

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Echodream on CardiacNet as published, to compare with launch/cardiacnet.sh: launch/echodream_published.sh
+# /path/to/CardiacNet. Its results lie in data/published, models/published, ... Run again, it continues.
+set -euo pipefail
+raw=$(realpath "${1:?say where CardiacNet lies: launch/echodream_published.sh /path/to/CardiacNet}")
+cd "$(dirname "$0")/.."
+source launch/progress.sh
+study="data=cardiacnet experiment=echodream_published"
+
+python sample.py stage=ingest     $study raw="$raw"
+python train.py  model=vae        $study
+python sample.py stage=encode     $study
+python train.py  model=lidm       $study process=published conditioning=[published]
+python train.py  model=reid       $study head=published
+python sample.py stage=image      $study                            # 2,000 of them
+python sample.py stage=filter     $study rule=percentile
+python sample.py stage=audit      $study
+python train.py  model=lvdm       $study process=published conditioning=[published_reference,published]
+python sample.py stage=video      $study                            # 655 of 192 frames
+python sample.py stage=filter     $study rule=percentile on=video
+python sample.py stage=decode     $study
+python sample.py stage=decode     $study on=image
+python train.py  model=classifier $study
+python train.py  model=classifier $study train_on=synthetic
+python train.py  model=classifier $study train_on=both
+python sample.py stage=utility    $study
+python sample.py stage=evaluate   $study                            # and the report
+verdict

@@ -1,0 +1,260 @@
+"""The real studies: each launch script, line by line, on a raw tree that the phantom writes in that study's layout.
+
+The scripts run as they are but for ``SMALL``: networks of preset=tiny, two steps of training, eight of sampling, frames
+of 32 x 32, few samples, and a rule that so few patients can satisfy. How good results are, ``make demo`` shows.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from echodream.conditioning import Conditioner
+from echodream.config_errors import refuse_impossible_pairs
+from echodream.errors import UserError
+from echodream.paths import CONF_DIR
+from echodream.store import Store
+from tests.launching import LAUNCH, Line, lines
+
+SCRIPTS = {
+    "cardiacnet.sh": "cardiacnet",
+    "echonet.sh": "echonet_dynamic",
+    "echodream_published.sh": "cardiacnet",
+    "echonet_synthetic_published.sh": "echonet_dynamic",
+}
+"""The study that each script is run on."""
+EXPERIMENTS = [script.removesuffix(".sh") for script in SCRIPTS]
+
+PATIENTS = 20
+_HEARTS = [f"data.source.patients={PATIENTS}", "data.source.size=48", "data.source.fps=24"]
+_HEARTS += ["+data.source.seconds=[2.0,2.4]", "+data.source.per_patient=[1,1]", "workers=0"]
+_CPU = ["trainer.accelerator=cpu"]
+_HELD_OUT = ["data.split.val=0.25", "data.split.test=0.25"]
+_FEW = ["preset=tiny", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "view.per_recording=1", *_CPU]
+_TRAIN = [*_FEW, "datamodule.workers=0", "datamodule.batch_size=4", "callbacks.pictures=null"]
+SMALL: dict[str, list[str]] = {
+    "ingest": ["data.size=32", "data.fps=24", "workers=0", "data.split.train=0.5", *_HELD_OUT],
+    "keyframes": ["workers=0"],
+    "vae": _TRAIN,
+    "encode": ["workers=0", *_CPU],
+    "lidm": _TRAIN,
+    "reid": _TRAIN,
+    "image": ["n=16", "steps=8", *_CPU],
+    "filter": ["patients=5", "device=cpu"],
+    "lvdm": [*_TRAIN, "view.frames=8"],
+    "video": ["n=null", "frames=12", "steps=8", *_CPU],
+    "decode": ["workers=0", *_CPU],
+    "classifier": [*_TRAIN[:-1], "view.frames=4"],
+    "utility": ["repeats=100"],
+}
+"""What is made smaller, by model or stage; what is not named runs at its full size."""
+_RULE = ["rule.alpha=0.34", "rule.alpha_max=0.99", "rule.beta=0.99", "rule.delta=0.5", "rule.choose=0", "views=[]"]
+_BEYOND = ("gain", "contrast", "speckle", "flip", "shift", "rotate", "crop", "sdedit_10", "sdedit_30", "sdedit_50")
+"""Copies that an identity network after two steps of training cannot recognise: not declared."""
+
+
+def smaller(line: Line) -> list[str]:
+    """What stands in place of the study's size on ``line``."""
+    own = list(SMALL.get(line.what, []))
+    published = "published" in (line.value("experiment") or "")
+    if line.what == "vae" and published:
+        own.append("vae.channels=3")
+    if line.what == "reid" and not published:
+        own.append("model.copies.frames=4")
+    if line.what == "filter" and line.value("rule") != "percentile":
+        own += [*_RULE, *(f"controls.{name}=null" for name in _BEYOND)]
+    return own + (["folds=3"] if line.value("folds") else [])
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a study's raw files, written once."""
+    root = tmp_path_factory.mktemp("raw")
+
+    def folder(layout: str) -> Path:
+        with pytest.MonkeyPatch.context() as at:
+            at.chdir(root)
+            Line("sample", ("stage=phantom", "data=phantom", f"layout={layout}", f"dst={layout}")).run(*_HEARTS)
+        return root / layout
+
+    return folder
+
+
+def lines_of(script: str, study: str, raw: Path = Path("/raw")) -> list[Line]:
+    """The lines of ``script`` for ``study``, whose raw files are in ``raw``."""
+    return lines(script, *([str(raw)] if study == "cardiacnet" else [study, str(raw)]))
+
+
+@pytest.mark.parametrize(("script", "study"), SCRIPTS.items())
+def test_the_whole_list_runs_on_a_raw_tree_of_the_study(
+    script: str, study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = raw(study)
+    monkeypatch.chdir(tmp_path)
+    for line in lines_of(script, study, tree):
+        line.run(*smaller(line))
+    below = Path("published") if "published" in script else Path()
+    real, drawn = (Store(Path(part) / below / study / "videos") for part in ("data", "samples"))
+    assert len(real) == PATIENTS
+    assert len(drawn) >= 1
+    assert drawn.dataset.channels == real.dataset.channels == (3 if "published" in script else 1)
+    assert (Path("reports") / below / study / "index.html").is_file()
+    utility = (Path("reports") / below / study / "utility.json").read_text()
+    assert ('"PAH"' if study == "cardiacnet" else '"EF"') in utility
+
+
+@pytest.mark.parametrize("study", ["echonet_pediatric_a4c", "echonet_pediatric_psax"])
+def test_the_pediatric_studies_enter_by_the_same_list(
+    study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows reads the columns that EchoNet-Dynamic has, too."""
+    tree = raw(study)
+    monkeypatch.chdir(tmp_path)
+    listed = lines_of("echonet.sh", study, tree)
+    for line in listed[:3]:
+        line.run(*smaller(line))
+    assert [line.what for line in listed[:3]] == ["ingest", "verify", "keyframes"]
+    found = Store(Path(f"data/{study}/videos_keyframes")).table
+    assert set(found["Split"]) == {"TRAIN", "VAL", "TEST"}
+    assert set(found["View"]) == {study[-4:].upper().strip("_")}
+    assert found["EF"].notna().all()
+    assert found["ED"].ne("").all()
+
+
+def test_every_script_is_run_by_a_test() -> None:
+    known = {*SCRIPTS, "demo.sh", "progress.sh"}
+    assert {path.name for path in LAUNCH.glob("*.sh")} == known
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_scripts_say_what_they_need(script: str) -> None:
+    with pytest.raises(AssertionError, match=f"say .* launch/{script}"):
+        lines(script)
+
+
+# ------------------------------------------------------------------------------------------------- at their real size
+
+
+@cache
+def of_experiment(experiment: str) -> dict[str, Line]:
+    """The first line of each model and stage of the experiment's script."""
+    script = f"{experiment}.sh"
+    return {line.what: line for line in reversed(lines_of(script, SCRIPTS[script]))}
+
+
+def composed(kind: str, experiment: str, other: str = "") -> DictConfig:
+    """The configuration of that line; ``other`` stands in place of what it says of the same key."""
+    line = of_experiment(experiment)[kind]
+    kept = [override for override in line.overrides if override.split("=")[0] not in ("raw", other.split("=")[0])]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(line.program, [*kept, *filter(None, [other])], return_hydra_config=True)
+
+
+def told(cfg: DictConfig) -> Conditioner:
+    """The conditions of a model, which have learnt four classes and a range of EF."""
+    made = Conditioner(instantiate(cfg.conditioning), cfg.model.width)
+    names = ["ASD", "Non-ASD", "Non-PAH", "PAH"]
+    made.adapt(pd.DataFrame({"class_id": range(4), "class_name": names, "EF": [30.0, 50, 60, 70]}), 4)
+    return made
+
+
+def count(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "lidm", "lvdm"),
+    [
+        ("echodream_published", 74_648_324, 143_830_186),
+        ("echonet_synthetic_published", 74_648_324, 143_830_186),
+        ("cardiacnet", None, None),
+        ("echonet", None, None),
+    ],
+)
+def test_the_diffusion_networks_have_the_published_size(experiment: str, lidm: int | None, lvdm: int | None) -> None:
+    """74.6 and 143.8 million are published. Ours have wider tokens and three key frames, and no more than 7 % more."""
+    for kind, published, known in (("lidm", 74_648_324, lidm), ("lvdm", 143_830_186, lvdm)):
+        cfg = composed(kind, experiment)
+        conditions = told(cfg)
+        frames = 3 if cfg.view._target_.endswith("Triplet") else 1
+        with torch.device("meta"):
+            made = instantiate(cfg.denoiser)(4 * frames, extra=conditions.extra, width=conditions.width).to("meta")
+        found = count(made)
+        assert found == known if known else published < found < 1.07 * published
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_other_networks_are_the_published_ones(experiment: str) -> None:
+    channels = 3 if "published" in experiment else 1
+    with torch.device("meta"):
+        vae = instantiate(composed("vae", experiment).vae)
+        reid = instantiate(composed("reid", experiment).embedder)(channels=4)
+        classifier = instantiate(composed("classifier", experiment).backbone)(classes=4, channels=channels)
+    assert list(vae.config.block_out_channels) == [128, 256, 256, 512]
+    assert (vae.config.in_channels, vae.config.latent_channels, vae.config.layers_per_block) == (channels, 4, 2)
+    resnet50 = 25_557_032 - 2049 * 1000 + 2049 * 128  # torchvision's, with 128 features in place of 1,000
+    stem = 49 if "published" in experiment else 9  # 7 x 7 or 3 x 3, of four channels of latents
+    assert count(reid) == resnet50 - 64 * 3 * 49 + 64 * 4 * stem
+    r3d_18 = 33_371_472 - 513 * 400 + 513 * 4
+    assert count(classifier) == r3d_18 - 64 * (3 - channels) * 3 * 49
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
+    published, ef = "published" in experiment, experiment.startswith("echonet")
+    lidm, lvdm, classifier = (composed(kind, experiment) for kind in ("lidm", "lvdm", "classifier"))
+    assert (lidm.datamodule.batch_size, lidm.model.lr, lidm.model.weight_decay) == (256, 3e-4, 1e-2)
+    assert (lidm.trainer.gradient_clip_val, lidm.model.warmup, lidm.process.steps) == (1.0, 500, 1000)
+    assert (lvdm.view.frames, lvdm.model.lr, list(lvdm.denoiser.heads)) == (64, 1e-4, [8, 16, 16, 32])
+    assert 4 <= lvdm.datamodule.batch_size <= 16
+    assert (classifier.view.frames, classifier.view.stride, classifier.datamodule.batch_size) == (32, 2, 8)
+    assert (classifier.trainer.max_epochs, classifier.model.lr) == (45, 5e-4)
+    assert classifier.task.name == ("regression" if ef else "classification")
+    for cfg in (lidm, lvdm):
+        kept = (cfg.process.prediction, cfg.process.schedule, cfg.process.beta_start, cfg.process.beta_end)
+        assert kept == ("v", "linear", 1e-4, 2e-2)
+        mended = (cfg.process.zero_snr, cfg.process.spacing, cfg.process.min_snr)
+        assert mended == ((False, "leading", None) if published else (True, "trailing", 5.0))
+        assert set(cfg.conditioning) - {"reference"} == {"EF" if ef else "class_id"}
+    assert lvdm.model.noise_offset == (0.1 if published else 0.0)
+    reid = composed("reid", experiment)
+    assert (reid.datamodule.batch_size, reid.model.lr) == (128, 1e-4)
+    assert reid.head._target_.endswith("Published" if published else "ArcFace")
+    image, video, rule = (composed(kind, experiment) for kind in ("image", "video", "filter"))
+    steps = 20 if not published else 64 if ef else 256
+    assert (image.steps, image.sampler) == (video.steps, video.sampler) == (steps, "ddpm" if published else None)
+    assert image.guidance.class_id == video.guidance.class_id == (1.0 if ef else 5.0)
+    assert (video.guidance.reference, video.frames) == (1.0, 192)
+    if not ef:
+        assert (image.n, video.n) == (2000, 655)
+    assert rule.rule._target_.endswith("Percentile" if published else "Calibrated")
+    assert rule.reference == ("first" if published else "all")
+
+
+@pytest.mark.parametrize(
+    ("kind", "experiment", "other", "says"),
+    [
+        ("lidm", "echodream_published", "process=ddpm", "model=lidm of experiment=echodream_published .* process=ddpm"),
+        ("lvdm", "echonet_synthetic_published", "process=ddpm", "choose one of published"),
+        ("reid", "echodream_published", "head=arcface", "does not go with head=arcface; choose one of published"),
+        (
+            "filter",
+            "echodream_published",
+            "rule=calibrated",
+            "stage=filter .*; choose one of percentile",
+        ),
+        ("classifier", "echonet", "task=classification", "task=classification; choose one of regression"),
+    ],
+)
+def test_half_a_published_model_is_refused(kind: str, experiment: str, other: str, says: str) -> None:
+    cfg = composed(kind, experiment, other)
+    chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    with pytest.raises(UserError, match=says):
+        refuse_impossible_pairs(cfg, chosen)  # type: ignore[arg-type]
