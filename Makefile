@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo clean
+.PHONY: help setup test check demo smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -26,8 +26,11 @@ check: setup  ## lint, format check, types, then the test suite
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-demo: setup  ## run the whole pipeline on the embedded phantom study
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
+demo: setup  ## run the whole pipeline on the embedded phantom study, from raw files to the report
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
+
+smoke: setup  ## the same list in three minutes: that all of it works, and nothing of how well
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh smoke
 
 clean:  ## remove the environment and caches (never data, models, samples, runs or reports)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

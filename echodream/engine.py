@@ -84,7 +84,8 @@ def training_settings(cfg: DictConfig) -> str:
         parts[key].pop(name, None)
     others = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
     parts["weights"] = [digest(path) for path in [*sorted([weights, *weights.glob("*")]), *others] if path.is_file()]
-    parts["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
+    parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
+    parts |= {"early_stopping": str(stops)} if stops else {}
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
 

@@ -49,11 +49,18 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def check_objective(name: str | None) -> None:
+    """Raise ``UserError`` where a search would compare by patients of the test."""
+    if name is not None and not name.startswith("val/"):
+        raise UserError(f"objective={name} is no figure on the validation patients: choose one that begins with val/")
+
+
 def objective(name: str | None, metrics: Mapping[str, Any]) -> float | None:
     """The figure ``name`` of ``metrics``, which a search compares; None without a search. Raises ``UserError``.
 
     None, too, in a process without metrics: another one has them.
     """
+    check_objective(name)
     if name is None or not metrics:
         return None
     if name not in metrics:

@@ -5,13 +5,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
@@ -34,6 +35,35 @@ class WholeCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar on stderr: stdout is what a stage says, which scripts keep."""
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """Before training."""
+        with redirect_stdout(sys.stderr):
+            return super().init_sanity_tqdm()
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Of an epoch."""
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Of a validation."""
+        with redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
+
+    def init_test_tqdm(self) -> Tqdm:
+        """Of a test."""
+        with redirect_stdout(sys.stderr):
+            return super().init_test_tqdm()
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """Of a stage that sends a store through a network."""
+        with redirect_stdout(sys.stderr):
+            return super().init_predict_tqdm()
 
 
 def make_trainer(
@@ -61,8 +91,9 @@ def make_trainer(
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used.*")
     try:
-        more |= {"callbacks": list(callbacks), "plugins": [WholeCheckpoints(), *_slurm()]}
-        trainer = settings(enable_progress_bar=sys.stderr.isatty(), **more)
+        bars = [Bar()] if sys.stderr.isatty() else []
+        more |= {"callbacks": [*callbacks, *bars], "plugins": [WholeCheckpoints(), *_slurm()]}
+        trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise UserError(f"trainer: {reason}; change that trainer. setting") from error

@@ -19,7 +19,7 @@ from echodream.artifact import Artifact, read_artifact
 from echodream.callbacks.tracking import finish
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
-from echodream.launching import objective
+from echodream.launching import check_objective, objective
 from echodream.modules.trainable import Trainable
 from echodream.stages import repeated, tracked
 from echodream.stages.already import check_sources
@@ -81,6 +81,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what Lightning and the optimiser would take late, or otherwise than it is meant."""
+    check_objective(cfg.get("objective"))
     epochs, lr = cfg.trainer.get("max_epochs"), cfg.model.get("lr", 1.0)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise UserError(f"trainer.max_epochs is {epochs!r}: give a whole number, 0 or more")
@@ -169,5 +170,6 @@ def _finite(found: Mapping[str, float], undefined: Collection[str]) -> dict[str,
 def _recipe(cfg: DictConfig) -> str:
     """What decides the weights, as yaml: not what is logged and drawn, whose folder differs from run to run."""
     kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
-    kept["callbacks"] = {"ema": (cfg.callbacks or {}).get("ema")}
+    callbacks = cfg.callbacks or {}
+    kept["callbacks"] = {name: callbacks.get(name) for name in ("ema", "early_stopping") if name in ("ema", *callbacks)}
     return OmegaConf.to_yaml(OmegaConf.create(kept))

@@ -2,9 +2,8 @@
 # Anonymised chest X-rays, measured: launch/chest.sh /path/to/chest_xray_ccby
 # Two anonymised versions, a strong blur and half redrawn: what identity and what utility remain. docs/chest.md
 set -euo pipefail
+raw=$(realpath "${1:?say where the X-rays lie: launch/chest.sh /path/to/chest_xray_ccby}")
 cd "$(dirname "$0")/.."
-raw=$1
-experiment=chest
 source launch/progress.sh
 
 python sample.py stage=ingest      data=chest_xray experiment=chest raw="$raw"

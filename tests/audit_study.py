@@ -127,7 +127,7 @@ def generator(root: Path, made: Diffusion, name: str, view: str) -> Path:
 
 def audit_cfg(folder: Path, *overrides: str) -> DictConfig:
     """``sample.py stage=audit`` of ``folder``/samples, without a generator and without the picture of samples."""
-    fixed = ["stage=audit", f"src={folder}/samples", f"real={folder}/real", f"artifact={folder}/reid"]
+    fixed = ["stage=audit", f"src={folder}/samples", f"real={folder}/real", f"artifact={folder}/reid", "notes=null"]
     fixed += [f"autoencoder={folder}/vae", "generator=null", f"dst={folder}/audit", "pairs=0", "+data.name=x"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("sample", [*fixed, *overrides])

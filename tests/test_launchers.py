@@ -125,6 +125,8 @@ def test_an_objective_must_be_among_what_is_measured() -> None:
     assert launching.objective("val/loss", {"val/loss": 2}) == 2.0
     with pytest.raises(UserError, match="objective=val/los is not among what was measured: choose one of val/loss"):
         launching.objective("val/los", {"val/loss": 2})
+    with pytest.raises(UserError, match="objective=auc is no figure on the validation patients"):
+        launching.objective("auc", {"auc": 0.9})
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,21 @@ def test_the_pediatric_studies_enter_by_the_same_list(
 
 
 def test_every_script_is_run_by_a_test() -> None:
-    known = {*SCRIPTS, "demo.sh", "progress.sh"}
+    known = {*SCRIPTS, "chest.sh", "demo.sh", "progress.sh"}
     assert {path.name for path in LAUNCH.glob("*.sh")} == known
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_lines_for_chest_x_rays_compose() -> None:
+    """launch/chest.sh: what its stages do, tests/stages/test_anonymise.py and others show."""
+    listed = lines("chest.sh", "/raw")
+    for line in listed:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(line.program, list(line.overrides), return_hydra_config=True)
+        refuse_impossible_pairs(cfg, OmegaConf.to_container(cfg.hydra.runtime.choices))  # type: ignore[arg-type]
+    assert {"identity", "anonymise", "linkability", "utility"} <= {line.what for line in listed}
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "chest.sh"])
 def test_the_scripts_say_what_they_need(script: str) -> None:
     with pytest.raises(AssertionError, match=f"say .* launch/{script}"):
         lines(script)

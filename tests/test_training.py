@@ -406,3 +406,29 @@ def test_each_epoch_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert len(lines) == 2
     assert re.fullmatch(r"epoch 2 of 2  train/loss [\d.]+  val/psnr [\d.]+  val/ssim -?[\d.e-]+", lines[1])
     assert "train: LPIPS is off, because loss.perceptual has no weight files (backbone= and linear=)" in caplog.messages
+
+
+def test_the_bar_is_on_stderr_where_somebody_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts keep stdout to themselves: it is what a stage says."""
+    settings = functools.partial(pl.Trainer, accelerator="cpu", logger=False, max_epochs=1)
+    assert make_trainer(settings, []).progress_bar_callback is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar: Any = make_trainer(settings, []).progress_bar_callback
+    shown = bar.init_train_tqdm()
+    shown.reset(3)
+    shown.refresh()
+    said = capsys.readouterr()
+    assert "0/3" in said.err
+    assert said.out == ""
+
+
+def test_when_a_training_stops_is_among_its_settings(tmp_path: Path) -> None:
+    study(tmp_path)
+    plain = train_cfg(tmp_path)
+    stops = [f"+callbacks.early_stopping.{given}" for given in ("monitor=val/psnr", "patience=3")]
+    other = train_cfg(tmp_path, *stops)
+    assert engine.training_settings(plain) != engine.training_settings(other)
+    assert "early_stopping" not in training._recipe(plain)
+    assert "patience: 3" in training._recipe(other)

@@ -125,10 +125,12 @@ class Conditioner(nn.Module):
             found |= {REFERENCE: batch["reference"], "reference_time": batch["reference_time"]}
         return found
 
-    def request(self, values: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+    def request(self, values: Mapping[str, Sequence[Any]], own: bool = False) -> dict[str, Tensor]:
         """As ``values``, of columns that a user asks for, each checked against what the model was trained on.
 
-        A column that is left out is missing in all rows. Raises ``UserError`` naming key, value, and what is known.
+        A column that is left out is missing in all rows. If the values are a patient's ``own``, numbers beyond what
+        training has seen are no mistake, and count as the nearest that it has. Raises ``UserError`` naming key, value,
+        and what is known.
         """
         for column in values:
             if column not in self.columns:
@@ -142,7 +144,8 @@ class Conditioner(nn.Module):
         for name, module in self._tokens.items():
             if counts:
                 cells = values.get(module.column, [None] * next(iter(counts.values())))
-                module.check(cells)
+                if not (own and isinstance(module, Scalar)):
+                    module.check(cells)
                 found[name] = module.encode(cells)
         return found
 

@@ -38,6 +38,10 @@ class AnonymisedData(StoreData):
         super().__init__(**store)
         if train_on == "anonymised":
             real = self.store
+            if Path(str(anonymised)).resolve() == real.root.resolve():
+                raise UserError(
+                    f"anonymised={anonymised} and src={real.root} are the same store: give the anonymised one"
+                )
             self.store = Store(str(anonymised), kind=real.dataset.kind, encoder=real.dataset.encoder)
             self.store.table = as_originals(self.store, real, match)
             self.store.dataset = replace(self.store.dataset, statistics=real.dataset.statistics)  # in their units

@@ -88,6 +88,9 @@ class StoreData(LightningDataModule):
         """Shuffled by (seed, epoch); can go on in the middle of an epoch."""
         samples = self.training()
         sampler = self._sampler(samples, fixed=False)
+        world = self.trainer.world_size if self.trainer is not None else 1
+        if self.drop_last and self.batch_size * world < 2:
+            raise UserError("batch_size=1 is too few for batch normalisation, which needs two samples: give 2 or more")
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(
                 f"batch_size={self.batch_size} with drop_last leaves nothing of {len(sampler)} samples: lower it"

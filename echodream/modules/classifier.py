@@ -137,7 +137,7 @@ class ClipClassifier(Trainable):
         def save(folder: Path) -> None:
             self.network.save(folder, facts)
             if self._tested:
-                _write_figures(folder, self._tested, self._versions, self.repeats)
+                _write_figures(folder, self._tested, self._versions, self.repeats, str(facts["train_on"]))
             for which, tested in {"": self._tested, **self._versions}.items():
                 for name, picture in self.goal.pictures(tested["out"], tested["target"]).items() if tested else ():
                     _write_picture(folder / f"{name}{'_' if which else ''}{which}.png", picture)
@@ -169,11 +169,14 @@ class ClipClassifier(Trainable):
                 self.log(f"{prefix}{name}", float(value))
 
 
-def _write_figures(folder: Path, tested: dict[str, Any], versions: dict[str, dict[str, Any]], repeats: int) -> None:
+def _write_figures(
+    folder: Path, tested: dict[str, Any], versions: dict[str, dict[str, Any]], repeats: int, train_on: str
+) -> None:
     """``metrics.json``: each figure with its interval; null for what has no value."""
     record = {**plain(tested), "interval": f"95 %, {repeats} bootstrap samples of patients"}
     if versions:
         record["anonymised"] = {name: plain(each) for name, each in versions.items()}
+        record["train_on"] = train_on  # of originals, their own figures say nothing of the versions
     (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -139,7 +139,7 @@ class Workshop:
         conditioner, table = self.model.conditioner, self.rows.table
         cells = {name: table[name].iloc[list(rows)].tolist() for name in conditioner.columns if name in table}
         none = [None] * len(rows)
-        return conditioner.request({name: cells.get(name, none) for name in conditioner.columns})
+        return conditioner.request({name: cells.get(name, none) for name in conditioner.columns}, own=True)
 
     def redrawn(
         self, x: Tensor, values: Mapping[str, Tensor], strength: float, rngs: Sequence[np.random.Generator]

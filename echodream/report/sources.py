@@ -110,7 +110,7 @@ class Sources:
                 decision = made.get("decision")
                 if not isinstance(decision, Mapping) or decision.get("passed") is not True:
                     return None
-                return on if _same_run(made, self.records.get(f"filter_{on}")) else None
+                return on if same_run(made, self.records.get(f"filter_{on}")) else None
         return None
 
 
@@ -136,7 +136,7 @@ def gather(
     )
 
 
-def _same_run(made: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
+def same_run(made: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
     """Whether a filter's store and its record tell of one run: nothing that both say differs."""
     if record is None:
         return True

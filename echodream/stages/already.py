@@ -8,51 +8,82 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from echodream.stages.folder import RANKS, read_record, write_record
+from echodream.stages.folder import RANKS, first_process, read_record, write_record
 from echodream.stages.summary import Summary
-from echodream.store.schema import DATASET, partial
+from echodream.store.schema import CHECKSUMS, DATASET, partial
+from echodream.store.verify import require_whole
 
 _WRITTEN = ("dst", "private")
 """Settings that say where a stage writes."""
 
 
 def once(notes: str | None, stage: Mapping[str, Any], run: Callable[[], Summary]) -> Summary:
-    """``run`` the stage that ``stage`` configures, unless the folder ``notes``, if given, says that it is done."""
+    """``run`` the stage that ``stage`` configures, unless the folder ``notes``, if given, says that it is done.
+
+    Raises ``StoreError`` before, where a store that it reads is damaged.
+    """
     if notes is None:
+        check_sources(stage)
         return run()
     asked = _asked(stage)  # before the run: what is replaced while it runs was not read
     found = remembered(notes, stage, asked)
     if found is None:
+        check_sources(stage)
         found = run()
         remember(notes, stage, asked, found)
     return found
 
 
+def check_sources(settings: Mapping[str, Any]) -> None:
+    """Raise ``StoreError`` unless all files of the stores that ``settings`` name, but where it writes, are as made."""
+    if not first_process() or str(settings.get("_target_", "")).endswith(".verify"):  # which says more
+        return
+    for path in {_path(value) for value in _texts(settings)}:
+        if (path / DATASET).is_file() and (path / CHECKSUMS).is_file():
+            require_whole(path)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in ``value``, however deep, but where it says what is written."""
+    if isinstance(value, Mapping):
+        value = [item for key, item in value.items() if key not in _WRITTEN]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and value:
+        yield value
+
+
 def remembered(notes: str, stage: Mapping[str, Any], asked: str) -> Summary | None:
     """The summary of ``stage``, its configuration, if the folder ``notes`` says that it is done and nothing changed."""
     note = read_record(_place(notes, stage))
-    if note is None or _distributed() or partial(Path(stage["dst"])).exists():
+    if note is None or _distributed() or partial(_dst(stage)).exists():
         return None
-    if note.get("asked") != asked or note.get("made") != _made(Path(stage["dst"]), note.get("files", [])):
+    if note.get("asked") != asked or note.get("made") != _made(_dst(stage), note.get("files", [])):
         return None
-    title = f"{_name(stage)}: {stage['dst']} already complete, nothing to do"
+    title = f"{_name(stage)}: {_dst(stage)} already complete, nothing to do"
     return Summary(title, note["facts"])
 
 
 def remember(notes: str, stage: Mapping[str, Any], asked: str, summary: Summary) -> None:
     """Leave a note in the folder ``notes`` that ``stage`` is done; a convenience, so no disk needs room for it."""
-    if summary.problem is not None or _distributed() or not Path(stage["dst"]).is_dir():
+    if summary.problem is not None or _distributed() or not _dst(stage).is_dir():
         return
     facts = {name: str(value) for name, value in summary.facts.items()}
     with contextlib.suppress(OSError):
         place = _place(notes, stage)
         place.parent.mkdir(parents=True, exist_ok=True)
-        made = _made(Path(stage["dst"]), summary.files)
+        made = _made(_dst(stage), summary.files)
         write_record(place, {"asked": asked, "made": made, "files": [*summary.files], "facts": facts})
+
+
+def _dst(stage: Mapping[str, Any]) -> Path:
+    """Where ``stage`` writes: its own setting, or one of its stores."""
+    return Path(stage["dst"] if "dst" in stage else stage["stores"]["dst"])
 
 
 def _name(stage: Mapping[str, Any]) -> str:
@@ -60,7 +91,7 @@ def _name(stage: Mapping[str, Any]) -> str:
 
 
 def _place(notes: str, stage: Mapping[str, Any]) -> Path:
-    whose = hashlib.sha256(str(Path(stage["dst"]).absolute()).encode()).hexdigest()[:16]
+    whose = hashlib.sha256(str(_dst(stage).absolute()).encode()).hexdigest()[:16]
     return Path(notes) / f"{_name(stage)}-{whose}.json"
 
 
@@ -74,12 +105,12 @@ def _asked(stage: Mapping[str, Any]) -> str:
 
     def seen(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {str(key): seen(item) for key, item in value.items()}
+            return {str(key): seen(item) for key, item in value.items() if key not in _WRITTEN}
         if isinstance(value, Sequence) and not isinstance(value, str):
             return [seen(item) for item in value]
         return [value, _state(_path(value))] if isinstance(value, str) and value else value
 
-    settings = seen({key: value for key, value in stage.items() if key not in _WRITTEN})
+    settings = seen(stage)
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 

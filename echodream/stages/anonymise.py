@@ -72,7 +72,7 @@ def anonymise(
     else:
         settings |= {"blur": float(blur)}
         shop = Workshop(rows, autoencoder)
-    written = _rows(store, {name: shown.place[shown.row == row] for row, name in enumerate(rows.names)})
+    written = _rows(store, dict(zip(rows.names, shown.place.reshape(len(rows), frames), strict=True)))
     facts = _dataset(store.dataset, settings, command, code_version)
     writing = WriteStore(dst, facts, written, save, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: Groups(rows, frames, batch, writing.done), 0)

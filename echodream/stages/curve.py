@@ -11,7 +11,7 @@ from echodream.stages.points import UTILITY, Points, order
 
 LINKS = {"outer": "outer: AUC", "inner": "inner: AUC"}
 """How well a version is linked to its original, and two versions of a patient to each other: figures of linkability."""
-UTILITIES = (f"{UTILITY}: auc", "ratio: synthetic: auc", "class agreement")
+UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
 """Parts of the names of figures that stand for what images are worth; the first that is there."""
 SAID = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
 

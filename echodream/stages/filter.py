@@ -1,7 +1,6 @@
 """``stage=filter``: a Store of samples becomes a Store of those that are no copies, with a statement of what passes."""
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +18,7 @@ from echodream.modules.workshop import Workshop
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.process.guidance import Guidance
+from echodream.report.lineage import without_folders
 from echodream.stages.decisions import RECORD, decided, told, tries, write_private
 from echodream.stages.encode import rows_of
 from echodream.stages.filtering import Looking, Scored, length_of, score
@@ -56,7 +56,7 @@ def filter_(
     go to ``dst``, with the decision in their dataset.json; the scores of all samples and whom they resemble go to the
     folder ``private``. Where the rule cannot keep its promise there are no survivors, and the summary has a problem.
     """
-    command = re.sub(r"=\S*/\S*", "=...", command)  # folders may name the study, or a patient
+    command = without_folders(command)
     looks, declared = Looking(**looking), {name: one for name, one in controls.items() if one is not None}
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)

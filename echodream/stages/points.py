@@ -104,7 +104,8 @@ def _parts(record: Mapping[str, Any], file: str) -> Any:
     if file == "metrics.json":  # a report has one, too, without figures
         sets = record.get("anonymised", {})
         versions = {f"{UTILITY} of {name if len(sets) > 1 else 'versions'}": of["figures"] for name, of in sets.items()}
-        return {UTILITY: record.get("figures"), **versions}
+        seen = bool(sets) and record.get("train_on") == "original"  # no version had a part in these figures
+        return {f"{UTILITY} of originals" if seen else UTILITY: record.get("figures"), **versions}
     parts = record.get("tasks", record)
     return {key: part for key, part in parts.items() if key != "protocol"}
 

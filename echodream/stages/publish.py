@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from echodream.artifact import CONFIG, FACTS
 from echodream.errors import UserError
-from echodream.report.lineage import without_places
+from echodream.report.lineage import without_folders, without_places
 from echodream.report.sources import FILES, Sources, gather
 from echodream.stages.decisions import SCORES
-from echodream.stages.folder import begin, lock, require_same, unlock, write_record
+from echodream.stages.folder import begin, lock, read_record, require_same, unlock, write_record
 from echodream.stages.publishing.cards import TEMPLATES, data_card, model_card, valid_license
 from echodream.stages.publishing.checks import (
     GENERATORS,
@@ -44,7 +43,7 @@ _MEANING = {
     "FrameWidth": "pixels",
     "class_id": "class that was asked for",
     "class_name": "its name",
-    "EF": "ejection fraction that was asked for",
+    "EF": "ejection fraction that was asked for, to the next whole number",
     "View": "view that was asked for",
     "HeartRate": "beats per minute that were asked for, to the next whole number",
     "ED": "frames of end diastole",
@@ -84,7 +83,7 @@ def publish(
     cleared = _cleared(what, stores, artifact, sources, hub["accept_findings"])
     target = Path(dst)
     asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
-    facts = {"command": _plain(command), "code_version": code_version}
+    facts = {"command": without_folders(command), "code_version": code_version}
     if not target.exists():
         _make(target, what, license, cleared, artifact, columns, asked, facts)
         state = "done"
@@ -159,7 +158,7 @@ def _make(
         else:
             card = _store(work / STORE, what, license, cleared, columns, facts)
         (work / CARD).write_text(card, encoding="utf-8")
-        write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings})
+        write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings, "sums": _sums(work)})
         _verified(work, cleared.sources)
         work.rename(target)
     finally:
@@ -215,8 +214,9 @@ def _lots(source: Store, private: Path) -> list[str]:
 def _row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
     """``row`` with the columns ``kept``, under its new ``name``."""
     found = {column: None if row[column] != row[column] else row[column] for column in kept}  # NaN is no value
-    if (rate := found.get("HeartRate")) is not None:  # its digits may be those of one patient
-        found["HeartRate"] = round(float(rate))
+    for column in ("HeartRate", "EF"):  # their digits may be those of one patient
+        if (value := found.get(column)) is not None:
+            found[column] = round(float(value))
     return {**found, "FileName": name, "PatientID": name.rpartition("-")[2]}
 
 
@@ -226,15 +226,16 @@ def _model(work: Path, what: str, license: str, cleared: Cleared, artifact: Path
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
     told = metrics_of(str(artifact))
-    write_record(work / FACTS, {**told, "command": _plain(str(told.get("command", "")))})
+    write_record(work / FACTS, {**told, "command": without_folders(str(told.get("command", "")))})
     recipe = (artifact / CONFIG).read_text(encoding="utf-8")
     (work / CONFIG).write_text(without_places(recipe), encoding="utf-8")
     return model_card(cleared, what, license, told)
 
 
-def _plain(command: str) -> str:
-    """``command`` without folders: they may name the study, or a patient."""
-    return re.sub(r"=\S*/\S*", "=...", command)
+def _sums(folder: Path) -> dict[str, str]:
+    """Digests of what ``folder`` holds besides its card and its record; a store's own list stands for the store."""
+    names = (f"{STORE}/{CHECKSUMS}", FACTS, CONFIG, *_MODEL_FILES)
+    return {name: digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _verified(folder: Path, sources: Sources) -> None:
@@ -245,6 +246,8 @@ def _verified(folder: Path, sources: Sources) -> None:
         raise UserError(f"{folder / strange[0]} does not belong there: remove {folder}, and run the same command again")
     if (folder / STORE).is_dir():
         verify(folder / STORE)
+    if (read_record(folder / RECORD) or {}).get("sums") != _sums(folder):
+        raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
     plain = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_MEANING])
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".md", ".json", ".yaml", ".csv"):

@@ -69,6 +69,14 @@ def problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
         yield f"{root / CHECKSUMS} lists {left[:80]!r}, which FileList.csv does not"
 
 
+def require_whole(root: str | Path) -> None:
+    """Raise ``StoreError`` unless every file of the store at ``root`` has its checksum: reading does not notice all."""
+    root = Path(root)
+    for name, listed in read_checksums(root).items():
+        if problem := _file_problem(root / name, listed):
+            raise StoreError(f"{problem}; bring it back, or make the store again")
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -126,6 +126,8 @@ def test_the_last_batch_is_dropped_only_when_asked(latents: str) -> None:
     assert [len(batch["name"]) for batch in data(latents, batch_size=64).train_dataloader()] == [12]
     with pytest.raises(UserError, match="batch_size=64 with drop_last leaves nothing of 12 samples"):
         data(latents, batch_size=64, drop_last=True).train_dataloader()
+    with pytest.raises(UserError, match="batch_size=1 is too few for batch normalisation, which needs two samples"):
+        data(latents, batch_size=1, drop_last=True).train_dataloader()
 
 
 def test_one_size_is_needed(tmp_path: Path) -> None:

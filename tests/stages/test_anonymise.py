@@ -119,6 +119,19 @@ def test_each_is_drawn_for_its_own_class(folder: Path, monkeypatch: pytest.Monke
         assert latents == pytest.approx(number[class_id] * np.ones_like(latents), abs=0.1)
 
 
+def test_a_number_beyond_those_of_training_counts_as_the_nearest(folder: Path) -> None:
+    """A TEST patient may have an EF that nobody in TRAIN has; this generator knows 40 to 61."""
+    generator(folder, conditions=("class_id", "EF"))
+    made = {}
+    for ef in (61.0, 75.0, 50.0):
+        latent_store(folder / f"ef{ef:g}", LENGTHS[:1], encoder=ENCODER, EF=[ef])
+        store = run(folder, f"src={folder}/ef{ef:g}", "steps=2", "strength=1", at=f"made{ef:g}")
+        made[ef] = whitened(store)[0]
+        assert store.table["EF"].tolist() == [ef]
+    assert np.array_equal(made[75.0], made[61.0])
+    assert np.abs(made[50.0] - made[61.0]).mean() > 0.01
+
+
 def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
     whole = run(folder, "frames=3")
     for batch in (1, 5):

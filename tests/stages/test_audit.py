@@ -210,7 +210,7 @@ MISTAKES = [
     (["membership.levels=0"], "membership.levels=0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),
-    (["artifact={folder}/vae"], "is a vae, a reid is needed"),
+    (["artifact={folder}/vae"], "is a vae, a reid or identity is needed"),
     (["artifact={folder}/foreign"], "was made by another encoder"),
     (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
     (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),

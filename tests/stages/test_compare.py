@@ -233,3 +233,19 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
     write(tmp_path / "s1" / "linkability.json", {"sets": []})
     with pytest.raises(UserError, match=r"linkability.json is no report: make it again"):
         run(tmp_path, f"points=[{tmp_path}/s*]")
+
+
+def test_a_network_of_originals_tells_the_utility_of_versions_by_versions(tmp_path: Path) -> None:
+    """What it finds in originals is the same at every strength."""
+    anonymised(tmp_path)
+    for k, value in enumerate(("0", "0.5", "1")):
+        versions = {f"strength_{value}": {"figures": {"auc": figure(0.9 - 0.2 * k)}}}
+        record = {"figures": {"auc": figure(0.95)}, "anonymised": versions, "train_on": "original"}
+        write(tmp_path / f"u{value}" / "metrics.json", record)
+    run(tmp_path, f"points=[{tmp_path}/s*,{tmp_path}/u*]", "name=strength")
+    curve = json.loads((tmp_path / "out" / "curve.json").read_text())
+    assert curve["utility"] == "utility of versions: auc"
+    assert [point["utility"]["value"] for point in curve["points"]] == pytest.approx([0.9, 0.7, 0.5])
+    assert "utility: auc" not in (tmp_path / "out" / "comparison.md").read_text()
+    points = read_points([f"{tmp_path}/u*"])
+    assert points["1"]["utility of originals: auc"].value == 0.95

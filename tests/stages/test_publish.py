@@ -16,6 +16,8 @@ from echodream import engine
 from echodream.diffusion import load_diffusion
 from echodream.errors import UserError
 from echodream.paths import CONF_DIR
+from echodream.report.lineage import without_folders
+from echodream.stages.publish import _row
 from echodream.stages.publishing.cards import valid_license
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
@@ -65,9 +67,9 @@ def share() -> dict[str, Any]:
     return {**inference("x"), "name": "authenticity", "value": number(0.1, 0.05, 0.2)}
 
 
-def private_images(root: Path) -> Store:
+def private_images(root: Path, settings: dict[str, Any] | None = None) -> Store:
     """What the filter of images let through, drawn by the lidm."""
-    settings = {"decision": {"passed": True}, "samples": {"model": LIDM, "seed": 0}}
+    settings = settings or {"decision": {"passed": True}, "samples": {"model": LIDM, "seed": 0}}
     latents = {"kind": "latent", "channels": 4, "layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER}
     row = {"FileName": "image-000003", "Split": "TRAIN", "PatientID": "S000003", "NumberOfFrames": 3, "FPS": 25.0}
     with StoreWriter(root, Dataset(**latents, synthetic=True, settings=settings)) as writer:  # type: ignore[arg-type]
@@ -347,11 +349,15 @@ class Hub:
 
     sent = list[dict[str, Any]]()
     broken = False
+    private = True
 
     def create_repo(self, name: str, **told: Any) -> None:
         if self.broken:
             raise ConnectionError("no route to host")
         self.sent.append({"name": name, **told})
+
+    def repo_info(self, name: str, repo_type: str) -> Any:
+        return SimpleNamespace(private=self.private)
 
     def upload_folder(self, **told: Any) -> Any:
         self.sent.append(told)
@@ -369,6 +375,10 @@ def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest
     assert sent["folder_path"] == study / "reports/phantom/hub/videos"
     assert summary.facts["sent"] == "https://hub.example/lab/hearts"
     assert b"hf_secret" not in b"".join(contents(study / "reports").values())
+    monkeypatch.setattr(Hub, "private", False)  # what is there is not made private
+    with pytest.raises(UserError, match="push=lab/hearts is there and is public: name another one, or say public=true"):
+        run(study, "push=lab/hearts")
+    del Hub.sent[2:]
     run(study, "push=lab/hearts", "public=true")
     assert Hub.sent[2]["private"] is False
     monkeypatch.setattr(Hub, "broken", True)
@@ -387,6 +397,57 @@ def test_what_was_put_beside_it_is_not_sent(study: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="does not belong there"):
         run(study, "push=lab/hearts")
     assert not Hub.sent
+
+
+@pytest.mark.parametrize("what", ["videos", "lidm"])
+def test_other_files_under_the_names_of_those_that_were_checked_are_not_sent(
+    study: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    run(study, f"what={what}")
+    folder = study / "reports/phantom/hub" / what
+    if what == "videos":  # a store in itself without fault, of samples that no filter has seen
+        synthetic_stores(study / "other")
+        shutil.rmtree(folder / "store")
+        shutil.copytree(study / "other/videos", folder / "store")
+    else:
+        other = artifact(study / "other", model("lidm", seed=1), "lidm")
+        shutil.copyfile(
+            Path(other) / "diffusion_pytorch_model.safetensors", folder / "diffusion_pytorch_model.safetensors"
+        )
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "sent", [])
+    with pytest.raises(UserError, match="was changed since it was checked: remove it"):
+        run(study, f"what={what}", "push=lab/hearts")
+    assert not Hub.sent
+
+
+def test_a_generator_s_filter_must_be_that_of_the_samples_which_it_let_through(study: Path) -> None:
+    """A record that was written anew, or by hand, is not what dataset.json of those samples says."""
+    changed(study, "filter_image/filter.json", lambda record: record.update(source="e" * 64))
+    root = study / "samples/phantom/private"
+    settings = json.loads((root / "dataset.json").read_text())["settings"]
+    shutil.rmtree(root)
+    private_images(root, {**settings, "source": "f" * 64})
+    changed(study, audit("image"), lambda record: record.update(source=digest(root / CHECKSUMS)))
+    with pytest.raises(UserError, match=r"filter.json and .*private are not of one run of the filter"):
+        run(study, "what=lidm")
+    shutil.rmtree(root)
+    private_images(root, {**settings, "source": "e" * 64})
+    changed(study, audit("image"), lambda record: record.update(source=digest(root / CHECKSUMS)))
+    run(study, "what=lidm")
+
+
+def test_figures_have_no_digits_of_one_patient() -> None:
+    row = {"FileName": "image-000003", "EF": 63.48271, "HeartRate": 71.52, "class_id": 2}
+    kept = ["FileName", "EF", "HeartRate", "class_id"]
+    made = {"FileName": "study-0007", "PatientID": "0007", "EF": 63, "HeartRate": 72, "class_id": 2}
+    assert _row(row, kept, "study-0007") == made
+
+
+def test_commands_name_no_folder_even_with_spaces() -> None:
+    typed = "python sample.py stage=publish dst=/ward/Doe Jane/a=b/out on=video src=samples/Doe Jane/x license=mit"
+    assert without_folders(typed) == "python sample.py stage=publish dst=... on=video src=... license=mit"
 
 
 def test_licences() -> None:

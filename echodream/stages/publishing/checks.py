@@ -7,7 +7,7 @@ from typing import Any
 
 from echodream.artifact import FACTS, read_artifact
 from echodream.errors import UserError
-from echodream.report.sources import Sources
+from echodream.report.sources import Sources, same_run
 from echodream.stages.folder import read_record
 from echodream.stages.identity import drawn_with
 from echodream.store import Store
@@ -86,10 +86,19 @@ def clear_model(what: str, folder: str, sources: Sources, accept_findings: bool)
     on, artifact = GENERATORS[what], read_artifact(folder, what)
     load_diffusion(folder, what)  # that its weights are those that were trained and audited
     _check_decision(sources, on)
-    used = sources.records[f"filter_{on}"].get("generator")
-    if used is None and (sources.passed[on] / CHECKSUMS).is_file():
-        used = drawn_with(Store(sources.passed[on])).get("model")
-    if used != artifact.fingerprint:
+    record, used = sources.records[f"filter_{on}"], set()
+    if (sources.passed[on] / CHECKSUMS).is_file():
+        passed = Store(sources.passed[on])
+        if not isinstance(passed.dataset.settings.get("decision"), Mapping) or not same_run(
+            passed.dataset.settings, record
+        ):
+            raise UserError(
+                f"artifact={folder} is refused: {sources.paths[f'filter_{on}']} and {passed.root} are not of one run "
+                f"of the filter: run {_filter(sources, on)}"
+            )
+        used.add(drawn_with(passed).get("model"))
+    used = (used | {record.get("generator")}) - {None}
+    if used != {artifact.fingerprint}:
         raise UserError(
             f"artifact={folder} is refused: the filter of {on}s was run on samples of another model; draw samples "
             f"with this one and run {_filter(sources, on)}"

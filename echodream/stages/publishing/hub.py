@@ -31,9 +31,13 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(push, repo_type=kind, private=not public, exist_ok=True)
+        if not public and not api.repo_info(push, repo_type=kind).private:
+            raise UserError(f"push={push} is there and is public: name another one, or say public=true")
         done = api.upload_folder(
             repo_id=push, repo_type=kind, folder_path=folder, commit_message="echodream", delete_patterns="*"
         )
+    except UserError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

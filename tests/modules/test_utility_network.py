@@ -133,6 +133,7 @@ def test_what_a_version_hides_is_no_longer_found(tmp_path: Path, caplog: pytest.
     assert record["labels"]["c"] == {"positive": 8, "negative": 0, "patients_positive": 4, "patients_negative": 0}
     assert record["figures"]["auc_c"] == {"value": None, "low": None, "high": None}
     assert record["anonymised"]["masked"]["figures"]["auc_a"]["value"] == 1
+    assert record["train_on"] == "original"
     assert 0 < record["figures"]["auc_a"]["low"] < 1  # nothing wrong among so few
     said = caplog.text
     assert "tested on 8 original images, of 4 TEST patients" in said

@@ -189,6 +189,7 @@ def test_versions_are_whose_their_originals_are(tmp_path: Path, study: Path) -> 
     for change, says in [
         ({"match": "Whose"}, "match=Whose is no column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),
+        ({"anonymised": str(study / "videos")}, "are the same store: give the anonymised one"),
         ({"anonymised": str(tmp_path / "nowhere")}, "does not exist: make it with stage=anonymise"),
     ]:
         with pytest.raises(UserError, match=says):

@@ -1,0 +1,17 @@
+"""One smoke study for all tests here, whichever process makes it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.smoke_study import Smoke, smoke_study
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """The finished study, not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    folder: Path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    folder.mkdir(exist_ok=True)
+    return smoke_study(folder)

@@ -1,0 +1,266 @@
+"""The list of launch/demo.sh at the smoke size: to its verdict, again, killed, without room, from broken files."""
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from echodream.store import verify
+from tests.fakes import flip
+from tests.launching import LAUNCH, Line
+from tests.smoke_study import Smoke, content, run, state
+
+ROOT = LAUNCH.parent
+KILLS = int(os.environ.get("ECHODREAM_CHAOS", "0"))
+"""All of the list is killed so often, at random moments; 0, the default: three of its lines, once each."""
+AROUND = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull, "OMP_NUM_THREADS": "1"}
+
+chaos = pytest.mark.chaos
+pytestmark = pytest.mark.skipif(
+    "ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks for it"
+)
+
+
+def start(line: Line, folder: Path) -> subprocess.Popen[str]:
+    """The line in a session of its own, as a user types it."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{line.program}.py"), *line.overrides],
+        cwd=folder,
+        env=AROUND,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def to_the_end(line: Line, folder: Path) -> str:
+    """What the line says, which must come to its end."""
+    with start(line, folder) as process:
+        said, complaint = process.communicate()
+    assert process.returncode == 0, f"{line}: {complaint}"
+    return said
+
+
+def killed(line: Line, folder: Path, wait: float) -> bool:
+    """Start the line and kill it ``wait`` seconds after it began to write; False where it was faster than that."""
+    known = signs(folder)
+    with start(line, folder) as process:
+        while process.poll() is None and signs(folder) <= known:
+            time.sleep(0.02)
+        end = time.monotonic() + wait
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, complaint = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), complaint
+    return process.returncode != 0
+
+
+def signs(folder: Path) -> set[str]:
+    """All that is there but the folders of logs, which are made long before anything is done."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    logs = {name for name in found if name.startswith("runs/") and found[name].is_dir()}
+    return {name for name in found.keys() - logs if not re.search(r"/\d{4}-\d\d-\d\d_", name)}
+
+
+@pytest.fixture
+def study(smoke: Smoke, tmp_path: Path) -> Path:
+    """A copy of the finished study, to be changed."""
+    return Path(shutil.copytree(smoke.root, tmp_path / "study"))
+
+
+def knock_out(smoke: Smoke, study: Path, number: int) -> None:
+    """As if the line ``number`` had never been run, and all others had."""
+    for name in smoke.made[number]:
+        (study / name).unlink(missing_ok=True)
+    for folder in sorted((path for path in study.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    shutil.rmtree(study / "runs", ignore_errors=True)
+
+
+def same(smoke: Smoke, study: Path) -> None:
+    """Everything has the bytes of the undisturbed study, and nothing else is left."""
+    found, wanted = content(study), content(smoke.root)
+    assert sorted(found) == sorted(wanted)
+    assert [name for name in found if found[name] != wanted[name]] == []
+
+
+def test_the_list_ends_with_a_verdict(smoke: Smoke) -> None:
+    report = smoke.root / "reports/smoke"
+    assert (report / "index.html").is_file()
+    numbers = json.loads((report / "metrics.json").read_text())
+    assert numbers["verdict"]
+    assert all(math.isfinite(value) for value in numbers_in(numbers)), numbers
+    for place in ("data/smoke/videos", "data/smoke/latents", "samples/smoke/private", "samples/smoke/videos"):
+        assert len(verify(smoke.root / place))
+    assert json.loads((report / "filter_image/filter.json").read_text())["decision"]["passed"]
+
+
+def numbers_in(node: object) -> Iterator[float]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from numbers_in(value)
+    elif isinstance(node, int | float):
+        yield float(node)
+
+
+def test_the_shared_report_names_nobody(smoke: Smoke, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    Line("sample", ("stage=report", "data=phantom", "experiment=smoke", "share=true")).run()
+    page = re.sub(r"base64,[A-Za-z0-9+/=]+", "", (study / "reports/smoke/share/index.html").read_text())
+    table = pd.read_csv(study / "data/smoke/videos/FileList.csv")
+    assert [name for column in ("FileName", "PatientID") for name in table[column] if str(name) in page] == []
+
+
+def test_run_again_it_does_nothing(
+    smoke: Smoke, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(smoke.root)
+    monkeypatch.setenv("GIT_DIR", os.devnull)
+    before = state(smoke.root)
+    capsys.readouterr()
+    for line in smoke.lines:
+        run(line)
+        said = capsys.readouterr().out
+        assert "nothing to do" in said or line.what == "verify", said
+    assert state(smoke.root) == before
+
+
+@chaos
+@pytest.mark.skipif(KILLS > 0, reason="the whole list is killed instead")
+def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, study: Path) -> None:
+    chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
+    numbers = chance.sample([k for k, line in enumerate(smoke.lines) if line.what != "verify"], 3)
+    for number in numbers:
+        knock_out(smoke, study, number)
+        killed(smoke.lines[number], study, chance.uniform(0.0, 1.0))
+        to_the_end(smoke.lines[number], study)
+        same(smoke, study)
+
+
+@chaos
+@pytest.mark.skipif(KILLS == 0, reason="takes long: ECHODREAM_CHAOS=30 says how many kills")
+def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
+    """Moments are drawn from all that the list takes, and a line goes on where it was killed, again and again."""
+    chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
+    study, hits = tmp_path / "killed", dict.fromkeys(range(len(smoke.lines)), 0)
+    study.mkdir()
+    for number in chance.choices([k for k, line in enumerate(smoke.lines) if line.what != "verify"], k=KILLS):
+        hits[number] += 1
+    done = 0
+    for number, line in enumerate(smoke.lines):
+        for _ in range(hits[number]):
+            done += killed(line, study, chance.uniform(0.0, 4.0))
+        to_the_end(line, study)
+        print(f"{line}: {hits[number]} times, {done} of {KILLS} kills met it while it ran", flush=True)
+    same(smoke, study)
+    assert done > KILLS // 3
+    assert all("nothing to do" in to_the_end(line, study) or line.what == "verify" for line in smoke.lines)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A disk of its own at ``folder``."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@chaos
+@pytest.mark.skipif(shutil.which("mount") is None or os.name != "posix" or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("what", ["encode", "reid"] if not KILLS else [None])
+def test_a_disk_that_fills_loses_nothing(smoke: Smoke, tmp_path: Path, what: str | None) -> None:
+    disk = tmp_path / "disk"
+    size = sum(path.stat().st_size for path in smoke.root.rglob("*") if path.is_file()) // 1_000_000 + 20
+    with small_disk(disk, size):
+        study = Path(shutil.copytree(smoke.root, disk / "study"))
+        for number, line in enumerate(smoke.lines):
+            written = sum((smoke.root / name).stat().st_size for name in smoke.made[number])
+            if what not in (None, line.what) or written < 300_000:
+                continue
+            knock_out(smoke, study, number)
+            ballast = disk / "ballast"
+            fill(ballast, leave=60_000)
+            with start(line, study) as process:
+                _, complaint = process.communicate()
+            assert process.returncode == 1, f"{line}: {complaint}"
+            errors = [said for said in complaint.splitlines() if said.startswith("error: ")]
+            assert len(errors) == 1, complaint
+            assert re.search("No space left on device; make room", errors[0]), errors
+            assert "Traceback" not in complaint
+            ballast.unlink()
+            to_the_end(line, study)
+            same(smoke, study)
+
+
+def fill(ballast: Path, leave: int) -> None:
+    """Take all room but ``leave`` bytes."""
+    with ballast.open("wb") as file:
+        file.write(bytes(max(0, shutil.disk_usage(ballast.parent).free - leave)))
+
+
+def truncate(path: Path) -> None:
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[:-1]))
+
+
+@chaos
+@pytest.mark.parametrize(
+    ("what", "damaged", "harm"),
+    [
+        ("encode", "data/smoke/videos/Videos/*.mkv", flip),
+        ("encode", "data/smoke/videos/FileList.csv", truncate),
+        ("reid", "data/smoke/latents/Latents/*.safetensors", flip),
+        ("video", "samples/smoke/private/Latents/*.safetensors", flip),
+        ("evaluate", "samples/smoke/videos/Videos/*.mkv", flip),
+    ],
+)
+def test_a_broken_store_is_refused_and_nothing_is_lost(
+    smoke: Smoke,
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    damaged: str,
+    harm: Callable[[Path], None],
+) -> None:
+    number = next(k for k, line in enumerate(smoke.lines) if line.what == what)
+    knock_out(smoke, study, number)
+    path = sorted(study.glob(damaged))[0]
+    good, before = path.read_bytes(), content(study)
+    harm(path)
+    monkeypatch.chdir(study)
+    monkeypatch.setenv("GIT_DIR", os.devnull)
+    with pytest.raises(AssertionError, match="exited with 1"):
+        run(smoke.lines[number])
+    complaint = capsys.readouterr().err
+    name = path.relative_to(study)
+    assert complaint.count("error: ") == 1
+    assert re.search(rf"error: {re.escape(str(name))} has changed since the store was made.*; bring it back", complaint)
+    path.write_bytes(good)
+    assert content(study) == before
+    if what == "video":  # the others' ends are in other tests
+        run(smoke.lines[number])
+        same(smoke, study)
