@@ -388,8 +388,11 @@ def test_numbers_that_are_none_are_refused(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
-    path = folder / "latents/FileList.csv"
+    path, sums = folder / "latents/FileList.csv", folder / "latents" / CHECKSUMS
+    before = digest(path)
     path.write_text(path.read_text().replace("clip-15-1,TEST", "clip-15-1,TRAIN"))
+    refused(folder, "has changed since the store was made")
+    sums.write_text(sums.read_text().replace(before, digest(path)))
     refused(folder, "is in two splits")
 
 
