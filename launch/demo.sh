@@ -7,7 +7,7 @@ experiment=${1:-demo}
 source launch/progress.sh
 
 python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files, as a hospital has them
-python sample.py stage=ingest     data=cardiacnet raw="raw/$experiment" experiment="$experiment"
+python sample.py stage=ingest     data=cardiacnet data.name="${experiment/demo/phantom}" raw="raw/$experiment" experiment="$experiment"
 python sample.py stage=verify     data=phantom experiment="$experiment"
 python train.py  model=vae        data=phantom experiment="$experiment"
 python sample.py stage=encode     data=phantom experiment="$experiment"

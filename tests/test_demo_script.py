@@ -30,13 +30,26 @@ def called(folder: Path, failing: str, *arguments: str) -> subprocess.CompletedP
 
 @pytest.mark.parametrize("experiment", ["demo", "smoke"])
 def test_every_line_composes_and_the_sizes_share_the_list(experiment: str) -> None:
+    study = {"demo": "phantom", "smoke": "smoke"}[experiment]
+    swaps = {
+        "experiment=demo": f"experiment={experiment}",
+        "raw/demo": f"raw/{experiment}",
+        "data.name=phantom": f"data.name={study}",
+    }
     for line, demo in zip(lines("demo.sh", experiment), lines("demo.sh"), strict=True):
-        assert str(line) == str(demo).replace("experiment=demo", f"experiment={experiment}").replace(
-            "raw/demo", f"raw/{experiment}"
-        )
+        expected = str(demo)
+        for old, new in swaps.items():
+            expected = expected.replace(old, new)
+        assert str(line) == expected
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(line.program, list(line.overrides))
-        assert cfg.data.name == {"demo": "phantom", "smoke": "smoke"}[experiment]
+        assert cfg.data.name == study
+
+
+def test_the_demo_s_sizes_leave_another_study_its_name() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("sample", ["stage=ingest", "data=videos", "raw=/raw", "experiment=demo"])
+    assert (cfg.data.name, cfg.dst) == ("videos", "data/videos/videos")
 
 
 def test_each_stage_has_its_line_and_the_verdict_stands_at_the_end(tmp_path: Path) -> None:
