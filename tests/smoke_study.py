@@ -15,8 +15,6 @@ torch.set_num_threads(1)  # networks this small are slower on several
 SCRIPT = ("demo.sh", "smoke")
 FOLDERS = ("raw", "data", "models", "samples", "reports")
 """What lines make; runs/ holds logs, checkpoints and notes."""
-_SINGLE = ("phantom", "ingest")
-"""Stages with processes of their own, which are not worth starting here."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,6 @@ def content(root: Path) -> dict[str, bytes]:
     return {name: (root / name).read_bytes() for name in sorted(state(root))}
 
 
-def run(line: Line) -> None:
-    """Carry out ``line`` in the working folder, in this process alone."""
-    line.run(*["workers=0"] * (line.what in _SINGLE))
-
-
 def smoke_study(folder: Path) -> Smoke:
     """The study in ``folder``, made by whichever test process comes first."""
     asked, root = lines(*SCRIPT), folder / "study"
@@ -63,7 +56,7 @@ def _make(root: Path, asked: list[Line]) -> list[str]:
         patch.chdir(root)
         patch.setenv("GIT_DIR", os.devnull)  # a commit during the tests is not another version of the code
         for line in asked:
-            run(line)
+            line.run()
             after = state(root)
             told.append("\t".join([line.what, *(name for name in after if after[name] != before.get(name))]))
             before = after

@@ -1,6 +1,5 @@
 """``stage=audit``: what a synthetic set still says about its training patients, measured and not guaranteed."""
 
-import contextlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +21,11 @@ from echodream.stages.auditing import attack, privacy, quality
 from echodream.stages.auditing.measure import PRIVACY, Measure, Sides, compared
 from echodream.stages.auditing.pictures import pictures
 from echodream.stages.auditing.sides import Look, recordings
-from echodream.stages.folder import lock, read_record, require_same, unlock, write_record
+from echodream.stages.folder import made_whole, read_record, require_same, write_record
 from echodream.stages.identity import Embedder, check_trained, drawn_with
 from echodream.stages.summary import Summary
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, SPLITS, partial
+from echodream.store.schema import CHECKSUMS, SPLITS
 from echodream.store.verify import digest
 from echodream.weights import fingerprint
 
@@ -94,14 +93,8 @@ def audit(
     asked = {**_fingerprints(inputs), "held_out": sorted(held_out), **asdict(seen)}
     asked |= {"cells": cells, "far": far, "pairs": pairs}
     asked["membership"] = effort.settings() if inputs.generator else None
-    if target.exists():
-        return _already(target, asked)
-    work = partial(target)
-    held = lock(work)
-    try:
-        if target.exists():  # the process that held the lock before has finished
-            with contextlib.suppress(OSError):  # it was renamed
-                work.rmdir()
+    with made_whole(target) as work:
+        if work is None:
             return _already(target, asked)
         for left in work.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -110,9 +103,6 @@ def audit(
         found = _written(work, spaces, inputs, effort, pairs)
         record = {**asked, **found, "command": command, "code_version": code_version}
         write_record(work / RECORD, _finite(record))
-        work.rename(target)
-    finally:
-        unlock(held)
     return _summary(target, "done", read_record(target / RECORD) or {})
 
 

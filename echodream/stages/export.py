@@ -1,6 +1,5 @@
 """``stage=export``: a Store as the files that other tools expect."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -11,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from echodream.errors import UserError
-from echodream.stages.folder import FRESH, begin, lock, require_same, unlock, write_record
+from echodream.stages.folder import FRESH, begin, made_whole, require_same, write_record
 from echodream.stages.summary import Summary
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, FILE_LIST, partial
+from echodream.store.schema import CHECKSUMS, FILE_LIST
 from echodream.store.table import read_text_table, write_table
 from echodream.store.verify import digest
 
@@ -69,14 +68,8 @@ def export(
     _check(store, target, format)
     source = digest(store.root / CHECKSUMS)
     request = Request(format, source, jpg_quality if format == "jpg" else None, crf if format == "mp4" else None)
-    if target.exists():
-        return _already(target, request, store)
-    work = partial(target)
-    held = lock(work)
-    try:
-        if target.exists():  # the process that held the lock before has finished
-            with contextlib.suppress(OSError):  # it was renamed
-                work.rmdir()
+    with made_whole(target) as work:
+        if work is None:
             return _already(target, request, store)
         begin(work / RECORD, asdict(request), _KIND)
         names = store.table["FileName"].tolist()
@@ -86,9 +79,6 @@ def export(
         rows = read_text_table(store.root / FILE_LIST).to_dict("records")
         write_table(work / FILE_LIST, [_row(row, request) for row in rows])
         write_record(work / RECORD, {**asdict(request), "command": command, "code_version": code_version})
-        work.rename(target)
-    finally:
-        unlock(held)
     there = len(names) - written
     return _summary(target, store, request, f"done{f', {there} recordings were already there' if there else ''}")
 

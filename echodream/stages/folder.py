@@ -1,15 +1,17 @@
 """A folder that one process writes, that says what it is made of, and that an interrupted process goes on with."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
 from echodream.store.lock import lock as take
 from echodream.store.lock import unlock as unlock
+from echodream.store.schema import partial
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 """Environment variables that are set in the processes of a distributed run."""
@@ -35,6 +37,28 @@ def lock(folder: Path, file: str | None = None, doing: str = "written", other: s
         raise UserError(reason) from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}; choose another {other}") from error
+
+
+@contextlib.contextmanager
+def made_whole(target: Path) -> Iterator[Path | None]:
+    """``<target>.partial``, which gets its name when the block ends without an error; None where ``target`` is there.
+
+    No other process enters it meanwhile: ``UserError``, as of ``lock``. What a killed process left is still in it.
+    """
+    work = partial(target)
+    held = None if target.exists() else lock(work)
+    try:
+        if target.exists():
+            if held is not None:  # the process that held the lock before has finished
+                with contextlib.suppress(OSError):  # it was renamed
+                    work.rmdir()
+            yield None
+        else:
+            yield work
+            work.rename(target)
+    finally:
+        if held is not None:
+            unlock(held)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

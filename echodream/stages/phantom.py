@@ -1,6 +1,5 @@
 """``stage=phantom``: the embedded study written as raw files in a real study's layout."""
 
-import contextlib
 import multiprocessing
 import os
 import shutil
@@ -18,9 +17,8 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import label
 from echodream.phantom.scene import key_moments
-from echodream.stages.folder import FRESH, begin, lock, read_record, require_same, unlock, write_record
+from echodream.stages.folder import FRESH, begin, made_whole, read_record, require_same, write_record
 from echodream.stages.summary import Summary
-from echodream.store.schema import partial
 
 RECORD = ".phantom.json"  # hidden: a study's listing passes over it
 _DONE = ".done"  # a file for each finished recording, of what the table needs of it, while the tree is being written
@@ -54,14 +52,8 @@ def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, comm
             f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for one for each core"
         )
     root, asked = Path(dst), {"layout": layout, **asdict(source)}
-    if root.exists():
-        return _already(root, asked)
-    work = partial(root)
-    held = lock(work)
-    try:
-        if root.exists():  # the process that held the lock before has finished
-            with contextlib.suppress(OSError):  # it was renamed
-                work.rmdir()
+    with made_whole(root) as work:
+        if work is None:
             return _already(root, asked)
         begin(work / RECORD, asked, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
@@ -70,9 +62,6 @@ def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, comm
         rows = list(tqdm(_run(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
         LAYOUTS[layout][1](work, rows)
         shutil.rmtree(work / _DONE)
-        work.rename(root)
-    finally:
-        unlock(held)
     state = f"done, {there} recordings were already there" if there else "done"
     return Summary(f"phantom: {dst} {state}", {"layout": layout, "recordings": len(rows)})
 

@@ -20,17 +20,14 @@ import pytest
 from echodream.store import verify
 from tests.fakes import flip
 from tests.launching import LAUNCH, Line
-from tests.smoke_study import Smoke, content, run, state
+from tests.smoke_study import Smoke, content, state
 
 ROOT = LAUNCH.parent
 KILLS = int(os.environ.get("ECHODREAM_CHAOS", "0"))
 """All of the list is killed so often, at random moments; 0, the default: three of its lines, once each."""
 AROUND = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull, "OMP_NUM_THREADS": "1"}
 
-chaos = pytest.mark.chaos
-pytestmark = pytest.mark.skipif(
-    "ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks for it"
-)
+chaos = pytest.mark.skipif("ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks for it")
 
 
 def start(line: Line, folder: Path) -> subprocess.Popen[str]:
@@ -137,7 +134,7 @@ def test_run_again_it_does_nothing(
     before = state(smoke.root)
     capsys.readouterr()
     for line in smoke.lines:
-        run(line)
+        line.run()
         said = capsys.readouterr().out
         assert "nothing to do" in said or line.what == "verify", said
     assert state(smoke.root) == before
@@ -254,7 +251,7 @@ def test_a_broken_store_is_refused_and_nothing_is_lost(
     monkeypatch.chdir(study)
     monkeypatch.setenv("GIT_DIR", os.devnull)
     with pytest.raises(AssertionError, match="exited with 1"):
-        run(smoke.lines[number])
+        smoke.lines[number].run()
     complaint = capsys.readouterr().err
     name = path.relative_to(study)
     assert complaint.count("error: ") == 1
@@ -262,5 +259,5 @@ def test_a_broken_store_is_refused_and_nothing_is_lost(
     path.write_bytes(good)
     assert content(study) == before
     if what == "video":  # the others' ends are in other tests
-        run(smoke.lines[number])
+        smoke.lines[number].run()
         same(smoke, study)
