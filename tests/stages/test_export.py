@@ -18,6 +18,7 @@ from echodream.errors import UserError
 from echodream.ingest.source import Limits
 from echodream.ingest.videos import Videos
 from echodream.stages import export as module
+from echodream.stages import folder
 from echodream.stages.export import FORMATS, export
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
@@ -287,14 +288,14 @@ def test_two_processes_do_not_write_one_export(tmp_path: Path) -> None:
 
 
 def test_the_second_of_two_processes_finds_the_first_one_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    src, dst, lock = store(tmp_path / "videos"), tmp_path / "out", module.lock
+    src, dst, lock = store(tmp_path / "videos"), tmp_path / "out", folder.lock
 
     def late(work: Path) -> int:
-        monkeypatch.setattr(module, "lock", lock)
+        monkeypatch.setattr(folder, "lock", lock)
         run(src, dst, "png")
         return lock(work)
 
-    monkeypatch.setattr(module, "lock", late)
+    monkeypatch.setattr(folder, "lock", late)
     assert "already complete" in run(src, dst, "png").title
     assert not list(tmp_path.glob("*.partial"))
 
