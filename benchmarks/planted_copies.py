@@ -258,7 +258,7 @@ def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scor
     for turn, kind in enumerate((CONTROL, COPY)):
         taken = dict(list(pick(train, frames, given.seed + turn).items())[: given.patients])
         samples += planted(shops[turn], taken, kind)
-    ways = [partial(views, shops[0], TRANSFORMS[name]) for name in given.views]
+    ways = [partial(views, shops[0], [TRANSFORMS[name] for name in given.views])]
     return samples, scored(samples, embedder, train, test, ways, given.every)
 
 

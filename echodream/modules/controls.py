@@ -174,12 +174,14 @@ def copies(shop: Workshop, name: str, control: Control, taken: Sequence[Taken]) 
     return control.make(shop, taken, rngs)
 
 
-def views(shop: Workshop, control: Control, latents: Tensor) -> list[Tensor]:
-    """Latents, (n, C, H, W), as they are seen through ``control`` in each of its directions."""
-    if not isinstance(control, Pixels) or control.speckle:
-        raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
-    pixels, rng = shop.decode(latents), np.random.default_rng(0)
-    return [shop.encode(control.changed(pixels, signs, rng))[0] for signs in control.directions]
+def views(shop: Workshop, controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
+    """Latents, (n, C, H, W), as they are seen through each of ``controls`` in each of its directions."""
+    pixels, rng, seen = shop.decode(latents) if controls else latents, np.random.default_rng(0), []
+    for control in controls:
+        if not isinstance(control, Pixels) or control.speckle:
+            raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
+        seen += [shop.encode(control.changed(pixels, signs, rng))[0] for signs in control.directions]
+    return seen
 
 
 def left_out(control: Control, taken: Taken, row: int, places: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def score(
 ) -> Scored:
     """Score the samples of ``store``, the calibration patients, and a copy of each patient under each control."""
     references = References(embedder, shop.rows, looking.reference_every, looking.reference == "first")
-    ways: list[View] = [partial(views, shop, controls[name]) for name in looking.views]
+    ways: list[View] = [partial(views, shop, [controls[name] for name in looking.views])]
     names = sorted(store.table["FileName"].tolist())
     count = len(looking.checked(length_of(store)))
     queries = [Query(found) for found in embedded(embedder, _samples(store, names, looking), ways)]

@@ -125,13 +125,17 @@ def test_frames_are_picked_by_patient(shop: Workshop) -> None:
 
 def test_views_are_all_directions_of_a_change(shop: Workshop) -> None:
     x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float()
-    (flipped,) = views(shop, Pixels(flip=True), x)
+    (flipped,) = views(shop, [Pixels(flip=True)], x)
     assert torch.allclose(flipped, x.clamp(-10, 10).flip(-1), atol=1e-5)
-    assert len(views(shop, Pixels(shift=0.1, gain=0.2), x)) == 8
-    assert len(views(shop, Pixels(), x)) == 1
+    shifted = views(shop, [Pixels(shift=0.1, gain=0.2)], x)
+    assert len(shifted) == 8
+    both = views(shop, [Pixels(flip=True), Pixels(shift=0.1, gain=0.2)], x)
+    assert all(torch.equal(one, other) for one, other in zip(both, [flipped, *shifted], strict=True))
+    assert len(views(shop, [Pixels()], x)) == 1
+    assert views(shop, [], x) == []
     for control in (Drawn(), Pixels(speckle=0.1), Regenerated(0.1)):
         with pytest.raises(UserError, match="without randomness"):
-            views(shop, control, x)
+            views(shop, [control], x)
 
 
 def generator(kind: str, conditions: tuple[str, ...] = ("class_id",), **facts: Any) -> Diffusion:
