@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
@@ -32,6 +34,8 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXI
 _FULL = re.compile(f"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}")
 _LISTS = ("conditioning", "logger")
 """Groups of which several files, or none, are chosen."""
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+_TARGET = re.compile(r"target '([\w.]+)'")
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
@@ -104,7 +108,7 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
         if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
             return _absent(cause)
     if isinstance(error, InstantiationException):
-        return _bad_arguments(error)
+        return _bad_arguments(error, arguments)
     full = (cause for cause in _chain(error) if _FULL.search(str(cause)))  # torch and safetensors wrap it
     unwritten = error if isinstance(error, OSError) and error.errno in _UNWRITABLE else next(full, None)
     if unwritten is not None:
@@ -271,12 +275,19 @@ def _absent(error: BaseException) -> str:
     return f"{key}= is needed here: give it on the command line"
 
 
-def _bad_arguments(error: InstantiationException) -> str | None:
+def _bad_arguments(error: InstantiationException, arguments: Iterable[str]) -> str | None:
     """A misspelt or ill-typed argument of an object in the configuration; None for an error inside the object."""
     if not isinstance(error.__cause__, TypeError | ValueError | ImportError):
         return None
-    where = re.search(r"full_key: (\S+)", str(error))
-    return f"{where[1] if where else 'the configuration'}: {' '.join(str(error.__cause__).split())}"
+    said, found = " ".join(str(error.__cause__).split()), re.search(r"full_key: (\S+)", str(error))
+    where, target = found[1] if found else "the configuration", _TARGET.search(str(error))
+    misspelt = _UNEXPECTED.search(said)
+    if misspelt is None or target is None:
+        return f"{where}: {said}"
+    given = (argument.split("=", 1)[0].lstrip("+") for argument in arguments)
+    key = next((key for key in given if key.rpartition(".")[2] == misspelt[1]), f"{where}.{misspelt[1]}")
+    names = inspect.signature(get_object(target[1])).parameters
+    return f"unknown key {key!r}; {key.rpartition('.')[0]} has {_list(names, misspelt[1])}"
 
 
 def _list(names: Iterable[str], wrong: str = "") -> str:

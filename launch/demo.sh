@@ -19,6 +19,7 @@ python sample.py stage=audit      data=phantom experiment="$experiment"
 python train.py  model=lvdm       data=phantom experiment="$experiment"
 python sample.py stage=video      data=phantom experiment="$experiment"
 python sample.py stage=filter     data=phantom experiment="$experiment" on=video report_only=[other_recording] controls.sdedit_30=null controls.sdedit_50=null
+python sample.py stage=audit      data=phantom experiment="$experiment" on=video
 python sample.py stage=decode     data=phantom experiment="$experiment"
 python sample.py stage=decode     data=phantom experiment="$experiment" on=image
 python train.py  model=classifier data=phantom experiment="$experiment"

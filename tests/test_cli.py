@@ -38,6 +38,12 @@ SAMPLE_ERRORS = [
     (["stage=verify", "--nothing", "src=x"], "--nothing is no option", "--multirun"),
     (["stage=encode", "data=phantom", "src=/nowhere"], "/nowhere does not exist", "check src="),
     (["stage=ingest", "data=videos", "data.source.columns={PatientID: p}"], "+data.source.columns.<name>=<value>", ""),
+    (
+        ["stage=ingest", "data=cardiacnet", "raw=.", "+data.source.rotat=90"],
+        "unknown key 'data.source.rotat'; data.source has fps, rotate, flip, table",
+        "did you mean 'rotate'?",
+    ),
+    (["stage=phantom", "data=phantom", "+data.source.raw=3"], "unknown key 'data.source.raw'; data.source has", "size"),
     (["stage=phantom", "data=cardiacnet"], "give data=phantom", ""),
     (["stage=phantom", "data=phantom", "layout=round"], "layout=round is not known", "cardiacnet"),
     (["stage=image", "data=phantom", "labels=null"], "labels=null is not possible", "give it a value, or leave it out"),

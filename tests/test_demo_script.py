@@ -56,9 +56,9 @@ def test_each_stage_has_its_line_and_the_verdict_stands_at_the_end(tmp_path: Pat
     done = called(tmp_path, "nothing", "smoke")
     said = done.stdout.splitlines()
     assert done.returncode == 0
-    assert said[0] == "[1/20] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
+    assert said[0] == "[1/21] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
     assert said[1] == "        encode: data/smoke/latents already complete, nothing to do (0 min 00 s)"
-    assert sum(line.startswith("[") for line in said) == 20
+    assert sum(line.startswith("[") for line in said) == 21
     assert said[-3:-1] == ["report: reports/smoke/index.html done", "  privacy  shown"]
     assert "epoch" not in done.stdout
     assert "frames" not in done.stdout
@@ -69,5 +69,5 @@ def test_a_line_that_fails_is_the_last(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert sum(line.startswith("[") for line in done.stdout.splitlines()) == 2
     assert "error: raw=raw/smoke does not exist: check raw=\n" in done.stderr
-    assert done.stderr.endswith("stopped at line 2 of 20: mend that, and the same command goes on from there\n")
+    assert done.stderr.endswith("stopped at line 2 of 21: mend that, and the same command goes on from there\n")
     assert "report:" not in done.stdout

@@ -110,6 +110,35 @@ def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
     assert all(record["metrics"]["val/psnr"] != record["metrics"]["psnr"] for record in records)
 
 
+@pytest.mark.parametrize("allowed", [None, 0.5])
+def test_a_trial_that_fails_ends_the_search_unless_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], allowed: float | None
+) -> None:
+    """Of two that are done at once the second fails: the first is kept, and what is said names the trial's mistake."""
+
+    def trained(cfg: DictConfig) -> dict[str, float]:
+        if cfg.dst.endswith("/1"):
+            raise UserError("the loss is not finite")
+        return {"val/psnr": 20.0}
+
+    monkeypatch.setattr(engine, "train", trained)
+    monkeypatch.chdir(tmp_path)
+    more = [] if allowed is None else [f"hydra.sweeper.max_failure_rate={allowed}"]
+    search = [*TINY, "hparams_search=vae", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "hydra.sweep.dir=at"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *search, *more])
+    GlobalHydra.instance().clear()
+    if allowed is None:
+        with pytest.raises(SystemExit) as stopped:
+            cli.train()
+        assert stopped.value.code == 1
+    else:
+        cli.train()
+    said = capfd.readouterr()
+    assert "error: the loss is not finite" in said.err.splitlines()
+    assert "Failed experiment: the loss is not finite" in said.out
+    assert (tmp_path / "at/optimization_results.yaml").is_file() == (allowed is not None)
+
+
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONF_DIR / "hparams_search").glob("[!b]*.yaml")))
 def test_what_a_search_asks_for_is_there(model: str) -> None:
     asked_for = [f"model={model}", "data=phantom", f"hparams_search={model}"]

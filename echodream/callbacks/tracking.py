@@ -3,6 +3,7 @@
 import logging
 import netrc
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -25,13 +26,38 @@ PATIENCE = 300.0
 _HOST = "https://api.wandb.ai"
 
 
+class _Complaints(logging.Handler):
+    """Keeps what W&B says of data that it gave up sending: nothing else tells."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "not be synced" in (said := record.getMessage()):
+            self.heard.append(_short(said.rpartition("WARNING ")[2].partition(". ")[0]))
+
+
+_COMPLAINTS = _Complaints()
+_DIARY = logging.getLogger(f"{__name__}.diary")
+"""Where W&B says what it would say on the terminal."""
+_DIARY.propagate = False
+_DIARY.addHandler(_COMPLAINTS)
+
+
 class Wandb(WandbLogger):
     """Lightning's logger, offline where there is no key, that sends neither the patients nor who works where.
 
     ``offline`` None means offline where there is no key; ``id`` None is filled in by ``known_as``. ``pictures`` is the
     most private kind of pictures that is logged, one of ``KINDS``. With ``upload`` the weights of models go along.
-    Neither console, command line, machine nor code is recorded: they may hold names. Raises ``UserError``.
+    Neither console, command line, machine nor code is recorded: they may hold names. Raises ``UserError`` for settings
+    that cannot be. What W&B does not take is said once, and is no reason to stop: ``lost`` says what it was.
     """
+
+    lost: str | None = None
+    """Why not all was sent or written, where something went wrong on the way."""
+    folder: Path | None = None
+    """Where the run is kept, once it has begun."""
 
     def __init__(
         self,
@@ -71,56 +97,94 @@ class Wandb(WandbLogger):
         if self._experiment is None:
             import wandb
 
-            wandb.setup(wandb.Settings(silent=True))
-            logging.getLogger("wandb").propagate = False  # its own diary goes to its own file
+            _set_up()
             Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
             try:
                 super().experiment  # noqa: B018 (begins the run)
-            except wandb.errors.Error as error:
+            except (wandb.errors.Error, OSError) as error:
                 if self.mode != "online":
                     raise
                 wandb.teardown()  # else the id counts as in use
-                wandb.setup(wandb.Settings(silent=True))
+                _set_up()
                 self.mode = self._wandb_init["mode"] = "offline"
-                reason = " ".join(str(error).split())[:120]
-                log.warning("wandb: the server cannot be used (%s), so this run is kept offline", reason)
+                self.lost = _short(error)
+                log.warning("wandb: the server cannot be used (%s), so this run is kept offline", self.lost)
             self._say(super().experiment)
         return self._experiment
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._tried(lambda: super(Wandb, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        self._tried(lambda: super(Wandb, self).log_hyperparams(params))
+
     def uses(self, name: str, kind: str, facts: dict[str, Any]) -> None:
         """Record that the run has read the store or model called ``name``, of ``kind`` "dataset" or "model"."""
-        run = self.experiment
-        if self.mode == "online":
-            run.use_artifact(_reference(name, kind, facts))
-        elif self.mode == "offline":  # use_artifact refuses, and this writes for "wandb sync" what it would send
-            run._log_artifact(_reference(name, kind, facts), is_user_created=True, use_after_commit=True)
+
+        def use() -> None:
+            run = self.experiment
+            if self.mode == "online":
+                run.use_artifact(_reference(name, kind, facts))
+            elif self.mode == "offline":  # use_artifact refuses, and this writes for "wandb sync" what it would send
+                run._log_artifact(_reference(name, kind, facts), is_user_created=True, use_after_commit=True)
+
+        self._tried(use)
 
     def made(self, name: str, kind: str, facts: dict[str, Any], folder: Path | None = None) -> None:
         """Record that the run has made ``name``; the files of ``folder`` go along with ``upload``."""
         artifact = _reference(name, kind, facts)
         if self.upload and folder is not None:
             artifact.add_dir(str(folder))
-        self.experiment.log_artifact(artifact)
+        self._tried(lambda: self.experiment.log_artifact(artifact))
+
+    def _tried(self, send: Callable[[], Any]) -> None:
+        """Do what needs W&B; what fails is said once."""
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the training goes on)
+            if self.lost is None:
+                log.warning("wandb: not all is logged (%s); all else goes on", _short(error))
+            self.lost = self.lost or _short(error)
 
     def _say(self, run: Any) -> None:
         """One line: where the run is."""
+        self.folder = Path(run.settings.sync_dir) if self.mode in ("online", "offline") else None
         if self.mode == "online":
             log.info("wandb: %s", run.url)
         elif self.mode == "offline":
             log.info(
                 "wandb: kept offline in %s; to send it: wandb login, then wandb sync %s",
-                *(Path(run.settings.sync_dir), Path(run.settings.sync_dir)),
+                *(self.folder, self.folder),
             )
 
 
 @rank_zero_only
-def finish(failed: bool = False) -> None:
-    """End the run that is open, if there is one: the next training of this process is a run of its own."""
+def finish(failed: bool = False) -> str | None:
+    """End the run that is open, if there is one: the next training of this process is a run of its own.
+
+    Returns why not all of it was sent, None where it was, or where nothing was to be sent; that is said, too.
+    """
     import sys
 
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
+    if wandb is None or wandb.run is None:
+        return None
+    folder = wandb.run.settings.sync_dir
+    try:
         wandb.finish(exit_code=int(failed))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the work is done)
+        _COMPLAINTS.heard.append(_short(error))
+    heard = _COMPLAINTS.heard[:1]
+    _COMPLAINTS.heard.clear()
+    if not heard:
+        return None
+    log.warning("wandb: not all was sent (%s); it is kept in %s; to send it: wandb sync %s", heard[0], folder, folder)
+    return heard[0]
+
+
+def _short(told: object) -> str:
+    """An error in a line."""
+    return " ".join(str(told).split())[:120] or type(told).__name__
 
 
 def _mode(offline: bool | None) -> str:
@@ -150,6 +214,16 @@ def _has_key() -> bool:
     return False
 
 
+def _set_up() -> None:
+    """W&B's service, which says nothing on the terminal."""
+    import wandb
+
+    silent = wandb.Settings(silent=True)
+    wandb.setup(silent)
+    wandb.termsetup(silent, _DIARY)
+    logging.getLogger("wandb").propagate = False  # its other messages go to a file of its own
+
+
 def _settings() -> Any:
     """Without what may name a patient, a person or a machine."""
     import wandb
@@ -159,7 +233,7 @@ def _settings() -> Any:
     told |= dict.fromkeys(("x_disable_machine_info", "x_disable_meta", "x_disable_stats"), True)
     told |= {"init_timeout": WAIT}
     if "finish_timeout" in wandb.Settings.model_fields:  # of newer versions
-        told["finish_timeout"] = PATIENCE
+        told |= {"finish_timeout": PATIENCE, "finish_timeout_raises": True}
     return wandb.Settings(**told)
 
 

@@ -2,7 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -13,6 +14,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from echodream.artifact import Artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
+
+_RATES = (
+    ("lr", math.ulp(0.0), math.inf, "a positive number"),
+    ("weight_decay", 0, math.inf, "a number, 0 or more"),
+    ("momentum", 0, 1, "a number, 0 or more and less than 1"),
+    ("power", math.ulp(0.0), math.inf, "a positive number"),
+)
+"""Settings of optimisers and schedules that are numbers: the least, what they stay below, and how that is said."""
 
 
 class Trainable(pl.LightningModule):
@@ -42,13 +51,30 @@ class Trainable(pl.LightningModule):
 
         Raises ``UserError`` for settings that they cannot have.
         """
-        check_rates(optimizer, schedule)
-        made = optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        if schedule is None:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        (made,), follows = self.optimizers_of(optimizer, schedule, [trained])
+        if not follows:
             return {"optimizer": made}
+        return {"optimizer": made, "lr_scheduler": {"scheduler": follows[0], "interval": "step"}}
+
+    def optimizers_of(
+        self,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
+        groups: Iterable[Iterable[torch.nn.Parameter]],
+    ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+        """An optimiser for each of ``groups``, and its schedule, if there is one.
+
+        Raises ``UserError`` for settings that they cannot have.
+        """
+        check_rates(optimizer, schedule)
+        with _refusing("model.module.optimizer"):
+            made = [optimizer(parameters) for parameters in groups]
+        if schedule is None:
+            return made, []
         steps = int(self.trainer.estimated_stepping_batches)
-        follows = schedule(optimizer=made, num_training_steps=steps)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": follows, "interval": "step"}}
+        with _refusing("model.module.schedule"):
+            return made, [schedule(optimizer=item, num_training_steps=steps) for item in made]
 
     def refuse(self, what: str, recordings: Sequence[str]) -> NoReturn:
         """Raise ``UserError``: ``what``, the loss or the gradient, is not finite on a batch of ``recordings``."""
@@ -60,12 +86,24 @@ class Trainable(pl.LightningModule):
         )
 
 
+@contextmanager
+def _refusing(key: str) -> Iterator[None]:
+    """What torch refuses of the settings at ``key`` is a ``UserError``."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{key}: {reason}; change that setting, or model.lr") from error
+
+
 def check_rates(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
     """Raise ``UserError`` when the partials of an optimiser and its schedule were given what these cannot take."""
     asked = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
-    decay, warmup = asked.get("weight_decay", 0), asked.get("num_warmup_steps", 0)
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < math.inf:
-        raise UserError(f"model.weight_decay is {decay!r}: give a number, 0 or more")
+    for key, low, most, wanted in _RATES:
+        value = asked.get(key, low)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < most:
+            raise UserError(f"model.{key} is {value!r}: give {wanted}")
+    warmup = asked.get("num_warmup_steps", 0)
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise UserError(f"model.warmup is {warmup!r}: give a whole number of steps, 0 or more")
     if "name" in asked:

@@ -22,7 +22,7 @@ from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import Term, adaptive_weight
 from echodream.metrics.image import bicubic_round_trip, mae, moving, psnr, ssim
 from echodream.metrics.moments import PosteriorMoments
-from echodream.modules.trainable import Trainable, check_rates
+from echodream.modules.trainable import Trainable
 from echodream.networks.autoencoder import check_frames, factor
 from echodream.types import Batch
 from echodream.weights import fingerprint
@@ -68,15 +68,10 @@ class VAE(Trainable):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """One optimiser for the autoencoder, one for the discriminator if there is one, each with its schedule."""
-        check_rates(self.make_optimizer, self.make_schedule)
         owners: list[nn.Module] = [self.network]
         if self.adversarial is not None:
             owners.append(self.adversarial.discriminator)
-        optimizers = [self.make_optimizer(owner.parameters()) for owner in owners]
-        if self.make_schedule is None:
-            return optimizers, []
-        steps = int(self.trainer.estimated_stepping_batches)
-        return optimizers, [self.make_schedule(optimizer=item, num_training_steps=steps) for item in optimizers]
+        return self.optimizers_of(self.make_optimizer, self.make_schedule, [owner.parameters() for owner in owners])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from echodream.callbacks.store_writer import WriteStore
+from echodream.conditioning.base import texts
 from echodream.datamodules.prediction import PredictData
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion import Diffusion, load_diffusion
@@ -67,6 +68,8 @@ def anonymise(
     if isinstance(way, Redraw):
         model = load_diffusion(generator, "lidm")
         recipe = _recipe(sampling, model, rows)
+        if way.strength:
+            _check_conditions(model, rows)
         settings |= {"strength": float(strength), **settings_of(recipe, model, None)}
         shop = Workshop(rows, autoencoder, model, recipe.guidance, recipe.steps, recipe.seed)
     else:
@@ -96,6 +99,19 @@ def _recipe(sampling: Mapping[str, Any], model: Diffusion, rows: Recordings) -> 
                 "give the one that was trained on these latents"
             )
     return recipe_of(sampling, model)
+
+
+def _check_conditions(model: Diffusion, rows: Recordings) -> None:
+    """Raise ``UserError`` where a recording's own condition is none that ``model`` was trained on, as another class."""
+    for column in (name for name in model.conditioner.columns if name in rows.table):
+        for cell, names in rows.table.groupby(column)["FileName"]:
+            try:
+                model.conditioner.request({column: [cell]}, own=True)
+            except UserError as error:
+                raise UserError(
+                    f"{names.iloc[0]} of {rows.store.root} has {column}={texts([cell])[0]}, which generator= was not "
+                    "trained on: give one whose TRAIN patients have it, or method=blur"
+                ) from error
 
 
 def _rows(store: Store, places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.process.guidance import Guidance
+from echodream.stages.asked import whole as whole
 from echodream.stages.encode import run_prediction
 from echodream.store import Dataset
 from echodream.store.latents import write_latents
@@ -224,10 +225,3 @@ def checked_precision(trainer: Callable[..., pl.Trainer]) -> str:
 def plain(value: Any) -> Any:
     """A cell of a table or an entry of a list as a plain Python value."""
     return value.item() if hasattr(value, "item") else value
-
-
-def whole(name: str, value: object, low: int = 1) -> int:
-    """``value`` when it is a whole number from ``low``. Raises ``UserError``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise UserError(f"{name} is {value!r}; give a whole number from {low}")
-    return value

@@ -9,7 +9,7 @@ from typing import Any
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import Encoder
-from echodream.stages.drawing import whole
+from echodream.stages.asked import whole
 from echodream.stages.evaluating import table
 from echodream.stages.evaluating.beats import Beats, beats, curves
 from echodream.stages.evaluating.extractors import load_extractors

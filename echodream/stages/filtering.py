@@ -15,8 +15,8 @@ from echodream.modules.controls import Control, copies, views
 from echodream.modules.workshop import Taken, Workshop, drawn, pick, rng_of
 from echodream.privacy.controls import PatientScores
 from echodream.privacy.rules import Evidence, Percentile, Rule
+from echodream.stages.asked import whole
 from echodream.stages.comparison import Compared, Query, References, View, embedded, train_to_test
-from echodream.stages.drawing import whole
 from echodream.stages.identity import Embedder
 from echodream.store import Store
 

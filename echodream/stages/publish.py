@@ -1,6 +1,5 @@
 """``stage=publish``: a synthetic set or a generator becomes a folder ready for the Hugging Face hub, or is refused."""
 
-import contextlib
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,14 @@ from echodream.errors import UserError
 from echodream.report.lineage import without_folders, without_places
 from echodream.report.sources import FILES, Sources, gather
 from echodream.stages.decisions import SCORES
-from echodream.stages.folder import begin, lock, read_record, require_same, unlock, write_record
-from echodream.stages.publishing.cards import TEMPLATES, data_card, model_card, valid_license
+from echodream.stages.folder import begin, made_whole, read_record, require_same, write_record
+from echodream.stages.publishing.cards import TEMPLATES, check_card, data_card, model_card, valid_license
 from echodream.stages.publishing.checks import (
     GENERATORS,
     STORES,
     Cleared,
     check_known,
+    check_study,
     clear_model,
     clear_store,
     metrics_of,
@@ -27,7 +27,7 @@ from echodream.stages.publishing.hub import check_push, upload
 from echodream.stages.report import named
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter, verify
-from echodream.store.schema import CHECKSUMS, REQUIRED, partial
+from echodream.store.schema import CHECKSUMS, REQUIRED
 from echodream.store.verify import digest
 
 CARD, STORE, RECORD = "README.md", "store", "publish.json"
@@ -71,9 +71,10 @@ def publish(
     """Write ``dst``: README.md, and the store "src" of ``stores`` or the generator ``artifact``; send it if asked.
 
     ``what`` says which. The filter's record and that of the audit, in ``records``, and what the filter let through,
-    ``passed``, must allow it: see ``publishing.checks``. ``hub`` has "push", <namespace>/<name> or None, "public", and
-    "accept_findings", of a generator; commands are recorded below ``folders``. The folder is made as
-    ``<dst>.partial``, checked, and renamed. Raises ``UserError`` where it is refused.
+    ``passed``, must allow it: see ``publishing.checks``. Nobody of the store "real" is named, whose "latents" filter
+    and audit compared with. ``hub`` has "push", <namespace>/<name> or None, "public", and "accept_findings", of a
+    generator; commands are recorded below ``folders``. The folder is made as ``<dst>.partial``, checked, and renamed.
+    Raises ``UserError`` where it is refused.
     """
     check_known(what)
     check_push(hub["push"])
@@ -81,16 +82,17 @@ def publish(
     told = {name: records.get(name, f"{dst}/no {name}") for name in FILES}  # a card tells of the usual ones
     sources = gather(study, True, {"real": stores["real"], "videos": stores["src"]}, passed, told, folders)
     cleared = _cleared(what, stores, artifact, sources, hub["accept_findings"])
+    check_study(cleared, stores["latents"])
     target = Path(dst)
     asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
     facts = {"command": without_folders(command), "code_version": code_version}
-    if not target.exists():
-        _make(target, what, license, cleared, artifact, columns, asked, facts)
-        state = "done"
-    else:
+    with made_whole(target) as work:
+        if work is not None:
+            _write(work, what, license, cleared, artifact, columns, asked, facts)
+    if work is None:
         require_same(target / RECORD, asked, _KIND)
-        _verified(target, sources)
-        state = "already complete"
+        _verified(target, what, cleared)
+    state = "already complete" if work is None else "done"
     address = (
         upload(target, hub["push"], "dataset" if what in STORES else "model", hub["public"]) if hub["push"] else ""
     )
@@ -134,8 +136,8 @@ def _of(what: str, sources: Sources, artifact: str | None) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _make(
-    target: Path,
+def _write(
+    work: Path,
     what: str,
     license: str,
     cleared: Cleared,
@@ -144,25 +146,15 @@ def _make(
     asked: Mapping[str, Any],
     facts: Mapping[str, str],
 ) -> None:
-    """Write, check, rename; what a killed run left is gone on with."""
-    work = partial(target)
-    held = lock(work)
-    try:
-        if target.exists():  # the process that held the lock before has finished
-            with contextlib.suppress(OSError):  # it was renamed
-                work.rmdir()
-            return
-        begin(work / RECORD, asked, _KIND)
-        if what in GENERATORS:
-            card = _model(work, what, license, cleared, Path(str(artifact)), facts)
-        else:
-            card = _store(work / STORE, what, license, cleared, columns, facts)
-        (work / CARD).write_text(card, encoding="utf-8")
-        write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings, "sums": _sums(work)})
-        _verified(work, cleared.sources)
-        work.rename(target)
-    finally:
-        unlock(held)
+    """Write and check the folder ``work``; what a killed run left is gone on with."""
+    begin(work / RECORD, asked, _KIND)
+    if what in GENERATORS:
+        card = _model(work, what, license, cleared, Path(str(artifact)), facts)
+    else:
+        card = _store(work / STORE, what, license, cleared, columns, facts)
+    (work / CARD).write_text(card, encoding="utf-8")
+    write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings, "sums": _sums(work)})
+    _verified(work, what, cleared)
 
 
 def _store(
@@ -238,9 +230,10 @@ def _sums(folder: Path) -> dict[str, str]:
     return {name: digest(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _verified(folder: Path, sources: Sources) -> None:
+def _verified(folder: Path, what: str, cleared: Cleared) -> None:
     """Raise ``UserError`` where ``folder`` holds what does not belong there, or names a patient or a place."""
-    assert sources.real is not None
+    real = cleared.sources.real
+    assert real is not None
     known = {CARD, RECORD, STORE} if (folder / STORE).is_dir() else {CARD, RECORD, FACTS, CONFIG, *_MODEL_FILES}
     if strange := sorted(path.name for path in folder.iterdir() if path.name not in known):
         raise UserError(f"{folder / strange[0]} does not belong there: remove {folder}, and run the same command again")
@@ -248,14 +241,13 @@ def _verified(folder: Path, sources: Sources) -> None:
         verify(folder / STORE)
     if (read_record(folder / RECORD) or {}).get("sums") != _sums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
+    check_card(folder / CARD, what, cleared)
     plain = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_MEANING])
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
-            if name := named(sources.real, text, plain):
-                raise UserError(
-                    f"{path} would name {name} of {sources.real.root}: make that without it; remove {folder}"
-                )
+            if name := named(real, text, plain):
+                raise UserError(f"{path} would name {name} of {real.root}: make that without it; remove {folder}")
             if place := next(
                 (place for place in (str(Path.home()), str(Path.cwd())) if len(place) > 1 and place in text), None
             ):

@@ -26,7 +26,8 @@ def track(
 ) -> Summary:
     """Log the figures of ``records`` that are there, by name, and use all stores and models below ``folders``.
 
-    The same study in the same place is the same run. Raises ``UserError`` where there is nothing to log.
+    The same study in the same place is the same run. Raises ``UserError`` where there is nothing to log, and where W&B
+    did not take all of it.
     """
     found = {name: record for name, path in records.items() if (record := read_record(Path(path))) is not None}
     figures = {key: value for name, record in found.items() for key, value in _figures(name, record)}
@@ -46,7 +47,10 @@ def track(
                 used += 1
         logger.log_metrics(figures, 0)
     finally:
-        finish()
+        unsent = finish()
+    if (lost := logger.lost or unsent) is not None:
+        kept = f", or send what is kept: wandb sync {logger.folder}" if logger.folder else ""
+        raise UserError(f"W&B did not take all figures of {study} ({lost}): give the same command again{kept}")
     told: dict[str, object] = {"figures": f"{len(figures)} of {', '.join(found)}", "stores and models": used}
     return Summary(f"track: {study} done, {logger.mode}", told)
 

@@ -270,6 +270,63 @@ def test_the_figures_of_a_study_and_what_they_are_of(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+def test_figures_that_the_server_did_not_take_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not there, one that goes away in the middle, one too slow at the end, one that wants no more."""
+    import wandb
+
+    tiny_report.study(tmp_path)
+    lost = r"^W&B did not take all figures of phantom \({}\): give the same command again, or .*: wandb sync /"
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "k" * 40)
+        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        patch.setattr(tracking, "WAIT", 1.0)
+        with pytest.raises(UserError, match=lost.format("(?s:.+)")):
+            figures_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("wandb.sdk.wandb_run.Run._log_artifact", failing(wandb.errors.CommError("no route\nto host")))
+        with pytest.raises(UserError, match=lost.format("no route to host")):
+            figures_of(tmp_path)
+    finish = wandb.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "finish", lambda **told: (finish(**told), failing(TimeoutError("too slow"))()))
+        with pytest.raises(UserError, match=lost.format("too slow")):
+            figures_of(tmp_path)
+    said = "Fatal error while uploading data. Some run data will not be synced, but it will still be written to disk."
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "finish", lambda **told: (wandb.termwarn(said), finish(**told)))
+        with pytest.raises(UserError, match=lost.format("Fatal error while uploading data")):
+            figures_of(tmp_path)
+    assert "done, offline" in figures_of(tmp_path)
+    runs = offline_runs(tmp_path)
+    assert len(runs) == 5
+    assert all(run.values("filter_video/kept") == [6] for run in runs)  # what can still be sent
+
+
+def failing(error: Exception) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_training_goes_on_where_its_log_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    blob_store(tmp_path / "videos")
+    finish = wandb.finish
+    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", failing(ConnectionResetError("the service is gone")))
+    monkeypatch.setattr(wandb, "finish", lambda **told: (finish(**told), failing(TimeoutError("too slow"))()))
+    with caplog.at_level("WARNING"):
+        metrics = engine.train(cfg_of(tmp_path))
+    assert read_artifact(tmp_path / "vae", "vae").metrics == metrics
+    said = [record.getMessage() for record in caplog.records if record.name == "echodream.callbacks.tracking"]
+    assert len(said) == 2
+    assert said[0] == "wandb: not all is logged (the service is gone); all else goes on"
+    assert said[1].startswith("wandb: not all was sent (too slow); it is kept in ")
+
+
 def test_wandb_is_not_there_for_those_who_do_not_ask(tmp_path: Path) -> None:
     assert "wandb" not in train_cfg(tmp_path).logger
     assert OmegaConf.select(cfg_of(tmp_path), "logger.wandb.pictures") == SAMPLES

@@ -2,16 +2,20 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from echodream import engine
 from echodream.errors import UserError
-from echodream.modules.trainable import check_rates
+from echodream.modules.trainable import Trainable, check_rates
+from echodream.paths import CONF_DIR
 from tests.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
@@ -21,6 +25,19 @@ WRONG = [
     ("model.weight_decay=true", "model.weight_decay is True: give a number"),
     ("model.weight_decay=nan", "model.weight_decay is nan: give a number"),
     ("model.weight_decay=inf", "model.weight_decay is inf: give a number"),
+    ("model.lr=-1", "model.lr is -1: give a positive number"),
+    ("model.lr=0", "model.lr is 0: give a positive number"),
+    ("model.lr=inf", "model.lr is inf: give a positive number"),
+    ("model.lr=abc", "model.lr is 'abc': give a positive number"),
+    ("+model.module.optimizer.momentum=-1", "model.momentum is -1: give a number, 0 or more and less than 1"),
+    ("+model.module.optimizer.momentum=1", "model.momentum is 1: give a number, 0 or more and less than 1"),
+    ("+model.module.schedule.power=0", "model.power is 0: give a positive number"),
+    (
+        "+model.module.optimizer.betas=[0.9,1.5]",
+        "model.module.optimizer: Invalid beta parameter at index 1: 1.5;",
+    ),
+    ("+model.module.optimizer.eps=-1", r"model.module.optimizer: Invalid epsilon value: -1(\.0)?; change that setting"),
+    ("+model.module.optimizer.nesterof=true", "model.module.optimizer: .*unexpected keyword .*'nesterof'; change that"),
     ("model.warmup=-1", "model.warmup is -1: give a whole number of steps, 0 or more"),
     ("model.warmup=abc", "model.warmup is 'abc': give a whole number"),
     ("model.warmup=0.5", "model.warmup is 0.5: give a whole number"),
@@ -55,6 +72,27 @@ def test_every_schedule_that_is_let_through_can_be_made(name: str) -> None:
 def test_partials_that_say_nothing_are_taken() -> None:
     check_rates(partial(torch.optim.SGD, lr=0.1), None)
     check_rates(lambda parameters: torch.optim.SGD(parameters, 0.1), partial(get_scheduler, "cosine"))
+
+
+@pytest.mark.parametrize("name", ["identity", "reid", "utility", "classifier", "vae", "lidm", "lvdm"])
+def test_what_the_configuration_calls_a_rate_is_what_a_sentence_calls_it(name: str) -> None:
+    """Each of them that a model has is its ``model.<rate>``, and the optimiser or its schedule is given it."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        model: Any = OmegaConf.to_container(compose("train", [f"model={name}", "data=phantom"]).model, resolve=False)
+    given = model["module"]["optimizer"] | model["module"]["schedule"]
+    for rate in ("lr", "momentum", "power"):
+        assert given.get(rate) == (f"${{model.{rate}}}" if rate in model else None)
+
+
+def test_a_schedule_that_torch_refuses_is_one_sentence() -> None:
+    """The polynomial ends at 1e-7, and so cannot begin below."""
+    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4))
+    schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
+    words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change that setting"
+    with pytest.raises(UserError, match=words):
+        Trainable.optimizers_of(
+            module, partial(torch.optim.SGD, lr=1e-9), schedule, [[torch.nn.Parameter(torch.zeros(1))]]
+        )
 
 
 def test_training_ends_with_that_sentence_and_leaves_nothing(tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_number_beyond_those_of_training_counts_as_the_nearest(folder: Path) -
     assert np.abs(made[50.0] - made[61.0]).mean() > 0.01
 
 
+def test_a_class_that_the_generator_does_not_know_matters_only_where_it_is_told(folder: Path) -> None:
+    """Nothing is drawn where nothing is changed, and a blur asks nobody."""
+    latent_store(folder / "strange", LENGTHS[:2], encoder=ENCODER, class_id=[3, 2])
+    for number, more in enumerate((["strength=0"], ["method=blur"])):
+        made = run(folder, f"src={folder}/strange", *more, at=f"made{number}")
+        assert made.table["class_id"].tolist() == [3, 2]
+
+
 def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
     whole = run(folder, "frames=3")
     for batch in (1, 5):
@@ -252,6 +260,8 @@ REFUSED = [
     (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= draws 7x4: give the one that was trained on these"),
     (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymised: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
+    (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give one whose TRAIN"),
+    (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),
     (["src=DIR/other"], "autoencoder=.*vae is not the encoder of .*other: give the one that made it"),
 ]
 
@@ -266,6 +276,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         artifact(folder / "wide", wide, "lidm")
         blob_store(folder / "pixels")
         latent_store(folder / "other", LENGTHS[:2], encoder="12" * 32)
+        latent_store(folder / "strange", LENGTHS[:2], encoder=ENCODER, class_id=[3, 2])
+        latent_store(folder / "oblique", LENGTHS[:3], encoder=ENCODER, View=["A4C", None, "PLAX"])
+        generator(folder, at="views", conditions=("class_id", "view"))
         yield folder
 
 

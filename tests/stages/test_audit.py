@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from echodream.errors import UserError
+from echodream.paths import CONF_DIR
 from echodream.stages import audit as stage
 from tests.audit_study import HELD, TRAIN, audit, copies, networks, reid, samples, strangers, study, write
 from tests.tiny_vae import artifact as vae_artifact
@@ -175,6 +177,23 @@ def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
     audit(folder, f"dst={folder}/whole")
     assert files(folder / "killed") == files(folder / "whole")
     assert not (folder / "killed.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "samples", "levels"),
+    [
+        (["on=image"], 4, 4),
+        (["on=video"], 4, 4),
+        (["on=image", "experiment=demo"], 4, 4),
+        (["on=video", "experiment=demo"], 2, 2),
+        (["on=video", "experiment=demo", "membership.levels=3"], 2, 3),
+        (["on=moving"], 4, 4),
+    ],
+)
+def test_fewer_clips_are_restored_where_each_takes_long(overrides: list[str], samples: int, levels: int) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        given = compose("sample", ["stage=audit", "data=phantom", *overrides]).stage.membership
+    assert (given.samples, given.levels, given.noises) == (samples, levels, 1)
 
 
 def test_nobody_is_named(folder: Path) -> None:

@@ -37,20 +37,38 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of which everything may be published."""
     root = tmp_path_factory.mktemp("publish")
     samples, reports = root / "samples/phantom", root / "reports/phantom"
-    real_store(root / "data/phantom/videos")
+    real = latents_of(real_store(root / "data/phantom/videos"), root / "data/phantom/latents")
     images = private_images(samples / "private")
     synthetic_stores(samples, samples={"model": LVDM, "source": digest(images.root / CHECKSUMS), "seed": 0})
     records(reports)
     record = json.loads((reports / "filter_video/filter.json").read_text())
     record["decision"]["training_patients"] = 6
+    record["real"] = digest(real.root / CHECKSUMS)
     write(reports / "filter_video/filter.json", record)
     write(reports / "filter_image/filter.json", {**record, "generator": LIDM})
     for on, name, generator in (("image", "lidm", LIDM), ("video", "lvdm", LVDM)):
         folder = samples / ("private" if on == "image" else "private_videos")
-        facts = {"source": digest(folder / CHECKSUMS), "generator": generator, "not measured": {}}
+        facts = {
+            "source": digest(folder / CHECKSUMS),
+            "generator": generator,
+            "not measured": {},
+            "real": record["real"],
+        }
         write(reports / audit(on), {**facts, "measures": [inference(name), share()], "command": "python sample.py"})
     artifact(root / "models/phantom/lidm", GENERATOR, "lidm")
     return root
+
+
+def latents_of(videos: Store, root: Path, leave_out: int = 0) -> Store:
+    """What stage=encode would make of ``videos``, of all but the first few."""
+    latent = Dataset(kind="latent", channels=4, layout="F,C,H,W", fidelity="float16", encoder=ENCODER)
+    rows = videos.table.to_dict("records")[leave_out:]
+    with StoreWriter(root, latent) as writer:
+        for row in rows:
+            mean = np.zeros((row["NumberOfFrames"], 4, 4, 4), np.float16)
+            write_latents(writer.scratch(row["FileName"]), mean, mean)
+            writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch(row["FileName"]))
+        return writer.finish([row["FileName"] for row in rows])
 
 
 def audit(on: str) -> str:
@@ -386,6 +404,90 @@ def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest
         UserError, match=r"was not taken by the hub \(no route to host\): .* is complete, give the same"
     ):
         run(study, "push=lab/hearts")
+
+
+@pytest.mark.parametrize("what", ["videos", "lidm"])
+def test_names_are_those_of_the_study_that_the_filter_compared_with(study: Path, tmp_path: Path, what: str) -> None:
+    """Other patients, under the names of other recordings or of these; fewer; and the same in another order."""
+    real = Store(study / "data/phantom/videos")
+    others = {"names": {"FileName": "other-"}, "patients": {"PatientID": "Roe-"}}
+    for name, renamed in others.items():
+        renumbered(real, tmp_path / name, renamed)
+        with pytest.raises(
+            UserError, match=rf"real=.*{name} is not the study .*: 10 of the 10 names in column {next(iter(renamed))}"
+        ):
+            run(study, f"what={what}", f"real={tmp_path}/{name}")
+    latents_of(real, tmp_path / "fewer", 1)
+    with pytest.raises(UserError, match=r"filter_\w+/filter.json is of another study than latents=.*fewer"):
+        run(study, f"what={what}", f"latents={tmp_path}/fewer")
+    with pytest.raises(UserError, match="latents=/nowhere is no store"):
+        run(study, f"what={what}", "latents=/nowhere")
+    assert not (study / "reports/phantom/hub").exists()
+    renumbered(real, tmp_path / "more", {}, extra=True)
+    run(study, f"what={what}", f"real={tmp_path}/more")
+
+
+def test_an_audit_of_another_study_is_refused(study: Path) -> None:
+    changed(study, audit("image"), lambda record: record.update(real="e" * 64))
+    with pytest.raises(UserError, match=r"audit/audit.json is of another study than latents="):
+        run(study)
+
+
+def renumbered(videos: Store, root: Path, prefixes: dict[str, str], extra: bool = False) -> None:
+    """The same recordings, the last first, with other names; with ``extra`` one more."""
+    rows = videos.table.to_dict("records")[::-1]
+    rows = [{**row, **{column: f"{prefix}{row[column]}" for column, prefix in prefixes.items()}} for row in rows]
+    sources = [*videos.table["FileName"]][::-1]
+    if extra:
+        rows, sources = [*rows, {**rows[0], "FileName": "one-more", "PatientID": "Poe-1"}], [*sources, sources[0]]
+    with StoreWriter(root, videos.dataset) as writer:
+        for row, source in zip(rows, sources, strict=True):
+            shutil.copyfile(videos.path(source), writer.scratch(row["FileName"]))
+            writer.commit(row, writer.scratch(row["FileName"]))
+        writer.finish([row["FileName"] for row in rows])
+
+
+def sent(study: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
+    """``push`` what is there; how many things the hub was sent."""
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "sent", [])
+    run(study, "push=lab/hearts", *overrides)
+    return len(Hub.sent)
+
+
+@pytest.mark.parametrize("what", ["videos", "lidm"])
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (STATEMENT, "No copy passes.", "has lost the filter's statement"),
+        (STATEMENT, STATEMENT.replace("5 %", "1 %"), "has lost the filter's statement"),
+        (f"> {STATEMENT}", f"<!--\n> {STATEMENT}\n-->", "has lost the filter's statement"),
+        ("membership inference (lidm), AUC is 0.7", "membership inference (lidm), AUC is 0.5", "has lost a finding"),
+        ("differential privacy.\n- ", "differential privacy.\n- But as good.\n- ", "has lost the section Limits"),
+        ("\n## Limits", "\n## Notes", "has lost the section Limits"),
+        ("# ", "# Our ", None),
+        (" It is not", "\n> It is not", None),
+    ],
+)
+def test_a_card_may_be_edited_but_not_lose_what_was_promised_and_found(
+    study: Path, monkeypatch: pytest.MonkeyPatch, what: str, old: str, new: str, says: str | None
+) -> None:
+    changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
+    asked = [f"what={what}", "accept_findings=true"]
+    run(study, *asked)
+    card = study / "reports/phantom/hub" / what / "README.md"
+    text = card.read_text()
+    edited = text.replace(old, new, 1) if says is None else text.replace(old, new)
+    assert edited != text
+    card.write_text(edited)
+    if says is None:
+        assert sent(study, monkeypatch, *asked) == 2
+    else:
+        with pytest.raises(UserError, match=f"README.md {says}.*: put it back word for word, or remove .*/{what} and"):
+            sent(study, monkeypatch, *asked)
+        assert not Hub.sent
+    assert card.read_text() == edited
 
 
 def test_what_was_put_beside_it_is_not_sent(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from echodream.errors import UserError
 from echodream.report import fidelity, privacy, usefulness
 from echodream.report.figures import Row, Table, Verdict
 from echodream.report.lineage import lineage, versions
 from echodream.report.sources import Sources
 from echodream.report.stale import stale
-from echodream.stages.publishing.checks import DRAWN_BY, Cleared
+from echodream.stages.publishing.checks import DRAWN_BY, GENERATORS, Cleared
 
 TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_UNSEEN = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
+"""What the hub does not show, and the marks of a quotation."""
 
 
 def valid_license(name: object) -> bool:
@@ -49,6 +52,26 @@ def model_card(cleared: Cleared, what: str, license: str, facts: Mapping[str, An
     )
     told = {**_common(cleared), **facts, "what": what, "license": license}
     return _tidy(str(ModelCard.from_template(data, template_path=str(TEMPLATES / "model_card.md"), **told)))
+
+
+def check_card(path: Path, what: str, cleared: Cleared) -> None:
+    """Raise ``UserError`` where the card at ``path``, which may be edited, has lost what it must tell."""
+    template = (TEMPLATES / f"{'model' if what in GENERATORS else 'data'}_card.md").read_text(encoding="utf-8")
+    limits = template[template.index("## Limits") :].split("\n## ")[0]
+    text = _words(path.read_text(encoding="utf-8"))
+    told = {"the filter's statement": [cleared.decision["statement"]], "a finding of the audit": cleared.findings}
+    told["the section Limits as it was written"] = [limits]
+    for name, parts in told.items():
+        if any(_words(part) not in text for part in parts):
+            raise UserError(
+                f"{path} has lost {name}: put it back word for word, or remove {path.parent} and run the same command "
+                "again"
+            )
+
+
+def _words(text: str) -> str:
+    """What is read of Markdown, however its lines are broken."""
+    return " ".join(_UNSEEN.sub(" ", text).split())
 
 
 def _tidy(text: str) -> str:

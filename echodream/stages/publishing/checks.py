@@ -168,6 +168,28 @@ def _audited(sources: Sources, on: str, model: str) -> list[str]:
     return findings
 
 
+def check_study(cleared: Cleared, latents: str | None) -> None:
+    """Raise ``UserError`` unless all whom filter and audits compared with, those of ``latents``, are in "real"."""
+    sources, root = cleared.sources, Path(str(latents))
+    assert sources.real is not None
+    if not (root / CHECKSUMS).is_file():
+        raise UserError(f"latents={latents} is no store: give the latents that filter and audit were given as real=")
+    used = digest(root / CHECKSUMS)
+    for name in (f"filter_{cleared.on}", *(f"audit_{GENERATORS[name]}" for name in cleared.generators)):
+        if sources.records[name].get("real") != used:
+            raise UserError(
+                f"{sources.paths[name]} is of another study than latents={latents}: give those that were its real="
+            )
+    table = Store(root).table
+    for column in ("FileName", "PatientID"):
+        if missing := set(table[column].astype(str)) - set(sources.real.table[column].astype(str)):
+            raise UserError(
+                f"real={sources.real.root} is not the study that filter and audit looked at: {len(missing)} of the "
+                f"{table[column].nunique()} names in column {column} of latents={latents} are not in it, so they could "
+                "not be searched for; give the recordings that were encoded"
+            )
+
+
 def _said(measure: Mapping[str, Any]) -> str:
     value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
     return f"{measure['name']} is {value} [{low}, {high}] where {_expected(measure)}"
