@@ -18,6 +18,7 @@ python sample.py stage=audit      data=lung experiment=lung_demo
 python train.py  model=lvdm       data=lung experiment=lung_demo
 python sample.py stage=video      data=lung experiment=lung_demo
 python sample.py stage=filter     data=lung experiment=lung_demo on=video
+python sample.py stage=audit      data=lung experiment=lung_demo on=video
 python sample.py stage=decode     data=lung experiment=lung_demo
 python sample.py stage=decode     data=lung experiment=lung_demo on=image
 python train.py  model=classifier data=lung experiment=lung_demo

@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("ECHODREAM_CHAOS", "0"))
 """All of the list is killed so often, at random moments; 0, the default: three of its lines, once each."""
 AROUND = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull, "OMP_NUM_THREADS": "1"}
 
-chaos = pytest.mark.skipif("ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks for it")
+when_asked = pytest.mark.skipif("ECHODREAM_CHAOS" not in os.environ, reason="takes minutes: ECHODREAM_CHAOS=0 asks")
 
 
 def start(line: Line, folder: Path) -> subprocess.Popen[str]:
@@ -140,7 +140,7 @@ def test_run_again_it_does_nothing(
     assert state(smoke.root) == before
 
 
-@chaos
+@when_asked
 @pytest.mark.skipif(KILLS > 0, reason="the whole list is killed instead")
 def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, study: Path) -> None:
     chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
@@ -152,7 +152,7 @@ def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, stud
         same(smoke, study)
 
 
-@chaos
+@when_asked
 @pytest.mark.skipif(KILLS == 0, reason="takes long: ECHODREAM_CHAOS=30 says how many kills")
 def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
     """Moments are drawn from all that the list takes, and a line goes on where it was killed, again and again."""
@@ -185,7 +185,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@chaos
+@when_asked
 @pytest.mark.skipif(shutil.which("mount") is None or os.name != "posix" or os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("what", ["encode", "reid"] if not KILLS else [None])
 def test_a_disk_that_fills_loses_nothing(smoke: Smoke, tmp_path: Path, what: str | None) -> None:
@@ -223,7 +223,7 @@ def truncate(path: Path) -> None:
     path.write_text("".join(rows[:-1]))
 
 
-@chaos
+@when_asked
 @pytest.mark.parametrize(
     ("what", "damaged", "harm"),
     [
