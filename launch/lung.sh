@@ -13,11 +13,11 @@ python sample.py stage=encode     data=lung experiment=lung_demo
 python train.py  model=lidm       data=lung experiment=lung_demo
 python train.py  model=reid       data=lung experiment=lung_demo
 python sample.py stage=image      data=lung experiment=lung_demo
-python sample.py stage=filter     data=lung experiment=lung_demo
+python sample.py stage=filter     data=lung experiment=lung_demo rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.3   # the least that nine patients and two new ones allow
 python sample.py stage=audit      data=lung experiment=lung_demo
 python train.py  model=lvdm       data=lung experiment=lung_demo
 python sample.py stage=video      data=lung experiment=lung_demo
-python sample.py stage=filter     data=lung experiment=lung_demo on=video
+python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.3
 python sample.py stage=audit      data=lung experiment=lung_demo on=video
 python sample.py stage=decode     data=lung experiment=lung_demo
 python sample.py stage=decode     data=lung experiment=lung_demo on=image

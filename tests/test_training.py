@@ -180,6 +180,18 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch
     assert without_paths(broken / "vae") == without_paths(straight / "vae")
 
 
+def test_an_epoch_without_validation_leaves_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3")
+    monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
+    straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
+    engine.train(train_cfg(straight, *few))
+    accident(train_cfg(broken, *few), monkeypatch, Stop(1, 1))
+    (last,) = (broken / "runs").glob("*/last.ckpt")
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    engine.train(train_cfg(broken, *few))
+    assert without_paths(broken / "vae") == without_paths(straight / "vae")
+
+
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

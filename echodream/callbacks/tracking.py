@@ -72,6 +72,8 @@ class Wandb(WandbLogger):
     ) -> None:
         if pictures not in KINDS:
             raise UserError(f"logger.wandb.pictures={pictures} is not known: choose one of {', '.join(KINDS)}")
+        if not project or set(project) & set("/\\#?%:"):
+            raise UserError(f"logger.wandb.project={project} is not possible: give a name without / \\ # ? % :")
         for key, value in {"offline": offline, "upload": upload}.items():
             if not isinstance(value, bool) and not (key == "offline" and value is None):
                 raise UserError(f"logger.wandb.{key}={value} is not possible: give true or false")
@@ -99,17 +101,18 @@ class Wandb(WandbLogger):
 
             _set_up()
             Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
-            try:
-                super().experiment  # noqa: B018 (begins the run)
-            except (wandb.errors.Error, OSError) as error:
-                if self.mode != "online":
-                    raise
-                wandb.teardown()  # else the id counts as in use
-                _set_up()
-                self.mode = self._wandb_init["mode"] = "offline"
-                self.lost = _short(error)
-                log.warning("wandb: the server cannot be used (%s), so this run is kept offline", self.lost)
-            self._say(super().experiment)
+            while self._experiment is None:
+                try:
+                    super().experiment  # noqa: B018 (begins the run)
+                except Exception as error:
+                    if self.mode == "disabled":
+                        raise
+                    wandb.teardown()  # else the id counts as in use
+                    _set_up()
+                    self.lost, kept = _short(error), "kept offline" if self.mode == "online" else "not logged"
+                    log.warning("wandb: the run cannot begin (%s), so this run is %s", self.lost, kept)
+                    self.mode = self._wandb_init["mode"] = "offline" if self.mode == "online" else "disabled"
+            self._say(self._experiment)
         return self._experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -132,10 +135,14 @@ class Wandb(WandbLogger):
 
     def made(self, name: str, kind: str, facts: dict[str, Any], folder: Path | None = None) -> None:
         """Record that the run has made ``name``; the files of ``folder`` go along with ``upload``."""
-        artifact = _reference(name, kind, facts)
-        if self.upload and folder is not None:
-            artifact.add_dir(str(folder))
-        self._tried(lambda: self.experiment.log_artifact(artifact))
+
+        def make() -> None:
+            artifact = _reference(name, kind, facts)
+            if self.upload and folder is not None:
+                artifact.add_dir(str(folder))
+            self.experiment.log_artifact(artifact)
+
+        self._tried(make)
 
     def _tried(self, send: Callable[[], Any]) -> None:
         """Do what needs W&B; what fails is said once."""

@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -68,6 +69,8 @@ class Trainable(pl.LightningModule):
         Raises ``UserError`` for settings that they cannot have.
         """
         check_rates(optimizer, schedule)
+        if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
+            optimizer = partial(optimizer, fused=False)  # Lightning clips no gradients for one that is
         with _refusing("model.module.optimizer"):
             made = [optimizer(parameters) for parameters in groups]
         if schedule is None:
@@ -91,7 +94,7 @@ def _refusing(key: str) -> Iterator[None]:
     """What torch refuses of the settings at ``key`` is a ``UserError``."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{key}: {reason}; change that setting, or model.lr") from error
 

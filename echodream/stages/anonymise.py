@@ -15,8 +15,9 @@ from echodream.modules.anonymising import Anonymiser, Blur, Groups, Redraw
 from echodream.modules.drawing import Recipe
 from echodream.modules.workshop import Workshop
 from echodream.stages.anonymised import ORIGINAL_FRAMES, images, opened
+from echodream.stages.asked import whole
 from echodream.stages.auditing.sides import recordings
-from echodream.stages.drawing import checked_precision, recipe_of, save, settings_of, whole
+from echodream.stages.drawing import checked_precision, recipe_of, save, settings_of
 from echodream.stages.encode import rows_of, run_prediction
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store

@@ -19,7 +19,7 @@ from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Recipe
 from echodream.process.guidance import Guidance
-from echodream.stages.asked import whole as whole
+from echodream.stages.asked import whole
 from echodream.stages.encode import run_prediction
 from echodream.store import Dataset
 from echodream.store.latents import write_latents

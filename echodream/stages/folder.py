@@ -45,20 +45,21 @@ def made_whole(target: Path) -> Iterator[Path | None]:
 
     No other process enters it meanwhile: ``UserError``, as of ``lock``. What a killed process left is still in it.
     """
+    if target.exists():
+        yield None
+        return
     work = partial(target)
-    held = None if target.exists() else lock(work)
+    held = lock(work)
     try:
-        if target.exists():
-            if held is not None:  # the process that held the lock before has finished
-                with contextlib.suppress(OSError):  # it was renamed
-                    work.rmdir()
+        if target.exists():  # the process that held the lock before has finished
+            with contextlib.suppress(OSError):  # it was renamed
+                work.rmdir()
             yield None
         else:
             yield work
             work.rename(target)
     finally:
-        if held is not None:
-            unlock(held)
+        unlock(held)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Recipe
+from echodream.stages.asked import whole
 from echodream.stages.drawing import (
     checked_precision,
     columns_of,
@@ -23,7 +24,6 @@ from echodream.stages.drawing import (
     settings_of,
     told,
     weak_model,
-    whole,
 )
 from echodream.stages.labels import SOURCE, Asked, read_labels
 from echodream.stages.summary import Summary

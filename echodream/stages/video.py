@@ -18,6 +18,7 @@ from echodream.diffusion import Diffusion, load_diffusion
 from echodream.errors import UserError
 from echodream.modules.drawing import Drawer, Length, Recipe
 from echodream.process.windows import starts
+from echodream.stages.asked import whole
 from echodream.stages.drawing import (
     checked_precision,
     columns_of,
@@ -30,7 +31,6 @@ from echodream.stages.drawing import (
     settings_of,
     told,
     weak_model,
-    whole,
 )
 from echodream.stages.labels import Asked, read_labels
 from echodream.stages.summary import Summary

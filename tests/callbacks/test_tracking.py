@@ -205,13 +205,14 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
     [
         ("pictures", "all", "choose one of charts, samples, patients"),
         ("upload", "yes", "give true or false"),
+        ("project", "lab/study", "give a name without /"),
         ("offline", "maybe", "give true or false"),
     ],
 )
 def test_settings_that_are_none(tmp_path: Path, key: str, value: str, says: str) -> None:
-    given: dict[str, Any] = {key: value}
+    given: dict[str, Any] = {"project": "p", key: value}
     with pytest.raises(UserError, match=says):
-        Wandb(str(tmp_path), "p", "n", **given)
+        Wandb(str(tmp_path), name="n", **given)
 
 
 def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path: Path) -> None:

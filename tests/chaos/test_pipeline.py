@@ -145,11 +145,13 @@ def test_run_again_it_does_nothing(
 def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, study: Path) -> None:
     chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
     numbers = chance.sample([k for k, line in enumerate(smoke.lines) if line.what != "verify"], 3)
+    met = 0
     for number in numbers:
         knock_out(smoke, study, number)
-        killed(smoke.lines[number], study, chance.uniform(0.0, 1.0))
+        met += killed(smoke.lines[number], study, chance.uniform(0.0, 1.0))
         to_the_end(smoke.lines[number], study)
         same(smoke, study)
+    assert met > 0
 
 
 @when_asked

@@ -105,7 +105,7 @@ def write(path: Path, content: Any) -> None:
 def run(root: Path, *overrides: str) -> Summary:
     """``stage=publish`` of the study below ``root``."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
-    fixed = ["stage=publish", "data=phantom", "notes=null", "license=cc-by-nc-4.0", *paths]
+    fixed = ["stage=publish", "data=phantom", "license=cc-by-nc-4.0", *paths]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return engine.sample(compose("sample", [*fixed, *overrides]))
 
