@@ -1,18 +1,14 @@
 """What the two commands do with a composed configuration. Undecorated, so that tests and launchers call the same."""
 
 import hashlib
-import inspect
 import logging
 import re
 import subprocess
-from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.artifact import FACTS, read_artifact
@@ -20,6 +16,7 @@ from echodream.config_errors import refuse_absent, refuse_impossible_pairs, refu
 from echodream.errors import UserError
 from echodream.paths import listed
 from echodream.stages.already import once
+from echodream.stages.asked import made
 from echodream.stages.folder import first_process
 from echodream.stages.summary import Summary
 from echodream.store.schema import CHECKSUMS, read_dataset
@@ -40,21 +37,12 @@ def sample(cfg: DictConfig) -> Summary:
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     facts = {"command": command("sample.py"), "code_version": code_version()}
     for stage in filter(None, (cfg.stage, cfg.get("then"))):
-        summary = once(cfg.get("notes"), stage, lambda: _stage(stage)(**facts))  # noqa: B023 (called at once)
+        summary = once(cfg.get("notes"), stage, lambda: made(stage)(**facts))  # noqa: B023 (called at once)
         if first_process():  # the others of a distributed run say the same
             log.info("%s", summary)
         if summary.problem is not None:
             raise UserError(summary.problem)
     return summary
-
-
-def _stage(node: DictConfig) -> Callable[..., Summary]:
-    """What carries it out. Raises ``UserError`` for a setting that it has not."""
-    made: partial[Summary] = instantiate(node)
-    known = inspect.signature(made.func).parameters
-    if unknown := sorted(set(made.keywords) - set(known)):
-        raise UserError(f"unknown key 'stage.{unknown[0]}'; stage has {', '.join(known)}")
-    return made
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
