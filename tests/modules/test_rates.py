@@ -108,3 +108,10 @@ def test_a_precision_that_diffusion_is_not_trained_in(tmp_path: Path, precision:
     with pytest.raises(UserError, match=f"^trainer.precision={precision} .*: take 32-true, bf16-mixed or 16-mixed"):
         engine.train(train_cfg(tmp_path, "lidm", f"trainer.precision={precision}"))
     assert not (tmp_path / "lidm").exists()
+
+
+def test_a_fused_optimiser_goes_with_mixed_precision(tmp_path: Path) -> None:
+    """Lightning refuses to clip gradients for one that is."""
+    latent_store(tmp_path / "latents")
+    asked = ("+model.module.optimizer.fused=true", "trainer.precision=bf16-mixed", "callbacks.pictures=null")
+    assert engine.train(train_cfg(tmp_path, "lidm", *asked))["loss"] > 0
