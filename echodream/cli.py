@@ -1,6 +1,5 @@
 """The two commands."""
 
-import gc
 import sys
 
 import hydra
@@ -10,8 +9,6 @@ from echodream.command_help import answer_help, arranged
 from echodream.config_errors import plain_errors
 from echodream.launching import objective
 from echodream.paths import CONF_DIR
-
-gc.set_threshold(100_000, 20, 100)  # what imports make stays; looking for garbage among it takes a fifth of their time
 
 
 @plain_errors("train")

@@ -104,7 +104,7 @@ class Wandb(WandbLogger):
             while self._experiment is None:
                 try:
                     super().experiment  # noqa: B018 (begins the run)
-                except Exception as error:
+                except Exception as error:  # whatever it is: Lightning asks for the run, and the training goes on
                     if self.mode == "disabled":
                         raise
                     wandb.teardown()  # else the id counts as in use
