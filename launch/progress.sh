@@ -1,27 +1,76 @@
-# Read by the scripts beside it: each of their lines that calls python says where it stands and how long it took, and at
-# the end stands what the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
-total=$(grep -c '^ *python ' "launch/$(basename "$0")")
+# Read by the scripts beside it. `python ...` says where it stands and how long it took; `beside python ...` goes on beside
+# the lines that follow, with half of the cores each, until `meet`, or `meet model=reid` for that line alone. At the end
+# stands what the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
+# JOBS=1 in the environment: one line at a time, for machines with little memory.
+total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
 number=0
-said=$(mktemp)
-trap 'rm -f "$said"' EXIT
+logs=$(mktemp -d)   # of line n: n what it says, n.words what it is, n.python and n.shell its processes
+threads=${OMP_NUM_THREADS:-}
+trap ended EXIT
 
 clock() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
 python() {
-  local began=$SECONDS
+  begin "$@"
+  line "$@"
+}
+
+beside() {
+  shift
+  begin "$@"
+  [ -n "$threads" ] || export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + 1) / 2))
+  if [ "${JOBS:-2}" = 1 ]; then
+    line "$@"
+  else
+    line "$@" &
+    echo $! >"$logs/$number.shell"
+  fi
+}
+
+meet() {
+  local shell
+  for shell in "$logs"/*.shell; do
+    if [ -e "$shell" ] && grep -qF -- "${1-}" "${shell%.shell}.words"; then
+      wait "$(cat "$shell")"
+      rm "$shell"
+    fi
+  done
+  [ -n "${1-}" ] || [ -n "$threads" ] || unset OMP_NUM_THREADS
+}
+
+begin() {
+  [ ! -e "$logs/failed" ] || exit 1
   number=$((number + 1))
-  echo "[$number/$total] $*"
-  command python "$@" >"$said" || stopped
+  echo "[$number/$total] $*" | tee "$logs/$number.words"
+}
+
+line() {
+  local began=$SECONDS said=$logs/$number
+  sh -c 'echo $$ >"$0.python"; exec python "$@"' "$said" "$@" >"$said" || stopped
+  rm "$said.python"
   echo "        $(grep -E ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$said" | tail -n 1) ($(clock $((SECONDS - began))))"
 }
 
 stopped() {
-  cat "$said" >&2
+  rm -f "$logs/$number.python"
+  [ ! -e "$logs/ending" ] || exit 1
+  touch "$logs/failed"
+  cat "$logs/$number" >&2
   echo "stopped at line $number of $total: mend that, and the same command goes on from there" >&2
   exit 1
 }
 
+ended() {
+  local one
+  touch "$logs/ending"
+  for one in "$logs"/*.python; do
+    [ ! -e "$one" ] || kill "$(cat "$one")" || true
+  done
+  wait
+  rm -rf "$logs"
+}
+
 verdict() {
-  sed -n '/^report: /,$p' "$said"
+  sed -n '/^report: /,$p' "$logs/$number"
   echo "all of it took $(clock $SECONDS)"
 }

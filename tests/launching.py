@@ -59,7 +59,12 @@ def lines(script: str, *arguments: str) -> list[Line]:
         python.write_text(_RECORDER)
         python.chmod(0o755)
         launched.touch()
-        around = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LAUNCHED": str(launched)}
+        around = {
+            **os.environ,
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            "LAUNCHED": str(launched),
+            "JOBS": "1",
+        }
         done = subprocess.run(["bash", LAUNCH / script, *arguments], env=around, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return [_line(words.split("\037")[:-1]) for words in launched.read_text().splitlines()]

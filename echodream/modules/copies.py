@@ -12,7 +12,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.transforms import Augment, unwhiten
 from echodream.errors import UserError
 from echodream.modules.vae import chunks
-from echodream.networks.autoencoder import load_folder
+from echodream.networks.autoencoder import load_frozen
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
@@ -71,7 +71,7 @@ class Copies:
                 f"model.vae={self.folder} does not exist, and copies are made with it: train it (model=vae), or do "
                 "without (model.copies.frames=0)"
             )
-        self.network = load_folder(self.folder).requires_grad_(False).eval()
+        self.network = load_frozen(self.folder)
         self.encoder = fingerprint(self.network)
         if encoder is not None and self.encoder != encoder:
             raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the one that made them")

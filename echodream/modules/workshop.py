@@ -16,7 +16,7 @@ from echodream.datamodules.transforms import unwhiten, whiten
 from echodream.diffusion import Diffusion
 from echodream.errors import UserError
 from echodream.modules.vae import chunks
-from echodream.networks.autoencoder import load_folder
+from echodream.networks.autoencoder import load_frozen
 from echodream.process.guidance import Guidance
 from echodream.process.noise import draw
 from echodream.weights import fingerprint
@@ -54,7 +54,7 @@ class Workshop:
         device: torch.device | str = "cpu",
     ) -> None:
         self.rows, self.steps, self.seed, self.device = rows, steps, seed, torch.device(device)
-        self.vae = load_folder(vae).requires_grad_(False).eval().to(self.device)
+        self.vae = load_frozen(vae).to(self.device)
         self.guidance = guidance or Guidance()
         self.generator = generator.to(self.device) if generator is not None else None
         encoder = rows.store.dataset.encoder

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from echodream.errors import UserError
@@ -76,6 +77,11 @@ def load_folder(folder: str | Path) -> "AutoencoderKL":
     state = {_current_name(name): value for name, value in read_weights(str(file)).items()}
     load_exactly(network, state, str(file))
     return network.eval()
+
+
+def load_frozen(folder: str | Path) -> "AutoencoderKL":
+    """``load_folder``, for a network that is used and not trained: without gradients, and channels last in memory."""
+    return load_folder(folder).requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def factor(network: "AutoencoderKL") -> int:

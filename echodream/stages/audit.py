@@ -15,7 +15,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import View
 from echodream.diffusion import Diffusion
 from echodream.errors import UserError
-from echodream.networks.autoencoder import load_folder
+from echodream.networks.autoencoder import load_frozen
 from echodream.privacy.decision import SCOPE
 from echodream.stages.auditing import attack, privacy, quality
 from echodream.stages.auditing.measure import PRIVACY, Measure, Sides, compared
@@ -167,12 +167,12 @@ def _inputs(
 
 
 def _decoder(folder: str, encoder: str, device: str) -> Any:
-    network = load_folder(folder)
+    network = load_frozen(folder)
     if fingerprint(network) != encoder:
         raise UserError(
             f"autoencoder={folder} did not make these latents: give the one that did, or no picture (pairs=0)"
         )
-    return network.requires_grad_(False).to(device)
+    return network.to(device)
 
 
 def _check_generator(model: Diffusion, source: Store, real: Store, folder: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from echodream.artifact import FACTS, read_artifact
@@ -16,7 +15,7 @@ from echodream.datamodules.prediction import PredictData
 from echodream.errors import UserError
 from echodream.metrics.moments import PosteriorMoments
 from echodream.modules.vae import Encoder
-from echodream.networks.autoencoder import check_frames, factor, load_folder
+from echodream.networks.autoencoder import check_frames, factor, load_frozen
 from echodream.stages.summary import Summary
 from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
@@ -94,10 +93,10 @@ def load_vae(folder: str) -> Any:
     Raises ``UserError`` when there is neither, or when an artifact's weights are not the trained ones.
     """
     trained = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
-    artifact, network = read_artifact(folder, "vae") if trained else None, load_folder(folder)
+    artifact, network = read_artifact(folder, "vae") if trained else None, load_frozen(folder)
     if artifact is not None and fingerprint(network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the vae again")
-    return network.requires_grad_(False).to(memory_format=torch.channels_last)
+    return network
 
 
 def rows_of(store: Store) -> dict[str, dict[str, Any]]:

@@ -43,6 +43,7 @@ def filter_(
     generator: str | None,
     rule: Rule,
     controls: Mapping[str, Control | None],
+    leave_out: Sequence[str],
     report_only: Sequence[str],
     looking: Mapping[str, Any],
     device: str | None,
@@ -51,16 +52,16 @@ def filter_(
 ) -> Summary:
     """Leave out of the latent store ``src`` what ``rule`` finds too close to a TRAIN patient of the store ``real``.
 
-    Patients are told apart by the reid ``artifact``; copies of TRAIN patients are made by ``controls``, with the
-    autoencoder ``vae`` and the ``generator`` that drew ``src``. ``looking`` is described by ``Looking``. The survivors
-    go to ``dst``, with the decision in their dataset.json; the scores of all samples and whom they resemble go to the
-    folder ``private``. Where the rule cannot keep its promise there are no survivors, and the summary has a problem.
+    Patients are told apart by the reid ``artifact``; copies of TRAIN patients are made by ``controls`` but for those to
+    ``leave_out``, with the autoencoder ``vae`` and the ``generator`` that drew ``src``. ``looking`` is described by
+    ``Looking``. The survivors go to ``dst``, with the decision in their dataset.json; the scores of all samples and
+    whom they resemble go to the folder ``private``. Where the rule cannot keep its promise there are no survivors, and
+    the summary has a problem.
     """
     command = without_folders(command)
-    looks, declared = Looking(**looking), {name: one for name, one in controls.items() if one is not None}
-    store, study = Store(src, kind="latent"), Store(real, kind="latent")
+    looks, store, study = Looking(**looking), Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)
-    _check_names(controls, report_only, looks)
+    declared = _declared(controls, leave_out, report_only, looks)
     drawn_by = _generator_of(generator, declared, looks.on, store, study)
     asked = {
         "source": digest(store.root / CHECKSUMS),
@@ -178,16 +179,20 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
             raise UserError(f"private={private} lies in {shared}, which may be shared: choose a folder elsewhere")
 
 
-def _check_names(controls: Mapping[str, Control | None], report_only: Sequence[str], looks: Looking) -> None:
-    """Raise ``UserError`` for a control that is none, and for names of controls that are not there."""
-    declared = {name for name, control in controls.items() if control is not None}
-    if wrong := [name for name in sorted(declared) if not isinstance(controls[name], Control)]:
+def _declared(
+    controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], looks: Looking
+) -> dict[str, Control]:
+    """The controls that are made. Raises ``UserError`` for one that is none, and for names of controls not there."""
+    declared = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
+    if wrong := [name for name in sorted(declared) if not isinstance(declared[name], Control)]:
         raise UserError(f"controls.{wrong[0]} is no control: give one of echodream.modules.controls, or null")
-    for key, names, known in (("report_only", report_only, set(controls)), ("views", looks.views, declared)):
+    asked = (("leave_out", leave_out, set(controls)), ("report_only", report_only, set(controls)))
+    for key, names, known in (*asked, ("views", looks.views, set(declared))):
         if missing := [name for name in names if name not in known]:
             raise UserError(f"{key}=[{missing[0]}] is not among controls: choose of {', '.join(sorted(known))}")
-    if not declared - set(report_only):
+    if not set(declared) - set(report_only):
         raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
+    return declared
 
 
 def _check_similarity(rule: Rule, embedder: Embedder) -> None:

@@ -13,7 +13,7 @@ from echodream.errors import UserError
 from echodream.modules.reid import load_reid
 from echodream.modules.workshop import spread as spread
 from echodream.modules.workshop import stored
-from echodream.networks.autoencoder import load_folder
+from echodream.networks.autoencoder import load_frozen
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
@@ -58,7 +58,7 @@ class Embedder:
         if kind == "video" and self.sees.on != "pixels":
             raise UserError(f"artifact={reid} looks at latents, and the images are pixels: give latents of both sides")
         if kind != "video" and self.sees.on == "pixels":
-            self.decoder = load_folder(vae).requires_grad_(False).eval().to(device)
+            self.decoder = load_frozen(vae).to(device)
             if self.sees.encoder is not None and fingerprint(self.decoder) != self.sees.encoder:
                 raise UserError(
                     f"artifact={reid} looks at pixels that autoencoder={vae} did not decode: give the one "

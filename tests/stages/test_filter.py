@@ -419,6 +419,8 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
         ("calibration=.* must be of TEST and VAL", "calibration=[]"),
         (r"views=\[turn\] is not among controls", "views=[turn]"),
         (r"report_only=\[turn\] is not among controls", "report_only=[turn]"),
+        (r"leave_out=\[turn\] is not among controls", "leave_out=[turn]"),
+        ("declares no transform outside report_only=", "leave_out=[exact,other_frame]"),
         ("controls.flip is no control", "controls.flip=3"),
         ("views= names transforms of pixels without randomness", "views=[exact]"),
         ("declares no transform outside report_only=", "report_only=[exact,other_frame]"),
