@@ -13,13 +13,13 @@ python train.py  model=vae        data=phantom experiment="$experiment"
 python sample.py stage=encode     data=phantom experiment="$experiment"
 beside python train.py  model=reid       data=phantom experiment="$experiment"
 beside python train.py  model=lvdm       data=phantom experiment="$experiment"
+beside python train.py  model=classifier data=phantom experiment="$experiment"
 python train.py  model=lidm       data=phantom experiment="$experiment" view=triplet   # end diastole, end systole, end diastole
 python sample.py stage=image      data=phantom experiment="$experiment"
-meet model=reid
+meet
 python sample.py stage=filter     data=phantom experiment="$experiment"
-python sample.py stage=audit      data=phantom experiment="$experiment"
+beside python sample.py stage=audit      data=phantom experiment="$experiment"
 python sample.py stage=decode     data=phantom experiment="$experiment" on=image
-python train.py  model=classifier data=phantom experiment="$experiment"
 meet
 python sample.py stage=video      data=phantom experiment="$experiment"
 python sample.py stage=filter     data=phantom experiment="$experiment" on=video

@@ -1,10 +1,10 @@
 # Read by the scripts beside it. `python ...` says where it stands and how long it took; `beside python ...` goes on beside
-# the lines that follow, with half of the cores each, until `meet`, or `meet model=reid` for that line alone. At the end
-# stands what the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
+# the lines that follow, with half of the cores each, until `meet`. At the end stands what
+# the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
 # JOBS=1 in the environment: one line at a time, for machines with little memory.
 total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
 number=0
-logs=$(mktemp -d)   # of line n: n what it says, n.words what it is, n.python and n.shell its processes
+logs=$(mktemp -d)   # of line n: n what it says, n.python and n.shell its processes
 threads=${OMP_NUM_THREADS:-}
 trap ended EXIT
 
@@ -30,18 +30,16 @@ beside() {
 meet() {
   local shell
   for shell in "$logs"/*.shell; do
-    if [ -e "$shell" ] && grep -qF -- "${1-}" "${shell%.shell}.words"; then
-      wait "$(cat "$shell")"
-      rm "$shell"
-    fi
+    [ ! -e "$shell" ] || wait "$(cat "$shell")"
+    rm -f "$shell"
   done
-  [ -n "${1-}" ] || [ -n "$threads" ] || unset OMP_NUM_THREADS
+  [ -n "$threads" ] || unset OMP_NUM_THREADS
 }
 
 begin() {
   [ ! -e "$logs/failed" ] || exit 1
   number=$((number + 1))
-  echo "[$number/$total] $*" | tee "$logs/$number.words"
+  echo "[$number/$total] $*"
 }
 
 line() {

@@ -11,6 +11,9 @@ from echodream.paths import CONF_DIR
 from tests.launching import LAUNCH, lines
 
 SAYS = """#!/bin/sh
+echo "begin ${{OMP_NUM_THREADS:-all}} $*" >> "$(dirname "$0")/log"
+case "$*" in *model=reid*|*model=lvdm*|*on=video*|*=synthetic*|*stage=audit*) sleep 0.5 ;; esac
+echo "end $*" >> "$(dirname "$0")/log"
 echo "epoch 1 of 2"
 case "$*" in
   *{failing}*) echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;;
@@ -20,11 +23,15 @@ esac
 """
 
 
-def called(folder: Path, failing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+HALF = ((os.cpu_count() or 1) + 1) // 2
+AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS", "OMP_NUM_THREADS")}
+
+
+def called(folder: Path, failing: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script, with a python that says this and that."""
     (folder / "python").write_text(SAYS.format(failing=failing))
     (folder / "python").chmod(0o755)
-    around = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    around = {**AROUND, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **environment}
     return subprocess.run(["bash", LAUNCH / "demo.sh", *arguments], env=around, capture_output=True, text=True)
 
 
@@ -71,3 +78,83 @@ def test_a_line_that_fails_is_the_last(tmp_path: Path) -> None:
     assert "error: raw=raw/smoke does not exist: check raw=\n" in done.stderr
     assert done.stderr.endswith("stopped at line 2 of 21: mend that, and the same command goes on from there\n")
     assert "report:" not in done.stdout
+
+
+def events(folder: Path) -> list[str]:
+    """What began and what ended, in its order: ``begin 1 model=reid``, ``end model=reid``."""
+    found = []
+    for event in (folder / "log").read_text().splitlines():
+        kept = [word for word in event.split() if not word.startswith(("data", "raw", "dst", "experiment", "view"))]
+        found.append(" ".join(word for word in kept if not word.endswith(".py")))
+    return found
+
+
+def position(found: list[str], what: str, happened: str) -> int:
+    return next(at for at, event in enumerate(found) if event.split()[0] == happened and event.endswith(what))
+
+
+NEEDED = [
+    ("model=vae", "stage=encode"),
+    ("stage=encode", "model=reid"),
+    ("stage=encode", "model=lidm"),
+    ("stage=encode", "model=lvdm"),
+    ("model=lidm", "stage=image"),
+    ("stage=image", "stage=filter"),
+    ("model=reid", "stage=filter"),
+    ("stage=filter", "stage=audit"),
+    ("stage=filter", "stage=decode on=image"),
+    ("stage=filter", "stage=video"),
+    ("model=lvdm", "stage=video"),
+    ("stage=video", "stage=filter on=video"),
+    ("stage=filter on=video", "stage=audit on=video"),
+    ("stage=filter on=video", "stage=decode"),
+    ("stage=decode", "train_on=synthetic"),
+    ("stage=decode", "train_on=both"),
+    ("model=classifier", "stage=utility"),
+    ("train_on=synthetic", "stage=utility"),
+    ("train_on=both", "stage=utility"),
+    ("stage=audit on=video", "stage=evaluate"),
+    ("stage=utility", "stage=evaluate"),
+]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, jobs: str) -> None:
+    """Lines that others go on beside are slow here, so that one that nobody waits for would come too late."""
+    assert called(tmp_path, "nothing", "smoke", JOBS=jobs).returncode == 0
+    found = events(tmp_path)
+    wrong = [(a, b) for a, b in NEEDED if position(found, a, "end") > position(found, b, "begin")]
+    assert not wrong
+    at_once = [event for event, after in zip(found, found[1:], strict=False) if {event[:3], after[:3]} == {"beg"}]
+    assert bool(at_once) == (jobs == "2")
+
+
+def test_lines_side_by_side_share_the_cores_and_one_alone_has_them_all(tmp_path: Path) -> None:
+    called(tmp_path, "nothing", "smoke")
+    cores = {event.partition(" ")[2].split(maxsplit=1)[1]: event.split()[1] for event in events(tmp_path) if "begin" in event}
+    halves = {what for what, given in cores.items() if given == str(HALF)}
+    assert set(cores.values()) == {str(HALF), "all"}
+    assert {"model=reid", "model=lidm", "stage=audit", "stage=decode", "model=classifier train_on=both"} <= halves
+    assert not {"model=vae", "stage=encode", "stage=filter", "stage=video", "stage=filter on=video", "stage=evaluate"} & halves
+
+
+def test_a_number_of_cores_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    called(tmp_path, "nothing", "smoke", OMP_NUM_THREADS="3")
+    assert {event.split()[1] for event in events(tmp_path) if "begin" in event} == {"3"}
+
+
+def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Path) -> None:
+    done = called(tmp_path, "model=reid", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.endswith("stopped at line 6 of 21: mend that, and the same command goes on from there\n")
+    assert "stage=filter" not in (tmp_path / "log").read_text()
+    assert "report:" not in done.stdout
+
+
+def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
+    """model=lvdm would take long; nothing of it goes on once the list has ended."""
+    done = called(tmp_path, "model=lidm", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.endswith("stopped at line 9 of 21: mend that, and the same command goes on from there\n")
+    assert done.stderr.count("stopped") == 1
+    assert "end train.py model=lvdm" not in (tmp_path / "log").read_text()
