@@ -1,7 +1,7 @@
 # Read by the scripts beside it. `python ...` says where it stands and how long it took; `beside python ...` goes on beside
 # the lines that follow, with half of the cores each, until `meet`. At the end stands what
 # the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
-# JOBS=1 in the environment: one line at a time, for machines with little memory.
+# With JOBS=1 in the environment there is one line at a time, which takes less memory.
 total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
 number=0
 logs=$(mktemp -d)   # of line n: n what it says, n.python and n.shell its processes
@@ -18,13 +18,13 @@ python() {
 beside() {
   shift
   begin "$@"
-  [ -n "$threads" ] || export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + 1) / 2))
-  if [ "${JOBS:-2}" = 1 ]; then
+  if [ "${JOBS:-}" = 1 ]; then
     line "$@"
-  else
-    line "$@" &
-    echo $! >"$logs/$number.shell"
+    return
   fi
+  [ -n "$threads" ] || export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + 1) / 2))
+  line "$@" &
+  echo $! >"$logs/$number.shell"
 }
 
 meet() {

@@ -138,6 +138,11 @@ def test_lines_side_by_side_share_the_cores_and_one_alone_has_them_all(tmp_path:
     assert not {"model=vae", "stage=encode", "stage=filter", "stage=video", "stage=filter on=video", "stage=evaluate"} & halves
 
 
+def test_lines_one_at_a_time_have_all_cores(tmp_path: Path) -> None:
+    called(tmp_path, "nothing", "smoke", JOBS="1")
+    assert {event.split()[1] for event in events(tmp_path) if "begin" in event} == {"all"}
+
+
 def test_a_number_of_cores_that_was_asked_for_is_kept(tmp_path: Path) -> None:
     called(tmp_path, "nothing", "smoke", OMP_NUM_THREADS="3")
     assert {event.split()[1] for event in events(tmp_path) if "begin" in event} == {"3"}

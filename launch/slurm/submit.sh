@@ -7,4 +7,4 @@ here="$(cd "$(dirname "$0")" && pwd)"
 PREVIOUS="$(mktemp)" REAL_PATH="$PATH"
 export PREVIOUS REAL_PATH
 trap 'rm -f "$PREVIOUS"' EXIT
-PATH="$here/stands_for:$PATH" bash "$@"
+JOBS=1 PATH="$here/stands_for:$PATH" bash "$@"
