@@ -29,7 +29,7 @@ check: setup  ## lint, format check, types, then the test suite
 demo: setup  ## run the whole pipeline on the embedded phantom study, from raw files to the report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
 
-smoke: setup  ## the same list with tiny networks, in about three minutes: that all of it works, and nothing of how well
+smoke: setup  ## the same list with tiny networks, in two to three minutes: that all of it works, and nothing of how well
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh smoke
 
 clean:  ## remove the environment and caches (never data, models, samples, runs or reports)

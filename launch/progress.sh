@@ -51,7 +51,6 @@ line() {
 
 stopped() {
   rm -f "$logs/$number.python"
-  [ ! -e "$logs/ending" ] || exit 1
   touch "$logs/failed"
   cat "$logs/$number" >&2
   echo "stopped at line $number of $total: mend that, and the same command goes on from there" >&2
@@ -60,11 +59,11 @@ stopped() {
 
 ended() {
   local one
-  touch "$logs/ending"
-  for one in "$logs"/*.python; do
+  exec 2>/dev/null   # bash would say which processes it ends
+  for one in "$logs"/*.shell "$logs"/*.python; do
     [ ! -e "$one" ] || kill "$(cat "$one")" || true
   done
-  wait
+  wait || true
   rm -rf "$logs"
 }
 

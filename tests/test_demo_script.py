@@ -1,18 +1,23 @@
 """launch/demo.sh: the same list at every size, a line for each stage, and an end that can be trusted."""
 
 import os
+import signal
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 from echodream.paths import CONF_DIR
 from tests.launching import LAUNCH, lines
 
 SAYS = """#!/bin/sh
 echo "begin ${{OMP_NUM_THREADS:-all}} $*" >> "$(dirname "$0")/log"
-case "$*" in *model=reid*|*model=lvdm*|*on=video*|*=synthetic*|*stage=audit*) sleep 0.5 ;; esac
+case "$*" in *model=reid*|*model=lvdm*|*on=video*|*=synthetic*|*stage=audit*) sleep "${{SLOW:-0.5}}" 2>/dev/null ;; esac
 echo "end $*" >> "$(dirname "$0")/log"
 echo "epoch 1 of 2"
 case "$*" in
@@ -125,17 +130,22 @@ def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, jobs: str
     found = events(tmp_path)
     wrong = [(a, b) for a, b in NEEDED if position(found, a, "end") > position(found, b, "begin")]
     assert not wrong
-    at_once = [event for event, after in zip(found, found[1:], strict=False) if {event[:3], after[:3]} == {"beg"}]
+    at_once = [event for event, after in pairwise(found) if {event[:3], after[:3]} == {"beg"}]
     assert bool(at_once) == (jobs == "2")
 
 
 def test_lines_side_by_side_share_the_cores_and_one_alone_has_them_all(tmp_path: Path) -> None:
     called(tmp_path, "nothing", "smoke")
-    cores = {event.partition(" ")[2].split(maxsplit=1)[1]: event.split()[1] for event in events(tmp_path) if "begin" in event}
+    cores = {
+        event.partition(" ")[2].split(maxsplit=1)[1]: event.split()[1] for event in events(tmp_path) if "begin" in event
+    }
     halves = {what for what, given in cores.items() if given == str(HALF)}
     assert set(cores.values()) == {str(HALF), "all"}
     assert {"model=reid", "model=lidm", "stage=audit", "stage=decode", "model=classifier train_on=both"} <= halves
-    assert not {"model=vae", "stage=encode", "stage=filter", "stage=video", "stage=filter on=video", "stage=evaluate"} & halves
+    assert (
+        not {"model=vae", "stage=encode", "stage=filter", "stage=video", "stage=filter on=video", "stage=evaluate"}
+        & halves
+    )
 
 
 def test_lines_one_at_a_time_have_all_cores(tmp_path: Path) -> None:
@@ -163,3 +173,37 @@ def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
     assert done.stderr.endswith("stopped at line 9 of 21: mend that, and the same command goes on from there\n")
     assert done.stderr.count("stopped") == 1
     assert "end train.py model=lvdm" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_list_that_is_ended_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
+    """As by Ctrl-C, which the whole group gets, or by a shutdown of the script alone."""
+    (tmp_path / "python").write_text(SAYS.format(failing="nothing"))
+    (tmp_path / "python").chmod(0o755)
+    around = {**AROUND, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLOW": "3"}
+    command = ["bash", str(LAUNCH / "demo.sh"), "smoke"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=around, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as script:
+        log = tmp_path / "log"
+        while not (log.exists() and log.read_text().count("begin") >= 9 and "lidm" in log.read_text()):
+            time.sleep(0.02)
+        (os.killpg if how == signal.SIGINT else os.kill)(script.pid, how)
+        _, told = script.communicate(timeout=60)
+    assert script.returncode != 0
+    assert "stopped" not in told
+    time.sleep(3.5)
+    assert not {"reid", "lvdm"} & {event.rpartition("=")[2] for event in events(tmp_path) if event.startswith("end")}
+
+
+@pytest.mark.parametrize(("program", "line"), [("train", "model=vae"), ("sample", "stage=encode")])
+@pytest.mark.parametrize("folder", ["run", "sweep"])
+def test_two_runs_that_begin_in_one_second_have_folders_of_their_own(program: str, line: str, folder: str) -> None:
+    """Trainings side by side wrote into one metrics.csv."""
+    found = []
+    for _ in range(2):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose(program, [line, "data=phantom"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        found.append(cfg.hydra[folder].dir)
+    assert found[0] != found[1]
