@@ -157,21 +157,49 @@ def test_three_lines_killed_once_each_end_with_the_same_bytes(smoke: Smoke, stud
 @when_asked
 @pytest.mark.skipif(KILLS == 0, reason="takes long: ECHODREAM_CHAOS=30 says how many kills")
 def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke, tmp_path: Path) -> None:
-    """Moments are drawn from all that the list takes, and a line goes on where it was killed, again and again."""
+    """The script is killed with all that goes on side by side, and given again; where it ended, it begins anew."""
     chance = random.Random(int(os.environ.get("ECHODREAM_CHAOS_SEED", "0")))
-    study, hits = tmp_path / "killed", dict.fromkeys(range(len(smoke.lines)), 0)
-    study.mkdir()
-    for number in chance.choices([k for k, line in enumerate(smoke.lines) if line.what != "verify"], k=KILLS):
-        hits[number] += 1
-    done = 0
-    for number, line in enumerate(smoke.lines):
-        for _ in range(hits[number]):
-            done += killed(line, study, chance.uniform(0.0, 4.0))
-        to_the_end(line, study)
-        print(f"{line}: {hits[number]} times, {done} of {KILLS} kills met it while it ran", flush=True)
+    study, kills, met = copied(tmp_path / "0"), 0, set()
+    while kills < KILLS:
+        code, said = listed(study, chance.uniform(0.0, 45.0))
+        if code == 0:
+            same(smoke, study)
+            study = copied(tmp_path / str(kills))
+            continue
+        assert code == -signal.SIGKILL, said
+        kills += 1
+        met |= {said.count("[")}
+        print(f"kill {kills}: {said.splitlines()[-1] if said else 'before the first line'}", flush=True)
+    code, said = listed(study)
+    assert code == 0, said
     same(smoke, study)
-    assert done > KILLS // 3
-    assert all("nothing to do" in to_the_end(line, study) or line.what == "verify" for line in smoke.lines)
+    assert len(met) > KILLS // 5
+    code, said = listed(study)
+    assert code == 0
+    assert said.count("nothing to do") == len(smoke.lines) - 1
+
+
+def copied(folder: Path) -> Path:
+    """The script with what it calls, and nothing else."""
+    shutil.copytree(LAUNCH, folder / "launch")
+    for program in ("train.py", "sample.py"):
+        shutil.copy(ROOT / program, folder)
+    return folder
+
+
+def listed(study: Path, seconds: float | None = None) -> tuple[int, str]:
+    """What the script in ``study`` ends with, and what it says; after ``seconds`` it is killed with all it began."""
+    around = {**AROUND, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command, pipe = ["bash", str(study / "launch/demo.sh"), "smoke"], subprocess.PIPE
+    with subprocess.Popen(
+        command, env=around, start_new_session=True, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as script:
+        try:
+            said, _ = script.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(script.pid, signal.SIGKILL)
+            said, _ = script.communicate()
+    return script.returncode, said
 
 
 @contextmanager
