@@ -21,7 +21,7 @@ beside python sample.py stage=audit      data=lung experiment=lung_demo
 python sample.py stage=decode     data=lung experiment=lung_demo on=image
 meet
 python sample.py stage=video      data=lung experiment=lung_demo
-python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.3
+python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.45   # one of nine copies that passes is allowed for
 beside python sample.py stage=audit      data=lung experiment=lung_demo on=video
 python sample.py stage=decode     data=lung experiment=lung_demo
 beside python train.py  model=classifier data=lung experiment=lung_demo train_on=synthetic

@@ -5,6 +5,7 @@
 total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
 number=0
 logs=$(mktemp -d)   # of line n: n what it says, n.python and n.shell its processes
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 threads=${OMP_NUM_THREADS:-}
 trap ended EXIT
 
@@ -22,8 +23,8 @@ beside() {
     line "$@"
     return
   fi
-  [ -n "$threads" ] || export OMP_NUM_THREADS=$((($(getconf _NPROCESSORS_ONLN) + 1) / 2))
-  line "$@" &
+  [ -n "$threads" ] || export OMP_NUM_THREADS=$(((cores + 1) / 2))
+  line "$@" 2> >(cat >&2) &   # no terminal, so no progress bar
   echo $! >"$logs/$number.shell"
 }
 
@@ -44,7 +45,7 @@ begin() {
 
 line() {
   local began=$SECONDS said=$logs/$number
-  sh -c 'echo $$ >"$0.python"; exec python "$@"' "$said" "$@" >"$said" || stopped
+  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$said" "$@" >"$said" || stopped
   rm "$said.python"
   echo "        $(grep -E ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$said" | tail -n 1) ($(clock $((SECONDS - began))))"
 }
@@ -58,12 +59,15 @@ stopped() {
 }
 
 ended() {
-  local one
+  local one tenths
   exec 2>/dev/null   # bash would say which processes it ends
-  for one in "$logs"/*.shell "$logs"/*.python; do
-    [ ! -e "$one" ] || kill "$(cat "$one")" || true
+  kill $(jobs -pr) $(cat "$logs"/*.python) || true
+  for one in "$logs"/*.python; do
+    for tenths in {1..300}; do   # a training ends with its batch, a stage with its recording
+      [ -e "$one" ] && kill -0 "$(cat "$one")" || break
+      sleep 0.1
+    done
   done
-  wait || true
   rm -rf "$logs"
 }
 

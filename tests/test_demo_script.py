@@ -1,6 +1,7 @@
 """launch/demo.sh: the same list at every size, a line for each stage, and an end that can be trusted."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -17,7 +18,9 @@ from tests.launching import LAUNCH, lines
 
 SAYS = """#!/bin/sh
 echo "begin ${{OMP_NUM_THREADS:-all}} $*" >> "$(dirname "$0")/log"
-case "$*" in *model=reid*|*model=lvdm*|*on=video*|*=synthetic*|*stage=audit*) sleep "${{SLOW:-0.5}}" 2>/dev/null ;; esac
+if grep -qxF -- "$*" "$(dirname "$0")/slow" 2>/dev/null; then sleep 1 2>/dev/null; fi
+trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$(dirname "$0")/log"; exit 1' TERM INT
+case "$*" in *"${{STUCK:-nothing}}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
 echo "end $*" >> "$(dirname "$0")/log"
 echo "epoch 1 of 2"
 case "$*" in
@@ -28,16 +31,18 @@ esac
 """
 
 
-HALF = ((os.cpu_count() or 1) + 1) // 2
+HALF = (len(os.sched_getaffinity(0)) + 1) // 2
 AROUND = {key: value for key, value in os.environ.items() if key not in ("JOBS", "OMP_NUM_THREADS")}
 
 
-def called(folder: Path, failing: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def called(
+    folder: Path, failing: str, *arguments: str, script: str = "demo.sh", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The script, with a python that says this and that."""
     (folder / "python").write_text(SAYS.format(failing=failing))
     (folder / "python").chmod(0o755)
     around = {**AROUND, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **environment}
-    return subprocess.run(["bash", LAUNCH / "demo.sh", *arguments], env=around, capture_output=True, text=True)
+    return subprocess.run(["bash", LAUNCH / script, *arguments], env=around, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("experiment", ["demo", "smoke"])
@@ -86,49 +91,60 @@ def test_a_line_that_fails_is_the_last(tmp_path: Path) -> None:
 
 
 def events(folder: Path) -> list[str]:
-    """What began and what ended, in its order: ``begin 1 model=reid``, ``end model=reid``."""
+    """What began and what ended, in its order: ``begin 1 model=reid``, ``end model=reid``; ``gone``: was ended."""
     found = []
     for event in (folder / "log").read_text().splitlines():
-        kept = [word for word in event.split() if not word.startswith(("data", "raw", "dst", "experiment", "view"))]
+        kept = [
+            word for word in event.split() if not word.startswith(("data", "raw", "dst", "experiment", "view", "rule"))
+        ]
         found.append(" ".join(word for word in kept if not word.endswith(".py")))
     return found
 
 
 def position(found: list[str], what: str, happened: str) -> int:
-    return next(at for at, event in enumerate(found) if event.split()[0] == happened and event.endswith(what))
+    said = {at: event.split() for at, event in enumerate(found)}
+    return next(at for at, (how, *rest) in said.items() if how == happened and " ".join(rest[how == "begin" :]) == what)
 
 
-NEEDED = [
-    ("model=vae", "stage=encode"),
-    ("stage=encode", "model=reid"),
-    ("stage=encode", "model=lidm"),
-    ("stage=encode", "model=lvdm"),
-    ("model=lidm", "stage=image"),
-    ("stage=image", "stage=filter"),
-    ("model=reid", "stage=filter"),
-    ("stage=filter", "stage=audit"),
-    ("stage=filter", "stage=decode on=image"),
-    ("stage=filter", "stage=video"),
-    ("model=lvdm", "stage=video"),
-    ("stage=video", "stage=filter on=video"),
-    ("stage=filter on=video", "stage=audit on=video"),
-    ("stage=filter on=video", "stage=decode"),
-    ("stage=decode", "train_on=synthetic"),
-    ("stage=decode", "train_on=both"),
-    ("model=classifier", "stage=utility"),
-    ("train_on=synthetic", "stage=utility"),
-    ("train_on=both", "stage=utility"),
-    ("stage=audit on=video", "stage=evaluate"),
-    ("stage=utility", "stage=evaluate"),
-]
+NEEDED = {
+    "stage=encode": ["model=vae"],
+    "model=reid": ["stage=encode"],
+    "model=lidm": ["stage=encode"],
+    "model=lvdm": ["stage=encode"],
+    "model=classifier": ["stage=verify"],
+    "stage=image": ["model=lidm"],
+    "stage=filter": ["stage=image", "model=reid"],
+    "stage=audit": ["stage=filter"],
+    "stage=decode on=image": ["stage=filter"],
+    "stage=video": ["stage=filter", "model=lvdm"],
+    "stage=filter on=video": ["stage=video"],
+    "stage=audit on=video": ["stage=filter on=video"],
+    "stage=decode": ["stage=filter on=video"],
+    "model=classifier train_on=synthetic": ["stage=decode"],
+    "model=classifier train_on=both": ["stage=decode"],
+    "stage=utility": [f"model=classifier{on}" for on in ("", " train_on=synthetic", " train_on=both")],
+    "stage=evaluate": ["stage=utility", "stage=audit", "stage=audit on=video", "stage=decode", "stage=decode on=image"],
+}
+"""What has ended when a line begins."""
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, jobs: str) -> None:
+@pytest.mark.parametrize("script", ["demo.sh", "lung.sh"])
+def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, script: str, jobs: str) -> None:
     """Lines that others go on beside are slow here, so that one that nobody waits for would come too late."""
-    assert called(tmp_path, "nothing", "smoke", JOBS=jobs).returncode == 0
+    asked = lines(script, "/tmp") if script == "lung.sh" else lines(script)
+    text = re.findall(r"^(beside )?python ", (LAUNCH / script).read_text(), re.MULTILINE)
+    slow = [str(line).removeprefix("python ") for line, beside in zip(asked, text, strict=True) if beside]
+    (tmp_path / "slow").write_text("\n".join(slow))
+    given = ["/tmp"] if script == "lung.sh" else []
+    assert called(tmp_path, "nothing", *given, script=script, JOBS=jobs).returncode == 0
     found = events(tmp_path)
-    wrong = [(a, b) for a, b in NEEDED if position(found, a, "end") > position(found, b, "begin")]
+    wrong = [
+        (line, other)
+        for line, others in NEEDED.items()
+        for other in others
+        if position(found, other, "end") > position(found, line, "begin")
+    ]
     assert not wrong
     at_once = [event for event, after in pairwise(found) if {event[:3], after[:3]} == {"beg"}]
     assert bool(at_once) == (jobs == "2")
@@ -167,32 +183,38 @@ def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Pa
 
 
 def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
-    """model=lvdm would take long; nothing of it goes on once the list has ended."""
-    done = called(tmp_path, "model=lidm", "smoke")
+    done = called(tmp_path, "model=lidm", "smoke", STUCK="model=lvdm")
     assert done.returncode == 1
     assert done.stderr.endswith("stopped at line 9 of 21: mend that, and the same command goes on from there\n")
     assert done.stderr.count("stopped") == 1
-    assert "end train.py model=lvdm" not in (tmp_path / "log").read_text()
+    assert events(tmp_path)[-1] == "gone model=lvdm"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_list_that_is_ended_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
-    """As by Ctrl-C, which the whole group gets, or by a shutdown of the script alone."""
+    """As by Ctrl-C, which the whole group gets, or by a shutdown of the script alone; it waits for what it ends."""
     (tmp_path / "python").write_text(SAYS.format(failing="nothing"))
     (tmp_path / "python").chmod(0o755)
-    around = {**AROUND, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLOW": "3"}
-    command = ["bash", str(LAUNCH / "demo.sh"), "smoke"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=around, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as script:
-        log = tmp_path / "log"
-        while not (log.exists() and log.read_text().count("begin") >= 9 and "lidm" in log.read_text()):
+    around = {**AROUND, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "STUCK": "model=lvdm"}
+    log, deadline = tmp_path / "log", time.monotonic() + 60
+    with subprocess.Popen(
+        ["bash", str(LAUNCH / "demo.sh"), "smoke"],
+        env=around,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
+    ) as script:
+        while not (log.exists() and "end sample.py stage=image" in log.read_text()):
+            assert script.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         (os.killpg if how == signal.SIGINT else os.kill)(script.pid, how)
         _, told = script.communicate(timeout=60)
     assert script.returncode != 0
     assert "stopped" not in told
-    time.sleep(3.5)
-    assert not {"reid", "lvdm"} & {event.rpartition("=")[2] for event in events(tmp_path) if event.startswith("end")}
+    assert events(tmp_path)[-1] == "gone model=lvdm"
 
 
 @pytest.mark.parametrize(("program", "line"), [("train", "model=vae"), ("sample", "stage=encode")])

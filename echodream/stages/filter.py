@@ -182,7 +182,13 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
 def _declared(
     controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], looks: Looking
 ) -> dict[str, Control]:
-    """The controls that are made. Raises ``UserError`` for one that is none, and for names of controls not there."""
+    """The controls that are made: ``leave_out`` may name those of which nothing is promised.
+
+    Raises ``UserError`` for one that is none, and for names of controls that are not there.
+    """
+    for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", looks.views)):
+        if isinstance(names, str):
+            raise UserError(f"{key}={names} is no list: give names in brackets, or {key}=[] for none")
     declared = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
     if wrong := [name for name in sorted(declared) if not isinstance(declared[name], Control)]:
         raise UserError(f"controls.{wrong[0]} is no control: give one of echodream.modules.controls, or null")
@@ -190,6 +196,11 @@ def _declared(
     for key, names, known in (*asked, ("views", looks.views, set(declared))):
         if missing := [name for name in names if name not in known]:
             raise UserError(f"{key}=[{missing[0]}] is not among controls: choose of {', '.join(sorted(known))}")
+    if promised := [name for name in leave_out if controls[name] is not None and name not in report_only]:
+        raise UserError(
+            f"leave_out=[{promised[0]}] would leave out what is promised: name it in report_only=, too, which promises "
+            f"nothing of it, or take it out of leave_out="
+        )
     if not set(declared) - set(report_only):
         raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
     return declared

@@ -176,7 +176,7 @@ def test_the_list_killed_at_random_moments_ends_with_the_same_bytes(smoke: Smoke
     assert len(met) > KILLS // 5
     code, said = listed(study)
     assert code == 0
-    assert said.count("nothing to do") == len(smoke.lines) - 1
+    assert said.count("nothing to do (") == len(smoke.lines) - 1
 
 
 def copied(folder: Path) -> Path:
