@@ -1,5 +1,6 @@
 """The part of a page on usefulness: models trained on real, synthetic or both, tested on the same real patients."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,9 +66,10 @@ def _state(ratios: Sequence[Interval], blind: Sequence[str]) -> tuple[str, str, 
     if blind:
         line = f"The model trained on real videos is itself no better than a guess in {', '.join(blind)}, as far as "
         return "note", "Not tested", [line + "these patients tell: reaching it says nothing."]
-    low, high = min(ratio.low for ratio in ratios), min(ratio.high for ratio in ratios)
+    found = [ratio for ratio in ratios if ratio.low < ratio.high]
+    low, high = (min((getattr(ratio, end) for ratio in found), default=math.inf) for end in ("low", "high"))
     left = []
-    if any(not ratio.low < ratio.high for ratio in ratios):
+    if len(found) < len(ratios):
         left.append("A ratio stands without an interval: the patients are too few to say how far off it may be.")
     if low < GOOD:
         left.insert(0, f"A loss of {percent(1 - low)} lies inside the interval, and is not excluded.")

@@ -353,6 +353,7 @@ def usefulness(root: Path, ratio: tuple[float, float, float], real: tuple[float,
     [
         ((0.97, 0.92, 1.01), (0.9, 0.8, 1.0), "At most a tenth is lost"),
         ((1.0, 1.0, 1.0), (1.0, 0.54, 1.0), "Too few patients to tell"),
+        ((0.0, 0.0, 0.0), (0.88, 0.88, 0.88), "Too few patients to tell"),
         ((0.95, 0.6, 1.2), (0.9, 0.8, 1.0), "Not settled"),
         ((0.99, 0.95, 1.02), (0.55, 0.4, 0.7), "Not tested"),
     ],
