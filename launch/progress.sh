@@ -1,6 +1,6 @@
 # Read by the scripts beside it. `python ...` says where it stands and how long it took; `beside python ...` goes on beside
-# the lines that follow, with half of the cores each, until `meet`. At the end stands what
-# the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
+# the lines that follow, with half of the cores each, until `meet`. At the end stands
+# what the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
 # With JOBS=1 in the environment there is one line at a time, which takes less memory.
 total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
 number=0
