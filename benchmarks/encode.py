@@ -22,9 +22,9 @@ from torch import Tensor
 
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits
-from echodream.modules.vae import chunks
+from echodream.modules.vae import chunks, load_vae
 from echodream.networks.autoencoder import build
-from echodream.stages.encode import encode, load_vae
+from echodream.stages.encode import encode
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.latents import write_latents
 from echodream.store.video import write_video

@@ -53,8 +53,8 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from echodream.metrics.comparison import Features, compare
-    from echodream.metrics.estimate import Units
+    from echodream.metrics.bootstrap import Units
+    from echodream.metrics.fidelity import Features, compare
 
     torch.set_num_threads(options.threads)
     rng, n = np.random.default_rng(0), options.samples

@@ -18,7 +18,7 @@ import torch
 from measuring import watched
 from torch import Tensor
 
-from echodream.privacy.scores import BLOCK, nearest
+from echodream.privacy.nearest_neighbors import BLOCK, nearest
 
 Block = tuple[Tensor, list[str]]
 

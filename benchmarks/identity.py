@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from echodream.anonymization.image_pairs import chosen, images
 from echodream.metrics.verification import Pairs, all_pairs, auc, similarities
 from echodream.modules.reid import load_reid
-from echodream.stages.anonymised import chosen, images
 from echodream.stages.pairs import read_pairs
 from echodream.store import Store
 

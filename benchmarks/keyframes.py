@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from echodream.metrics.keyframes import key_frames, matched
+from echodream.metrics.key_frames import key_frames, matched
 from echodream.phantom.render import render
 from echodream.phantom.scene import Scene, draw_scene, key_moments
 

@@ -24,17 +24,17 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from echodream import engine
-from echodream.diffusion import Diffusion, load_diffusion
-from echodream.metrics.beat import change_curve
-from echodream.modules.drawing import Drawer, _from
-from echodream.paths import CONF_DIR
-from echodream.process.process import Denoise
-from echodream.process.windows import starts
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.processes.base import Denoise
+from echodream.diffusion.sliding_window import starts
+from echodream.metrics.cardiac_cycle import change_curve
+from echodream.sampling.sampling_module import SamplingModule, _from
 from echodream.stages import video
 from echodream.store import Store
 
 
-class Dropper(Drawer):
+class Dropper(SamplingModule):
     """Draws with windows whose overlap is predicted twice, the second prediction of which is thrown away."""
 
     def _windowed(self, values: Mapping[str, Tensor]) -> Denoise:
@@ -62,9 +62,9 @@ def run(*overrides: str) -> None:
 def drawn(options: argparse.Namespace, frames: int, join: str) -> tuple[list[np.ndarray], list[int], str]:
     """The decoded videos, each (F, H, W) grey levels; the joins; and what it took to draw them."""
     count = [0]
-    forward = Diffusion.forward
+    forward = DiffusionModel.forward
 
-    def counted(self: Diffusion, x_t: Tensor, *rest: object) -> Tensor:
+    def counted(self: DiffusionModel, x_t: Tensor, *rest: object) -> Tensor:
         count[0] += len(x_t)
         return forward(self, x_t, *rest)  # type: ignore[arg-type]
 
@@ -73,8 +73,8 @@ def drawn(options: argparse.Namespace, frames: int, join: str) -> tuple[list[np.
         asked = [f"src={options.src}", f"dst={folder}/latents", f"n={options.n}", f"frames={frames}"]
         asked += [f"join={'crossfade' if join == 'drop' else join}", *options.overrides]
         begin = time.perf_counter()
-        kind = Dropper if join == "drop" else Drawer
-        with mock.patch.object(video, "Drawer", kind), mock.patch.object(Diffusion, "forward", counted):
+        kind = Dropper if join == "drop" else SamplingModule
+        with mock.patch.object(video, "SamplingModule", kind), mock.patch.object(DiffusionModel, "forward", counted):
             run("stage=video", study, *asked)
         seconds = time.perf_counter() - begin
         run("stage=decode", study, f"src={folder}/latents", f"dst={folder}/videos", "reference=/nowhere")

@@ -33,22 +33,22 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.transforms import from_uint8
-from echodream.diffusion import load_diffusion
+from echodream.diffusion.model import load_diffusion
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, drawn, normal, pick, rng_of, spread
+from echodream.filtering.embedding import FrameEmbedder
+from echodream.filtering.positive_controls import Control, PosteriorSample, SDEdit, copies, views
+from echodream.filtering.reference_search import Query, References, View, embedded, train_to_test
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.prepare import resize
 from echodream.ingest.source import Limits, Video
+from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
 from echodream.metrics.verification import Pairs, auc, roc
-from echodream.modules.controls import Control, Drawn, Regenerated, copies, views
-from echodream.modules.workshop import Taken, Workshop, drawn, normal, pick, rng_of, spread
-from echodream.paths import CONF_DIR
-from echodream.privacy.bounds import clopper_pearson_lower, clopper_pearson_upper
-from echodream.privacy.controls import PatientScores
+from echodream.privacy.certification import PatientScores
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 from echodream.privacy.similarity import Similarity
-from echodream.stages.comparison import Query, References, View, embedded, train_to_test
-from echodream.stages.identity import Embedder
 from echodream.store import Store
 
 CODE = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ class Sample:
     kind: str
     patient: str = ""
     control: Control | None = None
-    taken: Taken | None = None
+    taken: FrameSelection | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,12 @@ class Scores:
 
 
 def scored(
-    samples: Sequence[Sample], embedder: Embedder, rows: Recordings, test: Recordings, ways: Sequence[View], every: int
+    samples: Sequence[Sample],
+    embedder: FrameEmbedder,
+    rows: Recordings,
+    test: Recordings,
+    ways: Sequence[View],
+    every: int,
 ) -> Scores:
     """Compare all samples with the training recordings ``rows``, in the way of each rule."""
 
@@ -120,7 +125,7 @@ def beat(video: Video) -> np.ndarray:
     return np.array([first, middle, next((at for at in marks["ED"] if at > middle), first)])
 
 
-def newcomers(shop: Workshop, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
+def newcomers(shop: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
     """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
 
     They are rendered as the study was, and made smaller as ingest does it: another texture would give them away.
@@ -136,14 +141,14 @@ def newcomers(shop: Workshop, study: Store, count: int, frames: int, seed: int) 
         yield mean + std * normal(mean.shape, rng_of(seed, recording.name))
 
 
-def planted(shop: Workshop, taken: dict[str, Taken], kind: str) -> list[Sample]:
+def planted(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) -> list[Sample]:
     """A copy of each of ``taken``, which are of training patients, under each transform."""
     rows, found = shop.rows, []
     several = rows.table.groupby(rows.table["PatientID"].astype(str))["FileName"].count()
     for name, control in TRANSFORMS.items():
-        if isinstance(control, Regenerated) and shop.generator is None:
+        if isinstance(control, SDEdit) and shop.generator is None:
             continue
-        alone = isinstance(control, Drawn) and control.leave_out == "recording"
+        alone = isinstance(control, PosteriorSample) and control.leave_out == "recording"
         chosen = {patient: one for patient, one in taken.items() if several[patient] > 1 or not alone}
         made = copies(shop, name, control, list(chosen.values()))
         for x, (patient, one) in zip(
@@ -248,8 +253,10 @@ def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scor
     frames = generator.facts.frames if generator is not None else given.frames
     store = Store(data / "latents")
     train, test = Recordings(store, "TRAIN"), Recordings(store, "TEST")
-    shops = [Workshop(train, vae, generator, None, given.steps, given.seed + turn, given.device) for turn in (0, 1)]
-    embedder = Embedder(given.reid or str(models / "reid"), vae, given.device)
+    shops = [
+        CopyGenerator(train, vae, generator, None, given.steps, given.seed + turn, given.device) for turn in (0, 1)
+    ]
+    embedder = FrameEmbedder(given.reid or str(models / "reid"), vae, given.device)
     embedder.check(store)
     held = pick(test, frames, given.seed)
     samples = [Sample(drawn(test, x.row, x.places, rng_of(given.seed, key)), HELD, key) for key, x in held.items()]

@@ -21,16 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.packs import Pack
-from echodream.datamodules.transforms import from_uint8
-from echodream.diffusion import load_diffusion
+from echodream.datamodules.frame_budget_batches import FrameBatch
+from echodream.datamodules.normalization import from_uint8
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.model import load_diffusion
+from echodream.evaluation.features import FeatureExtraction, part
 from echodream.metrics.frechet import frechet
-from echodream.modules.drawing import Drawer, Recipe
-from echodream.modules.vae import Decoder
+from echodream.modules.vae import Decoder, load_vae
 from echodream.networks.extractors.encoder import Encoder
-from echodream.process.guidance import Guidance
-from echodream.stages.encode import load_vae
-from echodream.stages.evaluating.looking import Looker, part
+from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 
 PUBLISHED = "ddpm"
 
@@ -39,8 +38,8 @@ PUBLISHED = "ddpm"
 class Way:
     """One way to sample, and what came of it so far."""
 
-    recipe: Recipe
-    drawer: Drawer
+    recipe: SamplingConfig
+    drawer: SamplingModule
     rows: int = 0
     """That went through the network."""
     seconds: list[float] = field(default_factory=list)
@@ -82,8 +81,8 @@ def ways(options: argparse.Namespace) -> list[Way]:
     for sampler, steps, interval in asked:
         low, high = map(float, interval.split(":"))
         guidance = Guidance({options.condition: options.guidance}, (low, high))
-        recipe = Recipe(options.seed, steps, model.process.check(steps, sampler), guidance)
-        made.append(Way(recipe, Drawer(model, recipe).to(options.device)))
+        recipe = SamplingConfig(options.seed, steps, model.process.check(steps, sampler), guidance)
+        made.append(Way(recipe, SamplingModule(model, recipe).to(options.device)))
     return made
 
 
@@ -101,7 +100,7 @@ def run(made: list[Way], options: argparse.Namespace, judge: Encoder) -> None:
         given = {name: value[rows].to(options.device) for name, value in values.items()}
         for way in made:
             latents = way.draw(rows.tolist(), given)
-            pack = Pack(("",) * len(rows), (1,) * len(rows), latents.to(options.device))
+            pack = FrameBatch(("",) * len(rows), (1,) * len(rows), latents.to(options.device))
             pixels = from_uint8(torch.stack(decoder.predict_step(pack, 0))).permute(0, 4, 1, 2, 3)  # b f h w c
             features = judge.features(pixels.to(options.device))
             way.features.append(features.double().cpu())
@@ -121,7 +120,7 @@ def interval(features: np.ndarray, published: np.ndarray, real: np.ndarray, time
 
 def show(made: list[Way], judge: Encoder, options: argparse.Namespace) -> None:
     """Print the table."""
-    look = Looker(options.n, 64, options.seed)
+    look = FeatureExtraction(options.n, 64, options.seed)
     test, train = (look.frames(part(options.videos, "videos", split), judge).features for split in ("TEST", "TRAIN"))
     count = min(options.n, len(test), len(train))
     real, first = test[:count], torch.cat(made[0].features).numpy()[:count]

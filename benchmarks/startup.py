@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from echodream.paths import CONF_DIR
+from echodream.config.paths import CONF_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = """

@@ -27,14 +27,14 @@ from hydra.utils import instantiate
 from lightning_fabric.utilities import move_data_to_device
 from omegaconf import DictConfig, OmegaConf
 
+from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
 from echodream.losses.denoising import mean_squares
 from echodream.modules.latent_diffusion import LatentDiffusion
-from echodream.paths import CONF_DIR
+from echodream.runs.trainer import make_trainer
 from echodream.store import Dataset, Statistics, StoreWriter
 from echodream.store.latents import write_latents
-from echodream.trainers import make_trainer
-from echodream.training import SeedEpochs
+from echodream.training.fit import SeedEpochs
 
 POOL = 4
 """Batches in memory, which come round again."""

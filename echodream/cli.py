@@ -5,10 +5,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from echodream.command_help import answer_help, arranged
-from echodream.config_errors import plain_errors
-from echodream.launching import objective
-from echodream.paths import CONF_DIR
+from echodream.config.error_messages import plain_errors
+from echodream.config.help import answer_help, arranged
+from echodream.config.launchers import objective
+from echodream.config.paths import CONF_DIR
 
 
 @plain_errors("train")

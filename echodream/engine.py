@@ -12,13 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.artifact import FACTS, read_artifact
-from echodream.config_errors import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
+from echodream.config.error_messages import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
+from echodream.config.paths import listed
 from echodream.errors import UserError
-from echodream.paths import listed
-from echodream.stages.already import once
-from echodream.stages.asked import made
-from echodream.stages.folder import first_process
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import first_process
+from echodream.runs.instantiate_stage import instantiate_stage
+from echodream.runs.rerun_cache import run_once
+from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS, read_dataset
 from echodream.store.verify import digest
 
@@ -37,7 +37,7 @@ def sample(cfg: DictConfig) -> Summary:
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     facts = {"command": command("sample.py"), "code_version": code_version()}
     for stage in filter(None, (cfg.stage, cfg.get("then"))):
-        summary = once(cfg.get("notes"), stage, lambda: made(stage)(**facts))  # noqa: B023 (called at once)
+        summary = run_once(cfg.get("notes"), stage, lambda: instantiate_stage(stage)(**facts))  # noqa: B023 (called at once)
         if first_process():  # the others of a distributed run say the same
             log.info("%s", summary)
         if summary.problem is not None:
@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log.info("train: %s already complete, nothing to do", cfg.dst)
         return found
     read_dataset(Path(cfg.src))
-    from echodream.training import run
+    from echodream.training.fit import run
 
     folder = Path(cfg.work) / settings[:12]
     cfg.callbacks.checkpoint.dirpath = str(folder)

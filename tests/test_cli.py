@@ -229,5 +229,5 @@ def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: P
     lines = said.stderr.splitlines()
     assert said.returncode == 1
     assert lines[-1] == "error: sampler=ddim does not go with process=flow; take one of: unipc, euler, heun"
-    assert not any(line.endswith((" pytorch_lightning", " echodream.diffusion")) for line in lines)
+    assert not any(line.endswith((" pytorch_lightning", " echodream.diffusion.model")) for line in lines)
     assert not (tmp_path / "images").exists()

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from echodream.paths import CONF_DIR
-from tests.launching import LAUNCH, lines
+from echodream.config.paths import CONF_DIR
+from tests.support.launching import LAUNCH, lines
 
 SAYS = """#!/bin/sh
 echo "begin ${{OMP_NUM_THREADS:-all}} $*" >> "$(dirname "$0")/log"

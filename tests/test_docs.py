@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from echodream.config_errors import refuse_impossible_pairs, refuse_silent_keys
+from echodream.config.error_messages import refuse_impossible_pairs, refuse_silent_keys
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config_errors import refuse_absent
+from echodream.config.error_messages import refuse_absent
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
 
 STAGES = sorted(path.stem for path in (CONF_DIR / "stage").glob("*.yaml"))
 

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from echodream import engine
-from echodream.diffusion import load_diffusion
+from echodream.diffusion.model import load_diffusion
 from echodream.errors import UserError
-from echodream.modules.drawing import generator_of
+from echodream.sampling.sampling_module import generator_of
 from echodream.store import Store
-from tests.tiny_diffusion import STATISTICS, WINDOW, C, H, W, latent_store, sample_cfg, train_cfg
+from tests.support.tiny_diffusion import STATISTICS, WINDOW, C, H, W, latent_store, sample_cfg, train_cfg
 
 CONDITIONS = {"lidm": "[published]", "lvdm": "[published,published_reference]"}
 

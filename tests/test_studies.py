@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.conditioning import Conditioner
-from echodream.config_errors import refuse_impossible_pairs
+from echodream.config.error_messages import refuse_impossible_pairs
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion.conditioning import Conditioner
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
 from echodream.store import Store
-from tests.launching import LAUNCH, Line, lines
+from tests.support.launching import LAUNCH, Line, lines
 
 SCRIPTS = {
     "cardiacnet.sh": "cardiacnet",

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from echodream.callbacks.tracking import PATIENTS, Wandb
-from echodream.datamodules.transforms import to_uint8
+from echodream.datamodules.normalization import to_uint8
 
 
 class Pictures(Callback):

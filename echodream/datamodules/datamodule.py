@@ -7,9 +7,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from echodream.datamodules.augmentation import Augment
+from echodream.datamodules.dataset import EpochSampler, Mixture, ResumableLoader, Samples, collate
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.samples import EpochSampler, Mixture, ResumableLoader, Samples, collate
-from echodream.datamodules.transforms import Augment
 from echodream.datamodules.views import View
 from echodream.errors import UserError
 from echodream.store import Store

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.transforms import from_uint8, whiten
+from echodream.datamodules.normalization import from_uint8, whiten
 from echodream.errors import UserError
 from echodream.store import Store
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from echodream.datamodules.keyframes import nearest, triples, with_beats
+from echodream.datamodules.key_frames import nearest, triples, with_beats
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 

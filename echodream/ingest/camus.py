@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import number, value
 from echodream.ingest.listing import Entry, ListedRecording, named, not_a_recording, require_folder, walk
 from echodream.ingest.nifti import rate_of, read_nifti
@@ -39,10 +39,10 @@ class Camus:
     """Frames per second where neither the text file nor the header states a plausible one."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", fields.items("views", self.views))
+        object.__setattr__(self, "views", validation.items("views", self.views))
         if not self.views or set(self.views) - set(VIEWS.values()):
             raise UserError(f"views is {list(self.views)}: use A4C, A2C or both")
-        fields.rate("fps", self.fps)
+        validation.rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the half sequences of ``views``; see ``Source``."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import check_study_columns, number, read_table, seconds, split, values
 from echodream.ingest.listing import (
     NO_FILE,
@@ -69,9 +69,9 @@ class CardiacNet:
 
     def __post_init__(self) -> None:
         Orientation(self.rotate, self.flip)
-        fields.rate("fps", self.fps)
+        validation.rate("fps", self.fps)
         if self.table is not None:
-            fields.text("table", self.table)
+            validation.text("table", self.table)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List both cohorts; see ``Source``."""

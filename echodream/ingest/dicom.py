@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest import fields
 from echodream.ingest.listing import Entry, named, require_folder, walk
 from echodream.ingest.pixels import even_times, make_video, to_uint8
 from echodream.ingest.pseudonym import Pseudonyms
@@ -52,10 +52,10 @@ class Dicom:
     """Frames per second where a file states none; without it such a file is rejected."""
 
     def __post_init__(self) -> None:
-        fields.text("key_file", self.key_file)
-        fields.choice("keep", self.keep, ("sector", "all"))
+        validation.text("key_file", self.key_file)
+        validation.choice("keep", self.keep, ("sector", "all"))
         if self.fps is not None:
-            fields.rate("fps", self.fps)
+            validation.rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw`` by its pseudonym; see ``Source``."""

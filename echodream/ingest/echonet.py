@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import number, read_table, split, values
 from echodream.ingest.decode import VIDEO_SUFFIXES, read_video_file
 from echodream.ingest.listing import (
@@ -69,9 +69,9 @@ class EchoNetPediatric:
     """Folds that become TEST; all others are TRAIN."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "val_folds", fields.items("val_folds", self.val_folds))
-        object.__setattr__(self, "test_folds", fields.items("test_folds", self.test_folds))
-        fields.choice("view", self.view, ("A4C", "PSAX"))
+        object.__setattr__(self, "val_folds", validation.items("val_folds", self.val_folds))
+        object.__setattr__(self, "test_folds", validation.items("test_folds", self.test_folds))
+        validation.choice("view", self.view, ("A4C", "PSAX"))
         folds = self.val_folds + self.test_folds
         if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
             raise UserError(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import check_study_columns, number, read_table, split, values
 from echodream.ingest.listing import (
     LEAVES,
@@ -54,15 +54,15 @@ class Files(ABC):
     special: ClassVar[tuple[str, ...]] = ("FileName", "PatientID", "Split")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", fields.mapping("columns", self.columns))
-        object.__setattr__(self, "classes", None if self.classes is None else fields.items("classes", self.classes))
+        object.__setattr__(self, "columns", validation.mapping("columns", self.columns))
+        object.__setattr__(self, "classes", None if self.classes is None else validation.items("classes", self.classes))
         if "FileName" not in self.columns:
             raise UserError("columns names no FileName: say which csv column names the files")
         check_study_columns([name for name in self.columns if name not in self.special], "columns")
         if self.csv is not None:
-            fields.text("csv", self.csv)
+            validation.text("csv", self.csv)
         if self.patient_from is not None:
-            fields.choice("patient_from", self.patient_from, PATIENT_FROM)
+            validation.choice("patient_from", self.patient_from, PATIENT_FROM)
         if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
             raise UserError("patient_from=csv needs csv= and a PatientID in columns")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):

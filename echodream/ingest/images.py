@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import check_study_columns
 from echodream.ingest.decode import IMAGE_SUFFIXES, read_image_sequence
 from echodream.ingest.dicom import read_still
@@ -48,7 +48,7 @@ class Images(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "labels", fields.mapping("labels", self.labels))
+        object.__setattr__(self, "labels", validation.mapping("labels", self.labels))
         check_names(tuple(self.labels))
         check_study_columns(tuple(self.labels), "labels")
         Policy(self.uncertain, self.missing)
@@ -57,7 +57,7 @@ class Images(Files):
         if twice := sorted(set(self.labels) & set(self.columns)):
             raise UserError(f"{twice[0]} stands in labels and in columns: leave it out of one")
         if self.key_file is not None:
-            fields.text("key_file", self.key_file)
+            validation.text("key_file", self.key_file)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw``; see ``Source``."""

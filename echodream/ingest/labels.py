@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import number, value
 from echodream.ingest.source import Value
 from echodream.store.schema import valid_column
@@ -32,7 +32,7 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("uncertain", "missing"):
             given = getattr(self, name)
-            if given is not None and not (fields.is_finite(given) and 0 <= given <= 1):
+            if given is not None and not (validation.is_finite(given) and 0 <= given <= 1):
                 raise UserError(f"{name} is {given!r}: use a label from 0 to 1, or null to leave the cell empty")
             object.__setattr__(self, name, _short(given))
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.columns import read_table, split, value
 from echodream.ingest.images import is_image, read_image
 from echodream.ingest.labels import CHEXPERT, Policy, check_names
@@ -58,12 +58,12 @@ class MimicCxr:
     """Whether ``raw`` is meant to hold only a part of the images: rows without a file do not count as lost then."""
 
     def __post_init__(self) -> None:
-        fields.text("key_file", self.key_file)
+        validation.text("key_file", self.key_file)
         for name in ("csv", "labels", "views"):
             if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, fields.items(name, given))
+                object.__setattr__(self, name, validation.items(name, given))
         for path in self.csv or ():
-            fields.text("csv", path)
+            validation.text("csv", path)
         check_names(self.wanted())
         Policy(self.uncertain, self.missing)
         if not isinstance(self.subset, bool):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest import fields
 from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
 
@@ -39,8 +39,8 @@ class Orientation:
     flip: str = "none"
 
     def __post_init__(self) -> None:
-        fields.choice("rotate", self.rotate, ROTATIONS)
-        fields.choice("flip", self.flip, FLIPS)
+        validation.choice("rotate", self.rotate, ROTATIONS)
+        validation.choice("flip", self.flip, FLIPS)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Turn frames (F, H, W) or (F, H, W, C)."""

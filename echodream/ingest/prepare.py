@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import Rejected, UserError
-from echodream.ingest import fields
 from echodream.ingest.source import Value, Video
 from echodream.store.schema import FPS_RANGE
 
@@ -42,7 +42,7 @@ class Prepare:
         if self.size is not None:
             listed = isinstance(self.size, Sequence) and not isinstance(self.size, str)
             size: tuple[Any, ...] = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
-            if len(size) != 2 or not all(fields.is_whole(side) and 16 <= side <= 4096 for side in size):
+            if len(size) != 2 or not all(validation.is_whole(side) and 16 <= side <= 4096 for side in size):
                 raise UserError(
                     f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels"
                 )
@@ -51,12 +51,12 @@ class Prepare:
         _one_of("fit", self.fit, ("stretch", "pad", "centre"))
         _one_of("rotate", self.rotate, (0, 90, 180, 270))
         _one_of("flip", self.flip, ("none", "horizontal", "vertical"))
-        if self.fps is not None and not (fields.is_finite(self.fps) and 0 < self.fps <= 1000):
+        if self.fps is not None and not (validation.is_finite(self.fps) and 0 < self.fps <= 1000):
             raise UserError(
                 f"data.fps is {self.fps!r}; give frames per second from 0 to 1000, or null to keep each file's own"
             )
         for name in ("max_black", "max_frozen"):
-            fields.share(f"data.{name}", getattr(self, name))
+            validation.share(f"data.{name}", getattr(self, name))
         if not isinstance(self.grey, bool):
             raise UserError(f"data.grey is {self.grey!r}; give true or false")
 

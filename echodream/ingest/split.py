@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import fields
 from echodream.ingest.source import Recording
 from echodream.store.schema import SPLITS
 
@@ -26,7 +26,7 @@ class Ratios:
             given = getattr(self, name)
             if not isinstance(given, int | float) or isinstance(given, bool):
                 raise UserError(f"data.split.{name} is {given!r}: use a number from 0 to 1")
-        fields.whole("data.split.seed", self.seed, 0)
+        validation.whole("data.split.seed", self.seed, 0)
         shares = (self.train, self.val, self.test)
         if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest import fields
 from echodream.ingest.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.files import Files
 from echodream.ingest.listing import Entry, ListedRecording, folder_of
@@ -35,7 +35,7 @@ class Videos(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fields.rate("image_fps", self.image_fps)
+        validation.rate("image_fps", self.image_fps)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""

@@ -5,7 +5,7 @@ Features are an argument: whose they are belongs into the metric's name (``frech
 
 import numpy as np
 
-from echodream.metrics.estimate import Estimate
+from echodream.metrics.bootstrap import Estimate
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:

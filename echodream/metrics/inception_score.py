@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from echodream.metrics.estimate import Estimate
+from echodream.metrics.bootstrap import Estimate
 
 
 def inception_score(scores: np.ndarray) -> Estimate:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.datamodules.mixed import MixedData
+from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Task
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.metrics.patients import draws, interval
-from echodream.modules.figures import label_table, plain
-from echodream.modules.goals import Goal, Shares, goal_of
+from echodream.metrics.patient_bootstrap import draws, interval
+from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, goal_of
+from echodream.modules.label_table import label_table, plain
 from echodream.modules.trainable import Trainable
 from echodream.networks.classifiers import Classifier, soften
 from echodream.types import Batch
@@ -42,7 +42,7 @@ class ClipClassifier(Trainable):
     bootstrap samples of the patients.
     """
 
-    goal: Goal
+    goal: ClassifierTask
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ClipClassifier(Trainable):
         self._tested: dict[str, Any] = {}
         self._versions: dict[str, dict[str, Any]] = {}
 
-    def adapt(self, data: MixedData) -> None:  # type: ignore[override]
+    def adapt(self, data: RealAndSyntheticData) -> None:  # type: ignore[override]
         """Build the network for the channels and answers of ``data``. Raises ``UserError`` when it has none."""
         self.goal = goal_of(data, self.balanced)
         self.network = self.make_network(classes=self.goal.outputs, channels=data.store.dataset.channels)
@@ -121,10 +121,14 @@ class ClipClassifier(Trainable):
         figures = {name: asdict(interval(values, patients=of.get(name))) for name, values in found.items()}
         tested = {"out": out, "target": target, "figures": figures}
         tested |= {"recordings": len(rows), "patients": len(set(patients.tolist()))}
-        return {**tested, "labels": self.goal.counts(target, patients)} if isinstance(self.goal, Shares) else tested
+        return (
+            {**tested, "labels": self.goal.counts(target, patients)}
+            if isinstance(self.goal, MultilabelTask)
+            else tested
+        )
 
     @torch.no_grad()
-    def export(self, root: Path, data: MixedData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
+    def export(self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
         """Write the network with what it answers, what it looks at and what it was trained on, figures and pictures."""
         view, first = data.view, data.store.table.iloc[0]  # all are of one size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
@@ -142,7 +146,7 @@ class ClipClassifier(Trainable):
                 for name, picture in self.goal.pictures(tested["out"], tested["target"]).items() if tested else ():
                     _write_picture(folder / f"{name}{'_' if which else ''}{which}.png", picture)
 
-        if isinstance(self.goal, Shares) and self._tested:
+        if isinstance(self.goal, MultilabelTask) and self._tested:
             log.info("%s", label_table(self._tested, self._versions))
         write_artifact(root, replace(artifact, fingerprint=fingerprint(self.network)), config, save)
 

@@ -6,19 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.anonymised import some
+from echodream.datamodules.anonymized import some
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, View
 from echodream.errors import UserError
-from echodream.modules.verifier import Verifier
+from echodream.modules.metric_learning import MetricLearning
 from echodream.networks.batch_norm import share
 from echodream.types import Batch
 
 log = logging.getLogger(__name__)
 
 
-class Identity(Verifier):
+class Identity(MetricLearning):
     """A ``Verifier`` of images: frames of recordings, (B, C, H, W), each with its patient; the patients are classes.
 
     Held-out images are compared with each other, each once, whatever the number of processes.

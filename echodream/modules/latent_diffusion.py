@@ -11,18 +11,18 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
-from echodream.conditioning import Conditioner, beating, between
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
-from echodream.diffusion import Diffusion, Facts
+from echodream.diffusion.conditioning import Conditioner, beating, between
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.model import DiffusionModel, ModelMetadata
+from echodream.diffusion.noise import add_offset, check_offset, check_shared, draw
+from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squares
-from echodream.modules.drawing import Drawer, Recipe
 from echodream.modules.trainable import Trainable
-from echodream.process.guidance import Guidance
-from echodream.process.noise import add_offset, check_offset, check_shared, draw
-from echodream.process.process import Process
+from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.types import Batch
 
 _LEAST = 1e-3
@@ -66,7 +66,7 @@ class LatentDiffusion(Trainable):
         self.columns = tuple(self.conditioner.columns)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
-        self.model: Diffusion
+        self.model: DiffusionModel
 
     def adapt(self, data: StoreData) -> None:
         """Build the network for the latents and the conditions that ``data`` has."""
@@ -84,7 +84,7 @@ class LatentDiffusion(Trainable):
             )
         self.conditioner.adapt(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
-        facts = Facts(
+        facts = ModelMetadata(
             channels=channels,
             height=int(rows.table["FrameHeight"].iloc[0]),
             width=int(rows.table["FrameWidth"].iloc[0]),
@@ -99,7 +99,7 @@ class LatentDiffusion(Trainable):
         )
         drawn = channels * 3 if isinstance(view, Triplet) else channels
         network = self.make_denoiser(channels=drawn, extra=self.conditioner.extra, width=self.conditioner.width)
-        self.model = Diffusion(network, self.conditioner, self.process, facts)  # type: ignore[arg-type]
+        self.model = DiffusionModel(network, self.conditioner, self.process, facts)  # type: ignore[arg-type]
         self._prepare(self.model.denoiser)
 
     def _prepare(self, network: Any) -> None:
@@ -149,7 +149,7 @@ class LatentDiffusion(Trainable):
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
         """Samples with the conditions of the first ``count`` of ``batch``: unscaled latents, (N, C, F, H, W)."""
         values = {name: value[:count] for name, value in self.model.values(batch).items()}
-        drawer = Drawer(self.model, Recipe(0, steps, None, Guidance())).to(self.device)
+        drawer = SamplingModule(self.model, SamplingConfig(0, steps, None, Guidance())).to(self.device)
         return drawer.draw(list(range(min(count, len(batch["x"])))), values)
 
     def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from echodream.artifact import read_artifact
+from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.transforms import whiten
 from echodream.datamodules.views import Pairs, View
 from echodream.errors import UserError
 from echodream.losses.identity import Head
-from echodream.modules.copies import Bank, Copies, Redraw
-from echodream.modules.verifier import Verifier
+from echodream.modules.metric_learning import MetricLearning
+from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw
 from echodream.networks.siamese import IdentityEncoder, Network, load_encoder
 from echodream.store import Store
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
 
-class Reid(Verifier):
+class Reid(MetricLearning):
     """A ``Verifier`` of pairs of frames, (B, C, H, W) each.
 
     Each batch also has pairs of ``copies``, ``redraw`` draws some latents anew, and each frame has noise of a standard
@@ -37,8 +37,8 @@ class Reid(Verifier):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         on: str = "latents",
-        copies: Copies | None = None,
-        redraw: Redraw | None = None,
+        copies: CopyAugmentation | None = None,
+        redraw: GaussianRedraw | None = None,
         noise: float = 0.0,
         range: Sequence[float] | None = None,
     ) -> None:
@@ -47,7 +47,7 @@ class Reid(Verifier):
             raise UserError(f"model.noise is {noise}: give a standard deviation, or 0 for none")
         self.noise, self.copies = noise, copies
         self.redraw = redraw if redraw is not None and redraw.share and self.on == "latents" else None
-        self.bank: Bank | None = None
+        self.bank: FrameBank | None = None
         """Copies that the batches of this epoch draw from."""
 
     def identities(self, rows: Recordings, view: View) -> np.ndarray:

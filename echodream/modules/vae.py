@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from echodream.artifact import Artifact, write_artifact
+from echodream.artifact import FACTS, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.packs import Pack
+from echodream.datamodules.dataset import EpochSampler, Samples, collate
+from echodream.datamodules.frame_budget_batches import FrameBatch
+from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.samples import EpochSampler, Samples, collate
-from echodream.datamodules.transforms import from_uint8, to_uint8
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import Term, adaptive_weight
-from echodream.metrics.image import bicubic_round_trip, mae, moving, psnr, ssim
+from echodream.metrics.image_quality import bicubic_round_trip, mae, moving, psnr, ssim
 from echodream.metrics.moments import PosteriorMoments
 from echodream.modules.trainable import Trainable
-from echodream.networks.autoencoder import check_frames, factor
+from echodream.networks.autoencoder import check_frames, factor, load_frozen
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -192,7 +192,7 @@ class Encoder(pl.LightningModule):
         super().__init__()
         self.network, self.budget = network, budget
 
-    def predict_step(self, batch: Pack, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
+    def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
         """For each recording of the pack the posterior's mean and std, unscaled, float32 (F, D, h, w) on the CPU."""
         parts = [self._posterior(frames) for frames in chunks(batch.frames, self.budget)]
         mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*parts, strict=True))
@@ -211,7 +211,7 @@ class Decoder(pl.LightningModule):
         super().__init__()
         self.network, self.budget, self.grey = network, budget, grey
 
-    def predict_step(self, batch: Pack, batch_idx: int) -> list[Tensor]:
+    def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
         """For each recording of the pack its pixels: uint8, (F, H, W, C) on the CPU; C is 1 if ``grey``."""
         parts = [self._pixels(latents) for latents in chunks(batch.frames, self.budget)]
         return list(torch.cat(parts).cpu().split(batch.lengths))
@@ -220,3 +220,15 @@ class Decoder(pl.LightningModule):
         x = self.network.decode(latents.to(self.network.dtype)).sample.float()
         x = x.mean(dim=1, keepdim=True) if self.grey else x
         return to_uint8(x).permute(0, 2, 3, 1)
+
+
+def load_vae(folder: str) -> Any:
+    """The network of the VAE artifact at ``folder``, or of a diffusers folder that was not trained here.
+
+    Raises ``UserError`` when there is neither, or when an artifact's weights are not the trained ones.
+    """
+    trained = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
+    artifact, network = read_artifact(folder, "vae") if trained else None, load_frozen(folder)
+    if artifact is not None and fingerprint(network) != artifact.fingerprint:
+        raise UserError(f"{folder}: the weights have changed since training: train the vae again")
+    return network

@@ -143,7 +143,7 @@ NETWORKS: dict[str, type[Network]] = {"Siamese": Siamese, "IResNet": IResNet}
 
 
 @dataclass(frozen=True)
-class Sees:
+class InputSpec:
     """What an identity network looks at, and how its embeddings are compared."""
 
     on: str
@@ -175,7 +175,7 @@ class IdentityEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Network, sees: Sees) -> None:
+    def __init__(self, network: Network, sees: InputSpec) -> None:
         super().__init__()
         self.network, self.sees = network, sees
         for name, values in (("mean", sees.mean), ("std", sees.std)):
@@ -240,7 +240,7 @@ def load_encoder(folder: str | Path) -> IdentityEncoder:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         facts = dict(config["sees"])
-        sees = Sees(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+        sees = InputSpec(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
         network = NETWORKS[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(

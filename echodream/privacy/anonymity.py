@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.privacy.audit.intervals import Interval, mean_interval, share, units
+from echodream.metrics.intervals import Interval, mean_interval, share, units
 from echodream.privacy.nearer import BLOCK, Closest, Nearer, between, blocks, distance, points
 
 _WHAT = "The comparison of records and avatars"

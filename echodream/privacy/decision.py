@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from echodream.privacy.bounds import clopper_pearson_upper
-from echodream.privacy.calibration import finite, p_values
-from echodream.privacy.controls import Certificate, PatientScores
+from echodream.metrics.binomial_bounds import clopper_pearson_upper
+from echodream.privacy.certification import Certificate, PatientScores
+from echodream.privacy.conformal import finite, p_values
 
 SCOPE = (
     "The bound is about these transforms, this identity network and copies of patients drawn at random from the "

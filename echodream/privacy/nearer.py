@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from echodream.privacy.audit.distances import check
+from echodream.privacy.attacks.distances import check
 from echodream.privacy.similarity import exact
 
 BLOCK = 2048

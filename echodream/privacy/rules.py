@@ -9,10 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from echodream.errors import UserError
+from echodream.metrics.binomial_bounds import calibration_needed, chosen_passes, controls_needed
 from echodream.privacy import statements
-from echodream.privacy.bounds import calibration_needed, chosen_passes, controls_needed
-from echodream.privacy.calibration import benjamini_hochberg, conformal_threshold, finite, p_values
-from echodream.privacy.controls import (
+from echodream.privacy.certification import (
     WEAKEST,
     Certificate,
     PatientScores,
@@ -21,6 +20,7 @@ from echodream.privacy.controls import (
     split,
     weakest,
 )
+from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite, p_values
 from echodream.privacy.decision import Decision, cost
 from echodream.privacy.similarity import Similarity
 

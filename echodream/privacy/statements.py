@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from echodream.privacy.bounds import calibration_needed, controls_needed, controls_needed_at
-from echodream.privacy.controls import Certificate
+from echodream.metrics.binomial_bounds import calibration_needed, controls_needed, controls_needed_at
+from echodream.privacy.certification import Certificate
 from echodream.privacy.decision import SCOPE
 
 

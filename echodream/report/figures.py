@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from echodream.privacy.audit.intervals import Interval
+from echodream.metrics.intervals import Interval
 
 SHARE = (0.0, 1.0)
 """The scale of shares."""

@@ -5,22 +5,22 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, images, opened
+from echodream.anonymization.methods import Anonymiser, Blur, Groups, Redraw
+from echodream.audit.embedding_sets import recordings
 from echodream.callbacks.store_writer import WriteStore
-from echodream.conditioning.base import texts
-from echodream.datamodules.prediction import PredictData
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion import Diffusion, load_diffusion
+from echodream.diffusion.conditioning.base import texts
+from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
-from echodream.modules.anonymising import Anonymiser, Blur, Groups, Redraw
-from echodream.modules.drawing import Recipe
-from echodream.modules.workshop import Workshop
-from echodream.stages.anonymised import ORIGINAL_FRAMES, images, opened
-from echodream.stages.asked import whole
-from echodream.stages.auditing.sides import recordings
-from echodream.stages.drawing import checked_precision, recipe_of, save, settings_of
-from echodream.stages.encode import rows_of, run_prediction
-from echodream.stages.summary import Summary
+from echodream.filtering.copy_generation import CopyGenerator
+from echodream.runs.instantiate_stage import whole
+from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.summary import Summary
+from echodream.sampling.sample_store import checked_precision, recipe_of, save, settings_of
+from echodream.sampling.sampling_module import SamplingConfig
 from echodream.store import Dataset, Store
+from echodream.store.reader import rows_of
 from echodream.store.schema import CHECKSUMS, SPLITS
 from echodream.store.verify import digest
 
@@ -72,10 +72,10 @@ def anonymise(
         if way.strength:
             _check_conditions(model, rows)
         settings |= {"strength": float(strength), **settings_of(recipe, model, None)}
-        shop = Workshop(rows, autoencoder, model, recipe.guidance, recipe.steps, recipe.seed)
+        shop = CopyGenerator(rows, autoencoder, model, recipe.guidance, recipe.steps, recipe.seed)
     else:
         settings |= {"blur": float(blur)}
-        shop = Workshop(rows, autoencoder)
+        shop = CopyGenerator(rows, autoencoder)
     written = _rows(store, dict(zip(rows.names, shown.place.reshape(len(rows), frames), strict=True)))
     facts = _dataset(store.dataset, settings, command, code_version)
     writing = WriteStore(dst, facts, written, save, lambda folder, names: store.dataset.statistics)
@@ -87,7 +87,7 @@ def anonymise(
     return Summary(f"anonymise: {dst} {state}", {**told, "method": f"{method}, {amount}", "private": PRIVATE})
 
 
-def _recipe(sampling: Mapping[str, Any], model: Diffusion, rows: Recordings) -> Recipe:
+def _recipe(sampling: Mapping[str, Any], model: DiffusionModel, rows: Recordings) -> SamplingConfig:
     """How to draw. Raises ``UserError`` for a weak model, and for frames of another size than the model draws."""
     auto = sampling["guidance"]["auto"]
     if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
@@ -102,7 +102,7 @@ def _recipe(sampling: Mapping[str, Any], model: Diffusion, rows: Recordings) -> 
     return recipe_of(sampling, model)
 
 
-def _check_conditions(model: Diffusion, rows: Recordings) -> None:
+def _check_conditions(model: DiffusionModel, rows: Recordings) -> None:
     """Raise ``UserError`` where a recording's own condition is none that ``model`` was trained on, as another class."""
     for column in (name for name in model.conditioner.columns if name in rows.table):
         for cell, names in rows.table.groupby(column)["FileName"]:

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from echodream.errors import UserError
-from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patients, measures, percentage
-from echodream.privacy.audit.intervals import Interval
-from echodream.stages.anonymised import (
+from echodream.anonymization.image_pairs import (
     Images,
     Space,
     check_alike,
@@ -24,8 +21,11 @@ from echodream.stages.anonymised import (
     spaces,
     versions,
 )
-from echodream.stages.folder import FRESH, write_record
-from echodream.stages.summary import Summary
+from echodream.errors import UserError
+from echodream.metrics.intervals import Interval
+from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patients, measures, percentage
+from echodream.runs.atomic_folder import FRESH, write_record
+from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest

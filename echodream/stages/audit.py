@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from echodream.audit import leakage as privacy
+from echodream.audit import membership_inference as attack
+from echodream.audit import quality
+from echodream.audit.embedding_sets import EmbeddingSetConfig, recordings
+from echodream.audit.figures import pictures
+from echodream.audit.measure import PRIVACY, Measure, Sides, compared
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import View
-from echodream.diffusion import Diffusion
+from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
+from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
 from echodream.networks.autoencoder import load_frozen
 from echodream.privacy.decision import SCOPE
-from echodream.stages.auditing import attack, privacy, quality
-from echodream.stages.auditing.measure import PRIVACY, Measure, Sides, compared
-from echodream.stages.auditing.pictures import pictures
-from echodream.stages.auditing.sides import Look, recordings
-from echodream.stages.folder import made_whole, read_record, require_same, write_record
-from echodream.stages.identity import Embedder, check_trained, drawn_with
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import made_whole, read_record, require_same, write_record
+from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS
 from echodream.store.verify import digest
@@ -59,8 +61,8 @@ class Inputs:
     samples: Recordings
     train: Recordings
     held_out: Recordings
-    embedder: Embedder
-    generator: tuple[Diffusion, View] | None
+    embedder: FrameEmbedder
+    generator: tuple[DiffusionModel, View] | None
     """The network that drew the samples, and the view it was trained on."""
     decoder: Any
     """The autoencoder of the latents; None where no picture is asked for."""
@@ -87,7 +89,7 @@ def audit(
     splits ``held_out`` are those that the generator never saw. The folder is made as ``<dst>.partial`` and renamed at
     the end. Raises ``UserError`` for what cannot be compared, and where ``dst`` holds something else.
     """
-    seen, effort, target = Look(**look), attack.Attack(**membership), Path(stores["dst"])
+    seen, effort, target = EmbeddingSetConfig(**look), attack.Attack(**membership), Path(stores["dst"])
     _check(on, cells, far, pairs)
     inputs = _inputs(stores, networks, held_out, pictures=pairs > 0)
     asked = {**_fingerprints(inputs), "held_out": sorted(held_out), **asdict(seen)}
@@ -150,7 +152,7 @@ def _inputs(
     if real.dataset.synthetic:
         raise UserError(f"real={real.root} is synthetic: give the latents of the patients the generator was trained on")
     device, vae, folder = "cuda" if torch.cuda.is_available() else "cpu", str(networks["vae"]), networks["generator"]
-    embedder = Embedder(str(networks["reid"]), vae, device)
+    embedder = FrameEmbedder(str(networks["reid"]), vae, device)
     for store in (source, real):
         if not (store.root / CHECKSUMS).is_file():
             raise UserError(f"{store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
@@ -175,7 +177,7 @@ def _decoder(folder: str, encoder: str, device: str) -> Any:
     return network.to(device)
 
 
-def _check_generator(model: Diffusion, source: Store, real: Store, folder: str) -> None:
+def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
     """The generator learnt from these latents, and drew these samples where the store says who did."""
     check_trained(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.facts.encoder != real.dataset.encoder:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.report.charts import Line, lines_of
-from echodream.stages.curve import picture, tradeoff
-from echodream.stages.folder import FRESH, write_record
-from echodream.stages.points import REJECTED, Figure, Points, order, read_points, values
-from echodream.stages.summary import Summary
+from echodream.plotting import Line, lines_of
+from echodream.report.privacy_utility_curve import picture, tradeoff
+from echodream.report.sweep_results import REJECTED, Figure, Points, order, read_points, values
+from echodream.runs.atomic_folder import FRESH, write_record
+from echodream.runs.summary import Summary
 from echodream.store.table import write_table
 
 TABLE, TEXT, PLOT = "comparison.csv", "comparison.md", "comparison.png"

@@ -9,17 +9,17 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from echodream.callbacks.store_writer import WriteStore
-from echodream.datamodules.packs import Packs
-from echodream.datamodules.prediction import PredictData
-from echodream.modules.vae import Decoder
+from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
+from echodream.modules.vae import Decoder, load_vae
 from echodream.networks.autoencoder import factor
-from echodream.stages.encode import load_vae, rows_of, run_prediction
-from echodream.stages.summary import Summary
+from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.summary import Summary
+from echodream.runs.trainer import precision
 from echodream.store import Dataset, Store
+from echodream.store.reader import rows_of
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from echodream.store.video import write_video
-from echodream.trainers import precision
 from echodream.weights import fingerprint
 
 
@@ -66,7 +66,7 @@ def decode(
 
     writing = WriteStore(dst, dataset, rows, save)
     module = Decoder(network, budget, grey and network.config.out_channels > 1)
-    data = PredictData(lambda: Packs(store, budget, writing.done), workers)
+    data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
     run_prediction(trainer, module, data, writing)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
     if writing.already_complete:

@@ -8,20 +8,20 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from echodream.artifact import FACTS, read_artifact
 from echodream.callbacks.store_writer import WriteStore
-from echodream.datamodules.packs import Packs
-from echodream.datamodules.prediction import PredictData
+from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.metrics.moments import PosteriorMoments
-from echodream.modules.vae import Encoder
-from echodream.networks.autoencoder import check_frames, factor, load_frozen
-from echodream.stages.summary import Summary
+from echodream.modules.vae import Encoder, load_vae
+from echodream.networks.autoencoder import check_frames, factor
+from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.summary import Summary
+from echodream.runs.trainer import precision
 from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
+from echodream.store.reader import rows_of
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from echodream.trainers import interruptible, make_trainer, precision
 from echodream.weights import fingerprint
 
 
@@ -74,7 +74,7 @@ def encode(
         _save,
         lambda folder, all_: _statistics(folder, all_, train) if scaling is None else _scaling(scaling, dataset),
     )
-    data = PredictData(lambda: Packs(store, budget, writing.done), workers)
+    data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
     run_prediction(trainer, Encoder(network, budget), data, writing)
     return Summary(
         f"encode: {dst} already complete, nothing to do" if writing.already_complete else f"encode: {dst} done",
@@ -85,42 +85,6 @@ def encode(
 def _scaling(scaling: float, dataset: Dataset) -> Statistics:
     """The statistics with which whitening multiplies by ``scaling``."""
     return Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
-
-
-def load_vae(folder: str) -> Any:
-    """The network of the VAE artifact at ``folder``, or of a diffusers folder that was not trained here.
-
-    Raises ``UserError`` when there is neither, or when an artifact's weights are not the trained ones.
-    """
-    trained = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
-    artifact, network = read_artifact(folder, "vae") if trained else None, load_frozen(folder)
-    if artifact is not None and fingerprint(network) != artifact.fingerprint:
-        raise UserError(f"{folder}: the weights have changed since training: train the vae again")
-    return network
-
-
-def rows_of(store: Store) -> dict[str, dict[str, Any]]:
-    """FileList.csv as a row for each name, without empty cells."""
-    records = store.table.to_dict("records")
-    return {
-        row["FileName"]: {str(key): value for key, value in row.items() if value not in ("", None)} for row in records
-    }
-
-
-def run_prediction(
-    trainer: Callable[..., pl.Trainer],
-    module: pl.LightningModule,
-    data: PredictData,
-    writing: WriteStore,
-) -> None:
-    """Send ``data`` through ``module`` on the devices of ``trainer``, each prediction written as it comes."""
-    made = make_trainer(trainer, [writing], logger=False, enable_checkpointing=False)
-    try:
-        with interruptible(made):
-            made.predict(module.eval(), data, return_predictions=False)
-        writing.complete(made)
-    finally:
-        writing.close()
 
 
 def _save(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.evaluation import table
+from echodream.evaluation.adherence import adherence, identity, load_regressor
+from echodream.evaluation.cardiac_cycle import Beats, beats, curves
+from echodream.evaluation.distances import FeatureSets, agreement, check_classes, distances, doubts, speeds
+from echodream.evaluation.extractors import load_extractors
+from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, RecordingSet, check_size, part
+from echodream.evaluation.figures import Figure, plain
+from echodream.evaluation.protocol import FILE, Protocol, agreed, replay
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import Encoder
-from echodream.stages.asked import whole
-from echodream.stages.evaluating import table
-from echodream.stages.evaluating.beats import Beats, beats, curves
-from echodream.stages.evaluating.extractors import load_extractors
-from echodream.stages.evaluating.figures import Figure, plain
-from echodream.stages.evaluating.judging import Sight, agreement, check_classes, distances, doubts, speeds
-from echodream.stages.evaluating.looking import Looker, Part, Seen, check_size, part
-from echodream.stages.evaluating.numbers import adherence, identity, load_regressor
-from echodream.stages.evaluating.protocol import FILE, Protocol, agreed, replay
-from echodream.stages.folder import write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import write_record
+from echodream.runs.instantiate_stage import whole
+from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 
@@ -65,7 +65,7 @@ def evaluate(
     _check((test, train, *made.values()), [*networks, *([number] if number else [])], judge)
     rules = Protocol(seed, most, neighbours, {each.name: each.facts() for each in networks}, _source(test), {})
     counts = None if protocol is None else replay(protocol, rules)
-    section = Sections(Looker(most, batch, seed), networks, judge, rules, (protocol, counts), least)
+    section = Sections(FeatureExtraction(most, batch, seed), networks, judge, rules, (protocol, counts), least)
     judged = {key: section.judged(key, side, test, train) for key, side in made.items()}
     found: dict[str, Any] = {**judged}
     if "videos" in made:
@@ -85,7 +85,7 @@ class Sections:
 
     def __init__(
         self,
-        look: Looker,
+        look: FeatureExtraction,
         networks: Sequence[Extractor],
         judge: Encoder | None,
         rules: Protocol,
@@ -96,12 +96,12 @@ class Sections:
         self.wanted, self.least = wanted, least
         self.used: dict[str, int] = {}
 
-    def judged(self, key: str, made: Part, test: Part, train: Part) -> dict[str, Figure]:
+    def judged(self, key: str, made: RecordingSet, test: RecordingSet, train: RecordingSet) -> dict[str, Figure]:
         """All figures of ``made``, the store that was given as ``key``."""
         found: dict[str, Figure] = {}
         for network in self.networks:
             for name, frames, look in self._ways(key, network):
-                sight = Sight.of(network, frames, look, (made, test, train))
+                sight = FeatureSets.of(network, frames, look, (made, test, train))
                 count = agreed(*self.wanted, name, sight.count(), self.least)
                 if self.used.setdefault(name, count) != count:
                     raise UserError(f"{name}: {network.name} is given other samples than the extractors before it")
@@ -115,7 +115,9 @@ class Sections:
             found |= agreement(self.judge, (made, look(made)), (test, look(test)), self.rules.seed)
         return found
 
-    def _ways(self, key: str, network: Extractor) -> Iterator[tuple[str, int, Callable[[Part], Seen]]]:
+    def _ways(
+        self, key: str, network: Extractor
+    ) -> Iterator[tuple[str, int, Callable[[RecordingSet], ExtractedFeatures]]]:
         """What samples are called, how many frames they have, and how ``network`` looks at them."""
         if key == "videos" and CLIPS in network.sees:
             for frames, stride in network.clips:
@@ -125,7 +127,9 @@ class Sections:
             yield name, 1, partial(self.look.frames, extractor=network)
 
 
-def _along(made: Part, test: Part, look: Looker, number: Encoder | None, audit: str | None) -> dict[str, Any]:
+def _along(
+    made: RecordingSet, test: RecordingSet, look: FeatureExtraction, number: Encoder | None, audit: str | None
+) -> dict[str, Any]:
     """What is told of videos alone: how hearts beat, the number they should show, and whether they stay one person."""
     both = Beats(made, look), Beats(test, look)
     figures, lines = identity(audit, made)
@@ -142,7 +146,7 @@ def judging(artifact: str | None, networks: Sequence[Extractor]) -> Encoder | No
     return next((each for each in networks if isinstance(each, Encoder) and each.weights == judge.weights), judge)
 
 
-def _check(sides: Sequence[Part], networks: Sequence[Extractor], judge: Encoder | None) -> None:
+def _check(sides: Sequence[RecordingSet], networks: Sequence[Extractor], judge: Encoder | None) -> None:
     """Refuse stores that the networks cannot look at, before any of them is asked."""
     for side in sides:
         if judge is not None:
@@ -151,7 +155,7 @@ def _check(sides: Sequence[Part], networks: Sequence[Extractor], judge: Encoder 
             check_size(side, encoder)
 
 
-def _source(side: Part) -> dict[str, Any]:
+def _source(side: RecordingSet) -> dict[str, Any]:
     facts = {"recordings": len(side.rows), "frames": int(side.rows["NumberOfFrames"].sum())}
     classes = {}
     if "class_id" in side.rows:

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from echodream.errors import UserError
-from echodream.stages.folder import FRESH, begin, made_whole, require_same, write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import FRESH, begin, made_whole, require_same, write_record
+from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, FILE_LIST
 from echodream.store.table import read_text_table, write_table

@@ -11,21 +11,21 @@ import torch
 
 from echodream.artifact import read_artifact
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion import Diffusion, load_diffusion
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
-from echodream.modules.controls import Control, Regenerated
-from echodream.modules.workshop import Workshop
+from echodream.filtering.copy_generation import CopyGenerator
+from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
+from echodream.filtering.positive_controls import Control, SDEdit
+from echodream.filtering.record import RECORD, decided, told, tries, write_private
+from echodream.filtering.scoring import Scored, ScoringConfig, length_of, score
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
-from echodream.process.guidance import Guidance
-from echodream.report.lineage import without_folders
-from echodream.stages.decisions import RECORD, decided, told, tries, write_private
-from echodream.stages.encode import rows_of
-from echodream.stages.filtering import Looking, Scored, length_of, score
-from echodream.stages.folder import lock, read_record, unlock
-from echodream.stages.identity import Embedder, check_trained, drawn_with
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import lock, read_record, unlock
+from echodream.runs.redaction import without_folders
+from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.reader import rows_of
 from echodream.store.schema import CHECKSUMS, partial, read_dataset
 from echodream.store.verify import digest
 
@@ -59,7 +59,7 @@ def filter_(
     the summary has a problem.
     """
     command = without_folders(command)
-    looks, store, study = Looking(**looking), Store(src, kind="latent"), Store(real, kind="latent")
+    looks, store, study = ScoringConfig(**looking), Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)
     declared = _declared(controls, leave_out, report_only, looks)
     drawn_by = _generator_of(generator, declared, looks.on, store, study)
@@ -91,13 +91,13 @@ def _decide(
     rule: Rule,
     declared: Mapping[str, Control],
     report_only: Sequence[str],
-    looks: Looking,
+    looks: ScoringConfig,
     device: str | None,
 ) -> tuple[Scored, Decision]:
     """Score all sides by the ``networks`` (reid, autoencoder, generator if one is needed) and decide."""
     artifact, vae, generator = networks
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    embedder = Embedder(artifact, vae, where)
+    embedder = FrameEmbedder(artifact, vae, where)
     for one in (store, study):
         embedder.check(one)
     if embedder.sees.on == "latents":  # pixels come from a store that was decoded from the study's
@@ -105,7 +105,7 @@ def _decide(
     _check_similarity(rule, embedder)
     model = load_diffusion(generator, GENERATORS[looks.on]) if generator else None
     rows = Recordings(study, "TRAIN")
-    shop = Workshop(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
+    shop = CopyGenerator(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
     scored = score(store, study, embedder, shop, rule, declared, report_only, looks)
     return scored, rule.decide(scored.evidence)
 
@@ -180,7 +180,7 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
 
 
 def _declared(
-    controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], looks: Looking
+    controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], looks: ScoringConfig
 ) -> dict[str, Control]:
     """The controls that are made: ``leave_out`` may name those of which nothing is promised.
 
@@ -191,7 +191,9 @@ def _declared(
             raise UserError(f"{key}={names} is no list: give names in brackets, or {key}=[] for none")
     declared = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
     if wrong := [name for name in sorted(declared) if not isinstance(declared[name], Control)]:
-        raise UserError(f"controls.{wrong[0]} is no control: give one of echodream.modules.controls, or null")
+        raise UserError(
+            f"controls.{wrong[0]} is no control: give one of echodream.filtering.positive_controls, or null"
+        )
     asked = (("leave_out", leave_out, set(controls)), ("report_only", report_only, set(controls)))
     for key, names, known in (*asked, ("views", looks.views, set(declared))):
         if missing := [name for name in names if name not in known]:
@@ -206,7 +208,7 @@ def _declared(
     return declared
 
 
-def _check_similarity(rule: Rule, embedder: Embedder) -> None:
+def _check_similarity(rule: Rule, embedder: FrameEmbedder) -> None:
     if isinstance(rule, Calibrated) and rule.similarity != embedder.sees.similarity:
         raise UserError(
             f"rule.similarity={rule.similarity}, and this reid was trained to be compared by "
@@ -218,7 +220,7 @@ def _generator_of(
     folder: str | None, declared: Mapping[str, Control], on: str, store: Store, study: Store
 ) -> str | None:
     """The fingerprint of the generator, if a copy is made with it. Raises ``UserError`` for another than drew src."""
-    needing = [name for name, control in declared.items() if isinstance(control, Regenerated)]
+    needing = [name for name, control in declared.items() if isinstance(control, SDEdit)]
     if not needing:
         return None
     if folder is None:
@@ -230,7 +232,7 @@ def _generator_of(
     return found
 
 
-def _guidance(store: Store, model: Diffusion | None) -> Guidance:
+def _guidance(store: Store, model: DiffusionModel | None) -> Guidance:
     """As samples were drawn; without autoguidance."""
     told = drawn_with(store).get("guidance")
     if model is None or not isinstance(told, Mapping):

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from echodream.conditioning import Conditioner
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion import Diffusion, load_diffusion
+from echodream.diffusion.conditioning import Conditioner
+from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
-from echodream.modules.drawing import Drawer, Recipe
-from echodream.stages.asked import whole
-from echodream.stages.drawing import (
+from echodream.runs.instantiate_stage import whole
+from echodream.runs.summary import Summary
+from echodream.sampling.label_csv import SOURCE, Asked, read_labels
+from echodream.sampling.sample_store import (
     checked_precision,
     columns_of,
     counts,
@@ -25,8 +26,7 @@ from echodream.stages.drawing import (
     told,
     weak_model,
 )
-from echodream.stages.labels import SOURCE, Asked, read_labels
-from echodream.stages.summary import Summary
+from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
 _MANY = 2000
@@ -67,12 +67,14 @@ def image(
         "precision": how,
     }
     rows = _rows(model, recipe, asked.values, count)
-    dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, weak=weak)
+    dataset, drawer = sample_store(model, settings, command, code_version), SamplingModule(model, recipe, weak=weak)
     state = draw(drawer, dst, dataset, rows, values, batch, workers, trainer)
     return Summary(f"image: {dst} {state}", {"images": count, **counts(rows, without, asked.unread)})
 
 
-def _rows(model: Diffusion, recipe: Recipe, asked: Mapping[str, list[Any]], count: int) -> dict[str, dict[str, Any]]:
+def _rows(
+    model: DiffusionModel, recipe: SamplingConfig, asked: Mapping[str, list[Any]], count: int
+) -> dict[str, dict[str, Any]]:
     """What FileList.csv says of each image, by name."""
     rows = {}
     for row in range(count):

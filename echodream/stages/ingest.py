@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.errors import Rejected, UserError
-from echodream.ingest import fields as check
 from echodream.ingest.prepare import Prepare, check_video, prepare
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import Ratios, assign_splits
-from echodream.stages.summary import Summary
+from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import valid_name
 from echodream.store.table import printable
@@ -61,9 +61,9 @@ def ingest(
     ``max_rejected`` of the recordings, the store does not get its final name.
     """
     if workers is not None:
-        check.whole("workers", workers, 0)
-    check.share("max_rejected", max_rejected)
-    check.positive("timeout", timeout)
+        validation.whole("workers", workers, 0)
+    validation.share("max_rejected", max_rejected)
+    validation.positive("timeout", timeout)
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     recordings = [

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from echodream.errors import UserError
-from echodream.metrics.keyframes import KeyFrames, Matched, key_frames, matched
-from echodream.stages.folder import share_file
-from echodream.stages.summary import Summary
+from echodream.metrics.key_frames import KeyFrames, Matched, key_frames, matched
+from echodream.runs.atomic_folder import share_file
+from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 from echodream.store.schema import CHECKSUMS, media_path, partial
 from echodream.store.verify import digest
@@ -49,7 +49,7 @@ def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: st
     system can do that. Marks that ``onto`` had are replaced; the summary compares those of ``src`` with what was found.
     Raises ``UserError`` when no recording shows a beat, or for stores that do not belong to each other.
     """
-    from echodream.stages.encode import rows_of  # the processes that look at frames have no use for networks
+    from echodream.store.reader import rows_of
 
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
         raise UserError(f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for all cores")

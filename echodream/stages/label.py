@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
-from echodream.stages.answers import Model, answers, open_model
-from echodream.stages.encode import rows_of
-from echodream.stages.folder import share_file
-from echodream.stages.summary import Summary
+from echodream.evaluation.classifier_inference import Model, answers, open_model
+from echodream.runs.atomic_folder import share_file
+from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
+from echodream.store.reader import rows_of
 from echodream.store.schema import CHECKSUMS, SPLITS
 from echodream.store.verify import digest
 

@@ -11,12 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.errors import UserError
-from echodream.metrics import threshold as at
-from echodream.metrics.verification import Pairs, auc, bootstrap
-from echodream.privacy.audit.linkability import linkability as attack
-from echodream.privacy.similarity import Similarity, normalised
-from echodream.stages.anonymised import (
+from echodream.anonymization.image_pairs import (
     Images,
     Space,
     check_alike,
@@ -28,9 +23,14 @@ from echodream.stages.anonymised import (
     spaces,
     versions,
 )
-from echodream.stages.folder import write_record
+from echodream.errors import UserError
+from echodream.metrics import verification_threshold as at
+from echodream.metrics.verification import Pairs, auc, bootstrap
+from echodream.privacy.attacks.linkability import linkability as attack
+from echodream.privacy.similarity import Similarity, normalised
+from echodream.runs.atomic_folder import write_record
+from echodream.runs.summary import Summary
 from echodream.stages.pairs import read_pairs
-from echodream.stages.summary import Summary
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 

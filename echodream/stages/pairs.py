@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from echodream.anonymization.image_pairs import SHOWN, Images, chosen, images, opened
 from echodream.errors import UserError
-from echodream.stages.anonymised import SHOWN, Images, chosen, images, opened
-from echodream.stages.folder import FRESH, write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import FRESH, write_record
+from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 

@@ -17,8 +17,8 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import label
 from echodream.phantom.scene import key_moments
-from echodream.stages.folder import FRESH, begin, made_whole, read_record, require_same, write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import FRESH, begin, made_whole, read_record, require_same, write_record
+from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"  # hidden: a study's listing passes over it
 _DONE = ".done"  # a file for each finished recording, of what the table needs of it, while the tree is being written

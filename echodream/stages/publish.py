@@ -8,12 +8,9 @@ from typing import Any
 
 from echodream.artifact import CONFIG, FACTS
 from echodream.errors import UserError
-from echodream.report.lineage import without_folders, without_places
-from echodream.report.sources import FILES, Sources, gather
-from echodream.stages.decisions import SCORES
-from echodream.stages.folder import begin, made_whole, read_record, require_same, write_record
-from echodream.stages.publishing.cards import TEMPLATES, check_card, data_card, model_card, valid_license
-from echodream.stages.publishing.checks import (
+from echodream.filtering.record import SCORES
+from echodream.publishing.cards import TEMPLATES, check_card, data_card, model_card, valid_license
+from echodream.publishing.checks import (
     GENERATORS,
     STORES,
     Cleared,
@@ -23,9 +20,12 @@ from echodream.stages.publishing.checks import (
     clear_store,
     metrics_of,
 )
-from echodream.stages.publishing.hub import check_push, upload
+from echodream.publishing.hub import check_push, upload
+from echodream.report.sources import FILES, Sources, gather
+from echodream.runs.atomic_folder import begin, made_whole, read_record, require_same, write_record
+from echodream.runs.redaction import without_folders, without_places
+from echodream.runs.summary import Summary
 from echodream.stages.report import named
-from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter, verify
 from echodream.store.schema import CHECKSUMS, REQUIRED
 from echodream.store.verify import digest

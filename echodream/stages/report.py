@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream.errors import UserError
-from echodream.stages.folder import FRESH, lock, unlock, write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import FRESH, lock, unlock, write_record
+from echodream.runs.summary import Summary
 from echodream.store.schema import DATASET
 
 if TYPE_CHECKING:
-    from echodream.report.page import Page
+    from echodream.report.build import Page
     from echodream.report.sources import Sources
     from echodream.store import Store
 
@@ -46,8 +46,8 @@ def report(
     """
     if not isinstance(share, bool):
         raise UserError(f"share={share} is not possible: give true or false")
-    from echodream.report.gallery import Look
-    from echodream.report.page import GENERATOR, build, metrics, render
+    from echodream.report.build import GENERATOR, build, metrics, render
+    from echodream.report.sections.gallery import Look
     from echodream.report.sources import gather
 
     seen = Look(**look)
@@ -111,7 +111,7 @@ def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
 
 def _refuse_names(sources: "Sources", text: str) -> None:
     """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look."""
-    from echodream.report.page import TEMPLATES
+    from echodream.report.build import TEMPLATES
 
     assert sources.real is not None
     plain = (TEMPLATES / "page.html").read_text(encoding="utf-8")

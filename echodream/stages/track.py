@@ -8,11 +8,11 @@ from typing import Any
 from echodream.artifact import FACTS
 from echodream.callbacks.tracking import Wandb, finish
 from echodream.errors import UserError
-from echodream.report.lineage import without_places
-from echodream.stages.folder import read_record
-from echodream.stages.summary import Summary
-from echodream.stages.tracked import named_model, shareable, store_used
+from echodream.runs.atomic_folder import read_record
+from echodream.runs.redaction import without_places
+from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS
+from echodream.training.wandb_lineage import named_model, shareable, store_used
 
 
 def track(

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
+from echodream.evaluation.classifier_inference import Model, answers, open_model
 from echodream.metrics.classification import binary, binary_units
-from echodream.metrics.patients import CONFIDENCE, draws, interval, ratio
+from echodream.metrics.patient_bootstrap import CONFIDENCE, draws, interval, ratio
 from echodream.metrics.regression import regression
-from echodream.stages.answers import Model, answers, open_model
-from echodream.stages.folder import write_record
-from echodream.stages.summary import Summary
+from echodream.runs.atomic_folder import write_record
+from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest

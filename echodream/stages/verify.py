@@ -2,7 +2,7 @@
 
 import itertools
 
-from echodream.stages.summary import Summary
+from echodream.runs.summary import Summary
 from echodream.store import Store, problems
 
 

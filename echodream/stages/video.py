@@ -10,16 +10,17 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from echodream.conditioning import PublishedReference
-from echodream.datamodules.draws import References
-from echodream.datamodules.keyframes import Beat
-from echodream.datamodules.transforms import whiten
-from echodream.diffusion import Diffusion, load_diffusion
+from echodream.datamodules.key_frames import Beat
+from echodream.datamodules.normalization import whiten
+from echodream.datamodules.sampling_requests import References
+from echodream.diffusion.conditioning import PublishedReference
+from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.sliding_window import starts
 from echodream.errors import UserError
-from echodream.modules.drawing import Drawer, Length, Recipe
-from echodream.process.windows import starts
-from echodream.stages.asked import whole
-from echodream.stages.drawing import (
+from echodream.runs.instantiate_stage import whole
+from echodream.runs.summary import Summary
+from echodream.sampling.label_csv import Asked, read_labels
+from echodream.sampling.sample_store import (
     checked_precision,
     columns_of,
     counts,
@@ -32,8 +33,7 @@ from echodream.stages.drawing import (
     told,
     weak_model,
 )
-from echodream.stages.labels import Asked, read_labels
-from echodream.stages.summary import Summary
+from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
@@ -79,7 +79,7 @@ def video(
     }
     beats = _beats(model, recipe.seed, len(chosen))
     rows = _rows(model, recipe, clips, chosen, asked.values, store.dataset.synthetic, beats)
-    dataset, drawer = sample_store(model, settings, command, code_version), Drawer(model, recipe, clips, weak)
+    dataset, drawer = sample_store(model, settings, command, code_version), SamplingModule(model, recipe, clips, weak)
     state = draw(
         drawer, dst, dataset, rows, values, batch, workers, trainer, _references(model, store, chosen, beats, clips)
     )
@@ -88,9 +88,9 @@ def video(
 
 
 def _rows(
-    model: Diffusion,
-    recipe: Recipe,
-    length: Length,
+    model: DiffusionModel,
+    recipe: SamplingConfig,
+    length: ClipLengthConfig,
     chosen: pd.DataFrame,
     asked: Mapping[str, list[Any]],
     synthetic: bool,
@@ -117,7 +117,7 @@ def _rows(
     return rows
 
 
-def _beats(model: Diffusion, seed: int, count: int) -> list[Beat]:
+def _beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
     """The beat of each video of a model that takes key frames, its length varied as in training; else nothing."""
     times, spread = model.facts.reference_times, model.facts.beat_spread
     if spread is None:
@@ -129,7 +129,7 @@ def _beats(model: Diffusion, seed: int, count: int) -> list[Beat]:
 
 
 def _references(
-    model: Diffusion, store: Store, chosen: pd.DataFrame, beats: list[Beat], length: Length
+    model: DiffusionModel, store: Store, chosen: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
 ) -> References | None:
     """Reads the reference frames of each video; None for a model that takes none."""
     if "reference" not in model.conditioner.names:
@@ -156,7 +156,7 @@ def _references(
     return read
 
 
-def _length(model: Diffusion, frames: int, join: str, overlap: int | None, windows: int) -> Length:
+def _length(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
     window = model.facts.frames
     whole("frames", frames)
     whole("windows", windows)
@@ -170,10 +170,10 @@ def _length(model: Diffusion, frames: int, join: str, overlap: int | None, windo
     shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
     if frames > window and not 0 < whole("overlap", shared, 0) < window:
         raise UserError(f"overlap={shared}: give 1 to {window - 1} frames, fewer than the {window} of a window")
-    return Length(frames, window, shared, windows, join)
+    return ClipLengthConfig(frames, window, shared, windows, join)
 
 
-def _joins(length: Length) -> list[int]:
+def _joins(length: ClipLengthConfig) -> list[int]:
     """The frames at which a window begins, other than the first."""
     if length.frames <= length.window:
         return []
@@ -196,7 +196,7 @@ def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
     return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
 
 
-def _asked(model: Diffusion, chosen: pd.DataFrame, labels: str | None) -> Asked:
+def _asked(model: DiffusionModel, chosen: pd.DataFrame, labels: str | None) -> Asked:
     """The value of each column that the conditions read, for each video; None where it is nowhere."""
     columns = list(model.conditioner.columns)
     none = [None] * len(chosen)
@@ -227,7 +227,7 @@ def _order(given: Asked, names: list[str], labels: str) -> list[int]:
     return [place[name] for name in names]
 
 
-def _places(model: Diffusion, chosen: pd.DataFrame, src: str, length: Length) -> tuple[float, ...]:
+def _places(model: DiffusionModel, chosen: pd.DataFrame, src: str, length: ClipLengthConfig) -> tuple[float, ...]:
     """When each of a source's first frames is to be seen: one at the start, or several as they lay in training."""
     times, beat = model.facts.reference_times, model.facts.beat_spread is not None
     if times and not beat and length.frames > length.window and length.join == "crossfade":

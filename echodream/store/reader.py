@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,3 +64,11 @@ class Store:
         if len(mean) != expected or mean.shape != std.shape:
             raise StoreError(f"{path} holds other frames than FileList.csv says: make the store again")
         return mean, std
+
+
+def rows_of(store: Store) -> dict[str, dict[str, Any]]:
+    """FileList.csv as a row for each name, without empty cells."""
+    records = store.table.to_dict("records")
+    return {
+        row["FileName"]: {str(key): value for key, value in row.items() if value not in ("", None)} for row in records
+    }

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from echodream.callbacks.previews import Previews
-from tests.tiny_vae import artifact, tiny
+from tests.support.tiny_vae import artifact, tiny
 
 
 class Module:

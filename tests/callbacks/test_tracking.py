@@ -21,13 +21,13 @@ from echodream.callbacks import tracking
 from echodream.callbacks.pictures import log_picture
 from echodream.callbacks.previews import Previews
 from echodream.callbacks.tracking import CHARTS, PATIENTS, SAMPLES, Wandb
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
-from echodream.stages.tracked import made, run_id, shareable
 from echodream.store.verify import digest
-from tests import tiny_report
-from tests.tiny_vae import artifact, blob_store, tiny, train_cfg
-from tests.wandb_records import offline_runs, records
+from echodream.training.wandb_lineage import made, run_id, shareable
+from tests.support import tiny_report
+from tests.support.tiny_vae import artifact, blob_store, tiny, train_cfg
+from tests.support.wandb_records import offline_runs, records
 
 WORDS = ["WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"]
 

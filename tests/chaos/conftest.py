@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke_study import Smoke, smoke_study
+from tests.support.smoke_study import Smoke, smoke_study
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 
 from echodream.store import verify
-from tests.fakes import flip
-from tests.launching import LAUNCH, Line
-from tests.smoke_study import Smoke, content, state
+from tests.support.fakes import flip
+from tests.support.launching import LAUNCH, Line
+from tests.support.smoke_study import Smoke, content, state
 
 ROOT = LAUNCH.parent
 KILLS = int(os.environ.get("ECHODREAM_CHAOS", "0"))

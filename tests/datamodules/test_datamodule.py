@@ -8,12 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.transforms import Augment
 from echodream.datamodules.views import Clips, Frames, Pairs
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
-from tests.stores import ENCODER, make_latent_store, make_video_store, row, study
+from tests.support.stores import ENCODER, make_latent_store, make_video_store, row, study
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

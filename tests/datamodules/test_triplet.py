@@ -6,14 +6,24 @@ import numpy as np
 import pytest
 import torch
 
+from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.dataset import Draw, Samples, collate
+from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.samples import Draw, Samples, collate
-from echodream.datamodules.transforms import Augment, from_uint8, to_uint8
 from echodream.datamodules.views import Triplet
 from echodream.errors import UserError
 from echodream.store import Store
-from tests.stores import HEIGHT, STATISTICS, WIDTH, Row, make_latent_store, make_video_store, posterior_mean, row
+from tests.support.stores import (
+    HEIGHT,
+    STATISTICS,
+    WIDTH,
+    Row,
+    make_latent_store,
+    make_video_store,
+    posterior_mean,
+    row,
+)
 
 BEATS = {0: [(2, 7, 14), (14, 19, 26), (26, 31, 38)], 1: [(3, 9, 13)]}
 """The beats of the two recordings of ``marked``: ED-ES-ED."""

@@ -7,7 +7,7 @@ import torch
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Pairs, Sample, View
 from echodream.errors import UserError
-from tests.stores import HEIGHT, STATISTICS, WIDTH, Row, make_latent_store, make_video_store, row, study
+from tests.support.stores import HEIGHT, STATISTICS, WIDTH, Row, make_latent_store, make_video_store, row, study
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_files import moving, write_nifti
 
 from echodream.errors import UserError
 from echodream.ingest.camus import Camus
 from echodream.ingest.source import Limits
+from tests.support.raw_files import moving, write_nifti
 
 FRAMES = moving(10, 40, 32)
 INFO = "ED: 1\nES: 10\nNbFrame: 10\nSex: F\nAge: 56\nImageQuality: Good\nEF: 54\nFrameRate: 50.0\n"

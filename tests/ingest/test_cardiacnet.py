@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_files import cut, moving, write_csv, write_nifti
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.cardiacnet import CardiacNet
 from echodream.ingest.source import Limits, Recording
+from tests.support.raw_files import cut, moving, write_csv, write_nifti
 
 FRAMES = moving(6, 32, 48)
 VOLUME = FRAMES.transpose(2, 1, 0)

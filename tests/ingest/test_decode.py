@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_files import cut, moving, write_video
 
 from echodream.errors import Rejected
 from echodream.ingest.decode import read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Video
+from tests.support.raw_files import cut, moving, write_video
 
 LIMITS = Limits()
 

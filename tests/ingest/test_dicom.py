@@ -31,7 +31,7 @@ from echodream.ingest.source import Limits, Recording
 from echodream.ingest.split import Ratios
 from echodream.stages.ingest import ingest
 from echodream.store.schema import valid_name
-from tests.fakes import tree
+from tests.support.fakes import tree
 
 HEIGHT, WIDTH, COUNT = 150, 200, 12
 SECRETS = ("Planted^Patient", "PID4711", "Planted Hospital", "Dr^Planted", "SN0815")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_files import moving, write_csv, write_video
 
 from echodream.errors import UserError
 from echodream.ingest.echonet import EchoNetDynamic, EchoNetPediatric
 from echodream.ingest.source import Limits
+from tests.support.raw_files import moving, write_csv, write_video
 
 
 def _chords(name: str, frame: int, half: float) -> list[dict[str, object]]:

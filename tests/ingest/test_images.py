@@ -9,17 +9,17 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from raw_files import cut, write_csv
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.images import Images
 from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.split import Ratios
+from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
-from echodream.stages.summary import Summary
 from echodream.stages.verify import verify
 from echodream.store import Store
+from tests.support.raw_files import cut, write_csv
 
 STILL = Limits(min_frames=1, max_frames=1)
 COLUMNS = {"FileName": "image", "PatientID": "patient", "Sex": "sex"}

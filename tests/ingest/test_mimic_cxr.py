@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from raw_files import cut, write_csv
 
+from echodream.config.paths import CONF_DIR
 from echodream.engine import sample
 from echodream.errors import UserError
 from echodream.ingest.labels import CHEXPERT
 from echodream.ingest.mimic_cxr import MimicCxr
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import Recording
-from echodream.paths import CONF_DIR
 from echodream.stages.verify import verify
 from echodream.store import Store
+from tests.support.raw_files import cut, write_csv
 
 IMAGES = (  # dicom_id, study, patient, split, view
     ("02aa804e-bde0afdd", "50414267", "10000032", "train", "PA"),

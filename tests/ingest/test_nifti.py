@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from raw_files import cut, cut_gzip, moving, write_nifti
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.nifti import Orientation, label_state, rate_of, read_nifti
 from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
+from tests.support.raw_files import cut, cut_gzip, moving, write_nifti
 
 LIMITS = Limits()
 FRAMES = moving(5, 32, 48)

@@ -65,7 +65,7 @@ def test_chest_x_rays_are_what_their_table_says(real: Path) -> None:
     from hydra.utils import instantiate
     from PIL import Image
 
-    from echodream.paths import CONF_DIR
+    from echodream.config.paths import CONF_DIR
 
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("sample", ["stage=ingest", "data=chest_xray"])

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_files import moving, write_csv, write_video
 
 from echodream.errors import UserError
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.videos import Videos
 from echodream.store.schema import valid_name
+from tests.support.raw_files import moving, write_csv, write_video
 
 COLUMNS = {"FileName": "file", "PatientID": "patient", "class_name": "label", "Split": "part", "Probe": "probe"}
 ROW = {"file": "a.mp4", "patient": "7", "label": "sick", "part": "train", "probe": "convex", "secret": "Jane Doe"}

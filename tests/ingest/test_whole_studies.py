@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_files import moving, write_csv, write_video
 
 from echodream.errors import UserError
 from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits
 from echodream.ingest.split import Ratios
 from echodream.ingest.videos import Videos
+from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
-from echodream.stages.summary import Summary
 from echodream.store import StoreError
-from tests.fakes import noise, tree
+from tests.support.fakes import noise, tree
+from tests.support.raw_files import moving, write_csv, write_video
 
 
 def run(dst: Path, source: Any, raw: str, max_rejected: float = 0.0) -> Summary:

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.losses.identity import ArcFace, Code, Contrastive, Head, Published
-from echodream.paths import CONF_DIR
 
 N, D = 5, 7
 IDENTITY = torch.tensor([0, 2, 0, 1, 0])

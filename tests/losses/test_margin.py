@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
 from torch import Tensor
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.losses.margin import Margin, combined
-from echodream.paths import CONF_DIR
 
 N, D, K = 6, 5, 9
 IDENTITY = torch.tensor([0, 7, 0, 3, 7, 8])

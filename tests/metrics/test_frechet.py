@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from echodream.metrics.estimate import Units, interval
+from echodream.metrics.bootstrap import Units, interval
 from echodream.metrics.frechet import frechet, frechet_estimate
 
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from echodream.metrics.classification import decided, multilabel, multilabel_units
-from echodream.metrics.patients import draws
+from echodream.metrics.patient_bootstrap import draws
 
 NAMES = ["edema", "fracture", "half", "never"]
 N = 60

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from echodream.metrics.verification import (
-    Pairs,
-    all_pairs,
-    auc,
-    bootstrap,
-    rank1,
-    roc,
-    similarities,
-    spread,
-    tar_at,
-)
+from echodream.metrics.verification import Pairs, all_pairs, auc, bootstrap, rank1, roc, similarities, spread, tar_at
 
 N, D = 23, 6
 PATIENT = np.array(["d", "a", "b", "a", "c", "b", "a", "d", "a", "b", "c", "e", "a", "b", "d", *"aabbccdd"])

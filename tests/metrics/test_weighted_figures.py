@@ -22,7 +22,7 @@ from echodream.metrics.classification import (
     specificity,
     units,
 )
-from echodream.metrics.patients import draws, interval, ratio
+from echodream.metrics.patient_bootstrap import draws, interval, ratio
 from echodream.metrics.regression import regression
 
 N, R, K = 41, 5, 3

@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from echodream import engine
 from echodream.artifact import read_artifact
+from echodream.config.paths import CONF_DIR
 from echodream.datamodules.tasks import Classification, Regression
 from echodream.errors import UserError
 from echodream.metrics.classification import area, auc
-from echodream.metrics.patients import draws, interval
+from echodream.metrics.patient_bootstrap import draws, interval
 from echodream.modules.classifier import ClipClassifier
 from echodream.networks.classifiers import Classifier, load_classifier, soften
-from echodream.paths import CONF_DIR
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint

@@ -16,20 +16,20 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.datamodules.anonymised import AnonymisedData
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.anonymized import AnonymizedData
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
+from echodream.filtering.embedding import FrameEmbedder
 from echodream.losses.identity import Head
 from echodream.metrics.verification import all_pairs, auc, bootstrap, rank1, similarities
 from echodream.modules.identity import Identity
 from echodream.modules.reid import load_reid
 from echodream.networks.iresnet import IResNet
-from echodream.paths import CONF_DIR
-from echodream.stages.identity import Embedder
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
-from tests.patients import STATISTICS, latent_store
+from tests.support.patients import STATISTICS, latent_store
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,9 +83,9 @@ class Spy(Head):
         return features.sum()
 
 
-def data(src: Path, view: Any = None, **changes: Any) -> AnonymisedData:
+def data(src: Path, view: Any = None, **changes: Any) -> AnonymizedData:
     given = {"train_on": "original", "anonymised": None, "match": "FileName", "batch_size": B, "workers": 0, "seed": 0}
-    return AnonymisedData(src=str(src), view=view or Frames(held_out=1), **given | changes)
+    return AnonymizedData(src=str(src), view=view or Frames(held_out=1), **given | changes)
 
 
 def adapted(src: Path, view: Any = None, on: str = "pixels", **changes: Any) -> Identity:
@@ -274,7 +274,7 @@ def test_any_encoder_of_the_reid_stage_can_be_trained(tmp_path: Path, study: Pat
     train(tmp_path, study / "latents", *overrides)
     assert json.loads((tmp_path / "identity" / "config.json").read_text())["_class_name"] == "Siamese"
     with pytest.raises(UserError, match="looks at latents, and the images are pixels"):
-        Embedder(str(tmp_path / "identity"), "vae", kind="video")
+        FrameEmbedder(str(tmp_path / "identity"), "vae", kind="video")
 
 
 def test_versions_decide_the_weights_and_not_where_they_lie(tmp_path: Path, study: Path) -> None:

@@ -16,17 +16,18 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from echodream import engine, training
+from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.config_errors import sentence
+from echodream.config.error_messages import sentence
 from echodream.datamodules.datamodule import StoreData
-from echodream.diffusion import Diffusion, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
 from echodream.modules.latent_diffusion import LatentDiffusion
-from echodream.process.discrete import Discrete
-from tests.process.gaussians import cumulative
-from tests.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, H, W, latent_store, train_cfg
-from tests.tiny_vae import blob_store
+from echodream.training import fit as training
+from tests.support.gaussians import cumulative
+from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, H, W, latent_store, train_cfg
+from tests.support.tiny_vae import blob_store
 
 KINDS = ("lidm", "lvdm")
 
@@ -71,26 +72,26 @@ class Spied:
         self.predictions: list[Tensor] = []
         self.keep: list[dict[str, Tensor]] = []
         self.logged: list[tuple[str, float, int]] = []
-        corrupt, forward = self.module.process.corrupt, network or Diffusion.forward
+        corrupt, forward = self.module.process.corrupt, network or DiffusionModel.forward
 
         def corrupting(*given: Any) -> Any:
             self.noised.append(corrupt(*given))
             return self.noised[-1]
 
-        def predicting(own: Diffusion, x_t: Tensor, t: Tensor, values: Any, keep: dict[str, Tensor]) -> Tensor:
+        def predicting(own: DiffusionModel, x_t: Tensor, t: Tensor, values: Any, keep: dict[str, Tensor]) -> Tensor:
             self.keep.append(keep)
             self.predictions.append(forward(own, x_t, t, values, keep))
             return self.predictions[-1]
 
         patch.setattr(self.module.process, "corrupt", corrupting)
-        patch.setattr(Diffusion, "forward", predicting)
+        patch.setattr(DiffusionModel, "forward", predicting)
         patch.setattr(
             self.module, "log", lambda name, value, **how: self.logged.append((name, float(value), how["batch_size"]))
         )
 
     def batch(self, split: str = "TRAIN", most: int = 8) -> Any:
         samples = self.data.samples(split)
-        from echodream.datamodules.samples import collate
+        from echodream.datamodules.dataset import collate
 
         return collate([samples[number] for number in range(min(most, len(samples)))])
 
@@ -111,7 +112,7 @@ class Spied:
         return {name: float(np.mean(values)) for name, values in bands.items()}
 
 
-def per_frame(own: Diffusion, x_t: Tensor, *_: Any) -> Tensor:
+def per_frame(own: DiffusionModel, x_t: Tensor, *_: Any) -> Tensor:
     """A network that looks at each number alone."""
     return 0.3 * x_t - 0.1
 
@@ -132,7 +133,7 @@ def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[
         with torch.no_grad():
             assert torch.equal(made.predictor(values)(x, t, kept), own.predictor(values)(x, t, kept))
         assert made.facts == own.facts
-        assert made.process.settings() == Discrete(least_weight=0.1).settings()
+        assert made.process.settings() == DDPM(least_weight=0.1).settings()
 
 
 def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) -> None:
@@ -235,7 +236,7 @@ def test_the_training_loss_by_brute_force(study: Path, monkeypatch: pytest.Monke
     mask = batch.get("mask")
     if kind == "lvdm":
         assert sorted(set(mask.sum(1).tolist())) == [5, 8]
-    errors, share = spied.errors(0, mask), cumulative(Discrete())
+    errors, share = spied.errors(0, mask), cumulative(DDPM())
     weights = [max(0.1, min(r, 5) / (r + 1)) for r in (share[t] / (1 - share[t]) for t in times.tolist())]
     assert loss.item() == pytest.approx(np.mean(np.multiply(weights, errors)), rel=1e-5)
     logged = {name.removeprefix("train/"): value for name, value, _ in spied.logged}
@@ -260,7 +261,7 @@ def test_the_held_out_loss_by_brute_force(study: Path, monkeypatch: pytest.Monke
     weighted, bands = [], {}
     for call in range(4):
         errors = spied.errors(call, batch["mask"] if clips else None)
-        share = cumulative(Discrete())[125 + 250 * call]
+        share = cumulative(DDPM())[125 + 250 * call]
         ratio = share / (1 - share)
         weighted.append(np.mean(errors) * max(0.1, min(ratio, 5) / (ratio + 1)))
         bands |= spied.bands(call, errors)
@@ -381,7 +382,7 @@ def test_key_frames_are_drawn_jointly_and_used_as_references(study: Path, monkey
 def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spied = Spied(monkeypatch, study, "lvdm", "model.shared_noise=0.7", network=per_frame)
     assert spied.module.model.facts.shared_noise == 0.7
-    batch, process = spied.batch(most=10), Discrete()
+    batch, process = spied.batch(most=10), DDPM()
     times = torch.full((10,), 999)  # nothing but noise
     monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)
     for _ in range(4):

@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from echodream import engine
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable, check_rates
-from echodream.paths import CONF_DIR
-from tests.tiny_diffusion import latent_store, train_cfg
+from tests.support.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
     ("model.weight_decay=-1", "model.weight_decay is -1: give a number, 0 or more"),

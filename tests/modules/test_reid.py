@@ -15,20 +15,21 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.artifact import read_artifact
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
-from echodream.datamodules.transforms import Augment, unwhiten
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
 from echodream.losses.identity import ArcFace, Code, Head, Published
 from echodream.metrics.verification import all_pairs, auc, rank1, similarities, tar_at
-from echodream.modules.copies import Bank, Copies, some
 from echodream.modules.reid import Reid, load_reid
+from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, some
 from echodream.networks.siamese import Siamese
-from echodream.paths import CONF_DIR
 from echodream.weights import fingerprint
-from tests.patients import STATISTICS, C, H, W, latent_store
-from tests.tiny_vae import blob_store
+from tests.support.patients import STATISTICS, C, H, W, latent_store
+from tests.support.tiny_vae import blob_store
 
 torch.set_num_threads(1)
 B, D = 2, 6
@@ -101,11 +102,11 @@ def test_a_batch_is_embedded_as_it_is_with_its_patients_and_its_pairs(latents: P
 
 def test_copies_come_in_pairs_of_their_patients(latents: Path) -> None:
     """Each copy with one of the same frame, and with one of the next: as many pairs of both kinds."""
-    made, given = adapted(latents, copies=Copies("nowhere", Augment(), 0, 1, 1.5)), batch()
+    made, given = adapted(latents, copies=CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)), batch()
     quiet(made)
     bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
     rows = torch.tensor([4, 0, 1, 5])  # of the patients p2, p0, p0, p2
-    made.bank = Bank(bank.expand(4, 3, C, H, W), rows)
+    made.bank = FrameBank(bank.expand(4, 3, C, H, W), rows)
     torch.manual_seed(0)
     made.training_step(given, 0)
     spy: Any = made.head
@@ -224,13 +225,13 @@ def coded(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
 def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) -> None:
     """The frames' principal components by numpy, and beside each copy the code of its frame, not its own."""
     head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
-    made = Reid(coded, head, torch.optim.SGD, copies=Copies("nowhere", Augment(), 0, 1, 1.5))
+    made = Reid(coded, head, torch.optim.SGD, copies=CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))
     made.adapt(data(latents))
     made.eval()
     quiet(made)
     given, generator = batch(), torch.Generator().manual_seed(2)
     stored = torch.randn(4, 3, C, H, W, generator=generator)
-    made.bank = Bank(stored, torch.tensor([4, 0, 1, 5]))
+    made.bank = FrameBank(stored, torch.tensor([4, 0, 1, 5]))
     torch.manual_seed(0)
     made.training_step(given, 0)
     torch.manual_seed(0)

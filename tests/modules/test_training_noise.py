@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from echodream import engine
-from echodream.datamodules.samples import collate
+from echodream.datamodules.dataset import collate
 from echodream.modules.latent_diffusion import LatentDiffusion
-from tests.tiny_diffusion import WINDOW, C, H, W, latent_store, train_cfg
+from tests.support.tiny_diffusion import WINDOW, C, H, W, latent_store, train_cfg
 
 ROWS = 8
 CASES = [

@@ -16,15 +16,15 @@ from torch.nn import functional
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.config_errors import refuse_impossible_pairs
+from echodream.config.error_messages import refuse_impossible_pairs
+from echodream.config.paths import CONF_DIR
 from echodream.datamodules.tasks import Labels
 from echodream.errors import UserError
-from echodream.modules.goals import Shares, goal_of
+from echodream.modules.classifier_tasks import MultilabelTask, goal_of
 from echodream.networks.classifiers import load_classifier
-from echodream.paths import CONF_DIR
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
-from tests.stores import Row
+from tests.support.stores import Row
 
 torch.set_num_threads(1)
 H, W = 16, 24
@@ -32,7 +32,7 @@ NAN = float("nan")
 
 
 def test_the_loss_is_the_cross_entropy_of_what_is_known() -> None:
-    goal = Shares(["a", "b", "c"], [2.0, 1.0, 0.5])
+    goal = MultilabelTask(["a", "b", "c"], [2.0, 1.0, 0.5])
     out = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]])
     columns = {"a": torch.tensor([1, 0]), "b": torch.tensor([NAN, 0.25]), "c": torch.tensor([0.5, NAN])}
     target = goal.target({"columns": columns})
@@ -48,7 +48,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_known() -> None:
 
 
 def test_what_is_not_known_moves_nothing() -> None:
-    goal = Shares(["a", "b"], [1.0, 1.0])
+    goal = MultilabelTask(["a", "b"], [1.0, 1.0])
     out = torch.tensor([[0.3, -1.2]], requires_grad=True)
     goal.loss(out, torch.tensor([[NAN, 1.0]])).backward()
     assert out.grad is not None
@@ -66,7 +66,7 @@ def data(**labels: list[float]) -> Any:
 def test_positives_weigh_as_negatives_where_that_is_asked_for() -> None:
     given = data(a=[1, 0, 0, 0, NAN], b=[0.5, 1, NAN, 1, 0])
     goal = goal_of(given, balanced=True)
-    assert isinstance(goal, Shares)
+    assert isinstance(goal, MultilabelTask)
     assert goal.weight.tolist() == pytest.approx([3, 1.5 / 2.5])
     assert goal_of(given, balanced=False).weight.tolist() == [1, 1]  # type: ignore[attr-defined]
 

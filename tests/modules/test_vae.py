@@ -12,14 +12,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from echodream.datamodules.packs import Pack
+from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, Term, adaptive_weight
-from echodream.metrics.image import mae, psnr, ssim
+from echodream.metrics.image_quality import mae, psnr, ssim
 from echodream.modules.vae import VAE, Decoder, Encoder, chunks
 from echodream.networks.autoencoder import build
-from tests.tiny_vae import tiny
+from tests.support.tiny_vae import tiny
 
 B, C, H, W = 2, 1, 16, 24
 LR = 0.1
@@ -236,10 +236,10 @@ def test_single_held_out_frames_can_be_validated() -> None:
     assert math.isfinite(found["val/psnr"])
 
 
-def pack(lengths: tuple[int, ...], channels: int = C) -> Pack:
+def pack(lengths: tuple[int, ...], channels: int = C) -> FrameBatch:
     random = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (sum(lengths), channels, H, W), dtype=torch.uint8, generator=random)
-    return Pack(tuple(f"r{k}" for k in range(len(lengths))), lengths, frames)
+    return FrameBatch(tuple(f"r{k}" for k in range(len(lengths))), lengths, frames)
 
 
 @pytest.mark.parametrize("budget", [1, 4, 512])
@@ -271,7 +271,7 @@ def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) ->
     vae = tiny(channels=3)
     latents = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
-        found = Decoder(vae, 2, grey).predict_step(Pack(("a", "b"), (2, 3), latents), 0)
+        found = Decoder(vae, 2, grey).predict_step(FrameBatch(("a", "b"), (2, 3), latents), 0)
         exact = torch.cat([vae.decode(latent[None]).sample for latent in latents]).permute(0, 2, 3, 1)
     exact = exact.mean(dim=-1, keepdim=True) if grey else exact
     assert [tuple(part.shape) for part in found] == [(2, H, W, channels), (3, H, W, channels)]
@@ -290,7 +290,7 @@ def test_the_published_network_trains_a_step_and_encodes() -> None:
     assert not torch.equal(module.network.encoder.conv_in.weight, before)
     frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
     with torch.no_grad():
-        ((mean, std),) = Encoder(module.network, 1).predict_step(Pack(("a",), (2,), frames), 0)
+        ((mean, std),) = Encoder(module.network, 1).predict_step(FrameBatch(("a",), (2,), frames), 0)
     assert mean.shape == std.shape == (2, 4, 14, 14)
     assert torch.isfinite(mean).all()
     assert (std > 0).all()

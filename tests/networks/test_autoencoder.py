@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build, check_frames, factor, load_folder
-from echodream.paths import CONF_DIR
 from echodream.weights import fingerprint
+from tests.support.tiny_vae import blob_store
 from tests.test_structure import composed
-from tests.tiny_vae import blob_store
 
 PRESETS = sorted(path.stem for path in (CONF_DIR / "vae").glob("*.yaml"))
 

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.classifiers import Classifier, load_classifier, soften
-from echodream.paths import CONF_DIR
 
 B, C, F, H, W, K = 2, 3, 5, 24, 40, 4
 FACTS = {"class_ids": [0, 1, 5, 7], "class_names": ["a", "b", "c", "d"]}

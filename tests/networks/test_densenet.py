@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.classifiers import Classifier, load_classifier
-from echodream.paths import CONF_DIR
 
 B, K, H, W = 2, 3, 40, 72
 WIDTH, GROWTH, LAYERS = 6, 4, (2, 1, 2, 1)

@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.batch_norm import SharedBatchNorm, share
 from echodream.networks.iresnet import IResNet
-from echodream.networks.siamese import IdentityEncoder, Sees, load_encoder
-from echodream.paths import CONF_DIR
+from echodream.networks.siamese import IdentityEncoder, InputSpec, load_encoder
 from echodream.weights import fingerprint
 
 torch.set_num_threads(1)
@@ -86,7 +86,7 @@ def test_dropout_is_before_the_linear_layer_and_in_training_alone() -> None:
 
 
 def test_an_encoder_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
-    sees = Sees("pixels", C, H, W, (0.5,) * C, (2.0,) * C, None, "cosine")
+    sees = InputSpec("pixels", C, H, W, (0.5,) * C, (2.0,) * C, None, "cosine")
     network = share(tiny())
     made = IdentityEncoder(network, sees)  # type: ignore[arg-type]
     made.save(tmp_path)

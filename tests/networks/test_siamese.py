@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.siamese import IdentityEncoder, Sees, Siamese, load_encoder
-from echodream.paths import CONF_DIR
+from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese, load_encoder
 
 torch.set_num_threads(1)
 B, C, H, W, D = 2, 3, 5, 7, 6
@@ -26,9 +26,9 @@ def small(**changes: Any) -> Siamese:
     return Siamese(**{**settings, **changes})
 
 
-def sees(**changes: Any) -> Sees:
+def sees(**changes: Any) -> InputSpec:
     facts = {"on": "latents", "channels": C, "height": H, "width": W, "mean": MEAN, "std": STD}
-    return Sees(**{**facts, "encoder": "ab" * 32, "similarity": "cosine", **changes})
+    return InputSpec(**{**facts, "encoder": "ab" * 32, "similarity": "cosine", **changes})
 
 
 def encoder(**changes: Any) -> IdentityEncoder:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from echodream.errors import UserError
-from echodream.privacy.bounds import (
+from echodream.metrics.binomial_bounds import (
     allowed_passes,
     calibration_needed,
     chosen_passes,
@@ -16,7 +16,7 @@ from echodream.privacy.bounds import (
     controls_needed,
     controls_needed_at,
 )
-from echodream.privacy.calibration import benjamini_hochberg, conformal_threshold, finite, p_values
+from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite, p_values
 
 
 def test_p_values_by_their_definition_with_ties() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from echodream.privacy.controls import PatientScores
+from echodream.privacy.certification import PatientScores
+from echodream.privacy.nearest_neighbors import nearest
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
-from echodream.privacy.scores import nearest
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

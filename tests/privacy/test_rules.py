@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from echodream.errors import UserError
-from echodream.privacy.bounds import clopper_pearson_upper
-from echodream.privacy.calibration import conformal_threshold
-from echodream.privacy.controls import WEAKEST, PatientScores, certify, split, weakest
+from echodream.metrics.binomial_bounds import clopper_pearson_upper
+from echodream.privacy.certification import WEAKEST, PatientScores, certify, split, weakest
+from echodream.privacy.conformal import conformal_threshold
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
 

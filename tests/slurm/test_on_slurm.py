@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_diffusion import artifact, latent_store, model
-from tests.tiny_vae import blob_store
+from tests.support.tiny_diffusion import artifact, latent_store, model
+from tests.support.tiny_vae import blob_store
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")

@@ -12,20 +12,32 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.diffusion import Diffusion
+from echodream.anonymization.methods import around
+from echodream.audit.embedding_sets import recordings
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion import Process
+from echodream.diffusion.model import DiffusionModel
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
-from echodream.modules.anonymising import around
-from echodream.paths import CONF_DIR
-from echodream.process import Process
-from echodream.process.discrete import Discrete
-from echodream.process.flow import Flow
-from echodream.stages import drawing
-from echodream.stages.auditing.sides import recordings
+from echodream.sampling import sample_store as drawing
 from echodream.store import Store, StoreWriter, problems
-from tests.drawn import bytes_of, planted, same, whitened
-from tests.tiny_diffusion import CLASSES, LENGTHS, NAMES, SPLITS, STATISTICS, C, H, W, artifact, latent_store, model
-from tests.tiny_filter import ENCODER, plant
-from tests.tiny_vae import blob_store
+from tests.support.drawn import bytes_of, planted, same, whitened
+from tests.support.tiny_diffusion import (
+    CLASSES,
+    LENGTHS,
+    NAMES,
+    SPLITS,
+    STATISTICS,
+    C,
+    H,
+    W,
+    artifact,
+    latent_store,
+    model,
+)
+from tests.support.tiny_filter import ENCODER, plant
+from tests.support.tiny_vae import blob_store
 
 MIDDLE = [length // 2 for length in LENGTHS]
 
@@ -81,7 +93,7 @@ def test_without_noise_it_is_the_stored_mean_of_the_middle_frame(folder: Path) -
     assert not list(problems(made.root))
 
 
-@pytest.mark.parametrize("process", [Discrete(), Flow()], ids=["ddpm", "flow"])
+@pytest.mark.parametrize("process", [DDPM(), RectifiedFlow()], ids=["ddpm", "flow"])
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
 def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
     folder: Path, monkeypatch: pytest.MonkeyPatch, process: Process, strength: float
@@ -103,7 +115,7 @@ def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
 
 
 def levels(process: Process, strength: float) -> tuple[float, float]:
-    if isinstance(process, Flow):
+    if isinstance(process, RectifiedFlow):
         return 1 - strength, strength
     share = float(process.alphas_cumprod[round(1000 * strength) - 1])
     return share**0.5, (1 - share) ** 0.5
@@ -182,7 +194,7 @@ def test_interruptions_end_with_the_same_bytes(folder: Path, monkeypatch: pytest
         assert not (folder / "made").exists()
     run(folder, *more)
     assert bytes_of(folder / "made") == bytes_of(folder / "undisturbed")
-    monkeypatch.setattr(Diffusion, "forward", None)
+    monkeypatch.setattr(DiffusionModel, "forward", None)
     run(folder, *more)
     with pytest.raises(UserError, match=r"settings\.strength"):
         run(folder, *more, "strength=0.3")
@@ -293,7 +305,7 @@ def test_refusals(ready: Path, overrides: list[str], words: str) -> None:
 
 
 def test_a_generator_that_failed_leaves_no_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Diffusion, "forward", lambda own, x_t, *_: x_t * float("nan"))
+    monkeypatch.setattr(DiffusionModel, "forward", lambda own, x_t, *_: x_t * float("nan"))
     with pytest.raises(UserError, match="not finite"):
         run(folder)
     assert not (folder / "made").exists()

@@ -10,12 +10,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
 from echodream.stages import audit as stage
-from tests.audit_study import HELD, TRAIN, audit, copies, networks, reid, samples, strangers, study, write
-from tests.tiny_vae import artifact as vae_artifact
-from tests.tiny_vae import tiny
+from tests.support.audit_study import HELD, TRAIN, audit, copies, networks, reid, samples, strangers, study, write
+from tests.support.tiny_vae import artifact as vae_artifact
+from tests.support.tiny_vae import tiny
 
 torch.set_num_threads(1)
 SPACES = ("", " by latents")
@@ -77,7 +77,7 @@ def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Pa
     """Of five frames only the third is a training patient's; the others are of nobody."""
     real = {row["FileName"]: row for row in study(tmp_path / "real").table.to_dict("records")}
     assert len(real) > TRAIN
-    from tests.audit_study import heart
+    from tests.support.audit_study import heart
 
     rows = {}
     for number in range(36):

@@ -14,11 +14,11 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from echodream import engine
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
-from echodream.stages.points import read_points
-from echodream.stages.summary import Summary
-from tests.stores import make_video_store
+from echodream.report.sweep_results import read_points
+from echodream.runs.summary import Summary
+from tests.support.stores import make_video_store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

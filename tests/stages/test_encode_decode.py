@@ -20,7 +20,7 @@ from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
 from echodream.store import Store, StoreWriter, problems
-from tests.tiny_vae import HEIGHT, WIDTH, artifact, blob, blob_store, sample_cfg, tiny
+from tests.support.tiny_vae import HEIGHT, WIDTH, artifact, blob, blob_store, sample_cfg, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LENGTHS = (5, 11, 3, 4, 6, 9, 7)

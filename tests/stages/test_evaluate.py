@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.config_errors import sentence
+from echodream.config.error_messages import sentence
 from echodream.errors import UserError
-from echodream.metrics.beat import area_curve, rhythm, seam_ratio, swing
+from echodream.evaluation.cardiac_cycle import Beats
+from echodream.evaluation.features import FeatureExtraction, part
+from echodream.metrics.cardiac_cycle import area_curve, rhythm, seam_ratio, swing
 from echodream.metrics.frechet import frechet
 from echodream.networks.classifiers import load_classifier
 from echodream.networks.extractors.encoder import Encoder
-from echodream.stages.evaluating.beats import Beats
-from echodream.stages.evaluating.looking import Looker, part
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from tests.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
+from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
 
 __all__ = ["study"]
 
@@ -158,7 +158,7 @@ def test_images_are_judged_frame_by_frame(study: Path) -> None:
 
 def test_every_frame_is_looked_at_once_with_its_own_class(study: Path) -> None:
     encoder, side = Encoder(str(study / "classifier")), part(str(study / "real"), "real", "TEST")
-    seen = Looker(10_000, 7, 0).frames(side, encoder)
+    seen = FeatureExtraction(10_000, 7, 0).frames(side, encoder)
     store = Store(study / "real")
     rows = rows_of(store, "TEST")
     frames = np.concatenate([store.frames(name)[..., 0] for name in rows["FileName"]])
@@ -206,7 +206,9 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
         x = torch.from_numpy(store.frames(row["FileName"])[taken, :, :, 0]).float() / 127.5 - 1
         with torch.no_grad():
             features.append(network.features(x[None, None]).numpy()[0])
-    seen = Looker(100, 4, 0).clips(part(str(tmp_path / "short"), "videos"), Encoder(str(study / "classifier")), 4, 3)
+    seen = FeatureExtraction(100, 4, 0).clips(
+        part(str(tmp_path / "short"), "videos"), Encoder(str(study / "classifier")), 4, 3
+    )
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
 
@@ -217,7 +219,7 @@ def test_clips_begin_where_the_classifier_was_tested(
     """ "spread" takes frames of the whole recording, as ``stage=utility`` does; each is looked at here by itself."""
     encoder = Encoder(str(classifier(tmp_path / "other", start=start)))
     assert encoder.facts()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
-    seen = Looker(100, 4, 0).clips(part(str(study / "videos"), "videos"), encoder, 4, 3)
+    seen = FeatureExtraction(100, 4, 0).clips(part(str(study / "videos"), "videos"), encoder, 4, 3)
     store, features = Store(study / "videos"), []
     for name in store.table["FileName"]:
         frames = store.frames(name)[..., 0]
@@ -245,7 +247,7 @@ def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> No
 def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) -> None:
     """Not the first of a table, which may be of one class."""
     side = part(str(study / "real"), "real", "TEST")
-    chosen = [Beats(side, Looker(6, 4, seed)) for seed in (0, 0, 1)]
+    chosen = [Beats(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
     assert rows[0] == rows[1] != rows[2]
     assert [22, 23, 24, 25, 26, 27] not in rows

@@ -17,13 +17,13 @@ from PIL import Image, ImageSequence
 from echodream.errors import UserError
 from echodream.ingest.source import Limits
 from echodream.ingest.videos import Videos
+from echodream.runs import atomic_folder as folder
+from echodream.runs.summary import Summary
 from echodream.stages import export as module
-from echodream.stages import folder
 from echodream.stages.export import FORMATS, export
-from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
-from tests.stores import make_latent_store, posterior_mean, row
+from tests.support.stores import make_latent_store, posterior_mean, row
 
 HEIGHT, WIDTH = 18, 22
 LENGTHS = {"a.1": 9, "b": 12}

@@ -17,18 +17,18 @@ from hydra import compose, initialize_config_dir
 
 from echodream import engine
 from echodream.artifact import Artifact, write_artifact
+from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.modules.workshop import pick
-from echodream.paths import CONF_DIR
+from echodream.filtering import record as decisions
+from echodream.filtering.copy_generation import pick
 from echodream.privacy.rules import Calibrated
-from echodream.stages import decisions
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from tests.fakes import tree
-from tests.tiny_filter import (
+from tests.support.fakes import tree
+from tests.support.tiny_filter import (
     COPIES,
     ENCODER,
     C,
@@ -141,7 +141,9 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
 
 def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder: Path) -> None:
     """other_frame lacks the frame and its neighbours, other_recording the recording; exact lacks nothing."""
-    left = "controls.other_recording={_target_:echodream.modules.controls.Drawn,leave_out:recording}"
+    left = (
+        "controls.other_recording={_target_:echodream.filtering.positive_controls.PosteriorSample,leave_out:recording}"
+    )
     run(folder, left, "report_only=[other_recording]")
     train = Recordings(Store(folder / "latents"), "TRAIN")
     evidence = rows(folder / "report/evidence.csv")
@@ -218,7 +220,7 @@ def test_views_are_looked_at_on_every_side(folder: Path) -> None:
     """A flipped copy is caught with views=[flip], which calibration patients and copies are looked at through, too."""
     flipped = {**drawn(), "turned": recordings()["clip-06-0"][2][3:4, :, :, ::-1].copy()}
     samples(folder / "turned", flipped)
-    flip = "controls.flip={_target_:echodream.modules.controls.Pixels,flip:true}"
+    flip = "controls.flip={_target_:echodream.filtering.positive_controls.PixelTransform,flip:true}"
     at = [f"src={folder}/turned", flip, "report_only=[flip]"]
     run(folder, *at, f"dst={folder}/without", f"private={folder}/blind")
     run(folder, *at, "views=[flip]")
@@ -306,7 +308,7 @@ def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> 
 
 def test_copies_that_are_not_recognised_let_nothing_pass(folder: Path) -> None:
     """The stand-in identity network does not know a flipped frame."""
-    flip = "controls.flip={_target_:echodream.modules.controls.Pixels,flip:true}"
+    flip = "controls.flip={_target_:echodream.filtering.positive_controls.PixelTransform,flip:true}"
     refused(folder, r"rule.beta=0.3 is not certified .* under 'flip', 9 of 14 copies pass", flip)
     table = json.loads((folder / "report/filter.json").read_text())["decision"]["table"]
     assert next(row["passes"] for row in table if row["transform"] == "flip") == 9
@@ -431,7 +433,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
         ("lies in .*images, which may be shared", "private=${src}"),
         (
             r"controls.sdedit_10 needs generator=",
-            "controls.sdedit_10={_target_:echodream.modules.controls.Regenerated,strength:0.1}",
+            "controls.sdedit_10={_target_:echodream.filtering.positive_controls.SDEdit,strength:0.1}",
         ),
     ],
 )

@@ -10,11 +10,11 @@ from echodream.errors import UserError
 from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.split import Ratios
+from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
-from echodream.stages.summary import Summary
 from echodream.stages.verify import verify
 from echodream.store import Store, StoreError
-from tests.fakes import Fake, flip, listing, noise, tree
+from tests.support.fakes import Fake, flip, listing, noise, tree
 
 
 def run(dst: Path, source: Any, **changes: Any) -> Summary:

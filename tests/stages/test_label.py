@@ -11,15 +11,15 @@ from hydra import compose, initialize_config_dir
 
 from echodream import engine
 from echodream.artifact import Artifact, write_artifact
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.classifiers import Classifier
-from echodream.paths import CONF_DIR
+from echodream.runs.summary import Summary
 from echodream.stages import label as stage
 from echodream.stages.label import Answers, merged
-from echodream.stages.summary import Summary
 from echodream.store import Store, verify
 from echodream.weights import fingerprint
-from tests.stores import HEIGHT, WIDTH, make_video_store, row
+from tests.support.stores import HEIGHT, WIDTH, make_video_store, row
 
 torch.set_num_threads(1)
 ASD, PAH = ([0, 1], ["ASD", "Non-ASD"]), ([2, 3], ["Non-PAH", "PAH"])

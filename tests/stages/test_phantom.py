@@ -18,7 +18,7 @@ from echodream.ingest.prepare import Prepare
 from echodream.ingest.source import Limits, Source
 from echodream.ingest.split import Ratios
 from echodream.phantom.layouts import LAYOUTS
-from echodream.stages.folder import lock, unlock
+from echodream.runs.atomic_folder import lock, unlock
 from echodream.stages.ingest import ingest
 from echodream.stages.phantom import phantom
 from echodream.store import Store

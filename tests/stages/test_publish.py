@@ -13,20 +13,20 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.diffusion import load_diffusion
+from echodream.config.paths import CONF_DIR
+from echodream.diffusion.model import load_diffusion
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
-from echodream.report.lineage import without_folders
+from echodream.publishing.cards import valid_license
+from echodream.runs.redaction import without_folders
+from echodream.runs.summary import Summary
 from echodream.stages.publish import _row
-from echodream.stages.publishing.cards import valid_license
-from echodream.stages.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.latents import write_latents
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
-from tests.stores import ENCODER
-from tests.tiny_diffusion import artifact, model
-from tests.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
+from tests.support.stores import ENCODER
+from tests.support.tiny_diffusion import artifact, model
+from tests.support.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
 
 GENERATOR = model("lidm")
 LIDM, LVDM = GENERATOR.fingerprint(), "b" * 64

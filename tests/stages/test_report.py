@@ -19,15 +19,15 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
+from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.paths import CONF_DIR
-from echodream.report import gallery
-from echodream.report import page as page_of
-from echodream.report.lineage import without_places
+from echodream.report import build as page_of
+from echodream.report.sections import gallery
 from echodream.report.sources import Sources
+from echodream.runs.redaction import without_places
 from echodream.stages.report import _refuse_names
 from echodream.store import Store
-from tests.tiny_report import STATEMENT, records, run, study, synthetic_stores, texture
+from tests.support.tiny_report import STATEMENT, records, run, study, synthetic_stores, texture
 
 PAGE = "reports/phantom/index.html"
 SHARED = "reports/phantom/share/index.html"

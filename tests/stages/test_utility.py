@@ -13,17 +13,17 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, r2_sco
 
 from echodream import engine
 from echodream.artifact import Artifact, write_artifact
+from echodream.config.paths import CONF_DIR
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
+from echodream.evaluation.classifier_inference import clip_of
 from echodream.networks.classifiers import Classifier, load_classifier
-from echodream.paths import CONF_DIR
-from echodream.stages.answers import clip_of
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
-from tests.stores import HEIGHT, WIDTH, row
+from tests.support.stores import HEIGHT, WIDTH, row
 
 torch.set_num_threads(1)
 IDS, NAMES = [0, 1, 2, 3], ["ASD", "Non-ASD", "Non-PAH", "PAH"]

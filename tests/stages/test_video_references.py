@@ -9,7 +9,7 @@ import torch
 from echodream import engine
 from echodream.errors import UserError
 from echodream.store import Store
-from tests.tiny_diffusion import WINDOW, artifact, latent_store, model, sample_cfg
+from tests.support.tiny_diffusion import WINDOW, artifact, latent_store, model, sample_cfg
 
 
 def drawn(folder: Path, *overrides: str, synthetic: bool = True, length: int = 1, **facts: Any) -> Store:
@@ -31,13 +31,13 @@ def test_references_at_fixed_places_cannot_be_cross_faded(tmp_path: Path, times:
 
 def test_they_are_given_where_they_lay_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    from echodream.diffusion import Diffusion
+    from echodream.diffusion.model import DiffusionModel
 
-    def planted(own: Diffusion, x: Any, t: Any, values: Any, keep: Any) -> Any:
+    def planted(own: DiffusionModel, x: Any, t: Any, values: Any, keep: Any) -> Any:
         seen.append(values["reference_time"].tolist())
         return torch.zeros_like(x)
 
-    monkeypatch.setattr(Diffusion, "forward", planted)
+    monkeypatch.setattr(DiffusionModel, "forward", planted)
     drawn(tmp_path, "join=continue", "overlap=1", reference_times=(0.0,))
     assert seen[0] == [[0.0], [0.0]]
     assert seen[1] == [[-(WINDOW - 1.0), 0.0]] * 2  # the last frame of the window before lies where training had one

@@ -20,8 +20,8 @@ from echodream.store.latents import probe_latents, read_latents
 from echodream.store.schema import REQUIRED, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import probe_video, read_video, write_video
-from tests.fakes import latent_store, noise, posterior, reseal, video_dataset, video_store
-from tests.fuzzing import Decoder, answer, check_sentence, damaged, fuzz
+from tests.support.fakes import latent_store, noise, posterior, reseal, video_dataset, video_store
+from tests.support.fuzzing import Decoder, answer, check_sentence, damaged, fuzz
 
 CASES = {
     "file list": 400,

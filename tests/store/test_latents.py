@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from echodream.store import Statistics, StoreError
 from echodream.store.latents import probe_latents, read_latents, write_latents
-from tests.fakes import latent_store, posterior
+from tests.support.fakes import latent_store, posterior
 
 
 def test_the_posterior_comes_back_as_float16(tmp_path: Path) -> None:

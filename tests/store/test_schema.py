@@ -10,7 +10,7 @@ from echodream.store import Dataset, Statistics, Store, StoreError
 from echodream.store import schema as words
 from echodream.store.schema import partial, read_dataset, valid_column, valid_name
 from echodream.store.verify import CHECKED
-from tests.fakes import ENCODER, latent_store, video_dataset, video_store
+from tests.support.fakes import ENCODER, latent_store, video_dataset, video_store
 
 LATENT = Dataset(
     kind="latent",

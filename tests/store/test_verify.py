@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from echodream.store import Store, StoreError, problems, verify
 from echodream.store.latents import write_latents
 from echodream.store.video import write_video
-from tests.fakes import ENCODER, flip, latent_store, noise, posterior, reseal, video_store
+from tests.support.fakes import ENCODER, flip, latent_store, noise, posterior, reseal, video_store
 
 
 @pytest.mark.parametrize("channels", [1, 3])

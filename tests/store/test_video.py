@@ -6,7 +6,7 @@ import pytest
 
 from echodream.store import StoreError
 from echodream.store.video import probe_video, read_video, write_video
-from tests.fakes import noise
+from tests.support.fakes import noise
 
 SIZES = [(1, 1), (2, 3), (16, 16), (17, 23), (19, 24), (33, 48), (20, 72), (112, 111)]
 

@@ -17,7 +17,7 @@ import pytest
 from echodream.errors import UserError
 from echodream.store import Statistics, Store, StoreError, StoreWriter, verify
 from echodream.store.video import write_video
-from tests.fakes import listing, noise, row, tree, video_dataset
+from tests.support.fakes import listing, noise, row, tree, video_dataset
 
 NAMES = [f"rec-{index:03d}" for index in range(3)]
 

@@ -1,0 +1,42 @@
+"""From stored values to what networks take, and back. Pure functions."""
+
+import torch
+from torch import Tensor
+
+from echodream.store import Statistics
+
+
+def whiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
+    """``(x - mean) / std`` for each channel, the channels lying along ``dim`` (0 for a sample, 1 for a batch).
+
+    Any rank: (C, F, H, W) or (B, C, ...). Float32 out. Raises ``ValueError`` when the number of channels differs.
+    """
+    mean, std = _per_channel(x, statistics, dim)
+    return (x - mean) / std
+
+
+def unwhiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
+    """The inverse of ``whiten``: ``x * std + mean``. Any rank: (C, F, H, W) or (B, C, ...)."""
+    mean, std = _per_channel(x, statistics, dim)
+    return x * std + mean
+
+
+def _per_channel(x: Tensor, statistics: Statistics, dim: int) -> tuple[Tensor, Tensor]:
+    if x.shape[dim] != len(statistics.mean):
+        raise ValueError(f"x is {tuple(x.shape)}: dimension {dim} is not the {len(statistics.mean)} channels")
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=x.device).view(shape) for v in (statistics.mean, statistics.std)
+    )
+    return mean, std
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """Pixels 0 to 255 as float32 in [-1, 1]. Any shape."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The inverse of ``from_uint8``: rounded, and cut at 0 and 255. Any shape."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

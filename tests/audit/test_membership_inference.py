@@ -1,0 +1,277 @@
+"""Membership inference: a generator that remembers is found, one that does not is not, and errors are what they say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from echodream.audit.embedding_sets import recordings
+from echodream.audit.membership_inference import Attack, denoising_errors, load_generator, measured
+from echodream.datamodules.views import Clips, Frames, Triplet, View
+from echodream.diffusion.model import DiffusionModel
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.errors import UserError
+from echodream.store import Statistics, Store
+from echodream.store.schema import CHECKSUMS
+from echodream.store.verify import digest
+from tests.support.audit_study import (
+    ENCODER,
+    HELD,
+    MEAN,
+    STD,
+    TRAIN,
+    Restorer,
+    audit,
+    generator,
+    networks,
+    samples,
+    strangers,
+    study,
+)
+from tests.support.tiny_diffusion import STATISTICS, C, model
+
+torch.set_num_threads(1)
+ATTACK = Attack(samples=2, levels=3, noises=2, batch=5)
+KINDS: dict[str, tuple[str, int, tuple[str, ...], View]] = {
+    "frames": ("lidm", 1, ("class_id",), Frames(per_recording=1, posterior="mean")),
+    "key frames": ("lidm", 3, ("class_id",), Triplet(posterior="mean")),
+    "clips": (
+        "lvdm",
+        4,
+        ("reference", "class_id"),
+        Clips(frames=4, reference="random", references=2, posterior="mean"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return study(tmp_path_factory.mktemp("attack") / "real")
+
+
+def known(real: Store) -> Tensor:
+    """All frames of training patients, whitened."""
+    names = real.table["FileName"][real.table["Split"] == "TRAIN"]
+    return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
+
+
+def attacked(real: Store, kind: str, frames: Tensor | None, seed: int = 0, **facts: Any) -> tuple[Any, Restorer]:
+    name, count, conditions, view = KINDS[kind]
+    made = model(name, conditions, frames=count, encoder=ENCODER)
+    made.facts = replace(made.facts, **facts)
+    restorer = Restorer(frames)
+    made.forward = lambda *given: restorer(made, *given)  # type: ignore[method-assign]
+    sides = [recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
+    return denoising_errors(made, view, sides[0], sides[1], ATTACK, seed), restorer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
+    errors, _ = attacked(real, kind, known(real))
+    found = measured(errors, model("lidm"), 0)
+    assert found[0].value.value > 0.95
+    assert found[0].value.low > 0.9
+    assert found[0].stands_out
+    assert found[1].value.value > 0.8
+    assert (found[0].details["members"], found[0].details["others"]) == (HELD, HELD)
+    assert all(level["value"] > 0.9 for level in found[0].details["auc by noise level"][:1])
+    means = found[0].details["error by noise level"]
+    assert means["members"][0] < 0.1 * means["others"][0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> None:
+    errors, _ = attacked(real, kind, None)
+    found = measured(errors, model("lidm"), 0)
+    assert found[0].value.low < 0.5 < found[0].value.high
+    assert not found[0].stands_out
+    assert not found[1].stands_out
+    assert "too few for 1 %" in found[1].means
+    assert found[1].details == {"resolved": False}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_are_as_many_patients_and_records_on_both_sides(real: Store, kind: str) -> None:
+    errors, _ = attacked(real, kind, None)
+    assert errors.values.shape == (2 * HELD * 2, 3)
+    assert errors.member.sum() == 2 * HELD
+    members = {name for name, inside in zip(errors.patients, errors.member, strict=True) if inside}
+    others = set(errors.patients) - members
+    assert (len(members), len(others)) == (HELD, HELD)
+    splits = dict(zip(real.table["PatientID"], real.table["Split"], strict=True))
+    assert {splits[name] for name in members} == {"TRAIN"}
+    assert {splits[name] for name in others} == {"TEST", "VAL"}
+    assert all(errors.patients.count(name) == 2 for name in members | others)
+    assert errors.levels == pytest.approx([1 / 6, 0.5, 5 / 6], abs=0.01)
+    again, _ = attacked(real, kind, None)
+    assert (again.values == errors.values).all()
+    assert (attacked(real, kind, None, seed=1)[0].values != errors.values).any()
+
+
+def everyone(real: Store) -> Tensor:
+    """All frames of the study, whitened."""
+    names = real.table["FileName"]
+    return torch.cat([(real.latents(name)[0].double() - torch.tensor(MEAN)) / torch.tensor(STD) for name in names])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_the_same_for_all_patients_and_errors_are_means_of_squares(
+    real: Store, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, from the very data and noise: v = a noise - s x_0, and of standard normal data 0 is predicted.
+
+    A batch of 5 is seen 6 times: 3 levels, each with 2 draws of noise. Records take turns: 0, 1, 0, 1, ...
+    """
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    corrupt = DDPM.corrupt
+
+    def watched(own: DDPM, x_0: Tensor, t: Tensor, noise: Tensor) -> Any:
+        seen.append((x_0.double(), t, noise.double()))
+        return corrupt(own, x_0, t, noise)
+
+    monkeypatch.setattr(DDPM, "corrupt", watched)
+    errors, _ = attacked(real, kind, None)
+    frames, shares = Restorer(everyone(real)), DDPM().alphas_cumprod.double()
+    made, row = np.zeros((len(errors.values), 3, 2)), 0
+    noises: dict[tuple[int, int], list[Tensor]] = {}
+    for start in range(0, len(seen), 6):
+        for place, (x_0, t, noise) in enumerate(seen[start : start + 6]):
+            assert torch.allclose(x_0, frames._nearest(x_0), atol=1e-3)  # posterior means, of real frames
+            a, s = shares[t[0]].sqrt(), (1 - shares[t[0]]).sqrt()
+            made[row : row + len(x_0), place // 2, place % 2] = (a * noise - s * x_0).square().flatten(1).mean(dim=1)
+            for number in range(len(x_0)):
+                noises.setdefault((place, (row + number) % (2 * HELD) % 2), []).append(noise[number])
+        row += len(x_0)
+    assert errors.values == pytest.approx(made.mean(axis=2), abs=1e-4)
+    assert len(noises) == 12
+    assert all(len(same) == 2 * HELD and all(torch.equal(same[0], each) for each in same) for same in noises.values())
+    drawn = torch.stack([same[0] for same in noises.values()]).flatten(1)
+    assert drawn.std() == pytest.approx(1, abs=0.1)
+    assert torch.corrcoef(drawn).fill_diagonal_(0).abs().max() < 0.6
+
+
+def test_noise_of_clips_is_shared_as_in_training(real: Store) -> None:
+    """With .9 in common, any two frames' noise correlates by .9; an image has no frames to share it."""
+    _, restorer = attacked(real, "clips", None, shared_noise=0.9)
+    x_t, t = restorer.shown[4]  # the highest level: all but noise
+    assert t[0] > 800
+    between = torch.corrcoef(x_t.transpose(1, 2).flatten(2)[0])
+    assert between[0, 1:].mean() == pytest.approx(0.9, abs=0.1)
+
+
+def test_latents_are_whitened_as_the_generator_knows_them(real: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Statistics(tuple(value + 1 for value in STATISTICS.mean), tuple(2 * value for value in STATISTICS.std))
+    seen: list[Tensor] = []
+    corrupt = DDPM.corrupt
+    monkeypatch.setattr(DDPM, "corrupt", lambda own, x, t, noise: seen.append(x) or corrupt(own, x, t, noise))
+    _, plain = attacked(real, "frames", None)
+    first, count = seen[0], len(seen)
+    attacked(real, "frames", None, statistics=other)
+    std = torch.tensor(STATISTICS.std).view(1, C, 1, 1)
+    assert torch.allclose(seen[count], first / 2 - 0.5 / std, atol=1e-5)
+    assert len(plain.shown) == count
+
+
+def test_what_a_clip_adds_to_its_references_is_attacked_where_that_is_drawn(
+    real: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References at both ends: what lies between is a straight line, and each channel has its spread."""
+    monkeypatch.setitem(
+        KINDS, "ends", (*KINDS["clips"][:3], Clips(frames=4, reference="even", references=2, posterior="mean"))
+    )
+    seen: list[Tensor] = []
+    corrupt = DDPM.corrupt
+    monkeypatch.setattr(DDPM, "corrupt", lambda own, x, t, noise: seen.append(x) or corrupt(own, x, t, noise))
+    attacked(real, "ends", None)
+    x, count = seen[0], len(seen)
+    spread = (0.5, 2.0, 3.0)
+    attacked(real, "ends", None, residual=spread)
+    share = torch.linspace(0, 1, 4).view(4, 1, 1)
+    line = x[:, :, :1] * (1 - share) + x[:, :, -1:] * share
+    assert torch.allclose(seen[count], (x - line) / torch.tensor(spread).view(-1, 1, 1, 1), atol=1e-4)
+
+
+def test_key_frames_come_again_in_every_beat(real: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        KINDS, "beats", (*KINDS["clips"][:3], Clips(frames=4, reference="keyframes", references=3, posterior="mean"))
+    )
+    _, plain = attacked(real, "beats", None)
+    _, again = attacked(real, "beats", None, beat_spread=0.1, reference_times=(0.0, 2.0, 6.0))
+    assert plain.told[0]["reference_time"].shape[1] == 3
+    times = again.told[0]["reference_time"]
+    assert times.shape[1] > 3
+    assert again.told[0]["reference"].shape[2] == times.shape[1]
+    assert (times.min(dim=1).values <= 0).all()
+    assert (times.max(dim=1).values >= 3).all()
+
+
+def test_other_sizes_are_refused(real: Store) -> None:
+    with pytest.raises(UserError, match="give the lidm or lvdm that was trained on real="):
+        attacked(real, "frames", None, height=8)
+
+
+VIEWS = {
+    "Frames": ("Frames, per_recording: null, held_out: 2, posterior: sample", Frames),
+    "Triplet": ("Triplet, per_recording: 3, beat: random, posterior: sample", Triplet),
+    "Clips": ("Clips, frames: 4, stride: 2, reference: keyframes, references: 3", Clips),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_generator_is_attacked_in_the_view_it_was_trained_on(tmp_path: Path, view: str) -> None:
+    text, kind = VIEWS[view]
+    name = "lvdm" if view == "Clips" else "lidm"
+    conditions = ("reference", "class_id") if view == "Clips" else ("class_id",)
+    made = model(name, conditions, frames={"Frames": 1, "Triplet": 3, "Clips": 4}[view], encoder=ENCODER)
+    found, seen = load_generator(str(generator(tmp_path / name, made, name, text)))
+    assert type(seen) is kind
+    assert (seen.per_recording, seen.posterior) == (1, "mean")  # type: ignore[attr-defined]
+    assert found.fingerprint() == made.fingerprint()
+    if isinstance(seen, Clips):
+        assert (seen.frames, seen.stride, seen.reference) == (4, 2, "keyframes")
+
+
+@pytest.mark.parametrize("view", ["Recordings", "Frames, unheard: 3", "Triplet, beat: late"])
+def test_a_view_that_is_none_is_refused_and_never_imported(tmp_path: Path, view: str) -> None:
+    made = model("lidm", encoder=ENCODER)
+    with pytest.raises(UserError, match=r"training.yaml does not say|view.beat"):
+        load_generator(str(generator(tmp_path / "lidm", made, "lidm", view)))
+
+
+def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of key frames: 30 patients in training, 24 held out, as many of each."""
+    real = study(tmp_path / "real")
+    networks(tmp_path)
+    made = model("lidm", frames=3, encoder=ENCODER)
+    generator(tmp_path / "lidm", made, "lidm", "Triplet")
+    samples(tmp_path / "samples", strangers, frames=3, settings={"model": made.fingerprint()})
+    samples(tmp_path / "drawn-by-another", strangers, frames=3, settings={"model": "ab" * 32})
+    restorer = Restorer(known(real))
+    monkeypatch.setattr(DiffusionModel, "forward", lambda own, *given: restorer(own, *given))
+    overrides = [f"generator={tmp_path}/lidm", "membership.samples=2", "membership.levels=2", "membership.noises=1"]
+    said = audit(tmp_path, *overrides)
+    record = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    found = {measure["name"]: measure for measure in record["measures"]}["membership inference (lidm), AUC"]
+    assert found["stands_out"]
+    assert found["details"]["others"] == HELD < TRAIN
+    assert "privacy" in said
+    assert "membership inference (lidm), AUC" in said.splitlines()[-1]
+    assert record["generator"] == made.fingerprint()
+    assert (tmp_path / "audit" / "membership.png").is_file()
+    assert (tmp_path / "audit" / "drift.png").is_file()  # of three key frames
+    told = tmp_path / "lidm" / "artifact.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"source": "ab" * 32}))
+    with pytest.raises(UserError, match=r"generator=.* was trained on another store than real="):
+        audit(tmp_path, *overrides, f"dst={tmp_path}/of-another-split")
+    own = digest(tmp_path / "real" / CHECKSUMS)
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"source": own}))
+    with pytest.raises(UserError, match=r"did not draw .*drawn-by-another"):
+        audit(tmp_path, *overrides, f"src={tmp_path}/drawn-by-another", f"dst={tmp_path}/other")
+    generator(tmp_path / "foreign", model("lidm", frames=3, encoder="12" * 32), "lidm", "Triplet")
+    with pytest.raises(UserError, match="is of another encoder than real="):
+        audit(tmp_path, f"generator={tmp_path}/foreign", f"dst={tmp_path}/other")

@@ -1,0 +1,160 @@
+"""Real runs of the command line, killed at any moment and run again, end with the bytes of one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.fakes import tree
+
+ROOT = Path(__file__).parents[2]
+KILLS = 20
+STUDY = """
+defaults: [base]
+name: noise
+fps: null
+size: null
+source:
+  _target_: tests.fakes.Fake
+  count: 20
+  seconds: 0.2
+"""
+COMMAND = [
+    *(sys.executable, str(ROOT / "sample.py"), "--config-dir", "conf"),
+    *("stage=ingest", "data=noise", "dst=out/store", "workers=2"),
+]
+STORE, WORK = Path("out/store"), Path("out/store.partial")
+LATE = [WORK / "store/FileList.csv", WORK / "store/dataset.json", WORK / "store/SHA256SUMS", STORE]
+"""What appears while a run finishes, in this order."""
+
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals"),
+]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """The command in a session of its own, so that it can be killed with or without its workers."""
+    (folder / "conf/data").mkdir(parents=True, exist_ok=True)
+    (folder / "conf/data/noise.yaml").write_text(STUDY)
+    return subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        # a commit during the test is not another version of the code
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GIT_DIR": os.devnull},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def to_the_end(folder: Path) -> None:
+    with start(folder) as process:
+        said, _ = process.communicate()
+    assert process.returncode == 0, said
+
+
+@dataclass
+class Moment:
+    """``wait`` seconds after the start, or after ``path`` appeared in the folder of the run and ``count`` were done."""
+
+    wait: float
+    path: Path = Path()
+    count: int = 0
+
+    def reached(self, folder: Path, since: float) -> Iterator[bool]:
+        """Whether it is time, asked again and again."""
+        while not (folder / self.path).exists() or done(folder) < self.count:
+            since = time.monotonic()
+            yield False
+        while time.monotonic() < since + self.wait:
+            yield False
+        yield True
+
+
+def moments(seconds: float) -> list[Moment]:
+    """More than kills: over the whole duration of a run, while recordings are written, and at each step of the end."""
+    chance = random.Random(0)
+    timed = [Moment(chance.uniform(0.05, 1.0) * seconds) for _ in range(KILLS // 2)]
+    busy = [Moment(chance.uniform(0.0, 0.05), WORK / "journal-0.jsonl", chance.randint(1, 19)) for _ in range(KILLS)]
+    late = [Moment(chance.choice([0.0, 0.01, 0.02]), path) for path in LATE for _ in range(KILLS // 8)]
+    return chance.sample([*timed, *busy, *late], KILLS // 2 + KILLS + len(late))
+
+
+def done(folder: Path) -> int:
+    """How many recordings the journals have."""
+    return sum(path.read_bytes().count(b"\n") for path in (folder / WORK).glob("journal-*.jsonl"))
+
+
+def killed(folder: Path, moment: Moment, group: bool) -> bool:
+    """Start the command and kill it at ``moment``; False when it came to its end before that."""
+    with start(folder) as process:
+        for now in moment.reached(folder, time.monotonic()):
+            if now or process.poll() is not None:
+                break
+            time.sleep(0.001)
+        if process.poll() is None:
+            (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()  # comes back when the last worker that holds the pipe is gone
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode != 0
+
+
+def survivors(session: int) -> list[int]:
+    found = []
+    for pid in psutil.pids():
+        try:
+            found += [pid] * (os.getsid(pid) == session)
+        except OSError:
+            continue
+    return found
+
+
+def test_twenty_kills_do_not_change_a_byte(tmp_path: Path) -> None:
+    began = time.monotonic()
+    to_the_end(tmp_path / "whole")
+    seconds = time.monotonic() - began
+    whole = tree(tmp_path / "whole" / STORE)
+    kills = rounds = 0
+    reached: list[int] = []
+    for moment in moments(seconds):
+        folder = tmp_path / str(rounds)
+        if killed(folder, moment, group=bool(kills % 2)):
+            kills += 1
+            reached.append(done(folder))
+        if (folder / STORE).exists():
+            assert tree(folder / STORE) == whole
+            rounds += 1
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+    assert sum(0 < count < 20 for count in reached) > 2, f"all kills were too early or too late: {reached}"
+    for number in range(rounds + 1):
+        folder = tmp_path / str(number)
+        if (folder / WORK).exists() or not (folder / STORE).exists():  # killed while it tidied up, or before
+            to_the_end(folder)
+        assert tree(folder / STORE) == whole
+        assert not (folder / WORK).exists()
+    print(f"{kills} kills with {reached} of 20 recordings done; an undisturbed run takes {seconds:.1f} s")
+
+
+def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as process:
+        while process.poll() is None and not list((tmp_path / "run" / WORK).glob("scratch-*/*")):
+            time.sleep(0.001)
+        assert len(survivors(process.pid)) > 1
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()  # each worker holds the pipe: without this end it would not come back
+    end = time.monotonic() + 60
+    while survivors(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert survivors(process.pid) == []

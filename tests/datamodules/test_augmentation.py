@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+
+from echodream.datamodules.augmentation import Augment, add_noise, affine, contrast, flip, gain, speckle
+from echodream.datamodules.normalization import from_uint8, to_uint8, unwhiten, whiten
+from echodream.errors import UserError
+from tests.support.stores import STATISTICS
+
+C, F, H, W = 4, 3, 10, 14
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def ramp() -> torch.Tensor:
+    """(C, F, H, W) linear in both directions, which bilinear interpolation reproduces."""
+    down, right = torch.arange(H).view(H, 1), torch.arange(W)
+    return torch.stack([down * 0.3 + right * 0.1 + c for c in range(C * F)]).view(C, F, H, W)
+
+
+def inner(x: torch.Tensor, margin: int = 3) -> torch.Tensor:
+    return x[..., margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((4, 3, 5, 7), 0), ((2, 4, 3, 5, 7), 1), ((2, 4, 5, 7), 1), ((2, 3, 4), -1)]
+)
+def test_whitening_is_by_channel_and_has_an_inverse(shape: tuple[int, ...], dim: int) -> None:
+    x = pixels(*shape)
+    white = whiten(x, STATISTICS, dim)
+    for channel in range(4):
+        expected = (x.select(dim, channel) - STATISTICS.mean[channel]) / STATISTICS.std[channel]
+        torch.testing.assert_close(white.select(dim, channel), expected)
+    torch.testing.assert_close(unwhiten(white, STATISTICS, dim), x)
+
+
+def test_whitening_refuses_a_dimension_that_is_not_the_channels() -> None:
+    with pytest.raises(ValueError, match="dimension 0 is not the 4 channels"):
+        whiten(pixels(3, 4, 5, 7), STATISTICS)
+
+
+def test_half_precision_latents_are_whitened_in_single() -> None:
+    assert whiten(torch.zeros(4, 3, 5, 7, dtype=torch.float16), STATISTICS).dtype == torch.float32
+
+
+def test_every_pixel_value_comes_back() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    x = from_uint8(values)
+    assert (x[0], x[255]) == (-1, 1)
+    assert torch.equal(to_uint8(x), values)
+    assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+def test_gain_multiplies_intensity() -> None:
+    x = torch.tensor([-1.0, -0.5, 0.0, 0.9]).view(1, 1, 2, 2)  # intensities 0, .25, .5, .95
+    torch.testing.assert_close(gain(x, 1.5).flatten(), torch.tensor([-1.0, -0.25, 0.5, 1.0]))
+
+
+def test_contrast_is_a_power_of_intensity() -> None:
+    x = torch.tensor([-1.0, -0.5, 0.0, 1.0]).view(1, 1, 2, 2)
+    torch.testing.assert_close(contrast(x, 2.0).flatten(), torch.tensor([-1.0, -0.875, -0.5, 1.0]))
+
+
+def test_speckle_scales_with_intensity_and_is_one_for_all_channels() -> None:
+    grey = torch.full((3, 2, 50, 70), -0.6)  # intensity .2
+    out = speckle(grey, 0.1, rng())
+    assert torch.equal(out[0], out[2])
+    assert not torch.equal(out[:, 0], out[:, 1])
+    assert abs(((out[0] + 1) / 2).std().item() - 0.02) < 0.001
+    assert torch.equal(speckle(-torch.ones(1, 2, 5, 7), 0.5, rng()), -torch.ones(1, 2, 5, 7))
+
+
+def test_noise_has_the_strength_asked_for() -> None:
+    out = add_noise(torch.zeros(4, 3, 50, 70), 0.3, rng())
+    assert abs(out.std().item() - 0.3) < 0.01
+    assert abs(out.mean().item()) < 0.01
+
+
+def test_flip_exchanges_left_and_right() -> None:
+    x = pixels(C, F, H, W)
+    assert torch.equal(flip(x)[..., 0], x[..., -1])
+
+
+def test_affine_shifts_down_and_right_by_shares_of_the_sides() -> None:
+    x = ramp()
+    out = affine(x, shift=(2 / H, 3 / W))
+    torch.testing.assert_close(out[..., 2:, 3:], x[..., :-2, :-3])
+    torch.testing.assert_close(out[..., 0, 3:], x[..., 0, :-3])  # the border goes on
+
+
+def test_affine_zooms_about_the_centre() -> None:
+    x = ramp()
+    centre = (x[..., H // 2 - 1 : H // 2 + 1, W // 2 - 1 : W // 2 + 1]).mean((-1, -2), keepdim=True)
+    torch.testing.assert_close(affine(x, zoom=2.0), (x - centre) / 2 + centre)
+
+
+@pytest.mark.parametrize("degrees", [25.0, -40.0])
+def test_affine_rotates_in_pixels_though_height_and_width_differ(degrees: float) -> None:
+    angle = np.deg2rad(degrees)
+    down, right = np.mgrid[:H, :W] - np.array([(H - 1) / 2, (W - 1) / 2])[:, None, None]
+    # anticlockwise as seen, with rows going down: what is at the right goes up
+    source_right = right * np.cos(angle) - down * np.sin(angle)
+    source_down = right * np.sin(angle) + down * np.cos(angle)
+    expected = (source_down + (H - 1) / 2) * 0.3 + (source_right + (W - 1) / 2) * 0.1
+    out = affine(ramp(), degrees=degrees)
+    torch.testing.assert_close(inner(out[0, 0]), inner(torch.from_numpy(expected).float()), atol=1e-4, rtol=0)
+
+
+def test_affine_by_a_quarter_turn_anticlockwise_is_that_of_numpy() -> None:
+    x = pixels(C, F, 9, 9)
+    expected = np.rot90(x.numpy(), axes=(-2, -1)).copy()
+    torch.testing.assert_close(affine(x, degrees=90.0), torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
+def test_affine_shifts_after_it_rotates() -> None:
+    square = pixels(C, F, 9, 9)
+    turned = torch.from_numpy(np.rot90(square.numpy(), axes=(-2, -1)).copy())
+    moved = affine(square, shift=(2 / 9, -3 / 9), degrees=90.0)
+    torch.testing.assert_close(moved[..., 2:, :-3], turned[..., :-2, 3:], atol=1e-4, rtol=0)
+    x = pixels(C, F, H, W)
+    both = affine(x, shift=(2 / H, -3 / W), degrees=180.0)
+    torch.testing.assert_close(both[..., 2:, :-3], x.flip(-1, -2)[..., :-2, 3:], atol=1e-4, rtol=0)
+
+
+def test_an_augmentation_is_a_function_of_its_generator() -> None:
+    vary = Augment(gain=0.3, contrast=0.3, speckle=0.2, noise=0.1, shift=0.1, rotate=10, zoom=0.2, flip=0.5)
+    x = pixels(C, F, H, W)
+    assert torch.equal(vary(x, rng(1)), vary(x, rng(1)))
+    assert not torch.equal(vary(x, rng(1)), vary(x, rng(2)))
+
+
+def test_no_augmentation_is_none() -> None:
+    x = pixels(C, F, H, W)
+    assert torch.equal(Augment()(x, rng()), x)
+
+
+def test_one_draw_holds_for_all_frames() -> None:
+    x = pixels(C, 1, H, W).expand(C, F, H, W)
+    out = Augment(gain=0.3, contrast=0.3, shift=0.1, rotate=10, zoom=0.2, flip=0.5)(x, rng())
+    torch.testing.assert_close(out, out[:, :1].expand(C, F, H, W))
+    assert not torch.equal(out, x)
+
+
+def test_amounts_stay_within_what_is_asked() -> None:
+    x = torch.zeros(1, 1, 3, 5)  # intensity .5
+    found = [(Augment(gain=0.25)(x, rng(seed))[0, 0, 0, 0].item() + 1) / 2 for seed in range(200)]
+    assert 0.4 <= min(found) < 0.41
+    assert 0.615 < max(found) <= 0.625
+
+
+def test_flips_come_as_often_as_asked() -> None:
+    x = pixels(1, 1, 3, 5)
+    flips = sum(torch.equal(Augment(flip=0.25)(x, rng(seed)), flip(x)) for seed in range(400))
+    assert 70 <= flips <= 130
+
+
+@pytest.mark.parametrize("wrong", [{"gain": -0.1}, {"flip": 1.5}, {"rotate": 181}, {"noise": "much"}, {"shift": True}])
+def test_an_amount_that_cannot_be_is_named(wrong: dict[str, float]) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(UserError, match=f"augment.{name} is {wrong[name]!r}"):
+        Augment(**wrong)

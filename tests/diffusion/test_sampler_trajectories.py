@@ -1,0 +1,208 @@
+"""Each step of sampling equals a loop written here: on diffusers' schedulers, and from the papers without them."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from echodream.diffusion import Denoise, Process
+from echodream.diffusion.processes.ddpm import DDPM, PREDICTIONS, SCHEDULES
+from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+from tests.support.gaussians import PROCESSES, C, F, H, W, generators, normal, rates
+
+SHAPES = [(2, C, H, W), (2, C, F, H, W)]
+DDPM_NAMES = [name for name, process in PROCESSES.items() if process.name == "ddpm" and "quadratic" not in name]
+
+
+def network(x_t: Tensor, t: Tensor) -> Tensor:
+    """Smooth in x and t, and no denoiser of anything."""
+    time = t.view(-1, *[1] * (x_t.dim() - 1)).float() / 1000
+    return torch.sin(1.7 * x_t + 3 * time) + 0.3 * x_t.roll(1, dims=1) - time
+
+
+def followed(process: Process, sampler: str, steps: int, noise: Tensor) -> list[Tensor]:
+    """x_t at each call of the network, and the result."""
+    seen: list[Tensor] = []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(x_t)
+        return network(x_t, t)
+
+    last = process.sample(denoise, noise, steps, sampler, generators(len(noise), 3))
+    return [*seen, last]
+
+
+def assert_same(found: list[Tensor], truth: list[Tensor]) -> None:
+    """To 1e-4 of the largest value, if above 1: x_0 from epsilon begins at noise / sqrt(a_T), 157 times as large."""
+    assert len(found) == len(truth)
+    for one, other in zip(found, truth, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(1.0, other.abs().max().item()))
+
+
+def unrolled(scheduler: Any, times: Callable[[Any, int], float], noise: Tensor, **more: Any) -> list[Tensor]:
+    x, xs = noise, [noise]
+    for index, step in enumerate(scheduler.timesteps):
+        t = torch.full((len(x),), times(scheduler, index))
+        x = scheduler.step(network(x, t), step, x, **more).prev_sample
+        xs.append(x)
+    return xs
+
+
+def config(process: DDPM) -> dict[str, Any]:
+    return {
+        "beta_schedule": SCHEDULES[process.schedule],
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": PREDICTIONS[process.prediction],
+        "rescale_betas_zero_snr": process.zero_snr,
+        "timestep_spacing": "trailing",
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("sampler", DDPM.samplers)
+@pytest.mark.parametrize("name", DDPM_NAMES)
+def test_the_ddpm_family_follows_diffusers(name: str, sampler: str, steps: int, shape: tuple[int, ...]) -> None:
+    process, noise = PROCESSES[name], normal(*shape)
+    assert isinstance(process, DDPM)
+    scheduler: Any = {
+        "dpmpp_2m": lambda: DPMSolverMultistepScheduler(**config(process)),
+        "unipc": lambda: UniPCMultistepScheduler(**config(process)),
+        "ddim": lambda: DDIMScheduler(**config(process), clip_sample=False),
+        "ddpm": lambda: DDPMScheduler(**config(process), clip_sample=False),
+    }[sampler]()
+    scheduler.set_timesteps(steps)
+    more = {"generator": generators(len(noise), 3)} if sampler == "ddpm" else {}
+    truth = unrolled(scheduler, lambda scheduler, index: int(scheduler.timesteps[index]), noise, **more)
+    assert_same(followed(process, sampler, steps, noise), truth)
+
+
+@pytest.mark.parametrize("steps", [10, 16, 50])
+@pytest.mark.parametrize("sampler", RectifiedFlow.samplers)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_follows_diffusers(sampler: str, steps: int, shift: float) -> None:
+    noise = normal(2, C, F, H, W)
+    even = torch.arange(steps, 0, -1).double().numpy() / steps
+    scheduler: Any
+    if sampler == "heun":
+        scheduler = FlowMatchHeunDiscreteScheduler(shift=shift)
+        scheduler.sigma_max, scheduler.sigma_min = 1.0, 0.001  # as they are without a shift, which would count twice
+        scheduler.set_timesteps(steps)
+    elif sampler == "euler":
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=even)
+    else:
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        scheduler = UniPCMultistepScheduler(**flow)
+        scheduler.set_timesteps(sigmas=even)
+    truth = unrolled(scheduler, lambda scheduler, index: float(scheduler.sigmas[index]) * 1000, noise)
+    assert_same(followed(RectifiedFlow(shift=shift), sampler, steps, noise), truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [*itertools.product(DDPM_NAMES, [1, 7, 10, 61, 64]), ("ddpm-v-quadratic", 7), ("ddpm-v-quadratic", 10)],
+)
+def test_ddim_is_its_formula(name: str, steps: int) -> None:
+    """2010.02502, equation 12 with sigma 0, in double precision; the last step goes to the prediction of x_0."""
+    process, noise = PROCESSES[name], normal(2, C, H, W)
+    assert isinstance(process, DDPM)
+    power = 2 if process.spacing == "quadratic" else 1
+    times = [round(1000 * (left / steps) ** power) - 1 for left in range(steps, 0, -1)]
+    x, xs = noise.double(), [noise]
+    for time, following in zip(times, [*times[1:], None], strict=True):
+        a, b = rates(process, time)
+        a_next, b_next = (1.0, 0.0) if following is None else rates(process, following)
+        out = network(x, torch.full((2,), time))
+        if process.prediction == "v":
+            x_0, noise_0 = a * x - b * out, a * out + b * x
+        elif process.prediction == "epsilon":
+            x_0, noise_0 = (x - b * out) / a, out
+        else:
+            x_0, noise_0 = out, (x - a * out) / b
+        x = a_next * x_0 + b_next * noise_0
+        xs.append(x.float())
+    assert_same(followed(process, "ddim", steps, noise), xs)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 64])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_is_its_formula(steps: int, shift: float) -> None:
+    noise = normal(2, C, F, H, W)
+    even = [1 - index / steps for index in range(steps + 1)]
+    grid = [shift * s / (1 + (shift - 1) * s) for s in even]
+    x, xs = noise.double(), [noise]
+    for s, following in itertools.pairwise(grid):
+        x = x + (following - s) * network(x, torch.full((2,), 1000 * s))
+        xs.append(x.float())
+    assert_same(followed(RectifiedFlow(shift=shift), "euler", steps, noise), xs)
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_heun_is_its_formula(steps: int) -> None:
+    """The trapezium rule from 1 to 0.001, and a step of Euler's to 0."""
+    noise = normal(2, C, H, W)
+    grid = torch.linspace(1, 0.001, steps, dtype=torch.float64).tolist()
+    x = noise.double()
+    for s, following in itertools.pairwise(grid):
+        slope = network(x, torch.full((2,), 1000 * s))
+        ahead = network(x + (following - s) * slope, torch.full((2,), 1000 * following))
+        x = x + (following - s) * (slope + ahead) / 2
+    x = x - 0.001 * network(x, torch.full((2,), 1.0))
+    torch.testing.assert_close(RectifiedFlow().sample(network, noise, steps, "heun"), x.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.75])
+def test_sampling_from_data_is_its_formula(strength: float) -> None:
+    """SDEdit with DDIM: the data noised to the level, then as many steps on what is left of the schedule."""
+    process, noise, x_0, steps = PROCESSES["ddpm-v"], normal(2, C, H, W), normal(2, C, H, W, seed=5), 10
+    count = round(1000 * strength)
+    times = [round(count - index * count / steps) - 1 for index in range(steps)]
+    a, b = rates(process, times[0])
+    x = a * x_0.double() + b * noise.double()
+    for time, following in zip(times, [*times[1:], None], strict=True):
+        a, b = rates(process, time)
+        a_next, b_next = (1.0, 0.0) if following is None else rates(process, following)
+        out = network(x, torch.full((2,), time))
+        x = a_next * (a * x - b * out) + b_next * (a * out + b * x)
+    found = process.sample(network, noise, steps, "ddim", x_0=x_0, strength=strength)
+    torch.testing.assert_close(found, x.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_see_one_time_for_each_row() -> None:
+    """Whole numbers for the DDPM family, 0..1000 for flow, even where UniPC's own times are rounded down."""
+    times: dict[str, list[Tensor]] = {}
+    for name, process in (("ddpm", DDPM()), ("flow", RectifiedFlow())):
+        seen: list[Tensor] = []
+
+        def denoise(x_t: Tensor, t: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(t)
+            return x_t
+
+        process.sample(denoise, normal(3, C, H, W), 7, "unipc")
+        times[name] = seen
+    assert all(t.shape == (3,) and t.dtype == torch.int64 for t in times["ddpm"])
+    assert [int(t[0]) for t in times["ddpm"]] == [999, 856, 713, 570, 428, 285, 142]
+    assert all(t.shape == (3,) and t.dtype == torch.float32 for t in times["flow"])
+    expected = [1000 * (1 - index / 7) for index in range(7)]
+    assert [float(t[0]) for t in times["flow"]] == pytest.approx(expected, abs=2e-3)
+    assert math.isclose(float(times["flow"][0][0]), 1000, abs_tol=2e-3)
+
+
+def test_gradients_are_not_kept() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    denoise: Denoise = lambda x_t, t: weight * x_t  # noqa: E731
+    assert not RectifiedFlow().sample(denoise, normal(2, C, H, W), 3).requires_grad

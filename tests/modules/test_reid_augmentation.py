@@ -1,0 +1,169 @@
+"""Copies: through the autoencoder as pixels, drawn in pairs, and half drawn anew by a Gaussian."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from echodream.datamodules.augmentation import Augment
+from echodream.datamodules.normalization import unwhiten, whiten
+from echodream.datamodules.recordings import Recordings
+from echodream.errors import UserError
+from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw
+from echodream.weights import fingerprint
+from tests.support.patients import STATISTICS, C, H, W, latent_store
+from tests.support.tiny_vae import artifact, tiny
+
+torch.set_num_threads(1)
+
+
+def test_a_bank_gives_two_different_ones_of_a_row() -> None:
+    frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
+    torch.manual_seed(0)
+    (first, second), rows = FrameBank(frames, torch.tensor([7, 8, 9, 5])).draw(600)
+    first, second = first.flatten(), second.flatten()
+    assert (first != second).all()
+    assert torch.equal(first // 10, second // 10)
+    assert torch.equal(torch.tensor([7, 8, 9, 5])[(first // 10).long()], rows)
+    pairs, counts = torch.unique(torch.stack([first % 10, second % 10]), dim=1, return_counts=True)
+    assert pairs.shape == (2, 6)
+    assert int(counts.min()) > 60
+
+
+def test_a_bank_gives_copies_with_what_they_are_of() -> None:
+    frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
+    torch.manual_seed(0)
+    copy, frame, rows = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sourced(600)
+    copy, frame = copy.flatten(), frame.flatten()
+    assert set((copy - frame).tolist()) == {1.0, 2.0}
+    assert torch.equal(torch.tensor([7, 8, 9, 5])[(frame // 10).long()], rows)
+
+
+def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tuple[CopyAugmentation, Any]:
+    network = tiny()
+    settings = {"frames": 7, "variants": 3, "share": 1.0, **changes}
+    made = CopyAugmentation(str(artifact(folder, network)), augment or Augment(), **settings)
+    made.adapt(fingerprint(network))
+    return made, network
+
+
+@torch.no_grad()
+def test_copies_of_latents_go_through_pixels(tmp_path: Path) -> None:
+    """A flip of the decoded pixels, not of the latents; each beside its frame, and all unscaled."""
+    made, network = copies(tmp_path / "vae", Augment(flip=1.0), variants=200)
+    torch.manual_seed(0)
+    z = torch.randn(2, C, 4, 6)
+    found = made.made(z, STATISTICS, np.random.default_rng(0))
+    assert found.shape == (2, 201, C, 4, 6)
+    stored = unwhiten(z, STATISTICS, dim=1)
+    assert torch.equal(found[:, 0], stored)
+    posterior = network.encode(network.decode(stored).sample.clamp(-1, 1).flip(-1)).latent_dist
+    far = (found[:, 1:] - posterior.mean[:, None]) / posterior.std[:, None]
+    assert float(far.std()) == pytest.approx(1, abs=0.03)  # draws from the posterior of the flipped pixels
+    mean, unflipped = found[:, 1:].mean(dim=1), network.encode(network.decode(stored).sample.clamp(-1, 1)).latent_dist
+    assert (mean - posterior.mean).abs().mean() < 0.7 * (mean - unflipped.mean).abs().mean()
+
+
+@torch.no_grad()
+def test_copies_of_pixels_come_back_as_pixels(tmp_path: Path) -> None:
+    made, network = copies(tmp_path / "vae", variants=1)
+    x = torch.rand(4, 1, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = made.made(x, None, np.random.default_rng(0))
+    assert found.shape == (4, 2, 1, 8, 12)
+    assert torch.equal(found[:, 0], x)
+    assert found.abs().max() <= 1
+    mean = network.decode(network.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    assert (found[:, 1] - mean).abs().mean() < (found[:, 1] - x).abs().mean()
+
+
+def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path: Path) -> None:
+    network = tiny()
+    rows = Recordings(latent_store(tmp_path / "own", fingerprint(network)), "TRAIN")
+    made, _ = copies(tmp_path / "vae", frames=40)
+    torch.manual_seed(5)
+    bank = made.bank(rows, torch.device("cpu"))
+    assert bank is not None
+    assert bank.frames.shape == (40, 4, C, H, W)
+    for frame, row in zip(bank.frames[:, 0], bank.rows.tolist(), strict=True):
+        mean, std = rows.store.latents(rows.names[row])
+        assert ((frame - mean) / std).abs().amax(dim=(1, 2, 3)).min() < 6  # a draw from one of its frames
+    assert len(set(bank.rows.tolist())) > 15  # of 24
+    torch.manual_seed(5)
+    again = made.bank(rows, torch.device("cpu"))
+    assert again is not None
+    assert torch.equal(again.frames, bank.frames)
+
+
+def test_each_kind_of_variation_is_left_out_half_of_the_time_but_the_flip(tmp_path: Path) -> None:
+    made, _ = copies(tmp_path / "vae", Augment(gain=0.4, shift=0.1, flip=0.7))
+    rng = np.random.default_rng(0)
+    drawn = [made._some(rng) for _ in range(400)]
+    assert {augment.flip for augment in drawn} == {0.7}
+    for name, amount in (("gain", 0.4), ("shift", 0.1), ("speckle", 0.0)):
+        values = [getattr(augment, name) for augment in drawn]
+        assert set(values) == {0.0, amount}
+        assert amount == 0 or 0.4 < np.mean([value > 0 for value in values]) < 0.6
+
+
+def test_without_the_autoencoder_of_these_latents_there_are_no_copies(tmp_path: Path) -> None:
+    made, _ = copies(tmp_path / "vae")
+    with pytest.raises(UserError, match="is not the encoder of these latents"):
+        made.adapt("ab" * 32)
+    absent = CopyAugmentation(str(tmp_path / "nothing"), Augment(), 2, 1, 1.0)
+    with pytest.raises(UserError, match=r"does not exist.*model.copies.frames=0"):
+        absent.adapt(None)
+    for frames, share in ((0, 1.0), (2, 0.0)):
+        none = CopyAugmentation(str(tmp_path / "nothing"), Augment(), frames, 1, share)
+        none.adapt(None)
+        assert none.bank(SimpleNamespace(), torch.device("cpu")) is None  # type: ignore[arg-type]
+    for wrong, key in (((-1, 1, 1.0), "frames"), ((2, 0, 1.0), "variants"), ((2, 1, -0.5), "share")):
+        with pytest.raises(UserError, match=rf"model\.copies\.{key} is"):
+            CopyAugmentation("vae", Augment(), *wrong)
+
+
+def test_redrawing_is_the_posterior_of_the_gaussian_by_its_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    train = (torch.randn(50, 6, generator=generator, dtype=torch.float64) @ mixing + 0.5).view(50, 1, 2, 3)
+    made = GaussianRedraw(1.0, 0.5, 0.5)
+    made.fit(train)
+    x, sigma, times = train[:1].float(), 0.7, 60_000
+    torch.manual_seed(0)
+    found = made.draw(x.expand(times, -1, -1, -1), torch.full((times,), sigma)).flatten(1).double()
+    flat = train.flatten(1)
+    mean, cov = flat.mean(dim=0), torch.cov(flat.T)
+    gain = cov @ torch.linalg.inv(cov + sigma**2 * torch.eye(6))
+    truth = mean + gain @ (flat[0] - mean)
+    spread = sigma**2 * gain @ gain.T + cov - gain @ cov
+    assert (found.mean(dim=0) - truth).abs().max() < 0.02
+    assert (torch.cov(found.T) - spread).abs().max() < 0.02 * float(spread.abs().max()) + 0.01
+
+
+def test_a_share_is_redrawn_the_more_so_the_more_noise() -> None:
+    made = GaussianRedraw(0.25, 0.1, 10.0)
+    made.fit(torch.randn(300, C, 2, 2, generator=torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    x = torch.randn(800, C, 2, 2)
+    moved = (made(x) - x).flatten(1).norm(dim=1)
+    assert float((moved > 0).float().mean()) == pytest.approx(0.25, abs=0.05)
+    assert float(moved[moved > 0].min()) < 0.5 < 4 < float(moved.max())
+    for wrong in ((1.5, 0.1, 1.0), (0.5, 0.0, 1.0), (0.5, 2.0, 1.0)):
+        with pytest.raises(UserError, match=r"model\.redraw"):
+            GaussianRedraw(*wrong)
+
+
+def test_the_gaussian_is_fitted_to_whitened_training_latents(tmp_path: Path) -> None:
+    made = GaussianRedraw(1.0, 0.1, 1.0)
+    rows = Recordings(latent_store(tmp_path / "own"), "TRAIN")
+    made.adapt(rows, frames=48)
+    parts = []
+    for name in rows.names:
+        mean, _ = rows.store.latents(name)
+        parts.append(whiten(mean[[0, len(mean) - 1]].float(), STATISTICS, dim=1))
+    truth = torch.cat(parts).flatten(1)
+    assert len(truth) == 48
+    assert (made.mean - truth.mean(dim=0)).abs().max() < 0.03
+    assert float(made.variance.sum()) == pytest.approx(float(truth.var(dim=0).sum()), rel=0.02)

@@ -1,0 +1,30 @@
+"""Settings of a UNet that are no lists and no numbers."""
+
+from typing import Any
+
+import pytest
+
+from echodream.errors import UserError
+from echodream.networks.denoisers.unet import build_image, build_video
+
+SOUND: dict[str, Any] = {"widths": [32], "layers": 1, "attention": ["cross"], "heads": 2}
+
+
+@pytest.mark.parametrize("build", [build_image, build_video])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        *[(key, value, "give a list") for key in ("widths", "attention") for value in (None, 8, "cross", [])],
+        *[("widths", [value], "give a whole number from 1") for value in (None, 0, 32.0, "32", True)],
+        *[("layers", value, "give a whole number from 1") for value in (None, 0, 1.5, "one", True)],
+    ],
+)
+def test_a_setting_of_another_kind_is_one_sentence(build: Any, key: str, value: Any, words: str) -> None:
+    with pytest.raises(UserError, match=rf"^denoiser\.{key} (is|has) .*: {words}"):
+        build(4, 0, 8, **{**SOUND, key: value})
+
+
+@pytest.mark.parametrize("groups", [0, None, -4, 2.5])
+def test_groups_are_a_number(groups: Any) -> None:
+    with pytest.raises(UserError, match=r"^denoiser\.groups has .*: give a whole number from 1"):
+        build_image(4, 0, 8, **SOUND, groups=groups)

@@ -1,0 +1,403 @@
+"""UNets as denoisers: presets at their real size, padding, rows that do not mix, and folders read with care."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from echodream.config.paths import CONF_DIR
+from echodream.errors import UserError
+from echodream.networks.denoisers.unet import (
+    Denoiser,
+    ImageDenoiser,
+    VideoDenoiser,
+    borders,
+    build_image,
+    build_video,
+    load_denoiser,
+)
+from echodream.types import Condition
+from echodream.weights import fingerprint
+
+torch.set_num_threads(1)  # networks this small are slower on several
+
+B, C, E, D, F, H, W = 2, 4, 3, 6, 3, 5, 7
+
+
+def preset(group: str, name: str) -> Callable[..., Denoiser]:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose(overrides=[f"+{group}@_global_={name}"])
+    return instantiate(cfg)
+
+
+def image(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> ImageDenoiser:
+    torch.manual_seed(seed)
+    return build_image(C, extra, width, [4, 8, 8][:levels], 1, ["cross"] * levels, heads=2, groups=4).eval()
+
+
+def video(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> VideoDenoiser:
+    torch.manual_seed(seed)
+    made = build_video(C, extra, width, [32, 64, 64][:levels], 1, ["cross"] * levels, heads=2)
+    with torch.no_grad():  # as after training: temporal layers begin as good as switched off
+        for name, weight in made.named_parameters():
+            if name.endswith("mix_factor"):
+                weight.zero_()
+    return made.eval()
+
+
+MAKERS = pytest.mark.parametrize("make", [image, video])
+
+
+def inputs(make: Any, count: int = B, length: int = 2, frames: int = F) -> tuple[Tensor, Tensor, Condition]:
+    rest = (H, W) if make is image else (frames, H, W)
+    rng = torch.Generator().manual_seed(1)
+    x, extra = (torch.randn(count, channels, *rest, generator=rng) for channels in (C, E))
+    tokens = 3 * torch.randn(count, length, D, generator=rng)
+    return x, torch.randint(0, 1000, (count,), generator=rng), Condition(tokens, extra)
+
+
+# ---------------------------------------------------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "extra", "count", "factor"),
+    [
+        ("image_unet", "published", 0, 74_648_324, 8),
+        ("image_unet", "grey", 0, 74_648_324, 8),
+        ("image_unet", "small", 0, 10_129_348, 4),
+        ("image_unet", "tiny", 0, 1_694_852, 4),
+        ("video_unet", "published", 4, 143_830_186, 8),
+        ("video_unet", "grey", 4, 143_830_186, 8),
+        ("video_unet", "small", 4, 11_747_675, 2),
+        ("video_unet", "tiny", 4, 2_431_568, 2),
+    ],
+)
+def test_presets_on_meta(group: str, name: str, extra: int, count: int, factor: int) -> None:
+    with torch.device("meta"):
+        made = preset(group, name)(channels=4, extra=extra, width=1).to("meta")  # torch.Tensor([...]) is on the CPU
+        rest = (14, 18) if group == "image_unet" else (5, 14, 18)
+        x = torch.empty(2, 4, *rest)
+        channels = torch.empty(2, extra, *rest) if extra else None
+        found = made(x, torch.empty(2), Condition(torch.empty(2, 1, 1), channels))
+    assert found.shape == x.shape
+    assert sum(weight.numel() for weight in made.parameters()) == count
+    assert (made.factor, made.channels, made.extra, made.width) == (factor, 4, extra, 1)
+
+
+@pytest.mark.parametrize("group", ["image_unet", "video_unet"])
+def test_every_preset_is_tested(group: str) -> None:
+    presets = ["grey", "imported", "published", "small", "tiny"]  # imported: in tests/test_published.py
+    assert sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")) == presets
+
+
+def test_the_published_blocks() -> None:
+    with torch.device("meta"):
+        made = [preset(group, "published")(channels=4, extra=0, width=1) for group in ("image_unet", "video_unet")]
+    image_config, video_config = (item.unet.config for item in made)
+    assert image_config.down_block_types == ("AttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    assert image_config.up_block_types == ("UpBlock2D",) + ("AttnUpBlock2D",) * 3
+    assert image_config.block_out_channels == video_config.block_out_channels == (128, 256, 256, 512)
+    assert image_config.layers_per_block == video_config.layers_per_block == 2
+    assert video_config.num_attention_heads == (8, 16, 16, 32)
+    assert video_config.down_block_types[3] == "DownBlockSpatioTemporal"
+    assert video_config.up_block_types[0] == "UpBlockSpatioTemporal"
+
+
+# ---------------------------------------------------------------------------------------------- padding and layout
+
+
+@pytest.mark.parametrize("size", range(1, 18))
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_borders_are_the_least_that_does(size: int, factor: int) -> None:
+    before, after = borders(size, factor)
+    assert before + size + after == next(n for n in range(size, 100) if n % factor == 0)
+    assert after - before in (0, 1)
+
+
+class Recorder(torch.nn.Module):
+    """In place of a UNet: keeps what it was given, and returns its first channels."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, x: Tensor, t: Tensor, *tokens: Tensor, **named: Tensor) -> Any:
+        self.x, self.t, self.named = x, t, named
+        self.tokens = tokens[0] if tokens else named["encoder_hidden_states"]
+        channels = self.config.out_channels
+        return type("Output", (), {"sample": x[:, :channels] if x.ndim == 4 else x[:, :, :channels]})
+
+
+@MAKERS
+def test_the_unet_sees_the_sample_and_its_condition_padded_with_their_border(make: Any) -> None:
+    made = make(levels=3)  # a factor of 4: 5 x 7 to 8 x 8
+    made.unet = Recorder(made.unet.config)
+    x, t, condition = inputs(make)
+    assert torch.equal(made(x, t, condition), x)
+    both = torch.cat([x, condition.channels], dim=1).numpy()
+    truth = np.pad(both, [(0, 0)] * (both.ndim - 2) + [(1, 2), (0, 1)], mode="edge")
+    seen = made.unet.x.numpy()
+    assert np.array_equal(seen if make is image else seen.transpose(0, 2, 1, 3, 4), truth)
+    assert torch.equal(made.unet.t, t)
+    assert torch.equal(made.unet.tokens, condition.tokens)
+    if make is video:
+        assert torch.equal(made.unet.named["added_time_ids"], torch.zeros(B, 1))
+
+
+@MAKERS
+def test_nothing_is_padded_where_nothing_is_needed(make: Any) -> None:
+    made = make(levels=2)
+    made.unet = Recorder(made.unet.config)
+    x, t, condition = inputs(make)
+    even = Condition(condition.tokens, condition.channels[..., :4, :6])
+    made(x[..., :4, :6], t, even)
+    assert made.unet.x.shape[-2:] == (4, 6)
+
+
+def test_the_published_padding_of_14_to_16() -> None:
+    with torch.device("meta"):
+        made = preset("image_unet", "published")(channels=4, extra=0, width=1)
+    made.unet = Recorder(made.unet.config)
+    x = torch.randn(2, 4, 14, 14)
+    assert torch.equal(made(x, torch.tensor([3, 4]), Condition(torch.zeros(2, 1, 1))), x)
+    assert np.array_equal(made.unet.x.numpy(), np.pad(x.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge"))
+
+
+@MAKERS
+def test_a_sample_that_fits_goes_through_the_unet_as_it_is(make: Any) -> None:
+    made = make()
+    x, t, condition = inputs(make)
+    x, channels = x[..., :4, :6], condition.channels[..., :4, :6]
+    given = torch.cat([x, channels], dim=1)
+    if make is image:
+        truth = made.unet(given, t, encoder_hidden_states=condition.tokens).sample
+    else:
+        truth = made.unet(given.permute(0, 2, 1, 3, 4), t, condition.tokens, torch.zeros(B, 1)).sample
+        truth = truth.permute(0, 2, 1, 3, 4)
+    assert torch.equal(made(x, t, Condition(condition.tokens, channels)), truth)
+
+
+# ------------------------------------------------------------------------------------------------ rows and times
+
+
+@MAKERS
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_row_does_not_depend_on_its_batch(make: Any, length: int) -> None:
+    """Tokens, times and channels differ in every row, and reach each layer of that row alone."""
+    made = make()
+    x, t, condition = inputs(make, 5, length)
+    with torch.no_grad():
+        together = made(x, t, condition)
+        for row in range(5):
+            one = slice(row, row + 1)
+            alone = made(x[one], t[one], Condition(condition.tokens[one], condition.channels[one]))
+            assert torch.allclose(together[one], alone, atol=1e-5), row
+        swapped = made(x, t, Condition(condition.tokens.roll(1, 0), condition.channels))
+        later = made(x, t.roll(1, 0), condition)
+    for changed in (swapped, later):
+        assert ((changed - together).abs().flatten(1).amax(1) > 1e-4).all()
+
+
+@MAKERS
+def test_all_tokens_are_heard_in_any_order(make: Any) -> None:
+    made = make()
+    x, t, condition = inputs(make, length=3)
+    with torch.no_grad():
+        truth = made(x, t, condition)
+        turned = made(x, t, Condition(condition.tokens.flip(1), condition.channels))
+        assert torch.allclose(turned, truth, atol=1e-5)
+        for number in range(3):
+            tokens = condition.tokens.clone()
+            tokens[:, number] += 1
+            assert not torch.allclose(made(x, t, Condition(tokens, condition.channels)), truth, atol=1e-4)
+
+
+@MAKERS
+def test_one_token_for_all_rows_and_times_as_float(make: Any) -> None:
+    made = make()
+    x, t, condition = inputs(make)
+    one = condition.tokens[:1]
+    with torch.no_grad():
+        truth = made(x, t, Condition(one.repeat(B, 1, 1), condition.channels))
+        assert torch.equal(made(x, t.double(), Condition(one, condition.channels)), truth)
+        assert not torch.equal(made(x, t + 0.5, Condition(one, condition.channels)), truth)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_any_number_of_frames(frames: int) -> None:
+    x, t, condition = inputs(video, frames=frames)
+    with torch.no_grad():
+        found = video()(x, t, condition)
+    assert found.shape == (B, C, frames, H, W)
+    assert torch.isfinite(found).all()
+
+
+def test_frames_know_of_each_other() -> None:
+    x, t, condition = inputs(video)
+    changed = x.clone()
+    changed[:, :, 0] += 1
+    with torch.no_grad():
+        made = video()
+        assert (made(x, t, condition) - made(changed, t, condition))[:, :, 2].abs().max() > 1e-4
+
+
+@MAKERS
+def test_batch_equal_to_width_and_frames(make: Any) -> None:
+    """Sizes that coincide hide a time or a token spread along the wrong axis."""
+    made = make(extra=0)
+    rest = (4, 4) if make is image else (4, 4, 4)
+    x, t, tokens = torch.randn(4, C, *rest), torch.tensor([0, 100, 500, 999]), torch.randn(4, 4, D)
+    with torch.no_grad():
+        together = made(x, t, Condition(tokens))
+        for row in range(4):
+            one = slice(row, row + 1)
+            assert torch.allclose(together[one], made(x[one], t[one], Condition(tokens[one])), atol=1e-5)
+
+
+def counted(kept: list[int], tensor: Tensor) -> Tensor:
+    kept.append(tensor.numel())
+    return tensor
+
+
+@MAKERS
+def test_gradient_checkpointing_changes_no_gradient(make: Any) -> None:
+    x, t, condition = inputs(make)
+    grads, saved = [], []
+    for checkpointing in (False, True):
+        made = make().train()
+        if checkpointing:
+            made.enable_gradient_checkpointing()
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(counted, kept), lambda tensor: tensor):
+            loss = made(x, t, condition).square().sum()
+        loss.backward()
+        saved.append(sum(kept))
+        grads.append(torch.cat([weight.grad.flatten() for weight in made.parameters()]))
+    assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+    assert saved[1] < 0.7 * saved[0]
+
+
+# --------------------------------------------------------------------------------------------------------- folders
+
+
+@MAKERS
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_saved_and_loaded(make: Any, form: str, tmp_path: Path) -> None:
+    truth = make(width=1)
+    truth.save(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    if form == "bin":
+        torch.save(load_file(file), file.with_suffix(".bin"))
+        file.unlink()
+    found = load_denoiser(tmp_path)
+    assert type(found) is type(truth)
+    assert fingerprint(found) == fingerprint(truth) != fingerprint(make(1, width=1))
+    assert not found.training
+    assert (found.channels, found.extra, found.width, found.factor) == (C, E, 1, 2)
+    x, t, condition = inputs(make)
+    condition = Condition(condition.tokens[..., :1], condition.channels)
+    with torch.no_grad():
+        assert torch.equal(found(x, t, condition), truth(x, t, condition))
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
+    return folder
+
+
+def test_folders_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config.json is not that of a diffusers UNet: give the folder of one"):
+        load_denoiser(tmp_path)
+    for text in ("[]", "{", "{}", "3"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config.json is not that of a diffusers UNet"):
+            load_denoiser(tmp_path)
+    other = UNet2DModel(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    other.save_config(tmp_path)
+    with pytest.raises(UserError, match=r"is of a UNet2DModel: give the folder of a UNet2DConditionModel or a UNetSp"):
+        load_denoiser(tmp_path)
+    image().unet.save_config(tmp_path)
+    with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):
+        load_denoiser(tmp_path)
+    with pytest.raises(UserError, match=r"config.json sets class_embed_type, which is not supported"):
+        load_denoiser(edit(tmp_path, class_embed_type="timestep"))
+    with pytest.raises(UserError, match=r"config.json is not a UNet2DConditionModel's: "):
+        load_denoiser(edit(tmp_path, class_embed_type=None, down_block_types=["NoBlock"] * 2))
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    image().save(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    remedy = "its config.json is of another network"
+    save_file({name: value for name, value in state.items() if name != "conv_in.bias"}, file)
+    with pytest.raises(UserError, match=rf"1 weights are missing \(conv_in.bias\); {remedy}$"):
+        load_denoiser(tmp_path)
+    save_file({**state, "conv_in.scale": torch.ones(1)}, file)
+    with pytest.raises(UserError, match=rf"1 weights are not known \(conv_in.scale\); {remedy}$"):
+        load_denoiser(tmp_path)
+    save_file({**state, "conv_in.bias": torch.full((4,), torch.nan)}, file)
+    with pytest.raises(UserError, match=r"conv_in.bias is not finite: the weights are of a failed training"):
+        load_denoiser(tmp_path)
+    save_file(state, file)
+    edit(tmp_path, in_channels=9)
+    with pytest.raises(UserError, match=rf"conv_in.weight is \(4, 7, .*, this architecture has \(4, 9, .*: {remedy}$"):
+        load_denoiser(tmp_path)
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
+    made = image()
+    made.unet.save_config(tmp_path)
+    torch.save({**made.unet.state_dict(), "hook": Payload(tmp_path / "ran")}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"holds more than weights"):
+        load_denoiser(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+def test_what_is_asked_of_a_loaded_network_is_checked() -> None:
+    made = image()
+    made.check(C, E, D)
+    with pytest.raises(UserError, match=r"the UNet has 4 for the channels of a latent, and 5 is asked for"):
+        made.check(5, E, D)
+    with pytest.raises(UserError, match=r"has 3 for the channels of a reference, and 0 is"):
+        made.check(C, 0, D)
+    with pytest.raises(UserError, match=r"has 6 for the width of the condition's tokens, and 1 is"):
+        made.check(C, E, 1)
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(UserError, match=r"denoiser.attention is \['cross', 'self'\]: give one of none, self, cross"):
+        build_image(4, 0, 8, [32, 32, 32], 1, ["cross", "self"])
+    with pytest.raises(UserError, match=r"denoiser.attention is \['self', 'none'\]: give one of none, cross for"):
+        build_video(4, 0, 8, [32, 32], 1, ["self", "none"])
+    with pytest.raises(UserError, match=r"denoiser.widths is \[32, 48\]: give multiples of denoiser.groups 32"):
+        build_image(4, 0, 8, [32, 48], 1, ["cross", "cross"])
+    with pytest.raises(UserError, match=r"denoiser.widths is \[16, 32\]: give multiples of the groups of its norms"):
+        build_video(4, 0, 8, [16, 32], 1, ["cross", "cross"])
+    for heads in (3, [4, 3], [4], 0):
+        with pytest.raises(UserError, match=r"denoiser.heads is .*: give a divisor of each of denoiser.widths"):
+            build_video(4, 0, 8, [32, 64], 1, ["cross", "none"], heads)

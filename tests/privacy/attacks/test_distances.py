@@ -1,0 +1,223 @@
+"""Distances, closeness, authenticity, copying, fidelity: against brute force, closed forms and planted copies."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from echodream.errors import UserError
+from echodream.privacy.attacks import distances
+from echodream.privacy.attacks.closeness import authenticity, closeness
+from echodream.privacy.attacks.copying import data_copying, mann_whitney_z
+from echodream.privacy.attacks.fidelity import fidelity
+
+N, M, WIDTH = 31, 47, 5
+
+
+def normal(rows: int, seed: int, width: int = WIDTH) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "BLOCK", 7)
+
+
+def test_distances_by_blocks_are_scipys() -> None:
+    x, y = (each.double() for each in (normal(N, 0), normal(M, 1)))
+    truth, own = cdist(x, y), cdist(y, y)
+    unit = np.arange(M) % 6
+    value, place = distances.nearest_distance(x, y)
+    assert value.numpy() == pytest.approx(truth.min(axis=1))
+    assert place.tolist() == truth.argmin(axis=1).tolist()
+    assert distances.radii(y, 3).numpy() == pytest.approx(np.sort(own, axis=1)[:, 3])  # column 0 is the row itself
+    others = np.where(unit[:, None] == unit[None], np.inf, own).min(axis=1)
+    assert distances.to_other_units(y, unit).numpy() == pytest.approx(others)
+    by_unit = np.stack([truth[:, unit == one].min(axis=1) for one in range(6)], axis=1)
+    assert distances.to_units(x, y, unit).numpy() == pytest.approx(by_unit)
+
+
+def test_equal_rows_are_neighbours_too() -> None:
+    x = normal(3, 0).double().repeat(2, 1)
+    assert distances.radii(x, 1).tolist() == [0.0] * 6
+    assert distances.radii(x, 2).min() > 0
+
+
+def brute_fidelity(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
+    """Equations of Naeem et al., pair by pair."""
+    ball = [np.sort([np.linalg.norm(a - b) for b in x])[k] for a in x]
+    balls = [np.sort([np.linalg.norm(a - b) for b in y])[k] for a in y]
+    d = [[np.linalg.norm(a - b) for b in y] for a in x]
+    return {
+        "precision": np.mean([any(d[i][j] < balls[j] for j in range(len(y))) for i in range(len(x))]),
+        "recall": np.mean([any(d[i][j] < ball[i] for i in range(len(x))) for j in range(len(y))]),
+        "density": np.mean([sum(d[i][j] < balls[j] for j in range(len(y))) / k for i in range(len(x))]),
+        "coverage": np.mean([any(d[i][j] < balls[j] for i in range(len(x))) for j in range(len(y))]),
+    }
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_fidelity_is_the_papers_pair_by_pair(k: int) -> None:
+    x, y = normal(N, 0) * 0.7 + 0.4, normal(M, 1)
+    found = fidelity(x, y, k=k)
+    for name, value in brute_fidelity(x.double().numpy(), y.double().numpy(), k).items():
+        interval = getattr(found, name)
+        assert interval.value == pytest.approx(value), name
+        assert interval.low <= value <= interval.high
+        assert interval.low < interval.high
+
+
+def test_the_interval_of_recall_is_over_patients() -> None:
+    """Rows of one patient are copies of each other: as many rows, but fewer units, so a wider interval."""
+    patients = np.arange(120) // 12
+    y = normal(10, 1).repeat_interleave(12, dim=0) + 0.001 * normal(120, 2)
+    x = normal(40, 3)
+    alone, together = fidelity(x, y, k=13), fidelity(x, y, patients.tolist(), k=13)
+    assert alone.recall.value == together.recall.value
+    assert together.recall.high - together.recall.low > 1.5 * (alone.recall.high - alone.recall.low)
+
+
+def test_authenticity_row_by_row() -> None:
+    x, y = normal(N, 0), normal(M, 1)
+    d, own = cdist(x.double(), y.double()), cdist(y.double(), y.double())
+    for patients in (None, (np.arange(M) // 3).tolist()):
+        unit = np.arange(M) if patients is None else np.array(patients)
+        truth = []
+        for i in range(N):
+            near = int(d[i].argmin())
+            truth.append(bool(d[i, near] > min(own[near, j] for j in range(M) if unit[j] != unit[near])))
+        assert authenticity(x, y, patients).tolist() == truth
+        assert 0 < sum(truth) < N
+
+
+def test_copies_are_not_authentic_though_their_patient_has_a_closer_frame() -> None:
+    y = normal(20, 1, 32).repeat_interleave(2, dim=0) + 0.01 * normal(40, 2, 32)
+    x = y[::5] + 0.1 * normal(8, 3, 32)
+    assert not authenticity(x, y, (np.arange(40) // 2).tolist()).any()
+    assert authenticity(x, y).all()  # frame by frame, the neighbouring frame is closer than the copy
+
+
+def test_half_of_harmless_samples_are_nearest_in_training() -> None:
+    names = [f"t{number // 2}" for number in range(160)], [f"h{number // 2}" for number in range(160)]
+    x, y, z = normal(300, 0), normal(160, 1), normal(160, 2)
+    found = closeness(x, y, names[0], z, names[1], repeats=300)
+    both = (cdist(x.double(), each.double()).min(axis=1) for each in (y, z))
+    assert found.nearest_in_train.value == pytest.approx(np.mean(np.less(*both)))
+    assert found.nearest_in_train.low < 0.5 < found.nearest_in_train.high
+    assert found.p_value > 0.02
+    assert found.dcr_train.value == pytest.approx(np.median(cdist(x.double(), y.double()).min(axis=1)))
+    per = np.stack([cdist(x.double(), y[2 * i : 2 * i + 2].double()).min(axis=1) for i in range(80)], axis=1)
+    first, second = np.sort(per, axis=1)[:, :2].T
+    assert found.nndr_train.value == pytest.approx(np.median(first / second))
+    assert found.patients == 80
+
+
+def test_planted_copies_are_nearer_to_training() -> None:
+    y, z = normal(80, 1), normal(50, 2)
+    x = torch.cat([normal(60, 0), y[:70] + 0.01 * normal(70, 3)])
+    found = closeness(x, y, [f"t{i}" for i in range(80)], z, [f"h{i}" for i in range(50)], repeats=300)
+    assert found.nearest_in_train.value > 0.55
+    assert found.p_value < 0.05
+    assert found.patients == 50  # of training patients, as many as there are held out
+    twin = closeness(y, y, [f"t{i}" for i in range(80)], z, [f"h{i}" for i in range(50)], repeats=20)
+    assert twin.nndr_train.low == 0
+    same = closeness(x, y.new_zeros(4, WIDTH), list("abcd"), z, [f"h{i}" for i in range(50)], repeats=20)
+    assert same.nndr_train.value == 1  # all patients alike: every ratio is one
+
+
+def test_a_ratio_of_zero_to_zero_is_one() -> None:
+    y = torch.cat([normal(1, 0)] * 3)
+    found = closeness(y, y, list("abc"), normal(3, 1), list("def"), repeats=20)
+    assert found.nndr_train.value == 1
+    assert found.dcr_train.value == 0
+
+
+def test_mann_whitney_is_scipys() -> None:
+    generator = np.random.default_rng(0)
+    for decimals in (9, 1):  # without and with ties
+        held, samples = generator.normal(0.4, 1, 23).round(decimals), generator.normal(0, 1, 31).round(decimals)
+        truth = stats.mannwhitneyu(samples, held, use_continuity=False, method="asymptotic", alternative="greater")
+        assert stats.norm.sf(mann_whitney_z(held, samples)) == pytest.approx(truth.pvalue)
+    assert mann_whitney_z(np.ones(4), np.ones(5)) == 0
+
+
+def test_data_copying_tells_copies_from_new_and_from_far() -> None:
+    train, held = normal(300, 0), normal(200, 1)
+    scores = [
+        data_copying(x, train, held, cells=cells).score.value
+        for cells in (1, 4)
+        for x in (train[:200] + 0.05 * normal(200, 2), normal(200, 3), 3 * normal(200, 4))
+    ]
+    for copied, new, far in (scores[:3], scores[3:]):
+        assert copied < -3
+        assert abs(new) < 3
+        assert far > 3
+
+
+def test_c_t_is_the_weighted_mean_of_its_cells() -> None:
+    """Two clusters far apart: each cell's z by scipy, weighted by its share of held-out rows."""
+    shift = torch.tensor([50.0] + [0.0] * (WIDTH - 1))
+    train = torch.cat([normal(60, 0), normal(40, 1) + shift])
+    held = torch.cat([normal(50, 2), normal(20, 3) + shift])
+    x = torch.cat([normal(30, 4), train[60:75] + shift * 0 + 0.01 * normal(15, 5)])
+    found = data_copying(x, train, held, cells=2)
+    near, far = (cdist(each.double(), train.double()).min(axis=1) for each in (x, held))
+    z = [mann_whitney_z(far[:50], near[:30]), mann_whitney_z(far[50:], near[30:])]
+    assert sorted(found.cells) == pytest.approx(sorted(z))
+    assert found.score.value == pytest.approx((50 * z[0] + 20 * z[1]) / 70)
+    assert found.score.high - found.score.value == pytest.approx(1.96 * np.hypot(50, 20) / 70)
+    fewer = data_copying(x, train, held, cells=2, least=20)
+    assert (fewer.left_out, fewer.score.value) == (1, pytest.approx(z[0]))
+
+
+def test_the_interval_of_c_t_covers_zero_where_nothing_is_copied() -> None:
+    """Two cells of unequal size, 400 times: 95 % of the intervals."""
+    hits = 0
+    for seed in range(400):
+        shift = torch.tensor([50.0] + [0.0] * (WIDTH - 1))
+        train, held, x = (
+            torch.cat([normal(30, 3 * seed + k), normal(15, 9999 + 3 * seed + k) + shift]) for k in range(3)
+        )
+        score = data_copying(x, train, held, cells=2).score
+        hits += score.low <= 0 <= score.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_a_sample_is_as_close_as_its_closest_frame() -> None:
+    """Of 12 samples of 3 frames, in any order: by brute force, and as one frame each where all are alike."""
+    names = [f"t{number // 2}" for number in range(40)], [f"h{number // 2}" for number in range(40)]
+    x, y, z = normal(36, 0), normal(40, 1), normal(40, 2)
+    groups = np.random.default_rng(0).permutation(np.arange(36) % 12)
+    found = closeness(x, y, names[0], z, names[1], groups, repeats=20)
+    near, far = (np.array([cdist(x[groups == k].double(), each.double()).min() for k in range(12)]) for each in (y, z))
+    assert found.dcr_train.value == pytest.approx(np.median(near))
+    assert found.dcr_holdout.value == pytest.approx(np.median(far))
+    assert found.nearest_in_train.value == pytest.approx(np.mean(near < far))
+    twice = closeness(x[:12].repeat(3, 1), y, names[0], z, names[1], [f"{k % 12:02}" for k in range(36)], repeats=20)
+    assert twice == closeness(x[:12], y, names[0], z, names[1], repeats=20)
+
+
+def test_what_cannot_be_audited_is_refused() -> None:
+    x = normal(N, 0)
+    bad = x.clone()
+    bad[0, 0] = float("nan")
+    with pytest.raises(UserError, match="fidelity was given NaN"):
+        fidelity(x, bad)
+    with pytest.raises(UserError, match="same D"):
+        authenticity(x, normal(5, 0, 3))
+    with pytest.raises(UserError, match="k=31 neighbours"):
+        fidelity(x, x, k=N)
+    with pytest.raises(UserError, match="only one patient"):
+        authenticity(x, x, ["a"] * N)
+    with pytest.raises(UserError, match="both in training and held out"):
+        closeness(x, x, ["a"] * N, x, ["a"] * N)
+    with pytest.raises(UserError, match="two or more patients"):
+        closeness(x, x, ["a"] * N, x, ["b"] * N)
+    with pytest.raises(UserError, match="No cell has 40"):
+        data_copying(x, x, x, least=40)
+    with pytest.raises(UserError, match="cells=32"):
+        data_copying(x, x, x, cells=32)
+    with pytest.raises(UserError, match="31 rows came with 2 patients"):
+        fidelity(x, x, ["a", "b"])

@@ -1,0 +1,158 @@
+"""How numbers are written, and where charts put them."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+
+from echodream.metrics.intervals import Interval
+from echodream.report.charts_svg import axis, ridges, track
+from echodream.report.figures import Row, between, interval, number, percent, round_up, ticks, times, within
+from echodream.report.glossary import copy, counts_in_floors, meaning
+from echodream.report.media import encode, encode_within
+from echodream.runs.redaction import without_places
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.914, "0.91"),
+        (0.0, "0.00"),
+        (12.34, "12.3"),
+        (40, "40"),
+        (1234.4, "1\u202f234"),
+        (0.00123, "0.0012"),
+        (-0.5, "−0.50"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Interval(0.912, 0.84, 0.979), "0.91|0.84 to 0.98"),
+        (Interval(0.0543, 0.0483, 0.0607), "0.054|0.048 to 0.061"),
+        (Interval(73.68, 71.06, 76.59), "73.7|71.1 to 76.6"),
+        (Interval(-0.0001, -0.3, 0.2), "0.00|−0.30 to 0.20"),
+        (Interval(2.5, 2.5, 2.5), "2.50|"),
+    ],
+)
+def test_an_interval_decides_how_many_decimals_are_written(found: Interval, text: str) -> None:
+    assert f"{within(found)}|{between(found)}" == text
+
+
+def test_shares_times_and_records() -> None:
+    assert percent(0.05) == "5\u00a0%"
+    assert percent(0.0247) == "2.5\u00a0%"
+    assert percent(0.904) == "90\u00a0%"
+    assert times(2.697) == "2.7"
+    assert times(31.4) == "31"
+    assert interval({"value": 0.5, "low": None, "high": 0.7}) == Interval(0.5, 0.5, 0.7)
+    assert interval({"value": None}) is None
+    assert interval(float("nan")) is None
+    with pytest.raises(ValueError, match="is not a number"):
+        interval({"value": True})
+
+
+@pytest.mark.parametrize(
+    ("scale", "found"),
+    [
+        ((0, 1), [0, 0.25, 0.5, 0.75, 1]),
+        ((-4, 4), [-4, -2, 0, 2, 4]),
+        ((0, 3), [0, 1, 2, 3]),
+        ((-0.5, 0.8), [-0.5, 0, 0.8]),
+    ],
+)
+def test_ticks_are_round_and_0_is_one(scale: tuple[float, float], found: list[float]) -> None:
+    assert ticks(scale) == pytest.approx(found)
+    assert round_up(5.767) == 6
+    assert round_up(1) == 1
+
+
+def places(svg: str, element: str, attribute: str) -> list[float]:
+    return [float(x) for x in re.findall(rf'<{element}[^>]* {attribute}="(-?[\d.]+)%"', svg)]
+
+
+def test_a_track_shows_the_interval_where_it_is() -> None:
+    svg = track(Row("auc", Interval(0.5, 0.25, 0.875), Interval(1.0, 0.5, 3.0), scale=(0.0, 2.0)))
+    assert places(svg, "circle", "cx") == [25]
+    assert places(svg, 'line class="whisker"', "x1") == [12.5]
+    assert places(svg, 'line class="whisker"', "x2") == [43.75]
+    assert places(svg, "rect", "x") == [25]
+    assert places(svg, "rect", "width") == [75]  # cut at the end of the axis
+    assert 'aria-hidden="true"' in svg
+    assert ">200 %<" in axis((0.0, 2.0), "%")
+
+
+def test_hills_are_cut_at_the_threshold() -> None:
+    import numpy as np
+
+    from echodream.report.charts_svg import Ridge
+
+    ((_, svg),) = ridges([Ridge("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
+    assert places(svg, 'line class="cut"', "x1") == [75]
+    heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", svg)]
+    assert min(heights) == 4  # the highest bar
+    assert heights.count(21) == 2  # half as high, at both of its ends
+
+
+@pytest.mark.parametrize(
+    ("name", "in_floors", "says"),
+    [
+        ("frechet[classifier]", True, "smaller is closer"),
+        ("FVD16", True, "smaller is closer"),
+        ("kernel[i3d]", False, "about 0"),
+        ("precision[dinov2]", False, "plausible"),
+        ("coverage", False, "nearby"),
+        ("average_precision", False, "all thresholds"),
+        ("specificity", False, "left alone"),
+        ("something new", False, ""),
+    ],
+)
+def test_metrics_have_a_sentence(name: str, in_floors: bool, says: str) -> None:
+    assert counts_in_floors(name) == in_floors
+    assert says in meaning(name)
+    assert bool(meaning(name)) == bool(says)
+
+
+def test_copies_are_described_by_their_numbers() -> None:
+    assert copy("sdedit_30", {"kind": "regenerated", "strength": 0.3}) == "30 % noised and drawn again by the generator"
+    assert copy("mine", {"gain": 0.3, "rotate": 5.0}) == "brighter or darker by 30 %, turned by 5°"
+    assert copy("new_way", {}) == "new way"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("python sample.py src=/ward/DOE dst=samples/a", "python sample.py src=... dst=samples/a"),
+        ("src=~/doe x=../doe/y", "src=... x=..."),
+        ("src: C:\\ward\\doe", "src: ..."),
+        ("a.b=[/x/y,z/w]", "a.b=[...,z/w]"),
+        ("lr: 1e-4", "lr: 1e-4"),
+    ],
+)
+def test_absolute_places_are_taken_out(text: str, left: str) -> None:
+    assert without_places(text) == left
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_videos_show_the_frames_that_they_are_of(colours: int) -> None:
+    """Flat patches, which compression keeps: brightness and colour come back as they went in."""
+    import av
+
+    values = np.random.default_rng(1).integers(20, 236, (2, 3, colours)).astype(np.uint8)
+    frame = values.repeat(32, axis=0).repeat(32, axis=1)
+    found = av.open(io.BytesIO(encode(frame[None].repeat(3, axis=0), 25.0, 18))).decode(video=0)
+    shown = np.stack([picture.to_ndarray(format="rgb24") for picture in found])[:, 16::32, 16::32]
+    assert np.abs(shown.astype(int) - values.astype(int)).max() <= 6
+
+
+def test_videos_are_compressed_until_they_fit() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (12, 49, 65, 1)).astype(np.uint8)  # odd sides
+    (best,) = encode_within([(frames, 25.0)], 10**6)
+    (small,) = encode_within([(frames, 25.0)], len(best) - 1)
+    assert len(small) < len(best)
+    assert encode_within([(frames, 25.0)], 10**6) == [best]

@@ -1,0 +1,171 @@
+"""``stage=image``: the rows, and every refusal."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from echodream.diffusion.model import DiffusionModel
+from echodream.store import Store
+from tests.support.drawn import TOLD, command, image, ready_study, refused, study, video, write_csv
+from tests.support.tiny_diffusion import ENCODER, NAMES, STATISTICS, C, H, W, latent_store, model
+
+
+def test_the_file_list_of_images(tmp_path: Path) -> None:
+    store = image(study(tmp_path, TOLD), "n=7", "seed=11", "guidance.class_id=2.5", "sampler=unipc", "steps=4")
+    table = store.table
+    assert table["FileName"].tolist() == [f"image-{row:06d}" for row in range(7)]
+    assert table["PatientID"].tolist() == [f"S{row:06d}" for row in range(7)]
+    assert set(table["Split"]) == {"TRAIN"}
+    assert set(table["Seed"]) == {11}
+    assert set(table["Sampler"]) == {"unipc"}
+    assert set(table["Steps"]) == {4}
+    assert set(table["Guidance"]) == {"class_id=2.5 EF=1 view=1"}
+    assert table["class_id"].tolist() == [0, 1, 3, 0, 1, 3, 0]
+    assert table["class_name"].tolist() == [NAMES[number] for number in table["class_id"]]
+    assert table["EF"].between(40, 61).all()
+    assert set(table["View"]) == {"A2C", "A4C"}
+    facts = store.dataset
+    assert (facts.kind, facts.channels, facts.height, facts.width) == ("latent", C, H, W)
+    assert (facts.synthetic, facts.encoder, facts.statistics) == (True, ENCODER, STATISTICS)
+    assert facts.settings["model"] == model("lidm", TOLD).fingerprint()
+    assert facts.settings["guidance"]["scales"] == {"class_id": 2.5, "EF": 1.0, "view": 1.0}
+
+
+def test_uniform_labels_are_balanced(tmp_path: Path) -> None:
+    table = image(study(tmp_path, TOLD), "n=24", "steps=1").table
+    assert table.groupby(["class_id", "View"]).size().tolist() == [4] * 6
+    assert len(table["EF"].unique()) == 4
+    assert table["EF"].mean() == pytest.approx(50.5, abs=2)
+
+
+def test_labels_as_in_training_are_those_of_its_train_rows(tmp_path: Path) -> None:
+    folder = study(tmp_path, TOLD, latents=True)
+    made = image(folder, "n=60", "steps=1", "labels=training").table
+    rows = Store(folder / "latents").table
+    train = rows[rows["Split"] == "TRAIN"]
+    known = set(zip(train["class_id"], train["EF"], train["View"], strict=True))
+    drawn = list(zip(made["class_id"], made["EF"], made["View"], strict=True))
+    assert set(drawn) == known  # 60 draws of five rows: one is left out once in 100,000 seeds
+    more = image(folder, "n=70", "steps=1", "labels=training", at="more").table
+    assert more["EF"].tolist()[:60] == made["EF"].tolist()
+    other = image(folder, "n=60", "steps=1", "labels=training", "seed=1", at="other").table
+    assert other["EF"].tolist() != made["EF"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["guidance.class_id=2"], "class_id=2"),
+        (["guidance.class_id=2", "guidance.interval=[0.2,0.75]"], "class_id=2 interval=0.2-0.75"),
+        (
+            ["guidance.class_id=2", "guidance.interval=[0,0.5]", "guidance.rescale=0.7"],
+            "class_id=2 interval=0-0.5 rescale=0.7",
+        ),
+        (["guidance.auto.artifact=DIR/lidm", "guidance.auto.scale=1.5"], "class_id=1 auto=1.5"),
+    ],
+)
+def test_the_column_guidance_tells_all_that_is_not_the_default(tmp_path: Path, overrides: list[str], told: str) -> None:
+    folder = study(tmp_path)
+    store = image(folder, "n=2", *[override.replace("DIR", str(folder)) for override in overrides])
+    assert set(store.table["Guidance"]) == {told}
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_precisions_that_images_are_drawn_with(tmp_path: Path, precision: str) -> None:
+    store = image(study(tmp_path), "n=2", "steps=1", f"trainer.precision={precision}")
+    assert len(store) == 2
+    assert store.dataset.settings["precision"] == precision
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ready_study(tmp_path_factory.mktemp("ready"))
+
+
+IMAGE = [
+    (["n=0"], "n is 0; give a whole number from 1"),
+    (["n=2.5"], "n is 2.5"),
+    (["batch=0"], "batch is 0; give a whole number from 1"),
+    (["workers=-1"], "workers is -1"),
+    (["seed=-1"], "seed is -1; give a whole number from 0"),
+    (["steps=0"], "steps=0 is not possible; give a whole number from 1 to 1000"),
+    (["steps=1001"], "steps=1001 is not possible"),
+    (["sampler=euler"], "sampler=euler does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm"),
+    (["guidance.view=2"], "guidance.view=2 has nothing to guide: this model's conditions are class_id, EF"),
+    (["guidance.reference=0"], "guidance.reference=0 has nothing to guide"),
+    (["guidance.class_id=strong"], "guidance.class_id=strong is no scale; give a number"),
+    (["guidance.class_id=null"], "guidance.class_id=None is no scale"),
+    (["guidance.interval=0.5"], r"guidance.interval=\[0.5\] is no interval"),
+    (["guidance.interval=[0.7,0.2]"], r"guidance.interval=\[0.7,0.2\] is no interval"),
+    (["guidance.rescale=2"], "guidance.rescale=2 is no share"),
+    (["guidance.auto=2"], "guidance.auto=2: give guidance.auto.artifact= and guidance.auto.scale="),
+    (["guidance.auto.scale=2"], "guidance.auto.scale needs guidance.auto.artifact="),
+    (["guidance.auto.artifact=DIR/none"], "none holds no lidm"),
+    (["guidance.auto.artifact=DIR/flow"], "flow differs from the model in process.name: train it as"),
+    (["guidance.auto.artifact=DIR/foreign"], "foreign differs from the model in encoder: train it as"),
+    (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train it as"),
+    (
+        ["trainer.precision=16-true"],
+        "trainer.precision=16-true is not for drawing: choose one of 32-true, bf16-mixed, ",
+    ),
+    (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),
+    (["trainer.precision=bf16-true"], "trainer.precision=bf16-true is not for drawing"),
+    (["trainer.precision=half"], "trainer.precision=half is not for drawing"),
+    (["labels=null"], "labels=null is not possible: give it a value, or leave it out"),
+    (["training=null"], "training=null is not possible"),
+    (["artifact=null"], "artifact=null is not possible"),
+    (["dst=null"], "dst=null is not possible"),
+    (["stage.sampling=null"], "stage.sampling=null is not possible"),
+    (["labels=even"], "labels=even: choose uniform or training, or give the path of a csv"),
+    (["labels=training", "training=DIR/none"], "none"),
+    (["labels=DIR/none.csv"], "labels=.*none.csv cannot be read .*; correct the csv"),
+    (["labels=DIR/wrong.csv"], "labels=.*wrong.csv has no rows with class_id or EF"),
+    (["labels=DIR/empty.csv"], "labels=.*empty.csv has no rows with class_id or EF"),
+    (["labels=DIR/class.csv", "n=null"], "class_id=2 is a class that the model was not trained on: give one of 0 sick"),
+    (["labels=DIR/fraction.csv", "n=null"], "EF=0.55 is not what the model was trained on, 40 to 61: give percent"),
+    (["artifact=DIR/vae"], "vae is a vae, a lidm is needed here"),
+    (["artifact=DIR/none"], "none does not exist: train one with train.py"),
+    (["artifact=DIR/images"], "images holds no lidm"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), IMAGE, ids=[" ".join(entry[0]) for entry in IMAGE])
+def test_images_that_cannot_be_drawn(ready: Path, overrides: list[str], words: str) -> None:
+    write_csv(ready / "wrong.csv", "class,ef", "1,50")
+    write_csv(ready / "empty.csv", "class_id,EF")
+    write_csv(ready / "class.csv", "class_id", "1", "2")
+    write_csv(ready / "fraction.csv", "EF", "50", "0.55")
+    given = [override.replace("DIR", str(ready)) for override in overrides]
+    refused(words, lambda: image(ready, *given, at="refused"), ready, "refused")
+    assert not (ready / "refused.partial").exists()
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    folder = study(tmp_path)
+    path = folder / "lidm" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_in.weight"][0, 0, 0, 0] = torch.nan
+    save_file(state, path)
+    refused("conv_in.weight is not finite", lambda: image(folder), folder, "images")
+    (folder / "lvdm" / "diffusion.json").write_text("{")
+    latent_store(folder / "images")
+    refused("diffusion.json is not readable: train the lvdm again", lambda: video(folder), folder, "videos")
+
+
+def test_a_network_that_overflows_leaves_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = study(tmp_path)
+    monkeypatch.setattr(DiffusionModel, "forward", lambda own, x_t, *_: x_t * 1e30)
+    refused("a sample is not finite|a latent is not finite", lambda: image(folder), folder, "images")
+
+
+def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
+    folder = study(tmp_path)
+    asked = command(folder, "image", "n=3", "sampler=euler")
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: sampler=euler does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm\n"
+    )

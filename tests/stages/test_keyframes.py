@@ -1,0 +1,159 @@
+"""``stage=keyframes``: the columns it adds, what it leaves alone, and what it refuses."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from echodream import engine
+from echodream.config.paths import CONF_DIR
+from echodream.datamodules.dataset import Samples
+from echodream.datamodules.key_frames import triples
+from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.views import Clips
+from echodream.errors import UserError
+from echodream.metrics.key_frames import key_frames
+from echodream.runs.summary import Summary
+from echodream.stages import keyframes as stage
+from echodream.store import Store, verify
+from echodream.store.verify import digest
+from tests.support.hearts import heart, heart_store, truth
+from tests.support.stores import make_latent_store, row
+
+CLIPS = {"a": heart(61, 23.4), "b": heart(70, 30.0, 0.8), "c": heart(64, 26.0, 0.1, seed=2)}
+
+
+def run(folder: Path, *overrides: str) -> Summary:
+    """``sample.py stage=keyframes`` of the store ``folder``/videos."""
+    fixed = ["stage=keyframes", f"src={folder}/videos", "workers=0", f"notes={folder}/notes", *overrides]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return engine.sample(compose("sample", fixed))
+
+
+def still(frames: int = 40) -> np.ndarray:
+    return np.repeat(heart(1, 30.0), frames, axis=0)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_has_the_key_frames_and_the_same_videos(tmp_path: Path) -> None:
+    source = heart_store(tmp_path / "videos", CLIPS, class_id=[2, 0, 1], EF=[50.5, 61.25, 40.0])
+    before = bytes_of(tmp_path / "videos")
+    said = run(tmp_path)
+    assert bytes_of(tmp_path / "videos") == before
+    made = Store(tmp_path / "videos_keyframes")
+    verify(made.root)
+    assert made.table.drop(columns=["ED", "ES", "KeyFrames"]).equals(source.table)
+    for name, clip in CLIPS.items():
+        found, cells = key_frames(clip, 30.0), made.table.set_index("FileName").loc[name]
+        assert (cells["ED"], cells["ES"]) == (" ".join(map(str, found.ed)), " ".join(map(str, found.es)))
+        assert made.path(name).read_bytes() == source.path(name).read_bytes()
+    assert said.facts["recordings"] == "3, 3 with key frames"
+    assert made.dataset.settings["source"] == "5" * 64
+    assert made.dataset.settings["keyframes"]["videos"] == digest(source.root / "SHA256SUMS")
+    assert "already complete" in run(tmp_path).title
+
+
+def test_key_frames_serve_as_references(tmp_path: Path) -> None:
+    heart_store(tmp_path / "videos", CLIPS)
+    run(tmp_path)
+    rows = Recordings(Store(tmp_path / "videos_keyframes"), "TRAIN")
+    beats = [triples(rows, number) for number in range(3)]
+    assert all(beats)
+    assert all(ed < es < after for beat in beats for ed, es, after in beat)
+    sample: Any = Samples(rows, Clips(frames=8, reference="keyframes", references=3), seed=0)[0]
+    assert sample["reference"].shape == (1, 3, 56, 48)
+
+
+def test_latents_of_the_same_recordings_can_have_the_columns(tmp_path: Path) -> None:
+    heart_store(tmp_path / "videos", CLIPS)
+    latents = make_latent_store(tmp_path / "latents", [row(name, name, len(CLIPS[name])) for name in ("c", "a")])
+    run(tmp_path, f"onto={tmp_path}/latents")
+    made = Store(tmp_path / "latents_keyframes", kind="latent", encoder=latents.dataset.encoder)
+    verify(made.root)
+    assert made.dataset.statistics == latents.dataset.statistics
+    assert made.table["FileName"].tolist() == ["c", "a"]
+    assert made.table["ED"].tolist() == [" ".join(map(str, key_frames(CLIPS[name], 30.0).ed)) for name in ("c", "a")]
+
+
+def test_marks_that_were_there_are_compared_and_replaced(tmp_path: Path) -> None:
+    ed, es = zip(*(truth(len(CLIPS[name]), beat, start) for name, beat, start in
+                   (("a", 23.4, 0.3), ("b", 30.0, 0.8), ("c", 26.0, 0.1))), strict=True)  # fmt: skip
+    wrong = [ed[0], [ed[1][0] + 9], ed[2]]  # of b, all but one are not there, and that one is elsewhere
+    texts = {kind: [" ".join(map(str, one)) for one in marks] for kind, marks in (("ED", wrong), ("ES", es))}
+    heart_store(tmp_path / "videos", CLIPS, **texts)
+    said = run(tmp_path).facts
+    count = sum(map(len, wrong))
+    assert f"of {count} marks that src has in 3 recordings {100 * (count - 1) / count:.1f} %" in str(said["ED, TRAIN"])
+    assert f"1 missed, {len(ed[1])} more found" in str(said["ED, TRAIN"])
+    assert f"of {sum(map(len, es))} marks that src has in 3 recordings 100.0 %" in str(said["ES, TRAIN"])
+    assert Store(tmp_path / "videos_keyframes").table["ED"][1] != texts["ED"][1]
+
+
+def test_recordings_without_a_beat_are_said(tmp_path: Path) -> None:
+    heart_store(tmp_path / "videos", {"a": CLIPS["a"], "b": still(), "c": CLIPS["b"][:20]})
+    said = run(tmp_path).facts
+    assert said["recordings"] == "3, 1 with key frames"
+    assert said["without: no rhythm of at least 1.5 beats"] == "2: b, c"
+    made = Store(tmp_path / "videos_keyframes").table
+    assert made["ED"][1:].tolist() == ["", ""]
+    assert made["KeyFrames"].tolist() == ["found", *["no rhythm of at least 1.5 beats"] * 2]
+
+
+def test_a_study_without_any_beat_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    heart_store(tmp_path / "videos", {"a": still(), "b": still(30)})
+    with pytest.raises(UserError, match=r"none of the 2 recordings of src=.* shows a beating heart \(no rhythm"):
+        run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+
+
+def test_killed_and_run_again_it_makes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heart_store(tmp_path / "videos", CLIPS)
+    run(tmp_path, f"dst={tmp_path}/whole")
+    looked: list[str] = []
+    look = stage.look
+
+    def dies(job: stage.Job) -> Any:
+        looked.append(job.name)
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+        return look(job)
+
+    monkeypatch.setattr(stage, "look", dies)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(tmp_path)
+    assert not (tmp_path / "videos_keyframes").exists()
+    run(tmp_path)
+    assert looked == ["a", "b", "b", "c"]
+    whole, again = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "videos_keyframes")
+    assert again == whole
+
+
+def test_workers_find_the_same(tmp_path: Path) -> None:
+    heart_store(tmp_path / "videos", CLIPS)
+    run(tmp_path)
+    run(tmp_path, "workers=2", f"dst={tmp_path}/two")
+    assert Store(tmp_path / "two").table.equals(Store(tmp_path / "videos_keyframes").table)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["dst={0}/videos"], r"dst=.*videos is a store that is read: .*choose another dst="),
+        (["onto={0}/latents"], r"onto=.*latents has a with 9 frames, and src=.*videos has 61: give the latents"),
+        (["onto={0}/nowhere"], r"nowhere does not exist"),
+        (["workers=-1"], r"workers=-1 is not a number of processes"),
+        (["src={0}/latents"], r"latents is a latent store, a video store is needed"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:
+    heart_store(tmp_path / "videos", {"a": CLIPS["a"]})
+    make_latent_store(tmp_path / "latents", [row("a", "A", 9)])
+    with pytest.raises(UserError, match=says):
+        run(tmp_path, *(override.format(tmp_path) for override in overrides))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents", "videos"]

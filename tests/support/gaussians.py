@@ -1,0 +1,103 @@
+"""Data of which everything is known: elementwise Gaussians, their exact denoisers, and schedules computed in numpy."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from echodream.diffusion import Denoise, Process
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+
+B, C, F, H, W = 2, 4, 3, 5, 7
+MEAN = (1.5, -0.7, 0.0, 0.3)
+STD = (0.3, 0.5, 0.8, 1.2)
+
+PROCESSES: dict[str, Process] = {
+    "ddpm-v": DDPM(),
+    "ddpm-sample": DDPM("sample"),
+    "ddpm-epsilon": DDPM("epsilon", zero_snr=False),
+    "ddpm-v-scaled": DDPM(schedule="scaled_linear"),
+    "ddpm-v-cosine": DDPM(schedule="cosine"),
+    "ddpm-v-quadratic": DDPM(spacing="quadratic"),
+    "flow": RectifiedFlow(),
+    "flow-uniform-shifted": RectifiedFlow("uniform", shift=3.0),
+}
+WAYS = [(name, sampler) for name, process in PROCESSES.items() for sampler in process.samplers]
+
+
+def generators(count: int, seed: int = 0) -> list[Generator]:
+    return [torch.Generator().manual_seed(seed + row) for row in range(count)]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def per_channel(values: Sequence[float], x: Tensor) -> Tensor:
+    """(C,) as float64 (1, C, 1, ...)."""
+    return torch.tensor(values, dtype=torch.float64).view(1, -1, *[1] * (x.dim() - 2))
+
+
+@functools.cache
+def cumulative(process: DDPM) -> np.ndarray:
+    """The cumulative product of 1 - beta, from the papers, in float64."""
+    n = process.steps
+    if process.schedule == "linear":
+        betas = np.linspace(process.beta_start, process.beta_end, n)
+    elif process.schedule == "scaled_linear":
+        betas = np.linspace(process.beta_start**0.5, process.beta_end**0.5, n) ** 2
+    else:  # 2102.09672, equation 17
+        curve = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
+        betas = np.minimum(1 - np.array(curve[1:]) / np.array(curve[:-1]), 0.999)
+    share = np.cumprod(1 - betas)
+    if process.zero_snr:  # 2305.08891, algorithm 1
+        root = np.sqrt(share)
+        share = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return share
+
+
+def rates(process: Process, time: float) -> tuple[float, float]:
+    """What data and noise are multiplied by at a time that a network is given."""
+    if isinstance(process, DDPM):
+        share = float(cumulative(process)[int(time)])
+        return math.sqrt(share), math.sqrt(1 - share)
+    return 1 - time / 1000, time / 1000
+
+
+def as_predicted(process: Process, x_0: Tensor, noise: Tensor, signal: float, sigma: float) -> Tensor:
+    """What a network would have to return that believes in ``x_0`` and ``noise``."""
+    if isinstance(process, RectifiedFlow):
+        return noise - x_0
+    assert isinstance(process, DDPM)
+    return {"v": signal * noise - sigma * x_0, "epsilon": noise, "sample": x_0}[process.prediction]
+
+
+def exact(process: Process, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Denoise:
+    """The best network for N(mean, std^2): E[x_0 | x_t] = mean + a std^2 (x_t - a mean) / (a^2 std^2 + b^2)."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        assert t.shape == x_t.shape[:1]
+        assert (t == t[0]).all()
+        signal, sigma = rates(process, float(t[0]))
+        x, mu, var = x_t.double(), per_channel(mean, x_t), per_channel(std, x_t) ** 2
+        x_0 = mu + signal * var / (signal**2 * var + sigma**2) * (x - signal * mu)
+        noise = (x - signal * x_0) / sigma
+        return as_predicted(process, x_0, noise, signal, sigma).to(x_t.dtype)
+
+    return denoise
+
+
+def whitened(x: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 in each channel to rounding, so that a deterministic solver has no sampling error."""
+    dims = [0, *range(2, x.dim())]
+    return (x - x.mean(dims, keepdim=True)) / x.std(dims, keepdim=True, unbiased=False)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, (C,)."""
+    dims = [0, *range(2, x.dim())]
+    return x.double().mean(dims), x.double().std(dims, unbiased=False)

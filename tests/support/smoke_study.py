@@ -1,0 +1,63 @@
+"""The smoke study: every line of launch/demo.sh on few patients, run once for all tests that look at it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from tests.support.launching import Line, lines
+
+torch.set_num_threads(1)  # networks this small are slower on several
+
+SCRIPT = ("demo.sh", "smoke")
+FOLDERS = ("raw", "data", "models", "samples", "reports")
+"""What lines make; runs/ holds logs, checkpoints and notes."""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The finished study below ``root``. ``made`` are the files that each line left new or changed."""
+
+    root: Path
+    lines: list[Line]
+    made: list[list[str]]
+
+
+def state(root: Path) -> dict[str, int]:
+    """When each file that a line made was written, by its path below ``root``."""
+    found = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """The bytes of all that lines made, by path below ``root``."""
+    return {name: (root / name).read_bytes() for name in sorted(state(root))}
+
+
+def smoke_study(folder: Path) -> Smoke:
+    """The study in ``folder``, made by whichever test process comes first."""
+    asked, root = lines(*SCRIPT), folder / "study"
+    with FileLock(folder / "lock"):
+        known = folder / "made"
+        if not known.is_file():
+            root.mkdir()
+            known.with_suffix(".new").write_text("\n".join(_make(root, asked)))
+            known.with_suffix(".new").rename(known)
+    made = [line.split("\t")[1:] for line in known.read_text().splitlines()]
+    return Smoke(root, asked, made)
+
+
+def _make(root: Path, asked: list[Line]) -> list[str]:
+    before, told = state(root), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("GIT_DIR", os.devnull)  # a commit during the tests is not another version of the code
+        for line in asked:
+            line.run()
+            after = state(root)
+            told.append("\t".join([line.what, *(name for name in after if after[name] != before.get(name))]))
+            before = after
+    return told

@@ -1,0 +1,161 @@
+"""A study, samples of which some are copies, and networks in closed form: for the tests of the privacy filter."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from echodream.artifact import Artifact, write_artifact
+from echodream.config.paths import CONF_DIR
+from echodream.filtering import copy_generation as workshop
+from echodream.filtering import embedding as identity
+from echodream.networks.siamese import IdentityEncoder, InputSpec
+from echodream.store import Dataset, Statistics, Store, StoreWriter
+from echodream.store.latents import write_latents
+
+torch.set_num_threads(1)
+
+C, H, W = 3, 4, 6
+ENCODER = hashlib.sha256(b"").hexdigest()
+"""Fingerprint of a network without weights."""
+STATISTICS = Statistics((1.0, -2.0, 0.5), (2.0, 0.5, 4.0))
+MEAN, STD = (np.reshape(part, (C, 1, 1)) for part in (STATISTICS.mean, STATISTICS.std))
+TRAIN, TEST, VAL = 14, 5, 3
+TWICE = (0, 3, 15)
+"""Patients with a second recording."""
+
+
+def pattern(*seed: int) -> np.ndarray:
+    """A frame in whitened units, (C, H, W); any two are all but orthogonal."""
+    return np.random.default_rng(seed).normal(size=(C, H, W))
+
+
+def recording(patient: int, number: int, frames: int) -> np.ndarray:
+    """float16 (F, C, H, W): what a patient, a recording and a frame have of their own."""
+    steady = pattern(1, patient) + 0.6 * pattern(2, patient, number)
+    moving = np.stack([0.5 * pattern(3, patient, number, frame) for frame in range(frames)])
+    return ((steady + moving) * STD + MEAN).astype(np.float16)
+
+
+def recordings() -> dict[str, tuple[int, str, np.ndarray]]:
+    """By FileName: the patient, the split and the frames. No number of frames is that of the next recording."""
+    found = {}
+    for patient in range(TRAIN + TEST + VAL):
+        split = "TRAIN" if patient < TRAIN else "TEST" if patient < TRAIN + TEST else "VAL"
+        for number in range(2 if patient in TWICE else 1):
+            found[f"clip-{patient:02}-{number}"] = (patient, split, recording(patient, number, 7 + patient % 3))
+    return found
+
+
+def study(root: Path, std: float = 0.0, marks: bool = False, **changes: Any) -> Store:
+    """The store of ``recordings``; their posteriors have the deviation ``std``. ``marks``: with ED and ES."""
+    rows = []
+    for name, (patient, split, frames) in recordings().items():
+        row = {"FileName": name, "Split": split, "PatientID": f"secret{patient:02}"}
+        rows.append((row | ({"ED": "1 5", "ES": "3"} if marks else {}), frames))
+    return store(root, rows, std, **changes)
+
+
+def samples(root: Path, frames: Mapping[str, np.ndarray], order: Sequence[str] | None = None, **changes: Any) -> Store:
+    """A store of samples: ``frames`` by name, (F, C, H, W), in the ``order`` of names."""
+    rows = [
+        ({"FileName": name, "Split": "TRAIN", "PatientID": f"S{number:06}", "Seed": 7}, frames[name])
+        for number, name in enumerate(order or frames)
+    ]
+    return store(root, rows, 0.0, **{"synthetic": True, **changes})
+
+
+def store(root: Path, rows: Sequence[tuple[Mapping[str, Any], np.ndarray]], std: float, **changes: Any) -> Store:
+    """Any store of latents."""
+    facts = {"layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER, "height": H, "width": W, **changes}
+    with StoreWriter(root, Dataset(kind="latent", channels=C, **facts)) as writer:
+        for row, frames in rows:
+            media = writer.scratch(row["FileName"])
+            write_latents(media, frames, np.full_like(frames, std))
+            size = {"NumberOfFrames": len(frames), "FPS": 25.0, "FrameHeight": H, "FrameWidth": W}
+            writer.commit({**row, **size}, media)
+        return writer.finish([row["FileName"] for row, _ in rows], STATISTICS)
+
+
+def drawn(frames: int = 1) -> dict[str, np.ndarray]:
+    """Nine people who do not exist, and copies of three training frames, none of them a first or a last one."""
+    found = {}
+    for number in range(9):
+        found[f"new-{number}"] = np.concatenate([recording(100 + number, 0, frames)])
+    of = recordings()
+    for name, frame in COPIES.values():
+        source = of[name][2]
+        found[f"copy-{len(found) - 9}"] = np.stack(
+            [source[min(frame + place, len(source) - 1)] for place in range(frames)]
+        )
+    return found
+
+
+COPIES = {"copy-0": ("clip-02-0", 3), "copy-1": ("clip-03-1", 4), "copy-2": ("clip-13-0", 2)}
+"""What each copy begins from."""
+
+
+class Pair(nn.Module):
+    """An autoencoder without weights: pixels are a tenth of the latents, the posterior has the deviation ``std``."""
+
+    std = 0.0
+
+    def decode(self, latents: Tensor) -> Any:
+        return SimpleNamespace(sample=latents / 10)
+
+    def encode(self, pixels: Tensor) -> Any:
+        mean = pixels * 10
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=torch.full_like(mean, self.std)))
+
+
+class Flat(nn.Module):
+    """An identity network without weights: all numbers of a whitened frame, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def plant(patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", encoder: str = ENCODER) -> None:
+    """Both networks in closed form, and the folders ``folder``/reid and vae that stand for them."""
+    sees = InputSpec("latents", C, H, W, STATISTICS.mean, STATISTICS.std, encoder, similarity)
+    if not (folder / "reid").exists():
+        write_artifact(folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64), "seed: 0\n", lambda _: None)
+    patch.setattr(identity, "load_reid", lambda _: IdentityEncoder(Flat(), sees).eval())  # type: ignore[arg-type]
+    patch.setattr(workshop, "load_frozen", lambda _: Pair())
+
+
+def cfg(folder: Path, *overrides: str) -> DictConfig:
+    """``sample.py stage=filter`` from ``folder``/images to ``folder``/private, with few patients and two controls."""
+    fixed = [
+        *("stage=filter", "+data.name=x", f"src={folder}/images", f"dst={folder}/private", f"real={folder}/latents"),
+        *(
+            f"artifact={folder}/reid",
+            f"autoencoder={folder}/vae",
+            f"generator={folder}/lidm",
+            f"private={folder}/report",
+        ),
+        "device=cpu",
+        "views=[]",
+        "notes=null",
+    ]
+    if not any(override.startswith("rule=percentile") for override in overrides):
+        fixed += ["rule.alpha=0.2", "rule.alpha_max=0.4", "rule.beta=0.3", "rule.delta=0.1", "rule.choose=0"]
+    unused = ("round_trip", "gain", "contrast", "speckle", "flip", "shift", "rotate", "crop", "other_recording")
+    fixed += [f"controls.{name}=null" for name in (*unused, "sdedit_10", "sdedit_30", "sdedit_50")]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("sample", [*fixed, *overrides])
+
+
+def unit(frames: np.ndarray, similarity: str = "cosine") -> np.ndarray:
+    """What the identity network and the similarity make of stored frames, (n, C, H, W): (n, D), float64."""
+    flat = ((frames.astype(np.float64) - MEAN) / STD).reshape(len(frames), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True) if similarity == "pearson" else flat
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
