@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from echodream.audit.embedding_sets import recordings
 from echodream.datamodules.anonymized import SHOWN as SHOWN
 from echodream.datamodules.anonymized import placed
 from echodream.datamodules.normalization import whiten
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import spread
 from echodream.filtering.embedding import FrameEmbedder, latents
@@ -94,7 +93,7 @@ def chosen(store: Store, splits: Sequence[str] | None, key: str) -> Recordings:
     wrong = [split for split in splits or () if split not in SPLITS]
     if wrong or splits == []:
         raise UserError(f"splits={list(splits or ())} is not possible: give some of {', '.join(SPLITS)}, or null")
-    return recordings(store, splits or SPLITS, key)
+    return select_recordings(store, splits or SPLITS, key)
 
 
 def images(rows: Recordings, frames: int) -> Images:
@@ -129,7 +128,7 @@ def partners(real: Recordings, store: Store, match: str) -> Recordings:
 
     Raises ``UserError`` with the names of those that are missing, or that are nobody's, and for other sizes.
     """
-    rows = recordings(store, SPLITS, "src")
+    rows = select_recordings(store, SPLITS, "src")
     of = pd.Series(rows.column(match), name=match)
     known = real.store.table["FileName"].tolist()  # other splits may be anonymised, too
     remedy = "give the anonymised version of the same images, or the splits= that were anonymised"

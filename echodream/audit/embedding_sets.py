@@ -14,7 +14,6 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.embedding import latents, spread
 from echodream.privacy.similarity import Similarity, normalised
-from echodream.store import Store
 
 BLOCK = 4096
 """Frames whose latents are in memory at once."""
@@ -179,14 +178,3 @@ class EmbeddingSetBuilder:
     def _embed(self, parts: list[Tensor], what: str) -> list[Tensor]:
         embeddings = self.embed(torch.cat(parts))
         return list(normalised(embeddings, self.similarity, f"embeddings of {what}").split([len(x) for x in parts]))
-
-
-def recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:
-    """The recordings of ``store`` in any of ``splits``, by FileName. ``key`` names the setting in an error."""
-    table = store.table[store.table["Split"].isin(list(splits))].sort_values("FileName").reset_index(drop=True)
-    if not len(table):
-        raise UserError(f"{key}: {store.root} has no recording in {', '.join(splits)}: nothing to look at")
-    rows = Recordings(store, str(table["Split"].iloc[0]))
-    rows.table, rows.split = table, " and ".join(splits)
-    rows.names, rows.frames = table["FileName"].tolist(), table["NumberOfFrames"].to_numpy(np.int64)
-    return rows

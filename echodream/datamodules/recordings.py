@@ -95,3 +95,17 @@ class Recordings:
             mean = mean + std * torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
         assert self.store.dataset.statistics is not None
         return whiten(mean.transpose(0, 1), self.store.dataset.statistics).contiguous()
+
+
+def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:
+    """The recordings of ``store`` in any of ``splits``, sorted by FileName.
+
+    Raises ``UserError``, which names the setting ``key``, if there are none.
+    """
+    table = store.table[store.table["Split"].isin(list(splits))].sort_values("FileName").reset_index(drop=True)
+    if not len(table):
+        raise UserError(f"{key}: {store.root} has no recording in {', '.join(splits)}: nothing to look at")
+    rows = Recordings(store, str(table["Split"].iloc[0]))
+    rows.table, rows.split = table, " and ".join(splits)
+    rows.names, rows.frames = table["FileName"].tolist(), table["NumberOfFrames"].to_numpy(np.int64)
+    return rows

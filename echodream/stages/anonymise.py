@@ -7,9 +7,8 @@ import pytorch_lightning as pl
 
 from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, images, opened
 from echodream.anonymization.methods import Anonymiser, Blur, Groups, Redraw
-from echodream.audit.embedding_sets import recordings
 from echodream.callbacks.store_writer import WriteStore
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.diffusion.conditioning.base import texts
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
@@ -61,7 +60,7 @@ def anonymise(
     store = opened(src, "src")
     if store.dataset.kind != "latent":
         raise UserError(f"src={src} holds {store.dataset.kind}s, and latents are anonymised: run stage=encode first")
-    rows = recordings(store, SPLITS, "src")
+    rows = select_recordings(store, SPLITS, "src")
     shown = images(rows, frames)
     whole("batch", batch)
     settings: dict[str, Any] = {"source": digest(store.root / CHECKSUMS), "private": PRIVATE, "precision": precision}

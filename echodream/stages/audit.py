@@ -14,10 +14,10 @@ from tqdm import tqdm
 from echodream.audit import leakage as privacy
 from echodream.audit import membership_inference as attack
 from echodream.audit import quality
-from echodream.audit.embedding_sets import EmbeddingSetConfig, recordings
+from echodream.audit.embedding_sets import EmbeddingSetConfig
 from echodream.audit.figures import pictures
 from echodream.audit.measure import PRIVACY, Measure, Sides, compared
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
@@ -160,12 +160,12 @@ def _inputs(
     if source.dataset.encoder != real.dataset.encoder:
         raise UserError(f"{source.root} and {real.root} were made by different encoders: encode and draw again")
     decoder = _decoder(vae, str(real.dataset.encoder), device) if pictures else None
-    samples, train = recordings(source, SPLITS, "src"), recordings(real, ["TRAIN"], "real")
+    samples, train = select_recordings(source, SPLITS, "src"), select_recordings(real, ["TRAIN"], "real")
     generator = None if folder is None else attack.load_generator(folder)
     if generator is not None:
         _check_generator(generator[0], source, real, str(folder))
         generator[0].to(device)
-    return Inputs(samples, train, recordings(real, sorted(held_out), "held_out"), embedder, generator, decoder)
+    return Inputs(samples, train, select_recordings(real, sorted(held_out), "held_out"), embedder, generator, decoder)
 
 
 def _decoder(folder: str, encoder: str, device: str) -> Any:

@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 
 from echodream import engine
 from echodream.anonymization.image_pairs import images
-from echodream.audit.embedding_sets import recordings
 from echodream.config.paths import CONF_DIR
+from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
 from echodream.stages.linkability import Views
 from echodream.stages.pairs import drawn, read_pairs
@@ -187,7 +187,7 @@ def test_pairs_of_one_recording_only_when_asked(tmp_path: Path) -> None:
         for k in range(4)
     ]
     store(tmp_path / "real", many, 0.0)
-    shown = images(recordings(Store(tmp_path / "real"), ["TEST"], "src"), 3)
+    shown = images(select_recordings(Store(tmp_path / "real"), ["TEST"], "src"), 3)
     with pytest.raises(UserError, match=r"no patient with a second image in TEST \(p0, p1, p2, p3"):
         drawn(shown, 5, False, [0])
     found = drawn(shown, 5, True, [0])
@@ -220,7 +220,7 @@ def test_a_copy_is_linked_and_noise_is_not(folder: Path) -> None:
 
 
 def test_pairs_of_one_s_own_are_taken_and_checked(folder: Path) -> None:
-    shown = images(recordings(Store(folder / "real"), ["TEST"], "real"), 1)
+    shown = images(select_recordings(Store(folder / "real"), ["TEST"], "real"), 1)
     path = folder / "own.csv"
     path.write_text("First,Second\nimg-08-0,img-08-1\nimg-08-0,img-09-0\n")
     assert read_pairs(path, shown).tolist() == [[0, 1], [0, 2]]

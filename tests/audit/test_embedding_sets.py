@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig, recordings
+from echodream.audit.embedding_sets import EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig
 from echodream.audit.leakage import linking
 from echodream.audit.measure import Sides, threshold
+from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
 from echodream.store import Store
 from tests.support.audit_study import samples, strangers, study, write
@@ -33,7 +34,7 @@ def flat(latents: Tensor) -> Tensor:
 def gallery(tmp_path: Path, frames: int, **look: int) -> EmbeddingSetBuilder:
     store = samples(tmp_path / f"of-{frames}", strangers, count=5, frames=frames)
     chosen = EmbeddingSetConfig(**{"frames": 4, "per_patient": 6, "every": 3, "seed": 0, **look})
-    return EmbeddingSetBuilder(flat, "euclidean", chosen, recordings(store, ["TRAIN"], "src"))
+    return EmbeddingSetBuilder(flat, "euclidean", chosen, select_recordings(store, ["TRAIN"], "src"))
 
 
 def latents_of(store: Store, name: str) -> Tensor:
@@ -54,7 +55,7 @@ def places(store: Store, patient: str, rows: Tensor) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(("frames", "count"), [(1, 1), (3, 3), (7, 4)])
 def test_everybody_is_seen_as_a_sample_is(real: Store, tmp_path: Path, frames: int, count: int) -> None:
     look = gallery(tmp_path, frames)
-    own, people = look.of_samples(), look.of_patients(recordings(real, ["TRAIN"], "real"), "patients", True)
+    own, people = look.of_samples(), look.of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", True)
     assert own.seen.shape == (5, count, C * H * W)
     assert people.seen.shape == (9, count, C * H * W)
     assert people.names == [f"secret{number:03}" for number in range(9)]
@@ -80,7 +81,7 @@ def test_samples_have_their_own_frames(tmp_path: Path) -> None:
 
 
 def test_a_patients_frames_are_spread_over_all_recordings(real: Store, tmp_path: Path) -> None:
-    people = gallery(tmp_path, 1).of_patients(recordings(real, ["TRAIN"], "real"), "patients", False)
+    people = gallery(tmp_path, 1).of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
     assert people.frames.shape == (9, 6, C * H * W)
     for name, rows in zip(people.names, people.frames, strict=True):
         names = real.table["FileName"][real.table["PatientID"] == name].tolist()
@@ -91,7 +92,7 @@ def test_a_patients_frames_are_spread_over_all_recordings(real: Store, tmp_path:
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_the_second_view_is_another_recording_or_another_frame(real: Store, tmp_path: Path, frames: int) -> None:
-    people = gallery(tmp_path, frames).of_patients(recordings(real, ["TRAIN"], "real"), "patients", False)
+    people = gallery(tmp_path, frames).of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
     assert people.paired.all()
     for number, (name, pair) in enumerate(zip(people.names, people.pairs, strict=True)):
         (one, first), (two, second) = places(real, name, pair)
@@ -106,29 +107,19 @@ def test_a_patient_of_a_single_frame_has_no_second_view(tmp_path: Path) -> None:
         for k in range(3)
     }
     store = write(tmp_path / "real", rows)
-    people = gallery(tmp_path, 1).of_patients(recordings(store, ["TRAIN"], "real"), "patients", False)
+    people = gallery(tmp_path, 1).of_patients(select_recordings(store, ["TRAIN"], "real"), "patients", False)
     assert people.paired.tolist() == [False, True, True]
     assert people.frames.shape[1] == 3  # no patient has more
 
 
 def test_seeds_choose_recordings_and_frames(real: Store, tmp_path: Path) -> None:
-    rows = recordings(real, ["TRAIN"], "real")
+    rows = select_recordings(real, ["TRAIN"], "real")
     one, two, three = (
         gallery(tmp_path / str(number), 1, seed=seed).of_patients(rows, "patients", False).seen
         for number, seed in enumerate((0, 0, 1))
     )
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
-
-
-def test_splits_come_together_by_name(real: Store) -> None:
-    rows = recordings(real, ["VAL", "TEST"], "held_out")
-    held = real.table[real.table["Split"] != "TRAIN"]
-    assert rows.names == sorted(held["FileName"])
-    assert sorted(set(rows.table["PatientID"])) == sorted(set(held["PatientID"]))
-    assert len(np.unique(rows.patients)) == 4
-    with pytest.raises(UserError, match=r"src: .* has no recording in PROOF"):
-        recordings(real, ["PROOF"], "src")
 
 
 def side(rows: Tensor) -> EmbeddingSet:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import recordings
 from echodream.audit.membership_inference import Attack, denoising_errors, load_generator, measured
+from echodream.datamodules.recordings import select_recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.ddpm import DDPM
@@ -66,7 +66,7 @@ def attacked(real: Store, kind: str, frames: Tensor | None, seed: int = 0, **fac
     made.facts = replace(made.facts, **facts)
     restorer = Restorer(frames)
     made.forward = lambda *given: restorer(made, *given)  # type: ignore[method-assign]
-    sides = [recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
+    sides = [select_recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
     return denoising_errors(made, view, sides[0], sides[1], ATTACK, seed), restorer
 
 

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 
 from echodream import engine
 from echodream.anonymization.methods import around
-from echodream.audit.embedding_sets import recordings
 from echodream.config.paths import CONF_DIR
+from echodream.datamodules.recordings import select_recordings
 from echodream.diffusion import Process
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.ddpm import DDPM
@@ -203,7 +203,7 @@ def test_interruptions_end_with_the_same_bytes(folder: Path, monkeypatch: pytest
 def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = recordings(Store(folder / "real"), SPLITS, "src")
+    rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
         taken, where = around(rows, 0, place, 3)  # marked are 0, 2 and 8
         assert (taken.places.tolist(), where) == (shown, slot)
