@@ -1,161 +1,235 @@
-"""Diagrams as pictures, drawn with Pillow: histograms, lines with bands, and rows of intervals."""
+"""Plots as images, drawn with matplotlib: uint8 (height, width, 3), the same bytes for the same data.
 
-from collections.abc import Mapping, Sequence
+matplotlib is imported on first use, without pyplot: no global figure, no display, no settings of the user.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
 from echodream.metrics.intervals import Interval
 
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))
-"""Of one series after another; they can be told apart by the colour-blind."""
-FRAME, GRID, INK = (120, 120, 120), (225, 225, 225), (20, 20, 20)
-WIDTH, HEIGHT, LEFT, TOP, EDGE = 640, 400, 60, 40, 24
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito's colors, which color-blind readers can tell apart; one for each series."""
+DPI = 100
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E1E1E1",
+    "axes.edgecolor": "#787878",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True)
-class Line:
-    """Points (x, y), (n,) each, and a band from ``low`` to ``high``, (n,), around them."""
+class Series:
+    """Points (x, y), (n,) each, joined by a line; with ``low`` and ``high``, (n,), an interval of y at each point.
+
+    The intervals are drawn as a band; with ``x_low`` and ``x_high``, (n,), those of x and y as error bars, and
+    ``labels``, n texts, beside the points.
+    """
 
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    x_low: np.ndarray | None = None
+    x_high: np.ndarray | None = None
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A point with an interval both ways, and what is written beside it."""
+class LinePlot:
+    """One panel: ``series`` by name, the labels and the ends (low, high) of both axes.
 
-    name: str
-    x: Interval
-    y: Interval
+    ``ticks`` are texts at x = 0, 1, ... in place of numbers.
+    """
+
+    title: str
+    series: Mapping[str, Series]
+    x_label: str
+    y_label: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    ticks: Sequence[str] = ()
 
 
-def histograms(title: str, series: Mapping[str, np.ndarray], bins: int = 24) -> np.ndarray:
-    """Shares of each series, (n,), by value, the highest bar of each at the top: uint8 (height, width, 3)."""
+def _rendered(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
+    """Make a function that returns a figure return its pixels; the function itself is ``__wrapped__``."""
+
+    @functools.wraps(plot)
+    def render(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> np.ndarray:
+        from matplotlib import style
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        with style.context(["default", _STYLE]):
+            canvas = FigureCanvasAgg(plot(*args, **kwargs))
+            canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    return render
+
+
+def _new_figure(width: int, height: int, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure of ``width`` x ``height`` pixels, and its axes, row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+@_rendered
+def plot_lines(*plots: LinePlot, columns: int = 1) -> "Figure":
+    """Panels of 640 x 400 pixels, ``columns`` in a row."""
+    rows = -(-len(plots) // columns)
+    figure, axes = _new_figure(640 * columns, 400 * rows, rows, columns)
+    for ax, plot in zip(axes, plots, strict=False):
+        for number, (name, series) in enumerate(plot.series.items()):
+            _draw_series(ax, series, name, COLORS[number % len(COLORS)], label_offset=(5, 5 if number % 2 else -13))
+        ax.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label, xlim=plot.x_range, ylim=plot.y_range)
+        if plot.ticks:
+            ax.set_xticks(range(len(plot.ticks)), plot.ticks)
+        ax.legend(loc="best")
+    return figure
+
+
+def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset: tuple[int, int]) -> None:
+    ax.plot(series.x, series.y, color=color, label=name, marker="o" if len(series.x) < 20 else "", markersize=4)
+    if series.low is None or series.high is None:
+        return
+    if series.x_low is None or series.x_high is None:
+        ax.fill_between(series.x, series.low, series.high, color=color, alpha=0.2, linewidth=0)
+    else:
+        ax.hlines(series.y, series.x_low, series.x_high, color=color, alpha=0.35)
+        ax.vlines(series.x, series.low, series.high, color=color, alpha=0.35)
+    for text, x, y in zip(series.labels, series.x, series.y, strict=False):
+        ax.annotate(text, (x, y), label_offset, textcoords="offset points", color=color)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLORS[number % len(COLORS)] for number in range(count)]
+
+
+@_rendered
+def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
+    """Histogram of each of ``series``, (n,), on common bins; the highest bin of each has height 1."""
+    figure, (ax,) = _new_figure(640, 400)
+    _draw_histograms(ax, series, bins)
+    ax.set(title=title, xlabel=x_label)
+    return figure
+
+
+def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) -> None:
     low, high = (float(end([end(values) for values in series.values()])) for end in (np.min, np.max))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    lines = {}
-    for name, values in series.items():
+    for color, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
         counts = np.histogram(values, edges)[0]
-        height = np.repeat(counts / max(counts.max(), 1), 2)
-        x = np.repeat(edges, 2)[1:-1]
-        lines[f"{name} (n {len(values)})"] = Line(
-            np.concatenate([x[:1], x, x[-1:]]), np.concatenate([[0.0], height, [0.0]])
-        )
-    return lines_of(title, lines, (edges[0], edges[-1]), (0.0, 1.05), marks=False)
+        ax.stairs(counts / max(counts.max(), 1), edges, color=color, linewidth=1.5, label=f"{name} (n = {len(values)})")
+    ax.set(ylabel="count / highest count", xlim=(edges[0], edges[-1]), ylim=(0, 1.25))
+    ax.legend(loc="best")
 
 
-def lines_of(
-    title: str,
-    lines: Mapping[str, Line],
-    across: tuple[float, float],
-    up: tuple[float, float],
-    marks: bool = True,
-    below: bool = False,
-) -> np.ndarray:
-    """Lines over ``across`` and ``up``, the ends of both axes; without ``marks`` the upper one has no numbers.
+@_rendered
+def plot_intervals(
+    title: str, rows: Sequence[tuple[str, Interval, Interval | None]], x_label: str, names: tuple[str, str]
+) -> "Figure":
+    """A row for each (name, interval, expected interval or None), from 0 to 1; values beyond lie at the end.
 
-    Their names stand at the top, or ``below``.
+    ``names`` are those of the two intervals in the legend.
     """
-    from PIL import Image, ImageDraw
-
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(picture, "RGBA")
-    box = (LEFT, TOP, WIDTH - EDGE, HEIGHT - TOP)
-    _frame(draw, box, title, across, up, marks)
-    for number, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        x, y = _place(line.x, across, box[0], box[2]), _place(line.y, up, box[3], box[1])
-        if line.low is not None and line.high is not None and len(x) > 1:
-            ends = [_place(side, up, box[3], box[1]) for side in (line.low, line.high)]
-            band = [*zip(x, ends[0], strict=True), *zip(x[::-1], ends[1][::-1], strict=True)]
-            draw.polygon(band, fill=(*colour, 50))
-        draw.line([*zip(x, y, strict=True)], fill=colour, width=2)
-        top = box[3] - 8 - 16 * len(lines) if below else box[1] + 8
-        draw.text((box[0] + 10, top + 16 * number), name, fill=colour)
-    return np.asarray(picture.convert("RGB"))
+    figure, (ax,) = _new_figure(760, 110 + 34 * len(rows))
+    for color, name, column, offset in ((COLORS[0], names[0], 1, -0.15), (COLORS[1], names[1], 2, 0.15)):
+        drawn = [(place + offset, row[column]) for place, row in enumerate(rows)]
+        points = [(y, interval.value, interval.low, interval.high) for y, interval in drawn if interval is not None]  # type: ignore[union-attr]
+        y, value, low, high = np.array(points, dtype=float).reshape(-1, 4).T
+        ax.hlines(y, low.clip(0, 1), high.clip(0, 1), color=color, linewidth=2.5)
+        ax.plot(value.clip(0, 1), y, "o", color=color, label=name, clip_on=False)
+    ax.set(title=title, xlabel=x_label, xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
-def spots_of(
-    title: str, series: Mapping[str, Sequence[Spot]], across: tuple[float, float], up: tuple[float, float]
-) -> np.ndarray:
-    """Points with their intervals as crosses, those of a series joined: uint8 (height, width, 3)."""
-    from PIL import Image, ImageDraw
-
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(picture, "RGBA")
-    box = (LEFT, TOP, WIDTH - EDGE, HEIGHT - TOP)
-    _frame(draw, box, title, across, up, marks=True)
-    for number, (name, spots) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        places = []
-        for spot in spots:
-            x = _place(np.array([spot.x.low, spot.x.value, spot.x.high]), across, box[0], box[2])
-            y = _place(np.array([spot.y.low, spot.y.value, spot.y.high]), up, box[3], box[1])
-            draw.line([(x[0], y[1]), (x[2], y[1])], fill=(*colour, 90), width=2)
-            draw.line([(x[1], y[0]), (x[1], y[2])], fill=(*colour, 90), width=2)
-            places.append((x[1], y[1]))
-        draw.line(places, fill=colour, width=2)
-        for spot, (x1, y1) in zip(spots, places, strict=True):
-            draw.ellipse((x1 - 4, y1 - 4, x1 + 4, y1 + 4), fill=colour, outline="white")
-            draw.text((x1 + 7, y1 - 14 if number else y1 + 4), spot.name, fill=colour)
-        draw.text((box[0] + 10, box[3] - 8 - 16 * (len(series) - number)), name, fill=colour)
-    return np.asarray(picture.convert("RGB"))
+@_rendered
+def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
+    """``counts``, (K, K): how often class i (row) was predicted as class j (column); shades are shares of a row."""
+    side = 84 * len(names)
+    figure, (ax,) = _new_figure(side + 210, side + 150)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(shares.shape):
+        color = "white" if shares[i, j] > 0.5 else "black"
+        ax.text(j, i, f"{counts[i, j]}\n{shares[i, j]:.0%}", ha="center", va="center", color=color)
+    ax.grid(False)
+    ax.set(title="Confusion matrix", xlabel="predicted class (count, share of the true class)", ylabel="true class")
+    ax.set_xticks(range(len(names)), [name[:18] for name in names], rotation=30, ha="right")
+    ax.set_yticks(range(len(names)), [name[:18] for name in names])
+    return figure
 
 
-def intervals_of(
-    title: str, rows: Sequence[tuple[str, Interval, Interval | None]], low: float = 0.0, high: float = 1.0
-) -> np.ndarray:
-    """One row each: its name, its interval (blue), and below it what is expected (orange), from ``low`` to ``high``.
+@_rendered
+def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "ROC curve") -> "Figure":
+    """ROC ``curves`` by name: false and true positive rates, (n,) each."""
+    figure, (ax,) = _new_figure(480, 480)
+    for color, (name, (false_positive_rate, true_positive_rate)) in zip(
+        _cycle(len(curves)), curves.items(), strict=True
+    ):
+        ax.plot(false_positive_rate, true_positive_rate, color=color, label=name)
+    ax.plot([0, 1], [0, 1], color="#787878", linestyle="--", linewidth=1, label="chance")
+    labels = {"xlabel": "false positive rate (1 - specificity)", "ylabel": "true positive rate (sensitivity)"}
+    ax.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect="equal", **labels)
+    ax.legend(loc="lower right")
+    return figure
 
-    What lies outside is drawn at the end.
+
+@_rendered
+def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "Figure":
+    """A point for each recording: true and predicted value of ``column``, (N,) each."""
+    figure, (ax,) = _new_figure(480, 480)
+    both = np.concatenate([truth, predicted])
+    margin = 0.04 * (both.max() - both.min()) or 0.5
+    ends = (float(both.min() - margin), float(both.max() + margin))
+    ax.plot(ends, ends, color="#787878", linestyle="--", linewidth=1, label="predicted = true")
+    ax.plot(truth, predicted, "o", color=COLORS[0], markersize=4, label=f"recordings (n = {len(truth)})")
+    labels = {"xlabel": f"true {column}", "ylabel": f"predicted {column}"}
+    ax.set(title=f"{column}: predicted and true", xlim=ends, ylim=ends, aspect="equal", **labels)
+    ax.legend(loc="upper left")
+    return figure
+
+
+@_rendered
+def plot_verification(
+    false_accept_rate: np.ndarray, true_accept_rate: np.ndarray, similarity: Mapping[str, np.ndarray]
+) -> "Figure":
+    """The ROC curve of patient verification, (n,) each, with a logarithmic axis from 1e-4 to 1, and histograms.
+
+    ``similarity`` holds the similarity of pairs, (n,), by kind of pair.
     """
-    from PIL import Image, ImageDraw
-
-    left, step = 230, 34
-    height = TOP + step * len(rows) + TOP
-    picture = Image.new("RGB", (WIDTH, height), "white")
-    draw = ImageDraw.Draw(picture, "RGBA")
-    box = (left, TOP, WIDTH - EDGE, height - TOP)
-    _frame(draw, box, title, (low, high), (0.0, 1.0), marks=False)
-    for number, (name, value, expected) in enumerate(rows):
-        middle = TOP + step * number + step // 2
-        draw.text((8, middle - 7), name, fill=INK)
-        for colour, interval, down in ((COLOURS[0], value, -4), (COLOURS[1], expected, 6)):
-            if interval is not None:
-                ends = _place(np.array([interval.low, interval.value, interval.high]), (low, high), left, box[2])
-                draw.line([(ends[0], middle + down), (ends[2], middle + down)], fill=colour, width=3)
-                draw.ellipse(
-                    (ends[1] - 4, middle + down - 4, ends[1] + 4, middle + down + 4), fill=colour, outline="white"
-                )
-    return np.asarray(picture.convert("RGB"))
+    figure, (roc, histogram) = _new_figure(960, 420, columns=2)
+    roc.plot(np.maximum(false_accept_rate, 1e-4), true_accept_rate, color=COLORS[0])
+    labels = {"xlabel": "false accept rate (FAR)", "ylabel": "true accept rate (TAR)"}
+    roc.set(title="ROC curve of verification", xscale="log", xlim=(1e-4, 1), ylim=(0, 1.01), **labels)
+    _draw_histograms(histogram, similarity, 64)
+    histogram.set(title="Similarity of pairs of frames", xlabel="similarity")
+    return figure
 
 
-def _frame(
-    draw: Any,
-    box: tuple[int, int, int, int],
-    title: str,
-    across: tuple[float, float],
-    up: tuple[float, float],
-    marks: bool,
-) -> None:
-    """Title, axes and their numbers."""
-    draw.text((8, 10), title, fill=INK)
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = box[0] + share * (box[2] - box[0]), box[3] - share * (box[3] - box[1])
-        draw.line([(x, box[1]), (x, box[3])], fill=GRID)
-        draw.text((x - 12, box[3] + 6), f"{across[0] + share * (across[1] - across[0]):.3g}", fill=INK)
-        if marks:
-            draw.line([(box[0], y), (box[2], y)], fill=GRID)
-            draw.text((8, y - 7), f"{up[0] + share * (up[1] - up[0]):.3g}", fill=INK)
-    draw.rectangle(box, outline=FRAME)
+def save_png(path: Any, pixels: np.ndarray) -> None:
+    """Write ``pixels``, uint8 (height, width, 3), to ``path`` as PNG without metadata."""
+    from PIL import Image
 
-
-def _place(values: np.ndarray, ends: tuple[float, float], first: int, last: int) -> list[float]:
-    """Where ``values`` lie between ``first`` and ``last``, pixels, of an axis with these ends; cut at both."""
-    span = ends[1] - ends[0] or 1.0
-    shares = np.clip((np.asarray(values, dtype=np.float64) - ends[0]) / span, 0, 1)
-    return [float(first + share * (last - first)) for share in shares]
+    Image.fromarray(pixels).save(path, format="PNG", optimize=True)

@@ -13,7 +13,7 @@ from echodream.audit.membership_inference import Errors
 from echodream.callbacks.pictures import grid
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import latents
-from echodream.plotting import Line, histograms, intervals_of, lines_of
+from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
 from echodream.privacy.attacks.membership import combined
 from echodream.privacy.similarity import exact
 
@@ -25,15 +25,17 @@ def drawn(sides: Sides, measures: Sequence[Measure], errors: Errors | None) -> I
     """The diagrams, by name: uint8 (height, width, 3)."""
     shares = [measure for measure in measures if measure.value.low >= 0 and measure.value.high <= 1]
     rows = [(measure.name, measure.value, measure.expected) for measure in shares]
-    yield "measures", intervals_of("blue: samples; orange: expected of a harmless generator (95 % intervals)", rows)
+    names = ("samples", "expected of a harmless generator")
+    yield "measures", plot_intervals("Audit: measures with 95 % intervals", rows, "value of the measure", names)
     near = {name: near_train(sides, side).score for name, side in _named(sides).items()}
-    yield "nearest", histograms("similarity to the nearest training patient", near)
+    yield "nearest", plot_histograms("Similarity to the nearest training patient", near, "similarity")
     for measure in measures:
         if measure.name.startswith("identity"):
             lines = {name: _curve(measure.details[name]) for name in ("samples", "new patients")}
             longest = max(len(line.x) for line in lines.values()) - 1
             low = min(0.0, *(float(np.min(line.low)) for line in lines.values() if line.low is not None))
-            yield "drift", lines_of("similarity to the first frame", lines, (0, max(longest, 1)), (low, 1.0))
+            title, axes = "Similarity to the first frame, mean and 95 % interval", ("embedded frame", "similarity")
+            yield "drift", plot_lines(LinePlot(title, lines, *axes, (0, max(longest, 1)), (low, 1.0)))
     if errors is not None:
         yield "membership", _roc(errors)
 
@@ -42,9 +44,9 @@ def _named(sides: Sides) -> dict[str, EmbeddingSet]:
     return {"samples": sides.samples, "new patients": sides.held_out}
 
 
-def _curve(found: dict[str, Any]) -> Line:
+def _curve(found: dict[str, Any]) -> Series:
     y, low, high = (np.array(found[name]) for name in ("curve", "low", "high"))
-    return Line(np.arange(len(y)), y, low, high)
+    return Series(np.arange(len(y)), y, low, high)
 
 
 def _roc(errors: Errors) -> np.ndarray:
@@ -56,9 +58,7 @@ def _roc(errors: Errors) -> np.ndarray:
     member[unit] = errors.member
     limits = np.sort(means)[::-1]
     found, taken = (np.array([0.0, *((means[side][:, None] >= limits).mean(axis=0))]) for side in (member, ~member))
-    chance = Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    lines = {"training patients found, by others taken for one": Line(taken, found), "chance": chance}
-    return lines_of("membership inference", lines, (0.0, 1.0), (0.0, 1.0))
+    return plot_roc({"training patients": (taken, found)}, "Membership inference: ROC curve over patients")
 
 
 def nearest_pairs(sides: Sides, samples: Recordings, train: Recordings, decoder: Any, pairs: int) -> np.ndarray:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from echodream.callbacks.curves import confusion_picture, roc_picture, scatter_picture
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Classification, Labels
 from echodream.errors import UserError
 from echodream.metrics.classification import confusion, decided, multiclass, multilabel, multilabel_units, roc, units
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import Classifier
+from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
 
 
 class ClassifierTask(Protocol):
@@ -87,7 +87,7 @@ class ClassificationTask:
         curves = {
             f"{self.names[k]}  AUC {areas[f'auc_{self.names[k]}'][0]:.3f}": roc(p[:, k], target == k) for k in shown
         }
-        return {"confusion": confusion_picture(table.numpy(), self.names), "roc": roc_picture(curves)}
+        return {"confusion": plot_confusion_matrix(table.numpy(), self.names), "roc": plot_roc(curves)}
 
 
 class RegressionTask:
@@ -126,7 +126,7 @@ class RegressionTask:
 
     def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """What was said against what is true."""
-        return {"predicted": scatter_picture(self.column, target, out[:, 0] * self.std + self.mean)}
+        return {"predicted": plot_predictions(self.column, target, out[:, 0] * self.std + self.mean)}
 
 
 class MultilabelTask:
@@ -173,7 +173,7 @@ class MultilabelTask:
             rows, positive = decided(target[:, k])
             if np.isfinite(area := areas[f"auc_{name}"][0]):
                 curves[f"{name}  AUC {area:.3f}"] = roc(out[rows, k], positive)
-        return {"roc": roc_picture(curves)}
+        return {"roc": plot_roc(curves)}
 
     def counts(self, target: np.ndarray, patients: np.ndarray) -> dict[str, dict[str, int]]:
         """Of each label how many images say yes and how many no, and how many patients have one that does."""

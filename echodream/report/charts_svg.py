@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from echodream.plotting import Spot
+from echodream.metrics.intervals import Interval
 from echodream.report.figures import Row, number, ticks
 
 BINS = 36
@@ -109,8 +109,17 @@ def curves(lines: Mapping[str, Curve], scale: tuple[float, float], label: str) -
     return _svg("curves", 170, parts, label=label)
 
 
+@dataclass(frozen=True)
+class Point:
+    """A point with an interval of x and of y, and the text beside it."""
+
+    label: str
+    x: Interval
+    y: Interval
+
+
 def scatter(
-    series: Mapping[str, tuple[str, Sequence[Spot]]], scale: tuple[float, float], names: tuple[str, str], label: str
+    series: Mapping[str, tuple[str, Sequence[Point]]], scale: tuple[float, float], names: tuple[str, str], label: str
 ) -> Markup:
     """Points with intervals both ways, those of a series, (side, points), joined; both axes have one ``scale``.
 
@@ -137,7 +146,7 @@ def scatter(
         for spot in spots:
             x, y = _in(spot.x.value, scale), _up(spot.y.value, scale)
             drawn.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
-            drawn.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[turn % 2]}">{escape(spot.name)}</text>')
+            drawn.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[turn % 2]}">{escape(spot.label)}</text>')
         parts.append(f'<g class="{side}">{"".join(drawn)}</g>')
     parts.append(f'<text x="0" y="12">{escape(names[1])}</text>')
     parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(names[0])}</text>')

@@ -1,14 +1,14 @@
 """The points of a sweep as a curve: what anonymised images are still worth against how well they are linked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from echodream.plotting import Line, Spot, lines_of, spots_of
-from echodream.report.figures import interval
+from echodream.plotting import LinePlot, Series, plot_lines
 from echodream.report.sweep_results import UTILITY, Points, order
 
+ENDS = ("value", "low", "high")
 LINKS = {"outer": "outer: AUC", "inner": "inner: AUC"}
 """How well a version is linked to its original, and two versions of a patient to each other: figures of linkability."""
 UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
@@ -40,24 +40,44 @@ def _plain(figure: Any) -> dict[str, float]:
     return {"value": figure.value, "low": low, "high": high}
 
 
+def x_positions(values: Iterable[str], kept: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Where the values ``kept`` lie on the x axis: (n,), and the texts of its ticks if not all ``values`` are numbers.
+
+    Numbers lie at themselves, texts at 0, 1, ... in the order of ``values``.
+    """
+    names = list(values)
+    if all(order(name)[0] == 0 for name in names):
+        return np.array([float(name) for name in kept]), []
+    return np.array([float(names.index(name)) for name in kept]), names
+
+
+def axis_range(x: np.ndarray) -> tuple[float, float]:
+    """The ends of an axis that shows all of ``x``, (n,)."""
+    margin = 0.05 * float(x.max() - x.min()) or 1.0
+    return float(x.min()) - margin, float(x.max()) + margin
+
+
 def picture(curve: Mapping[str, Any]) -> np.ndarray:
-    """All over the value that was swept, and utility against linkability: uint8 (height, width, 3)."""
-    points, swept = curve["points"], curve["swept"]
-    numeric = all(order(point["value"])[0] == 0 for point in points)
-    x = np.array([float(point["value"]) if numeric else float(k) for k, point in enumerate(points)])
-    lines, spots = {}, {}
-    for key, said in {**SAID, "utility": str(curve["utility"])}.items():
-        there = [number for number, point in enumerate(points) if key in point]
-        if not there:
+    """Linkability and utility over the swept value, and utility over linkability: uint8 (height, width, 3)."""
+    points, swept, utility = curve["points"], str(curve["swept"]), str(curve["utility"])
+    over_value, over_linkability, all_ends = {}, {}, []
+    values = [str(point["value"]) for point in points]
+    for key, name in {**SAID, "utility": utility}.items():
+        measured = [point for point in points if key in point]
+        if not measured:
             continue
-        y, low, high = (np.array([points[k][key][end] for k in there]) for end in ("value", "low", "high"))
-        lines[said] = Line(x[there], y, low, high)
+        x, ticks = x_positions(values, [str(point["value"]) for point in measured])
+        y, low, high = (np.array([point[key][end] for point in measured]) for end in ENDS)
+        over_value[name] = Series(x, y, low, high)
+        all_ends += [low, high]
         if key != "utility":
-            own = [(points[k]["value"], interval(points[k][key]), interval(points[k]["utility"])) for k in there]
-            spots[said] = [Spot(value, link, worth) for value, link, worth in own if link and worth]
-    ends = np.concatenate([part for line in lines.values() for part in (line.low, line.high) if part is not None])
-    up = (float(np.floor(10 * min(0.5, ends.min())) / 10), max(1.0, float(ends.max())))
-    across, title = (float(x.min()), float(x.max())), f"over {swept}" if numeric else f"over {swept}, in order"
-    over = lines_of(title, lines, across, up, below=True)
-    against = spots_of(f"{curve['utility']}, over linkability; at each point {swept}", spots, up, up)
-    return np.concatenate([over, against], axis=1)
+            worth, least, most = (np.array([point["utility"][end] for point in measured]) for end in ENDS)
+            labels = [str(point["value"]) for point in measured]
+            over_linkability[name] = Series(y, worth, least, most, low, high, labels)
+    ends = np.concatenate(all_ends)
+    scale = (float(np.floor(10 * min(0.5, ends.min())) / 10), max(1.0, float(ends.max())))
+    positions = x_positions(values, values)[0]
+    left = LinePlot(f"Over {swept}", over_value, swept, "value and 95 % interval", axis_range(positions), scale, ticks)
+    title = f"Utility over linkability; each point is a value of {swept}"
+    right = LinePlot(title, over_linkability, "AUC of linkability (0.5: chance)", utility, scale, scale)
+    return plot_lines(left, right, columns=2)

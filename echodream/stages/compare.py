@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.plotting import Line, lines_of
-from echodream.report.privacy_utility_curve import picture, tradeoff
+from echodream.plotting import LinePlot, Series, plot_lines, save_png
+from echodream.report.privacy_utility_curve import ENDS, axis_range, picture, tradeoff, x_positions
 from echodream.report.sweep_results import REJECTED, Figure, Points, order, read_points, values
 from echodream.runs.atomic_folder import FRESH, write_record
 from echodream.runs.summary import Summary
@@ -50,9 +50,9 @@ def compare(
     text = _markdown(found, shown, name)
     _write(folder / TABLE, lambda path: write_table(path, list(_rows(found))))
     _write(folder / TEXT, lambda path: path.write_text(text, encoding="utf-8"))
-    _write(folder / PLOT, lambda path: _plot(path, found, shown, name))
+    _write(folder / PLOT, lambda path: save_png(path, _plot(found, shown, name)))
     if (curve := tradeoff(found, name)) is not None:
-        _write(folder / PICTURE, lambda path: _save(path, picture(curve)))
+        _write(folder / PICTURE, lambda path: save_png(path, picture(curve)))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     facts = {
         "values": ", ".join(found),
@@ -131,40 +131,23 @@ def _floor(found: Points, figure: str) -> float | None:
     return float(np.mean(floors)) if floors else None
 
 
-def _plot(path: Path, found: Points, shown: Sequence[str], name: str) -> None:
-    """A panel for each figure: its course over the values with its band, and the floor."""
-    numeric = all(order(value)[0] == 0 for value in found)
+def _plot(found: Points, shown: Sequence[str], name: str) -> np.ndarray:
+    """A panel for each figure: its value over the swept values with its interval, and the floor."""
     panels = []
     for figure in shown[:MOST]:
-        there = [
-            (number, value, figures[figure])
-            for number, (value, figures) in enumerate(found.items())
-            if figure in figures
-        ]
-        x = np.array([float(value) if numeric else float(number) for number, value, _ in there])
-        made = [one for _, _, one in there]
-        y = np.array([one.value for one in made])
-        low, high = (np.array([one.value if end is None else end for one, end in ends]) for ends in _ends(made))
-        lines = {"value and interval" if (high > low).any() else "value": Line(x, y, low, high)}
-        if (floor := _floor(found, figure)) is not None:
-            lines["real recordings (mean over the points)"] = Line(x[[0, -1]], np.full(2, floor))
-        every = np.concatenate([low, high, [] if floor is None else [floor]])
-        margin = 0.08 * (every.max() - every.min()) or 0.5
-        across = (float(x.min()), float(x.max())) if x.max() > x.min() else (float(x[0]) - 1, float(x[0]) + 1)
-        words = "" if numeric else " (0, 1, ... are " + ", ".join(found) + ")"
-        up = (float(every.min() - margin), float(every.max() + margin))
-        panels.append(lines_of(f"{figure}, over {name}{words}", lines, across, up))
-    _save(path, np.concatenate(panels))
-
-
-def _save(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels).save(path, format="PNG", optimize=True)
-
-
-def _ends(made: Sequence[Figure]) -> tuple[list[tuple[Figure, float | None]], list[tuple[Figure, float | None]]]:
-    return [(one, one.low) for one in made], [(one, one.high) for one in made]
+        points = {value: figures[figure] for value, figures in found.items() if figure in figures}
+        x, ticks = x_positions(found, points)
+        y, low, high = (np.array([getattr(point, end) for point in points.values()], dtype=float) for end in ENDS)
+        low, high = np.where(np.isnan(low), y, low), np.where(np.isnan(high), y, high)
+        series = {"value and 95 % interval" if (high > low).any() else "value": Series(x, y, low, high)}
+        floor = _floor(found, figure)
+        if floor is not None:
+            series["real recordings (mean over the points)"] = Series(x[[0, -1]], np.full(2, floor))
+        values = np.concatenate([low, high, [] if floor is None else [floor]])
+        margin = 0.08 * (values.max() - values.min()) or 0.5
+        y_range = (float(values.min() - margin), float(values.max() + margin))
+        panels.append(LinePlot(figure, series, name, figure, axis_range(x), y_range, ticks))
+    return plot_lines(*panels)
 
 
 def _write(path: Path, write: Any) -> None:

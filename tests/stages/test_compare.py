@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
+from echodream.report import privacy_utility_curve
 from echodream.report.sweep_results import read_points
 from echodream.runs.summary import Summary
 from tests.support.stores import make_video_store
@@ -109,13 +110,7 @@ def test_table_csv_and_plot(tmp_path: Path) -> None:
     assert len(rows) == 3 * 6
     agreement = next(row for row in rows if row["Point"] == "10" and row["Figure"] == "videos: class agreement, ASD")
     assert agreement == {"Point": "10", "Figure": "videos: class agreement, ASD", "Value": "0.5", "Low": "0.48", "High": "0.52", "Floor": "", "Warning": ""}  # fmt: skip # noqa: E501
-    picture = np.asarray(Image.open(tmp_path / "out" / "comparison.png"))
-    assert picture.shape == (4 * 400, 640, 3)
-    blue = (picture == (0, 114, 178)).all(axis=2).nonzero()
-    assert {row // 400 for row in blue[0].tolist()} == {0, 1, 2, 3}
-    panel = blue[0] // 400 == 0
-    line = panel & (blue[0] % 400 > 70)  # below the legend
-    assert blue[0][line][blue[1][line].argmax()] < blue[0][line][blue[1][line].argmin()]  # it falls from 10 to 1.5
+    assert np.asarray(Image.open(tmp_path / "out" / "comparison.png")).shape == (4 * 400, 640, 3)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     run(tmp_path, both(tmp_path))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -219,11 +214,27 @@ def test_utility_is_put_against_linkability(tmp_path: Path) -> None:
     assert [point["value"] for point in curve["points"]] == ["0", "0.5", "1"]
     assert curve["points"][2]["outer"] == pytest.approx({"value": 0.5, "low": 0.4, "high": 0.6})
     assert curve["points"][2]["utility"] == pytest.approx({"value": 0.6, "low": 0.55, "high": 0.65})
-    picture = np.asarray(Image.open(tmp_path / "out" / "curve.png"))
-    assert picture.shape == (400, 1280, 3)
-    # the last point's dot: AUC .5 across and .6 up, on axes from .4 to 1.1 over 556 and 320 pixels
-    column, row = 640 + 60 + round(556 * (0.5 - 0.4) / 0.7), 360 - round(320 * (0.6 - 0.4) / 0.7)
-    assert (picture[row, column] == (0, 114, 178)).all()
+    assert np.asarray(Image.open(tmp_path / "out" / "curve.png")).shape == (400, 1280, 3)
+
+
+def test_the_plots_hold_the_figures_of_the_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(tmp_path, ("10", "3", "none"))
+    plots: list[Any] = []
+    monkeypatch.setattr("echodream.stages.compare.plot_lines", lambda *panels: plots.extend(panels) or np.zeros((2, 2, 3), np.uint8))  # fmt: skip # noqa: E501
+    run(tmp_path, both(tmp_path))
+    frechet = plots[0]
+    assert (frechet.title, frechet.x_label, frechet.ticks) == ("videos: frechet[classifier]", "guidance.class_id", ["3", "10", "none"])  # fmt: skip # noqa: E501
+    value, floor = frechet.series.values()
+    assert (value.x.tolist(), value.y.tolist(), value.low.tolist()) == ([0, 1, 2], [3.0, 4.0, 2.0], [2.5, 3.5, 1.5])
+    assert floor.y.tolist() == [2.0, 2.0]
+    curve = {"swept": "strength", "utility": "auc", "points": [{"value": "0", "outer": figure(0.8, 0.1), "utility": figure(0.7)}]}  # fmt: skip # noqa: E501
+    monkeypatch.setattr(privacy_utility_curve, "plot_lines", lambda *panels, columns: panels)
+    over_value, over_linkability = privacy_utility_curve.picture(curve)
+    assert list(over_value.series) == ["outer linkability, AUC", "auc"]
+    (points,) = over_linkability.series.values()
+    ends = (points.x, points.x_low, points.x_high, points.y, points.low, points.high)
+    assert np.allclose(np.array(ends)[:, 0], [0.8, 0.7, 0.9, 0.7, 0.2, 1.2])
+    assert points.labels == ["0"]
 
 
 def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from echodream.metrics.intervals import Interval
-from echodream.plotting import Spot
-from echodream.report.charts_svg import scatter
+from echodream.report.charts_svg import Point, scatter
 from echodream.report.figures import SHARE, Row, Table, interval, round_up
 from echodream.report.sources import Sources
 
@@ -76,13 +75,13 @@ def curve(sources: Sources) -> tuple[Markup, str, str] | None:
     if (record := sources.records.get("curve")) is None:
         return None
     with sources.reading("curve"):
-        series: dict[str, list[Spot]] = {}
+        series: dict[str, list[Point]] = {}
         for point in record["points"]:
             worth = interval(point["utility"])
             for key in ("outer", "inner"):
                 link = interval(point.get(key))
                 if worth is not None and link is not None:
-                    series.setdefault(key, []).append(Spot(str(point["value"]), link, worth))
+                    series.setdefault(key, []).append(Point(str(point["value"]), link, worth))
         ends = [end for spots in series.values() for spot in spots for end in (spot.x.low, spot.y.low)]
         tops = [end for spots in series.values() for spot in spots for end in (spot.x.high, spot.y.high)]
         scale = (min(int(10 * min(ends)) / 10, CHANCE.value), max(SHARE[1], *tops))

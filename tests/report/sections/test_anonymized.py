@@ -10,12 +10,10 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.metrics.intervals import Interval
-from echodream.plotting import COLOURS, EDGE, HEIGHT, LEFT, TOP, WIDTH, Spot, spots_of
-from echodream.report.charts_svg import scatter
+from echodream.report.charts_svg import Point, scatter
 from echodream.store.schema import CHECKSUMS
 from echodream.store.verify import digest
 from tests.support.tiny_report import number, run, study
-from tests.test_plotting import where
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -109,26 +107,13 @@ def test_a_study_without_them_has_no_such_part(tmp_path: Path) -> None:
         run(folder)
 
 
-SPOTS = [Spot("a", Interval(0.25, 0.0, 0.5), Interval(0.5, 0.25, 1.0)), Spot("b", *[Interval(1.0, 1.0, 1.0)] * 2)]
+POINTS = [Point("a", Interval(0.25, 0.0, 0.5), Interval(0.5, 0.25, 1.0)), Point("b", *[Interval(1.0, 1.0, 1.0)] * 2)]
 
 
 def test_points_of_the_curve_lie_where_they_belong() -> None:
-    drawn = scatter({"outer": ("synthetic", SPOTS)}, (0.0, 1.0), ("across", "up"), "label")
+    drawn = scatter({"outer": ("synthetic", POINTS)}, (0.0, 1.0), ("across", "up"), "label")
     assert '<circle cx="30.00%" cy="144.0" r="5"/>' in drawn  # 8 % and a quarter of 88 %; 264 and half of 240 less
     assert '<line class="line faint" x1="8.00%" x2="52.00%" y1="144.0" y2="144.0"/>' in drawn
     assert '<line class="line faint" x1="30.00%" x2="30.00%" y1="204.0" y2="24.0"/>' in drawn
     assert '<line class="line" x1="30.00%" y1="144.0" x2="96.00%" y2="24.0"/>' in drawn
     assert 'aria-label="label"' in drawn
-
-
-def test_points_of_the_picture_lie_where_they_belong() -> None:
-    picture = spots_of("", {"": SPOTS}, (0.0, 1.0), (0.0, 1.0))
-    down, across = where(picture, COLOURS[0])
-    wide, high = WIDTH - EDGE - LEFT, HEIGHT - 2 * TOP
-    for x, y in ((0.25, 0.5), (1.0, 1.0)):
-        place = (down - (HEIGHT - TOP - y * high)) ** 2 + (across - (LEFT + x * wide)) ** 2
-        assert place.min() <= 2
-    row = picture[round(HEIGHT - TOP - 0.5 * high), :, 2].astype(int)
-    pale = (row > 200) & (picture[round(HEIGHT - TOP - 0.5 * high), :, 0] < 200)
-    assert abs(pale.nonzero()[0].min() - LEFT) <= 2
-    assert abs(pale.nonzero()[0].max() - (LEFT + 0.5 * wide)) <= 2

@@ -1,0 +1,29 @@
+"""ROC curve and similarity histograms of patient verification, at each validation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from echodream.callbacks.pictures import log_picture
+from echodream.callbacks.tracking import CHARTS
+from echodream.metrics.verification import Pairs, roc
+from echodream.plotting import plot_verification
+
+
+class VerificationPlots(Callback):
+    """Logs plots of the pairs of frames that the module's last validation has left in ``measured``."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Plot on the first process, if there are pairs of one patient and pairs of two."""
+        pairs: Any = getattr(pl_module, "measured", None)
+        if not trainer.is_global_zero or not isinstance(pairs, Pairs) or not 0 < pairs.same.sum() < len(pairs.same):
+            return
+        false_accept_rate, true_accept_rate, _ = roc(pairs)
+        similarity = {"same patient": pairs.score[pairs.same], "different patients": pairs.score[~pairs.same]}
+        plot = plot_verification(false_accept_rate, true_accept_rate, similarity)
+        log_picture(trainer, self.folder, "verification", plot, CHARTS)
