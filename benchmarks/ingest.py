@@ -11,9 +11,9 @@ from pathlib import Path
 
 from echodream.ingest.cardiacnet import CardiacNet
 from echodream.ingest.phantom import Phantom
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.stages.ingest import ingest
 from echodream.stages.phantom import phantom
 from echodream.store import Store
@@ -35,8 +35,8 @@ def main() -> None:
             start = time.perf_counter()
             ingest(
                 source=CardiacNet(),
-                prepare=Prepare(),
-                split=Ratios(),
+                prepare=Preprocessing(),
+                split=SplitRatios(),
                 limits=Limits(),
                 raw=str(raw),
                 dst=str(dst),

@@ -11,7 +11,7 @@ import numpy as np
 
 from echodream.metrics.key_frames import key_frames, matched
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, draw_scene, key_moments
+from echodream.phantom.scene import Scene, key_moments, sample_scene
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def scenes(asked: Condition, count: int, seed: int) -> list[Scene]:
     """As many recordings, of all classes in turn."""
     rng, drawn = np.random.default_rng(seed), []
     for k in range(count):
-        scene = draw_scene((seed, k % 4, k // 4 + 1, 1), asked.size, asked.fps, asked.seconds)
+        scene = sample_scene((seed, k % 4, k // 4 + 1, 1), asked.size, asked.fps, asked.seconds)
         if asked.heart_rate is not None:
             rate = float(rng.uniform(*asked.heart_rate))
             scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))

@@ -42,7 +42,7 @@ from echodream.filtering.embedding import FrameEmbedder
 from echodream.filtering.positive_controls import Control, PosteriorSample, SDEdit, copies, views
 from echodream.filtering.reference_search import Query, References, View, embedded, train_to_test
 from echodream.ingest.phantom import Phantom
-from echodream.ingest.prepare import resize
+from echodream.ingest.preprocessing import resize
 from echodream.ingest.source import Limits, Video
 from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
 from echodream.metrics.verification import Pairs, auc, roc

@@ -19,8 +19,8 @@ from echodream.runs.atomic_folder import first_process
 from echodream.runs.instantiate_stage import instantiate_stage
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
-from echodream.store.verify import digest
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +77,15 @@ def training_settings(cfg: DictConfig) -> str:
     """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
     given = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
     weights, sums = Path(next(filter(None, given), "/nowhere")), Path(cfg.src) / CHECKSUMS
-    parts: dict[str, Any] = {"source": digest(sums) if sums.is_file() else cfg.src}
+    parts: dict[str, Any] = {"source": file_sha256(sums) if sums.is_file() else cfg.src}
     for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
         parts[key].pop(name, None)
     others = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
-    parts["weights"] = [digest(path) for path in [*sorted([weights, *weights.glob("*")]), *others] if path.is_file()]
+    parts["weights"] = [
+        file_sha256(path) for path in [*sorted([weights, *weights.glob("*")]), *others] if path.is_file()
+    ]
     parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
     parts |= {"early_stopping": str(stops)} if stops else {}
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()

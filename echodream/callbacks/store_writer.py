@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from echodream.store import Dataset, Statistics, StoreWriter
 
 
-class WriteStore(Callback):
+class StoreWriterCallback(Callback):
     """Write each prediction as a row of the store at ``dst``; ``complete`` gives the store its final name.
 
     ``save(path, prediction)`` writes the media file of one recording and returns what it adds to its row in ``rows``.

@@ -8,7 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import EpochSampler, Mixture, ResumableLoader, Samples, collate
+from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, Samples, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import View
 from echodream.errors import UserError
@@ -80,7 +80,7 @@ class StoreData(LightningDataModule):
         """The recordings of ``split``."""
         return Recordings(self.store, split)
 
-    def training(self) -> Samples | Mixture:
+    def training(self) -> Samples | MixedDataset:
         """What is trained on."""
         return self.samples("TRAIN")
 
@@ -109,7 +109,7 @@ class StoreData(LightningDataModule):
         samples = self.samples(split)
         return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings())
 
-    def _sampler(self, samples: Samples | Mixture, *, fixed: bool) -> EpochSampler:
+    def _sampler(self, samples: Samples | MixedDataset, *, fixed: bool) -> EpochSampler:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 

@@ -14,7 +14,7 @@ from echodream.datamodules.views import Sample, View
 from echodream.types import Batch
 
 
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """What a sampler asks of ``Samples``. The epoch travels with the index, so it reaches workers that persist."""
 
     epoch: int
@@ -43,7 +43,7 @@ class Samples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.view.count(self.rows)
 
-    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
+    def __getitem__(self, draw: SampleIndex | int) -> dict[str, Any]:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
         rng = generator(self.seed, epoch, index)
         sample = self.view.sample(self.rows, index, rng)
@@ -73,7 +73,7 @@ class Samples(Dataset[dict[str, Any]]):
         return {name: part.transpose(0, 1).flatten(0, 1) for name, part in varied.items()}  # frame by frame
 
 
-class Mixture(Dataset[dict[str, Any]]):
+class MixedDataset(Dataset[dict[str, Any]]):
     """``parts`` joined: real samples, synthetic ones, or both; each is a function of (seed, epoch, index).
 
     A round has all of the first part and ``ratio`` times as many of the second, others in each round, or all of it if
@@ -93,7 +93,7 @@ class Mixture(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.length or sum(self.counts)
 
-    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
+    def __getitem__(self, draw: SampleIndex | int) -> dict[str, Any]:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
         turn, place = divmod(epoch * len(self) + index, sum(self.counts))
         if self.length is not None:
@@ -103,7 +103,7 @@ class Mixture(Dataset[dict[str, Any]]):
         cycle, number = divmod(turn * self.counts[part] + place, len(self.parts[part]))
         if self.counts[part] != len(self.parts[part]):
             number = int(self._order(1, cycle, len(self.parts[part]))[number])
-        return self.parts[part][Draw(cycle, number)]
+        return self.parts[part][SampleIndex(cycle, number)]
 
     def _order(self, what: int, turn: int, count: int) -> np.ndarray:
         """The order of ``count`` samples in one turn: 0, of a round's; 1, of the second part's."""
@@ -136,14 +136,16 @@ def _values(column: np.ndarray) -> Tensor | list[str]:
     return [str(value) for value in column]
 
 
-class EpochSampler(DistributedSampler[Draw]):
+class EpochSampler(DistributedSampler[SampleIndex]):
     """Each sample once an epoch, in an order that is a function of (seed, epoch), shared among ``world`` processes.
 
     As with any DistributedSampler, a few samples are repeated so that all processes get as many. With ``fixed`` the
     samples come in their own order, and the epoch is always 0.
     """
 
-    def __init__(self, samples: "Samples | Mixture", *, fixed: bool = False, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, samples: "Samples | MixedDataset", *, fixed: bool = False, rank: int = 0, world: int = 1
+    ) -> None:
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed
         self.skip = 0
@@ -153,13 +155,13 @@ class EpochSampler(DistributedSampler[Draw]):
         """Choose the epoch of the next pass."""
         self.epoch = 0 if self.fixed else epoch
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         count = len(self.dataset)  # type: ignore[arg-type]
         order = np.arange(count)
         if self.shuffle:
             order = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch))).permutation(count)
         mine = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
-        return iter([Draw(self.epoch, int(index)) for index in mine[self.skip :]])
+        return iter([SampleIndex(self.epoch, int(index)) for index in mine[self.skip :]])
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):

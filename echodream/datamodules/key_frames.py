@@ -24,7 +24,7 @@ def triples(rows: Recordings, row: int) -> list[Triple]:
     ]
 
 
-def with_beats(rows: Recordings) -> Recordings:
+def recordings_with_triples(rows: Recordings) -> Recordings:
     """The recordings that have a triple; the log names those that have none. Raises ``UserError`` when none has."""
     found = [row for row in range(len(rows)) if triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"

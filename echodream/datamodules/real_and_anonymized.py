@@ -10,12 +10,10 @@ from torch.utils.data import DataLoader
 from echodream.config.paths import listed
 from echodream.datamodules.anonymized import ORIGINAL, TRAIN_ON, as_originals
 from echodream.datamodules.dataset import Samples
-from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, size_of
+from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 
 class RealAndAnonymizedData(RealAndSyntheticData):
@@ -61,10 +59,10 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         if store.root.resolve() == real.root.resolve():
             raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymised one")
         other = store.table.drop_duplicates(["FrameHeight", "FrameWidth"]).index  # a row of each size
-        if wrong := [row for row in other if size_of(store, row) != size_of(real)]:
-            name, found = store.table["FileName"][wrong[0]], size_of(store, wrong[0])
+        if wrong := [row for row in other if frame_size(store, row) != frame_size(real)]:
+            name, found = store.table["FileName"][wrong[0]], frame_size(store, wrong[0])
             raise UserError(
-                f"anonymised={path}: {name} is {found}, the originals are {size_of(real)}: bring both to one"
+                f"anonymised={path}: {name} is {found}, the originals are {frame_size(real)}: bring both to one"
             )
         test = real.table.loc[real.table["Split"] == "TEST", "FileName"]
         of = set(store.table[self.match].astype(str)) if self.match in store.table else set()
@@ -105,6 +103,6 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         """What was trained on, for the artifact: sizes, and checksums of all stores."""
         facts = super().facts()
         stores = {"original": facts["stores"]["real"]}
-        stores |= {name: digest(store.root / CHECKSUMS) for name, store in self.versions.items()}
+        stores |= {name: store.checksum for name, store in self.versions.items()}
         trained = {self.trains: facts["trained"]["real"]}
         return {**facts, "train_on": self.trains, "trained": trained, "stores": stores, "match": self.match}

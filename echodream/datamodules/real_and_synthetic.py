@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import Mixture, Samples
-from echodream.datamodules.folds import resplit
+from echodream.datamodules.dataset import MixedDataset, Samples
+from echodream.datamodules.patient_folds import split_by_fold
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.tasks import Task
 from echodream.errors import UserError
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +24,7 @@ class RealAndSyntheticData(StoreData):
 
     ``train_on`` "synthetic" takes the TRAIN rows of ``synthetic`` instead of the real ones, "both" joins them:
     ``ratio`` synthetic samples for each real one in a round, or all. An epoch is a round, or ``length`` samples.
-    With ``folds``, the splits are those of ``fold`` (``folds.resplit``). Raises ``UserError`` for stores that do not go
+    With ``folds``, the splits are those of ``fold`` (``split_by_fold``). Raises ``UserError`` for stores that do not go
     together: other sizes or classes, or patients of VAL and TEST among the training rows of ``synthetic``.
     """
 
@@ -51,7 +49,7 @@ class RealAndSyntheticData(StoreData):
         self.columns = tuple(dict.fromkeys([*self.columns, *task.columns(self.known)]))
         table = task.usable(whole, self.known)
         if folds is not None and fold is not None:
-            table = resplit(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
+            table = split_by_fold(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
         self.store.table = table
         self.left_out = len(whole) - len(table)
         self.synthetic = None if train_on == "real" else self._opened(str(synthetic))
@@ -87,7 +85,7 @@ class RealAndSyntheticData(StoreData):
         if not Path(path).is_dir():
             raise UserError(f"synthetic={path} does not exist: make it with stage=decode, or give another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store
-        sizes = [size_of(one) for one in (store, real)]
+        sizes = [frame_size(one) for one in (store, real)]
         if sizes[0] != sizes[1]:
             raise UserError(f"synthetic={path} is of {sizes[0]} and src={real.root} of {sizes[1]}: bring both to one")
         wanted = self.task.columns(self.known)
@@ -119,7 +117,7 @@ class RealAndSyntheticData(StoreData):
     def _named(self, store: Store) -> bool:
         return all({"class_id", "class_name"} <= set(one.table) for one in (store, self.store))
 
-    def training(self) -> Samples | Mixture:
+    def training(self) -> Samples | MixedDataset:
         """The samples of the real store, of the synthetic one, or both."""
         parts = [self.samples("TRAIN")] if self.train_on != "synthetic" else []
         if self.synthetic is not None:
@@ -127,7 +125,7 @@ class RealAndSyntheticData(StoreData):
             parts.append(Samples(rows, self.view, self.seed + 1, self.columns, self.augment))
         if len(parts) == 1 and self.length is None:
             return parts[0]
-        return Mixture(parts, self.seed, self.ratio, self.length)
+        return MixedDataset(parts, self.seed, self.ratio, self.length)
 
     def tested(self) -> dict[str, dict[str, int]]:
         """Of each set that is tested on, by its name, the row of ``store.table`` that each recording is of."""
@@ -150,11 +148,11 @@ class RealAndSyntheticData(StoreData):
         tables = (
             {"real": self.store.table[self.store.table["Split"] == "TRAIN"]} if self.train_on != "synthetic" else {}
         )
-        stores = {"real": digest(self.store.root / CHECKSUMS)}
+        stores = {"real": self.store.checksum}
         labels = "asked"
         if self.synthetic is not None:
             tables["synthetic"] = self.synthetic.table
-            stores["synthetic"] = digest(self.synthetic.root / CHECKSUMS)
+            stores["synthetic"] = self.synthetic.checksum
             if LABEL_SOURCE in self.synthetic.table:
                 found = sorted({str(name) for name in self.synthetic.table[LABEL_SOURCE].dropna()} - {""})
                 labels = " ".join(found) or labels
@@ -167,7 +165,7 @@ class RealAndSyntheticData(StoreData):
         return {**facts, "ratio": self.ratio, "fold": self.fold}
 
 
-def size_of(store: Store, row: int = 0) -> str:
+def frame_size(store: Store, row: int = 0) -> str:
     """Width, height and channels of the recording ``row``; mostly all are of one size."""
     first = store.table.iloc[row]
     channels = store.dataset.channels

@@ -13,7 +13,7 @@ from echodream.datamodules.normalization import from_uint8, whiten
 from echodream.errors import UserError
 from echodream.store import Store
 
-SEEK = 8
+SEEK_FRAMES = 8
 """Frames that can be decoded in the time of one seek: frames lying closer than this are read in one run."""
 
 
@@ -78,7 +78,7 @@ class Recordings:
         """
         name, wanted = self.names[row], np.asarray(indices)
         low, high = int(wanted.min()), int(wanted.max()) + 1
-        dense = high - low <= SEEK * len(wanted)
+        dense = high - low <= SEEK_FRAMES * len(wanted)
         if self.store.dataset.kind == "video":
             pixels = (
                 self.store.frames(name, range(low, high))[wanted - low]

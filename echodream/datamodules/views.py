@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from echodream.datamodules.key_frames import nearest, triples, with_beats
+from echodream.datamodules.key_frames import nearest, recordings_with_triples, triples
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 
@@ -136,7 +136,7 @@ class Clips(View):
         return replace(self, start="centre" if self.start == "random" else self.start)
 
     def usable(self, rows: Recordings) -> Recordings:
-        return with_beats(rows) if self.reference == "keyframes" else rows
+        return recordings_with_triples(rows) if self.reference == "keyframes" else rows
 
     def count(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
@@ -197,7 +197,7 @@ class Triplet(View):
         return replace(self, beat="centre", per_recording=1)
 
     def usable(self, rows: Recordings) -> Recordings:
-        return with_beats(rows)
+        return recordings_with_triples(rows)
 
     def count(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording

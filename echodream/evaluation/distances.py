@@ -17,8 +17,6 @@ from echodream.metrics.intervals import Interval
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import Encoder
 from echodream.networks.extractors.inception import Inception
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 LABELLER = "LabelSource"
 """The column of a store that was relabelled: the fingerprint of the classifier that did it."""
@@ -136,7 +134,7 @@ def doubts(encoder: Encoder, test: RecordingSet) -> list[str]:
     facts = encoder.trained
     on = facts.get("train_on", "real")
     told = [f"{encoder.name} was trained on {on}: it may know these synthetic samples"] if on != "real" else []
-    other = (facts.get("stores") or {}).get("real") not in (None, digest(test.store.root / CHECKSUMS))
+    other = (facts.get("stores") or {}).get("real") not in (None, test.store.checksum)
     if facts.get("fold") is not None or other:
         what = "one fold" if facts.get("fold") is not None else "another version"
         told.append(f"{encoder.name} was trained on {what} of this study: it may have seen the TEST patients")

@@ -15,8 +15,6 @@ from echodream.filtering.copy_generation import stored
 from echodream.modules.reid import load_reid
 from echodream.networks.autoencoder import load_frozen
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.weights import fingerprint
 
 CHUNK = 256
@@ -37,7 +35,7 @@ def check_trained(folder: str, name: str, real: Store, key: str) -> None:
     Who was in training is what the split of ``real`` says; a model of another split has seen other patients.
     """
     source = read_artifact(folder, name).source
-    if source and source != digest(real.root / CHECKSUMS):
+    if source and source != real.checksum:
         raise UserError(
             f"{key}={folder} was trained on another store than real={real.root}, so who was in training is not known: "
             "give the store that it was trained on"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import number, value
-from echodream.ingest.listing import Entry, ListedRecording, named, not_a_recording, require_folder, walk
-from echodream.ingest.nifti import rate_of, read_nifti
-from echodream.ingest.pixels import check_fps, even_times, frame_marks, make_video
+from echodream.ingest.csv_tables import number, value
+from echodream.ingest.listing import Entry, ListedRecording, named, non_recording, require_folder, walk
+from echodream.ingest.nifti import plausible_frame_rate, read_nifti
+from echodream.ingest.pixels import check_fps, make_video, marks_in_seconds, uniform_times
 from echodream.ingest.source import Limits, Recording, Value, Video
 
 VIEWS = {"4CH": "A4C", "2CH": "A2C"}
@@ -63,16 +63,18 @@ class Camus:
             elif entry.problem or not (
                 match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
             ):
-                yield not_a_recording(entry)
+                yield non_recording(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one half sequence; see ``Source``."""
         assert recording.path is not None
         listed = recording if isinstance(recording, ListedRecording) else None
         volume = read_nifti(recording.path, limits)
-        fps = check_fps((listed and listed.fps) or rate_of(volume.frame_step) or self.fps)
-        times = even_times(len(volume.frames), fps)
-        return make_video(volume.frames, times, fps, marks=frame_marks(times, listed.mark_frames) if listed else None)
+        fps = check_fps((listed and listed.fps) or plausible_frame_rate(volume.frame_step) or self.fps)
+        times = uniform_times(len(volume.frames), fps)
+        return make_video(
+            volume.frames, times, fps, marks=marks_in_seconds(times, listed.mark_frames) if listed else None
+        )
 
 
 def _recording(entry: Entry, patient: str, view: str, splits: dict[str, str]) -> Recording:

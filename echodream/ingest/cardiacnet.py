@@ -7,20 +7,20 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import check_study_columns, number, read_table, seconds, split, values
+from echodream.ingest.csv_tables import check_column_names, number, read_table, seconds, split, values
 from echodream.ingest.listing import (
-    NO_FILE,
+    MISSING_FILE,
     Entry,
     ListedRecording,
     named,
-    not_a_recording,
+    non_recording,
     require_folder,
-    require_inside,
+    require_inside_raw,
     subfolders,
     walk,
 )
-from echodream.ingest.nifti import Orientation, is_nifti, label_state, rate_of, read_nifti
-from echodream.ingest.pixels import check_fps, even_times, make_video
+from echodream.ingest.nifti import Orientation, is_nifti, label_state, plausible_frame_rate, read_nifti
+from echodream.ingest.pixels import check_fps, make_video, uniform_times
 from echodream.ingest.source import Limits, Recording, Value, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
@@ -81,7 +81,7 @@ class CardiacNet:
         listed = list(_listed(root, classes, table))
         if table is not None:
             rows = read_table(table, ("FileName", "PatientID"))
-            check_study_columns([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
+            check_column_names([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
             listed = list(_joined(listed, rows, table.name))
         return named(listed)
 
@@ -92,7 +92,7 @@ class CardiacNet:
             if (path := folder / self.table).is_file():
                 if folder != root and folder in root.parents:
                     raise UserError(f"raw={root} is a part of {folder}, where {self.table} lies: give raw={folder}")
-                require_inside(root, path, f"table={self.table}")
+                require_inside_raw(root, path, f"table={self.table}")
                 return path
         if self.table != _DEFAULT_TABLE:
             raise UserError(f"table={self.table} is not in {root}: correct the name, or set table=null")
@@ -104,9 +104,9 @@ class CardiacNet:
         listed = recording if isinstance(recording, CardiacRecording) else None
         volume = read_nifti(recording.path, limits)
         frames = Orientation(self.rotate, self.flip)(volume.frames)
-        fps = check_fps((listed and listed.fps) or rate_of(volume.frame_step) or self.fps)
+        fps = check_fps((listed and listed.fps) or plausible_frame_rate(volume.frame_step) or self.fps)
         columns = {"Label": label_state(listed.label if listed else None, recording.path)}
-        return make_video(frames, even_times(len(frames), fps), fps, columns, listed.marks if listed else None)
+        return make_video(frames, uniform_times(len(frames), fps), fps, columns, listed.marks if listed else None)
 
 
 def _letters(name: str) -> str:
@@ -139,7 +139,7 @@ def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterat
         parts = _parts(root, group, rest)
         for digits in sorted({digits for digits, _ in parts}):
             yield from _recordings(group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {}))
-    yield from map(not_a_recording, rest.values())
+    yield from map(non_recording, rest.values())
 
 
 def _parts(root: Path, group: _Class, rest: dict[str, Entry]) -> dict[tuple[str, str], dict[str, list[Entry]]]:
@@ -195,7 +195,7 @@ def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], tabl
         else:
             yield _with_row(recording, found, table)
     for name in by_name:
-        yield Recording(name, "", problem=NO_FILE)
+        yield Recording(name, "", problem=MISSING_FILE)
 
 
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:

@@ -16,7 +16,7 @@ import numpy as np
 from echodream import validation
 from echodream.errors import Rejected
 from echodream.ingest.listing import Entry, named, require_folder, walk
-from echodream.ingest.pixels import even_times, make_video, to_uint8
+from echodream.ingest.pixels import make_video, to_uint8, uniform_times
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.sector import Box, blank_outside, sector_mask
 from echodream.ingest.source import Limits, Recording, Video
@@ -246,7 +246,7 @@ def _times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.n
     rates += [rate for tag in ("CineRate", "RecommendedDisplayFrameRate") for rate in _numbers(dataset.get(tag))[:1]]
     for rate in [*rates, fallback or 0.0]:
         if rate > 0:
-            return even_times(count, rate), rate
+            return uniform_times(count, rate), rate
     raise Rejected("no frame time: the file states neither FrameTime nor a rate, and fps= is not set")
 
 

@@ -9,21 +9,21 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import number, read_table, split, values
-from echodream.ingest.decode import VIDEO_SUFFIXES, read_video_file
+from echodream.ingest.csv_tables import number, read_table, split, values
 from echodream.ingest.listing import (
-    NO_FILE,
+    MISSING_FILE,
     Entry,
     ListedRecording,
     child,
     find_folder,
     named,
-    not_a_recording,
+    non_recording,
     require_folder,
-    require_inside,
+    require_inside_raw,
     walk,
 )
-from echodream.ingest.pixels import frame_marks
+from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
+from echodream.ingest.pixels import marks_in_seconds
 from echodream.ingest.source import Limits, Recording, Value, Video
 
 FILE_LIST = "FileList.csv"
@@ -107,7 +107,7 @@ def _is_home(folder: Path) -> bool:
 def _rows(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """FileList.csv, once it is known that neither of the two tables is a link that leaves ``root``."""
     for name in (FILE_LIST, TRACINGS):
-        require_inside(root, home / name, name)
+        require_inside_raw(root, home / name, name)
     return read_table(home / FILE_LIST, required)
 
 
@@ -115,7 +115,7 @@ def _read(recording: Recording, limits: Limits) -> Video:
     assert recording.path is not None
     video = read_video_file(recording.path, limits)
     frames = recording.mark_frames if isinstance(recording, ListedRecording) else {}
-    marks = {name: moments for name, moments in frame_marks(video.times, frames).items() if moments}
+    marks = {name: moments for name, moments in marks_in_seconds(video.times, frames).items() if moments}
     return replace(video, marks=marks)
 
 
@@ -139,13 +139,13 @@ def _recordings(
         stem = _stem(row["FileName"])
         cells: dict[str, Value] = {**values(row, {name: name for name in columns}), "View": view}
         entry = next((films.pop(name) for name in (row["FileName"], f"{stem}.avi") if name in films), None)
-        problem = entry.problem if entry else "a second row for the same file" if stem in seen else NO_FILE
+        problem = entry.problem if entry else "a second row for the same file" if stem in seen else MISSING_FILE
         seen.add(stem)
         path = entry.path if entry else None
         listed.append(ListedRecording(stem, stem, path, part, cells, problem, mark_frames=marks.get(stem, {})))
     lost = [Recording(name, "", entry.path, problem=f"no row in {FILE_LIST}") for name, entry in films.items()]
     found = {entry.path for entry in entries if entry.path.parent == folder and _is_film(entry)}
-    return named([*listed, *lost, *(not_a_recording(entry) for entry in entries if entry.path not in found)])
+    return named([*listed, *lost, *(non_recording(entry) for entry in entries if entry.path not in found)])
 
 
 def _is_film(entry: Entry) -> bool:

@@ -9,12 +9,12 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import check_study_columns
-from echodream.ingest.decode import IMAGE_SUFFIXES, read_image_sequence
+from echodream.ingest.csv_tables import check_column_names
 from echodream.ingest.dicom import read_still
-from echodream.ingest.files import Files
-from echodream.ingest.labels import Policy, check_names
+from echodream.ingest.folder_source import Files
+from echodream.ingest.labels import Policy, check_label_names
 from echodream.ingest.listing import Entry
+from echodream.ingest.media_files import IMAGE_SUFFIXES, read_image_sequence
 from echodream.ingest.pixels import make_video
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import Limits, Recording, Value, Video
@@ -49,8 +49,8 @@ class Images(Files):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "labels", validation.mapping("labels", self.labels))
-        check_names(tuple(self.labels))
-        check_study_columns(tuple(self.labels), "labels")
+        check_label_names(tuple(self.labels))
+        check_column_names(tuple(self.labels), "labels")
         Policy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
             raise UserError("labels needs csv=")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import number, value
+from echodream.ingest.csv_tables import number, value
 from echodream.ingest.source import Value
-from echodream.store.schema import valid_column
+from echodream.store.schema import is_valid_column
 
 UNCERTAIN = -1
 
@@ -57,10 +57,10 @@ def _short(label: float | None) -> float | None:
     return int(label) if label in (0, 1) else label
 
 
-def check_names(names: tuple[str, ...]) -> None:
+def check_label_names(names: tuple[str, ...]) -> None:
     """Raise ``UserError`` for a label that cannot be a column of a store, or that is named twice."""
     for name in names:
-        if not valid_column(name):
+        if not is_valid_column(name):
             raise UserError(f"labels names {name!r}: use letters, digits and '_', a letter first")
     if len(set(names)) < len(names):
         raise UserError(f"labels {list(names)} names a label twice")

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from echodream.errors import UserError
 from echodream.ingest.names import unique_names
 from echodream.ingest.source import Recording
-from echodream.store.table import printable
+from echodream.store.table import clean_text
 
-LEAVES = "leaves the raw folder"
-NO_FILE = "no such file in the raw folder"
+OUTSIDE_RAW = "leaves the raw folder"
+MISSING_FILE = "no such file in the raw folder"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _walk(root: Path) -> Iterator[Entry]:
                 linked = path.is_symlink()
                 problem = "not a recording: a hidden folder"
                 if linked:
-                    problem = "a link to a folder is not followed" if inside(root, path) else LEAVES
+                    problem = "a link to a folder is not followed" if inside(root, path) else OUTSIDE_RAW
                 yield Entry(path, _relative(root, path), problem, counted=linked)
         for name in files:
             yield _entry(root, here / name)
@@ -91,11 +91,11 @@ def _entry(root: Path, path: Path) -> Entry:
 def _why_not_opened(root: Path, path: Path) -> str | None:
     linked = path.is_symlink()
     if linked and not inside(root, path):
-        return LEAVES
+        return OUTSIDE_RAW
     try:
         mode = path.stat().st_mode
     except OSError:
-        return "a link that leads nowhere" if linked else NO_FILE
+        return "a link that leads nowhere" if linked else MISSING_FILE
     return None if stat.S_ISREG(mode) else "not a regular file"
 
 
@@ -107,19 +107,19 @@ def inside(root: Path, path: Path) -> bool:
         return False
 
 
-def folder_of(relative: str) -> str:
+def parent_folder(relative: str) -> str:
     """The folder part of a path below ``raw``; empty for ``raw`` itself."""
     folder = PurePosixPath(relative).parent.as_posix()
     return "" if folder == "." else folder
 
 
-def require_inside(root: Path, path: Path, said: str) -> None:
+def require_inside_raw(root: Path, path: Path, said: str) -> None:
     """Raise ``UserError`` for a table, called ``said``, that does not lie below ``root``."""
     if not inside(root, path):
-        raise UserError(f"{said} {LEAVES}: copy it there")
+        raise UserError(f"{said} {OUTSIDE_RAW}: copy it there")
 
 
-def not_a_recording(entry: Entry) -> Recording:
+def non_recording(entry: Entry) -> Recording:
     """The row of a file that belongs to no recording, or that may not be opened."""
     if entry.problem:
         return Recording(entry.relative, "", entry.path, problem=entry.problem, counted=entry.counted)
@@ -128,11 +128,11 @@ def not_a_recording(entry: Entry) -> Recording:
 
 
 def named(recordings: Iterable[Recording]) -> list[Recording]:
-    """The recordings with valid, unique FileNames made of the names they came with; PatientIDs are made printable."""
+    """The recordings with valid, unique FileNames made of the names they came with; PatientIDs are made clean_text."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
     return [
-        replace(recording, name=name, patient=printable(recording.patient))
+        replace(recording, name=name, patient=clean_text(recording.patient))
         for recording, name in zip(listed, names, strict=True)
     ]
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import read_table, split, value
+from echodream.ingest.csv_tables import read_table, split, value
 from echodream.ingest.images import is_image, read_image
-from echodream.ingest.labels import CHEXPERT, Policy, check_names
+from echodream.ingest.labels import CHEXPERT, Policy, check_label_names
 from echodream.ingest.listing import (
-    NO_FILE,
+    MISSING_FILE,
     Entry,
     find_folder,
     named,
-    not_a_recording,
+    non_recording,
     require_folder,
-    require_inside,
+    require_inside_raw,
     walk,
 )
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import Limits, Recording, Value, Video
-from echodream.ingest.split import GivenSplits
+from echodream.ingest.split import PatientSplitCheck
 
 _TABLE = re.compile(r"mimic-cxr-.*-(split|chexpert|metadata)\.csv(\.gz)?", re.IGNORECASE)
 _ANY_TABLE = re.compile(r"[^.].*\.csv(\.gz)?", re.IGNORECASE)
@@ -64,7 +64,7 @@ class MimicCxr:
                 object.__setattr__(self, name, validation.items(name, given))
         for path in self.csv or ():
             validation.text("csv", path)
-        check_names(self.wanted())
+        check_label_names(self.wanted())
         Policy(self.uncertain, self.missing)
         if not isinstance(self.subset, bool):
             raise UserError(f"subset is {self.subset!r}: use true or false")
@@ -106,7 +106,7 @@ class MimicCxr:
             if not paths or (home is None and len(paths) > 1):
                 raise UserError(f"{root} holds no mimic-cxr-*-split.csv: set data.source.csv to the tables below raw")
         for path in paths:
-            require_inside(root, path, path.name)
+            require_inside_raw(root, path, path.name)
         return paths
 
 
@@ -160,7 +160,7 @@ class _Listing:
             if is_image(entry):
                 files.setdefault(entry.path.stem, []).append(entry)
         listed: list[Recording] = []
-        given = GivenSplits(self.rows.name)
+        given = PatientSplitCheck(self.rows.name)
         for line in range(len(self.rows.cells)):
             image = {name: self.rows.cell(line, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
             if self.rows.row(image) != line:
@@ -187,7 +187,7 @@ class _Listing:
         if part is None:
             return Recording(name, patient, problem=f"no split in {self.rows.name}")
         if not files:
-            return Recording(name, patient, problem=NO_FILE, counted=not self.source.subset)
+            return Recording(name, patient, problem=MISSING_FILE, counted=not self.source.subset)
         problem = files[0].problem
         if len(files) > 1:
             problem = f"{len(files)} files have this dicom_id"
@@ -215,7 +215,7 @@ class _Listing:
 
     def _other(self, entry: Entry, problem: str | None = None) -> Recording:
         """A file that belongs to no row; its path names the patient."""
-        other = not_a_recording(entry)
+        other = non_recording(entry)
         counted = problem is not None if entry.problem is None else entry.counted
         return Recording(
             self.pseudonyms.recording(f"file {entry.relative}"),

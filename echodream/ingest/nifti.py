@@ -215,7 +215,7 @@ def _frame_step(header: Any, frame_axis: int) -> float:
     return float(zooms[frame_axis]) if frame_axis < len(zooms) else 0.0
 
 
-def rate_of(frame_step: float) -> float | None:
+def plausible_frame_rate(frame_step: float) -> float | None:
     """Frames per second if ``frame_step`` is a plausible frame time in s or in ms (5 to 200 a second), else None."""
     for unit in (1.0, 1000.0):
         if frame_step > 0 and 5 <= unit / frame_step <= 200:

@@ -10,7 +10,7 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.source import Limits, Recording, Value, Video
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, draw_patient, draw_scene, key_moments
+from echodream.phantom.scene import Scene, key_moments, sample_patient, sample_scene
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Phantom:
         raise Rejected("this phantom has no such recording")
 
     def _scene(self, class_id: int, patient: int, number: int) -> Scene:
-        return draw_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds)
+        return sample_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds)
 
 
 @lru_cache(maxsize=8)
@@ -100,7 +100,7 @@ def _study(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
         tuple(
             (patient, n)
             for patient in range(1, count + 1)
-            for n in range(1, few + int(draw_patient(phantom.seed, class_id, patient)[0] * (many - few + 1)) + 1)
+            for n in range(1, few + int(sample_patient(phantom.seed, class_id, patient)[0] * (many - few + 1)) + 1)
         )
         for class_id, count in enumerate(counts)
     )

@@ -39,7 +39,7 @@ def to_uint8(volume: np.ndarray) -> np.ndarray:
     return np.stack([np.rint((frame.astype(np.float64) - low) * scale).astype(np.uint8) for frame in volume])
 
 
-def collapse_grey(frames: np.ndarray) -> np.ndarray:
+def collapse_gray(frames: np.ndarray) -> np.ndarray:
     """(F, H, W, 3) with three equal channels, or (F, H, W), as (F, H, W, 1); colour stays (F, H, W, 3)."""
     if frames.ndim == 3:
         return np.ascontiguousarray(frames[..., None])
@@ -59,7 +59,7 @@ def check_fps(fps: float) -> float:
     return fps
 
 
-def even_times(frames: int, fps: float) -> np.ndarray:
+def uniform_times(frames: int, fps: float) -> np.ndarray:
     """Times in seconds of ``frames`` frames taken at an even rate."""
     return np.arange(frames, dtype=np.float64) / check_fps(fps)
 
@@ -86,10 +86,10 @@ def make_video(
     end = float(times[-1]) + 1 / check_fps(fps)
     kept = {name: tuple(moment for moment in moments if 0 <= moment < end) for name, moments in (marks or {}).items()}
     kept = {name: moments for name, moments in kept.items() if moments}
-    return Video(collapse_grey(frames), times - times[0], fps, dict(columns or {}), kept)
+    return Video(collapse_gray(frames), times - times[0], fps, dict(columns or {}), kept)
 
 
-def frame_marks(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
+def marks_in_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
     """Frame numbers (from 0) as moments in seconds; numbers outside the recording are left out."""
     return {
         name: tuple(float(times[number]) for number in numbers if 0 <= number < len(times))

@@ -52,7 +52,7 @@ class Recording:
     """One recording as the listing of a raw study shows it, before any pixel is read."""
 
     name: str
-    """FileName in the store (``store.schema.valid_name``). Never a patient's name or an institution's number."""
+    """FileName in the store (``store.schema.is_valid_name``). Never a patient's name or an institution's number."""
     patient: str
     """PatientID in the store: the unit of splits and of privacy."""
     path: Path | None = None

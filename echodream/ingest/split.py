@@ -13,7 +13,7 @@ from echodream.store.schema import SPLITS
 
 
 @dataclass(frozen=True)
-class Ratios:
+class SplitRatios:
     """Shares of the patients in each split."""
 
     train: float = 0.7
@@ -32,7 +32,7 @@ class Ratios:
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")
 
 
-class GivenSplits:
+class PatientSplitCheck:
     """Notices a patient to whom the csv called ``table`` gives two splits; names its lines, and no patient."""
 
     def __init__(self, table: str) -> None:
@@ -51,7 +51,7 @@ class GivenSplits:
             )
 
 
-def assign_splits(recordings: Sequence[Recording], ratios: Ratios, by: str = "class_name") -> dict[str, str]:
+def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str = "class_name") -> dict[str, str]:
     """Give every patient a split: the study's own where it states one, else one drawn within the patient's class.
 
     Largest remainders, so that the sizes are within one patient of the ratios in every class, and within one per class

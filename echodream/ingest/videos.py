@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
-from echodream.ingest.files import Files
-from echodream.ingest.listing import Entry, ListedRecording, folder_of
+from echodream.ingest.folder_source import Files
+from echodream.ingest.listing import Entry, ListedRecording, parent_folder
+from echodream.ingest.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Recording, Video
 
 _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)")
@@ -66,7 +66,7 @@ class Videos(Files):
             elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
                 found[entry.relative] = entry
             elif suffix in IMAGE_SUFFIXES and match and not entry.problem:
-                series.setdefault((folder_of(entry.relative), match["series"], suffix), []).append(entry)
+                series.setdefault((parent_folder(entry.relative), match["series"], suffix), []).append(entry)
             else:
                 others.append(entry)
         folders = [folder for (folder, _, _), images in series.items() if len(images) > 1]

@@ -174,7 +174,7 @@ def _table(class_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _TABLES = tuple(_table(class_id) for class_id in range(len(CLASSES)))
 
 
-def draw_anatomy(class_id: int, rng: np.random.Generator) -> Anatomy:
+def sample_anatomy(class_id: int, rng: np.random.Generator) -> Anatomy:
     """Draw a patient of class ``class_id``: independent normal variation around the class, times one body size."""
     mean, sd, grows = _TABLES[class_id]
     z = np.clip(rng.standard_normal(len(mean) + 1), -CLIP, CLIP)

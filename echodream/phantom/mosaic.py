@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, draw_scene, key_moments
+from echodream.phantom.scene import Scene, key_moments, sample_scene
 
 MARGIN = 14
 """Height of a line of text, pixels."""
@@ -34,7 +34,7 @@ def mosaic(patients: int, size: int, seed: int) -> Image.Image:
     for class_id, name in enumerate(CLASSES):
         top = class_id * (size + MARGIN)
         for patient in range(patients):
-            scene = draw_scene((seed, class_id, patient + 1, 1), size, 32.0, (2.0, 2.0))
+            scene = sample_scene((seed, class_id, patient + 1, 1), size, 32.0, (2.0, 2.0))
             frames = render(scene)
             for k, (mark, moments) in enumerate(key_moments(scene).items()):
                 left = (2 * patient + k) * size
@@ -45,7 +45,9 @@ def mosaic(patients: int, size: int, seed: int) -> Image.Image:
 
 def beating(frames: int, size: int, seed: int) -> list[Image.Image]:
     """One beat of one patient of each class, side by side, one image per frame, grey in 48 levels."""
-    films = [render(one_beat(draw_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames)) for c in range(len(CLASSES))]
+    films = [
+        render(one_beat(sample_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames)) for c in range(len(CLASSES))
+    ]
     images = []
     for row in np.concatenate(films, axis=2):
         image = Image.new("L", (len(CLASSES) * size, size + MARGIN))

@@ -5,9 +5,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from echodream.phantom.anatomy import COHORTS, Anatomy, draw_anatomy
+from echodream.phantom.anatomy import COHORTS, Anatomy, sample_anatomy
 from echodream.phantom.motion import Cycle, Motion, follow, squeeze, systole
-from echodream.phantom.shape import Shape, draw_shape, lv_outline
+from echodream.phantom.shape import Shape, chamber_outlines, lv_outline
 
 TOP = 0.02
 """The probe's face, as a share of the image's height."""
@@ -79,7 +79,7 @@ _FIELDS = fields(Settings)
 _MEAN, _SD = np.array([_SETTINGS[f.name] for f in _FIELDS], dtype=np.float64).T
 
 
-def draw_settings(rng: np.random.Generator) -> Settings:
+def sample_settings(rng: np.random.Generator) -> Settings:
     """Draw a recording's settings, each within 2.2 standard deviations."""
     values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -2.2, 2.2)
     drawn = Settings(*values.tolist())
@@ -145,7 +145,7 @@ class Scene:
     @cached_property
     def shape(self) -> Shape:
         """Outlines at end diastole."""
-        return draw_shape(self.anatomy)
+        return chamber_outlines(self.anatomy)
 
     @cached_property
     def motion(self) -> Motion:
@@ -231,19 +231,19 @@ def key_moments(scene: Scene) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=256)
-def draw_patient(seed: int, class_id: int, patient: int) -> tuple[float, Anatomy]:
+def sample_patient(seed: int, class_id: int, patient: int) -> tuple[float, Anatomy]:
     """A number in [0, 1) that says how often a patient is recorded, and the patient's anatomy."""
     rng = np.random.default_rng([seed, class_id, patient])
-    return float(rng.random()), draw_anatomy(class_id, rng)
+    return float(rng.random()), sample_anatomy(class_id, rng)
 
 
-def draw_scene(key: tuple[int, int, int, int], size: int, fps: float, seconds: tuple[float, float]) -> Scene:
+def sample_scene(key: tuple[int, int, int, int], size: int, fps: float, seconds: tuple[float, float]) -> Scene:
     """Draw the recording ``key``: seed, class id, number of the patient in the class, number of the recording."""
     rng = np.random.default_rng(key)
-    settings, (length, start) = draw_settings(rng), rng.random(2)
+    settings, (length, start) = sample_settings(rng), rng.random(2)
     return Scene(
         class_id=key[1],
-        anatomy=draw_patient(*key[:3])[1],
+        anatomy=sample_patient(*key[:3])[1],
         settings=settings,
         size=size,
         fps=fps,

@@ -88,7 +88,7 @@ def lv_outline(a: Anatomy, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return free * (1 - a.flat * np.sin(np.pi * np.clip(s, 0, 1) ** 0.85)), free
 
 
-def draw_shape(a: Anatomy) -> Shape:
+def chamber_outlines(a: Anatomy) -> Shape:
     """Tabulate the outlines of ``a``."""
     s = DEPTHS / a.lv_length
     septal, free = lv_outline(a, s)

@@ -11,8 +11,8 @@ from echodream.filtering.embedding import drawn_with
 from echodream.report.sources import Sources, same_run
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 STORES = {"videos": "video", "images": "image"}
 """What may be published of a study's samples, and which filter must have let it through."""
@@ -135,7 +135,7 @@ def _drawn(sources: Sources, on: str) -> dict[str, str]:
         raise UserError(f"{sources.passed[on]} does not say which model drew it: draw its samples again")
     if on == "image":
         return {"image": model}
-    if not images.is_file() or made.get("source") != digest(images):
+    if not images.is_file() or made.get("source") != file_sha256(images):
         raise UserError(
             f"{sources.passed[on]} began with other images than {images.parent}, those that the filter let through: "
             "draw the videos again"
@@ -163,7 +163,7 @@ def _audited(sources: Sources, on: str, model: str) -> list[str]:
             f"{path} attacked another {DRAWN_BY[on]} than the one that drew these samples: run {command} again"
         )
     sums = sources.passed[on] / CHECKSUMS
-    if not sums.is_file() or record.get("source") != digest(sums):
+    if not sums.is_file() or record.get("source") != file_sha256(sums):
         raise UserError(f"{path} is of other samples than {sources.passed[on]}: run {command} again")
     return findings
 
@@ -174,7 +174,7 @@ def check_study(cleared: Cleared, latents: str | None) -> None:
     assert sources.real is not None
     if not (root / CHECKSUMS).is_file():
         raise UserError(f"latents={latents} is no store: give the latents that filter and audit were given as real=")
-    used = digest(root / CHECKSUMS)
+    used = file_sha256(root / CHECKSUMS)
     for name in (f"filter_{cleared.on}", *(f"audit_{GENERATORS[name]}" for name in cleared.generators)):
         if sources.records[name].get("real") != used:
             raise UserError(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from echodream.errors import UserError
 from echodream.report.figures import Missing
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ class Sources:
         made_from = self.synthetic.dataset.settings.get("source")
         for on in ("video", "image"):
             sums = self.passed[on] / CHECKSUMS
-            if sums.is_file() and digest(sums) == made_from:
+            if sums.is_file() and file_sha256(sums) == made_from:
                 made = Store(self.passed[on]).dataset.settings
                 decision = made.get("decision")
                 if not isinstance(decision, Mapping) or decision.get("passed") is not True:

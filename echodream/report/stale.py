@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from echodream.report.sources import Sources
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 _WHAT = {
     "evaluation": "Fidelity was measured",
@@ -42,19 +42,19 @@ def _pairs(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
     for model in _get(about, "protocol", "models", "synthetic") or []:
         yield "utility", _get(model, "stores", "synthetic"), videos, "synthetic videos"
     data = sources.folders.get("data")
-    studies = {digest(path) for path in data.glob(f"*/{CHECKSUMS}")} if data is not None else set()
+    studies = {file_sha256(path) for path in data.glob(f"*/{CHECKSUMS}")} if data is not None else set()
     for name in ("anonymity", "linkability"):
         yield name, _get(records.get(name), "real"), studies, "originals"
     for on in ("image", "video"):
         sums = sources.passed[on] / CHECKSUMS
-        passed = {digest(sums)} if sums.is_file() else set()
+        passed = {file_sha256(sums)} if sums.is_file() else set()
         yield f"audit_{on}", _get(records.get(f"audit_{on}"), "source"), passed, "samples"
         for name in (f"audit_{on}", f"filter_{on}"):
             yield name, _get(records.get(name), "real"), studies, "patients"
 
 
 def _of(store: Any) -> set[str]:
-    return set() if store is None else {digest(Path(store.root) / CHECKSUMS)}
+    return set() if store is None else {file_sha256(Path(store.root) / CHECKSUMS)}
 
 
 def _get(node: Any, *keys: str) -> Any:

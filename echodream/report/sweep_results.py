@@ -8,7 +8,7 @@ from typing import Any
 
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import read_record
-from echodream.store.table import printable
+from echodream.store.table import clean_text
 
 RECORDS = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
 """Of the stages, and of the artifact of a classifier or of model=utility."""
@@ -119,7 +119,7 @@ def _walk(node: Any, name: str, note: str = "") -> Iterator[tuple[str, Figure]]:
         if value is not None:
             floor = node.get("floor")
             floor = floor.get("value") if isinstance(floor, Mapping) else floor
-            warning = printable(str(node.get("warning") or note))
+            warning = clean_text(str(node.get("warning") or note))
             yield name, Figure(value, _number(node.get("low")), _number(node.get("high")), _number(floor), warning)
         return
     note = str(node.get("note") or note)

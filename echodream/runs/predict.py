@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.errors import UserError
 from echodream.runs.trainer import interruptible, make_trainer
 
@@ -65,7 +65,7 @@ def run_prediction(
     trainer: Callable[..., pl.Trainer],
     module: pl.LightningModule,
     data: PredictData,
-    writing: WriteStore,
+    writing: StoreWriterCallback,
 ) -> None:
     """Send ``data`` through ``module`` on the devices of ``trainer``, each prediction written as it comes."""
     made = make_trainer(trainer, [writing], logger=False, enable_checkpointing=False)

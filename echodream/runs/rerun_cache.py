@@ -15,7 +15,7 @@ from typing import Any
 from echodream.runs.atomic_folder import RANKS, first_process, read_record, write_record
 from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS, DATASET, partial
-from echodream.store.verify import require_whole
+from echodream.store.verify import require_intact
 
 _WRITTEN = ("dst", "private")
 """Settings that say where a stage writes."""
@@ -44,7 +44,7 @@ def check_sources(settings: Mapping[str, Any]) -> None:
         return
     for path in {_path(value) for value in _texts(settings)}:
         if (path / DATASET).is_file() and (path / CHECKSUMS).is_file():
-            require_whole(path)
+            require_intact(path)
 
 
 def _texts(value: Any) -> Iterator[str]:

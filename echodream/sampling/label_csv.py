@@ -9,7 +9,7 @@ from typing import Any
 
 from echodream.errors import UserError
 from echodream.store.schema import StoreError, read_text
-from echodream.store.table import MAX_CSV_BYTES, TEXT_COLUMNS, is_number, read_text_table
+from echodream.store.table import MAX_CSV_BYTES, TEXT_COLUMNS, is_numeric_text, read_text_table
 
 SOURCE = "Source"
 """The column that says which row of src= a row is for."""
@@ -82,7 +82,7 @@ def _cells(path: str, name: str, cells: Sequence[str]) -> list[Any]:
     for line, cell in enumerate(found, 2):
         if _is_not_finite(cell):
             raise UserError(f"labels={path}, line {line}: {name} is {cell!r}; leave a cell empty where it is missing")
-    if name in TEXT_COLUMNS or not all(is_number(cell) for cell in found if cell):
+    if name in TEXT_COLUMNS or not all(is_numeric_text(cell) for cell in found if cell):
         return [cell or None for cell in found]
     return [(float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None for cell in found]
 

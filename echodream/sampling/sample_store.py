@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.sampling_requests import References, SamplingRequests
 from echodream.diffusion.conditioning import TokenCondition
 from echodream.diffusion.guidance import Guidance
@@ -183,7 +183,7 @@ def draw(
     """Draw the ``rows`` that the store at ``dst`` has not yet, ``batch`` at a time; returns what there was to do."""
     whole("batch", batch)
     statistics = drawer.model.facts.statistics
-    writing = WriteStore(dst, dataset, rows, save, lambda folder, every: statistics)
+    writing = StoreWriterCallback(dst, dataset, rows, save, lambda folder, every: statistics)
     data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writing.done, references), workers)
     run_prediction(trainer, drawer, data, writing)
     return "already complete, nothing to do" if writing.already_complete else "done"

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, images, opened
 from echodream.anonymization.methods import Anonymiser, Blur, Groups, Redraw
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.diffusion.conditioning.base import texts
 from echodream.diffusion.model import DiffusionModel, load_diffusion
@@ -19,9 +19,7 @@ from echodream.runs.summary import Summary
 from echodream.sampling.sample_store import checked_precision, recipe_of, save, settings_of
 from echodream.sampling.sampling_module import SamplingConfig
 from echodream.store import Dataset, Store
-from echodream.store.reader import rows_of
-from echodream.store.schema import CHECKSUMS, SPLITS
-from echodream.store.verify import digest
+from echodream.store.schema import SPLITS
 
 PRIVATE = (
     "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
@@ -63,7 +61,7 @@ def anonymise(
     rows = select_recordings(store, SPLITS, "src")
     shown = images(rows, frames)
     whole("batch", batch)
-    settings: dict[str, Any] = {"source": digest(store.root / CHECKSUMS), "private": PRIVATE, "precision": precision}
+    settings: dict[str, Any] = {"source": store.checksum, "private": PRIVATE, "precision": precision}
     settings |= {"method": method, "frames": frames}
     if isinstance(way, Redraw):
         model = load_diffusion(generator, "lidm")
@@ -77,7 +75,7 @@ def anonymise(
         shop = CopyGenerator(rows, autoencoder)
     written = _rows(store, dict(zip(rows.names, shown.place.reshape(len(rows), frames), strict=True)))
     facts = _dataset(store.dataset, settings, command, code_version)
-    writing = WriteStore(dst, facts, written, save, lambda folder, names: store.dataset.statistics)
+    writing = StoreWriterCallback(dst, facts, written, save, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: Groups(rows, frames, batch, writing.done), 0)
     run_prediction(trainer, Anonymiser(shop, way, frames), data, writing)
     state = "already complete, nothing to do" if writing.already_complete else "done"
@@ -116,7 +114,7 @@ def _check_conditions(model: DiffusionModel, rows: Recordings) -> None:
 
 def _rows(store: Store, places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What FileList.csv says of each, as of its original; and of which of its frames the images are."""
-    found = rows_of(store)
+    found = store.rows()
     return {
         name: {key: value for key, value in row.items() if key not in _MARKS}
         | {ORIGINAL_FRAMES: " ".join(map(str, places[name]))}

@@ -27,8 +27,6 @@ from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patie
 from echodream.runs.atomic_folder import FRESH, write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 REPORT = "anonymity.json"
 RECORDS = "records.csv"
@@ -129,7 +127,7 @@ def _sizes(sides: tuple[Images, Images]) -> dict[str, dict[str, int]]:
 
 
 def _fingerprints(real: Store, source: Store) -> dict[str, str]:
-    return {"real": digest(real.root / CHECKSUMS), "source": digest(source.root / CHECKSUMS)}
+    return {"real": real.checksum, "source": source.checksum}
 
 
 def _write(folder: Path, record: Mapping[str, Any], table: pd.DataFrame) -> None:

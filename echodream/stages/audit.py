@@ -28,7 +28,6 @@ from echodream.runs.atomic_folder import made_whole, read_record, require_same, 
 from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS
-from echodream.store.verify import digest
 from echodream.weights import fingerprint
 
 RECORD = "audit.json"
@@ -192,8 +191,8 @@ def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: 
 def _fingerprints(inputs: Inputs) -> dict[str, Any]:
     """What the audit is of."""
     return {
-        "source": digest(inputs.samples.store.root / CHECKSUMS),
-        "real": digest(inputs.train.store.root / CHECKSUMS),
+        "source": inputs.samples.store.checksum,
+        "real": inputs.train.store.checksum,
         "reid": fingerprint(inputs.embedder.encoder.network),
         "encoder": inputs.train.store.dataset.encoder,
         "generator": inputs.generator[0].fingerprint() if inputs.generator else None,

@@ -8,7 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.modules.vae import Decoder, load_vae
 from echodream.networks.autoencoder import factor
@@ -16,9 +16,6 @@ from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import precision
 from echodream.store import Dataset, Store
-from echodream.store.reader import rows_of
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 
@@ -51,20 +48,20 @@ def decode(
         width=sizes[1] and sizes[1] * scale,
         synthetic=store.dataset.synthetic,
         settings={
-            "source": digest(store.root / CHECKSUMS),
+            "source": store.checksum,
             "decoder": fingerprint(network),
             "precision": precision(trainer),
         },
         command=command,
         code_version=code_version,
     )
-    rows = rows_of(store)
+    rows = store.rows()
 
     def save(path: Path, pixels: Tensor) -> dict[str, Any]:
         write_video(path, pixels.numpy(), float(rows[path.stem]["FPS"]))
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
-    writing = WriteStore(dst, dataset, rows, save)
+    writing = StoreWriterCallback(dst, dataset, rows, save)
     module = Decoder(network, budget, grey and network.config.out_channels > 1)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
     run_prediction(trainer, module, data, writing)

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.metrics.moments import PosteriorMoments
@@ -19,9 +19,6 @@ from echodream.runs.summary import Summary
 from echodream.runs.trainer import precision
 from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
-from echodream.store.reader import rows_of
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.weights import fingerprint
 
 
@@ -59,7 +56,7 @@ def encode(
         encoder=fingerprint(network),
         synthetic=store.dataset.synthetic,
         settings={
-            "source": digest(store.root / CHECKSUMS),
+            "source": store.checksum,
             "precision": precision(trainer),
             **({} if scaling is None else {"scaling": scaling}),
         },
@@ -67,10 +64,10 @@ def encode(
         code_version=code_version,
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
-    writing = WriteStore(
+    writing = StoreWriterCallback(
         dst,
         dataset,
-        rows_of(store),
+        store.rows(),
         _save,
         lambda folder, all_: _statistics(folder, all_, train) if scaling is None else _scaling(scaling, dataset),
     )

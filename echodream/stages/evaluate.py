@@ -20,8 +20,6 @@ from echodream.networks.extractors.encoder import Encoder
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.instantiate_stage import whole
 from echodream.runs.summary import Summary
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 REPORT = "evaluation.json"
 
@@ -161,4 +159,4 @@ def _source(side: RecordingSet) -> dict[str, Any]:
     if "class_id" in side.rows:
         classes = {str(key): int(n) for key, n in side.rows["class_id"].value_counts().sort_index().items()}
     fps = sorted(set(map(float, side.rows["FPS"])))[:8]
-    return {"sha256": digest(side.store.root / CHECKSUMS), **facts, "class_id": classes, "fps": fps}
+    return {"sha256": side.store.checksum, **facts, "class_id": classes, "fps": fps}

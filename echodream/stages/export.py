@@ -15,7 +15,6 @@ from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, FILE_LIST
 from echodream.store.table import read_text_table, write_table
-from echodream.store.verify import digest
 
 RECORD = "export.json"
 _KIND = "an export"
@@ -66,7 +65,7 @@ def export(
         raise UserError(f"{wrong}; choose one of {', '.join(FORMATS)}")
     store, target = Store(src), Path(dst)
     _check(store, target, format)
-    source = digest(store.root / CHECKSUMS)
+    source = store.checksum
     request = Request(format, source, jpg_quality if format == "jpg" else None, crf if format == "mp4" else None)
     with made_whole(target) as work:
         if work is None:

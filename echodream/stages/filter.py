@@ -25,9 +25,7 @@ from echodream.runs.atomic_folder import lock, read_record, unlock
 from echodream.runs.redaction import without_folders
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.reader import rows_of
-from echodream.store.schema import CHECKSUMS, partial, read_dataset
-from echodream.store.verify import digest
+from echodream.store.schema import partial, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 
@@ -64,8 +62,8 @@ def filter_(
     declared = _declared(controls, leave_out, report_only, looks)
     drawn_by = _generator_of(generator, declared, looks.on, store, study)
     asked = {
-        "source": digest(store.root / CHECKSUMS),
-        "real": digest(study.root / CHECKSUMS),
+        "source": store.checksum,
+        "real": study.checksum,
         "reid": read_artifact(artifact, "reid").fingerprint,
         "generator": drawn_by,
         "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
@@ -161,7 +159,7 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
             "the samples again with models of this study"
         )
     began = store.table["Source"].astype(str).tolist() if "Source" in store.table else []
-    if "real" in began or drawn_with(store).get("source") == digest(study.root / CHECKSUMS):
+    if "real" in began or drawn_with(store).get("source") == study.checksum:
         raise UserError(
             f"src={store.root} began from real recordings, such as those of {study.root}: samples of real hearts are "
             "no synthetic people; draw them from stage=image"
@@ -265,7 +263,7 @@ def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored
     score_of = dict(zip(scored.names, scored.samples.score.tolist(), strict=True))
     p = decision.p_values(scored.samples.score)
     p_of = {} if p is None else dict(zip(scored.names, p.tolist(), strict=True))
-    kept = {name: row for name, row in rows_of(store).items() if not rejected[name]}
+    kept = {name: row for name, row in store.rows().items() if not rejected[name]}
     with StoreWriter(dst, dataset) as writer:
         if writer.complete:
             return

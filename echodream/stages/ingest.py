@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.errors import Rejected, UserError
-from echodream.ingest.prepare import Prepare, check_video, prepare
+from echodream.ingest.preprocessing import Preprocessing, check_video, prepare
 from echodream.ingest.source import Limits, Recording, Source
-from echodream.ingest.split import Ratios, assign_splits
+from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.schema import valid_name
-from echodream.store.table import printable
+from echodream.store.schema import is_valid_name
+from echodream.store.table import clean_text
 from echodream.store.video import write_video
 
 
@@ -35,7 +35,7 @@ class Job:
     source: Source
     recording: Recording
     split: str
-    prepare: Prepare
+    prepare: Preprocessing
     limits: Limits
     media: Path
 
@@ -43,8 +43,8 @@ class Job:
 def ingest(
     *,
     source: Source,
-    prepare: Prepare,
-    split: Ratios,
+    prepare: Preprocessing,
+    split: SplitRatios,
     limits: Limits,
     raw: str | None,
     dst: str,
@@ -67,7 +67,7 @@ def ingest(
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     recordings = [
-        r if r.problem is None else replace(r, name=printable(r.name))
+        r if r.problem is None else replace(r, name=clean_text(r.name))
         for r in source.recordings(Path(raw) if raw is not None else None)
     ]
     _check_listing(recordings, raw)
@@ -191,7 +191,7 @@ def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
         raise UserError(f"raw={raw} holds no recording that can be read{first}: check raw= and data=")
     seen: set[str] = set()
     for recording in recordings:
-        if recording.problem is None and not valid_name(recording.name):
+        if recording.problem is None and not is_valid_name(recording.name):
             raise UserError(f"FileName {recording.name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         if recording.name.casefold() in seen:
             raise UserError(f"two recordings are called {recording.name!r}: rename one of the raw files")

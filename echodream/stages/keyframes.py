@@ -16,8 +16,7 @@ from echodream.metrics.key_frames import KeyFrames, Matched, key_frames, matched
 from echodream.runs.atomic_folder import share_file
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
-from echodream.store.schema import CHECKSUMS, media_path, partial
-from echodream.store.verify import digest
+from echodream.store.schema import media_path, partial
 from echodream.store.video import read_video
 
 if TYPE_CHECKING:
@@ -49,17 +48,16 @@ def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: st
     system can do that. Marks that ``onto`` had are replaced; the summary compares those of ``src`` with what was found.
     Raises ``UserError`` when no recording shows a beat, or for stores that do not belong to each other.
     """
-    from echodream.store.reader import rows_of
 
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
         raise UserError(f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for all cores")
     store = Store(src, kind="video")
     other = store if Path(onto) == Path(src) else Store(onto)
     _check(store, other, dst)
-    sources = {"videos": digest(store.root / CHECKSUMS), "onto": digest(other.root / CHECKSUMS)}
+    sources = {"videos": store.checksum, "onto": other.checksum}
     settings = {**other.dataset.settings, "keyframes": {"version": VERSION, **sources}}  # where it comes from stays
     dataset = replace(other.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
-    rows = rows_of(other)
+    rows = other.rows()
     with StoreWriter(dst, dataset) as writer:
         complete = writer.complete
         if not complete:

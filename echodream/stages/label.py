@@ -14,9 +14,7 @@ from echodream.evaluation.classifier_inference import Model, answers, open_model
 from echodream.runs.atomic_folder import share_file
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
-from echodream.store.reader import rows_of
-from echodream.store.schema import CHECKSUMS, SPLITS
-from echodream.store.verify import digest
+from echodream.store.schema import SPLITS
 
 LABEL_SOURCE = "LabelSource"
 """The column that marks a relabelled store: the first 12 digits of the classifiers' fingerprints, joined by "+"."""
@@ -52,10 +50,10 @@ def label(*, src: str, dst: str, artifacts: Sequence[str], batch: int, command: 
         raise UserError(f"dst={dst} is the store that is read: a store is never changed, choose another dst=")
     _check(store, models)
     marks = [model.artifact.fingerprint for model in models]
-    labels: dict[str, Any] = {"classifiers": marks, "source": digest(store.root / CHECKSUMS)}
+    labels: dict[str, Any] = {"classifiers": marks, "source": store.checksum}
     settings = {**store.dataset.settings, "labels": labels}  # where the videos come from stays
     dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
-    rows = rows_of(store)
+    rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
         complete = writer.complete
         if not complete:

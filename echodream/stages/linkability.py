@@ -31,8 +31,6 @@ from echodream.privacy.similarity import Similarity, normalised
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 from echodream.stages.pairs import read_pairs
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 REPORT = "linkability.json"
 MEANS = {
@@ -128,7 +126,7 @@ def linkability(
     record: dict[str, Any] = {"statement": STATEMENT, "sets": found, "thresholds": chose, "residual risk": risk}
     record |= {"not measured": why, "compared by": space.means, "network": space.fingerprint, "views": asdict(seen)}
     record |= {"seed": seed, "repeats": repeats, "frames": frames}
-    record |= {"real": digest(original.root / CHECKSUMS), "source": digest(source.root / CHECKSUMS)}
+    record |= {"real": original.checksum, "source": source.checksum}
     Path(dst).mkdir(parents=True, exist_ok=True)
     write_record(Path(dst) / REPORT, _plain({**record, "command": command, "code_version": code_version}))
     return Summary(f"linkability: {dst}/{REPORT} done", _lines(record))

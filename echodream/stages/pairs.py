@@ -10,8 +10,6 @@ from echodream.anonymization.image_pairs import SHOWN, Images, chosen, images, o
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, write_record
 from echodream.runs.summary import Summary
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
 RECORD = "pairs.json"
@@ -56,7 +54,7 @@ def pairs(
         fresh = folder / f"{FRESH}{split}.csv"
         rows.to_csv(fresh, index=False)
         fresh.replace(folder / f"{split}.csv")
-    record = {"source": digest(store.root / CHECKSUMS), "frames": frames, "per_patient": per_patient, "within": within}
+    record = {"source": store.checksum, "frames": frames, "per_patient": per_patient, "within": within}
     record |= {"seed": seed, "pairs": {split: len(rows) for split, rows in tables.items()}}
     write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
     return Summary(f"pairs: {dst} done", facts)

@@ -27,8 +27,8 @@ from echodream.runs.redaction import without_folders, without_places
 from echodream.runs.summary import Summary
 from echodream.stages.report import named
 from echodream.store import Dataset, Store, StoreWriter, verify
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, REQUIRED
-from echodream.store.verify import digest
 
 CARD, STORE, RECORD = "README.md", "store", "publish.json"
 _KIND = "a folder for the hub"
@@ -131,8 +131,8 @@ def _of(what: str, sources: Sources, artifact: str | None) -> str:
         parts = [str(metrics_of(str(artifact)).get("fingerprint"))]
     else:
         assert sources.synthetic is not None
-        parts = [digest(sources.synthetic.root / CHECKSUMS)]
-    parts += [f"{name} {digest(path)}" for name, path in sorted(sources.paths.items()) if path.is_file()]
+        parts = [sources.synthetic.checksum]
+    parts += [f"{name} {file_sha256(path)}" for name, path in sorted(sources.paths.items()) if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -198,7 +198,7 @@ def _store(
 
 def _lots(source: Store, private: Path) -> list[str]:
     """The names of ``source`` in an order that is the same each time, and that takes the file ``private`` to tell."""
-    secret = digest(private if private.is_file() else source.root / CHECKSUMS)
+    secret = file_sha256(private if private.is_file() else source.root / CHECKSUMS)
     names = [str(name) for name in source.table["FileName"]]
     return sorted(names, key=lambda name: hashlib.sha256(f"{secret} {name}".encode()).hexdigest())
 
@@ -227,7 +227,7 @@ def _model(work: Path, what: str, license: str, cleared: Cleared, artifact: Path
 def _sums(folder: Path) -> dict[str, str]:
     """Digests of what ``folder`` holds besides its card and its record; a store's own list stands for the store."""
     names = (f"{STORE}/{CHECKSUMS}", FACTS, CONFIG, *_MODEL_FILES)
-    return {name: digest(folder / name) for name in names if (folder / name).is_file()}
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _verified(folder: Path, what: str, cleared: Cleared) -> None:

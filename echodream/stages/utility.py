@@ -16,8 +16,6 @@ from echodream.metrics.regression import regression
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 REPORT = "utility.json"
 ROLES = ("real", "synthetic", "both")
@@ -69,7 +67,7 @@ def utility(
     if type(repeats) is not int or repeats < 100:
         raise UserError(f"repeats is {repeats!r}: give a whole number of bootstrap samples from 100")
     store = Store(real, kind="video")
-    models = _opened(artifacts, digest(store.root / CHECKSUMS))
+    models = _opened(artifacts, store.checksum)
     sides = {role: [Side(m, *answers(m, store, "TEST", batch)) for m in of] for role, of in models.items()}
     judged = {}
     for question in _questions(tasks, sides, store):
@@ -81,7 +79,7 @@ def utility(
     every = {role: [_told(side.model) for side in of] for role, of in sides.items()}
     protocol: dict[str, Any] = {"split": "TEST", "models": every}
     protocol |= {
-        "real": digest(store.root / CHECKSUMS),
+        "real": store.checksum,
         "interval": f"{CONFIDENCE:.0%}, {repeats} bootstrap samples of patients",
         "seed": seed,
     }

@@ -35,8 +35,6 @@ from echodream.sampling.sample_store import (
 )
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 _BEAT = 2
 _SHORTEST = 0.5
@@ -72,7 +70,7 @@ def video(
     values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)
     settings = {
         **settings_of(recipe, model, weak),
-        "source": digest(store.root / CHECKSUMS),
+        "source": store.checksum,
         "labels": None if labels is None else told(labels, asked.values),
         **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap, "n": len(chosen)},
         "precision": how,

@@ -9,12 +9,12 @@ Entry = dict[str, Any]
 """{"row": ..., "sha256": ...} of a recording that is written, {"rejected": ...} of one that is left out."""
 
 
-def path_of(work: Path, shard: int) -> Path:
+def journal_path(work: Path, shard: int) -> Path:
     """Where the process ``shard`` of a job keeps its journal."""
     return work / f"journal-{shard}.jsonl"
 
 
-def line_of(entry: Mapping[str, Any]) -> str:
+def entry_line(entry: Mapping[str, Any]) -> str:
     """``entry`` as a line."""
     return json.dumps(entry) + "\n"
 
@@ -31,17 +31,17 @@ def read(work: Path) -> Iterator[Entry]:
                 yield entry
 
 
-def name_of(entry: Entry) -> str:
+def entry_name(entry: Entry) -> str:
     """FileName of the recording that ``entry`` is about."""
     return str((entry.get("row") or entry["rejected"])["FileName"])
 
 
-def replace_all(work: Path, entries: Iterable[Entry]) -> None:
+def rewrite(work: Path, entries: Iterable[Entry]) -> None:
     """Make the first shard's journal the only one, with ``entries``; whole or not at all."""
-    path = path_of(work, 0)
+    path = journal_path(work, 0)
     fresh = path.with_suffix(".new")
     with fresh.open("w", encoding="utf-8") as file:
-        file.writelines(map(line_of, entries))
+        file.writelines(map(entry_line, entries))
     fresh.replace(path)
     for other in work.glob("journal-*.jsonl"):
         if other != path:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import read_latents
-from echodream.store.schema import Dataset, StoreError, media_path, read_dataset
+from echodream.store.schema import CHECKSUMS, Dataset, StoreError, media_path, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import read_video
 
@@ -39,6 +40,21 @@ class Store:
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` without that file."""
+        path = self.root / CHECKSUMS
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: {self.root} is not a complete store")
+        return file_sha256(path)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """FileList.csv as a dict from FileName to row, without the empty cells."""
+        return {
+            row["FileName"]: {str(column): value for column, value in row.items() if value not in ("", None)}
+            for row in self.table.to_dict("records")
+        }
+
     @cached_property
     def _frames(self) -> dict[str, int]:
         return dict(zip(self.table["FileName"], map(int, self.table["NumberOfFrames"]), strict=True))
@@ -64,11 +80,3 @@ class Store:
         if len(mean) != expected or mean.shape != std.shape:
             raise StoreError(f"{path} holds other frames than FileList.csv says: make the store again")
         return mean, std
-
-
-def rows_of(store: Store) -> dict[str, dict[str, Any]]:
-    """FileList.csv as a row for each name, without empty cells."""
-    records = store.table.to_dict("records")
-    return {
-        row["FileName"]: {str(key): value for key, value in row.items() if value not in ("", None)} for row in records
-    }

@@ -18,7 +18,7 @@ KINDS = ("video", "latent")
 SPLITS = ("TRAIN", "VAL", "TEST")
 REQUIRED = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
 REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
-MEDIA = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
+MEDIA_FILES = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
 MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
 MAX_FRAMES = 2**31 - 1
@@ -35,19 +35,19 @@ class StoreError(UserError):
     """A folder is not a Store as docs/format.md has it. The message names the file, the row and the remedy."""
 
 
-def valid_name(name: object) -> bool:
+def is_valid_name(name: object) -> bool:
     """Whether ``name`` can be a FileName: one path component of plain characters, which cannot leave its folder."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
-def valid_column(name: object) -> bool:
+def is_valid_column(name: object) -> bool:
     """Whether ``name`` can head a column of FileList.csv."""
     return isinstance(name, str) and _COLUMN.fullmatch(name) is not None
 
 
 def media_path(root: Path, kind: str, name: str) -> Path:
     """Where the recording ``name`` lies below ``root``."""
-    folder, suffix = MEDIA[kind]
+    folder, suffix = MEDIA_FILES[kind]
     return root / folder / f"{name}{suffix}"
 
 
@@ -225,7 +225,7 @@ def read_text(path: Path, most: int) -> str:
         raise StoreError(f"{path} is not text in UTF-8: {path.parent} is not a store") from error
 
 
-def first_difference(made: Dataset, wanted: Dataset) -> str | None:
+def describe_difference(made: Dataset, wanted: Dataset) -> str | None:
     """The first setting in which two stores differ, as a sentence part; command line and statistics do not count."""
     left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
     return _differing(left, right)

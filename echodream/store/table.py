@@ -16,9 +16,9 @@ from echodream.store.schema import (
     REQUIRED,
     SPLITS,
     StoreError,
+    is_valid_column,
+    is_valid_name,
     read_text,
-    valid_column,
-    valid_name,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def cell(value: object) -> str:
     return text
 
 
-def printable(text: str) -> str:
+def clean_text(text: str) -> str:
     """``text`` with white space made single and control characters made "?", so that a cell can hold it."""
     return _CONTROL.sub("?", " ".join(text.split()))
 
@@ -65,7 +65,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
     """Write ``rows`` as csv: the columns ``first``, then the others in the order in which they first appear."""
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     for name in columns:
-        if not valid_column(name):
+        if not is_valid_column(name):
             raise StoreError(f"{path.name}: column name {name!r} is not allowed: use letters, digits and '_'")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -90,7 +90,7 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
     try:
         names = next(reader, [])
         if missing := [name for name in required if name not in names]:
-            has = printable(", ".join(names[:20]))[:200]
+            has = clean_text(", ".join(names[:20]))[:200]
             raise StoreError(f"{path} has no column {missing[0]!r}; it has {has or 'none'}")
         if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
             raise StoreError(f"{path} has a column twice, or more than {MAX_COLUMNS} columns")
@@ -110,7 +110,7 @@ def read_file_list(root: Path) -> "pd.DataFrame":
     path = root / FILE_LIST
     table = read_text_table(path, REQUIRED)
     for name in table.columns:
-        if not valid_column(name):
+        if not is_valid_column(name):
             raise StoreError(f"{path}: column name {name[:80]!r} is not allowed: use letters, digits and '_'")
     _check_rows(path, table)
     return _typed(path, table)
@@ -121,7 +121,7 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
     seen: set[str] = set()
     split_of: dict[str, str] = {}
     for name, split, patient in zip(table["FileName"], table["Split"], table["PatientID"], strict=True):
-        if not valid_name(name):
+        if not is_valid_name(name):
             raise StoreError(f"{path}: FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         if name.casefold() in seen:
             raise StoreError(f"{path}: FileName {name!r} stands there twice")
@@ -141,7 +141,7 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     for name in table.columns:
         if name in TEXT_COLUMNS:
             continue
-        text = [value for value in table[name] if not is_number(value)]
+        text = [value for value in table[name] if not is_numeric_text(value)]
         if not any(text):
             table[name] = pd.to_numeric(table[name].replace("", None))
         elif name in REQUIRED:
@@ -162,6 +162,6 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
     return table
 
 
-def is_number(text: str) -> bool:
+def is_numeric_text(text: str) -> bool:
     """Whether a cell counts as a number: 007, 1_000, inf and more than 15 digits are text."""
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

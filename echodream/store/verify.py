@@ -1,29 +1,26 @@
 """Checking a Store against its specification."""
 
-import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from echodream.store.checksums import file_sha256, read_checksums
 from echodream.store.latents import probe_latents
 from echodream.store.reader import Store
 from echodream.store.schema import (
     CHECKSUMS,
     DATASET,
     FILE_LIST,
-    MEDIA,
+    MEDIA_FILES,
     REJECTED,
     REJECTED_COLUMNS,
     StoreError,
     media_path,
-    read_text,
 )
-from echodream.store.table import MAX_CSV_BYTES, read_text_table
+from echodream.store.table import read_text_table
 from echodream.store.video import probe_video
 
-CHECKED = (FILE_LIST, REJECTED, DATASET)
+TABLES_AND_METADATA = (FILE_LIST, REJECTED, DATASET)
 """The files beside the media that SHA256SUMS has a line for."""
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def verify(root: str | Path, *, encoder: str | None = None) -> Store:
@@ -62,14 +59,14 @@ def problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
         listed = sums.pop(path.relative_to(root).as_posix(), None)
         problem = _file_problem(path, listed) or _size_problem(store, (height, width), name)
         yield from [problem] if problem else _content(store, path, (frames, height, width))
-    for table in CHECKED:
+    for table in TABLES_AND_METADATA:
         if problem := _file_problem(root / table, sums.pop(table, None)):
             yield problem
     for left in sums:
         yield f"{root / CHECKSUMS} lists {left[:80]!r}, which FileList.csv does not"
 
 
-def require_whole(root: str | Path) -> None:
+def require_intact(root: str | Path) -> None:
     """Raise ``StoreError`` unless every file of the store at ``root`` has its checksum: reading does not notice all."""
     root = Path(root)
     for name, listed in read_checksums(root).items():
@@ -77,28 +74,10 @@ def require_whole(root: str | Path) -> None:
             raise StoreError(f"{problem}; bring it back, or make the store again")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_checksums(root: Path) -> dict[str, str]:
-    """``SHA256SUMS`` as a mapping from path to digest. Raises ``StoreError``."""
-    path = root / CHECKSUMS
-    sums: dict[str, str] = {}
-    for line in read_text(path, MAX_CSV_BYTES).removesuffix("\n").split("\n"):
-        value, _, name = line.partition("  ")
-        if not _DIGEST.fullmatch(value) or not name or name in sums:
-            raise StoreError(f"{path}: the line {line[:80]!r} is not '<sha256>  <path>', or stands there twice")
-        sums[name] = value
-    return sums
-
-
 def _stray(store: Store) -> Iterator[str]:
     """Files that the specification does not know."""
-    folder, suffix = MEDIA[store.dataset.kind]
-    known = {folder, CHECKSUMS, *CHECKED}
+    folder, suffix = MEDIA_FILES[store.dataset.kind]
+    known = {folder, CHECKSUMS, *TABLES_AND_METADATA}
     for entry in sorted(store.root.iterdir()):
         if entry.name not in known:
             yield f"{entry} does not belong in a store: move it elsewhere"
@@ -119,7 +98,7 @@ def _file_problem(path: Path, listed: str | None) -> str | None:
         return f"{path} is missing, or no file"
     if listed is None:
         return f"{path} has no line in SHA256SUMS"
-    if digest(path) != listed:
+    if file_sha256(path) != listed:
         return f"{path} has changed since the store was made: its checksum differs"
     return None
 

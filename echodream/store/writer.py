@@ -12,6 +12,7 @@ from typing import IO, Any, Self
 
 from echodream.errors import UserError
 from echodream.store import journal
+from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock, unlock
 from echodream.store.reader import Store
 from echodream.store.schema import (
@@ -19,24 +20,24 @@ from echodream.store.schema import (
     DATASET,
     FILE_LIST,
     MAX_JSON_BYTES,
-    MEDIA,
+    MEDIA_FILES,
     REJECTED,
     REJECTED_COLUMNS,
     REQUIRED,
     Dataset,
     Statistics,
     StoreError,
-    first_difference,
+    describe_difference,
+    is_valid_column,
+    is_valid_name,
     media_path,
     parse_dataset,
     partial,
     read_dataset,
     read_text,
-    valid_column,
-    valid_name,
 )
-from echodream.store.table import cell, printable, write_table
-from echodream.store.verify import CHECKED, digest, verify
+from echodream.store.table import cell, clean_text, write_table
+from echodream.store.verify import TABLES_AND_METADATA, verify
 
 
 class StoreWriter:
@@ -98,27 +99,27 @@ class StoreWriter:
     @property
     def media_folder(self) -> Path:
         """Where the committed media files are until the store is finished."""
-        return self._store / MEDIA[self.dataset.kind][0]
+        return self._store / MEDIA_FILES[self.dataset.kind][0]
 
     def scratch(self, name: str) -> Path:
         """Where a worker writes the media file of ``name`` before it is committed; never resumed from."""
-        if not valid_name(name):
+        if not is_valid_name(name):
             raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
-        return self._scratch / f"{name}{MEDIA[self.dataset.kind][1]}"
+        return self._scratch / f"{name}{MEDIA_FILES[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
         """Take the finished file ``media``, of this process or another, as the recording that ``row`` describes."""
         name = row["FileName"]
-        if not valid_name(name) or name in self.done:
+        if not is_valid_name(name) or name in self.done:
             raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or stands there twice")
         plain = _plain_row(row)
-        value = digest(media)
+        value = file_sha256(media)
         media.replace(media_path(self._store, self.dataset.kind, name))
         self._log({"row": plain, "sha256": value})
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
         """Leave the recording ``name`` out, for ``reason``."""
-        row = {"FileName": name, "Reason": printable(reason), "Counted": str(counted).lower()}
+        row = {"FileName": name, "Reason": clean_text(reason), "Counted": str(counted).lower()}
         self._log({"rejected": row})
 
     def finish(self, order: Sequence[str], statistics: Statistics | None = None) -> Store:
@@ -131,13 +132,13 @@ class StoreWriter:
         names = [name for name in order if name in self.rows]
         write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED)
         write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
-        sums = {f"{MEDIA[kind][0]}/{name}{MEDIA[kind][1]}": self._sums[name] for name in names}
+        sums = {f"{MEDIA_FILES[kind][0]}/{name}{MEDIA_FILES[kind][1]}": self._sums[name] for name in names}
         self.dataset = replace(self.dataset, statistics=statistics)
         (self._store / DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
-        sums.update({table: digest(self._store / table) for table in CHECKED})
+        sums.update({table: file_sha256(self._store / table) for table in TABLES_AND_METADATA})
         (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
         verify(self._store)
-        _sync(self._store / MEDIA[kind][0])
+        _sync(self._store / MEDIA_FILES[kind][0])
         _sync(self._store)
         self._store.rename(self.root)
         _sync(self.root.parent)
@@ -148,7 +149,7 @@ class StoreWriter:
         if not self.root.exists():
             return False
         made = read_dataset(self.root)
-        if difference := first_difference(replace(made, code_version=self.dataset.code_version), self.dataset):
+        if difference := describe_difference(replace(made, code_version=self.dataset.code_version), self.dataset):
             raise StoreError(
                 f"{self.root} is already there, made with other settings ({difference}): "
                 "choose another dst=, or remove it"
@@ -171,14 +172,14 @@ class StoreWriter:
         path = self._work / "begun.json"
         if path.exists():
             begun = parse_dataset(path, read_text(path, MAX_JSON_BYTES))
-            if difference := first_difference(begun, self.dataset):
+            if difference := describe_difference(begun, self.dataset):
                 raise StoreError(
                     f"{self._work} was begun with other settings ({difference}): rerun with those, or remove it"
                 )
             self.dataset = begun
         for old in self._work.glob("scratch-*"):
             shutil.rmtree(old, ignore_errors=True)
-        (self._store / MEDIA[self.dataset.kind][0]).mkdir(parents=True, exist_ok=True)
+        (self._store / MEDIA_FILES[self.dataset.kind][0]).mkdir(parents=True, exist_ok=True)
         self._scratch.mkdir(exist_ok=True)
         if not path.exists():
             fresh = path.with_suffix(".new")
@@ -191,22 +192,22 @@ class StoreWriter:
         if self.shard:
             self._scratch.mkdir()
         else:
-            journal.replace_all(self._work, self._entries())
+            journal.rewrite(self._work, self._entries())
             kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
             for media in self.media_folder.iterdir():
                 if media not in kept:
                     media.unlink()
-        self._journal = journal.path_of(self._work, self.shard).open("a", encoding="utf-8")
+        self._journal = journal.journal_path(self._work, self.shard).open("a", encoding="utf-8")
 
     def gather(self) -> None:
         """Take up what the journals of all shards say, so that the first can ``finish``."""
         for entry in journal.read(self._work):
-            if journal.name_of(entry) not in self.done and ("rejected" in entry or self._intact(entry)):
+            if journal.entry_name(entry) not in self.done and ("rejected" in entry or self._intact(entry)):
                 self._take(entry)
 
     def _intact(self, entry: Mapping[str, Any]) -> bool:
         media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
-        return media.is_file() and digest(media) == entry["sha256"]
+        return media.is_file() and file_sha256(media) == entry["sha256"]
 
     def _entries(self) -> Iterator[journal.Entry]:
         for name, row in self.rows.items():
@@ -217,7 +218,7 @@ class StoreWriter:
     def _log(self, entry: dict[str, Any]) -> None:
         if self._journal is None:
             raise RuntimeError("a StoreWriter is a context manager: enter it before writing, and not after it finished")
-        line = journal.line_of(entry)
+        line = journal.entry_line(entry)
         self._journal.write(line)
         self._journal.flush()
         self._take(json.loads(line))
@@ -242,7 +243,7 @@ def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """``row`` as plain Python values, each of which FileList.csv can hold. Raises ``StoreError``."""
     plain = {}
     for column, value in row.items():
-        if not valid_column(column):
+        if not is_valid_column(column):
             raise StoreError(f"column name {str(column)[:80]!r} is not allowed: use letters, digits and '_'")
         plain[column] = value.item() if hasattr(value, "item") else value
         try:

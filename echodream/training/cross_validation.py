@@ -22,8 +22,8 @@ from echodream.metrics.patient_bootstrap import draws, interval
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import FOLDS
 from echodream.runs.atomic_folder import first_process
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def run_all(
     record = {"runs": made, "over runs": metrics}
     if cfg.model.runs.folds is not None:
         record["together"] = together(cfg, folder, runs)
-    source = digest(Path(cfg.src) / CHECKSUMS)
+    source = file_sha256(Path(cfg.src) / CHECKSUMS)
     whole = Artifact(cfg.model.name, cfg.data.name, "", settings, metrics, command, code_version, source)
 
     def save(root: Path) -> None:

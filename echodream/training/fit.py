@@ -24,8 +24,8 @@ from echodream.modules.trainable import Trainable
 from echodream.runs.atomic_folder import RANKS, first_process, lock, unlock
 from echodream.runs.rerun_cache import check_sources
 from echodream.runs.trainer import interruptible, make_trainer, sharded
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.training import cross_validation as repeated
 from echodream.training import wandb_lineage as tracked
 
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
         return repeated.run_all(cfg, folder, settings, command, code_version, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     check_sources(cfg.datamodule)
-    source = digest(Path(cfg.src) / CHECKSUMS)
+    source = file_sha256(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
     module.adapt(data)

@@ -16,8 +16,8 @@ from echodream.callbacks.pictures import send_picture
 from echodream.callbacks.tracking import CHARTS, Wandb
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import without_places
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
-from echodream.store.verify import digest
 
 SHORT = 12
 """Digits of a fingerprint in a name."""
@@ -81,7 +81,7 @@ def _read(logger: Wandb, cfg: DictConfig, artifact: Artifact) -> None:
 def store_used(logger: Wandb, folder: Path, study: str) -> None:
     """Record that the store at ``folder`` was read, and the models that it names as those that made it."""
     dataset = read_dataset(folder)
-    fingerprint = digest(folder / CHECKSUMS)
+    fingerprint = file_sha256(folder / CHECKSUMS)
     facts = {"fingerprint": fingerprint, "study": study, "kind": dataset.kind, "synthetic": dataset.synthetic}
     facts |= {"command": without_places(dataset.command), "code_version": dataset.code_version}
     drawn = dataset.settings

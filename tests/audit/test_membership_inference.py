@@ -17,8 +17,8 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
 from echodream.store import Statistics, Store
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from tests.support.audit_study import (
     ENCODER,
     HELD,
@@ -268,7 +268,7 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
     told.write_text(json.dumps(json.loads(told.read_text()) | {"source": "ab" * 32}))
     with pytest.raises(UserError, match=r"generator=.* was trained on another store than real="):
         audit(tmp_path, *overrides, f"dst={tmp_path}/of-another-split")
-    own = digest(tmp_path / "real" / CHECKSUMS)
+    own = file_sha256(tmp_path / "real" / CHECKSUMS)
     told.write_text(json.dumps(json.loads(told.read_text()) | {"source": own}))
     with pytest.raises(UserError, match=r"did not draw .*drawn-by-another"):
         audit(tmp_path, *overrides, f"src={tmp_path}/drawn-by-another", f"dst={tmp_path}/other")

@@ -23,7 +23,7 @@ from echodream.callbacks.previews import Previews
 from echodream.callbacks.tracking import CHARTS, PATIENTS, SAMPLES, Wandb
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.store.verify import digest
+from echodream.store.checksums import file_sha256
 from echodream.training.wandb_lineage import made, run_id, shareable
 from tests.support import tiny_report
 from tests.support.tiny_vae import artifact, blob_store, tiny, train_cfg
@@ -79,7 +79,10 @@ def settings(folder: Path) -> str:
 
 def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path) -> None:
     run, _ = offline_runs(trained / "logs")
-    fingerprint, sums = read_artifact(trained / "vae", "vae").fingerprint, digest(trained / "videos" / "SHA256SUMS")
+    fingerprint, sums = (
+        read_artifact(trained / "vae", "vae").fingerprint,
+        file_sha256(trained / "videos" / "SHA256SUMS"),
+    )
     assert run.artifacts.keys() == {f"vae-{fingerprint[:12]}", f"store-{sums[:12]}"}
     model, store = run.artifacts[f"vae-{fingerprint[:12]}"], run.artifacts[f"store-{sums[:12]}"]
     assert (model.type, store.type) == ("model", "dataset")
@@ -263,7 +266,7 @@ def test_the_figures_of_a_study_and_what_they_are_of(tmp_path: Path) -> None:
     assert step["utility/ASD/synthetic/auc"] == pytest.approx(0.81)
     assert (step["filter_video/kept"], step["filter_video/passed"]) == (6, 1)
     assert step["audit_image/authenticity"] == pytest.approx(0.1)
-    videos = digest(tmp_path / "samples/phantom/videos/SHA256SUMS")
+    videos = file_sha256(tmp_path / "samples/phantom/videos/SHA256SUMS")
     assert run.artifacts[f"store-{videos[:12]}"].use_after_commit
     assert run.config["study"] == "phantom"
     text = "\n".join(map(str, records(run.path)))

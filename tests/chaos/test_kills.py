@@ -23,7 +23,7 @@ name: noise
 fps: null
 size: null
 source:
-  _target_: tests.fakes.Fake
+  _target_: tests.support.fakes.Fake
   count: 20
   seconds: 0.2
 """

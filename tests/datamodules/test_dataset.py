@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import Draw, EpochSampler, ResumableLoader, Samples, collate
+from echodream.datamodules.dataset import EpochSampler, ResumableLoader, SampleIndex, Samples, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Pairs, View
 from echodream.errors import UserError
@@ -71,19 +71,19 @@ def test_a_sample_is_the_same_for_any_number_of_workers_that_persist(
 def test_a_sample_changes_with_seed_epoch_and_number(latents: Store, view: View) -> None:
     made = samples(latents, view)
     draws = {
-        "again": made[Draw(1, 2)],
-        "epoch": made[Draw(2, 2)],
-        "seed": samples(latents, view, 1)[Draw(1, 2)],
-        "number": made[Draw(1, 3)],
+        "again": made[SampleIndex(1, 2)],
+        "epoch": made[SampleIndex(2, 2)],
+        "seed": samples(latents, view, 1)[SampleIndex(1, 2)],
+        "number": made[SampleIndex(1, 3)],
     }
-    first = made[Draw(1, 2)]
+    first = made[SampleIndex(1, 2)]
     assert torch.equal(first["x"], draws["again"]["x"])
     assert not any(torch.equal(first["x"], draws[what]["x"]) for what in ("epoch", "seed", "number"))
 
 
 def test_epoch_and_number_cannot_be_exchanged(latents: Store) -> None:
     made = samples(latents, Frames(per_recording=2))
-    noise = [made[Draw(a, b)]["x"][3] for a, b in ((0, 1), (1, 0))]
+    noise = [made[SampleIndex(a, b)]["x"][3] for a, b in ((0, 1), (1, 0))]
     assert not torch.equal(noise[0], noise[1])
 
 
@@ -171,7 +171,7 @@ def test_processes_share_an_epoch(videos: Store) -> None:
 def test_a_fixed_order_does_not_know_epochs(videos: Store) -> None:
     sampler = EpochSampler(samples(videos, Frames()), fixed=True)
     sampler.set_epoch(7)
-    assert list(sampler) == [Draw(0, number) for number in range(45)]
+    assert list(sampler) == [SampleIndex(0, number) for number in range(45)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from echodream.datamodules.folds import folds_of, resplit
+from echodream.datamodules.patient_folds import assign_folds, split_by_fold
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Classification, Regression
 from echodream.datamodules.views import Clips
@@ -213,13 +213,13 @@ def grouped(fold: np.ndarray, table: pd.DataFrame) -> bool:
 def test_folds_hold_whole_patients_and_both_classes_alike() -> None:
     table = many()
     strata, patients = table["class_id"].to_numpy(), table["PatientID"].to_numpy()
-    fold = folds_of(patients, strata, 5, seed=1)
+    fold = assign_folds(patients, strata, 5, seed=1)
     assert grouped(fold, table)
     assert set(fold) == set(range(5))
     shares = [strata[fold == number].mean() for number in range(5)]
     assert max(shares) - min(shares) < 0.15
-    assert (folds_of(patients, strata, 5, seed=1) == fold).all()
-    assert (folds_of(patients, strata, 5, seed=2) != fold).any()
+    assert (assign_folds(patients, strata, 5, seed=1) == fold).all()
+    assert (assign_folds(patients, strata, 5, seed=2) != fold).any()
     from sklearn.model_selection import StratifiedKFold
 
     loose = np.zeros(len(table), int)
@@ -232,7 +232,7 @@ def test_each_patient_is_tested_once_and_never_trained_on_in_that_fold() -> None
     table, tested = many(), []
     strata = table["class_id"].to_numpy()
     for fold in range(5):
-        found = resplit(table, strata, 5, fold, seed=0, unseen=False)
+        found = split_by_fold(table, strata, 5, fold, seed=0, unseen=False)
         assert (found.groupby("PatientID")["Split"].nunique() == 1).all()
         assert set(found["Split"]) == {"TRAIN", "VAL", "TEST"}
         tested += sorted(set(found.loc[found["Split"] == "TEST", "PatientID"]))
@@ -244,7 +244,7 @@ def test_with_a_generator_only_those_whom_it_never_saw_are_tested() -> None:
     strata = table["class_id"].to_numpy()
     seen = set(table.loc[table["Split"] == "TRAIN", "PatientID"])
     for fold in range(4):
-        found = resplit(table, strata, 4, fold, seed=0, unseen=True)
+        found = split_by_fold(table, strata, 4, fold, seed=0, unseen=True)
         assert seen <= set(found.loc[found["Split"] == "TRAIN", "PatientID"])
         tested |= set(found.loc[found["Split"] == "TEST", "PatientID"])
     assert tested == set(table["PatientID"]) - seen
@@ -253,10 +253,10 @@ def test_with_a_generator_only_those_whom_it_never_saw_are_tested() -> None:
 def test_too_few_patients_for_so_many_folds_are_refused() -> None:
     table = many().query("PatientID in ('p0', 'p1', 'p2', 'p3', 'p5', 'p7', 'p9')")
     with pytest.raises(UserError, match="folds=3 needs 3 patients of each class, and one class has 2"):
-        resplit(table, table["class_id"].to_numpy(), 3, 0, 0, unseen=False)
+        split_by_fold(table, table["class_id"].to_numpy(), 3, 0, 0, unseen=False)
     for wrong in (2, 2.5, True, "5"):
         with pytest.raises(UserError, match="give a whole number from 3"):
-            resplit(table, table["class_id"].to_numpy(), wrong, 0, 0, unseen=False)  # type: ignore[arg-type]
+            split_by_fold(table, table["class_id"].to_numpy(), wrong, 0, 0, unseen=False)  # type: ignore[arg-type]
 
 
 def test_numbers_are_spread_over_folds_by_fifths() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import Draw, Samples, collate
+from echodream.datamodules.dataset import SampleIndex, Samples, collate
 from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Triplet
@@ -85,7 +85,7 @@ def test_training_sees_every_beat_of_a_recording_and_no_other_frames(videos: Sto
     found: dict[int, list[tuple[int, ...]]] = {0: [], 1: []}
     for epoch in range(60):
         for index in range(4):
-            item = made[Draw(epoch, index)]
+            item = made[SampleIndex(epoch, index)]
             frames = tuple(to_uint8(item["x"])[::3, 0, 0].tolist())
             assert set(to_uint8(item["x"])[::3, 0, 1].tolist()) == {index // 2}
             assert item["reference_time"].tolist() == [frame - frames[0] for frame in frames]
@@ -115,7 +115,7 @@ def test_augmentation_is_one_draw_for_the_three_frames(tmp_path: Path) -> None:
     store = make_video_store(tmp_path / "videos", [row("a", "A", 20, ED="3 13", ES="9")], channels=3)
     alike = Augment(shift=0.3, rotate=20, zoom=0.3, flip=0.5)
     for epoch in range(8):
-        plain, varied = (samples(store, Triplet(), augment)[Draw(epoch, 0)]["x"] for augment in (None, alike))
+        plain, varied = (samples(store, Triplet(), augment)[SampleIndex(epoch, 0)]["x"] for augment in (None, alike))
         assert not torch.equal(plain, varied)
         same = (varied.view(3, 3, -1) - varied.view(3, 3, -1)[:1]).abs()  # 2 grey levels for each frame between
         interior = same[:, 2].median(dim=-1).values * 127.5

@@ -56,7 +56,7 @@ class TestReading:
         self, videos: Recordings, latents: Recordings, indices: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for seek in (1, 100):
-            monkeypatch.setattr("echodream.datamodules.recordings.SEEK", seek)
+            monkeypatch.setattr("echodream.datamodules.recordings.SEEK_FRAMES", seek)
             assert shown(videos.read(2, indices, rng())) == (indices, {2})
             x = latents.read(2, indices, rng(), "mean")
             assert torch.equal(x[0, :, 0, 0] * 2 + 1, torch.tensor(indices).float())

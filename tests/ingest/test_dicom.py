@@ -26,11 +26,11 @@ from pydicom.uid import (
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.dicom import Dicom
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.stages.ingest import ingest
-from echodream.store.schema import valid_name
+from echodream.store.schema import is_valid_name
 from tests.support.fakes import tree
 
 HEIGHT, WIDTH, COUNT = 150, 200, 12
@@ -134,7 +134,7 @@ def test_nothing_of_patient_or_site_comes_out(tmp_path: Path, source: Dicom) -> 
     text_out = pickle.dumps((shown, replace(video, frames=video.frames[:0]))) + repr(shown).encode()
     for secret in (*SECRETS, "Planted", "4711", "1.2.3.4"):
         assert secret.encode() not in text_out
-    assert all(valid_name(recording.name) for recording in listed)
+    assert all(is_valid_name(recording.name) for recording in listed)
     assert sorted((r.problem or "", r.counted) for r in listed) == [
         ("", True),
         ("not a DICOM file", False),
@@ -340,8 +340,8 @@ def test_nothing_of_raw_folder_key_or_patient_is_in_a_dicom_store(tmp_path: Path
     (raw / "note_on_jane.txt").write_text("x")
     ingest(
         source=Dicom(str(key)),
-        prepare=Prepare(),
-        split=Ratios(),
+        prepare=Preprocessing(),
+        split=SplitRatios(),
         limits=Limits(),
         raw=str(raw),
         dst=str(tmp_path / "store"),

@@ -12,9 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest.images import Images
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
 from echodream.stages.verify import verify
@@ -68,8 +68,8 @@ def by_name(source: Images, root: Path) -> dict[str, Recording]:
 def run(dst: Path, source: object, raw: Path, fps: float | None = None, max_rejected: float = 0.0) -> Summary:
     return ingest(
         source=source,  # type: ignore[arg-type]
-        prepare=Prepare(fps=fps, size=None),
-        split=Ratios(),
+        prepare=Preprocessing(fps=fps, size=None),
+        split=SplitRatios(),
         limits=STILL,
         raw=str(raw),
         dst=str(dst),

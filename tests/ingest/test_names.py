@@ -3,7 +3,7 @@
 import pytest
 
 from echodream.ingest.names import file_name, unique_names
-from echodream.store.schema import valid_name
+from echodream.store.schema import is_valid_name
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from echodream.store.schema import valid_name
     ["a.mov", "../../etc/passwd", "/abs", "Übung 1", "患者", "", " ", ".hidden", "x" * 500, "a\nb\0c", "a.", "\udcff"],
 )
 def test_every_text_becomes_a_valid_name(text: str) -> None:
-    assert valid_name(file_name(text))
+    assert is_valid_name(file_name(text))
     assert file_name(text) == file_name(text)
 
 
@@ -19,7 +19,7 @@ def test_names_are_unique_and_do_not_depend_on_order() -> None:
     texts = ["a b", "a/b", "A-b", "plain", "a b"]
     names = unique_names(texts)
     assert len({name.casefold() for name in names}) == len(texts)
-    assert all(map(valid_name, names))
+    assert all(map(is_valid_name, names))
     assert names[3] == "plain"
     assert unique_names(["a/b", "a b"])[0] == unique_names(["a b", "a/b"])[1]
 

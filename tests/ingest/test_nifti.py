@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echodream.errors import Rejected, UserError
-from echodream.ingest.nifti import Orientation, label_state, rate_of, read_nifti
+from echodream.ingest.nifti import Orientation, label_state, plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
 from tests.support.raw_files import cut, cut_gzip, moving, write_nifti
@@ -138,7 +138,7 @@ def test_labels(tmp_path: Path) -> None:
     ("step", "rate"), [(0.03125, 32), (31.25, 32), (0.02, 50), (1.0, None), (0.0, None), (-0.02, None), (0.001, None)]
 )
 def test_frame_times(step: float, rate: float | None) -> None:
-    assert rate_of(step) == rate
+    assert plausible_frame_rate(step) == rate
 
 
 def test_orientation() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from echodream.errors import UserError
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.videos import Videos
-from echodream.store.schema import valid_name
+from echodream.store.schema import is_valid_name
 from tests.support.raw_files import moving, write_csv, write_video
 
 COLUMNS = {"FileName": "file", "PatientID": "patient", "class_name": "label", "Split": "part", "Probe": "probe"}
@@ -27,7 +27,7 @@ def _touch(root: Path, *names: str) -> Path:
 
 def _by_name(source: Videos, root: Path) -> dict[str, Recording]:
     listed = source.recordings(root)
-    assert all(valid_name(recording.name) for recording in listed)
+    assert all(is_valid_name(recording.name) for recording in listed)
     found = {recording.name: recording for recording in listed}
     assert len(found) == len(listed)
     return found

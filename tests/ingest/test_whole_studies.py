@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.ingest.videos import Videos
 from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
@@ -21,8 +21,8 @@ from tests.support.raw_files import moving, write_csv, write_video
 def run(dst: Path, source: Any, raw: str, max_rejected: float = 0.0) -> Summary:
     return ingest(
         source=source,
-        prepare=Prepare(fps=None, size=None),
-        split=Ratios(),
+        prepare=Preprocessing(fps=None, size=None),
+        split=SplitRatios(),
         limits=Limits(),
         raw=raw,
         dst=str(dst),

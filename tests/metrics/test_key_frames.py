@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from echodream.metrics.key_frames import Matched, key_frames, matched
 from echodream.phantom.render import render
-from echodream.phantom.scene import draw_scene, key_moments
+from echodream.phantom.scene import key_moments, sample_scene
 from tests.support.hearts import heart, truth
 
 RECORDINGS = [  # class, patient, size, fps, heart rate, dB of gain
@@ -22,7 +22,7 @@ RECORDINGS = [  # class, patient, size, fps, heart rate, dB of gain
 def test_key_frames_of_phantoms_are_within_a_frame_of_their_truth() -> None:
     hits = marks = found = 0
     for class_id, patient, size, fps, rate, gain in RECORDINGS:
-        scene = draw_scene((9, class_id, patient, 1), size, fps, (2.2, 2.2))
+        scene = sample_scene((9, class_id, patient, 1), size, fps, (2.2, 2.2))
         scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
         scene = replace(scene, settings=replace(scene.settings, gain=gain))
         seen = key_frames(render(scene), fps)

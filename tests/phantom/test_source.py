@@ -16,7 +16,7 @@ from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import label
-from echodream.phantom.scene import Scene, draw_scene
+from echodream.phantom.scene import Scene, sample_scene
 from echodream.phantom.shape import LA, LV, RA, RV
 
 
@@ -112,7 +112,7 @@ def measure(scene: Scene) -> np.ndarray:
 def test_a_patient_is_recognised_in_another_recording(class_id: int) -> None:
     count = 16
     first, second = (
-        np.stack([measure(draw_scene((0, class_id, p, n), 112, 32.0, (1.0, 1.0))) for p in range(1, count + 1)])
+        np.stack([measure(sample_scene((0, class_id, p, n), 112, 32.0, (1.0, 1.0))) for p in range(1, count + 1)])
         for n in (1, 2)
     )
     spread = first.std(axis=0)

@@ -9,13 +9,13 @@ from scipy.ndimage import map_coordinates
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.motion import Cycle
 from echodream.phantom.render import areas, label, render
-from echodream.phantom.scene import HALF_FACE, Scene, draw_scene, key_moments
+from echodream.phantom.scene import HALF_FACE, Scene, key_moments, sample_scene
 from echodream.phantom.shape import LA, LV, MYOCARDIUM, OTHER, RA, RV
 from echodream.phantom.tissue import grid, paint_labels
 
 
 def scene_of(class_id: int, patient: int = 1, number: int = 1, size: int = 112, seconds: float = 2.0) -> Scene:
-    return draw_scene((5, class_id, patient, number), size, 32.0, (seconds, seconds))
+    return sample_scene((5, class_id, patient, number), size, 32.0, (seconds, seconds))
 
 
 def at_extremes(scene: Scene) -> np.ndarray:

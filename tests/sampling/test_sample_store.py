@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from echodream import engine
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.sampling import sample_store as drawing
@@ -105,7 +105,7 @@ def test_ten_interruptions_end_with_the_same_bytes(
     final = "images" if stage == "image" else "videos"
     engine.sample(sample_cfg(undisturbed, stage, *more))
     stops: list[tuple[Any, str, int]] = [(drawing, "write_latents", count) for count in (0, 0, 1, 2, 0, 1, 2)]
-    stops += [(WriteStore, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
+    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))

@@ -45,7 +45,7 @@ DIFFERS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-def folder_of(root: Path, kind: str, **told: Any) -> str:
+def parent_folder(root: Path, kind: str, **told: Any) -> str:
     conditions = told.pop("conditions", ("class_id",))
     late = {name: told.pop(name) for name in ("statistics", "height") if name in told}
     made = model(kind, ("reference", *conditions) if kind == "lvdm" else conditions, **told)
@@ -62,8 +62,8 @@ def asked(folder: str) -> dict[str, Any]:
 def test_a_model_that_was_trained_otherwise_fits(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    strong = load_diffusion(folder_of(tmp_path / "own", kind, **own), kind)
-    weak = folder_of(tmp_path / "weak", kind, **other)
+    strong = load_diffusion(parent_folder(tmp_path / "own", kind, **own), kind)
+    weak = parent_folder(tmp_path / "weak", kind, **other)
     found = weak_model(asked(weak), strong, kind)
     assert found is not None
     assert found.fingerprint() == load_diffusion(weak, kind).fingerprint()
@@ -73,7 +73,7 @@ def test_a_model_that_was_trained_otherwise_fits(
 def test_a_model_whose_predictions_mean_something_else_is_refused(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any], key: str
 ) -> None:
-    strong = load_diffusion(folder_of(tmp_path / "own", kind, **own), kind)
-    weak = folder_of(tmp_path / "weak", kind, **other)
+    strong = load_diffusion(parent_folder(tmp_path / "own", kind, **own), kind)
+    weak = parent_folder(tmp_path / "weak", kind, **other)
     with pytest.raises(UserError, match=f"^guidance.auto.artifact={weak} differs from the model in {key}: train it"):
         weak_model(asked(weak), strong, kind)

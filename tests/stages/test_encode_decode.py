@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from echodream import engine
-from echodream.callbacks.store_writer import WriteStore
+from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
@@ -144,7 +144,7 @@ def test_ten_interruptions_end_with_the_same_bytes(tmp_path: Path, monkeypatch: 
     engine.sample(sample_cfg(undisturbed, stage, "budget=16"))
     module, name = (encoding, "write_latents") if stage == "encode" else (decoding, "write_video")
     stops: list[tuple[Any, str, int]] = [(module, name, count) for count in (0, 0, 1, 0, 1, 2, 1)]
-    stops += [(WriteStore, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
+    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))

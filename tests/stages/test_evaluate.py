@@ -17,8 +17,8 @@ from echodream.metrics.frechet import frechet
 from echodream.networks.classifiers import load_classifier
 from echodream.networks.extractors.encoder import Encoder
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from tests.support.evaluate_study import IDS, NAMES, H, classifier, evaluate, study, write
 
 __all__ = ["study"]
@@ -232,7 +232,7 @@ def test_clips_begin_where_the_classifier_was_tested(
 
 
 def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> None:
-    right = digest(study / "real" / CHECKSUMS)
+    right = file_sha256(study / "real" / CHECKSUMS)
     for name, facts, told in (
         ("good", {"train_on": "real", "fold": None, "stores": {"real": right}}, None),
         ("fake", {"train_on": "synthetic", "stores": {"real": right}}, "fake was trained on synthetic: it may know"),

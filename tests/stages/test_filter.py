@@ -25,8 +25,8 @@ from echodream.filtering.copy_generation import pick
 from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from tests.support.fakes import tree
 from tests.support.tiny_filter import (
     COPIES,
@@ -326,7 +326,7 @@ def of_real_hearts(root: Path) -> None:
 
 
 def of_this_study(root: Path) -> None:
-    began = digest(root.parent / "latents" / CHECKSUMS)
+    began = file_sha256(root.parent / "latents" / CHECKSUMS)
     samples(root, drawn(), settings={"samples": {"source": began}})
 
 
@@ -391,10 +391,10 @@ def test_numbers_that_are_none_are_refused(folder: Path, monkeypatch: pytest.Mon
 
 def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
     path, sums = folder / "latents/FileList.csv", folder / "latents" / CHECKSUMS
-    before = digest(path)
+    before = file_sha256(path)
     path.write_text(path.read_text().replace("clip-15-1,TEST", "clip-15-1,TRAIN"))
     refused(folder, "has changed since the store was made")
-    sums.write_text(sums.read_text().replace(before, digest(path)))
+    sums.write_text(sums.read_text().replace(before, file_sha256(path)))
     refused(folder, "is in two splits")
 
 
@@ -514,7 +514,7 @@ def test_models_of_another_split_are_refused(folder: Path) -> None:
     write_artifact(folder / "reid", made, "seed: 0\n", lambda _: None)
     refused(folder, "artifact=.* was trained on another store than real=")
     shutil.rmtree(folder / "reid")
-    own = replace(made, source=digest(folder / "latents" / CHECKSUMS))
+    own = replace(made, source=file_sha256(folder / "latents" / CHECKSUMS))
     write_artifact(folder / "reid", own, "seed: 0\n", lambda _: None)
     run(folder)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
 from echodream.stages.verify import verify
@@ -20,8 +20,8 @@ from tests.support.fakes import Fake, flip, listing, noise, tree
 def run(dst: Path, source: Any, **changes: Any) -> Summary:
     arguments = {
         "source": source,
-        "prepare": Prepare(fps=None, size=None),
-        "split": Ratios(),
+        "prepare": Preprocessing(fps=None, size=None),
+        "split": SplitRatios(),
         "limits": Limits(max_frames=50),
         "raw": None,
         "dst": str(dst),
@@ -100,7 +100,7 @@ def test_what_goes_wrong_costs_one_recording_each(tmp_path: Path) -> None:
     ],
 )
 def test_a_reader_that_gives_something_else_costs_one_recording(tmp_path: Path, mood: str, reason: str) -> None:
-    settings = Prepare(fps=32, size=None)
+    settings = Preprocessing(fps=32, size=None)
     run(tmp_path / "store", Fake(4, moods={"2": mood}), max_rejected=0.5, prepare=settings)
     assert list(rejected(tmp_path / "store")) == ["rec-002"]
     assert rejected(tmp_path / "store")["rec-002"][0].startswith(reason)
@@ -129,7 +129,7 @@ def test_limits_just_met_are_met(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_resampling_makes_too_short_is_left_out(tmp_path: Path) -> None:
-    settings = Prepare(fps=2, size=None)
+    settings = Preprocessing(fps=2, size=None)
     summary = run(tmp_path / "store", Fake(2), prepare=settings)
     assert "too short: 1 frames at 2 fps" in str(summary)
 
@@ -164,9 +164,9 @@ def test_a_second_run_finds_nothing_to_do(tmp_path: Path) -> None:
     [
         ({"source": Fake(seed=5)}, "settings.source.seed"),
         ({"source": Fake(5)}, "settings.source.count"),
-        ({"prepare": Prepare(fps=None, size=None, flip="vertical")}, "settings.prepare.flip"),
-        ({"prepare": Prepare(fps=None, size=32)}, "height"),
-        ({"split": Ratios(seed=3)}, "settings.split.seed"),
+        ({"prepare": Preprocessing(fps=None, size=None, flip="vertical")}, "settings.prepare.flip"),
+        ({"prepare": Preprocessing(fps=None, size=32)}, "height"),
+        ({"split": SplitRatios(seed=3)}, "settings.split.seed"),
         ({"limits": Limits(max_frames=49)}, "settings.limits.max_frames"),
     ],
 )

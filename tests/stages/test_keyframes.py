@@ -19,7 +19,7 @@ from echodream.metrics.key_frames import key_frames
 from echodream.runs.summary import Summary
 from echodream.stages import keyframes as stage
 from echodream.store import Store, verify
-from echodream.store.verify import digest
+from echodream.store.checksums import file_sha256
 from tests.support.hearts import heart, heart_store, truth
 from tests.support.stores import make_latent_store, row
 
@@ -55,7 +55,7 @@ def test_a_copy_has_the_key_frames_and_the_same_videos(tmp_path: Path) -> None:
         assert made.path(name).read_bytes() == source.path(name).read_bytes()
     assert said.facts["recordings"] == "3, 3 with key frames"
     assert made.dataset.settings["source"] == "5" * 64
-    assert made.dataset.settings["keyframes"]["videos"] == digest(source.root / "SHA256SUMS")
+    assert made.dataset.settings["keyframes"]["videos"] == file_sha256(source.root / "SHA256SUMS")
     assert "already complete" in run(tmp_path).title
 
 

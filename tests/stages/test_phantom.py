@@ -14,9 +14,9 @@ import pytest
 from echodream.errors import UserError
 from echodream.ingest.cardiacnet import CardiacNet
 from echodream.ingest.phantom import Phantom
-from echodream.ingest.prepare import Prepare
+from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Source
-from echodream.ingest.split import Ratios
+from echodream.ingest.split import SplitRatios
 from echodream.phantom.layouts import LAYOUTS
 from echodream.runs.atomic_folder import lock, unlock
 from echodream.stages.ingest import ingest
@@ -34,8 +34,8 @@ def draw(dst: Path, source: Any = STUDY, layout: str = "cardiacnet", workers: An
 def take_in(source: Source, raw: Path | None, dst: Path) -> Store:
     ingest(
         source=source,
-        prepare=Prepare(size=48),
-        split=Ratios(),
+        prepare=Preprocessing(size=48),
+        split=SplitRatios(),
         limits=Limits(),
         raw=None if raw is None else str(raw),
         dst=str(dst),

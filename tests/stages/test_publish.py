@@ -21,9 +21,9 @@ from echodream.runs.redaction import without_folders
 from echodream.runs.summary import Summary
 from echodream.stages.publish import _row
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from tests.support.stores import ENCODER
 from tests.support.tiny_diffusion import artifact, model
 from tests.support.tiny_report import STATEMENT, number, real_store, records, synthetic_stores
@@ -39,17 +39,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples, reports = root / "samples/phantom", root / "reports/phantom"
     real = latents_of(real_store(root / "data/phantom/videos"), root / "data/phantom/latents")
     images = private_images(samples / "private")
-    synthetic_stores(samples, samples={"model": LVDM, "source": digest(images.root / CHECKSUMS), "seed": 0})
+    synthetic_stores(samples, samples={"model": LVDM, "source": images.checksum, "seed": 0})
     records(reports)
     record = json.loads((reports / "filter_video/filter.json").read_text())
     record["decision"]["training_patients"] = 6
-    record["real"] = digest(real.root / CHECKSUMS)
+    record["real"] = real.checksum
     write(reports / "filter_video/filter.json", record)
     write(reports / "filter_image/filter.json", {**record, "generator": LIDM})
     for on, name, generator in (("image", "lidm", LIDM), ("video", "lvdm", LVDM)):
         folder = samples / ("private" if on == "image" else "private_videos")
         facts = {
-            "source": digest(folder / CHECKSUMS),
+            "source": file_sha256(folder / CHECKSUMS),
             "generator": generator,
             "not measured": {},
             "real": record["real"],
@@ -164,7 +164,7 @@ def test_nobody_and_no_place_is_named(published: Path, whole: Path) -> None:
         for secret in ("Doe-", "rec0", "video-0000", "image-0000", str(whole), "PrivacyScore", "Seed"):
             assert secret.encode() not in content, name
     record = json.loads((published / "publish.json").read_text())
-    assert digest(whole / "samples/phantom/videos" / CHECKSUMS) not in json.dumps(record)
+    assert file_sha256(whole / "samples/phantom/videos" / CHECKSUMS) not in json.dumps(record)
 
 
 def test_the_same_bytes_again_and_nothing_to_do_when_it_is_there(published: Path, whole: Path, tmp_path: Path) -> None:
@@ -531,12 +531,12 @@ def test_a_generator_s_filter_must_be_that_of_the_samples_which_it_let_through(s
     settings = json.loads((root / "dataset.json").read_text())["settings"]
     shutil.rmtree(root)
     private_images(root, {**settings, "source": "f" * 64})
-    changed(study, audit("image"), lambda record: record.update(source=digest(root / CHECKSUMS)))
+    changed(study, audit("image"), lambda record: record.update(source=file_sha256(root / CHECKSUMS)))
     with pytest.raises(UserError, match=r"filter.json and .*private are not of one run of the filter"):
         run(study, "what=lidm")
     shutil.rmtree(root)
     private_images(root, {**settings, "source": "e" * 64})
-    changed(study, audit("image"), lambda record: record.update(source=digest(root / CHECKSUMS)))
+    changed(study, audit("image"), lambda record: record.update(source=file_sha256(root / CHECKSUMS)))
     run(study, "what=lidm")
 
 

@@ -19,8 +19,8 @@ from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import clip_of
 from echodream.networks.classifiers import Classifier, load_classifier
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
 from tests.support.stores import HEIGHT, WIDTH, row
@@ -68,7 +68,7 @@ def model(root: Path, seed: int, source: str, train_on: str | None, classes: int
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write(folder / "real", real_rows())
-    source = digest(folder / "real" / CHECKSUMS)
+    source = file_sha256(folder / "real" / CHECKSUMS)
     model(folder / "classifier", 1, source, None)  # as written before anything was said of training
     trained = {"synthetic": {"recordings": 9, "patients": 9}}
     model(folder / "classifier_synthetic", 2, source, "synthetic", trained=trained)
@@ -150,7 +150,7 @@ def test_the_record_tells_sizes_and_protocol(study: Path) -> None:
     found, _ = asked(study)
     assert found["sizes"]["test"]["recordings"] == 28
     assert found["sizes"]["trained"]["synthetic"] == {"synthetic": {"recordings": 9, "patients": 9}}
-    assert found["protocol"]["real"] == digest(study / "real" / CHECKSUMS)
+    assert found["protocol"]["real"] == file_sha256(study / "real" / CHECKSUMS)
     told = found["protocol"]["models"]["both"][0]
     assert (told["train_on"], told["frames"], told["stride"]) == ("both", 3, 2)
     again, _ = asked(study, "batch=5")
@@ -167,7 +167,7 @@ def test_tasks_are_classes_and_pairs_of_them(study: Path) -> None:
 
 
 def test_without_pairs_each_class_is_against_the_rest(study: Path, tmp_path: Path) -> None:
-    source, names = digest(study / "real" / CHECKSUMS), ["a", "b", "c", "d"]
+    source, names = file_sha256(study / "real" / CHECKSUMS), ["a", "b", "c", "d"]
     for seed, role in enumerate(("real", "synthetic")):
         model(tmp_path / role, seed, source, role, class_names=names)
     roles = [f"artifacts.{role}={tmp_path}/{role}" for role in ("real", "synthetic")]
@@ -179,7 +179,7 @@ def test_without_pairs_each_class_is_against_the_rest(study: Path, tmp_path: Pat
 
 
 def test_binary_models_answer_their_own_pair(study: Path, tmp_path: Path) -> None:
-    source, folders = digest(study / "real" / CHECKSUMS), {}
+    source, folders = file_sha256(study / "real" / CHECKSUMS), {}
     for role, seed in (("real", 1), ("both", 7)):
         for task, (x, y) in PAIRS.items():
             pair = {"class_names": [x, y], "class_ids": [NAMES.index(x), NAMES.index(y)]}
@@ -192,7 +192,7 @@ def test_binary_models_answer_their_own_pair(study: Path, tmp_path: Path) -> Non
 
 
 def test_labels_that_a_model_gave_and_perfect_figures_are_told(study: Path, tmp_path: Path) -> None:
-    source = digest(study / "real" / CHECKSUMS)
+    source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both", synthetic_labels="abc123def456")
     found, said = asked(study, f"artifacts.both={tmp_path}/both")
     assert "Classes of the synthetic videos of both were given by the classifier abc123def456" in said
@@ -200,7 +200,7 @@ def test_labels_that_a_model_gave_and_perfect_figures_are_told(study: Path, tmp_
 
 
 def test_a_rerun_says_that_it_is_done_unless_a_model_is_another(study: Path, tmp_path: Path) -> None:
-    source = digest(study / "real" / CHECKSUMS)
+    source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both")
     given = [f"artifacts.both=[{tmp_path}/both]", f"notes={tmp_path}/notes", f"dst={tmp_path}/report"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -217,7 +217,7 @@ def test_a_rerun_says_that_it_is_done_unless_a_model_is_another(study: Path, tmp
 
 
 def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None:
-    source = digest(study / "real" / CHECKSUMS)
+    source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "elsewhere", 1, "f" * 64, "both")
     model(tmp_path / "fold", 1, source, "both", fold=2)
     model(tmp_path / "larger", 1, source, "both", height=HEIGHT + 1)

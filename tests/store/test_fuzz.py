@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from echodream.ingest.decode import read_gif, read_video_file
+from echodream.ingest.media_files import read_gif, read_video_file
 from echodream.ingest.nifti import read_nifti
 from echodream.ingest.source import Limits
 from echodream.store import Store, StoreWriter, verify

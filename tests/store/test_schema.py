@@ -8,8 +8,8 @@ import pytest
 
 from echodream.store import Dataset, Statistics, Store, StoreError
 from echodream.store import schema as words
-from echodream.store.schema import partial, read_dataset, valid_column, valid_name
-from echodream.store.verify import CHECKED
+from echodream.store.schema import is_valid_column, is_valid_name, partial, read_dataset
+from echodream.store.verify import TABLES_AND_METADATA
 from tests.support.fakes import ENCODER, latent_store, video_dataset, video_store
 
 LATENT = Dataset(
@@ -119,7 +119,7 @@ def test_a_video_store_has_one_or_three_channels_and_no_encoder() -> None:
 
 @pytest.mark.parametrize("name", ["a", "A-1_b.c", "0", "x" * 128, "ASD-001", "a..b"])
 def test_plain_names_are_taken(name: str) -> None:
-    assert valid_name(name)
+    assert is_valid_name(name)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ def test_plain_names_are_taken(name: str) -> None:
     ],
 )
 def test_names_that_could_leave_the_folder_are_not(name: object) -> None:
-    assert not valid_name(name)
+    assert not is_valid_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "1a", "_a", "a b", "a-b", "a\n", "é", "a.1", "x" * 65, None])
 def test_odd_column_names_are_refused(name: object) -> None:
-    assert not valid_column(name)
+    assert not is_valid_column(name)
 
 
 def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_specification_lists_the_columns_keys_and_files() -> None:
     assert listed("FileList.csv") == list(words.REQUIRED)
     assert sorted(listed("dataset.json")) == sorted(field.name for field in fields(Dataset))
     assert listed("rejected.csv") == list(words.REJECTED_COLUMNS)
-    media = [f"{folder}/<FileName>{suffix}" for folder, suffix in words.MEDIA.values()]
+    media = [f"{folder}/<FileName>{suffix}" for folder, suffix in words.MEDIA_FILES.values()]
     assert listed("Files") == [words.FILE_LIST, *media, words.DATASET, words.REJECTED, words.CHECKSUMS]
     assert listed("While it is written") == [
         "store/",
@@ -251,7 +251,7 @@ def test_the_specification_states_the_numbers_and_patterns() -> None:
         assert f"`{pattern.pattern}`" in DOC
     for number in (words.MAX_SIDE, words.FPS_RANGE[0], int(words.FPS_RANGE[1]), words.FORMAT_VERSION):
         assert re.search(rf"\b{number}\b", DOC), number
-    assert all(f"`{table}`" in DOC for table in CHECKED)
+    assert all(f"`{table}`" in DOC for table in TABLES_AND_METADATA)
 
 
 def test_the_example_of_the_specification_reads_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from echodream.store import StoreError
 from echodream.store.schema import REQUIRED
-from echodream.store.table import cell, printable, read_file_list, read_text_table, write_table
+from echodream.store.table import cell, clean_text, read_file_list, read_text_table, write_table
 
 HEADER = ",".join(REQUIRED)
 ROW = "a,TRAIN,1,5,32.0,112,112"
@@ -220,7 +220,7 @@ def test_a_cell_holds_no_other_value(tmp_path: Path, value: object) -> None:
 
 
 def test_a_printable_text_fits_a_cell() -> None:
-    text = printable("a \n\t b\0c\udcffd\u2028 ")
+    text = clean_text("a \n\t b\0c\udcffd\u2028 ")
     assert text == "a b?c?d"
     assert cell(text) == text
 

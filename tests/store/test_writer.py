@@ -104,7 +104,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, whole: dict[str, byt
     assert tree(write(tmp_path / "store").root) == whole
 
 
-@pytest.mark.parametrize("name", ["write_table", "verify", "_sync", "digest"])
+@pytest.mark.parametrize("name", ["write_table", "verify", "_sync", "file_sha256"])
 def test_finishing_can_be_interrupted_too(
     tmp_path: Path, whole: dict[str, bytes], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +242,7 @@ def test_half_a_store_whose_description_is_damaged_is_refused(tmp_path: Path) ->
 HOLDER = """
     import sys, time
     from echodream.store import StoreWriter
-    from tests.fakes import video_dataset
+    from tests.support.fakes import video_dataset
     with StoreWriter(sys.argv[1], video_dataset()) as writer:
         writer.reject("lost", "unreadable: cut short", counted=False)
         print("held", flush=True)

@@ -12,9 +12,9 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from echodream.store.video import write_video
 from tests.support.stores import ENCODER
 
@@ -73,7 +73,7 @@ def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, comm
             write_latents(writer.scratch(row["FileName"]), mean, mean)
             writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch(row["FileName"]))
         writer.finish([row["FileName"] for row in rows])
-    source = {"source": digest(samples / "private_videos" / CHECKSUMS)}
+    source = {"source": file_sha256(samples / "private_videos" / CHECKSUMS)}
     made = Dataset(
         kind="video", channels=1, synthetic=True, settings=source, command=command or "python sample.py stage=decode"
     )

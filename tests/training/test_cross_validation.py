@@ -72,11 +72,11 @@ def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @torch.no_grad()
 def _pooled(folder: Path, root: Path, names: list[str]) -> float:
     """AUC of class a over all recordings, each looked at by the model of its own patient's fold, one by one."""
-    from echodream.datamodules.folds import folds_of
+    from echodream.datamodules.patient_folds import assign_folds
 
     store = Store(folder / "videos")
     table = store.table
-    fold = folds_of(table["PatientID"].to_numpy(), table["class_id"].to_numpy(), len(names), seed=0)
+    fold = assign_folds(table["PatientID"].to_numpy(), table["class_id"].to_numpy(), len(names), seed=0)
     said = []
     for number, name in zip(fold, table["FileName"], strict=True):
         network, config = load_classifier(root / names[number])

@@ -11,8 +11,8 @@ import pytest
 from echodream.errors import UserError
 from echodream.metrics.intervals import Interval
 from echodream.report.charts_svg import Point, scatter
+from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.store.verify import digest
 from tests.support.tiny_report import number, run, study
 
 
@@ -29,7 +29,7 @@ def linked(auc: float) -> dict[str, Any]:
 def anonymised(root: Path, **changed: Any) -> None:
     """Records of linkability, anonymity and a sweep, of the study at ``root``; names in what no page reads."""
     reports = root / "reports/phantom"
-    real = digest(root / "data/phantom/videos" / CHECKSUMS)
+    real = file_sha256(root / "data/phantom/videos" / CHECKSUMS)
     chose = {"best F1": {"threshold": 0.3}, "FAR 0.001": {"why not": "too few"}}
     record = {"sets": {name: linked(at) for name, at in (("originals", 0.93), ("inner", 0.62), ("outer", 0.81))}}
     record |= {"thresholds": chose, "compared by": "unit vectors", "residual risk": {"risk": number(0.125, 0.01, 0.3)}}

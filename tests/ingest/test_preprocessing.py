@@ -5,10 +5,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from echodream.errors import Rejected, UserError
-from echodream.ingest.prepare import Prepare, check_video, colour, moving_box, prepare, resample_index, resize
+from echodream.ingest.preprocessing import (
+    Preprocessing,
+    check_video,
+    colour,
+    motion_bounding_box,
+    prepare,
+    resample_indices,
+    resize,
+)
 from echodream.ingest.source import Video
 
-KEEP = Prepare(fps=None, size=None)
+KEEP = Preprocessing(fps=None, size=None)
 
 
 def frames(count: int = 8, height: int = 18, width: int = 26, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -39,7 +47,7 @@ def by_brute_force(times: np.ndarray, fps: float, count: int) -> list[int]:
 def test_the_nearest_frame_in_time_is_taken_at_any_rate(gaps: list[float], fps: float) -> None:
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     source = len(times) / (times[-1] + 0.03)
-    index = resample_index(times, source, fps)
+    index = resample_indices(times, source, fps)
     assert index.tolist() == by_brute_force(times, fps, len(index))
     duration = times[-1] + 1 / source
     assert abs(len(index) / fps - duration) <= 0.5 / fps + 1e-9 or len(index) == 1
@@ -49,7 +57,7 @@ def test_the_nearest_frame_in_time_is_taken_at_any_rate(gaps: list[float], fps: 
 @pytest.mark.parametrize("count", [1, 2, 3, 50, 101])
 def test_common_rates(source: float, fps: float, count: int) -> None:
     times = np.arange(count) / source
-    index = resample_index(times, source, fps)
+    index = resample_indices(times, source, fps)
     assert abs(len(index) / fps - count / source) <= 0.5 / fps + 1e-9 or len(index) == 1
     assert index.tolist() == by_brute_force(times, fps, len(index))
     assert (np.diff(index) >= 0).all()
@@ -57,23 +65,23 @@ def test_common_rates(source: float, fps: float, count: int) -> None:
 
 @pytest.mark.parametrize("fps", [25, 29.97, 32, 50, 59.94, 1000 / 33])
 def test_the_same_rate_keeps_every_frame(fps: float) -> None:
-    assert resample_index(np.arange(500) / fps, fps, fps).tolist() == list(range(500))
+    assert resample_indices(np.arange(500) / fps, fps, fps).tolist() == list(range(500))
 
 
 @pytest.mark.parametrize("fps", [25.0, 29.97, 50.0])
 def test_time_stamps_rounded_to_milliseconds_keep_every_frame(fps: float) -> None:
     times = np.round(np.arange(300) / fps, 3)
-    assert resample_index(times, fps, fps).tolist() == list(range(300))
+    assert resample_indices(times, fps, fps).tolist() == list(range(300))
 
 
 def test_a_pause_is_filled_with_the_frames_around_it() -> None:
     times = np.array([0.0, 0.1, 0.9, 1.0])
-    assert resample_index(times, 10, 10).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3][:11]
+    assert resample_indices(times, 10, 10).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3][:11]
 
 
 def test_frames_and_rate_after_preparing() -> None:
     pixels = frames(25)
-    ready = prepare(video(pixels), Prepare(fps=50, size=None))
+    ready = prepare(video(pixels), Preprocessing(fps=50, size=None))
     assert ready.fps == 50
     assert np.array_equal(ready.frames, np.repeat(pixels, 2, axis=0))
     assert np.array_equal(prepare(video(pixels), KEEP).frames, pixels)
@@ -87,7 +95,7 @@ def test_frames_and_rate_after_preparing() -> None:
 def test_a_mark_is_the_frame_nearest_to_its_moment(source: float, fps: float | None) -> None:
     pixels = frames(57)
     for moment in range(57):
-        ready = prepare(video(pixels, source, marks={"ED": (moment / source,)}), Prepare(fps=fps, size=None))
+        ready = prepare(video(pixels, source, marks={"ED": (moment / source,)}), Preprocessing(fps=fps, size=None))
         found = int(str(ready.marks["ED"]))
         distance = np.abs(np.arange(len(ready.frames)) / (fps or source) - moment / source)
         assert distance[found] == pytest.approx(distance.min())
@@ -95,7 +103,10 @@ def test_a_mark_is_the_frame_nearest_to_its_moment(source: float, fps: float | N
 
 def test_marks_are_sorted_and_stand_there_once() -> None:
     marks = {"ED": (0.9, 0.0, 0.001, 0.4), "ES": ()}
-    assert prepare(video(frames(25), marks=marks), Prepare(fps=25, size=None)).marks == {"ED": "0 10 22", "ES": ""}
+    assert prepare(video(frames(25), marks=marks), Preprocessing(fps=25, size=None)).marks == {
+        "ED": "0 10 22",
+        "ES": "",
+    }
 
 
 # --- geometry ---
@@ -108,7 +119,7 @@ def test_turning_is_anticlockwise_then_flipped(rotate: int, flip: str) -> None:
     expected = np.stack([np.rot90(frame, rotate // 90) for frame in pixels])
     if flip != "none":
         expected = np.stack([{"horizontal": np.fliplr, "vertical": np.flipud}[flip](frame) for frame in expected])
-    ready = prepare(video(pixels), Prepare(fps=None, size=None, rotate=rotate, flip=flip))
+    ready = prepare(video(pixels), Preprocessing(fps=None, size=None, rotate=rotate, flip=flip))
     assert np.array_equal(ready.frames, expected)
     assert ready.frames.flags.c_contiguous
 
@@ -116,7 +127,7 @@ def test_turning_is_anticlockwise_then_flipped(rotate: int, flip: str) -> None:
 def test_a_marker_at_the_top_left_goes_to_the_bottom_left_by_a_quarter_turn() -> None:
     pixels = frames(3, 16, 20) // 8
     pixels[:, 0, 0] = 255
-    assert (prepare(video(pixels), Prepare(fps=None, size=None, rotate=90)).frames[:, -1, 0] == 255).all()
+    assert (prepare(video(pixels), Preprocessing(fps=None, size=None, rotate=90)).frames[:, -1, 0] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(31, 40), (16, 100), (112, 112), (18, 26)])
@@ -163,7 +174,7 @@ def test_extreme_shapes_are_taken(fit: str, height: int, width: int) -> None:
 
 
 def test_every_shape_has_a_size() -> None:
-    ready = prepare(video(frames(5, 20, 30, 3)), Prepare(fps=None, size=(24, 40), grey=False))
+    ready = prepare(video(frames(5, 20, 30, 3)), Preprocessing(fps=None, size=(24, 40), grey=False))
     assert ready.frames.shape == (5, 24, 40, 3)
 
 
@@ -192,15 +203,15 @@ def planted() -> np.ndarray:
 
 
 def test_the_box_of_what_moves_is_found() -> None:
-    assert moving_box(planted()) == (20, 70, 30, 95)
-    ready = prepare(video(planted()), Prepare(fps=None, size=None, crop="sector"))
+    assert motion_bounding_box(planted()) == (20, 70, 30, 95)
+    ready = prepare(video(planted()), Preprocessing(fps=None, size=None, crop="sector"))
     assert np.array_equal(ready.frames, planted()[:, 20:70, 30:95])
 
 
 def test_where_nothing_or_little_moves_the_frame_is_kept() -> None:
     pixels = np.zeros((5, 40, 50, 1), np.uint8)
     pixels[:, 10:20, 10:20] = frames(5, 10, 10)
-    assert moving_box(pixels) == (0, 40, 0, 50)
+    assert motion_bounding_box(pixels) == (0, 40, 0, 50)
 
 
 # --- what is refused ---
@@ -238,7 +249,7 @@ def test_a_single_frame_is_neither_frozen_nor_a_warning(recwarn: pytest.Warnings
 def test_a_recording_that_resampling_would_blow_up_is_refused() -> None:
     slow = Video(frames(3), np.array([0.0, 1e6, 2e6]), 1.0)
     with pytest.raises(Rejected, match="too large: 64000032 frames after resampling"):
-        prepare(slow, Prepare(fps=32, size=112))
+        prepare(slow, Preprocessing(fps=32, size=112))
 
 
 @pytest.mark.parametrize(
@@ -295,9 +306,9 @@ def test_what_no_reader_may_give_is_refused(pixels: np.ndarray, times: np.ndarra
 )
 def test_settings_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))} is"):
-        Prepare(**wrong)  # type: ignore[arg-type]
+        Preprocessing(**wrong)  # type: ignore[arg-type]
 
 
 def test_one_number_is_a_square() -> None:
-    assert Prepare(size=64).size == (64, 64)
-    assert Prepare(size=[64, 48]).size == (64, 48)  # type: ignore[arg-type]
+    assert Preprocessing(size=64).size == (64, 64)
+    assert Preprocessing(size=[64, 48]).size == (64, 48)  # type: ignore[arg-type]

@@ -10,22 +10,22 @@ from typing import ClassVar
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.columns import check_study_columns, number, read_table, split, values
+from echodream.ingest.csv_tables import check_column_names, number, read_table, split, values
 from echodream.ingest.listing import (
-    LEAVES,
-    NO_FILE,
+    MISSING_FILE,
+    OUTSIDE_RAW,
     Entry,
     ListedRecording,
-    folder_of,
     named,
-    not_a_recording,
+    non_recording,
+    parent_folder,
     require_folder,
-    require_inside,
+    require_inside_raw,
     walk,
 )
 from echodream.ingest.source import Limits, Recording, Value, Video
-from echodream.ingest.split import GivenSplits
-from echodream.store.table import printable
+from echodream.ingest.split import PatientSplitCheck
+from echodream.store.table import clean_text
 
 PATIENT_FROM = ("file", "folder", "csv", "all")
 
@@ -58,7 +58,7 @@ class Files(ABC):
         object.__setattr__(self, "classes", None if self.classes is None else validation.items("classes", self.classes))
         if "FileName" not in self.columns:
             raise UserError("columns names no FileName: say which csv column names the files")
-        check_study_columns([name for name in self.columns if name not in self.special], "columns")
+        check_column_names([name for name in self.columns if name not in self.special], "columns")
         if self.csv is not None:
             validation.text("csv", self.csv)
         if self.patient_from is not None:
@@ -82,7 +82,7 @@ class Files(ABC):
         extra: list[Recording] = []
         if table is not None:
             listed, extra = self._joined(root, table, listed)
-        return named([*_short_names(listed), *extra, *map(not_a_recording, others)])
+        return named([*_short_names(listed), *extra, *map(non_recording, others)])
 
     @abstractmethod
     def group(self, entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
@@ -107,12 +107,14 @@ class Files(ABC):
     def _table(self, root: Path) -> Path | None:
         if self.csv is None:
             return None
-        require_inside(root, root / self.csv, f"csv={self.csv}")
+        require_inside_raw(root, root / self.csv, f"csv={self.csv}")
         return root / self.csv
 
     def _listed(self, root: Path, key: str, entry: Entry) -> ListedRecording:
         """A file before a csv says anything about it; its name is still its whole key."""
-        patient = {"folder": folder_of(key) or root.resolve().name, "all": "all"}.get(self.patient_from or "file", key)
+        patient = {"folder": parent_folder(key) or root.resolve().name, "all": "all"}.get(
+            self.patient_from or "file", key
+        )
         sizes = () if entry.problem else self.sizes(entry)
         return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted, sizes=sizes)
 
@@ -123,7 +125,7 @@ class Files(ABC):
         columns = self.read_columns()
         rows = read_table(table, tuple(columns.values()))
         keys = _Keys(listed, table.parent.relative_to(root).as_posix())
-        given = GivenSplits(table.name)
+        given = PatientSplitCheck(table.name)
         result: dict[str, ListedRecording] = {}
         used: dict[str, dict[str, str]] = {}
         extra: list[Recording] = []
@@ -151,7 +153,7 @@ class Files(ABC):
     def _with_row(self, recording: ListedRecording, taken: Mapping[str, str], where: str) -> ListedRecording:
         problem, patient, rate = None, recording.patient, None
         if self.patient_from == "csv" or (self.patient_from is None and "PatientID" in taken):
-            patient = printable(taken["PatientID"])
+            patient = clean_text(taken["PatientID"])
             problem = None if patient else "no PatientID in the csv"
         if taken.get("FPS"):
             rate = number(taken["FPS"])
@@ -159,7 +161,7 @@ class Files(ABC):
                 raise UserError(f"{where} has the frame rate {taken['FPS']!r}: use frames per second from 0 to 1000")
         columns = self.study_columns(taken, where)
         if "class_name" in taken:
-            columns["class_name"] = name = printable(taken["class_name"])
+            columns["class_name"] = name = clean_text(taken["class_name"])
             if not name:
                 problem = problem or "no class_name in the csv"
             elif self.classes is not None:
@@ -190,7 +192,7 @@ class _Keys:
         if not text:
             return None, "the row names no file"
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", text):
-            return None, LEAVES
+            return None, OUTSIDE_RAW
         for form in (str(path), str(PurePosixPath(self.base) / path)):
             if form in self.exact:
                 return form, None
@@ -199,7 +201,7 @@ class _Keys:
                 return found[0], None
             if found:
                 return None, f"{len(found)} files have this name: give the path"
-        return None, NO_FILE
+        return None, MISSING_FILE
 
 
 def _short_names(listed: Mapping[str, ListedRecording]) -> Sequence[ListedRecording]:

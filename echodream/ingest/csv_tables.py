@@ -11,8 +11,8 @@ from typing import TextIO
 
 from echodream.errors import UserError
 from echodream.ingest.source import Value
-from echodream.store.schema import REQUIRED, SPLITS, valid_column
-from echodream.store.table import is_number, printable
+from echodream.store.schema import REQUIRED, SPLITS, is_valid_column
+from echodream.store.table import clean_text, is_numeric_text
 
 _WHOLE = re.compile(r"-?[0-9]+")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -68,10 +68,10 @@ def value(text: str) -> Value | None:
 
     A number is what ``FileList.csv`` takes for one: ``0012``, ``1_000``, ``inf`` and long identifiers stay text.
     """
-    text = printable(text)
+    text = clean_text(text)
     if text.lower() in _EMPTY:
         return None
-    if not is_number(text):
+    if not is_numeric_text(text):
         return text
     return int(text) if _WHOLE.fullmatch(text) else float(text)
 
@@ -108,10 +108,10 @@ def split(text: str, where: str) -> str | None:
     return word
 
 
-def check_study_columns(names: Sequence[str], where: str) -> None:
+def check_column_names(names: Sequence[str], where: str) -> None:
     """Raise ``UserError`` for a column name that a store cannot have, or that it fills itself."""
     for name in names:
-        if not valid_column(name):
+        if not is_valid_column(name):
             raise UserError(f"{where} names the column {name!r}: use letters, digits and '_', a letter first")
         if name in REQUIRED:
             raise UserError(f"{where} names the column {name!r}, which the store fills itself")

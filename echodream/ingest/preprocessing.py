@@ -17,7 +17,7 @@ _STILL = 1  # grey levels: two frames that differ by no more anywhere are the sa
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Preprocessing:
     """What every recording of a study is brought to."""
 
     fps: float | None = 32.0
@@ -62,7 +62,7 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreprocessedVideo:
     """Frames ready for a store."""
 
     frames: np.ndarray
@@ -83,21 +83,21 @@ def check_video(video: Video) -> None:
         raise Rejected(f"implausible frame rate: {video.fps:g} frames per second")
 
 
-def prepare(video: Video, settings: Prepare, max_bytes: int = 4_000_000_000) -> Prepared:
+def prepare(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
     """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material, and when the result of
     resampling would be larger than ``max_bytes``."""
-    check_content(video.frames, settings)
+    check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
     height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
     resampled = bool(settings.fps) and len(video.frames) > 1
     count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
     if count * height * width * (1 if settings.grey else 3) > max_bytes:
         raise Rejected(f"too large: {count:.0f} frames after resampling, at most {max_bytes} bytes are taken")
-    index = resample_index(video.times, video.fps, fps) if resampled else np.arange(len(video.frames))
+    index = resample_indices(video.times, video.fps, fps) if resampled else np.arange(len(video.frames))
     used, back = np.unique(index, return_inverse=True)
     frames = video.frames[used]
     if settings.crop == "sector":
-        top, bottom, left, right = moving_box(video.frames)
+        top, bottom, left, right = motion_bounding_box(video.frames)
         frames = frames[:, top:bottom, left:right]
     frames = np.rot90(frames, settings.rotate // 90, axes=(1, 2))
     if settings.flip != "none":
@@ -111,10 +111,10 @@ def prepare(video: Video, settings: Prepare, max_bytes: int = 4_000_000_000) -> 
         else:
             found = {int(np.abs(video.times - moment).argmin()) for moment in moments}
         marks[name] = " ".join(str(frame) for frame in sorted(found) if 0 <= frame < len(frames))
-    return Prepared(np.ascontiguousarray(frames), fps, marks)
+    return PreprocessedVideo(np.ascontiguousarray(frames), fps, marks)
 
 
-def check_content(frames: np.ndarray, settings: Prepare) -> None:
+def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
     """Raise ``Rejected`` when ``frames``, (F, H, W, C), are mostly black or mostly one still picture."""
     black = np.mean([frame.max() <= _DARK for frame in frames])
     if black > settings.max_black:
@@ -127,7 +127,7 @@ def check_content(frames: np.ndarray, settings: Prepare) -> None:
         )
 
 
-def resample_index(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
+def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
     """For each output frame at k / ``fps``, the source frame nearest in time (the earlier one of two equally near).
 
     ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration is kept to
@@ -141,7 +141,7 @@ def resample_index(times: np.ndarray, source_fps: float, fps: float) -> np.ndarr
     return np.where(times[right] - moments < moments - times[left] - 1e-9, right, left)
 
 
-def moving_box(frames: np.ndarray) -> tuple[int, int, int, int]:
+def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of what changes over ``frames``, (F, H, W, C): text and rulers stand still.
 
     Rows and columns count when at least 2 % of their pixels move, so that a blinking marker does not widen the box.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from echodream.errors import Rejected
-from echodream.ingest.decode import read_gif, read_image_sequence, read_video_file
+from echodream.ingest.media_files import read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Video
 from tests.support.raw_files import cut, moving, write_video
 
@@ -101,7 +101,7 @@ def test_limits_hold_before_decoding(
 ) -> None:
     path = write_video(tmp_path / "a.mp4", moving())
     for name in ("_decord_frames", "_pyav_frames"):
-        monkeypatch.setattr(f"echodream.ingest.decode.{name}", lambda *_: pytest.fail("a frame was decoded"))
+        monkeypatch.setattr(f"echodream.ingest.media_files.{name}", lambda *_: pytest.fail("a frame was decoded"))
     with pytest.raises(Rejected, match=reason):
         read_video_file(path, limits)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from echodream.errors import Rejected
-from echodream.ingest.pixels import check_fps, even_times, make_video, to_uint8
+from echodream.ingest.pixels import check_fps, make_video, to_uint8, uniform_times
 from echodream.ingest.source import Limits, Video
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Vid
     if frames is None:
         frames, pts = _pyav_frames(path, header, limits)
     if fps is not None:
-        return make_video(frames, even_times(len(frames), fps), fps)
+        return make_video(frames, uniform_times(len(frames), fps), fps)
     times = _times(pts, header.rate)
     return make_video(frames, times, _nominal(times, header.rate))
 
@@ -159,7 +159,7 @@ def _times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
         return np.asarray(stamps, dtype=np.float64) - stamps[0]
     if rate is None:
         raise Rejected("neither time stamps nor a frame rate")
-    return even_times(len(pts), rate)
+    return uniform_times(len(pts), rate)
 
 
 def _nominal(times: np.ndarray, rate: float | None) -> float:
@@ -183,7 +183,7 @@ def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
     except _image_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
     if fps is not None:
-        return make_video(np.stack(frames), even_times(len(frames), fps), fps)
+        return make_video(np.stack(frames), uniform_times(len(frames), fps), fps)
     times = np.concatenate([[0.0], np.cumsum(lasts)])
     return make_video(np.stack(frames), times[:-1], len(frames) / float(times[-1]))
 
@@ -208,7 +208,7 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
     if len({(frame.ndim, frame.dtype) for frame in frames}) > 1:
         frames = [to_uint8(frame[None])[0] for frame in frames]
         frames = [frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=2) for frame in frames]
-    return make_video(to_uint8(np.stack(frames)), even_times(len(frames), fps), fps)
+    return make_video(to_uint8(np.stack(frames)), uniform_times(len(frames), fps), fps)
 
 
 def _open_image(path: Path) -> "Image":

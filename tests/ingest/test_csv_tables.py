@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.columns import number, read_table, value
+from echodream.ingest.csv_tables import number, read_table, value
 from echodream.ingest.source import Limits
-from echodream.store.table import is_number
+from echodream.store.table import is_numeric_text
 
 
 @pytest.mark.parametrize("text", ["0012", "1_000", "1234567890123456789", "inf", "-Infinity", "1e999", "+5", "a b"])
 def test_identifiers_stay_as_they_are(text: str) -> None:
     assert value(text) == text
-    assert not is_number(text)
+    assert not is_numeric_text(text)
 
 
 @pytest.mark.parametrize(("text", "found"), [("0", 0), ("-12", -12), (" 55.5 ", 55.5), ("1e-3", 0.001), ("2.0", 2.0)])

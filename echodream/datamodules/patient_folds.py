@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def folds_of(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """The fold, 0 to ``folds`` - 1, of each row, (N,): all rows of a patient in one, ``strata`` in like shares.
 
     Raises ``UserError`` when a class has fewer patients than there are folds.
@@ -27,7 +27,7 @@ def folds_of(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) ->
     return found
 
 
-def resplit(
+def split_by_fold(
     table: "pd.DataFrame", strata: np.ndarray, folds: int, fold: int, seed: int, unseen: bool
 ) -> "pd.DataFrame":
     """``table`` with TEST the patients of ``fold``, VAL those of the next one, TRAIN all others.
@@ -42,6 +42,6 @@ def resplit(
         raise UserError("folds= needs patients of VAL and TEST, whom no generator saw, and there are none")
     number = np.full(len(table), -1)
     patients = table["PatientID"].astype(str).to_numpy()
-    number[divided] = folds_of(patients[divided], strata[divided], folds, seed)
+    number[divided] = assign_folds(patients[divided], strata[divided], folds, seed)
     split = np.select([number == fold, number == (fold + 1) % folds], ["TEST", "VAL"], "TRAIN")
     return table.assign(Split=split)
