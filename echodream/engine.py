@@ -82,10 +82,8 @@ def training_settings(cfg: DictConfig) -> str:
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
         parts[key].pop(name, None)
-    others = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
-    parts["weights"] = [
-        file_sha256(path) for path in [*sorted([weights, *weights.glob("*")]), *others] if path.is_file()
-    ]
+    stores = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
+    parts["weights"] = [file_sha256(p) for p in [*sorted([weights, *weights.glob("*")]), *stores] if p.is_file()]
     parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
     parts |= {"early_stopping": str(stops)} if stops else {}
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
