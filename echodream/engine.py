@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from echodream import validation
 from echodream.artifact import FACTS, read_artifact
 from echodream.config.error_messages import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
-from echodream.config.paths import listed
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import first_process
 from echodream.runs.instantiate_stage import instantiate_stage
@@ -82,7 +82,7 @@ def training_settings(cfg: DictConfig) -> str:
         parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
         parts[key].pop(name, None)
-    stores = [Path(path) / CHECKSUMS for key in _STORES for path in listed(cfg.datamodule.get(key))]
+    stores = [Path(path) / CHECKSUMS for key in _STORES for path in validation.path_list(cfg.datamodule.get(key))]
     parts["weights"] = [file_sha256(p) for p in [*sorted([weights, *weights.glob("*")]), *stores] if p.is_file()]
     parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
     parts |= {"early_stopping": str(stops)} if stops else {}

@@ -1,67 +1,135 @@
-"""Checks of the fields of sources: a bad value is one sentence that names the field and what it may be."""
+"""Checks of settings. Each returns the value, or raises ``UserError``: "<key> is <value>: give <what is allowed>"."""
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
 
 from echodream.errors import UserError
 
 
-def choice(name: str, given: object, choices: Sequence[object]) -> None:
-    """``given`` has to be one of ``choices``."""
-    if given not in choices or isinstance(given, bool):
-        raise UserError(f"{name} is {given!r}: use one of {', '.join(map(str, choices))}")
+def is_whole(value: object, minimum: int | None = None, maximum: int | None = None) -> TypeGuard[int]:
+    """Whether ``value`` is an int, not a bool, from ``minimum`` to ``maximum``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
 
 
-def rate(name: str, given: object) -> None:
-    """``given`` has to be a frame rate."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1000:
-        raise UserError(f"{name} is {given!r}: use frames per second from 0 to 1000")
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is an int or a float, not a bool, and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def is_whole(given: object) -> bool:
-    """Whether ``given`` is a whole number; True and False are none."""
-    return isinstance(given, int) and not isinstance(given, bool)
+def whole_number(key: str, value: object, minimum: int = 1, maximum: int | None = None, note: str = "") -> int:
+    """``value`` if it is a whole number from ``minimum`` to ``maximum``. ``note`` ends the error message."""
+    if not is_whole(value, minimum, maximum):
+        upper = "" if maximum is None else f" to {maximum}"
+        refuse(key, value, f"give a whole number from {minimum}{upper}{note}")
+    return value
 
 
-def is_finite(given: object) -> bool:
-    """Whether ``given`` is a finite number; True and False are none."""
-    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+def number(
+    key: str,
+    value: object,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    note: str = "",
+) -> float:
+    """``value`` if it is a finite number in the interval. ``note`` ends the error message.
+
+    ``minimum`` and ``maximum`` belong to the interval; ``above`` and ``below`` do not.
+    """
+    if not (
+        is_finite(value)
+        and (minimum is None or value >= minimum)
+        and (maximum is None or value <= maximum)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    ):
+        until = "and below" if minimum is None else "to below"
+        parts = [("from", minimum), ("above", above), ("to", maximum), (until, below)]
+        interval = "".join(f" {word} {limit:g}" for word, limit in parts if limit is not None)
+        refuse(key, value, f"give a number{interval}{note}")
+    return value
 
 
-def whole(name: str, given: object, least: int) -> None:
-    """``given`` has to be a whole number of at least ``least``."""
-    if not is_whole(given) or given < least:  # type: ignore[operator]
-        raise UserError(f"{name} is {given!r}: use a whole number of at least {least}")
+def positive_number(key: str, value: object, note: str = "") -> float:
+    """``value`` if it is a finite number above 0."""
+    return number(key, value, above=0, note=note)
 
 
-def share(name: str, given: object) -> None:
-    """``given`` has to be a number from 0 to 1."""
-    if not is_finite(given) or not 0 <= given <= 1:  # type: ignore[operator]
-        raise UserError(f"{name} is {given!r}: use a share from 0 to 1")
+def share(key: str, value: object, note: str = "") -> float:
+    """``value`` if it is a number from 0 to 1."""
+    return number(key, value, 0, 1, note=note)
 
 
-def positive(name: str, given: object) -> None:
-    """``given`` has to be a number above 0."""
-    if not is_finite(given) or given <= 0:  # type: ignore[operator]
-        raise UserError(f"{name} is {given!r}: use a number above 0")
+def frame_rate(key: str, value: object, note: str = "") -> float:
+    """``value`` if it is a number of frames per second above 0, at most 1000."""
+    if not is_finite(value) or not 0 < value <= 1000:
+        refuse(key, value, f"give frames per second, above 0 and at most 1000{note}")
+    return value
 
 
-def text(name: str, given: object) -> None:
-    """``given`` has to be a text that is not empty."""
-    if not isinstance(given, str) or not given:
-        raise UserError(f"{name} is {given!r}: use a text that is not empty")
+def true_or_false(key: str, value: object) -> bool:
+    """``value`` if it is a bool."""
+    if not isinstance(value, bool):
+        refuse(key, value, "give true or false")
+    return value
 
 
-def items(name: str, given: object) -> tuple[Any, ...]:
-    """``given``, which has to be a list, as a tuple: yaml gives lists, and a text is not a list of letters."""
-    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
-        raise UserError(f"{name} is {given!r}: use a list")
-    return tuple(given)
+def one_of(key: str, value: Any, choices: Iterable[object]) -> Any:
+    """``value`` if it is among ``choices``."""
+    choices = list(choices)
+    if value not in choices or isinstance(value, bool):
+        refuse(key, value, f"choose one of {', '.join(map(str, choices))}")
+    return value
 
 
-def mapping(name: str, given: object) -> dict[str, str]:
-    """``given``, which has to be a mapping of texts to texts, as a dict."""
-    if not isinstance(given, Mapping) or not all(isinstance(word, str) for pair in given.items() for word in pair):
-        raise UserError(f"{name} is {given!r}: use a mapping, store column: csv column")
-    return dict(given)
+def text(key: str, value: object) -> str:
+    """``value`` if it is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        refuse(key, value, "give a text that is not empty")
+    return value
+
+
+def list_of_values(key: str, value: object) -> tuple[Any, ...]:
+    """The entries of ``value`` if it is a list; a string is not a list of letters."""
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        refuse(key, value, "give a list")
+    return tuple(value)
+
+
+def whole_numbers(key: str, value: Any, count: int) -> Sequence[int]:
+    """``value`` if it is a list of ``count`` whole numbers from 1."""
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or len(value) != count
+        or not all(is_whole(entry, 1) for entry in value)
+    ):
+        refuse(key, value, f"give a list of {count} whole numbers from 1")
+    return value
+
+
+def column_names(key: str, value: object) -> dict[str, str]:
+    """``value`` if it is a mapping from a store's columns to the columns of a csv."""
+    if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
+        refuse(key, value, "give a mapping, store column: csv column")
+    return dict(value)
+
+
+def path_list(value: Any) -> list[str]:
+    """The paths of a setting that is one path, a list of paths, or None."""
+    return [] if value is None else [str(value)] if isinstance(value, str | Path) else [str(path) for path in value]
+
+
+def refuse(key: str, value: object, remedy: str) -> NoReturn:
+    """Raise ``UserError``: ``key`` has this ``value``, and the ``remedy``."""
+    if value is None or isinstance(value, bool):
+        quoted = {None: "null", True: "true", False: "false"}[value]
+    else:
+        quoted = repr(list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value)
+    raise UserError(f"{key} is {quoted if len(quoted) <= 200 else quoted[:197] + '...'}: {remedy}")

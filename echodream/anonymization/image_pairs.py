@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.datamodules.anonymized import SHOWN as SHOWN
 from echodream.datamodules.anonymized import placed
 from echodream.datamodules.normalization import whiten
@@ -98,8 +99,7 @@ def chosen(store: Store, splits: Sequence[str] | None, key: str) -> Recordings:
 
 def images(rows: Recordings, frames: int) -> Images:
     """``frames`` frames of each recording, spread over it; one is that in the middle."""
-    if type(frames) is not int or frames < 1:
-        raise UserError(f"frames={frames} is not possible: give a whole number from 1")
+    validation.whole_number("frames", frames)
     if rows.frames.min() < frames:
         short = rows.names[int(rows.frames.argmin())]
         raise UserError(f"frames={frames} is too many: {short} of {rows.store.root} has {int(rows.frames.min())}")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from echodream import validation
 from echodream.datamodules.frame_budget_batches import plan
 from echodream.datamodules.key_frames import nearest
 from echodream.datamodules.recordings import Recordings
-from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, beats_of, rng_of, spread
 
 
@@ -35,8 +35,7 @@ class Redraw:
     strength: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.strength, bool) or not isinstance(self.strength, int | float) or not 0 <= self.strength <= 1:
-            raise UserError(f"strength={self.strength} is no share of the noise: give a number from 0 to 1")
+        validation.share("strength", self.strength)
 
     def make(self, shop: CopyGenerator, taken: Sequence[FrameSelection]) -> Sequence[Tensor]:
         """Samples that begin from the frames; what is random is a function of seed, recording and frame."""
@@ -58,8 +57,7 @@ class Blur:
     sigma: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float) or not 0 < self.sigma < 1000:
-            raise UserError(f"blur={self.sigma} is not possible: give a standard deviation in pixels, above 0")
+        validation.number("blur", self.sigma, above=0, below=1000, note=", a standard deviation in pixels")
 
     def make(self, shop: CopyGenerator, taken: Sequence[FrameSelection]) -> Sequence[Tensor]:
         """Blurred frames; the edge is repeated outwards."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.datamodules.key_frames import nearest, triples
 from echodream.datamodules.recordings import Recordings
-from echodream.errors import UserError
 from echodream.filtering.embedding import latents, spread
 from echodream.privacy.similarity import Similarity, normalised
 
@@ -69,9 +69,7 @@ class EmbeddingSetConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("per_patient", 1), ("every", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise UserError(f"{name}={value} is not possible: give a whole number from {least}")
+            validation.whole_number(name, getattr(self, name), least)
 
 
 class EmbeddingSetBuilder:

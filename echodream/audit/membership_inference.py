@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.artifact import CONFIG, FACTS
 from echodream.audit.measure import PRIVACY, Measure, exactly
 from echodream.datamodules.dataset import Samples, collate
@@ -45,9 +46,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         for name in ("samples", "levels", "noises", "batch"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UserError(f"membership.{name}={value} is not possible: give a whole number from 1")
+            validation.whole_number(f"membership.{name}", getattr(self, name))
 
     def settings(self) -> dict[str, int]:
         """What decides the result."""

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from echodream.errors import UserError
+from echodream import validation
 
 
 class EMA(WeightAveraging):
@@ -18,9 +18,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay is {decay}; give a number from 0 to below 1")
-        self.decay = decay
+        self.decay = validation.number("callbacks.ema.decay", decay, 0, below=1)
         super().__init__(use_buffers=False)
         self._tensors: _Tensors | None = None
 

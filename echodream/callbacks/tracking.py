@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from echodream import validation
 from echodream.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,13 +71,12 @@ class Wandb(WandbLogger):
         pictures: str = SAMPLES,
         upload: bool = False,
     ) -> None:
-        if pictures not in KINDS:
-            raise UserError(f"logger.wandb.pictures={pictures} is not known: choose one of {', '.join(KINDS)}")
+        validation.one_of("logger.wandb.pictures", pictures, KINDS)
         if not project or set(project) & set("/\\#?%:"):
             raise UserError(f"logger.wandb.project={project} is not possible: give a name without / \\ # ? % :")
         for key, value in {"offline": offline, "upload": upload}.items():
-            if not isinstance(value, bool) and not (key == "offline" and value is None):
-                raise UserError(f"logger.wandb.{key}={value} is not possible: give true or false")
+            if not (key == "offline" and value is None):
+                validation.true_or_false(f"logger.wandb.{key}", value)
         self.pictures, self.upload, self.mode = pictures, upload, _mode(offline)
         super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_settings())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from echodream import validation
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.store import Store
@@ -29,8 +30,7 @@ class AnonymizedData(StoreData):
     """
 
     def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
-        if train_on not in TRAIN_ON:
-            raise UserError(f"train_on={train_on} is not known; choose one of {', '.join(TRAIN_ON)}")
+        validation.one_of("train_on", train_on, TRAIN_ON)
         if train_on == "anonymised" and not Path(anonymised or "").is_dir():
             raise UserError(
                 f"anonymised={anonymised} does not exist: make it with stage=anonymise, or give another store"

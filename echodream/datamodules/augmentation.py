@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from echodream.errors import UserError
+from echodream import validation
 
 
 def gain(x: Tensor, factor: float) -> Tensor:
@@ -93,10 +93,7 @@ class Augment:
     def __post_init__(self) -> None:
         most = {"shift": 1.0, "rotate": 180.0, "flip": 1.0}
         for field in fields(self):
-            value = getattr(self, field.name)
-            high = most.get(field.name, 100.0)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-                raise UserError(f"augment.{field.name} is {value!r}, not a number from 0 to {high:g}")
+            validation.number(f"augment.{field.name}", getattr(self, field.name), 0, most.get(field.name, 100.0))
 
     def for_pixels_only(self) -> list[str]:
         """Names of what is asked for and has a meaning for pixels alone."""

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, Samples, collate
 from echodream.datamodules.recordings import Recordings
@@ -42,8 +43,7 @@ class StoreData(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value, low in (("batch_size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UserError(f"{name} is {value!r}, not a whole number from {low}")
+            validation.whole_number(name, value, low)
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from echodream.errors import UserError
+from echodream import validation
 from echodream.store import Store
 
 
@@ -31,8 +31,7 @@ def plan(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int)
 
     A function of the whole store and the budget alone, so that a resumed run meets the same batches.
     """
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        raise UserError(f"budget is {budget!r}; give the number of frames that go through the network at once")
+    validation.whole_number("budget", budget, note=", the frames of a batch")
     packs: list[list[int]] = []
     room = 0
     for index, length in enumerate(lengths):

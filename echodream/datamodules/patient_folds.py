@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def split_by_fold(
     If ``unseen``, patients of TRAIN stay there, and folds are made of VAL and TEST patients: of those whom a generator
     that was trained on TRAIN never saw.
     """
-    if not isinstance(folds, int) or isinstance(folds, bool) or folds < 3:
-        raise UserError(f"folds is {folds!r}: give a whole number from 3, or null for the study's own splits")
+    validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
     divided = table["Split"].to_numpy() != "TRAIN" if unseen else np.ones(len(table), bool)
     if not divided.any():
         raise UserError("folds= needs patients of VAL and TEST, whom no generator saw, and there are none")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from echodream.config.paths import listed
+from echodream import validation
 from echodream.datamodules.anonymized import ORIGINAL, TRAIN_ON, as_originals
 from echodream.datamodules.dataset import Samples
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
@@ -32,9 +32,8 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         match: str = "FileName",
         **data: Any,
     ) -> None:
-        if train_on not in TRAIN_ON:
-            raise UserError(f"train_on={train_on} is not known; choose one of {', '.join(TRAIN_ON)}")
-        paths = listed(anonymised)
+        validation.one_of("train_on", train_on, TRAIN_ON)
+        paths = validation.path_list(anonymised)
         if train_on == "anonymised" and len(paths) != 1:
             raise UserError(f"train_on=anonymised needs one store as anonymised=, and has {len(paths) or 'none'}")
         if len({Path(path).name for path in paths}) < len(paths):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echodream import validation
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.dataset import MixedDataset, Samples
 from echodream.datamodules.patient_folds import split_by_fold
@@ -55,16 +56,15 @@ class RealAndSyntheticData(StoreData):
         self.synthetic = None if train_on == "real" else self._opened(str(synthetic))
 
     def _refuse(self, synthetic: str | None) -> None:
-        if self.train_on not in TRAIN_ON:
-            raise UserError(f"train_on={self.train_on} is not known; choose one of {', '.join(TRAIN_ON)}")
+        validation.one_of("train_on", self.train_on, TRAIN_ON)
         if self.train_on != "real" and synthetic is None:
             raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
         if self.ratio is not None and self.train_on != "both":
             raise UserError(f"ratio= is of train_on=both, and train_on is {self.train_on}: leave it out")
-        if self.ratio is not None and (type(self.ratio) not in (int, float) or not 0 < self.ratio <= 1000):
-            raise UserError(f"ratio is {self.ratio!r}: give synthetic samples per real one, up to 1000")
-        if self.length is not None and (type(self.length) is not int or self.length < 1):
-            raise UserError(f"datamodule.length is {self.length!r}: give samples of an epoch, a whole number from 1")
+        if self.ratio is not None:
+            validation.number("ratio", self.ratio, maximum=1000, above=0, note=", synthetic samples per real sample")
+        if self.length is not None:
+            validation.whole_number("datamodule.length", self.length, note=", the samples of an epoch")
 
     def _refuse_fold(self, folds: int | None) -> None:
         fold = self.fold

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from echodream import validation
 from echodream.datamodules.key_frames import nearest, recordings_with_triples, triples
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
@@ -49,7 +50,7 @@ class View(ABC):
     """Whether a sample's frames, one or a few, are stacked along its channels: batches are (B, F * C, H, W)."""
 
     def __post_init__(self) -> None:
-        _choice("posterior", self.posterior, ("sample", "mean"))
+        validation.one_of("view.posterior", self.posterior, ("sample", "mean"))
 
     def fixed(self) -> Self:
         """This view for validation and test, where nothing may depend on when it is asked."""
@@ -83,9 +84,9 @@ class Frames(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("held_out", self.held_out)
+        validation.whole_number("view.held_out", self.held_out)
         if self.per_recording is not None:
-            _at_least_one("per_recording", self.per_recording)
+            validation.whole_number("view.per_recording", self.per_recording)
 
     def fixed(self) -> "Clips":  # type: ignore[override]
         return Clips(frames=self.held_out, start="centre", posterior=self.posterior)
@@ -125,9 +126,9 @@ class Clips(View):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("frames", "stride", "references", "per_recording"):
-            _at_least_one(name, getattr(self, name))
-        _choice("start", self.start, ("random", "first", "centre", "spread"))
-        _choice("reference", self.reference, ("none", "random", "first", "even", "keyframes"))
+            validation.whole_number(f"view.{name}", getattr(self, name))
+        validation.one_of("view.start", self.start, ("random", "first", "centre", "spread"))
+        validation.one_of("view.reference", self.reference, ("none", "random", "first", "even", "keyframes"))
         fits = {"keyframes": 3, "first": 1}.get(self.reference, self.references)
         if self.references != fits:
             raise UserError(f"view.reference={self.reference} needs view.references={fits}, not {self.references}")
@@ -190,8 +191,8 @@ class Triplet(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one("per_recording", self.per_recording)
-        _choice("beat", self.beat, ("random", "centre"))
+        validation.whole_number("view.per_recording", self.per_recording)
+        validation.one_of("view.beat", self.beat, ("random", "centre"))
 
     def fixed(self) -> Self:
         return replace(self, beat="centre", per_recording=1)
@@ -232,9 +233,9 @@ class Pairs(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choice("identity", self.identity, ("patient", "recording"))
-        _choice("negatives", self.negatives, ("any", "same_class"))
-        _at_least_one("per_recording", self.per_recording)
+        validation.one_of("view.identity", self.identity, ("patient", "recording"))
+        validation.one_of("view.negatives", self.negatives, ("any", "same_class"))
+        validation.whole_number("view.per_recording", self.per_recording)
 
     def usable(self, rows: Recordings) -> Recordings:
         where = f"{rows.store.root}: split {rows.split}"
@@ -284,13 +285,3 @@ class Pairs(View):
             classes = rows.column("class_id")
             other = other & (classes == classes[row])
         return np.flatnonzero(other)
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"view.{name} is {value!r}, not one of {', '.join(choices)}")
-
-
-def _at_least_one(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"view.{name} is {value!r}, not a whole number from 1")

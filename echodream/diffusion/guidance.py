@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from echodream.diffusion.processes.base import Denoise, Process, finite
+from echodream import validation
+from echodream.diffusion.processes.base import Denoise, Process
 from echodream.errors import UserError
 
 Predict = Callable[[Tensor, Tensor, Sequence[frozenset[str]]], Tensor]
@@ -30,16 +31,11 @@ class Guidance:
         object.__setattr__(self, "scales", dict(self.scales))
         object.__setattr__(self, "interval", tuple(self.interval))
         for name, scale in {**self.scales, "auto": self.auto}.items():
-            if not finite(scale):
-                raise UserError(f"guidance.{name}={scale} is no scale; give a number, 1 for no guidance")
-        low_high = self.interval
-        if len(low_high) != 2 or not all(map(finite, low_high)) or not 0 <= low_high[0] <= low_high[1] <= 1:
-            shown = ",".join(map(str, low_high))
-            raise UserError(
-                f"guidance.interval=[{shown}] is no interval of noise levels; give two rising numbers from 0 to 1"
-            )
-        if not (finite(self.rescale) and 0 <= self.rescale <= 1):
-            raise UserError(f"guidance.rescale={self.rescale} is no share; give a number from 0 to 1")
+            validation.number(f"guidance.{name}", scale, note=", 1 for no guidance")
+        levels = self.interval
+        if len(levels) != 2 or not all(map(validation.is_finite, levels)) or not 0 <= levels[0] <= levels[1] <= 1:
+            validation.refuse("guidance.interval", levels, "give two rising noise levels from 0 to 1")
+        validation.share("guidance.rescale", self.rescale)
 
     def terms(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
         """The sets of conditions that are kept, and what each prediction is multiplied by; these sum to 1.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.diffusion.conditioning import Conditioner, beating, between
 from echodream.diffusion.guidance import Predict
@@ -55,7 +56,7 @@ class ModelMetadata:
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
-        if not all(type(size) is int and size > 0 for size in sizes) or not 0 <= float(self.shared_noise) < 1:
+        if not all(validation.is_whole(size, 1) for size in sizes) or not 0 <= float(self.shared_noise) < 1:
             raise ValueError(f"impossible sizes {sizes}, or shared noise of {self.shared_noise}")
         if not all(map(math.isfinite, (*numbers, *self.reference_times))) or self.fps <= 0 or numbers[1] < 0:
             raise ValueError(f"impossible times: {numbers}, {self.reference_times}")

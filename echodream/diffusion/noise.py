@@ -6,14 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from echodream.errors import UserError
+from echodream import validation
 
 
 def check_shared(shared: float) -> float:
     """``shared`` if it is a share that frames can have in common. Raises ``UserError``."""
-    if isinstance(shared, bool) or not isinstance(shared, int | float) or not 0 <= shared < 1:
-        raise UserError(f"model.shared_noise={shared} is not possible; give a share from 0 to below 1, for example 0.5")
-    return float(shared)
+    return float(validation.number("model.shared_noise", shared, 0, below=1, note=", for example 0.5"))
 
 
 def draw(
@@ -34,9 +32,7 @@ def draw(
 
 def check_offset(offset: float) -> float:
     """``offset`` if it is a strength of ``add_offset``. Raises ``UserError``."""
-    if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < math.inf:
-        raise UserError(f"model.noise_offset={offset} is not possible; give a number from 0, for example 0.1")
-    return float(offset)
+    return float(validation.number("model.noise_offset", offset, 0, note=", for example 0.1"))
 
 
 def add_offset(noise: Tensor, offset: float) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.diffusion.processes.base import Denoise
 from echodream.errors import UserError
 
@@ -20,8 +21,7 @@ def starts(frames: int, window: int, overlap: int) -> list[int]:
     window, as long as the clip.
     """
     for key, value, least in (("frames", frames, 1), ("window", window, 1), ("overlap", overlap, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key}={value} is not possible; give a whole number from {least}")
+        validation.whole_number(key, value, least)
     if overlap >= window:
         raise UserError(f"overlap={overlap} leaves a window={window} no frame of its own; give less than the window")
     if frames <= window:
@@ -51,8 +51,7 @@ def blend(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
 def windowed(denoise_at: DenoiseAt, frames: int, window: int, overlap: int, batch: int) -> Denoise:
     """A denoiser of clips, (B, C, frames, *rest), from one of windows, at most ``batch`` of them in a call."""
     firsts = starts(frames, window, overlap)
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise UserError(f"batch={batch} is not possible; give how many windows go through the network at once, from 1")
+    validation.whole_number("batch", batch, note=", the windows in one network call")
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         if x_t.shape[2] != frames:

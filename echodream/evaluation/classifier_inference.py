@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.artifact import Artifact, read_artifact
 from echodream.datamodules.dataset import Samples, collate
 from echodream.datamodules.recordings import Recordings
@@ -42,8 +43,7 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
 
     Raises ``UserError`` when the recordings are not of the size that it was trained on.
     """
-    if type(batch) is not int or batch < 1:
-        raise UserError(f"batch is {batch!r}: give a whole number of clips from 1")
+    validation.whole_number("batch", batch)
     rows = Recordings(store, split)
     _check_size(model, store, rows.table)
     samples = Samples(rows, clip_of(model.facts), seed=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.errors import UserError
 
 VERSION = 2
@@ -52,7 +53,7 @@ def _shaped(found: Mapping[str, Any]) -> bool:
     if not all(isinstance(found[key], dict) for key in ("extractors", "count", "real")):
         return False
     return all(isinstance(one, dict) for one in found["extractors"].values()) and all(
-        type(count) is int and count > 1 for count in found["count"].values()
+        validation.is_whole(count, 2) for count in found["count"].values()
     )
 
 

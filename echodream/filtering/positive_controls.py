@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.datamodules import augmentation
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import TOGETHER, CopyGenerator, FrameSelection, batched, normal, rng_of, spread
@@ -154,8 +155,7 @@ class SDEdit(Control):
     name: ClassVar[str] = "regenerated"
 
     def __post_init__(self) -> None:
-        if isinstance(self.strength, bool) or not 0 < self.strength < 1:
-            raise UserError(f"strength is {self.strength!r}: give a share of the noise between 0 and 1")
+        validation.number("strength", self.strength, above=0, below=1)
 
     @property
     def amount(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, drawn, pick, rng_of
@@ -17,7 +18,6 @@ from echodream.filtering.positive_controls import Control, copies, views
 from echodream.filtering.reference_search import Compared, Query, References, View, embedded, train_to_test
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.rules import Evidence, Percentile, Rule
-from echodream.runs.instantiate_stage import whole
 from echodream.store import Store
 
 
@@ -37,15 +37,13 @@ class ScoringConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.on not in ("image", "video"):
-            raise UserError(f"on={self.on}: choose image or video")
-        if self.reference not in ("all", "first"):
-            raise UserError(f"reference={self.reference}: choose all or first")
+        validation.one_of("on", self.on, ("image", "video"))
+        validation.one_of("reference", self.reference, ("all", "first"))
         for name in ("check_every", "reference_every", "steps"):
-            whole(name, getattr(self, name))
-        whole("seed", self.seed, 0)
+            validation.whole_number(name, getattr(self, name))
+        validation.whole_number("seed", self.seed, 0)
         if self.patients is not None:
-            whole("patients", self.patients)
+            validation.whole_number("patients", self.patients)
         splits = [self.calibration] if isinstance(self.calibration, str) else list(self.calibration)
         if not splits or not set(splits) <= {"VAL", "TEST"} or len(set(splits)) < len(splits):
             raise UserError(

@@ -39,10 +39,10 @@ class Camus:
     """Frames per second where neither the text file nor the header states a plausible one."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", validation.items("views", self.views))
+        object.__setattr__(self, "views", validation.list_of_values("views", self.views))
         if not self.views or set(self.views) - set(VIEWS.values()):
             raise UserError(f"views is {list(self.views)}: use A4C, A2C or both")
-        validation.rate("fps", self.fps)
+        validation.frame_rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the half sequences of ``views``; see ``Source``."""

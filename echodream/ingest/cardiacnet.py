@@ -69,7 +69,7 @@ class CardiacNet:
 
     def __post_init__(self) -> None:
         Orientation(self.rotate, self.flip)
-        validation.rate("fps", self.fps)
+        validation.frame_rate("fps", self.fps)
         if self.table is not None:
             validation.text("table", self.table)
 

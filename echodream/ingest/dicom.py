@@ -53,9 +53,9 @@ class Dicom:
 
     def __post_init__(self) -> None:
         validation.text("key_file", self.key_file)
-        validation.choice("keep", self.keep, ("sector", "all"))
+        validation.one_of("keep", self.keep, ("sector", "all"))
         if self.fps is not None:
-            validation.rate("fps", self.fps)
+            validation.frame_rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw`` by its pseudonym; see ``Source``."""

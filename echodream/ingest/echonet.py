@@ -69,9 +69,9 @@ class EchoNetPediatric:
     """Folds that become TEST; all others are TRAIN."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "val_folds", validation.items("val_folds", self.val_folds))
-        object.__setattr__(self, "test_folds", validation.items("test_folds", self.test_folds))
-        validation.choice("view", self.view, ("A4C", "PSAX"))
+        object.__setattr__(self, "val_folds", validation.list_of_values("val_folds", self.val_folds))
+        object.__setattr__(self, "test_folds", validation.list_of_values("test_folds", self.test_folds))
+        validation.one_of("view", self.view, ("A4C", "PSAX"))
         folds = self.val_folds + self.test_folds
         if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
             raise UserError(

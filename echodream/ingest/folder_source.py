@@ -54,15 +54,16 @@ class Files(ABC):
     special: ClassVar[tuple[str, ...]] = ("FileName", "PatientID", "Split")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", validation.mapping("columns", self.columns))
-        object.__setattr__(self, "classes", None if self.classes is None else validation.items("classes", self.classes))
+        object.__setattr__(self, "columns", validation.column_names("columns", self.columns))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", validation.list_of_values("classes", self.classes))
         if "FileName" not in self.columns:
             raise UserError("columns names no FileName: say which csv column names the files")
         check_column_names([name for name in self.columns if name not in self.special], "columns")
         if self.csv is not None:
             validation.text("csv", self.csv)
         if self.patient_from is not None:
-            validation.choice("patient_from", self.patient_from, PATIENT_FROM)
+            validation.one_of("patient_from", self.patient_from, PATIENT_FROM)
         if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
             raise UserError("patient_from=csv needs csv= and a PatientID in columns")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):

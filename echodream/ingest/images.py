@@ -48,7 +48,7 @@ class Images(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "labels", validation.mapping("labels", self.labels))
+        object.__setattr__(self, "labels", validation.column_names("labels", self.labels))
         check_label_names(tuple(self.labels))
         check_column_names(tuple(self.labels), "labels")
         Policy(self.uncertain, self.missing)

@@ -32,8 +32,8 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("uncertain", "missing"):
             given = getattr(self, name)
-            if given is not None and not (validation.is_finite(given) and 0 <= given <= 1):
-                raise UserError(f"{name} is {given!r}: use a label from 0 to 1, or null to leave the cell empty")
+            if given is not None:
+                validation.share(name, given, note=", or null to leave the cell empty")
             object.__setattr__(self, name, _short(given))
 
     def read(self, text: str, where: str) -> Value | None:

@@ -61,13 +61,12 @@ class MimicCxr:
         validation.text("key_file", self.key_file)
         for name in ("csv", "labels", "views"):
             if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, validation.items(name, given))
+                object.__setattr__(self, name, validation.list_of_values(name, given))
         for path in self.csv or ():
             validation.text("csv", path)
         check_label_names(self.wanted())
         Policy(self.uncertain, self.missing)
-        if not isinstance(self.subset, bool):
-            raise UserError(f"subset is {self.subset!r}: use true or false")
+        validation.true_or_false("subset", self.subset)
 
     def wanted(self) -> tuple[str, ...]:
         """The labels."""

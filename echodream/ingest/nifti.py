@@ -39,8 +39,8 @@ class Orientation:
     flip: str = "none"
 
     def __post_init__(self) -> None:
-        validation.choice("rotate", self.rotate, ROTATIONS)
-        validation.choice("flip", self.flip, FLIPS)
+        validation.one_of("rotate", self.rotate, ROTATIONS)
+        validation.one_of("flip", self.flip, FLIPS)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Turn frames (F, H, W) or (F, H, W, C)."""

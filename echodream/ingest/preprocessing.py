@@ -42,23 +42,20 @@ class Preprocessing:
         if self.size is not None:
             listed = isinstance(self.size, Sequence) and not isinstance(self.size, str)
             size: tuple[Any, ...] = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
-            if len(size) != 2 or not all(validation.is_whole(side) and 16 <= side <= 4096 for side in size):
+            if len(size) != 2 or not all(validation.is_whole(side, 16, 4096) for side in size):
                 raise UserError(
                     f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels"
                 )
             object.__setattr__(self, "size", size)
-        _one_of("crop", self.crop, ("none", "sector"))
-        _one_of("fit", self.fit, ("stretch", "pad", "centre"))
-        _one_of("rotate", self.rotate, (0, 90, 180, 270))
-        _one_of("flip", self.flip, ("none", "horizontal", "vertical"))
-        if self.fps is not None and not (validation.is_finite(self.fps) and 0 < self.fps <= 1000):
-            raise UserError(
-                f"data.fps is {self.fps!r}; give frames per second from 0 to 1000, or null to keep each file's own"
-            )
+        validation.one_of("data.crop", self.crop, ("none", "sector"))
+        validation.one_of("data.fit", self.fit, ("stretch", "pad", "centre"))
+        validation.one_of("data.rotate", self.rotate, (0, 90, 180, 270))
+        validation.one_of("data.flip", self.flip, ("none", "horizontal", "vertical"))
+        if self.fps is not None:
+            validation.frame_rate("data.fps", self.fps, note=", or null to keep each file's own")
         for name in ("max_black", "max_frozen"):
             validation.share(f"data.{name}", getattr(self, name))
-        if not isinstance(self.grey, bool):
-            raise UserError(f"data.grey is {self.grey!r}; give true or false")
+        validation.true_or_false("data.grey", self.grey)
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,3 @@ def resize(frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = 
         small = np.asarray(picture.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, box=box))
         target[y : y + inner[0], x : x + inner[1]] = small[..., None] if small.ndim == 2 else small
     return out
-
-
-def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"data.{name} is {value!r}; choose one of {', '.join(map(str, choices))}")

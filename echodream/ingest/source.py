@@ -25,7 +25,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("min_frames", "max_frames", "min_side", "max_side", "max_bytes"):
-            validation.whole(f"data.limits.{name}", getattr(self, name), 1)
+            validation.whole_number(f"data.limits.{name}", getattr(self, name), 1)
         for name in ("frames", "side"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if least > most:

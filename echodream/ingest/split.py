@@ -23,10 +23,8 @@ class SplitRatios:
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):
-            given = getattr(self, name)
-            if not isinstance(given, int | float) or isinstance(given, bool):
-                raise UserError(f"data.split.{name} is {given!r}: use a number from 0 to 1")
-        validation.whole("data.split.seed", self.seed, 0)
+            validation.number(f"data.split.{name}", getattr(self, name))
+        validation.whole_number("data.split.seed", self.seed, 0)
         shares = (self.train, self.val, self.test)
         if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
             raise UserError(f"data.split: the shares are {shares}; give three numbers of at least 0 that add up to 1")

@@ -35,7 +35,7 @@ class Videos(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.rate("image_fps", self.image_fps)
+        validation.frame_rate("image_fps", self.image_fps)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from echodream.errors import UserError
+from echodream import validation
 
 
 class PatchAdversarial(nn.Module):
@@ -28,10 +28,9 @@ class PatchAdversarial(nn.Module):
         from monai.networks.nets import PatchDiscriminator
 
         super().__init__()
-        if criterion not in ("hinge", "least_squares", "bce"):
-            raise UserError(f"loss.adversarial.criterion is {criterion!r}; choose one of hinge, least_squares, bce")
-        if start < 0 or weight < 0:
-            raise UserError(f"loss.adversarial has start {start} and weight {weight}; both must be at least 0")
+        validation.one_of("loss.adversarial.criterion", criterion, ("hinge", "least_squares", "bce"))
+        validation.number("loss.adversarial.start", start, 0)
+        validation.number("loss.adversarial.weight", weight, 0)
         self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
         self.criterion = PatchAdversarialLoss(criterion=criterion)
         self.start, self.weight, self.adaptive = start, weight, adaptive

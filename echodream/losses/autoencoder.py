@@ -6,12 +6,12 @@ the latent and average over the batch; it is divided by the pixels of an image h
 sum equals theirs (their reconstruction loss is summed over pixels).
 """
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ class Term(nn.Module):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise UserError(f"loss: a {type(self).__name__} has weight {weight!r}; give a number from 0 (off)")
-        self.weight = float(weight)
+        self.weight = float(validation.number(f"loss: the weight of {type(self).__name__}", weight, 0, note=" (off)"))
 
 
 class L1(Term):

@@ -4,10 +4,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echodream import validation
 from echodream.errors import UserError
 
 Compare = Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +63,7 @@ class Contrastive(Head):
         from pytorch_metric_learning.losses import NTXentLoss
 
         super().__init__()
-        _positive("temperature", temperature)
+        validation.positive_number("head.temperature", temperature)
         self.loss = NTXentLoss(temperature=temperature)
 
     def forward(
@@ -81,9 +81,8 @@ class ArcFace(Head):
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
         super().__init__()
-        _positive("scale", scale)
-        if not 0 <= margin < 90:
-            raise UserError(f"head.margin is {margin}: give an angle in degrees, from 0 to below 90")
+        validation.positive_number("head.scale", scale)
+        validation.number("head.margin", margin, 0, below=90, note=" degrees")
         self.margin, self.scale = margin, scale
         self.loss: nn.Module
 
@@ -112,9 +111,8 @@ class Code(Head):
 
     def __init__(self, features: int = 40, sigma: float = 0.5) -> None:
         super().__init__()
-        if type(features) is not int or features < 1:
-            raise UserError(f"head.features is {features!r}: give a whole number from 1")
-        _positive("sigma", sigma)
+        validation.whole_number("head.features", features)
+        validation.positive_number("head.sigma", sigma)
         self.features, self.sigma = features, sigma
 
     def code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,8 +133,3 @@ class Code(Head):
     ) -> Tensor:
         assert targets is not None
         return (features - targets)[:, : self.features].square().sum(dim=1).mean()
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < torch.inf:
-        raise UserError(f"head.{name} is {value}: give a positive number")

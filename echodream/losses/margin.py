@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.losses.identity import Compare, Head
 
@@ -41,10 +42,8 @@ class Margin(Head):
                 f"head.margins is {list(margins)}: give m1 from 1 to 10, m2 from 0 to below pi / 2, and m3 from 0 to "
                 "below 1"
             )
-        if not 0 < scale < math.inf:
-            raise UserError(f"head.scale is {scale}: give a positive number")
-        if isinstance(share, bool) or not 0 < share <= 1:
-            raise UserError(f"head.share is {share}: give a share above 0, up to 1 for all")
+        validation.positive_number("head.scale", scale)
+        validation.number("head.share", share, maximum=1, above=0)
         self.margins, self.scale, self.share, self.seed = (m1, m2, m3), scale, share, seed
         self.step: Tensor
         self.register_buffer("step", torch.tensor(0))

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Task
 from echodream.datamodules.views import Clips
-from echodream.errors import UserError
 from echodream.metrics.patient_bootstrap import draws, interval
 from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, goal_of
 from echodream.modules.label_table import label_table, plain
@@ -57,10 +57,8 @@ class ClipClassifier(Trainable):
     ) -> None:
         super().__init__()
         for name, value in (("blur", blur), ("smallest", smallest)):
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
-        if type(repeats) is not int or repeats < 100:
-            raise UserError(f"model.repeats is {repeats!r}: give a whole number from 100")
+            validation.share(f"model.{name}", value)
+        validation.whole_number("model.repeats", repeats, 100)
         self.make_network, self.make_optimizer, self.make_schedule = backbone, optimizer, schedule
         self.balanced, self.blur, self.smallest, self.repeats = balanced, blur, smallest, repeats
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []

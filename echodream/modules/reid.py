@@ -1,6 +1,5 @@
 """``model=reid``: embeddings of frames that tell patients apart, for the privacy filter."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
@@ -43,8 +43,7 @@ class Reid(MetricLearning):
         range: Sequence[float] | None = None,
     ) -> None:
         super().__init__(embedder, head, optimizer, schedule, on, range)
-        if not 0 <= noise < math.inf:
-            raise UserError(f"model.noise is {noise}: give a standard deviation, or 0 for none")
+        validation.number("model.noise", noise, 0, note=", a standard deviation")
         self.noise, self.copies = noise, copies
         self.redraw = redraw if redraw is not None and redraw.share and self.on == "latents" else None
         self.bank: FrameBank | None = None

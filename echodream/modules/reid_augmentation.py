@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
@@ -54,10 +55,8 @@ class CopyAugmentation:
 
     def __init__(self, vae: str, augment: Augment, frames: int, variants: int, share: float) -> None:
         for name, value, low in (("frames", frames, 0), ("variants", variants, 1)):
-            if type(value) is not int or value < low:
-                raise UserError(f"model.copies.{name} is {value!r}: give a whole number from {low}")
-        if not 0 <= share < float("inf"):
-            raise UserError(f"model.copies.share is {share}: give a number, 0 or more")
+            validation.whole_number(f"model.copies.{name}", value, low)
+        validation.number("model.copies.share", share, 0)
         self.folder, self.augment, self.frames, self.variants, self.share = vae, augment, frames, variants, share
         self.network: Any = None
         self.encoder: str | None = None
@@ -146,8 +145,7 @@ class GaussianRedraw:
     """
 
     def __init__(self, share: float, low: float, high: float) -> None:
-        if not 0 <= share <= 1:
-            raise UserError(f"model.redraw.share is {share}: give a number from 0 to 1")
+        validation.share("model.redraw.share", share)
         if not 0 < low <= high < float("inf"):
             raise UserError(f"model.redraw.low and high are {low} and {high}: give two positive numbers in this order")
         self.share, self.low, self.high = share, low, high

@@ -1,6 +1,5 @@
 """What ``train.py`` asks of every model."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,17 +11,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
+from echodream import validation
 from echodream.artifact import Artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 
-_RATES = (
-    ("lr", math.ulp(0.0), math.inf, "a positive number"),
-    ("weight_decay", 0, math.inf, "a number, 0 or more"),
-    ("momentum", 0, 1, "a number, 0 or more and less than 1"),
-    ("power", math.ulp(0.0), math.inf, "a positive number"),
+_INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("lr", {"above": 0}),
+    ("weight_decay", {"minimum": 0}),
+    ("momentum", {"minimum": 0, "below": 1}),
+    ("power", {"above": 0}),
 )
-"""Settings of optimisers and schedules that are numbers: the least, what they stay below, and how that is said."""
+"""Settings of optimizers and schedules that are numbers, and their intervals."""
 
 
 class Trainable(pl.LightningModule):
@@ -102,16 +102,12 @@ def _refusing(key: str) -> Iterator[None]:
 def check_rates(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
     """Raise ``UserError`` when the partials of an optimiser and its schedule were given what these cannot take."""
     asked = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
-    for key, low, most, wanted in _RATES:
-        value = asked.get(key, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < most:
-            raise UserError(f"model.{key} is {value!r}: give {wanted}")
-    warmup = asked.get("num_warmup_steps", 0)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise UserError(f"model.warmup is {warmup!r}: give a whole number of steps, 0 or more")
+    for key, interval in _INTERVALS:
+        if key in asked:
+            validation.number(f"model.{key}", asked[key], **interval)
+    validation.whole_number("model.warmup", asked.get("num_warmup_steps", 0), 0)
     if "name" in asked:
         from diffusers.optimization import SchedulerType
 
         known = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant" or "step_rules" in asked]
-        if asked["name"] not in known:
-            raise UserError(f"model.schedule is {asked['name']!r}: choose one of {', '.join(known)}")
+        validation.one_of("model.schedule", asked["name"], known)

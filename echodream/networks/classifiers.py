@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.densenet import DenseBody
 from echodream.networks.densenet import own_name as dense_name
@@ -91,7 +92,7 @@ class Classifier(nn.Module):
 def _check_lists(**given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise UserError(f"backbone.{name} is {value!r}: give a list of whole numbers, as [64,128,256,512]")
+            validation.refuse(f"backbone.{name}", value, "give a list of whole numbers, as [64,128,256,512]")
 
 
 def _check(asked: dict[str, Any]) -> None:
@@ -101,12 +102,9 @@ def _check(asked: dict[str, Any]) -> None:
         raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame alone) or 3 (space and time together)")
     dense = asked["block"] == "dense"
     for name, count in (("widths", 2 if dense else 4), ("layers", 4), ("stem", dims), ("stride", dims)):
-        value = asked[name]
-        if len(value) != count or not all(isinstance(number, int) and number >= 1 for number in value):
-            raise UserError(f"backbone.{name} is {value!r}: give {count} whole numbers from 1")
+        validation.whole_numbers(f"backbone.{name}", asked[name], count)
     for name, choices in (("block", ("basic", "bottleneck", "dense")), ("pooling", POOLINGS)):
-        if asked[name] not in choices:
-            raise UserError(f"backbone.{name} is {asked[name]!r}: choose one of {', '.join(choices)}")
+        validation.one_of(f"backbone.{name}", asked[name], choices)
     if dims == 3 and asked["pooling"] != "mean":
         raise UserError("backbone.pooling joins frames of a 2D backbone; with backbone.dims=3 leave it at mean")
     if dense and dims != 2:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.weights import load_exactly, read_weights
 
@@ -96,9 +97,6 @@ def _conv(inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Con
 
 def _check(layers: Sequence[int], widths: Sequence[int], features: int, dropout: float) -> None:
     for name, value in (("layers", layers), ("widths", widths)):
-        if len(value) != 4 or not all(type(number) is int and number >= 1 for number in value):
-            raise UserError(f"embedder.{name} is {list(value)!r}: give 4 whole numbers from 1")
-    if type(features) is not int or features < 1:
-        raise UserError(f"embedder.features is {features!r}: give a whole number from 1")
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise UserError(f"embedder.dropout is {dropout!r}: give a share from 0 to below 1")
+        validation.whole_numbers(f"embedder.{name}", value, 4)
+    validation.whole_number("embedder.features", features)
+    validation.number("embedder.dropout", dropout, 0, below=1)

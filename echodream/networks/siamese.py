@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.iresnet import IResNet
 from echodream.weights import load_exactly, read_weights
@@ -59,14 +60,11 @@ class Siamese(nn.Module):
         from monai.networks.nets.resnet import ResNet
 
         super().__init__()
-        if block not in ("basic", "bottleneck"):
-            raise UserError(f"embedder.block is {block!r}: give basic or bottleneck")
-        for name, value, count in (("layers", layers, 4), ("widths", widths, 4)):
-            if len(value) != count or not all(type(number) is int and number >= 1 for number in value):
-                raise UserError(f"embedder.{name} is {list(value)!r}: give {count} whole numbers from 1")
+        validation.one_of("embedder.block", block, ("basic", "bottleneck"))
+        for name, value in (("layers", layers), ("widths", widths)):
+            validation.whole_numbers(f"embedder.{name}", value, 4)
         for name, number in (("features", features), ("stem", stem), ("stride", stride)):
-            if type(number) is not int or number < 1:
-                raise UserError(f"embedder.{name} is {number!r}: give a whole number from 1")
+            validation.whole_number(f"embedder.{name}", number)
         self.settings: dict[str, Any] = {"channels": channels, "block": block, "features": features, "paired": paired}
         self.settings |= {"layers": [*layers], "widths": [*widths], "stem": stem, "stride": stride}
         self.settings["max_pool"] = max_pool
@@ -161,7 +159,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width)
-        if not all(type(size) is int and size > 0 for size in sizes):
+        if not all(validation.is_whole(size, 1) for size in sizes):
             raise ValueError(f"impossible sizes {sizes}")
         if self.on not in KINDS or self.similarity not in SIMILARITIES:
             raise ValueError(f"an identity network on {self.on!r}, compared by {self.similarity!r}")

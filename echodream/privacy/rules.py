@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import calibration_needed, chosen_passes, controls_needed
 from echodream.privacy import statements
@@ -86,8 +87,7 @@ class Percentile(Rule):
     similarity: Similarity = "pearson"
 
     def __post_init__(self) -> None:
-        if not 0 < self.percent < 100:
-            raise UserError(f"rule.percent={self.percent} must lie between 0 and 100.")
+        validation.number("rule.percent", self.percent, above=0, below=100)
         _probability("delta", self.delta)
 
     def decide(self, evidence: Evidence) -> Decision:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.artifact import FACTS, read_artifact
 from echodream.errors import UserError
 from echodream.filtering.embedding import drawn_with
@@ -54,8 +55,7 @@ def check_known(what: str) -> None:
     """Raise ``UserError`` for a ``what`` that is none, or that is never published."""
     if what in REFUSED:
         raise UserError(f"what={what} is refused: {REFUSED[what]}")
-    if what not in (*STORES, *GENERATORS):
-        raise UserError(f"what={what} is not known: choose one of {', '.join((*STORES, *GENERATORS))}")
+    validation.one_of("what", what, (*STORES, *GENERATORS))
 
 
 def clear_store(what: str, sources: Sources) -> Cleared:

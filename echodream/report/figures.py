@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from echodream import validation
 from echodream.metrics.intervals import Interval
 
 SHARE = (0.0, 1.0)
@@ -100,7 +101,7 @@ def interval(found: Any) -> Interval | None:
 def _number(found: Any) -> float | None:
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    if not isinstance(found, float) and not validation.is_finite(found):
         raise ValueError(f"{str(found)[:40]!r} is not a number")
     return float(found) if math.isfinite(found) else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import read_record
 from echodream.store.table import clean_text
@@ -143,9 +144,7 @@ def _rejection(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Fig
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if validation.is_finite(value) else None
 
 
 def order(value: str) -> tuple[int, float, str]:

@@ -21,10 +21,3 @@ def instantiate_stage(node: DictConfig) -> "Callable[..., Summary]":
     if unknown := sorted(set(stage.keywords) - set(known)):
         raise UserError(f"unknown key 'stage.{unknown[0]}'; stage has {', '.join(known)}")
     return stage
-
-
-def whole(name: str, value: object, low: int = 1) -> int:
-    """``value`` when it is a whole number from ``low``. Raises ``UserError``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise UserError(f"{name} is {value!r}; give a whole number from {low}")
-    return value

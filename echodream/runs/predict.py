@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
-from echodream.errors import UserError
 from echodream.runs.trainer import interruptible, make_trainer
 
 
@@ -34,8 +34,7 @@ class PredictData(pl.LightningDataModule):
 
     def __init__(self, make: Callable[[], Dataset[Any]], workers: int) -> None:
         super().__init__()
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
-            raise UserError(f"workers is {workers!r}; give the number of processes that read, 0 or more")
+        validation.whole_number("workers", workers, 0)
         self.make, self.workers = make, workers
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer batches than devices
 

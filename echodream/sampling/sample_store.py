@@ -11,13 +11,13 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
+from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.sampling_requests import References, SamplingRequests
 from echodream.diffusion.conditioning import TokenCondition
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
-from echodream.runs.instantiate_stage import whole
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.trainer import precision
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
@@ -99,7 +99,7 @@ def recipe_of(sampling: Mapping[str, Any], model: DiffusionModel) -> SamplingCon
             f"{model.facts.shared_noise:g}: choose one of {', '.join(model.process.samplers[:-1])}"
         )
     guidance = guidance_of(sampling["guidance"], model)
-    return SamplingConfig(whole("seed", sampling["seed"], 0), sampling["steps"], chosen, guidance)
+    return SamplingConfig(validation.whole_number("seed", sampling["seed"], 0), sampling["steps"], chosen, guidance)
 
 
 def settings_of(recipe: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def draw(
     references: References | None = None,
 ) -> str:
     """Draw the ``rows`` that the store at ``dst`` has not yet, ``batch`` at a time; returns what there was to do."""
-    whole("batch", batch)
+    validation.whole_number("batch", batch)
     statistics = drawer.model.facts.statistics
     writing = StoreWriterCallback(dst, dataset, rows, save, lambda folder, every: statistics)
     data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writing.done, references), workers)

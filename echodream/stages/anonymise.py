@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from echodream import validation
 from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, images, opened
 from echodream.anonymization.methods import Anonymiser, Blur, Groups, Redraw
 from echodream.callbacks.store_writer import StoreWriterCallback
@@ -13,7 +14,6 @@ from echodream.diffusion.conditioning.base import texts
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
-from echodream.runs.instantiate_stage import whole
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.sampling.sample_store import checked_precision, recipe_of, save, settings_of
@@ -51,8 +51,7 @@ def anonymise(
     recording's own conditions; "blur" blurs by ``blur`` pixels between decoding and encoding. ``sampling`` has "seed",
     "steps", "sampler" and "guidance". Raises ``UserError`` for models that are not of these latents.
     """
-    if method not in ("redraw", "blur"):
-        raise UserError(f"method={method} is not known: choose redraw or blur")
+    validation.one_of("method", method, ("redraw", "blur"))
     way: Redraw | Blur = Redraw(strength) if method == "redraw" else Blur(blur)
     precision = checked_precision(trainer)
     store = opened(src, "src")
@@ -60,7 +59,7 @@ def anonymise(
         raise UserError(f"src={src} holds {store.dataset.kind}s, and latents are anonymised: run stage=encode first")
     rows = select_recordings(store, SPLITS, "src")
     shown = images(rows, frames)
-    whole("batch", batch)
+    validation.whole_number("batch", batch)
     settings: dict[str, Any] = {"source": store.checksum, "private": PRIVATE, "precision": precision}
     settings |= {"method": method, "frames": frames}
     if isinstance(way, Redraw):

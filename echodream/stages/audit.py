@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.audit import leakage as privacy
 from echodream.audit import membership_inference as attack
 from echodream.audit import quality
@@ -129,14 +130,11 @@ def _written(work: Path, spaces: Sequence[Sides], inputs: Inputs, effort: attack
 
 
 def _check(on: str, cells: int | None, far: float, pairs: int) -> None:
-    if on not in ("image", "video"):
-        raise UserError(f"on={on} is not known: choose image or video")
-    if cells is not None and (type(cells) is not int or cells < 1):
-        raise UserError(f"cells={cells} is not possible: give a whole number from 1, or null")
-    if isinstance(far, bool) or not isinstance(far, int | float) or not 0 < far < 1:
-        raise UserError(f"far={far} is not possible: give a share between 0 and 1, for example 0.01")
-    if type(pairs) is not int or pairs < 0:
-        raise UserError(f"pairs={pairs} is not possible: give a whole number, 0 for no picture")
+    validation.one_of("on", on, ("image", "video"))
+    if cells is not None:
+        validation.whole_number("cells", cells, note=", or null")
+    validation.number("far", far, above=0, below=1, note=", for example 0.01")
+    validation.whole_number("pairs", pairs, 0)
 
 
 def _inputs(

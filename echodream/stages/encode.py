@@ -1,6 +1,5 @@
 """``stage=encode``: a Store of videos becomes a Store of latents."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
+from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
-from echodream.errors import UserError
 from echodream.metrics.moments import PosteriorMoments
 from echodream.modules.vae import Encoder, load_vae
 from echodream.networks.autoencoder import check_frames, factor
@@ -39,8 +38,8 @@ def encode(
     Stores the posterior's unscaled mean and std in float16, and the statistics that latents are whitened with when
     they are read: of the TRAIN patients, or those that multiply by ``scaling``, as published models want it.
     """
-    if scaling is not None and not (type(scaling) in (int, float) and 0 < scaling < math.inf):
-        raise UserError(f"scaling is {scaling!r}: give a positive number, or null to whiten latents")
+    if scaling is not None:
+        validation.positive_number("scaling", scaling, note=", or null to whiten latents")
     store, network = Store(src, kind="video"), load_vae(artifact)
     scale = factor(network)
     check_frames(store, network.config.in_channels, scale)

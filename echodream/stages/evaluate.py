@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.evaluation import table
 from echodream.evaluation.adherence import adherence, identity, load_regressor
@@ -18,7 +19,6 @@ from echodream.evaluation.protocol import FILE, Protocol, agreed, replay
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import Encoder
 from echodream.runs.atomic_folder import write_record
-from echodream.runs.instantiate_stage import whole
 from echodream.runs.summary import Summary
 
 REPORT = "evaluation.json"
@@ -52,7 +52,7 @@ def evaluate(
     """
     least_of = {"most": (most, 2), "least": (least, 2), "neighbours": (neighbours, 1), "batch": (batch, 1)}
     for name, (value, low) in {**least_of, "seed": (seed, 0)}.items():
-        whole(name, value, low)
+        validation.whole_number(name, value, low)
     if images is None and videos is None:
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode made")
     networks = load_extractors(extractors, lengths)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, begin, made_whole, require_same, write_record
 from echodream.runs.summary import Summary
@@ -35,9 +36,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, low, high in (("jpg_quality", 1, 100), ("crf", 0, 51)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or not low <= value <= high):
-                raise UserError(f"{name} is {value!r}, not a whole number from {low} to {high}")
+            if (value := getattr(self, name)) is not None:
+                validation.whole_number(name, value, low, high)
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def export(
     be exported as pt alone. Raises ``UserError`` when that is asked otherwise, when ``dst`` is there and holds
     anything else, or when another process writes it; ``StoreError`` when a recording cannot be read.
     """
-    if format is None or format not in FORMATS:
-        wrong = "format= is needed" if format is None else f"format={format} is not known"
-        raise UserError(f"{wrong}; choose one of {', '.join(FORMATS)}")
+    if format is None:
+        raise UserError(f"format= is needed: choose one of {', '.join(FORMATS)}")
+    validation.one_of("format", format, FORMATS)
     store, target = Store(src), Path(dst)
     _check(store, target, format)
     source = store.checksum

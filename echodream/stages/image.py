@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from echodream import validation
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.conditioning import Conditioner
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
-from echodream.runs.instantiate_stage import whole
 from echodream.runs.summary import Summary
 from echodream.sampling.label_csv import SOURCE, Asked, read_labels
 from echodream.sampling.sample_store import (
@@ -91,7 +91,7 @@ def _rows(
 
 
 def _many(n: int | None) -> int:
-    return _MANY if n is None else whole("n", n)
+    return _MANY if n is None else validation.whole_number("n", n)
 
 
 def _asked(conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int) -> Asked:
@@ -109,7 +109,7 @@ def _asked(conditioner: Conditioner, labels: str, training: str, n: int | None, 
         raise UserError(f"labels={labels}: choose uniform or training, or give the path of a csv")
     given = read_labels(labels, columns)
     count = len(next(iter(given.values.values())))
-    if n is not None and whole("n", n) > count:
+    if n is not None and validation.whole_number("n", n) > count:
         raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out")
     unread = (*given.unread, *([SOURCE] if given.sources is not None else []))
     return Asked({column: entries[:n] for column, entries in given.values.items()}, unread=unread)

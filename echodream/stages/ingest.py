@@ -61,9 +61,9 @@ def ingest(
     ``max_rejected`` of the recordings, the store does not get its final name.
     """
     if workers is not None:
-        validation.whole("workers", workers, 0)
+        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
     validation.share("max_rejected", max_rejected)
-    validation.positive("timeout", timeout)
+    validation.positive_number("timeout", timeout)
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     recordings = [

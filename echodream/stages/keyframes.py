@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.metrics.key_frames import KeyFrames, Matched, key_frames, matched
 from echodream.runs.atomic_folder import share_file
@@ -49,8 +50,8 @@ def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: st
     Raises ``UserError`` when no recording shows a beat, or for stores that do not belong to each other.
     """
 
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
-        raise UserError(f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for all cores")
+    if workers is not None:
+        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
     store = Store(src, kind="video")
     other = store if Path(onto) == Path(src) else Store(onto)
     _check(store, other, dst)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.anonymization.image_pairs import (
     Images,
     Space,
@@ -52,8 +53,8 @@ class Views:
     degrees: float = 0.0
 
     def __post_init__(self) -> None:
-        if type(self.flip) is not bool or not isinstance(self.degrees, int | float) or not 0 <= self.degrees <= 45:
-            raise UserError(f"views={asdict(self)} is not possible: give flip true or false, and degrees from 0 to 45")
+        validation.true_or_false("views.flip", self.flip)
+        validation.number("views.degrees", self.degrees, 0, 45)
 
     def of(self, space: Space) -> Space:
         """``space`` with images seen in all ways; its embeddings are unit vectors."""
@@ -133,12 +134,9 @@ def linkability(
 
 
 def _check(far: float, folds: int, repeats: int) -> None:
-    if isinstance(far, bool) or not isinstance(far, int | float) or not 0 < far < 1:
-        raise UserError(f"far={far} is not possible: give a share between 0 and 1, for example 0.001")
-    if type(folds) is not int or folds < 2:
-        raise UserError(f"folds={folds} is not possible: give a whole number from 2")
-    if type(repeats) is not int or repeats < 100:
-        raise UserError(f"repeats={repeats} is not possible: give a whole number of bootstrap samples from 100")
+    validation.number("far", far, above=0, below=1, note=", for example 0.001")
+    validation.whole_number("folds", folds, 2)
+    validation.whole_number("repeats", repeats, 100)
 
 
 def scored(x: Tensor, y: Tensor, listed: np.ndarray, shown: Images) -> Pairs:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from echodream import validation
 from echodream.anonymization.image_pairs import SHOWN, Images, chosen, images, opened
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, write_record
@@ -34,8 +35,7 @@ def pairs(
     each recording are images. A patient without a second image has no pair of their own and stands beside others.
     Raises ``UserError`` when a split has no patient with two images.
     """
-    if type(per_patient) is not int or per_patient < 1:
-        raise UserError(f"per_patient={per_patient} is not possible: give a whole number from 1")
+    validation.whole_number("per_patient", per_patient)
     store = opened(src, "src")
     facts: dict[str, object] = {}
     tables = {}

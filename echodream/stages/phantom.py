@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
@@ -43,14 +44,11 @@ def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, comm
     there and holds anything else, or when another process writes it.
     """
     del command, code_version  # a raw tree says nothing of its origin
-    if layout not in LAYOUTS:
-        raise UserError(f"layout={layout} is not known; choose one of {', '.join(LAYOUTS)}")
+    validation.one_of("layout", layout, LAYOUTS)
     if not isinstance(source, Phantom):
         raise UserError("stage=phantom draws the embedded study: give data=phantom")
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
-        raise UserError(
-            f"workers={workers} is not a number of processes: give 0, 1, 2, ... or null for one for each core"
-        )
+    if workers is not None:
+        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
     root, asked = Path(dst), {"layout": layout, **asdict(source)}
     with made_whole(root) as work:
         if work is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.artifact import CONFIG, FACTS
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
@@ -118,8 +119,7 @@ def _check(license: str | None, columns: Sequence[str], hub: Mapping[str, Any]) 
     if not valid_license(license):
         raise UserError(f"license={license} is no licence as the hub names them: give cc-by-nc-4.0, mit, other, ...")
     for name in ("public", "accept_findings"):
-        if not isinstance(hub[name], bool):
-            raise UserError(f"{name}={hub[name]} is not possible: give true or false")
+        validation.true_or_false(name, hub[name])
     if private := [name for name in columns if name not in _MEANING]:
         raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_MEANING)}")
     return license

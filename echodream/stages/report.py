@@ -6,6 +6,7 @@ from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, lock, unlock, write_record
 from echodream.runs.summary import Summary
@@ -44,8 +45,7 @@ def report(
     ``share`` the page holds no frame and no name of a patient. Raises ``UserError`` where there is nothing to report
     on, where a record is not what its stage writes, and where a shared page would hold what it must not.
     """
-    if not isinstance(share, bool):
-        raise UserError(f"share={share} is not possible: give true or false")
+    validation.true_or_false("share", share)
     from echodream.report.build import GENERATOR, build, metrics, render
     from echodream.report.sections.gallery import Look
     from echodream.report.sources import gather

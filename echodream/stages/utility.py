@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import Model, answers, open_model
 from echodream.metrics.classification import binary, binary_units
@@ -64,8 +65,7 @@ def utility(
     """
     if tasks is not None and not tasks:
         raise UserError("tasks is empty: give names of classes, or null for all")
-    if type(repeats) is not int or repeats < 100:
-        raise UserError(f"repeats is {repeats!r}: give a whole number of bootstrap samples from 100")
+    validation.whole_number("repeats", repeats, 100)
     store = Store(real, kind="video")
     models = _opened(artifacts, store.checksum)
     sides = {role: [Side(m, *answers(m, store, "TEST", batch)) for m in of] for role, of in models.items()}

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.datamodules.key_frames import Beat
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.sampling_requests import References
@@ -17,7 +18,6 @@ from echodream.diffusion.conditioning import PublishedReference
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.diffusion.sliding_window import starts
 from echodream.errors import UserError
-from echodream.runs.instantiate_stage import whole
 from echodream.runs.summary import Summary
 from echodream.sampling.label_csv import Asked, read_labels
 from echodream.sampling.sample_store import (
@@ -156,17 +156,16 @@ def _references(
 
 def _length(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
     window = model.facts.frames
-    whole("frames", frames)
-    whole("windows", windows)
-    if join not in ("crossfade", "continue"):
-        raise UserError(f"join={join} is not known; choose crossfade or continue")
+    validation.whole_number("frames", frames)
+    validation.whole_number("windows", windows)
+    validation.one_of("join", join, ("crossfade", "continue"))
     if join == "continue" and "reference" not in model.conditioner.names and frames > window:
         raise UserError("join=continue needs a model trained with conditioning on reference frames: use join=crossfade")
     published = any(isinstance(part, PublishedReference) for part in model.conditioner.conditions.values())
     if join == "continue" and published and frames > window:
         raise UserError("join=continue gives several reference frames, and this model takes one: use join=crossfade")
     shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
-    if frames > window and not 0 < whole("overlap", shared, 0) < window:
+    if frames > window and not 0 < validation.whole_number("overlap", shared, 0) < window:
         raise UserError(f"overlap={shared}: give 1 to {window - 1} frames, fewer than the {window} of a window")
     return ClipLengthConfig(frames, window, shared, windows, join)
 
@@ -182,9 +181,8 @@ def _joins(length: ClipLengthConfig) -> list[int]:
 
 def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
     """The row of the source for each video."""
-    count = len(table) if n is None else whole("n", n)
-    if not isinstance(repeat, bool):
-        raise UserError(f"repeat is {repeat!r}: give true or false")
+    count = len(table) if n is None else validation.whole_number("n", n)
+    validation.true_or_false("repeat", repeat)
     if not len(table):
         raise UserError("src= holds no recording: nothing can be drawn from it")
     if count > len(table) and not repeat:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from echodream import validation
 from echodream.errors import UserError
 
 FORMAT_VERSION = 1
@@ -185,7 +186,7 @@ def _short(value: object) -> str:
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    if not validation.is_whole(value, low, high):
         raise ValueError(f"{name} is {_short(value)}, not a whole number from {low} to {high}")
 
 

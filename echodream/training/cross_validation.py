@@ -14,6 +14,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import answers, open_model
@@ -49,12 +50,12 @@ def asked(cfg: DictConfig) -> bool:
 def runs_of(cfg: DictConfig) -> list[Run]:
     """What ``cfg`` asks for, fold by fold and seed by seed. Raises ``UserError`` for seeds that cannot be."""
     folds, seeds = cfg.model.runs.folds, cfg.model.runs.seeds
-    if folds is not None and (type(folds) is not int or folds < 3):
-        raise UserError(f"folds is {folds!r}: give a whole number from 3, or null for the study's own splits")
+    if folds is not None:
+        validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
     if seeds is not None and (isinstance(seeds, str | int) or not len(seeds) or len(set(seeds)) < len(seeds)):
         raise UserError(f"seeds is {seeds!r}: give a list of different whole numbers, as [0,1,2]")
-    if wrong := [seed for seed in seeds or () if type(seed) is not int or seed < 0]:
-        raise UserError(f"seeds has {wrong[0]!r}: give whole numbers from 0")
+    for seed in seeds or ():
+        validation.whole_number("an entry of seeds", seed, 0)
     chosen: list[Run] = []
     for fold in range(folds) if folds is not None else [None]:
         for seed in seeds if seeds is not None else [cfg.seed]:

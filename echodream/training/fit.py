@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
+from echodream import validation
 from echodream.artifact import Artifact, read_artifact
 from echodream.callbacks.tracking import finish
 from echodream.config.launchers import check_objective, objective
@@ -84,8 +85,7 @@ def _check(cfg: DictConfig) -> None:
     """Refuse what Lightning and the optimiser would take late, or otherwise than it is meant."""
     check_objective(cfg.get("objective"))
     epochs, lr = cfg.trainer.get("max_epochs"), cfg.model.get("lr", 1.0)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
-        raise UserError(f"trainer.max_epochs is {epochs!r}: give a whole number, 0 or more")
+    validation.whole_number("trainer.max_epochs", epochs, 0)
     precision = str(cfg.trainer.get("precision"))
     if cfg.model.name in ("lidm", "lvdm") and precision.endswith("-true") and precision != "32-true":
         raise UserError(
@@ -98,8 +98,7 @@ def _check(cfg: DictConfig) -> None:
                 "trainer.strategy=fsdp spreads weights over GPUs, where they are neither averaged nor clipped by norm: "
                 "take trainer=ddp, or, but for model=vae, add callbacks.ema=null trainer.gradient_clip_val=null"
             )
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        raise UserError(f"model.lr is {lr!r}: give a positive number")
+    validation.positive_number("model.lr", lr)
 
 
 def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact) -> dict[str, float]:

@@ -131,7 +131,7 @@ def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "changes", "says"),
     [
-        (None, {"train_on": "fake"}, r"train_on=fake is not known; choose one of real, synthetic, both"),
+        (None, {"train_on": "fake"}, r"train_on is 'fake': choose one of real, synthetic, both"),
         (None, {"train_on": "both", "synthetic": "/absent"}, r"synthetic=/absent does not exist"),
         (None, {"ratio": 1.0}, r"ratio= is of train_on=both"),
         (None, {"train_on": "both", "ratio": -1}, r"ratio is -1"),

@@ -150,7 +150,7 @@ def test_a_mark_that_is_no_frame_is_named_at_birth(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"per_recording": 0}, "view.per_recording is 0"),
-        ({"beat": "last"}, "view.beat is 'last', not one of random, centre"),
+        ({"beat": "last"}, "view.beat is 'last': choose one of random, centre"),
         ({"posterior": "mode"}, "view.posterior is 'mode'"),
     ],
 )

@@ -315,10 +315,10 @@ class TestPairs:
     ("make", "message"),
     [
         (lambda: Frames(per_recording=0), "view.per_recording is 0"),
-        (lambda: Frames(posterior="mode"), "view.posterior is 'mode', not one of sample, mean"),
+        (lambda: Frames(posterior="mode"), "view.posterior is 'mode': choose one of sample, mean"),
         (lambda: Clips(frames=0), "view.frames is 0"),
         (lambda: Clips(frames=3, stride=-1), "view.stride is -1"),
-        (lambda: Clips(frames=3, start="end"), "view.start is 'end', not one of random, first, centre"),
+        (lambda: Clips(frames=3, start="end"), "view.start is 'end': choose one of random, first, centre"),
         (lambda: Clips(frames=3, reference="last"), "view.reference is 'last'"),
         (lambda: Clips(frames=3, reference="keyframes"), "keyframes needs view.references=3, not 1"),
         (lambda: Clips(frames=3, reference="first", references=2), "first needs view.references=1, not 2"),

@@ -159,15 +159,15 @@ def test_the_weak_model_is_not_asked_at_scale_one() -> None:
         (lambda: Guidance({"clas_id": 5}).terms(NAMES), "guidance.clas_id .* knows reference, class_id, EF"),
         (lambda: Guidance({"EF": 5}).terms(()), "guidance.EF .* takes no guidance"),
         (lambda: Guidance({"x": 5}).denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.x names no condition"),
-        (lambda: Guidance({"EF": float("nan")}), "guidance.EF=nan is no scale"),
-        (lambda: Guidance({"EF": "5"}), "guidance.EF=5 is no scale"),  # type: ignore[dict-item]
-        (lambda: Guidance({"EF": None}), "guidance.EF=None"),  # type: ignore[dict-item]
-        (lambda: Guidance(auto=float("inf")), "guidance.auto=inf"),
+        (lambda: Guidance({"EF": float("nan")}), "guidance.EF is nan: give a number"),
+        (lambda: Guidance({"EF": "5"}), "guidance.EF is '5': give a number"),  # type: ignore[dict-item]
+        (lambda: Guidance({"EF": None}), "guidance.EF is null"),  # type: ignore[dict-item]
+        (lambda: Guidance(auto=float("inf")), "guidance.auto is inf"),
         (lambda: Guidance(auto=2).denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.auto=2 needs a second"),
-        (lambda: Guidance(interval=(0.8, 0.2)), r"guidance.interval=\[0.8,0.2\]"),
-        (lambda: Guidance(interval=(0.0, 1.5)), r"guidance.interval=\[0.0,1.5\]"),
-        (lambda: Guidance(interval=(0.5,)), r"guidance.interval=\[0.5\]"),  # type: ignore[arg-type]
-        (lambda: Guidance(rescale=1.5), "guidance.rescale=1.5"),
+        (lambda: Guidance(interval=(0.8, 0.2)), r"guidance.interval is \[0.8, 0.2\]"),
+        (lambda: Guidance(interval=(0.0, 1.5)), r"guidance.interval is \[0.0, 1.5\]"),
+        (lambda: Guidance(interval=(0.5,)), r"guidance.interval is \[0.5\]"),  # type: ignore[arg-type]
+        (lambda: Guidance(rescale=1.5), "guidance.rescale is 1.5"),
     ],
 )
 def test_what_guidance_cannot_do(make: object, words: str) -> None:

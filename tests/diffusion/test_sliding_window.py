@@ -145,12 +145,12 @@ def test_a_short_clip_is_one_window_of_its_own_length() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ((0, 8, 3), "frames=0 is not possible; give a whole number from 1"),
-        ((10, 0, 0), "window=0 .* from 1"),
-        ((10, 8, -1), "overlap=-1 .* from 0"),
+        ((0, 8, 3), "frames is 0: give a whole number from 1"),
+        ((10, 0, 0), "window is 0: .* from 1"),
+        ((10, 8, -1), "overlap is -1: .* from 0"),
         ((10, 8, 8), "overlap=8 leaves a window=8 no frame of its own"),
-        ((10, 8, 2.5), "overlap=2.5"),
-        ((True, 8, 2), "frames=True"),
+        ((10, 8, 2.5), "overlap is 2.5"),
+        ((True, 8, 2), "frames is true"),
     ],
 )
 def test_what_windows_cannot_be(values: tuple[int, int, int], words: str) -> None:
@@ -161,7 +161,7 @@ def test_what_windows_cannot_be(values: tuple[int, int, int], words: str) -> Non
 
 
 def test_no_window_at_once_is_refused() -> None:
-    with pytest.raises(UserError, match="batch=0"):
+    with pytest.raises(UserError, match="batch is 0"):
         windowed(lambda x, t, firsts: x, 10, 8, 3, 0)
 
 

@@ -76,7 +76,7 @@ def test_ms_ssim_refuses_scales(scales: int) -> None:
 
 @pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "much", True])
 def test_a_weight_is_a_number_from_zero(weight: object) -> None:
-    with pytest.raises(UserError, match=r"a KL has weight .*; give a number from 0"):
+    with pytest.raises(UserError, match=r"the weight of KL is .*: give a number from 0"):
         KL(weight)  # type: ignore[arg-type]
 
 

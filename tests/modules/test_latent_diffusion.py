@@ -457,7 +457,7 @@ def refused(words: str, folder: Path, kind: str, *overrides: str) -> None:
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
-    refused(r"model.shared_noise=1 is not possible; give a share", tmp_path, "lvdm", "model.shared_noise=1")
+    refused(r"model.shared_noise is 1: give a number from 0 to below 1", tmp_path, "lvdm", "model.shared_noise=1")
     blob_store(tmp_path / "videos")
     refused("videos holds videos: encode them first", tmp_path, "lidm", f"src={tmp_path}/videos", "conditioning=[]")
     words = r"conditioning with reference and view.reference go together"

@@ -149,15 +149,15 @@ def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"dims": 4}, r"backbone.dims is 4: give 2"),
-        ({"widths": [4, 6, 8]}, r"backbone.widths is \[4, 6, 8\]: give 4 whole numbers"),
+        ({"widths": [4, 6, 8]}, r"backbone.widths is \[4, 6, 8\]: give a list of 4 whole numbers"),
         ({"widths": 64}, r"backbone.widths is 64: give a list of whole numbers"),
         ({"layers": [1, 1, 0, 1]}, r"backbone.layers is"),
         ({"block": "wide"}, r"backbone.block is 'wide': choose one of basic, bottleneck"),
         ({"pooling": "median"}, r"backbone.pooling is 'median': choose one of mean, max, attention"),
         ({"dims": 3, "pooling": "max"}, r"backbone.pooling joins frames of a 2D backbone"),
         ({"factorised": True}, r"backbone.factorised needs backbone.dims=3"),
-        ({"stem": [3, 3, 3]}, r"backbone.stem is \[3, 3, 3\]: give 2"),
-        ({"stride": [2]}, r"backbone.stride is \[2\]: give 2"),
+        ({"stem": [3, 3, 3]}, r"backbone.stem is \[3, 3, 3\]: give a list of 2"),
+        ({"stride": [2]}, r"backbone.stride is \[2\]: give a list of 2"),
     ],
 )
 def test_an_architecture_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:

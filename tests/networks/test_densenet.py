@@ -128,7 +128,7 @@ def test_small_images_go_through_the_network_for_latents_and_are_refused_by_the_
     ("changes", "says"),
     [
         ({"dims": 3, "stem": [3, 3, 3], "stride": [1, 1, 1]}, "backbone.block=dense .* needs backbone.dims=2"),
-        ({"widths": [4, 6, 8, 10]}, "backbone.widths is .*give 2 whole numbers"),
+        ({"widths": [4, 6, 8, 10]}, "backbone.widths is .*give a list of 2 whole numbers"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:

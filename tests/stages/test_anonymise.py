@@ -255,15 +255,15 @@ def test_measured_beside_its_originals(folder: Path) -> None:
 
 
 REFUSED = [
-    (["method=blurr"], "method=blurr is not known: choose redraw or blur"),
-    (["strength=1.5"], "strength=1.5 is no share of the noise"),
-    (["strength=-0.1"], "strength=-0.1 is no share of the noise"),
-    (["strength=true"], "strength=True is no share"),
-    (["method=blur", "blur=0"], "blur=0 is not possible: give a standard deviation in pixels"),
-    (["frames=0"], "frames=0 is not possible"),
+    (["method=blurr"], "method is 'blurr': choose one of redraw, blur"),
+    (["strength=1.5"], "strength is 1.5: give a number from 0 to 1"),
+    (["strength=-0.1"], "strength is -0.1: give a number from 0 to 1"),
+    (["strength=true"], "strength is true: give a number"),
+    (["method=blur", "blur=0"], "blur is 0: give a number above 0 and below 1000, a standard deviation in pixels"),
+    (["frames=0"], "frames is 0: give a whole number"),
     (["frames=6"], "frames=6 is too many: r2 of .*real has 5"),
-    (["batch=0"], "batch is 0; give a whole number from 1"),
-    (["steps=0"], "steps=0 is not possible"),
+    (["batch=0"], "batch is 0: give a whole number from 1"),
+    (["steps=0"], "steps is 0: give"),
     (["guidance.auto.scale=2"], "guidance.auto=.* is not for stage=anonymise: leave it out"),
     (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
     (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),

@@ -218,15 +218,15 @@ def test_the_samples_nearest_to_a_patient_are_shown_beside_that_patient(folder: 
 
 
 MISTAKES = [
-    (["on=images"], "on=images is not known: choose image or video"),
+    (["on=images"], "on is 'images': choose one of image, video"),
     (["held_out=[TRAIN]"], "held_out=.* is not possible: give VAL, TEST, or both"),
     (["held_out=[]"], "held_out=.* is not possible"),
-    (["frames=0"], "frames=0 is not possible: give a whole number from 1"),
+    (["frames=0"], "frames is 0: give a whole number from 1"),
     (["every=0"], "every=0"),
-    (["cells=0"], "cells=0 is not possible"),
-    (["far=1.5"], "far=1.5 is not possible: give a share"),
-    (["pairs=-1"], "pairs=-1"),
-    (["membership.levels=0"], "membership.levels=0"),
+    (["cells=0"], "cells is 0: give a whole number from 1"),
+    (["far=1.5"], "far is 1.5: give a number above 0"),
+    (["pairs=-1"], "pairs is -1"),
+    (["membership.levels=0"], "membership.levels is 0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),
     (["artifact={folder}/vae"], "is a vae, a reid or identity is needed"),

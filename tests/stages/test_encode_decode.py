@@ -365,4 +365,9 @@ def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
 
 def test_budgets_that_cannot_be(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    refused(r"budget is 0; give the number of frames", lambda: encode(folder, "budget=0"), folder, "latents")
+    refused(
+        r"budget is 0: give a whole number from 1, the frames of a batch",
+        lambda: encode(folder, "budget=0"),
+        folder,
+        "latents",
+    )

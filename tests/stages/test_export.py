@@ -311,8 +311,8 @@ def test_what_was_asked_is_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "settings", "message"),
     [
-        (None, {}, "format= is needed; choose one of jpg, png"),
-        ("bmp", {}, "format=bmp is not known; choose one of jpg, png, gif, avi, mp4, pt, nifti"),
+        (None, {}, "format= is needed: choose one of jpg, png"),
+        ("bmp", {}, "format is 'bmp': choose one of jpg, png, gif, avi, mp4, pt, nifti"),
         ("jpg", {"jpg_quality": 0}, "jpg_quality is 0"),
         ("mp4", {"crf": 60}, "crf is 60"),
     ],

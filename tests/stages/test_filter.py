@@ -414,8 +414,8 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("words", "override"),
     [
-        ("on=sound: choose image or video", "on=sound"),
-        ("reference=last: choose all or first", "reference=last"),
+        ("on is 'sound': choose one of image, video", "on=sound"),
+        ("reference is 'last': choose one of all, first", "reference=last"),
         ("reference_every is 0", "reference_every=0"),
         ("calibration=.* must be of TEST and VAL", "calibration=[TRAIN]"),
         ("calibration=.* must be of TEST and VAL", "calibration=[]"),

@@ -303,6 +303,6 @@ def test_a_full_disk_is_no_fault_of_the_recording(tmp_path: Path) -> None:
     ids=str,
 )
 def test_settings_are_refused_before_anything_is_listed(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"^{next(iter(wrong))} is .*: use "):
+    with pytest.raises(UserError, match=f"^{next(iter(wrong))} is .*: give "):
         run(tmp_path / "store", None, **wrong)
     assert listing(tmp_path) == []

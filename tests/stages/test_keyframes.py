@@ -147,7 +147,7 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
         (["dst={0}/videos"], r"dst=.*videos is a store that is read: .*choose another dst="),
         (["onto={0}/latents"], r"onto=.*latents has a with 9 frames, and src=.*videos has 61: give the latents"),
         (["onto={0}/nowhere"], r"nowhere does not exist"),
-        (["workers=-1"], r"workers=-1 is not a number of processes"),
+        (["workers=-1"], r"workers is -1: give a whole number from 0"),
         (["src={0}/latents"], r"latents is a latent store, a video store is needed"),
     ],
 )

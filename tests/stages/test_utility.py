@@ -232,8 +232,8 @@ def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None
         (["tasks=[TOF]"], r"tasks has TOF: give a name, or a pair of names, of ASD, Non-ASD, Non-PAH, PAH, EF"),
         (["tasks=TOF"], r"tasks has TOF: give a name"),
         (["tasks=[]"], r"tasks is empty: give names of classes, or null for all"),
-        (["batch=0"], r"batch is 0: give a whole number of clips from 1"),
-        (["repeats=10"], r"repeats is 10: give a whole number of bootstrap samples from 100"),
+        (["batch=0"], r"batch is 0: give a whole number from 1"),
+        (["repeats=10"], r"repeats is 10: give a whole number from 100"),
         (
             [
                 f"artifacts.both={tmp_path}/others",

@@ -125,7 +125,7 @@ def test_folds_and_seeds_are_every_pair_of_them() -> None:
             ("folds=2", "folds is 2: give a whole number from 3"),
             ("seeds=[1,1]", "give a list of different whole numbers"),
             ("seeds=3", "give a list of different whole numbers"),
-            ("seeds=[-1]", "seeds has -1: give whole numbers from 0"),
+            ("seeds=[-1]", "an entry of seeds is -1: give a whole number from 0"),
         ):
             with pytest.raises(UserError, match=says):
                 runs_of(compose("train", ["model=classifier", "data=phantom", wrong]))

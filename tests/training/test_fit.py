@@ -285,10 +285,10 @@ def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.max_epochs=-1", "trainer.max_epochs is -1: give a whole number, 0 or more"),
+        ("trainer.max_epochs=-1", "trainer.max_epochs is -1: give a whole number from 0"),
         ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5"),
         ("trainer.max_epochs=null", "trainer.max_epochs is None"),
-        ("model.lr=0", "model.lr is 0: give a positive number"),
+        ("model.lr=0", "model.lr is 0: give a number above 0"),
         ("model.lr=nan", "model.lr is nan"),
         ("model.lr=fast", "model.lr is 'fast'"),
         ("trainer.accelerator=gpus", "^trainer: .*gpus"),
@@ -332,7 +332,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(("budget", "workers", "key"), [(8, -1, "workers"), (8, 0.5, "workers"), (0, 0, "budget")])
 def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
     store = blob_store(tmp_path / "videos", [3])
-    with pytest.raises(UserError, match=f"^{key} is .*; give the number of"):
+    with pytest.raises(UserError, match=f"^{key} is .*: give a whole number from"):
         PredictData(lambda: FrameBudgetBatches(store, budget), workers).predict_dataloader()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ class ConditionModule(nn.Module, ABC):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise UserError(f"conditioning: the dropout of {self.kind} is {dropout!r}: give a share from 0 to below 1")
-        self.dropout = dropout
+        self.dropout = validation.number(f"conditioning: the dropout of {self.kind}", dropout, 0, below=1)
         self.facts: dict[str, Any] = {}
 
     @abstractmethod

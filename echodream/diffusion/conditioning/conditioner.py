@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.diffusion.conditioning.base import ConditionModule, ReferenceCondition, TokenCondition
 from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
 from echodream.diffusion.conditioning.reference import Reference
@@ -37,9 +38,7 @@ class Conditioner(nn.Module):
 
     def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
         super().__init__()
-        if isinstance(joint_dropout, bool) or not isinstance(joint_dropout, int | float) or not 0 <= joint_dropout < 1:
-            raise UserError(f"model.joint_dropout is {joint_dropout!r}: give a share of rows, 0 or more and below 1")
-        self.joint_dropout = joint_dropout
+        self.joint_dropout = validation.number("model.joint_dropout", joint_dropout, 0, below=1)
         given = {name: module for name, module in conditions.items() if module is not None}
         for name, module in given.items():
             if not isinstance(module, ConditionModule):
@@ -54,8 +53,7 @@ class Conditioner(nn.Module):
                 f"conditioning.{fixed[0]} is the published one, which stands alone beside a reference: leave out "
                 f"{', '.join(name for name in self._tokens if name != fixed[0])}"
             )
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise UserError(f"the width of the condition's tokens is {width!r}: give a whole number from 1")
+        validation.whole_number("the width of the condition's tokens", width)
         self.width = next((module.fixed_width or width for module in self._tokens.values()), width)
         self.channels: int | None = None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.diffusion.conditioning.base import Raw, ReferenceCondition, TokenCondition, between, numbers, texts
 from echodream.errors import UserError
 
@@ -27,9 +28,7 @@ class PublishedToken(TokenCondition):
 
     def __init__(self, column: str, scale: float = 1.0, dropout: float = 0.1) -> None:
         super().__init__(column, dropout)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-            raise UserError(f"conditioning: the scale of {column} is {scale!r}: give a positive number")
-        self.scale = scale
+        self.scale = validation.positive_number(f"conditioning: the scale of {column}", scale)
 
     def arguments(self) -> dict[str, Any]:
         return {"column": self.column, "scale": self.scale, "dropout": self.dropout}

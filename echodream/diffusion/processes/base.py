@@ -3,7 +3,6 @@
 Everything works on tensors of any rank, (B, C, *rest): images (B, C, H, W), clips (B, C, F, H, W).
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from echodream import validation
 from echodream.diffusion.samplers import Solver, solve
 from echodream.errors import UserError
 
@@ -83,10 +83,8 @@ class Process(ABC):
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} does not go with process={self.name}; take one of: {known}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.most_steps:
-            raise UserError(f"steps={steps} is not possible; give a whole number from 1 to {self.most_steps}")
-        if not 0 <= strength <= 1:
-            raise UserError(f"strength={strength} is no share of the noise; give a number from 0 to 1")
+        validation.whole_number("steps", steps, 1, self.most_steps)
+        validation.share("strength", strength)
         return sampler
 
     @torch.no_grad()
@@ -128,21 +126,8 @@ def make(settings: Mapping[str, Any]) -> Process:
     kinds: dict[str, Callable[..., Process]] = {"ddpm": DDPM, "flow": RectifiedFlow}
     rest = dict(settings)
     name = rest.pop("name", None)
-    if name not in kinds:
-        raise UserError(f"process.name={name} is unknown; take one of: {', '.join(kinds)}")
+    validation.one_of("process.name", name, kinds)
     try:
         return kinds[name](**rest)
     except TypeError as error:
         raise UserError(f"the settings of process {name} do not fit this version of the code: {error}") from error
-
-
-def one_of(key: str, value: Any, choices: Sequence[str]) -> str:
-    """``value`` if it is among ``choices``, or ``UserError``."""
-    if value not in choices:
-        raise UserError(f"{key}={value} is unknown; take one of: {', '.join(choices)}")
-    return str(value)
-
-
-def finite(value: Any) -> bool:
-    """Whether ``value`` is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

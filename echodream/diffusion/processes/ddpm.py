@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from echodream.diffusion.processes.base import Noised, Process, expand, finite, one_of
+from echodream import validation
+from echodream.diffusion.processes.base import Noised, Process, expand
 from echodream.diffusion.samplers import Solver
 from echodream.errors import UserError
 
@@ -41,27 +42,24 @@ class DDPM(Process):
         min_snr: float | None = 5.0,
         least_weight: float = 0.0,
     ) -> None:
-        self.prediction = one_of("process.prediction", prediction, tuple(PREDICTIONS))
-        self.schedule = one_of("process.schedule", schedule, tuple(SCHEDULES))
-        self.spacing = one_of("process.spacing", spacing, SPACINGS)
-        if not (finite(beta_start) and finite(beta_end) and 0 < beta_start <= beta_end < 1):
+        self.prediction = validation.one_of("process.prediction", prediction, tuple(PREDICTIONS))
+        self.schedule = validation.one_of("process.schedule", schedule, tuple(SCHEDULES))
+        self.spacing = validation.one_of("process.spacing", spacing, SPACINGS)
+        if not (validation.is_finite(beta_start) and validation.is_finite(beta_end) and 0 < beta_start <= beta_end < 1):
             raise UserError(
                 f"process.beta_start={beta_start} and process.beta_end={beta_end} make no schedule; "
                 "give two rising numbers between 0 and 1, for example 0.0001 and 0.02"
             )
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-            raise UserError(f"process.steps={steps} is not possible; give a whole number from 2, for example 1000")
-        if min_snr is not None and not (finite(min_snr) and min_snr > 0):
-            raise UserError(f"process.min_snr={min_snr} is not possible; give a number above 0, or null for no weights")
-        if not isinstance(zero_snr, bool):
-            raise UserError(f"process.zero_snr={zero_snr} is not possible; give true or false")
+        validation.whole_number("process.steps", steps, 2, note=", for example 1000")
+        if min_snr is not None:
+            validation.positive_number("process.min_snr", min_snr, note=", or null for no weights")
+        validation.true_or_false("process.zero_snr", zero_snr)
         if prediction == "epsilon" and zero_snr:
             raise UserError(
                 "process.prediction=epsilon cannot go with process.zero_snr=true, because noise alone says nothing of "
                 "the data; take process.prediction=v, or process.zero_snr=false"
             )
-        if not (finite(least_weight) and 0 <= least_weight <= 1):
-            raise UserError(f"process.least_weight={least_weight} is not possible; give a number from 0 to 1")
+        validation.share("process.least_weight", least_weight)
         self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
         self.zero_snr, self.min_snr = zero_snr, None if min_snr is None else float(min_snr)

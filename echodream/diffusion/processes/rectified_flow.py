@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from echodream.diffusion.processes.base import Noised, Process, expand, finite, one_of
+from echodream import validation
+from echodream.diffusion.processes.base import Noised, Process, expand
 from echodream.diffusion.samplers import Solver
-from echodream.errors import UserError
 
 SCALE = 1000.0
 """Networks are told 1000 s, as they are told 0..999 by the DDPM family."""
@@ -25,10 +25,8 @@ class RectifiedFlow(Process):
     samplers: ClassVar[tuple[str, ...]] = ("unipc", "euler", "heun")
 
     def __init__(self, times: str = "logit_normal", shift: float = 1.0) -> None:
-        self.times = one_of("process.times", times, ("logit_normal", "uniform"))
-        if not (finite(shift) and shift > 0):
-            raise UserError(f"process.shift={shift} is not possible; give a number above 0, or 1 for no shift")
-        self.shift = float(shift)
+        self.times = validation.one_of("process.times", times, ("logit_normal", "uniform"))
+        self.shift = float(validation.positive_number("process.shift", shift, note=", 1 for no shift"))
 
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, "times": self.times, "shift": self.shift}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.types import Condition
 from echodream.weights import load_exactly, read_weights
@@ -207,11 +208,10 @@ def _check_numbers(widths: object, layers: object, attention: object, groups: ob
     """Raise ``UserError`` where there is no list of widths, or of attention, or no number of layers or groups."""
     for key, value in (("widths", widths), ("attention", attention)):
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise UserError(f"denoiser.{key} is {value!r}: give a list with an entry for each level")
+            validation.refuse(f"denoiser.{key}", value, "give a list with an entry for each level")
     numbers = [("widths", width) for width in cast(Sequence[object], widths)]
     for key, value in (*numbers, ("layers", layers), ("groups", groups)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"denoiser.{key} has {value!r}: give a whole number from 1")
+        validation.whole_number(f"denoiser.{key}", value)
 
 
 def _blocks(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.extractors.base import CLIPS, Extractor
 from echodream.networks.extractors.files import load_file_exactly, sha256
@@ -41,8 +42,7 @@ class I3d(Extractor):
 
     def __init__(self, path: str, lengths: Sequence[int]) -> None:
         for length in lengths:
-            if type(length) is not int or length < SHORTEST:
-                raise UserError(f"lengths has {length!r}: i3d needs clips of {SHORTEST} frames or more")
+            validation.whole_number("lengths", length, SHORTEST, note=", the frames of a clip for i3d")
         if not lengths or len(set(lengths)) < len(lengths):
             raise UserError(f"lengths is {list(lengths)}: give different numbers of frames, as [16,128]")
         self.network = InceptionI3d().eval()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echodream import validation
 from echodream.errors import UserError
 from echodream.report.media import data_uri, encode_within
 from echodream.report.sources import Sources
@@ -35,11 +36,8 @@ class Look:
 
     def __post_init__(self) -> None:
         for name, most in (("per_class", 12), ("pairs", 48), ("seed", 2**63 - 1)):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= most:
-                raise UserError(f"look.{name}={value} is not possible: give a whole number from 0 to {most}")
-        if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float) or not 0 < self.seconds <= 60:
-            raise UserError(f"look.seconds={self.seconds} is not possible: give a number above 0, up to 60")
+            validation.whole_number(f"look.{name}", getattr(self, name), 0, most)
+        validation.number("look.seconds", self.seconds, maximum=60, above=0)
 
 
 @dataclass

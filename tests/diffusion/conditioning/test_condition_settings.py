@@ -30,7 +30,7 @@ MAKES: dict[str, Any] = {
 @pytest.mark.parametrize("dropout", ["abc", None, True, -0.1, 1, 1.5, float("nan")])
 def test_a_dropout_that_is_no_share_is_refused(kind: str, dropout: object) -> None:
     with pytest.raises(
-        UserError, match=rf"^conditioning: the dropout of {kind} is {dropout!r}: give a share from 0 to"
+        UserError, match=rf"^conditioning: the dropout of {kind} is .*: give a number from 0 to below 1"
     ):
         MAKES[kind](dropout=dropout)
     assert [MAKES[kind](dropout=share).dropout for share in (0, 0.5)] == [0, 0.5]
@@ -38,7 +38,7 @@ def test_a_dropout_that_is_no_share_is_refused(kind: str, dropout: object) -> No
 
 @pytest.mark.parametrize("scale", ["abc", None, True, 0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_no_positive_number_is_refused(scale: Any) -> None:
-    with pytest.raises(UserError, match=rf"^conditioning: the scale of EF is {scale!r}: give a positive number"):
+    with pytest.raises(UserError, match=r"^conditioning: the scale of EF is .*: give a number above 0"):
         PublishedToken("EF", scale=scale)
 
 

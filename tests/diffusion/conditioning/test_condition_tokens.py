@@ -176,7 +176,7 @@ def test_files_combine_into_one_conditioner() -> None:
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 2])
 def test_a_dropout_that_cannot_be(dropout: float) -> None:
-    with pytest.raises(UserError, match=r"the dropout of class_id is .*: give a share from 0 to below 1"):
+    with pytest.raises(UserError, match=r"the dropout of class_id is .*: give a number from 0 to below 1"):
         ClassId(dropout)
 
 

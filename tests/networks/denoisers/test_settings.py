@@ -26,5 +26,5 @@ def test_a_setting_of_another_kind_is_one_sentence(build: Any, key: str, value: 
 
 @pytest.mark.parametrize("groups", [0, None, -4, 2.5])
 def test_groups_are_a_number(groups: Any) -> None:
-    with pytest.raises(UserError, match=r"^denoiser\.groups has .*: give a whole number from 1"):
+    with pytest.raises(UserError, match=r"^denoiser\.groups is .*: give a whole number from 1"):
         build_image(4, 0, 8, **SOUND, groups=groups)
