@@ -277,7 +277,7 @@ def test_a_csv_that_is_not_as_asked(tmp_path: Path, row: dict[str, str], source:
         ({"columns": {"FileName": "f", "FPS": "rate"}, "csv": "l.csv"}, "'FPS'"),
         ({"uncertain": 2}, "uncertain is 2"),
         ({"missing": "no"}, "missing is 'no'"),
-        ({"missing": True}, "missing is True"),
+        ({"missing": True}, "missing is true"),
         ({"key_file": ""}, "key_file"),
     ],
 )

@@ -222,7 +222,7 @@ MISTAKES = [
     (["held_out=[TRAIN]"], "held_out=.* is not possible: give VAL, TEST, or both"),
     (["held_out=[]"], "held_out=.* is not possible"),
     (["frames=0"], "frames is 0: give a whole number from 1"),
-    (["every=0"], "every=0"),
+    (["every=0"], "every is 0"),
     (["cells=0"], "cells is 0: give a whole number from 1"),
     (["far=1.5"], "far is 1.5: give a number above 0"),
     (["pairs=-1"], "pairs is -1"),

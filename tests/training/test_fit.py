@@ -287,7 +287,7 @@ def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
     [
         ("trainer.max_epochs=-1", "trainer.max_epochs is -1: give a whole number from 0"),
         ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5"),
-        ("trainer.max_epochs=null", "trainer.max_epochs is None"),
+        ("trainer.max_epochs=null", "trainer.max_epochs is null"),
         ("model.lr=0", "model.lr is 0: give a number above 0"),
         ("model.lr=nan", "model.lr is nan"),
         ("model.lr=fast", "model.lr is 'fast'"),
