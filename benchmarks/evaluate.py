@@ -53,18 +53,18 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from echodream.metrics.bootstrap import Units
-    from echodream.metrics.fidelity import Features, compare
+    from echodream.metrics.bootstrap import SamplingUnits
+    from echodream.metrics.fidelity import Features, compare_features
 
     torch.set_num_threads(options.threads)
     rng, n = np.random.default_rng(0), options.samples
-    units = Units(np.arange(n) // 10)
+    units = SamplingUnits(np.arange(n) // 10)
     synthetic, test, train = (
         Features(rng.normal(size=(n, options.features)) * scale + shift, units)
         for scale, shift in ((0.9, 0.02), (1.0, 0.0), (1.0, 0.0))
     )
-    compare(*(side.first(50) for side in (synthetic, test, train)))
-    found, wall, cpu, memory = measured(lambda: compare(synthetic, test, train))
+    compare_features(*(side.first(50) for side in (synthetic, test, train)))
+    found, wall, cpu, memory = measured(lambda: compare_features(synthetic, test, train))
     print(f"{n} x {n} vectors of {options.features}, {options.threads} threads")
     print(f"compare: values, floor, intervals    {wall:6.1f} s, {cpu:6.1f} s of processor, {memory:5.2f} GB")
     x, y = torch.from_numpy(synthetic.rows), torch.from_numpy(test.rows)

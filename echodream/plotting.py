@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.plotting import (
     COLORS,
     LinePlot,

@@ -11,7 +11,7 @@ from torch import Tensor
 from echodream.audit.embedding_sets import EmbeddingSet
 from echodream.audit.measure import LEVEL, PRIVACY, Measure, Sides, exactly
 from echodream.errors import UserError
-from echodream.metrics.intervals import share
+from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.closeness import Closeness, authenticity, closeness
 from echodream.privacy.attacks.copying import data_copying
 from echodream.privacy.attacks.distances import nearest_distance
@@ -131,7 +131,7 @@ def authentic(sides: Sides) -> list[Measure]:
     shares = []
     for side in (sides.samples, sides.held_out):
         frames = authenticity(side.seen.flatten(0, 1), train.flatten(0, 1), names)
-        shares.append(share(int(frames.reshape(len(side), -1).all(axis=1).sum()), len(side)))
+        shares.append(clopper_pearson_interval(int(frames.reshape(len(side), -1).all(axis=1).sum()), len(side)))
     return [
         Measure(
             f"authenticity{sides.suffix}",

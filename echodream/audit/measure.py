@@ -13,7 +13,7 @@ from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.privacy.nearest_neighbors import Nearest, nearest
 from echodream.privacy.similarity import Similarity
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from echodream.audit.measure import QUALITY, Measure, Sides, near_train, threshold
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, share
+from echodream.metrics.bootstrap import Interval, clopper_pearson_interval
 from echodream.privacy.attacks.drift import Drift, drift
 from echodream.privacy.attacks.fidelity import fidelity
 from echodream.privacy.attacks.retrieval import collisions, retrieval
@@ -21,7 +21,7 @@ def faithful(sides: Sides) -> list[Measure]:
         for side in (sides.samples, sides.held_out)
     ]
     near = min(5, count - 1, len(sides.train) - 1)
-    found, floor = (asdict_of(fidelity(part, sides.train.first(), k=near, seed=sides.seed)) for part in rows)
+    found, floor = (fidelity(part, sides.train.first(), k=near, seed=sides.seed) for part in rows)
     means = {
         "precision": "share of samples that lie where training patients lie",
         "recall": "share of training patients who lie where samples lie",
@@ -40,11 +40,6 @@ def faithful(sides: Sides) -> list[Measure]:
         )
         for name, text in means.items()
     ]
-
-
-def asdict_of(record: Any) -> dict[str, Interval]:
-    """The fields of a record of intervals."""
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def retrieved(sides: Sides) -> list[Measure]:
@@ -78,7 +73,7 @@ def retrieved(sides: Sides) -> list[Measure]:
 
 
 def _covered(value: float, total: int) -> Interval:
-    return share(round(value * total), total)
+    return clopper_pearson_interval(round(value * total), total)
 
 
 def drifting(sides: Sides) -> list[Measure]:

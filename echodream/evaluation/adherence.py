@@ -10,10 +10,10 @@ import pandas as pd
 from echodream.errors import UserError
 from echodream.evaluation.distances import doubts
 from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, RecordingSet
-from echodream.evaluation.figures import HIGHER, LOWER, SAME, Figure, few, figure
-from echodream.metrics.intervals import Interval
-from echodream.metrics.patient_bootstrap import draws
-from echodream.metrics.patient_bootstrap import interval as over
+from echodream.evaluation.figures import Figure, few, figure
+from echodream.metrics.bootstrap import Interval, bootstrap_weights
+from echodream.metrics.bootstrap import bootstrap_interval as over
+from echodream.metrics.fidelity import HIGHER, LOWER, SAME
 from echodream.metrics.regression import regression
 from echodream.networks.extractors.encoder import Encoder
 from echodream.runs.atomic_folder import read_record
@@ -55,7 +55,7 @@ def _read(side: RecordingSet, seen: ExtractedFeatures, column: str, seed: int) -
         raise UserError(f"{side.key} has fewer than two recordings with {column}: leave regressor= out")
     assert seen.scores is not None  # an Encoder has them
     said, units = seen.scores[:, 0].numpy()[there], seen.units.names[there]
-    values = regression(said, truth[there], draws(units, seed=seed))
+    values = regression(said, truth[there], bootstrap_weights(units, seed=seed))
     return {name: over(each) for name, each in values.items()}, int(there.sum()), len(np.unique(units))
 
 

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from echodream.errors import UserError
 from echodream.evaluation.features import FeatureExtraction, RecordingSet
-from echodream.evaluation.figures import SAME, Figure, few, figure
+from echodream.evaluation.figures import Figure, few, figure
 from echodream.metrics import cardiac_cycle as beat
-from echodream.metrics.bootstrap import interval, mean
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval, influence_interval, mean_estimate
+from echodream.metrics.fidelity import SAME
 
 LONGEST = 192
 """Frames of the curve of frame differences."""
@@ -34,12 +34,12 @@ class Beats:
         """Mean over the recordings that have ``name``, with its interval; mean, std and count; and whose they are."""
         values = self.figures[name].to_numpy(float)
         there = np.isfinite(values)
-        values, units = values[there], self.units.some(there)
+        values, units = values[there], self.units.select(there)
         if not len(values):
             nothing = float("nan")
             return Interval(nothing, nothing, nothing), {"mean": nothing, "std": nothing, "count": 0}, 0
         facts = {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
-        return interval(mean(values), units, seed=self.seed), facts, units.count()
+        return influence_interval(mean_estimate(values), units, seed=self.seed), facts, units.count()
 
     def curve(self) -> dict[str, list[float]]:
         """Mean change of each frame to the next, over the recordings that are as long, grey levels of 255."""
@@ -49,7 +49,7 @@ class Beats:
             if longer.sum() < 2:
                 break
             values = np.array([change[frame] for change in self.changes if len(change) > frame])
-            points.append(interval(mean(values), self.units.some(longer), seed=self.seed))
+            points.append(influence_interval(mean_estimate(values), self.units.select(longer), seed=self.seed))
         return {name: [getattr(point, name) for point in points] for name in ("value", "low", "high")}
 
 

@@ -1,7 +1,7 @@
 """Distances by an extractor, and whether a classifier sees what was asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,11 +9,9 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.evaluation.features import ExtractedFeatures, RecordingSet
-from echodream.evaluation.figures import HIGHER, Figure, few, figure
-from echodream.metrics.bootstrap import Units, interval, mean
-from echodream.metrics.fidelity import BETTER, compare
-from echodream.metrics.inception_score import inception_score
-from echodream.metrics.intervals import Interval
+from echodream.evaluation.figures import Figure, few, figure
+from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, influence_interval, mean_estimate
+from echodream.metrics.fidelity import HIGHER, METRICS, compare_features
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import Encoder
 from echodream.networks.extractors.inception import Inception
@@ -53,7 +51,10 @@ def distances(
 ) -> Iterator[tuple[str, Figure]]:
     """Every distance of ``count`` samples of each side, by its name on these features; ``more`` warnings."""
     synthetic, test, train = (side.first(count) for side in (sight.synthetic, sight.test, sight.train))
-    found = compare(synthetic, test, train, neighbours, seed)
+    if isinstance(sight.extractor, Inception):
+        logits = [np.asarray(side.scores)[:count] for side in (sight.synthetic, sight.test)]
+        synthetic, test = (replace(side, logits=each) for side, each in zip((synthetic, test), logits, strict=True))
+    found = compare_features(synthetic, test, train, neighbours, seed)
     dimensions = test.rows.shape[1]
     names = ("synthetic_recordings", "TEST_patients", "TRAIN_patients")
     common = few(**{name: side.units.count() for name, side in zip(names, (synthetic, test, train), strict=True)})
@@ -62,15 +63,7 @@ def distances(
         warnings = ["N is not above D: the distance is too large, as the floor is"] if name == "frechet" else []
         warnings = warnings * (count <= dimensions) + common
         title = sight.extractor.title(name, sight.frames)
-        yield title, figure(each.value, each.floor, count, count, BETTER[name], dimensions, warnings)
-    if isinstance(sight.extractor, Inception):
-        value, floor = (_score(side, count, seed) for side in (sight.synthetic, sight.test))
-        yield "IS", figure(value, floor, count, count, HIGHER, dimensions, common)
-
-
-def _score(side: ExtractedFeatures, count: int, seed: int) -> Interval:
-    assert side.scores is not None  # an Inception has them
-    return interval(inception_score(side.scores[:count].numpy()), side.units.some(slice(count)), seed=seed)
+        yield title, figure(each.value, each.floor, count, count, METRICS[name].better, dimensions, warnings)
 
 
 def _published(sight: FeatureSets, count: int) -> list[str]:
@@ -121,7 +114,7 @@ def agreement(
         for _, seen, (right, target) in sides:
             kept = np.ones(len(target), bool) if place is None else target == place
             found.append(
-                (_share(right[kept], seen.units.some(kept), seed), int(kept.sum()), seen.units.some(kept).count())
+                (_share(right[kept], seen.units.select(kept), seed), int(kept.sum()), seen.units.select(kept).count())
             )
         (value, count, _), (floor, floor_count, patients) = found
         if count:
@@ -157,7 +150,7 @@ def _hits(encoder: Encoder, side: RecordingSet, seen: ExtractedFeatures) -> tupl
     return (scores.argmax(dim=1).numpy() == target).astype(float), target
 
 
-def _share(right: np.ndarray, units: Units, seed: int) -> Interval:
+def _share(right: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
     if not len(right):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    return interval(mean(right, counted=True), units, seed=seed)
+        return UNDEFINED
+    return influence_interval(mean_estimate(right, proportion=True), units, seed=seed)

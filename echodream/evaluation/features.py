@@ -13,7 +13,7 @@ from tqdm import tqdm
 from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Units
+from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import Encoder
@@ -29,11 +29,11 @@ class RecordingSet:
     key: str
     """How it was given: ``videos=...``."""
 
-    def units(self, rows: np.ndarray) -> Units:
+    def units(self, rows: np.ndarray) -> SamplingUnits:
         """Whose these ``rows`` are: patients of a real store, each recording for itself of a synthetic one."""
         column = "FileName" if self.store.dataset.synthetic else "PatientID"
         classes = self.rows["class_id"].astype(str).to_numpy()[rows] if "class_id" in self.rows else None
-        return Units(self.rows[column].astype(str).to_numpy()[rows], classes)
+        return SamplingUnits(self.rows[column].astype(str).to_numpy()[rows], classes)
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class ExtractedFeatures:
     """Logits, (N, K), where it has any."""
     rows: np.ndarray
     """The row of each sample, (N,)."""
-    units: Units
+    units: SamplingUnits
     """Whose each is."""
     short: int
     """How many clips repeat their last frame."""
 
     def first(self, count: int) -> Features:
         """The first ``count`` samples, to compare."""
-        return Features(self.features, self.units).first(count)
+        return Features(self.features[:count], self.units.select(slice(count)))
 
 
 def part(path: str, key: str, split: str | None = None) -> RecordingSet:

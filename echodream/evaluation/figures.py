@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 
-LOWER, HIGHER, SAME = "lower", "higher", "same"
 FEW = 20
 """Patients, or recordings, below which an interval over them says little."""
 

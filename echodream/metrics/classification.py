@@ -1,4 +1,4 @@
-"""How good a classifier is, from its probabilities, in rows that may be weighted (``metrics.patients``).
+"""Classification metrics from probabilities, of rows that may be weighted (``bootstrap.bootstrap_weights``).
 
 Weights are (R, N), R values come back; without weights each row counts once and R is 1. NaN: there is no value.
 """
@@ -6,41 +6,18 @@ Weights are (R, N), R values come back; without weights each row counts once and
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 BINS = 10
 """Of the calibration error: equal shares of the confidence from 0 to 1."""
 THRESHOLD = 0.5
 
 
-def auc(probabilities: Tensor, target: Tensor) -> Tensor:
-    """Area under the ROC curve of each class against the rest: (N, K) and int (N,) to (K,).
-
-    NaN for a class that ``target`` lacks, or that is all of it. Ties count one half.
-    """
-    p, t = probabilities.double().cpu().numpy(), target.cpu().numpy()
-    return torch.tensor([float(area(p[:, k], t == k)[0]) for k in range(p.shape[1])], dtype=torch.float64)
+def confusion_matrix(predicted: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
+    """How often class i (row) is predicted as class j (column): int (N,) twice to int64 (K, K)."""
+    return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def class_accuracy(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Share of each class's samples that are predicted as that class: int (N,) twice to (K,); NaN for an absent one."""
-    table = confusion(predicted, target, classes).to(torch.float64)
-    return table.diagonal() / table.sum(dim=1)
-
-
-def balanced_accuracy(predicted: Tensor, target: Tensor, classes: int) -> float:
-    """Mean of ``class_accuracy`` over the classes that are there, so that frequent classes count no more than rare."""
-    return float(class_accuracy(predicted, target, classes).nanmean())
-
-
-def confusion(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
-    """How often class i (row) was predicted as class j (column): int64, (K, K)."""
-    pairs = target.long() * classes + predicted.long()
-    return torch.bincount(pairs.cpu(), minlength=classes**2).reshape(classes, classes)
-
-
-def area(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def roc_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the ROC curve: share of pairs of a positive and a negative that ``score`` orders; ties count half."""
     ups, downs = _steps(score, positive, weights)
     ups, downs = ups[:, ::-1], downs[:, ::-1]  # from the lowest score
@@ -92,7 +69,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.nda
 def binary(p: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """All figures of one class against another, from its probability ``p``, (N,); decisions are at ``THRESHOLD``."""
     said, positive = p >= THRESHOLD, positive.astype(bool)
-    ranked: dict[str, Callable[..., np.ndarray]] = {"auc": area, "average_precision": average_precision}
+    ranked: dict[str, Callable[..., np.ndarray]] = {"auc": roc_auc, "average_precision": average_precision}
     found = {name: of(p, positive, weights) for name, of in ranked.items()}
     found |= {"sensitivity": sensitivity(said, positive, weights), "specificity": specificity(said, positive, weights)}
     found["balanced_accuracy"] = (found["sensitivity"] + found["specificity"]) / 2
@@ -113,7 +90,7 @@ def multiclass(
     each: dict[str, list[np.ndarray]] = {}
     for k in range(probabilities.shape[1]):
         p, said, positive = probabilities[:, k], decided == k, target == k
-        figures = {"auc": area(p, positive, weights), "average_precision": average_precision(p, positive, weights)}
+        figures = {"auc": roc_auc(p, positive, weights), "average_precision": average_precision(p, positive, weights)}
         figures["accuracy"] = sensitivity(said, positive, weights)
         figures |= {"specificity": specificity(said, positive, weights), "f1": f1(said, positive, weights)}
         for name, values in figures.items():
@@ -149,7 +126,7 @@ def multilabel(
     for k in range(len(names)):
         rows, positive = decided(target[:, k])
         w = _weights(weights, len(target))[:, rows]
-        for name, of in (("auc", area), ("average_precision", average_precision)):
+        for name, of in (("auc", roc_auc), ("average_precision", average_precision)):
             value = of(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
             each[name].append(value)
     found = {name: _mean(values) for name, values in each.items()}

@@ -1,63 +1,148 @@
-"""All distances between features of synthetic and of real samples, beside those between two sets of real ones."""
+"""The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples.
 
-from collections.abc import Iterator
+``METRICS`` is the only place to edit for a new metric: ``compare_features`` computes every entry, the report explains
+it with its description.
+"""
+
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from echodream.metrics.bootstrap import Estimate, Units, interval
+from echodream.metrics.bootstrap import Estimate, Interval, SamplingUnits, influence_interval
 from echodream.metrics.frechet import frechet_estimate
-from echodream.metrics.intervals import Interval
+from echodream.metrics.inception_score import inception_score
 from echodream.metrics.mmd import Products, gaussian, polynomial
-from echodream.metrics.prdc import neighbours
+from echodream.metrics.prdc import prdc_estimates
 
-BETTER = dict.fromkeys(("frechet", "kernel", "rbf", "quadratic"), "lower")
-BETTER |= dict.fromkeys(("precision", "recall", "density", "coverage"), "higher")
-"""Of each distance, what is better."""
+LOWER, HIGHER, SAME = "lower", "higher", "same"
+"""Which value is better; ``SAME``: as close as possible to that of real samples."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Samples as an extractor sees them."""
+    """Samples of one set in the feature space of an extractor."""
 
     rows: np.ndarray
     """(N, D)."""
-    units: Units
-    """Whose they are: patients, or synthetic recordings."""
+    units: SamplingUnits
+    """Patients, or synthetic recordings, (N,)."""
+    logits: np.ndarray | None = None
+    """Class logits of the Inception network, (N, K); None for other extractors."""
 
-    def first(self, count: int) -> "Features":
-        """The first ``count`` samples."""
-        return Features(self.rows[:count], self.units.some(slice(count)))
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """A set of samples and the reference set, with what several metrics share computed once."""
+
+    samples: Features
+    reference: Features
+    k: int
+    """Neighbors of PRDC."""
+
+    @cached_property
+    def products(self) -> Products:
+        """Scalar products within and between the sets."""
+        return Products.of(self.samples.rows, self.reference.rows)
+
+    @cached_property
+    def prdc(self) -> dict[str, Estimate]:
+        """Precision, recall, density and coverage."""
+        return prdc_estimates(*self.products.squares(), self.k)
+
+
+@dataclass(frozen=True)
+class FidelityMetric:
+    """A metric of a ``FeaturePair``."""
+
+    function: Callable[[FeaturePair], Estimate]
+    better: str
+    """``LOWER`` or ``HIGHER``."""
+    description: str
+    """One sentence for the report."""
+    published_names: tuple[str, ...] = ()
+    """Beginnings of the names that extractors give it (``Extractor.title``)."""
+    of_logits: bool = False
+    """Whether it rates the logits of the samples alone; its real value is that of the reference set."""
+
+
+_FRECHET = "How far apart the two sets lie in the features that the name states; smaller is closer."
+_MMD = "How well a test tells the two sets apart by the features that the name states; about 0 where it cannot."
+METRICS = {
+    "frechet": FidelityMetric(
+        lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows), LOWER, _FRECHET, ("FID", "FVD", "FD")
+    ),
+    "kernel": FidelityMetric(lambda pair: polynomial(pair.products), LOWER, _MMD, ("KID", "MMD")),
+    "rbf": FidelityMetric(lambda pair: gaussian(pair.products), LOWER, _MMD),
+    "quadratic": FidelityMetric(lambda pair: polynomial(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)),
+    "precision": FidelityMetric(
+        lambda pair: pair.prdc["precision"],
+        HIGHER,
+        "Share of synthetic samples that lie where real ones lie: are they plausible?",
+    ),
+    "recall": FidelityMetric(
+        lambda pair: pair.prdc["recall"],
+        HIGHER,
+        "Share of real samples that lie where synthetic ones lie: is the whole variety there?",
+    ),
+    "density": FidelityMetric(
+        lambda pair: pair.prdc["density"],
+        HIGHER,
+        "How densely real samples lie around a synthetic one; about 1 for a second real set.",
+    ),
+    "coverage": FidelityMetric(
+        lambda pair: pair.prdc["coverage"], HIGHER, "Share of real samples that have a synthetic one nearby."
+    ),
+    "IS": FidelityMetric(
+        lambda pair: inception_score(np.asarray(pair.samples.logits)),
+        HIGHER,
+        "How sure and how varied a network's classes are; it does not look at real samples.",
+        ("inception score",),
+        of_logits=True,
+    ),
+}
+
+
+def fidelity_metric(title: str) -> FidelityMetric | None:
+    """The metric that a record calls ``title``, as frechet[classifier] or FVD16; None if it is no fidelity metric."""
+    for name, metric in METRICS.items():
+        if re.match("|".join(map(re.escape, (name, *metric.published_names))), title, re.IGNORECASE):
+            return metric
+    return None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A figure with its interval, and the same figure of real against real."""
+    """A metric of synthetic samples, and its floor: the same metric of real samples."""
 
     value: Interval
     floor: Interval
 
 
-def compare(synthetic: Features, test: Features, train: Features, k: int = 5, seed: int = 0) -> dict[str, Compared]:
-    """Every distance of ``synthetic`` to ``test``, with that of ``train`` to ``test`` as the floor.
+def compare_features(
+    synthetic: Features, test: Features, train: Features, k: int = 5, seed: int = 0
+) -> dict[str, Compared]:
+    """Every metric of ``METRICS`` of ``synthetic`` against ``test``; the floor is ``train`` against ``test``.
 
-    N must be the same in all: distances move with it. ``k`` neighbours, fewer where N is not above. ``ValueError``.
+    All sets need the same N, because distances depend on it: raises ``ValueError`` otherwise. ``k`` neighbors, or N - 1
+    if that is less.
     """
     if not len(synthetic.rows) == len(test.rows) == len(train.rows):
         counts = f"{len(synthetic.rows)} synthetic, {len(test.rows)} test and {len(train.rows)} train"
         raise ValueError(f"{counts}: give as many of each")
-    near = min(k, len(test.rows) - 1)
-    found = [
-        {name: interval(each, side.units, test.units, seed) for name, each in _estimates(side, test, near)}
-        for side in (synthetic, train)
-    ]
-    return {name: Compared(value, found[1][name]) for name, value in found[0].items()}
+    k = min(k, len(test.rows) - 1)
+    values, floors = (_intervals(FeaturePair(samples, test, k), seed, False) for samples in (synthetic, train))
+    if synthetic.logits is not None:
+        values |= _intervals(FeaturePair(synthetic, test, k), seed, True)
+        floors |= _intervals(FeaturePair(test, test, k), seed, True)
+    return {name: Compared(values[name], floors[name]) for name in METRICS if name in values}
 
 
-def _estimates(side: Features, test: Features, k: int) -> Iterator[tuple[str, Estimate]]:
-    yield "frechet", frechet_estimate(side.rows, test.rows)
-    products = Products.of(side.rows, test.rows)
-    yield "kernel", polynomial(products)
-    yield "rbf", gaussian(products)
-    yield "quadratic", polynomial(products, degree=2, offset=0.0)
-    yield from neighbours(*products.squares(), k).items()
+def _intervals(pair: FeaturePair, seed: int, of_logits: bool) -> dict[str, Interval]:
+    return {
+        name: influence_interval(metric.function(pair), pair.samples.units, pair.reference.units, seed)
+        for name, metric in METRICS.items()
+        if metric.of_logits is of_logits
+    }

@@ -1,54 +1,71 @@
-"""Precision, recall, density and coverage (arXiv 2002.09797) from matrices of squared distances.
+"""Precision, recall, density and coverage of synthetic samples (Naeem et al., arXiv 2002.09797).
 
-``privacy.audit.fidelity`` finds the same by exact distances, row by row, for the few features of an identity network;
-here thousands of features are compared, and a matrix product is a hundred times faster.
+The ball of a row reaches to its k-th nearest neighbor in its own set.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from echodream.metrics.bootstrap import Estimate, mean
-
-NAMES = ("precision", "recall", "density", "coverage")
+from echodream.metrics.bootstrap import Estimate, mean_estimate
 
 
-def neighbours(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: int) -> dict[str, Estimate]:
-    """Of samples against real rows: squared distances (N, N), (N, M), (M, M), and ``k`` neighbours.
+@dataclass(frozen=True)
+class BallMembership:
+    """Which synthetic samples, N, and real rows, M, lie in each other's balls: bool (N, M) both."""
 
-    ``precision``: share of samples inside a real row's ball, which reaches to its k-th nearest other real row;
-    ``recall``: share of real rows inside a sample's ball; ``density``: balls around a sample, over k; ``coverage``:
-    share of real rows with a sample in their ball. Intervals take radii as they are: a row of the other set matters by
-    what it alone holds, and would be lost without it. Raises ``ValueError``.
+    in_real_ball: np.ndarray
+    """Whether sample i lies in the ball of real row j."""
+    in_synthetic_ball: np.ndarray
+    """Whether real row j lies in the ball of sample i."""
+
+    def per_row(self, k: int) -> dict[str, np.ndarray]:
+        """Rows whose mean is the metric: precision and density of samples, (N,), recall and coverage of real rows."""
+        return {
+            "precision": self.in_real_ball.any(axis=1).astype(np.float64),
+            "recall": self.in_synthetic_ball.any(axis=0).astype(np.float64),
+            "density": self.in_real_ball.sum(axis=1) / k,
+            "coverage": self.in_real_ball.any(axis=0).astype(np.float64),
+        }
+
+
+def prdc_estimates(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: int) -> dict[str, Estimate]:
+    """The four metrics from squared distances within and between samples and real rows: (N, N), (N, M), (M, M).
+
+    Influences keep the radii fixed: a row of the other set matters by the rows that only its ball contains. Raises
+    ``ValueError`` unless 1 <= ``k`` < N, M.
     """
     if not 1 <= k < min(between.shape):
-        raise ValueError(f"k={k} neighbours need more than {k} rows, and there are {between.shape}")
-    inside = between < radii(others, k)[None]
-    balls = between < radii(within, k)[:, None]
-    dense, each = mean(inside.sum(axis=1) / k), mean(inside.mean(axis=0) * (inside.shape[1] / k))
+        raise ValueError(f"k={k} neighbors need more than {k} rows, and there are {between.shape}")
+    balls = BallMembership(between < squared_radii(others, k)[None], between < squared_radii(within, k)[:, None])
+    rows = balls.per_row(k)
+    density = mean_estimate(rows["density"])
+    density_of_real = mean_estimate(balls.in_real_ball.mean(axis=0) * (balls.in_real_ball.shape[1] / k))
     return {
-        "precision": _held(inside.T),
-        "recall": _of_real(_held(balls)),
-        "density": Estimate(dense.value, dense.x, each.x, (0.0, np.inf)),
-        "coverage": _of_real(_held(inside)),
+        "precision": _covered(rows["precision"], balls.in_real_ball.T),
+        "recall": _exchanged(_covered(rows["recall"], balls.in_synthetic_ball)),
+        "density": Estimate(density.value, density.x, density_of_real.x, (0.0, np.inf)),
+        "coverage": _exchanged(_covered(rows["coverage"], balls.in_real_ball)),
     }
 
 
-def radii(within: np.ndarray, k: int) -> np.ndarray:
+def squared_radii(within: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its ``k``-th nearest other row: (N, N) to (N,)."""
-    apart = within.copy()
-    np.fill_diagonal(apart, np.inf)
-    found: np.ndarray = np.partition(apart, k - 1, axis=1)[:, k - 1]
-    return found
+    distances = within.copy()
+    np.fill_diagonal(distances, np.inf)
+    radii: np.ndarray = np.partition(distances, k - 1, axis=1)[:, k - 1]
+    return radii
 
 
-def _held(by: np.ndarray) -> Estimate:
-    """Share of columns that a row holds, bool (R, C): the first set are the columns, the second the rows."""
-    found = mean(by.any(axis=0).astype(float), counted=True)
-    if found.value in (0.0, 1.0):
-        return found  # its interval is exact
-    alone = mean((by & (by.sum(axis=0) == 1)).mean(axis=1) * len(by))
-    return Estimate(found.value, found.x, alone.x, found.bounds, found.counted)
+def _covered(covered: np.ndarray, balls: np.ndarray) -> Estimate:
+    """Proportion of the first set, (C,), that is ``covered`` by the ``balls`` of the second, bool (R, C)."""
+    estimate = mean_estimate(covered, proportion=True)
+    if estimate.value in (0.0, 1.0):
+        return estimate  # its interval is exact
+    only_ball = mean_estimate((balls & (balls.sum(axis=0) == 1)).mean(axis=1) * len(balls))
+    return Estimate(estimate.value, estimate.x, only_ball.x, estimate.bounds, estimate.proportion)
 
 
-def _of_real(found: Estimate) -> Estimate:
-    """With the sets exchanged: a share of real rows."""
-    return Estimate(found.value, found.y, found.x, found.bounds, found.counted)
+def _exchanged(estimate: Estimate) -> Estimate:
+    """The estimate with first and second set exchanged."""
+    return Estimate(estimate.value, estimate.y, estimate.x, estimate.bounds, estimate.proportion)

@@ -1,4 +1,4 @@
-"""How good predicted numbers are, in rows that may be weighted (``metrics.patients``): weights (R, N), R values."""
+"""Regression metrics of rows that may be weighted (``bootstrap.bootstrap_weights``)."""
 
 import numpy as np
 

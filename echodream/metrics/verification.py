@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from echodream.metrics.bootstrap import CONFIDENCE, Interval, percentile_interval
+from echodream.metrics.classification import roc_auc
+
 Array = np.ndarray[Any, Any]
 
 
@@ -79,8 +82,7 @@ def roc(pairs: Pairs, weight: Array | None = None) -> tuple[Array, Array, Array]
 
 def auc(pairs: Pairs, weight: Array | None = None) -> float:
     """Area under the ROC curve: how often a genuine pair scores above an impostor, ties counting one half."""
-    far, tar, _ = roc(pairs, weight)
-    return float(np.sum(np.diff(far) * (tar[1:] + tar[:-1]) / 2))
+    return float(roc_auc(pairs.score, pairs.same, None if weight is None else weight[None])[0])
 
 
 def tar_at(pairs: Pairs, far: float, weight: Array | None = None) -> float:
@@ -95,22 +97,18 @@ def tar_at(pairs: Pairs, far: float, weight: Array | None = None) -> float:
     return float(tar[fits].max()) if fits.any() else float("nan")
 
 
-def bootstrap(
-    pairs: Pairs, statistic: Callable[..., float], repeats: int = 200, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of ``statistic(pairs, weight=...)``, patients being drawn with replacement.
+def bootstrap_pairs(
+    pairs: Pairs, statistic: Callable[..., float], repeats: int = 200, confidence: float = CONFIDENCE, seed: int = 0
+) -> Interval:
+    """``statistic(pairs, weight=...)`` with its bootstrap interval over patients.
 
-    Draws in which the statistic has no value, as without a genuine pair, are left out; NaN where none has one.
+    Bootstrap samples without a value, as without a genuine pair, are left out.
     """
     generator = np.random.default_rng(seed)
-    chance = np.full(pairs.patients, 1 / max(pairs.patients, 1))
-    drawn = [generator.multinomial(pairs.patients, chance) for _ in range(repeats)]
-    values = np.array([statistic(pairs, weight=pairs.weights(counts)) for counts in drawn])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    probability = np.full(pairs.patients, 1 / max(pairs.patients, 1))
+    counts = (generator.multinomial(pairs.patients, probability) for _ in range(repeats))
+    resampled = [statistic(pairs, weight=pairs.weights(count)) for count in counts]
+    return percentile_interval(statistic(pairs), resampled, confidence)
 
 
 def rank1(table: Array, patient: Array, recording: Array) -> float:

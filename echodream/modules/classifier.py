@@ -17,7 +17,7 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Task
 from echodream.datamodules.views import Clips
-from echodream.metrics.patient_bootstrap import draws, interval
+from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, goal_of
 from echodream.modules.label_table import label_table, plain
 from echodream.modules.trainable import Trainable
@@ -113,10 +113,10 @@ class ClipClassifier(Trainable):
 
     def _measured(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> dict[str, Any]:
         patients = self._patients[rows]
-        found = self.goal.measure(out, target, draws(patients, self.repeats))
+        found = self.goal.measure(out, target, bootstrap_weights(patients, self.repeats))
         self._log(prefix, {name: values[0] for name, values in found.items()})
         of = self.goal.units(target, patients)
-        figures = {name: asdict(interval(values, patients=of.get(name))) for name, values in found.items()}
+        figures = {name: asdict(bootstrap_interval(values, patients=of.get(name))) for name, values in found.items()}
         tested = {"out": out, "target": target, "figures": figures}
         tested |= {"recordings": len(rows), "patients": len(set(patients.tolist()))}
         return (

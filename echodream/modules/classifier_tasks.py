@@ -11,7 +11,15 @@ from torch.nn import functional
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Classification, Labels
 from echodream.errors import UserError
-from echodream.metrics.classification import confusion, decided, multiclass, multilabel, multilabel_units, roc, units
+from echodream.metrics.classification import (
+    confusion_matrix,
+    decided,
+    multiclass,
+    multilabel,
+    multilabel_units,
+    roc,
+    units,
+)
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import Classifier
 from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
@@ -80,14 +88,14 @@ class ClassificationTask:
 
     def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """The confusion matrix, and the ROC curve of each class against the rest."""
-        table = confusion(torch.from_numpy(out.argmax(axis=1)), torch.from_numpy(target), self.outputs)
+        table = confusion_matrix(out.argmax(axis=1), target, self.outputs)
         p, areas = _softmax(out), self.measure(out, target)
         shown = [k for k in range(self.outputs) if np.isfinite(areas[f"auc_{self.names[k]}"][0])]
         shown = shown[:1] if self.outputs == 2 else shown
         curves = {
             f"{self.names[k]}  AUC {areas[f'auc_{self.names[k]}'][0]:.3f}": roc(p[:, k], target == k) for k in shown
         }
-        return {"confusion": plot_confusion_matrix(table.numpy(), self.names), "roc": plot_roc(curves)}
+        return {"confusion": plot_confusion_matrix(table, self.names), "roc": plot_roc(curves)}
 
 
 class RegressionTask:

@@ -162,11 +162,11 @@ class MetricLearning(Trainable):
         patient = self._patient[rows]
         table = verification.similarities(embeddings, self.head.similarity)
         pairs = self.measured = verification.all_pairs(table, patient)
-        low, high = verification.bootstrap(pairs, verification.auc)
+        auc = verification.bootstrap_pairs(pairs, verification.auc)
         values = {
-            "auc": verification.auc(pairs),
-            "auc_low": low,
-            "auc_high": high,
+            "auc": auc.value,
+            "auc_low": auc.low,
+            "auc_high": auc.high,
             "auc_other": verification.auc(verification.all_pairs(table, patient, rows)),
             "tar_far_1e-2": verification.tar_at(pairs, 1e-2),
             "tar_far_1e-3": verification.tar_at(pairs, 1e-3),

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, mean_interval, share, units
+from echodream.metrics.bootstrap import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_median,
+    clopper_pearson_interval,
+    unit_indices,
+)
 from echodream.privacy.nearer import BLOCK, Closest, Nearer, between, blocks, distance, points
 
 _WHAT = "The comparison of records and avatars"
@@ -118,7 +124,7 @@ def hidden_patients(
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
     x, y = points(_WHAT, avatars, records)
-    unit = torch.from_numpy(units(patients, len(records)))
+    unit = torch.from_numpy(unit_indices(patients, len(records)))
     closest, own = Closest(len(y)), torch.full((len(y),), torch.inf, dtype=torch.float64)
     with torch.no_grad():
         for part in blocks(x, y, block):
@@ -130,50 +136,15 @@ def hidden_patients(
     return torch.lt(closest.apart[:, 0], own).numpy()
 
 
-def median(
-    values: np.ndarray,
-    patients: Sequence[object] | np.ndarray | None = None,
-    repeats: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
-    """The median of rows, (n,), and its bootstrap interval by drawing whole ``patients``, (n,). NaN rows are left out.
-
-    NaN for the ends with fewer than two patients.
-    """
-    unit = units(patients, len(values))[np.isfinite(values)]
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    count, order = int(unit.max()) + 1, np.argsort(values, kind="stable")
-    values, unit = values[order], unit[order]
-    if len(np.unique(unit)) < 2:
-        return Interval(float(np.median(values)), float("nan"), float("nan"))
-    generator, drawn = np.random.default_rng(seed), []
-    for _ in range(repeats):
-        often = np.bincount(generator.integers(count, size=count), minlength=count)[unit]
-        drawn.append(_weighted(values, np.cumsum(often)))
-    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(np.median(values)), float(low), float(high))
-
-
-def _weighted(values: np.ndarray, total: np.ndarray) -> float:
-    """The median of sorted ``values`` that come so often that ``total`` is the running number of them; (n,) each."""
-    if not total[-1]:
-        return float("nan")
-    low, high = np.searchsorted(total, [(total[-1] - 1) // 2, total[-1] // 2], side="right")
-    return float((values[low] + values[high]) / 2)
-
-
 def percentage(values: np.ndarray, patients: Sequence[object] | np.ndarray, seed: int = 0) -> Interval:
     """How many of ``values``, bool (n,), are true, in %, with a 95 % interval by drawing whole ``patients``, (n,).
 
     Where all patients agree it is that of as many independent trials as there are patients (Clopper-Pearson).
     """
-    found = mean_interval(values.astype(np.float64), patients, seed=seed)
+    found = bootstrap_mean(values.astype(np.float64), patients, seed=seed)
     if found.value in (0.0, 1.0):
-        count = len(np.unique(units(patients, len(values))))
-        found = share(round(found.value) * count, count)
+        count = len(np.unique(unit_indices(patients, len(values))))
+        found = clopper_pearson_interval(round(found.value) * count, count)
     return Interval(100 * found.value, 100 * found.low, 100 * found.high)
 
 
@@ -210,6 +181,7 @@ def measures(found: Compared, patients: Sequence[object] | np.ndarray, seed: int
         Measure(name, percentage(values, patients, seed), "%", TARGETS.get(name)) for name, values in shares.items()
     )
     medians = [
-        Measure(name, median(values, patients, seed=seed), "", TARGETS.get(name)) for name, values in typical.items()
+        Measure(name, bootstrap_median(values, patients, seed=seed), "", TARGETS.get(name))
+        for name, values in typical.items()
     ]
     return [hidden, *medians[:2], nobody, *medians[2:]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from echodream import validation
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 
 SHARE = (0.0, 1.0)
 """The scale of shares."""

@@ -4,20 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from echodream.metrics.fidelity import fidelity_metric
+
 _METRICS = (
-    (
-        r"frechet|^FID|^FVD|^FD",
-        "How far apart the two sets lie in the features that the name states; smaller is closer.",
-    ),
-    (
-        r"kernel|KID|MMD|JEDi|rbf|quadratic",
-        "How well a test tells the two sets apart by the features that the name states; about 0 where it cannot.",
-    ),
-    (r"^precision", "Share of synthetic samples that lie where real ones lie: are they plausible?"),
-    (r"^recall", "Share of real samples that lie where synthetic ones lie: is the whole variety there?"),
-    (r"^density", "How densely real samples lie around a synthetic one; about 1 for a second real set."),
-    (r"^coverage", "Share of real samples that have a synthetic one nearby."),
-    (r"^IS|inception score", "How sure and how varied a network's classes are; it does not look at real samples."),
     (
         r"class (agreement|adherence)",
         "How often a classifier trained on real patients sees the class that was asked for.",
@@ -59,7 +48,9 @@ def label(name: str) -> str:
 
 
 def meaning(name: str) -> str:
-    """Of a metric, by its name; empty for one that is not known here."""
+    """What a metric measures, by its name; empty for an unknown one. Fidelity metrics: ``metrics.fidelity``."""
+    if (metric := fidelity_metric(name)) is not None:
+        return metric.description
     return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
 
 

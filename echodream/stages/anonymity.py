@@ -22,7 +22,7 @@ from echodream.anonymization.image_pairs import (
     versions,
 )
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patients, measures, percentage
 from echodream.runs.atomic_folder import FRESH, write_record
 from echodream.runs.summary import Summary

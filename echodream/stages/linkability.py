@@ -26,7 +26,7 @@ from echodream.anonymization.image_pairs import (
 )
 from echodream.errors import UserError
 from echodream.metrics import verification_threshold as at
-from echodream.metrics.verification import Pairs, auc, bootstrap
+from echodream.metrics.verification import Pairs, auc, bootstrap_pairs
 from echodream.privacy.attacks.linkability import linkability as attack
 from echodream.privacy.similarity import Similarity, normalised
 from echodream.runs.atomic_folder import write_record
@@ -186,8 +186,7 @@ def _figures(pairs: Pairs, cuts: Mapping[str, float], repeats: int, seed: int) -
     """AUC, EER, and all rates at each threshold, with intervals."""
 
     def with_interval(statistic: Any) -> dict[str, float]:
-        low, high = bootstrap(pairs, statistic, repeats, seed=seed)
-        return {"value": float(statistic(pairs)), "low": low, "high": high}
+        return asdict(bootstrap_pairs(pairs, statistic, repeats, seed=seed))
 
     found: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(at.eer)}
     for name, cut in cuts.items():

@@ -11,8 +11,8 @@ import pandas as pd
 from echodream import validation
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import Model, answers, open_model
+from echodream.metrics.bootstrap import CONFIDENCE, bootstrap_interval, bootstrap_weights, paired_ratio
 from echodream.metrics.classification import binary, binary_units
-from echodream.metrics.patient_bootstrap import CONFIDENCE, draws, interval, ratio
 from echodream.metrics.regression import regression
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
@@ -206,7 +206,7 @@ def _judged(question: Question, sides: Mapping[str, Side], repeats: int, seed: i
     patients = first.table["PatientID"].astype(str).to_numpy()[counts]
     if question.positive is not None and not 0 < truth[counts].sum() < counts.sum():
         raise UserError(f"{question.name}: TEST has patients of one of the two classes only: choose tasks=")
-    weights = draws(patients, repeats, seed)
+    weights = bootstrap_weights(patients, repeats, seed)
     measure = regression if question.positive is None else binary
     found = {}
     for role, side in sides.items():
@@ -217,7 +217,7 @@ def _judged(question: Question, sides: Mapping[str, Side], repeats: int, seed: i
     }
     if "real" in found:
         entry["ratio"] = {
-            role: {name: _plain(ratio(values[name], found["real"][name])) for name in values if name in COMPARED}
+            role: {name: _plain(paired_ratio(values[name], found["real"][name])) for name in values if name in COMPARED}
             for role, values in found.items()
             if role != "real"
         }
@@ -230,7 +230,7 @@ def _judged(question: Question, sides: Mapping[str, Side], repeats: int, seed: i
 
 def _plain(values: np.ndarray, patients: int | None = None) -> dict[str, float | None]:
     """The interval for json, which has no NaN."""
-    found: dict[str, float] = asdict(interval(values, patients=patients))
+    found: dict[str, float] = asdict(bootstrap_interval(values, patients=patients))
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 

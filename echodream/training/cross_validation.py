@@ -18,8 +18,8 @@ from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import answers, open_model
+from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import multiclass, units
-from echodream.metrics.patient_bootstrap import draws, interval
 from echodream.metrics.regression import regression
 from echodream.networks.classifiers import FOLDS
 from echodream.runs.atomic_folder import first_process
@@ -136,7 +136,7 @@ def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, An
         parts.append((model.facts, table, out))
     facts = parts[0][0]
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in parts])
-    outs, weights = np.concatenate([out for _, _, out in parts]), draws(patients, cfg.model.repeats)
+    outs, weights = np.concatenate([out for _, _, out in parts]), bootstrap_weights(patients, cfg.model.repeats)
     truth = np.concatenate([_truth(facts, table) for _, table, _ in parts])
     if facts["task"] == "regression":
         figures, of = regression(outs[:, 0], truth, weights), {}
@@ -147,7 +147,7 @@ def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, An
     plain = {
         name: {
             key: value if math.isfinite(value) else None
-            for key, value in asdict(interval(values, patients=of.get(name))).items()
+            for key, value in asdict(bootstrap_interval(values, patients=of.get(name))).items()
         }
         for name, values in figures.items()
     }

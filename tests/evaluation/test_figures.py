@@ -12,8 +12,8 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity, load_regressor
 from echodream.evaluation.distances import FeatureSets, distances
-from echodream.evaluation.features import FeatureExtraction, Features, part
-from echodream.metrics.bootstrap import Units
+from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, part
+from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.inception_score import inception_score
 from echodream.networks.classifiers import Classifier
 from echodream.networks.extractors.base import Extractor
@@ -31,7 +31,9 @@ def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
     sides = []
     for count in (N, N + 5, N + 3):
         scores = torch.from_numpy(rng.normal(size=(count, 4)))
-        sides.append(Features(rng.normal(size=(count, D)), scores, np.arange(count), Units(np.arange(count)), 0))
+        sides.append(
+            ExtractedFeatures(rng.normal(size=(count, D)), scores, np.arange(count), SamplingUnits(np.arange(count)), 0)
+        )
     return FeatureSets(object.__new__(extractor), frames, *sides)
 
 

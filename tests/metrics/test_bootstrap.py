@@ -3,23 +3,34 @@
 import numpy as np
 import pytest
 
-from echodream.metrics.bootstrap import Estimate, Units, interval, mean
-from echodream.metrics.intervals import mean_interval, share
+from echodream.metrics.bootstrap import (
+    Estimate,
+    SamplingUnits,
+    _weighted_median,
+    bootstrap_mean,
+    bootstrap_median,
+    clopper_pearson_interval,
+    influence_interval,
+    mean_estimate,
+)
 
 
-def everyone(count: int) -> Units:
-    return Units(np.arange(count))
+def everyone(count: int) -> SamplingUnits:
+    return SamplingUnits(np.arange(count))
 
 
 def test_the_interval_of_a_mean_is_the_ordinary_bootstrap() -> None:
     rng = np.random.default_rng(0)
     units = rng.integers(17, size=90)
     values = rng.normal(size=90) + 0.5 * units
-    found, truth = interval(mean(values), Units(units)), mean_interval(values, units.tolist(), repeats=4000, seed=1)
+    found, truth = (
+        influence_interval(mean_estimate(values), SamplingUnits(units)),
+        bootstrap_mean(values, units.tolist(), repeats=4000, seed=1),
+    )
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(truth.low, abs=0.08 * (truth.high - truth.low))
     assert found.high == pytest.approx(truth.high, abs=0.08 * (truth.high - truth.low))
-    alone = interval(mean(values), Units(np.arange(90)))
+    alone = influence_interval(mean_estimate(values), SamplingUnits(np.arange(90)))
     assert found.high - found.low > 1.5 * (alone.high - alone.low)  # rows of one unit are drawn together
 
 
@@ -27,16 +38,18 @@ def test_both_sets_count() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=80), 3 * rng.normal(size=50)
     both = Estimate(0.0, x - x.mean(), y - y.mean())
-    found = interval(both, Units(np.arange(80)), Units(np.arange(50)))
+    found = influence_interval(both, SamplingUnits(np.arange(80)), SamplingUnits(np.arange(50)))
     truth = 1.96 * np.sqrt(x.var() / 80 + y.var() / 50)
     assert found.high == pytest.approx(truth, rel=0.1)
     assert found.low == pytest.approx(-truth, rel=0.1)
-    assert interval(both, Units(np.arange(80)), Units(np.arange(50))) == found
-    assert interval(both, Units(np.arange(80)), Units(np.arange(50)), seed=1) != found
+    assert influence_interval(both, SamplingUnits(np.arange(80)), SamplingUnits(np.arange(50))) == found
+    assert influence_interval(both, SamplingUnits(np.arange(80)), SamplingUnits(np.arange(50)), seed=1) != found
 
 
 def test_ends_stay_where_the_figure_can_be() -> None:
-    found = interval(Estimate(0.1, np.array([-1.0, 1.0, 0.0, 0.0]), np.zeros(3), (0.0, 1.0)), everyone(4), everyone(3))
+    found = influence_interval(
+        Estimate(0.1, np.array([-1.0, 1.0, 0.0, 0.0]), np.zeros(3), (0.0, 1.0)), everyone(4), everyone(3)
+    )
     assert (found.low, found.value) == (0.0, 0.1)
     assert 0.1 < found.high <= 1.0
 
@@ -45,25 +58,27 @@ def test_ends_stay_where_the_figure_can_be() -> None:
 def test_a_share_that_is_all_or_nothing_is_no_certainty(all_of_them: float) -> None:
     units = np.repeat(np.arange(13), 4)
     found, truth = (
-        interval(mean(np.full(52, all_of_them), counted=True), Units(units)),
-        share(13 * int(all_of_them), 13),
+        influence_interval(mean_estimate(np.full(52, all_of_them), proportion=True), SamplingUnits(units)),
+        clopper_pearson_interval(13 * int(all_of_them), 13),
     )
     assert (found.value, found.low, found.high) == (all_of_them, truth.low, truth.high)
     other = Estimate(all_of_them, np.zeros(0), np.zeros(52), (0.0, 1.0), True)
-    assert interval(other, everyone(7), Units(units)) == found
+    assert influence_interval(other, everyone(7), SamplingUnits(units)) == found
 
 
 def test_classes_of_two_patients_are_drawn_together() -> None:
     """Otherwise, with one patient of each class, there would be no interval at all."""
     values, patients = np.array([1.0, 5.0, 2.0, 8.0, 3.0]), np.arange(5)
     classes = np.array(["a", "a", "a", "b", "b"])
-    assert interval(mean(values), Units(patients, classes)) == interval(mean(values), Units(patients))
-    few = interval(mean(values[:2]), Units(patients[:2], classes[2:4]))
+    assert influence_interval(mean_estimate(values), SamplingUnits(patients, classes)) == influence_interval(
+        mean_estimate(values), SamplingUnits(patients)
+    )
+    few = influence_interval(mean_estimate(values[:2]), SamplingUnits(patients[:2], classes[2:4]))
     assert (few.low, few.high) == pytest.approx((3 - 2 * np.sqrt(2), 3 + 2 * np.sqrt(2)))
 
 
 def test_one_unit_has_no_interval() -> None:
-    found = interval(mean(np.array([1.0, 2.0, 4.0])), Units(np.array(["a", "a", "a"])))
+    found = influence_interval(mean_estimate(np.array([1.0, 2.0, 4.0])), SamplingUnits(np.array(["a", "a", "a"])))
     assert found.value == pytest.approx(7 / 3)
     assert np.isnan([found.low, found.high]).all()
 
@@ -72,9 +87,34 @@ def test_classes_are_given_and_not_drawn() -> None:
     """What differs between classes alone makes no interval; units are drawn among their like."""
     classes = np.repeat([0, 1], [30, 20])
     apart = 100.0 * classes
-    assert interval(mean(apart), Units(np.arange(50), classes)).high == pytest.approx(apart.mean())
+    assert influence_interval(mean_estimate(apart), SamplingUnits(np.arange(50), classes)).high == pytest.approx(
+        apart.mean()
+    )
     noise = np.random.default_rng(2).normal(size=50) * np.where(classes, 4.0, 1.0)
-    found = interval(mean(apart + noise), Units(np.arange(50), classes))
+    found = influence_interval(mean_estimate(apart + noise), SamplingUnits(np.arange(50), classes))
     spread = np.sqrt(sum(noise[classes == k].var() * (classes == k).sum() for k in (0, 1))) / 50
     assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
-    assert interval(mean(apart + noise), Units(np.arange(50))).high - found.high > 5
+    assert influence_interval(mean_estimate(apart + noise), SamplingUnits(np.arange(50))).high - found.high > 5
+
+
+def test_the_median_s_interval_draws_patients() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=200)
+    found = bootstrap_median(values, np.arange(200), repeats=400)
+    drawn = [np.median(values[np.random.default_rng(k).integers(200, size=200)]) for k in range(600)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.value == np.median(values)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08)
+    twice = bootstrap_median(np.repeat(values, 3), np.repeat(np.arange(200), 3), repeats=400)
+    assert (twice.low, twice.high) == (found.low, found.high)  # not as if there were three times as many
+    assert np.isnan(bootstrap_median(values, ["one"] * 200).low)
+    assert bootstrap_median(np.array([1.0, np.nan, 4.0]), list("abc")).value == 2.5
+    assert np.isnan(bootstrap_median(np.array([np.nan])).value)
+
+
+def test_weighted_medians_are_those_of_the_drawn_rows() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        values, often = np.sort(rng.integers(0, 5, 7)).astype(float), rng.integers(0, 4, 7)
+        if often.sum():
+            assert _weighted_median(values, np.cumsum(often)) == np.median(np.repeat(values, often))

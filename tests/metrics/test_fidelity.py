@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from echodream.metrics.bootstrap import Units
-from echodream.metrics.fidelity import BETTER, Features, compare
+from echodream.metrics.bootstrap import SamplingUnits
+from echodream.metrics.fidelity import METRICS, Features, compare_features, fidelity_metric
 from echodream.metrics.frechet import frechet
 from echodream.metrics.mmd import Products, gaussian, polynomial
 
@@ -13,13 +13,13 @@ N, D = 20, 4
 
 def side(seed: int, shift: float = 0.0, count: int = N) -> Features:
     rows = np.random.default_rng(seed).normal(size=(count, D)) + shift
-    return Features(rows, Units(np.array([f"p{k // 2}" for k in range(count)])))
+    return Features(rows, SamplingUnits(np.array([f"p{k // 2}" for k in range(count)])))
 
 
 def test_the_floor_is_of_training_against_test() -> None:
     synthetic, test, train = side(0, 1.5), side(1), side(2)
-    found = compare(synthetic, test, train)
-    assert set(found) == set(BETTER)
+    found = compare_features(synthetic, test, train)
+    assert set(found) == set(METRICS) - {"IS"}
     for which, other in (("value", synthetic), ("floor", train)):
         products = Products.of(other.rows, test.rows)
         truth = {"frechet": frechet(other.rows, test.rows), "kernel": polynomial(products).value}
@@ -29,14 +29,16 @@ def test_the_floor_is_of_training_against_test() -> None:
     for name, each in found.items():
         assert each.value.low <= each.value.value <= each.value.high, name
         worse = each.value.value - each.floor.value
-        assert worse > 0 if BETTER[name] == "lower" else worse < 0, name
+        assert worse > 0 if METRICS[name].better == "lower" else worse < 0, name
 
 
 def test_intervals_are_over_patients() -> None:
     sides = [side(seed, 0.4 * seed) for seed in range(3)]
-    doubled = [Features(np.repeat(each.rows, 4, axis=0), Units(np.repeat(each.units.names, 4))) for each in sides]
-    alone = [Features(each.rows, Units(np.arange(4 * N))) for each in doubled]
-    by_patient, by_row = (compare(*given)["frechet"].value for given in (doubled, alone))
+    doubled = [
+        Features(np.repeat(each.rows, 4, axis=0), SamplingUnits(np.repeat(each.units.names, 4))) for each in sides
+    ]
+    alone = [Features(each.rows, SamplingUnits(np.arange(4 * N))) for each in doubled]
+    by_patient, by_row = (compare_features(*given)["frechet"].value for given in (doubled, alone))
     assert by_patient.value == by_row.value
     assert by_patient.high - by_patient.low > 1.5 * (by_row.high - by_row.low)
 
@@ -46,11 +48,20 @@ def test_unequal_numbers_are_refused() -> None:
     for short in range(3):
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
         with pytest.raises(ValueError, match="give as many of each"):
-            compare(*sides)
+            compare_features(*sides)
 
 
 def test_fewer_samples_than_neighbours_have_fewer_neighbours() -> None:
     few = [side(seed, count=4) for seed in range(3)]
-    found, wanted = compare(*few, k=5), compare(*few, k=3)
+    found, wanted = compare_features(*few, k=5), compare_features(*few, k=3)
     assert found == wanted
-    assert found != compare(*few, k=1)
+    assert found != compare_features(*few, k=1)
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("FID", "frechet"), ("FVD128", "frechet"), ("frechet[c]", "frechet"), ("KID", "kernel"), ("IS", "IS")],
+)
+def test_published_names_have_the_description_of_their_metric(title: str, name: str) -> None:
+    assert fidelity_metric(title) is METRICS[name]
+    assert fidelity_metric("class agreement") is None

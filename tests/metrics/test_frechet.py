@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from echodream.metrics.bootstrap import Units, interval
+from echodream.metrics.bootstrap import SamplingUnits, influence_interval
 from echodream.metrics.frechet import frechet, frechet_estimate
 
 
@@ -116,7 +116,9 @@ def test_the_interval_is_as_wide_as_new_samples_spread() -> None:
     values = [frechet(*draw()) for _ in range(120)]
     widths = []
     for _ in range(12):
-        found = interval(frechet_estimate(*draw()), Units(np.arange(150)), Units(np.arange(120)))
+        found = influence_interval(
+            frechet_estimate(*draw()), SamplingUnits(np.arange(150)), SamplingUnits(np.arange(120))
+        )
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.25)

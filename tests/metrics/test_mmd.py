@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.metrics.bootstrap import Units, interval
+from echodream.metrics.bootstrap import SamplingUnits, influence_interval
 from echodream.metrics.mmd import Products, gaussian, polynomial
 
 N, M, D = 9, 7, 4
@@ -54,7 +54,7 @@ def test_equal_distributions_are_at_zero_on_average_and_in_their_intervals() -> 
     for seed in range(120):
         found = polynomial(Products.of(features(30, 2 * seed), features(25, 2 * seed + 1)))
         values.append(found.value)
-        ends = interval(found, Units(np.arange(30)), Units(np.arange(25)))
+        ends = influence_interval(found, SamplingUnits(np.arange(30)), SamplingUnits(np.arange(25)))
         inside += ends.low <= 0 <= ends.high
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(120)
     assert inside >= 108

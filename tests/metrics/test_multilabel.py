@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from echodream.metrics.bootstrap import bootstrap_weights
 from echodream.metrics.classification import decided, multilabel, multilabel_units
-from echodream.metrics.patient_bootstrap import draws
 
 NAMES = ["edema", "fracture", "half", "never"]
 N = 60
@@ -37,7 +37,7 @@ def test_each_label_is_scikit_learn_s_figure_of_the_rows_that_say_yes_or_no() ->
 
 def test_a_bootstrap_sample_is_the_figure_of_its_rows_written_out() -> None:
     scores, target = given()
-    weights = draws([f"p{row // 4}" for row in range(N)], repeats=3, seed=1)
+    weights = bootstrap_weights([f"p{row // 4}" for row in range(N)], repeats=3, seed=1)
     found = multilabel(scores, target, NAMES, weights)
     for number, weight in enumerate(weights):
         rows = np.repeat(np.arange(N), weight.astype(int))

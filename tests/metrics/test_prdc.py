@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.metrics.bootstrap import Units, interval
+from echodream.metrics.bootstrap import SamplingUnits, influence_interval
 from echodream.metrics.mmd import Products
-from echodream.metrics.prdc import NAMES, neighbours, radii
+from echodream.metrics.prdc import prdc_estimates, squared_radii
 from echodream.privacy.attacks.fidelity import fidelity
 
 N, M, D = 23, 17, 3
+NAMES = ("precision", "recall", "density", "coverage")
 
 
 def sides() -> tuple[np.ndarray, np.ndarray]:
@@ -33,35 +34,35 @@ def brute(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 @pytest.mark.parametrize("k", [1, 4])
 def test_they_are_the_papers_and_the_audits(k: int) -> None:
     x, y = sides()
-    found, truth = neighbours(*Products.of(x, y).squares(), k), brute(x, y, k)
+    found, truth = prdc_estimates(*Products.of(x, y).squares(), k), brute(x, y, k)
     audited = fidelity(torch.from_numpy(x), torch.from_numpy(y), k=k)
     assert tuple(found) == NAMES
     for name, value in truth.items():
         assert found[name].value == pytest.approx(value), name
-        assert getattr(audited, name).value == pytest.approx(value), name
+        assert audited[name].value == pytest.approx(value), name
     assert len({round(value, 6) for value in truth.values()}) == 4
 
 
 def test_precision_is_told_by_samples_and_recall_by_patients() -> None:
     x, y = sides()
-    found = neighbours(*Products.of(x, y).squares(), 2)
+    found = prdc_estimates(*Products.of(x, y).squares(), 2)
     for name, own in (("precision", N), ("density", N), ("recall", M), ("coverage", M)):
-        together = interval(found[name], *(Units(np.arange(n) * (n != own)) for n in (N, M)))
+        together = influence_interval(found[name], *(SamplingUnits(np.arange(n) * (n != own)) for n in (N, M)))
         assert np.isnan(together.low), name
-        ends = interval(found[name], Units(np.arange(N)), Units(np.arange(M)))
+        ends = influence_interval(found[name], SamplingUnits(np.arange(N)), SamplingUnits(np.arange(M)))
         assert 0 <= ends.low < ends.value < ends.high, name
         assert ends.high <= 1 or name == "density"
 
 
 def test_intervals_are_as_wide_as_figures_vary() -> None:
     """Both sets are drawn again and again: the spread of each figure is what its interval says."""
-    rng, units = np.random.default_rng(3), Units(np.arange(60))
+    rng, units = np.random.default_rng(3), SamplingUnits(np.arange(60))
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     widths: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in range(60):
         x, y = rng.normal(size=(60, 6)) * 0.8 + 0.7, rng.normal(size=(60, 6))
-        for name, found in neighbours(*Products.of(x, y).squares(), 5).items():
-            ends = interval(found, units, units, seed)
+        for name, found in prdc_estimates(*Products.of(x, y).squares(), 5).items():
+            ends = influence_interval(found, units, units, seed)
             values[name].append(found.value)
             widths[name].append((ends.high - ends.low) / 2 / 1.96)
     for name in NAMES:
@@ -71,8 +72,8 @@ def test_intervals_are_as_wide_as_figures_vary() -> None:
 def test_a_row_of_the_other_set_matters_by_what_it_alone_holds() -> None:
     x, y = sides()
     within, between, others = Products.of(x, y).squares()
-    found = neighbours(within, between, others, 2)
-    inside, balls = between < radii(others, 2)[None], between < radii(within, 2)[:, None]
+    found = prdc_estimates(within, between, others, 2)
+    inside, balls = between < squared_radii(others, 2)[None], between < squared_radii(within, 2)[:, None]
     less = {
         "precision": [inside.any(1).mean() - np.delete(inside, j, 1).any(1).mean() for j in range(M)],
         "recall": [balls.any(0).mean() - np.delete(balls, i, 0).any(0).mean() for i in range(N)],
@@ -87,8 +88,8 @@ def test_a_row_of_the_other_set_matters_by_what_it_alone_holds() -> None:
 
 def test_a_share_of_all_has_the_exact_interval_of_its_own_units() -> None:
     near = np.random.default_rng(0).normal(size=(N, D)) * 0.01
-    found = neighbours(*Products.of(near, np.concatenate([near + 0.001, near[:5]])).squares(), 4)
-    ends = interval(found["precision"], Units(np.arange(N)), Units(np.arange(N + 5)))
+    found = prdc_estimates(*Products.of(near, np.concatenate([near + 0.001, near[:5]])).squares(), 4)
+    ends = influence_interval(found["precision"], SamplingUnits(np.arange(N)), SamplingUnits(np.arange(N + 5)))
     assert (ends.value, ends.high) == (1.0, 1.0)
     assert ends.low == pytest.approx(0.025 ** (1 / N))
 
@@ -96,11 +97,11 @@ def test_a_share_of_all_has_the_exact_interval_of_its_own_units() -> None:
 def test_a_row_is_not_its_own_neighbour() -> None:
     x = np.array([[0.0], [1.0], [3.0], [7.0]])
     within = Products.of(x, x).squares()[0]
-    assert radii(within, 1).tolist() == [1, 1, 4, 16]
-    assert radii(within, 2).tolist() == [9, 4, 9, 36]
+    assert squared_radii(within, 1).tolist() == [1, 1, 4, 16]
+    assert squared_radii(within, 2).tolist() == [9, 4, 9, 36]
 
 
 @pytest.mark.parametrize("k", [0, 17])
 def test_more_neighbours_than_rows_are_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=rf"k={k} neighbours need more than {k} rows"):
-        neighbours(*Products.of(*sides()).squares(), k)
+    with pytest.raises(ValueError, match=rf"k={k} neighbors need more than {k} rows"):
+        prdc_estimates(*Products.of(*sides()).squares(), k)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from echodream.metrics.verification import Pairs, all_pairs, auc, bootstrap, rank1, roc, similarities, spread, tar_at
+from echodream.metrics.verification import (
+    Pairs,
+    all_pairs,
+    auc,
+    bootstrap_pairs,
+    rank1,
+    roc,
+    similarities,
+    spread,
+    tar_at,
+)
 
 N, D = 23, 6
 PATIENT = np.array(["d", "a", "b", "a", "c", "b", "a", "d", "a", "b", "c", "e", "a", "b", "d", *"aabbccdd"])
@@ -93,7 +103,7 @@ def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
 
 def test_the_interval_is_of_draws_of_patients() -> None:
     made = all_pairs(table(), PATIENT)
-    found = bootstrap(made, auc, repeats=40, confidence=0.9, seed=3)
+    found = bootstrap_pairs(made, auc, repeats=40, confidence=0.9, seed=3)
     rng, values = np.random.default_rng(3), []
     for _ in range(40):
         counts = dict(zip("abcde", rng.multinomial(5, [0.2] * 5), strict=True))
@@ -106,14 +116,14 @@ def test_the_interval_is_of_draws_of_patients() -> None:
         if (weight[same] > 0).any() and (weight[~same] > 0).any():
             values.append(roc_auc_score(same, score, sample_weight=weight))
     assert len(values) > 30
-    assert found == pytest.approx(np.quantile(values, [0.05, 0.95]), abs=1e-9)
-    assert found[0] < auc(made) < found[1]
+    assert (found.low, found.high) == pytest.approx(np.quantile(values, [0.05, 0.95]), abs=1e-9)
+    assert found.low < found.value == auc(made) < found.high
 
 
 def test_one_patient_alone_has_no_values() -> None:
     made = all_pairs(np.ones((3, 3)), np.array(["a"] * 3))
     assert np.isnan(auc(made))
-    assert np.isnan(bootstrap(made, auc, repeats=5)).all()
+    assert np.isnan(bootstrap_pairs(made, auc, repeats=5).low)
 
 
 def test_rank_1_searches_the_other_recordings_for_each_patient_that_has_two() -> None:

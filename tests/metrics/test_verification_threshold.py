@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from echodream.metrics import verification_threshold as at
-from echodream.metrics.verification import Pairs, bootstrap
+from echodream.metrics.verification import Pairs, bootstrap_pairs
 
 
 def some(seed: int, count: int = 60, patients: int = 12) -> Pairs:
@@ -116,5 +116,5 @@ def test_folds_judge_pairs_that_did_not_choose() -> None:
 
 def test_intervals_come_from_patients() -> None:
     pairs = some(8, count=200, patients=30)
-    low, high = bootstrap(pairs, at.eer)
-    assert 0 <= low < at.eer(pairs) < high <= 1
+    found = bootstrap_pairs(pairs, at.eer)
+    assert 0 <= found.low < found.value < found.high <= 1

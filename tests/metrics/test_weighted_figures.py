@@ -8,9 +8,9 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
+from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights, paired_ratio
 from echodream.metrics.classification import (
     BINS,
-    area,
     average_precision,
     binary,
     binary_units,
@@ -18,11 +18,11 @@ from echodream.metrics.classification import (
     f1,
     multiclass,
     roc,
+    roc_auc,
     sensitivity,
     specificity,
     units,
 )
-from echodream.metrics.patient_bootstrap import draws, interval, ratio
 from echodream.metrics.regression import regression
 
 N, R, K = 41, 5, 3
@@ -81,7 +81,7 @@ def test_a_weight_is_a_number_of_copies() -> None:
 def test_decisions_in_place_of_probabilities_give_another_auc() -> None:
     p, positive, weights = rows()
     hard = (p >= 0.5).astype(float)
-    for of in (area, average_precision):
+    for of in (roc_auc, average_precision):
         assert np.abs(of(p, positive, weights) - of(hard, positive, weights)).max() > 0.03
 
 
@@ -108,13 +108,13 @@ def test_the_roc_curve_is_scikit_learns() -> None:
     truth = sk.roc_curve(positive, p, drop_intermediate=False)
     assert across == pytest.approx(truth[0])
     assert up == pytest.approx(truth[1])
-    assert sk.auc(across, up) == pytest.approx(area(p, positive)[0])
+    assert sk.auc(across, up) == pytest.approx(roc_auc(p, positive)[0])
 
 
 def test_what_has_no_value_is_nan() -> None:
     p, _, _ = rows()
     none, every = np.zeros(N, bool), np.ones(N, bool)
-    assert np.isnan(area(p, none)).all()
+    assert np.isnan(roc_auc(p, none)).all()
     assert np.isnan(average_precision(p, none)).all()
     assert np.isnan(sensitivity(none, none)).all()
     assert np.isnan(specificity(every, every)).all()
@@ -138,7 +138,7 @@ def test_regression_is_scikit_learns() -> None:
 
 def test_patients_are_drawn_whole() -> None:
     patients = ["p", "q", "p", "r", "p", "q", "s"]
-    found = draws(patients, repeats=50, seed=3)
+    found = bootstrap_weights(patients, repeats=50, seed=3)
     assert found.shape == (51, 7)
     assert (found[0] == 1).all()
     assert (found[:, 0] == found[:, 2]).all()
@@ -146,8 +146,8 @@ def test_patients_are_drawn_whole() -> None:
     each = found[1:, [0, 1, 3, 6]]
     assert (each.sum(axis=1) == 4).all()  # as many patients as there are
     assert (each[:, 0] != each[:, 1]).any()
-    assert (draws(patients, 50, 3) == found).all()
-    assert (draws(patients, 50, 4) != found).any()
+    assert (bootstrap_weights(patients, 50, 3) == found).all()
+    assert (bootstrap_weights(patients, 50, 4) != found).any()
 
 
 def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_not() -> None:
@@ -157,8 +157,8 @@ def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_
         level = rng.normal(size=30)
         values = np.repeat(level, 6) + 0.1 * rng.normal(size=180)
         for unit, names in (("patient", np.repeat(np.arange(30), 6)), ("recording", np.arange(180))):
-            weights = draws(names, 200, trial)
-            found = interval(weights @ values / weights.sum(axis=1))
+            weights = bootstrap_weights(names, 200, trial)
+            found = bootstrap_interval(weights @ values / weights.sum(axis=1))
             hits[unit] += found.low <= 0 <= found.high
     assert hits["patient"] >= 176  # 190 of 200 expected, fewer than 177 once in 10,000
     assert hits["recording"] < 140
@@ -166,10 +166,10 @@ def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_
 
 def test_an_interval_is_of_what_has_a_value() -> None:
     values = np.array([0.5, *np.linspace(0, 1, 101), np.nan, np.inf])
-    found = interval(values, confidence=0.9)
+    found = bootstrap_interval(values, confidence=0.9)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.05, 0.95))
-    assert np.isnan(interval(np.array([np.nan, 1.0, 2.0])).low)
-    assert np.isnan(interval(np.array([0.3, np.nan])).high)
+    assert np.isnan(bootstrap_interval(np.array([np.nan, 1.0, 2.0])).low)
+    assert np.isnan(bootstrap_interval(np.array([0.3, np.nan])).high)
 
 
 def test_without_an_error_the_interval_is_the_exact_one() -> None:
@@ -177,21 +177,21 @@ def test_without_an_error_the_interval_is_the_exact_one() -> None:
 
     for hits, patients in ((13, 13), (0, 7)):
         exact = binomtest(hits, patients).proportion_ci(0.95, "exact")
-        found = interval(np.full(50, hits / patients), patients=patients)
+        found = bootstrap_interval(np.full(50, hits / patients), patients=patients)
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-    assert interval(np.full(50, 0.5), patients=9).low == 0.5
-    assert interval(np.array([1.0, 1.0, 0.9]), patients=9).low > 0.89
-    assert interval(np.full(50, 1.0)).low == 1.0
+    assert bootstrap_interval(np.full(50, 0.5), patients=9).low == 0.5
+    assert bootstrap_interval(np.array([1.0, 1.0, 0.9]), patients=9).low > 0.89
+    assert bootstrap_interval(np.full(50, 1.0)).low == 1.0
 
 
 def test_a_perfect_auc_has_a_lower_end_that_covers() -> None:
     """True AUC .8, six patients of each class: where the order is perfect, the lower end is below .8 as it must be."""
     rng, seen = np.random.default_rng(0), 0
     shift = 2**0.5 * 0.8416  # of two normal scores with AUC .8
-    low = interval(np.ones(10), patients=6).low
+    low = bootstrap_interval(np.ones(10), patients=6).low
     for _ in range(2000):
         score = np.concatenate([rng.normal(shift, 1, 6), rng.normal(0, 1, 6)])
-        seen += area(score, np.arange(12) < 6)[0] == 1
+        seen += roc_auc(score, np.arange(12) < 6)[0] == 1
     assert 0 < seen / 2000 <= 0.8**6
     assert low == pytest.approx(0.025 ** (1 / 6))
     assert low < 0.8
@@ -212,8 +212,8 @@ def test_a_ratio_is_paired_draw_by_draw() -> None:
     rng = np.random.default_rng(5)
     positive = np.arange(60) % 2 == 0
     p = positive + 1.2 * rng.normal(size=60)
-    weights = draws(np.arange(60), 300, 0)
-    one, same = area(p, positive, weights), area(p + 0.01 * rng.normal(size=60), positive, weights)
-    paired, apart = interval(ratio(same, one)), interval(ratio(same, one[::-1]))
+    weights = bootstrap_weights(np.arange(60), 300, 0)
+    one, same = roc_auc(p, positive, weights), roc_auc(p + 0.01 * rng.normal(size=60), positive, weights)
+    paired, apart = bootstrap_interval(paired_ratio(same, one)), bootstrap_interval(paired_ratio(same, one[::-1]))
     assert paired.high - paired.low < 0.3 * (apart.high - apart.low)
-    assert np.isnan(ratio(np.array([1.0, 2.0]), np.array([0.0, -1.0]))).all()
+    assert np.isnan(paired_ratio(np.array([1.0, 2.0]), np.array([0.0, -1.0]))).all()

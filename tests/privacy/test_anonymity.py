@@ -6,7 +6,7 @@ import torch
 
 from echodream.errors import UserError
 from echodream.privacy import nearer
-from echodream.privacy.anonymity import compare, hidden_patients, measures, median, percentage
+from echodream.privacy.anonymity import compare, hidden_patients, measures, percentage
 
 torch.set_num_threads(1)
 NAMES = ("source", "distance", "avatars", "records", "closest", "ratio", "closest_record")
@@ -144,31 +144,6 @@ def test_other_images_of_a_patient_hide_nobody() -> None:
     assert hidden_patients(records, records, ["a", "b", "c", "d"]).tolist() == [False] * 4
     tie = torch.tensor([[1.0], [-1.0], [20.0], [30.0]])
     assert hidden_patients(torch.tensor([[0.0], [0.0], [20.0], [30.0]]), tie, list("abcd"), 1).tolist() == [False] * 4
-
-
-def test_the_median_s_interval_draws_patients() -> None:
-    rng = np.random.default_rng(2)
-    values = rng.normal(size=200)
-    found = median(values, np.arange(200), repeats=400)
-    drawn = [np.median(values[np.random.default_rng(k).integers(200, size=200)]) for k in range(600)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert found.value == np.median(values)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08)
-    twice = median(np.repeat(values, 3), np.repeat(np.arange(200), 3), repeats=400)
-    assert (twice.low, twice.high) == (found.low, found.high)  # not as if there were three times as many
-    assert np.isnan(median(values, ["one"] * 200).low)
-    assert median(np.array([1.0, np.nan, 4.0]), list("abc")).value == 2.5
-    assert np.isnan(median(np.array([np.nan])).value)
-
-
-def test_weighted_medians_are_those_of_the_drawn_rows() -> None:
-    from echodream.privacy.anonymity import _weighted
-
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        values, often = np.sort(rng.integers(0, 5, 7)).astype(float), rng.integers(0, 4, 7)
-        if often.sum():
-            assert _weighted(values, np.cumsum(often)) == np.median(np.repeat(values, often))
 
 
 def test_a_share_that_is_certain_has_an_interval() -> None:

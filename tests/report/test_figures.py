@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import axis, ridges, track
 from echodream.report.figures import Row, between, interval, number, percent, round_up, ticks, times, within
 from echodream.report.glossary import copy, counts_in_floors, meaning

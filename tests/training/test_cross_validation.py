@@ -16,7 +16,7 @@ from echodream import engine
 from echodream.artifact import read_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.metrics.classification import area
+from echodream.metrics.classification import roc_auc
 from echodream.networks.classifiers import load_classifier
 from echodream.store import Store
 from echodream.training.cross_validation import over_runs, runs_of
@@ -83,7 +83,7 @@ def _pooled(folder: Path, root: Path, names: list[str]) -> float:
         first = (6 - config["stride"] - 1) // 2
         x = torch.from_numpy(store.frames(name)[first : first + 3 : 2, :, :, 0]).float() / 127.5 - 1
         said.append(float(network(x[None, None]).softmax(dim=1)[0, 0]))
-    return float(area(np.array(said), table["class_id"].to_numpy() == 0)[0])
+    return float(roc_auc(np.array(said), table["class_id"].to_numpy() == 0)[0])
 
 
 def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path) -> None:

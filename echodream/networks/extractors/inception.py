@@ -46,7 +46,7 @@ class Inception(Extractor):
         return found
 
     def title(self, metric: str, frames: int) -> str:
-        return {"frechet": "FID", "kernel": "KID"}.get(metric, super().title(metric, frames))
+        return {"frechet": "FID", "kernel": "KID", "IS": "IS"}.get(metric, super().title(metric, frames))
 
     def published(self) -> int:
         return 10_000

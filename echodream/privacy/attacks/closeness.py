@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, mean_interval, units
+from echodream.metrics.bootstrap import Interval, bootstrap_mean, unit_indices
 from echodream.privacy.attacks.distances import checked, nearest_distance, to_other_units, to_units
 
 
@@ -51,7 +51,7 @@ def closeness(
     x, y, z = checked("closeness", synthetic, train, holdout)
     generator = np.random.default_rng(seed)
     tables = [
-        _closest(to_units(x, rows, units(names, len(rows))).cpu().numpy(), units(groups, len(x)))
+        _closest(to_units(x, rows, unit_indices(names, len(rows))).cpu().numpy(), unit_indices(groups, len(x)))
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
     patients = min(table.shape[1] for table in tables)
@@ -71,7 +71,7 @@ def closeness(
         dcr_holdout=_median(far.min(axis=1), seed, repeats),
         nndr_train=_median(_ratio(near), seed, repeats),
         nndr_holdout=_median(_ratio(far), seed, repeats),
-        nearest_in_train=mean_interval(wins, repeats=repeats, seed=seed),
+        nearest_in_train=bootstrap_mean(wins, repeats=repeats, seed=seed),
         p_value=float((1 + (shuffled >= wins.mean() - 1e-12).sum()) / (repeats + 1)),
         patients=patients,
     )
@@ -109,5 +109,5 @@ def authenticity(synthetic: Tensor, train: Tensor, train_patients: Sequence[obje
     """
     x, y = checked("authenticity", synthetic, train)
     distance, place = nearest_distance(x, y)
-    others = to_other_units(y, units(train_patients, len(y)))
+    others = to_other_units(y, unit_indices(train_patients, len(y)))
     return torch.gt(distance, others[place]).cpu().numpy()

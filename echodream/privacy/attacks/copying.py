@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.privacy.attacks.distances import checked, nearest_distance
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, mean_interval
+from echodream.metrics.bootstrap import Interval, bootstrap_mean
 from echodream.privacy.similarity import Similarity, exact, normalised
 
 
@@ -54,17 +54,17 @@ def drift(
     for frame in range(max(map(len, curves))):
         longer = [number for number, curve in enumerate(curves) if len(curve) > frame]
         values = np.array([curves[number][frame] for number in longer])
-        points.append(mean_interval(values, [names[number] for number in longer], seed=seed))
+        points.append(bootstrap_mean(values, [names[number] for number in longer], seed=seed))
     lost = None
     if threshold is not None:
         below = np.array([float((curve < threshold).any()) for curve in curves])
-        lost = mean_interval(below, names, seed=seed)
+        lost = bootstrap_mean(below, names, seed=seed)
     return Drift(
         curve=np.array([point.value for point in points]),
         low=np.array([point.low for point in points]),
         high=np.array([point.high for point in points]),
-        last=mean_interval(np.array([curve[-1] for curve in curves]), names, seed=seed),
-        step=mean_interval(
+        last=bootstrap_mean(np.array([curve[-1] for curve in curves]), names, seed=seed),
+        step=bootstrap_mean(
             np.array(steps)[stepping], [n for n, ok in zip(names, stepping, strict=True) if ok], seed=seed
         ),
         lost=lost,

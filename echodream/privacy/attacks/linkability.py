@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, wilson
+from echodream.metrics.bootstrap import Interval, wilson_interval
 from echodream.privacy.attacks.distances import blocks, checked
 
 
@@ -60,7 +60,7 @@ def linkability(
     for views in (train, control):
         sides = [_among(x, y, neighbours) for x, y in zip(views, synthetic, strict=True)]
         linked = (sides[0][:, :, None] == sides[1][:, None, :]).any(dim=2).any(dim=1)
-        rates.append(wilson(int(linked.sum()), len(linked), confidence))
+        rates.append(wilson_interval(int(linked.sum()), len(linked), confidence))
     apart = math.prod((samples - neighbours - i) / (samples - i) for i in range(neighbours))
     return Linkability(rates[0], rates[1], 1 - max(apart, 0.0), residual_risk(*rates))
 

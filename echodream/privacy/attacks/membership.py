@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, bootstrap, units
+from echodream.metrics.bootstrap import Interval, bootstrap_statistic, unit_indices
+from echodream.metrics.classification import roc_auc
 from echodream.privacy.conformal import finite
 
 
@@ -41,7 +42,7 @@ def membership(
     values, inside = finite(scores, "membership scores"), np.asarray(member, dtype=bool)
     if len(inside) != len(values):
         raise UserError(f"{len(values)} scores came with {len(inside)} memberships: each score needs its own.")
-    unit = units(patients, len(values))
+    unit = unit_indices(patients, len(values))
     counts = np.bincount(unit)
     means, inside_share = np.bincount(unit, values) / counts, np.bincount(unit, inside) / counts
     if ((inside_share > 0) & (inside_share < 1)).any():
@@ -50,8 +51,8 @@ def membership(
     if min(len(members), len(others)) == 0:
         raise UserError("Membership needs patients who were in training and patients who were not.")
     return Membership(
-        auc=bootstrap(auc, (members, others), repeats=repeats, seed=seed),
-        tpr=bootstrap(lambda x, y: tpr_at(x, y, fpr), (members, others), repeats=repeats, seed=seed),
+        auc=bootstrap_statistic(auc, (members, others), repeats=repeats, seed=seed),
+        tpr=bootstrap_statistic(lambda x, y: tpr_at(x, y, fpr), (members, others), repeats=repeats, seed=seed),
         fpr=fpr,
         resolved=len(others) * fpr >= 1,
         members=len(members),
@@ -75,9 +76,7 @@ def combined(errors: np.ndarray) -> np.ndarray:
 
 def auc(members: np.ndarray, others: np.ndarray) -> float:
     """Probability that a member scores higher than another, ties half. (n,) and (m,)."""
-    ordered = np.sort(others)
-    below, upto = (np.searchsorted(ordered, members, side=side) for side in ("left", "right"))
-    return float((below + upto).sum() / (2 * len(members) * len(others)))
+    return float(roc_auc(np.concatenate([members, others]), np.arange(len(members) + len(others)) < len(members))[0])
 
 
 def tpr_at(members: np.ndarray, others: np.ndarray, fpr: float) -> float:

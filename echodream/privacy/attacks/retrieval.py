@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.privacy.similarity import Similarity, normalised
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Point, scatter
 from echodream.report.figures import SHARE, Row, Table, interval, round_up
 from echodream.report.sources import Sources

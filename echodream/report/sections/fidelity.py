@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Curve
 from echodream.report.figures import SHARE, Row, Table, Verdict, between, interval, percent, round_up, times, within
 from echodream.report.glossary import counts_in_floors, meaning

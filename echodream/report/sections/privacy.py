@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Curve, Ridge
 from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, percent, round_up, within
 from echodream.report.glossary import copy

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, percent, round_up, within
 from echodream.report.glossary import label, meaning
 from echodream.report.sources import Sources

@@ -10,7 +10,13 @@ from scipy import stats
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval, bootstrap, mean_interval, share, wilson
+from echodream.metrics.bootstrap import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_statistic,
+    clopper_pearson_interval,
+    wilson_interval,
+)
 from echodream.privacy.attacks.drift import drift
 from echodream.privacy.attacks.linkability import linkability, residual_risk
 from echodream.privacy.attacks.membership import auc, combined, membership, tpr_at
@@ -25,7 +31,7 @@ def test_shares_are_scipys() -> None:
     for hits, trials in ((0, 17), (5, 40), (12, 12)):
         test = stats.binomtest(hits, trials)
         exact, score = test.proportion_ci(0.9, method="exact"), test.proportion_ci(0.9, method="wilson")
-        found, other = share(hits, trials, 0.9), wilson(hits, trials, 0.9)
+        found, other = clopper_pearson_interval(hits, trials, 0.9), wilson_interval(hits, trials, 0.9)
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
         assert (other.low, other.high) == pytest.approx((score.low, score.high), abs=1e-9)
         assert (found.value, other.value) == pytest.approx((hits / trials, (other.low + other.high) / 2))
@@ -35,7 +41,7 @@ def test_the_bootstrap_draws_whole_patients() -> None:
     """Ten patients of 30 equal rows: the interval is that of ten values, not of three hundred."""
     values = np.random.default_rng(0).normal(size=10)
     rows, groups = np.repeat(values, 30), np.repeat(np.arange(10), 30)
-    found = mean_interval(rows, groups.tolist(), repeats=4000)
+    found = bootstrap_mean(rows, groups.tolist(), repeats=4000)
     assert found.value == pytest.approx(values.mean())
     half = 1.96 * values.std() / math.sqrt(10)
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.12)
@@ -46,7 +52,7 @@ def test_the_bootstrap_covers() -> None:
     generator, hits = np.random.default_rng(1), 0
     for seed in range(300):
         x, y = generator.normal(1, 1, 40), generator.normal(0, 1, 60)
-        found = bootstrap(lambda a, b: a.mean() - b.mean(), (x, y), repeats=200, seed=seed)
+        found = bootstrap_statistic(lambda a, b: a.mean() - b.mean(), (x, y), repeats=200, seed=seed)
         hits += found.low <= 1 <= found.high
     assert 0.89 <= hits / 300 <= 0.98
 
@@ -88,7 +94,7 @@ def test_links_and_guesses_by_brute_force() -> None:
         for row in range(len(views[0])):
             near = [set((samples[v] - views[v][row]).norm(dim=1).argsort()[:3].tolist()) for v in (0, 1)]
             links += bool(near[0] & near[1])
-        assert rate == wilson(links, len(views[0]))
+        assert rate == wilson_interval(links, len(views[0]))
     pairs = list(itertools.product(itertools.combinations(range(13), 3), repeat=2))
     assert found.baseline == pytest.approx(np.mean([bool(set(a) & set(b)) for a, b in pairs]))
     assert linkability(train, control, samples, neighbours=7).baseline == 1  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from echodream.errors import UserError
-from echodream.metrics.intervals import Interval
+from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Point, scatter
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
