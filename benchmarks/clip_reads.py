@@ -31,9 +31,9 @@ def make(root: Path, recordings: int, frames: int) -> Store:
     with StoreWriter(root / "store", dataset) as writer:
         for name in names:
             mean = rng.standard_normal((frames, 4, 14, 14)).astype(np.float32)
-            write_latents(writer.scratch(name), mean, np.abs(mean))
+            write_latents(writer.scratch_path(name), mean, np.abs(mean))
             row = {"FileName": name, "Split": "TRAIN", "PatientID": name, **sizes}
-            writer.commit(row, writer.scratch(name))
+            writer.commit(row, writer.scratch_path(name))
             torch.save(torch.from_numpy(mean), root / "pt" / f"{name}.pt")
         return writer.finish(names)
 

@@ -40,9 +40,9 @@ def make(root: Path, options: argparse.Namespace) -> Store:
     with StoreWriter(root / "videos", Dataset(kind="video", channels=options.channels)) as writer:
         for found in phantom.recordings(None):
             frames = phantom.read(found, Limits()).frames[: options.frames].repeat(options.channels, axis=-1)
-            write_video(writer.scratch(found.name), frames, 32.0)
+            write_video(writer.scratch_path(found.name), frames, 32.0)
             row = {"FileName": found.name, "Split": "TRAIN", "PatientID": found.name, "FPS": 32.0, **size}
-            writer.commit(row, writer.scratch(found.name))
+            writer.commit(row, writer.scratch_path(found.name))
         return writer.finish(sorted(writer.done))
 
 

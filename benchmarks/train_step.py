@@ -51,9 +51,9 @@ def make(root: Path, options: argparse.Namespace) -> None:
     with StoreWriter(root / "latents", dataset) as writer:
         for number, name in enumerate(names):
             mean = rng.standard_normal((frames, 4, side, side)).astype(np.float32)
-            write_latents(writer.scratch(name), mean, np.full_like(mean, 0.1))
+            write_latents(writer.scratch_path(name), mean, np.full_like(mean, 0.1))
             row = {"FileName": name, "Split": "TRAIN", "PatientID": name, "class_id": number % 4, **sizes}
-            writer.commit(row, writer.scratch(name))
+            writer.commit(row, writer.scratch_path(name))
         writer.finish(names, Statistics((0.0,) * 4, (1.0,) * 4))
 
 

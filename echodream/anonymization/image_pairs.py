@@ -133,7 +133,7 @@ def partners(real: Recordings, store: Store, match: str) -> Recordings:
     known = real.store.table["FileName"].tolist()  # other splits may be anonymised, too
     remedy = "give the anonymised version of the same images, or the splits= that were anonymised"
     remedy += "; a set without pairs needs paired=false"
-    found = rows.only(placed(of, real.names, known, (store.root, real.store.root), remedy))
+    found = rows.select(placed(of, real.names, known, (store.root, real.store.root), remedy))
     for number, name in enumerate(real.names):
         sizes = [_size(side, number, ORIGINAL_FRAMES in store.table) for side in (real, found)]
         if sizes[0] != sizes[1]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from echodream import validation
-from echodream.datamodules.frame_budget_batches import plan
-from echodream.datamodules.key_frames import nearest
+from echodream.datamodules.frame_budget_batches import plan_batches
+from echodream.datamodules.key_frames import nearest_triple
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, beats_of, rng_of, spread
 
@@ -74,7 +74,7 @@ def around(rows: Recordings, row: int, place: int, count: int) -> tuple[FrameSel
     Three are the key frames of the beat around it, where they are marked; others are spread over the recording.
     """
     beats = beats_of(rows, row) if count == 3 else []
-    shown = np.array(nearest(beats, place)) if beats else spread(int(rows.frames[row]), count)
+    shown = np.array(nearest_triple(beats, place)) if beats else spread(int(rows.frames[row]), count)
     slot = int(np.abs(shown - place).argmin())
     shown[slot] = place
     return FrameSelection(row, shown), slot
@@ -100,7 +100,7 @@ class Groups(Dataset[Group]):
 
     def __init__(self, rows: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
         sizes = list(zip(rows.table["FrameHeight"], rows.table["FrameWidth"], strict=True))
-        groups = [tuple(group) for group in plan([frames] * len(rows), sizes, batch)]
+        groups = [tuple(group) for group in plan_batches([frames] * len(rows), sizes, batch)]
         named = [Group(tuple(rows.names[row] for row in group), group) for group in groups]
         self.groups = [group for group in named if any(name not in done for name in group.names)]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream import validation
-from echodream.datamodules.key_frames import nearest, triples
+from echodream.datamodules.key_frames import find_triples, nearest_triple
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import latents, spread
 from echodream.privacy.similarity import Similarity, normalised
@@ -105,7 +105,7 @@ class EmbeddingSetBuilder:
         """The patients of ``rows``; with ``sequences`` also along time. ``what`` names them in the progress bar."""
         names = np.unique(rows.table["PatientID"].astype(str).to_numpy())
         rngs = [np.random.default_rng([self.look.seed, number]) for number in range(len(names))]
-        orders = [rng.permutation(np.flatnonzero(rows.patients == n)) for n, rng in enumerate(rngs)]
+        orders = [rng.permutation(np.flatnonzero(rows.patient_numbers == n)) for n, rng in enumerate(rngs)]
         one = [self._as_sample(rows, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
         two = [self._second(rows, order, plan, rng) for order, plan, rng in zip(orders, one, rngs, strict=True)]
         seen = torch.stack(self._embedded(rows, one, what))
@@ -133,9 +133,9 @@ class EmbeddingSetBuilder:
         if (
             self.count == self.longest == 3
             and {"ED", "ES"} <= set(rows.table.columns)
-            and (found := triples(rows, row))
+            and (found := find_triples(rows, row))
         ):
-            return row, np.array(nearest(found, (frames - 1) / 2))
+            return row, np.array(nearest_triple(found, (frames - 1) / 2))
         return row, np.array([rng.integers(frames)]) if self.count == 1 else spread(frames, self.count)
 
     def _second(
@@ -150,10 +150,10 @@ class EmbeddingSetBuilder:
 
     def _all_frames(self, rows: Recordings, patients: int, what: str) -> Tensor:
         """As many frames of each patient, spread over all recordings one after the other: (n, P, D)."""
-        count = min(self.look.per_patient, int(np.bincount(rows.patients, rows.frames).max()))
+        count = min(self.look.per_patient, int(np.bincount(rows.patient_numbers, rows.frames).max()))
         plan: Plan = []
         for patient in range(patients):
-            own = np.flatnonzero(rows.patients == patient)
+            own = np.flatnonzero(rows.patient_numbers == patient)
             ends = np.cumsum(rows.frames[own])
             places = spread(int(ends[-1]), count)
             which = np.searchsorted(ends, places, side="right")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from echodream import validation
 from echodream.artifact import CONFIG, FACTS
 from echodream.audit.measure import PRIVACY, Measure, exactly
-from echodream.datamodules.dataset import Samples, collate
+from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.conditioning import beating
@@ -109,7 +109,7 @@ def denoising_errors(
     All conditions are given, as the recordings have them.
     """
     sides = [_whitened_as(view.usable(rows), model) for rows in (members, others)]
-    people = [np.unique(rows.patients) for rows in sides]
+    people = [np.unique(rows.patient_numbers) for rows in sides]
     count = min(map(len, people))
     levels = model.process.levels(attack.levels)
     values: list[np.ndarray] = []
@@ -117,9 +117,9 @@ def denoising_errors(
     for number, (rows, those) in enumerate(zip(sides, people, strict=True)):
         chosen = np.sort(np.random.default_rng([seed, number]).permutation(those)[:count])
         taken = [_taken(rows, int(patient), attack.samples, seed) for patient in chosen]
-        part = rows.only(np.concatenate(taken).tolist())
+        part = rows.select(np.concatenate(taken).tolist())
         patients += part.table["PatientID"].astype(str).tolist()
-        samples = Samples(part, view, seed, model.conditioner.columns)
+        samples = ViewDataset(part, view, seed, model.conditioner.columns)
         what = ("members", "others")[number]
         values += list(_errors(model, samples, levels, attack, seed, what))
     member = np.repeat([True, False], len(values) // 2)
@@ -128,7 +128,7 @@ def denoising_errors(
 
 def _whitened_as(rows: Recordings, model: DiffusionModel) -> Recordings:
     """The same recordings, read with the statistics that the model knows."""
-    made = rows.only(range(len(rows)))
+    made = rows.select(range(len(rows)))
     made.store = Store(rows.store.root)
     made.store.dataset = replace(made.store.dataset, statistics=model.facts.statistics)
     return made
@@ -136,13 +136,13 @@ def _whitened_as(rows: Recordings, model: DiffusionModel) -> Recordings:
 
 def _taken(rows: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
     """``count`` recordings of a patient, all of them in turn."""
-    own = np.flatnonzero(rows.patients == patient)
+    own = np.flatnonzero(rows.patient_numbers == patient)
     return np.resize(np.random.default_rng([seed, 2, patient]).permutation(own), count)
 
 
 @torch.no_grad()
 def _errors(
-    model: DiffusionModel, samples: Samples, levels: Tensor, attack: Attack, seed: int, what: str
+    model: DiffusionModel, samples: ViewDataset, levels: Tensor, attack: Attack, seed: int, what: str
 ) -> Sequence[np.ndarray]:
     """Of each sample, (L,); sample k is the record k modulo ``attack.samples`` of its patient."""
     device = next(model.parameters()).device

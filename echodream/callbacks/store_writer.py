@@ -57,7 +57,7 @@ class StoreWriterCallback(Callback):
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
             if name not in self.done:
-                media = self.writer.scratch(name)
+                media = self.writer.scratch_path(name)
                 self.writer.commit({**self.rows[name], **self.save(media, prediction)}, media)
         if trainer.received_sigterm:
             raise KeyboardInterrupt
@@ -70,7 +70,7 @@ class StoreWriterCallback(Callback):
         """
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
-            self.writer.gather()
+            self.writer.read_journals()
             names = list(self.rows)
             media = self.writer.media_folder
             self.writer.finish(names, self.statistics(media, names) if self.statistics else None)

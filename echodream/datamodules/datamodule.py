@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, Samples, collate
+from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import View
 from echodream.errors import UserError
@@ -47,7 +47,7 @@ class StoreData(LightningDataModule):
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
-        self._made: dict[str, Samples] = {}
+        self._made: dict[str, ViewDataset] = {}
         self._check()
 
     def _check(self) -> None:
@@ -67,20 +67,20 @@ class StoreData(LightningDataModule):
         if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.for_pixels_only()):
             raise UserError(f"augment.{wrong[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
 
-    def samples(self, split: str) -> Samples:
+    def samples(self, split: str) -> ViewDataset:
         """The samples of ``split`` (TRAIN, VAL or TEST), made once."""
         if split not in self._made:
             train = split == "TRAIN"
             view = self.view if train else self.view.fixed()
             rows = self.recordings(split)
-            self._made[split] = Samples(rows, view, self.seed, self.columns, self.augment if train else None)
+            self._made[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
         return self._made[split]
 
     def recordings(self, split: str) -> Recordings:
         """The recordings of ``split``."""
         return Recordings(self.store, split)
 
-    def training(self) -> Samples | MixedDataset:
+    def training(self) -> ViewDataset | MixedDataset:
         """What is trained on."""
         return self.samples("TRAIN")
 
@@ -109,7 +109,7 @@ class StoreData(LightningDataModule):
         samples = self.samples(split)
         return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings())
 
-    def _sampler(self, samples: Samples | MixedDataset, *, fixed: bool) -> EpochSampler:
+    def _sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 

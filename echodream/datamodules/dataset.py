@@ -21,12 +21,12 @@ class SampleIndex(NamedTuple):
     number: int
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The source of all randomness in one sample: a function of its arguments alone."""
     return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
 
 
-class Samples(Dataset[dict[str, Any]]):
+class ViewDataset(Dataset[dict[str, Any]]):
     """The samples of ``view`` over ``rows``; each is a function of (seed, epoch, index), whichever worker makes it.
 
     ``columns`` of FileList.csv go along, and ``augment`` varies x and its references alike, the other of a pair apart.
@@ -45,7 +45,7 @@ class Samples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: SampleIndex | int) -> dict[str, Any]:
         epoch, index = draw if isinstance(draw, tuple) else (0, draw)
-        rng = generator(self.seed, epoch, index)
+        rng = sample_generator(self.seed, epoch, index)
         sample = self.view.sample(self.rows, index, rng)
         item: dict[str, Any] = {
             "name": self.rows.names[sample.row],
@@ -82,7 +82,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, parts: Sequence[Samples], seed: int, ratio: float | None = None, length: int | None = None
+        self, parts: Sequence[ViewDataset], seed: int, ratio: float | None = None, length: int | None = None
     ) -> None:
         self.parts, self.seed, self.ratio, self.length = list(parts), seed, ratio, length
         self.counts = [len(part) for part in self.parts]
@@ -144,7 +144,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
     """
 
     def __init__(
-        self, samples: "Samples | MixedDataset", *, fixed: bool = False, rank: int = 0, world: int = 1
+        self, samples: "ViewDataset | MixedDataset", *, fixed: bool = False, rank: int = 0, world: int = 1
     ) -> None:
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed

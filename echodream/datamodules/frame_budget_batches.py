@@ -26,7 +26,7 @@ class FrameBatch:
         return replace(self, frames=self.frames.to(device, non_blocking=True))
 
 
-def plan(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
     """Consecutive recordings of one shape whose frames add up to at most ``budget``; a longer one stands alone.
 
     A function of the whole store and the budget alone, so that a resumed run meets the same batches.
@@ -53,7 +53,7 @@ class FrameBudgetBatches(Dataset[FrameBatch]):
         self.names = table["FileName"].tolist()
         self.lengths = table["NumberOfFrames"].tolist()
         shapes = list(zip(table["FrameHeight"], table["FrameWidth"], strict=True))
-        packs = plan(self.lengths, shapes, budget)
+        packs = plan_batches(self.lengths, shapes, budget)
         self.packs = [pack for pack in packs if any(self.names[index] not in done for index in pack)]
 
     def __len__(self) -> int:

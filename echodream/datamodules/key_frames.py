@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 Triple = tuple[int, int, int]
 
 
-def triples(rows: Recordings, row: int) -> list[Triple]:
+def find_triples(rows: Recordings, row: int) -> list[Triple]:
     """Every end diastole, with the end systole and the end diastole that follow it at once.
 
     Raises ``UserError`` naming the recording when a mark is no frame of it.
@@ -26,7 +26,7 @@ def triples(rows: Recordings, row: int) -> list[Triple]:
 
 def recordings_with_triples(rows: Recordings) -> Recordings:
     """The recordings that have a triple; the log names those that have none. Raises ``UserError`` when none has."""
-    found = [row for row in range(len(rows)) if triples(rows, row)]
+    found = [row for row in range(len(rows)) if find_triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"
     if not found:
         raise UserError(
@@ -45,7 +45,7 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
         ", ".join(missing[:8]),
         more,
     )
-    return rows.only(found)
+    return rows.select(found)
 
 
 def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
@@ -62,7 +62,7 @@ def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
     return marks
 
 
-def nearest(found: list[Triple], middle: float) -> Triple:
+def nearest_triple(found: list[Triple], middle: float) -> Triple:
     """The triple whose end systole lies nearest the frame ``middle``; the earlier of two that are as near."""
     return min(found, key=lambda triple: abs(triple[1] - middle))
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from echodream import validation
 from echodream.datamodules.anonymized import ORIGINAL, TRAIN_ON, as_originals
-from echodream.datamodules.dataset import Samples
+from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
@@ -86,7 +86,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         """The originals, then the versions in each store, in the order of ``tested``."""
         loaders = [super().test_dataloader()]
         for store in self._shown().values():
-            samples = Samples(Recordings(store, "TEST"), self.view.fixed(), self.seed, self.columns)
+            samples = ViewDataset(Recordings(store, "TEST"), self.view.fixed(), self.seed, self.columns)
             loaders.append(DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings()))
         return loaders
 

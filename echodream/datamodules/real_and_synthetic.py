@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from echodream import validation
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import MixedDataset, Samples
+from echodream.datamodules.dataset import MixedDataset, ViewDataset
 from echodream.datamodules.patient_folds import split_by_fold
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.tasks import Task
@@ -117,12 +117,12 @@ class RealAndSyntheticData(StoreData):
     def _named(self, store: Store) -> bool:
         return all({"class_id", "class_name"} <= set(one.table) for one in (store, self.store))
 
-    def training(self) -> Samples | MixedDataset:
+    def training(self) -> ViewDataset | MixedDataset:
         """The samples of the real store, of the synthetic one, or both."""
         parts = [self.samples("TRAIN")] if self.train_on != "synthetic" else []
         if self.synthetic is not None:
             rows = Recordings(self.synthetic, "TRAIN")
-            parts.append(Samples(rows, self.view, self.seed + 1, self.columns, self.augment))
+            parts.append(ViewDataset(rows, self.view, self.seed + 1, self.columns, self.augment))
         if len(parts) == 1 and self.length is None:
             return parts[0]
         return MixedDataset(parts, self.seed, self.ratio, self.length)

@@ -40,7 +40,7 @@ class Recordings:
         self.names: list[str] = self.table["FileName"].tolist()
         self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
 
-    def only(self, rows: Sequence[int]) -> Self:
+    def select(self, rows: Sequence[int]) -> Self:
         """These ``rows`` alone."""
         part = copy(self)
         for name in ("ends", "patients"):
@@ -53,12 +53,12 @@ class Recordings:
         return len(self.names)
 
     @cached_property
-    def ends(self) -> np.ndarray:
+    def cumulative_frames(self) -> np.ndarray:
         """Running total of the number of frames: int64, one for each row."""
         return np.cumsum(self.frames)
 
     @cached_property
-    def patients(self) -> np.ndarray:
+    def patient_numbers(self) -> np.ndarray:
         """A number for each row's patient: int64."""
         return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
 

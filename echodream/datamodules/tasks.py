@@ -9,7 +9,7 @@ import numpy as np
 
 from echodream.errors import UserError
 from echodream.ingest.labels import CHEXPERT
-from echodream.store.schema import REQUIRED
+from echodream.store.schema import REQUIRED_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ class Labels:
         if asked is None:
             asked = [name for name in CHEXPERT if name in table]
         names = [str(name).replace(" ", "_") for name in asked]
-        study = [name for name in map(str, table) if name not in REQUIRED and _faulty(table, name) is None]
+        study = [name for name in map(str, table) if name not in REQUIRED_COLUMNS and _faulty(table, name) is None]
         there = [name for name in study if table[name].nunique() > 1]
         could = f"columns that could be labels: {', '.join(there) or 'none'}"
         if not names:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules.key_frames import nearest, recordings_with_triples, triples
+from echodream.datamodules.key_frames import find_triples, nearest_triple, recordings_with_triples
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 
@@ -92,12 +92,12 @@ class Frames(View):
         return Clips(frames=self.held_out, start="centre", posterior=self.posterior)
 
     def count(self, rows: Recordings) -> int:
-        return int(rows.ends[-1]) if self.per_recording is None else len(rows) * self.per_recording
+        return int(rows.cumulative_frames[-1]) if self.per_recording is None else len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         if self.per_recording is None:
-            row = int(np.searchsorted(rows.ends, index, side="right"))
-            frame = index - int(rows.ends[row] - rows.frames[row])
+            row = int(np.searchsorted(rows.cumulative_frames, index, side="right"))
+            frame = index - int(rows.cumulative_frames[row] - rows.frames[row])
         else:
             row = index // self.per_recording
             frame = int(rng.integers(rows.frames[row]))
@@ -168,7 +168,7 @@ class Clips(View):
             length = int(rows.frames[row])
             return rng.choice(length, self.references, replace=self.references > length)
         if self.reference == "keyframes":
-            return np.array(nearest(triples(rows, row), (taken[0] + taken[-1]) / 2))
+            return np.array(nearest_triple(find_triples(rows, row), (taken[0] + taken[-1]) / 2))
         if self.reference == "first":
             return np.array([taken[0]])
         last = len(taken) - 1
@@ -205,9 +205,9 @@ class Triplet(View):
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
-        found = triples(rows, row)
+        found = find_triples(rows, row)
         centre = self.beat == "centre"
-        taken = nearest(found, (int(rows.frames[row]) - 1) / 2) if centre else found[rng.integers(len(found))]
+        taken = nearest_triple(found, (int(rows.frames[row]) - 1) / 2) if centre else found[rng.integers(len(found))]
         times = np.asarray(taken, np.float32) - taken[0]
         return Sample(row, rows.read(row, taken, rng, self.posterior), reference_time=times)
 
@@ -241,12 +241,12 @@ class Pairs(View):
         where = f"{rows.store.root}: split {rows.split}"
         if not len(self.anchors(rows)):
             raise UserError(f"{where} has no {self.identity} with two frames, so there are no positive pairs")
-        if self.negatives == "any" and len(np.unique(rows.patients)) < 2:
+        if self.negatives == "any" and len(np.unique(rows.patient_numbers)) < 2:
             raise UserError(f"{where} has only one patient, so there are no negative pairs")
         if self.negatives == "same_class":
             classes = rows.column("class_id")
             for value in np.unique(classes[self.anchors(rows)]):
-                if len(np.unique(rows.patients[classes == value])) < 2:
+                if len(np.unique(rows.patient_numbers[classes == value])) < 2:
                     raise UserError(f"{where} has no two patients of class_id {value}: use view.negatives=any")
         return rows
 
@@ -270,7 +270,7 @@ class Pairs(View):
         return Sample(row, x, other=other, other_row=partner, same=same)
 
     def _identity(self, rows: Recordings) -> np.ndarray:
-        return rows.patients if self.identity == "patient" else np.arange(len(rows))
+        return rows.patient_numbers if self.identity == "patient" else np.arange(len(rows))
 
     def _partners(self, rows: Recordings, row: int) -> np.ndarray:
         identity = self._identity(rows)
@@ -280,7 +280,7 @@ class Pairs(View):
         return others if len(others) and (self.prefer_other_recording or alone) else members
 
     def _strangers(self, rows: Recordings, row: int) -> np.ndarray:
-        other = rows.patients != rows.patients[row]
+        other = rows.patient_numbers != rows.patient_numbers[row]
         if self.negatives == "same_class":
             classes = rows.column("class_id")
             other = other & (classes == classes[row])

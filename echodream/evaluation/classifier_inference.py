@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import Artifact, read_artifact
-from echodream.datamodules.dataset import Samples, collate
+from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
@@ -46,7 +46,7 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
     validation.whole_number("batch", batch)
     rows = Recordings(store, split)
     _check_size(model, store, rows.table)
-    samples = Samples(rows, clip_of(model.facts), seed=0)
+    samples = ViewDataset(rows, clip_of(model.facts), seed=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = model.network.to(device)
     found = []

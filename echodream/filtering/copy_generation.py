@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.key_frames import nearest, triples
+from echodream.datamodules.key_frames import find_triples, nearest_triple
 from echodream.datamodules.normalization import unwhiten, whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
@@ -131,7 +131,7 @@ class CopyGenerator:
         count = max(1, len(self.model.facts.reference_times))
         beats = beats_of(self.rows, row) if count == 3 else []
         if beats:
-            return np.array(nearest(beats, float(places.mean())))
+            return np.array(nearest_triple(beats, float(places.mean())))
         return places[:1] if count == 1 else places[spread(len(places), count)]
 
     def asked(self, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def _places(rows: Recordings, row: int, count: int, every: int, rng: np.random.G
 
 def beats_of(rows: Recordings, row: int) -> list[tuple[int, int, int]]:
     """The key frames of each beat; none where they are not marked."""
-    return triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
+    return find_triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
 
 
 def spread(frames: int, count: int) -> np.ndarray:

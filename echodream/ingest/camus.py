@@ -7,11 +7,18 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import number, value
-from echodream.ingest.listing import Entry, ListedRecording, named, non_recording, require_folder, walk
+from echodream.ingest.csv_tables import parse_cell, parse_number
+from echodream.ingest.listing import (
+    ListedRecording,
+    RawFile,
+    list_files,
+    non_recording,
+    require_folder,
+    with_unique_names,
+)
 from echodream.ingest.nifti import plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import check_fps, make_video, marks_in_seconds, uniform_times
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 VIEWS = {"4CH": "A4C", "2CH": "A2C"}
 _SEQUENCE = re.compile(r"(?P<patient>patient\d+)_(?P<view>[24]CH)_half_sequence\.nii(\.gz)?", re.IGNORECASE)
@@ -47,15 +54,15 @@ class Camus:
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the half sequences of ``views``; see ``Source``."""
         root = require_folder(raw, "CAMUS")
-        entries = walk(root)
+        entries = list_files(root)
         listed = list(self._listed(entries, _given_splits(entries)))
         if not any(isinstance(recording, ListedRecording) for recording in listed):
             raise UserError(
                 f"{root} holds no patientNNNN_4CH_half_sequence.nii.gz or patientNNNN_2CH_... of {self.views}"
             )
-        return named(listed)
+        return with_unique_names(listed)
 
-    def _listed(self, entries: Iterable[Entry], splits: dict[str, str]) -> Iterator[Recording]:
+    def _listed(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
             match = _SEQUENCE.fullmatch(entry.path.name)
             if match and VIEWS[match["view"].upper()] in self.views:
@@ -77,14 +84,16 @@ class Camus:
         )
 
 
-def _recording(entry: Entry, patient: str, view: str, splits: dict[str, str]) -> Recording:
+def _recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
     info = {} if entry.problem else _info(entry.path.parent, patient, view)
-    columns: dict[str, Value] = {"View": VIEWS[view]}
-    columns |= {name: cell for name in _COLUMNS if (cell := value(info.get(name, ""))) is not None}
-    marks = {name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := number(info.get(name, ""))) and frame >= 1}
+    columns: dict[str, CellValue] = {"View": VIEWS[view]}
+    columns |= {name: cell for name in _COLUMNS if (cell := parse_cell(info.get(name, ""))) is not None}
+    marks = {
+        name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := parse_number(info.get(name, ""))) and frame >= 1
+    }
     return ListedRecording(
         f"{patient}_{view}", patient, entry.path, splits.get(patient), columns, entry.problem,
-        fps=number(info.get("FrameRate", "")), mark_frames=marks,
+        fps=parse_number(info.get("FrameRate", "")), mark_frames=marks,
     )  # fmt: skip
 
 
@@ -102,7 +111,7 @@ def _info(folder: Path, patient: str, view: str) -> dict[str, str]:
     return {}
 
 
-def _given_splits(entries: Iterable[Entry]) -> dict[str, str]:
+def _given_splits(entries: Iterable[RawFile]) -> dict[str, str]:
     """Patient -> split from the lists, if there are any. Raises ``UserError`` for a patient on two of them."""
     splits: dict[str, str] = {}
     for entry in entries:

@@ -7,21 +7,28 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import check_column_names, number, read_table, seconds, split, values
+from echodream.ingest.csv_tables import (
+    check_column_names,
+    parse_cells,
+    parse_number,
+    parse_seconds,
+    parse_split,
+    read_table,
+)
 from echodream.ingest.listing import (
     MISSING_FILE,
-    Entry,
     ListedRecording,
-    named,
+    RawFile,
+    list_files,
     non_recording,
     require_folder,
     require_inside_raw,
     subfolders,
-    walk,
+    with_unique_names,
 )
 from echodream.ingest.nifti import Orientation, is_nifti, label_state, plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import check_fps, make_video, uniform_times
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
 """Class id and name, by the folder's letters: fixed by name, never by the order of a listing."""
@@ -83,7 +90,7 @@ class CardiacNet:
             rows = read_table(table, ("FileName", "PatientID"))
             check_column_names([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
             listed = list(_joined(listed, rows, table.name))
-        return named(listed)
+        return with_unique_names(listed)
 
     def _table(self, root: Path, trees: Iterable[Path]) -> Path | None:
         if self.table is None:
@@ -134,7 +141,7 @@ def _classes(root: Path) -> list[_Class]:
 
 
 def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
-    rest = {entry.relative: entry for entry in walk(root) if entry.path != table}
+    rest = {entry.relative: entry for entry in list_files(root) if entry.path != table}
     for group in classes:
         parts = _parts(root, group, rest)
         for digits in sorted({digits for digits, _ in parts}):
@@ -142,9 +149,9 @@ def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterat
     yield from map(non_recording, rest.values())
 
 
-def _parts(root: Path, group: _Class, rest: dict[str, Entry]) -> dict[tuple[str, str], dict[str, list[Entry]]]:
+def _parts(root: Path, group: _Class, rest: dict[str, RawFile]) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
     """(number, "image" or "label") -> name in the class folder -> files, which are taken out of ``rest``."""
-    parts: dict[tuple[str, str], dict[str, list[Entry]]] = {}
+    parts: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
     for folder in subfolders(group.folder):
         if part := _PART.fullmatch(folder.name):
             parts.setdefault((part["number"], part["kind"].lower()), {})[folder.name] = []
@@ -159,11 +166,11 @@ def _parts(root: Path, group: _Class, rest: dict[str, Entry]) -> dict[tuple[str,
 
 
 def _recordings(
-    group: _Class, digits: str, images: Mapping[str, list[Entry]], labels: Mapping[str, list[Entry]]
+    group: _Class, digits: str, images: Mapping[str, list[RawFile]], labels: Mapping[str, list[RawFile]]
 ) -> Iterator[Recording]:
     """The recording of one number; further copies of its image are listed too."""
     name = f"{group.class_name}-{digits}"
-    columns: dict[str, Value] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
+    columns: dict[str, CellValue] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
     if not images:
         yield CardiacRecording(name, name, columns=columns, problem="a label without its image")
@@ -199,16 +206,16 @@ def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], tabl
 
 
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
-    columns = values(row, {name: name for name in row if name not in _RAW_COLUMNS})
+    columns = parse_cells(row, {name: name for name in row if name not in _RAW_COLUMNS})
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
         return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")
     problem = recording.problem or (None if row["PatientID"] else f"no PatientID in {table}")
     return replace(
         recording,
         patient=row["PatientID"],
-        split=split(row.get("Split", ""), f"{table}, row {recording.name},"),
+        split=parse_split(row.get("Split", ""), f"{table}, row {recording.name},"),
         columns={**recording.columns, **columns},
         problem=problem,
-        fps=number(row.get("FPS", "")),
-        marks={name: marks for name in ("ED", "ES") if (marks := seconds(row.get(name, "")))},
+        fps=parse_number(row.get("FPS", "")),
+        marks={name: marks for name in ("ED", "ES") if (marks := parse_seconds(row.get(name, "")))},
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TextIO
 
 from echodream.errors import UserError
-from echodream.ingest.source import Value
-from echodream.store.schema import REQUIRED, SPLITS, is_valid_column
+from echodream.ingest.source import CellValue
+from echodream.store.schema import REQUIRED_COLUMNS, SPLITS, is_valid_column
 from echodream.store.table import clean_text, is_numeric_text
 
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -63,7 +63,7 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     return {name: padded[index].strip() for index, name in enumerate(names) if name}
 
 
-def value(text: str) -> Value | None:
+def parse_cell(text: str) -> CellValue | None:
     """A cell as a number or as text without control characters; None where it says nothing.
 
     A number is what ``FileList.csv`` takes for one: ``0012``, ``1_000``, ``inf`` and long identifiers stay text.
@@ -76,13 +76,13 @@ def value(text: str) -> Value | None:
     return int(text) if _WHOLE.fullmatch(text) else float(text)
 
 
-def values(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Value]:
+def parse_cells(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, CellValue]:
     """Store column -> value, for ``columns`` (store column -> csv column); empty cells are left out."""
-    found = {name: value(row.get(source, "")) for name, source in columns.items()}
+    found = {name: parse_cell(row.get(source, "")) for name, source in columns.items()}
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """A cell of which only a number makes sense as a finite number, or None."""
     try:
         found = float(text)
@@ -91,13 +91,13 @@ def number(text: str) -> float | None:
     return found if math.isfinite(found) and "_" not in text else None
 
 
-def seconds(text: str) -> tuple[float, ...]:
+def parse_seconds(text: str) -> tuple[float, ...]:
     """A cell of space separated moments in seconds, those that are finite numbers from 0."""
-    found = [number(word) for word in text.split()]
+    found = [parse_number(word) for word in text.split()]
     return tuple(moment for moment in found if moment is not None and moment >= 0)
 
 
-def split(text: str, where: str) -> str | None:
+def parse_split(text: str, where: str) -> str | None:
     """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError`` naming any other word."""
     word = text.strip().upper()
     word = _SPLIT_WORDS.get(word, word)
@@ -113,5 +113,5 @@ def check_column_names(names: Sequence[str], where: str) -> None:
     for name in names:
         if not is_valid_column(name):
             raise UserError(f"{where} names the column {name!r}: use letters, digits and '_', a letter first")
-        if name in REQUIRED:
+        if name in REQUIRED_COLUMNS:
             raise UserError(f"{where} names the column {name!r}, which the store fills itself")

@@ -15,10 +15,10 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest.listing import Entry, named, require_folder, walk
+from echodream.ingest.listing import RawFile, list_files, require_folder, with_unique_names
 from echodream.ingest.pixels import make_video, to_uint8, uniform_times
 from echodream.ingest.pseudonym import Pseudonyms
-from echodream.ingest.sector import Box, blank_outside, sector_mask
+from echodream.ingest.sector import Box, mask_outside, sector_mask
 from echodream.ingest.source import Limits, Recording, Video
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Dicom:
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listed: list[Recording] = []
         seen: set[str] = set()
-        for entry in walk(root):
+        for entry in list_files(root):
             recording = _recording(entry, pseudonyms)
             if recording.name in seen:
                 other = pseudonyms.recording(f"file {entry.relative}")
@@ -72,7 +72,7 @@ class Dicom:
                 )
             seen.add(recording.name)
             listed.append(recording)
-        return named(listed)
+        return with_unique_names(listed)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one file and blank what is outside the sector; see ``Source``."""
@@ -83,7 +83,7 @@ class Dicom:
                 frames = _frames(dataset)
                 times, fps = _times(dataset, len(frames), self.fps)
                 if self.keep == "sector":
-                    frames = blank_outside(frames, sector_mask(frames, _boxes(dataset)))
+                    frames = mask_outside(frames, sector_mask(frames, _boxes(dataset)))
         except _DAMAGE as error:  # the messages quote the file's own text, which may name the patient
             raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
         return make_video(frames, times, fps)
@@ -113,7 +113,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _recording(entry: Entry, pseudonyms: Pseudonyms) -> Recording:
+def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
     """One file of the listing, from its header alone."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError

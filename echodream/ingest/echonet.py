@@ -9,22 +9,22 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import number, read_table, split, values
+from echodream.ingest.csv_tables import parse_cells, parse_number, parse_split, read_table
 from echodream.ingest.listing import (
     MISSING_FILE,
-    Entry,
     ListedRecording,
-    child,
+    RawFile,
+    find_entry,
     find_folder,
-    named,
+    list_files,
     non_recording,
     require_folder,
     require_inside_raw,
-    walk,
+    with_unique_names,
 )
 from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
 from echodream.ingest.pixels import marks_in_seconds
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FILE_LIST = "FileList.csv"
 TRACINGS = "VolumeTracings.csv"
@@ -45,7 +45,7 @@ class EchoNetDynamic:
         if home is None:
             raise UserError(f"{root} holds no {FILE_LIST} beside a folder Videos: set raw= to where both are")
         rows = _rows(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
-        splits = [split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
+        splits = [parse_split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
         return _recordings(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -90,7 +90,7 @@ class EchoNetPediatric:
         return _recordings(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
 
     def _split(self, row: Mapping[str, str]) -> str:
-        fold = number(row["Split"])
+        fold = parse_number(row["Split"])
         if fold not in range(10):
             raise UserError(f"{FILE_LIST}, row {row['FileName']}, has the fold {row['Split']!r}: 0 to 9 are expected")
         return "VAL" if fold in self.val_folds else "TEST" if fold in self.test_folds else "TRAIN"
@@ -101,7 +101,7 @@ class EchoNetPediatric:
 
 
 def _is_home(folder: Path) -> bool:
-    return (folder / FILE_LIST).is_file() and child(folder, "Videos") is not None
+    return (folder / FILE_LIST).is_file() and find_entry(folder, "Videos") is not None
 
 
 def _rows(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
@@ -129,15 +129,15 @@ def _recordings(
 ) -> list[Recording]:
     """Rows joined with the files of Videos; what does not pair is a problem. ``root`` is what links may not leave."""
     tables = {home / FILE_LIST, home / TRACINGS}
-    folder = child(home, "Videos")
-    entries = [entry for entry in walk(root) if entry.path not in tables and entry.path.is_relative_to(home)]
+    folder = find_entry(home, "Videos")
+    entries = [entry for entry in list_files(root) if entry.path not in tables and entry.path.is_relative_to(home)]
     films = {entry.path.name: entry for entry in entries if entry.path.parent == folder and _is_film(entry)}
     marks = _key_frames(home / TRACINGS)
     listed: list[Recording] = []
     seen: set[str] = set()
     for row, part in zip(rows, splits, strict=True):
         stem = _stem(row["FileName"])
-        cells: dict[str, Value] = {**values(row, {name: name for name in columns}), "View": view}
+        cells: dict[str, CellValue] = {**parse_cells(row, {name: name for name in columns}), "View": view}
         entry = next((films.pop(name) for name in (row["FileName"], f"{stem}.avi") if name in films), None)
         problem = entry.problem if entry else "a second row for the same file" if stem in seen else MISSING_FILE
         seen.add(stem)
@@ -145,10 +145,10 @@ def _recordings(
         listed.append(ListedRecording(stem, stem, path, part, cells, problem, mark_frames=marks.get(stem, {})))
     lost = [Recording(name, "", entry.path, problem=f"no row in {FILE_LIST}") for name, entry in films.items()]
     found = {entry.path for entry in entries if entry.path.parent == folder and _is_film(entry)}
-    return named([*listed, *lost, *(non_recording(entry) for entry in entries if entry.path not in found)])
+    return with_unique_names([*listed, *lost, *(non_recording(entry) for entry in entries if entry.path not in found)])
 
 
-def _is_film(entry: Entry) -> bool:
+def _is_film(entry: RawFile) -> bool:
     return entry.path.suffix.lower() in VIDEO_SUFFIXES and not entry.path.name.startswith(".")
 
 
@@ -165,7 +165,7 @@ def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     rows = read_table(path, ("FileName", "Frame"))
     traced: dict[str, dict[int, list[Mapping[str, str]]]] = {}
     for row in rows:
-        frame = number(row["Frame"])  # a word stands there where a reader found no systole
+        frame = parse_number(row["Frame"])  # a word stands there where a reader found no systole
         if frame is not None and frame >= 0:
             traced.setdefault(_stem(row["FileName"]), {}).setdefault(int(frame), []).append(row)
     found: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -188,6 +188,6 @@ def _size(rows: Iterable[Mapping[str, str]]) -> float:
 
 def _numbers(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
     for row in rows:
-        cells = [number(row.get(name, "")) for name in names]
+        cells = [parse_number(row.get(name, "")) for name in names]
         if all(cell is not None for cell in cells):
             yield tuple(float(cell) for cell in cells if cell is not None)

@@ -10,20 +10,20 @@ from typing import ClassVar
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import check_column_names, number, read_table, split, values
+from echodream.ingest.csv_tables import check_column_names, parse_cells, parse_number, parse_split, read_table
 from echodream.ingest.listing import (
     MISSING_FILE,
     OUTSIDE_RAW,
-    Entry,
     ListedRecording,
-    named,
+    RawFile,
+    list_files,
     non_recording,
     parent_folder,
     require_folder,
     require_inside_raw,
-    walk,
+    with_unique_names,
 )
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.ingest.split import PatientSplitCheck
 from echodream.store.table import clean_text
 
@@ -31,7 +31,7 @@ PATIENT_FROM = ("file", "folder", "csv", "all")
 
 
 @dataclass(frozen=True)
-class Files(ABC):
+class FolderSource(ABC):
     """Files below ``raw``. FileName is the file's name without its suffix, or the whole path below ``raw`` where two
     share it. With a csv, each row and each file has to find the other."""
 
@@ -75,7 +75,7 @@ class Files(ABC):
         """List every file below ``raw``; see ``Source``."""
         root = require_folder(raw, self.kind)
         table = self._table(root)
-        entries = walk(root)
+        entries = list_files(root)
         found, others = self.group(entries, root)
         if not any(entry.problem is None for entry in found.values()):
             raise UserError(f"{root} holds no {self.wanted}")
@@ -83,17 +83,17 @@ class Files(ABC):
         extra: list[Recording] = []
         if table is not None:
             listed, extra = self._joined(root, table, listed)
-        return named([*_short_names(listed), *extra, *map(non_recording, others)])
+        return with_unique_names([*_short_names(listed), *extra, *map(non_recording, others)])
 
     @abstractmethod
-    def group(self, entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
+    def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Key, a path below ``root`` -> recording, and the files that are none."""
 
     @abstractmethod
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""
 
-    def sizes(self, entry: Entry) -> tuple[int, ...]:
+    def sizes(self, entry: RawFile) -> tuple[int, ...]:
         """Bytes of each file where a recording is made of many."""
         return ()
 
@@ -101,9 +101,9 @@ class Files(ABC):
         """Name -> csv column for all that is read of a row."""
         return dict(self.columns)
 
-    def study_columns(self, taken: Mapping[str, str], where: str) -> dict[str, Value]:
+    def study_columns(self, taken: Mapping[str, str], where: str) -> dict[str, CellValue]:
         """The study columns of a row that was read by ``read_columns``. Raises ``UserError`` that says ``where``."""
-        return values(taken, {name: name for name in self.columns if name not in self.special})
+        return parse_cells(taken, {name: name for name in self.columns if name not in self.special})
 
     def _table(self, root: Path) -> Path | None:
         if self.csv is None:
@@ -111,7 +111,7 @@ class Files(ABC):
         require_inside_raw(root, root / self.csv, f"csv={self.csv}")
         return root / self.csv
 
-    def _listed(self, root: Path, key: str, entry: Entry) -> ListedRecording:
+    def _listed(self, root: Path, key: str, entry: RawFile) -> ListedRecording:
         """A file before a csv says anything about it; its name is still its whole key."""
         patient = {"folder": parent_folder(key) or root.resolve().name, "all": "all"}.get(
             self.patient_from or "file", key
@@ -157,7 +157,7 @@ class Files(ABC):
             patient = clean_text(taken["PatientID"])
             problem = None if patient else "no PatientID in the csv"
         if taken.get("FPS"):
-            rate = number(taken["FPS"])
+            rate = parse_number(taken["FPS"])
             if rate is None or not 0 < rate <= 1000:
                 raise UserError(f"{where} has the frame rate {taken['FPS']!r}: use frames per second from 0 to 1000")
         columns = self.study_columns(taken, where)
@@ -170,7 +170,7 @@ class Files(ABC):
                     known = ", ".join(self.classes)
                     raise UserError(f"{where} has the class {name!r}, which is not one of classes: {known}")
                 columns["class_id"] = self.classes.index(name)
-        given = split(taken.get("Split", ""), where)
+        given = parse_split(taken.get("Split", ""), where)
         problem = recording.problem or problem
         return replace(recording, patient=patient, split=given, columns=columns, problem=problem, fps=rate)
 

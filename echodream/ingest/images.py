@@ -11,13 +11,13 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.csv_tables import check_column_names
 from echodream.ingest.dicom import read_still
-from echodream.ingest.folder_source import Files
-from echodream.ingest.labels import Policy, check_label_names
-from echodream.ingest.listing import Entry
+from echodream.ingest.folder_source import FolderSource
+from echodream.ingest.labels import LabelPolicy, check_label_names
+from echodream.ingest.listing import RawFile
 from echodream.ingest.media_files import IMAGE_SUFFIXES, read_image_sequence
 from echodream.ingest.pixels import make_video
 from echodream.ingest.pseudonym import Pseudonyms
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FPS = 1.0
 """Frames per second of an image: a store wants a number there, and nothing follows from it."""
@@ -25,7 +25,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 @dataclass(frozen=True)
-class Images(Files):
+class Images(FolderSource):
     """Every png, jpg, bmp, tif and still DICOM file below ``raw``, each a recording of one frame.
 
     FileName is the file's name without its suffix, or the whole path below ``raw`` where two share it. With a csv,
@@ -51,7 +51,7 @@ class Images(Files):
         object.__setattr__(self, "labels", validation.column_names("labels", self.labels))
         check_label_names(tuple(self.labels))
         check_column_names(tuple(self.labels), "labels")
-        Policy(self.uncertain, self.missing)
+        LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
             raise UserError("labels needs csv=")
         if twice := sorted(set(self.labels) & set(self.columns)):
@@ -73,10 +73,10 @@ class Images(Files):
             for r in listed
         ]
 
-    def group(self, entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
+    def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Key -> image, and the files that are none."""
-        found: dict[str, Entry] = {}
-        others: list[Entry] = []
+        found: dict[str, RawFile] = {}
+        others: list[RawFile] = []
         for entry in entries:
             if is_image(entry):
                 found[entry.relative] = entry
@@ -93,9 +93,9 @@ class Images(Files):
         """Name -> csv column, those of the labels too."""
         return {**super().read_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
 
-    def study_columns(self, taken: Mapping[str, str], where: str) -> dict[str, Value]:
+    def study_columns(self, taken: Mapping[str, str], where: str) -> dict[str, CellValue]:
         """The study columns of a row, labels by ``labels.Policy``."""
-        policy = Policy(self.uncertain, self.missing)
+        policy = LabelPolicy(self.uncertain, self.missing)
         found = super().study_columns(taken, where)
         for name, column in self.labels.items():
             _, equals, wanted = column.partition("=")
@@ -105,7 +105,7 @@ class Images(Files):
         return found
 
 
-def is_image(entry: Entry) -> bool:
+def is_image(entry: RawFile) -> bool:
     """Whether a file's name says that it is an image."""
     return not entry.path.name.startswith(".") and entry.path.suffix.lower() in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
 

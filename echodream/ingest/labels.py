@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import number, value
-from echodream.ingest.source import Value
+from echodream.ingest.csv_tables import parse_cell, parse_number
+from echodream.ingest.source import CellValue
 from echodream.store.schema import is_valid_column
 
 UNCERTAIN = -1
@@ -19,7 +19,7 @@ CHEXPERT = (
 
 
 @dataclass(frozen=True)
-class Policy:
+class LabelPolicy:
     """How a label is read: 1 is yes, 0 is no, between them a soft label, -1 uncertain, and an empty cell missing.
 
     ``uncertain`` and ``missing`` are stored in place of those, or None, which leaves the cell empty: not known, so that
@@ -36,20 +36,20 @@ class Policy:
                 validation.share(name, given, note=", or null to leave the cell empty")
             object.__setattr__(self, name, _short(given))
 
-    def read(self, text: str, where: str) -> Value | None:
+    def read(self, text: str, where: str) -> CellValue | None:
         """A cell that holds a label. Raises ``UserError`` that says ``where``."""
-        if value(text) is None:
+        if parse_cell(text) is None:
             return self.missing
-        found = number(text)
+        found = parse_number(text)
         if found == UNCERTAIN:
             return self.uncertain
         if found is None or not 0 <= found <= 1:
             raise UserError(f"{where} has the label {text[:40]!r}: 1, 0, -1 (uncertain), empty, or a share between")
         return _short(found)
 
-    def equals(self, text: str, wanted: str) -> Value | None:
+    def equals(self, text: str, wanted: str) -> CellValue | None:
         """1 for a cell that holds ``wanted``, 0 for another."""
-        return self.missing if value(text) is None else int(text == wanted)
+        return self.missing if parse_cell(text) is None else int(text == wanted)
 
 
 def _short(label: float | None) -> float | None:

@@ -30,7 +30,7 @@ class ListedRecording(Recording):
 
 
 @dataclass(frozen=True)
-class Entry:
+class RawFile:
     """One file below the raw folder."""
 
     path: Path
@@ -49,7 +49,7 @@ def require_folder(raw: Path | None, study: str) -> Path:
     return raw
 
 
-def walk(root: Path) -> list[Entry]:
+def list_files(root: Path) -> list[RawFile]:
     """Every file below ``root`` in a fixed order; what may not be opened has its ``problem``.
 
     Links to folders are not followed, hidden files and folders are listed but not entered, and a link to a file is
@@ -58,7 +58,7 @@ def walk(root: Path) -> list[Entry]:
     return sorted(_walk(root), key=lambda entry: entry.relative)
 
 
-def _walk(root: Path) -> Iterator[Entry]:
+def _walk(root: Path) -> Iterator[RawFile]:
     unreadable: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
         here = Path(folder)
@@ -69,28 +69,28 @@ def _walk(root: Path) -> Iterator[Entry]:
                 linked = path.is_symlink()
                 problem = "not a recording: a hidden folder"
                 if linked:
-                    problem = "a link to a folder is not followed" if inside(root, path) else OUTSIDE_RAW
-                yield Entry(path, _relative(root, path), problem, counted=linked)
+                    problem = "a link to a folder is not followed" if is_inside(root, path) else OUTSIDE_RAW
+                yield RawFile(path, _relative(root, path), problem, counted=linked)
         for name in files:
             yield _entry(root, here / name)
     for path in unreadable:
-        yield Entry(path, _relative(root, path), "the folder cannot be read")
+        yield RawFile(path, _relative(root, path), "the folder cannot be read")
 
 
 def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _entry(root: Path, path: Path) -> Entry:
+def _entry(root: Path, path: Path) -> RawFile:
     relative = _relative(root, path)
     if path.name.startswith("."):
-        return Entry(path, relative, "not a recording: a hidden file", counted=False)
-    return Entry(path, relative, _why_not_opened(root, path))
+        return RawFile(path, relative, "not a recording: a hidden file", counted=False)
+    return RawFile(path, relative, _why_not_opened(root, path))
 
 
 def _why_not_opened(root: Path, path: Path) -> str | None:
     linked = path.is_symlink()
-    if linked and not inside(root, path):
+    if linked and not is_inside(root, path):
         return OUTSIDE_RAW
     try:
         mode = path.stat().st_mode
@@ -99,7 +99,7 @@ def _why_not_opened(root: Path, path: Path) -> str | None:
     return None if stat.S_ISREG(mode) else "not a regular file"
 
 
-def inside(root: Path, path: Path) -> bool:
+def is_inside(root: Path, path: Path) -> bool:
     """Whether ``path`` lies below ``root`` once every link is followed."""
     try:
         return path.resolve().is_relative_to(root.resolve())
@@ -115,11 +115,11 @@ def parent_folder(relative: str) -> str:
 
 def require_inside_raw(root: Path, path: Path, said: str) -> None:
     """Raise ``UserError`` for a table, called ``said``, that does not lie below ``root``."""
-    if not inside(root, path):
+    if not is_inside(root, path):
         raise UserError(f"{said} {OUTSIDE_RAW}: copy it there")
 
 
-def non_recording(entry: Entry) -> Recording:
+def non_recording(entry: RawFile) -> Recording:
     """The row of a file that belongs to no recording, or that may not be opened."""
     if entry.problem:
         return Recording(entry.relative, "", entry.path, problem=entry.problem, counted=entry.counted)
@@ -127,7 +127,7 @@ def non_recording(entry: Entry) -> Recording:
     return Recording(entry.relative, "", entry.path, problem=f"not a recording: {kind}", counted=False)
 
 
-def named(recordings: Iterable[Recording]) -> list[Recording]:
+def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
     """The recordings with valid, unique FileNames made of the names they came with; PatientIDs are made clean_text."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
@@ -154,10 +154,10 @@ def subfolders(folder: Path) -> list[Path]:
         children = sorted(folder.iterdir())
     except OSError:
         return []
-    return [child for child in children if child.is_dir() and not child.is_symlink() and not child.name.startswith(".")]
+    return [path for path in children if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
 
 
-def child(folder: Path, name: str) -> Path | None:
+def find_entry(folder: Path, name: str) -> Path | None:
     """The entry called ``name`` in ``folder``, in any letter case."""
     try:
         matches = sorted(path for path in folder.iterdir() if path.name.casefold() == name.casefold())

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import read_table, split, value
+from echodream.ingest.csv_tables import parse_cell, parse_split, read_table
 from echodream.ingest.images import is_image, read_image
-from echodream.ingest.labels import CHEXPERT, Policy, check_label_names
+from echodream.ingest.labels import CHEXPERT, LabelPolicy, check_label_names
 from echodream.ingest.listing import (
     MISSING_FILE,
-    Entry,
+    RawFile,
     find_folder,
-    named,
+    list_files,
     non_recording,
     require_folder,
     require_inside_raw,
-    walk,
+    with_unique_names,
 )
 from echodream.ingest.pseudonym import Pseudonyms
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.ingest.split import PatientSplitCheck
 
 _TABLE = re.compile(r"mimic-cxr-.*-(split|chexpert|metadata)\.csv(\.gz)?", re.IGNORECASE)
@@ -65,7 +65,7 @@ class MimicCxr:
         for path in self.csv or ():
             validation.text("csv", path)
         check_label_names(self.wanted())
-        Policy(self.uncertain, self.missing)
+        LabelPolicy(self.uncertain, self.missing)
         validation.true_or_false("subset", self.subset)
 
     def wanted(self) -> tuple[str, ...]:
@@ -85,10 +85,10 @@ class MimicCxr:
         view = next((table for table in tables if table.has(_VIEW)), None)
         if self.views is not None and view is None:
             raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv, or drop views")
-        entries = [entry for entry in walk(root) if entry.path not in paths]
+        entries = [entry for entry in list_files(root) if entry.path not in paths]
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listing = _Listing(self, rows, columns, view, pseudonyms)
-        return named(listing.recordings(entries))
+        return with_unique_names(listing.recordings(entries))
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one image; see ``Source``."""
@@ -152,9 +152,9 @@ class _Listing:
     view: Table | None
     pseudonyms: Pseudonyms
 
-    def recordings(self, entries: Sequence[Entry]) -> list[Recording]:
+    def recordings(self, entries: Sequence[RawFile]) -> list[Recording]:
         """Each row and each file once, under its pseudonym."""
-        files: dict[str, list[Entry]] = {}
+        files: dict[str, list[RawFile]] = {}
         for entry in entries:
             if is_image(entry):
                 files.setdefault(entry.path.stem, []).append(entry)
@@ -173,7 +173,7 @@ class _Listing:
         listed += [self._other(entry, lost) for found in files.values() for entry in found]
         return listed + [self._other(entry) for entry in entries if not is_image(entry)]
 
-    def _recording(self, image: Mapping[str, str], files: Sequence[Entry], line: int) -> Recording:
+    def _recording(self, image: Mapping[str, str], files: Sequence[RawFile], line: int) -> Recording:
         where = f"{self.rows.name}, line {line},"
         name = self.pseudonyms.recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {line}")
         if not all(_IDENTIFIER.fullmatch(image[key]) for key in ("dicom_id", "study_id", "subject_id")):
@@ -182,7 +182,7 @@ class _Listing:
         if self.source.views is not None and view not in self.source.views:
             return Recording(name, "", problem=f"not asked for: view {view or 'unknown'}", counted=False)
         patient = self.pseudonyms.patient(image["subject_id"])
-        part = split(image["split"], where)
+        part = parse_split(image["split"], where)
         if part is None:
             return Recording(name, patient, problem=f"no split in {self.rows.name}")
         if not files:
@@ -196,15 +196,15 @@ class _Listing:
             problem = f"the file lies in the folder of another patient or study than {self.rows.name} says"
         return Recording(name, patient, files[0].path, part, columns, problem)
 
-    def _columns(self, image: Mapping[str, str]) -> tuple[dict[str, Value], str]:
+    def _columns(self, image: Mapping[str, str]) -> tuple[dict[str, CellValue], str]:
         """The study columns of an image, and its view."""
-        found: dict[str, Value] = {"Study": self.pseudonyms.study(image["study_id"])}
+        found: dict[str, CellValue] = {"Study": self.pseudonyms.study(image["study_id"])}
         view = ""
         if self.view is not None and (line := self.view.row(image)) is not None:
-            view = str(value(self.view.cell(line, _VIEW)) or "")
+            view = str(parse_cell(self.view.cell(line, _VIEW)) or "")
         if view:
             found["View"] = view
-        policy = Policy(self.source.uncertain, self.source.missing)
+        policy = LabelPolicy(self.source.uncertain, self.source.missing)
         for name, table in self.labels.items():
             if (line := table.row(image)) is not None:
                 label = policy.read(table.cell(line, name), f"{table.name}, line {line + 2}, {name},")
@@ -212,7 +212,7 @@ class _Listing:
                     found[name] = label
         return found, view
 
-    def _other(self, entry: Entry, problem: str | None = None) -> Recording:
+    def _other(self, entry: RawFile, problem: str | None = None) -> Recording:
         """A file that belongs to no row; its path names the patient."""
         other = non_recording(entry)
         counted = problem is not None if entry.problem is None else entry.counted

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from echodream.errors import Rejected, UserError
-from echodream.ingest.source import Limits, Recording, Value, Video
+from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import render
 from echodream.phantom.scene import Scene, key_moments, sample_patient, sample_scene
@@ -106,7 +106,7 @@ def _study(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
     )
 
 
-def _columns(scene: Scene) -> dict[str, Value]:
+def _columns(scene: Scene) -> dict[str, CellValue]:
     """The truth about a recording that its listing carries. EF in percent, HeartRate per minute, areas in cm2."""
     largest, smallest = scene.lv_area
     return {

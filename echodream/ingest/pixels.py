@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from echodream.errors import Rejected
-from echodream.ingest.source import Value, Video
+from echodream.ingest.source import CellValue, Video
 
 MAX_GAP = 10.0
 """Seconds: a longer pause between two frames is a damaged time stamp, and would be filled with repeated frames."""
@@ -68,7 +68,7 @@ def make_video(
     frames: np.ndarray,
     times: np.ndarray,
     fps: float,
-    columns: Mapping[str, Value] | None = None,
+    columns: Mapping[str, CellValue] | None = None,
     marks: Mapping[str, Sequence[float]] | None = None,
 ) -> Video:
     """A ``Video`` of uint8 ``frames`` (F, H, W) or (F, H, W, C) taken at ``times``; both are checked.

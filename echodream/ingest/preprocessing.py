@@ -9,7 +9,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import Rejected, UserError
-from echodream.ingest.source import Value, Video
+from echodream.ingest.source import CellValue, Video
 from echodream.store.schema import FPS_RANGE
 
 _DARK = 12  # grey levels: nothing above it is a black frame; compression noise stays below
@@ -65,7 +65,7 @@ class PreprocessedVideo:
     frames: np.ndarray
     """uint8, (F, H, W, C)."""
     fps: float
-    marks: dict[str, Value]
+    marks: dict[str, CellValue]
     """Frame numbers as text, ``"3 35 67"``, by column name."""
 
 
@@ -80,7 +80,7 @@ def check_video(video: Video) -> None:
         raise Rejected(f"implausible frame rate: {video.fps:g} frames per second")
 
 
-def prepare(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
+def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
     """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material, and when the result of
     resampling would be larger than ``max_bytes``."""
     check_black_and_frozen(video.frames, settings)
@@ -99,8 +99,8 @@ def prepare(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_00
     frames = np.rot90(frames, settings.rotate // 90, axes=(1, 2))
     if settings.flip != "none":
         frames = np.flip(frames, axis=2 if settings.flip == "horizontal" else 1)
-    frames = resize(colour(frames, settings.grey), settings.size, settings.fit)[back]
-    marks: dict[str, Value] = {}
+    frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[back]
+    marks: dict[str, CellValue] = {}
     for name, moments in video.marks.items():
         if resampled:
             last = len(frames) - 1  # a mark on the last raw frame may lie beyond the last output frame's start
@@ -150,7 +150,7 @@ def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def colour(frames: np.ndarray, grey: bool) -> np.ndarray:
+def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
     """Luma of RGB (ITU-R BT.601, rounded), or grey repeated to RGB: uint8 (F, H, W, 1 or 3)."""
     if grey and frames.shape[-1] == 3:
         return np.stack([np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8) for frame in frames])[

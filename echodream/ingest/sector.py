@@ -48,7 +48,7 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     return np.asarray(_hull(area) & allowed & ~overlay)
 
 
-def blank_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def mask_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """``frames`` (F, H, W[, C]) with every pixel outside ``mask`` (H, W) set to 0."""
     return np.where(mask if frames.ndim == 3 else mask[..., None], frames, np.zeros((), frames.dtype))
 

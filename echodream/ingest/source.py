@@ -10,7 +10,7 @@ import numpy as np
 from echodream import validation
 from echodream.errors import Rejected, UserError
 
-Value = str | int | float
+CellValue = str | int | float
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Recording:
     """The raw file; None where the source needs none (the phantom)."""
     split: str | None = None
     """TRAIN, VAL or TEST where the study gives one; None to have it drawn."""
-    columns: Mapping[str, Value] = field(default_factory=dict)
+    columns: Mapping[str, CellValue] = field(default_factory=dict)
     """Study columns: class_id, class_name, EF, View, ..."""
     problem: str | None = None
     """Why the recording cannot be read, where the listing alone shows it: becomes its row in ``rejected.csv``."""
@@ -77,7 +77,7 @@ class Video:
     """float64, (F,): when each frame was taken, in seconds, from 0, strictly increasing."""
     fps: float
     """Nominal frames per second of the raw file (the last frame lasts 1 / fps)."""
-    columns: Mapping[str, Value] = field(default_factory=dict)
+    columns: Mapping[str, CellValue] = field(default_factory=dict)
     """Columns that only reading shows."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Moments in seconds, by column name (ED, ES): stored as frame numbers after resampling."""

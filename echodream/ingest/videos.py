@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from echodream import validation
 from echodream.errors import Rejected
-from echodream.ingest.folder_source import Files
-from echodream.ingest.listing import Entry, ListedRecording, parent_folder
+from echodream.ingest.folder_source import FolderSource
+from echodream.ingest.listing import ListedRecording, RawFile, parent_folder
 from echodream.ingest.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Recording, Video
 
@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)")
 
 
 @dataclass(frozen=True)
-class Videos(Files):
+class Videos(FolderSource):
     """Every mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif below ``raw``, and every folder of numbered images.
 
     Two or more png, jpg, bmp or tif images in a folder that differ in their number alone are one recording, in the
@@ -31,7 +31,7 @@ class Videos(Files):
 
     kind: ClassVar[str] = "videos"
     wanted: ClassVar[str] = "video file, GIF or numbered images"
-    special: ClassVar[tuple[str, ...]] = (*Files.special, "FPS")
+    special: ClassVar[tuple[str, ...]] = (*FolderSource.special, "FPS")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,16 +48,16 @@ class Videos(Files):
             return read_image_sequence(_series(recording.path), limits, fps or self.image_fps)
         return read_video_file(recording.path, limits, fps)
 
-    def sizes(self, entry: Entry) -> tuple[int, ...]:
+    def sizes(self, entry: RawFile) -> tuple[int, ...]:
         """Bytes of each image of a series."""
         series = entry.path.suffix.lower() in IMAGE_SUFFIXES
         return tuple(path.stat().st_size for path in _series(entry.path)) if series else ()
 
-    def group(self, entries: Iterable[Entry], root: Path) -> tuple[dict[str, Entry], list[Entry]]:
+    def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Key -> recording (an image sequence by its first image), and the files that are none."""
-        found: dict[str, Entry] = {}
-        others: list[Entry] = []
-        series: dict[tuple[str, str, str], list[Entry]] = {}
+        found: dict[str, RawFile] = {}
+        others: list[RawFile] = []
+        series: dict[tuple[str, str, str], list[RawFile]] = {}
         for entry in entries:
             suffix = entry.path.suffix.lower()
             match = _NUMBERED.fullmatch(entry.path.stem)

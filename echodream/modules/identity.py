@@ -36,9 +36,9 @@ class Identity(MetricLearning):
         """The patient."""
         if not isinstance(view, Frames):
             raise UserError("model=identity is trained with single images: leave view=frames")
-        if len(np.unique(rows.patients)) < 2:
+        if len(np.unique(rows.patient_numbers)) < 2:
             raise UserError(f"{rows.store.root} has one patient only in {rows.split}: nobody to be told apart from")
-        return rows.patients
+        return rows.patient_numbers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Embed, compare with the patients' centres, log."""

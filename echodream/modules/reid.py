@@ -53,7 +53,7 @@ class Reid(MetricLearning):
         """The patient, or the recording, as the view of pairs has it."""
         if not isinstance(view, Pairs):
             raise UserError("model=reid is trained with pairs of frames: leave view=pairs")
-        return rows.patients if view.identity == "patient" else np.arange(len(rows))
+        return rows.patient_numbers if view.identity == "patient" else np.arange(len(rows))
 
     def prepare(self, store: Store, rows: Recordings) -> None:
         """What copies are made with."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from echodream.artifact import FACTS, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import EpochSampler, Samples, collate
+from echodream.datamodules.dataset import EpochSampler, ViewDataset, collate
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
@@ -130,7 +130,7 @@ class VAE(Trainable):
         They are those of draws from the posterior: mean and std per channel, ``latents_mean`` and ``latents_std`` in
         config.json.
         """
-        samples = Samples(Recordings(data.store, "TRAIN"), data.view, data.seed)
+        samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
         picked = list(itertools.islice(EpochSampler(samples), frames))
         moments = PosteriorMoments()
         for batch in DataLoader(samples, data.batch_size, sampler=picked, num_workers=data.workers, collate_fn=collate):

@@ -23,7 +23,7 @@ TRACED = "Traced"
 """What a row of the table knows of its recording's tracings: a frame and its chords for ED, then for ES."""
 
 
-def cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
+def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
     """Write one recording below ``root`` as CardiacNet has it: ``CardiacNet-PAH/PAH/007_image.nii.gz`` and its label.
 
     ``frames`` and ``labels`` are uint8, (F, H, W); volumes are (W, H, F) with the frame time in the header. Every third
@@ -52,12 +52,12 @@ def cardiacnet_table(root: Path, rows: Sequence[Row]) -> None:
     _write_csv(root / "recordings.csv", list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
-def echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
+def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
     """Write one recording below ``root``/``home`` as the EchoNet studies have it: ``Videos/<code>.avi``, Motion JPEG.
 
     The frames in which the left ventricle is largest and smallest are those that an expert would trace.
     """
-    path = root / home / "Videos" / f"{code(name, home)}.avi"
+    path = root / home / "Videos" / f"{echonet_file_name(name, home)}.avi"
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}")
     _write_avi(fresh, frames, fps)
@@ -75,7 +75,7 @@ def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
     Patients, whom the study does not name, are in one split each: seven of ten in TRAIN, one in VAL, two in TEST. Every
     fifth recording is not traced.
     """
-    names, listed, traced = [code(row["FileName"], "") for row in rows], [], []
+    names, listed, traced = [echonet_file_name(row["FileName"], "") for row in rows], [], []
     for index, (name, row, turn) in enumerate(zip(names, rows, _turns(rows), strict=True)):
         volume = 0.85 * row["LVArea_ED"] ** 1.5  # millilitres of a heart of that area, roughly
         volumes = {"EF": row["EF"], "ESV": round(volume * (1 - row["EF"] / 100), 3), "EDV": round(volume, 3)}
@@ -96,7 +96,7 @@ def echonet_pediatric_tables(home: str, root: Path, rows: Sequence[Row]) -> None
     """
     listed, traced = [], []
     for index, (row, turn) in enumerate(zip(rows, _turns(rows), strict=True)):
-        name = f"{code(row['FileName'], home)}.avi"
+        name = f"{echonet_file_name(row['FileName'], home)}.avi"
         age = 1 + turn
         child = {"Sex": "FM"[index % 2], "Age": age, "Weight": 8 + 3 * age, "Height": 75 + 6 * age}
         listed.append({"FileName": name, "EF": row["EF"], **child, "Split": turn})
@@ -109,7 +109,7 @@ def echonet_pediatric_tables(home: str, root: Path, rows: Sequence[Row]) -> None
     _write_csv(root / home / "VolumeTracings.csv", ["FileName", "X", "Y", "Frame"], traced)
 
 
-def code(name: str, home: str) -> str:
+def echonet_file_name(name: str, home: str) -> str:
     """What an EchoNet study calls the recording ``name``; ``home`` is the folder of its view, if it has one."""
     digits = hashlib.sha256(name.encode()).hexdigest()
     if not home:
@@ -156,10 +156,10 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 Writer = Callable[[Path, str, np.ndarray, np.ndarray, float], Row]
 LAYOUTS: dict[str, tuple[Writer, Callable[[Path, Sequence[Row]], None]]] = {
-    "cardiacnet": (cardiacnet, cardiacnet_table),
-    "echonet_dynamic": (partial(echonet, ""), echonet_dynamic_tables),
-    "echonet_pediatric_a4c": (partial(echonet, "A4C"), partial(echonet_pediatric_tables, "A4C")),
-    "echonet_pediatric_psax": (partial(echonet, "PSAX"), partial(echonet_pediatric_tables, "PSAX")),
+    "cardiacnet": (write_cardiacnet, cardiacnet_table),
+    "echonet_dynamic": (partial(write_echonet, ""), echonet_dynamic_tables),
+    "echonet_pediatric_a4c": (partial(write_echonet, "A4C"), partial(echonet_pediatric_tables, "A4C")),
+    "echonet_pediatric_psax": (partial(write_echonet, "PSAX"), partial(echonet_pediatric_tables, "PSAX")),
 }
 """For each study layout what writes a recording, and says what the table needs, and what writes the tables over all.
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from echodream.phantom.anatomy import Anatomy
-from echodream.phantom.shape import DEPTHS, STEP, V0, Shape, smooth
+from echodream.phantom.shape import DEPTHS, STEP, V0, ChamberOutlines, smoothstep
 
 TAPSE = 0.38
 """The tricuspid annulus's free side descends this much further than the mitral annulus (as a share)."""
@@ -38,14 +38,14 @@ class Cycle:
         return Cycle(self.contraction[frames], self.filling[frames], self.opening[frames])
 
 
-def systole(beat: float) -> float:
+def systole_duration(beat: float) -> float:
     """Seconds from end diastole to end systole for a beat of ``beat`` seconds (Weissler's ejection time plus 50 ms)."""
     return 0.413 - 0.0017 * (60.0 / beat) + 0.05
 
 
 def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, float, float]]:
     """Time, contraction, filling and valve opening at the turning points of one beat that begins at ``start``."""
-    end = systole(beat)
+    end = systole_duration(beat)
     rest = beat - end
     quiet = max(1.0 - early - 0.06, 0.05)
     return [
@@ -60,7 +60,7 @@ def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, 
     ]
 
 
-def follow(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
+def cycle_at(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
     """The cycle at ``times`` (F,), seconds, for beats that begin (end diastole) at ``beats`` (N,), covering them."""
     rows = [row for a, b in pairwise(beats) for row in _knots(a, b - a, early)]
     rows.append((float(beats[-1]), 0.0, 0.0, 0.05))
@@ -69,7 +69,7 @@ def follow(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
     return Cycle(values[:, 0], values[:, 1], values[:, 2])
 
 
-def squeeze(a: Anatomy, ef: float) -> float:
+def contraction_for_ef(a: Anatomy, ef: float) -> float:
     """Loss of squared half width at end systole that gives the ejection fraction ``ef`` with the annulus's descent."""
     return 1.0 - (1.0 - ef) / (1.0 - a.shortening)
 
@@ -77,10 +77,10 @@ def squeeze(a: Anatomy, ef: float) -> float:
 class Motion:
     """The map between space and tissue for one heart. Points are (P,) or (F, P) arrays, mm; a ``Cycle`` has F."""
 
-    def __init__(self, a: Anatomy, shape: Shape, ef: float) -> None:
+    def __init__(self, a: Anatomy, shape: ChamberOutlines, ef: float) -> None:
         self.shape = shape
         self.shortening = a.shortening
-        self.squeeze = squeeze(a, ef)
+        self.squeeze = contraction_for_ef(a, ef)
         self.rv_squeeze, self.reservoir = a.rv_squeeze, a.reservoir
         self.floor = shape.roof + 18.0
         self.lean = (float(shape.middle[shape.length >= DEPTHS].min()), a.rv_width)
@@ -93,7 +93,7 @@ class Motion:
         past_rv = np.clip(DEPTHS - DEPTHS[ring], 0, None)
         width = np.where(past_rv > 0, shape.rv_width[ring], shape.rv_width)
         self._rv = (width**2 * np.exp(-((past_rv / 16.0) ** 2))).astype(np.float32)
-        self._atria = smooth((DEPTHS - shape.length + 4.0) / 16.0).astype(np.float32)
+        self._atria = smoothstep((DEPTHS - shape.length + 4.0) / 16.0).astype(np.float32)
         self._middle = shape.middle.astype(np.float32)
 
     @staticmethod

@@ -6,8 +6,8 @@ from scipy import ndimage
 from echodream.phantom.motion import Cycle
 from echodream.phantom.scene import FACE, GAIN, Scene
 from echodream.phantom.shape import OTHER
-from echodream.phantom.tissue import Tissue, linear, paint, paint_labels, speckle
-from echodream.phantom.valves import leaflets, stroke
+from echodream.phantom.tissue import Tissue, amplitude_from_db, draw_tissue, draw_tissue_labels, rayleigh_speckle
+from echodream.phantom.valves import draw_leaflets, leaflet_curves
 
 CHUNK = 8
 """Frames computed at once: few enough for the processor's cache."""
@@ -60,7 +60,7 @@ def _still(scene: Scene) -> np.ndarray:
     """Power of the reverberation near the probe, which does not move, (H, W)."""
     angle, depth = scene.polar
     level = scene.settings.haze - 30.0 * np.clip((depth - FACE) / 26.0, 0, 3)
-    return (linear(level) * speckle(scene, angle, depth, 3)) ** 2
+    return (amplitude_from_db(level) * rayleigh_speckle(scene, angle, depth, 3)) ** 2
 
 
 def _blood(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -68,13 +68,13 @@ def _blood(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     field = rng.standard_normal((2, 2 * scene.size, 2 * scene.size), dtype=np.float32)
     field = ndimage.gaussian_filter(field, (0, 0.7, 1.1), mode="wrap")
     power = (field**2).sum(axis=0)
-    return (power * (linear(BLOOD) ** 2 / power.mean())).astype(np.float32)
+    return (power * (amplitude_from_db(BLOOD) ** 2 / power.mean())).astype(np.float32)
 
 
 def _echo(pixels: _Pixels, tissue: Tissue, valves: np.ndarray, part: slice) -> np.ndarray:
     """Amplitude of tissue and valves before gain and noise in the frames ``part``, float32 (F, H, W)."""
     scene = pixels.scene
-    echo = stroke(scene, valves[part]).reshape(len(valves[part]), -1)
+    echo = draw_leaflets(scene, valves[part]).reshape(len(valves[part]), -1)
     echo[:, pixels.flat] += _sample(tissue.amplitude, *tissue.index(*pixels.tissue(scene.cycle[part])))
     return ndimage.gaussian_filter(echo.reshape(-1, scene.size, scene.size), (0, BLUR, BLUR), truncate=3.0)
 
@@ -82,14 +82,14 @@ def _echo(pixels: _Pixels, tissue: Tissue, valves: np.ndarray, part: slice) -> n
 def _noise(scene: Scene) -> np.ndarray:
     """Mean power of the electronic noise, which the depth gain lifts in the far field, (H, W)."""
     far = (scene.polar[1] / scene.depth) ** 2
-    return linear(scene.settings.noise + GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
+    return amplitude_from_db(scene.settings.noise + GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
 
 
 def render(scene: Scene) -> np.ndarray:
     """Draw ``scene``: uint8 (F, H, W), black outside the sector. The same bytes whenever and wherever it is called."""
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
-    pixels, tissue, valves = _Pixels(scene), paint(scene), leaflets(scene)
-    gain = (linear(_attenuation(scene)) ** 2).astype(np.float32)
+    pixels, tissue, valves = _Pixels(scene), draw_tissue(scene), leaflet_curves(scene)
+    gain = (amplitude_from_db(_attenuation(scene)) ** 2).astype(np.float32)
     noise, still, blood = _noise(scene).astype(np.float32), _still(scene).astype(np.float32), _blood(scene, rng)
     steepness = np.float32(10 / GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)
@@ -105,9 +105,9 @@ def render(scene: Scene) -> np.ndarray:
     return frames
 
 
-def label(scene: Scene) -> np.ndarray:
+def render_labels(scene: Scene) -> np.ndarray:
     """Label map of every frame (see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector as well."""
-    tissue, pixels = Tissue(np.empty((0, 0)), paint_labels(scene)), _Pixels(scene)
+    tissue, pixels = Tissue(np.empty((0, 0)), draw_tissue_labels(scene)), _Pixels(scene)
     labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
     for part in _chunks(scene.frames):
         column, row = tissue.index(*pixels.tissue(scene.cycle[part]))
@@ -115,8 +115,8 @@ def label(scene: Scene) -> np.ndarray:
     return labels.reshape(-1, scene.size, scene.size)
 
 
-def areas(scene: Scene) -> np.ndarray:
+def label_areas(scene: Scene) -> np.ndarray:
     """Area of each label in each frame as drawn, (F, 6), square centimetres (foreshortening included)."""
-    labels = label(scene).reshape(scene.frames, -1)
+    labels = render_labels(scene).reshape(scene.frames, -1)
     counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
     return counts * (scene.spacing / 10.0) ** 2

@@ -6,8 +6,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from echodream.phantom.anatomy import COHORTS, Anatomy, sample_anatomy
-from echodream.phantom.motion import Cycle, Motion, follow, squeeze, systole
-from echodream.phantom.shape import Shape, chamber_outlines, lv_outline
+from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, cycle_at, systole_duration
+from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
 TOP = 0.02
 """The probe's face, as a share of the image's height."""
@@ -23,7 +23,7 @@ GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AcquisitionSettings:
     """What differs between recordings of one patient: the probe's pose, the machine's knobs, the moment."""
 
     turn: float
@@ -75,17 +75,17 @@ _SETTINGS: dict[str, tuple[float, float]] = {
     "rate": (1, 0.04),
     "ef": (0, 0.01),
 }
-_FIELDS = fields(Settings)
+_FIELDS = fields(AcquisitionSettings)
 _MEAN, _SD = np.array([_SETTINGS[f.name] for f in _FIELDS], dtype=np.float64).T
 
 
-def sample_settings(rng: np.random.Generator) -> Settings:
+def sample_settings(rng: np.random.Generator) -> AcquisitionSettings:
     """Draw a recording's settings, each within 2.2 standard deviations."""
     values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -2.2, 2.2)
-    drawn = Settings(*values.tolist())
+    drawn = AcquisitionSettings(*values.tolist())
     edge = np.copysign(0.62 + 0.12 * abs(drawn.shadow_at), drawn.shadow_at)
     values[[f.name for f in _FIELDS].index("shadow_at")] = edge
-    return Settings(*values.tolist())
+    return AcquisitionSettings(*values.tolist())
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Scene:
 
     class_id: int
     anatomy: Anatomy
-    settings: Settings
+    settings: AcquisitionSettings
     size: int
     """Side of the square image in pixels."""
     fps: float
@@ -140,10 +140,10 @@ class Scene:
     @cached_property
     def cycle(self) -> Cycle:
         """State of the heart at each frame."""
-        return follow(self.times, self.beats, self.anatomy.early)
+        return cycle_at(self.times, self.beats, self.anatomy.early)
 
     @cached_property
-    def shape(self) -> Shape:
+    def shape(self) -> ChamberOutlines:
         """Outlines at end diastole."""
         return chamber_outlines(self.anatomy)
 
@@ -158,7 +158,7 @@ class Scene:
         s, a = self.settings, self.anatomy
         septal, free = lv_outline(a, (np.arange(100) + 0.5) / 100)
         still = float((septal + free).mean()) * a.lv_length / 100 * s.scale**2 * s.foreshorten
-        return still, still * (1 - a.shortening) * float(np.sqrt(1 - squeeze(a, self.ef)))
+        return still, still * (1 - a.shortening) * float(np.sqrt(1 - contraction_for_ef(a, self.ef)))
 
     @property
     def cohort(self) -> str:
@@ -226,7 +226,7 @@ class Scene:
 def key_moments(scene: Scene) -> dict[str, np.ndarray]:
     """Seconds of each end diastole (ED: left ventricle largest) and end systole (ES: smallest) in the recording."""
     starts, ends = scene.beats[:-1], scene.beats[1:]
-    moments = {"ED": scene.beats, "ES": starts + np.array([systole(beat) for beat in ends - starts])}
+    moments = {"ED": scene.beats, "ES": starts + np.array([systole_duration(beat) for beat in ends - starts])}
     return {name: at[(at >= 0) & (at <= scene.seconds)] for name, at in moments.items()}
 
 

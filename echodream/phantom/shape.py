@@ -18,7 +18,7 @@ OTHER, LV, RV, LA, RA, MYOCARDIUM = range(6)
 """The label map's values. Walls, septa and the atrial walls are all ``MYOCARDIUM``."""
 
 
-def smooth(x: np.ndarray) -> np.ndarray:
+def smoothstep(x: np.ndarray) -> np.ndarray:
     """Rise from 0 (x <= 0) to 1 (x >= 1) with level ends."""
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
@@ -32,7 +32,7 @@ def _bullet(s: np.ndarray, belly: float, base: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ChamberOutlines:
     """Outlines of one heart over ``DEPTHS``; every array is (N,), mm, 0 where the chamber is not."""
 
     length: float
@@ -60,10 +60,10 @@ def _septum(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inside = np.clip(s, 0.02, 1.0)
     edge = np.interp(inside * a.lv_length, DEPTHS[(s >= 0) & (s <= 1)], septal[(s >= 0) & (s <= 1)])
     slope = np.clip(np.gradient(edge, STEP), -1.2, 1.2)
-    thick = a.septum * (1 - 0.35 * smooth((s - 0.78) / 0.22)) * np.sqrt(1 + slope**2)
+    thick = a.septum * (1 - 0.35 * smoothstep((s - 0.78) / 0.22)) * np.sqrt(1 + slope**2)
     base = np.flatnonzero(s <= 1)[-1]
     half = 0.5 * np.where(
-        s <= 1, thick, a.atrial_septum + (thick[base] - a.atrial_septum) * (1 - smooth((s - 1) / 0.1))
+        s <= 1, thick, a.atrial_septum + (thick[base] - a.atrial_septum) * (1 - smoothstep((s - 1) / 0.1))
     )
     lean = np.tan(np.radians(a.atrial_tilt))
     crux = -(edge[base] + half[base])
@@ -88,7 +88,7 @@ def lv_outline(a: Anatomy, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return free * (1 - a.flat * np.sin(np.pi * np.clip(s, 0, 1) ** 0.85)), free
 
 
-def chamber_outlines(a: Anatomy) -> Shape:
+def chamber_outlines(a: Anatomy) -> ChamberOutlines:
     """Tabulate the outlines of ``a``."""
     s = DEPTHS / a.lv_length
     septal, free = lv_outline(a, s)
@@ -99,12 +99,12 @@ def chamber_outlines(a: Anatomy) -> Shape:
     inside = (rise >= 0) & (rise <= 1)
     rise = np.clip(rise, 0, 1)
     widen = np.sin(0.5 * np.pi * np.minimum(rise / 0.78, 1)) ** a.rv_round
-    rv = np.where(inside, a.rv_width * widen * (1 - 0.18 * smooth((rise - 0.78) / 0.22)), 0.0)
+    rv = np.where(inside, a.rv_width * widen * (1 - 0.18 * smoothstep((rise - 0.78) / 0.22)), 0.0)
     base = int(np.flatnonzero(s <= 1)[-1])
     ring = int(np.flatnonzero(rise < 1)[-1])
     la_in, la_out = _atrium(a.lv_length, a.la_length, float(free[base] - middle[base]), a.la_width)
     ra_in, ra_out = _atrium(tricuspid, a.ra_length, float(rv[ring] + half[ring]), a.ra_width)
-    return Shape(
+    return ChamberOutlines(
         length=a.lv_length,
         tricuspid=tricuspid,
         roof=max(a.lv_length + a.la_length, tricuspid + a.ra_length),
@@ -120,7 +120,7 @@ def chamber_outlines(a: Anatomy) -> Shape:
     )
 
 
-def label_shape(shape: Shape, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Label the cavities on the grid ``x`` (W,) by ``v`` (H,), mm: uint8 (H, W), ``OTHER`` where there is none."""
     row = np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)[:, None]
     x, depth = x[None, :], v[:, None]
@@ -130,25 +130,25 @@ def label_shape(shape: Shape, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.nd
     labels[(x > -shape.lv_septal[row]) & (x < shape.lv_free[row])] = LV
     labels[(x > (shape.septal_edge - shape.rv_width)[row]) & (x < shape.septal_edge[row])] = RV
     if a.gap > 0:
-        first, last = gap_ends(a)
+        first, last = septal_defect_span(a)
         hole = (depth > first) & (depth < last) & (x >= shape.ra_inner[row]) & (x <= shape.la_inner[row])
         labels[hole] = np.where(x > shape.middle[row], LA, RA)[hole]
     return labels
 
 
-def septum_span(a: Anatomy, low: float, high: float) -> tuple[float, float]:
+def atrial_septum_span(a: Anatomy, low: float, high: float) -> tuple[float, float]:
     """Depths of two points of the atrial septum given as shares of its length, crux (0) to roof (1), mm."""
     length = min(a.la_length, a.ra_length - a.offset)
     return a.lv_length + low * length, a.lv_length + high * length
 
 
-def gap_ends(a: Anatomy) -> tuple[float, float]:
+def septal_defect_span(a: Anatomy) -> tuple[float, float]:
     """Depths at which the hole in the atrial septum begins and ends, mm."""
-    centre, _ = septum_span(a, a.gap_at, 1.0)
+    centre, _ = atrial_septum_span(a, a.gap_at, 1.0)
     return centre - a.gap / 2, centre + a.gap / 2
 
 
-def hinges(shape: Shape) -> tuple[tuple[float, float], ...]:
+def valve_hinges(shape: ChamberOutlines) -> tuple[tuple[float, float], ...]:
     """Hinge points ``(x, v)`` of mitral septal, mitral lateral, tricuspid septal and tricuspid lateral leaflet, mm."""
     base = int(np.flatnonzero(shape.lv_free > 0)[-1])
     ring = int(np.flatnonzero(shape.rv_width > 0)[-1])

@@ -15,11 +15,11 @@ from echodream.phantom.shape import (
     RA,
     RV,
     STEP,
-    gap_ends,
-    hinges,
-    label_shape,
-    septum_span,
-    smooth,
+    atrial_septum_span,
+    label_cavities,
+    septal_defect_span,
+    smoothstep,
+    valve_hinges,
 )
 
 GRID = 0.6
@@ -30,7 +30,7 @@ MYOCARDIAL, SEPTAL, OUTSIDE, RING, BAND = -24.5, -22.0, -36.0, -10.0, -24.0
 """Echo levels in dB below full brightness: free walls, septa, beyond the heart, valve rings, moderator band."""
 
 
-def linear(level: np.ndarray | float) -> np.ndarray:
+def amplitude_from_db(level: np.ndarray | float) -> np.ndarray:
     """dB -> amplitude."""
     return np.power(10.0, np.asarray(level) / 20.0)
 
@@ -51,7 +51,7 @@ class Tissue:
         return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
 
 
-def grid() -> tuple[np.ndarray, np.ndarray]:
+def material_grid() -> tuple[np.ndarray, np.ndarray]:
     """The material grid's columns ``x`` (GW,) and rows ``v`` (GH,), mm."""
     return np.arange(X0, X1, GRID), np.arange(DEPTH0, DEPTH1, GRID)
 
@@ -61,13 +61,13 @@ def _distance(mask: np.ndarray) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask).astype(np.float32) * np.float32(GRID)
 
 
-def paint_labels(scene: Scene) -> np.ndarray:
+def draw_tissue_labels(scene: Scene) -> np.ndarray:
     """Label map of the heart at end diastole on the material grid: cavities, and walls of each one's thickness."""
     a, shape = scene.anatomy, scene.shape
-    x, v = grid()
-    labels = label_shape(shape, a, x, v)
-    thick = a.septum + (a.free_wall - a.septum) * smooth((x + 8.0) / 16.0)[None, :]
-    base = smooth((v - 0.70 * shape.length) / (0.30 * shape.length))[:, None]
+    x, v = material_grid()
+    labels = label_cavities(shape, a, x, v)
+    thick = a.septum + (a.free_wall - a.septum) * smoothstep((x + 8.0) / 16.0)[None, :]
+    base = smoothstep((v - 0.70 * shape.length) / (0.30 * shape.length))[:, None]
     wall = _distance(labels == LV) < thick * (1 - 0.45 * base)
     wall |= _distance(labels == RV) < a.rv_wall
     wall |= _distance((labels == LA) | (labels == RA)) < 3.0
@@ -93,7 +93,7 @@ def _clouds(seed: tuple[int, ...], shape: tuple[int, int], size: float) -> np.nd
     return ndimage.map_coordinates(coarse, [rows, columns], order=3, mode="grid-wrap")
 
 
-def speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> np.ndarray:
+def rayleigh_speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> np.ndarray:
     """Fully developed speckle at the given probe coordinates: Rayleigh amplitude of unit power, float32.
 
     The magnitude of a complex Gaussian field, finer along the beam than across it; its lateral size grows with depth.
@@ -112,15 +112,17 @@ def speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> 
 def _spots(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Bright points, linear amplitude: the fibrous rings at the valves' hinges, the stumps beside a septal defect."""
     a, shape = scene.anatomy, scene.shape
-    septal, free, _, lateral = hinges(shape)
+    septal, free, _, lateral = valve_hinges(shape)
     crux = (float(np.interp(septal[1], DEPTHS, shape.middle)), septal[1])
     points = [(*crux, 2.6, RING), (*free, 1.8, RING), (*lateral, 1.8, RING)]
     if a.gap > 0:
-        first, last = gap_ends(a)
+        first, last = septal_defect_span(a)
         points += [(float(np.interp(d, DEPTHS, shape.middle)), d, 1.4, RING - 2.0) for d in (first - 0.6, last + 0.6)]
     total = np.zeros((len(v), len(x)))
     for px, pv, radius, level in points:
-        total += linear(level) * np.exp(-0.5 * (((x - px) / radius)[None, :] ** 2 + ((v - pv) / radius)[:, None] ** 2))
+        total += amplitude_from_db(level) * np.exp(
+            -0.5 * (((x - px) / radius)[None, :] ** 2 + ((v - pv) / radius)[:, None] ** 2)
+        )
     return total
 
 
@@ -131,7 +133,7 @@ def _band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.
     line = a.rv_apex * a.lv_length + 0.42 * (shape.tricuspid - a.rv_apex * a.lv_length)
     sag = line - 0.12 * across - 3.0 * np.sin(np.clip(across / a.rv_width, 0, 1) * np.pi)
     strand = np.exp(-0.5 * ((v[:, None] - sag) / 1.3) ** 2)
-    return linear(BAND) * a.band * strand * (labels == RV)
+    return amplitude_from_db(BAND) * a.band * strand * (labels == RV)
 
 
 def _rows(v: np.ndarray) -> np.ndarray:
@@ -144,21 +146,21 @@ def _levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> n
     heart = labels != OTHER
     away = _distance(heart)
     clouds = _clouds(scene.seed[:-1], labels.shape, 20.0)
-    free = 1 - smooth((np.abs(x[None, :] - shape.middle[_rows(v)][:, None]) - a.septum) / 6.0)
+    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[_rows(v)][:, None]) - a.septum) / 6.0)
     level = MYOCARDIAL + (SEPTAL - MYOCARDIAL) * free + 1.0 * clouds
-    first, last = septum_span(a, 0.28, 0.68)
-    thin = smooth((v - first) / 4.0) * smooth((last - v) / 4.0)
+    first, last = atrial_septum_span(a, 0.28, 0.68)
+    thin = smoothstep((v - first) / 4.0) * smoothstep((last - v) / 4.0)
     level = level - a.fossa * free * thin[:, None]
     beyond = OUTSIDE + 3.5 * clouds - 0.16 * np.minimum(away, 45.0)
-    sac = a.pericardium * np.exp(-((away / 2.0) ** 2)) * (0.4 + 0.6 * smooth(v / 40.0)[:, None])
+    sac = a.pericardium * np.exp(-((away / 2.0) ** 2)) * (0.4 + 0.6 * smoothstep(v / 40.0)[:, None])
     cavity = heart & (labels != MYOCARDIUM)
-    return np.where(cavity, 0.0, linear(np.where(heart, level, beyond + 2.2 * sac)))
+    return np.where(cavity, 0.0, amplitude_from_db(np.where(heart, level, beyond + 2.2 * sac)))
 
 
-def paint(scene: Scene) -> Tissue:
+def draw_tissue(scene: Scene) -> Tissue:
     """Draw the heart of ``scene`` at end diastole, as its probe sees it."""
-    x, v = grid()
-    labels = paint_labels(scene)
+    x, v = material_grid()
+    labels = draw_tissue_labels(scene)
     angle, depth, along_x, along_v = _beam(scene, x, v)
     diffuse = ndimage.gaussian_filter(_levels(scene, labels, x, v).astype(np.float32), 0.8)
     solid = ndimage.gaussian_filter(((labels == OTHER) | (labels == MYOCARDIUM)).astype(np.float32), 1.8)
@@ -166,4 +168,4 @@ def paint(scene: Scene) -> Tissue:
     mirror = np.abs(edge_x * along_x + edge_v * along_v) + 0.25 * np.hypot(edge_x, edge_v)
     diffuse *= 1 + 4.0 * mirror
     bright = diffuse + 0.8 * (_spots(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2 + _band(scene, x, v, labels))
-    return Tissue((bright * (0.15 + speckle(scene, angle, depth, 2))).astype(np.float32), labels)
+    return Tissue((bright * (0.15 + rayleigh_speckle(scene, angle, depth, 2))).astype(np.float32), labels)

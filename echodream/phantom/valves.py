@@ -3,8 +3,8 @@
 import numpy as np
 
 from echodream.phantom.scene import Scene
-from echodream.phantom.shape import hinges
-from echodream.phantom.tissue import linear
+from echodream.phantom.shape import valve_hinges
+from echodream.phantom.tissue import amplitude_from_db
 
 POINTS = 26
 LEVEL = -17.0
@@ -34,16 +34,16 @@ def _leaflet(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.nda
     return (1 - t) ** 2 * hinge[:, None] + 2 * t * (1 - t) * knee[:, None] + t**2 * tip[:, None]
 
 
-def leaflets(scene: Scene) -> np.ndarray:
+def leaflet_curves(scene: Scene) -> np.ndarray:
     """Every leaflet in heart coordinates at every frame, (F, 4, POINTS, 2), mm."""
-    x, v = np.array(hinges(scene.shape), dtype=np.float64).T
+    x, v = np.array(valve_hinges(scene.shape), dtype=np.float64).T
     now = np.stack(scene.motion.forward(x, v, scene.cycle), axis=-1)
     opening = scene.cycle.opening
     plan = ((0, 1, 0.64, 1.32), (1, 0, 0.38, 1.55), (2, 3, 0.46, 1.45), (3, 2, 0.56, 1.32))
     return np.stack([_leaflet(now[:, a], now[:, b], share, opening, swing) for a, b, share, swing in plan], axis=1)
 
 
-def stroke(scene: Scene, points: np.ndarray) -> np.ndarray:
+def draw_leaflets(scene: Scene, points: np.ndarray) -> np.ndarray:
     """Amplitude of the leaflets ``points`` (F, ..., 2) mm on the image, float32 (F, H, W)."""
     count, size = len(points), scene.size
     points = points.reshape(count, 4, POINTS, 2)
@@ -51,7 +51,7 @@ def stroke(scene: Scene, points: np.ndarray) -> np.ndarray:
     sigma = max(0.5, THICKNESS / scene.spacing)
     apart = np.hypot(np.diff(column, axis=-1), np.diff(row, axis=-1)).mean(axis=-1, keepdims=True)
     grain = np.random.default_rng([*scene.seed, 5]).normal(0.0, 2.5, (4, POINTS // 2)).repeat(2, axis=1)
-    weight = linear(LEVEL + grain - np.linspace(0, 4, POINTS)) * apart / (np.sqrt(2 * np.pi) * sigma)
+    weight = amplitude_from_db(LEVEL + grain - np.linspace(0, 4, POINTS)) * apart / (np.sqrt(2 * np.pi) * sigma)
     reach = np.arange(-2, 3)
     near_c = np.round(column)[..., None, None] + reach[None, :]
     near_r = np.round(row)[..., None, None] + reach[:, None]

@@ -11,7 +11,7 @@ from typing import Any
 from echodream.errors import UserError
 from echodream.store.lock import lock as take
 from echodream.store.lock import unlock as unlock
-from echodream.store.schema import partial
+from echodream.store.schema import partial_path
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 """Environment variables that are set in the processes of a distributed run."""
@@ -48,7 +48,7 @@ def made_whole(target: Path) -> Iterator[Path | None]:
     if target.exists():
         yield None
         return
-    work = partial(target)
+    work = partial_path(target)
     held = lock(work)
     try:
         if target.exists():  # the process that held the lock before has finished

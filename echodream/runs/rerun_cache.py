@@ -14,7 +14,7 @@ from typing import Any
 
 from echodream.runs.atomic_folder import RANKS, first_process, read_record, write_record
 from echodream.runs.summary import Summary
-from echodream.store.schema import CHECKSUMS, DATASET, partial
+from echodream.store.schema import CHECKSUMS, DATASET, partial_path
 from echodream.store.verify import require_intact
 
 _WRITTEN = ("dst", "private")
@@ -61,7 +61,7 @@ def _texts(value: Any) -> Iterator[str]:
 def remembered(notes: str, stage: Mapping[str, Any], asked: str) -> Summary | None:
     """The summary of ``stage``, its configuration, if the folder ``notes`` says that it is done and nothing changed."""
     note = read_record(_place(notes, stage))
-    if note is None or _distributed() or partial(_dst(stage)).exists():
+    if note is None or _distributed() or partial_path(_dst(stage)).exists():
         return None
     if note.get("asked") != asked or note.get("made") != _made(_dst(stage), note.get("files", [])):
         return None

@@ -25,7 +25,7 @@ from echodream.runs.atomic_folder import lock, read_record, unlock
 from echodream.runs.redaction import without_folders
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.schema import partial, read_dataset
+from echodream.store.schema import partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 
@@ -172,7 +172,7 @@ def _check(store: Store, study: Store, dst: str, private: str) -> None:
                 "recordings are no synthetic people; draw them from stage=image"
             )
     inner = Path(private).resolve()
-    for shared in (Path(dst), partial(Path(dst)), store.root):
+    for shared in (Path(dst), partial_path(Path(dst)), store.root):
         if shared.resolve() in (inner, *inner.parents):
             raise UserError(f"private={private} lies in {shared}, which may be shared: choose a folder elsewhere")
 
@@ -253,7 +253,7 @@ def _is_complete(dst: Path, private: Path, asked: Mapping[str, Any]) -> bool:
                 f"{folder} is already there, made with another {wrong[0]}: choose another {key}=, or remove it"
             )
     if len(found) == 2:
-        shutil.rmtree(partial(dst), ignore_errors=True)
+        shutil.rmtree(partial_path(dst), ignore_errors=True)
     return len(found) == 2
 
 
@@ -269,7 +269,7 @@ def _write(store: Store, dst: Path, dataset: Dataset, decision: Decision, scored
             return
         for name, row in kept.items():
             if name not in writer.done:
-                media = writer.scratch(name)
+                media = writer.scratch_path(name)
                 shutil.copyfile(store.path(name), media)
                 more = {"PrivacyScore": round(score_of[name], 6)}
                 more |= {"PrivacyP": round(p_of[name], 6)} if p_of else {}

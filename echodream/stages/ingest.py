@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.errors import Rejected, UserError
-from echodream.ingest.preprocessing import Preprocessing, check_video, prepare
+from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.runs.summary import Summary
@@ -43,7 +43,7 @@ class Job:
 def ingest(
     *,
     source: Source,
-    prepare: Preprocessing,
+    preprocess: Preprocessing,
     split: SplitRatios,
     limits: Limits,
     raw: str | None,
@@ -74,15 +74,15 @@ def ingest(
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     settings = {
         "source": {"class": type(source).__name__, **_plain(source)},
-        "prepare": _plain(prepare),
+        "prepare": _plain(preprocess),
         "split": _plain(split),
         "limits": _plain(limits),
         "listing": _fingerprint(recordings, splits),
     }
-    size = prepare.size if isinstance(prepare.size, tuple) else (None, None)
+    size = preprocess.size if isinstance(preprocess.size, tuple) else (None, None)
     dataset = Dataset(
         kind="video",
-        channels=1 if prepare.grey else 3,
+        channels=1 if preprocess.grey else 3,
         height=size[0],
         width=size[1],
         settings=settings,
@@ -94,7 +94,7 @@ def ingest(
             return _summary(Store(dst), "already complete, nothing to do")
         _refuse_listed(writer, recordings)
         jobs = [
-            Job(source, r, splits[r.patient], prepare, limits, writer.scratch(r.name))
+            Job(source, r, splits[r.patient], preprocess, limits, writer.scratch_path(r.name))
             for r in recordings
             if r.name not in writer.done
         ]
@@ -103,7 +103,7 @@ def ingest(
             if isinstance(outcome, str):
                 writer.reject(recording.name, outcome)
             else:
-                writer.commit(outcome, writer.scratch(recording.name))
+                writer.commit(outcome, writer.scratch_path(recording.name))
         if problem := _too_many_lost(writer, recordings, max_rejected):
             return Summary(f"ingest: {dst} is not complete", _reasons(writer), problem)
         store = writer.finish([recording.name for recording in recordings])
@@ -116,7 +116,7 @@ def convert(job: Job) -> dict[str, Any] | str:
         video = job.source.read(job.recording, job.limits)
         check_video(video)
         job.limits.check(*video.frames.shape)
-        ready = prepare(video, job.prepare, job.limits.max_bytes)
+        ready = preprocess(video, job.prepare, job.limits.max_bytes)
         if len(ready.frames) < job.limits.min_frames:
             return f"too short: {len(ready.frames)} frames at {ready.fps:g} fps, {job.limits.min_frames} are needed"
         write_video(job.media, ready.frames, ready.fps)

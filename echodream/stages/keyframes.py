@@ -17,7 +17,7 @@ from echodream.metrics.key_frames import KeyFrames, Matched, key_frames, matched
 from echodream.runs.atomic_folder import share_file
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
-from echodream.store.schema import media_path, partial
+from echodream.store.schema import media_path, partial_path
 from echodream.store.video import read_video
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: st
             jobs = [job for job in _jobs(store) if job.name in rows and job.name not in writer.done]
             seen = tqdm(_run(jobs, workers), "key frames", len(jobs), unit="rec", disable=None)
             for job, found in zip(jobs, seen, strict=True):
-                media = writer.scratch(job.name)
+                media = writer.scratch_path(job.name)
                 share_file(media_path(other.root, other.dataset.kind, job.name), media)
                 writer.commit(_marked(rows[job.name], found), media)
             if any(row[FOUND] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), other.dataset.statistics)
     if not complete and not Path(dst).exists():
-        shutil.rmtree(partial(Path(dst)), ignore_errors=True)
+        shutil.rmtree(partial_path(Path(dst)), ignore_errors=True)
         raise UserError(_nothing(store, [str(row[FOUND]) for row in writer.rows.values()]))
     state = "already complete, nothing to do" if complete else "done"
     return Summary(f"keyframes: {dst} {state}", _facts(store, Store(dst)))

@@ -61,7 +61,7 @@ def label(*, src: str, dst: str, artifacts: Sequence[str], batch: int, command: 
             mark = {LABEL_SOURCE: "+".join(fingerprint[:12] for fingerprint in marks)}
             for name, row in rows.items():
                 if name not in writer.done:
-                    media = writer.scratch(name)
+                    media = writer.scratch_path(name)
                     share_file(store.path(name), media)
                     before = {(was := f"{ASKED}_{key}"): row.get(was, row[key]) for key in said[name] if key in row}
                     writer.commit({**row, **said[name], **before, **mark}, media)

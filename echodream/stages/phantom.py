@@ -16,7 +16,7 @@ from echodream.errors import UserError
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
-from echodream.phantom.render import label
+from echodream.phantom.render import render_labels
 from echodream.phantom.scene import key_moments
 from echodream.runs.atomic_folder import FRESH, begin, made_whole, read_record, require_same, write_record
 from echodream.runs.summary import Summary
@@ -75,7 +75,9 @@ def draw(job: Job) -> dict[str, Any]:
     scene = job.source.scene(name)
     if not done.exists():
         video = job.source.read(job.recording, Limits())
-        write_record(done, LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], label(scene), video.fps))
+        write_record(
+            done, LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], render_labels(scene), video.fps)
+        )
     moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_moments(scene).items()}
     own = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
     return {**own, **(read_record(done) or {})}

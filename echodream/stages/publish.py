@@ -29,7 +29,7 @@ from echodream.runs.summary import Summary
 from echodream.stages.report import named
 from echodream.store import Dataset, Store, StoreWriter, verify
 from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS, REQUIRED
+from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 
 CARD, STORE, RECORD = "README.md", "store", "publish.json"
 _KIND = "a folder for the hub"
@@ -164,7 +164,7 @@ def _store(
     source = cleared.sources.synthetic
     assert source is not None
     verify(source.root)
-    kept = [name for name in _MEANING if name in REQUIRED or (name in columns and name in source.table)]
+    kept = [name for name in _MEANING if name in REQUIRED_COLUMNS or (name in columns and name in source.table)]
     names = _lots(source, cleared.sources.paths[f"filter_{cleared.on}"].with_name(SCORES))
     made = source.dataset
     dataset = Dataset(
@@ -182,7 +182,7 @@ def _store(
     with StoreWriter(root, dataset) as writer:
         for row in sorted(source.table.to_dict("records"), key=lambda row: fresh[row["FileName"]]):
             if not writer.complete and fresh[row["FileName"]] not in writer.done:
-                media = writer.scratch(fresh[row["FileName"]])
+                media = writer.scratch_path(fresh[row["FileName"]])
                 shutil.copyfile(source.path(row["FileName"]), media)
                 writer.commit(_row(row, kept, fresh[row["FileName"]]), media)
         if not writer.complete:

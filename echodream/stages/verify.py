@@ -3,13 +3,13 @@
 import itertools
 
 from echodream.runs.summary import Summary
-from echodream.store import Store, problems
+from echodream.store import Store, find_problems
 
 
 def verify(*, src: str, command: str, code_version: str) -> Summary:
     """Check the store at ``src`` against docs/format.md, every checksum included, and list what is wrong."""
     del command, code_version  # nothing is written
-    found = list(itertools.islice(problems(src), 1000))
+    found = list(itertools.islice(find_problems(src), 1000))
     if found:
         more = f" (and {len(found) - 1} more, above)" if len(found) > 1 else ""
         facts = {f"problem {number}": text for number, text in enumerate(found[:20], 1)} if more else {}

@@ -2,7 +2,7 @@
 
 from echodream.store.reader import Store
 from echodream.store.schema import Dataset, Statistics, StoreError
-from echodream.store.verify import problems, verify
+from echodream.store.verify import find_problems, verify
 from echodream.store.writer import StoreWriter
 
-__all__ = ["Dataset", "Statistics", "Store", "StoreError", "StoreWriter", "problems", "verify"]
+__all__ = ["Dataset", "Statistics", "Store", "StoreError", "StoreWriter", "find_problems", "verify"]

@@ -17,7 +17,7 @@ REJECTED = "rejected.csv"
 CHECKSUMS = "SHA256SUMS"
 KINDS = ("video", "latent")
 SPLITS = ("TRAIN", "VAL", "TEST")
-REQUIRED = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
+REQUIRED_COLUMNS = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
 REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
 MEDIA_FILES = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
 MAX_JSON_BYTES = 16_000_000
@@ -196,7 +196,11 @@ def read_dataset(root: Path) -> Dataset:
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
-        hint = f"; {root.name}.partial is there: rerun the command that was making it" if partial(root).is_dir() else ""
+        hint = (
+            f"; {root.name}.partial is there: rerun the command that was making it"
+            if partial_path(root).is_dir()
+            else ""
+        )
         raise StoreError(f"{root} does not exist{hint or ': check src= or run the stage that makes it'}")
     return parse_dataset(path, read_text(path, MAX_JSON_BYTES))
 
@@ -243,7 +247,7 @@ def _differing(left: Any, right: Any, key: str = "") -> str | None:
     return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
 
 
-def partial(root: Path) -> Path:
+def partial_path(root: Path) -> Path:
     """Where a store is while it is being written. Raises ``StoreError`` for a path that ends without a name."""
     if root.name in ("", ".."):
         raise StoreError(f"{str(root)!r} cannot be a store: give the folder a name of its own")

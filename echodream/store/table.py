@@ -13,7 +13,7 @@ from echodream.store.schema import (
     FPS_RANGE,
     MAX_FRAMES,
     MAX_SIDE,
-    REQUIRED,
+    REQUIRED_COLUMNS,
     SPLITS,
     StoreError,
     is_valid_column,
@@ -40,7 +40,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def cell(value: object) -> str:
+def format_cell(value: object) -> str:
     """One value as text. Raises ``ValueError`` for what a cell cannot hold."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -72,7 +72,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
     writer.writerow(columns)
     for row in rows:
         try:
-            writer.writerow([cell(row.get(name)) for name in columns])
+            writer.writerow([format_cell(row.get(name)) for name in columns])
         except ValueError as error:
             raise StoreError(f"{path.name}: row {row.get('FileName')!r} has {error} in a cell") from error
     path.write_text(text.getvalue(), encoding="utf-8")
@@ -108,7 +108,7 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
 def read_file_list(root: Path) -> "pd.DataFrame":
     """Read and check ``FileList.csv``: names, splits and sizes, each patient in one split. Raises ``StoreError``."""
     path = root / FILE_LIST
-    table = read_text_table(path, REQUIRED)
+    table = read_text_table(path, REQUIRED_COLUMNS)
     for name in table.columns:
         if not is_valid_column(name):
             raise StoreError(f"{path}: column name {name[:80]!r} is not allowed: use letters, digits and '_'")
@@ -144,7 +144,7 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
         text = [value for value in table[name] if not is_numeric_text(value)]
         if not any(text):
             table[name] = pd.to_numeric(table[name].replace("", None))
-        elif name in REQUIRED:
+        elif name in REQUIRED_COLUMNS:
             bad = next(value for value in text if value)
             row = table["FileName"][table[name] == bad].iloc[0]
             raise StoreError(f"{path}: {row} has {name} {bad[:40]!r}, not a number")

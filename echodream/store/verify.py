@@ -28,7 +28,7 @@ def verify(root: str | Path, *, encoder: str | None = None) -> Store:
 
     Raises ``StoreError`` with the first problem and the number of others.
     """
-    found = problems(root, encoder=encoder)
+    found = find_problems(root, encoder=encoder)
     first = next(found, None)
     if first is not None:
         others = sum(1 for _ in found)
@@ -36,7 +36,7 @@ def verify(root: str | Path, *, encoder: str | None = None) -> Store:
     return Store(root)
 
 
-def problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
+def find_problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
     """Every way in which the store at ``root`` fails its specification, as one sentence each."""
     root = Path(root)
     try:

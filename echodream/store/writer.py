@@ -23,7 +23,7 @@ from echodream.store.schema import (
     MEDIA_FILES,
     REJECTED,
     REJECTED_COLUMNS,
-    REQUIRED,
+    REQUIRED_COLUMNS,
     Dataset,
     Statistics,
     StoreError,
@@ -32,11 +32,11 @@ from echodream.store.schema import (
     is_valid_name,
     media_path,
     parse_dataset,
-    partial,
+    partial_path,
     read_dataset,
     read_text,
 )
-from echodream.store.table import cell, clean_text, write_table
+from echodream.store.table import clean_text, format_cell, write_table
 from echodream.store.verify import TABLES_AND_METADATA, verify
 
 
@@ -63,7 +63,7 @@ class StoreWriter:
         self.rows: dict[str, dict[str, Any]] = {}
         self.rejected: dict[str, dict[str, Any]] = {}
         self._sums: dict[str, str] = {}
-        self._work = partial(self.root)
+        self._work = partial_path(self.root)
         self._store = self._work / "store"
         self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
         self._lock: int | None = None
@@ -101,7 +101,7 @@ class StoreWriter:
         """Where the committed media files are until the store is finished."""
         return self._store / MEDIA_FILES[self.dataset.kind][0]
 
-    def scratch(self, name: str) -> Path:
+    def scratch_path(self, name: str) -> Path:
         """Where a worker writes the media file of ``name`` before it is committed; never resumed from."""
         if not is_valid_name(name):
             raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
@@ -130,7 +130,7 @@ class StoreWriter:
             )
         kind = self.dataset.kind
         names = [name for name in order if name in self.rows]
-        write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED)
+        write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED_COLUMNS)
         write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
         sums = {f"{MEDIA_FILES[kind][0]}/{name}{MEDIA_FILES[kind][1]}": self._sums[name] for name in names}
         self.dataset = replace(self.dataset, statistics=statistics)
@@ -188,7 +188,7 @@ class StoreWriter:
 
     def _replay(self) -> None:
         """Take up the journal: whole lines whose media file has the right checksum. The rest is done again."""
-        self.gather()
+        self.read_journals()
         if self.shard:
             self._scratch.mkdir()
         else:
@@ -199,7 +199,7 @@ class StoreWriter:
                     media.unlink()
         self._journal = journal.journal_path(self._work, self.shard).open("a", encoding="utf-8")
 
-    def gather(self) -> None:
+    def read_journals(self) -> None:
         """Take up what the journals of all shards say, so that the first can ``finish``."""
         for entry in journal.read(self._work):
             if journal.entry_name(entry) not in self.done and ("rejected" in entry or self._intact(entry)):
@@ -247,7 +247,7 @@ def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
             raise StoreError(f"column name {str(column)[:80]!r} is not allowed: use letters, digits and '_'")
         plain[column] = value.item() if hasattr(value, "item") else value
         try:
-            cell(plain[column])
+            format_cell(plain[column])
         except ValueError as error:
             raise StoreError(f"{row['FileName']} has {error} in {column}") from error
     return plain

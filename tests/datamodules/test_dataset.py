@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import EpochSampler, ResumableLoader, SampleIndex, Samples, collate
+from echodream.datamodules.dataset import EpochSampler, ResumableLoader, SampleIndex, ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Pairs, View
 from echodream.errors import UserError
@@ -28,11 +28,11 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def samples(
     store: Store, view: View, seed: int = 0, augment: Augment | None = None, columns: tuple[str, ...] = ()
-) -> Samples:
-    return Samples(Recordings(store, "TRAIN"), view, seed, columns, augment)
+) -> ViewDataset:
+    return ViewDataset(Recordings(store, "TRAIN"), view, seed, columns, augment)
 
 
-def loader(made: Samples, workers: int, batch_size: int = 3) -> ResumableLoader:
+def loader(made: ViewDataset, workers: int, batch_size: int = 3) -> ResumableLoader:
     settings = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0}
     return ResumableLoader(made, sampler=EpochSampler(made), collate_fn=collate, **settings)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.datamodules.frame_budget_batches import FrameBudgetBatches, plan
+from echodream.datamodules.frame_budget_batches import FrameBudgetBatches, plan_batches
 from echodream.errors import UserError
 from echodream.runs.predict import Deal, PredictData
 from tests.support.stores import make_latent_store, posterior_mean
@@ -20,7 +20,7 @@ def test_a_plan_keeps_its_promises(seed: int) -> None:
     count, budget = int(rng.integers(1, 30)), int(rng.integers(1, 40))
     lengths = rng.integers(1, 60, count).tolist()
     shapes = [[(8, 8), (8, 16)][kind] for kind in rng.integers(0, 2, count) * (seed % 2)]
-    packs = plan(lengths, shapes, budget)
+    packs = plan_batches(lengths, shapes, budget)
     assert [index for pack in packs for index in pack] == list(range(count))  # each once, in order
     for pack in packs:
         assert len({shapes[index] for index in pack}) == 1
@@ -32,14 +32,14 @@ def test_a_plan_keeps_its_promises(seed: int) -> None:
 
 def test_a_plan_by_hand() -> None:
     square, wide = (8, 8), (8, 16)
-    assert plan([3, 5, 1, 9, 2, 2], [square] * 5 + [wide], 8) == [[0, 1], [2], [3], [4], [5]]
-    assert plan([], [], 8) == []
+    assert plan_batches([3, 5, 1, 9, 2, 2], [square] * 5 + [wide], 8) == [[0, 1], [2], [3], [4], [5]]
+    assert plan_batches([], [], 8) == []
 
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_that_cannot_be(budget: int) -> None:
     with pytest.raises(UserError, match="budget is"):
-        plan([1], [(8, 8)], budget)
+        plan_batches([1], [(8, 8)], budget)
 
 
 def test_packs_hold_whole_recordings_of_pixels(tmp_path: Path) -> None:

@@ -16,6 +16,6 @@ def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None
     held_out = real.table[real.table["Split"] != "TRAIN"]
     assert rows.names == sorted(held_out["FileName"])
     assert sorted(set(rows.table["PatientID"])) == sorted(set(held_out["PatientID"]))
-    assert len(np.unique(rows.patients)) == 4
+    assert len(np.unique(rows.patient_numbers)) == 4
     with pytest.raises(UserError, match=r"src: .* has no recording in PROOF"):
         select_recordings(real, ["PROOF"], "src")

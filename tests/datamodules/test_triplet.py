@@ -8,7 +8,7 @@ import torch
 
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import SampleIndex, Samples, collate
+from echodream.datamodules.dataset import SampleIndex, ViewDataset, collate
 from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Triplet
@@ -46,8 +46,8 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_latent_store(tmp_path_factory.mktemp("store") / "latents", marked())
 
 
-def samples(store: Store, view: Triplet, augment: Augment | None = None) -> Samples:
-    return Samples(Recordings(store, "TRAIN"), view, 0, augment=augment)
+def samples(store: Store, view: Triplet, augment: Augment | None = None) -> ViewDataset:
+    return ViewDataset(Recordings(store, "TRAIN"), view, 0, augment=augment)
 
 
 def test_three_frames_one_after_the_other_along_the_channels(videos: Store) -> None:

@@ -215,12 +215,12 @@ class TestReferences:
         view = Clips(frames=3, reference="keyframes", references=3)
         left = view.usable(rows)
         assert "1 of 3 recordings have no ED-ES-ED key frames and are left out: b1" in caplog.text
-        assert (left.names, left.frames.tolist(), left.patients.tolist()) == (["a1", "c1"], [20, 25], [0, 1])
-        assert left.ends.tolist() == [20, 45]
+        assert (left.names, left.frames.tolist(), left.patient_numbers.tolist()) == (["a1", "c1"], [20, 25], [0, 1])
+        assert left.cumulative_frames.tolist() == [20, 45]
         assert len(rows) == 3
         assert self.check(view.sample(left, 1, rng())) == [3, 9, 20]
         with pytest.raises(UserError, match=r"b1 has no ED-ES-ED key frames .* no other recording has"):
-            view.usable(rows.only([1]))
+            view.usable(rows.select([1]))
 
     @pytest.mark.parametrize(
         ("ed", "es", "message"),

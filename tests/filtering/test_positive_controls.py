@@ -125,7 +125,7 @@ def test_frames_are_picked_by_patient(shop: CopyGenerator) -> None:
     assert set(single) == set(range(9))
     chosen = {rows.names[pick(rows, 1, seed)["secret03"].row] for seed in range(20)}
     assert chosen == {"clip-03-0", "clip-03-1"}
-    back = rows.only([*range(len(rows))][::-1])
+    back = rows.select([*range(len(rows))][::-1])
     for patient, one in pick(back, 1, 5).items():
         same = pick(rows, 1, 5)[patient]
         assert (back.names[one.row], one.places.tolist()) == (rows.names[same.row], same.places.tolist())

@@ -5,31 +5,31 @@ from pathlib import Path
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import number, read_table, value
+from echodream.ingest.csv_tables import parse_cell, parse_number, read_table
 from echodream.ingest.source import Limits
 from echodream.store.table import is_numeric_text
 
 
 @pytest.mark.parametrize("text", ["0012", "1_000", "1234567890123456789", "inf", "-Infinity", "1e999", "+5", "a b"])
 def test_identifiers_stay_as_they_are(text: str) -> None:
-    assert value(text) == text
+    assert parse_cell(text) == text
     assert not is_numeric_text(text)
 
 
 @pytest.mark.parametrize(("text", "found"), [("0", 0), ("-12", -12), (" 55.5 ", 55.5), ("1e-3", 0.001), ("2.0", 2.0)])
 def test_numbers_are_numbers(text: str, found: float) -> None:
-    assert value(text) == found
-    assert type(value(text)) is type(found)
+    assert parse_cell(text) == found
+    assert type(parse_cell(text)) is type(found)
 
 
 @pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "N/A", "null"])
 def test_cells_that_say_nothing(text: str) -> None:
-    assert value(text) is None
-    assert number(text) is None
+    assert parse_cell(text) is None
+    assert parse_number(text) is None
 
 
 def test_where_only_a_number_makes_sense_its_spelling_is_free() -> None:
-    assert [number(text) for text in ("007", "+5", ".5", "inf", "1_000", "x")] == [7, 5, 0.5, None, None, None]
+    assert [parse_number(text) for text in ("007", "+5", ".5", "inf", "1_000", "x")] == [7, 5, 0.5, None, None, None]
 
 
 def test_a_row_longer_than_its_header_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.preprocessing import (
     Preprocessing,
     check_video,
-    colour,
+    convert_color,
     motion_bounding_box,
-    prepare,
+    preprocess,
     resample_indices,
     resize,
 )
@@ -81,11 +81,11 @@ def test_a_pause_is_filled_with_the_frames_around_it() -> None:
 
 def test_frames_and_rate_after_preparing() -> None:
     pixels = frames(25)
-    ready = prepare(video(pixels), Preprocessing(fps=50, size=None))
+    ready = preprocess(video(pixels), Preprocessing(fps=50, size=None))
     assert ready.fps == 50
     assert np.array_equal(ready.frames, np.repeat(pixels, 2, axis=0))
-    assert np.array_equal(prepare(video(pixels), KEEP).frames, pixels)
-    assert prepare(video(pixels, 23.5), KEEP).fps == 23.5
+    assert np.array_equal(preprocess(video(pixels), KEEP).frames, pixels)
+    assert preprocess(video(pixels, 23.5), KEEP).fps == 23.5
 
 
 # --- marks ---
@@ -95,7 +95,7 @@ def test_frames_and_rate_after_preparing() -> None:
 def test_a_mark_is_the_frame_nearest_to_its_moment(source: float, fps: float | None) -> None:
     pixels = frames(57)
     for moment in range(57):
-        ready = prepare(video(pixels, source, marks={"ED": (moment / source,)}), Preprocessing(fps=fps, size=None))
+        ready = preprocess(video(pixels, source, marks={"ED": (moment / source,)}), Preprocessing(fps=fps, size=None))
         found = int(str(ready.marks["ED"]))
         distance = np.abs(np.arange(len(ready.frames)) / (fps or source) - moment / source)
         assert distance[found] == pytest.approx(distance.min())
@@ -103,7 +103,7 @@ def test_a_mark_is_the_frame_nearest_to_its_moment(source: float, fps: float | N
 
 def test_marks_are_sorted_and_stand_there_once() -> None:
     marks = {"ED": (0.9, 0.0, 0.001, 0.4), "ES": ()}
-    assert prepare(video(frames(25), marks=marks), Preprocessing(fps=25, size=None)).marks == {
+    assert preprocess(video(frames(25), marks=marks), Preprocessing(fps=25, size=None)).marks == {
         "ED": "0 10 22",
         "ES": "",
     }
@@ -119,7 +119,7 @@ def test_turning_is_anticlockwise_then_flipped(rotate: int, flip: str) -> None:
     expected = np.stack([np.rot90(frame, rotate // 90) for frame in pixels])
     if flip != "none":
         expected = np.stack([{"horizontal": np.fliplr, "vertical": np.flipud}[flip](frame) for frame in expected])
-    ready = prepare(video(pixels), Preprocessing(fps=None, size=None, rotate=rotate, flip=flip))
+    ready = preprocess(video(pixels), Preprocessing(fps=None, size=None, rotate=rotate, flip=flip))
     assert np.array_equal(ready.frames, expected)
     assert ready.frames.flags.c_contiguous
 
@@ -127,7 +127,7 @@ def test_turning_is_anticlockwise_then_flipped(rotate: int, flip: str) -> None:
 def test_a_marker_at_the_top_left_goes_to_the_bottom_left_by_a_quarter_turn() -> None:
     pixels = frames(3, 16, 20) // 8
     pixels[:, 0, 0] = 255
-    assert (prepare(video(pixels), Preprocessing(fps=None, size=None, rotate=90)).frames[:, -1, 0] == 255).all()
+    assert (preprocess(video(pixels), Preprocessing(fps=None, size=None, rotate=90)).frames[:, -1, 0] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(31, 40), (16, 100), (112, 112), (18, 26)])
@@ -174,7 +174,7 @@ def test_extreme_shapes_are_taken(fit: str, height: int, width: int) -> None:
 
 
 def test_every_shape_has_a_size() -> None:
-    ready = prepare(video(frames(5, 20, 30, 3)), Preprocessing(fps=None, size=(24, 40), grey=False))
+    ready = preprocess(video(frames(5, 20, 30, 3)), Preprocessing(fps=None, size=(24, 40), grey=False))
     assert ready.frames.shape == (5, 24, 40, 3)
 
 
@@ -182,12 +182,12 @@ def test_grey_is_luma_and_colour_is_three_times_grey() -> None:
     pixels = frames(2, channels=3)
     red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
     luma = (299 * red + 587 * green + 114 * blue) / 1000
-    assert np.abs(colour(pixels, True)[..., 0] - luma).max() <= 0.5 + 1e-9
-    assert np.array_equal(colour(pixels, False), pixels)
-    assert np.array_equal(colour(pixels[..., :1], False), np.repeat(pixels[..., :1], 3, axis=3))
-    assert np.array_equal(colour(pixels[..., :1], True), pixels[..., :1])
+    assert np.abs(convert_color(pixels, True)[..., 0] - luma).max() <= 0.5 + 1e-9
+    assert np.array_equal(convert_color(pixels, False), pixels)
+    assert np.array_equal(convert_color(pixels[..., :1], False), np.repeat(pixels[..., :1], 3, axis=3))
+    assert np.array_equal(convert_color(pixels[..., :1], True), pixels[..., :1])
     white = np.full((1, 2, 2, 3), 255, np.uint8)
-    assert (colour(white, True) == 255).all()
+    assert (convert_color(white, True) == 255).all()
 
 
 # --- the sector ---
@@ -204,7 +204,7 @@ def planted() -> np.ndarray:
 
 def test_the_box_of_what_moves_is_found() -> None:
     assert motion_bounding_box(planted()) == (20, 70, 30, 95)
-    ready = prepare(video(planted()), Preprocessing(fps=None, size=None, crop="sector"))
+    ready = preprocess(video(planted()), Preprocessing(fps=None, size=None, crop="sector"))
     assert np.array_equal(ready.frames, planted()[:, 20:70, 30:95])
 
 
@@ -221,35 +221,35 @@ def test_black_recordings_are_refused() -> None:
     pixels = frames(10)
     pixels[:6] = 12
     with pytest.raises(Rejected, match="black: 60% of the frames"):
-        prepare(video(pixels), KEEP)
+        preprocess(video(pixels), KEEP)
     pixels[5] = 200
-    assert len(prepare(video(pixels), KEEP).frames) == 10
+    assert len(preprocess(video(pixels), KEEP).frames) == 10
 
 
 def test_frozen_recordings_are_refused() -> None:
     pixels = np.repeat(frames(1), 12, axis=0)
     with pytest.raises(Rejected, match="frozen: 100% of the frames"):
-        prepare(video(pixels), KEEP)
+        preprocess(video(pixels), KEEP)
     pixels[::2, 0, 0] ^= 1
     with pytest.raises(Rejected, match="frozen"):
-        prepare(video(pixels), KEEP)
+        preprocess(video(pixels), KEEP)
 
 
 def test_a_still_but_noisy_recording_is_taken() -> None:
     still = np.repeat(frames(1) // 2 + 40, 12, axis=0)
     noisy = still + np.random.default_rng(1).integers(0, 4, still.shape, dtype=np.uint8)
-    assert len(prepare(video(noisy), KEEP).frames) == 12
+    assert len(preprocess(video(noisy), KEEP).frames) == 12
 
 
 def test_a_single_frame_is_neither_frozen_nor_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    assert len(prepare(video(frames(1)), KEEP).frames) == 1
+    assert len(preprocess(video(frames(1)), KEEP).frames) == 1
     assert not recwarn.list
 
 
 def test_a_recording_that_resampling_would_blow_up_is_refused() -> None:
     slow = Video(frames(3), np.array([0.0, 1e6, 2e6]), 1.0)
     with pytest.raises(Rejected, match="too large: 64000032 frames after resampling"):
-        prepare(slow, Preprocessing(fps=32, size=112))
+        preprocess(slow, Preprocessing(fps=32, size=112))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from echodream.metrics.cardiac_cycle import (
     sector,
     swing,
 )
-from echodream.phantom.render import areas, render
+from echodream.phantom.render import label_areas, render
 
 H, W = 48, 64
 FPS = 32.0
@@ -154,7 +154,7 @@ def phantoms() -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Frames, areas of the labels and heart rate of recordings of every class."""
     phantom = Phantom(patients=24, seed=5, size=64)
     scenes = [phantom.scene(recording.name) for recording in phantom.recordings(None)[::2]]
-    return [(render(scene), areas(scene), scene.heart_rate) for scene in scenes]
+    return [(render(scene), label_areas(scene), scene.heart_rate) for scene in scenes]
 
 
 def test_the_phantoms_heart_rates() -> None:

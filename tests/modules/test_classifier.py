@@ -232,7 +232,7 @@ def store(root: Path, first: str = "r") -> Store:
             down, right = rng.integers(6, 10), rng.integers(8, 16)
             distance = np.hypot(y - down, x - right) if number % 2 else np.maximum(abs(y - down), abs(x - right))
             frames = np.where(distance < 5, 200, 40) + rng.integers(0, 30, (6 + number % 3, H, W))
-            path = writer.scratch(f"{first}{number}")
+            path = writer.scratch_path(f"{first}{number}")
             write_video(path, frames[..., None].astype(np.uint8), 32.0)
             split = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST")[number // 2 % 5]
             facts = {

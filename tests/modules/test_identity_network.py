@@ -52,7 +52,7 @@ def image_store(root: Path, patients: int = 15, change: Any = None, **columns: s
         for patient in range(patients):
             for number in range(1 if patient % 7 == 6 else 2):
                 name = f"i{patient:02}-{number}"
-                path = writer.scratch(name)
+                path = writer.scratch_path(name)
                 pixels = image(patient, number)
                 write_video(path, pixels if change is None else change(pixels), 1.0)
                 row = {"FileName": name, "Split": SPLIT[patient % 5], "PatientID": f"p{patient}", "NumberOfFrames": 1}

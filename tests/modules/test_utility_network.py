@@ -95,7 +95,7 @@ def store(root: Path, shown: str = "ab") -> Store:
             labels |= {"c": 1 if split == "TEST" else number % 2, "b": "" if number % 3 == 0 else labels["b"]}
             row = {"FileName": f"r{number:02}", "Split": split, "PatientID": f"p{number // 2}", "NumberOfFrames": 1}
             rows.append({**row, "FPS": 1.0, "FrameHeight": H, "FrameWidth": W, **labels})
-            path = writer.scratch(f"r{number:02}")
+            path = writer.scratch_path(f"r{number:02}")
             write_video(path, image.astype(np.uint8), 1.0)
             writer.commit(rows[-1], path)
         return writer.finish([row["FileName"] for row in rows])

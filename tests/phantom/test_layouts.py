@@ -9,8 +9,8 @@ import pytest
 from echodream.ingest.echonet import EchoNetDynamic, EchoNetPediatric
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Source
-from echodream.phantom.layouts import LAYOUTS, code
-from echodream.phantom.render import areas
+from echodream.phantom.layouts import LAYOUTS, echonet_file_name
+from echodream.phantom.render import label_areas
 from echodream.phantom.shape import LV
 from echodream.stages.phantom import phantom
 
@@ -40,7 +40,7 @@ def test_every_layout_is_tested() -> None:
 def test_recordings_and_truth_come_back(layout: tuple[str, Path]) -> None:
     name, root = layout
     found = {recording.name: recording for recording in SOURCES[name].recordings(root) if recording.path}
-    drawn = {code(recording.name, home(name)): recording for recording in STUDY.recordings(None)}
+    drawn = {echonet_file_name(recording.name, home(name)): recording for recording in STUDY.recordings(None)}
     assert found.keys() >= drawn.keys()
     of: dict[str, set[str | None]] = {}
     for key, truth in drawn.items():
@@ -53,7 +53,7 @@ def test_recordings_and_truth_come_back(layout: tuple[str, Path]) -> None:
         assert np.allclose(read.times, exact.times, atol=1e-6)
         error = read.frames[..., :1].astype(float) - exact.frames
         assert np.sqrt((error**2).mean()) < 3.0  # Motion JPEG of good quality, of 255 levels
-        size = areas(STUDY.scene(truth.name))[:, LV]
+        size = label_areas(STUDY.scene(truth.name))[:, LV]
         assert not read.marks or [read.marks[mark][0] for mark in ("ED", "ES")] == pytest.approx(
             [read.times[size.argmax()], read.times[size.argmin()]]
         )

@@ -15,7 +15,7 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
 from echodream.phantom.anatomy import CLASSES
-from echodream.phantom.render import label
+from echodream.phantom.render import render_labels
 from echodream.phantom.scene import Scene, sample_scene
 from echodream.phantom.shape import LA, LV, RA, RV
 
@@ -99,7 +99,7 @@ def test_seed_and_recording_change_the_pixels() -> None:
 
 def measure(scene: Scene) -> np.ndarray:
     """What a sonographer would note from the end-diastolic frame: sizes of the chambers in cm, (8,)."""
-    frame = label(replace(scene, start=0.0, frames=1))[0]
+    frame = render_labels(replace(scene, start=0.0, frames=1))[0]
     sizes = []
     for chamber in (LV, RV, LA, RA):
         row, column = np.nonzero(frame == chamber)

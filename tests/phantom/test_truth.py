@@ -8,10 +8,10 @@ from scipy.ndimage import map_coordinates
 
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.motion import Cycle
-from echodream.phantom.render import areas, label, render
+from echodream.phantom.render import label_areas, render, render_labels
 from echodream.phantom.scene import HALF_FACE, Scene, key_moments, sample_scene
 from echodream.phantom.shape import LA, LV, MYOCARDIUM, OTHER, RA, RV
-from echodream.phantom.tissue import grid, paint_labels
+from echodream.phantom.tissue import draw_tissue_labels, material_grid
 
 
 def scene_of(class_id: int, patient: int = 1, number: int = 1, size: int = 112, seconds: float = 2.0) -> Scene:
@@ -22,7 +22,7 @@ def at_extremes(scene: Scene) -> np.ndarray:
     """Label maps at the first end diastole and end systole, (2, H, W)."""
     moments = key_moments(scene)
     frames = [round(moments[name][0] * scene.fps) for name in ("ED", "ES")]
-    return label(scene)[frames]
+    return render_labels(scene)[frames]
 
 
 def touching(labels: np.ndarray, a: int, b: int) -> int:
@@ -51,7 +51,7 @@ def test_ejection_fraction_of_the_label_map_is_the_column(class_id: int) -> None
 @pytest.mark.parametrize("class_id", range(4))
 def test_left_ventricular_area_is_the_column(class_id: int) -> None:
     scene = scene_of(class_id)
-    area = areas(scene)[:, LV]
+    area = label_areas(scene)[:, LV]
     assert area.max() == pytest.approx(scene.lv_area[0], rel=0.03)
     assert area.min() == pytest.approx(scene.lv_area[1], rel=0.03)
 
@@ -59,7 +59,7 @@ def test_left_ventricular_area_is_the_column(class_id: int) -> None:
 @pytest.mark.parametrize("class_id", range(4))
 def test_heart_rate_of_the_area_curve_is_the_column(class_id: int) -> None:
     scene = scene_of(class_id, patient=2, size=48, seconds=6.0)
-    area = areas(scene)[:, LV]
+    area = label_areas(scene)[:, LV]
     area = area - area.mean()
     shared = np.correlate(area, area, "full")[len(area) - 1 :] / np.arange(len(area), 0, -1)
     lags = np.arange(round(32 * 60 / 130), round(32 * 60 / 45))
@@ -72,7 +72,7 @@ def test_heart_rate_of_the_area_curve_is_the_column(class_id: int) -> None:
 @pytest.mark.parametrize("class_id", range(4))
 def test_marks_are_the_extremes_of_the_area(class_id: int) -> None:
     scene = scene_of(class_id, patient=3, seconds=3.0)
-    area, moments = areas(scene)[:, LV], key_moments(scene)
+    area, moments = label_areas(scene)[:, LV], key_moments(scene)
     assert len(moments["ED"]) >= 2
     assert len(moments["ES"]) >= 2
     for name, sign in (("ED", 1), ("ES", -1)):
@@ -163,8 +163,8 @@ def test_walls_thicken_in_systole() -> None:
 @pytest.mark.parametrize("class_id", range(4))
 def test_inverse_undoes_forward(class_id: int) -> None:
     scene = scene_of(class_id)
-    x, v = grid()
-    rows, columns = np.nonzero(paint_labels(scene) == MYOCARDIUM)
+    x, v = material_grid()
+    rows, columns = np.nonzero(draw_tissue_labels(scene) == MYOCARDIUM)
     x, v = x[columns[::23]], v[rows[::23]]
     back_x, back_v = scene.motion.inverse(*scene.motion.forward(x, v, scene.cycle), scene.cycle)
     assert np.abs(back_v - v).max() < 0.05
@@ -173,7 +173,7 @@ def test_inverse_undoes_forward(class_id: int) -> None:
 
 def test_outside_of_the_sector_is_black_and_unlabelled() -> None:
     scene = scene_of(3)
-    frames, labels = render(scene), label(scene)
+    frames, labels = render(scene), render_labels(scene)
     angle, depth = scene.polar
     aside = (np.abs(angle) - np.radians(scene.settings.half_angle)) * depth
     outside = (aside > HALF_FACE + scene.spacing) | (depth > scene.depth + scene.spacing)
@@ -186,7 +186,7 @@ def test_outside_of_the_sector_is_black_and_unlabelled() -> None:
 @pytest.mark.parametrize("class_id", range(4))
 def test_chambers_are_dark_and_walls_bright(class_id: int) -> None:
     scene = scene_of(class_id, patient=4)
-    frames, labels = render(scene).astype(float), label(scene)
+    frames, labels = render(scene).astype(float), render_labels(scene)
     lit = scene.sector == 1
     level = {k: frames[(labels == k) & lit].mean() for k in (LV, RV, LA, RA, MYOCARDIUM)}
     assert level[MYOCARDIUM] > 2 * max(level[k] for k in (LV, RV, LA, RA))

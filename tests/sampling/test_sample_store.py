@@ -19,7 +19,7 @@ from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.sampling import sample_store as drawing
-from echodream.store import Store, StoreWriter, problems
+from echodream.store import Store, StoreWriter, find_problems
 from tests.support.drawn import ROOT, bytes_of, command, image, planted, same, study, video, whitened
 from tests.support.tiny_diffusion import CLASSES, C, H, W, sample_cfg
 
@@ -40,7 +40,7 @@ def test_the_exact_denoiser_gives_stores_of_the_right_mean_and_std(
         assert every.mean(1) == pytest.approx([0.8, -0.5, 0.2], abs=0.07)  # 960 numbers: standard error 0.02
         assert every.std(1) == pytest.approx([0.6] * C, rel=0.08)
         assert not any(store.latents(name)[1].any() for name in store.table["FileName"])
-        assert not list(problems(store.root))
+        assert not list(find_problems(store.root))
 
 
 def test_no_patient_of_the_study_is_in_a_store_of_samples(tmp_path: Path) -> None:
@@ -173,4 +173,4 @@ def test_two_processes_make_the_same_rows(tmp_path: Path) -> None:
         one, two = (bytes_of(folder / f"{kind}{end}") for end in ("", "-2"))
         assert one.keys() == two.keys()
         assert all(one[name] == two[name] for name in one if name not in ("dataset.json", "SHA256SUMS"))
-        assert not list(problems(folder / f"{kind}-2"))
+        assert not list(find_problems(folder / f"{kind}-2"))

@@ -21,7 +21,7 @@ from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from echodream.sampling import sample_store as drawing
-from echodream.store import Store, StoreWriter, problems
+from echodream.store import Store, StoreWriter, find_problems
 from tests.support.drawn import bytes_of, planted, same, whitened
 from tests.support.tiny_diffusion import (
     CLASSES,
@@ -90,7 +90,7 @@ def test_without_noise_it_is_the_stored_mean_of_the_middle_frame(folder: Path) -
     assert not made.dataset.synthetic
     assert "as private as the originals" in made.dataset.settings["private"]
     assert (made.dataset.encoder, made.dataset.statistics) == (ENCODER, STATISTICS)
-    assert not list(problems(made.root))
+    assert not list(find_problems(made.root))
 
 
 @pytest.mark.parametrize("process", [DDPM(), RectifiedFlow()], ids=["ddpm", "flow"])

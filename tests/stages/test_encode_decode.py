@@ -19,7 +19,7 @@ from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
-from echodream.store import Store, StoreWriter, problems
+from echodream.store import Store, StoreWriter, find_problems
 from tests.support.tiny_vae import HEIGHT, WIDTH, artifact, blob, blob_store, sample_cfg, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -76,7 +76,7 @@ def test_latents_are_the_networks_frame_by_frame(
 
 def test_the_store_is_valid_and_says_what_it_is(tmp_path: Path) -> None:
     store = encode(study(tmp_path, EF=[50.5, "", 3, 4, 5, 6, 7], class_name=list("abcdefg")))
-    assert not list(problems(tmp_path / "latents"))
+    assert not list(find_problems(tmp_path / "latents"))
     assert (store.dataset.kind, store.dataset.channels) == ("latent", 3)
     assert (store.dataset.height, store.dataset.width) == (HEIGHT // 2, WIDTH // 2)
     assert store.dataset.encoder == json.loads((tmp_path / "vae" / "artifact.json").read_text())["fingerprint"]
@@ -230,7 +230,7 @@ def test_two_processes_make_the_same_recordings(tmp_path: Path) -> None:
     for budget in ("8", "512"):
         one = encode(folder, f"budget={budget}", at=f"alone-{budget}")
         two = Store(folder / f"latents-{budget}")
-        assert not list(problems(two.root))
+        assert not list(find_problems(two.root))
         assert two.table.equals(one.table)
         for name in one.table["FileName"]:
             for left, right in zip(one.latents(name), two.latents(name), strict=True):
@@ -242,7 +242,7 @@ def test_decoding_gives_the_networks_pixels_and_the_psnr_to_the_source(tmp_path:
     latents = encode(folder)
     summary = decode(folder, "grey=false")
     store = Store(folder / "decoded")
-    assert not list(problems(folder / "decoded"))
+    assert not list(find_problems(folder / "decoded"))
     network, errors = tiny(3), []
     for number, name in enumerate(store.table["FileName"]):
         with torch.no_grad():

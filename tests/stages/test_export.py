@@ -40,8 +40,8 @@ def store(root: Path, channels: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)
     with StoreWriter(root, Dataset(kind="video", channels=channels)) as writer:
         for name, frames in LENGTHS.items():
             entry = {**row(name, name, frames, EF=55.5), "FrameHeight": size[0], "FrameWidth": size[1], "FPS": fps}
-            write_video(writer.scratch(name), picture(frames, *size, channels), fps)
-            writer.commit(entry, writer.scratch(name))
+            write_video(writer.scratch_path(name), picture(frames, *size, channels), fps)
+            writer.commit(entry, writer.scratch_path(name))
         return writer.finish(list(LENGTHS))
 
 

@@ -66,8 +66,8 @@ def latents_of(videos: Store, root: Path, leave_out: int = 0) -> Store:
     with StoreWriter(root, latent) as writer:
         for row in rows:
             mean = np.zeros((row["NumberOfFrames"], 4, 4, 4), np.float16)
-            write_latents(writer.scratch(row["FileName"]), mean, mean)
-            writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch(row["FileName"]))
+            write_latents(writer.scratch_path(row["FileName"]), mean, mean)
+            writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch_path(row["FileName"]))
         return writer.finish([row["FileName"] for row in rows])
 
 
@@ -92,8 +92,8 @@ def private_images(root: Path, settings: dict[str, Any] | None = None) -> Store:
     row = {"FileName": "image-000003", "Split": "TRAIN", "PatientID": "S000003", "NumberOfFrames": 3, "FPS": 25.0}
     with StoreWriter(root, Dataset(**latents, synthetic=True, settings=settings)) as writer:  # type: ignore[arg-type]
         mean = np.zeros((3, 4, 4, 4), np.float16)
-        write_latents(writer.scratch("image-000003"), mean, mean)
-        writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch("image-000003"))
+        write_latents(writer.scratch_path("image-000003"), mean, mean)
+        writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch_path("image-000003"))
         return writer.finish(["image-000003"])
 
 
@@ -442,8 +442,8 @@ def renumbered(videos: Store, root: Path, prefixes: dict[str, str], extra: bool 
         rows, sources = [*rows, {**rows[0], "FileName": "one-more", "PatientID": "Poe-1"}], [*sources, sources[0]]
     with StoreWriter(root, videos.dataset) as writer:
         for row, source in zip(rows, sources, strict=True):
-            shutil.copyfile(videos.path(source), writer.scratch(row["FileName"]))
-            writer.commit(row, writer.scratch(row["FileName"]))
+            shutil.copyfile(videos.path(source), writer.scratch_path(row["FileName"]))
+            writer.commit(row, writer.scratch_path(row["FileName"]))
         writer.finish([row["FileName"] for row in rows])
 
 

@@ -46,8 +46,8 @@ def write(root: Path, rows: list[dict[str, Any]]) -> None:
             rng = np.random.default_rng(number)
             size = (entry["NumberOfFrames"], HEIGHT, WIDTH, 1)
             pixels = rng.integers(0, 90, size) + rng.integers(0, 160, (1, HEIGHT, WIDTH, 1))
-            write_video(writer.scratch(entry["FileName"]), pixels.astype(np.uint8), entry["FPS"])
-            writer.commit(entry, writer.scratch(entry["FileName"]))
+            write_video(writer.scratch_path(entry["FileName"]), pixels.astype(np.uint8), entry["FPS"])
+            writer.commit(entry, writer.scratch_path(entry["FileName"]))
         writer.finish([entry["FileName"] for entry in rows])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.store import problems
+from echodream.store import find_problems
 from tests.support.drawn import image, planted, ready_study, refused, study, video, whitened
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, artifact, latent_store, model, published
 from tests.support.tiny_vae import blob_store
@@ -107,7 +107,7 @@ def test_the_file_list_of_videos(tmp_path: Path, join: str) -> None:
     assert (set(table["Seed"]), set(table["Steps"]), set(table["Sampler"])) == ({2}, {3}, {"dpmpp_2m"})
     assert set(table["Guidance"]) == {"class_id=1 reference=1.5"}
     assert (store.dataset.synthetic, store.dataset.encoder, store.dataset.statistics) == (True, ENCODER, STATISTICS)
-    assert not list(problems(store.root))
+    assert not list(find_problems(store.root))
 
 
 def test_going_round_again_gives_other_videos_of_the_same_image(tmp_path: Path) -> None:

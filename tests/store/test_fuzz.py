@@ -17,7 +17,7 @@ from echodream.ingest.nifti import read_nifti
 from echodream.ingest.source import Limits
 from echodream.store import Store, StoreWriter, verify
 from echodream.store.latents import probe_latents, read_latents
-from echodream.store.schema import REQUIRED, read_dataset
+from echodream.store.schema import REQUIRED_COLUMNS, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import probe_video, read_video, write_video
 from tests.support.fakes import latent_store, noise, posterior, reseal, video_dataset, video_store
@@ -80,7 +80,10 @@ GOOD_ROW = ["a", "TRAIN", "1", "5", "32.0", "19", "23", "55.5"]
 @st.composite
 def tables(draw: st.DrawFn) -> str:
     """A table with a few cells, columns or line ends replaced; quoted properly, or not."""
-    rows = [[*REQUIRED, "EF"], *([f"r{index}", *GOOD_ROW[1:2], str(index), *GOOD_ROW[3:]] for index in range(3))]
+    rows = [
+        [*REQUIRED_COLUMNS, "EF"],
+        *([f"r{index}", *GOOD_ROW[1:2], str(index), *GOOD_ROW[3:]] for index in range(3)),
+    ]
     for _ in range(draw(st.integers(0, 3))):
         row = rows[draw(st.integers(0, len(rows) - 1))]
         if row:
@@ -113,7 +116,7 @@ def check_table(folder: Path) -> None:
 
 
 def test_any_bytes_as_a_file_list(tmp_path: Path) -> None:
-    whole = (",".join(REQUIRED) + "\na,TRAIN,1,5,32.0,19,23\nb,VAL,2,5,32.0,19,23\n").encode()
+    whole = (",".join(REQUIRED_COLUMNS) + "\na,TRAIN,1,5,32.0,19,23\nb,VAL,2,5,32.0,19,23\n").encode()
 
     def ask(content: bytes) -> str | None:
         (tmp_path / "FileList.csv").write_bytes(content)
@@ -444,9 +447,9 @@ def test_any_name(tmp_path: Path) -> None:
 
     def ask(name: str) -> str | None:
         with StoreWriter(tmp_path / "in" / "store", video_dataset()) as writer:
-            said = answer(lambda: writer.scratch(name).write_bytes(content))
+            said = answer(lambda: writer.scratch_path(name).write_bytes(content))
             media.write_bytes(content)
-            row = {**dict(zip(REQUIRED, ("", "TRAIN", "1", 2, 32.0, 19, 23), strict=True)), "FileName": name}
+            row = {**dict(zip(REQUIRED_COLUMNS, ("", "TRAIN", "1", 2, 32.0, 19, 23), strict=True)), "FileName": name}
             if name not in writer.done:
                 assert (answer(lambda: writer.commit(row, media)) is None) == (said is None)
         store = Store(finished.root)

@@ -8,7 +8,7 @@ import pytest
 
 from echodream.store import Dataset, Statistics, Store, StoreError
 from echodream.store import schema as words
-from echodream.store.schema import is_valid_column, is_valid_name, partial, read_dataset
+from echodream.store.schema import is_valid_column, is_valid_name, partial_path, read_dataset
 from echodream.store.verify import TABLES_AND_METADATA
 from tests.support.fakes import ENCODER, latent_store, video_dataset, video_store
 
@@ -182,7 +182,7 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [".", "/", "..", "a/.."])
 def test_a_store_needs_a_name(path: str) -> None:
     with pytest.raises(StoreError, match="a name of its own"):
-        partial(Path(path))
+        partial_path(Path(path))
 
 
 def test_a_device_in_place_of_a_table_is_not_read(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def listed(heading: str) -> list[str]:
 
 
 def test_the_specification_lists_the_columns_keys_and_files() -> None:
-    assert listed("FileList.csv") == list(words.REQUIRED)
+    assert listed("FileList.csv") == list(words.REQUIRED_COLUMNS)
     assert sorted(listed("dataset.json")) == sorted(field.name for field in fields(Dataset))
     assert listed("rejected.csv") == list(words.REJECTED_COLUMNS)
     media = [f"{folder}/<FileName>{suffix}" for folder, suffix in words.MEDIA_FILES.values()]

@@ -1,16 +1,17 @@
 import csv
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from echodream.store import StoreError
-from echodream.store.schema import REQUIRED
-from echodream.store.table import cell, clean_text, read_file_list, read_text_table, write_table
+from echodream.store.schema import REQUIRED_COLUMNS
+from echodream.store.table import clean_text, format_cell, read_file_list, read_text_table, write_table
 
-HEADER = ",".join(REQUIRED)
+HEADER = ",".join(REQUIRED_COLUMNS)
 ROW = "a,TRAIN,1,5,32.0,112,112"
 
 
@@ -20,7 +21,7 @@ def read(folder: Path, *lines: str, header: str = HEADER) -> pd.DataFrame:
 
 
 def cells(**changes: str) -> str:
-    return ",".join({**dict(zip(REQUIRED, ROW.split(","), strict=True)), **changes}.values())
+    return ",".join({**dict(zip(REQUIRED_COLUMNS, ROW.split(","), strict=True)), **changes}.values())
 
 
 def refused(folder: Path, text: str, *lines: str, header: str = HEADER) -> None:
@@ -107,7 +108,7 @@ def test_whole_numbers_come_as_integers_and_rates_as_floats(tmp_path: Path) -> N
     assert table["FPS"].dtype == np.float64
 
 
-@pytest.mark.parametrize("column", REQUIRED)
+@pytest.mark.parametrize("column", REQUIRED_COLUMNS)
 def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     refused(tmp_path, f"has no column '{column}'", ROW, header=HEADER.replace(column, "Other"))
 
@@ -190,14 +191,27 @@ def test_columns_of_words_stay_text_even_if_they_look_like_numbers(tmp_path: Pat
     assert column(tmp_path, name, "12", "").tolist() == ["12", ""]
 
 
+def complete_row(line: str) -> dict[str, Any]:
+    return dict(zip(REQUIRED_COLUMNS, line.split(","), strict=True))
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     rows = [
-        {**dict(zip(REQUIRED, ROW.split(","), strict=True)), "EF": np.float32(0.1), "Text": 'a "b", é', "None": None},
-        {**dict(zip(REQUIRED, cells(FileName="b").split(","), strict=True)), "EF": float("nan"), "More": np.int16(-3)},
+        {
+            **dict(zip(REQUIRED_COLUMNS, ROW.split(","), strict=True)),
+            "EF": np.float32(0.1),
+            "Text": 'a "b", é',
+            "None": None,
+        },
+        {
+            **dict(zip(REQUIRED_COLUMNS, cells(FileName="b").split(","), strict=True)),
+            "EF": float("nan"),
+            "More": np.int16(-3),
+        },
     ]
-    write_table(tmp_path / "FileList.csv", rows, REQUIRED)
+    write_table(tmp_path / "FileList.csv", rows, REQUIRED_COLUMNS)
     table = read_file_list(tmp_path)
-    assert list(table.columns) == [*REQUIRED, "EF", "Text", "None", "More"]
+    assert list(table.columns) == [*REQUIRED_COLUMNS, "EF", "Text", "None", "More"]
     assert table["EF"][0] == float(np.float32(0.1))
     assert table["Text"].tolist() == ['a "b", é', ""]
     assert table["More"].tolist()[1] == -3
@@ -214,7 +228,7 @@ def test_pandas_reads_the_same_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [[1], {}, float("inf"), "a\nb", "a\0", b"a", "\ud800", object(), 1j])
 def test_a_cell_holds_no_other_value(tmp_path: Path, value: object) -> None:
     with pytest.raises(ValueError):
-        cell(value)
+        format_cell(value)
     with pytest.raises(StoreError, match="row 'a' has"):
         write_table(tmp_path / "a.csv", [{"FileName": "a", "X": value}])
 
@@ -222,7 +236,7 @@ def test_a_cell_holds_no_other_value(tmp_path: Path, value: object) -> None:
 def test_a_printable_text_fits_a_cell() -> None:
     text = clean_text("a \n\t b\0c\udcffd\u2028 ")
     assert text == "a b?c?d"
-    assert cell(text) == text
+    assert format_cell(text) == text
 
 
 def test_a_pipe_in_place_of_a_table_is_not_waited_for(tmp_path: Path) -> None:

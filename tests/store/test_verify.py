@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from echodream.store import Store, StoreError, problems, verify
+from echodream.store import Store, StoreError, find_problems, verify
 from echodream.store.latents import write_latents
 from echodream.store.video import write_video
 from tests.support.fakes import ENCODER, flip, latent_store, noise, posterior, reseal, video_store
@@ -16,7 +16,7 @@ from tests.support.fakes import ENCODER, flip, latent_store, noise, posterior, r
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_store_as_it_was_made_is_accepted(tmp_path: Path, channels: int) -> None:
     video_store(tmp_path / "store", channels=channels)
-    assert list(problems(tmp_path / "store")) == []
+    assert list(find_problems(tmp_path / "store")) == []
     assert len(verify(tmp_path / "store")) == 3
 
 
@@ -130,7 +130,7 @@ def add_line(root: Path, line: str) -> None:
 
 
 def said(root: Path) -> str:
-    found = list(problems(root))
+    found = list(find_problems(root))
     with pytest.raises(StoreError, match=re.escape(found[0])):
         verify(root)
     assert all("\n" not in problem for problem in found)
@@ -181,7 +181,7 @@ def test_all_problems_are_found_and_counted(tmp_path: Path) -> None:
     flip(tmp_path / "store" / VIDEO)
     (tmp_path / "store/Videos/rec-001.mkv").unlink()
     (tmp_path / "store/other").write_text("")
-    assert len(list(problems(tmp_path / "store"))) == 3
+    assert len(list(find_problems(tmp_path / "store"))) == 3
     with pytest.raises(StoreError, match=r"other does not belong .* \(and 2 more\)$"):
         verify(tmp_path / "store")
 
@@ -193,9 +193,9 @@ def test_every_byte_of_every_file_is_under_a_checksum(tmp_path: Path) -> None:
         whole = path.read_bytes()
         for at in (0, len(whole) // 2, len(whole) - 1):
             flip(path, at)
-            assert list(problems(root)), (path, at)
+            assert list(find_problems(root)), (path, at)
             path.write_bytes(whole)
-    assert list(problems(root)) == []
+    assert list(find_problems(root)) == []
 
 
 def test_sha256sum_agrees(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ NAMES = [f"rec-{index:03d}" for index in range(3)]
 
 def put(writer: StoreWriter, index: int, **columns: object) -> None:
     frames = noise(index + 2, seed=index)
-    media = writer.scratch(f"rec-{index:03d}")
+    media = writer.scratch_path(f"rec-{index:03d}")
     write_video(media, frames, 32.0)
     writer.commit(row(index, frames, **columns), media)
 
@@ -79,7 +79,7 @@ STEPS: dict[str, Callable[[StoreWriter], Any]] = {
     "begin": lambda writer: None,
     "rec-001": lambda writer: put(writer, 1),
     "lost": lambda writer: writer.reject("lost", "unreadable: cut short", counted=False),
-    "scratch": lambda writer: writer.scratch("rec-002").write_text("half"),
+    "scratch": lambda writer: writer.scratch_path("rec-002").write_text("half"),
     "rec-000": lambda writer: put(writer, 0),
     "rec-002": lambda writer: put(writer, 2),
     "table": lambda writer: (writer.media_folder.parent / "FileList.csv").write_text("half"),
@@ -296,10 +296,10 @@ def test_two_writers_in_one_process_are_two_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "a\n", "x" * 200])
 def test_a_name_that_leaves_the_folder_is_not_committed(tmp_path: Path, name: str) -> None:
     with StoreWriter(tmp_path / "store", video_dataset()) as writer:
-        media = writer.scratch("rec-000")
+        media = writer.scratch_path("rec-000")
         write_video(media, noise(2), 32)
         for wrong in (
-            lambda: writer.scratch(name),
+            lambda: writer.scratch_path(name),
             lambda: writer.commit({**row(0, noise(2)), "FileName": name}, media),
         ):
             with pytest.raises(StoreError, match="not allowed"):

@@ -51,10 +51,10 @@ def write(
     dataset = Dataset(**{**given, "encoder": ENCODER, "synthetic": synthetic, **facts})
     with StoreWriter(root, dataset) as writer:
         for name, (frames, columns) in rows.items():
-            write_latents(writer.scratch(name), frames * STD + MEAN, np.full(frames.shape, 0.01))
+            write_latents(writer.scratch_path(name), frames * STD + MEAN, np.full(frames.shape, 0.01))
             row = {"FileName": name, "Split": "TRAIN", "NumberOfFrames": len(frames), "FPS": 25.0}
             row |= {"FrameHeight": H, "FrameWidth": W, **columns}
-            writer.commit(row, writer.scratch(name))
+            writer.commit(row, writer.scratch_path(name))
         return writer.finish(list(rows), Statistics(STATISTICS.mean, STATISTICS.std))
 
 

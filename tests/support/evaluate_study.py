@@ -42,11 +42,11 @@ def write(
     with StoreWriter(root, dataset) as writer:
         for k, split in enumerate(splits):
             pixels = beating(first + k, frames + k % 3)
-            write_video(writer.scratch(f"r{k:02d}"), pixels, 32.0)
+            write_video(writer.scratch_path(f"r{k:02d}"), pixels, 32.0)
             row = {"FileName": f"r{k:02d}", "Split": split, "PatientID": f"p{first + k}", "FPS": 32.0}
             row |= {"NumberOfFrames": len(pixels), "FrameHeight": H, "FrameWidth": W}
             given = {name: make(k) for name, make in columns.items() if make is not None}
-            writer.commit({**row, **given}, writer.scratch(f"r{k:02d}"))
+            writer.commit({**row, **given}, writer.scratch_path(f"r{k:02d}"))
         return writer.finish([f"r{k:02d}" for k in range(len(splits))])
 
 

@@ -112,7 +112,7 @@ def video_store(root: Path, count: int = 3, channels: int = 1) -> Store:
     with StoreWriter(root, video_dataset(channels=channels)) as writer:
         for index in range(count):
             frames = noise(index + 2, channels=channels, seed=index)
-            media = writer.scratch(f"rec-{index:03d}")
+            media = writer.scratch_path(f"rec-{index:03d}")
             write_video(media, frames, 32.0)
             writer.commit(row(index, frames), media)
         writer.reject("lost", "unreadable: cut short")
@@ -135,8 +135,8 @@ def latent_store(root: Path, count: int = 2) -> Store:
     with StoreWriter(root, dataset) as writer:
         for index, name in enumerate(names):
             mean, std = posterior(index + 3)
-            write_latents(writer.scratch(name), mean, std)
-            writer.commit(row(index, mean.transpose(0, 2, 3, 1)), writer.scratch(name))
+            write_latents(writer.scratch_path(name), mean, std)
+            writer.commit(row(index, mean.transpose(0, 2, 3, 1)), writer.scratch_path(name))
         return writer.finish(names, Statistics((0.0,) * 4, (1.0,) * 4))
 
 

@@ -56,7 +56,7 @@ def heart_store(root: Path, clips: dict[str, np.ndarray], fps: float = 30.0, **c
     dataset = Dataset(kind="video", channels=1, height=56, width=48, settings={"source": "5" * 64})
     with StoreWriter(root, dataset) as writer:
         for number, (name, frames) in enumerate(clips.items()):
-            path = writer.scratch(name)
+            path = writer.scratch_path(name)
             write_video(path, frames[..., None], fps)
             row = {"FileName": name, "Split": "TRAIN", "PatientID": f"p{number}", "NumberOfFrames": len(frames)}
             row |= {"FPS": fps, "FrameHeight": frames.shape[1], "FrameWidth": frames.shape[2]}

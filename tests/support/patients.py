@@ -22,7 +22,7 @@ def latent_store(root: Path, encoder: str = "ab" * 32) -> Store:
             rng, own = np.random.default_rng(100 + number), np.random.default_rng(number // 2)
             frames = 4 + number % 3
             x = own.normal(size=(C, H, W)) + 0.3 * rng.normal(size=(frames, C, H, W))
-            path = writer.scratch(name)
+            path = writer.scratch_path(name)
             write_latents(path, x * std + mean, np.full(x.shape, 0.01))
             row = {"FileName": name, "Split": SPLITS[number // 2 % 5], "PatientID": f"p{number // 2}"}
             row |= {"NumberOfFrames": frames, "FPS": 32.0, "FrameHeight": H, "FrameWidth": W}

@@ -58,7 +58,7 @@ def make_video_store(root: Path, rows: Sequence[Row] | None = None, channels: in
     with StoreWriter(root, Dataset(kind="video", channels=channels)) as writer:
         for number, entry in enumerate(rows):
             size = entry["NumberOfFrames"], entry["FrameHeight"], entry["FrameWidth"]
-            path = writer.scratch(entry["FileName"])
+            path = writer.scratch_path(entry["FileName"])
             write_video(path, video_frames(number, *size, channels), entry["FPS"])
             writer.commit(entry, path)
         return writer.finish([entry["FileName"] for entry in rows])
@@ -80,7 +80,7 @@ def make_latent_store(
     dataset = Dataset(kind="latent", channels=4, layout="F,C,H,W", fidelity="float16", encoder=ENCODER)
     with StoreWriter(root, dataset) as writer:
         for number, entry in enumerate(rows):
-            path, mean = writer.scratch(entry["FileName"]), posterior_mean(number, entry["NumberOfFrames"])
+            path, mean = writer.scratch_path(entry["FileName"]), posterior_mean(number, entry["NumberOfFrames"])
             write_latents(path, mean, np.full_like(mean, std))
             writer.commit(entry, path)
         return writer.finish([entry["FileName"] for entry in rows], statistics)

@@ -69,7 +69,7 @@ def latent_store(
     with StoreWriter(root, dataset) as writer:
         for number, frames in enumerate(lengths):
             mean = latents_of(number, frames)
-            write_latents(writer.scratch(names[number]), mean, np.full_like(mean, 0.125))
+            write_latents(writer.scratch_path(names[number]), mean, np.full_like(mean, 0.125))
             class_id = CLASSES[number % len(CLASSES)]
             row = {
                 "FileName": names[number],
@@ -88,7 +88,7 @@ def latent_store(
             }
             row |= {name: values[number] for name, values in columns.items()}
             writer.commit(
-                {key: value for key, value in row.items() if value is not None}, writer.scratch(names[number])
+                {key: value for key, value in row.items() if value is not None}, writer.scratch_path(names[number])
             )
         return writer.finish(names, STATISTICS)
 

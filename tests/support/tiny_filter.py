@@ -78,7 +78,7 @@ def store(root: Path, rows: Sequence[tuple[Mapping[str, Any], np.ndarray]], std:
     facts = {"layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER, "height": H, "width": W, **changes}
     with StoreWriter(root, Dataset(kind="latent", channels=C, **facts)) as writer:
         for row, frames in rows:
-            media = writer.scratch(row["FileName"])
+            media = writer.scratch_path(row["FileName"])
             write_latents(media, frames, np.full_like(frames, std))
             size = {"NumberOfFrames": len(frames), "FPS": 25.0, "FrameHeight": H, "FrameWidth": W}
             writer.commit({**row, **size}, media)

@@ -49,8 +49,8 @@ def real_store(root: Path) -> Store:
         root, Dataset(kind="video", channels=1, command="python sample.py stage=ingest data=phantom")
     ) as writer:
         for number, row in enumerate(rows):
-            write_video(writer.scratch(row["FileName"]), texture(number), 25.0)
-            writer.commit(row, writer.scratch(row["FileName"]))
+            write_video(writer.scratch_path(row["FileName"]), texture(number), 25.0)
+            writer.commit(row, writer.scratch_path(row["FileName"]))
         return writer.finish([row["FileName"] for row in rows])
 
 
@@ -70,8 +70,8 @@ def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, comm
     with StoreWriter(samples / "private_videos", latent) as writer:
         for row in rows:
             mean = np.zeros((FRAMES, 4, 4, 4), np.float16)
-            write_latents(writer.scratch(row["FileName"]), mean, mean)
-            writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch(row["FileName"]))
+            write_latents(writer.scratch_path(row["FileName"]), mean, mean)
+            writer.commit({**row, "FrameHeight": 4, "FrameWidth": 4}, writer.scratch_path(row["FileName"]))
         writer.finish([row["FileName"] for row in rows])
     source = {"source": file_sha256(samples / "private_videos" / CHECKSUMS)}
     made = Dataset(
@@ -79,8 +79,8 @@ def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, comm
     )
     with StoreWriter(samples / "videos", made) as writer:
         for number, row in enumerate(rows):
-            write_video(writer.scratch(row["FileName"]), texture(1000 + number), 25.0)
-            writer.commit(row, writer.scratch(row["FileName"]))
+            write_video(writer.scratch_path(row["FileName"]), texture(1000 + number), 25.0)
+            writer.commit(row, writer.scratch_path(row["FileName"]))
         return writer.finish([row["FileName"] for row in rows])
 
 

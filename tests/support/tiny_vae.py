@@ -35,7 +35,7 @@ def blob_store(root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), chan
     """A video store of ``blob``; recording k is patient k, its split by ``SPLITS``."""
     with StoreWriter(root, Dataset(kind="video", channels=channels, height=HEIGHT, width=WIDTH)) as writer:
         for number, frames in enumerate(lengths):
-            path = writer.scratch(f"r{number}")
+            path = writer.scratch_path(f"r{number}")
             write_video(path, blob(frames, number, channels=channels), 32.0)
             row = {
                 "FileName": f"r{number}",
