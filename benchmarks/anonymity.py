@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from echodream.privacy.anonymity import compare
+from echodream.privacy.anonymity import compare_avatars
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:
@@ -49,8 +49,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     records = torch.randn(options.records, options.features, generator=generator)
     avatars = records + options.noise * torch.randn(records.shape, generator=generator)
-    compare(records[:500], avatars[:500])
-    ours = [timed(lambda: compare(records, avatars))]
+    compare_avatars(records[:500], avatars[:500])
+    ours = [timed(lambda: compare_avatars(records, avatars))]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(f"{options.records} records and avatars of {options.features} features, {options.threads} threads")
     print(f"{'peak memory of the process (target below 2)':<58}{memory:8.2f} GB")
@@ -64,7 +64,7 @@ def main() -> None:
         index(faiss, x[:500], y[:500], 100)
         theirs = [timed(lambda: index(faiss, x, y, options.k))]
         for _ in range(options.repeats - 1):
-            ours.append(timed(lambda: compare(records, avatars)))
+            ours.append(timed(lambda: compare_avatars(records, avatars)))
             theirs.append(timed(lambda: index(faiss, x, y, options.k)))
     for place, what in enumerate(("clock", "processor")):
         print(f"{'all five measures, ' + what:<58}{statistics.median(each[place] for each in ours):8.2f} s")

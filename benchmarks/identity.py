@@ -1,4 +1,4 @@
-"""How much better an identity network tells patients apart than the correlation of pixels, on the same pairs.
+"""Verification AUC of an identity network and of the correlation of pixels, on the same pairs of images.
 
 python benchmarks/identity.py data/chest_xray/videos models/chest_xray/identity data/chest_xray/pairs
 """
@@ -9,42 +9,41 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from echodream.anonymization.image_pairs import chosen, images
+from echodream.anonymization.image_pairs import select_images
+from echodream.anonymization.verification_pairs import read_pairs
 from echodream.metrics.verification import Pairs, all_pairs, auc, similarities
 from echodream.modules.reid import load_reid
-from echodream.stages.pairs import read_pairs
 from echodream.store import Store
 
-DRAWS = 1000
+REPEATS = 1000
 
 
 def main(store: str, artifact: str, pairs: str) -> None:
-    """Print both AUCs and their difference, its interval from drawing patients anew."""
+    """Print the AUC of pixels, that of the network, and the difference, with patient-bootstrap intervals."""
     network = load_reid(artifact)
     for split in ("VAL", "TEST"):
-        shown = images(chosen(Store(store), [split], "src"), 1)
-        rng = np.random.default_rng(0)
-        x = torch.stack([shown.rows.read(row, [0], rng)[:, 0] for row in range(len(shown.rows))])
-        tables = [similarities(x.flatten(1).numpy(), "pearson"), similarities(network.embed(x).numpy())]
-        owner = np.unique(shown.patients, return_inverse=True)[1]
-        listed = read_pairs(Path(pairs) / f"{split}.csv", shown)
-        for name in ("stage=pairs", "all pairs"):
-            kinds = [all_pairs(table, owner) if name == "all pairs" else some(table, listed, owner) for table in tables]
-            print(split, name, *compared(*kinds), flush=True)
+        images = select_images(Store(store), [split], 1, "src")
+        recordings, rng = images.recordings, np.random.default_rng(0)
+        x = torch.stack([recordings.read(row, [0], rng)[:, 0] for row in range(len(recordings))])
+        similarity = [similarities(x.flatten(1).numpy(), "pearson"), similarities(network.embed(x).numpy())]
+        patient = np.unique(images.patients, return_inverse=True)[1]
+        pair_list = read_pairs(Path(pairs) / f"{split}.csv", images)
+        print(split, "stage=pairs", *auc_texts(*(select_pairs(table, pair_list, patient) for table in similarity)))
+        print(split, "all pairs", *auc_texts(*(all_pairs(table, patient) for table in similarity)), flush=True)
 
 
-def some(table: np.ndarray, listed: np.ndarray, owner: np.ndarray) -> Pairs:
-    """The pairs ``listed``, (P, 2), of a table of similarities."""
-    score = table[listed[:, 0], listed[:, 1]]
+def select_pairs(similarity: np.ndarray, pairs: np.ndarray, patient: np.ndarray) -> Pairs:
+    """``pairs``, (P, 2), with their ``similarity``, (N, N), sorted by falling score."""
+    score = similarity[pairs[:, 0], pairs[:, 1]]
     order = np.argsort(-score, kind="stable")
-    return Pairs(score[order], owner[listed[order, 0]], owner[listed[order, 1]], int(owner.max()) + 1)
+    return Pairs(score[order], patient[pairs[order, 0]], patient[pairs[order, 1]], int(patient.max()) + 1)
 
 
-def compared(pixels: Pairs, network: Pairs) -> tuple[str, ...]:
-    """AUC of both, and the difference with its 95 % interval."""
+def auc_texts(pixels: Pairs, network: Pairs) -> tuple[str, ...]:
+    """Both AUCs and their difference, each with its 95 % interval, as text."""
     rng, patients = np.random.default_rng(0), pixels.patients
-    drawn = [rng.multinomial(patients, np.full(patients, 1 / patients)) for _ in range(DRAWS)]
-    values = np.array([[auc(each, each.weights(counts)) for each in (pixels, network)] for counts in drawn])
+    counts = [rng.multinomial(patients, np.full(patients, 1 / patients)) for _ in range(REPEATS)]
+    values = np.array([[auc(each, each.weights(count)) for each in (pixels, network)] for count in counts])
     values = values[np.isfinite(values).all(axis=1)]
     both = [auc(each) for each in (pixels, network)]
     parts = [*zip(("pixels", "network", "difference"), [*both, both[1] - both[0]], strict=True)]

@@ -1,126 +1,135 @@
-"""Versions of patients' frames that show less of them: noised and drawn again by a generator, or blurred."""
+"""Anonymization methods of ``stage=anonymise``. A new method is a subclass of ``Method`` and an entry of ``METHODS``.
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+Its settings are the fields of the class; their values come from ``methods.<name>`` in conf/stage/anonymise.yaml.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from echodream import validation
-from echodream.datamodules.frame_budget_batches import plan_batches
 from echodream.datamodules.key_frames import nearest_triple
 from echodream.datamodules.recordings import Recordings
+from echodream.diffusion.conditioning.base import texts
+from echodream.diffusion.model import DiffusionModel
+from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, beats_of, rng_of, spread
 
 
-class Method(Protocol):
-    """A way to anonymise frames."""
+class Method:
+    """A transform that removes identity from frames. Subclasses are frozen dataclasses."""
 
-    def make(self, shop: CopyGenerator, taken: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """A version of each of ``taken``, unscaled latents (f, C, H, W) on the CPU."""
+    needs_generator: ClassVar[bool] = False
+    """Whether the method samples from the LIDM ``generator=``."""
+
+    def settings(self) -> dict[str, Any]:
+        """The fields, for dataset.json; numbers as floats."""
+        return {name: float(value) if isinstance(value, int) else value for name, value in asdict(self).items()}  # type: ignore[call-overload]
+
+    def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
+        """Raise ``UserError`` if ``model`` cannot anonymize the ``recordings``."""
+
+    def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
+        """The anonymized frames of each selection: unscaled latents (f, C, H, W) on the CPU.
+
+        ``copies`` reads frames, decodes, encodes and samples.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Redraw:
-    """The frame noised to ``strength``, a share of the process's time, and drawn from there (SDEdit, 2108.01073).
+class Redraw(Method):
+    """SDEdit (arXiv 2108.01073): add noise up to the time ``strength``, then sample from there.
 
-    The generator is told the recording's own conditions. 0 is the frame as it is stored; 1 does not look at it. Where
-    the generator draws key frames jointly, the frame takes the place of the nearest of them.
+    ``strength`` is a fraction of the process's time: 0 returns the stored frame, 1 ignores it. The sampler is
+    conditioned on the recording's own labels. A generator of several key frames samples the frame together with the
+    other key frames; the frame replaces the nearest of them.
     """
 
     strength: float
+    needs_generator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.share("strength", self.strength)
 
-    def make(self, shop: CopyGenerator, taken: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Samples that begin from the frames; what is random is a function of seed, recording and frame."""
+    def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
+        """Refuse latents of another size, and labels that ``model`` was not trained on, such as an unknown class."""
+        facts, root = model.facts, recordings.store.root
+        for name, height, width in recordings.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
+            if (height, width) != (facts.height, facts.width):
+                raise UserError(
+                    f"{name} of {root} is {width}x{height}, and generator= samples {facts.width}x{facts.height}: give "
+                    "the one that was trained on these latents"
+                )
+        if self.strength == 0:  # nothing is sampled
+            return
+        for column in (name for name in model.conditioner.columns if name in recordings.table):
+            for cell, names in recordings.table.groupby(column)["FileName"]:
+                try:
+                    model.conditioner.request({column: [cell]}, own=True)
+                except UserError as error:
+                    raise UserError(
+                        f"{names.iloc[0]} of {root} has {column}={texts([cell])[0]}, which generator= was not trained "
+                        "on: give one whose TRAIN patients have it, or method=blur"
+                    ) from error
+
+    def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
+        """Samples that start from the noised frames. Noise is a function of seed, recording and frame."""
         if self.strength == 0:
-            return [shop.mean(one.row, one.places) for one in taken]
-        frames = [(one.row, int(place)) for one in taken for place in one.places]
-        rngs = [rng_of(shop.seed, f"{shop.rows.names[row]}/{place}") for row, place in frames]
-        shown = [around(shop.rows, row, place, shop.model.facts.frames) for row, place in frames]
-        x, values = shop.stacked([of for of, _ in shown], rngs)
-        made = shop.redrawn(x, values, self.strength, rngs)
-        kept = made[torch.arange(len(made)), torch.tensor([slot for _, slot in shown])]
-        return kept.split([len(one.places) for one in taken])
+            return [copies.mean(selection.row, selection.places) for selection in selections]
+        frames = [(selection.row, int(frame)) for selection in selections for frame in selection.places]
+        rngs = [rng_of(copies.seed, f"{copies.rows.names[row]}/{frame}") for row, frame in frames]
+        joint = [frames_around(copies.rows, row, frame, copies.model.facts.frames) for row, frame in frames]
+        x, values = copies.stacked([selection for selection, _ in joint], rngs)
+        sampled = copies.redrawn(x, values, self.strength, rngs)
+        sampled = sampled[torch.arange(len(sampled)), torch.tensor([position for _, position in joint])]
+        return sampled.split([len(selection.places) for selection in selections])
 
 
 @dataclass(frozen=True)
-class Blur:
-    """The frame decoded, blurred by a Gaussian of ``sigma`` pixels, and encoded: the mean of its posterior."""
+class Blur(Method):
+    """Decode, blur with a Gaussian kernel of standard deviation ``blur`` pixels, encode: posterior means."""
 
-    sigma: float
+    blur: float
 
     def __post_init__(self) -> None:
-        validation.number("blur", self.sigma, above=0, below=1000, note=", a standard deviation in pixels")
+        validation.number("blur", self.blur, above=0, below=1000, note=", a standard deviation in pixels")
 
-    def make(self, shop: CopyGenerator, taken: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Blurred frames; the edge is repeated outwards."""
+    def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
+        """Blurred frames; pixels outside the image repeat its edge."""
         from scipy.ndimage import gaussian_filter
 
-        pixels = shop.decode(torch.cat([shop.mean(one.row, one.places) for one in taken])).numpy()
-        blurred = gaussian_filter(pixels, (0, 0, self.sigma, self.sigma), mode="nearest")
-        return shop.encode(torch.from_numpy(blurred))[0].split([len(one.places) for one in taken])
+        latents = torch.cat([copies.mean(selection.row, selection.places) for selection in selections])
+        blurred = gaussian_filter(copies.decode(latents).numpy(), (0, 0, self.blur, self.blur), mode="nearest")
+        mean, _ = copies.encode(torch.from_numpy(blurred))
+        return mean.split([len(selection.places) for selection in selections])
 
 
-def around(rows: Recordings, row: int, place: int, count: int) -> tuple[FrameSelection, int]:
-    """The frame ``place`` among ``count`` that are drawn jointly, and which of them it is.
+METHODS: dict[str, type[Method]] = {"redraw": Redraw, "blur": Blur}
+"""Values of ``method=``."""
 
-    Three are the key frames of the beat around it, where they are marked; others are spread over the recording.
+
+def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Method:
+    """The method ``name`` with ``settings[name]``. Raises ``UserError`` for an unknown name or setting."""
+    validation.one_of("method", name, METHODS)
+    try:
+        return METHODS[name](**settings.get(name, {}))
+    except TypeError as error:
+        fields = ", ".join(METHODS[name].__dataclass_fields__)  # type: ignore[attr-defined]
+        raise UserError(f"methods.{name}={dict(settings.get(name, {}))} is not possible: give {fields}") from error
+
+
+def frames_around(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
+    """``count`` frames of a recording that are sampled together with ``frame``, and the position of ``frame`` in them.
+
+    Three frames are the key frames of the nearest beat, where beats are marked; otherwise frames are evenly spaced.
     """
-    beats = beats_of(rows, row) if count == 3 else []
-    shown = np.array(nearest_triple(beats, place)) if beats else spread(int(rows.frames[row]), count)
-    slot = int(np.abs(shown - place).argmin())
-    shown[slot] = place
-    return FrameSelection(row, shown), slot
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some recordings that are anonymised together."""
-
-    names: tuple[str, ...]
-    rows: tuple[int, ...]
-
-    def to(self, device: torch.device) -> Self:
-        """The same: frames are read where they are needed."""
-        return self
-
-
-class Groups(Dataset[Group]):
-    """The recordings of ``rows``, about ``batch`` frames at a time, ``frames`` of each; without groups that are done.
-
-    Which come together does not depend on what is ``done``, so that a resumed run meets the same groups.
-    """
-
-    def __init__(self, rows: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
-        sizes = list(zip(rows.table["FrameHeight"], rows.table["FrameWidth"], strict=True))
-        groups = [tuple(group) for group in plan_batches([frames] * len(rows), sizes, batch)]
-        named = [Group(tuple(rows.names[row] for row in group), group) for group in groups]
-        self.groups = [group for group in named if any(name not in done for name in group.names)]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: int) -> Group:
-        return self.groups[number]
-
-
-class Anonymiser(pl.LightningModule):
-    """``frames`` frames of each recording of ``shop``, spread over it, anonymised by ``method``."""
-
-    def __init__(self, shop: CopyGenerator, method: Method, frames: int) -> None:
-        super().__init__()
-        self.shop, self.method, self.frames = shop, method, frames
-        self.networks = torch.nn.ModuleList([part for part in (shop.vae, shop.generator) if part is not None])
-
-    def predict_step(self, batch: Group, batch_idx: int) -> Sequence[Tensor]:
-        """For each recording the versions of its frames, unscaled latents (f, C, H, W) on the CPU."""
-        self.shop.device = self.device
-        taken = [FrameSelection(row, spread(int(self.shop.rows.frames[row]), self.frames)) for row in batch.rows]
-        return [made.float() for made in self.method.make(self.shop, taken)]
+    beats = beats_of(recordings, row) if count == 3 else []
+    frames = np.array(nearest_triple(beats, frame)) if beats else spread(int(recordings.frames[row]), count)
+    position = int(np.abs(frames - frame).argmin())
+    frames[position] = frame
+    return FrameSelection(row, frames), position

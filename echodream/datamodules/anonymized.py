@@ -1,4 +1,4 @@
-"""Originals or their anonymised versions as training data; which version is of which original."""
+"""Original images or their anonymized versions as training data; versions are matched to originals by name."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,19 +14,19 @@ from echodream.store import Store
 from echodream.store.schema import SPLITS
 
 TRAIN_ON = ("original", "anonymised")
-SHOWN = 5
-"""Names that an error lists."""
-OWN = ("FileName", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
-"""Columns that a version has of its own; all others are those of its original."""
-ORIGINAL = "Original"
-"""The column that then says of which original a version is."""
+MAX_LISTED = 5
+"""Number of names that an error message lists."""
+VERSION_COLUMNS = ("FileName", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
+"""Columns of FileList.csv taken from the version; all others are taken from its original."""
+ORIGINAL_COLUMN = "Original"
+"""Column with the FileName of the original."""
 
 
 class AnonymizedData(StoreData):
     """``StoreData`` of the originals ``src``, or, with ``train_on`` "anonymised", of their versions, for all splits.
 
-    The column ``match`` of the store ``anonymised`` names the original, which says whose the version is, in which
-    split, and what it is labelled with. Raises ``UserError`` naming versions that are missing, or that are nobody's.
+    The column ``match`` of the store ``anonymised`` names the original, which gives patient, split and labels. Raises
+    ``UserError`` if a version is missing or has no original.
     """
 
     def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
@@ -43,53 +43,59 @@ class AnonymizedData(StoreData):
                     f"anonymised={anonymised} and src={real.root} are the same store: give the anonymised one"
                 )
             self.store = Store(str(anonymised), kind=real.dataset.kind, encoder=real.dataset.encoder)
-            self.store.table = as_originals(self.store, real, match)
+            self.store.table = versions_table(self.store, real, match)
             self.store.dataset = replace(self.store.dataset, statistics=real.dataset.statistics)  # in their units
             self._check()
 
 
-def as_originals(
-    store: Store, real: Store, match: str, splits: Sequence[str] = SPLITS, known: Collection[str] = ()
+def versions_table(
+    store: Store, real: Store, match: str, splits: Sequence[str] = SPLITS, other_names: Collection[str] = ()
 ) -> pd.DataFrame:
-    """The table of ``store``, versions of all images of ``real`` in ``splits``, with what ``real`` says of them.
+    """The table of ``store``: one version of each image of ``real`` in ``splits``, with patient and labels of ``real``.
 
-    ``known`` are further names that versions may be of. Raises ``UserError``.
+    Versions of ``other_names`` are ignored. Raises ``UserError`` if a version is missing or has no original.
     """
     if match not in store.table:
-        there = ", ".join(map(str, store.table))
-        raise UserError(f"match={match} is no column of {store.root}, which would name originals; it has {there}")
-    table = real.table[real.table["Split"].isin(list(splits))].reset_index(drop=True)
-    remedy = f"anonymise all images of {real.root}, or give src= the store that was anonymised"
-    known = {*real.table["FileName"], *known}
-    rows = placed(store.table[match], table["FileName"].tolist(), known, (store.root, real.root), remedy)
-    own = store.table.iloc[rows].reset_index(drop=True)[[*OWN]]
-    return pd.concat(
-        [own, table.drop(columns=[*OWN, ORIGINAL], errors="ignore"), table["FileName"].rename(ORIGINAL)], axis=1
-    )
+        columns = ", ".join(map(str, store.table))
+        raise UserError(f"match={match} is no column of {store.root}, which would name originals; it has {columns}")
+    originals = real.table[real.table["Split"].isin(list(splits))].reset_index(drop=True)
+    names = originals["FileName"]
+    remedy = f"anonymize all images of {real.root}, or give src= the store that was anonymized"
+    all_names = {*real.table["FileName"], *other_names}
+    rows = match_versions(store.table[match], names.tolist(), all_names, (store.root, real.root), remedy)
+    versions = store.table.iloc[rows].reset_index(drop=True)[[*VERSION_COLUMNS]]
+    labels = originals.drop(columns=[*VERSION_COLUMNS, ORIGINAL_COLUMN], errors="ignore")
+    return pd.concat([versions, labels, names.rename(ORIGINAL_COLUMN)], axis=1)
 
 
-def placed(
-    of: "pd.Series[Any]", wanted: Sequence[str], known: Collection[str], roots: tuple[Path, Path], remedy: str
+def match_versions(
+    version_of: "pd.Series[Any]",
+    originals: Sequence[str],
+    all_originals: Collection[str],
+    roots: tuple[Path, Path],
+    remedy: str,
 ) -> list[int]:
-    """For each ``wanted`` original the place of its version, where ``of`` says of which original each version is.
+    """The row of each original's version; ``version_of`` has the name of each version's original.
 
-    ``roots`` are the folders of the versions and of the originals, ``known`` all names that versions may be of. Raises
-    ``UserError`` with the names of those that are missing, or that are nobody's, and ends it with ``remedy``.
+    Versions may be of ``all_originals``, not only of ``originals``. ``roots`` are the folders of versions and of
+    originals. Raises ``UserError``, which ends with ``remedy``, for missing versions and for unknown originals.
     """
-    index, known = pd.Index(of.astype(str)), set(known)
+    index, all_originals = pd.Index(version_of.astype(str)), set(all_originals)
     if index.has_duplicates:
-        raise UserError(
-            f"{roots[0]} has several images with {of.name}={index[index.duplicated()][0]}: each original has one "
-            "version"
-        )
-    missing, extra = [name for name in wanted if name not in index], [name for name in index if name not in known]
-    if missing or extra:
-        told = [f"lacks {len(missing)} of the {len(wanted)} in {roots[1]} ({some(missing)})"] if missing else []
-        told += [f"has {len(extra)} that are not there ({some(extra)})"] if extra else []
-        raise UserError(f"{roots[0]} {' and '.join(told)}: {remedy}")
-    return [int(place) for place in index.get_indexer(pd.Index(wanted))]
+        name = index[index.duplicated()][0]
+        raise UserError(f"{roots[0]} has several images with {version_of.name}={name}: each original has one version")
+    missing = [name for name in originals if name not in index]
+    unknown = [name for name in index if name not in all_originals]
+    if missing or unknown:
+        reasons = []
+        if missing:
+            reasons = [f"lacks {len(missing)} of the {len(originals)} in {roots[1]} ({shortened_list(missing)})"]
+        if unknown:
+            reasons += [f"has {len(unknown)} that are not there ({shortened_list(unknown)})"]
+        raise UserError(f"{roots[0]} {' and '.join(reasons)}: {remedy}")
+    return [int(row) for row in index.get_indexer(pd.Index(originals))]
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of ``names``, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def shortened_list(names: Sequence[str]) -> str:
+    """The first ``MAX_LISTED`` names, and how many more there are."""
+    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")

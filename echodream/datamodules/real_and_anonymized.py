@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from echodream import validation
-from echodream.datamodules.anonymized import ORIGINAL, TRAIN_ON, as_originals
+from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON, versions_table
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
 from echodream.datamodules.recordings import Recordings
@@ -67,7 +67,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         of = set(store.table[self.match].astype(str)) if self.match in store.table else set()
         splits = ["TRAIN"] if self.trains == "anonymised" else ["TEST"]
         splits += ["TEST"] if of & set(test) else []  # a set that is trained on may have no others
-        store.table = as_originals(store, real, self.match, splits, self.whole["FileName"].tolist())
+        store.table = versions_table(store, real, self.match, splits, self.whole["FileName"].tolist())
         store.dataset = replace(store.dataset, statistics=real.dataset.statistics)  # latents in units of the originals
         return store
 
@@ -94,7 +94,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         """Of the originals, "", and of each anonymised store the row of ``store.table`` that each image is of."""
         rows = super().tested()
         for name, store in self._shown().items():
-            pairs = zip(store.table["FileName"], store.table[ORIGINAL], strict=True)
+            pairs = zip(store.table["FileName"], store.table[ORIGINAL_COLUMN], strict=True)
             rows[name] = {version: rows[""][original] for version, original in pairs}
         return rows
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.anonymized import some
+from echodream.datamodules.anonymized import shortened_list
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, View
@@ -75,13 +75,13 @@ class Identity(MetricLearning):
         alone = names[images < 2].tolist()
         if len(alone) == len(names):
             raise UserError(
-                f"{where} has no patient with a second image ({some(alone)}), so verification cannot be measured: "
-                "ingest with another split"
+                f"{where} has no patient with a second image ({shortened_list(alone)}), so verification cannot be "
+                "measured: ingest with another split"
             )
         if alone:
             log.info(
                 "identity: %s: %d of %d patients have one image (%s), and no pair of their own",
-                where, len(alone), len(names), some(alone),
+                where, len(alone), len(names), shortened_list(alone),
             )  # fmt: skip
 
 

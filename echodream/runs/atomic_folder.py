@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -72,9 +73,22 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` as json, whole or not at all."""
+    """Write ``record`` as json, whole or not at all. NaN and infinity, which json lacks, become null."""
+    write_text(path, json.dumps(_json_value(record), indent=2, sort_keys=True) + "\n")
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     fresh = path.with_name(f"{FRESH}{path.name}")
-    fresh.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 

@@ -1,6 +1,5 @@
-"""``stage=anonymity``: how far anonymised images are from their originals, where an identity network sees them."""
+"""``stage=anonymity``: distances between anonymized images and their originals, in identity space and in latents."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,24 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from echodream.anonymization.image_pairs import (
-    Images,
-    Space,
-    check_alike,
-    chosen,
-    embedded,
-    images,
-    opened,
-    partners,
-    spaces,
-    versions,
-)
+from echodream.anonymization.comparison_spaces import ComparisonSpace, comparison_spaces, embed_images
+from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval
-from echodream.privacy.anonymity import Compared, Measure, compare, hidden_patients, measures, percentage
-from echodream.runs.atomic_folder import FRESH, write_record
+from echodream.privacy.anonymity import (
+    AnonymityMeasure,
+    AvatarComparison,
+    anonymity_measures,
+    compare_avatars,
+    hidden_by_patient,
+    percentage_interval,
+)
+from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
-from echodream.store import Store
 
 REPORT = "anonymity.json"
 RECORDS = "records.csv"
@@ -54,107 +48,102 @@ def anonymity(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Compare the anonymised images ``src`` with their originals ``real``, stores of latents or of pixels.
+    """Compare the anonymized images ``src`` with their originals ``real``, stores of latents or of pixels.
 
-    In the space of the identity network ``artifact``, if given, and of latents or pixels as they are. ``paired``: the
-    column ``match`` of ``src`` names the original; else the nearest is taken for it. ``frames`` of each recording of
-    ``splits`` are compared (None: all; without pairs TRAIN). Writes ``dst``/anonymity.json and records.csv. Raises
-    ``UserError`` for what cannot be compared.
+    Images are compared in the space of the identity network ``artifact``, if given, and as latents or pixels.
+    ``paired``: the column ``match`` of ``src`` names the original; otherwise the nearest original is taken for it.
+    ``frames`` of each recording of ``splits`` are compared (None: all splits; without pairs TRAIN). Writes
+    ``dst``/anonymity.json and records.csv. Raises ``UserError`` for images that cannot be compared.
     """
-    original, source = opened(real, "real"), opened(src, "src")
-    check_alike(original, source)
-    rows = chosen(original, splits if paired or splits is not None else ["TRAIN"], "real")
-    if len(set(rows.table["PatientID"].astype(str))) < 2:
-        raise UserError(f"{original.root} has one patient only in {rows.split}: nobody can hide among others")
-    originals = images(rows, frames)
-    made = versions(originals, partners(rows, source, match)) if paired else images(chosen(source, None, "src"), frames)
-    sides = originals, made
-    places = spaces(original, [source], artifact, autoencoder)
-    embeddings = [embedded(side, places, what) for side, what in zip(sides, ("originals", "anonymised"), strict=True)]
-    found = {}
+    original_store, anonymized_store = open_original_and_anonymized(real, src)
+    originals = select_images(original_store, splits if paired or splits is not None else ["TRAIN"], frames, "real")
+    if len(set(originals.recordings.table["PatientID"].astype(str))) < 2:
+        split = originals.recordings.split
+        raise UserError(f"{original_store.root} has one patient only in {split}: nobody can hide among others")
+    if paired:
+        anonymized = match_images(originals, anonymized_store, match)
+    else:
+        anonymized = select_images(anonymized_store, None, frames, "src")
+    patients = (originals if paired else anonymized).patients
+    spaces = comparison_spaces(original_store, anonymized_store, artifact, autoencoder)
+    original_embeddings = embed_images(originals, spaces, "originals")
+    anonymized_embeddings = embed_images(anonymized, spaces, "anonymised")
+    measured = {}
     tables = []
-    for place, x, y in zip(places, *embeddings, strict=True):
+    for space, x, y in zip(spaces, original_embeddings, anonymized_embeddings, strict=True):
         if bool((x == x[0]).all()):
-            raise UserError(f"all originals have the same place in {place.name} space: the network has collapsed")
-        compared = compare(x, y, paired)
-        whose = (sides[0] if paired else sides[1]).patients
-        measured = measures(compared, whose, seed)
+            raise UserError(f"all originals have the same place in {space.name} space: the network has collapsed")
+        comparison = compare_avatars(x, y, paired)
+        measures = anonymity_measures(comparison, patients, seed)
         if paired:
-            hidden = hidden_patients(x, y, whose)
-            measured.insert(1, Measure("hidden by patient", percentage(hidden, whose, seed), "%"))
-        found[place.name] = {"means": place.means, "network": place.fingerprint, "measures": [*map(_told, measured)]}
-        tables.append(_table(place, compared, sides))
-    record: dict[str, Any] = {"statement": STATEMENT, "spaces": found, "sizes": _sizes(sides)}
-    record |= {"paired": paired, "assignment": PAIRED if paired else ASSIGNED, "match": match if paired else None}
-    record |= {"splits": rows.split, "frames": frames, "seed": seed, **_fingerprints(original, source)}
-    _write(Path(dst), {**record, "command": command, "code_version": code_version}, pd.concat(tables))
-    return Summary(f"anonymity: {dst}/{REPORT} done", _lines(record))
-
-
-def _told(measure: Measure) -> dict[str, Any]:
-    target = None if measure.target is None else measure.target.text
-    entry = {"name": measure.name, "unit": measure.unit, **asdict(measure.value), "target": target, "met": measure.met}
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
+            hidden = percentage_interval(hidden_by_patient(x, y, patients), patients, seed)
+            measures.insert(1, AnonymityMeasure("hidden by patient", hidden, "%"))
+        entries = [_entry(measure) for measure in measures]
+        measured[space.name] = {"means": space.description, "network": space.fingerprint, "measures": entries}
+        tables.append(_table(space, comparison, originals, anonymized))
+    record: dict[str, Any] = {
+        "statement": STATEMENT,
+        "spaces": measured,
+        "sizes": {"originals": originals.sizes(), "anonymised": anonymized.sizes()},
+        "paired": paired,
+        "assignment": PAIRED if paired else ASSIGNED,
+        "match": match if paired else None,
+        "splits": originals.recordings.split,
+        "frames": frames,
+        "seed": seed,
+        "real": original_store.checksum,
+        "source": anonymized_store.checksum,
+        "command": command,
+        "code_version": code_version,
     }
+    Path(dst).mkdir(parents=True, exist_ok=True)
+    write_text(Path(dst) / RECORDS, pd.concat(tables).to_csv(index=False))
+    write_record(Path(dst) / REPORT, record)
+    return Summary(f"anonymity: {dst}/{REPORT} done", _summary(record))
 
 
-def _table(place: Space, found: Compared, sides: tuple[Images, Images]) -> pd.DataFrame:
-    """A row for each anonymised image: which original it is of, and how well it hides it."""
-    real, made = sides
+def _entry(measure: AnonymityMeasure) -> dict[str, Any]:
+    """A measure as it is recorded."""
+    target = None if measure.target is None else measure.target.text
+    return {"name": measure.name, "unit": measure.unit, **asdict(measure.value), "target": target, "met": measure.met}
+
+
+def _table(
+    space: ComparisonSpace, comparison: AvatarComparison, originals: ImageSet, anonymized: ImageSet
+) -> pd.DataFrame:
+    """A row for each anonymized image: its original, its distances, and how many images are nearer."""
     return pd.DataFrame(
         {
-            "Space": place.name,
-            "FileName": made.names,
-            "Frame": made.place,
-            "Original": real.names[found.source],
-            "Distance": np.round(found.distance, 6),
-            "NearerAvatars": found.avatars,
-            "NearerRecords": found.records,
-            "DCR": np.round(found.closest, 6),
-            "NNDR": np.round(found.ratio, 6),
-            "ClosestOriginal": real.names[found.closest_record],
+            "Space": space.name,
+            "FileName": anonymized.names,
+            "Frame": anonymized.frame,
+            "Original": originals.names[comparison.source],
+            "Distance": np.round(comparison.distance, 6),
+            "NearerAvatars": comparison.nearer_avatars,
+            "NearerRecords": comparison.nearer_records,
+            "DCR": np.round(comparison.closest_distance, 6),
+            "NNDR": np.round(comparison.distance_ratio, 6),
+            "ClosestOriginal": originals.names[comparison.closest_record],
         }
     )
 
 
-def _sizes(sides: tuple[Images, Images]) -> dict[str, dict[str, int]]:
-    names = ("originals", "anonymised")
-    return {
-        name: {"images": len(side), "recordings": len(side.rows), "patients": len(set(side.patients.tolist()))}
-        for name, side in zip(names, sides, strict=True)
-    }
-
-
-def _fingerprints(real: Store, source: Store) -> dict[str, str]:
-    return {"real": real.checksum, "source": source.checksum}
-
-
-def _write(folder: Path, record: Mapping[str, Any], table: pd.DataFrame) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f"{FRESH}{RECORDS}"
-    table.to_csv(fresh, index=False)
-    fresh.replace(folder / RECORDS)
-    write_record(folder / REPORT, record)
-
-
-def _lines(record: Mapping[str, Any]) -> dict[str, object]:
-    sizes = record["sizes"]
-    facts: dict[str, object] = {
-        "compared": ", ".join(f"{of['images']} {name} of {of['patients']} patients" for name, of in sizes.items()),
+def _summary(record: Mapping[str, Any]) -> dict[str, object]:
+    """The measures with intervals and targets, for the screen."""
+    sizes = record["sizes"].items()
+    summary: dict[str, object] = {
+        "compared": ", ".join(f"{size['images']} {name} of {size['patients']} patients" for name, size in sizes),
         "pairs": record["assignment"],
     }
     for name, space in record["spaces"].items():
         for entry in space["measures"]:
-            facts[f"{name}: {entry['name']}"] = line(entry)
-    return facts
+            summary[f"{name}: {entry['name']}"] = _line(entry)
+    return summary
 
 
-def line(entry: Mapping[str, Any]) -> str:
-    """A measure, its interval and its target, as the screen shows them."""
-    value = Interval(*(math.nan if entry[name] is None else entry[name] for name in ("value", "low", "high")))
+def _line(entry: Mapping[str, Any]) -> str:
     unit = f" {entry['unit']}" if entry["unit"] else ""
-    text = f"{value.value:.4g}{unit} [{value.low:.4g}, {value.high:.4g}]"
+    text = "{:.4g}{} [{:.4g}, {:.4g}]".format(entry["value"], unit, entry["low"], entry["high"])
     if entry["target"] is None:
         return text
     return f"{text}  target {entry['target']}: {'met' if entry['met'] else 'not met'}"

@@ -13,12 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.image_pairs import images
+from echodream.anonymization.comparison_spaces import AveragedViews, ComparisonSpace, rotate
+from echodream.anonymization.image_pairs import select_images
+from echodream.anonymization.verification_pairs import read_pairs, sample_pairs
 from echodream.config.paths import CONF_DIR
-from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
-from echodream.stages.linkability import Views
-from echodream.stages.pairs import drawn, read_pairs
 from echodream.store import Store
 from tests.support.tiny_filter import C, H, W, pattern, plant, store, unit
 
@@ -157,7 +156,7 @@ def test_sets_that_are_no_pairs_are_refused_by_name(folder: Path) -> None:
     with pytest.raises(UserError, match="are the same store"):
         run(folder, "anonymity", f"src={folder}/real")
     store(folder / "other", rows(), 0.0, encoder="12" * 32)
-    with pytest.raises(UserError, match="made by different encoders"):
+    with pytest.raises(UserError, match="encoded by different autoencoders"):
         run(folder, "anonymity", f"src={folder}/other")
     with pytest.raises(UserError, match="frames=2 is too many: img-"):
         run(folder, "anonymity", "frames=2")
@@ -187,10 +186,10 @@ def test_pairs_of_one_recording_only_when_asked(tmp_path: Path) -> None:
         for k in range(4)
     ]
     store(tmp_path / "real", many, 0.0)
-    shown = images(select_recordings(Store(tmp_path / "real"), ["TEST"], "src"), 3)
+    shown = select_images(Store(tmp_path / "real"), ["TEST"], 3, "src")
     with pytest.raises(UserError, match=r"no patient with a second image in TEST \(p0, p1, p2, p3"):
-        drawn(shown, 5, False, [0])
-    found = drawn(shown, 5, True, [0])
+        sample_pairs(shown, 5, False, [0])
+    found = sample_pairs(shown, 5, True, [0])
     assert len(found) == 2 * 4 * 3
     assert (shown.patients[found[::2, 0]] == shown.patients[found[::2, 1]]).all()
     assert (shown.patients[found[1::2, 0]] != shown.patients[found[1::2, 1]]).all()
@@ -220,7 +219,7 @@ def test_a_copy_is_linked_and_noise_is_not(folder: Path) -> None:
 
 
 def test_pairs_of_one_s_own_are_taken_and_checked(folder: Path) -> None:
-    shown = images(select_recordings(Store(folder / "real"), ["TEST"], "real"), 1)
+    shown = select_images(Store(folder / "real"), ["TEST"], 1, "real")
     path = folder / "own.csv"
     path.write_text("First,Second\nimg-08-0,img-08-1\nimg-08-0,img-09-0\n")
     assert read_pairs(path, shown).tolist() == [[0, 1], [0, 2]]
@@ -228,7 +227,7 @@ def test_pairs_of_one_s_own_are_taken_and_checked(folder: Path) -> None:
     with pytest.raises(UserError, match=r"not in TEST of .*real \(img-00-0\)"):
         read_pairs(path, shown)
     path.write_text("First,FirstFrame,Second,Same\nimg-08-0,0,img-08-1,1\nimg-08-0,0,img-09-0,1\n")
-    with pytest.raises(UserError, match="line 3 says otherwise than the PatientID"):
+    with pytest.raises(UserError, match="Same in line 3 contradicts the PatientID"):
         read_pairs(path, shown)
     path.write_text("First,FirstFrame,Second\nimg-08-0,7,img-08-1\n")
     with pytest.raises(UserError, match="names images that are not in TEST"):
@@ -240,21 +239,21 @@ def test_pairs_of_one_s_own_are_taken_and_checked(folder: Path) -> None:
         run(folder, "linkability", f"pairs={folder}/nowhere")
 
 
-def test_images_are_also_seen_mirrored_and_turned() -> None:
-    from echodream.anonymization.image_pairs import Space
-    from echodream.stages.linkability import _turned
-
+def test_images_are_also_seen_mirrored_androtate() -> None:
     x = torch.randn(2, C, 6, 6, generator=torch.Generator().manual_seed(0))
-    space = Space("latents", "", lambda frames: frames.flatten(1))
-    plain, both = Views().of(space).embed(x), Views(flip=True).of(space).embed(x)
-    assert torch.allclose(both, Views(flip=True).of(space).embed(x.flip(-1)), atol=1e-6)
+    space = ComparisonSpace("latents", "", lambda frames: frames.flatten(1))
+    plain, both = (
+        AveragedViews().augment(space).embed(x),
+        AveragedViews(flip=True).augment(space).embed(x),
+    )
+    assert torch.allclose(both, AveragedViews(flip=True).augment(space).embed(x.flip(-1)), atol=1e-6)
     assert not torch.allclose(plain, both, atol=1e-2)
     assert torch.allclose(plain.norm(dim=1), torch.ones(2))
-    assert torch.allclose(_turned(x, 90.0), x.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
-        _turned(x, 90.0), x.rot90(-1, (2, 3)), atol=1e-4
+    assert torch.allclose(rotate(x, 90.0), x.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
+        rotate(x, 90.0), x.rot90(-1, (2, 3)), atol=1e-4
     )
     with pytest.raises(UserError, match=r"views\.(flip|degrees) is .*: give"):
-        Views(degrees=90)
+        AveragedViews(degrees=90)
 
 
 def test_stores_of_pixels_are_compared_by_pixels(tmp_path: Path) -> None:
@@ -268,5 +267,5 @@ def test_stores_of_pixels_are_compared_by_pixels(tmp_path: Path) -> None:
     assert record["sizes"]["originals"]["images"] == 21
     assert values(record, "pixels")["distance to own avatar"] == 0.0
     store(tmp_path / "latents", rows(), 0.0)
-    with pytest.raises(UserError, match=r"holds latents of .* channels and src=.* videos"):
+    with pytest.raises(UserError, match=r"holds latents with .* channels and src=.* holds videos"):
         run(tmp_path, "anonymity", f"real={tmp_path}/latents", "artifact=null")

@@ -157,7 +157,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
 @pytest.mark.parametrize(
     ("names", "settings", "says"),
     [
-        (NAMES[1:], {"train_on": "anonymised"}, r"masked lacks 1 of the 9 in .*videos \(o00\): anonymise all images"),
+        (NAMES[1:], {"train_on": "anonymised"}, r"masked lacks 1 of the 9 in .*videos \(o00\): anonymize all images"),
         (TEST[:1], {}, r"masked lacks 1 of the 2 in .*videos \(o11\)"),
         ([*NAMES, "o77"], {}, r"masked has 1 that are not there \(o77\)"),
         ([*NAMES, "o03"], {}, r"several images with Of=o03: each original has one version"),

@@ -185,7 +185,7 @@ def test_versions_are_whose_their_originals_are(tmp_path: Path, study: Path) -> 
     with pytest.raises(UserError) as told:
         data(study / "videos", **changes)
     assert "lacks 2 of the 28" in str(told.value)
-    assert "(i00-0, i03-1) and has 2 that are not there (no one, nobody): anonymise all images" in str(told.value)
+    assert "(i00-0, i03-1) and has 2 that are not there (no one, nobody): anonymize all images" in str(told.value)
     for change, says in [
         ({"match": "Whose"}, "match=Whose is no column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),

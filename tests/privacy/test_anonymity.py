@@ -6,10 +6,16 @@ import torch
 
 from echodream.errors import UserError
 from echodream.privacy import nearer
-from echodream.privacy.anonymity import compare, hidden_patients, measures, percentage
+from echodream.privacy.anonymity import (
+    anonymity_measures,
+    compare_avatars,
+    hidden_by_patient,
+    percentage_interval,
+)
 
 torch.set_num_threads(1)
-NAMES = ("source", "distance", "avatars", "records", "closest", "ratio", "closest_record")
+NAMES = ("source", "distance", "nearer_avatars", "nearer_records", "closest_distance", "distance_ratio")
+NAMES += ("closest_record",)
 
 
 def apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -52,7 +58,7 @@ def test_random_sets_give_what_brute_force_gives(paired: bool, block: int, monke
     for seed in range(30 if block > 5 else 12):
         x, a = sets(seed)
         a = a if paired else np.concatenate([a, a[:3]])
-        found = compare(torch.from_numpy(x), torch.from_numpy(a), paired, block)
+        found = compare_avatars(torch.from_numpy(x), torch.from_numpy(a), paired, block)
         wanted = brute(x, a, np.arange(len(x)) if paired else None)
         assert found.assigned is not paired
         for name, value in zip(NAMES, wanted, strict=True):
@@ -64,24 +70,24 @@ def test_rows_far_closer_than_they_are_long() -> None:
     rng = np.random.default_rng(0)
     x = (np.where(rng.integers(2, size=(60, 1)), 1, -1) + 0.001 * rng.normal(size=(60, 600))).astype(np.float32)
     a = (x + 0.004 * rng.normal(size=x.shape)).astype(np.float32)
-    found = compare(torch.from_numpy(x), torch.from_numpy(a), block=32)
+    found = compare_avatars(torch.from_numpy(x), torch.from_numpy(a), block=32)
     for name, value in zip(NAMES, brute(x, a, np.arange(60)), strict=True):
         assert getattr(found, name) == pytest.approx(value, rel=1e-6), name
     plain = (x**2).sum(1)[:, None] + (a**2).sum(1) - 2 * x @ a.T
-    assert ((plain < np.diag(plain)[:, None]).sum(1) != found.avatars).mean() > 0.2
+    assert ((plain < np.diag(plain)[:, None]).sum(1) != found.nearer_avatars).mean() > 0.2
 
 
 def test_by_hand() -> None:
     """On a line, records at 0, 1, 3, 10 and avatars at 2, 1, 2.5, 100."""
-    found = compare(torch.tensor([[0.0], [1.0], [3.0], [10.0]]), torch.tensor([[2.0], [1.0], [2.5], [100.0]]))
+    found = compare_avatars(torch.tensor([[0.0], [1.0], [3.0], [10.0]]), torch.tensor([[2.0], [1.0], [2.5], [100.0]]))
     assert found.distance.tolist() == [2.0, 0.0, 0.5, 90.0]
-    assert found.avatars.tolist() == [1, 0, 0, 3]
-    assert found.records.tolist() == [1, 0, 0, 3]
+    assert found.nearer_avatars.tolist() == [1, 0, 0, 3]
+    assert found.nearer_records.tolist() == [1, 0, 0, 3]
     assert found.hidden.tolist() == [True, False, False, True]
-    assert found.alone.tolist() == [False, True, True, False]
-    assert found.closest.tolist() == [1.0, 0.0, 0.5, 90.0]
-    assert found.ratio.tolist() == pytest.approx([1.0, 0.0, 0.5 / 1.5, 90 / 97])
-    values = {each.name: each for each in measures(found, ["a", "b", "c", "d"])}
+    assert found.nobody_nearer.tolist() == [False, True, True, False]
+    assert found.closest_distance.tolist() == [1.0, 0.0, 0.5, 90.0]
+    assert found.distance_ratio.tolist() == pytest.approx([1.0, 0.0, 0.5 / 1.5, 90 / 97])
+    values = {each.name: each for each in anonymity_measures(found, ["a", "b", "c", "d"])}
     assert values["hidden rate"].value.value == 50.0
     assert values["local cloaking, avatars"].value.value == 0.5
     assert values["nobody nearer"].value.value == 50.0
@@ -98,25 +104,27 @@ def test_by_hand() -> None:
 
 def test_ties_hide_nobody_and_duplicates_have_a_ratio_of_one() -> None:
     same = torch.tensor([[1.0, 2.0]] * 5 + [[4.0, 6.0]])
-    found = compare(same, same.clone())
+    found = compare_avatars(same, same.clone())
     assert not found.hidden.any()
-    assert not found.records.any()
-    assert found.ratio.tolist() == [1.0] * 5 + [0.0]
+    assert not found.nearer_records.any()
+    assert found.distance_ratio.tolist() == [1.0] * 5 + [0.0]
     assert found.closest_record.tolist() == [0] * 5 + [5]
-    line = compare(torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [-1.0]]))  # both avatars are 1 from the first
-    assert line.avatars.tolist() == [0, 1]
+    line = compare_avatars(
+        torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [-1.0]])
+    )  # both avatars are 1 from the first
+    assert line.nearer_avatars.tolist() == [0, 1]
 
 
 def test_copies_are_not_hidden_and_noise_hides_by_chance() -> None:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(400, 6)).astype(np.float32))
-    copy = compare(x, x.clone())
+    copy = compare_avatars(x, x.clone())
     assert not copy.hidden.any()
-    assert copy.alone.all()
-    assert not copy.closest.any()
-    noise = compare(x, torch.from_numpy(rng.normal(size=(400, 6)).astype(np.float32)))
+    assert copy.nobody_nearer.all()
+    assert not copy.closest_distance.any()
+    noise = compare_avatars(x, torch.from_numpy(rng.normal(size=(400, 6)).astype(np.float32)))
     assert noise.hidden.mean() == pytest.approx(1 - 1 / 400, abs=0.01)
-    assert np.median(noise.avatars) == pytest.approx(199.5, abs=25)
+    assert np.median(noise.nearer_avatars) == pytest.approx(199.5, abs=25)
 
 
 def test_memory_does_not_grow_with_n_times_m(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +138,7 @@ def test_memory_does_not_grow_with_n_times_m(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch, "empty", counted)
     x = torch.randn(700, 3, generator=torch.Generator().manual_seed(0))
-    compare(x, x + 1, block=50)
+    compare_avatars(x, x + 1, block=50)
     assert max(asked) == 2500
 
 
@@ -138,16 +146,16 @@ def test_other_images_of_a_patient_hide_nobody() -> None:
     """Each image's avatar is that of the next image: of the same patient for some, of another for the rest."""
     records = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
     avatars = records[[1, 0, 3, 2]]
-    assert compare(records, avatars).hidden.all()
-    assert hidden_patients(records, avatars, ["a", "a", "b", "b"]).tolist() == [False] * 4
-    assert hidden_patients(records, avatars, ["a", "b", "b", "a"]).tolist() == [True] * 4
-    assert hidden_patients(records, records, ["a", "b", "c", "d"]).tolist() == [False] * 4
+    assert compare_avatars(records, avatars).hidden.all()
+    assert hidden_by_patient(records, avatars, ["a", "a", "b", "b"]).tolist() == [False] * 4
+    assert hidden_by_patient(records, avatars, ["a", "b", "b", "a"]).tolist() == [True] * 4
+    assert hidden_by_patient(records, records, ["a", "b", "c", "d"]).tolist() == [False] * 4
     tie = torch.tensor([[1.0], [-1.0], [20.0], [30.0]])
-    assert hidden_patients(torch.tensor([[0.0], [0.0], [20.0], [30.0]]), tie, list("abcd"), 1).tolist() == [False] * 4
+    assert hidden_by_patient(torch.tensor([[0.0], [0.0], [20.0], [30.0]]), tie, list("abcd"), 1).tolist() == [False] * 4
 
 
 def test_a_share_that_is_certain_has_an_interval() -> None:
-    found = percentage(np.zeros(60, bool), np.arange(60) // 2)
+    found = percentage_interval(np.zeros(60, bool), np.arange(60) // 2)
     assert (found.value, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(100 * (1 - 0.025 ** (1 / 30)))
 
@@ -155,13 +163,13 @@ def test_a_share_that_is_certain_has_an_interval() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     x = torch.zeros(4, 3)
     with pytest.raises(UserError, match="4 records and 3 avatars are not pairs"):
-        compare(x, x[:3])
+        compare_avatars(x, x[:3])
     with pytest.raises(UserError, match=r"same D and at least one row each, not \(4, 3\), \(4, 2\)"):
-        compare(x, x[:, :2])
+        compare_avatars(x, x[:, :2])
     with pytest.raises(UserError, match="NaN or infinite"):
-        compare(x, x / 0)
+        compare_avatars(x, x / 0)
     with pytest.raises(UserError, match="4 avatars came with 3 patients"):
-        measures(compare(x, x), ["a"] * 3)
-    alone = compare(x[:1], x[:1] + 1)
-    assert np.isnan(alone.ratio).all()
-    assert alone.records.tolist() == [0]
+        anonymity_measures(compare_avatars(x, x), ["a"] * 3)
+    alone = compare_avatars(x[:1], x[:1] + 1)
+    assert np.isnan(alone.distance_ratio).all()
+    assert alone.nearer_records.tolist() == [0]

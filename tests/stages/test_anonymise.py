@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.methods import around
+from echodream.anonymization.methods import frames_around
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import select_recordings
 from echodream.diffusion import Process
@@ -205,10 +205,10 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
 ) -> None:
     rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
-        taken, where = around(rows, 0, place, 3)  # marked are 0, 2 and 8
+        taken, where = frames_around(rows, 0, place, 3)  # marked are 0, 2 and 8
         assert (taken.places.tolist(), where) == (shown, slot)
-    assert around(rows, 1, 6, 1)[0].places.tolist() == [6]
-    assert around(rows, 1, 5, 2)[0].places.tolist() == [5, 11]
+    assert frames_around(rows, 1, 6, 1)[0].places.tolist() == [6]
+    assert frames_around(rows, 1, 5, 2)[0].places.tolist() == [5, 11]
     generator(folder, frames=3)
     planted(monkeypatch, lambda *_: torch.zeros(1, 1, 1, 1), 1.0)
     made = whitened(run(folder, "strength=0.01"))
@@ -250,7 +250,7 @@ def test_measured_beside_its_originals(folder: Path) -> None:
     for own in ([f"src={folder}/made"], [f"src={folder}/three", "frames=3"]):
         found = measured(*own)
         assert found["hidden rate"] == found["distance to own avatar"] == 0
-    with pytest.raises(UserError, match="made has no version of frame 0 of r0, but of 4: give frames=1, as for stage="):
+    with pytest.raises(UserError, match="made has no version of frame 0 of r0, only of 4: give frames=1, as for"):
         measured(f"src={folder}/made", "frames=3")
 
 
@@ -269,8 +269,8 @@ REFUSED = [
     (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),
     (["generator=DIR/none"], "none holds no lidm"),
     (["generator=DIR/foreign"], "generator= draws latents of another encoder than that of .*real: train it again"),
-    (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= draws 7x4: give the one that was trained on these"),
-    (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymised: run stage=encode first"),
+    (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= samples 7x4: give the one that was trained on these"),
+    (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymized: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
     (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give one whose TRAIN"),
     (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),

@@ -1,0 +1,63 @@
+"""Anonymization of all recordings of a store as a prediction of Lightning."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from echodream.anonymization.methods import Method
+from echodream.datamodules.frame_budget_batches import plan_batches
+from echodream.datamodules.recordings import Recordings
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, spread
+
+
+@dataclass(frozen=True)
+class RecordingBatch:
+    """Recordings that are anonymized together: their names, and their rows in ``Recordings``."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Self:
+        """The same object: the batch holds no tensors."""
+        return self
+
+
+class RecordingBatches(Dataset[RecordingBatch]):
+    """Batches of recordings, ``frames`` frames of each and about ``batch`` in all; finished batches are left out.
+
+    The composition of a batch does not depend on ``done``, so a resumed run has the same batches.
+    """
+
+    def __init__(self, recordings: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
+        sizes = list(zip(recordings.table["FrameHeight"], recordings.table["FrameWidth"], strict=True))
+        rows_of_batches = map(tuple, plan_batches([frames] * len(recordings), sizes, batch))
+        batches = [RecordingBatch(tuple(recordings.names[row] for row in rows), rows) for rows in rows_of_batches]
+        self.batches = [batch for batch in batches if any(name not in done for name in batch.names)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> RecordingBatch:
+        return self.batches[number]
+
+
+class Anonymizer(pl.LightningModule):
+    """Anonymizes ``frames`` evenly spaced frames of each recording with ``method``."""
+
+    def __init__(self, copies: CopyGenerator, method: Method, frames: int) -> None:
+        super().__init__()
+        self.copies, self.method, self.frames = copies, method, frames
+        networks = [network for network in (copies.vae, copies.generator) if network is not None]
+        self.networks = torch.nn.ModuleList(networks)
+
+    def predict_step(self, batch: RecordingBatch, batch_idx: int) -> Sequence[Tensor]:
+        """The anonymized frames of each recording: unscaled latents, float32 (f, C, H, W), on the CPU."""
+        self.copies.device = self.device
+        recordings = self.copies.rows
+        selections = [FrameSelection(row, spread(int(recordings.frames[row]), self.frames)) for row in batch.rows]
+        return [frames.float() for frames in self.method.anonymize(self.copies, selections)]

@@ -1,0 +1,132 @@
+"""Spaces in which images are compared: embeddings of the identity network, latents, or pixels."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from echodream import validation
+from echodream.anonymization.image_pairs import ImageSet
+from echodream.datamodules.normalization import whiten
+from echodream.datamodules.recordings import Recordings
+from echodream.filtering.embedding import FrameEmbedder, latents
+from echodream.privacy.similarity import Similarity, normalised
+from echodream.store import Store
+from echodream.weights import fingerprint
+
+FRAMES_IN_MEMORY = 1024
+
+
+@dataclass(frozen=True)
+class ComparisonSpace:
+    """``embed`` maps unscaled latents, or pixels in [-1, 1], (n, C, H, W), to embeddings, (n, D)."""
+
+    name: str
+    """"identity", "latents" or "pixels"."""
+    description: str
+    embed: Callable[[Tensor], Tensor]
+    fingerprint: str | None = None
+    """Fingerprint of the identity network; None for latents and pixels."""
+
+
+def comparison_spaces(
+    original: Store, anonymized: Store, artifact: str | None, autoencoder: str
+) -> list[ComparisonSpace]:
+    """The space of the identity network ``artifact``, if given, then the space of latents or of pixels.
+
+    Latents are whitened with the statistics of ``original``. Raises ``UserError`` if the network does not fit the
+    stores.
+    """
+    spaces = []
+    if artifact is not None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        embedder = FrameEmbedder(artifact, autoencoder, device, original.dataset.kind)
+        for store in (original, anonymized):
+            embedder.check(store)
+        spaces.append(_identity_space(embedder))
+    if original.dataset.kind == "video":
+        return [*spaces, ComparisonSpace("pixels", "pixels in [-1, 1], as they are", lambda x: x.flatten(1))]
+    statistics = original.dataset.statistics
+    assert statistics is not None  # Recordings have refused others
+    description = "posterior means, whitened by the mean and deviation of each channel over the originals in training"
+    whitened = ComparisonSpace("latents", description, lambda x: whiten(x.float(), statistics, dim=1).flatten(1))
+    return [*spaces, whitened]
+
+
+def _identity_space(embedder: FrameEmbedder) -> ComparisonSpace:
+    """Unit vectors: the squared distance of two is 2 - 2 times their similarity."""
+    similarity = cast(Similarity, embedder.encoder.sees.similarity)
+
+    def embed(frames: Tensor) -> Tensor:
+        return normalised(embedder.embed(frames), similarity, "embeddings")
+
+    description = f"unit vectors of the identity network, for {similarity} similarity"
+    return ComparisonSpace("identity", description, embed, fingerprint(embedder.encoder.network))
+
+
+def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:
+    """Embeddings of all images in each of the ``spaces``: float32 (n, D) each. Each frame is read once."""
+    parts: list[list[Tensor]] = [[] for _ in spaces]
+    waiting: list[Tensor] = []
+
+    def embed_waiting() -> None:
+        frames = torch.cat(waiting)
+        waiting.clear()
+        for part, space in zip(parts, spaces, strict=True):
+            part.append(space.embed(frames))
+
+    starts = np.flatnonzero(np.diff(images.row, prepend=-1))
+    bar: Any = tqdm(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", disable=None, leave=False)
+    for group in bar:
+        waiting.append(_read_frames(images.recordings, int(images.row[group[0]]), images.frame[group]))
+        if sum(map(len, waiting)) >= FRAMES_IN_MEMORY:
+            embed_waiting()
+    if waiting:
+        embed_waiting()
+    return [torch.cat(part) for part in parts]
+
+
+def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor:
+    """Frames of a recording: unscaled posterior means, or pixels in [-1, 1]; float32 (f, C, H, W)."""
+    if recordings.store.dataset.kind == "latent":
+        return latents(recordings, row, frames)
+    return recordings.read(row, frames.tolist(), np.random.default_rng(0)).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class AveragedViews:
+    """Test-time augmentation: embeddings are averaged over the image, its mirror image, and rotations both ways."""
+
+    flip: bool = False
+    degrees: float = 0.0
+
+    def __post_init__(self) -> None:
+        validation.true_or_false("views.flip", self.flip)
+        validation.number("views.degrees", self.degrees, 0, 45)
+
+    def augment(self, space: ComparisonSpace) -> ComparisonSpace:
+        """``space`` with averaged embeddings, unit vectors; latents and pixels are compared by correlation."""
+        similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
+
+        def embed(frames: Tensor) -> Tensor:
+            versions = [frames, frames.flip(-1)] if self.flip else [frames]
+            versions += [rotate(frames, sign * self.degrees) for sign in (1, -1)] if self.degrees else []
+            parts = [normalised(space.embed(version), similarity, "embeddings") for version in versions]
+            return normalised(torch.stack(parts).mean(dim=0), "cosine", "embeddings")
+
+        description = space.description if space.fingerprint is not None else f"correlation of {space.name}"
+        return replace(space, description=description, embed=embed)
+
+
+def rotate(frames: Tensor, degrees: float) -> Tensor:
+    """``frames``, (n, C, H, W), rotated about their center; pixels outside the image repeat its edge."""
+    angle, (height, width) = math.radians(degrees), frames.shape[2:]
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
+    grid = torch.nn.functional.affine_grid(matrix.expand(len(frames), 2, 3), list(frames.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(frames, grid, padding_mode="border", align_corners=False)

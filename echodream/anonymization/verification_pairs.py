@@ -1,0 +1,140 @@
+"""Pairs of images for verification: do two images show the same patient?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from echodream.anonymization.image_pairs import ImageSet
+from echodream.datamodules.anonymized import MAX_LISTED
+from echodream.errors import UserError
+
+COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
+_ATTEMPTS = 50
+
+
+def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
+    """Image indices of each patient with a pair: images of two recordings, or, if ``within``, two images."""
+    found = {}
+    for patient in np.unique(images.patients):
+        indices = np.flatnonzero(images.patients == patient)
+        if len(indices) > 1 and (within or len(np.unique(images.row[indices])) > 1):
+            found[str(patient)] = indices
+    return found
+
+
+def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequence[int]) -> np.ndarray:
+    """Random pairs of images, int64 (P, 2), without repetition, alternating: one patient, two patients.
+
+    At most ``per_patient`` pairs of each patient. Both images of a pair are of different recordings, unless ``within``.
+    Raises ``UserError`` if no patient has a pair.
+    """
+    store, split = images.recordings.store, images.recordings.split
+    rng, owner = np.random.default_rng(list(seed)), images.patients
+    by_patient, patients = images_by_patient(images, within), sorted(set(owner.tolist()))
+    if not by_patient:
+        listed = ", ".join(patients[:MAX_LISTED])
+        raise UserError(
+            f"{store.root} has no patient with a second image in {split} ({listed} and all others have one): "
+            "give other splits=, or within=true with frames= above 1"
+        )
+    if len(patients) < 2:
+        raise UserError(f"{store.root} has one patient only in {split}: give other splits=")
+    images_of = {patient: np.flatnonzero(owner == patient) for patient in patients}
+    pairs: list[tuple[int, int]] = []
+    used: set[tuple[int, int]] = set()
+    for indices in by_patient.values():
+        first, second = (indices[part] for part in np.triu_indices(len(indices), 1))
+        allowed = np.flatnonzero(within | (images.row[first] != images.row[second]))
+        for number in rng.permutation(allowed)[:per_patient]:
+            image = int(first[number])
+            other = _image_of_other_patient(image, owner, images_of, patients, used, rng)
+            if other is not None:  # keeps both kinds of pairs equal in number
+                used.add((min(image, other), max(image, other)))
+                pairs += [(image, int(second[number])), (image, other)]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _image_of_other_patient(
+    image: int,
+    owner: np.ndarray,
+    images_of: dict[str, np.ndarray],
+    patients: Sequence[str],
+    used: set[tuple[int, int]],
+    rng: np.random.Generator,
+) -> int | None:
+    """A random image of a random other patient, not yet paired with ``image``; None after too many attempts."""
+    for _ in range(_ATTEMPTS):
+        patient = patients[int(rng.integers(len(patients)))]
+        other = int(rng.choice(images_of[patient]))
+        if patient != owner[image] and (min(image, other), max(image, other)) not in used:
+            return other
+    return None
+
+
+def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
+    """Pairs (original, version), int64 (2n, 2), alternating: same image, random image of a random other patient."""
+    rng, owner = np.random.default_rng([seed, 1]), originals.patients
+    patients = np.unique(owner)
+    if len(patients) < 2:
+        recordings = originals.recordings
+        raise UserError(f"{recordings.store.root} has one patient only in {recordings.split}: pairs need two patients")
+    pairs = []
+    for image, patient in enumerate(owner):
+        others = patients[patients != patient]
+        other = rng.choice(np.flatnonzero(owner == others[int(rng.integers(len(others)))]))
+        pairs += [(image, image), (image, int(other))]
+    return np.array(pairs, np.int64)
+
+
+def pairs_table(images: ImageSet, pairs: np.ndarray) -> pd.DataFrame:
+    """``pairs``, (P, 2), with the columns of the csv file."""
+    first, second = pairs.T
+    same = (images.patients[first] == images.patients[second]).astype(int)
+    columns = (images.names[first], images.frame[first], images.names[second], images.frame[second], same)
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+
+
+def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
+    """The pairs of the csv file at ``path`` as indices of ``images``: int64 (P, 2).
+
+    FirstFrame, SecondFrame and Same are optional. Raises ``UserError`` if an image is unknown or Same contradicts
+    PatientID.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"First": str, "Second": str})
+    except (OSError, ValueError) as error:
+        reason = f"{path} cannot be read as pairs: run stage=pairs, or give pairs= a folder of csv files"
+        raise UserError(reason) from error
+    if missing := [name for name in ("First", "Second") if name not in table]:
+        raise UserError(f"{path} has no column {missing[0]}: give First and Second, names of images")
+    pairs = np.stack([_image_indices(table, side, images, path) for side in ("First", "Second")], axis=1).reshape(-1, 2)
+    owner = images.patients
+    if "Same" in table:
+        wrong = np.flatnonzero((owner[pairs[:, 0]] == owner[pairs[:, 1]]) != (table["Same"].to_numpy() == 1))
+        if len(wrong):
+            raise UserError(
+                f"{path}: Same in line {int(wrong[0]) + 2} contradicts the PatientID of its images: correct Same"
+            )
+    return pairs
+
+
+def _image_indices(table: pd.DataFrame, side: str, images: ImageSet, path: Path) -> np.ndarray:
+    """Indices of the images in the column ``side``; without a frame column, the first image of the recording."""
+    index = {(name, int(frame)): k for k, (name, frame) in enumerate(zip(images.names, images.frame, strict=True))}
+    first: dict[str, int] = {}
+    for (name, _), k in index.items():
+        first.setdefault(str(name), k)
+    names = table[side].tolist()
+    indices = [first.get(name, -1) for name in names]
+    if f"{side}Frame" in table:
+        frames = pd.to_numeric(table[f"{side}Frame"], errors="coerce").fillna(-1).astype(int)
+        indices = [index.get((name, frame), -1) for name, frame in zip(names, frames, strict=True)]
+    if unknown := [str(name) for name, k in zip(names, indices, strict=True) if k < 0]:
+        listed = ", ".join(list(dict.fromkeys(unknown))[:MAX_LISTED])
+        raise UserError(
+            f"{path} names images that are not in {images.recordings.split} of {images.recordings.store.root} "
+            f"({listed}): run stage=pairs again with the same frames="
+        )
+    return np.array(indices, np.int64)
