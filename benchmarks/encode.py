@@ -22,8 +22,8 @@ from torch import Tensor
 
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits
-from echodream.modules.vae import chunks, load_vae
-from echodream.networks.autoencoder import build
+from echodream.modules.vae import load_vae, split_into_chunks
+from echodream.networks.autoencoder import build_autoencoder
 from echodream.stages.encode import encode
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.latents import write_latents
@@ -34,7 +34,9 @@ def make(root: Path, options: argparse.Namespace) -> Store:
     """A store of phantom videos at ``root``/videos, and an untrained network beside it."""
     torch.manual_seed(0)
     wide = options.widths[0] >= 128
-    build(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(root / "vae")
+    build_autoencoder(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(
+        root / "vae"
+    )
     phantom = Phantom(options.recordings, size=options.size, seconds=(options.frames / 32,) * 2, per_patient=(1, 1))
     size = {"NumberOfFrames": options.frames, "FrameHeight": options.size, "FrameWidth": options.size}
     with StoreWriter(root / "videos", Dataset(kind="video", channels=options.channels)) as writer:
@@ -59,7 +61,7 @@ def stage(root: Path, options: argparse.Namespace) -> Store:
 @torch.inference_mode()
 def bare(network: Any, frames: Tensor, budget: int) -> None:
     """The network alone, over uint8 frames (N, C, H, W) that lie on its device."""
-    for part in chunks(frames, budget):
+    for part in split_into_chunks(frames, budget):
         network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
 

@@ -27,7 +27,7 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import load_diffusion
 from echodream.evaluation.features import FeatureExtraction, part
 from echodream.metrics.frechet import frechet
-from echodream.modules.vae import Decoder, load_vae
+from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.extractors.encoder import Encoder
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 
@@ -90,7 +90,7 @@ def run(made: list[Way], options: argparse.Namespace, judge: Encoder) -> None:
     """Draw, decode and look at ``options.n`` samples in all ways, batch by batch."""
     model = made[0].drawer.model
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
-    decoder = Decoder(network, 64, judge.size[2] == 1)
+    decoder = VaeDecoder(network, 64, judge.size[2] == 1)
     asked = model.conditioner.spread(options.n)
     values = model.conditioner.request(asked)
     target = torch.tensor([judge.trained["class_ids"].index(number) for number in asked["class_id"]])

@@ -91,7 +91,7 @@ def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
     pl.seed_everything(cfg.seed, verbose=False)
     module: LatentDiffusion = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
-    module.adapt(data)
+    module.configure_from_data(data)
     return module, data
 
 
@@ -216,7 +216,9 @@ def main() -> None:
         turns = Turns(batches, other, cfg, options)
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         loggers = [instantiate(logger) for logger in cfg.logger.values()]
-        trainer = make_trainer(instantiate(cfg.trainer), callbacks, some_unused=module.some_unused, logger=loggers)
+        trainer = make_trainer(
+            instantiate(cfg.trainer), callbacks, some_unused=module.has_unused_parameters, logger=loggers
+        )
         trainer.fit(module, train_dataloaders=turns)
     show(turns, options)
 

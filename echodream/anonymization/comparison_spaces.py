@@ -60,7 +60,7 @@ def comparison_spaces(
 
 def _identity_space(embedder: FrameEmbedder) -> ComparisonSpace:
     """Unit vectors: the squared distance of two is 2 - 2 times their similarity."""
-    similarity = cast(Similarity, embedder.encoder.sees.similarity)
+    similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
 
     def embed(frames: Tensor) -> Tensor:
         return normalised(embedder.embed(frames), similarity, "embeddings")

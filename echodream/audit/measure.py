@@ -67,7 +67,7 @@ def compared(
     cells: int | None,
 ) -> Iterator[Sides]:
     """Samples, training and held-out patients, as the identity network sees them; then by their whitened latents."""
-    statistics, sees = train.store.dataset.statistics, embedder.encoder.sees
+    statistics, sees = train.store.dataset.statistics, embedder.encoder.input_spec
     assert statistics is not None  # Recordings have refused others
 
     def whitened(latents: Tensor) -> Tensor:

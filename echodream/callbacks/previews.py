@@ -69,9 +69,9 @@ class Previews(Callback):
     def _network(self, channels: int) -> Any:
         if not (self.vae / "config.json").is_file():
             return None
-        from echodream.networks.autoencoder import load_frozen
+        from echodream.networks.autoencoder import load_frozen_autoencoder
 
-        network = load_frozen(self.vae)
+        network = load_frozen_autoencoder(self.vae)
         return network if network.config.latent_channels == channels else None
 
 

@@ -20,7 +20,7 @@ class VerificationPlots(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Plot on the first process, if there are pairs of one patient and pairs of two."""
-        pairs: Any = getattr(pl_module, "measured", None)
+        pairs: Any = getattr(pl_module, "verification_pairs", None)
         if not trainer.is_global_zero or not isinstance(pairs, Pairs) or not 0 < pairs.same.sum() < len(pairs.same):
             return
         false_accept_rate, true_accept_rate, _ = roc(pairs)

@@ -16,7 +16,7 @@ from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.networks.classifiers import Classifier, load_classifier, start_of
+from echodream.networks.classifiers import Classifier, clip_start, load_classifier
 from echodream.store import Store
 
 
@@ -58,7 +58,7 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
 
 def clip_of(facts: Mapping[str, Any]) -> Clips:
     """How a classifier that says these ``facts`` looks at a recording: a clip of so many frames, as in its tests."""
-    return Clips(frames=facts["frames"], stride=facts["stride"], start=start_of(facts))
+    return Clips(frames=facts["frames"], stride=facts["stride"], start=clip_start(facts))
 
 
 def _check_size(model: Model, store: Store, table: pd.DataFrame) -> None:

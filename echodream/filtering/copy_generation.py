@@ -17,8 +17,8 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.noise import draw
 from echodream.errors import UserError
-from echodream.modules.vae import chunks
-from echodream.networks.autoencoder import load_frozen
+from echodream.modules.vae import split_into_chunks
+from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.weights import fingerprint
 
 TOGETHER = 64
@@ -54,7 +54,7 @@ class CopyGenerator:
         device: torch.device | str = "cpu",
     ) -> None:
         self.rows, self.steps, self.seed, self.device = rows, steps, seed, torch.device(device)
-        self.vae = load_frozen(vae).to(self.device)
+        self.vae = load_frozen_autoencoder(vae).to(self.device)
         self.guidance = guidance or Guidance()
         self.generator = generator.to(self.device) if generator is not None else None
         encoder = rows.store.dataset.encoder
@@ -82,12 +82,12 @@ class CopyGenerator:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Unscaled latents to pixels in [-1, 1], (n, C, H, W) each, on the CPU."""
-        parts = [self.vae.decode(part).sample for part in chunks(latents.to(self.device), TOGETHER)]
+        parts = [self.vae.decode(part).sample for part in split_into_chunks(latents.to(self.device), TOGETHER)]
         return torch.cat(parts).clamp(-1, 1).cpu()
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels to mean and std of their posterior, (n, C, H, W) each, on the CPU."""
-        parts = [self.vae.encode(part).latent_dist for part in chunks(pixels.to(self.device), TOGETHER)]
+        parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), TOGETHER)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
     def groups(

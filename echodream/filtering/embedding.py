@@ -13,7 +13,7 @@ from echodream.errors import UserError
 from echodream.filtering.copy_generation import spread as spread
 from echodream.filtering.copy_generation import stored
 from echodream.modules.reid import load_reid
-from echodream.networks.autoencoder import load_frozen
+from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
 from echodream.weights import fingerprint
 
@@ -51,12 +51,12 @@ class FrameEmbedder:
 
     def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
         self.encoder = load_reid(reid).to(device)
-        self.folder, self.sees, self.device, self.kind = reid, self.encoder.sees, torch.device(device), kind
+        self.folder, self.sees, self.device, self.kind = reid, self.encoder.input_spec, torch.device(device), kind
         self.decoder: Any = None
         if kind == "video" and self.sees.on != "pixels":
             raise UserError(f"artifact={reid} looks at latents, and the images are pixels: give latents of both sides")
         if kind != "video" and self.sees.on == "pixels":
-            self.decoder = load_frozen(vae).to(device)
+            self.decoder = load_frozen_autoencoder(vae).to(device)
             if self.sees.encoder is not None and fingerprint(self.decoder) != self.sees.encoder:
                 raise UserError(
                     f"artifact={reid} looks at pixels that autoencoder={vae} did not decode: give the one "
@@ -82,7 +82,9 @@ class FrameEmbedder:
 
     def reference(self, latents: Tensor) -> Tensor:
         """The embeddings of frames to which nothing was done: of a network that corrects a code, the code alone."""
-        return self._embed(latents, self.encoder.embed_code if self.encoder.is_coded else self.encoder.embed)
+        return self._embed(
+            latents, self.encoder.embed_linear_code if self.encoder.has_linear_code else self.encoder.embed
+        )
 
     def ways(self, latents: Tensor, views: Sequence[Callable[[Tensor], list[Tensor]]] = ()) -> list[Tensor]:
         """All embeddings by which frames are compared with references, (n, D) each: of them and of their ``views``.
@@ -90,7 +92,7 @@ class FrameEmbedder:
         A network that corrects a code sees the frames themselves; their code, and those of the views, count, too, since
         what is only shifted, flipped or drawn anew needs no correction.
         """
-        plain = [latents] if self.encoder.is_coded else []
+        plain = [latents] if self.encoder.has_linear_code else []
         seen = [*plain, *(part for view in views for part in view(latents))]
         return [self.embed(latents), *(self.reference(part) for part in seen)]
 

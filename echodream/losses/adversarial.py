@@ -1,4 +1,4 @@
-"""The patch-adversarial term (Isola et al. 1611.07004) with MONAI's discriminator and loss."""
+"""Patch-adversarial loss (Isola et al. 1611.07004), with MONAI's discriminator and loss."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from echodream import validation
 
 
 class PatchAdversarial(nn.Module):
-    """A discriminator of patches and its two losses.
+    """A patch discriminator, with the loss of the generator and its own loss.
 
-    The generator's term counts from batch ``start`` on, times ``weight`` and, if ``adaptive``, times the ratio of
-    gradients at the decoder's last layer (``adaptive_weight``). ``criterion`` is MONAI's: hinge, least_squares or bce
-    (of a squashed score: tanh, leaky ReLU or sigmoid). ``weight`` 0 leaves all of it out.
+    The generator's loss is used from batch ``start`` on. It is multiplied by ``weight`` and, if ``adaptive``, by the
+    ratio of gradient norms at the decoder's last layer (``adaptive_adversarial_weight``). ``criterion`` is MONAI's
+    hinge, least_squares or bce, whose scores pass through tanh, leaky ReLU or sigmoid. ``weight`` 0 disables it.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class PatchAdversarial(nn.Module):
         self.criterion = PatchAdversarialLoss(criterion=criterion)
         self.start, self.weight, self.adaptive = start, weight, adaptive
 
-    def generator(self, reconstruction: Tensor) -> Tensor:
-        """How well the reconstruction, (B, C, H, W), is told from an image: scalar, for the autoencoder to lower."""
-        return self._judge(reconstruction, real=True, critic=False)
+    def generator_loss(self, reconstruction: Tensor) -> Tensor:
+        """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
+        return self._loss(reconstruction, real=True, for_discriminator=False)
 
-    def critic(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """The discriminator's own loss on images and (detached) reconstructions, (B, C, H, W): scalar."""
-        real = self._judge(x.detach(), real=True, critic=True)
-        return 0.5 * (real + self._judge(reconstruction.detach(), real=False, critic=True))
+    def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Loss of the discriminator, scalar, for real and reconstructed frames (detached), (B, C, H, W) each."""
+        real = self._loss(x.detach(), real=True, for_discriminator=True)
+        return 0.5 * (real + self._loss(reconstruction.detach(), real=False, for_discriminator=True))
 
-    def _judge(self, images: Tensor, *, real: bool, critic: bool) -> Tensor:
-        scores = self.discriminator(images)[-1].float()
-        with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce want float32
-            return self.criterion(scores, target_is_real=real, for_discriminator=critic)
+    def _loss(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
+        scores = self.discriminator(frames)[-1].float()
+        with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce need float32
+            return self.criterion(scores, target_is_real=real, for_discriminator=for_discriminator)

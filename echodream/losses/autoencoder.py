@@ -1,9 +1,11 @@
-"""The terms of an autoencoder's loss, each a ``Term``: ``term(x, reconstruction, posterior) -> scalar``.
+"""Loss terms of the autoencoder: each is a ``LossTerm``, ``term(x, reconstruction, posterior) -> scalar``.
 
-Images ``x`` and ``reconstruction`` are in [-1, 1], (B, C, H, W); the posterior is diffusers' diagonal Gaussian with
-mean and std (B, D, h, w). Terms are averages over pixels, except the KL, which Rombach et al. (2112.10752) sum over
-the latent and average over the batch; it is divided by the pixels of an image here so that its weight 1e-6 per pixel
-sum equals theirs (their reconstruction loss is summed over pixels).
+To add a term, write a class here and give it a name and a weight in conf/loss/autoencoder.yaml.
+
+``x`` and ``reconstruction`` are frames in [-1, 1], (B, C, H, W). ``posterior`` is diffusers' diagonal Gaussian with
+mean and std of shape (B, D, h, w). Terms are averaged over pixels. Rombach et al. (2112.10752) sum both the
+reconstruction loss over pixels and the KL divergence over the latent; the KL divergence is divided here by the number
+of values of a frame, so that a weight of 1e-6 means the same as theirs.
 """
 
 from typing import TYPE_CHECKING
@@ -18,32 +20,32 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Posterior
 
 
-class Term(nn.Module):
-    """One term of the loss, counted ``weight`` times; 0 leaves it out."""
+class LossTerm(nn.Module):
+    """Base class: a loss term with a ``weight``; weight 0 disables it."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = float(validation.number(f"loss: the weight of {type(self).__name__}", weight, 0, note=" (off)"))
 
 
-class L1(Term):
+class L1(LossTerm):
     """Mean absolute error."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Scalar."""
+        """Loss, scalar."""
         return (x - reconstruction).abs().mean()
 
 
-class L2(Term):
+class L2(LossTerm):
     """Mean squared error."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Scalar."""
+        """Loss, scalar."""
         return (x - reconstruction).square().mean()
 
 
-class KL(Term):
-    """Kullback-Leibler divergence of the posterior from N(0, 1), summed over the latent, per pixel of ``x``."""
+class KL(LossTerm):
+    """Kullback-Leibler divergence between the posterior and N(0, 1), summed over the latent, per value of ``x``."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Scalar: sum of (mean^2 + var - 1 - log var) / 2, averaged over the batch, divided by C * H * W."""
@@ -52,8 +54,8 @@ class KL(Term):
         return total.mean() / x[0].numel()
 
 
-class MultiScaleSSIM(Term):
-    """1 - MS-SSIM (Wang et al. 2003) over ``scales`` octaves, with that paper's exponents made to add up to 1."""
+class MultiScaleSSIM(LossTerm):
+    """1 - MS-SSIM (Wang et al. 2003) over ``scales`` scales; the paper's exponents are normalized to sum to 1."""
 
     _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -65,7 +67,7 @@ class MultiScaleSSIM(Term):
         self.betas = tuple(value / sum(exponents) for value in exponents)
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Scalar in [0, 1]. Raises ``UserError`` when the image is too small for the scales."""
+        """Scalar in [0, 1]. Raises ``UserError`` if the frames are too small for the number of scales."""
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
         try:
@@ -81,11 +83,14 @@ class MultiScaleSSIM(Term):
         return 1 - value
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parameter, most: float = 1e4) -> Tensor:
-    """Balance of an adversarial term: |d reconstruction / d last| / |d adversarial / d last| (Esser et al. 2012.09841).
+def adaptive_adversarial_weight(
+    reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter, maximum: float = 1e4
+) -> Tensor:
+    """Adaptive weight of Esser et al. (2012.09841): |d reconstruction / d w| / |d adversarial / d w|, without gradient.
 
-    ``last`` is the weight of the decoder's last layer; both terms are scalars. Returns a scalar without gradient.
+    ``reconstruction`` and ``adversarial`` are scalar losses, w is ``last_layer``, the weight of the decoder's last
+    layer.
     """
-    wanted = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
-    given = torch.autograd.grad(adversarial, last, retain_graph=True)[0].norm()
-    return (wanted / (given + 1e-4)).clamp(0, most).detach()
+    numerator = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    denominator = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (numerator / (denominator + 1e-4)).clamp(0, maximum).detach()

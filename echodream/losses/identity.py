@@ -1,82 +1,89 @@
-"""Losses that bring frames of one identity together and keep identities apart; one for each kind of head."""
+"""Losses of identity networks (``head=``): they pull embeddings of one identity together and push identities apart.
 
+To add one, write a subclass of ``IdentityLoss`` here and a conf/head/<name>.yaml, and list it in ``model.needs.head``.
+"""
+
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from echodream import validation
 from echodream.errors import UserError
 
-Compare = Callable[[Tensor, Tensor], Tensor]
-"""Two sets of features, (P, D) each, to the logits that they are of one identity, (P,)."""
+PairLogits = Callable[[Tensor, Tensor], Tensor]
+"""From two batches of embeddings, (P, D) each, to the logit that each pair has the same identity, (P,)."""
 
 
-class Head(nn.Module):
-    """What features are trained with."""
+class IdentityLoss(nn.Module):
+    """Base class: a loss of embeddings with identity labels."""
 
     paired: ClassVar[bool] = False
-    """Whether the network must end in a sigmoid and compare pairs by a layer of its own."""
+    """Whether the network needs a sigmoid output and a linear layer that classifies pairs."""
     similarity: ClassVar[str] = "cosine"
-    """How features are compared afterwards."""
-    coded: ClassVar[bool] = False
-    """Whether the network corrects a linear code of the frame, and is told the codes of what frames were made of."""
+    """Similarity measure for embeddings after training: "cosine" or "pearson"."""
+    needs_linear_code: ClassVar[bool] = False
+    """Whether the network has a linear code, and ``forward`` gets the linear codes of the original frames."""
 
-    def adapt(self, features: int, identities: int) -> None:
-        """Take shape: so many ``features`` (D), and ``identities`` that are numbered from 0."""
+    def configure(self, features: int, identities: int) -> None:
+        """Create the parameters for ``features``-dimensional embeddings and identity labels below ``identities``."""
         return
 
     @abstractmethod
     def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
-        """The loss of ``features``, (N, D), of the numbered ``identity`` of each, int64 (N,).
+        """Loss, scalar.
 
-        ``pairs``, int64 (P, 2), are the rows that were drawn as pairs, and ``compare`` is the network's own.
-        ``targets``, (N, D), are the codes of the frames that each was made of, of a head that is ``coded``.
+        ``features``: embeddings (N, D). ``identity``: labels, int64 (N,). ``pairs``: rows that form pairs, int64 (P,
+        2). ``pair_logits``: the network's classifier of pairs. ``targets``: linear codes, (N, D), of the original
+        frames, if ``needs_linear_code``.
         """
 
 
-class Published(Head):
-    """Binary cross-entropy of the linear layer over |a - b|, for each pair: as in the published filter."""
+class PublishedPairLoss(IdentityLoss):
+    """Binary cross-entropy of pairs, from a linear layer over |a - b|, as in the published privacy filter."""
 
     paired = True
     similarity = "pearson"
 
     def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
         first, second = pairs.unbind(dim=1)
         same = (identity[first] == identity[second]).to(features.dtype)
-        return functional.binary_cross_entropy_with_logits(compare(features[first], features[second]), same)
+        return functional.binary_cross_entropy_with_logits(pair_logits(features[first], features[second]), same)
 
 
-class Contrastive(Head):
-    """NT-Xent: each frame must find those of its identity among all of the batch, by cosine over ``temperature``.
+class NTXentLoss(IdentityLoss):
+    """NT-Xent contrastive loss (2002.05709) with cosine similarity divided by ``temperature``.
 
-    All frames of one identity are positives of each other, whether they were drawn as a pair or not (2002.05709).
+    All frames of the same identity in the batch are positives of each other, not only those sampled as a pair.
     """
 
     def __init__(self, temperature: float = 0.1) -> None:
-        from pytorch_metric_learning.losses import NTXentLoss
+        from pytorch_metric_learning.losses import NTXentLoss as Loss
 
         super().__init__()
         validation.positive_number("head.temperature", temperature)
-        self.loss = NTXentLoss(temperature=temperature)
+        self.loss = Loss(temperature=temperature)
 
     def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
         loss: Tensor = self.loss(features, identity)
         return loss
 
 
-class ArcFace(Head):
-    """A direction for each training identity, to which its frames must lie nearer by an angle (1801.07698).
+class ArcFaceLoss(IdentityLoss):
+    """Additive angular margin softmax (ArcFace, 1801.07698) over one learned direction per training identity.
 
-    ``margin`` is that angle in degrees, ``scale`` multiplies the cosines.
+    ``margin`` is the angular margin in degrees, ``scale`` multiplies the cosines.
     """
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
@@ -86,28 +93,29 @@ class ArcFace(Head):
         self.margin, self.scale = margin, scale
         self.loss: nn.Module
 
-    def adapt(self, features: int, identities: int) -> None:
-        from pytorch_metric_learning.losses import ArcFaceLoss
+    def configure(self, features: int, identities: int) -> None:
+        from pytorch_metric_learning.losses import ArcFaceLoss as Loss
 
-        self.loss = ArcFaceLoss(identities, features, margin=self.margin, scale=self.scale)
+        self.loss = Loss(identities, features, margin=self.margin, scale=self.scale)
 
     def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
         loss: Tensor = self.loss(features, identity)
         return loss
 
 
-class Code(Head):
-    """The squared distance of a copy's features from the code of the frame that it was made of.
+class CopyCodeLoss(IdentityLoss):
+    """Squared distance between the embedding of a copy and the linear code of its original frame.
 
-    The code is linear: the ``features`` largest principal components of training frames, each divided by the spread
-    that is left of it after the frame was noised by ``sigma`` (in whitened units) and drawn again. So frames that one
-    could have been redrawn from are near, and others far. A new patient has a code like everybody, no direction among
-    those of training patients; what the network learns is to undo what was done to a frame.
+    The linear code has the ``features`` largest principal components of the training frames. Each component is divided
+    by its posterior standard deviation after the frame has been noised by ``sigma`` (whitened units) and denoised by a
+    Gaussian model. So the distance between two codes is small where one frame can be a noised and denoised version of
+    the other. New patients have a code in the same way as training patients. The network learns to undo the changes
+    that were made to a frame.
     """
 
-    coded = True
+    needs_linear_code = True
 
     def __init__(self, features: int = 40, sigma: float = 0.5) -> None:
         super().__init__()
@@ -115,21 +123,101 @@ class Code(Head):
         validation.positive_number("head.sigma", sigma)
         self.features, self.sigma = features, sigma
 
-    def code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (features, N) and bias (features,) from mean, (N,), and principal axes, (N, N), by rising variance.
+    def linear_code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (features, M) and bias (features,) of the linear code, scaled to mean square 1 over training frames.
 
-        The mean square of a frame's code is 1.
+        ``mean``: (M,) of the flattened training frames; ``variance``: ascending, (M,); ``axes``: principal axes, (M,
+        M).
         """
         if self.features > len(variance):
             raise UserError(f"head.features={self.features}, and frames have {len(variance)} values: give at most that")
         variance, axes = variance[-self.features :], axes[:, -self.features :]
         gain = variance / (variance + self.sigma**2)
-        left = gain * (1 + gain) * self.sigma**2
-        weight = axes * left.clamp(min=1e-12).rsqrt() / (variance / left.clamp(min=1e-12)).sum().sqrt()
+        residual = gain * (1 + gain) * self.sigma**2
+        clamped = residual.clamp(min=1e-12)
+        weight = axes * clamped.rsqrt() / (variance / clamped).sum().sqrt()
         return weight.T, -mean @ weight
 
     def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Compare, targets: Tensor | None = None
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
         assert targets is not None
         return (features - targets)[:, : self.features].square().sum(dim=1).mean()
+
+
+def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
+    """cos(m1 theta + m2) - m3 for cosines of angles theta, continued monotonically where m1 theta + m2 exceeds pi.
+
+    (1, m, 0) is ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). As in
+    SphereFace, the continuation is (-1)^k cos(angle) - 2 k for angles from k pi to (k + 1) pi. Any shape.
+    """
+    angle = m1 * cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos() + m2
+    half_turns = (angle.detach() / math.pi).floor()
+    return (1 - 2 * (half_turns % 2)) * angle.cos() - 2 * half_turns - m3
+
+
+class MarginSoftmaxLoss(IdentityLoss):
+    """Cross-entropy over one learned class center per training identity, with ``combined_margin``.
+
+    Logits are ``scale`` times the cosine to each center; the margins (m1, m2, m3) apply to the correct center. With
+    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of the others
+    (Partial FC, 2010.05222), sampled by ``seed`` and step number, so that all processes use the same centers.
+    """
+
+    def __init__(
+        self, margins: Sequence[float] = (1.0, 0.5, 0.0), scale: float = 64.0, share: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        m1, m2, m3 = margins if len(margins) == 3 else (math.nan, 0, 0)
+        if not (1 <= m1 <= 10 and 0 <= m2 < math.pi / 2 and 0 <= m3 < 1):
+            raise UserError(
+                f"head.margins is {list(margins)}: give m1 from 1 to 10, m2 from 0 to below pi / 2, and m3 from 0 to "
+                "below 1"
+            )
+        validation.positive_number("head.scale", scale)
+        validation.number("head.share", share, maximum=1, above=0)
+        self.margins, self.scale, self.share, self.seed = (m1, m2, m3), scale, share, seed
+        self.step: Tensor
+        self.register_buffer("step", torch.tensor(0))
+
+    def configure(self, features: int, identities: int) -> None:
+        """Create a random center for each identity."""
+        self.centers = nn.Parameter(0.01 * torch.randn(identities, features))
+
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
+    ) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self._loss(features.float(), identity)
+
+    def _loss(self, features: Tensor, identity: Tensor) -> Tensor:
+        centers: Tensor = self.centers
+        label = identity
+        if self.share < 1:
+            sampled = self.sample_centers(identity)
+            centers, label = centers[sampled], torch.searchsorted(sampled, identity)
+        cosines = functional.linear(functional.normalize(features), functional.normalize(centers))
+        column = label.unsqueeze(1)
+        logits = cosines.scatter(1, column, combined_margin(cosines.gather(1, column), *self.margins))
+        return functional.cross_entropy(self.scale * logits, label)
+
+    @torch.no_grad()
+    def sample_centers(self, identity: Tensor) -> Tensor:
+        """Identities whose centers this step uses, int64, ascending: all of the batch, and a random part of the others."""
+        count, number = len(self.centers), int(self.step)
+        self.step += 1
+        in_batch = np.unique(_gather_from_all_processes(identity).cpu().numpy())
+        keys = np.random.default_rng([self.seed, number]).random(count)
+        keys[in_batch] = -1
+        others = count - len(in_batch)
+        size = len(in_batch) + min(others, max(1, round(self.share * others)))
+        return torch.from_numpy(np.sort(np.argsort(keys, kind="stable")[:size])).to(identity.device)
+
+
+def _gather_from_all_processes(identity: Tensor) -> Tensor:
+    """Concatenate the labels of all processes, whose batches have the same size."""
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return identity
+    parts = [torch.empty_like(identity) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, identity.contiguous())
+    return torch.cat(parts)

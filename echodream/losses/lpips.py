@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 1801.03924) with VGG-16, from weight files that the user gives: nothing is downloaded."""
+"""LPIPS perceptual loss (Zhang et al. 1801.03924) with VGG-16, from local weight files; nothing is downloaded."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from echodream.errors import UserError
-from echodream.losses.autoencoder import Term
+from echodream.losses.autoencoder import LossTerm
 from echodream.weights import read_weights
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, for inputs in [-1, 1]
 
 
-def perceptual(
+def build_lpips(
     weight: float, backbone: str | None, linear: str | None, sha256: Mapping[str, str | None]
 ) -> "LPIPS | None":
-    """``LPIPS`` when its two weight files are given, else None, which is said in the log.
+    """``LPIPS`` if both weight files are given; None, with a log message, if neither is.
 
-    Raises ``UserError`` when one file is given without the other, or a file without its hash.
+    Raises ``UserError`` if only one file is given, or a file without its SHA-256.
     """
     if backbone is None and linear is None:
         if weight:
@@ -40,13 +40,13 @@ def perceptual(
     return LPIPS(weight, backbone, linear, {name: str(value) for name, value in sha256.items()})
 
 
-class LPIPS(Term):
-    """Perceptual distance as a loss term.
+class LPIPS(LossTerm):
+    """LPIPS distance as a loss term.
 
     ``backbone`` is a VGG-16 state dict with torchvision's names (``features.N.weight``), ``linear`` the LPIPS v0.1
-    heads (``linN.model.1.weight``); safetensors, or a pickle that opens with ``weights_only=True``. ``sha256`` holds
-    the hash of each. The weights are never trained, and never part of a checkpoint. Raises ``UserError`` for an absent,
-    foreign or changed file.
+    layers (``linN.model.1.weight``); each is a safetensors file, or a pickle that opens with ``weights_only=True``.
+    ``sha256`` holds the hash of each file. The weights are frozen and are not saved in checkpoints. Raises
+    ``UserError`` if a file is absent, has another hash or holds other weights.
     """
 
     def __init__(self, weight: float, backbone: str, linear: str, sha256: Mapping[str, str]) -> None:
@@ -56,21 +56,21 @@ class LPIPS(Term):
         channels, number = 3, 0
         for index, widths in enumerate(_STAGES):
             for width in widths:
-                self._keep(features, f"features.{number}.weight", (width, channels, 3, 3), backbone)
-                self._keep(features, f"features.{number}.bias", (width,), backbone)
+                self._register(features, f"features.{number}.weight", (width, channels, 3, 3), backbone)
+                self._register(features, f"features.{number}.bias", (width,), backbone)
                 channels, number = width, number + 2  # a convolution and its ReLU
-            self._keep(heads, f"lin{index}.model.1.weight", (1, channels, 1, 1), linear)
-            number += 1  # the pooling
+            self._register(heads, f"lin{index}.model.1.weight", (1, channels, 1, 1), linear)
+            number += 1  # max pooling
 
-    def _keep(self, state: Mapping[str, Tensor], name: str, shape: tuple[int, ...], file: str) -> None:
-        found = state.get(name)
-        if found is None or tuple(found.shape) != shape:
-            what = "no" if found is None else f"a {tuple(found.shape)}"
-            raise UserError(f"{file} is not VGG-16 or LPIPS v0.1: it has {what} {name}, {shape} is needed")
-        self.register_buffer(name.replace(".", "_"), found.float(), persistent=False)
+    def _register(self, state: Mapping[str, Tensor], name: str, shape: tuple[int, ...], file: str) -> None:
+        weight = state.get(name)
+        if weight is None or tuple(weight.shape) != shape:
+            problem = f"no {name}" if weight is None else f"{name} of shape {tuple(weight.shape)}"
+            raise UserError(f"{file} is not VGG-16 or LPIPS v0.1: it has {problem}, and needs shape {shape}")
+        self.register_buffer(name.replace(".", "_"), weight.float(), persistent=False)
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
-        """Mean distance over the batch: scalar. Grey images are repeated to three channels."""
+        """Mean distance over the batch, scalar. Frames of one channel are repeated to three."""
         shift, scale = (x.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
         left, right = ((y.expand(-1, 3, -1, -1) - shift) / scale for y in (x, reconstruction))
         total, number = x.new_zeros(()), 0
@@ -79,7 +79,7 @@ class LPIPS(Term):
                 left, right, number = functional.max_pool2d(left, 2), functional.max_pool2d(right, 2), number + 1
             for _ in widths:
                 left, right, number = self._layer(left, number), self._layer(right, number), number + 2
-            difference = (_unit(left) - _unit(right)).square()
+            difference = (_unit_length(left) - _unit_length(right)).square()
             total = total + (difference * self.get_buffer(f"lin{index}_model_1_weight")).sum(dim=1).mean()
         return total
 
@@ -88,6 +88,6 @@ class LPIPS(Term):
         return functional.relu(functional.conv2d(x, weight, bias, padding=1))
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Features, (B, D, h, w), of unit length at each place, 0 where all are 0; float32, as squares overflow in half."""
+def _unit_length(features: Tensor) -> Tensor:
+    """Normalize features, (B, D, h, w), to unit length at each location, in float32, since squares overflow in half."""
     return functional.normalize(features.float(), dim=1, eps=1e-10)

@@ -1,10 +1,10 @@
-"""``model=classifier`` and ``model=utility``: what clips or images show: a class, a number, or any number of labels."""
+"""``model=classifier`` and ``model=utility``: predict a class, a value or several labels from clips or images."""
 
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,61 @@ from torch import Tensor
 from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
-from echodream.datamodules.tasks import Task
 from echodream.datamodules.views import Clips
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
-from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, goal_of
-from echodream.modules.label_table import label_table, plain
+from echodream.modules.classifier_tasks import ClassifierTask, MultilabelTask, build_task
 from echodream.modules.trainable import Trainable
-from echodream.networks.classifiers import Classifier, soften
+from echodream.networks.classifiers import Classifier, blur_by_downsampling
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
-"""In an artifact: figures of the test patients with their intervals."""
+"""File in the artifact: metrics of the test patients with their intervals."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Outputs and metrics of one test set."""
+
+    outputs: np.ndarray
+    """(N, K)."""
+    targets: np.ndarray
+    """(N,), or (N, K) for labels."""
+    metrics: dict[str, dict[str, float]]
+    """By name: ``value``, and ``low`` and ``high`` of its interval; NaN if undefined."""
+    recordings: int
+    patients: int
+    label_counts: dict[str, dict[str, int]] | None = None
+    """By label: see ``MultilabelTask.label_counts``."""
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: null for an undefined value."""
+        figures = {
+            name: {key: value if math.isfinite(value) else None for key, value in metric.items()}
+            for name, metric in self.metrics.items()
+        }
+        labels = {} if self.label_counts is None else {"labels": self.label_counts}
+        return {"figures": figures, "recordings": self.recordings, "patients": self.patients, **labels}
 
 
 class ClipClassifier(Trainable):
-    """Answer a ``task`` from clips, (B, C, F, H, W) in [-1, 1]: by cross-entropy, or a number by squared error.
+    """Train a classifier of clips, (B, C, F, H, W) in [-1, 1], for the task of the data module.
 
-    ``backbone`` is a partial that takes the number of answers and of channels, which the data have. A class counts
-    by the inverse of its frequency in training if ``balanced``, the yes of a label as often as there is a no for it. In
-    training each batch is, ``blur`` of the time, reduced to a random share of its sides, from ``smallest`` on, and
-    enlarged again: decoded latents lack detail.
-    ``optimizer`` and ``schedule`` are partials, as for the autoencoder. Test figures have intervals of ``repeats``
-    bootstrap samples of the patients.
+    ``backbone`` is a partial that takes ``classes``, the number of outputs, and ``channels``. If ``balanced``, classes
+    are weighted by inverse frequency in training, and positives of a label by the ratio of negatives to positives. With
+    probability ``blur`` a training batch is downsampled by a random factor between ``smallest`` and 1 and upsampled
+    again, since decoded latents lack detail. ``optimizer`` and ``schedule`` are partials (see ``Trainable``). Intervals
+    of test metrics use ``repeats`` bootstrap samples of patients.
     """
 
-    goal: ClassifierTask
+    task: ClassifierTask
 
     def __init__(
         self,
         backbone: Callable[..., Classifier],
         optimizer: Callable[..., torch.optim.Optimizer],
-        task: Task,
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         balanced: bool = True,
         blur: float = 0.5,
@@ -61,124 +82,119 @@ class ClipClassifier(Trainable):
         validation.whole_number("model.repeats", repeats, 100)
         self.make_network, self.make_optimizer, self.make_schedule = backbone, optimizer, schedule
         self.balanced, self.blur, self.smallest, self.repeats = balanced, blur, smallest, repeats
-        self._found: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._tested: dict[str, Any] = {}
-        self._versions: dict[str, dict[str, Any]] = {}
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Outputs, targets and row numbers of the held-out batches so far."""
+        self._test_results: dict[str, EvaluationResult] = {}
+        """By test set; the name of the original test set is ""."""
 
-    def adapt(self, data: RealAndSyntheticData) -> None:  # type: ignore[override]
-        """Build the network for the channels and answers of ``data``. Raises ``UserError`` when it has none."""
-        self.goal = goal_of(data, self.balanced)
-        self.network = self.make_network(classes=self.goal.outputs, channels=data.store.dataset.channels)
-        table = data.store.table
-        self._rows = data.tested()
-        self._patients = table["PatientID"].astype(str).to_numpy()
+    def configure_from_data(self, data: RealAndSyntheticData) -> None:  # type: ignore[override]
+        """Build the network for the channels and the task of ``data``. Raises ``UserError`` if they are unsuitable."""
+        self.task = build_task(data, self.balanced)
+        self.network = self.make_network(classes=self.task.outputs, channels=data.store.dataset.channels)
+        self._rows_by_set = data.tested()
+        self._patients = data.store.table["PatientID"].astype(str).to_numpy()
 
     def configure_optimizers(self) -> Any:
-        """One optimiser, with its schedule counted in steps."""
-        return self.optimize(self.make_optimizer, self.make_schedule)
+        """One optimizer for the network, with a schedule per step."""
+        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Blur, answer, compare, log."""
+        """Blur, classify, compare, log."""
         x = batch["x"]
         if torch.rand(()) < self.blur:
-            x = soften(x, self.smallest + (1 - self.smallest) * float(torch.rand(())))
-        loss = self.goal.loss(self.network(x), self.goal.target(batch))
+            x = blur_by_downsampling(x, self.smallest + (1 - self.smallest) * float(torch.rand(())))
+        loss = self.task.loss(self.network(x), self.task.target(batch))
         if not torch.isfinite(loss):
-            self.refuse("loss", batch["name"])
+            self.raise_not_finite("loss", batch["name"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep answers and targets: what is measured is of the whole split. Rows of further sets are numbered on."""
-        row, more = [*self._rows.values()][dataloader_idx], dataloader_idx * len(self._patients)
-        rows = torch.tensor([more + row[name] for name in batch["name"]], device=self.device)
-        self._found.append((self.network(batch["x"]).float(), self.goal.target(batch), rows))
+        """Collect outputs and targets. Metrics are computed at the end of the epoch, over the whole split."""
+        row_of_name, offset = [*self._rows_by_set.values()][dataloader_idx], dataloader_idx * len(self._patients)
+        rows = torch.tensor([offset + row_of_name[name] for name in batch["name"]], device=self.device)
+        self._outputs.append((self.network(batch["x"]).float(), self.task.target(batch), rows))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As in validation, on the test patients, and on each other set that is tested."""
+        """Same as ``validation_step``, for the test patients of each test set."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Loss and the means over classes, or the figures of a number."""
-        out, target, _ = self._gathered("val/")[0]
+        """Log the loss and the mean metrics."""
+        out, target, _ = self._gather_outputs("val/")[0]
         means = ("auc", "balanced_accuracy", "r2", "mae")
-        self._log("val/", {name: v[0] for name, v in self.goal.measure(out, target).items() if name in means})
+        self._log("val/", {name: v[0] for name, v in self.task.measure(out, target).items() if name in means})
 
     def on_test_epoch_end(self) -> None:
-        """All figures, each class by its name; the artifact has them with intervals. Of other sets, by their names."""
-        where = {name: f"test/{name}{'_' if name else ''}" for name in self._rows}
-        parts = self._gathered(*where.values())
-        tested = [self._measured(*part, prefix) for part, prefix in zip(parts, where.values(), strict=True)]
-        self._tested, self._versions = tested[0], dict(zip([*where][1:], tested[1:], strict=True))
+        """Log all metrics of each test set, and keep them with their intervals for the artifact."""
+        prefixes = {name: f"test/{name}{'_' if name else ''}" for name in self._rows_by_set}
+        parts = self._gather_outputs(*prefixes.values())
+        results = [self._evaluate(*part, prefix) for part, prefix in zip(parts, prefixes.values(), strict=True)]
+        self._test_results = dict(zip(prefixes, results, strict=True))
 
-    def _measured(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> dict[str, Any]:
+    def _evaluate(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
         patients = self._patients[rows]
-        found = self.goal.measure(out, target, bootstrap_weights(patients, self.repeats))
-        self._log(prefix, {name: values[0] for name, values in found.items()})
-        of = self.goal.units(target, patients)
-        figures = {name: asdict(bootstrap_interval(values, patients=of.get(name))) for name, values in found.items()}
-        tested = {"out": out, "target": target, "figures": figures}
-        tested |= {"recordings": len(rows), "patients": len(set(patients.tolist()))}
-        return (
-            {**tested, "labels": self.goal.counts(target, patients)}
-            if isinstance(self.goal, MultilabelTask)
-            else tested
-        )
+        values = self.task.measure(out, target, bootstrap_weights(patients, self.repeats))
+        self._log(prefix, {name: samples[0] for name, samples in values.items()})
+        count = self.task.patients_per_metric(target, patients)
+    def export(  # type: ignore[override]
+        self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str
+    ) -> None:
+        counts = self.task.label_counts(target, patients) if isinstance(self.task, MultilabelTask) else None
+        return EvaluationResult(out, target, metrics, len(rows), len(set(patients.tolist())), counts)
 
     @torch.no_grad()
     def export(self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
-        """Write the network with what it answers, what it looks at and what it was trained on, figures and pictures."""
-        view, first = data.view, data.store.table.iloc[0]  # all are of one size
+        """Write the network, its task and training data, and the test metrics and plots."""
+        view, first = data.view, data.store.table.iloc[0]  # all recordings of a store have the same size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
         if isinstance(view, Clips):
             clip = {"frames": view.frames, "stride": view.stride, "start": view.fixed().start}
         size = {"height": int(first["FrameHeight"]), "width": int(first["FrameWidth"])}
-        facts = {**self.goal.facts(), **clip, **size, **data.facts()}
-        self.goal.finish(self.network)
+        metadata = {**self.task.metadata(), **clip, **size, **data.facts()}
+        self.task.rescale_output(self.network)
 
         def save(folder: Path) -> None:
-            self.network.save(folder, facts)
-            if self._tested:
-                _write_figures(folder, self._tested, self._versions, self.repeats, str(facts["train_on"]))
-            for which, tested in {"": self._tested, **self._versions}.items():
-                for name, picture in self.goal.pictures(tested["out"], tested["target"]).items() if tested else ():
-                    _write_picture(folder / f"{name}{'_' if which else ''}{which}.png", picture)
+            self.network.save(folder, metadata)
+            if self._test_results:
+                _write_metrics(folder, self._test_results, self.repeats, str(metadata["train_on"]))
+            for test_set, result in self._test_results.items():
+                for name, picture in self.task.pictures(result.outputs, result.targets).items():
+                    _write_picture(folder / f"{name}{'_' if test_set else ''}{test_set}.png", picture)
 
-        if isinstance(self.goal, MultilabelTask) and self._tested:
-            log.info("%s", label_table(self._tested, self._versions))
+        if isinstance(self.task, MultilabelTask) and self._test_results:
+            log.info("%s", label_table(self._test_results))
         write_artifact(root, replace(artifact, fingerprint=fingerprint(self.network)), config, save)
 
     @torch.no_grad()
-    def _gathered(self, *sets: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Outputs (N, K), targets and row numbers (N,) of each of ``sets``, each recording once; logs the losses."""
-        out, target, rows = (torch.cat(parts) for parts in zip(*self._found, strict=True))
-        self._found = []
+    def _gather_outputs(self, *prefixes: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Outputs (N, K), targets and row numbers (N,) of each test set, from all processes; logs the losses."""
+        out, target, rows = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        self._outputs = []
         if self.trainer.world_size > 1:
             out, target, rows = (torch.cat([*self.all_gather(part)]) for part in (out, target, rows))
-        once = np.unique(rows.cpu().numpy(), return_index=True)[1]  # a few are repeated on several devices
-        out, target, rows = out[once], target[once], rows[once]
-        found = []
-        for number, prefix in enumerate(sets):
-            own = rows // len(self._patients) == number
-            self._log(prefix, {"loss": float(self.goal.loss(out[own], target[own]))})
-            numbers = (rows[own] % len(self._patients)).cpu().numpy()
-            found.append((out[own].double().cpu().numpy(), target[own].cpu().numpy(), numbers))
-        return found
+        unique = np.unique(rows.cpu().numpy(), return_index=True)[1]  # several processes repeat some recordings
+        out, target, rows = out[unique], target[unique], rows[unique]
+        gathered = []
+        for number, prefix in enumerate(prefixes):
+            in_set = rows // len(self._patients) == number
+            self._log(prefix, {"loss": float(self.task.loss(out[in_set], target[in_set]))})
+            row_numbers = (rows[in_set] % len(self._patients)).cpu().numpy()
+            gathered.append((out[in_set].double().cpu().numpy(), target[in_set].cpu().numpy(), row_numbers))
+        return gathered
 
     def _log(self, prefix: str, values: dict[str, float]) -> None:
         for name, value in values.items():
-            if name == "loss" or not math.isnan(value):  # a class without a patient here has no value
+            if name == "loss" or not math.isnan(value):  # NaN: a class without a patient in this split
                 self.log(f"{prefix}{name}", float(value))
 
 
-def _write_figures(
-    folder: Path, tested: dict[str, Any], versions: dict[str, dict[str, Any]], repeats: int, train_on: str
-) -> None:
-    """``metrics.json``: each figure with its interval; null for what has no value."""
-    record = {**plain(tested), "interval": f"95 %, {repeats} bootstrap samples of patients"}
-    if versions:
-        record["anonymised"] = {name: plain(each) for name, each in versions.items()}
-        record["train_on"] = train_on  # of originals, their own figures say nothing of the versions
+def _write_metrics(folder: Path, results: Mapping[str, EvaluationResult], repeats: int, train_on: str) -> None:
+    records = {name: result.record() for name, result in results.items()}
+    record = {**records.pop(""), "interval": f"95 %, {repeats} bootstrap samples of patients"}
+    if records:
+        record["anonymised"] = records
+        record["train_on"] = train_on
     (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -186,3 +202,32 @@ def _write_picture(path: Path, picture: np.ndarray) -> None:
     from PIL import Image
 
     Image.fromarray(picture).save(path)
+
+
+def label_table(results: Mapping[str, EvaluationResult]) -> str:
+    """Text table with the AUC and average precision of each label, for each test set."""
+    lines = []
+    for name, result in results.items():
+        images = f"images in {name}, versions of originals" if name else "original images"
+        lines.append(f"  tested on {result.recordings} {images}, of {result.patients} TEST patients (95 % intervals)")
+        counts = result.label_counts or {}
+        width = max(map(len, [*counts, "mean"]))
+        lines += [f"    {label:<{width}}  {_label_row(label, result, count)}" for label, count in counts.items()]
+        lines.append(f"    {'mean':<{width}}  {_label_metrics('', result)}")
+    return "\n".join(lines)
+
+
+def _label_row(label: str, result: EvaluationResult, count: Mapping[str, int]) -> str:
+    positive, negative = count["positive"], count["negative"]
+    if not positive or not negative:
+        return f"not scored: {positive} positive and {negative} negative images, and both are needed"
+    share = f"{positive} of {positive + negative} images, {count['patients_positive']} patients"
+    return f"{_label_metrics(f'_{label}', result)}  positive: {share}"
+
+
+def _label_metrics(suffix: str, result: EvaluationResult) -> str:
+    shown = {name: result.metrics[key + suffix] for name, key in _TABLE_METRICS.items()}
+    return "  ".join(f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in shown.items())
+
+
+_TABLE_METRICS = {"AUC": "auc", "average precision": "average_precision"}

@@ -68,7 +68,7 @@ class LatentDiffusion(Trainable):
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
         self.model: DiffusionModel
 
-    def adapt(self, data: StoreData) -> None:
+    def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the latents and the conditions that ``data`` has."""
         store, view = data.store, data.view
         if store.dataset.kind != "latent":
@@ -114,7 +114,7 @@ class LatentDiffusion(Trainable):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser, its rate changed at every step."""
-        return self.optimize(self.make_optimizer, self.make_schedule)
+        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""
@@ -127,7 +127,7 @@ class LatentDiffusion(Trainable):
         errors = mean_squares(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
         if not torch.isfinite(loss):
-            self.refuse("loss", batch["name"])
+            self.raise_not_finite("loss", batch["name"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         self._log_bands("train", noised.t, errors.detach())
         return loss

@@ -1,4 +1,4 @@
-"""What ``model=reid`` and ``model=identity`` have in common: embeddings that tell patients apart, and how well."""
+"""Common base of ``model=reid`` and ``model=identity``: training of embeddings, and their verification metrics."""
 
 import math
 from abc import abstractmethod
@@ -18,117 +18,121 @@ from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import View
 from echodream.errors import UserError
-from echodream.losses.identity import Code, Head
+from echodream.losses.identity import CopyCodeLoss, IdentityLoss
 from echodream.metrics import verification
-from echodream.modules.reid_augmentation import some, spectrum
+from echodream.modules.reid_augmentation import principal_components, sample_frames
 from echodream.modules.trainable import Trainable
-from echodream.networks.siamese import KINDS, IdentityEncoder, InputSpec, Network
+from echodream.networks.siamese import STORE_KINDS, IdentityEncoder, IdentityNetwork, InputSpec
 from echodream.store import Store
 from echodream.weights import fingerprint
 
-MOST = 512
-"""Held-out frames that are compared with each other."""
+MAX_COMPARED_FRAMES = 512
+"""Maximum number of held-out frames that are compared with each other."""
 
 
 class MetricLearning(Trainable):
-    """Embed frames, (B, C, H, W), so that those of one patient lie together.
+    """Train an embedding of frames, (B, C, H, W), in which frames of one patient are close to each other.
 
-    ``embedder`` is a partial that builds the network from ``channels``, ``size`` and ``paired``; ``head`` is what it is
-    trained with. ``on`` is what the network looks at, "latents" or "pixels". Latents are whitened, or those in
-    ``range`` become [-1, 1], as for published weights. ``optimizer`` and ``schedule`` are partials.
+    ``embedder`` is a partial that builds the network from ``channels``, ``size`` and ``paired``; ``head`` is the loss.
+    ``on`` is the input, "latents" or "pixels". Latents are whitened, or if ``range`` is given, mapped linearly from
+    ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule`` are partials.
     """
 
     def __init__(
         self,
-        embedder: Callable[..., Network],
-        head: Head,
+        embedder: Callable[..., IdentityNetwork],
+        head: IdentityLoss,
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         on: str = "latents",
         range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if on not in KINDS:
+        if on not in STORE_KINDS:
             raise UserError(f"on is {on!r}: give latents or pixels")
         if range is not None and (len(range) != 2 or not range[0] < range[1]):
             raise UserError(f"model.range is {list(range)}: give the lowest and the highest value, or null")
         self.make_network, self.head, self.on, self.range = embedder, head, on, range
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.encoder: IdentityEncoder
-        self.measured: verification.Pairs | None = None
-        """Of the last validation or test; for pictures."""
-        self._found: list[tuple[Tensor, Tensor]] = []
+        self.verification_pairs: verification.Pairs | None = None
+        """Pairs of the last validation or test, for plots."""
+        self._embeddings: list[tuple[Tensor, Tensor]] = []
+        """Embeddings and row numbers of the held-out batches so far."""
 
-    def adapt(self, data: StoreData) -> None:
+    def configure_from_data(self, data: StoreData) -> None:
         """Build the network for the frames and the identities of ``data``."""
         store = data.store
-        if store.dataset.kind != KINDS[self.on]:
+        if store.dataset.kind != STORE_KINDS[self.on]:
             raise UserError(
-                f"{store.root} holds {store.dataset.kind}s, and on={self.on} looks at {KINDS[self.on]}s: give src= a "
-                "store of those (stage=encode and stage=decode make them), or change on="
+                f"{store.root} holds {store.dataset.kind}s, but on={self.on} needs {STORE_KINDS[self.on]}s: give src= "
+                "such a store (written by stage=encode or stage=decode), or change on="
             )
         rows = self._rows = Recordings(store, "TRAIN")
-        self._identity = self.identities(rows, data.view)
-        self._place = {name: number for number, name in enumerate(rows.names)}
-        self._row = {name: number for number, name in enumerate(store.table["FileName"])}
+        self._identity_of_row = self.identity_labels(rows, data.view)
+        self._train_row = {name: number for number, name in enumerate(rows.names)}
+        self._store_row = {name: number for number, name in enumerate(store.table["FileName"])}
         self._patient = store.table["PatientID"].astype(str).to_numpy()
         self._statistics = store.dataset.statistics if self.on == "latents" else None
-        self.prepare(store, rows)
-        self.encoder = self._encoder(rows)
-        self.head.adapt(self.encoder.network.settings["features"], int(self._identity.max()) + 1)
+        self.prepare_augmentation(rows)
+        self.encoder = self._build_encoder(rows)
+        self.head.configure(self.encoder.network.settings["features"], int(self._identity_of_row.max()) + 1)
 
     @abstractmethod
-    def identities(self, rows: Recordings, view: View) -> np.ndarray:
-        """A number from 0 for whose each of the training ``rows`` is, int64. Raises ``UserError`` for another view."""
+    def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
+        """Identity label of each training recording, int64 from 0. Raises ``UserError`` for an unsuitable view."""
 
-    def prepare(self, store: Store, rows: Recordings) -> None:
-        """What must be there before the network is built."""
+    def prepare_augmentation(self, rows: Recordings) -> None:
+        """Load or fit what the augmentation of the training recordings needs."""
 
-    def vae(self, store: Store) -> str | None:
-        """Fingerprint of the autoencoder whose latents, or decoded pixels, are looked at, if known."""
+    def vae_fingerprint(self, store: Store) -> str | None:
+        """Fingerprint of the autoencoder of the latents or the decoded pixels, if known."""
         return store.dataset.encoder
 
-    def once(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What held-out steps kept, as it is to be measured: embeddings (N, D) and rows of the store (N,)."""
+    def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (N, D) and store rows (N,) to evaluate, from those that all processes collected."""
         return embeddings, rows
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimiser for network and head, with its schedule counted in steps."""
-        return self.optimize(self.make_optimizer, self.make_schedule)
+        """One optimizer for the network and the head, with a schedule per step."""
+        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """As in validation, on the test patients."""
+        """Same as ``validation_step``, for the test patients."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """AUC with its interval by patient, TAR at a FAR of 1e-2 and 1e-3, and rank-1 retrieval."""
-        self._measure("val")
+        """Log AUC with a patient-bootstrap interval, TAR at FAR 1e-2 and 1e-3, and rank-1 retrieval."""
+        self._log_verification_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """The same."""
-        self._measure("test")
+        """Log the same metrics for the test patients."""
+        self._log_verification_metrics("test")
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write the network with its normalisation and what it looks at."""
-        made = replace(artifact, fingerprint=fingerprint(self.encoder.network))
-        write_artifact(root, made, config, self.encoder.save)
+        """Write the network, its normalization and the specification of its input."""
+        with_fingerprint = replace(artifact, fingerprint=fingerprint(self.encoder.network))
+        write_artifact(root, with_fingerprint, config, self.encoder.save)
 
-    def _encoder(self, rows: Recordings) -> IdentityEncoder:
-        """The untrained network."""
-        sees, settings = self._sees(rows), {}
-        if isinstance(self.head, Code):
+    def identity_of(self, names: Sequence[str]) -> Tensor:
+        """Identity labels of the training recordings ``names``, int64 (B,)."""
+        return torch.from_numpy(self._identity_of_row[[self._train_row[name] for name in names]]).to(self.device)
+
+    def _build_encoder(self, rows: Recordings) -> IdentityEncoder:
+        spec, code = self._input_spec(rows), {}
+        if isinstance(self.head, CopyCodeLoss):
             if self._statistics is None or self.range is not None:
-                raise UserError("head=code is a code of whitened latents: leave on=latents and model.range=null")
-            settings = {"code": [self.head.features, sees.height, sees.width]}
-        size = (sees.height, sees.width)
-        network: Any = self.make_network(channels=sees.channels, size=size, paired=self.head.paired, **settings)
-        if isinstance(self.head, Code):
-            network.set_code(*self.head.code(*spectrum(some(rows))))
-        return IdentityEncoder(network, sees)
+                raise UserError("head=code needs whitened latents: leave on=latents and model.range=null")
+            code = {"code": [self.head.features, spec.height, spec.width]}
+        size = (spec.height, spec.width)
+        network: Any = self.make_network(channels=spec.channels, size=size, paired=self.head.paired, **code)
+        if isinstance(self.head, CopyCodeLoss):
+            network.set_linear_code(*self.head.linear_code(*principal_components(sample_frames(rows))))
+        return IdentityEncoder(network, spec)
 
-    def _sees(self, rows: Recordings) -> InputSpec:
-        dataset, first = rows.store.dataset, rows.table.iloc[0]  # all are of one size
+    def _input_spec(self, rows: Recordings) -> InputSpec:
+        dataset, first = rows.store.dataset, rows.table.iloc[0]  # all recordings of a store have the same size
         mean, std = (0.0,) * dataset.channels, (1.0,) * dataset.channels
         if self.range is not None:
             low, high = self.range
@@ -142,36 +146,36 @@ class MetricLearning(Trainable):
             width=int(first["FrameWidth"]),
             mean=mean,
             std=std,
-            encoder=self.vae(rows.store),
+            encoder=self.vae_fingerprint(rows.store),
             similarity=self.head.similarity,
         )
 
-    def _unscaled(self, x: Tensor) -> Tensor:
-        """What a batch holds as it is stored: (B, C, H, W). The encoder has the one normalisation."""
+    def _unwhiten(self, x: Tensor) -> Tensor:
+        """Frames of a batch, (B, C, H, W), in the scale of the store, which the encoder normalizes by itself."""
         return x if self._statistics is None else unwhiten(x, self._statistics, dim=1)
 
     @torch.no_grad()
-    def _measure(self, stage: str) -> None:
-        parts = [torch.cat(part) for part in zip(*self._found, strict=True)]
-        self._found = []
+    def _log_verification_metrics(self, stage: str) -> None:
+        parts = [torch.cat(part) for part in zip(*self._embeddings, strict=True)]
+        self._embeddings = []
         if self.trainer.world_size > 1:
             parts = [torch.cat([*self.all_gather(part)]) for part in parts]
-        embeddings, rows = self.once(*(part.cpu().numpy() for part in parts))
-        kept = verification.spread(self._patient[rows], MOST)
+        embeddings, rows = self.remove_duplicates(*(part.cpu().numpy() for part in parts))
+        kept = verification.spread(self._patient[rows], MAX_COMPARED_FRAMES)
         embeddings, rows = embeddings[kept], rows[kept]
         patient = self._patient[rows]
-        table = verification.similarities(embeddings, self.head.similarity)
-        pairs = self.measured = verification.all_pairs(table, patient)
+        similarity = verification.similarities(embeddings, self.head.similarity)
+        pairs = self.verification_pairs = verification.all_pairs(similarity, patient)
         auc = verification.bootstrap_pairs(pairs, verification.auc)
         values = {
             "auc": auc.value,
             "auc_low": auc.low,
             "auc_high": auc.high,
-            "auc_other": verification.auc(verification.all_pairs(table, patient, rows)),
+            "auc_other": verification.auc(verification.all_pairs(similarity, patient, rows)),
             "tar_far_1e-2": verification.tar_at(pairs, 1e-2),
             "tar_far_1e-3": verification.tar_at(pairs, 1e-3),
-            "rank1": verification.rank1(table, patient, rows),
+            "rank1": verification.rank1(similarity, patient, rows),
         }
         for name, value in values.items():
-            if not math.isnan(value):  # too few patients for it
+            if not math.isnan(value):  # NaN: too few patients for this metric
                 self.log(f"{stage}/{name}", value, prog_bar=name == "auc")

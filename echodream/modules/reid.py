@@ -1,4 +1,4 @@
-"""``model=reid``: embeddings of frames that tell patients apart, for the privacy filter."""
+"""``model=reid``: re-identification embedding of frames, used by the privacy filter."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,132 +8,107 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Pairs, View
 from echodream.errors import UserError
-from echodream.losses.identity import Head
+from echodream.losses.identity import IdentityLoss
 from echodream.modules.metric_learning import MetricLearning
-from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw
-from echodream.networks.siamese import IdentityEncoder, Network, load_encoder
+from echodream.modules.reid_augmentation import ReidAugmentation
+from echodream.networks.siamese import IdentityEncoder, IdentityNetwork, load_identity_encoder
 from echodream.store import Store
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
 
 class Reid(MetricLearning):
-    """A ``Verifier`` of pairs of frames, (B, C, H, W) each.
-
-    Each batch also has pairs of ``copies``, ``redraw`` draws some latents anew, and each frame has noise of a standard
-    deviation drawn between 0 and ``noise``, in normalised units. All else is as for every ``Verifier``.
-    """
+    """Metric learning from pairs of frames, (B, C, H, W) each, and from the copies that ``augmentation`` makes."""
 
     def __init__(
         self,
-        embedder: Callable[..., Network],
-        head: Head,
+        embedder: Callable[..., IdentityNetwork],
+        head: IdentityLoss,
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         on: str = "latents",
-        copies: CopyAugmentation | None = None,
-        redraw: GaussianRedraw | None = None,
-        noise: float = 0.0,
+        augmentation: ReidAugmentation | None = None,
         range: Sequence[float] | None = None,
     ) -> None:
         super().__init__(embedder, head, optimizer, schedule, on, range)
-        validation.number("model.noise", noise, 0, note=", a standard deviation")
-        self.noise, self.copies = noise, copies
-        self.redraw = redraw if redraw is not None and redraw.share and self.on == "latents" else None
-        self.bank: FrameBank | None = None
-        """Copies that the batches of this epoch draw from."""
+        self.augmentation = augmentation or ReidAugmentation()
 
-    def identities(self, rows: Recordings, view: View) -> np.ndarray:
-        """The patient, or the recording, as the view of pairs has it."""
+    def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
+        """Number of the patient, or of the recording with ``view.identity=recording``."""
         if not isinstance(view, Pairs):
             raise UserError("model=reid is trained with pairs of frames: leave view=pairs")
         return rows.patient_numbers if view.identity == "patient" else np.arange(len(rows))
 
-    def prepare(self, store: Store, rows: Recordings) -> None:
-        """What copies are made with."""
-        if self.copies is not None:
-            self.copies.adapt(store.dataset.encoder if self.on == "latents" else None)
-        if self.redraw is not None:
-            self.redraw.adapt(rows)
+    def prepare_augmentation(self, rows: Recordings) -> None:
+        """Load the autoencoder for copies, and fit the Gaussian."""
+        self.augmentation.prepare(rows, latents=self.on == "latents")
 
-    def vae(self, store: Store) -> str | None:
-        """That of the store, or the one that makes the copies."""
-        return super().vae(store) or (self.copies.encoder if self.copies is not None else None)
+    def vae_fingerprint(self, store: Store) -> str | None:
+        """Fingerprint of the store's autoencoder, or of the one that makes the copies."""
+        return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:
-        """Make this epoch's copies."""
-        self.bank = self.copies.bank(self._rows, self.device) if self.copies is not None else None
+        """Make the copies of this epoch."""
+        self.augmentation.start_epoch(self._rows, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add copies, redraw, embed, compare, log."""
-        names = [*batch["name"], *batch["other_name"]]
-        identity = torch.from_numpy(self._identity[[self._place[name] for name in names]]).to(self.device)
-        x = source = torch.cat([batch["x"], batch["other"]])
-        first = torch.arange(len(batch["x"]), device=self.device)
-        pairs = torch.stack([first, first + len(first)], dim=1)
-        made, of, rows = self._copied(len(first))
-        if made is not None and of is not None:
-            x, source, identity = torch.cat([x, made]), torch.cat([source, of]), torch.cat([identity, rows])
-        elif made is not None:
-            new = torch.arange(len(made) // 2, device=self.device) + len(x)
-            other = new + len(new)
-            pairs = torch.cat([pairs, torch.stack([new, other], 1), torch.stack([new, other.roll(1)], 1)])
-            x, identity = torch.cat([x, made]), torch.cat([identity, rows, rows])
-        x = self._unscaled(x if self.redraw is None else self.redraw(x))
+        """Add copies, augment, embed, compare, log."""
+        x, originals, identity, pairs = self._add_copies(batch)
+        x = self._unwhiten(self.augmentation.redraw_latents(x))
         network: Any = self.encoder.network
-        targets = network.coded(self.encoder.normalised(self._unscaled(source))) if self.head.coded else None
-        loss = self.head(self.encoder(self._noised(x)), identity, pairs, network.compare, targets)
+        targets = None
+        if self.head.needs_linear_code:
+            targets = network.linear_code(self.encoder.normalize(self._unwhiten(originals)))
+        features = self.encoder(self.augmentation.add_noise(x, self.encoder.std))
+        loss = self.head(features, identity, pairs, network.pair_logits, targets)
         if not torch.isfinite(loss):
-            self.refuse("loss", names)
+            self.raise_not_finite("loss", [*batch["name"], *batch["other_name"]])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["x"]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep embeddings and whose they are: what is measured is of the whole split."""
+        """Collect embeddings and store rows. Metrics are computed at the end of the epoch, over the whole split."""
         names = [*batch["name"], *batch["other_name"]]
-        rows = torch.tensor([self._row[name] for name in names], device=self.device)
-        self._found.append((self.encoder.embed(self._unscaled(torch.cat([batch["x"], batch["other"]]))), rows))
+        rows = torch.tensor([self._store_row[name] for name in names], device=self.device)
+        x = torch.cat([batch["x"], batch["other"]])
+        self._embeddings.append((self.encoder.embed(self._unwhiten(x)), rows))
 
-    def _copied(self, count: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Copies for a batch of ``count`` pairs, as such come, (K, C, H, W), what they are of, and whose, (P,).
+    def _add_copies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Frames with copies (N, C, H, W), their originals (N, C, H, W), identities (N,) and pairs of rows (P, 2).
 
-        What they are of has the same shape, for a head that asks; else they are P pairs, the first of all before the
-        second.
+        Each copy forms a positive pair with another copy of the same frame, and a pair with a copy of the next frame.
+        Originals are complete only if the head needs them.
         """
-        share = self.copies.share if self.copies is not None else 0.0
-        if self.bank is None or not (wanted := round(share * count)):
-            return None, None, torch.zeros(0)
-        of: Tensor | None = None
-        if self.head.coded:
-            made, of, rows = self.bank.sourced(wanted)
+        x = originals = torch.cat([batch["x"], batch["other"]])
+        identity = self.identity_of([*batch["name"], *batch["other_name"]])
+        first = torch.arange(len(batch["x"]), device=self.device)
+        pairs = torch.stack([first, first + len(first)], dim=1)
+        copies = self.augmentation.sample_copies(len(first), with_originals=self.head.needs_linear_code)
+        if copies is None:
+            return x, originals, identity, pairs
+        labels = torch.from_numpy(self._identity_of_row[copies.rows.numpy()]).to(self.device)
+        if copies.originals is not None:
+            originals = torch.cat([originals, self._whiten(copies.originals)])
         else:
-            made, rows = self.bank.draw(wanted)
-            made = made.flatten(0, 1)
-        if self._statistics is not None:
-            made = whiten(made, self._statistics, dim=1)
-            of = None if of is None else whiten(of, self._statistics, dim=1)
-        of = None if of is None else of.to(self.device)
-        return made.to(self.device), of, torch.from_numpy(self._identity[rows.numpy()]).to(self.device)
+            left = torch.arange(len(copies.rows), device=self.device) + len(x)
+            right = left + len(left)
+            pairs = torch.cat([pairs, torch.stack([left, right], 1), torch.stack([left, right.roll(1)], 1)])
+            labels = torch.cat([labels, labels])
+        return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 
-    def _noised(self, x: Tensor) -> Tensor:
-        if not self.noise:
-            return x
-        level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
-        return x + level * self.encoder.std * torch.randn_like(x)
+    def _whiten(self, stored: Tensor) -> Tensor:
+        """Frames in the scale of the store, (B, C, H, W), as a batch has them."""
+        return (stored if self._statistics is None else whiten(stored, self._statistics, dim=1)).to(self.device)
 
 
 def load_reid(folder: str | Path) -> IdentityEncoder:
-    """The encoder that train.py model=reid or model=identity left at ``folder``: frozen, in ``eval`` mode.
-
-    Raises ``UserError``.
-    """
-    artifact, encoder = read_artifact(folder, "reid", "identity"), load_encoder(folder)
+    """Load the artifact of model=reid or model=identity: frozen, in ``eval`` mode. Raises ``UserError``."""
+    artifact, encoder = read_artifact(folder, "reid", "identity"), load_identity_encoder(folder)
     if fingerprint(encoder.network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the {artifact.model} again")
     return encoder

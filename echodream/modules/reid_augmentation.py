@@ -1,5 +1,9 @@
-"""Frames as a copy could show them: through the autoencoder, changed as pixels, or half drawn anew."""
+"""Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
 
+To add one, write it here, use it in ``ReidAugmentation``, and give it a key in conf/model/reid.yaml.
+"""
+
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,44 +17,57 @@ from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.modules.vae import chunks
-from echodream.networks.autoencoder import load_frozen
+from echodream.modules.vae import split_into_chunks
+from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
-KINDS = ("gain", "contrast", "speckle", "noise", "shift", "rotate", "zoom")
+PIXEL_CHANGES = ("gain", "contrast", "speckle", "noise", "shift", "rotate", "zoom")
+"""Settings of ``Augment`` that are switched off at random, each with probability 0.5."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Copies of training frames for one batch, in the scale of the store."""
+
+    frames: Tensor
+    """(P, C, H, W) with ``originals``; else (2 P, C, H, W), the first of all pairs, then the second of all pairs."""
+    rows: Tensor
+    """Training recording of each original frame: int64 (P,)."""
+    originals: Tensor | None = None
+    """(P, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class FrameBank:
-    """Frames with copies of them."""
+    """Training frames with copies of them."""
 
     frames: Tensor
-    """As stored: (N, V + 1, C, H, W). The first of each row is the frame itself, the others are its copies."""
+    """In the scale of the store: (N, V + 1, C, H, W), the original frame, then its V copies."""
     rows: Tensor
-    """Which recording each is of: int64, (N,)."""
+    """Training recording of each original frame: int64 (N,)."""
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Two different ones of ``count`` rows: (2, count, C, H, W), and the recording of each row, (count,)."""
+    def sample_pairs(self, count: int) -> Copies:
+        """Two different versions (original or copy) of each of ``count`` random frames."""
         picked = torch.randint(len(self.rows), (count,))
         first, step = (torch.randint(self.frames.shape[1] - shift, (count,)) for shift in (0, 1))
         second = (first + 1 + step) % self.frames.shape[1]
-        return torch.stack([self.frames[picked, first], self.frames[picked, second]]), self.rows[picked]
+        return Copies(torch.cat([self.frames[picked, first], self.frames[picked, second]]), self.rows[picked])
 
-    def sourced(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A copy from each of ``count`` rows and the frame that it is of, (count, C, H, W) each, and the recordings."""
+    def sample_with_originals(self, count: int) -> Copies:
+        """A random copy of each of ``count`` random frames, with the original frame."""
         picked = torch.randint(len(self.rows), (count,))
         copy = torch.randint(1, self.frames.shape[1], (count,))
-        return self.frames[picked, copy], self.frames[picked, 0], self.rows[picked]
+        return Copies(self.frames[picked, copy], self.rows[picked], self.frames[picked, 0])
 
 
 class CopyAugmentation:
-    """Makes ``variants`` copies of each of ``frames`` training frames, anew in each epoch; batches draw from them.
+    """Make ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
 
-    They are made by the frozen autoencoder at the folder ``vae``. Latents are decoded once, varied ``variants`` times
-    as pixels by ``augment``, and encoded again. Pixels are varied, encoded, and decoded. Each kind of variation is left
-    out half of the time, so that copies with only one of them come, too. To each batch of B pairs ``share`` * B pairs
-    are added. What is drawn comes from torch's global generator.
+    Copies go through the frozen autoencoder at the folder ``vae``. For latents: decode, change the pixels by
+    ``augment``, encode. For pixels: change, encode, decode. Each kind of change is switched off with probability 0.5,
+    so that copies with a single change occur too. For a batch of B pairs, ``share`` * B pairs of copies are sampled.
+    All randomness comes from torch's global generator.
     """
 
     def __init__(self, vae: str, augment: Augment, frames: int, variants: int, share: float) -> None:
@@ -59,120 +76,166 @@ class CopyAugmentation:
         validation.number("model.copies.share", share, 0)
         self.folder, self.augment, self.frames, self.variants, self.share = vae, augment, frames, variants, share
         self.network: Any = None
-        self.encoder: str | None = None
-        """Fingerprint of the autoencoder, once it is loaded."""
+        self.vae_fingerprint: str | None = None
+        """Of the autoencoder, once it is loaded."""
 
-    def adapt(self, encoder: str | None) -> None:
-        """Load the autoencoder, unless no copy is wanted. ``encoder`` is the fingerprint that it must have, if any."""
+    def load_autoencoder(self, expected: str | None) -> None:
+        """Load the autoencoder if copies are enabled. ``expected`` is the fingerprint that it must have, if any."""
         if not self.frames or not self.share:
             return
         if not Path(self.folder).is_dir():
             raise UserError(
-                f"model.vae={self.folder} does not exist, and copies are made with it: train it (model=vae), or do "
-                "without (model.copies.frames=0)"
+                f"model.vae={self.folder} does not exist, and copies are made with it: train it (model=vae), or "
+                "disable copies (model.copies.frames=0)"
             )
-        self.network = load_frozen(self.folder)
-        self.encoder = fingerprint(self.network)
-        if encoder is not None and self.encoder != encoder:
+        self.network = load_frozen_autoencoder(self.folder)
+        self.vae_fingerprint = fingerprint(self.network)
+        if expected is not None and self.vae_fingerprint != expected:
             raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the one that made them")
 
-    def bank(self, rows: Recordings, device: torch.device) -> FrameBank | None:
-        """Random frames of random recordings with their copies, on the CPU; None where no copy is wanted."""
+    def build_frame_bank(self, rows: Recordings, device: torch.device) -> FrameBank | None:
+        """Random frames of random recordings with their copies, on the CPU; None if copies are disabled."""
         if self.network is None:
             return None
         self.network.to(device)
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         picked = rng.integers(len(rows), size=self.frames)
-        read = [rows.read(row, [int(rng.integers(rows.frames[row]))], rng)[:, 0] for row in picked.tolist()]
-        made = []
-        for part in torch.stack(read).split(16):
-            made.append(self.made(part.to(device), rows.store.dataset.statistics, rng).cpu())
-        return FrameBank(torch.cat(made), torch.from_numpy(picked))
+        frames = [rows.read(row, [int(rng.integers(rows.frames[row]))], rng)[:, 0] for row in picked.tolist()]
+        statistics = rows.store.dataset.statistics
+        chunks = [self.copy_frames(chunk.to(device), statistics, rng).cpu() for chunk in torch.stack(frames).split(16)]
+        return FrameBank(torch.cat(chunks), torch.from_numpy(picked))
 
     @torch.no_grad()
-    def made(self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator) -> Tensor:
-        """Frames as ``Recordings`` reads them, (K, C, H, W), each with its copies: as stored, (K, V + 1, C, H, W).
+    def copy_frames(self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator) -> Tensor:
+        """Copy frames, (K, C, H, W), as ``Recordings`` reads them: originals and copies (K, V + 1, C, H, W), as stored.
 
-        With ``statistics`` they are whitened latents, without pixels.
+        With ``statistics``, the frames are whitened latents; without, they are pixels.
         """
         if statistics is not None:
             x = unwhiten(x, statistics, dim=1)
-            copies = self._encode(self._varied(self._decode(x), rng))
+            copies = self._encode(self._change_pixels(self._decode(x), rng))
         else:
-            copies = self._decode(self._encode(self._varied(x, rng)))
+            copies = self._decode(self._encode(self._change_pixels(x, rng)))
             copies = copies.mean(dim=1, keepdim=True) if x.shape[1] == 1 else copies
         return torch.cat([x[:, None], copies.unflatten(0, (len(x), self.variants))], dim=1)
 
-    def _varied(self, pixels: Tensor, generator: np.random.Generator) -> Tensor:
-        """``variants`` of each frame, one after the other: (K, C, H, W) to (K * V, C, H, W)."""
-        each = [frame[:, None] for frame in pixels.cpu() for _ in range(self.variants)]
-        varied = [self._some(generator)(frame, generator)[:, 0] for frame in each]
-        return torch.stack(varied).to(pixels.device)
+    def _change_pixels(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """``variants`` changed versions of each frame: (K, C, H, W) to (K * V, C, H, W)."""
+        repeated = [frame[:, None] for frame in pixels.cpu() for _ in range(self.variants)]
+        changed = [self._random_changes(rng)(frame, rng)[:, 0] for frame in repeated]
+        return torch.stack(changed).to(pixels.device)
 
-    def _some(self, generator: np.random.Generator) -> Augment:
-        """``augment`` without some of its kinds; a flip comes by its own probability."""
-        return replace(self.augment, **{name: 0.0 for name in KINDS if generator.random() < 0.5})
+    def _random_changes(self, rng: np.random.Generator) -> Augment:
+        """``augment`` with a random selection of its changes; a flip has its own probability."""
+        return replace(self.augment, **{name: 0.0 for name in PIXEL_CHANGES if rng.random() < 0.5})
 
     def _encode(self, pixels: Tensor) -> Tensor:
         pixels = pixels.expand(-1, self.network.config.in_channels, -1, -1)
-        return torch.cat([self.network.encode(part).latent_dist.sample() for part in chunks(pixels, 64)])
+        return torch.cat([self.network.encode(x).latent_dist.sample() for x in split_into_chunks(pixels, 64)])
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return torch.cat([self.network.decode(part).sample for part in chunks(latents, 64)]).clamp(-1, 1)
+        return torch.cat([self.network.decode(x).sample for x in split_into_chunks(latents, 64)]).clamp(-1, 1)
 
 
-def some(rows: Recordings, frames: int = 4096, seed: int = 0) -> Tensor:
-    """About ``frames`` frames of ``rows``, as many of each recording, as it reads them: (N, C, H, W)."""
-    rng, each = np.random.default_rng(seed), max(1, frames // len(rows))
-    taken = [np.unique(np.linspace(0, length - 1, each).round().astype(int)) for length in rows.frames.tolist()]
-    read = [rows.read(row, indices.tolist(), rng) for row, indices in enumerate(taken)]
-    return torch.cat(read, dim=1).transpose(0, 1)
+def sample_frames(rows: Recordings, frames: int = 4096, seed: int = 0) -> Tensor:
+    """Sample about ``frames`` frames, evenly over recordings and time, as ``rows`` reads them: (N, C, H, W)."""
+    rng, per_recording = np.random.default_rng(seed), max(1, frames // len(rows))
+    indices = [np.unique(np.linspace(0, length - 1, per_recording).round().astype(int)) for length in rows.frames]
+    clips = [rows.read(row, each.tolist(), rng) for row, each in enumerate(indices)]
+    return torch.cat(clips, dim=1).transpose(0, 1)
 
 
-def spectrum(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, rising variances and principal axes of frames, (N, C, H, W): (M,), (M,) and (M, M), float64."""
+def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """PCA of frames, (N, C, H, W): mean (M,), ascending variances (M,) and axes (M, M), float64; M is C * H * W."""
     flat = x.flatten(1).double()
     variance, axes = torch.linalg.eigh(torch.cov(flat.T))
     return flat.mean(dim=0), variance.clamp(min=0), axes
 
 
 class GaussianRedraw:
-    """Latents noised and drawn again by the Gaussian generator that fits the training latents best.
+    """Noise latents, and replace them by a posterior sample of a Gaussian model of the training latents.
 
-    What a diffusion model makes of a half noised frame, without the model: noise of a standard deviation drawn between
-    ``low`` and ``high`` (log-uniform, in whitened units) is added, and the result is replaced by a draw from what the
-    Gaussian says of the frame behind it. A ``share`` of all frames is redrawn.
+    Approximates SDEdit, noising and denoising by a diffusion model, without that model. The noise standard deviation is
+    log-uniform between ``low`` and ``high`` (whitened units). ``share`` is the probability for each frame.
     """
 
     def __init__(self, share: float, low: float, high: float) -> None:
         validation.share("model.redraw.share", share)
-        if not 0 < low <= high < float("inf"):
+        if not 0 < low <= high < math.inf:
             raise UserError(f"model.redraw.low and high are {low} and {high}: give two positive numbers in this order")
         self.share, self.low, self.high = share, low, high
         self.mean, self.variance, self.axes = torch.zeros(0), torch.zeros(0), torch.zeros(0, 0)
 
-    def adapt(self, rows: Recordings, frames: int = 4096) -> None:
-        """Fit the Gaussian to about ``frames`` frames of ``rows``."""
-        self.fit(some(rows, frames))
-
     def fit(self, x: Tensor) -> None:
         """Fit mean and covariance to whitened latents, (N, C, H, W)."""
-        self.mean, self.variance, self.axes = spectrum(x)
+        self.mean, self.variance, self.axes = principal_components(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``x``, whitened latents (B, C, H, W), with a share of its rows redrawn."""
+        """Redraw a random ``share`` of the rows of whitened latents, (B, C, H, W)."""
         chosen = torch.rand(len(x)) < self.share
         ends = torch.tensor([self.low, self.high]).log()
         sigma = (ends[0] + (ends[1] - ends[0]) * torch.rand(len(x))).exp()
-        drawn = self.draw(x, sigma.to(x.device))
-        return torch.where(chosen.to(x.device).view(-1, 1, 1, 1), drawn, x)
+        redrawn = self.sample_posterior(x, sigma.to(x.device))
+        return torch.where(chosen.to(x.device).view(-1, 1, 1, 1), redrawn, x)
 
-    def draw(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Each row noised by its ``sigma``, (B,), and drawn from the Gaussian's posterior: (B, C, H, W)."""
+    def sample_posterior(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Add noise of ``sigma``, (B,), to ``x``, (B, C, H, W), and sample the Gaussian's posterior of ``x``."""
         mean, variance, axes = (part.to(x.device, x.dtype) for part in (self.mean, self.variance, self.axes))
         noise = sigma.to(x.dtype)[:, None].square()
-        place = (x.flatten(1) - mean) @ axes
+        components = (x.flatten(1) - mean) @ axes
         gain = variance / (variance + noise)
-        place = gain * (place + noise.sqrt() * torch.randn_like(place))
-        place = place + (gain * noise).sqrt() * torch.randn_like(place)
-        return (place @ axes.T + mean).view_as(x)
+        components = gain * (components + noise.sqrt() * torch.randn_like(components))
+        components = components + (gain * noise).sqrt() * torch.randn_like(components)
+        return (components @ axes.T + mean).view_as(x)
+
+
+class ReidAugmentation:
+    """All augmentations of ``model=reid``; each may be absent.
+
+    ``copies`` adds pairs of copies to each batch. ``redraw`` redraws latents (not pixels). ``noise`` is the maximum
+    standard deviation of Gaussian noise, in normalized units; each frame has a uniform random standard deviation.
+    """
+
+    def __init__(
+        self, copies: CopyAugmentation | None = None, redraw: GaussianRedraw | None = None, noise: float = 0.0
+    ) -> None:
+        validation.number("model.noise", noise, 0, note=", a standard deviation")
+        self.copies, self.noise = copies, noise
+        self.redraw = redraw if redraw is not None and redraw.share else None
+        self.frame_bank: FrameBank | None = None
+        """Copies of the current epoch."""
+
+    @property
+    def vae_fingerprint(self) -> str | None:
+        """Fingerprint of the autoencoder that makes copies, once it is loaded."""
+        return None if self.copies is None else self.copies.vae_fingerprint
+
+    def prepare(self, rows: Recordings, latents: bool) -> None:
+        """Load the autoencoder for copies, and fit the Gaussian to training latents."""
+        if self.copies is not None:
+            self.copies.load_autoencoder(rows.store.dataset.encoder if latents else None)
+        self.redraw = self.redraw if latents else None
+        if self.redraw is not None:
+            self.redraw.fit(sample_frames(rows))
+
+    def start_epoch(self, rows: Recordings, device: torch.device) -> None:
+        """Make the copies of this epoch."""
+        self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
+
+    def sample_copies(self, pairs: int, *, with_originals: bool) -> Copies | None:
+        """Copies for a batch of ``pairs`` pairs of frames; None if copies are disabled."""
+        count = 0 if self.copies is None else round(self.copies.share * pairs)
+        if self.frame_bank is None or not count:
+            return None
+        return self.frame_bank.sample_with_originals(count) if with_originals else self.frame_bank.sample_pairs(count)
+
+    def redraw_latents(self, x: Tensor) -> Tensor:
+        """Redraw some of the whitened latents, (B, C, H, W)."""
+        return x if self.redraw is None else self.redraw(x)
+
+    def add_noise(self, x: Tensor, std: Tensor) -> Tensor:
+        """Add Gaussian noise to ``x``, (B, C, H, W), relative to ``std``, (1, C, 1, 1), which normalizes it."""
+        if not self.noise:
+            return x
+        level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
+        return x + level * std * torch.randn_like(x)

@@ -1,4 +1,4 @@
-"""What ``train.py`` asks of every model."""
+"""Base class of all models that ``train.py`` trains."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,76 +22,76 @@ _INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("momentum", {"minimum": 0, "below": 1}),
     ("power", {"above": 0}),
 )
-"""Settings of optimizers and schedules that are numbers, and their intervals."""
+"""Settings of optimizers and learning-rate schedules that are numbers, and their intervals."""
 
 
 class Trainable(pl.LightningModule):
-    """A LightningModule that takes its shape from the data and leaves an artifact."""
+    """A LightningModule that is configured from a data module and exports an artifact."""
 
-    undefined: ClassVar[tuple[str, ...]] = ()
-    """Test metrics that may have no value."""
-    some_unused: bool = False
-    """Whether not every parameter has a gradient in every backward pass."""
+    metrics_without_value: ClassVar[tuple[str, ...]] = ()
+    """Names of test metrics that may be NaN."""
+    has_unused_parameters: bool = False
+    """Whether some parameters may have no gradient after a backward pass; DDP has to know."""
     columns: tuple[str, ...] = ()
-    """Columns of FileList.csv that go along with each sample."""
+    """Columns of FileList.csv that each batch has to contain."""
 
     @abstractmethod
-    def adapt(self, data: StoreData) -> None:
-        """Take shape from the data, before training. Raises ``UserError`` when the data do not fit."""
+    def configure_from_data(self, data: StoreData) -> None:
+        """Build the network for the shapes and labels of ``data``. Raises ``UserError`` if the data do not fit."""
 
     @abstractmethod
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write what other stages load to the folder ``root``."""
+        """Write the artifact, which other stages load, to the folder ``root``; ``config`` is the configuration."""
 
-    def optimize(
+    def configure_one_optimizer(
         self,
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
     ) -> OptimizerLRScheduler:
-        """One optimiser for all that is trained, its rate changed at every step; for ``configure_optimizers``.
+        """One optimizer for all trainable parameters, with a schedule per step. For ``configure_optimizers``.
 
-        Raises ``UserError`` for settings that they cannot have.
+        Raises ``UserError`` for invalid settings.
         """
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        (made,), follows = self.optimizers_of(optimizer, schedule, [trained])
-        if not follows:
-            return {"optimizer": made}
-        return {"optimizer": made, "lr_scheduler": {"scheduler": follows[0], "interval": "step"}}
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        (built,), schedulers = self.build_optimizers(optimizer, schedule, [trainable])
+        if not schedulers:
+            return {"optimizer": built}
+        return {"optimizer": built, "lr_scheduler": {"scheduler": schedulers[0], "interval": "step"}}
 
-    def optimizers_of(
+    def build_optimizers(
         self,
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
         groups: Iterable[Iterable[torch.nn.Parameter]],
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """An optimiser for each of ``groups``, and its schedule, if there is one.
+        """One optimizer, and one learning-rate scheduler if ``schedule`` is given, for each group of parameters.
 
-        Raises ``UserError`` for settings that they cannot have.
+        Raises ``UserError`` for invalid settings.
         """
-        check_rates(optimizer, schedule)
+        check_optimizer_settings(optimizer, schedule)
         if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
-            optimizer = partial(optimizer, fused=False)  # Lightning clips no gradients for one that is
-        with _refusing("model.module.optimizer"):
-            made = [optimizer(parameters) for parameters in groups]
+            optimizer = partial(optimizer, fused=False)  # Lightning cannot clip gradients of a fused optimizer
+        with _torch_errors_as_user_errors("model.module.optimizer"):
+            optimizers = [optimizer(parameters) for parameters in groups]
         if schedule is None:
-            return made, []
+            return optimizers, []
         steps = int(self.trainer.estimated_stepping_batches)
-        with _refusing("model.module.schedule"):
-            return made, [schedule(optimizer=item, num_training_steps=steps) for item in made]
+        with _torch_errors_as_user_errors("model.module.schedule"):
+            return optimizers, [schedule(optimizer=item, num_training_steps=steps) for item in optimizers]
 
-    def refuse(self, what: str, recordings: Sequence[str]) -> NoReturn:
-        """Raise ``UserError``: ``what``, the loss or the gradient, is not finite on a batch of ``recordings``."""
+    def raise_not_finite(self, quantity: str, recordings: Sequence[str]) -> NoReturn:
+        """Raise ``UserError``: ``quantity``, the loss or the gradient, is not finite on a batch of ``recordings``."""
         names = list(dict.fromkeys(recordings))
         more = f" and {len(names) - 16} more" if len(names) > 16 else ""
         raise UserError(
-            f"the {what} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
-            "lower model.lr; the last good checkpoint is kept, and the same command goes on from it"
+            f"the {quantity} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
+            "lower model.lr; the last good checkpoint is kept, and the same command resumes from it"
         )
 
 
 @contextmanager
-def _refusing(key: str) -> Iterator[None]:
-    """What torch refuses of the settings at ``key`` is a ``UserError``."""
+def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
+    """Raise ``UserError``, naming the configuration ``key``, where torch raises an error about its settings."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
@@ -99,15 +99,15 @@ def _refusing(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {reason}; change that setting, or model.lr") from error
 
 
-def check_rates(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
-    """Raise ``UserError`` when the partials of an optimiser and its schedule were given what these cannot take."""
-    asked = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
+def check_optimizer_settings(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
+    """Raise ``UserError`` if the partials ``optimizer`` and ``schedule`` have keywords out of range."""
+    settings = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
     for key, interval in _INTERVALS:
-        if key in asked:
-            validation.number(f"model.{key}", asked[key], **interval)
-    validation.whole_number("model.warmup", asked.get("num_warmup_steps", 0), 0)
-    if "name" in asked:
+        if key in settings:
+            validation.number(f"model.{key}", settings[key], **interval)
+    validation.whole_number("model.warmup", settings.get("num_warmup_steps", 0), 0)
+    if "name" in settings:
         from diffusers.optimization import SchedulerType
 
-        known = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant" or "step_rules" in asked]
-        validation.one_of("model.schedule", asked["name"], known)
+        names = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant" or "step_rules" in settings]
+        validation.one_of("model.schedule", settings["name"], names)

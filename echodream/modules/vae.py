@@ -1,4 +1,4 @@
-"""``model=vae``: training an autoencoder of frames, and carrying videos to latents and back."""
+"""``model=vae``: training of the autoencoder of frames, and the modules that encode and decode stores."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
-from echodream.losses.autoencoder import Term, adaptive_weight
+from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving, psnr, ssim
 from echodream.metrics.moments import PosteriorMoments
 from echodream.modules.trainable import Trainable
-from echodream.networks.autoencoder import check_frames, factor, load_frozen
+from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -32,170 +32,174 @@ if TYPE_CHECKING:
 
 
 class VAE(Trainable):
-    """Reconstruct frames, (B, C, H, W) in [-1, 1], through a diagonal Gaussian posterior.
+    """Train an autoencoder of frames, (B, C, H, W) in [-1, 1], with a diagonal Gaussian posterior.
 
-    ``terms`` are the losses by name (None or weight 0: switched off); ``adversarial`` adds a discriminator with its own
-    optimiser. ``optimizer`` is a partial that takes parameters. Gradients are clipped to the norm ``clip`` (0: not).
-    ``schedule`` is a partial that takes ``optimizer`` and ``num_training_steps``; without one the rate is constant.
+    ``losses`` are the loss terms by name, as in conf/loss/autoencoder.yaml; a term that is None or has weight 0 is off.
+    A ``PatchAdversarial`` among them adds a discriminator with its own optimizer. ``optimizer`` is a partial that takes
+    parameters. ``clip`` is the maximum gradient norm (0: no clipping). ``schedule`` is a partial that takes
+    ``optimizer`` and ``num_training_steps`` (None: constant learning rate).
     """
 
-    undefined: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
-    """Where nothing moves."""
+    metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
+    """NaN if nothing moves."""
 
     def __init__(
         self,
         network: "AutoencoderKL",
-        terms: Mapping[str, Term | None],
+        losses: Mapping[str, LossTerm | PatchAdversarial | None],
         optimizer: Callable[..., torch.optim.Optimizer],
-        adversarial: PatchAdversarial | None = None,
         clip: float = 1.0,
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
-        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None and term.weight})
+        active = {name: term for name, term in losses.items() if term is not None and term.weight}
+        adversarial = [active.pop(name) for name in list(active) if isinstance(active[name], PatchAdversarial)]
+        self.terms = nn.ModuleDict(active)
+        self.adversarial: Any = adversarial[0] if adversarial else None
         if not {"l1", "l2"} & set(self.terms):
             raise UserError("the loss has neither l1 nor l2: give one of them a weight, for example loss.l1.weight=1")
         if not clip >= 0:
-            raise UserError(f"model.clip is {clip}; give the largest norm of the gradient, or 0 not to clip it")
-        self.adversarial = adversarial if adversarial is not None and adversarial.weight else None
-        self.some_unused = self.adversarial is not None
+            raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
+        self.has_unused_parameters = self.adversarial is not None
         self.make_optimizer = optimizer
         self.clip = clip
         self.make_schedule = schedule
-        self._names: list[str] = []
+        self._recordings: list[str] = []
+        """Of the current batch, for error messages."""
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """One optimiser for the autoencoder, one for the discriminator if there is one, each with its schedule."""
-        owners: list[nn.Module] = [self.network]
+        """One optimizer for the autoencoder and one for the discriminator, if present, each with a schedule."""
+        trained: list[nn.Module] = [self.network]
         if self.adversarial is not None:
-            owners.append(self.adversarial.discriminator)
-        return self.optimizers_of(self.make_optimizer, self.make_schedule, [owner.parameters() for owner in owners])
+            trained.append(self.adversarial.discriminator)
+        return self.build_optimizers(self.make_optimizer, self.make_schedule, [part.parameters() for part in trained])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None and not torch.isfinite(norm):  # a scaler leaves such a step out by itself
-            self.refuse("gradient", self._names)
+        if scaler is None and not torch.isfinite(norm):  # a gradient scaler skips such a step by itself
+            self.raise_not_finite("gradient", self._recordings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Corrupt nothing, reconstruct, compare, log; then the discriminator's turn."""
-        x, self._names = batch["x"], batch["name"]
-        found = self.optimizers()
-        optimizers = found if isinstance(found, list) else [found]
-        judge = self.adversarial if self.adversarial and self._batches(batch_idx) >= self.adversarial.start else None
+        """Reconstruct, compare, log; then train the discriminator on the same batch."""
+        x, self._recordings = batch["x"], batch["name"]
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        started = self.adversarial is not None and self._trained_batches(batch_idx) >= self.adversarial.start
+        adversarial = self.adversarial if started else None
         with self.toggled_optimizer(optimizers[0]):
             posterior = self.network.encode(x).latent_dist
             reconstruction = self.network.decode(posterior.sample()).sample
             losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
-            if judge is not None:
-                losses["adversarial"] = judge.generator(reconstruction)
-                balance = self._balance(total, losses["adversarial"]) if judge.adaptive else 1.0
-                total = total + judge.weight * balance * losses["adversarial"]
-            self._step(optimizers[0], total, losses)
-        if judge is not None:
+            if adversarial is not None:
+                losses["adversarial"] = adversarial.generator_loss(reconstruction)
+                balance = self._gradient_ratio(total, losses["adversarial"]) if adversarial.adaptive else 1.0
+                total = total + adversarial.weight * balance * losses["adversarial"]
+            self._optimizer_step(optimizers[0], total, losses)
+        if adversarial is not None:
             with self.toggled_optimizer(optimizers[1]):
-                losses["discriminator"] = judge.critic(x, reconstruction)
-                self._step(optimizers[1], losses["discriminator"], losses)
+                losses["discriminator"] = adversarial.discriminator_loss(x, reconstruction)
+                self._optimizer_step(optimizers[1], losses["discriminator"], losses)
         schedules = self.lr_schedulers() or []
-        for item in schedules if isinstance(schedules, list) else [schedules]:
-            item.step()  # type: ignore[call-arg]
+        for scheduler in schedules if isinstance(schedules, list) else [schedules]:
+            scheduler.step()  # type: ignore[call-arg]
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Fidelity on held-out patients. Clips (B, C, F, H, W); returns the reconstructions, (B * F, C, H, W)."""
-        return self._measure(batch, "val")
+        """Log the reconstruction quality of clips (B, C, F, H, W); returns their reconstructions, (B * F, C, H, W)."""
+        return self._log_quality(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """As in validation, on the test patients."""
-        return self._measure(batch, "test")
+        """Same as ``validation_step``, for the test patients."""
+        return self._log_quality(batch, "test")
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Through the mean of the posterior, without noise: (B, C, H, W) to the same, in [-1, 1]."""
+        """Decode the posterior mean of frames: (B, C, H, W) in [-1, 1] to the same shape and range."""
         return self.network.decode(self.network.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
 
-    def adapt(self, data: StoreData) -> None:
-        """Raise ``UserError`` when the frames do not fit this network."""
-        check_frames(data.store, self.network.config.in_channels, factor(self.network))
+    def configure_from_data(self, data: StoreData) -> None:
+        """Raise ``UserError`` if this network cannot take the channels or the size of the frames."""
+        check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
-        """Write the network as a diffusers folder, with the latents' statistics over ``frames`` of training.
+        """Write the network as a diffusers folder, with latent statistics over ``frames`` training frames.
 
-        They are those of draws from the posterior: mean and std per channel, ``latents_mean`` and ``latents_std`` in
-        config.json.
+        ``latents_mean`` and ``latents_std`` in config.json are the mean and std per channel of posterior samples.
         """
         samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
-        picked = list(itertools.islice(EpochSampler(samples), frames))
+        selected = list(itertools.islice(EpochSampler(samples), frames))
         moments = PosteriorMoments()
-        for batch in DataLoader(samples, data.batch_size, sampler=picked, num_workers=data.workers, collate_fn=collate):
+        loader = DataLoader(samples, data.batch_size, sampler=selected, num_workers=data.workers, collate_fn=collate)
+        for batch in loader:
             posterior = self.network.encode(batch["x"].to(self.device)).latent_dist
             moments.add(posterior.mean, posterior.std)
         self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
-        made = replace(artifact, fingerprint=fingerprint(self.network))
-        write_artifact(root, made, config, self.network.save_pretrained)
+        with_fingerprint = replace(artifact, fingerprint=fingerprint(self.network))
+        write_artifact(root, with_fingerprint, config, self.network.save_pretrained)
 
-    def _measure(self, batch: Batch, stage: str) -> Tensor:
+    def _log_quality(self, batch: Batch, stage: str) -> Tensor:
         clips = batch["x"]
         mask = moving(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = self.reconstruct(x).float()
-        bicubic = bicubic_round_trip(x, factor(self.network))
-        enough = mask.float().mean(dim=(1, 2)) >= 0.01  # a handful of moving pixels says nothing of an image
+        bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
+        has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # with fewer moving pixels the metric is mostly noise
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
             self._log_mean(f"{stage}/{name}", metric(x, reconstruction))
-            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[enough])
+            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[has_motion])
         self._log_mean(f"{stage}/psnr_bicubic", psnr(x, bicubic))
         self._log_mean(f"{stage}/ssim_bicubic", ssim(x, bicubic))
         return reconstruction
 
     def _log_mean(self, name: str, values: Tensor) -> None:
-        """The mean over all images of all batches and devices; NaN where there is none, as where nothing moves."""
+        """Log the mean over all frames of all batches and devices; NaN if there are no frames."""
         mean = values.mean() if len(values) else torch.zeros((), device=self.device)
         self.log(name, mean, batch_size=len(values), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr")
 
-    def _step(self, optimizer: Any, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
+    def _optimizer_step(self, optimizer: Any, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(loss):
-            wrong = [name for name, value in losses.items() if not torch.isfinite(value)]
-            self.refuse(f"loss ({', '.join(wrong)})", self._names)
+            not_finite = [name for name, value in losses.items() if not torch.isfinite(value)]
+            self.raise_not_finite(f"loss ({', '.join(not_finite)})", self._recordings)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
 
-    def _balance(self, total: Tensor, adversarial: Tensor) -> Tensor:
-        last: nn.Parameter = self.network.decoder.conv_out.weight
-        return adaptive_weight(total, adversarial, last)
+    def _gradient_ratio(self, total: Tensor, adversarial: Tensor) -> Tensor:
+        last_layer: nn.Parameter = self.network.decoder.conv_out.weight
+        return adaptive_adversarial_weight(total, adversarial, last_layer)
 
-    def _batches(self, batch_idx: int) -> int:
-        """Batches trained on so far."""
+    def _trained_batches(self, batch_idx: int) -> int:
+        """Number of batches that were trained on before this one."""
         return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
 
-CPU_FRAMES = 16
-"""Frames that go through a network at once on a CPU, whose caches hold no more: 64 take 1.4 times as long."""
+MAX_CPU_FRAMES = 16
+"""Maximum frames per forward pass on a CPU: 64 take 1.4 times as long, since they do not fit its cache."""
 
 
-def chunks(frames: Tensor, budget: int) -> tuple[Tensor, ...]:
-    """``frames``, (N, C, H, W), in parts of at most ``budget``, and on a CPU of at most ``CPU_FRAMES``."""
-    return frames.split(min(budget, CPU_FRAMES) if frames.device.type == "cpu" else budget)
+def split_into_chunks(frames: Tensor, budget: int) -> tuple[Tensor, ...]:
+    """Split ``frames``, (N, C, H, W), into chunks of at most ``budget``, and on a CPU of at most ``MAX_CPU_FRAMES``."""
+    return frames.split(min(budget, MAX_CPU_FRAMES) if frames.device.type == "cpu" else budget)
 
 
-class Encoder(pl.LightningModule):
-    """Frames to posteriors, ``budget`` frames at a time."""
+class VaeEncoder(pl.LightningModule):
+    """Encode frames to posteriors, at most ``budget`` frames per forward pass."""
 
     def __init__(self, network: "AutoencoderKL", budget: int) -> None:
         super().__init__()
         self.network, self.budget = network, budget
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
-        """For each recording of the pack the posterior's mean and std, unscaled, float32 (F, D, h, w) on the CPU."""
-        parts = [self._posterior(frames) for frames in chunks(batch.frames, self.budget)]
-        mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*parts, strict=True))
+        """Unscaled posterior mean and std of each recording in the batch: float32 (F, D, h, w) on the CPU."""
+        chunks = [self._posterior(frames) for frames in split_into_chunks(batch.frames, self.budget)]
+        mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*chunks, strict=True))
         return list(zip(mean, std, strict=True))
 
     def _posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,17 +208,17 @@ class Encoder(pl.LightningModule):
         return posterior.mean, posterior.std
 
 
-class Decoder(pl.LightningModule):
-    """Latents to pixels, ``budget`` frames at a time."""
+class VaeDecoder(pl.LightningModule):
+    """Decode latents to pixels, at most ``budget`` frames per forward pass."""
 
     def __init__(self, network: "AutoencoderKL", budget: int, grey: bool) -> None:
         super().__init__()
         self.network, self.budget, self.grey = network, budget, grey
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
-        """For each recording of the pack its pixels: uint8, (F, H, W, C) on the CPU; C is 1 if ``grey``."""
-        parts = [self._pixels(latents) for latents in chunks(batch.frames, self.budget)]
-        return list(torch.cat(parts).cpu().split(batch.lengths))
+        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
+        chunks = [self._pixels(latents) for latents in split_into_chunks(batch.frames, self.budget)]
+        return list(torch.cat(chunks).cpu().split(batch.lengths))
 
     def _pixels(self, latents: Tensor) -> Tensor:
         x = self.network.decode(latents.to(self.network.dtype)).sample.float()
@@ -223,12 +227,12 @@ class Decoder(pl.LightningModule):
 
 
 def load_vae(folder: str) -> Any:
-    """The network of the VAE artifact at ``folder``, or of a diffusers folder that was not trained here.
+    """Load the network of a VAE artifact, or of a diffusers folder without ``artifact.json``.
 
-    Raises ``UserError`` when there is neither, or when an artifact's weights are not the trained ones.
+    Raises ``UserError`` if ``folder`` is neither, or if the weights of an artifact have changed.
     """
-    trained = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
-    artifact, network = read_artifact(folder, "vae") if trained else None, load_frozen(folder)
+    is_artifact = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
+    artifact, network = read_artifact(folder, "vae") if is_artifact else None, load_frozen_autoencoder(folder)
     if artifact is not None and fingerprint(network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the vae again")
     return network

@@ -1,8 +1,8 @@
-"""diffusers' AutoencoderKL: built, or loaded from published weights of either layout."""
+"""The autoencoder, diffusers' AutoencoderKL: build it, or load weights in the diffusers or the CompVis layout."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-def build(
+def build_autoencoder(
     channels: int, widths: Sequence[int], layers: int = 2, latent: int = 4, groups: int = 32, weights: str | None = None
 ) -> "AutoencoderKL":
-    """An autoencoder that reduces height and width by 2 at every level but the last.
+    """Build an autoencoder that halves height and width at every level but the last.
 
-    Images are (B, ``channels``, H, W), latents (B, ``latent``, h, w). With ``weights``, a diffusers folder or a CompVis
-    .ckpt, the weights are loaded; a diffusers folder brings its own architecture.
+    Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``weights`` is a diffusers folder, which also
+    defines the architecture, or a CompVis .ckpt file. Raises ``UserError`` if settings and weights do not fit.
     """
     from diffusers import AutoencoderKL
 
     if weights is not None and not Path(weights).exists():
         raise UserError(f"vae.weights={weights} does not exist: give a diffusers folder or a CompVis .ckpt file")
     if weights is not None and Path(weights).is_dir():
-        network = load_folder(weights)
+        network = load_autoencoder(weights)
         if network.config.in_channels != channels:
             raise UserError(
                 f"vae.weights={weights} takes {network.config.in_channels} channels, and vae.channels is {channels}: "
@@ -55,10 +55,10 @@ def build(
     return network
 
 
-def load_folder(folder: str | Path) -> "AutoencoderKL":
-    """Load a folder as diffusers saves it: ``config.json`` and ``diffusion_pytorch_model`` as safetensors or .bin.
+def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
+    """Load a diffusers folder: ``config.json`` and ``diffusion_pytorch_model`` as safetensors or .bin.
 
-    Raises ``UserError`` naming missing and extra weights, or a pickle that would run code.
+    Raises ``UserError`` for missing or unexpected weights, and for a pickle that would run code.
     """
     from diffusers import AutoencoderKL
 
@@ -69,63 +69,63 @@ def load_folder(folder: str | Path) -> "AutoencoderKL":
             raise TypeError("it is not a JSON object")
         network = AutoencoderKL.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder}/config.json is not an AutoencoderKL's: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}/config.json is not the configuration of an AutoencoderKL: {reason}") from error
     files = [folder / f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".bin")]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: it is not a diffusers folder")
-    state = {_current_name(name): value for name, value in read_weights(str(file)).items()}
+    state = {_current_diffusers_name(name): value for name, value in read_weights(str(file)).items()}
     load_exactly(network, state, str(file))
     return network.eval()
 
 
-def load_frozen(folder: str | Path) -> "AutoencoderKL":
-    """``load_folder``, for a network that is used and not trained: without gradients, and channels last in memory."""
-    return load_folder(folder).requires_grad_(False).to(memory_format=torch.channels_last)
+def load_frozen_autoencoder(folder: str | Path) -> "AutoencoderKL":
+    """Load a diffusers folder for inference: without gradients, in channels-last memory format."""
+    return load_autoencoder(folder).requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def factor(network: "AutoencoderKL") -> int:
-    """By how much height and width are reduced."""
+def downsampling_factor(network: "AutoencoderKL") -> int:
+    """Factor by which the autoencoder reduces height and width."""
     return 2 ** (len(network.config.block_out_channels) - 1)
 
 
-def check_frames(store: Store, channels: int, scale: int) -> None:
-    """Raise ``UserError`` unless the videos of ``store`` have ``channels`` and sides divisible by ``scale``."""
+def check_frame_size(store: Store, channels: int, factor: int) -> None:
+    """Raise ``UserError`` unless videos have ``channels`` channels, and height and width divisible by ``factor``."""
     if store.dataset.channels != channels:
         raise UserError(
             f"{store.root} has {store.dataset.channels} channels, this vae takes {channels}: ingest with "
             f"data.grey={'true' if channels == 1 else 'false'}, or choose another vae"
         )
     for name, height, width in store.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
-        if height % scale or width % scale:
+        if height % factor or width % factor:
             raise UserError(
-                f"{store.root}: {name} is {width}x{height}, not divisible by {scale}: ingest with another data.size"
+                f"{store.root}: {name} is {width}x{height}, not divisible by {factor}: ingest with another data.size"
             )
 
 
-_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_COMPVIS_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _current_name(name: str) -> str:
-    """The name that a weight of attention has had since diffusers 0.17; any other name as it is."""
-    return re.sub(
-        r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: _OLD_ATTENTION[found[1]], name
-    )
+def _current_diffusers_name(name: str) -> str:
+    """Name since diffusers 0.17 of an attention weight ``name`` of an older version; other names are unchanged."""
+    pattern = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
+    return re.sub(pattern, lambda match: _OLD_ATTENTION[match[1]], name)
 
 
 def _load_compvis(network: "AutoencoderKL", path: str) -> None:
-    """Load a CompVis checkpoint: the keys of losses and of the discriminator are ignored, all others must match."""
+    """Load a CompVis checkpoint; its loss and discriminator weights are ignored, all others must match."""
     state = read_weights(path)
-    given = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
-    names = compvis_names(network)
-    if names.keys() != given.keys():
-        raise UserError(mismatch(path, sorted(names.keys() - given.keys()), sorted(given.keys() - names.keys())))
-    load_exactly(network, {own: _linear(own, given[name], network.state_dict()) for name, own in names.items()}, path)
+    state = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
+    names, current = compvis_names(network), network.state_dict()
+    if names.keys() != state.keys():
+        raise UserError(mismatch(path, sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())))
+    load_exactly(network, {new: _as_linear(state[old], current[new]) for old, new in names.items()}, path)
 
 
 def compvis_names(network: "AutoencoderKL") -> dict[str, str]:
-    """CompVis' name of each weight of ``network``, with diffusers' name for it."""
+    """Mapping from the CompVis name to the diffusers name of each weight of ``network``."""
     last = len(network.config.block_out_channels) - 1
     return {_compvis_name(name, last): name for name in network.state_dict()}
 
@@ -133,17 +133,17 @@ def compvis_names(network: "AutoencoderKL") -> dict[str, str]:
 def _compvis_name(name: str, last: int) -> str:
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
-    name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda found: f"up.{last - int(found[1])}.block", name)
-    name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda found: f"up.{last - int(found[1])}.upsample", name)
-    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda match: f"up.{last - int(match[1])}.block", name)
+    name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda match: f"up.{last - int(match[1])}.upsample", name)
+    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
     name = re.sub(
         r"mid_block\.attentions\.0\.(group_norm|to_out\.0|to_[qkv])",
-        lambda found: f"mid.attn_1.{_ATTENTION[found[1]]}",
+        lambda match: f"mid.attn_1.{_COMPVIS_ATTENTION[match[1]]}",
         name,
     )
     return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 
-def _linear(name: str, value: Tensor, own: Mapping[str, Tensor]) -> Tensor:
-    """A 1x1 convolution, (D, C, 1, 1), as the linear layer, (D, C), that it is in diffusers."""
-    return value[:, :, 0, 0] if value.ndim == 4 and own[name].ndim == 2 and value.shape[2:] == (1, 1) else value
+def _as_linear(weight: Tensor, current: Tensor) -> Tensor:
+    """``weight`` of a 1x1 convolution, (D, C, 1, 1), as (D, C) if ``current`` is the weight of a linear layer."""
+    return weight[:, :, 0, 0] if weight.ndim == 4 and current.ndim == 2 and weight.shape[2:] == (1, 1) else weight

@@ -1,4 +1,4 @@
-"""The identity network: MONAI's residual networks from one frame to features that tell patients apart."""
+"""Identity networks: from one frame to an embedding in which frames of one patient are close to each other."""
 
 import json
 import math
@@ -17,30 +17,31 @@ from echodream.weights import load_exactly, read_weights
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-KINDS = {"latents": "latent", "pixels": "video"}
-"""What an identity network may look at, and the kind of store that holds it."""
+STORE_KINDS = {"latents": "latent", "pixels": "video"}
+"""Input of an identity network (``on=``), and the kind of store that holds it."""
 SIMILARITIES = ("cosine", "pearson")
 
 
 class Siamese(nn.Module):
-    """From normalised frames (B, C, H, W) to features (B, D); both frames of a pair go through the same network.
+    """MONAI residual network from normalized frames (B, C, H, W) to embeddings (B, D).
 
-    ``block`` is "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50); ``layers`` and ``widths`` are of the four levels.
-    ``stem`` and ``stride`` are the first convolution's kernel and stride; with ``stride`` 1 and no ``max_pool`` inputs
-    of 8 x 8 still have 8 x 8 places in the first level. If ``paired``, features go through a sigmoid, and ``compare``
-    is a linear layer over |a - b|: the published head. ``weights`` is a file of the published network (``model.*`` and
-    ``fc_end.*`` with torchvision's names), or of this one. ``size``, of frames, may be any.
+    ``block`` is "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50). ``layers`` and ``widths`` are the numbers of
+    blocks and the channels of the four levels. ``stem`` and ``stride`` are the kernel size and stride of the first
+    convolution; with ``stride`` 1 and no ``max_pool`` the first level keeps the resolution of the input. If ``paired``,
+    embeddings go through a sigmoid and ``pair_logits`` is a linear layer over |a - b|, as in the published network.
+    ``weights`` is a file of the published network (``model.*`` and ``fc_end.*`` with torchvision's names) or of this
+    one. ``size``, the (H, W) of frames, is not used.
 
-    With ``code``, (features, H, W), what the network says is a correction of a linear code of the frame, which
-    ``set_code`` gives it. Two more features follow: a constant, with which the cosine of two codes falls as they move
-    apart in any direction, as their distance would; and one that is 0 in codes and not in what was corrected, so that
-    a corrected code is somewhat farther from all others than it would be. A network draws new patients nearer to those
-    it was trained on, and without this the price of a copy that needs no correction would be that of one that does.
+    With ``code``, (features, H, W), the embedding is a fixed linear code of the frame (``set_linear_code``) plus a
+    correction by the network. Two constants are appended. ``constant_feature`` makes the cosine similarity of two codes
+    decrease with their Euclidean distance. ``correction_feature`` is 0 for a linear code and positive for a corrected
+    one, so that a corrected code is slightly less similar to all others: the network moves new patients towards the
+    training patients, and this offset compensates for it.
     """
 
-    constant: float = 2.0
-    handicap: float = 0.3
-    """Of those two features, where the mean square of a training frame's code is 1."""
+    constant_feature: float = 2.0
+    correction_feature: float = 0.3
+    """Both in units in which the mean square of the linear code over training frames is 1."""
 
     def __init__(
         self,
@@ -87,62 +88,62 @@ class Siamese(nn.Module):
         self.code: nn.Linear | None = None
         if code is not None:
             self.code = nn.Linear(channels * math.prod(code[1:]), features).requires_grad_(False)
-            with torch.no_grad():  # begins as the code itself
+            with torch.no_grad():  # start with a small correction
                 self.body.fc.weight.mul_(0.01)
                 self.body.fc.bias.zero_()
         if weights is not None:
-            state = {_own_name(name): value for name, value in read_weights(weights).items()}
-            remedy = "choose the embedder=, head= and src= that they were made for (published weights: head=published)"
+            state = {_name_from_published(name): value for name, value in read_weights(weights).items()}
+            remedy = "choose the embedder=, head= and src= of these weights (published weights: head=published)"
             load_exactly(self, state, weights, remedy)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features: (B, C, H, W) to (B, D)."""
+        """Embeddings: (B, C, H, W) to (B, D)."""
         features: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
         if self.code is not None:
-            return self._lifted(features + self.code(x.flatten(1)), self.handicap)
+            return self._append_constants(features + self.code(x.flatten(1)), self.correction_feature)
         return features if self.pair is None else features.sigmoid()
 
-    def set_code(self, weight: Tensor, bias: Tensor) -> None:
-        """The linear code: (features, C H W) and (features,)."""
+    def set_linear_code(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the linear code: ``weight`` (features, C * H * W) and ``bias`` (features,)."""
         assert self.code is not None
         self.code.weight.data.copy_(weight)
         self.code.bias.data.copy_(bias)
 
     @torch.no_grad()
-    def coded(self, x: Tensor) -> Tensor:
-        """The linear code of normalised frames, without the network's correction: (B, C, H, W) to (B, D)."""
+    def linear_code(self, x: Tensor) -> Tensor:
+        """Linear code of normalized frames without correction: (B, C, H, W) to (B, D)."""
         assert self.code is not None
-        return self._lifted(self.code(x.flatten(1)), 0.0)
+        return self._append_constants(self.code(x.flatten(1)), 0.0)
 
-    def _lifted(self, features: Tensor, handicap: float) -> Tensor:
-        more = features.new_tensor([self.constant, handicap]).expand(len(features), 2)
-        return torch.cat([features, more], dim=1)
+    def _append_constants(self, features: Tensor, correction: float) -> Tensor:
+        constants = features.new_tensor([self.constant_feature, correction]).expand(len(features), 2)
+        return torch.cat([features, constants], dim=1)
 
-    def compare(self, a: Tensor, b: Tensor) -> Tensor:
-        """The logit that two features, (B, D) each, are of one identity, (B,); of ``paired`` networks."""
+    def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
+        """Logit that two embeddings, (B, D) each, have the same identity: (B,). Only for ``paired`` networks."""
         if self.pair is None:
             raise UserError("this identity network has no layer that compares pairs: train it with head=published")
         logits: Tensor = self.pair((a - b).abs())
         return logits.squeeze(1)
 
 
-_PUBLISHED = {"model.": "body.", "fc_end.": "pair."}
+_PUBLISHED_PREFIXES = {"model.": "body.", "fc_end.": "pair."}
 
 
-def _own_name(name: str) -> str:
-    """The name here of a published weight; our own names stay."""
-    start = next((start for start in _PUBLISHED if name.startswith(start)), None)
-    return name if start is None else _PUBLISHED[start] + name.removeprefix(start)
+def _name_from_published(name: str) -> str:
+    """Name in ``Siamese`` of the published weight ``name``; names of ``Siamese`` are unchanged."""
+    prefix = next((prefix for prefix in _PUBLISHED_PREFIXES if name.startswith(prefix)), None)
+    return name if prefix is None else _PUBLISHED_PREFIXES[prefix] + name.removeprefix(prefix)
 
 
-Network = Siamese | IResNet
-"""The networks that there are, by the name of their class in config.json."""
-NETWORKS: dict[str, type[Network]] = {"Siamese": Siamese, "IResNet": IResNet}
+IdentityNetwork = Siamese | IResNet
+"""Class of network by ``_class_name`` in config.json."""
+NETWORKS: dict[str, type[IdentityNetwork]] = {"Siamese": Siamese, "IResNet": IResNet}
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an identity network looks at, and how its embeddings are compared."""
+    """Input of an identity network, and the similarity measure of its embeddings."""
 
     on: str
     """"latents" (unscaled, as stored) or "pixels" (in [-1, 1])."""
@@ -150,76 +151,76 @@ class InputSpec:
     height: int
     width: int
     mean: tuple[float, ...]
-    """Of each channel: inputs are normalised by (x - mean) / std, on every side alike."""
+    """Per channel: inputs are normalized by (x - mean) / std."""
     std: tuple[float, ...]
     encoder: str | None
-    """Fingerprint of the VAE that the latents are of, or that decoded the pixels, if known."""
+    """Fingerprint of the VAE that encoded the latents or decoded the pixels, if known."""
     similarity: str
-    """"cosine" or "pearson": how embeddings are compared."""
+    """"cosine" or "pearson"."""
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width)
         if not all(validation.is_whole(size, 1) for size in sizes):
-            raise ValueError(f"impossible sizes {sizes}")
-        if self.on not in KINDS or self.similarity not in SIMILARITIES:
-            raise ValueError(f"an identity network on {self.on!r}, compared by {self.similarity!r}")
+            raise ValueError(f"invalid channels, height and width {sizes}")
+        if self.on not in STORE_KINDS or self.similarity not in SIMILARITIES:
+            raise ValueError(f"invalid input {self.on!r} or similarity {self.similarity!r}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or not min(self.std) > 0:
-            raise ValueError(f"the normalisation is not of {self.channels} channels")
+            raise ValueError(f"the normalization has not {self.channels} channels, or a std that is not positive")
 
 
 class IdentityEncoder(nn.Module):
-    """A network with the one normalisation that all its inputs go through."""
+    """An identity network with its input normalization."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Network, sees: InputSpec) -> None:
+    def __init__(self, network: IdentityNetwork, input_spec: InputSpec) -> None:
         super().__init__()
-        self.network, self.sees = network, sees
-        for name, values in (("mean", sees.mean), ("std", sees.std)):
+        self.network, self.input_spec = network, input_spec
+        for name, values in (("mean", input_spec.mean), ("std", input_spec.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of latents as they are stored, unscaled, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
-        features: Tensor = self.network(self.normalised(x))
-        return features
+        """Embeddings of unscaled latents, as stored, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
+        embeddings: Tensor = self.network(self.normalize(x))
+        return embeddings
 
-    def normalised(self, x: Tensor) -> Tensor:
-        """What the network is given: (B, C, H, W)."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize frames per channel: (B, C, H, W)."""
         return (x - self.mean) / self.std
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """The same in float32 and without gradients; for a network in ``eval`` mode, a row does not depend on others.
+        """Same as ``forward``, in float32 and without gradients.
 
-        Raises ``UserError`` for frames of another size than those of training.
+        Raises ``UserError`` if frames do not have the size of the training frames.
         """
-        self._check(x)
+        self._check_input(x)
         return self(x.float()).float()
 
     @property
-    def is_coded(self) -> bool:
-        """Whether the network corrects a linear code."""
+    def has_linear_code(self) -> bool:
+        """Whether the embedding is a linear code plus a correction."""
         return getattr(self.network, "code", None) is not None
 
     @torch.no_grad()
-    def embed_code(self, x: Tensor) -> Tensor:
-        """The linear code alone, as ``embed``; of networks that have one."""
-        self._check(x)
+    def embed_linear_code(self, x: Tensor) -> Tensor:
+        """Same as ``embed``, without correction. Only for networks with a linear code."""
+        self._check_input(x)
         network: Any = self.network
-        coded: Tensor = network.coded(self.normalised(x.float()))
-        return coded.float()
+        code: Tensor = network.linear_code(self.normalize(x.float()))
+        return code.float()
 
-    def _check(self, x: Tensor) -> None:
-        size = (self.sees.channels, self.sees.height, self.sees.width)
+    def _check_input(self, x: Tensor) -> None:
+        size = (self.input_spec.channels, self.input_spec.height, self.input_spec.width)
         if x.ndim != 4 or x.shape[1:] != size:
             raise UserError(
-                f"the identity network looks at {self.sees.on} of {' x '.join(map(str, size))}, and these are "
+                f"the identity network takes {self.input_spec.on} of {' x '.join(map(str, size))}, and the input has "
                 f"{' x '.join(map(str, x.shape[1:]))}: choose the network that was trained on this study"
             )
 
     def save(self, folder: Path) -> None:
-        """Write the weights as safetensors; the architecture and what the network looks at to config.json."""
+        """Write the weights as safetensors, and the architecture and the input specification to config.json."""
         from safetensors.torch import save_file
 
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
@@ -227,22 +228,22 @@ class IdentityEncoder(nn.Module):
         config = {
             "_class_name": type(self.network).__name__,
             "architecture": self.network.settings,
-            "sees": asdict(self.sees),
+            "sees": asdict(self.input_spec),
         }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_encoder(folder: str | Path) -> IdentityEncoder:
-    """The encoder that ``IdentityEncoder.save`` wrote, ready to embed. Raises ``UserError``."""
+def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
+    """Load an identity network: frozen, in ``eval`` mode. Raises ``UserError`` if it is not readable."""
     folder = Path(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        facts = dict(config["sees"])
-        sees = InputSpec(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+        spec = dict(config["sees"])
+        input_spec = InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])})
         network = NETWORKS[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{folder} is not a readable identity network: train one with train.py model=reid or model=identity"
         ) from error
     load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
-    return IdentityEncoder(network, sees).requires_grad_(False).eval()
+    return IdentityEncoder(network, input_spec).requires_grad_(False).eval()

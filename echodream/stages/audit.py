@@ -23,7 +23,7 @@ from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
-from echodream.networks.autoencoder import load_frozen
+from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.privacy.decision import SCOPE
 from echodream.runs.atomic_folder import made_whole, read_record, require_same, write_record
 from echodream.runs.summary import Summary
@@ -166,7 +166,7 @@ def _inputs(
 
 
 def _decoder(folder: str, encoder: str, device: str) -> Any:
-    network = load_frozen(folder)
+    network = load_frozen_autoencoder(folder)
     if fingerprint(network) != encoder:
         raise UserError(
             f"autoencoder={folder} did not make these latents: give the one that did, or no picture (pairs=0)"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
-from echodream.modules.vae import Decoder, load_vae
-from echodream.networks.autoencoder import factor
+from echodream.modules.vae import VaeDecoder, load_vae
+from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import precision
@@ -39,7 +39,7 @@ def decode(
     PSNR to them; not where the store was complete before.
     """
     network = load_vae(artifact)
-    store, scale = Store(src, kind="latent", encoder=fingerprint(network)), factor(network)
+    store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
     sizes = (store.dataset.height, store.dataset.width)
     dataset = Dataset(
         kind="video",
@@ -62,7 +62,7 @@ def decode(
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
     writing = StoreWriterCallback(dst, dataset, rows, save)
-    module = Decoder(network, budget, grey and network.config.out_channels > 1)
+    module = VaeDecoder(network, budget, grey and network.config.out_channels > 1)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
     run_prediction(trainer, module, data, writing)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}

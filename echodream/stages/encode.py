@@ -11,8 +11,8 @@ from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.metrics.moments import PosteriorMoments
-from echodream.modules.vae import Encoder, load_vae
-from echodream.networks.autoencoder import check_frames, factor
+from echodream.modules.vae import VaeEncoder, load_vae
+from echodream.networks.autoencoder import check_frame_size, downsampling_factor
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import precision
@@ -41,8 +41,8 @@ def encode(
     if scaling is not None:
         validation.positive_number("scaling", scaling, note=", or null to whiten latents")
     store, network = Store(src, kind="video"), load_vae(artifact)
-    scale = factor(network)
-    check_frames(store, network.config.in_channels, scale)
+    scale = downsampling_factor(network)
+    check_frame_size(store, network.config.in_channels, scale)
     names = store.table["FileName"].tolist()
     sizes = (store.dataset.height, store.dataset.width)
     dataset = Dataset(
@@ -71,7 +71,7 @@ def encode(
         lambda folder, all_: _statistics(folder, all_, train) if scaling is None else _scaling(scaling, dataset),
     )
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
-    run_prediction(trainer, Encoder(network, budget), data, writing)
+    run_prediction(trainer, VaeEncoder(network, budget), data, writing)
     return Summary(
         f"encode: {dst} already complete, nothing to do" if writing.already_complete else f"encode: {dst} done",
         {"recordings": len(names), "frames": int(store.table["NumberOfFrames"].sum()), "encoder": dataset.encoder},

@@ -21,7 +21,7 @@ from echodream.evaluation.classifier_inference import answers, open_model
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import multiclass, units
 from echodream.metrics.regression import regression
-from echodream.networks.classifiers import FOLDS
+from echodream.networks.classifiers import RUNS_FILE
 from echodream.runs.atomic_folder import first_process
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -87,7 +87,7 @@ def run_all(
     def save(root: Path) -> None:
         for run in runs:
             shutil.copytree(folder / run.name / "artifact", root / run.name)
-        (root / FOLDS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (root / RUNS_FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     if first_process():
         kept = {str(key): value for key, value in cfg.items() if key not in ("logger", "callbacks")}

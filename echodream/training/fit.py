@@ -57,7 +57,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
-    module.adapt(data)
+    module.configure_from_data(data)
     held = None
     if first_process():
         held = lock(folder, "lock", doing="trained", other="work=")
@@ -107,7 +107,7 @@ def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, ar
     trainer = make_trainer(
         instantiate(cfg.trainer),
         callbacks,
-        some_unused=module.some_unused,
+        some_unused=module.has_unused_parameters,
         logger=loggers,
     )
     last = folder / "last.ckpt"
@@ -124,7 +124,7 @@ def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, ar
             validated = trainer.validate(module, datamodule=data, verbose=False)[0]
             objective(cfg.objective, validated)
             found[cfg.objective] = validated[cfg.objective]
-    metrics = _finite(found, module.undefined)
+    metrics = _finite(found, module.metrics_without_value)
     if trainer.is_global_zero:
         made = replace(artifact, metrics=metrics)
         module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
@@ -149,7 +149,7 @@ def _whole(cfg: DictConfig, data: StoreData, last: Path, loggers: list[Any]) -> 
     """The trained module from its checkpoint ``last``, in this process alone, and a trainer to test it with."""
     _leave()
     module: Trainable = instantiate(cfg.model.module)
-    module.adapt(data)
+    module.configure_from_data(data)
     module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
     one = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
     return module, make_trainer(instantiate(one), [], logger=loggers)

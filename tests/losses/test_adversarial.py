@@ -42,28 +42,28 @@ def test_both_losses_in_closed_form(criterion: str, score: float, monkeypatch: p
         return [torch.full((B, 1, 4, 5), score if torch.equal(x, real) else -2 * score)]
 
     monkeypatch.setattr(adversarial.discriminator, "forward", scores)
-    assert adversarial.generator(real).item() == pytest.approx(losses(criterion, score)[0], rel=1e-5)
+    assert adversarial.generator_loss(real).item() == pytest.approx(losses(criterion, score)[0], rel=1e-5)
     critic = 0.5 * (losses(criterion, score)[1] + losses(criterion, -2 * score)[2])
-    assert adversarial.critic(real, images(1)).item() == pytest.approx(critic, rel=1e-5)
+    assert adversarial.discriminator_loss(real, images(1)).item() == pytest.approx(critic, rel=1e-5)
 
 
 def test_the_critics_step_tells_better_and_the_generators_step_fools() -> None:
     adversarial = made()
     real, fake = images(0), images(1).mul(0.2).requires_grad_()
-    before = adversarial.critic(real, fake)
+    before = adversarial.discriminator_loss(real, fake)
     optimizer = torch.optim.SGD(adversarial.discriminator.parameters(), lr=0.05)
     before.backward()
     assert fake.grad is None  # nothing of the critic's gradient reaches what made the reconstruction
     optimizer.step()
-    assert adversarial.critic(real, fake).item() < before.item()
-    fooled = adversarial.generator(fake)
+    assert adversarial.discriminator_loss(real, fake).item() < before.item()
+    fooled = adversarial.generator_loss(fake)
     (gradient,) = torch.autograd.grad(fooled, fake)
-    assert adversarial.generator(fake - 0.5 * gradient / gradient.norm()).item() < fooled.item()
+    assert adversarial.generator_loss(fake - 0.5 * gradient / gradient.norm()).item() < fooled.item()
 
 
 def test_bce_works_in_half_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert made("bce").critic(images(0), images(1)).dtype == torch.float32
+        assert made("bce").discriminator_loss(images(0), images(1)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

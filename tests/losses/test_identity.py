@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.losses.identity import ArcFace, Code, Contrastive, Head, Published
+from echodream.losses.identity import ArcFaceLoss, CopyCodeLoss, IdentityLoss, NTXentLoss, PublishedPairLoss
 
 N, D = 5, 7
 IDENTITY = torch.tensor([0, 2, 0, 1, 0])
@@ -36,7 +36,7 @@ def test_the_published_loss_is_binary_cross_entropy_of_the_pairs_that_were_drawn
         return 2 - (a - b).abs().sum(dim=1)
 
     x = features()
-    found = Published()(x, IDENTITY, PAIRS, compare)
+    found = PublishedPairLoss()(x, IDENTITY, PAIRS, compare)
     terms = []
     for (first, second), same in zip(PAIRS.tolist(), [True, False, True], strict=True):
         chance = 1 / (1 + math.exp(-float(2 - (x[first] - x[second]).abs().sum())))
@@ -46,7 +46,7 @@ def test_the_published_loss_is_binary_cross_entropy_of_the_pairs_that_were_drawn
 
 def test_nt_xent_asks_for_each_positive_among_all_negatives() -> None:
     x, temperature = features(), 0.3
-    found = float(Contrastive(temperature)(x, IDENTITY, PAIRS, none))
+    found = float(NTXentLoss(temperature)(x, IDENTITY, PAIRS, none))
     terms = []
     for i in range(N):
         for j in range(N):
@@ -61,9 +61,9 @@ def test_nt_xent_asks_for_each_positive_among_all_negatives() -> None:
 
 def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
     margin, scale = 20.0, 8.0
-    head = ArcFace(margin, scale)
+    head = ArcFaceLoss(margin, scale)
     torch.manual_seed(0)
-    head.adapt(D, 3)
+    head.configure(D, 3)
     directions = next(head.parameters())
     assert directions.numel() == D * 3  # trained along with the network
     x, columns = features(), directions.detach().reshape(D, 3).T
@@ -79,7 +79,7 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
 def test_the_code_is_the_squared_distance_to_that_of_the_frame() -> None:
     """Over the code's own features: what is appended to them does not count."""
     x, targets = features(), features().flip(0) + 0.5
-    found = float(Code(features=4)(x, IDENTITY, PAIRS, none, targets))
+    found = float(CopyCodeLoss(features=4)(x, IDENTITY, PAIRS, none, targets))
     assert found == pytest.approx(float(((x - targets)[:, :4] ** 2).sum() / N), rel=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_components_weigh_by_what_is_left_of_them_after_a_redraw() -> None:
     """Noised by sigma and drawn again from a Gaussian: the spread of the result, by simulation of each component."""
     variance, sigma, generator = torch.tensor([0.05, 0.5, 3.0], dtype=torch.float64), 0.8, np.random.default_rng(0)
     mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    weight, bias = Code(features=2, sigma=sigma).code(mean, variance, torch.eye(3, dtype=torch.float64))
+    weight, bias = CopyCodeLoss(features=2, sigma=sigma).linear_code(mean, variance, torch.eye(3, dtype=torch.float64))
     assert weight.shape == (2, 3)
     assert weight[:, 0].tolist() == [0, 0]  # the smallest is left out
     left = []
@@ -102,9 +102,9 @@ def test_components_weigh_by_what_is_left_of_them_after_a_redraw() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("published", Published), ("cosine", Contrastive), ("arcface", ArcFace), ("code", Code)],
+    [("published", PublishedPairLoss), ("cosine", NTXentLoss), ("arcface", ArcFaceLoss), ("code", CopyCodeLoss)],
 )
-def test_each_yaml_file_is_a_head(name: str, kind: type[Head]) -> None:
+def test_each_yaml_file_is_a_head(name: str, kind: type[IdentityLoss]) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=reid", "data=phantom", f"head={name}"])
     head = instantiate(cfg.model.module.head)
@@ -115,12 +115,12 @@ def test_each_yaml_file_is_a_head(name: str, kind: type[Head]) -> None:
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Contrastive(0.0), "temperature"),
-        (lambda: ArcFace(margin=90), "margin"),
-        (lambda: ArcFace(margin=-1), "margin"),
-        (lambda: ArcFace(scale=math.inf), "scale"),
-        (lambda: Code(features=0), "features"),
-        (lambda: Code(sigma=0.0), "sigma"),
+        (lambda: NTXentLoss(0.0), "temperature"),
+        (lambda: ArcFaceLoss(margin=90), "margin"),
+        (lambda: ArcFaceLoss(margin=-1), "margin"),
+        (lambda: ArcFaceLoss(scale=math.inf), "scale"),
+        (lambda: CopyCodeLoss(features=0), "features"),
+        (lambda: CopyCodeLoss(sigma=0.0), "sigma"),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, key: str) -> None:

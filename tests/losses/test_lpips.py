@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from echodream.errors import UserError
 from echodream.losses import lpips
-from echodream.losses.lpips import LPIPS, perceptual
+from echodream.losses.lpips import LPIPS, build_lpips
 from tests.test_structure import composed
 
 # VGG-16 as torchvision numbers it; "M" is a pooling. The widths are small, the numbering is the real one.
@@ -54,7 +54,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 def made(files: tuple[Path, Path], weight: float = 1.0) -> LPIPS:
     backbone, linear = files
-    found = perceptual(weight, str(backbone), str(linear), {"backbone": sha256(backbone), "linear": sha256(linear)})
+    found = build_lpips(weight, str(backbone), str(linear), {"backbone": sha256(backbone), "linear": sha256(linear)})
     assert found is not None
     return found
 
@@ -124,22 +124,22 @@ def test_the_real_sizes_are_vgg16s() -> None:
 
 def test_off_without_files_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert perceptual(1.0, None, None, {}) is None
+        assert build_lpips(1.0, None, None, {}) is None
     assert "LPIPS is off, because loss.perceptual has no weight files" in caplog.text
 
 
 def test_nothing_is_said_where_it_was_switched_off(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert perceptual(0.0, None, None, {}) is None
+        assert build_lpips(0.0, None, None, {}) is None
     assert not caplog.text
 
 
 def test_one_file_alone_or_without_its_hash(files: tuple[Path, Path]) -> None:
     backbone, linear = map(str, files)
     with pytest.raises(UserError, match=r"loss.perceptual.linear is needed"):
-        perceptual(1.0, backbone, None, {"backbone": "0" * 64, "linear": None})
+        build_lpips(1.0, backbone, None, {"backbone": "0" * 64, "linear": None})
     with pytest.raises(UserError, match=r"loss.perceptual.sha256.linear is needed"):
-        perceptual(1.0, backbone, linear, {"backbone": "0" * 64, "linear": None})
+        build_lpips(1.0, backbone, linear, {"backbone": "0" * 64, "linear": None})
 
 
 def test_a_file_of_another_hash(files: tuple[Path, Path]) -> None:
@@ -182,7 +182,7 @@ def test_switched_on_from_the_command_line(files: tuple[Path, Path]) -> None:
         for name, file in zip(("backbone", "linear"), files, strict=True)
     ]
     cfg = composed("train", "model=vae", "data=phantom", "loss.perceptual.weight=0.3", *given)
-    term = instantiate(cfg.model.module.terms.perceptual)
+    term = instantiate(cfg.model.module.losses.perceptual)
     assert isinstance(term, LPIPS)
     assert term.weight == 0.3
     assert term(images(0, 1), images(1, 1), None).item() > 0

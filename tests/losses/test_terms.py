@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
 from echodream.errors import UserError
-from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, adaptive_weight
+from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, adaptive_adversarial_weight
 
 B, C, H, W, D = 2, 3, 60, 52, 4
 
@@ -84,7 +84,7 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms_by_hand() -> None:
     last = nn.Parameter(torch.tensor([3.0, 4.0]))
     reconstruction = last.square().sum()  # gradient (6, 8), norm 10
     adversarial = 2 * last[0]  # gradient (2, 0), norm 2
-    found = adaptive_weight(reconstruction, adversarial, last)
+    found = adaptive_adversarial_weight(reconstruction, adversarial, last)
     assert found.item() == pytest.approx(10 / (2 + 1e-4))
     assert not found.requires_grad
     assert last.grad is None
@@ -93,5 +93,5 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms_by_hand() -> None:
 
 def test_adaptive_weight_is_bounded() -> None:
     last = nn.Parameter(torch.tensor([3.0, 4.0]))
-    assert adaptive_weight(1e9 * last.sum(), 0 * last.sum(), last).item() == 1e4
-    assert adaptive_weight(last.square().sum(), 2 * last[0], last, most=3).item() == 3
+    assert adaptive_adversarial_weight(1e9 * last.sum(), 0 * last.sum(), last).item() == 1e4
+    assert adaptive_adversarial_weight(last.square().sum(), 2 * last[0], last, most=3).item() == 3

@@ -23,7 +23,7 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import roc_auc
 from echodream.modules.classifier import ClipClassifier
-from echodream.networks.classifiers import Classifier, load_classifier, soften
+from echodream.networks.classifiers import Classifier, blur_by_downsampling, load_classifier
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
@@ -45,12 +45,12 @@ def backbone(classes: int, channels: int) -> Classifier:
     return Classifier(classes=classes, channels=channels, **SMALL)  # type: ignore[arg-type]
 
 
-def module(task: Any = None, **changes: Any) -> ClipClassifier:
-    return ClipClassifier(backbone, torch.optim.SGD, task or Classification(), **{"blur": 0.0, **changes})
+def module(**changes: Any) -> ClipClassifier:
+    return ClipClassifier(backbone, torch.optim.SGD, **{"blur": 0.0, **changes})
 
 
 def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **more: Any) -> Any:
-    """What ``adapt`` asks a datamodule: a table with a row for each letter of ``splits`` (R: TRAIN, V, T)."""
+    """A data module with a table of one row per letter of ``splits`` (R: TRAIN, V: VAL, T: TEST)."""
     names = {"R": "TRAIN", "V": "VAL", "T": "TEST"}
     given = {"FileName": [f"r{k}" for k in range(len(ids))], "PatientID": [f"p{k // 2}" for k in range(len(ids))]}
     table = pd.DataFrame({**given, "Split": [names[letter] for letter in splits], "class_id": ids, **more})
@@ -77,46 +77,46 @@ def quiet(made: ClipClassifier) -> dict[str, float]:
     return logged
 
 
-def goal(made: ClipClassifier) -> Any:
-    return made.goal
+def task_of(made: ClipClassifier) -> Any:
+    return made.task
 
 
 def adapted(**changes: Any) -> ClipClassifier:
     """Of the class ids 2, 5 and 9, with 4, 1 and 2 recordings to train on."""
     made = module(**changes)
     names = ["two", "two", "five", "two", "nine", "two", "nine", "five", "nine"]
-    made.adapt(data("RRRRRRRVT", [2, 2, 5, 2, 9, 2, 9, 5, 9], class_name=names))
+    made.configure_from_data(data("RRRRRRRVT", [2, 2, 5, 2, 9, 2, 9, 5, 9], class_name=names))
     return made
 
 
 def test_classes_are_those_of_training_in_order_and_weigh_by_rarity() -> None:
     made = adapted()
-    assert (goal(made).ids, goal(made).names) == ([2, 5, 9], ["two", "five", "nine"])
-    assert goal(made).weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
-    assert goal(made).target(batch([9, 2, 5])).tolist() == [2, 0, 1]
-    assert goal(adapted(balanced=False)).weight.tolist() == [1, 1, 1]
+    assert (task_of(made).ids, task_of(made).names) == ([2, 5, 9], ["two", "five", "nine"])
+    assert task_of(made).weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
+    assert task_of(made).target(batch([9, 2, 5])).tolist() == [2, 0, 1]
+    assert task_of(adapted(balanced=False)).weight.tolist() == [1, 1, 1]
 
 
 def test_chosen_classes_are_in_the_order_asked_for() -> None:
     made, task = module(), Classification(["nine", "two"])
-    made.adapt(data("RRRR", [2, 5, 9, 9], task, class_name=["two", "five", "nine", "nine"]))
-    assert (goal(made).ids, goal(made).names) == ([9, 2], ["nine", "two"])
-    assert goal(made).target(batch([2, 9, 9])).tolist() == [1, 0, 0]
-    assert goal(made).weight.tolist() == pytest.approx([3 / 2 / 2, 3 / 2 / 1])
+    made.configure_from_data(data("RRRR", [2, 5, 9, 9], task, class_name=["two", "five", "nine", "nine"]))
+    assert (task_of(made).ids, task_of(made).names) == ([9, 2], ["nine", "two"])
+    assert task_of(made).target(batch([2, 9, 9])).tolist() == [1, 0, 0]
+    assert task_of(made).weight.tolist() == pytest.approx([3 / 2 / 2, 3 / 2 / 1])
 
 
 def test_classes_weigh_by_what_is_trained_on() -> None:
     """Real and synthetic rows, the synthetic ones half as often as there are."""
     trained = pd.DataFrame({"class_id": [0, 0, 1, 1, 1, 1], "Weight": [1, 1, 0.5, 0.5, 0.5, 0.5]})
     made = module()
-    made.adapt(data("RR", [0, 1], trained=trained))
-    assert goal(made).weight.tolist() == pytest.approx([1, 1])
+    made.configure_from_data(data("RR", [0, 1], trained=trained))
+    assert task_of(made).weight.tolist() == pytest.approx([1, 1])
 
 
 def test_without_names_a_class_is_called_by_its_number() -> None:
     made = module()
-    made.adapt(data("RR", [4, 7]))
-    assert goal(made).names == ["4", "7"]
+    made.configure_from_data(data("RR", [4, 7]))
+    assert task_of(made).names == ["4", "7"]
 
 
 @pytest.mark.parametrize(
@@ -124,31 +124,31 @@ def test_without_names_a_class_is_called_by_its_number() -> None:
     [
         ([0, math.nan, 1], "videos lacks class_id for some recordings"),
         ([0, 0, 0], "has 1 class_id in split TRAIN: a classifier needs two or more"),
-        ([0, 1, 3], "has class_id 3, of which no recording is in split TRAIN"),
+        ([0, 1, 3], "has class_id 3, but no recording of it in the training data"),
     ],
 )
 def test_data_without_classes_are_refused(ids: list[float], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        module().adapt(data("RRT", ids))
+        module().configure_from_data(data("RRT", ids))
 
 
 def test_a_number_is_learnt_in_units_of_its_spread_and_said_in_its_own() -> None:
     task = Regression("EF")
-    made = module(task)
-    made.adapt(data("RRRT", [0, 0, 0, 0], task, EF=[40.0, 50.0, 66.0, 99.0]))
+    made = module()
+    made.configure_from_data(data("RRRT", [0, 0, 0, 0], task, EF=[40.0, 50.0, 66.0, 99.0]))
     made.eval()
     mean, std = 52.0, float(np.std([40, 50, 66]))
     given = {"x": batch([0, 0])["x"], "columns": {"EF": torch.tensor([60.0, 45.0])}, "name": ["r0", "r1"]}
     raw = made.network(given["x"]).detach()
     truth = ((raw[:, 0] - (torch.tensor([60.0, 45.0]) - mean) / std) ** 2).mean()
-    assert float(made.goal.loss(raw, made.goal.target(given))) == pytest.approx(float(truth), rel=1e-5)
-    figures = made.goal.measure(raw.double().numpy(), np.array([60.0, 45.0]))
-    made.goal.finish(made.network)
+    assert float(made.task.loss(raw, made.task.target(given))) == pytest.approx(float(truth), rel=1e-5)
+    figures = made.task.measure(raw.double().numpy(), np.array([60.0, 45.0]))
+    made.task.rescale_output(made.network)
     said = made.network(given["x"]).detach()[:, 0]
     assert torch.allclose(said, raw[:, 0] * std + mean, atol=1e-4)
     assert figures["mae"][0] == pytest.approx(float((said - torch.tensor([60.0, 45.0])).abs().mean()), rel=1e-5)
-    with pytest.raises(UserError, match="EF is the same for all that is trained on"):
-        module(task).adapt(data("RR", [0, 0], task, EF=[55.0, 55.0]))
+    with pytest.raises(UserError, match="EF has the same value in all training data"):
+        module().configure_from_data(data("RR", [0, 0], task, EF=[55.0, 55.0]))
 
 
 @pytest.mark.parametrize("wrong", [{"blur": "x"}, {"blur": 1.5}, {"smallest": -0.1}])
@@ -179,11 +179,11 @@ def test_batches_are_blurred_as_often_as_asked_and_never_in_validation() -> None
     found = float(made.training_step(given, 0).detach())
     torch.manual_seed(0)
     torch.rand(())
-    x = soften(given["x"], 0.5 + 0.5 * float(torch.rand(())))
-    truth = functional.cross_entropy(made.network(x), torch.tensor([2, 0]), goal(made).weight)
+    x = blur_by_downsampling(given["x"], 0.5 + 0.5 * float(torch.rand(())))
+    truth = functional.cross_entropy(made.network(x), torch.tensor([2, 0]), task_of(made).weight)
     assert found == pytest.approx(float(truth.detach()), rel=1e-5)
     made.validation_step(given, 0)
-    assert torch.equal(made._found[0][0], made.network(given["x"]))
+    assert torch.equal(made._outputs[0][0], made.network(given["x"]))
 
 
 def test_a_loss_that_is_not_finite_names_the_recordings() -> None:
@@ -211,16 +211,16 @@ def test_metrics_are_of_the_whole_split_and_from_probabilities() -> None:
     assert logged["test/accuracy_nine"] == pytest.approx(float(shares[1]))
     assert logged["test/balanced_accuracy"] == pytest.approx(float(sum(shares)) / 2)
     assert logged["test/loss"] == pytest.approx(
-        float(functional.cross_entropy(logits, target, goal(made).weight)), rel=1e-5
+        float(functional.cross_entropy(logits, target, task_of(made).weight)), rel=1e-5
     )
-    found = made._tested["figures"]["auc_two"]
+    found = made._test_results[""].metrics["auc_two"]
     weights = bootstrap_weights(["p0", "p0", "p1", "p1", "p2"], made.repeats)  # r0 and r1 are of one patient, and so on
     truth = bootstrap_interval(roc_auc(logits.double().softmax(dim=1)[:, 0].numpy(), target.numpy() == 0, weights))
     assert (found["low"], found["high"]) == pytest.approx((truth.low, truth.high))
-    assert (made._tested["recordings"], made._tested["patients"]) == (5, 3)
+    assert (made._test_results[""].recordings, made._test_results[""].patients) == (5, 3)
     assert not {"test/auc_five", "test/accuracy_five"} & logged.keys()  # nobody to test it on
     made.validation_step(parts[0], 0)
-    assert len(made._found) == 1  # forgotten since
+    assert len(made._outputs) == 1  # forgotten since
 
 
 def store(root: Path, first: str = "r") -> Store:
@@ -275,7 +275,7 @@ def test_recordings_that_come_twice_count_once() -> None:
         made.test_step(batch([9, 2, 2], 1), 0)
     made.on_test_epoch_end()
     assert logged["test/loss"] == once
-    assert made._tested["recordings"] == 3
+    assert made._test_results[""].recordings == 3
 
 
 def test_a_run_leaves_an_artifact_that_opens_to_the_same_logits(tmp_path: Path) -> None:

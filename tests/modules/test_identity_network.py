@@ -21,7 +21,7 @@ from echodream.datamodules.anonymized import AnonymizedData
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder
-from echodream.losses.identity import Head
+from echodream.losses.identity import IdentityLoss
 from echodream.metrics.verification import all_pairs, auc, bootstrap_pairs, rank1, similarities
 from echodream.modules.identity import Identity
 from echodream.modules.reid import load_reid
@@ -75,7 +75,7 @@ def embedder(channels: int, size: tuple[int, int], paired: bool) -> IResNet:
     return IResNet(channels, size, [1, 1, 1, 1], [4, 4, 6, 6], D, paired=paired)
 
 
-class Spy(Head):
+class Spy(IdentityLoss):
     """Keeps what it was given."""
 
     def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Any = None) -> Tensor:
@@ -90,7 +90,7 @@ def data(src: Path, view: Any = None, **changes: Any) -> AnonymizedData:
 
 def adapted(src: Path, view: Any = None, on: str = "pixels", **changes: Any) -> Identity:
     made = Identity(embedder, Spy(), torch.optim.SGD, on=on)
-    made.adapt(data(src, view, **changes))
+    made.configure_from_data(data(src, view, **changes))
     made.logged = {}  # type: ignore[assignment]
     made.log = lambda name, value, **_: made.logged.update({name: float(value)})  # type: ignore
     made._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
@@ -133,8 +133,8 @@ def test_latents_are_normalised_once_and_all_held_out_frames_are_compared(study:
     scores = similarities(embeddings)
     pairs = all_pairs(scores, np.array(patient))
     logged: Any = made.logged
-    assert made.measured is not None
-    assert len(made.measured.score) == len(pairs.score)
+    assert made.verification_pairs is not None
+    assert len(made.verification_pairs.score) == len(pairs.score)
     assert logged["test/auc"] == pytest.approx(auc(pairs), abs=2e-3)  # latents are drawn from their posterior
     assert logged["test/auc_low"] == pytest.approx(bootstrap_pairs(pairs, auc).low, abs=0.02)
     assert logged["test/rank1"] == pytest.approx(rank1(scores, np.array(patient), np.array(recording)), abs=0.05)
@@ -147,7 +147,7 @@ def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path,
     assert "split TEST" not in caplog.text
     with pytest.raises(UserError, match="leave view=frames"):
         adapted(study / "videos", Pairs())
-    with pytest.raises(UserError, match="holds videos, and on=latents looks at latents"):
+    with pytest.raises(UserError, match="holds videos, but on=latents needs latents"):
         adapted(study / "videos", on="latents")
     store = Store(study / "videos").table
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path,
         source = data(study / "videos")
         source.store.table = table
         made = Identity(embedder, Spy(), torch.optim.SGD, on="pixels")
-        made.adapt(source)
+        made.configure_from_data(source)
         return made
 
     with pytest.raises(UserError, match="has one patient only in TRAIN: nobody to be told apart from"):

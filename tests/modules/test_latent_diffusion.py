@@ -67,7 +67,7 @@ class Spied:
         torch.manual_seed(0)
         self.module: LatentDiffusion = instantiate(cfg.model.module)
         self.data: StoreData = instantiate(cfg.datamodule, columns=list(self.module.columns))
-        self.module.adapt(self.data)
+        self.module.configure_from_data(self.data)
         self.noised: list[Any] = []
         self.predictions: list[Tensor] = []
         self.keep: list[dict[str, Tensor]] = []

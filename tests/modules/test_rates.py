@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.modules.trainable import Trainable, check_rates
+from echodream.modules.trainable import Trainable, check_optimizer_settings
 from tests.support.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
@@ -65,13 +65,13 @@ def test_every_schedule_that_is_let_through_can_be_made(name: str) -> None:
     adam: Any = partial(torch.optim.AdamW, lr=0.1, weight_decay=0)
     if name == "piecewise_constant":
         schedule = partial(schedule, step_rules="1:10,0.1")
-    check_rates(adam, schedule)
+    check_optimizer_settings(adam, schedule)
     schedule(optimizer=adam(parameters), num_training_steps=4)
 
 
 def test_partials_that_say_nothing_are_taken() -> None:
-    check_rates(partial(torch.optim.SGD, lr=0.1), None)
-    check_rates(lambda parameters: torch.optim.SGD(parameters, 0.1), partial(get_scheduler, "cosine"))
+    check_optimizer_settings(partial(torch.optim.SGD, lr=0.1), None)
+    check_optimizer_settings(lambda parameters: torch.optim.SGD(parameters, 0.1), partial(get_scheduler, "cosine"))
 
 
 @pytest.mark.parametrize("name", ["identity", "reid", "utility", "classifier", "vae", "lidm", "lvdm"])

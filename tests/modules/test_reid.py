@@ -22,10 +22,10 @@ from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
-from echodream.losses.identity import ArcFace, Code, Head, Published
+from echodream.losses.identity import ArcFaceLoss, CopyCodeLoss, IdentityLoss, PublishedPairLoss
 from echodream.metrics.verification import all_pairs, auc, rank1, similarities, tar_at
 from echodream.modules.reid import Reid, load_reid
-from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, some
+from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, ReidAugmentation, sample_frames
 from echodream.networks.siamese import Siamese
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
@@ -50,7 +50,7 @@ def embedder(channels: int, paired: bool, size: Any = None) -> Siamese:
     return Siamese(channels, paired=paired, **settings)  # type: ignore[arg-type]
 
 
-class Spy(Head):
+class Spy(IdentityLoss):
     """Keeps what it was given."""
 
     def forward(
@@ -61,13 +61,13 @@ class Spy(Head):
         return features.sum()
 
 
-def module(head: Head | None = None, **changes: Any) -> Reid:
+def module(head: IdentityLoss | None = None, **changes: Any) -> Reid:
     return Reid(embedder, head or Spy(), torch.optim.SGD, **changes)
 
 
 def adapted(src: Path, **changes: Any) -> Reid:
     made = module(**changes)
-    made.adapt(data(src))
+    made.configure_from_data(data(src))
     return made.eval()
 
 
@@ -95,42 +95,53 @@ def test_a_batch_is_embedded_as_it_is_with_its_patients_and_its_pairs(latents: P
     first, second, third, fourth = spy.identity.tolist()
     assert first == third
     assert len({first, second, fourth}) == 3
-    assert made.encoder.sees.mean == STATISTICS.mean
-    assert made.encoder.sees.encoder == "ab" * 32
-    assert (made.encoder.sees.height, made.encoder.sees.width, made.encoder.sees.on) == (H, W, "latents")
+    assert made.encoder.input_spec.mean == STATISTICS.mean
+    assert made.encoder.input_spec.encoder == "ab" * 32
+    assert (made.encoder.input_spec.height, made.encoder.input_spec.width, made.encoder.input_spec.on) == (
+        H,
+        W,
+        "latents",
+    )
 
 
 def test_copies_come_in_pairs_of_their_patients(latents: Path) -> None:
     """Each copy with one of the same frame, and with one of the next: as many pairs of both kinds."""
-    made, given = adapted(latents, copies=CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)), batch()
+    made, given = (
+        adapted(latents, augmentation=ReidAugmentation(CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))),
+        batch(),
+    )
     quiet(made)
     bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
     rows = torch.tensor([4, 0, 1, 5])  # of the patients p2, p0, p0, p2
-    made.bank = FrameBank(bank.expand(4, 3, C, H, W), rows)
+    made.augmentation.frame_bank = FrameBank(bank.expand(4, 3, C, H, W), rows)
     torch.manual_seed(0)
     made.training_step(given, 0)
     spy: Any = made.head
     torch.manual_seed(0)
-    stored, drawn = made.bank.draw(3)  # 1.5 times two pairs
-    assert torch.allclose(spy.features[4:], made.encoder(stored.flatten(0, 1)), atol=1e-4)
+    copies = made.augmentation.frame_bank.sample_pairs(3)  # 1.5 times two pairs
+    assert torch.allclose(spy.features[4:], made.encoder(copies.frames), atol=1e-4)
     assert spy.pairs.tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9], [4, 9], [5, 7], [6, 8]]
     number = {0: 0, 1: 0, 4: 8, 5: 8}  # of p0 and p2 among p0, p1, p10, p11, p12, p15, p16, p17, p2
-    assert spy.identity[4:].tolist() == [number[row] for row in drawn.tolist() * 2]
+    assert spy.identity[4:].tolist() == [number[row] for row in copies.rows.tolist() * 2]
 
 
 def test_identity_can_be_the_recording_as_it_was_published(latents: Path) -> None:
     made = module()
-    made.adapt(data(latents, Pairs(identity="recording")))
+    made.configure_from_data(data(latents, Pairs(identity="recording")))
     quiet(made)
     made.eval().training_step(batch(), 0)
     assert len(set(made.head.identity.tolist())) == 4  # type: ignore[union-attr,operator]
 
 
 def test_noise_is_of_random_strength_in_normalised_units(latents: Path) -> None:
-    made = adapted(latents, noise=0.5)
+    made = adapted(latents, augmentation=ReidAugmentation(noise=0.5))
     x = torch.zeros(400, C, H, W)
     torch.manual_seed(0)
-    levels = (made._noised(x) / torch.tensor(STATISTICS.std).view(1, C, 1, 1)).flatten(1).std(dim=1)
+    levels = (
+        (made.augmentation.add_noise(x, made.encoder.std) / torch.tensor(STATISTICS.std).view(1, C, 1, 1))
+        .flatten(1)
+        .std(dim=1)
+    )
     assert float(levels.mean()) == pytest.approx(0.25, abs=0.03)
     assert float(levels.max()) == pytest.approx(0.5, abs=0.1)
     assert float(levels.min()) < 0.03
@@ -146,25 +157,26 @@ def test_a_range_of_latents_becomes_minus_one_to_one(latents: Path) -> None:
     ("changes", "says"),
     [
         ({"on": "videos"}, "on is 'videos': give latents or pixels"),
-        ({"noise": -1.0}, "model.noise is -1.0"),
         ({"range": [2.0, 2.0]}, "model.range is"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         module(**changes)
+    with pytest.raises(UserError, match=r"model.noise is -1.0"):
+        ReidAugmentation(noise=-1.0)
 
 
 def test_a_store_of_the_other_kind_and_another_view_are_refused(latents: Path) -> None:
-    with pytest.raises(UserError, match="holds latents, and on=pixels looks at videos"):
-        module(on="pixels").adapt(data(latents))
+    with pytest.raises(UserError, match="holds latents, but on=pixels needs videos"):
+        module(on="pixels").configure_from_data(data(latents))
     with pytest.raises(UserError, match="leave view=pairs"):
-        module().adapt(data(latents, Frames()))
+        module().configure_from_data(data(latents, Frames()))
 
 
 @torch.no_grad()
 def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
-    made = adapted(latents, head=Published())
+    made = adapted(latents, head=PublishedPairLoss())
     logged = quiet(made)
     view = Pairs(per_recording=3)
     loaded = StoreData(str(latents), view, B, 0, 0)
@@ -183,9 +195,9 @@ def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
     assert logged["test/tar_far_1e-2"] == pytest.approx(tar_at(pairs, 1e-2), abs=1e-3)
     assert logged["test/rank1"] == pytest.approx(rank1(table, patient, np.array(names)), abs=1e-6)
     assert logged["test/auc_low"] < logged["test/auc"] < logged["test/auc_high"]
-    assert made.measured is not None
-    assert len(made.measured.score) == len(names) * (len(names) - 1) // 2
-    assert made._found == []
+    assert made.verification_pairs is not None
+    assert len(made.verification_pairs.score) == len(names) * (len(names) - 1) // 2
+    assert made._outputs == []
 
 
 def test_a_loss_that_is_not_finite_names_the_recordings(latents: Path) -> None:
@@ -206,7 +218,7 @@ def train_cfg(folder: Path, src: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "model.copies.frames=0", "model.redraw.share=0", *overrides])
 
 
-class CodeSpy(Code):
+class CodeSpy(CopyCodeLoss):
     """Keeps what it was given."""
 
     def forward(
@@ -225,19 +237,22 @@ def coded(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
 def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) -> None:
     """The frames' principal components by numpy, and beside each copy the code of its frame, not its own."""
     head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
-    made = Reid(coded, head, torch.optim.SGD, copies=CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))
-    made.adapt(data(latents))
+    copies = CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)
+    made = Reid(coded, head, torch.optim.SGD, augmentation=ReidAugmentation(copies))
+    made.configure_from_data(data(latents))
     made.eval()
     quiet(made)
     given, generator = batch(), torch.Generator().manual_seed(2)
     stored = torch.randn(4, 3, C, H, W, generator=generator)
-    made.bank = FrameBank(stored, torch.tensor([4, 0, 1, 5]))
+    made.augmentation.frame_bank = FrameBank(stored, torch.tensor([4, 0, 1, 5]))
     torch.manual_seed(0)
     made.training_step(given, 0)
     torch.manual_seed(0)
-    copy, frame, _ = made.bank.sourced(3)
+    sampled = made.augmentation.frame_bank.sample_with_originals(3)
+    assert sampled.originals is not None
+    copy, frame = sampled.frames, sampled.originals
     mean, std = (torch.tensor(part).view(1, C, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))
-    x = some(Recordings(StoreData(str(latents), Pairs(), B, 0, 0).store, "TRAIN")).flatten(1).double().numpy()
+    x = sample_frames(Recordings(StoreData(str(latents), Pairs(), B, 0, 0).store, "TRAIN")).flatten(1).double().numpy()
     variance, axes = np.linalg.eigh(np.cov(x.T))
     variance, axes = variance[-5:], axes[:, -5:]
     left = 1 / (1 / variance + 1 / sigma**2) * (1 + variance / (variance + sigma**2))
@@ -256,15 +271,15 @@ def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) 
     assert head.seen[:, 5:].tolist() == [pytest.approx([2.0, 0.3])] * 7
     with torch.no_grad():
         made.encoder.network.body.fc.weight.zero_()
-    assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_code(copy)[:, :6], atol=1e-5)
+    assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_linear_code(copy)[:, :6], atol=1e-5)
 
 
 def test_codes_are_of_whitened_latents(latents: Path) -> None:
-    made = Reid(coded, Code(5), torch.optim.SGD, range=[-1.0, 1.0])
+    made = Reid(coded, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
     with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
-        made.adapt(data(latents))
+        made.configure_from_data(data(latents))
     with pytest.raises(UserError, match=f"head.features=9999, and frames have {C * H * W} values"):
-        Reid(coded, Code(9999), torch.optim.SGD).adapt(data(latents))
+        Reid(coded, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 
 @pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
@@ -276,7 +291,7 @@ def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, 
     assert {path.name for path in folder.iterdir()} == expected
     encoder = load_reid(folder)
     assert read_artifact(folder, "reid").fingerprint == fingerprint(encoder.network)
-    assert encoder.sees.similarity == ("pearson" if head == "published" else "cosine")
+    assert encoder.input_spec.similarity == ("pearson" if head == "published" else "cosine")
     known = {"auc", "auc_low", "auc_high", "auc_other", "tar_far_1e-2", "rank1"}
     assert known <= metrics.keys() <= known | {"tar_far_1e-3"}
     assert metrics["auc"] > (0.6 if head == "published" else 0.85)
@@ -284,7 +299,7 @@ def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, 
     parts = list(StoreData(str(latents), Pairs(per_recording=2), 12, 0, 0).test_dataloader())
     x = unwhiten(torch.cat([torch.cat([part["x"], part["other"]]) for part in parts]), STATISTICS, dim=1)
     names = [name for part in parts for name in [*part["name"], *part["other_name"]]]
-    table = similarities(encoder.embed(x).numpy(), encoder.sees.similarity)
+    table = similarities(encoder.embed(x).numpy(), encoder.input_spec.similarity)
     assert auc(all_pairs(table, np.array([int(name[1:]) // 2 for name in names]))) == pytest.approx(
         metrics["auc"], abs=1e-4
     )
@@ -314,9 +329,9 @@ def test_published_weights_are_exported_as_they_are(tmp_path: Path, latents: Pat
 @pytest.mark.parametrize("preset", ["published", "grey"])
 def test_pixels_are_looked_at_where_they_are_asked_for(tmp_path: Path, preset: str) -> None:
     store = blob_store(tmp_path / "decoded", lengths=(5, 6, 4, 6, 5, 7, 4))
-    made = module(on="pixels", head=ArcFace())
-    made.adapt(data(store.root))
-    sees = made.encoder.sees
+    made = module(on="pixels", head=ArcFaceLoss())
+    made.configure_from_data(data(store.root))
+    sees = made.encoder.input_spec
     assert (sees.on, sees.mean, sees.std, sees.encoder) == ("pixels", (0.0,), (1.0,), None)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=reid", "data=phantom", f"preset={preset}", "on=pixels"])

@@ -12,7 +12,7 @@ from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.normalization import unwhiten, whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw
+from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw, sample_frames
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import artifact, tiny
@@ -23,8 +23,8 @@ torch.set_num_threads(1)
 def test_a_bank_gives_two_different_ones_of_a_row() -> None:
     frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
     torch.manual_seed(0)
-    (first, second), rows = FrameBank(frames, torch.tensor([7, 8, 9, 5])).draw(600)
-    first, second = first.flatten(), second.flatten()
+    copies = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sample_pairs(600)
+    (first, second), rows = copies.frames.flatten().view(2, 600), copies.rows
     assert (first != second).all()
     assert torch.equal(first // 10, second // 10)
     assert torch.equal(torch.tensor([7, 8, 9, 5])[(first // 10).long()], rows)
@@ -36,8 +36,9 @@ def test_a_bank_gives_two_different_ones_of_a_row() -> None:
 def test_a_bank_gives_copies_with_what_they_are_of() -> None:
     frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
     torch.manual_seed(0)
-    copy, frame, rows = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sourced(600)
-    copy, frame = copy.flatten(), frame.flatten()
+    sampled = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sample_with_originals(600)
+    assert sampled.originals is not None
+    copy, frame, rows = sampled.frames.flatten(), sampled.originals.flatten(), sampled.rows
     assert set((copy - frame).tolist()) == {1.0, 2.0}
     assert torch.equal(torch.tensor([7, 8, 9, 5])[(frame // 10).long()], rows)
 
@@ -46,7 +47,7 @@ def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tupl
     network = tiny()
     settings = {"frames": 7, "variants": 3, "share": 1.0, **changes}
     made = CopyAugmentation(str(artifact(folder, network)), augment or Augment(), **settings)
-    made.adapt(fingerprint(network))
+    made.load_autoencoder(fingerprint(network))
     return made, network
 
 
@@ -56,7 +57,7 @@ def test_copies_of_latents_go_through_pixels(tmp_path: Path) -> None:
     made, network = copies(tmp_path / "vae", Augment(flip=1.0), variants=200)
     torch.manual_seed(0)
     z = torch.randn(2, C, 4, 6)
-    found = made.made(z, STATISTICS, np.random.default_rng(0))
+    found = made.copy_frames(z, STATISTICS, np.random.default_rng(0))
     assert found.shape == (2, 201, C, 4, 6)
     stored = unwhiten(z, STATISTICS, dim=1)
     assert torch.equal(found[:, 0], stored)
@@ -71,7 +72,7 @@ def test_copies_of_latents_go_through_pixels(tmp_path: Path) -> None:
 def test_copies_of_pixels_come_back_as_pixels(tmp_path: Path) -> None:
     made, network = copies(tmp_path / "vae", variants=1)
     x = torch.rand(4, 1, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = made.made(x, None, np.random.default_rng(0))
+    found = made.copy_frames(x, None, np.random.default_rng(0))
     assert found.shape == (4, 2, 1, 8, 12)
     assert torch.equal(found[:, 0], x)
     assert found.abs().max() <= 1
@@ -84,7 +85,7 @@ def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path
     rows = Recordings(latent_store(tmp_path / "own", fingerprint(network)), "TRAIN")
     made, _ = copies(tmp_path / "vae", frames=40)
     torch.manual_seed(5)
-    bank = made.bank(rows, torch.device("cpu"))
+    bank = made.build_frame_bank(rows, torch.device("cpu"))
     assert bank is not None
     assert bank.frames.shape == (40, 4, C, H, W)
     for frame, row in zip(bank.frames[:, 0], bank.rows.tolist(), strict=True):
@@ -92,7 +93,7 @@ def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path
         assert ((frame - mean) / std).abs().amax(dim=(1, 2, 3)).min() < 6  # a draw from one of its frames
     assert len(set(bank.rows.tolist())) > 15  # of 24
     torch.manual_seed(5)
-    again = made.bank(rows, torch.device("cpu"))
+    again = made.build_frame_bank(rows, torch.device("cpu"))
     assert again is not None
     assert torch.equal(again.frames, bank.frames)
 
@@ -100,7 +101,7 @@ def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path
 def test_each_kind_of_variation_is_left_out_half_of_the_time_but_the_flip(tmp_path: Path) -> None:
     made, _ = copies(tmp_path / "vae", Augment(gain=0.4, shift=0.1, flip=0.7))
     rng = np.random.default_rng(0)
-    drawn = [made._some(rng) for _ in range(400)]
+    drawn = [made._random_changes(rng) for _ in range(400)]
     assert {augment.flip for augment in drawn} == {0.7}
     for name, amount in (("gain", 0.4), ("shift", 0.1), ("speckle", 0.0)):
         values = [getattr(augment, name) for augment in drawn]
@@ -111,14 +112,14 @@ def test_each_kind_of_variation_is_left_out_half_of_the_time_but_the_flip(tmp_pa
 def test_without_the_autoencoder_of_these_latents_there_are_no_copies(tmp_path: Path) -> None:
     made, _ = copies(tmp_path / "vae")
     with pytest.raises(UserError, match="is not the encoder of these latents"):
-        made.adapt("ab" * 32)
+        made.load_autoencoder("ab" * 32)
     absent = CopyAugmentation(str(tmp_path / "nothing"), Augment(), 2, 1, 1.0)
     with pytest.raises(UserError, match=r"does not exist.*model.copies.frames=0"):
-        absent.adapt(None)
+        absent.load_autoencoder(None)
     for frames, share in ((0, 1.0), (2, 0.0)):
         none = CopyAugmentation(str(tmp_path / "nothing"), Augment(), frames, 1, share)
-        none.adapt(None)
-        assert none.bank(SimpleNamespace(), torch.device("cpu")) is None  # type: ignore[arg-type]
+        none.load_autoencoder(None)
+        assert none.build_frame_bank(SimpleNamespace(), torch.device("cpu")) is None  # type: ignore[arg-type]
     for wrong, key in (((-1, 1, 1.0), "frames"), ((2, 0, 1.0), "variants"), ((2, 1, -0.5), "share")):
         with pytest.raises(UserError, match=rf"model\.copies\.{key} is"):
             CopyAugmentation("vae", Augment(), *wrong)
@@ -132,7 +133,7 @@ def test_redrawing_is_the_posterior_of_the_gaussian_by_its_closed_form() -> None
     made.fit(train)
     x, sigma, times = train[:1].float(), 0.7, 60_000
     torch.manual_seed(0)
-    found = made.draw(x.expand(times, -1, -1, -1), torch.full((times,), sigma)).flatten(1).double()
+    found = made.sample_posterior(x.expand(times, -1, -1, -1), torch.full((times,), sigma)).flatten(1).double()
     flat = train.flatten(1)
     mean, cov = flat.mean(dim=0), torch.cov(flat.T)
     gain = cov @ torch.linalg.inv(cov + sigma**2 * torch.eye(6))
@@ -158,7 +159,7 @@ def test_a_share_is_redrawn_the_more_so_the_more_noise() -> None:
 def test_the_gaussian_is_fitted_to_whitened_training_latents(tmp_path: Path) -> None:
     made = GaussianRedraw(1.0, 0.1, 1.0)
     rows = Recordings(latent_store(tmp_path / "own"), "TRAIN")
-    made.adapt(rows, frames=48)
+    made.fit(sample_frames(rows, frames=48))
     parts = []
     for name in rows.names:
         mean, _ = rows.store.latents(name)

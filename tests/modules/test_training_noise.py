@@ -34,7 +34,7 @@ def steps(
     torch.manual_seed(0)
     module: LatentDiffusion = instantiate(cfg.model.module)
     data = instantiate(cfg.datamodule, columns=list(module.columns))
-    module.adapt(data)
+    module.configure_from_data(data)
     samples, seen = data.samples("TRAIN"), list[tuple[Tensor, Tensor]]()
     corrupt = module.process.corrupt
 

@@ -20,7 +20,7 @@ from echodream.config.error_messages import refuse_impossible_pairs
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.tasks import Labels
 from echodream.errors import UserError
-from echodream.modules.classifier_tasks import MultilabelTask, goal_of
+from echodream.modules.classifier_tasks import MultilabelTask, build_task
 from echodream.networks.classifiers import load_classifier
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
@@ -32,25 +32,25 @@ NAN = float("nan")
 
 
 def test_the_loss_is_the_cross_entropy_of_what_is_known() -> None:
-    goal = MultilabelTask(["a", "b", "c"], [2.0, 1.0, 0.5])
+    task = MultilabelTask(["a", "b", "c"], [2.0, 1.0, 0.5])
     out = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]])
     columns = {"a": torch.tensor([1, 0]), "b": torch.tensor([NAN, 0.25]), "c": torch.tensor([0.5, NAN])}
-    target = goal.target({"columns": columns})
+    target = task.target({"columns": columns})
     p = out.sigmoid()
     terms = [-2 * p[0, 0].log(), -(1 - p[1, 0]).log()]
     terms += [-(0.25 * p[1, 1].log() + 0.75 * (1 - p[1, 1]).log())]
     terms += [-(0.5 * 0.5 * p[0, 2].log() + 0.5 * (1 - p[0, 2]).log())]
-    assert float(goal.loss(out, target)) == pytest.approx(float(sum(terms)) / 4, rel=1e-5)
+    assert float(task.loss(out, target)) == pytest.approx(float(sum(terms)) / 4, rel=1e-5)
     out.requires_grad_()
-    goal.loss(out, torch.full((2, 3), NAN)).backward()  # a batch of which nothing is known
+    task.loss(out, torch.full((2, 3), NAN)).backward()  # a batch of which nothing is known
     assert out.grad is not None
     assert (out.grad == 0).all()
 
 
 def test_what_is_not_known_moves_nothing() -> None:
-    goal = MultilabelTask(["a", "b"], [1.0, 1.0])
+    task = MultilabelTask(["a", "b"], [1.0, 1.0])
     out = torch.tensor([[0.3, -1.2]], requires_grad=True)
-    goal.loss(out, torch.tensor([[NAN, 1.0]])).backward()
+    task.loss(out, torch.tensor([[NAN, 1.0]])).backward()
     assert out.grad is not None
     assert out.grad[0, 0] == 0
     assert float(out.grad[0, 1]) == pytest.approx(float(functional.sigmoid(torch.tensor(-1.2)) - 1), rel=1e-5)
@@ -65,17 +65,19 @@ def data(**labels: list[float]) -> Any:
 
 def test_positives_weigh_as_negatives_where_that_is_asked_for() -> None:
     given = data(a=[1, 0, 0, 0, NAN], b=[0.5, 1, NAN, 1, 0])
-    goal = goal_of(given, balanced=True)
-    assert isinstance(goal, MultilabelTask)
-    assert goal.weight.tolist() == pytest.approx([3, 1.5 / 2.5])
-    assert goal_of(given, balanced=False).weight.tolist() == [1, 1]  # type: ignore[attr-defined]
+    task = build_task(given, balanced=True)
+    assert isinstance(task, MultilabelTask)
+    assert task.weight.tolist() == pytest.approx([3, 1.5 / 2.5])
+    assert build_task(given, balanced=False).weight.tolist() == [1, 1]  # type: ignore[attr-defined]
 
 
 def test_a_label_that_is_always_the_same_cannot_be_learnt() -> None:
-    with pytest.raises(UserError, match=r"videos: b is the same for all .*: leave it out, as task.labels=\[a,c\]"):
-        goal_of(data(a=[1, 0], b=[1, NAN], c=[0.5, 0.5]), balanced=False)
+    with pytest.raises(
+        UserError, match=r"videos: label b has the same value in all .*: leave it out, as task.labels=\[a,c\]"
+    ):
+        build_task(data(a=[1, 0], b=[1, NAN], c=[0.5, 0.5]), balanced=False)
     with pytest.raises(UserError, match=r"choose other task\.labels"):
-        goal_of(data(a=[0, 0]), balanced=True)
+        build_task(data(a=[0, 0]), balanced=True)
 
 
 def store(root: Path, shown: str = "ab") -> Store:
@@ -138,7 +140,7 @@ def test_what_a_version_hides_is_no_longer_found(tmp_path: Path, caplog: pytest.
     said = caplog.text
     assert "tested on 8 original images, of 4 TEST patients" in said
     assert "tested on 8 images in masked, versions of originals, of 4 TEST patients" in said
-    assert said.count("not scored: 8 images say yes and 0 no, and both kinds are needed") == 2
+    assert said.count("not scored: 8 positive and 0 negative images, and both are needed") == 2
 
 
 def test_versions_are_trained_on_and_originals_tested(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
-from echodream.losses.autoencoder import KL, L1, L2, MultiScaleSSIM, Term, adaptive_weight
+from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, adaptive_adversarial_weight
 from echodream.metrics.image_quality import mae, psnr, ssim
-from echodream.modules.vae import VAE, Decoder, Encoder, chunks
-from echodream.networks.autoencoder import build
+from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, split_into_chunks
+from echodream.networks.autoencoder import build_autoencoder
 from tests.support.tiny_vae import tiny
 
 B, C, H, W = 2, 1, 16, 24
@@ -31,7 +31,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def network(seed: int = 0, channels: int = C) -> Any:
     torch.manual_seed(seed)
-    return build(channels, [4], layers=1, latent=2, groups=2)
+    return build_autoencoder(channels, [4], layers=1, latent=2, groups=2)
 
 
 def judge(start: int = 0, weight: float = 0.5, *, adaptive: bool = True) -> PatchAdversarial:
@@ -78,7 +78,9 @@ def fit(module: VAE, items: Sequence[Any], *callbacks: Callback, **more: Any) ->
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_step_of_both_optimisers_is_the_step_by_hand(adaptive: bool) -> None:
     """The autoencoder moves by its own gradient alone, the discriminator by its own alone."""
-    module = VAE(network(), {"l1": L1(0.7), "l2": None, "kl": KL(0.1)}, sgd, judge(adaptive=adaptive), clip=0)
+    module = VAE(
+        network(), {"l1": L1(0.7), "l2": None, "kl": KL(0.1), "adversarial": judge(adaptive=adaptive)}, sgd, clip=0
+    )
     own, critic = copy.deepcopy(module.network), copy.deepcopy(module.adversarial)
     assert critic is not None
     batch = batches(1)[0]
@@ -89,13 +91,13 @@ def test_a_step_of_both_optimisers_is_the_step_by_hand(adaptive: bool) -> None:
     posterior = own.encode(x).latent_dist
     y = own.decode(posterior.sample()).sample
     total = 0.7 * L1(1)(x, y, posterior) + 0.1 * KL(1)(x, y, posterior)
-    fooled = critic.generator(y)
-    balance = adaptive_weight(total, fooled, own.decoder.conv_out.weight) if adaptive else 1.0
+    fooled = critic.generator_loss(y)
+    balance = adaptive_adversarial_weight(total, fooled, own.decoder.conv_out.weight) if adaptive else 1.0
     parameters = dict(own.named_parameters())
     gradients = torch.autograd.grad(total + 0.5 * balance * fooled, list(parameters.values()))
     for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
         assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
-    told = critic.critic(x, y)
+    told = critic.discriminator_loss(x, y)
     judges = dict(critic.discriminator.named_parameters())
     gradients = torch.autograd.grad(told, list(judges.values()))
     assert max(gradient.abs().max() for gradient in gradients) > 1e-4
@@ -119,7 +121,7 @@ class Watch(Callback):
 
 def test_the_discriminator_starts_late_counting_over_epochs() -> None:
     watch = Watch()
-    module = VAE(network(), {"l1": L1(1)}, sgd, judge(start=3))
+    module = VAE(network(), {"l1": L1(1), "adversarial": judge(start=3)}, sgd)
     first = torch.cat([p.detach().flatten() for p in judge().discriminator.parameters()])
     fit(module, batches(2), watch, epochs=3)
     changed = [not torch.equal(a, b) for a, b in zip([first, *watch.weights], watch.weights, strict=False)]
@@ -130,7 +132,7 @@ def test_the_discriminator_starts_late_counting_over_epochs() -> None:
 
 def test_before_its_start_the_discriminator_changes_nothing() -> None:
     with_late, without = (
-        VAE(network(), {"l1": L1(1)}, sgd, adversarial) for adversarial in (judge(start=99), judge(weight=0.0))
+        VAE(network(), {"l1": L1(1), "adversarial": term}, sgd) for term in (judge(start=99), judge(weight=0.0))
     )
     assert without.adversarial is None
     for module in (with_late, without):
@@ -159,7 +161,9 @@ def test_terms_are_switched_by_their_weight() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_step_in_half_precision(precision: str) -> None:
-    module = VAE(network(), {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1)}, sgd, judge())
+    module = VAE(
+        network(), {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1), "adversarial": judge()}, sgd
+    )
     before = copy.deepcopy(module.network.state_dict())
     items = [{**batch, "x": batch["x"].bfloat16()} for batch in batches(2)] if precision == "bf16-true" else batches(2)
     made = fit(module, items, precision=precision)
@@ -182,7 +186,7 @@ def test_of_a_large_batch_the_first_recordings_are_named() -> None:
         fit(VAE(network(), {"l1": L1(1)}, sgd), items)
 
 
-class Steep(Term):
+class Steep(LossTerm):
     """Zero, with an infinite gradient."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: object) -> Tensor:
@@ -249,7 +253,7 @@ def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, m
     monkeypatch.setattr(vae, "encode", lambda x: (calls.append(len(x)), encode(x))[1])
     item = pack((3, 1, 6))
     with torch.no_grad():
-        found = Encoder(vae, budget).predict_step(item, 0)
+        found = VaeEncoder(vae, budget).predict_step(item, 0)
         truth = [encode(frame[None].float() / 127.5 - 1).latent_dist for frame in item.frames]
     assert max(calls) <= budget
     assert sum(calls) == 10
@@ -260,10 +264,10 @@ def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, m
 
 def test_a_cpu_takes_few_frames_at_once_and_another_device_the_budget() -> None:
     frames = torch.empty(70, 1, 2, 2)
-    assert [len(part) for part in chunks(frames, 64)] == [16, 16, 16, 16, 6]
-    assert [len(part) for part in chunks(frames, 40)] == [16, 16, 16, 16, 6]
-    assert {len(part) for part in chunks(frames, 7)} == {7}
-    assert [len(part) for part in chunks(frames.to("meta"), 64)] == [64, 6]
+    assert [len(part) for part in split_into_chunks(frames, 64)] == [16, 16, 16, 16, 6]
+    assert [len(part) for part in split_into_chunks(frames, 40)] == [16, 16, 16, 16, 6]
+    assert {len(part) for part in split_into_chunks(frames, 7)} == {7}
+    assert [len(part) for part in split_into_chunks(frames.to("meta"), 64)] == [64, 6]
 
 
 @pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
@@ -271,7 +275,7 @@ def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) ->
     vae = tiny(channels=3)
     latents = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
-        found = Decoder(vae, 2, grey).predict_step(FrameBatch(("a", "b"), (2, 3), latents), 0)
+        found = VaeDecoder(vae, 2, grey).predict_step(FrameBatch(("a", "b"), (2, 3), latents), 0)
         exact = torch.cat([vae.decode(latent[None]).sample for latent in latents]).permute(0, 2, 3, 1)
     exact = exact.mean(dim=-1, keepdim=True) if grey else exact
     assert [tuple(part.shape) for part in found] == [(2, H, W, channels), (3, H, W, channels)]
@@ -282,7 +286,7 @@ def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) ->
 def test_the_published_network_trains_a_step_and_encodes() -> None:
     """3 x 112 x 112 for real, 62 million parameters."""
     torch.manual_seed(0)
-    module = VAE(build(3, [128, 256, 256, 512]), {"l1": L1(1), "kl": KL(1e-6)}, sgd)
+    module = VAE(build_autoencoder(3, [128, 256, 256, 512]), {"l1": L1(1), "kl": KL(1e-6)}, sgd)
     x = torch.rand(1, 3, 112, 112) * 2 - 1
     before = module.network.encoder.conv_in.weight.detach().clone()
     made = fit(module, [{"x": x, "name": ["a"], "columns": {}}])
@@ -290,7 +294,7 @@ def test_the_published_network_trains_a_step_and_encodes() -> None:
     assert not torch.equal(module.network.encoder.conv_in.weight, before)
     frames = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
     with torch.no_grad():
-        ((mean, std),) = Encoder(module.network, 1).predict_step(FrameBatch(("a",), (2,), frames), 0)
+        ((mean, std),) = VaeEncoder(module.network, 1).predict_step(FrameBatch(("a",), (2,), frames), 0)
     assert mean.shape == std.shape == (2, 4, 14, 14)
     assert torch.isfinite(mean).all()
     assert (std > 0).all()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import L1
 from echodream.modules.vae import VAE
-from echodream.networks.autoencoder import build
+from echodream.networks.autoencoder import build_autoencoder
 
 RATE, WARMUP, STEPS, EPOCHS = 0.1, 2, 5, 2
 
@@ -35,7 +35,12 @@ def test_the_rate_warms_up_and_falls_as_a_cosine(adversarial: bool) -> None:
     judge = PatchAdversarial(1, width=4, layers=1, start=0, weight=0.5, adaptive=False) if adversarial else None
     schedule = partial(get_scheduler, "cosine", num_warmup_steps=WARMUP)
     sgd = partial(torch.optim.SGD, lr=RATE)
-    module = VAE(build(1, [4], layers=1, latent=2, groups=2), {"l1": L1(1.0)}, sgd, judge, schedule=schedule)
+    module = VAE(
+        build_autoencoder(1, [4], layers=1, latent=2, groups=2),
+        {"l1": L1(1.0), "adversarial": judge},
+        sgd,
+        schedule=schedule,
+    )
     rates = Rates()
     trainer = pl.Trainer(
         max_epochs=EPOCHS,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.autoencoder import build, check_frames, factor, load_folder
+from echodream.networks.autoencoder import build_autoencoder, check_frame_size, downsampling_factor, load_autoencoder
 from echodream.weights import fingerprint
 from tests.support.tiny_vae import blob_store
 from tests.test_structure import composed
@@ -32,7 +32,7 @@ def preset(name: str, *overrides: str) -> Any:
 def network(seed: int = 0) -> AutoencoderKL:
     """Three levels that differ, two layers each, so that no two weights can be exchanged unnoticed."""
     torch.manual_seed(seed)
-    return build(2, [4, 8, 12], layers=2, latent=3, groups=4).eval()
+    return build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4).eval()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_presets_on_meta(name: str, side: int, shape: tuple[int, ...]) -> None:
         posterior = vae.encode(x).latent_dist
         assert vae.decode(posterior.mean).sample.shape == x.shape
     assert posterior.mean.shape == (2, 4, shape[2] // 8, shape[3] // 8)
-    assert side // 8 == shape[2] // factor(vae)
+    assert side // 8 == shape[2] // downsampling_factor(vae)
 
 
 def test_every_preset_is_tested() -> None:
@@ -137,7 +137,7 @@ def test_all_three_layouts_give_the_same_network_bit_for_bit(tmp_path: Path) -> 
     save_ckpt(tmp_path / "model.ckpt", compvis(truth))
     prints = {fingerprint(truth)}
     for weights in ("folder", "bin", "model.ckpt"):
-        found = build(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(tmp_path / weights))
+        found = build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(tmp_path / weights))
         assert_same(found, truth)
         prints.add(fingerprint(found))
     assert len(prints) == 1
@@ -159,21 +159,21 @@ def test_weights_saved_before_attention_was_renamed(tmp_path: Path) -> None:
         for name, value in truth.state_dict().items()
     }
     assert "encoder.mid_block.attentions.0.query.weight" in state
-    assert_same(load_folder(with_bin(tmp_path / "old", truth, state)), truth)
+    assert_same(load_autoencoder(with_bin(tmp_path / "old", truth, state)), truth)
 
 
 def test_a_folder_brings_its_own_architecture(tmp_path: Path) -> None:
     network().save_pretrained(tmp_path / "folder")
-    found = build(2, [128, 256], weights=str(tmp_path / "folder"))
+    found = build_autoencoder(2, [128, 256], weights=str(tmp_path / "folder"))
     assert_same(found, network())
     with pytest.raises(UserError, match=r"takes 2 channels, and vae.channels is 3: choose another vae=, or other"):
-        build(3, [4, 8, 12], weights=str(tmp_path / "folder"))
+        build_autoencoder(3, [4, 8, 12], weights=str(tmp_path / "folder"))
 
 
 def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     truth = network().half()
     truth.save_pretrained(tmp_path / "folder")
-    found = load_folder(tmp_path / "folder")
+    found = load_autoencoder(tmp_path / "folder")
     assert {value.dtype for value in found.state_dict().values()} == {torch.float32}
     assert fingerprint(found) == fingerprint(truth)
 
@@ -184,7 +184,7 @@ def test_missing_and_extra_keys_of_a_ckpt_are_named_as_in_the_file(tmp_path: Pat
     state["encoder.down.0.attn.0.q.weight"] = torch.ones(4, 4, 1, 1)
     path = save_ckpt(tmp_path / "model.ckpt", state)
     with pytest.raises(UserError, match=r"model.ckpt does not fit this architecture: .*") as caught:
-        build(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(path))
+        build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(path))
     assert "1 weights are missing (decoder.up.2.block.1.conv1.weight)" in str(caught.value)
     assert "1 weights are not known (encoder.down.0.attn.0.q.weight)" in str(caught.value)
 
@@ -192,9 +192,9 @@ def test_missing_and_extra_keys_of_a_ckpt_are_named_as_in_the_file(tmp_path: Pat
 def test_a_ckpt_of_other_widths_or_depth(tmp_path: Path) -> None:
     path = save_ckpt(tmp_path / "model.ckpt", compvis(network()))
     with pytest.raises(UserError, match=r"\w+.weight is \(4, .*\), this architecture has \(8, .*: check vae.channels"):
-        build(2, [8, 12, 16], layers=2, latent=3, groups=4, weights=str(path))
+        build_autoencoder(2, [8, 12, 16], layers=2, latent=3, groups=4, weights=str(path))
     with pytest.raises(UserError, match=r"48 weights are not known \(decoder.up.1.block.0.nin_shortcut.bias, "):
-        build(2, [4, 8], layers=2, latent=3, groups=4, weights=str(path))
+        build_autoencoder(2, [4, 8], layers=2, latent=3, groups=4, weights=str(path))
 
 
 def test_missing_extra_and_misshapen_weights_of_a_folder(tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_missing_extra_and_misshapen_weights_of_a_folder(tmp_path: Path) -> None
     state = load_file(file)
     save_file({name: value for name, value in state.items() if name != "quant_conv.bias"}, file)
     with pytest.raises(UserError, match=r"1 weights are missing \(quant_conv.bias\)"):
-        load_folder(tmp_path)
+        load_autoencoder(tmp_path)
     save_file({**state, "quant_conv.scale": torch.ones(1)}, file)
     with pytest.raises(UserError, match=r"1 weights are not known \(quant_conv.scale\)"):
-        load_folder(tmp_path)
+        load_autoencoder(tmp_path)
     save_file({**state, "quant_conv.bias": torch.ones(5)}, file)
     with pytest.raises(UserError, match=r"quant_conv.bias is \(5,\), this architecture has \(6,\)"):
-        load_folder(tmp_path)
+        load_autoencoder(tmp_path)
 
 
 class Payload:
@@ -229,36 +229,36 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) 
     else:
         weights = save_ckpt(tmp_path / "model.ckpt", state)
     with pytest.raises(UserError, match="holds more than weights"):
-        build(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(weights))
+        build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(weights))
     assert not (tmp_path / "ran").exists()
 
 
 def test_folders_that_hold_no_autoencoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vae.weights=.*none does not exist"):
-        build(1, [4], weights=str(tmp_path / "none"))
+        build_autoencoder(1, [4], weights=str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"config.json is not an AutoencoderKL's"):
-        load_folder(tmp_path)
+        load_autoencoder(tmp_path)
     for text in ("[]", "{", json.dumps({"block_out_channels": "wide"})):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"config.json is not an AutoencoderKL's"):
-            load_folder(tmp_path)
+            load_autoencoder(tmp_path)
     network().save_config(tmp_path)
     with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):
-        load_folder(tmp_path)
+        load_autoencoder(tmp_path)
 
 
 def test_frames_must_fit(tmp_path: Path) -> None:
     store = blob_store(tmp_path / "videos", [3, 2])  # 16 x 24
-    check_frames(store, 1, 8)
+    check_frame_size(store, 1, 8)
     with pytest.raises(UserError, match=r"has 1 channels, this vae takes 3: ingest with data.grey=false"):
-        check_frames(store, 3, 8)
+        check_frame_size(store, 3, 8)
     with pytest.raises(UserError, match=r"r0 is 24x16, not divisible by 16: ingest with another data.size"):
-        check_frames(store, 1, 16)
+        check_frame_size(store, 1, 16)
 
 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(UserError, match=r"vae.widths is \[8, 10\], not multiples of vae.groups=4"):
-        build(1, [8, 10], groups=4)
+        build_autoencoder(1, [8, 10], groups=4)
 
 
 def test_published_weights_are_chosen_on_the_command_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.classifiers import Classifier, load_classifier, soften
+from echodream.networks.classifiers import Classifier, blur_by_downsampling, load_classifier
 
 B, C, F, H, W, K = 2, 3, 5, 24, 40, 4
 FACTS = {"class_ids": [0, 1, 5, 7], "class_names": ["a", "b", "c", "d"]}
@@ -154,7 +154,7 @@ def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
         ({"layers": [1, 1, 0, 1]}, r"backbone.layers is"),
         ({"block": "wide"}, r"backbone.block is 'wide': choose one of basic, bottleneck"),
         ({"pooling": "median"}, r"backbone.pooling is 'median': choose one of mean, max, attention"),
-        ({"dims": 3, "pooling": "max"}, r"backbone.pooling joins frames of a 2D backbone"),
+        ({"dims": 3, "pooling": "max"}, r"backbone.pooling is for 2D backbones"),
         ({"factorised": True}, r"backbone.factorised needs backbone.dims=3"),
         ({"stem": [3, 3, 3]}, r"backbone.stem is \[3, 3, 3\]: give a list of 2"),
         ({"stride": [2]}, r"backbone.stride is \[2\]: give a list of 2"),
@@ -168,17 +168,17 @@ def test_an_architecture_that_cannot_be_is_refused(changes: dict[str, Any], says
 def test_softening_keeps_what_is_smooth_and_removes_detail() -> None:
     ramp = torch.linspace(-0.6, 0.6, W).expand(B, C, F, H, W)
     inner = (..., slice(6, -6), slice(6, -6))
-    assert torch.allclose(soften(ramp, 0.4)[inner], ramp[inner], atol=0.02)
+    assert torch.allclose(blur_by_downsampling(ramp, 0.4)[inner], ramp[inner], atol=0.02)
     detail = (torch.arange(W) % 2 * 2.0 - 1).expand(B, C, F, H, W)
-    assert soften(detail, 0.4)[inner].abs().max() < 0.1
-    assert soften(clips(), 0.4).abs().max() <= 1
-    assert torch.allclose(soften(clips(), 1.0), clips(), atol=1e-6)
+    assert blur_by_downsampling(detail, 0.4)[inner].abs().max() < 0.1
+    assert blur_by_downsampling(clips(), 0.4).abs().max() <= 1
+    assert torch.allclose(blur_by_downsampling(clips(), 1.0), clips(), atol=1e-6)
 
 
 def test_softening_mixes_neither_clips_nor_channels_nor_frames() -> None:
     x = clips()
-    whole = soften(x, 0.5)
+    whole = blur_by_downsampling(x, 0.5)
     assert whole.shape == x.shape
     for b, c, f in ((0, 0, 0), (1, 2, 3), (0, 1, 4)):
-        alone = soften(x[b : b + 1, c : c + 1, f : f + 1], 0.5)
+        alone = blur_by_downsampling(x[b : b + 1, c : c + 1, f : f + 1], 0.5)
         assert torch.allclose(whole[b, c, f], alone[0, 0, 0], atol=1e-6)

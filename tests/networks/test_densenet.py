@@ -51,7 +51,7 @@ def test_torchvision_s_weights_give_torchvision_s_features(names: str, channels:
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     torch.save(published(""), tmp_path / "densenet.pth")
-    with pytest.raises(UserError, match="give the backbone= that the file was made for"):
+    with pytest.raises(UserError, match="choose the backbone= of these weights"):
         network(weights=str(tmp_path / "densenet.pth"), widths=[WIDTH + 2, GROWTH])
     with pytest.raises(UserError, match="does not fit this architecture"):
         network(weights=str(tmp_path / "densenet.pth"), layers=[2, 2, 2, 1])

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.batch_norm import SharedBatchNorm, share
+from echodream.networks.batch_norm import SharedBatchNorm, convert_to_shared_batch_norm
 from echodream.networks.iresnet import IResNet
-from echodream.networks.siamese import IdentityEncoder, InputSpec, load_encoder
+from echodream.networks.siamese import IdentityEncoder, InputSpec, load_identity_encoder
 from echodream.weights import fingerprint
 
 torch.set_num_threads(1)
@@ -87,17 +87,17 @@ def test_dropout_is_before_the_linear_layer_and_in_training_alone() -> None:
 
 def test_an_encoder_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
     sees = InputSpec("pixels", C, H, W, (0.5,) * C, (2.0,) * C, None, "cosine")
-    network = share(tiny())
+    network = convert_to_shared_batch_norm(tiny())
     made = IdentityEncoder(network, sees)  # type: ignore[arg-type]
     made.save(tmp_path)
-    found, x = load_encoder(tmp_path), torch.randn(B, C, H, W)
+    found, x = load_identity_encoder(tmp_path), torch.randn(B, C, H, W)
     assert isinstance(found.network, IResNet)
     assert torch.equal(found.embed(x), made.embed(x))
     assert fingerprint(found.network) == fingerprint(made.network)
-    with pytest.raises(UserError, match="looks at pixels of 2 x 13 x 22"):
+    with pytest.raises(UserError, match="takes pixels of 2 x 13 x 22"):
         found.embed(x[..., 1:])
     with pytest.raises(UserError, match="no layer that compares pairs"):
-        network.compare(x, x)
+        network.pair_logits(x, x)
 
 
 def test_published_weights_have_the_same_names(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_published_weights_have_the_same_names(tmp_path: Path) -> None:
     assert {"conv1.weight", "layer1.0.downsample.0.weight", "layer2.1.prelu.weight", "features.bias"} <= {
         *network.state_dict()
     }
-    with pytest.raises(UserError, match="choose the embedder= and src= that they were made for"):
+    with pytest.raises(UserError, match="choose the embedder= and src= that the weights were trained with"):
         IResNet(C, (H + 16, W), **TINY, weights=str(tmp_path / "backbone.pth"))
 
 
@@ -119,7 +119,7 @@ def test_shared_normalisation_of_one_process_is_the_plain_one() -> None:
     )
     for part in (plain[1], plain[3]):
         nn.init.normal_(part.weight)  # type: ignore[arg-type]
-    shared = share(nn.Sequential(*(type(part)(*_arguments(part)) for part in plain)))
+    shared = convert_to_shared_batch_norm(nn.Sequential(*(type(part)(*_arguments(part)) for part in plain)))
     shared.load_state_dict(plain.state_dict())
     assert sum(isinstance(part, SharedBatchNorm) for part in shared) == 2  # type: ignore[attr-defined]
     for _ in range(2):

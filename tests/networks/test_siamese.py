@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese, load_encoder
+from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese, load_identity_encoder
 
 torch.set_num_threads(1)
 B, C, H, W, D = 2, 3, 5, 7, 6
@@ -149,12 +149,12 @@ def test_published_weights_score_as_their_own_network_and_so_does_the_exported_a
     truth, logits = restated(state, a, b)
     assert truth.std(dim=0).min() > 1e-4  # the features say something
     assert (network(a) - truth).abs().max() < 1e-5
-    assert (network.compare(network(a), network(b)) - logits).abs().max() < 1e-5
+    assert (network.pair_logits(network(a), network(b)) - logits).abs().max() < 1e-5
     facts = sees(channels=channels, height=side, width=side, mean=(0.5,) * 4, std=(2.0,) * 4, similarity="pearson")
     IdentityEncoder(network, facts).save(tmp_path)
-    loaded = load_encoder(tmp_path)
+    loaded = load_identity_encoder(tmp_path)
     assert (loaded.embed(a * 2 + 0.5) - truth).abs().max() < 1e-5
-    again = loaded.network.compare(loaded.embed(a * 2 + 0.5), loaded.embed(b * 2 + 0.5))
+    again = loaded.network.pair_logits(loaded.embed(a * 2 + 0.5), loaded.embed(b * 2 + 0.5))
     assert (again - logits).abs().max() < 1e-5
 
 
@@ -182,7 +182,7 @@ def test_embeddings_are_of_normalised_frames_row_by_row() -> None:
 
 
 def test_frames_of_another_size_are_refused() -> None:
-    with pytest.raises(UserError, match=r"looks at latents of 3 x 5 x 7, and these are 3 x 7 x 5"):
+    with pytest.raises(UserError, match=r"takes latents of 3 x 5 x 7, and the input has 3 x 7 x 5"):
         encoder().embed(frames().transpose(2, 3))
 
 
@@ -196,9 +196,9 @@ def test_a_pair_is_compared_by_a_layer_over_the_difference_only_where_there_is_o
     by_hand = [
         sum(abs(a[r, k] - b[r, k]) * made.pair.weight[0, k] for k in range(D)) + made.pair.bias for r in range(B)
     ]
-    assert made.compare(a, b).tolist() == pytest.approx([float(value) for value in by_hand], abs=1e-6)
+    assert made.pair_logits(a, b).tolist() == pytest.approx([float(value) for value in by_hand], abs=1e-6)
     with pytest.raises(UserError, match="head=published"):
-        small().compare(a, b)
+        small().pair_logits(a, b)
 
 
 @torch.no_grad()
@@ -206,18 +206,18 @@ def test_a_folder_opens_to_the_same_embeddings(tmp_path: Path) -> None:
     made = encoder()
     made.train()(frames(5, seed=4))  # running means are not what they began as
     made.eval().save(tmp_path)
-    loaded = load_encoder(tmp_path)
+    loaded = load_identity_encoder(tmp_path)
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded.embed(frames()), made.embed(frames()))
-    assert loaded.sees == made.sees
+    assert loaded.input_spec == made.input_spec
     config = json.loads((tmp_path / "config.json").read_text())
     for broken in ("{", "[]", json.dumps({**config, "sees": {}}), json.dumps({**config, "architecture": {}})):
         (tmp_path / "config.json").write_text(broken)
         with pytest.raises(UserError, match=r"not a readable identity network: train one with train.py model=reid"):
-            load_encoder(tmp_path)
+            load_identity_encoder(tmp_path)
     with pytest.raises(UserError, match="not a readable identity network"):
-        load_encoder(tmp_path / "nothing")
+        load_identity_encoder(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

@@ -295,9 +295,9 @@ def test_encode_refuses_other_channels_sizes_and_kinds(tmp_path: Path) -> None:
     artifact(folder / "rgb", tiny(3))
     words = r"videos has 1 channels, this vae takes 3: ingest with data.grey=false, or choose another vae"
     refused(words, lambda: encode(folder, f"artifact={folder}/rgb"), folder, "latents")
-    from echodream.networks.autoencoder import build
+    from echodream.networks.autoencoder import build_autoencoder
 
-    artifact(folder / "deep", build(1, [4] * 5, layers=1, groups=2))
+    artifact(folder / "deep", build_autoencoder(1, [4] * 5, layers=1, groups=2))
     words = r"r0 is 24x16, not divisible by 16: ingest with another data.size"
     refused(words, lambda: encode(folder, f"artifact={folder}/deep"), folder, "latents")
     encode(folder)

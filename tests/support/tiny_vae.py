@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
-from echodream.networks.autoencoder import build
+from echodream.networks.autoencoder import build_autoencoder
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
@@ -53,7 +53,7 @@ def blob_store(root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), chan
 def tiny(channels: int = 1, seed: int = 0) -> Any:
     """A random network that halves each side, (C, H, W) to (3, H / 2, W / 2)."""
     torch.manual_seed(seed)
-    return build(channels, [8, 16], layers=1, latent=3, groups=4).eval()
+    return build_autoencoder(channels, [8, 16], layers=1, latent=3, groups=4).eval()
 
 
 def artifact(root: Path, network: Any, model: str = "vae") -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from echodream.networks.classifiers import Classifier, load_classifier, start_of
+from echodream.networks.classifiers import Classifier, clip_start, load_classifier
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.weights import fingerprint
 
@@ -20,7 +20,7 @@ class Encoder(Extractor):
         self.name = name or Path(folder).absolute().name
         self.weights = fingerprint(self.network)
         self.clips = ((int(self.trained["frames"]), int(self.trained["stride"])),)
-        self.start = start_of(self.trained)
+        self.start = clip_start(self.trained)
         self.size = (int(self.trained["height"]), int(self.trained["width"]), self.network.settings["channels"])
         self.resize = f"none: {self.size[1]}x{self.size[0]}"
 

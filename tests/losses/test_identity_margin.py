@@ -13,7 +13,7 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.losses.margin import Margin, combined
+from echodream.losses.identity import MarginSoftmaxLoss, combined_margin
 
 N, D, K = 6, 5, 9
 IDENTITY = torch.tensor([0, 7, 0, 3, 7, 8])
@@ -24,26 +24,26 @@ def features() -> Tensor:
     return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
 
 
-def head(**changes: Any) -> Margin:
-    made = Margin(**changes)
+def head(**changes: Any) -> MarginSoftmaxLoss:
+    made = MarginSoftmaxLoss(**changes)
     torch.manual_seed(1)
-    made.adapt(D, K)
+    made.configure(D, K)
     with torch.no_grad():
-        made.centres.mul_(50)
+        made.centers.mul_(50)
     return made
 
 
-def loss(made: Margin, x: Tensor) -> Tensor:
+def loss(made: MarginSoftmaxLoss, x: Tensor) -> Tensor:
     def compare(a: Tensor, b: Tensor) -> Tensor:
         raise AssertionError("no pairs are compared")
 
     return made(x, IDENTITY, NONE, compare)
 
 
-def by_hand(made: Margin, x: Tensor, among: list[int]) -> float:
+def by_hand(made: MarginSoftmaxLoss, x: Tensor, among: list[int]) -> float:
     """Cross-entropy of the centres ``among``, one sample after another."""
     (m1, m2, m3), terms = made.margins, []
-    rows, centres = x.double().numpy(), made.centres.detach().double().numpy()
+    rows, centres = x.double().numpy(), made.centers.detach().double().numpy()
     for row, own in zip(rows, IDENTITY.tolist(), strict=True):
         logits = {}
         for k in among:
@@ -70,20 +70,20 @@ def test_the_own_cosine_has_the_margins_and_all_others_have_none(margins: tuple[
 )
 def test_arcface_and_cosface_are_those_of_pytorch_metric_learning(margins: Any, library: Any) -> None:
     made, x, y = head(margins=margins), features().requires_grad_(), features().requires_grad_()
-    library.W.data = made.centres.detach().T.clone()
+    library.W.data = made.centers.detach().T.clone()
     mine, theirs = loss(made, x), library(y, IDENTITY)
     assert float(mine.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
     mine.backward()
     theirs.backward()
     assert x.grad is not None
     assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4)
-    assert torch.allclose(made.centres.grad, library.W.grad.T, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(made.centers.grad, library.W.grad.T, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (4.0, 0.0, 0.0), (3.0, 0.7, 0.2)])
 def test_the_logit_falls_with_the_angle_all_the_way(margins: tuple[float, float, float]) -> None:
     angle = torch.linspace(0.001, math.pi - 0.001, 2001, dtype=torch.float64)
-    found = combined(angle.cos(), *margins)
+    found = combined_margin(angle.cos(), *margins)
     assert (found.diff() <= 1e-9).all()
     assert float(found.diff().abs().max()) < 0.02  # and without a jump
     inside = margins[0] * angle + margins[1] < math.pi
@@ -93,7 +93,7 @@ def test_the_logit_falls_with_the_angle_all_the_way(margins: tuple[float, float,
 
 def test_some_centres_are_the_softmax_over_those_of_the_batch_and_some_others() -> None:
     made, x = head(share=0.4, seed=3, scale=6.0), features()
-    kept = head(share=0.4, seed=3).drawn(IDENTITY).tolist()
+    kept = head(share=0.4, seed=3).sample_centers(IDENTITY).tolist()
     assert {0, 3, 7, 8} <= set(kept)
     assert len(kept) == 4 + 2  # 0.4 of the five others
     assert float(loss(made, x).detach()) == pytest.approx(by_hand(made, x, kept), rel=1e-5)
@@ -102,7 +102,7 @@ def test_some_centres_are_the_softmax_over_those_of_the_batch_and_some_others() 
 def test_which_centres_depends_on_seed_and_step_alone() -> None:
     def course(seed: int, steps: int, identity: Tensor = IDENTITY) -> list[list[int]]:
         made = head(share=0.4, seed=seed)
-        return [made.drawn(identity).tolist() for _ in range(steps)]
+        return [made.sample_centers(identity).tolist() for _ in range(steps)]
 
     plain = course(0, 12)
     torch.manual_seed(99)
@@ -112,7 +112,7 @@ def test_which_centres_depends_on_seed_and_step_alone() -> None:
     assert course(1, 12) != plain
     resumed = head(share=0.4)
     resumed.step.fill_(7)
-    assert resumed.drawn(IDENTITY).tolist() == plain[7]
+    assert resumed.sample_centers(IDENTITY).tolist() == plain[7]
     assert "step" in resumed.state_dict()
     counts = np.bincount(np.concatenate([kept for each in range(40) for kept in course(each, 5)]), minlength=K) / 200
     assert counts[[0, 3, 7, 8]].tolist() == [1, 1, 1, 1]
@@ -123,8 +123,8 @@ def test_all_centres_are_kept_where_none_are_to_be_left_out() -> None:
     x = features()
     assert float(loss(head(), x).detach()) == float(loss(head(share=1.0, seed=5), x).detach())
     everybody = head(share=0.9)
-    assert everybody.drawn(torch.arange(K)).tolist() == [*range(K)]
-    assert len(head(share=0.01).drawn(IDENTITY)) == 5  # at least one to be told apart from
+    assert everybody.sample_centers(torch.arange(K)).tolist() == [*range(K)]
+    assert len(head(share=0.01).sample_centers(IDENTITY)) == 5  # at least one to be told apart from
 
 
 def test_half_precision_is_not_used_for_cosines() -> None:
@@ -138,7 +138,13 @@ def test_the_yaml_file_is_this_head() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=identity", "data=phantom", "seed=4"])
     made = instantiate(cfg.model.module.head)
-    assert (type(made), made.margins, made.scale, made.share, made.seed) == (Margin, (1.0, 0.5, 0.0), 64.0, 1.0, 4)
+    assert (type(made), made.margins, made.scale, made.share, made.seed) == (
+        MarginSoftmaxLoss,
+        (1.0, 0.5, 0.0),
+        64.0,
+        1.0,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,4 +161,4 @@ def test_the_yaml_file_is_this_head() -> None:
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=f"head.{key} is "):
-        Margin(**changes)
+        MarginSoftmaxLoss(**changes)
