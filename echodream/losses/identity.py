@@ -203,7 +203,7 @@ class MarginSoftmaxLoss(IdentityLoss):
 
     @torch.no_grad()
     def sample_centers(self, identity: Tensor) -> Tensor:
-        """Identities whose centers this step uses, int64, ascending: all of the batch, and a random part of the others."""
+        """The identities whose centers this step uses, int64, in ascending order."""
         count, number = len(self.centers), int(self.step)
         self.step += 1
         in_batch = np.unique(_gather_from_all_processes(identity).cpu().numpy())

@@ -94,4 +94,4 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms_by_hand() -> None:
 def test_adaptive_weight_is_bounded() -> None:
     last = nn.Parameter(torch.tensor([3.0, 4.0]))
     assert adaptive_adversarial_weight(1e9 * last.sum(), 0 * last.sum(), last).item() == 1e4
-    assert adaptive_adversarial_weight(last.square().sum(), 2 * last[0], last, most=3).item() == 3
+    assert adaptive_adversarial_weight(last.square().sum(), 2 * last[0], last, maximum=3).item() == 3

@@ -143,7 +143,7 @@ def test_latents_are_normalised_once_and_all_held_out_frames_are_compared(study:
 def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path, caplog: Any) -> None:
     with caplog.at_level("INFO"):
         adapted(study / "videos")
-    assert "split VAL: 1 of 3 patients have one image (p13), and no pair of their own" in caplog.text
+    assert "split VAL: 1 of 3 patients have one image (p13), and no genuine pair" in caplog.text
     assert "split TEST" not in caplog.text
     with pytest.raises(UserError, match="leave view=frames"):
         adapted(study / "videos", Pairs())
@@ -158,9 +158,9 @@ def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path,
         made.configure_from_data(source)
         return made
 
-    with pytest.raises(UserError, match="has one patient only in TRAIN: nobody to be told apart from"):
+    with pytest.raises(UserError, match="has only one patient in TRAIN: at least two are needed"):
         with_table(store[(store["Split"] != "TRAIN") | (store["PatientID"] == "p0")])
-    with pytest.raises(UserError, match="split VAL has one patient only"):
+    with pytest.raises(UserError, match="split VAL has only one patient"):
         with_table(store[(store["Split"] != "VAL") | (store["PatientID"] == "p3")])
     with pytest.raises(UserError, match=r"split TEST has no patient with a second image \(p14, p4, p9\)"):
         with_table(store[(store["Split"] != "TEST") | store["FileName"].str.endswith("0")])

@@ -90,7 +90,7 @@ def test_a_schedule_that_torch_refuses_is_one_sentence() -> None:
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
     words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change that setting"
     with pytest.raises(UserError, match=words):
-        Trainable.optimizers_of(
+        Trainable.build_optimizers(
             module, partial(torch.optim.SGD, lr=1e-9), schedule, [[torch.nn.Parameter(torch.zeros(1))]]
         )
 

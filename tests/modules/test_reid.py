@@ -197,7 +197,7 @@ def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
     assert logged["test/auc_low"] < logged["test/auc"] < logged["test/auc_high"]
     assert made.verification_pairs is not None
     assert len(made.verification_pairs.score) == len(names) * (len(names) - 1) // 2
-    assert made._outputs == []
+    assert made._embeddings == []
 
 
 def test_a_loss_that_is_not_finite_names_the_recordings(latents: Path) -> None:

@@ -236,11 +236,11 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) 
 def test_folders_that_hold_no_autoencoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vae.weights=.*none does not exist"):
         build_autoencoder(1, [4], weights=str(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"config.json is not an AutoencoderKL's"):
+    with pytest.raises(UserError, match=r"config.json is not the configuration of an AutoencoderKL"):
         load_autoencoder(tmp_path)
     for text in ("[]", "{", json.dumps({"block_out_channels": "wide"})):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config.json is not an AutoencoderKL's"):
+        with pytest.raises(UserError, match=r"config.json is not the configuration of an AutoencoderKL"):
             load_autoencoder(tmp_path)
     network().save_config(tmp_path)
     with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):

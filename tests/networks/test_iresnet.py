@@ -142,8 +142,8 @@ def _arguments(part: Any) -> list[Any]:
         ({"widths": [4, 0, 4, 4]}, "embedder.widths is"),
         ({"features": 0}, "embedder.features is 0"),
         ({"dropout": 1.0}, "embedder.dropout is 1.0"),
-        ({"paired": True}, "give head=margin, arcface or cosine"),
-        ({"code": [5, H, W]}, "give head=margin, arcface or cosine"),
+        ({"paired": True}, "supports only head=margin, head=arcface and head=cosine"),
+        ({"code": [5, H, W]}, "supports only head=margin, head=arcface and head=cosine"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:

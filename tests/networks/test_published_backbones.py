@@ -217,7 +217,7 @@ def test_the_head_is_left_out_and_old_files_lack_counters(tmp_path: Path) -> Non
 
 def test_a_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
     path, _ = written("resnet50", tmp_path)
-    with pytest.raises(UserError, match=r"resnet50.pth does not fit this architecture: .*; give the backbone= that"):
+    with pytest.raises(UserError, match=r"resnet50.pth does not fit this architecture: .*; choose the backbone= of"):
         loaded("r3d", path)
     with pytest.raises(UserError, match=r"absent.pth does not exist: give the path of a local weight file"):
         loaded("r3d", tmp_path / "absent.pth")
