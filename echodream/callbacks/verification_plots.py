@@ -13,7 +13,7 @@ from echodream.plotting import plot_verification
 
 
 class VerificationPlots(Callback):
-    """Logs plots of the pairs of frames that the module's last validation has left in ``measured``."""
+    """Logs plots of ``verification_pairs``, the pairs of frames of the module's last validation."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

@@ -137,9 +137,7 @@ class ClipClassifier(Trainable):
         values = self.task.measure(out, target, bootstrap_weights(patients, self.repeats))
         self._log(prefix, {name: samples[0] for name, samples in values.items()})
         count = self.task.patients_per_metric(target, patients)
-    def export(  # type: ignore[override]
-        self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str
-    ) -> None:
+        metrics = {name: asdict(bootstrap_interval(v, patients=count.get(name))) for name, v in values.items()}
         counts = self.task.label_counts(target, patients) if isinstance(self.task, MultilabelTask) else None
         return EvaluationResult(out, target, metrics, len(rows), len(set(patients.tolist())), counts)
 

@@ -129,7 +129,7 @@ def plant(patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", e
     if not (folder / "reid").exists():
         write_artifact(folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64), "seed: 0\n", lambda _: None)
     patch.setattr(identity, "load_reid", lambda _: IdentityEncoder(Flat(), sees).eval())  # type: ignore[arg-type]
-    patch.setattr(workshop, "load_frozen", lambda _: Pair())
+    patch.setattr(workshop, "load_frozen_autoencoder", lambda _: Pair())
 
 
 def cfg(folder: Path, *overrides: str) -> DictConfig:
