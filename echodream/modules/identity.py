@@ -75,8 +75,8 @@ class Identity(MetricLearning):
         single = names[images < 2].tolist()
         if len(single) == len(names):
             raise UserError(
-                f"{split} has no patient with a second image ({shortened_list(single)}), so verification cannot be measured: "
-                "ingest with another split"
+                f"{split} has no patient with a second image ({shortened_list(single)}), so verification cannot be "
+                "measured: ingest with another split"
             )
         if single:
             log.info(

@@ -67,7 +67,8 @@ def test_bce_works_in_half_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [({"criterion": "wasserstein"}, "choose one of hinge"), ({"start": -1}, "start is -1: give a number from 0")]
+    ("wrong", "words"),
+    [({"criterion": "wasserstein"}, "choose one of hinge"), ({"start": -1}, "start is -1: give a number from 0")],
 )
 def test_settings_that_cannot_be(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
