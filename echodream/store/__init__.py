@@ -1,4 +1,4 @@
-"""The Store: the one thing that passes between stages. docs/format.md is its specification."""
+"""The Store: a folder of recordings, the only thing that passes between stages. Specification: docs/format.md."""
 
 from echodream.store.reader import Store
 from echodream.store.schema import Dataset, Statistics, StoreError

@@ -1,4 +1,4 @@
-"""Checksums of files, and SHA256SUMS, which lists those of a Store."""
+"""SHA-256 checksums of files, and the file SHA256SUMS of a Store."""
 
 import hashlib
 import re
@@ -11,18 +11,18 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of the file at ``path``, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_checksums(root: Path) -> dict[str, str]:
-    """``SHA256SUMS`` as a mapping from path to digest. Raises ``StoreError``."""
+    """SHA256SUMS of the store at ``root``, as a dict from path to checksum. Raises ``StoreError``."""
     path = root / CHECKSUMS
     sums: dict[str, str] = {}
     for line in read_text(path, MAX_CSV_BYTES).removesuffix("\n").split("\n"):
         value, _, name = line.partition("  ")
         if not _SHA256.fullmatch(value) or not name or name in sums:
-            raise StoreError(f"{path}: the line {line[:80]!r} is not '<sha256>  <path>', or stands there twice")
+            raise StoreError(f"{path}: the line {line[:80]!r} is not '<sha256>  <path>', or its path is listed twice")
         sums[name] = value
     return sums

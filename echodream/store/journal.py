@@ -1,4 +1,4 @@
-"""The journal of a store that is being written: a line of JSON for each recording that is done or left out."""
+"""The journal of a store that is being written: one line of JSON for each recording that is written or rejected."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
-"""{"row": ..., "sha256": ...} of a recording that is written, {"rejected": ...} of one that is left out."""
+"""{"row": ..., "sha256": ...} of a written recording, or {"rejected": ...} of a rejected one."""
 
 
 def journal_path(work: Path, shard: int) -> Path:
-    """Where the process ``shard`` of a job keeps its journal."""
+    """Path of the journal of process ``shard``, in the folder ``work``."""
     return work / f"journal-{shard}.jsonl"
 
 
 def entry_line(entry: Mapping[str, Any]) -> str:
-    """``entry`` as a line."""
+    """``entry`` as one line of JSON."""
     return json.dumps(entry) + "\n"
 
 
 def read(work: Path) -> Iterator[Entry]:
-    """The entries of all shards, as far as their lines are whole: the disk may lose the end of a file in a crash."""
+    """The entries of all shards. Incomplete lines are skipped: a crash can lose the end of a file."""
     for path in sorted(work.glob("journal-*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
@@ -32,17 +32,17 @@ def read(work: Path) -> Iterator[Entry]:
 
 
 def entry_name(entry: Entry) -> str:
-    """FileName of the recording that ``entry`` is about."""
+    """FileName of the recording in ``entry``."""
     return str((entry.get("row") or entry["rejected"])["FileName"])
 
 
 def rewrite(work: Path, entries: Iterable[Entry]) -> None:
-    """Make the first shard's journal the only one, with ``entries``; whole or not at all."""
+    """Replace all journals by the journal of shard 0 with ``entries``, atomically."""
     path = journal_path(work, 0)
-    fresh = path.with_suffix(".new")
-    with fresh.open("w", encoding="utf-8") as file:
+    temporary = path.with_suffix(".new")
+    with temporary.open("w", encoding="utf-8") as file:
         file.writelines(map(entry_line, entries))
-    fresh.replace(path)
+    temporary.replace(path)
     for other in work.glob("journal-*.jsonl"):
         if other != path:
             other.unlink()

@@ -1,4 +1,4 @@
-"""Reading a Store."""
+"""Reads a Store: its table, frames and latents."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Store:
     """A folder of recordings, opened for reading.
 
-    ``dataset`` is what dataset.json says and ``table`` is FileList.csv, one row per recording, checked.
-    Raises ``StoreError`` at once when the folder is not a store, or not of the ``kind`` or ``encoder`` asked for.
+    ``dataset`` holds dataset.json; ``table`` holds FileList.csv (pandas), one checked row per recording.
+    Raises ``StoreError`` when the folder is not a store, or not of the required ``kind`` or ``encoder``.
     """
 
     def __init__(self, root: str | Path, *, kind: str | None = None, encoder: str | None = None) -> None:
@@ -30,7 +30,7 @@ class Store:
         self.dataset: Dataset = read_dataset(self.root)
         self.table: pd.DataFrame = read_file_list(self.root)
         if kind is not None and self.dataset.kind != kind:
-            raise StoreError(f"{self.root} is a {self.dataset.kind} store, a {kind} store is needed here: check src=")
+            raise StoreError(f"{self.root} is a {self.dataset.kind} store, but a {kind} store is needed: check src=")
         if encoder is not None and self.dataset.encoder != encoder:
             raise StoreError(
                 f"{self.root} was encoded by {str(self.dataset.encoder)[:12]}, this model needs {encoder[:12]}: "
@@ -56,27 +56,27 @@ class Store:
         }
 
     @cached_property
-    def _frames(self) -> dict[str, int]:
+    def _frame_counts(self) -> dict[str, int]:
         return dict(zip(self.table["FileName"], map(int, self.table["NumberOfFrames"]), strict=True))
 
     def path(self, name: str) -> Path:
-        """The media file of the recording ``name``. Raises ``StoreError`` for a name that is not in the store."""
-        if name not in self._frames:
+        """Path of the media file of the recording ``name``. Raises ``StoreError`` for an unknown name."""
+        if name not in self._frame_counts:
             raise StoreError(f"{self.root} has no recording {name!r}")
         return media_path(self.root, self.dataset.kind, name)
 
     def frames(self, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Pixels of a recording, all frames or those at ``indices``: uint8, (F, H, W, C)."""
-        return read_video(self.path(name), self.dataset.channels, indices, self._frames.get(name))
+        """Pixels of all frames of a recording, or of the frames ``indices``: uint8, (F, H, W, C)."""
+        return read_video(self.path(name), self.dataset.channels, indices, self._frame_counts.get(name))
 
     def latents(self, name: str, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
-        """Posterior mean and std of the frames ``start`` to ``stop``, unscaled: float16, (F, C, H, W) each.
+        """Unscaled posterior mean and std of the frames ``start`` to ``stop``: float16, (F, C, H, W) each.
 
-        Reads only the slice. Raises ``StoreError`` when the file is damaged.
+        Reads only this slice of the file. Raises ``StoreError`` when the file is damaged.
         """
         path = self.path(name)
         mean, std = read_latents(path, start, stop)
-        expected = len(range(*slice(start, stop).indices(self._frames[name])))
+        expected = len(range(*slice(start, stop).indices(self._frame_counts[name])))
         if len(mean) != expected or mean.shape != std.shape:
-            raise StoreError(f"{path} holds other frames than FileList.csv says: make the store again")
+            raise StoreError(f"{path} does not hold the frames that FileList.csv states: create the store again")
         return mean, std

@@ -1,4 +1,4 @@
-"""The Store's vocabulary: file names, columns, and ``dataset.json``. docs/format.md says the same in prose."""
+"""Format of a Store: file names, columns, and ``dataset.json``. docs/format.md is the same specification in prose."""
 
 import json
 import math
@@ -20,6 +20,7 @@ SPLITS = ("TRAIN", "VAL", "TEST")
 REQUIRED_COLUMNS = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
 REJECTED_COLUMNS = ("FileName", "Reason", "Counted")
 MEDIA_FILES = {"video": ("Videos", ".mkv"), "latent": ("Latents", ".safetensors")}
+"""Kind of store -> folder and suffix of its media files."""
 MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
 MAX_FRAMES = 2**31 - 1
@@ -33,28 +34,28 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class StoreError(UserError):
-    """A folder is not a Store as docs/format.md has it. The message names the file, the row and the remedy."""
+    """A folder does not meet docs/format.md. The message names the file, the row and the remedy."""
 
 
 def is_valid_name(name: object) -> bool:
-    """Whether ``name`` can be a FileName: one path component of plain characters, which cannot leave its folder."""
+    """Whether ``name`` can be a FileName: a single path component of ASCII letters, digits, ".", "_" and "-"."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
 def is_valid_column(name: object) -> bool:
-    """Whether ``name`` can head a column of FileList.csv."""
+    """Whether ``name`` can be a column name of FileList.csv."""
     return isinstance(name, str) and _COLUMN.fullmatch(name) is not None
 
 
 def media_path(root: Path, kind: str, name: str) -> Path:
-    """Where the recording ``name`` lies below ``root``."""
+    """Path of the media file of the recording ``name`` in the store at ``root``."""
     folder, suffix = MEDIA_FILES[kind]
     return root / folder / f"{name}{suffix}"
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per-channel mean and standard deviation over the TRAIN rows, in the units that are stored."""
+    """Mean and standard deviation per channel over the TRAIN recordings, in the stored units."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -72,22 +73,22 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Dataset:
-    """``dataset.json``: what the files of a Store are, and how they came to be."""
+    """``dataset.json``: what a Store contains and how it was created."""
 
     kind: str
     """"video" (uint8 pixels) or "latent" (float16 posterior mean and std)."""
     channels: int
     height: int | None = None
-    """Pixels or latent cells; None where recordings differ in size."""
+    """Pixels or latent cells; None where the recordings differ in size."""
     width: int | None = None
     fidelity: str = "lossless"
-    """What became of what was put in: "lossless" for FFV1, "float16" for latents."""
+    """Loss of the storage: "lossless" for FFV1, "float16" for latents."""
     statistics: Statistics | None = None
     encoder: str | None = None
-    """Fingerprint (SHA-256) of the weights that made the latents; None for pixels."""
+    """Fingerprint (SHA-256) of the weights of the VAE that encoded the latents; None for pixels."""
     synthetic: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
-    """Everything that decided the content, as resolved by the configuration."""
+    """Every setting that determines the content, as resolved by the configuration."""
     command: str = ""
     code_version: str = ""
     format_version: int = FORMAT_VERSION
@@ -96,9 +97,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {_short(self.format_version)}, this version reads {FORMAT_VERSION}")
+            raise ValueError(f"format_version is {_quote(self.format_version)}, this version reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {_short(self.kind)}, not one of {', '.join(KINDS)}")
+            raise ValueError(f"kind is {_quote(self.kind)}, not one of {', '.join(KINDS)}")
         _check_int("channels", self.channels, 1, 4096)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
@@ -107,29 +108,29 @@ class Dataset:
             raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
         if self.layout != expected:
-            raise ValueError(f"layout is {_short(self.layout)}, a {self.kind} store has {expected!r}")
+            raise ValueError(f"layout is {_quote(self.layout)}, a {self.kind} store has {expected!r}")
         if (self.kind == "latent") != (self.encoder is not None):
-            raise ValueError("a latent store names its encoder's fingerprint, a video store names none")
+            raise ValueError("encoder is needed for a latent store, and must be null for a video store")
         if self.encoder is not None and not (isinstance(self.encoder, str) and _HEX.fullmatch(self.encoder)):
-            raise ValueError(f"encoder is {_short(self.encoder)}, not a SHA-256 in hexadecimal")
+            raise ValueError(f"encoder is {_quote(self.encoder)}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
         types = {"fidelity": str, "command": str, "code_version": str, "synthetic": bool, "settings": dict}
         for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} is {_short(getattr(self, name))}, not a {kind.__name__}")
+                raise ValueError(f"{name} is {_quote(getattr(self, name))}, not a {kind.__name__}")
 
     def to_json(self) -> str:
-        """The file's text: sorted keys and fixed indentation, so that equal content means equal bytes."""
+        """Text of dataset.json, with sorted keys and fixed indentation: equal content gives equal bytes."""
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Dataset":
-        """Parse and check. Raises ``ValueError`` with what is wrong."""
-        raw = _strict_json(text)
+        """Parse and check the text of dataset.json. Raises ``ValueError``."""
+        raw = _parse_strict_json(text)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(raw) - known):
-            raise ValueError(f"unknown key {_short(unknown[0])}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {_quote(unknown[0])}; known are {', '.join(sorted(known))}")
         if missing := sorted({"kind", "channels", "format_version"} - set(raw)):
             raise ValueError(f"key {missing[0]!r} is missing")
         statistics = raw.get("statistics")
@@ -142,56 +143,56 @@ class Dataset:
         return cls(**raw)
 
 
-def _strict_json(text: str) -> dict[str, Any]:
-    """A JSON object without what parsers differ about: a key twice, infinite numbers, bottomless nesting."""
+def _parse_strict_json(text: str) -> dict[str, Any]:
+    """Parse a JSON object; refuses duplicate keys, numbers that are not finite, and deep nesting."""
     try:
-        raw = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_parse_finite, parse_float=_parse_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
-    if not _shallow(raw, _MAX_DEPTH):
+    if not _within_depth(raw, _MAX_DEPTH):
         raise ValueError("it is nested too deeply")
     return raw
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {_short(key)} stands there twice")
-        found[key] = value
-    return found
+        if key in unique:
+            raise ValueError(f"the key {_quote(key)} occurs twice")
+        unique[key] = value
+    return unique
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 
-def _shallow(value: Any, depth: int) -> bool:
+def _within_depth(value: Any, depth: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth >= 0 and all(_shallow(item, depth - 1) for item in inner)
+    return depth >= 0 and all(_within_depth(item, depth - 1) for item in inner)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
-def _short(value: object) -> str:
-    """What a message quotes of a value that may be anything, of any size."""
+def _quote(value: object) -> str:
+    """``value`` as quoted in a message, at most 80 characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if not validation.is_whole(value, low, high):
-        raise ValueError(f"{name} is {_short(value)}, not a whole number from {low} to {high}")
+        raise ValueError(f"{name} is {_quote(value)}, not a whole number from {low} to {high}")
 
 
 def read_dataset(root: Path) -> Dataset:
-    """Read ``dataset.json`` of the store at ``root``. Raises ``StoreError``."""
+    """Read and check ``dataset.json`` of the store at ``root``. Raises ``StoreError``."""
     path = root / DATASET
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
@@ -206,49 +207,49 @@ def read_dataset(root: Path) -> Dataset:
 
 
 def parse_dataset(path: Path, text: str) -> Dataset:
-    """The ``text`` of ``path`` as a ``Dataset``. Raises ``StoreError``."""
+    """Parse ``text``, the content of the file ``path``, as a ``Dataset``. Raises ``StoreError``."""
     try:
         return Dataset.from_json(text)
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path} is not valid: {error}") from error
 
 
-def read_text(path: Path, most: int) -> str:
-    """The text of a regular file of at most ``most`` bytes, UTF-8. Raises ``StoreError``."""
+def read_text(path: Path, max_bytes: int) -> str:
+    """Read a regular UTF-8 file of at most ``max_bytes`` bytes. Raises ``StoreError``."""
     try:
         if path.exists() and not path.is_file():
             raise StoreError(f"{path} is not a file: {path.parent} is not a store")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): {path.parent} is not a store") from error
-    if len(content) > most:
-        raise StoreError(f"{path} is larger than {most} bytes: {path.parent} is not a store")
+    if len(content) > max_bytes:
+        raise StoreError(f"{path} is larger than {max_bytes} bytes: {path.parent} is not a store")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is not text in UTF-8: {path.parent} is not a store") from error
+        raise StoreError(f"{path} is not UTF-8 text: {path.parent} is not a store") from error
 
 
-def describe_difference(made: Dataset, wanted: Dataset) -> str | None:
-    """The first setting in which two stores differ, as a sentence part; command line and statistics do not count."""
-    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (made, wanted))
-    return _differing(left, right)
+def describe_difference(existing: Dataset, new: Dataset) -> str | None:
+    """The first setting in which two stores differ, for a message; None if equal but for command and statistics."""
+    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (existing, new))
+    return _difference(left, right)
 
 
-def _differing(left: Any, right: Any, key: str = "") -> str | None:
+def _difference(left: Any, right: Any, key: str = "") -> str | None:
     if isinstance(left, dict) and isinstance(right, dict):
         for name in sorted(left.keys() | right.keys(), key=lambda name: (name == "listing", name)):
-            if found := _differing(left.get(name), right.get(name), f"{key}.{name}" if key else name):
-                return found
+            if difference := _difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
+                return difference
         return None
     if left != right and key == "settings.listing":
-        return "the recordings, their files or their splits are others"
+        return "the recordings, their files or their splits differ"
     return None if left == right else f"{key} was {str(left)[:60]!r}, now {str(right)[:60]!r}"
 
 
 def partial_path(root: Path) -> Path:
-    """Where a store is while it is being written. Raises ``StoreError`` for a path that ends without a name."""
+    """Folder in which the store ``root`` is written until it is complete. Raises ``StoreError`` for a nameless path."""
     if root.name in ("", ".."):
-        raise StoreError(f"{str(root)!r} cannot be a store: give the folder a name of its own")
+        raise StoreError(f"{str(root)!r} cannot be a store: choose a folder with a name")
     return root.with_name(root.name + ".partial")

@@ -1,4 +1,4 @@
-"""FileList.csv and rejected.csv: written so that equal content means equal bytes, read with every cell checked."""
+"""Writes and reads FileList.csv and rejected.csv: equal content gives equal bytes, and every cell is checked."""
 
 import csv
 import io
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 MAX_CSV_BYTES = 100_000_000
 MAX_COLUMNS = 1_000
 TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NUMBER = re.compile(
-    r"-?(0|[1-9][0-9]{0,14})"  # more digits are an identifier, and so is 007
+    r"-?(0|[1-9][0-9]{0,14})"  # with more digits, or as 007, it is an identifier
     r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
 )
 _RANGES: dict[str, tuple[float, float]] = {
@@ -41,7 +41,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def format_cell(value: object) -> str:
-    """One value as text. Raises ``ValueError`` for what a cell cannot hold."""
+    """Text of one cell of a csv. Raises ``ValueError`` for a value that a cell cannot hold."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if hasattr(value, "item"):  # a NumPy or torch scalar
@@ -51,18 +51,18 @@ def format_cell(value: object) -> str:
     if not isinstance(value, str | int | float):
         raise ValueError(f"a {type(value).__name__}")
     text = repr(value) if isinstance(value, float) else str(value)
-    if _CONTROL.search(text):
+    if CONTROL_CHARACTERS.search(text):
         raise ValueError("a control character")
     return text
 
 
 def clean_text(text: str) -> str:
-    """``text`` with white space made single and control characters made "?", so that a cell can hold it."""
-    return _CONTROL.sub("?", " ".join(text.split()))
+    """``text`` as a cell can hold it: single spaces instead of white space, "?" instead of control characters."""
+    return CONTROL_CHARACTERS.sub("?", " ".join(text.split()))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> None:
-    """Write ``rows`` as csv: the columns ``first``, then the others in the order in which they first appear."""
+    """Write ``rows`` as csv: the columns ``first``, then the others in order of appearance. Raises ``StoreError``."""
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     for name in columns:
         if not is_valid_column(name):
@@ -79,9 +79,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
 
 
 def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
-    """Read a csv with every cell as text, every row as long as the header, and no column twice.
+    """Read a csv with all cells as text. Raises ``StoreError``.
 
-    Raises ``StoreError`` naming the file and what is wrong.
+    Every row must be as long as the header, column names must be unique and include ``required``.
     """
     import pandas as pd
 
@@ -90,14 +90,14 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
     try:
         names = next(reader, [])
         if missing := [name for name in required if name not in names]:
-            has = clean_text(", ".join(names[:20]))[:200]
-            raise StoreError(f"{path} has no column {missing[0]!r}; it has {has or 'none'}")
+            present = clean_text(", ".join(names[:20]))[:200]
+            raise StoreError(f"{path} has no column {missing[0]!r}; it has {present or 'none'}")
         if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
-            raise StoreError(f"{path} has a column twice, or more than {MAX_COLUMNS} columns")
+            raise StoreError(f"{path} has two columns of the same name, or more than {MAX_COLUMNS} columns")
         for row in filter(None, reader):
             if len(row) != len(names):
-                raise StoreError(f"{path}, line {reader.line_num}: {len(row)} cells under {len(names)} columns")
-            if any(map(_CONTROL.search, row)):
+                raise StoreError(f"{path}, line {reader.line_num}: {len(row)} cells for {len(names)} columns")
+            if any(map(CONTROL_CHARACTERS.search, row)):
                 raise StoreError(f"{path}, line {reader.line_num}: a control character in a cell")
             rows.append(row)
     except csv.Error as error:
@@ -106,36 +106,36 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
 
 
 def read_file_list(root: Path) -> "pd.DataFrame":
-    """Read and check ``FileList.csv``: names, splits and sizes, each patient in one split. Raises ``StoreError``."""
+    """Read and check ``FileList.csv``: names, splits, sizes, and one split per patient. Raises ``StoreError``."""
     path = root / FILE_LIST
     table = read_text_table(path, REQUIRED_COLUMNS)
     for name in table.columns:
         if not is_valid_column(name):
             raise StoreError(f"{path}: column name {name[:80]!r} is not allowed: use letters, digits and '_'")
     _check_rows(path, table)
-    return _typed(path, table)
+    return _parse_numeric_columns(path, table)
 
 
 def _check_rows(path: Path, table: "pd.DataFrame") -> None:
-    """Names, splits and patients, on the text as it stands."""
+    """Check names, splits and patients in a table of text. Raises ``StoreError``."""
     seen: set[str] = set()
     split_of: dict[str, str] = {}
     for name, split, patient in zip(table["FileName"], table["Split"], table["PatientID"], strict=True):
         if not is_valid_name(name):
             raise StoreError(f"{path}: FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         if name.casefold() in seen:
-            raise StoreError(f"{path}: FileName {name!r} stands there twice")
+            raise StoreError(f"{path}: FileName {name!r} occurs twice")
         seen.add(name.casefold())
         if split not in SPLITS:
             raise StoreError(f"{path}: {name} has Split {split[:40]!r}, not one of {', '.join(SPLITS)}")
         if not patient.strip():
-            raise StoreError(f"{path}: {name} has no usable PatientID; every recording needs one")
+            raise StoreError(f"{path}: {name} has no PatientID; every recording needs one")
         if split_of.setdefault(patient, split) != split:
             raise StoreError(f"{path}: PatientID {patient[:80]!r} is in two splits, {split_of[patient]} and {split}")
 
 
-def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Numbers where a whole column is numbers, text elsewhere."""
+def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
+    """Convert the columns that hold numbers only; check the ranges of the required ones. Raises ``StoreError``."""
     import pandas as pd
 
     for name in table.columns:
@@ -163,5 +163,5 @@ def _typed(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def is_numeric_text(text: str) -> bool:
-    """Whether a cell counts as a number: 007, 1_000, inf and more than 15 digits are text."""
+    """Whether a cell holds a number. 007, 1_000, inf and integers of more than 15 digits count as text."""
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 _BITEXACT = 1 << 23
-_PIXELS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}  # channels -> (stored, given): both conversions are exact
+_PIXEL_FORMATS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}
+"""Channels -> FFmpeg's pixel format in the file and in memory; both conversions are exact."""
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 ``frames``, (F, H, W, C) with C 1 or 3, and read them back to be sure that no pixel changed.
+    """Write ``frames``, uint8 (F, H, W, C) with C 1 or 3, at ``fps`` frames per second, and verify every pixel.
 
-    Raises ``StoreError`` for other frames, for a rate that no store holds, and if a pixel did change.
+    Raises ``StoreError`` for another shape or type, a frame rate out of range, or pixels that differ when read back.
     """
     import av
 
     _check_frames(path, frames, fps)
-    stored, given = _PIXELS[frames.shape[3]]
+    stored, given = _PIXEL_FORMATS[frames.shape[3]]
     with av.open(str(path), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
         stream = cast("VideoStream", container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000)))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], stored
@@ -38,15 +39,15 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     if not np.array_equal(read_video(path, frames.shape[3]), frames):
-        raise StoreError(f"{path.name}: the pixels read back differ from those written; this build of FFmpeg is unfit")
+        raise StoreError(f"{path.name}: the pixels read back differ from those written: install another build of PyAV")
 
 
 def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXELS or not len(frames):
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXEL_FORMATS or not len(frames):
         raise StoreError(f"{path.name}: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
     if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
         raise StoreError(
-            f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, a side is 1 to {MAX_SIDE} pixels"
+            f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, each side must be 1 to {MAX_SIDE} pixels"
         )
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
         raise StoreError(f"{path.name}: {fps} frames per second, a store holds {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
@@ -55,9 +56,9 @@ def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
 def read_video(
     path: Path, channels: int, indices: Sequence[int] | None = None, frames: int | None = None
 ) -> np.ndarray:
-    """Read the frames at ``indices`` (all by default) as uint8 (F, H, W, C).
+    """Read the frames ``indices`` (default: all) as uint8 (F, H, W, C).
 
-    Raises ``StoreError`` when the file cannot be decoded, or does not hold the number of ``frames`` it should.
+    Raises ``StoreError`` when the file cannot be decoded, or does not hold ``frames`` frames.
     """
     pixels = _decord_frames(path, indices, frames)
     if pixels is None:
@@ -66,8 +67,8 @@ def read_video(
 
 
 def _decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
-    """RGB frames; None where decord is not installed or fails, as it does on some widths (16, 24, 48, 72) and on a
-    single frame."""
+    """RGB frames read by decord. None if decord is not installed or fails, as it does for some widths (16, 24, 48, 72)
+    and for a single frame."""
     try:
         import decord
     except (ImportError, OSError):  # there is no wheel for this machine
@@ -84,63 +85,63 @@ def _decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None
 
 
 def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
-    """RGB or grey frames, decoded from the first one on. Raises ``StoreError``."""
+    """RGB or gray frames read by PyAV, which decodes the file from its beginning. Raises ``StoreError``."""
     import av
 
-    wanted = None if indices is None else set(indices)
-    found: dict[int, np.ndarray] = {}
+    selected = None if indices is None else set(indices)
+    frame_pixels: dict[int, np.ndarray] = {}
     count = 0
     try:
-        with _opened(path) as container:
-            for count, frame in enumerate(container.decode(_stream(container)), 1):
-                if wanted is None or count - 1 in wanted:
-                    grey = frame.format.name.startswith("gray")
-                    pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
-                    found[count - 1] = pixels[..., None] if grey else pixels
+        with _open_container(path) as container:
+            for count, frame in enumerate(container.decode(_video_stream(container)), 1):
+                if selected is None or count - 1 in selected:
+                    gray = frame.format.name.startswith("gray")
+                    pixels = frame.to_ndarray(format="gray" if gray else "rgb24")
+                    frame_pixels[count - 1] = pixels[..., None] if gray else pixels
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
-        raise StoreError(f"{path} cannot be decoded: make the store again") from error
+        raise StoreError(f"{path} cannot be decoded: create the store again") from error
     if frames is not None and count != frames:
-        raise StoreError(f"{path} holds {count} frames, FileList.csv says {frames}: make the store again")
-    chosen = list(found) if indices is None else list(indices)
-    if not count or len({found[index].shape for index in chosen if index in found}) > 1:
-        raise StoreError(f"{path} cannot be decoded: make the store again")
-    if absent := [index for index in chosen if index not in found]:
-        raise StoreError(f"{path} has no frame {absent[0]}, it holds {count}")
-    return np.stack([found[index] for index in chosen])
+        raise StoreError(f"{path} holds {count} frames, FileList.csv states {frames}: create the store again")
+    order = list(frame_pixels) if indices is None else list(indices)
+    if not count or len({frame_pixels[index].shape for index in order if index in frame_pixels}) > 1:
+        raise StoreError(f"{path} cannot be decoded: create the store again")
+    if missing := [index for index in order if index not in frame_pixels]:
+        raise StoreError(f"{path} has no frame {missing[0]}, it holds {count}")
+    return np.stack([frame_pixels[index] for index in order])
 
 
 def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]:
-    """Frames, height and width from the container alone, nothing decoded.
+    """Number of frames, height and width of a video file, from the container, without decoding frames.
 
-    Raises ``StoreError`` when it is no FFV1 video, or not of ``channels``.
+    Raises ``StoreError`` when the file is not an FFV1 video with ``channels`` channels.
     """
     import av
 
     try:
-        with _opened(path) as container:
-            stream = _stream(container)
-            stored, expected = stream.codec_context.pix_fmt, _PIXELS[channels][0] if channels else None
+        with _open_container(path) as container:
+            stream = _video_stream(container)
+            stored, expected = stream.codec_context.pix_fmt, _PIXEL_FORMATS[channels][0] if channels else None
             if stream.codec_context.name != "ffv1" or expected not in (None, stored):
                 raise StoreError(
-                    f"{path} is {stream.codec_context.name} {stored}, a store holds ffv1 {expected or ''}".rstrip()
+                    f"{path} is {stream.codec_context.name} {stored}, but a store holds ffv1 {expected or ''}".rstrip()
                 )
             count = sum(packet.size > 0 for packet in container.demux(stream))
             return count, stream.height, stream.width
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
-        raise StoreError(f"{path} is not a readable video: make the store again") from error
+        raise StoreError(f"{path} is not a readable video: create the store again") from error
 
 
-def _opened(path: Path) -> "InputContainer":
-    """Open with PyAV, as Matroska and nothing else: a play list must not make the reader open other files."""
+def _open_container(path: Path) -> "InputContainer":
+    """Open a file with PyAV, as Matroska only: a playlist could make the reader open other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
     return av.open(str(path.absolute()), format="matroska", options={"max_pixels": str(MAX_SIDE**2)})
 
 
-def _stream(container: "InputContainer") -> "VideoStream":
-    """The first video stream. Raises ``IndexError`` when there is none, ``ValueError`` when nothing can decode it."""
+def _video_stream(container: "InputContainer") -> "VideoStream":
+    """The first video stream. Raises ``IndexError`` when there is none, ``ValueError`` when it has no decoder."""
     stream = container.streams.video[0]
-    if stream.codec_context is None:  # PyAV crashes the interpreter when it is asked to decode such a stream
+    if stream.codec_context is None:  # decoding such a stream would crash the interpreter
         raise ValueError("no decoder")
     return stream

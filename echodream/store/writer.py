@@ -1,4 +1,4 @@
-"""Writing a Store: atomic, one writer at a time, resumable row by row to the same bytes."""
+"""Writes a Store: atomically, one writer at a time, resumable recording by recording with the same final bytes."""
 
 import contextlib
 import json
@@ -41,17 +41,18 @@ from echodream.store.verify import TABLES_AND_METADATA, verify
 
 
 class StoreWriter:
-    """Writes the store at ``root``; use it as a context manager.
+    """Context manager that writes the store at ``root``.
 
-    Everything happens inside ``<root>.partial``: ``store/`` grows there, ``journal-0.jsonl`` has a line for each row
-    that is done, ``begun.json`` says what is being made. ``finish`` writes the tables, verifies, and renames ``store/``
-    to ``root``, so a store with its final name is complete. Entering again after a kill goes on behind the journal.
+    All files are written inside ``<root>.partial``: ``store/`` holds the finished recordings, ``journal-0.jsonl`` one
+    line per finished recording, and ``begun.json`` the settings. ``finish`` writes the tables, verifies the store and
+    renames ``store/`` to ``root``, so a store with its final name is complete. After an interruption, entering again
+    continues after the last recording in the journal.
 
-    Several processes of one job may write side by side: the one with ``shard`` 0 enters first and finishes last (it
-    calls ``gather`` before), the others enter in between and keep journals of their own.
+    Several processes of one job may write at the same time, each with its own journal: the process with ``shard`` 0
+    enters first and finishes last, after it has called ``read_journals``.
 
-    Raises ``StoreError`` when another process is writing there, or when ``root`` or the half-written store was made
-    with other settings.
+    Raises ``StoreError`` when another process is writing the store, or when ``root`` or the unfinished store has other
+    settings.
     """
 
     def __init__(self, root: str | Path, dataset: Dataset, shard: int = 0) -> None:
@@ -59,10 +60,10 @@ class StoreWriter:
         self.shard = shard
         self.dataset = dataset
         self.complete = False
-        """True when the store was already there, made with the same settings: nothing is left to do."""
+        """True when the complete store existed before, with the same settings: nothing is left to do."""
         self.rows: dict[str, dict[str, Any]] = {}
         self.rejected: dict[str, dict[str, Any]] = {}
-        self._sums: dict[str, str] = {}
+        self._checksums: dict[str, str] = {}
         self._work = partial_path(self.root)
         self._store = self._work / "store"
         self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
@@ -71,20 +72,20 @@ class StoreWriter:
 
     @property
     def done(self) -> set[str]:
-        """Names of the recordings that are written or rejected."""
+        """Names of the recordings that have been written or rejected."""
         return self.rows.keys() | self.rejected.keys()
 
     def __enter__(self) -> Self:
         if self._is_complete():
             return self
         if self.shard:
-            self._replay()
+            self._resume()
             return self
-        self._take_lock()
+        self._acquire_lock()
         try:
-            if not self._is_complete():  # the writer we waited for may have finished
-                self._begin()
-                self._replay()
+            if not self._is_complete():  # the writer that held the lock may have finished the store
+                self._prepare_folders()
+                self._resume()
         except BaseException:
             self._release()
             raise
@@ -98,67 +99,68 @@ class StoreWriter:
 
     @property
     def media_folder(self) -> Path:
-        """Where the committed media files are until the store is finished."""
+        """Folder of the committed media files, until the store is finished."""
         return self._store / MEDIA_FILES[self.dataset.kind][0]
 
     def scratch_path(self, name: str) -> Path:
-        """Where a worker writes the media file of ``name`` before it is committed; never resumed from."""
+        """Path at which a worker writes the media file of ``name`` before it is committed."""
         if not is_valid_name(name):
             raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         return self._scratch / f"{name}{MEDIA_FILES[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
-        """Take the finished file ``media``, of this process or another, as the recording that ``row`` describes."""
+        """Add a recording: its ``row`` of FileList.csv and its finished ``media`` file, which is moved."""
         name = row["FileName"]
         if not is_valid_name(name) or name in self.done:
-            raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or stands there twice")
-        plain = _plain_row(row)
-        value = file_sha256(media)
+            raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or occurs twice")
+        entry = {"row": _checked_row(row), "sha256": file_sha256(media)}
         media.replace(media_path(self._store, self.dataset.kind, name))
-        self._log({"row": plain, "sha256": value})
+        self._append_to_journal(entry)
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
-        """Leave the recording ``name`` out, for ``reason``."""
+        """Leave out the recording ``name`` and write ``reason`` to rejected.csv."""
         row = {"FileName": name, "Reason": clean_text(reason), "Counted": str(counted).lower()}
-        self._log({"rejected": row})
+        self._append_to_journal({"rejected": row})
 
     def finish(self, order: Sequence[str], statistics: Statistics | None = None) -> Store:
-        """Complete the store, its rows in ``order`` (every name done), and give it its final name."""
+        """Write the tables with rows in ``order``, verify the store and give it its final name.
+
+        Raises ``StoreError`` when a name of ``order`` is neither written nor rejected.
+        """
         if missing := [name for name in order if name not in self.done]:
             raise StoreError(
-                f"{self.root} is not complete: {len(missing)} recordings, first {missing[0]}, are not done"
+                f"{self.root} is not complete: {len(missing)} recordings are missing, the first is {missing[0]}"
             )
         kind = self.dataset.kind
         names = [name for name in order if name in self.rows]
         write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED_COLUMNS)
         write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
-        sums = {f"{MEDIA_FILES[kind][0]}/{name}{MEDIA_FILES[kind][1]}": self._sums[name] for name in names}
+        sums = {f"{MEDIA_FILES[kind][0]}/{name}{MEDIA_FILES[kind][1]}": self._checksums[name] for name in names}
         self.dataset = replace(self.dataset, statistics=statistics)
         (self._store / DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
         sums.update({table: file_sha256(self._store / table) for table in TABLES_AND_METADATA})
         (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
         verify(self._store)
-        _sync(self._store / MEDIA_FILES[kind][0])
-        _sync(self._store)
+        _flush_to_disk(self._store / MEDIA_FILES[kind][0])
+        _flush_to_disk(self._store)
         self._store.rename(self.root)
-        _sync(self.root.parent)
+        _flush_to_disk(self.root.parent)
         shutil.rmtree(self._work, ignore_errors=True)
         return Store(self.root)
 
     def _is_complete(self) -> bool:
         if not self.root.exists():
             return False
-        made = read_dataset(self.root)
-        if difference := describe_difference(replace(made, code_version=self.dataset.code_version), self.dataset):
+        existing = read_dataset(self.root)
+        if difference := describe_difference(replace(existing, code_version=self.dataset.code_version), self.dataset):
             raise StoreError(
-                f"{self.root} is already there, made with other settings ({difference}): "
-                "choose another dst=, or remove it"
+                f"{self.root} already exists with other settings ({difference}): choose another dst=, or remove it"
             )
-        self.dataset, self.complete = made, True
+        self.dataset, self.complete = existing, True
         shutil.rmtree(self._work, ignore_errors=True)
         return True
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         try:
             self._lock = lock(self._work, "lock")
         except BlockingIOError:
@@ -168,13 +170,13 @@ class StoreWriter:
         except OSError as error:
             raise UserError(f"{self._work} cannot be written: {error.strerror}") from error
 
-    def _begin(self) -> None:
+    def _prepare_folders(self) -> None:
         path = self._work / "begun.json"
         if path.exists():
             begun = parse_dataset(path, read_text(path, MAX_JSON_BYTES))
             if difference := describe_difference(begun, self.dataset):
                 raise StoreError(
-                    f"{self._work} was begun with other settings ({difference}): rerun with those, or remove it"
+                    f"{self._work} was begun with other settings ({difference}): use those settings, or remove it"
                 )
             self.dataset = begun
         for old in self._work.glob("scratch-*"):
@@ -186,13 +188,13 @@ class StoreWriter:
             fresh.write_text(self.dataset.to_json(), encoding="utf-8")
             fresh.replace(path)
 
-    def _replay(self) -> None:
-        """Take up the journal: whole lines whose media file has the right checksum. The rest is done again."""
+    def _resume(self) -> None:
+        """Read the journal. Recordings whose media file is missing or has another checksum are written again."""
         self.read_journals()
         if self.shard:
             self._scratch.mkdir()
         else:
-            journal.rewrite(self._work, self._entries())
+            journal.rewrite(self._work, self._journal_entries())
             kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
             for media in self.media_folder.iterdir():
                 if media not in kept:
@@ -200,61 +202,61 @@ class StoreWriter:
         self._journal = journal.journal_path(self._work, self.shard).open("a", encoding="utf-8")
 
     def read_journals(self) -> None:
-        """Take up what the journals of all shards say, so that the first can ``finish``."""
+        """Read the journals of all shards, so that shard 0 can ``finish``."""
         for entry in journal.read(self._work):
-            if journal.entry_name(entry) not in self.done and ("rejected" in entry or self._intact(entry)):
-                self._take(entry)
+            if journal.entry_name(entry) not in self.done and ("rejected" in entry or self._is_intact(entry)):
+                self._add_entry(entry)
 
-    def _intact(self, entry: Mapping[str, Any]) -> bool:
+    def _is_intact(self, entry: Mapping[str, Any]) -> bool:
         media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
         return media.is_file() and file_sha256(media) == entry["sha256"]
 
-    def _entries(self) -> Iterator[journal.Entry]:
+    def _journal_entries(self) -> Iterator[journal.Entry]:
         for name, row in self.rows.items():
-            yield {"row": row, "sha256": self._sums[name]}
+            yield {"row": row, "sha256": self._checksums[name]}
         for row in self.rejected.values():
             yield {"rejected": row}
 
-    def _log(self, entry: dict[str, Any]) -> None:
+    def _append_to_journal(self, entry: dict[str, Any]) -> None:
         if self._journal is None:
-            raise RuntimeError("a StoreWriter is a context manager: enter it before writing, and not after it finished")
+            raise RuntimeError("StoreWriter is a context manager: write inside its with block")
         line = journal.entry_line(entry)
         self._journal.write(line)
         self._journal.flush()
-        self._take(json.loads(line))
+        self._add_entry(json.loads(line))
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _add_entry(self, entry: dict[str, Any]) -> None:
         if "rejected" in entry:
             self.rejected[entry["rejected"]["FileName"]] = entry["rejected"]
         else:
             self.rows[entry["row"]["FileName"]] = entry["row"]
-            self._sums[entry["row"]["FileName"]] = entry["sha256"]
+            self._checksums[entry["row"]["FileName"]] = entry["sha256"]
 
     def _release(self) -> None:
         if self._journal is not None:
-            with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+            with contextlib.suppress(OSError):  # the failed write has already reported a full disk
                 self._journal.close()
         if self._lock is not None:
             unlock(self._lock)
         self._journal = self._lock = None
 
 
-def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """``row`` as plain Python values, each of which FileList.csv can hold. Raises ``StoreError``."""
-    plain = {}
+def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` with Python scalars that FileList.csv can hold. Raises ``StoreError``."""
+    values = {}
     for column, value in row.items():
         if not is_valid_column(column):
             raise StoreError(f"column name {str(column)[:80]!r} is not allowed: use letters, digits and '_'")
-        plain[column] = value.item() if hasattr(value, "item") else value
+        values[column] = value.item() if hasattr(value, "item") else value
         try:
-            format_cell(plain[column])
+            format_cell(values[column])
         except ValueError as error:
             raise StoreError(f"{row['FileName']} has {error} in {column}") from error
-    return plain
+    return values
 
 
-def _sync(folder: Path) -> None:
-    """Force what was written in ``folder`` to the disk, so that a rename never outruns its content."""
+def _flush_to_disk(folder: Path) -> None:
+    """fsync ``folder`` and its files, so that a rename is never on disk before the content."""
     for path in [*(entry for entry in folder.iterdir() if entry.is_file()), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

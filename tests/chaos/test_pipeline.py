@@ -285,7 +285,9 @@ def test_a_broken_store_is_refused_and_nothing_is_lost(
     complaint = capsys.readouterr().err
     name = path.relative_to(study)
     assert complaint.count("error: ") == 1
-    assert re.search(rf"error: {re.escape(str(name))} has changed since the store was made.*; bring it back", complaint)
+    assert re.search(
+        rf"error: {re.escape(str(name))} has changed since the store was written.*; bring it back", complaint
+    )
     path.write_bytes(good)
     assert content(study) == before
     if what == "video":  # the others' ends are in other tests

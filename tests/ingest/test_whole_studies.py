@@ -44,7 +44,7 @@ def raw_videos(root: Path, shift: int = 0) -> Path:
 def test_other_raw_files_of_the_same_names_are_another_study(tmp_path: Path) -> None:
     one, other = raw_videos(tmp_path / "one"), raw_videos(tmp_path / "other", shift=5)
     run(tmp_path / "store", Videos(), raw=str(one))
-    said = r"made with other settings \(the recordings, their files or their splits are others\)"
+    said = r"already exists with other settings \(the recordings, their files or their splits differ\)"
     with pytest.raises(StoreError, match=said):
         run(tmp_path / "store", Videos(), raw=str(other))
     one.rename(tmp_path / "moved")

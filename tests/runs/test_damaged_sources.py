@@ -45,7 +45,7 @@ def test_a_stage_says_which_file_and_makes_nothing(
     good = path.read_bytes()
     harm(path)
     with pytest.raises(
-        StoreError, match=rf"{path.name} has changed since the store was made.*; bring it back, or make"
+        StoreError, match=rf"{path.name} has changed since the store was written.*; bring it back, or make"
     ):
         engine.sample(asked)
     assert not (encoded / "other").exists()
@@ -56,7 +56,7 @@ def test_a_stage_says_which_file_and_makes_nothing(
 def test_training_begins_on_whole_files_alone(tmp_path: Path) -> None:
     blob_store(tmp_path / "videos")
     flip(tmp_path / "videos/Videos/r3.mkv")
-    with pytest.raises(StoreError, match=r"r3.mkv has changed since the store was made"):
+    with pytest.raises(StoreError, match=r"r3.mkv has changed since the store was written"):
         engine.train(train_cfg(tmp_path))
     assert not (tmp_path / "vae").exists()
 

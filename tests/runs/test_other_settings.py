@@ -90,7 +90,7 @@ def test_videos_with_another_setting_are_not_taken(drawn: Path, setting: str) ->
 def told(final: str, setting: str) -> str:
     """The answer; other numbers of images are other labels, too."""
     named = r"(n|labels)" if (final, setting) == ("images", "n") else setting.replace(".", r"\.")
-    return rf"{final} is already there, made with other settings \(settings\.{named}( |\.)"
+    return rf"{final} already exists with other settings \(settings\.{named}( |\.)"
 
 
 def test_the_same_settings_are(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,7 @@ def test_labels_of_a_csv_go_row_by_row(tmp_path: Path) -> None:
     assert len(image(folder, "n=2", f"labels={labels}", at="two")) == 2
     refused("n=5, and labels=.* has 4 rows", lambda: image(folder, f"labels={labels}", at="five"), folder, "five")
     write_csv(labels, "EF,class_id", "44.5,3", ",1", "60,0", "41,0")
-    words = r"images is already there, made with other settings \(settings.labels was 'csv "
+    words = r"images already exists with other settings \(settings.labels was 'csv "
     with pytest.raises(UserError, match=words):
         image(folder, "n=null", f"labels={labels}")
 

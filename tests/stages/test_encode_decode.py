@@ -301,7 +301,7 @@ def test_encode_refuses_other_channels_sizes_and_kinds(tmp_path: Path) -> None:
     words = r"r0 is 24x16, not divisible by 16: ingest with another data.size"
     refused(words, lambda: encode(folder, f"artifact={folder}/deep"), folder, "latents")
     encode(folder)
-    words = r"latents is a latent store, a video store is needed here"
+    words = r"latents is a latent store, but a video store is needed here"
     refused(words, lambda: encode(folder, f"src={folder}/latents", at="twice"), folder, "twice")
 
 

@@ -393,7 +393,7 @@ def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
     path, sums = folder / "latents/FileList.csv", folder / "latents" / CHECKSUMS
     before = file_sha256(path)
     path.write_text(path.read_text().replace("clip-15-1,TEST", "clip-15-1,TRAIN"))
-    refused(folder, "has changed since the store was made")
+    refused(folder, "has changed since the store was written")
     sums.write_text(sums.read_text().replace(before, file_sha256(path)))
     refused(folder, "is in two splits")
 

@@ -148,7 +148,7 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
         (["onto={0}/latents"], r"onto=.*latents has a with 9 frames, and src=.*videos has 61: give the latents"),
         (["onto={0}/nowhere"], r"nowhere does not exist"),
         (["workers=-1"], r"workers is -1: give a whole number from 0"),
-        (["src={0}/latents"], r"latents is a latent store, a video store is needed"),
+        (["src={0}/latents"], r"latents is a latent store, but a video store is needed"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:

@@ -261,7 +261,7 @@ def test_videos_that_were_not_decoded_from_what_passed_are_refused(study: Path) 
 def test_a_store_that_changed_since_is_refused(study: Path) -> None:
     video = next((study / "samples/phantom/videos/Videos").iterdir())
     video.write_bytes(video.read_bytes()[:-7])
-    with pytest.raises(UserError, match="has changed since the store was made"):
+    with pytest.raises(UserError, match="has changed since the store was written"):
         run(study)
     assert not (study / "reports/phantom/hub/videos").exists()
 

@@ -168,10 +168,10 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "half.partial").mkdir()
     said = {
         "absent": "absent does not exist: check src= or run",
-        "half": "half does not exist; half.partial is there: rerun the command",
+        "half": "half does not exist; half.partial exists: rerun the command",
         "file": "file is a file",
         "empty": "No such file or directory",
-        "text": "not text in UTF-8",
+        "text": "not UTF-8 text",
         "folder": "dataset.json is not a file",
     }
     for name, text in said.items():
@@ -181,7 +181,7 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [".", "/", "..", "a/.."])
 def test_a_store_needs_a_name(path: str) -> None:
-    with pytest.raises(StoreError, match="a name of its own"):
+    with pytest.raises(StoreError, match="a folder with a name"):
         partial_path(Path(path))
 
 
@@ -205,7 +205,7 @@ def test_a_store_of_another_kind_or_encoder_is_refused(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
     video_store(tmp_path / "videos")
     assert len(Store(tmp_path / "latents", kind="latent", encoder=ENCODER)) == 2
-    with pytest.raises(StoreError, match="is a latent store, a video store is needed"):
+    with pytest.raises(StoreError, match="is a latent store, but a video store is needed"):
         Store(tmp_path / "latents", kind="video")
     with pytest.raises(StoreError, match="encode the videos again"):
         Store(tmp_path / "latents", encoder="f" * 64)

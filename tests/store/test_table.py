@@ -78,7 +78,7 @@ def test_patients_007_and_7_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("patient", ["", " "])
 def test_a_row_without_a_patient_is_refused(tmp_path: Path, patient: str) -> None:
-    refused(tmp_path, "no usable PatientID", cells(PatientID=patient))
+    refused(tmp_path, "no PatientID; every", cells(PatientID=patient))
 
 
 @pytest.mark.parametrize("split", ["", "train", "Train", "TRAINING", "0", "x" * 9999])
@@ -121,7 +121,7 @@ def test_an_odd_column_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("line", [ROW + ",x", ROW + ",", ROW.rsplit(",", 1)[0], "a", ","])
 def test_a_row_of_another_length_is_refused(tmp_path: Path, line: str) -> None:
-    refused(tmp_path, "line 3: . cells under 7 columns", cells(FileName="b"), line)
+    refused(tmp_path, "line 3: . cells for 7 columns", cells(FileName="b"), line)
 
 
 @pytest.mark.parametrize("line", ['"a,TRAIN', 'a,"b"c,TRAIN', ROW + "x" * 200_000])

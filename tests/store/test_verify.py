@@ -61,17 +61,23 @@ Damage = Callable[[Path], object]
 
 # name -> (what is done to a store, what is said about it); "sealed" damage has checksums that agree with it
 VIDEO_DAMAGE: dict[str, tuple[Damage, str]] = {
-    "video missing": (lambda r: (r / VIDEO).unlink(), "rec-000.mkv is missing, or no file"),
-    "video is a folder": (lambda r: ((r / VIDEO).unlink(), (r / VIDEO).mkdir()), "rec-000.mkv is missing, or no file"),
-    "video is a pipe": (lambda r: ((r / VIDEO).unlink(), os.mkfifo(r / VIDEO)), "rec-000.mkv is missing, or no file"),
+    "video missing": (lambda r: (r / VIDEO).unlink(), "rec-000.mkv is missing, or not a regular file"),
+    "video is a folder": (
+        lambda r: ((r / VIDEO).unlink(), (r / VIDEO).mkdir()),
+        "rec-000.mkv is missing, or not a regular file",
+    ),
+    "video is a pipe": (
+        lambda r: ((r / VIDEO).unlink(), os.mkfifo(r / VIDEO)),
+        "rec-000.mkv is missing, or not a regular file",
+    ),
     "video more": (lambda r: (r / "Videos/b.mkv").write_text(""), "b.mkv is not listed in FileList.csv"),
-    "file more": (lambda r: (r / "notes.txt").write_text(""), "notes.txt does not belong in a store"),
-    "hidden file": (lambda r: (r / ".DS_Store").write_text(""), "DS_Store does not belong in a store"),
-    "other media": (lambda r: (r / "Latents").mkdir(), "Latents does not belong in a store"),
-    "video link": (lambda r: to_link(r / VIDEO), "rec-000.mkv is a link: a store holds its own files"),
-    "folder link": (lambda r: to_link(r / "Videos"), "Videos is not a folder of this store"),
-    "table link": (lambda r: to_link(r / "FileList.csv"), "FileList.csv is a link: a store holds its own files"),
-    "video changed": (lambda r: flip(r / VIDEO), "rec-000.mkv has changed since the store was made"),
+    "file more": (lambda r: (r / "notes.txt").write_text(""), "notes.txt is not part of a store"),
+    "hidden file": (lambda r: (r / ".DS_Store").write_text(""), "DS_Store is not part of a store"),
+    "other media": (lambda r: (r / "Latents").mkdir(), "Latents is not part of a store"),
+    "video link": (lambda r: to_link(r / VIDEO), "rec-000.mkv is a link: a store holds regular files only"),
+    "folder link": (lambda r: to_link(r / "Videos"), "Videos is not a folder"),
+    "table link": (lambda r: to_link(r / "FileList.csv"), "FileList.csv is a link: a store holds regular files only"),
+    "video changed": (lambda r: flip(r / VIDEO), "rec-000.mkv has changed since the store was written"),
     "video cut": (lambda r: (r / VIDEO).write_bytes((r / VIDEO).read_bytes()[:-9]), "rec-000.mkv has changed"),
     "table changed": (lambda r: replaced(r / "FileList.csv", "55.5", "65.5"), "FileList.csv has changed"),
     "json changed": (lambda r: replaced(r / "dataset.json", "lossless", "lossy"), "dataset.json has changed"),
@@ -80,26 +86,29 @@ VIDEO_DAMAGE: dict[str, tuple[Damage, str]] = {
     "sums missing": (lambda r: (r / "SHA256SUMS").unlink(), "SHA256SUMS cannot be read (No such file"),
     "sums cut": (lambda r: drop_line(r, VIDEO), "rec-000.mkv has no line in SHA256SUMS"),
     "sums without table": (lambda r: drop_line(r, "FileList.csv"), "FileList.csv has no line in SHA256SUMS"),
-    "sums more": (lambda r: add_line(r, f"{'0' * 64}  ../x"), "SHA256SUMS lists '../x', which FileList.csv does not"),
-    "sums twice": (lambda r: add_line(r, f"{'0' * 64}  {VIDEO}"), "is not '<sha256>  <path>', or stands there twice"),
+    "sums more": (lambda r: add_line(r, f"{'0' * 64}  ../x"), "SHA256SUMS lists '../x', which is not in FileList.csv"),
+    "sums twice": (
+        lambda r: add_line(r, f"{'0' * 64}  {VIDEO}"),
+        "is not '<sha256>  <path>', or its path is listed twice",
+    ),
     "sums damaged": (lambda r: add_line(r, "hello"), "is not '<sha256>  <path>'"),
-    "sums binary": (lambda r: (r / "SHA256SUMS").write_bytes(b"\xff" * 70), "SHA256SUMS is not text in UTF-8"),
+    "sums binary": (lambda r: (r / "SHA256SUMS").write_bytes(b"\xff" * 70), "SHA256SUMS is not UTF-8 text"),
 }
 SEALED_VIDEO_DAMAGE: dict[str, tuple[Damage, str]] = {
     "more frames": (
         lambda r: write_video(r / VIDEO, noise(4), 32),
-        "rec-000.mkv holds 4 frames of 19x23, FileList.csv says 2 of 19x23",
+        "rec-000.mkv holds 4 frames of 19x23, FileList.csv states 2 of 19x23",
     ),
     "other size": (
         lambda r: write_video(r / VIDEO, noise(2, 23, 19), 32),
-        "rec-000.mkv holds 2 frames of 23x19, FileList.csv says 2 of 19x23",
+        "rec-000.mkv holds 2 frames of 23x19, FileList.csv states 2 of 19x23",
     ),
-    "colour": (lambda r: write_video(r / VIDEO, noise(2, channels=3), 32), "ffv1 bgr0, a store holds ffv1 gray"),
-    "lossy": (foreign_video, "mpeg4 yuv420p, a store holds ffv1 gray"),
+    "colour": (lambda r: write_video(r / VIDEO, noise(2, channels=3), 32), "ffv1 bgr0, but a store holds ffv1 gray"),
+    "lossy": (foreign_video, "mpeg4 yuv420p, but a store holds ffv1 gray"),
     "no video": (lambda r: (r / VIDEO).write_text("x"), "rec-000.mkv is not a readable video"),
     "size of the store": (
         lambda r: replaced(r / "dataset.json", '"height": null', '"height": 64'),
-        "FileList.csv: rec-000 is 23x19, dataset.json says anyx64",
+        "FileList.csv: rec-000 is 23x19, dataset.json states anyx64",
     ),
 }
 LATENT_DAMAGE: dict[str, tuple[Damage, str]] = {
@@ -107,10 +116,16 @@ LATENT_DAMAGE: dict[str, tuple[Damage, str]] = {
         lambda r: save_file({key: np.zeros((3, 4, 5, 6), np.float32) for key in ("mean", "std")}, r / LATENT),
         "rec-000.safetensors: mean and std are {'F32'}",
     ),
-    "other keys": (lambda r: save_file({"latent": posterior(3)[0]}, r / LATENT), "holds ['latent'], not mean and std"),
+    "other keys": (
+        lambda r: save_file({"latent": posterior(3)[0]}, r / LATENT),
+        "holds the tensors ['latent'], not mean and std",
+    ),
     "channels": (lambda r: write_latents(r / LATENT, *posterior(3, 5)), "not float16 (F, 4, H, W)"),
-    "frames": (lambda r: write_latents(r / LATENT, *posterior(4)), "holds 4 frames of 5x6, FileList.csv says 3 of 5x6"),
-    "size": (lambda r: write_latents(r / LATENT, *posterior(3, 4, 6, 5)), "holds 3 frames of 6x5, FileList.csv says"),
+    "frames": (
+        lambda r: write_latents(r / LATENT, *posterior(4)),
+        "holds 4 frames of 5x6, FileList.csv states 3 of 5x6",
+    ),
+    "size": (lambda r: write_latents(r / LATENT, *posterior(3, 4, 6, 5)), "holds 3 frames of 6x5, FileList.csv states"),
     "not finite": (
         lambda r: save_file({"mean": posterior(3)[0] * np.float16(np.nan), "std": posterior(3)[1]}, r / LATENT),
         "a latent is not finite",
@@ -182,7 +197,7 @@ def test_all_problems_are_found_and_counted(tmp_path: Path) -> None:
     (tmp_path / "store/Videos/rec-001.mkv").unlink()
     (tmp_path / "store/other").write_text("")
     assert len(list(find_problems(tmp_path / "store"))) == 3
-    with pytest.raises(StoreError, match=r"other does not belong .* \(and 2 more\)$"):
+    with pytest.raises(StoreError, match=r"other is not part of a store.* \(and 2 more\)$"):
         verify(tmp_path / "store")
 
 

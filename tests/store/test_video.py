@@ -104,7 +104,7 @@ def test_pixels_that_change_on_the_way_are_noticed(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("width", [23, 24])
 def test_another_number_of_frames_than_expected_is_refused(tmp_path: Path, width: int) -> None:
     write_video(tmp_path / "a.mkv", noise(5, 17, width), 32)
-    with pytest.raises(StoreError, match=r"holds 5 frames, FileList\.csv says 6"):
+    with pytest.raises(StoreError, match=r"holds 5 frames, FileList\.csv states 6"):
         read_video(tmp_path / "a.mkv", 1, frames=6)
 
 
@@ -135,7 +135,7 @@ def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     write_video(path, noise(), 32)
     path.write_bytes(path.read_bytes().replace(b"V_FFV1", b"V_FFVX"))
     for read in (probe_video, lambda path: read_video(path, 1)):
-        with pytest.raises(StoreError, match="make the store again"):
+        with pytest.raises(StoreError, match="create the store again"):
             read(path)
 
 
@@ -148,7 +148,7 @@ def test_a_play_list_does_not_make_the_reader_open_other_files(tmp_path: Path) -
 
 def test_another_codec_or_pixel_format_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "grey.mkv", noise(), 32)
-    with pytest.raises(StoreError, match="ffv1 gray, a store holds ffv1 bgr0"):
+    with pytest.raises(StoreError, match="ffv1 gray, but a store holds ffv1 bgr0"):
         probe_video(tmp_path / "grey.mkv", 3)
     with av.open(str(tmp_path / "lossy.mkv"), "w", format="matroska") as container:
         stream = container.add_stream("mpeg4", rate=32)
@@ -156,5 +156,5 @@ def test_another_codec_or_pixel_format_is_refused(tmp_path: Path) -> None:
         for frame in noise(3, 32, 32, 3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    with pytest.raises(StoreError, match="mpeg4 yuv420p, a store holds ffv1 gray"):
+    with pytest.raises(StoreError, match="mpeg4 yuv420p, but a store holds ffv1 gray"):
         probe_video(tmp_path / "lossy.mkv", 1)

@@ -104,7 +104,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, whole: dict[str, byt
     assert tree(write(tmp_path / "store").root) == whole
 
 
-@pytest.mark.parametrize("name", ["write_table", "verify", "_sync", "file_sha256"])
+@pytest.mark.parametrize("name", ["write_table", "verify", "_flush_to_disk", "file_sha256"])
 def test_finishing_can_be_interrupted_too(
     tmp_path: Path, whole: dict[str, bytes], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +339,7 @@ def test_numpy_values_are_taken(tmp_path: Path) -> None:
 def test_a_store_with_a_recording_missing_is_not_finished(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store", video_dataset()) as writer:
         put(writer, 0)
-        with pytest.raises(StoreError, match="2 recordings, first rec-001, are not done"):
+        with pytest.raises(StoreError, match="2 recordings are missing, the first is rec-001"):
             writer.finish(NAMES)
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from echodream.errors import Rejected, UserError
-from echodream.store.table import _CONTROL
+from echodream.store.table import CONTROL_CHARACTERS
 
 ROOM = 600 << 20
 """Bytes that a decoder may use beyond what it had after its first, sound file."""
@@ -35,7 +35,7 @@ def answer(call: Callable[[], object]) -> Answer:
 def check_sentence(said: Answer, folder: Path) -> None:
     """One sentence: no line break or other control character, and not a page."""
     if said is not None:
-        assert not _CONTROL.search(said), said
+        assert not CONTROL_CHARACTERS.search(said), said
         assert 5 < len(said.replace(str(folder), "")) < 500, said
 
 
