@@ -1,18 +1,25 @@
 """What the sources share when they list a raw folder: walking it without leaving it, and naming what is found."""
 
+import hashlib
+import json
 import os
+import re
 import stat
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from echodream.errors import UserError
-from echodream.ingest.names import unique_names
 from echodream.ingest.source import Recording
 from echodream.store.table import clean_text
 
 OUTSIDE_RAW = "leaves the raw folder"
 MISSING_FILE = "no such file in the raw folder"
+_MAX_NAME_LENGTH = 128
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -165,3 +172,86 @@ def find_entry(folder: Path, name: str) -> Path | None:
         return None
     exact = [path for path in matches if path.name == name]
     return next(iter(exact + matches), None)
+
+
+def file_name(text: str) -> str:
+    """A valid FileName made from ``text``: ASCII, other characters replaced by "-", at most 128 characters.
+
+    A text without any ASCII letter or digit gives ``recording-`` and a hash of the text.
+    """
+    ascii_name = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    ascii_name = _NOT_ALLOWED.sub("-", ascii_name).lstrip("._-").rstrip(".-")
+    if not ascii_name:
+        return f"recording-{_short_hash(text)}"
+    return ascii_name if len(ascii_name) <= _MAX_NAME_LENGTH else _with_short_hash(ascii_name, text)
+
+
+def unique_names(texts: Sequence[str]) -> list[str]:
+    """One FileName for each text, all unique, also on file systems that ignore case.
+
+    Texts with the same FileName each get a suffix, a hash of the text, so that names do not depend on the order of the
+    listing; equal texts are numbered.
+    """
+    names = [file_name(text) for text in texts]
+    count = Counter(name.casefold() for name in names)
+    names = [
+        name if count[name.casefold()] == 1 else _with_short_hash(name, text)
+        for name, text in zip(names, texts, strict=True)
+    ]
+    used: set[str] = set()
+    for index, name in enumerate(names):
+        number = 1
+        while names[index].casefold() in used:
+            number += 1
+            names[index] = f"{name[: _MAX_NAME_LENGTH - 8]}-{number}"
+        used.add(names[index].casefold())
+    return names
+
+
+def _with_short_hash(name: str, text: str) -> str:
+    return f"{name[: _MAX_NAME_LENGTH - 9]}-{_short_hash(text)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def listing_fingerprint(recordings: Sequence[Recording], splits: Mapping[str, str]) -> str:
+    """SHA-256 of the listing, the splits (patient -> split) and the content of the raw files.
+
+    An unfinished store is continued only with the same fingerprint. Paths are not part of it: a raw folder may move.
+    """
+    rows = []
+    for recording in recordings:
+        values = {field.name: getattr(recording, field.name) for field in fields(recording)}
+        if recording.problem is not None:  # may be a pipe, or a link out of the raw folder: never open it
+            values = {name: value for name, value in values.items() if not isinstance(value, Path)}
+        rows.append({**values, "split": splits.get(recording.patient)})
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=_json_value).encode()).hexdigest()
+
+
+def _json_value(value: Any) -> Any:
+    """JSON for a value of a recording; a path becomes a fingerprint of the file."""
+    if isinstance(value, Path):
+        return _file_fingerprint(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _file_fingerprint(path: Path, piece: int = 1 << 16) -> list[Any] | None:
+    """Size of a file and SHA-256 of its first and last 64 KiB; for a folder the sizes of its files; else None."""
+    try:
+        if path.is_dir():
+            return sorted(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            ends = hashlib.sha256()
+            for start in (0, max(0, size - piece)):
+                file.seek(start)
+                ends.update(file.read(piece))
+    except OSError:  # the source reports it when it reads the file
+        return None
+    return [size, ends.hexdigest()]

@@ -286,7 +286,7 @@ def test_a_broken_store_is_refused_and_nothing_is_lost(
     name = path.relative_to(study)
     assert complaint.count("error: ") == 1
     assert re.search(
-        rf"error: {re.escape(str(name))} has changed since the store was written.*; bring it back", complaint
+        rf"error: {re.escape(str(name))} has changed since the store was written.*; restore the file", complaint
     )
     path.write_bytes(good)
     assert content(study) == before

@@ -44,9 +44,7 @@ def test_a_stage_says_which_file_and_makes_nothing(
     asked = sample_cfg(encoded, stage, dst, *[f"notes={encoded}/notes"] * noted)
     good = path.read_bytes()
     harm(path)
-    with pytest.raises(
-        StoreError, match=rf"{path.name} has changed since the store was written.*; bring it back, or make"
-    ):
+    with pytest.raises(StoreError, match=rf"{path.name} has changed since the store was written.*; restore the file"):
         engine.sample(asked)
     assert not (encoded / "other").exists()
     path.write_bytes(good)

@@ -61,14 +61,14 @@ Damage = Callable[[Path], object]
 
 # name -> (what is done to a store, what is said about it); "sealed" damage has checksums that agree with it
 VIDEO_DAMAGE: dict[str, tuple[Damage, str]] = {
-    "video missing": (lambda r: (r / VIDEO).unlink(), "rec-000.mkv is missing, or not a regular file"),
+    "video missing": (lambda r: (r / VIDEO).unlink(), "rec-000.mkv is missing, or not"),
     "video is a folder": (
         lambda r: ((r / VIDEO).unlink(), (r / VIDEO).mkdir()),
-        "rec-000.mkv is missing, or not a regular file",
+        "rec-000.mkv is missing, or not",
     ),
     "video is a pipe": (
         lambda r: ((r / VIDEO).unlink(), os.mkfifo(r / VIDEO)),
-        "rec-000.mkv is missing, or not a regular file",
+        "rec-000.mkv is missing, or not",
     ),
     "video more": (lambda r: (r / "Videos/b.mkv").write_text(""), "b.mkv is not listed in FileList.csv"),
     "file more": (lambda r: (r / "notes.txt").write_text(""), "notes.txt is not part of a store"),
@@ -118,7 +118,7 @@ LATENT_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "other keys": (
         lambda r: save_file({"latent": posterior(3)[0]}, r / LATENT),
-        "holds the tensors ['latent'], not mean and std",
+        "holds the tensors ['latent'], not mean",
     ),
     "channels": (lambda r: write_latents(r / LATENT, *posterior(3, 5)), "not float16 (F, 4, H, W)"),
     "frames": (

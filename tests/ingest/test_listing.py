@@ -2,7 +2,7 @@
 
 import pytest
 
-from echodream.ingest.names import file_name, unique_names
+from echodream.ingest.listing import file_name, unique_names
 from echodream.store.schema import is_valid_name
 
 

@@ -1,0 +1,113 @@
+"""Converts raw recordings to media files of a Store, in worker processes that a damaged file cannot stop."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures import TimeoutError as WorkerTimeout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echodream.errors import Rejected, UserError
+from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
+from echodream.ingest.source import Limits, Recording, Source
+from echodream.store.video import write_video
+
+MAX_MEMORY = 16 << 30
+"""Bytes of address space that a worker process may use (Linux)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker process needs to convert one recording to one media file."""
+
+    source: Source
+    recording: Recording
+    split: str
+    preprocessing: Preprocessing
+    limits: Limits
+    media: Path
+
+
+def convert_recording(job: Job) -> dict[str, Any] | str:
+    """Read, preprocess and write one recording; returns its row of FileList.csv, or the reason for rejection."""
+    try:
+        video = job.source.read(job.recording, job.limits)
+        check_video(video)
+        job.limits.check(*video.frames.shape)
+        ready = preprocess(video, job.preprocessing, job.limits.max_bytes)
+        if len(ready.frames) < job.limits.min_frames:
+            return f"too short: {len(ready.frames)} frames at {ready.fps:g} fps, {job.limits.min_frames} are needed"
+        write_video(job.media, ready.frames, ready.fps)
+    except Rejected as reason:
+        return str(reason)
+    except MemoryError:
+        return "too large: it needs more memory than a worker may use"
+    frames, height, width, _ = ready.frames.shape
+    required = {
+        "FileName": job.recording.name,
+        "Split": job.split,
+        "PatientID": job.recording.patient,
+        "NumberOfFrames": frames,
+        "FPS": ready.fps,
+        "FrameHeight": height,
+        "FrameWidth": width,
+        "RawFrames": len(video.frames),
+    }
+    if len(video.frames) > 1:  # an image has no duration
+        required["RawSeconds"] = float(video.times[-1]) + 1 / video.fps
+    # the required columns come first, and no study column replaces them
+    return {**required, **job.recording.columns, **video.columns, **ready.marks, **required}
+
+
+def convert_all(
+    jobs: Sequence[Job], workers: int | None, timeout: float
+) -> Iterator[tuple[Recording, dict[str, Any] | str]]:
+    """Run ``convert_recording`` on all ``jobs``; yields each recording with its result, in order of completion.
+
+    A worker that crashes, or needs more than ``timeout`` seconds, costs only its recording.
+    """
+    if workers == 0:
+        yield from ((job.recording, convert_recording(job)) for job in jobs)
+        return
+    if not jobs:
+        return
+    import multiprocessing
+
+    from pebble import ProcessExpired, ProcessPool
+
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    with ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            futures: dict[Future, Recording] = {
+                pool.schedule(convert_recording, args=[job], timeout=timeout): job.recording for job in jobs
+            }
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except WorkerTimeout:
+                    yield futures[future], f"took longer than {timeout:g} s to read"
+                except ProcessExpired as error:
+                    yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
+                except (UserError, OSError):  # the disk or the command, not this recording
+                    raise
+                except Exception as error:  # noqa: BLE001 - an unexpected file must not stop the study; it is rejected
+                    kind = type(error).__name__
+                    yield futures[future], f"unreadable: unexpected {kind} (workers=0 HYDRA_FULL_ERROR=1 shows where)"
+        except BaseException:
+            pool.stop()
+            raise
+
+
+def _start_worker() -> None:
+    """Set up a worker process: no keyboard interrupt, limited memory, and an end with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import resource
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, hard))
