@@ -128,9 +128,7 @@ def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, obje
     for row in writer.rejected.values():
         by_reason.setdefault(row["Reason"], []).append(row["FileName"])
     counts = sorted(by_reason.items(), key=lambda item: -len(item[1]))
-    lines = [
-        f"{len(names)} x {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" for reason, names in ordered
-    ]
+    lines = [f"{len(names)} x {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" for reason, names in counts]
     more = ["..."] * (len(lines) > max_lines)
     return {"rejected": "\n    ".join([str(len(writer.rejected)), *lines[:max_lines], *more])}
 

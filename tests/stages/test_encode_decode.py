@@ -347,7 +347,7 @@ def test_a_published_diffusers_folder_serves_as_it_is(tmp_path: Path) -> None:
 def test_another_precision_is_another_store(tmp_path: Path) -> None:
     folder = study(tmp_path)
     encode(folder)
-    words = r"made with other settings \(settings.precision was '32-true', now 'bf16-mixed'\)"
+    words = r"exists with other settings \(settings.precision was '32-true', now 'bf16-mixed'\)"
     with pytest.raises(UserError, match=words):
         encode(folder, "trainer.precision=bf16-mixed")
 

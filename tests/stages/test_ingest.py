@@ -78,7 +78,7 @@ def test_what_goes_wrong_costs_one_recording_each(tmp_path: Path) -> None:
         "rec-001": ("unreadable: no video stream", "true"),
         "rec-003": ("unreadable: the decoder crashed (exit code -6)", "true"),
         "rec-005": ("took longer than 4 s to read", "true"),
-        "rec-006": ("too large: it needs more memory than a worker may take", "true"),
+        "rec-006": ("too large: it needs more memory than a worker may use", "true"),
         "rec-007": ("no such file", "true"),
         "rec-008": ("not a recording: .txt", "false"),
     }
@@ -173,7 +173,7 @@ def test_a_second_run_finds_nothing_to_do(tmp_path: Path) -> None:
 def test_other_settings_need_another_destination(tmp_path: Path, changes: Mapping[str, Any], key: str) -> None:
     run(tmp_path / "store", Fake())
     arguments = {"source": Fake(), **changes}
-    with pytest.raises(StoreError, match=rf"made with other settings \(({key}) was .*choose another dst="):
+    with pytest.raises(StoreError, match=rf"already exists with other settings \(({key}) was .*choose another dst="):
         run(tmp_path / "store", **arguments)
 
 
