@@ -7,11 +7,11 @@ from typing import Any
 
 from echodream.errors import UserError
 from echodream.publishing.checks import DRAWN_BY, GENERATORS, Cleared
-from echodream.report.figures import Row, Table, Verdict
+from echodream.report.mismatches import find_mismatches
 from echodream.report.sections import fidelity, privacy, usefulness
-from echodream.report.sections.lineage import lineage, versions
+from echodream.report.sections.lineage import lineage, package_versions
 from echodream.report.sources import Sources
-from echodream.report.stale import stale
+from echodream.report.tables import Row, Table, Verdict
 
 TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
@@ -88,8 +88,8 @@ def _common(cleared: Cleared) -> dict[str, Any]:
     sources, records = cleared.sources, cleared.sources.records
     audited = [on for on in ("video", "image") if f"audit_{on}" in records and DRAWN_BY[on] in cleared.generators]
     fresh = {name for name in ("utility", "evaluation") if name in records and not _is_stale(name, sources)}
-    tables = usefulness.overview(sources) if "utility" in fresh else []
-    tables += fidelity.tables(sources) if "evaluation" in fresh else []
+    tables = usefulness.overview_tables(sources) if "utility" in fresh else []
+    tables += fidelity.fidelity_tables(sources) if "evaluation" in fresh else []
     verdicts = [privacy.verdict(sources)]
     verdicts += [usefulness.verdict(sources)] if "utility" in fresh else []
     verdicts += [fidelity.verdict(sources)] if "evaluation" in fresh else []
@@ -100,21 +100,20 @@ def _common(cleared: Cleared) -> dict[str, Any]:
         "findings": cleared.findings,
         "generators": cleared.generators,
         "verdicts": [_sentence(verdict) for verdict in verdicts],
-        "audits": [(on, _markdown(privacy.audit(sources, f"audit_{on}"))) for on in audited],
+        "audits": [(on, _markdown(privacy.audit_tables(sources, f"audit_{on}"))) for on in audited],
         "figures": _markdown(tables),
         "commands": [made.command for made in lineage(sources) if made.command],
-        "versions": versions(),
+        "versions": package_versions(),
     }
 
 
 def _is_stale(name: str, sources: Sources) -> bool:
     """Whether the record ``name`` is of other stores: then it says nothing of these."""
-    begins = {"utility": "Usefulness", "evaluation": "Fidelity"}[name]
-    return sources.synthetic is None or any(line.startswith(begins) for line in stale(sources))
+    return sources.synthetic is None or any(mismatch.record == name for mismatch in find_mismatches(sources))
 
 
 def _sentence(verdict: Verdict) -> str:
-    return f"**{verdict.topic}: {verdict.word}.** {' '.join([verdict.sentence, *verdict.more])}".strip()
+    return f"**{verdict.topic}: {verdict.label}.** {' '.join([verdict.sentence, *verdict.notes])}".strip()
 
 
 def _markdown(tables: Sequence[Table]) -> list[str]:
@@ -130,8 +129,8 @@ def _table(table: Table) -> str:
 
 def _line(row: Row) -> str:
     mark = " (stands out)" if row.stands_out else ""
-    value = row.text or _interval(row.measured or row.value)
-    beside = row.beside_text or _interval(row.measured_beside or row.beside)
+    value = row.value_text or _interval(row.raw_value or row.value)
+    beside = row.reference_text or _interval(row.raw_reference or row.reference)
     return f"| {_cell(row.name)}{mark} | {_cell(value)} | {_cell(beside)} |"
 
 

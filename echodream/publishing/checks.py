@@ -9,7 +9,7 @@ from echodream import validation
 from echodream.artifact import FACTS, read_artifact
 from echodream.errors import UserError
 from echodream.filtering.embedding import drawn_with
-from echodream.report.sources import Sources, same_run
+from echodream.report.sources import Sources, is_same_filter_run
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
@@ -62,13 +62,13 @@ def clear_store(what: str, sources: Sources) -> Cleared:
     """The synthetic store of ``sources`` as ``what``. Raises ``UserError`` where filter or audit do not allow it."""
     assert sources.synthetic is not None
     store, on = sources.synthetic, STORES[what]
-    if sources.filtered() != on:
+    if sources.video_filter() != on:
         raise UserError(
             f"src={store.root} is refused: it was not decoded from what the filter of {on}s let through, "
-            f"{sources.passed[on]}; run {_filter(sources, on)}, then stage=decode"
+            f"{sources.passed_stores[on]}; run {_filter(sources, on)}, then stage=decode"
         )
     _check_decision(sources, on)
-    passed = Store(sources.passed[on])
+    passed = Store(sources.passed_stores[on])
     if strangers := sorted(set(store.table["FileName"]) - set(passed.table["FileName"])):
         raise UserError(f"src={store.root} is refused: {strangers[0]} is not among what the filter let through")
     drawn = _drawn(sources, on)
@@ -87,9 +87,9 @@ def clear_model(what: str, folder: str, sources: Sources, accept_findings: bool)
     load_diffusion(folder, what)  # that its weights are those that were trained and audited
     _check_decision(sources, on)
     record, used = sources.records[f"filter_{on}"], set()
-    if (sources.passed[on] / CHECKSUMS).is_file():
-        passed = Store(sources.passed[on])
-        if not isinstance(passed.dataset.settings.get("decision"), Mapping) or not same_run(
+    if (sources.passed_stores[on] / CHECKSUMS).is_file():
+        passed = Store(sources.passed_stores[on])
+        if not isinstance(passed.dataset.settings.get("decision"), Mapping) or not is_same_filter_run(
             passed.dataset.settings, record
         ):
             raise UserError(
@@ -118,7 +118,7 @@ def _check_decision(sources: Sources, on: str) -> None:
     name = f"filter_{on}"
     if name not in sources.records:
         raise UserError(f"{sources.paths[name]} is missing: the filter's verdict is needed, run {_filter(sources, on)}")
-    with sources.reading(name):
+    with sources.parsing(name):
         decision = sources.records[name]["decision"]
         passed, rule, statement = decision["passed"], decision["rule"], decision["statement"]
     if passed is not True:
@@ -129,16 +129,16 @@ def _check_decision(sources: Sources, on: str) -> None:
 
 def _drawn(sources: Sources, on: str) -> dict[str, str]:
     """The model that drew what passed the filter ``on``; of videos also that of the images which they begin with."""
-    made = drawn_with(Store(sources.passed[on]))
-    model, images = made.get("model"), sources.passed["image"] / CHECKSUMS
+    made = drawn_with(Store(sources.passed_stores[on]))
+    model, images = made.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
-        raise UserError(f"{sources.passed[on]} does not say which model drew it: draw its samples again")
+        raise UserError(f"{sources.passed_stores[on]} does not say which model drew it: draw its samples again")
     if on == "image":
         return {"image": model}
     if not images.is_file() or made.get("source") != file_sha256(images):
         raise UserError(
-            f"{sources.passed[on]} began with other images than {images.parent}, those that the filter let through: "
-            "draw the videos again"
+            f"{sources.passed_stores[on]} began with other images than {images.parent}, those that the filter let "
+            "through: sample the videos again"
         )
     return {**_drawn(sources, "image"), "video": model}
 
@@ -150,7 +150,7 @@ def _audited(sources: Sources, on: str, model: str) -> list[str]:
     if name not in sources.records:
         raise UserError(f"{sources.paths[name]} is missing: nothing is published without its audit, run {command}")
     record, path = sources.records[name], sources.paths[name]
-    with sources.reading(name):
+    with sources.parsing(name):
         inferred = [each for each in record["measures"] if each["name"].startswith("membership inference")]
         findings = [_said(each) for each in record["measures"] if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
@@ -162,9 +162,9 @@ def _audited(sources: Sources, on: str, model: str) -> list[str]:
         raise UserError(
             f"{path} attacked another {DRAWN_BY[on]} than the one that drew these samples: run {command} again"
         )
-    sums = sources.passed[on] / CHECKSUMS
+    sums = sources.passed_stores[on] / CHECKSUMS
     if not sums.is_file() or record.get("source") != file_sha256(sums):
-        raise UserError(f"{path} is of other samples than {sources.passed[on]}: run {command} again")
+        raise UserError(f"{path} is of other samples than {sources.passed_stores[on]}: run {command} again")
     return findings
 
 

@@ -1,111 +1,117 @@
-"""Charts as inline SVG: places across in percent, so that they fit any width and letters keep their size."""
+"""Charts as inline SVG. Horizontal positions are percentages: a chart fits any width, and its text keeps its size."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.figures import Row, number, ticks
+from echodream.report.number_format import axis_ticks, format_number
+from echodream.report.tables import Row
 
 BINS = 36
-"""Of a hill."""
+Scale = tuple[float, float]
+"""Ends of an axis."""
 
 
-def _at(value: float, scale: tuple[float, float]) -> str:
-    """Percent of the width, what lies outside at the end."""
+def _position(value: float, scale: Scale) -> str:
+    """Position on the axis as a percentage of the width; values beyond the axis lie at its end."""
     share = (value - scale[0]) / (scale[1] - scale[0] or 1.0)
     return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
 
-def track(row: Row) -> Markup:
-    """A row's interval with its number as a dot, and behind it, as a band, what it is held against."""
+def interval_chart(row: Row) -> Markup:
+    """A row's value as a dot on its interval, and behind it the reference interval as a band."""
     parts = [
-        f'<line class="rule" x1="{_at(tick, row.scale)}" x2="{_at(tick, row.scale)}" y1="0" y2="28"/>'
-        for tick in ticks(row.scale)
+        f'<line class="rule" x1="{_position(tick, row.scale)}" x2="{_position(tick, row.scale)}" y1="0" y2="28"/>'
+        for tick in axis_ticks(row.scale)
     ]
-    if row.beside is not None:
-        low, high = (_at(end, row.scale) for end in (row.beside.low, row.beside.high))
+    if row.reference is not None:
+        low, high = (_position(end, row.scale) for end in (row.reference.low, row.reference.high))
         width = f"{float(high[:-1]) - float(low[:-1]):.2f}%"
-        middle = _at(row.beside.value, row.scale)
+        middle = _position(row.reference.value, row.scale)
         parts.append(f'<rect class="band" x="{low}" width="{width}" y="4" height="20"/>')
         parts.append(f'<line class="beside" x1="{middle}" x2="{middle}" y1="4" y2="24"/>')
-    low, value, high = (_at(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
+    low, value, high = (_position(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
     parts.append(f'<line class="whisker" x1="{low}" x2="{high}" y1="14" y2="14"/>')
     parts.append(f'<circle cx="{value}" cy="14" r="5"/>')
-    return _svg("track", 28, parts, side=row.side)
+    return _svg("track", 28, parts, group=row.group)
 
 
-def axis(scale: tuple[float, float], unit: str = "") -> Markup:
-    """The numbers of an axis."""
-    places = ticks(scale)
-    ends = {places[0]: "start", places[-1]: "end"}
+def axis_chart(scale: Scale, unit: str = "") -> Markup:
+    """The tick labels of an axis."""
+    ticks = axis_ticks(scale)
+    anchors = {ticks[0]: "start", ticks[-1]: "end"}
     parts = [
-        f'<text x="{_at(tick, scale)}" y="12" text-anchor="{ends.get(tick, "middle")}">'
-        f"{_short(100 * tick if unit == '%' else tick)}{unit.replace('%', ' %') if tick == places[-1] else ''}</text>"
-        for tick in places
+        f'<text x="{_position(tick, scale)}" y="12" text-anchor="{anchors.get(tick, "middle")}">'
+        f"{_tick_label(100 * tick if unit == '%' else tick)}{unit.replace('%', ' %') if tick == ticks[-1] else ''}"
+        "</text>"
+        for tick in ticks
     ]
     return _svg("axis", 16, parts)
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """How the values of a group, (n,), are spread."""
+class ScoreGroup:
+    """The scores, (n,), of samples, patients or copies; ``group`` is the color as in ``Row``."""
 
     name: str
     values: np.ndarray
-    side: str
+    group: str
 
 
-def ridges(rows: Sequence[Ridge], cut: float, scale: tuple[float, float]) -> list[tuple[Ridge, Markup]]:
-    """Each group as a hill over ``scale``, with the threshold ``cut`` as a line; the highest bar of each fills it."""
+def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scale) -> list[tuple[ScoreGroup, Markup]]:
+    """Each group with its histogram over ``scale``, and ``threshold`` as a line; the highest bin has full height."""
     edges = np.linspace(*scale, BINS + 1)
-    found = []
-    for row in rows:
-        counts = np.histogram(np.clip(row.values, *scale), edges)[0]
+    charts = []
+    for group in groups:
+        counts = np.histogram(np.clip(group.values, *scale), edges)[0]
         heights = 38 - 34 * counts / max(counts.max(), 1)
         x = np.linspace(0, 100, BINS + 1)
         steps = " ".join(f"L{x[i]:.2f} {h:.1f} L{x[i + 1]:.2f} {h:.1f}" for i, h in enumerate(heights))
-        line = _at(cut, scale)
+        line = _position(threshold, scale)
         parts = [
             f'<rect class="beyond" x="{line}" width="{100 - float(line[:-1]):.2f}%" y="0" height="38"/>',
             '<svg viewBox="0 0 100 38" width="100%" height="38" preserveAspectRatio="none">'
             f'<path class="hill" d="M0 38 {steps} L100 38 Z"/></svg>',
             f'<line class="cut" x1="{line}" x2="{line}" y1="0" y2="38"/>',
         ]
-        found.append((row, _svg("ridge", 38, parts, side=row.side)))
-    return found
+        charts.append((group, _svg("ridge", 38, parts, group=group.group)))
+    return charts
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Heights (n,) at 0, 1, ... and a band around them."""
+    """Values (n,) at frames 0, 1, ..., their interval, and the color as in ``Row``."""
 
     y: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    side: str
+    group: str
 
 
-def curves(lines: Mapping[str, Curve], scale: tuple[float, float], label: str) -> Markup:
-    """Lines with bands over their places; they are named beside the chart."""
-    most = max(max(len(line.y) for line in lines.values()) - 1, 1)
+def line_chart(curves: Mapping[str, Curve], scale: Scale, label: str) -> Markup:
+    """Curves over frames with their intervals as bands; ``label`` is read by screen readers."""
+    last = max(max(len(curve.y) for curve in curves.values()) - 1, 1)
     parts = [
-        f'<line class="rule" x1="0" x2="100%" y1="{_down(tick, scale)}" y2="{_down(tick, scale)}"/>'
-        for tick in ticks(scale)
+        f'<line class="rule" x1="0" x2="100%" y1="{_line_y(tick, scale)}" y2="{_line_y(tick, scale)}"/>'
+        for tick in axis_ticks(scale)
     ]
     parts.append('<svg viewBox="0 0 100 160" width="100%" height="160" preserveAspectRatio="none">')
-    for line in lines.values():
-        x = [100 * place / most for place in range(len(line.y))]
-        band = [*zip(x, line.high, strict=True), *list(zip(x, line.low, strict=True))[::-1]]
-        parts.append(f'<polygon class="area {line.side}" points="{_points(band, scale)}"/>')
-        parts.append(f'<polyline class="line {line.side}" points="{_points(zip(x, line.y, strict=True), scale)}"/>')
+    for curve in curves.values():
+        x = [100 * place / last for place in range(len(curve.y))]
+        band = [*zip(x, curve.high, strict=True), *list(zip(x, curve.low, strict=True))[::-1]]
+        parts.append(f'<polygon class="area {curve.group}" points="{_line_points(band, scale)}"/>')
+        line = _line_points(zip(x, curve.y, strict=True), scale)
+        parts.append(f'<polyline class="line {curve.group}" points="{line}"/>')
     parts.append("</svg>")
-    parts += [f'<text x="0" y="{_down(tick, scale) - 3:.1f}">{_short(tick)}</text>' for tick in ticks(scale)]
+    parts += [
+        f'<text x="0" y="{_line_y(tick, scale) - 3:.1f}">{_tick_label(tick)}</text>' for tick in axis_ticks(scale)
+    ]
     parts.append('<text x="0" y="166">first frame</text>')
-    parts.append(f'<text x="100%" y="166" text-anchor="end">{most + 1}th</text>')
+    parts.append(f'<text x="100%" y="166" text-anchor="end">{last + 1}th</text>')
     return _svg("curves", 170, parts, label=label)
 
 
@@ -118,63 +124,66 @@ class Point:
     y: Interval
 
 
-def scatter(
-    series: Mapping[str, tuple[str, Sequence[Point]]], scale: tuple[float, float], names: tuple[str, str], label: str
+def scatter_chart(
+    series: Mapping[str, tuple[str, Sequence[Point]]], scale: Scale, axis_labels: tuple[str, str], label: str
 ) -> Markup:
-    """Points with intervals both ways, those of a series, (side, points), joined; both axes have one ``scale``.
+    """Points with error bars of x and y; those of a series, (color, points), are joined. Both axes have one ``scale``.
 
-    ``names`` are those of the axes, across and up. Each point is named beside it, below or above by turns.
+    ``axis_labels`` are those of x and y. Point labels stand below the first series, above the second, and so on.
     """
-    places = ticks(scale)
+    ticks = axis_ticks(scale)
     parts = [
-        f'<line class="rule" x1="8%" x2="96%" y1="{_up(tick, scale)}" y2="{_up(tick, scale)}"/>' for tick in places
+        f'<line class="rule" x1="8%" x2="96%" y1="{_scatter_y(tick, scale)}" y2="{_scatter_y(tick, scale)}"/>'
+        for tick in ticks
     ]
-    parts += [f'<text x="0" y="{_up(tick, scale) + 4}">{_short(tick)}</text>' for tick in places]
-    parts += [f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>' for x in (_in(tick, scale) for tick in places)]
-    parts += [f'<text x="{_in(tick, scale)}" y="282" text-anchor="middle">{_short(tick)}</text>' for tick in places]
-    for turn, (side, spots) in enumerate(series.values()):
-        drawn = []
-        for before, spot in zip([None, *spots], spots, strict=False):
-            x, y = _in(spot.x.value, scale), _up(spot.y.value, scale)
-            ends = f'x1="{_in(spot.x.low, scale)}" x2="{_in(spot.x.high, scale)}" y1="{y}" y2="{y}"'
-            drawn.append(f'<line class="line faint" {ends}/>')
-            ends = f'x1="{x}" x2="{x}" y1="{_up(spot.y.low, scale)}" y2="{_up(spot.y.high, scale)}"'
-            drawn.append(f'<line class="line faint" {ends}/>')
+    parts += [f'<text x="0" y="{_scatter_y(tick, scale) + 4}">{_tick_label(tick)}</text>' for tick in ticks]
+    columns = [(_scatter_x(tick, scale), _tick_label(tick)) for tick in ticks]
+    parts += [f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>' for x, _ in columns]
+    parts += [f'<text x="{x}" y="282" text-anchor="middle">{text}</text>' for x, text in columns]
+    for number, (group, points) in enumerate(series.values()):
+        shapes = []
+        for before, point in zip([None, *points], points, strict=False):
+            x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
+            ends = f'x1="{_scatter_x(point.x.low, scale)}" x2="{_scatter_x(point.x.high, scale)}" y1="{y}" y2="{y}"'
+            shapes.append(f'<line class="line faint" {ends}/>')
+            ends = f'x1="{x}" x2="{x}" y1="{_scatter_y(point.y.low, scale)}" y2="{_scatter_y(point.y.high, scale)}"'
+            shapes.append(f'<line class="line faint" {ends}/>')
             if before is not None:
-                start = f'x1="{_in(before.x.value, scale)}" y1="{_up(before.y.value, scale)}"'
-                drawn.append(f'<line class="line" {start} x2="{x}" y2="{y}"/>')
-        for spot in spots:
-            x, y = _in(spot.x.value, scale), _up(spot.y.value, scale)
-            drawn.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
-            drawn.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[turn % 2]}">{escape(spot.label)}</text>')
-        parts.append(f'<g class="{side}">{"".join(drawn)}</g>')
-    parts.append(f'<text x="0" y="12">{escape(names[1])}</text>')
-    parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(names[0])}</text>')
+                start = f'x1="{_scatter_x(before.x.value, scale)}" y1="{_scatter_y(before.y.value, scale)}"'
+                shapes.append(f'<line class="line" {start} x2="{x}" y2="{y}"/>')
+        for point in points:
+            x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
+            shapes.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
+            shapes.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[number % 2]}">{escape(point.label)}</text>')
+        parts.append(f'<g class="{group}">{"".join(shapes)}</g>')
+    parts.append(f'<text x="0" y="12">{escape(axis_labels[1])}</text>')
+    parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(axis_labels[0])}</text>')
     return _svg("curves", 306, parts, label=label)
 
 
-def _in(value: float, scale: tuple[float, float]) -> str:
-    """Percent of the width, within margins."""
-    return f"{8 + 0.88 * float(_at(value, scale)[:-1]):.2f}%"
+def _scatter_x(value: float, scale: Scale) -> str:
+    """Position as a percentage of the width, between margins of 8 % and 4 %."""
+    return f"{8 + 0.88 * float(_position(value, scale)[:-1]):.2f}%"
 
 
-def _up(value: float, scale: tuple[float, float]) -> float:
-    return round(264 - 2.4 * float(_at(value, scale)[:-1]), 1)
+def _scatter_y(value: float, scale: Scale) -> float:
+    return round(264 - 2.4 * float(_position(value, scale)[:-1]), 1)
 
 
-def _points(places: "object", scale: tuple[float, float]) -> str:
-    return " ".join(f"{x:.2f},{_down(float(y), scale):.1f}" for x, y in places)  # type: ignore[attr-defined]
+def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
+    return " ".join(f"{x:.2f},{_line_y(float(y), scale):.1f}" for x, y in points)
 
 
-def _down(value: float, scale: tuple[float, float]) -> float:
+def _line_y(value: float, scale: Scale) -> float:
     return round(150 - 136 * (min(max(value, scale[0]), scale[1]) - scale[0]) / (scale[1] - scale[0] or 1), 1)
 
 
-def _short(value: float) -> str:
-    return number(value) if not math.isclose(value, round(value), abs_tol=1e-9) else f"{value:.0f}".replace("-", "−")
+def _tick_label(value: float) -> str:
+    is_whole = math.isclose(value, round(value), abs_tol=1e-9)
+    return f"{value:.0f}".replace("-", "−") if is_whole else format_number(value)
 
 
-def _svg(kind: str, height: int, parts: Sequence[str], side: str = "", label: str = "") -> Markup:
-    """Without a ``label`` it says nothing that the text beside it does not, and is passed over by a screen reader."""
-    said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
-    return Markup(f'<svg class="{kind} {side}" width="100%" height="{height}" {said}>{"".join(parts)}</svg>')
+def _svg(kind: str, height: int, parts: Sequence[str], group: str = "", label: str = "") -> Markup:
+    """An SVG element; without ``label`` it repeats a number in the text, and is hidden from screen readers."""
+    role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
+    return Markup(f'<svg class="{kind} {group}" width="100%" height="{height}" {role}>{"".join(parts)}</svg>')

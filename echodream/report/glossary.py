@@ -42,24 +42,24 @@ _LABELS = {
 }
 
 
-def label(name: str) -> str:
+def metric_label(name: str) -> str:
     """How a metric of a record is written on a page."""
     return _LABELS.get(name.lower(), name.replace("_", " "))
 
 
-def meaning(name: str) -> str:
+def metric_meaning(name: str) -> str:
     """What a metric measures, by its name; empty for an unknown one. Fidelity metrics: ``metrics.fidelity``."""
     if (metric := fidelity_metric(name)) is not None:
         return metric.description
     return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
 
 
-def counts_in_floors(name: str) -> bool:
+def is_distance(name: str) -> bool:
     """Whether a metric is a distance above 0, of which one can say how many times the floor it is."""
     return bool(_IN_FLOORS.search(name))
 
 
-def copy(name: str, control: Mapping[str, Any]) -> str:
+def describe_copy(name: str, control: Mapping[str, Any]) -> str:
     """How a copy of a training patient was made, in words; ``control`` are its numbers in the record."""
     plain = {
         "exact": "the very same frames",

@@ -1,4 +1,4 @@
-"""What there is to report on: stores and records of a study, each of which may be missing."""
+"""What the report reads: stores and records of a study, each of which may be missing."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream.errors import UserError
-from echodream.report.figures import Missing
+from echodream.report.tables import MissingRecord
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -27,125 +27,124 @@ FILES = {
     "linkability": "linkability.json",
     "curve": "curve.json",
 }
-"""The records, and the file of each in its folder; where it is empty the record is the file."""
-_MAKES = {
-    "filter_image": "python sample.py stage=filter data={}",
-    "filter_video": "python sample.py stage=filter data={} on=video",
-    "audit_image": "python sample.py stage=audit data={}",
-    "audit_video": "python sample.py stage=audit data={} on=video",
-    "evaluation": "python sample.py stage=evaluate data={}",
-    "utility": "python sample.py stage=utility data={}",
-    "anonymity": "python sample.py stage=anonymity data={}",
-    "linkability": "python sample.py stage=linkability data={}",
-    "curve": "python sample.py stage=compare data={} points=...",
-    "videos": "python sample.py stage=decode data={}",
-    "real": "python sample.py stage=ingest data={} raw=...",
+"""The records, and the file of each in its folder; "": the record's path is the file itself."""
+_STAGES = {
+    "filter_image": "stage=filter data={}",
+    "filter_video": "stage=filter data={} on=video",
+    "audit_image": "stage=audit data={}",
+    "audit_video": "stage=audit data={} on=video",
+    "evaluation": "stage=evaluate data={}",
+    "utility": "stage=utility data={}",
+    "anonymity": "stage=anonymity data={}",
+    "linkability": "stage=linkability data={}",
+    "curve": "stage=compare data={} points=...",
+    "videos": "stage=decode data={}",
+    "real": "stage=ingest data={} raw=...",
 }
+"""The stage that makes each record or store."""
 _NEAREST = ("NearestPatient", "NearestRecording", "NearestFrame")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a page is made from."""
+    """Everything that a page is made from."""
 
     study: str
     share: bool
-    """Whether nothing of a patient may be read from it: no frame and no name."""
+    """Whether the page may show no frame and no name of a patient."""
     real: Store | None
     synthetic: Store | None
-    passed: Mapping[str, Path]
-    """Where the filter left what passed, by "image" and "video"; it need not be there."""
+    passed_stores: Mapping[str, Path]
+    """Where the filter writes the samples that passed, by "image" and "video"; they may not exist."""
     records: Mapping[str, dict[str, Any]]
-    """Those of ``FILES`` that are there."""
+    """The records that exist, by the names in ``FILES``."""
     paths: Mapping[str, Path]
-    """Of all of ``FILES``, there or not."""
+    """Paths of all records, also of those that do not exist."""
     folders: Mapping[str, Path] = field(default_factory=dict)
-    """Of the study, below which commands are recorded: data, models, samples."""
+    """Folders of the study with stores and artifacts that record their commands: data, models, samples."""
 
-    def missing(self, name: str, what: str) -> Missing:
-        """That ``name`` is not there, and the command that makes it."""
-        return Missing(what, _MAKES[name].format(self.study))
+    def command(self, name: str) -> str:
+        """The command that makes the record or store ``name``."""
+        return f"python sample.py {_STAGES[name].format(self.study)}"
+
+    def missing(self, name: str, message: str) -> MissingRecord:
+        """``message`` with the command that makes the record or store ``name``."""
+        return MissingRecord(message, self.command(name))
 
     @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[None]:
-        """Raises ``UserError`` where the record ``name`` is not of the shape that its stage writes."""
+    def parsing(self, name: str) -> Iterator[None]:
+        """Raises ``UserError`` if the code in the block does not find in the record ``name`` what its stage writes."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
-                f"{self.paths[name]} is not what its stage writes ({error}): make it again with {_MAKES[name]}".format(
-                    self.study
-                )
+                f"{self.paths[name]} is not what its stage writes ({error}): make it again with {self.command(name)}"
             ) from error
 
-    def scores(self, on: str) -> "pd.DataFrame":
-        """The filter's table of samples; without whom they are nearest to where the page is to be shared."""
-        return self._table(on, "scores.csv", without=_NEAREST if self.share else ())
+    def scores(self, kind: str) -> "pd.DataFrame":
+        """The filter's scores of all samples, of ``kind`` "image" or "video"; without nearest patients if shared."""
+        return self._table(kind, "scores.csv", omitted=_NEAREST if self.share else ())
 
-    def evidence(self, on: str) -> "pd.DataFrame":
-        """The scores of new patients and of copies; without names where the page is to be shared."""
-        return self._table(on, "evidence.csv", without=("PatientID",) if self.share else ())
+    def evidence(self, kind: str) -> "pd.DataFrame":
+        """The filter's scores of new patients and of copies; without names if shared."""
+        return self._table(kind, "evidence.csv", omitted=("PatientID",) if self.share else ())
 
-    def _table(self, on: str, name: str, without: tuple[str, ...]) -> "pd.DataFrame":
+    def _table(self, kind: str, name: str, omitted: tuple[str, ...]) -> "pd.DataFrame":
         import pandas as pd
 
-        path = self.paths[f"filter_{on}"].with_name(name)
-        text = {"FileName": str, "NearestPatient": str, "NearestRecording": str, "PatientID": str, "Kind": str}
+        path = self.paths[f"filter_{kind}"].with_name(name)
+        types = {"FileName": str, "NearestPatient": str, "NearestRecording": str, "PatientID": str, "Kind": str}
         try:
-            return pd.read_csv(path, dtype=text, usecols=lambda column: column not in without, keep_default_na=False)
+            return pd.read_csv(path, dtype=types, usecols=lambda column: column not in omitted, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} cannot be read: make it again with {_MAKES[f'filter_{on}'].format(self.study)}"
-            ) from error
+            raise UserError(f"{path} cannot be read: make it again with {self.command(f'filter_{kind}')}") from error
 
-    def filtered(self) -> str | None:
-        """Which filter the videos of the page passed, "image" or "video"; None where they are of another origin."""
+    def video_filter(self) -> str | None:
+        """The filter that the page's synthetic videos passed, "image" or "video"; None if they passed none."""
         if self.synthetic is None:
             return None
-        made_from = self.synthetic.dataset.settings.get("source")
-        for on in ("video", "image"):
-            sums = self.passed[on] / CHECKSUMS
-            if sums.is_file() and file_sha256(sums) == made_from:
-                made = Store(self.passed[on]).dataset.settings
-                decision = made.get("decision")
+        source = self.synthetic.dataset.settings.get("source")
+        for kind in ("video", "image"):
+            checksums = self.passed_stores[kind] / CHECKSUMS
+            if checksums.is_file() and file_sha256(checksums) == source:
+                settings = Store(self.passed_stores[kind]).dataset.settings
+                decision = settings.get("decision")
                 if not isinstance(decision, Mapping) or decision.get("passed") is not True:
                     return None
-                return on if same_run(made, self.records.get(f"filter_{on}")) else None
+                return kind if is_same_filter_run(settings, self.records.get(f"filter_{kind}")) else None
         return None
 
 
-def gather(
+def load_sources(
     study: str,
     share: bool,
     stores: Mapping[str, str | None],
-    passed: Mapping[str, str],
+    passed_stores: Mapping[str, str],
     records: Mapping[str, str],
     folders: Mapping[str, str],
 ) -> Sources:
-    """Open what is there. Raises ``UserError`` for what is there and is something else."""
+    """Open the stores "real" and "videos" of ``stores`` and the records that exist. Raises ``UserError``."""
     paths = {name: Path(records[name]) / file if file else Path(records[name]) for name, file in FILES.items()}
-    found = {name: _record(path) for name, path in paths.items() if path.is_file()}
-    real, synthetic = (_store(stores[name], name) for name in ("real", "videos"))
+    existing = {name: _load_record(path) for name, path in paths.items() if path.is_file()}
+    real, synthetic = (_open_store(stores[name], name) for name in ("real", "videos"))
     if real is not None and real.dataset.synthetic:
         raise UserError(f"real={real.root} is synthetic: give the recordings of patients")
     if synthetic is not None and not synthetic.dataset.synthetic:
-        raise UserError(f"videos={synthetic.root} is not synthetic: give what stage=decode made of synthetic latents")
-    places = {on: Path(path) for on, path in passed.items()}
-    return Sources(
-        study, share, real, synthetic, places, found, paths, {key: Path(path) for key, path in folders.items()}
-    )
+        raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode made of samples")
+    passed, places = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
+    return Sources(study, share, real, synthetic, passed, existing, paths, places)
 
 
-def same_run(made: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-    """Whether a filter's store and its record tell of one run: nothing that both say differs."""
+def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
+    """Whether a filter's store, by its ``settings``, and its record are of one run: no common entry differs."""
     if record is None:
         return True
-    pairs = [(made, record), (made["decision"], record.get("decision") or {})]
-    both = [(left[name], right[name]) for left, right in pairs for name in left if name in right]
-    return all(isinstance(left, Mapping) or left == right for left, right in both)
+    pairs = [(settings, record), (settings["decision"], record.get("decision") or {})]
+    common = [(left[name], right[name]) for left, right in pairs for name in left if name in right]
+    return all(isinstance(left, Mapping) or left == right for left, right in common)
 
 
-def _store(path: str | None, name: str) -> Store | None:
+def _open_store(path: str | None, name: str) -> Store | None:
     if path is None or not Path(path).exists():
         return None
     store = Store(path, kind="video")
@@ -154,11 +153,11 @@ def _store(path: str | None, name: str) -> Store | None:
     return store
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _load_record(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: remove it and run its stage again") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise UserError(f"{path} is not a JSON object: remove it and run its stage again")
-    return found
+    return record

@@ -1,21 +1,40 @@
-"""Commands and texts without the folders that they name, which may tell of a patient or a person."""
+"""Removal of what may identify a patient or a user: paths in commands and configurations, names in texts."""
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from echodream.store import Store
 
 _VALUE = re.compile(r"=(.*?)(?=\s+[+~]*(?:hydra/)?[\w.@]+=|\s*$)", re.DOTALL)
-"""Of a key in a command: up to the next key, since a folder may have spaces in its name."""
-
-
-_ABSOLUTE = re.compile(
+"""The value of a key in a command: up to the next key, since a path may contain spaces."""
+_ABSOLUTE_PATH = re.compile(
     r"(?<![\w.])(?:~|\.\.|[A-Za-z]:)?[/\\][^\n,'\"\]}]*?(?=\s+[\w.+~@/]+=|\s+-|[,'\"\]}]|\s*$)", re.MULTILINE
 )
 
 
-def without_places(text: str) -> str:
-    """Without absolute paths, which may say who works where, and on whom."""
-    return _ABSOLUTE.sub("...", text)
+def redact_absolute_paths(text: str) -> str:
+    """``text`` with every absolute path replaced by "..."; relative paths stay."""
+    return _ABSOLUTE_PATH.sub("...", text)
 
 
-def without_folders(command: str) -> str:
-    """``command`` without the files and folders that it names, relative ones too: they may tell of a patient."""
-    return _VALUE.sub(lambda found: "=..." if set(found[1]) & {"/", "\\"} else found[0], command)
+def redact_paths_in_command(command: str) -> str:
+    """``command`` with every value that contains a path, absolute or relative, replaced by "..."."""
+    return _VALUE.sub(lambda match: "=..." if set(match[1]) & {"/", "\\"} else match[0], command)
+
+
+def find_patient_name(real: "Store", text: str, public_text: str = "") -> str | None:
+    """The first PatientID or FileName of the store ``real`` that occurs in ``text``; None if none does.
+
+    Names that cannot identify a patient are not searched for: numbers of fewer than six digits, other names of fewer
+    than four letters, and words of ``public_text``.
+    """
+    table = real.table
+    for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
+        is_number = name.replace(".", "").isdigit()
+        if len(name) < (6 if is_number else 4) or name in public_text or name not in text:
+            continue
+        no_decimal = r"(?<!\d\.)" if is_number else ""
+        if re.search(rf"{no_decimal}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
+            return name
+    return None

@@ -22,7 +22,7 @@ from echodream.filtering.scoring import Scored, ScoringConfig, length_of, score
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import lock, read_record, unlock
-from echodream.runs.redaction import without_folders
+from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import partial_path, read_dataset
@@ -56,7 +56,7 @@ def filter_(
     whom they resemble go to the folder ``private``. Where the rule cannot keep its promise there are no survivors, and
     the summary has a problem.
     """
-    command = without_folders(command)
+    command = redact_paths_in_command(command)
     looks, store, study = ScoringConfig(**looking), Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)
     declared = _declared(controls, leave_out, report_only, looks)

@@ -22,11 +22,10 @@ from echodream.publishing.checks import (
     metrics_of,
 )
 from echodream.publishing.hub import check_push, upload
-from echodream.report.sources import FILES, Sources, gather
+from echodream.report.sources import FILES, Sources, load_sources
 from echodream.runs.atomic_folder import begin, made_whole, read_record, require_same, write_record
-from echodream.runs.redaction import without_folders, without_places
+from echodream.runs.redaction import find_patient_name, redact_absolute_paths, redact_paths_in_command
 from echodream.runs.summary import Summary
-from echodream.stages.report import named
 from echodream.store import Dataset, Store, StoreWriter, verify
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
@@ -81,12 +80,12 @@ def publish(
     check_push(hub["push"])
     license = _check(license, columns, hub)
     told = {name: records.get(name, f"{dst}/no {name}") for name in FILES}  # a card tells of the usual ones
-    sources = gather(study, True, {"real": stores["real"], "videos": stores["src"]}, passed, told, folders)
+    sources = load_sources(study, True, {"real": stores["real"], "videos": stores["src"]}, passed, told, folders)
     cleared = _cleared(what, stores, artifact, sources, hub["accept_findings"])
     check_study(cleared, stores["latents"])
     target = Path(dst)
     asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
-    facts = {"command": without_folders(command), "code_version": code_version}
+    facts = {"command": redact_paths_in_command(command), "code_version": code_version}
     with made_whole(target) as work:
         if work is not None:
             _write(work, what, license, cleared, artifact, columns, asked, facts)
@@ -218,9 +217,9 @@ def _model(work: Path, what: str, license: str, cleared: Cleared, artifact: Path
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
     told = metrics_of(str(artifact))
-    write_record(work / FACTS, {**told, "command": without_folders(str(told.get("command", "")))})
+    write_record(work / FACTS, {**told, "command": redact_paths_in_command(str(told.get("command", "")))})
     recipe = (artifact / CONFIG).read_text(encoding="utf-8")
-    (work / CONFIG).write_text(without_places(recipe), encoding="utf-8")
+    (work / CONFIG).write_text(redact_absolute_paths(recipe), encoding="utf-8")
     return model_card(cleared, what, license, told)
 
 
@@ -246,7 +245,7 @@ def _verified(folder: Path, what: str, cleared: Cleared) -> None:
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
-            if name := named(real, text, plain):
+            if name := find_patient_name(real, text, plain):
                 raise UserError(f"{path} would name {name} of {real.root}: make that without it; remove {folder}")
             if place := next(
                 (place for place in (str(Path.home()), str(Path.cwd())) if len(place) > 1 and place in text), None

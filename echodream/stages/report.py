@@ -1,4 +1,4 @@
-"""``stage=report``: all that is known of a study's synthetic set as one page that opens offline, verdict first."""
+"""``stage=report``: everything known about a study's synthetic set, as one page that opens offline."""
 
 import re
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from echodream import validation
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, lock, unlock, write_record
+from echodream.runs.redaction import find_patient_name
 from echodream.runs.summary import Summary
 from echodream.store.schema import DATASET
 
 if TYPE_CHECKING:
     from echodream.report.build import Page
     from echodream.report.sources import Sources
-    from echodream.store import Store
 
 PAGE = "index.html"
-SHARED = '<p class="status">For sharing.'
-"""By this a page that may be passed on is known."""
 METRICS = "metrics.json"
-MOST_BYTES = 15_000_000
+SHARED = '<p class="status">For sharing.'
+"""Only pages made with ``share`` contain this."""
+MAX_BYTES = 15_000_000
 _MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
 
 
@@ -30,7 +30,7 @@ def report(
     share: bool,
     study: str,
     stores: Mapping[str, str | None],
-    passed: Mapping[str, str],
+    passed_stores: Mapping[str, str],
     records: Mapping[str, str],
     folders: Mapping[str, str],
     look: Mapping[str, int],
@@ -38,117 +38,97 @@ def report(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Write ``dst``/index.html and ``dst``/metrics.json of what is there of ``study``.
+    """Write ``dst``/index.html and ``dst``/metrics.json from the stores and records of ``study`` that exist.
 
-    ``stores`` are "real" and "videos" (synthetic, decoded), ``passed`` the stores that the filter made, ``records``
-    the folders and files of filter, audit, evaluation and utility, ``folders`` where commands are recorded. With
-    ``share`` the page holds no frame and no name of a patient. Raises ``UserError`` where there is nothing to report
-    on, where a record is not what its stage writes, and where a shared page would hold what it must not.
+    ``stores`` are "real" and "videos" (synthetic, decoded), ``passed_stores`` those of the samples that passed the
+    filter, ``records`` the folders and files of filter, audit, evaluation and utility, ``folders`` those with recorded
+    commands. ``look`` are the fields of ``ClipSettings``. With ``share`` the page has no frame and no name of a
+    patient. Raises ``UserError`` if there is nothing to report, if a record is not what its stage writes, and if a
+    shared page would contain a patient's name.
     """
     validation.true_or_false("share", share)
-    from echodream.report.build import GENERATOR, build, metrics, render
-    from echodream.report.sections.gallery import Look
-    from echodream.report.sources import gather
+    from echodream.report.build import GENERATOR, build_page, page_metrics, render_page
+    from echodream.report.clips import ClipSettings
+    from echodream.report.sources import load_sources
 
-    seen = Look(**look)
-    sources = gather(study, share, stores, passed, records, folders)
-    _check(sources, stores)
+    settings = ClipSettings(**look)
+    sources = load_sources(study, share, stores, passed_stores, records, folders)
+    _check_sources(sources, stores)
     target = Path(dst) / PAGE
-    _check_place(target, share, f'name="generator" content="{GENERATOR}"')
-    page = build(sources, seen, command, code_version)
-    text, numbers = render(page), metrics(page)
+    _check_target(target, share, f'name="generator" content="{GENERATOR}"')
+    page = build_page(sources, settings, command, code_version)
+    text, metrics = render_page(page), page_metrics(page)
     if share:
-        _refuse_names(sources, text + str(numbers))
-    if len(text.encode()) > MOST_BYTES:
+        _refuse_patient_names(sources, text + str(metrics))
+    if len(text.encode()) > MAX_BYTES:
         size = len(text) // 1_000_000
         raise UserError(f"{target} would take {size} MB: lower look.per_class, look.pairs or look.seconds")
-    _write(target, text, numbers)
+    _write(target, text, metrics)
     return _summary(target, page, len(text))
 
 
-def _write(target: Path, text: str, numbers: Mapping[str, Any]) -> None:
-    """The page and its numbers, each whole or not at all."""
-    held = lock(target.parent)
+def _write(target: Path, text: str, metrics: Mapping[str, Any]) -> None:
+    """Write the page and its numbers, each atomically."""
+    handle = lock(target.parent)
     try:
         fresh = target.with_name(f"{FRESH}{PAGE}")
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(target)
-        write_record(target.with_name(METRICS), numbers)
+        write_record(target.with_name(METRICS), metrics)
     finally:
-        unlock(held)
+        unlock(handle)
 
 
-def _check_place(target: Path, share: bool, mark: str) -> None:
-    """Raise ``UserError`` where a page would get into a store, or over what is no report or is a shared one."""
+def _check_target(target: Path, share: bool, generator: str) -> None:
+    """Raise ``UserError`` if the page would be written into a store, or over a shared page or another file."""
     for folder in (target.parent.resolve(), *target.parent.resolve().parents):
         if (folder / DATASET).is_file():
-            raise UserError(
-                f"dst={target.parent} lies in the store {folder}, which others may be given: choose another"
-            )
-    there = target.read_text("utf-8", "replace") if target.is_file() else ""
-    if there and mark not in there[:4000]:
-        raise UserError(f"{target} is there and is not a report: remove it, or choose another dst=")
-    if not share and SHARED in there:
-        raise UserError(f"{target} is a page for sharing, and a private one would take its place: choose another dst=")
+            raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another")
+    existing = target.read_text("utf-8", "replace") if target.is_file() else ""
+    if existing and generator not in existing[:4000]:
+        raise UserError(f"{target} exists and is not a report: remove it, or choose another dst=")
+    if not share and SHARED in existing:
+        raise UserError(f"{target} is a shared page, and a private one would replace it: choose another dst=")
 
 
-def _check(sources: "Sources", stores: Mapping[str, str | None]) -> None:
+def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None:
     if sources.synthetic is None and not sources.records:
         raise UserError(
-            f"there is nothing to report on: neither videos={stores['videos']} nor any record of filter, audit, "
-            "evaluate or utility is there; run the stages before"
+            f"there is nothing to report: neither videos={stores['videos']} nor any record of filter, audit, evaluate "
+            "or utility exists; run these stages before"
         )
     if not sources.share:
         return
     if sources.real is None:
-        raise UserError(f"share=true needs real={stores['real']}, to make sure that nobody in it is named on the page")
-    if sources.synthetic is not None and sources.filtered() is None:
+        raise UserError(f"share=true needs real={stores['real']}, to check that the page names none of its patients")
+    if sources.synthetic is not None and sources.video_filter() is None:
         raise UserError(
-            f"videos={stores['videos']} was not made from what passed the filter, and share=true shows nothing else: "
-            "run stage=filter on=video and stage=decode, or give videos=null"
+            f"videos={stores['videos']} was not made from samples that passed the filter, and share=true shows no "
+            "others: run stage=filter on=video and stage=decode, or give videos=null"
         )
 
 
-def _refuse_names(sources: "Sources", text: str) -> None:
-    """Pseudonyms and recordings of patients have no way into a shared page but through a command or a class; look."""
+def _refuse_patient_names(sources: "Sources", text: str) -> None:
+    """Raise ``UserError`` if the page ``text`` contains a patient's or a recording's name, in a command or a class."""
     from echodream.report.build import TEMPLATES
 
     assert sources.real is not None
-    plain = (TEMPLATES / "page.html").read_text(encoding="utf-8")
-    if name := named(sources.real, unescape(_MEDIA.sub("", text)), plain):
+    public_text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.rglob("*.html")))
+    if name := find_patient_name(sources.real, unescape(_MEDIA.sub("", text)), public_text):
         raise UserError(
-            f"the shared page would name {name} of {sources.real.root}, which stands in a command, a class or a "
-            "record: make that without it; nothing was written"
+            f"the shared page would name {name} of {sources.real.root}, which occurs in a command, a class or a "
+            "record: make that without the name; nothing was written"
         )
 
 
-def named(real: "Store", text: str, plain: str = "") -> str | None:
-    """The first patient or recording of ``real`` that ``text`` names, if one is.
-
-    Names that are short numbers, shorter than four letters, or words of ``plain``, a text for everybody, are not looked
-    for: they say nobody.
-    """
-    table = real.table
-    for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):
-        digits = name.replace(".", "").isdigit()
-        if len(name) < (6 if digits else 4) or name in plain or name not in text:
-            continue
-        decimals = r"(?<!\d\.)" if digits else ""
-        if re.search(rf"{decimals}(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", text):
-            return name
-    return None
-
-
 def _summary(target: Path, page: "Page", size: int) -> Summary:
+    context = page.context
     facts: dict[str, object] = {
-        each.topic.lower(): f"{each.word}{f': {each.figure} {each.unit}' if each.figure else ''}"
-        for each in page.verdicts
+        verdict.topic.lower(): f"{verdict.label}{f': {verdict.figure} {verdict.unit}' if verdict.figure else ''}"
+        for verdict in context.verdicts
     }
-    clips = sum(1 for _ in page.gallery.clips())
-    facts["videos"] = f"{clips}, {size / 1e6:.1f} MB with the page"
-    for name, one in page.missing.items():
-        facts[f"without {name}"] = one.command
-    for number, notice in enumerate(page.notices, 1):
-        facts[f"note {number}"] = notice
-    facts["for"] = "sharing: no frame and no name of a patient" if page.share else "you alone: it shows real patients"
+    facts["videos"] = f"{sum(1 for _ in context.clips.all())}, {size / 1e6:.1f} MB with the page"
+    facts |= {f"without {name}": record.command for name, record in page.missing.items()}
+    facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
+    facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "you only: shows patients"
     return Summary(f"report: {target} done", facts, files=(PAGE, METRICS))

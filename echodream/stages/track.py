@@ -9,7 +9,7 @@ from echodream.artifact import FACTS
 from echodream.callbacks.tracking import Wandb, finish
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import read_record
-from echodream.runs.redaction import without_places
+from echodream.runs.redaction import redact_absolute_paths
 from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS
 from echodream.training.wandb_lineage import named_model, shareable, store_used
@@ -34,7 +34,7 @@ def track(
     if not figures:
         raise UserError(f"there is nothing to track of {study}: run stage=filter, audit, evaluate or utility before")
     where = " ".join(str(Path(path).absolute()) for path in folders.values())
-    config = {"study": study, "run": {"command": without_places(command), "code_version": code_version}}
+    config = {"study": study, "run": {"command": redact_absolute_paths(command), "code_version": code_version}}
     logger.known_as(hashlib.sha256(f"figures {study} {where}".encode()).hexdigest()[:16], config)
     used = 0
     try:

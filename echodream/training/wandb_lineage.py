@@ -15,7 +15,7 @@ from echodream.artifact import FACTS, Artifact
 from echodream.callbacks.pictures import send_picture
 from echodream.callbacks.tracking import CHARTS, Wandb
 from echodream.runs.atomic_folder import read_record
-from echodream.runs.redaction import without_places
+from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
 
@@ -54,7 +54,7 @@ def shareable(value: Any) -> Any:
         return {str(key): shareable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [shareable(item) for item in value]
-    return without_places(value) if isinstance(value, str) else value
+    return redact_absolute_paths(value) if isinstance(value, str) else value
 
 
 def made(loggers: list[Logger], dst: Path) -> None:
@@ -83,7 +83,7 @@ def store_used(logger: Wandb, folder: Path, study: str) -> None:
     dataset = read_dataset(folder)
     fingerprint = file_sha256(folder / CHECKSUMS)
     facts = {"fingerprint": fingerprint, "study": study, "kind": dataset.kind, "synthetic": dataset.synthetic}
-    facts |= {"command": without_places(dataset.command), "code_version": dataset.code_version}
+    facts |= {"command": redact_absolute_paths(dataset.command), "code_version": dataset.code_version}
     drawn = dataset.settings
     while isinstance(drawn.get("samples"), dict):  # a filter's settings hold those of what it looked at
         drawn = drawn["samples"]

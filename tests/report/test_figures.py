@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import axis, ridges, track
-from echodream.report.figures import Row, between, interval, number, percent, round_up, ticks, times, within
-from echodream.report.glossary import copy, counts_in_floors, meaning
+from echodream.report.charts_svg import ScoreGroup, axis_chart, histogram_charts, interval_chart
+from echodream.report.glossary import describe_copy, is_distance, metric_meaning
 from echodream.report.media import encode, encode_within
-from echodream.runs.redaction import without_places
+from echodream.report.number_format import (
+    axis_end,
+    axis_ticks,
+    format_ends,
+    format_number,
+    format_percent,
+    format_ratio,
+    format_value,
+)
+from echodream.report.tables import Row, parse_interval
+from echodream.runs.redaction import redact_absolute_paths
 
 
 @pytest.mark.parametrize(
@@ -27,7 +36,7 @@ from echodream.runs.redaction import without_places
     ],
 )
 def test_numbers(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -41,20 +50,20 @@ def test_numbers(value: float, text: str) -> None:
     ],
 )
 def test_an_interval_decides_how_many_decimals_are_written(found: Interval, text: str) -> None:
-    assert f"{within(found)}|{between(found)}" == text
+    assert f"{format_value(found)}|{format_ends(found)}" == text
 
 
 def test_shares_times_and_records() -> None:
-    assert percent(0.05) == "5\u00a0%"
-    assert percent(0.0247) == "2.5\u00a0%"
-    assert percent(0.904) == "90\u00a0%"
-    assert times(2.697) == "2.7"
-    assert times(31.4) == "31"
-    assert interval({"value": 0.5, "low": None, "high": 0.7}) == Interval(0.5, 0.5, 0.7)
-    assert interval({"value": None}) is None
-    assert interval(float("nan")) is None
+    assert format_percent(0.05) == "5\u00a0%"
+    assert format_percent(0.0247) == "2.5\u00a0%"
+    assert format_percent(0.904) == "90\u00a0%"
+    assert format_ratio(2.697) == "2.7"
+    assert format_ratio(31.4) == "31"
+    assert parse_interval({"value": 0.5, "low": None, "high": 0.7}) == Interval(0.5, 0.5, 0.7)
+    assert parse_interval({"value": None}) is None
+    assert parse_interval(float("nan")) is None
     with pytest.raises(ValueError, match="is not a number"):
-        interval({"value": True})
+        parse_interval({"value": True})
 
 
 @pytest.mark.parametrize(
@@ -67,9 +76,9 @@ def test_shares_times_and_records() -> None:
     ],
 )
 def test_ticks_are_round_and_0_is_one(scale: tuple[float, float], found: list[float]) -> None:
-    assert ticks(scale) == pytest.approx(found)
-    assert round_up(5.767) == 6
-    assert round_up(1) == 1
+    assert axis_ticks(scale) == pytest.approx(found)
+    assert axis_end(5.767) == 6
+    assert axis_end(1) == 1
 
 
 def places(svg: str, element: str, attribute: str) -> list[float]:
@@ -77,22 +86,18 @@ def places(svg: str, element: str, attribute: str) -> list[float]:
 
 
 def test_a_track_shows_the_interval_where_it_is() -> None:
-    svg = track(Row("auc", Interval(0.5, 0.25, 0.875), Interval(1.0, 0.5, 3.0), scale=(0.0, 2.0)))
+    svg = interval_chart(Row("auc", Interval(0.5, 0.25, 0.875), Interval(1.0, 0.5, 3.0), scale=(0.0, 2.0)))
     assert places(svg, "circle", "cx") == [25]
     assert places(svg, 'line class="whisker"', "x1") == [12.5]
     assert places(svg, 'line class="whisker"', "x2") == [43.75]
     assert places(svg, "rect", "x") == [25]
     assert places(svg, "rect", "width") == [75]  # cut at the end of the axis
     assert 'aria-hidden="true"' in svg
-    assert ">200 %<" in axis((0.0, 2.0), "%")
+    assert ">200 %<" in axis_chart((0.0, 2.0), "%")
 
 
 def test_hills_are_cut_at_the_threshold() -> None:
-    import numpy as np
-
-    from echodream.report.charts_svg import Ridge
-
-    ((_, svg),) = ridges([Ridge("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
+    ((_, svg),) = histogram_charts([ScoreGroup("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
     assert places(svg, 'line class="cut"', "x1") == [75]
     heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", svg)]
     assert min(heights) == 4  # the highest bar
@@ -113,15 +118,18 @@ def test_hills_are_cut_at_the_threshold() -> None:
     ],
 )
 def test_metrics_have_a_sentence(name: str, in_floors: bool, says: str) -> None:
-    assert counts_in_floors(name) == in_floors
-    assert says in meaning(name)
-    assert bool(meaning(name)) == bool(says)
+    assert is_distance(name) == in_floors
+    assert says in metric_meaning(name)
+    assert bool(metric_meaning(name)) == bool(says)
 
 
 def test_copies_are_described_by_their_numbers() -> None:
-    assert copy("sdedit_30", {"kind": "regenerated", "strength": 0.3}) == "30 % noised and drawn again by the generator"
-    assert copy("mine", {"gain": 0.3, "rotate": 5.0}) == "brighter or darker by 30 %, turned by 5°"
-    assert copy("new_way", {}) == "new way"
+    assert (
+        describe_copy("sdedit_30", {"kind": "regenerated", "strength": 0.3})
+        == "30 % noised and drawn again by the generator"
+    )
+    assert describe_copy("mine", {"gain": 0.3, "rotate": 5.0}) == "brighter or darker by 30 %, turned by 5°"
+    assert describe_copy("new_way", {}) == "new way"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,7 @@ def test_copies_are_described_by_their_numbers() -> None:
     ],
 )
 def test_absolute_places_are_taken_out(text: str, left: str) -> None:
-    assert without_places(text) == left
+    assert redact_absolute_paths(text) == left
 
 
 @pytest.mark.parametrize("colours", [1, 3])

@@ -12,7 +12,7 @@ from tests.support.tiny_report import run, study
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here: install Debian's package chromium")
 
 PLAYING = "[...document.querySelectorAll('.clip video')].filter(video => !video.paused && video.currentTime > 0).length"
-SHOW = "document.querySelector('#look').scrollIntoView({behavior: 'instant'})"
+SHOW = "document.querySelector('#gallery').scrollIntoView({behavior: 'instant'})"
 SEEN = "[...document.querySelectorAll('.clip video')].every(video => video.readyState >= 2 && video.videoWidth > 0)"
 
 

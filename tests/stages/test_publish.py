@@ -17,7 +17,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import load_diffusion
 from echodream.errors import UserError
 from echodream.publishing.cards import valid_license
-from echodream.runs.redaction import without_folders
+from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.stages.publish import _row
 from echodream.store import Dataset, Store, StoreWriter
@@ -549,7 +549,7 @@ def test_figures_have_no_digits_of_one_patient() -> None:
 
 def test_commands_name_no_folder_even_with_spaces() -> None:
     typed = "python sample.py stage=publish dst=/ward/Doe Jane/a=b/out on=video src=samples/Doe Jane/x license=mit"
-    assert without_folders(typed) == "python sample.py stage=publish dst=... on=video src=... license=mit"
+    assert redact_paths_in_command(typed) == "python sample.py stage=publish dst=... on=video src=... license=mit"
 
 
 def test_licences() -> None:

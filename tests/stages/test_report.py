@@ -21,11 +21,10 @@ from hydra import compose, initialize_config_dir
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.report import build as page_of
-from echodream.report.sections import gallery
+from echodream.report import build, clips
 from echodream.report.sources import Sources
-from echodream.runs.redaction import without_places
-from echodream.stages.report import _refuse_names
+from echodream.runs.redaction import redact_absolute_paths
+from echodream.stages.report import _refuse_patient_names
 from echodream.store import Store
 from tests.support.tiny_report import STATEMENT, records, run, study, synthetic_stores, texture
 
@@ -62,7 +61,7 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", " ".join(parts))
 
 
-def clips(html: str) -> list[np.ndarray]:
+def videos_of(html: str) -> list[np.ndarray]:
     """All videos of a page, decoded: grey (F, H, W)."""
     found = []
     for text in re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", html):
@@ -85,7 +84,7 @@ def all_frames(store: Store) -> np.ndarray:
 def holds_real(root: Path, html: str) -> list[bool]:
     """Of each video whether some frame of it is one of a patient's."""
     real = all_frames(Store(root / "data/phantom/videos"))
-    return [max(likest(frame, real) for frame in clip) > 0.9 for clip in clips(html)]
+    return [max(likest(frame, real) for frame in clip) > 0.9 for clip in videos_of(html)]
 
 
 def test_the_private_page_shows_both_sides_and_the_nearest_patients(whole: Path) -> None:
@@ -96,7 +95,7 @@ def test_the_private_page_shows_both_sides_and_the_nearest_patients(whole: Path)
     text = words(html)
     assert "Private." in text
     assert "Doe-005q, frame 5" in text  # the nearest of the sample with the highest score that passed
-    assert "0.65 likeness. 2 of 4 new patients are at least as close" in text
+    assert "Similarity 0.65 . 2 of 4 new patients are at least as similar" in text
     assert "Doe-001q, frame 2" not in text  # of a sample that was rejected
 
 
@@ -106,7 +105,7 @@ def test_a_shared_page_holds_no_frame_and_no_name_of_a_patient(whole: Path) -> N
     assert len(shown) == 6
     assert not any(shown)
     synthetic = all_frames(Store(whole / "samples/phantom/videos"))
-    assert all(likest(clip[0], synthetic) > 0.9 for clip in clips(html))  # the measure does find frames
+    assert all(likest(clip[0], synthetic) > 0.9 for clip in videos_of(html))  # the measure does find frames
     both = html + (whole / SHARED).with_name("metrics.json").read_text()
     for row in Store(whole / "data/phantom/videos").table.to_dict("records"):
         assert row["FileName"] not in both
@@ -120,10 +119,10 @@ def test_a_shared_page_holds_no_frame_and_no_name_of_a_patient(whole: Path) -> N
 def test_real_frames_that_slip_in_would_be_seen(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: a shared page whose gallery takes the study for what may be shown."""
 
-    def blind(sources: Sources, look: gallery.Look) -> gallery.Gallery:
-        return gallery.gallery(replace(sources, share=False), look)
+    def choose_for_private_page(sources: Sources, settings: clips.ClipSettings) -> clips.PageClips:
+        return clips.choose_clips(replace(sources, share=False), settings)
 
-    monkeypatch.setattr(page_of, "gallery", blind)
+    monkeypatch.setattr(build, "choose_clips", choose_for_private_page)
     with pytest.raises(UserError, match="would name"):  # the captions of the pairs give it away
         run(mine, "share=true")
     html = page(mine, "share=true", "look.pairs=0", path=SHARED)
@@ -162,7 +161,7 @@ def test_only_what_passed_the_filter_is_shared(mine: Path, passed: bool) -> None
         (mine / "samples").mkdir()
         shutil.copytree(other, mine / "samples/phantom")
     videos = f"videos={other}/videos"
-    with pytest.raises(UserError, match=r"was not made from what passed the filter"):
+    with pytest.raises(UserError, match=r"was not made from samples that passed the filter"):
         run(mine, "share=true", videos)
     text = words(page(mine, videos))
     assert "Not for these videos" in text
@@ -189,7 +188,9 @@ def test_the_verdict_says_the_numbers_of_the_records(whole: Path) -> None:
     assert "by frechet[classifier]: 2.00 (1.50 to 2.50) against 1.00 (0.80 to 1.20)." in text
     assert "Farther than real data" in text
     assert "Few videos." in text
-    assert "sees the class that was asked for in 94 % of synthetic videos, in 100 % of real ones" in text
+    assert (
+        "predicts the requested class for 94 % of synthetic videos, and their true class for 100 % of real ones" in text
+    )
     assert "Seam ratio Change where generated windows join" in text
     assert "99 of 120 88 %" in text
     numbers = json.loads((whole / "reports/phantom/metrics.json").read_text())
@@ -223,7 +224,7 @@ def test_a_weaker_decision_is_called_so(mine: Path, changed: dict[str, Any], sai
 def test_a_measure_that_stands_out_is_part_of_the_verdict(mine: Path) -> None:
     path = mine / "reports/phantom/audit/audit.json"
     record = json.loads(path.read_text())
-    assert "none of 1 privacy measures stands out. That is no proof." in words(page(mine))
+    assert "none of 1 privacy measures stands out. This proves nothing." in words(page(mine))
     record["measures"][0]["stands_out"] = True
     record["not measured"] = {"membership inference": "too few patients"}
     path.write_text(json.dumps(record))
@@ -238,10 +239,10 @@ def test_what_is_missing_is_said_with_its_command(mine: Path) -> None:
     html = page(mine)
     for stage in ("filter", "audit", "utility", "evaluate"):
         assert f"python sample.py stage={stage} data=phantom" in html
-    assert "<tbody" not in html.split('id="making"')[0]  # no empty table
+    assert "<tbody" not in html.split('id="lineage"')[0]  # no empty table
     shutil.rmtree(mine / "samples")
     shutil.rmtree(mine / "reports")
-    with pytest.raises(UserError, match="there is nothing to report on"):
+    with pytest.raises(UserError, match="there is nothing to report"):
         run(mine)
     records(mine / "reports/phantom")
     assert "python sample.py stage=decode data=phantom" in page(mine)
@@ -289,7 +290,7 @@ def test_the_same_inputs_give_the_same_bytes_and_a_rerun_says_so(mine: Path) -> 
             "filter.json is not what its stage writes",
         ),
         ("filter_video/scores.csv", "", "scores.csv cannot be read"),
-        ("index.html", "<p>mine</p>", "index.html is there and is not a report"),
+        ("index.html", "<p>mine</p>", "index.html exists and is not a report"),
     ],
 )
 def test_what_is_something_else_is_refused_in_one_sentence(mine: Path, file: str, content: str, says: str) -> None:
@@ -315,7 +316,7 @@ def test_sides_are_not_mixed_up(whole: Path) -> None:
 
 
 def test_a_page_that_would_be_too_large_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(clips, "MAX_BYTES", 20_000)
     with pytest.raises(UserError, match="do not fit"):
         run(whole)
 
@@ -363,7 +364,7 @@ def test_usefulness_claims_no_more_than_its_interval(
 ) -> None:
     text = usefulness(mine, ratio, real)
     assert said in text
-    assert ("A loss of 40 % lies inside the interval" in text) == (ratio[1] == 0.6)
+    assert ("The interval includes a loss of 40 %" in text) == (ratio[1] == 0.6)
 
 
 def test_the_weakest_task_is_that_with_the_lowest_end(mine: Path) -> None:
@@ -405,7 +406,7 @@ def test_the_filter_of_another_run_promises_nothing_for_these_videos(mine: Path)
     assert "Guarantee holds" in words(page(mine))
     change(record, ("reid", "b" * 64))
     assert "Not for these videos" in words(page(mine))
-    with pytest.raises(UserError, match="was not made from what passed the filter"):
+    with pytest.raises(UserError, match="was not made from samples that passed the filter"):
         run(mine, "share=true")
 
 
@@ -434,14 +435,14 @@ def test_a_page_gets_into_no_store_and_no_private_one_over_a_shared_one(mine: Pa
         with pytest.raises(UserError, match="lies in the store"):
             run(mine, f"dst={folder}")
     page(mine, "share=true", path=SHARED)
-    with pytest.raises(UserError, match="is a page for sharing, and a private one would take its place"):
+    with pytest.raises(UserError, match="is a shared page, and a private one would replace it"):
         run(mine, f"dst={(mine / SHARED).parent}")
 
 
 def test_a_place_with_spaces_is_left_out_whole() -> None:
-    shown = without_places("python sample.py src=/ward/Jane Doe/x y share=true dst=~/Jane Doe")
+    shown = redact_absolute_paths("python sample.py src=/ward/Jane Doe/x y share=true dst=~/Jane Doe")
     assert shown == "python sample.py src=... share=true dst=..."
-    assert without_places("a: /ward/Jane Doe/x\nb: data/x\nc: [/a b/c, 3]") == "a: ...\nb: data/x\nc: [..., 3]"
+    assert redact_absolute_paths("a: /ward/Jane Doe/x\nb: data/x\nc: [/a b/c, 3]") == "a: ...\nb: data/x\nc: [..., 3]"
 
 
 @pytest.mark.parametrize(("name", "found"), [("10032725", True), ("O'Doe&1", True), ("2024", False)])
@@ -450,16 +451,16 @@ def test_names_are_found_in_every_writing(mine: Path, name: str, found: bool) ->
     sources: Any = SimpleNamespace(real=SimpleNamespace(table=table, root=mine))
     text = f"<b>{escape(name)}</b> 0.{name}"
     with pytest.raises(UserError, match="would name") if found else nullcontext():
-        _refuse_names(sources, text)
+        _refuse_patient_names(sources, text)
     if name.isdigit():
-        _refuse_names(sources, f"0.{name} {name}9")
+        _refuse_patient_names(sources, f"0.{name} {name}9")
 
 
 def test_a_task_without_numbers_and_a_pair_without_new_patients_break_nothing(mine: Path) -> None:
     change(mine / "reports/phantom/utility.json", ("tasks", "PAH", {"real": {"auc": {"value": None}}}))
     path = mine / "reports/phantom/filter_video/scores.csv"
     path.write_text(path.read_text().replace(",0.6,", ",,"))
-    assert "new patients are at least as close" not in words(page(mine))
+    assert "new patients are at least as similar" not in words(page(mine))
 
 
 def test_evaluate_keeps_a_shared_page_apart() -> None:

@@ -1,5 +1,6 @@
-"""How a set was made: the commands that its stores, models and records remember, in the order of the pipeline."""
+"""Section "How it was made": the commands recorded in stores, artifacts and records, in the order of the pipeline."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -8,8 +9,9 @@ from typing import Any
 
 from echodream.artifact import CONFIG, FACTS
 from echodream.errors import UserError
+from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
-from echodream.runs.redaction import without_places
+from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.schema import DATASET, read_dataset
 
 ORDER = (
@@ -22,10 +24,10 @@ PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 
 
 @dataclass(frozen=True)
-class Made:
-    """One thing that was made, and how."""
+class LineageEntry:
+    """A store, artifact or record, and the command that made it."""
 
-    what: str
+    name: str
     command: str
     code_version: str
     fingerprint: str = ""
@@ -33,25 +35,29 @@ class Made:
     """The resolved configuration of a training."""
 
 
-def lineage(sources: Sources) -> list[Made]:
-    """All that is there and remembers how it was made; a command that made two things is said once."""
-    found = dict(_all(sources))
-    keys = [key for wanted in ORDER for key in sorted(found) if _is(key, wanted)]
-    made: dict[str, Made] = {}
+def build(context: PageContext) -> SectionContent:
+    """The recorded commands, and the command of this page."""
+    data = {"entries": lineage(context.sources), "packages": package_versions()}
+    return SectionContent({**data, "command": context.command, "code_version": context.code_version})
+
+
+def lineage(sources: Sources) -> list[LineageEntry]:
+    """All stores, artifacts and records with a command; of those that one command made, only the first."""
+    entries = dict(_entries(sources))
+    keys = [key for pattern in ORDER for key in sorted(entries) if _matches(key, pattern)]
+    by_command: dict[str, LineageEntry] = {}
     for key in dict.fromkeys(keys):
-        one = found[key]
-        before = made.get(one.command)
-        if before is not None and not one.fingerprint:
-            continue
-        made[one.command] = one
-    return list(made.values())
+        entry = entries[key]
+        if entry.command not in by_command or entry.fingerprint:
+            by_command[entry.command] = entry
+    return list(by_command.values())
 
 
-def _is(key: str, wanted: str) -> bool:
-    return key == wanted or (wanted.endswith("*") and key.startswith(wanted[:-1]) and key not in ORDER)
+def _matches(key: str, pattern: str) -> bool:
+    return key == pattern or (pattern.endswith("*") and key.startswith(pattern[:-1]) and key not in ORDER)
 
 
-def _all(sources: Sources) -> Iterator[tuple[str, Made]]:
+def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
     for kind, folder in sources.folders.items():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             key = f"{kind}/{path.name}"
@@ -59,37 +65,41 @@ def _all(sources: Sources) -> Iterator[tuple[str, Made]]:
                 continue
             if (path / DATASET).is_file():
                 dataset = read_dataset(path)
-                yield key, _made(key, dataset.command, dataset.code_version, sources)
+                yield key, _entry(key, dataset.command, dataset.code_version, sources)
             elif (path / FACTS).is_file():
-                yield key, _trained(key, path, sources)
+                yield key, _artifact_entry(key, path, sources)
     for name, record in sources.records.items():
-        yield name, _made(name.replace("_", " of "), record.get("command"), record.get("code_version"), sources)
+        yield name, _entry(name.replace("_", " of "), record.get("command"), record.get("code_version"), sources)
 
 
-def _trained(key: str, folder: Path, sources: Sources) -> Made:
-    import json
-
+def _artifact_entry(key: str, folder: Path, sources: Sources) -> LineageEntry:
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        record = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         config = (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).is_file() else ""
-        fingerprint = str(facts.get("fingerprint", ""))[:12]
+        fingerprint = str(record.get("fingerprint", ""))[:12]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / FACTS} cannot be read: {folder} is not an artifact, train it again") from error
-    config = without_places(config) if sources.share else config
-    return _made(key, facts.get("command"), facts.get("code_version"), sources, fingerprint, config)
+    config = redact_absolute_paths(config) if sources.share else config
+    return _entry(key, record.get("command"), record.get("code_version"), sources, fingerprint, config)
 
 
-def _made(what: str, command: Any, code: Any, sources: Sources, fingerprint: str = "", config: str = "") -> Made:
+def _entry(
+    name: str, command: Any, code_version: Any, sources: Sources, fingerprint: str = "", config: str = ""
+) -> LineageEntry:
     text = str(command or "")
-    return Made(what, without_places(text) if sources.share else text, str(code or ""), fingerprint, config)
+    text = redact_absolute_paths(text) if sources.share else text
+    return LineageEntry(name, text, str(code_version or ""), fingerprint, config)
 
 
-def versions() -> list[tuple[str, str]]:
-    """Of the packages that decide what comes out."""
-    found = []
+def package_versions() -> list[tuple[str, str]]:
+    """Versions of the installed packages that decide the result."""
+    versions = []
     for name in PACKAGES:
         try:
-            found.append((name, version(name)))
+            versions.append((name, version(name)))
         except PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+SECTION = Section("lineage", "How it was made", build)

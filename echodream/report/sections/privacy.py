@@ -1,4 +1,4 @@
-"""The privacy part of a page: the filter's guarantee, what it cost, what it does not cover, and the audit."""
+"""Section "Privacy": the filter's guarantee and rejections, copies that pass, nearest samples, and the audits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,22 +6,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import Curve, Ridge
-from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, percent, round_up, within
-from echodream.report.glossary import copy
+from echodream.report.charts_svg import Curve, ScoreGroup, line_chart
+from echodream.report.glossary import describe_copy
+from echodream.report.number_format import (
+    axis_end,
+    capitalized,
+    format_count,
+    format_ends,
+    format_percent,
+    format_value,
+)
+from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
+from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 WEAKEST = "weakest of all"
-KIND = {"image": "image", "video": "video"}
+"""The row of the decision's table for the transform, chosen per patient, with the lowest score."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """How many samples there were, and how many the filter took away."""
+class Rejections:
+    """Numbers of samples, of ``kind`` "image" or "video", before and after the filter."""
 
-    name: str
+    kind: str
     drawn: int
     kept: int
 
@@ -32,214 +42,251 @@ class Step:
 
 @dataclass(frozen=True)
 class Scores:
-    """How close samples, new patients and copies come to the training patients."""
+    """Similarity of samples, new patients and copies to their nearest training patients."""
 
-    on: str
-    groups: Sequence[Ridge]
+    kind: str
+    groups: Sequence[ScoreGroup]
     threshold: float
     scale: tuple[float, float]
 
 
-def last_filter(sources: Sources) -> str | None:
-    """The filter that decided on what the page shows, or on what there is."""
-    return sources.filtered() or next((on for on in ("video", "image") if f"filter_{on}" in sources.records), None)
+@dataclass(frozen=True)
+class Audit:
+    """What the audit of samples, of ``kind`` "image" or "video", has measured."""
+
+    kind: str
+    tables: list[Table]
+    drift: Markup | None
+    """Chart of the similarity to the first frame along a sample."""
+    not_measured: list[str]
 
 
 def verdict(sources: Sources) -> Verdict:
-    """What a reader must know first."""
-    on = last_filter(sources)
-    if on is None or f"filter_{on}" not in sources.records:
-        what = "No filter has looked at these samples, so nothing can be promised about them."
-        return Verdict("Privacy", "missing", "Not known", missing=[sources.missing("filter_image", what)])
-    with sources.reading(f"filter_{on}"):
-        found = _guarantee(sources.records[f"filter_{on}"], on)
-    unfiltered = sources.synthetic is not None and sources.filtered() is None
-    if unfiltered and found.numbers["passed"]:
-        line = "The videos on this page are not the ones that passed the filter: the statement is not about them."
-        found = replace(found, state="bad", word="Not for these videos", figure="", unit="", sentence=line, more=[])
-    more, missing = list(found.more), []
-    for name in ("audit_image", "audit_video"):
-        if name in sources.records:
-            with sources.reading(name):
-                line, alarming = _audit_line(sources.records[name], name)
-            more.append(line)
-            if alarming and found.state == "good":
-                found = replace(found, state="note", word="Guarantee holds; the audit has a finding")
-    if not {"audit_image", "audit_video"} & set(sources.records):
-        what = "What the set still says about its patients has not been measured."
-        missing.append(sources.missing("audit_image", what))
+    """The guarantee of the filter that the videos passed, or of the last filter, with the results of the audits."""
+    existing = [kind for kind in ("video", "image") if f"filter_{kind}" in sources.records]
+    kind = sources.video_filter() or next(iter(existing), "")
+    if f"filter_{kind}" not in sources.records:
+        message = "No filter has looked at these samples, so nothing can be promised about them."
+        return Verdict("Privacy", "missing", "Not known", missing=[sources.missing("filter_image", message)])
+    with sources.parsing(f"filter_{kind}"):
+        result = _guarantee(sources.records[f"filter_{kind}"], kind)
+    unfiltered = sources.synthetic is not None and sources.video_filter() is None
+    if unfiltered and result.numbers["passed"]:
+        sentence = "The videos on this page are not the ones that passed the filter: the statement is not about them."
+        result = replace(
+            result, state="bad", label="Not for these videos", figure="", unit="", sentence=sentence, notes=[]
+        )
+    notes, missing = list(result.notes), []
+    audits = [name for name in ("audit_image", "audit_video") if name in sources.records]
+    for name in audits:
+        with sources.parsing(name):
+            sentence, has_finding = _audit_sentence(sources.records[name], name)
+        notes.append(sentence)
+        if has_finding and result.state == "good":
+            result = replace(result, state="note", label="Guarantee holds; the audit has a finding")
+    if not audits:
+        message = "Information about training patients in the set has not been measured."
+        missing.append(sources.missing("audit_image", message))
     if unfiltered and "filter_video" not in sources.records:
         missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
-    return replace(found, more=more, missing=missing)
+    return replace(result, notes=notes, missing=missing)
 
 
-def _guarantee(record: Mapping[str, Any], on: str) -> Verdict:
+def _guarantee(record: Mapping[str, Any], kind: str) -> Verdict:
     decision = record["decision"]
     drawn, kept, statement = int(decision["drawn"]), int(decision["kept"]), str(decision["statement"])
-    numbers: dict[str, Any] = {"on": on, "rule": decision["rule"], "passed": decision["passed"], "statement": statement}
-    numbers |= {"drawn": drawn, "kept": kept, "tau": decision["tau"]}
+    numbers: dict[str, Any] = {"on": kind, "rule": decision["rule"], "passed": decision["passed"]}
+    numbers |= {"statement": statement, "drawn": drawn, "kept": kept, "tau": decision["tau"]}
     if decision["rule"] != "calibrated" or not decision["passed"]:
-        word = "Nothing was let through" if not decision["passed"] else "No guarantee"
-        return Verdict("Privacy", "bad", word, sentence=statement, quote=statement, numbers=numbers)
-    settings, tries = decision["settings"], int(decision.get("tries", 1))
-    beta, confidence = float(settings["beta"]), max(0.0, 1 - tries * float(settings["delta"]))
-    ways = [row for row in decision["table"] if row["transform"] != WEAKEST]
-    ways_said = f"any of {len(ways)} declared ways" if len(ways) > 1 else f"the declared way ({ways[0]['transform']})"
-    tested = min(int(row["controls"]) for row in ways)
-    numbers |= {"beta": beta, "confidence": confidence, "decisions": tries, "alpha": settings["alpha"]}
-    more = [
-        f"Stated with {percent(confidence)} confidence"
-        + (f" ({percent(1 - settings['delta'])} for each of {tries} decisions)" if tries > 1 else "")
-        + f", from copies of {count(tested, 'training patient')}.",
-        "It covers these ways (they stand below) and this identity network. It is not differential privacy.",
+        label = "Nothing was let through" if not decision["passed"] else "No guarantee"
+        return Verdict("Privacy", "bad", label, sentence=statement, statement=statement, numbers=numbers)
+    settings, decisions = decision["settings"], int(decision.get("tries", 1))
+    beta, confidence = float(settings["beta"]), max(0.0, 1 - decisions * float(settings["delta"]))
+    covered = [row for row in decision["table"] if row["transform"] != WEAKEST]
+    transforms = (
+        f"any of {len(covered)} declared ways" if len(covered) > 1 else f"the declared way ({covered[0]['transform']})"
+    )
+    tested = min(int(row["controls"]) for row in covered)
+    numbers |= {"beta": beta, "confidence": confidence, "decisions": decisions, "alpha": settings["alpha"]}
+    single = f" ({format_percent(1 - settings['delta'])} for each of {decisions} decisions)" if decisions > 1 else ""
+    notes = [
+        f"Stated with {format_percent(confidence)} confidence{single}, "
+        f"from copies of {format_count(tested, 'training patient')}.",
+        "It covers the transforms listed below and this identity network only. It is not differential privacy.",
     ]
     return Verdict(
         "Privacy",
         "good",
         "Guarantee holds",
-        f"≤ {percent(beta)}",
+        f"≤ {format_percent(beta)}",
         "of copies pass",
-        f"A copy of a training patient, made in {ways_said}, gets past the filter with a probability of at most "
-        f"{percent(beta)}.",
-        more,
-        quote=statement,
+        f"A copy of a training patient, made in {transforms}, gets past the filter with a probability of at most "
+        f"{format_percent(beta)}.",
+        notes,
+        statement=statement,
         numbers=numbers,
     )
 
 
-def _audit_line(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
-    asked = [entry for entry in record["measures"] if entry["about"] == "privacy"]
-    worse = [entry for entry in asked if entry["stands_out"]]
-    what = f"The audit of {name.removeprefix('audit_')}s"
-    if not worse:
-        return f"{what}: none of {len(asked)} privacy measures stands out. That is no proof.", False
+def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
+    """One sentence about an audit, and whether a privacy measure stands out."""
+    measures = [measure for measure in record["measures"] if measure["about"] == "privacy"]
+    findings = [measure for measure in measures if measure["stands_out"]]
+    subject = f"The audit of {name.removeprefix('audit_')}s"
+    if not findings:
+        return f"{subject}: none of {len(measures)} privacy measures stands out. This proves nothing.", False
     values = "; ".join(
-        f"{entry['name']} {within(value)} ({between(value)})"
-        for entry in worse
-        if (value := interval(entry["value"])) is not None
+        f"{measure['name']} {format_value(value)} ({format_ends(value)})"
+        for measure in findings
+        if (value := parse_interval(measure["value"])) is not None
     )
-    verb = "stands" if len(worse) == 1 else "stand"
-    return f"{what}: {len(worse)} of {len(asked)} privacy measures {verb} out: {values}.", True
+    verb = "stands" if len(findings) == 1 else "stand"
+    return f"{subject}: {len(findings)} of {len(measures)} privacy measures {verb} out: {values}.", True
 
 
-def funnel(sources: Sources) -> list[Step]:
-    """Drawn, rejected and kept, of images and of videos."""
-    found = []
-    for on in ("image", "video"):
-        if (record := sources.records.get(f"filter_{on}")) is not None:
-            with sources.reading(f"filter_{on}"):
-                found.append(Step(f"{on}s", int(record["decision"]["drawn"]), int(record["decision"]["kept"])))
-    return found
+def build(context: PageContext) -> SectionContent:
+    """Results of the filters and audits that exist."""
+    sources, missing = context.sources, {}
+    filters = [kind for kind in ("video", "image") if f"filter_{kind}" in sources.records]
+    rejections = _rejections(sources)
+    copies = {kind: tables for kind in filters if (tables := copy_tables(sources, kind))}
+    audits = [_audit(sources, kind) for kind in ("video", "image") if f"audit_{kind}" in sources.records]
+    if not copies:
+        missing["filter"] = sources.missing("filter_image", "The privacy filter has not been run.")
+    if not audits:
+        missing["audit"] = sources.missing("audit_image", "The audit has not been run.")
+    data = {
+        "rejections": rejections,
+        "scores": [scores for kind in filters if (scores := _scores(sources, kind)) is not None],
+        "copies": copies,
+        "pairs": context.clips.pairs,
+        "audits": audits,
+    }
+    all_tables = {f"filter of {kind}s": tables for kind, tables in copies.items()}
+    all_tables |= {f"audit of {audit.kind}s": audit.tables for audit in audits}
+    counts = {
+        f"{each.kind}s": {"drawn": each.drawn, "rejected": each.rejected, "kept": each.kept} for each in rejections
+    }
+    return SectionContent(data, all_tables, {"funnel": counts}, missing)
 
 
-def copies(sources: Sources, on: str) -> list[Table]:
-    """Under each transform the share of copies that pass: those of the guarantee, then those that are not covered."""
-    record = sources.records[f"filter_{on}"]
-    with sources.reading(f"filter_{on}"):
+def _rejections(sources: Sources) -> list[Rejections]:
+    rejections = []
+    for kind in ("image", "video"):
+        if (record := sources.records.get(f"filter_{kind}")) is not None:
+            with sources.parsing(f"filter_{kind}"):
+                decision = record["decision"]
+                rejections.append(Rejections(kind, int(decision["drawn"]), int(decision["kept"])))
+    return rejections
+
+
+def copy_tables(sources: Sources, kind: str) -> list[Table]:
+    """Shares of copies that pass the filter, by transform: those that the guarantee covers, then all others."""
+    record = sources.records[f"filter_{kind}"]
+    tables: list[Table] = []
+    with sources.parsing(f"filter_{kind}"):
         decision, controls = record["decision"], record.get("controls", {})
         covered, others = list(decision.get("table", [])), list(decision.get("reported", []))
-        limit = decision.get("settings", {}).get("beta")
+        beta = decision.get("settings", {}).get("beta")
         most = max([float(row["bound"]) for row in [*covered, *others]] + [0.0])
-        scale = SHARE if most > 0.5 else (0.0, round_up(most))
-        tables = []
-        for title, rows, note in (
-            (
-                "Covered by the guarantee",
-                covered,
-                f"The band ends at the {percent(limit)} that is allowed." if limit else "",
-            ),
-            ("Measured, and not covered", others, "No promise is made about these."),
-        ):
-            lines = [_copy_row(row, controls, scale, limit if rows is covered else None) for row in rows]
-            if lines:
-                tables.append(Table(title, ("Copy", "Passed", "At most"), lines, note, "%"))
+        scale = SHARE if most > 0.5 else (0.0, axis_end(most))
+        columns = ("Copy", "Passed", "At most")
+        if rows := [_copy_row(row, controls, scale, beta) for row in covered]:
+            note = f"The band ends at the {format_percent(beta)} that is allowed." if beta else ""
+            tables.append(Table("Covered by the guarantee", columns, rows, note, "%", collapsible=bool(beta)))
+        if rows := [_copy_row(row, controls, scale, None) for row in others]:
+            note = "The guarantee does not cover these transforms."
+            tables.append(Table("Measured, and not covered", columns, rows, note, "%"))
     return tables
 
 
-def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[float, float], limit: Any) -> Row:
+def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[float, float], beta: Any) -> Row:
     name = str(row["transform"])
     value = Interval(float(row["rate"]), float(row["lower"]), float(row["bound"]))
-    allowed = None if limit is None else Interval(float(limit), 0.0, float(limit))
-    said = f"{row['passes']} of {row['controls']}"
-    words = copy(name, controls.get(name) or {})
+    allowed = None if beta is None else Interval(float(beta), 0.0, float(beta))
     return Row(
-        words[:1].upper() + words[1:],
+        capitalized(describe_copy(name, controls.get(name) or {})),
         value,
         allowed,
         scale=scale,
-        side="copy",
-        text=said,
-        beside_text=percent(value.high),
+        group="copy",
+        value_text=f"{row['passes']} of {row['controls']}",
+        reference_text=format_percent(value.high),
     )
 
 
-def scores(sources: Sources, on: str) -> Scores | None:
-    """Of samples, new patients and copies under the covered transforms; None where the filter kept no evidence."""
-    record = sources.records[f"filter_{on}"]
-    folder = sources.paths[f"filter_{on}"].parent
+def _scores(sources: Sources, kind: str) -> Scores | None:
+    """Scores of samples, new patients and covered copies; None if the filter kept none."""
+    record = sources.records[f"filter_{kind}"]
+    folder = sources.paths[f"filter_{kind}"].parent
     if not (folder / "evidence.csv").is_file() or not (folder / "scores.csv").is_file():
         return None
-    evidence, samples = sources.evidence(on), sources.scores(on)
-    with sources.reading(f"filter_{on}"):
+    evidence, samples = sources.evidence(kind), sources.scores(kind)
+    with sources.parsing(f"filter_{kind}"):
         tau = record["decision"]["tau"]
         covered = {row["transform"] for row in record["decision"].get("table", [])}
-        kinds = evidence["Kind"].astype(str)
+        kinds, values = evidence["Kind"].astype(str), evidence["Score"]
         groups = [
-            Ridge(f"Synthetic {on}s", samples["Score"].to_numpy(float), "synthetic"),
-            Ridge("New patients", evidence["Score"][kinds == "calibration"].to_numpy(float), "real"),
-            Ridge("Copies of training patients", evidence["Score"][kinds.isin(covered)].to_numpy(float), "copy"),
+            ScoreGroup(f"Synthetic {kind}s", samples["Score"].to_numpy(float), "synthetic"),
+            ScoreGroup("New patients", values[kinds == "calibration"].to_numpy(float), "real"),
+            ScoreGroup("Copies of training patients", values[kinds.isin(covered)].to_numpy(float), "copy"),
         ]
     groups = [group for group in groups if len(group.values)]
     if tau is None or not groups:
         return None
     low = min(float(np.min(group.values)) for group in groups)
     high = max(float(tau), *(float(np.max(group.values)) for group in groups))
-    return Scores(on, groups, float(tau), (math.floor(low * 20) / 20, math.ceil(high * 20) / 20))
+    return Scores(kind, groups, float(tau), (math.floor(low * 20) / 20, math.ceil(high * 20) / 20))
 
 
-def audit(sources: Sources, name: str) -> list[Table]:
-    """The measures of an audit: those of privacy, then those of quality."""
-    record, tables = sources.records[name], []
-    with sources.reading(name):
+def _audit(sources: Sources, kind: str) -> Audit:
+    name = f"audit_{kind}"
+    with sources.parsing(name):
+        reasons = sources.records[name].get("not measured") or {}
+        not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
+    return Audit(kind, audit_tables(sources, name), _drift_chart(sources, name), not_measured)
+
+
+def audit_tables(sources: Sources, name: str) -> list[Table]:
+    """The measures of the audit record ``name``: those of privacy, then those of quality."""
+    tables = []
+    with sources.parsing(name):
+        measures = sources.records[name]["measures"]
         for about, title in (("privacy", "Does it give patients away?"), ("quality", "Is it varied?")):
-            rows = [row for entry in record["measures"] if entry["about"] == about and (row := _measure(entry))]
+            rows = [row for measure in measures if measure["about"] == about and (row := _measure_row(measure))]
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
                 tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows))
     return tables
 
 
-def _measure(entry: Mapping[str, Any]) -> Row | None:
-    value, expected = interval(entry["value"]), None if entry["expected"] is None else interval(entry["expected"])
+def _measure_row(measure: Mapping[str, Any]) -> Row | None:
+    name, value, expected = str(measure["name"]), parse_interval(measure["value"]), parse_interval(measure["expected"])
     if value is None:
         return None
-    means, harmless = str(entry["means"]), str(entry["harmless"])
     ends = [value.low, value.high, *((expected.low, expected.high) if expected else ())]
-    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (0.0, round_up(max(ends)))
-    if min(ends) < 0 or str(entry["name"]).startswith("data copying"):
-        reach = round_up(max(abs(end) for end in ends))
+    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (0.0, axis_end(max(ends)))
+    if min(ends) < 0 or name.startswith("data copying"):
+        reach = axis_end(max(abs(end) for end in ends))
         scale = (-reach, reach)
-    text = f"{means[:1].upper()}{means[1:]}. Harmless: {harmless}."
-    name = str(entry["name"])
-    return Row(name[:1].upper() + name[1:], value, expected, text, scale=scale, stands_out=bool(entry["stands_out"]))
+    meaning = f"{capitalized(str(measure['means']))}. Harmless: {measure['harmless']}."
+    return Row(capitalized(name), value, expected, meaning, scale=scale, stands_out=bool(measure["stands_out"]))
 
 
-def unmeasured(sources: Sources, name: str) -> list[str]:
-    """What an audit could not measure, and why."""
-    with sources.reading(name):
-        return [f"{what}: {reason}" for what, reason in (sources.records[name].get("not measured") or {}).items()]
-
-
-def drift(sources: Sources, name: str) -> dict[str, Curve]:
-    """How like its first frame each frame of a sample is, to the identity network, beside recordings of patients."""
-    found: dict[str, Curve] = {}
-    with sources.reading(name):
-        for entry in sources.records[name]["measures"]:
-            if not str(entry["name"]).startswith("identity lost"):
+def _drift_chart(sources: Sources, name: str) -> Markup | None:
+    """Similarity of each frame to the first, by the identity network, of samples and of new patients' recordings."""
+    curves: dict[str, Curve] = {}
+    with sources.parsing(name):
+        for measure in sources.records[name]["measures"]:
+            if not str(measure["name"]).startswith("identity lost"):
                 continue
-            for who, side in (("samples", "synthetic"), ("new patients", "real")):
-                lines = entry["details"].get(who)
-                if lines and len(lines["curve"]) > 3:
-                    y, low, high = (np.array(lines[key], float) for key in ("curve", "low", "high"))
-                    found[who] = Curve(y, low, high, side)
-    return found
+            for key, group in (("samples", "synthetic"), ("new patients", "real")):
+                curve = measure["details"].get(key)
+                if curve and len(curve["curve"]) > 3:
+                    y, low, high = (np.array(curve[end], float) for end in ("curve", "low", "high"))
+                    curves[key] = Curve(y, low, high, group)
+    low_end = min([0.0, *(float(curve.low.min()) for curve in curves.values())])
+    return line_chart(curves, (low_end, 1.0), "Similarity to the first frame, frame by frame") if curves else None
+
+
+SECTION = Section("privacy", "Privacy", build, verdict)

@@ -1,4 +1,4 @@
-"""The part of a page on usefulness: models trained on real, synthetic or both, tested on the same real patients."""
+"""Section "Usefulness": models trained on real videos, synthetic ones or both, tested on the same real patients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,168 +6,197 @@ from dataclasses import replace
 from typing import Any
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.figures import SHARE, Row, Table, Verdict, between, count, interval, percent, round_up, within
-from echodream.report.glossary import label, meaning
+from echodream.report.glossary import metric_label, metric_meaning
+from echodream.report.number_format import (
+    axis_end,
+    capitalized,
+    format_count,
+    format_ends,
+    format_percent,
+    format_value,
+)
+from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
+from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
-SIDES = (("real", "real"), ("synthetic", "synthetic"), ("both", "real and synthetic"))
-GOOD = 0.9
-"""The ratio to real that the lower end of the interval must reach for a good word."""
-_FIRST = ("auc", "roc", "r2")
-_GUESS = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
-"""What a model that has learnt nothing gets."""
+TRAINING_SETS = {"real": "real", "synthetic": "synthetic", "both": "real and synthetic"}
+"""Keys of a task in utility.json, and their names on the page."""
+GOOD_RATIO = 0.9
+"""Least lower end of the ratio synthetic / real for a good verdict."""
+CHANCE = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
+"""The main metrics, and their values for a model that has learned nothing."""
+ONE = Interval(1, 1, 1)
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The ratio of synthetic to real of the task that does worst, by the lower end of its interval."""
+    """The ratio synthetic / real of the main metric, of the task with the lowest lower end."""
     if "utility" not in sources.records:
-        what = "Whether a model trained on the synthetic set works on real patients has not been tested."
-        return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", what)])
-    with sources.reading("utility"):
-        rows = list(_ratios(sources.records["utility"]))
+        return _not_known(
+            sources, "Whether a model trained on the synthetic set works on real patients has not been tested."
+        )
+    with sources.parsing("utility"):
+        record = sources.records["utility"]
+        rows = list(_ratios(record))
         if not rows:
-            what = "No model trained on the synthetic set has been compared with one trained on real patients."
-            return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", what)])
+            message = "No model trained on the synthetic set has been compared with one trained on real patients."
+            return _not_known(sources, message)
         task, metric, ratio = min(rows, key=lambda row: (row[2].low, row[2].value))
-        entry = sources.records["utility"]["tasks"][task]
-        patients = (entry.get("test") or {}).get("patients") or _patients(sources.records["utility"])
+        entry = record["tasks"][task]
+        patients = (entry.get("test") or {}).get("patients") or _test_patients(record)
         notes = [str(entry["note"])] if entry.get("note") else []
-        blind = [name for name, of, _ in rows if _no_better_than_a_guess(sources.records["utility"]["tasks"][name], of)]
-    ends = f" (95 % interval {between(ratio)})" if ratio.low < ratio.high else ""
+        not_learned = [name for name, metric, _ in rows if _is_chance(record["tasks"][name], metric)]
+    ends = f" (95 % interval {format_ends(ratio)})" if ratio.low < ratio.high else ""
     worst = f" in {task}" + (f", the weakest of {len(rows)} tasks" if len(rows) > 1 else "")
     sentence = (
-        f"Trained on synthetic videos alone, a model reaches {within(ratio)} times the {label(metric)} of one "
-        f"trained on real videos{worst}{ends}."
+        f"Trained on synthetic videos alone, a model reaches {format_value(ratio)} times the {metric_label(metric)} of "
+        f"one trained on real videos{worst}{ends}."
     )
-    people = count(patients, "real patient") if patients else "real patients"
-    tested = f"Both were tested on the same {people}, whom no model had seen."
-    top = round_up(max(1.1, *(row[2].high for row in rows)))
-    lines = [
-        Row(name, found, Interval(1, 1, 1), scale=(0.0, top), means=f"{label(of)}, synthetic over real")
-        for name, of, found in rows
+    test_set = format_count(patients, "real patient") if patients else "real patients"
+    end = axis_end(max(1.1, *(ratio.high for _, _, ratio in rows)))
+    ratio_rows = [
+        Row(name, ratio, ONE, f"{metric_label(metric)}, synthetic over real", scale=(0.0, end))
+        for name, metric, ratio in rows
     ]
-    numbers = {f"{name} {of} ratio": {"value": r.value, "low": r.low, "high": r.high} for name, of, r in rows}
-    state, word, limits = _state([row[2] for row in rows], blind)
+    numbers = {f"{name} {metric} ratio": {"value": r.value, "low": r.low, "high": r.high} for name, metric, r in rows}
+    state, label, limits = _state([ratio for _, _, ratio in rows], not_learned)
     return Verdict(
         "Usefulness",
         state,
-        word,
-        within(ratio),
+        label,
+        format_value(ratio),
         "of real",
         sentence,
-        [*limits, tested, *notes],
-        lines,
+        [*limits, f"Both were tested on the same {test_set}, who were not used to train or choose a model.", *notes],
+        ratio_rows,
         numbers=numbers,
     )
 
 
-def _state(ratios: Sequence[Interval], blind: Sequence[str]) -> tuple[str, str, list[str]]:
-    """State and word of the ratios of all tasks, and what they leave open; ``blind`` tasks are not learnt from real."""
-    if blind:
-        line = f"The model trained on real videos is itself no better than a guess in {', '.join(blind)}, as far as "
-        return "note", "Not tested", [line + "these patients tell: reaching it says nothing."]
-    found = [ratio for ratio in ratios if ratio.low < ratio.high]
-    low, high = (min((getattr(ratio, end) for ratio in found), default=math.inf) for end in ("low", "high"))
-    left = []
-    if len(found) < len(ratios):
-        left.append("A ratio stands without an interval: the patients are too few to say how far off it may be.")
-    if low < GOOD:
-        left.insert(0, f"A loss of {percent(1 - low)} lies inside the interval, and is not excluded.")
-        return "note", "Not settled" if high >= 1 else "Below real data", left
-    return ("note", "Too few patients to tell", left) if left else ("good", "At most a tenth is lost", [])
+def _not_known(sources: Sources, message: str) -> Verdict:
+    return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", message)])
 
 
-def _no_better_than_a_guess(entry: Mapping[str, Any], metric: str) -> bool:
-    """Whether the interval of the model trained on real videos reaches down to what a guess gets."""
-    guess = next((value for start, value in _GUESS.items() if metric.lower().startswith(start)), None)
-    found = interval((entry.get("real") or {}).get(metric))
-    return guess is not None and found is not None and found.low <= guess
+def _state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str, str, list[str]]:
+    """State and label of the verdict, and its limits; ``not_learned``: tasks in which training on real data failed."""
+    if not_learned:
+        limit = (
+            f"In {', '.join(not_learned)} the model trained on real videos is not better than chance, for these test "
+            "patients: to reach it means nothing."
+        )
+        return "note", "Not tested", [limit]
+    intervals = [ratio for ratio in ratios if ratio.low < ratio.high]
+    low, high = (min((getattr(ratio, end) for ratio in intervals), default=math.inf) for end in ("low", "high"))
+    limits = []
+    if len(intervals) < len(ratios):
+        limits.append("A ratio has no interval: there are too few patients to estimate its uncertainty.")
+    if low < GOOD_RATIO:
+        limits.insert(0, f"The interval includes a loss of {format_percent(1 - low)}.")
+        return "note", "Not settled" if high >= 1 else "Below real data", limits
+    return ("note", "Too few patients to tell", limits) if limits else ("good", "At most a tenth is lost", [])
 
 
-def _ratios(record: Mapping[str, Any]) -> "list[tuple[str, str, Interval]]":
-    """The task, its first metric and the ratio of synthetic to real, of each task that has one."""
-    found = []
+def _is_chance(entry: Mapping[str, Any], metric: str) -> bool:
+    """Whether the interval of the model trained on real videos includes the value of chance."""
+    chance = next((value for start, value in CHANCE.items() if metric.lower().startswith(start)), None)
+    real = parse_interval((entry.get("real") or {}).get(metric))
+    return chance is not None and real is not None and real.low <= chance
+
+
+def _ratios(record: Mapping[str, Any]) -> list[tuple[str, str, Interval]]:
+    """Task, main metric and ratio synthetic / real, of every task that has one."""
+    rows = []
     for task, entry in record["tasks"].items():
         ratios = (entry.get("ratio") or {}).get("synthetic") or {}
-        if name := first_metric(ratios):
-            ratio = interval(ratios[name])
-            if ratio is not None:
-                found.append((str(task), name, ratio))
-    return found
+        if (metric := _main_metric(ratios)) and (ratio := parse_interval(ratios[metric])) is not None:
+            rows.append((str(task), metric, ratio))
+    return rows
 
 
-def first_metric(metrics: Mapping[str, Any]) -> str | None:
-    """The one to look at first: AUC, or R2."""
-    known = [name for start in _FIRST for name in metrics if str(name).lower().startswith(start)]
+def _main_metric(metrics: Mapping[str, Any]) -> str | None:
+    """AUC or R2, else the first metric."""
+    known = [name for start in CHANCE for name in metrics if str(name).lower().startswith(start)]
     return next(iter([*known, *metrics]), None)
 
 
-def _patients(record: Mapping[str, Any]) -> int | None:
-    found = ((record.get("sizes") or {}).get("test") or {}).get("patients")
-    return int(found) if found is not None else None
+def _test_patients(record: Mapping[str, Any]) -> int | None:
+    patients = ((record.get("sizes") or {}).get("test") or {}).get("patients")
+    return int(patients) if patients is not None else None
 
 
-def overview(sources: Sources) -> list[Table]:
-    """The first metric of all tasks, for each side; and how many times that of real the other sides reach."""
+def build(context: PageContext) -> SectionContent:
+    """All tasks of the utility record."""
+    sources = context.sources
+    measured = "utility" in sources.records
+    overview, tables = (overview_tables(sources), _task_tables(sources)) if measured else ([], [])
+    missing = {}
+    if not tables:
+        message = "Models trained on real and on synthetic videos have not been compared."
+        missing["utility"] = sources.missing("utility", message)
+    return SectionContent({"overview": overview, "tables": tables}, {"usefulness": tables}, missing=missing)
+
+
+def overview_tables(sources: Sources) -> list[Table]:
+    """The main metric of every task by training set, and its ratio to training on real videos."""
     rows: list[Row] = []
     ratios: list[Row] = []
     notes: list[str] = []
-    with sources.reading("utility"):
+    with sources.parsing("utility"):
         for task, entry in sources.records["utility"]["tasks"].items():
-            name = first_metric(entry[next(key for key, _ in SIDES if key in entry)])
-            sides = [(key, said) for key, said in SIDES if name in entry.get(key, {})]
-            lines = _metric_rows(str(name), entry, sides, f"{task}: {label(str(name))}, trained on ")
-            told = {row.means for row in rows}
-            rows += [replace(row, means="" if row.means in told else row.means) for row in lines]
+            metric = str(_main_metric(entry[next(key for key in TRAINING_SETS if key in entry)]))
+            keys = [key for key in TRAINING_SETS if metric in entry.get(key, {})]
+            metric_rows = _metric_rows(metric, entry, keys, f"{task}: {metric_label(metric)}, trained on ")
+            meanings = {row.meaning for row in rows}
+            rows += [replace(row, meaning="" if row.meaning in meanings else row.meaning) for row in metric_rows]
             notes += [f"{task}: {entry['note']}"] if entry.get("note") else []
-            for key, said in SIDES[1:]:
-                times = interval(((entry.get("ratio") or {}).get(key) or {}).get(name))
-                if times is not None:
-                    ratios.append(Row(f"{task}: {said}, over real", times, Interval(1, 1, 1), side=key))
-    found = [Table("On real test patients", ("Trained on", "Value", ""), rows, " ".join(notes))] if rows else []
+            for key in ("synthetic", "both"):
+                ratio = parse_interval(((entry.get("ratio") or {}).get(key) or {}).get(metric))
+                if ratio is not None:
+                    ratios.append(Row(f"{task}: {TRAINING_SETS[key]}, over real", ratio, ONE, group=key))
+    tables = [Table("On real test patients", ("Trained on", "Value", ""), rows, " ".join(notes))] if rows else []
     if ratios:
-        end = round_up(max(1.1, *(row.value.high for row in ratios)))
+        end = axis_end(max(1.1, *(row.value.high for row in ratios)))
         ratios = [replace(row, scale=(0.0, end)) for row in ratios]
-        found.append(
-            Table("Over a model trained on real videos", ("Trained on", "Times", ""), ratios, "1 is as good as real.")
-        )
-    return found
+        title, columns = "Over a model trained on real videos", ("Trained on", "Ratio", "")
+        tables.append(Table(title, columns, ratios, "1 is as good as real."))
+    return tables
 
 
-def tables(sources: Sources) -> list[Table]:
-    """One for each task with every metric."""
-    found = []
-    with sources.reading("utility"):
+def _task_tables(sources: Sources) -> list[Table]:
+    """Every metric, a table for each task."""
+    tables = []
+    with sources.parsing("utility"):
         for task, entry in sources.records["utility"]["tasks"].items():
-            sides = [(key, said) for key, said in SIDES if isinstance(entry.get(key), Mapping)]
-            names = list(dict.fromkeys(name for key, _ in sides for name in entry[key]))
-            first = first_metric(dict.fromkeys(names, 0))
+            keys = [key for key in TRAINING_SETS if isinstance(entry.get(key), Mapping)]
+            metrics = list(dict.fromkeys(metric for key in keys for metric in entry[key]))
+            main = _main_metric(dict.fromkeys(metrics, 0))
             rows: list[Row] = []
-            for name in sorted(names, key=lambda name: name != first):
-                rows += _metric_rows(
-                    name, entry, [side for side in sides if name in entry[side[0]]], f"{label(name)}, "
-                )
+            for metric in sorted(metrics, key=lambda metric: metric != main):
+                measured = [key for key in keys if metric in entry[key]]
+                rows += _metric_rows(metric, entry, measured, f"{metric_label(metric)}, ")
             if rows:
-                heads = ("Metric, and what the model was trained on", "On real test patients", "")
-                found.append(Table(str(task), heads, rows))
-    return found
+                columns = ("Metric, and training set", "On real test patients", "")
+                tables.append(Table(str(task), columns, rows))
+    return tables
 
 
-def _metric_rows(name: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, str]], before: str) -> list[Row]:
-    """A row for each side; the meaning stands in the first."""
-    values = [(key, said, interval(entry[key][name])) for key, said in sides]
-    ends = [end for _, _, value in values if value for end in (value.low, value.high)]
+def _metric_rows(metric: str, entry: Mapping[str, Any], keys: Sequence[str], prefix: str) -> list[Row]:
+    """A row for each of the training sets ``keys``; the first one has the meaning of the metric."""
+    values = {key: parse_interval(entry[key][metric]) for key in keys}
+    ends = [end for value in values.values() if value for end in (value.low, value.high)]
     if not ends:
         return []
-    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (min(0.0, *ends), round_up(max(*ends, 1e-9)))
+    scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (min(0.0, *ends), axis_end(max(*ends, 1e-9)))
     return [
         Row(
-            before[:1].upper() + before[1:] + said,
+            capitalized(prefix) + TRAINING_SETS[key],
             value,
-            means=meaning(name) if key == values[0][0] else "",
+            meaning=metric_meaning(metric) if key == keys[0] else "",
             scale=scale,
-            side=key,
+            group=key,
         )
-        for key, said, value in values
+        for key, value in values.items()
         if value is not None
     ]
+
+
+SECTION = Section("usefulness", "Usefulness", build, verdict)

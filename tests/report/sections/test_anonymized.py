@@ -10,7 +10,7 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import Point, scatter
+from echodream.report.charts_svg import Point, scatter_chart
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 from tests.support.tiny_report import number, run, study
@@ -56,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def section(root: Path, path: str) -> str:
     html = (root / path / "index.html").read_text("utf-8")
-    return re.search(r'<section id="anonymised".*?</section>', html, re.DOTALL).group()  # type: ignore[union-attr]
+    return re.search(r'<section id="anonymized".*?</section>', html, re.DOTALL).group()  # type: ignore[union-attr]
 
 
 def told(html: str) -> str:
@@ -71,16 +71,16 @@ def test_measures_stand_beside_their_targets(root: Path, share: bool, path: str)
     assert re.search(r"hidden rate, % 37.0 30.0 to 44.0 > 90 %: not met", text)
     assert re.search(r"DCR 0.53 0.50 to 0.60 > 0.2: met", text)
     assert re.search(r"distance to own avatar 1.02 0.90 to 1.10 none stated", text)
-    assert re.search(r"two originals pairs at 0.93 0.930? 0.910? to 0.950? as high as the network gets", text)
+    assert re.search(r"two originals pairs at 0.93 0.930? 0.910? to 0.950? the upper limit of this network", text)
     assert re.search(r"inner: two versions pairs at 0.62 0.620? 0.600? to 0.640? 0.50", text)
     assert re.search(r"outer: an original and its version: linked, of one patient 0.7", text)
     assert "At the threshold of best F1" in text
     assert "FAR 0.001" not in text
     assert re.search(r"beyond a control group .* 0.1", text)
     assert "Each point is a value of strength" in text
-    assert "Up: the AUC of utility." in text
+    assert "Vertical axis: the AUC of utility." in text
     whole = (root / path / "index.html").read_text("utf-8")
-    assert 'href="#anonymised"' in whole
+    assert 'href="#anonymized"' in whole
     if share:
         assert "rec01x" not in whole
         assert "Doe-" not in whole
@@ -94,7 +94,7 @@ def test_a_study_without_them_has_no_such_part(tmp_path: Path) -> None:
     folder = study(tmp_path)
     run(folder, "look.per_class=1")
     html = (folder / "reports/phantom/index.html").read_text("utf-8")
-    assert "#anonymised" not in html
+    assert "#anonymized" not in html
     assert "linkability" not in html
     anonymised(folder, real="12" * 32)
     run(folder, "look.per_class=1")
@@ -111,7 +111,7 @@ POINTS = [Point("a", Interval(0.25, 0.0, 0.5), Interval(0.5, 0.25, 1.0)), Point(
 
 
 def test_points_of_the_curve_lie_where_they_belong() -> None:
-    drawn = scatter({"outer": ("synthetic", POINTS)}, (0.0, 1.0), ("across", "up"), "label")
+    drawn = scatter_chart({"outer": ("synthetic", POINTS)}, (0.0, 1.0), ("across", "up"), "label")
     assert '<circle cx="30.00%" cy="144.0" r="5"/>' in drawn  # 8 % and a quarter of 88 %; 264 and half of 240 less
     assert '<line class="line faint" x1="8.00%" x2="52.00%" y1="144.0" y2="144.0"/>' in drawn
     assert '<line class="line faint" x1="30.00%" x2="30.00%" y1="204.0" y2="24.0"/>' in drawn

@@ -1,0 +1,197 @@
+"""Videos of the page: real and synthetic ones chosen at random, and samples with their nearest training patients."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echodream import validation
+from echodream.errors import UserError
+from echodream.report.media import data_uri, encode_within
+from echodream.report.sources import Sources
+from echodream.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_BYTES = 9_500_000
+"""Of all videos of a page together; base64 adds a third."""
+MAX_CLASSES = 6
+ALL = "All recordings"
+"""Name of the only group if the recordings have no classes."""
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Number and length of the videos: the keys below ``look``."""
+
+    per_class: int
+    """Real and synthetic videos of each class; a shared page, without real ones, has twice as many synthetic ones."""
+    pairs: int
+    """Samples shown with their nearest training patient."""
+    seconds: float
+    """Longest part of a recording that is shown."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, most in (("per_class", 12), ("pairs", 48), ("seed", 2**63 - 1)):
+            validation.whole_number(f"look.{name}", getattr(self, name), 0, most)
+        validation.number("look.seconds", self.seconds, maximum=60, above=0)
+
+
+@dataclass
+class Clip:
+    """One video of the page: frames ``start`` to ``start + count`` of a recording."""
+
+    store: Store
+    name: str
+    label: str
+    """Read by screen readers."""
+    caption: str
+    start: int = 0
+    count: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class ClipGroup:
+    """A class and some of its recordings."""
+
+    name: str
+    real: Sequence[Clip]
+    synthetic: Sequence[Clip]
+
+
+@dataclass(frozen=True)
+class NearestPair:
+    """A sample and the recording of its nearest training patient."""
+
+    synthetic: Clip
+    real: Clip
+    score: float
+    nearer: int
+    """New patients at least as close to a training patient."""
+    patients: int
+    """New patients."""
+
+
+@dataclass
+class PageClips:
+    """All videos of the page."""
+
+    groups: list[ClipGroup] = field(default_factory=list)
+    pairs: list[NearestPair] = field(default_factory=list)
+    classes_left_out: int = 0
+    cut: bool = False
+    """Whether some recording is longer than its clip."""
+
+    def all(self) -> Iterator[Clip]:
+        for group in self.groups:
+            yield from (*group.real, *group.synthetic)
+        for pair in self.pairs:
+            yield from (pair.synthetic, pair.real)
+
+
+def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
+    """Choose recordings and encode their videos. A page that is shared has synthetic ones only."""
+    chosen = PageClips()
+    if sources.synthetic is not None:
+        _choose_groups(chosen, sources, settings)
+        if not sources.share:
+            chosen.pairs = _choose_pairs(sources, settings)
+    clips = list(chosen.all())
+    for clip in clips:
+        _choose_frames(clip, settings, chosen)
+    frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]
+    for clip, video, (pixels, _) in zip(clips, encode_within(frames, MAX_BYTES), frames, strict=True):
+        clip.uri, (clip.height, clip.width) = data_uri(video), pixels.shape[1:3]
+    return chosen
+
+
+def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) -> None:
+    synthetic, real = sources.synthetic, None if sources.share else sources.real
+    if synthetic is None or not settings.per_class:
+        return
+    classes = _classes(synthetic.table)
+    names = sorted(classes.value_counts().index[:MAX_CLASSES], key=str)
+    chosen.classes_left_out = int(classes.nunique()) - len(names)
+    test = None if real is None else real.table[real.table["Split"] == "TEST"]
+    test_classes = None if test is None else _classes(test)
+    for name in names:
+        rows, count = synthetic.table[classes == name], settings.per_class * (1 + sources.share)
+        synthetic_clips = _choose_clips(synthetic, rows, "Synthetic", str(name), count, settings.seed)
+        for clip in synthetic_clips:
+            clip.caption = clip.name
+        real_clips: list[Clip] = []
+        if real is not None and test is not None:
+            rows = (test if name == ALL else test[test_classes == name]).drop_duplicates("PatientID")
+            real_clips = _choose_clips(real, rows, "Real", str(name), settings.per_class, settings.seed)
+        chosen.groups.append(ClipGroup(str(name), real_clips, synthetic_clips))
+
+
+def _classes(table: "pd.DataFrame") -> "pd.Series":
+    """The group of each recording: its class, if all have one."""
+    for column in ("class_name", "class_id"):
+        if column in table and table[column].notna().all():
+            values = table[column].astype(str)
+            return values if column == "class_name" else "class " + values
+    return table["Split"].map(lambda _: ALL)
+
+
+def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str, count: int, seed: int) -> list[Clip]:
+    """``count`` of the rows at random, independent of their order; ``kind`` "Real" or "Synthetic" is for the label."""
+    names = sorted(rows["FileName"])
+    chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:count]
+    return [
+        Clip(store, names[place], f"{kind} video {number}, {class_name}", "")
+        for number, place in enumerate(chosen.tolist(), 1)
+    ]
+
+
+def _choose_frames(clip: Clip, settings: ClipSettings, chosen: PageClips) -> None:
+    """Set the frames: those from ``start`` on, or earlier ones if too few follow."""
+    row = clip.store.table[clip.store.table["FileName"] == clip.name].iloc[0]
+    total, clip.fps = int(row["NumberOfFrames"]), float(row["FPS"])
+    clip.count = max(1, min(total, int(settings.seconds * clip.fps)))
+    clip.start = max(0, min(clip.start, total - clip.count))
+    chosen.cut |= clip.count < total
+
+
+def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]:
+    """The samples nearest to a training patient, of those that passed the filter."""
+    synthetic, real, kind = sources.synthetic, sources.real, sources.video_filter()
+    if synthetic is None or real is None or kind is None or not settings.pairs:
+        return []
+    record = sources.records.get(f"filter_{kind}")
+    if record is None or not sources.paths[f"filter_{kind}"].with_name("scores.csv").is_file():
+        return []
+    scores = sources.scores(kind)
+    with sources.parsing(f"filter_{kind}"):
+        decision = record["decision"]
+        patients = int(decision["sizes"]["calibration_patients"]) if "sizes" in decision else 0
+        scores = scores[scores["FileName"].isin(set(synthetic.table["FileName"]))]
+        nearest = scores.sort_values(["Score", "FileName"], ascending=[False, True], kind="stable")
+        rows = nearest.head(settings.pairs).to_dict("records")
+        recordings = set(real.table["FileName"])
+        if absent := [row["NearestRecording"] for row in rows if row["NearestRecording"] not in recordings]:
+            raise UserError(
+                f"real={real.root} has no recording {absent[0]}, which the filter compared with: give the study that "
+                "the filter was run with"
+            )
+        return [_nearest_pair(synthetic, real, row, patients) for row in rows]
+
+
+def _nearest_pair(synthetic: Store, real: Store, row: dict[Any, Any], patients: int) -> NearestPair:
+    name, patient = str(row["FileName"]), str(row["NearestPatient"])
+    length = int(synthetic.table["NumberOfFrames"][synthetic.table["FileName"] == name].iloc[0])
+    frame = int(row["NearestFrame"])
+    sample = Clip(synthetic, name, f"Synthetic video {name}", name)
+    label, caption = f"Real recording of patient {patient}", f"{patient}, frame {frame}"
+    recording = Clip(real, str(row["NearestRecording"]), label, caption, start=max(0, frame - length // 2))
+    p_value = str(row.get("PValue", ""))  # empty if the filter compared no new patients
+    nearer = max(0, round(float(p_value) * (patients + 1)) - 1) if p_value else 0
+    return NearestPair(sample, recording, float(row["Score"]), nearer, patients if p_value else 0)

@@ -1,0 +1,92 @@
+"""How numbers, intervals and axes are written on the page."""
+
+import math
+
+from echodream.metrics.bootstrap import Interval
+
+
+def format_number(value: float) -> str:
+    """Two to four significant digits, thousands apart, U+2212 for minus: ``0.91``, ``12.3``, ``1 234``."""
+    size = abs(value)
+    if size >= 100 or (size >= 10 and value == round(value)):
+        text = f"{value:,.0f}".replace(",", "\u202f")
+    elif size >= 10:
+        text = f"{value:.1f}"
+    elif size >= 0.0095 or value == 0:
+        text = f"{value:.2f}"
+    else:
+        text = f"{value:.2g}" if size >= 1e-4 else f"{value:.0e}"
+    text = "0.00" if text == "-0.00" else text
+    return text.replace("-", "\u2212")
+
+
+def format_ratio(ratio: float) -> str:
+    """A multiple: ``2.7``, ``31``."""
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}".replace(",", "\u202f")
+
+
+def format_value(interval: Interval) -> str:
+    """The value, with as many decimals as the width of its interval allows."""
+    decimals = _decimals(interval)
+    return format_number(interval.value) if decimals is None else _fixed(interval.value, decimals)
+
+
+def format_ends(interval: Interval) -> str:
+    """The ends of an interval: ``0.84 to 0.98``; empty if its width is 0."""
+    decimals = _decimals(interval)
+    return "" if decimals is None else f"{_fixed(interval.low, decimals)} to {_fixed(interval.high, decimals)}"
+
+
+def _decimals(interval: Interval) -> int | None:
+    """Number of decimals: one or two digits of the interval's width; None if its width is 0."""
+    width, size = interval.high - interval.low, max(abs(interval.low), abs(interval.high))
+    if width <= 0:
+        return None
+    least = 0 if size >= 100 else 1 if size >= 10 else 2
+    return min(max(math.ceil(0.7 - math.log10(width)), least), 3 if size >= 0.02 else 5)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}".replace(",", "\u202f")
+    return (text[1:] if text.startswith("-") and float(f"{value:.{decimals}f}") == 0 else text).replace("-", "\u2212")
+
+
+def format_percent(share: float) -> str:
+    """A share in percent: ``9.6 %``, ``100 %``, with a no-break space."""
+    value = 100 * share
+    text = f"{value:.0f}" if value >= 9.95 or abs(value - round(value)) < 0.005 else f"{value:.2g}"
+    return f"{text}\u00a0%".replace("-", "\u2212")
+
+
+def format_count(number: int, noun: str) -> str:
+    """``1 video``, ``52 videos``."""
+    return f"{number:,}".replace(",", "\u202f") + f" {noun if number == 1 else noun + 's'}"
+
+
+def capitalized(text: str) -> str:
+    """``text`` with an upper-case first letter, all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def axis_end(value: float) -> float:
+    """The next round number at or above ``value``, as the end of an axis; 1 if ``value`` is not above 0."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
+
+
+def axis_ticks(scale: tuple[float, float]) -> list[float]:
+    """Three to five round positions on an axis from ``scale[0]`` to ``scale[1]``."""
+    low, high = scale
+    span = high - low
+    for parts in (4, 5, 3, 2):
+        step = span / parts
+        power = 10.0 ** math.floor(math.log10(step))
+        ticks = [low + step * number for number in range(parts + 1)]
+        is_round = any(abs(step / power - digit) < 1e-6 for digit in (1, 2, 2.5, 5, 10))
+        if is_round and (low >= 0 or any(abs(tick) < 1e-9 * span for tick in ticks)):
+            return [0.0 if abs(tick) < 1e-9 * span else tick for tick in ticks]
+    middle = 0.0 if low < 0 < high else (low + high) / 2
+    margin = 0.15 * span
+    return [*[low] * (middle - low > margin), middle, *[high] * (high - middle > margin)]

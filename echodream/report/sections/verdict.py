@@ -1,0 +1,53 @@
+"""Section "Verdict": the results of all sections, warnings, and the numbers of patients and videos."""
+
+from echodream.report.mismatches import find_mismatches
+from echodream.report.number_format import format_count
+from echodream.report.section import PageContext, Section, SectionContent
+from echodream.report.sources import Sources
+from echodream.store import Store
+
+_SPLITS = {
+    "TRAIN": ("Training patients", "the generator was trained on them"),
+    "VAL": ("Validation patients", "used to choose when training stopped"),
+    "TEST": ("Test patients", "not used to train or choose a model"),
+}
+
+
+def build(context: PageContext) -> SectionContent:
+    """The verdicts of ``context``."""
+    verdicts, notices = context.verdicts, _notices(context.sources)
+    data = {"verdicts": verdicts, "notices": notices, "counts": _counts(context.sources)}
+    metrics = {"verdict": {verdict.topic.lower(): verdict.record() for verdict in verdicts}, "notices": notices}
+    return SectionContent(data, metrics=metrics)
+
+
+def _notices(sources: Sources) -> list[str]:
+    """Warnings: classes assigned after sampling; records made of other stores than those of the page."""
+    notices, table = [], None if sources.synthetic is None else sources.synthetic.table
+    if table is not None and "LabelSource" in table and (table["LabelSource"].astype(str) != "asked").any():
+        notices.append("The classes of these synthetic videos were given by a classifier, not asked of the generator.")
+    return [*notices, *(mismatch.message for mismatch in find_mismatches(sources))]
+
+
+def _counts(sources: Sources) -> list[tuple[str, str, str]]:
+    """Name, size and explanation of each split, and of the synthetic set."""
+    counts = []
+    if sources.real is not None:
+        for split, (name, explanation) in _SPLITS.items():
+            rows = sources.real.table[sources.real.table["Split"] == split]
+            patients = format_count(int(rows["PatientID"].nunique()), "patient")
+            counts.append((name, f"{patients}, {format_count(len(rows), 'recording')}", explanation))
+    if (videos := sources.synthetic) is not None:
+        frames = format_count(int(videos.table["NumberOfFrames"].sum()), "frame")
+        counts.append(("Synthetic videos", f"{format_count(len(videos), 'video')}, {frames}", _class_counts(videos)))
+    return counts
+
+
+def _class_counts(store: Store) -> str:
+    if "class_name" not in store.table or store.table["class_name"].isna().any():
+        return "without classes"
+    counts = store.table["class_name"].astype(str).value_counts().sort_index()
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+SECTION = Section("verdict", "Verdict", build)

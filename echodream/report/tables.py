@@ -1,0 +1,119 @@
+"""What a section of the page consists of: verdicts, and tables of numbers with intervals."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from echodream import validation
+from echodream.metrics.bootstrap import Interval
+
+SHARE = (0.0, 1.0)
+"""The axis of shares."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a number with its interval, its reference value, and its meaning."""
+
+    name: str
+    value: Interval
+    reference: Interval | None = None
+    """The same number for real data, or the one expected of a harmless generator."""
+    meaning: str = ""
+    """One sentence."""
+    warning: str = ""
+    scale: tuple[float, float] = SHARE
+    """Ends of the row's axis."""
+    group: str = "synthetic"
+    """"synthetic", "real", "both" or "copy": the color, and nothing else."""
+    stands_out: bool = False
+    raw_value: Interval | None = None
+    """The measured value, if ``value`` is in another unit for the chart."""
+    raw_reference: Interval | None = None
+    value_text: str = ""
+    """Shown in place of the number."""
+    reference_text: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The row in metrics.json."""
+        value, reference = self.raw_value or self.value, self.raw_reference or self.reference
+        numbers = {"name": self.name, "value": asdict(value), "beside": asdict(reference) if reference else None}
+        words = {"means": self.meaning, "warning": self.warning, "said": self.value_text}
+        return {**numbers, **words, "stands_out": self.stands_out}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under one title, on one axis if they have the same."""
+
+    title: str
+    columns: tuple[str, str, str]
+    """Headings of name, value and reference; the last one is empty if there is no reference."""
+    rows: Sequence[Row]
+    note: str = ""
+    unit: str = ""
+    """Unit of the axis: " ×", or "%" for shares in percent."""
+    collapsible: bool = False
+    """Whether the table may be folded away if the page has a later one of the same kind."""
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The axis of most rows, drawn once in the head; None if no two rows have the same."""
+        scale, rows = Counter(row.scale for row in self.rows).most_common(1)[0]
+        return scale if rows > 1 or len(self.rows) == 1 else None
+
+
+@dataclass(frozen=True)
+class MissingRecord:
+    """A sentence that says what is missing, and the command that makes it."""
+
+    message: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of one section, shown at the top of the page."""
+
+    topic: str
+    state: str
+    """"good", "note", "bad" or "missing": the color; ``label`` says it in words."""
+    label: str
+    figure: str = ""
+    """The main number, with ``unit``."""
+    unit: str = ""
+    sentence: str = ""
+    notes: Sequence[str] = ()
+    rows: Sequence[Row] = ()
+    statement: str = ""
+    """The filter's statement, word for word."""
+    missing: Sequence[MissingRecord] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """For metrics.json."""
+
+    def record(self) -> dict[str, Any]:
+        """The verdict in metrics.json."""
+        return {"state": self.state, "word": self.label, "sentence": self.sentence, **self.numbers}
+
+
+def parse_interval(entry: Any) -> Interval | None:
+    """A number of a record, alone or as {value, low, high}; None if the value is null or not finite.
+
+    Raises ``ValueError`` if it is not a number.
+    """
+    if not isinstance(entry, Mapping):
+        entry = {"value": entry}
+    value, low, high = _finite(entry["value"]), _finite(entry.get("low")), _finite(entry.get("high"))
+    if value is None:
+        return None
+    return Interval(value, value if low is None else low, value if high is None else high)
+
+
+def _finite(number: Any) -> float | None:
+    if number is None:
+        return None
+    if not isinstance(number, float) and not validation.is_finite(number):
+        raise ValueError(f"{str(number)[:40]!r} is not a number")
+    return float(number) if math.isfinite(number) else None
