@@ -11,7 +11,7 @@ import torch
 
 from echodream.anonymization.image_pairs import select_images
 from echodream.anonymization.verification_pairs import read_pairs
-from echodream.metrics.verification import Pairs, all_pairs, auc, similarities
+from echodream.metrics.verification import Pairs, all_pairs, auc, similarity_matrix
 from echodream.modules.reid import load_reid
 from echodream.store import Store
 
@@ -25,7 +25,7 @@ def main(store: str, artifact: str, pairs: str) -> None:
         images = select_images(Store(store), [split], 1, "src")
         recordings, rng = images.recordings, np.random.default_rng(0)
         x = torch.stack([recordings.read(row, [0], rng)[:, 0] for row in range(len(recordings))])
-        similarity = [similarities(x.flatten(1).numpy(), "pearson"), similarities(network.embed(x).numpy())]
+        similarity = [similarity_matrix(x.flatten(1).numpy(), "pearson"), similarity_matrix(network.embed(x).numpy())]
         patient = np.unique(images.patients, return_inverse=True)[1]
         pair_list = read_pairs(Path(pairs) / f"{split}.csv", images)
         print(split, "stage=pairs", *auc_texts(*(select_pairs(table, pair_list, patient) for table in similarity)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from echodream.metrics.key_frames import key_frames, matched
+from echodream.metrics.key_frames import detect_key_frames, match_key_frames
 from echodream.phantom.render import render
 from echodream.phantom.scene import Scene, key_moments, sample_scene
 
@@ -71,11 +71,11 @@ def main() -> None:
         drawn = scenes(asked, round(arguments.n * asked.share), arguments.seed + number)
         for scene in drawn:
             frames, start = render(scene), time.perf_counter()
-            found = key_frames(frames, scene.fps)
+            found = detect_key_frames(frames, scene.fps)
             seconds += time.perf_counter() - start
             for row, (kind, marks) in enumerate((("ED", found.ed), ("ES", found.es))):
                 true = [min(round(at * scene.fps), scene.frames - 1) for at in key_moments(scene)[kind].tolist()]
-                pairs = matched(marks, true)
+                pairs = match_key_frames(marks, true)
                 counts[row] += (pairs.hits, pairs.missed, pairs.invented)
         for kind, (hits, missed, invented) in zip(("ED", "ES"), counts, strict=True):
             row_ = f"{name:<22}{len(drawn):>11}{kind:>6}{hits + missed:>7}{hits:>7}{missed:>8}{invented:>10}"

@@ -28,7 +28,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.diffusion.processes.base import Denoise
 from echodream.diffusion.sliding_window import starts
-from echodream.metrics.cardiac_cycle import change_curve
+from echodream.metrics.cardiac_cycle import frame_difference_curve
 from echodream.sampling.sampling_module import SamplingModule, _from
 from echodream.stages import video
 from echodream.store import Store
@@ -88,7 +88,7 @@ def seam(videos: Sequence[np.ndarray], joins: Sequence[int], draws: int = 2000) 
     """The change at ``joins`` over that elsewhere, all videos together, with its interval."""
     if not videos or not joins:
         return "         -          "
-    curves = [change_curve(clip.astype(np.uint8)) for clip in videos]  # entry k is from frame k to k + 1
+    curves = [frame_difference_curve(clip.astype(np.uint8)) for clip in videos]  # entry k is from frame k to k + 1
     at = np.isin(np.arange(len(curves[0])) + 1, joins)
     both = np.array([[curve[at].mean(), curve[~at].mean()] for curve in curves])
     picked = np.random.default_rng(0).integers(len(both), size=(draws, len(both)))
@@ -124,7 +124,7 @@ def main() -> None:
             videos, begins, cost = drawn(options, frames, join)
             half = join != "continue"
             ends = [place + window // 2 for place in begins if place + window // 2 < frames] if half else begins
-            change = np.mean([change_curve(clip.astype(np.uint8)).mean() for clip in videos])
+            change = np.mean([frame_difference_curve(clip.astype(np.uint8)).mean() for clip in videos])
             print(
                 f"{frames:>6}  {join:<9}{cost}  {seam(videos, begins)}  {seam(videos, ends)}{change:8.2f}", flush=True
             )

@@ -45,7 +45,7 @@ from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import resize
 from echodream.ingest.source import Limits, Video
 from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
-from echodream.metrics.verification import Pairs, auc, roc
+from echodream.metrics.verification import Pairs, auc, roc_curve
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 from echodream.privacy.similarity import Similarity
@@ -170,7 +170,7 @@ def curve(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
     other = np.r_[np.zeros(len(copied), np.int64), np.ones(len(novel), np.int64)]
     order = np.argsort(-score, kind="stable")
     pairs = Pairs(score[order], np.zeros(len(score), np.int64), other[order], 2)
-    false, true, _ = roc(pairs)
+    false, true, _ = roc_curve(pairs)
     return {"auc": float(auc(pairs)), "false_rejection": false.round(6).tolist(), "recall": true.round(6).tolist()}
 
 

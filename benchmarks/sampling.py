@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from echodream.metrics.frechet_distance import frechet_distance
 from torch import Tensor
 
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.datamodules.normalization import from_uint8
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import load_diffusion
-from echodream.evaluation.features import FeatureExtraction, part
-from echodream.metrics.frechet import frechet
+from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
 from echodream.modules.vae import VaeDecoder, load_vae
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 
 PUBLISHED = "ddpm"
@@ -86,7 +86,7 @@ def ways(options: argparse.Namespace) -> list[Way]:
     return made
 
 
-def run(made: list[Way], options: argparse.Namespace, judge: Encoder) -> None:
+def run(made: list[Way], options: argparse.Namespace, judge: ClassifierExtractor) -> None:
     """Draw, decode and look at ``options.n`` samples in all ways, batch by batch."""
     model = made[0].drawer.model
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
@@ -113,27 +113,30 @@ def interval(features: np.ndarray, published: np.ndarray, real: np.ndarray, time
     found = []
     for _ in range(times):
         rows = rng.integers(len(features), size=len(features))
-        found.append(frechet(features[rows], real) / frechet(published[rows], real))
+        found.append(frechet_distance(features[rows], real) / frechet_distance(published[rows], real))
     low, high = np.percentile(found, [5, 95])
     return float(low), float(high)
 
 
-def show(made: list[Way], judge: Encoder, options: argparse.Namespace) -> None:
+def show(made: list[Way], judge: ClassifierExtractor, options: argparse.Namespace) -> None:
     """Print the table."""
     look = FeatureExtraction(options.n, 64, options.seed)
-    test, train = (look.frames(part(options.videos, "videos", split), judge).features for split in ("TEST", "TRAIN"))
+    test, train = (
+        look.frames(load_recordings(options.videos, "videos", split), judge).features for split in ("TEST", "TRAIN")
+    )
     count = min(options.n, len(test), len(train))
     real, first = test[:count], torch.cat(made[0].features).numpy()[:count]
     print(f"{options.n} images, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
     print(
-        f"real TRAIN against real TEST, {count} frames of each: frechet[classifier] {frechet(train[:count], real):.3f}"
+        f"real TRAIN against real TEST, {count} frames of each: "
+        f"frechet[classifier] {frechet_distance(train[:count], real):.3f}"
     )
     print(
         "sampler   steps   guidance   rows/sample  fewer   ms/sample  faster   frechet  ratio   90 % of it   agreement"
     )
     for way in made:
         features = torch.cat(way.features).numpy()[:count]
-        distance, base = frechet(features, real), frechet(first, real)
+        distance, base = frechet_distance(features, real), frechet_distance(first, real)
         low, high = interval(features, first, real, options.bootstrap) if way is not made[0] else (1.0, 1.0)
         faster = statistics.median(a / b for a, b in zip(made[0].seconds, way.seconds, strict=True))
         print(
@@ -161,7 +164,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    judge = Encoder(f"{options.models}/classifier")
+    judge = ClassifierExtractor(f"{options.models}/classifier")
     judge.network.to(options.device)
     made = ways(options)
     run(made, options, judge)

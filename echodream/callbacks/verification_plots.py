@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import Callback
 
 from echodream.callbacks.pictures import log_picture
 from echodream.callbacks.tracking import CHARTS
-from echodream.metrics.verification import Pairs, roc
+from echodream.metrics.verification import Pairs, roc_curve
 from echodream.plotting import plot_verification
 
 
@@ -23,7 +23,7 @@ class VerificationPlots(Callback):
         pairs: Any = getattr(pl_module, "verification_pairs", None)
         if not trainer.is_global_zero or not isinstance(pairs, Pairs) or not 0 < pairs.same.sum() < len(pairs.same):
             return
-        false_accept_rate, true_accept_rate, _ = roc(pairs)
+        false_accept_rate, true_accept_rate, _ = roc_curve(pairs)
         similarity = {"same patient": pairs.score[pairs.same], "different patients": pairs.score[~pairs.same]}
         plot = plot_verification(false_accept_rate, true_accept_rate, similarity)
         log_picture(trainer, self.folder, "verification", plot, CHARTS)

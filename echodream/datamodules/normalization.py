@@ -40,3 +40,30 @@ def from_uint8(pixels: Tensor) -> Tensor:
 def to_uint8(x: Tensor) -> Tensor:
     """The inverse of ``from_uint8``: rounded, and cut at 0 and 255. Any shape."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class PosteriorMoments:
+    """Running mean and std per channel of samples from diagonal Gaussian posteriors, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor = torch.zeros(())
+        self._sum_of_squares: Tensor = torch.zeros(())
+
+    def add(self, mean: Tensor, std: Tensor) -> None:
+        """Add a batch of posteriors: mean and std, (N, C, h, w) each."""
+        mean, std = mean.detach().to("cpu", torch.float64), std.detach().to("cpu", torch.float64)
+        self.count += mean.numel() // mean.shape[1]
+        self._sum = self._sum + mean.sum(dim=(0, 2, 3))
+        self._sum_of_squares = self._sum_of_squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))
+
+    def mean(self) -> list[float]:
+        """One number per channel; needs at least one posterior."""
+        mean: list[float] = (self._sum / self.count).tolist()
+        return mean
+
+    def std(self) -> list[float]:
+        """One number per channel, at least 1e-6; total variance: of the posterior means, plus within posteriors."""
+        variance = self._sum_of_squares / self.count - (self._sum / self.count).square()
+        std: list[float] = variance.clamp(min=1e-12).sqrt().tolist()
+        return std

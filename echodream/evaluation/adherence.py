@@ -8,31 +8,31 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
-from echodream.evaluation.distances import doubts
-from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, RecordingSet
-from echodream.evaluation.figures import Figure, few, figure
+from echodream.evaluation.distances import training_data_warnings
+from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, RecordingSet
+from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
 from echodream.metrics.bootstrap import Interval, bootstrap_weights
 from echodream.metrics.bootstrap import bootstrap_interval as over
 from echodream.metrics.fidelity import HIGHER, LOWER, SAME
-from echodream.metrics.regression import regression
-from echodream.networks.extractors.encoder import Encoder
+from echodream.metrics.regression import regression_metrics
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.runs.atomic_folder import read_record
 
 _TITLES = {"r2": ("R2", HIGHER), "mae": ("MAE", LOWER), "rmse": ("RMSE", LOWER)}
 _LOST = "identity lost along a sample"
 
 
-def load_regressor(folder: str) -> Encoder:
+def load_regressor(folder: str) -> ClassifierExtractor:
     """The artifact in ``folder``, which answers with a number. Raises ``UserError`` for one of classes."""
-    found = Encoder(folder)
+    found = ClassifierExtractor(folder)
     if found.trained.get("task") != "regression":
         raise UserError(f"regressor={folder} tells classes: give one of train.py model=classifier task=regression")
     return found
 
 
 def adherence(
-    encoder: Encoder, look: FeatureExtraction, made: RecordingSet, real: RecordingSet
-) -> Iterator[tuple[str, Figure]]:
+    encoder: ClassifierExtractor, look: FeatureExtraction, made: RecordingSet, real: RecordingSet
+) -> Iterator[tuple[str, MetricRecord]]:
     """How near the number that ``encoder`` reads from a clip is to the one asked for; for real clips, to the truth."""
     column, (frames, stride) = str(encoder.trained["column"]), encoder.clips[0]
     sides = []
@@ -41,8 +41,8 @@ def adherence(
         sides.append(_read(side, seen, column, look.seed))
     (found, count, _), (floor, floor_count, patients) = sides
     for name, (title, better) in _TITLES.items():
-        told = few(TEST_patients=patients) + doubts(encoder, real)
-        yield f"{column} {title}", figure(found[name], floor[name], count, floor_count, better, warnings=told)
+        told = small_sample_warnings(TEST_patients=patients) + training_data_warnings(encoder, real)
+        yield f"{column} {title}", metric_record(found[name], floor[name], count, floor_count, better, warnings=told)
 
 
 def _read(side: RecordingSet, seen: ExtractedFeatures, column: str, seed: int) -> tuple[dict[str, Interval], int, int]:
@@ -55,11 +55,11 @@ def _read(side: RecordingSet, seen: ExtractedFeatures, column: str, seed: int) -
         raise UserError(f"{side.key} has fewer than two recordings with {column}: leave regressor= out")
     assert seen.scores is not None  # an Encoder has them
     said, units = seen.scores[:, 0].numpy()[there], seen.units.names[there]
-    values = regression(said, truth[there], bootstrap_weights(units, seed=seed))
+    values = regression_metrics(said, truth[there], bootstrap_weights(units, seed=seed))
     return {name: over(each) for name, each in values.items()}, int(there.sum()), len(np.unique(units))
 
 
-def identity(record: str | None, made: RecordingSet) -> tuple[dict[str, Figure], dict[str, Any]]:
+def identity_over_time(record: str | None, made: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
     """Of an audit of the latents that ``made`` was decoded from: identity lost along videos, and its curves.
 
     Nothing where there is no such audit.
@@ -79,4 +79,4 @@ def identity(record: str | None, made: RecordingSet) -> tuple[dict[str, Figure],
         for name, side in (("synthetic", "samples"), ("real", "new patients"))
     }
     count, floor_count = (int(sizes[name]["units"]) for name in ("samples", "held out"))
-    return {_LOST: figure(value, floor, count, floor_count, SAME)}, curves
+    return {_LOST: metric_record(value, floor, count, floor_count, SAME)}, curves

@@ -8,8 +8,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from echodream.errors import UserError
-from echodream.evaluation.features import FeatureExtraction, RecordingSet
-from echodream.evaluation.figures import Figure, few, figure
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
+from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
 from echodream.metrics import cardiac_cycle as beat
 from echodream.metrics.bootstrap import Interval, influence_interval, mean_estimate
 from echodream.metrics.fidelity import SAME
@@ -18,7 +18,7 @@ LONGEST = 192
 """Frames of the curve of frame differences."""
 
 
-class Beats:
+class CardiacCycleMetrics:
     """The figures of the recordings of ``side`` that are looked at."""
 
     def __init__(self, side: RecordingSet, look: FeatureExtraction) -> None:
@@ -53,25 +53,27 @@ class Beats:
         return {name: [getattr(point, name) for point in points] for name in ("value", "low", "high")}
 
 
-def beats(made: Beats, real: Beats) -> Iterator[tuple[str, Figure]]:
+def cardiac_cycle_metrics(made: CardiacCycleMetrics, real: CardiacCycleMetrics) -> Iterator[tuple[str, MetricRecord]]:
     """Each figure of how hearts beat, over the recordings of both sides that have one."""
     for name in map(str, made.figures):
         (value, synthetic, recordings), (floor, facts, patients) = made.summary(name), real.summary(name)
-        warnings = few(synthetic_recordings=recordings) + few(TEST_patients=patients) * bool(patients)
-        found = figure(value, floor, int(synthetic["count"]), int(facts["count"]), SAME, warnings=warnings)
+        warnings = small_sample_warnings(synthetic_recordings=recordings) + small_sample_warnings(
+            TEST_patients=patients
+        ) * bool(patients)
+        found = metric_record(value, floor, int(synthetic["count"]), int(facts["count"]), SAME, warnings=warnings)
         yield name, {**found, "synthetic": synthetic, "real": facts}
 
 
-def curves(made: Beats, real: Beats) -> dict[str, Any]:
+def frame_difference_curves(made: CardiacCycleMetrics, real: CardiacCycleMetrics) -> dict[str, Any]:
     """The change from frame to frame along time, on both sides."""
     return {"synthetic": {**made.curve(), "fps": made.fps}, "real": {**real.curve(), "fps": real.fps}}
 
 
 def _beat(side: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
     frames = side.store.frames(side.rows["FileName"][row]).mean(axis=-1) / 127.5 - 1
-    found, change = beat.rhythm(frames, float(side.rows["FPS"][row])), beat.change_curve(frames)
+    found, change = beat.estimate_rhythm(frames, float(side.rows["FPS"][row])), beat.frame_difference_curve(frames)
     figures = {"heart rate": found.heart_rate, "periodicity": found.periodicity}
-    figures["area swing"] = beat.swing(beat.area_curve(frames))
+    figures["area swing"] = beat.percentile_range(beat.area_curve(frames))
     figures["frame difference"] = float(change.mean()) if len(change) else float("nan")
     figures["jump ratio"] = beat.jump_ratio(frames) if len(change) else float("nan")
     joins = _joins(side, row) if "Joins" in side.rows else []

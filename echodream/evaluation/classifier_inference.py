@@ -21,7 +21,7 @@ from echodream.store import Store
 
 
 @dataclass(frozen=True)
-class Model:
+class OpenClassifier:
     """A classifier, opened."""
 
     folder: str
@@ -30,15 +30,15 @@ class Model:
     artifact: Artifact
 
 
-def open_model(folder: str) -> Model:
+def open_classifier(folder: str) -> OpenClassifier:
     """The classifier in ``folder``. Raises ``UserError`` when there is none."""
     artifact = read_artifact(folder, "classifier")
     network, facts = load_classifier(Path(folder))
-    return Model(folder, network, facts, artifact)
+    return OpenClassifier(folder, network, facts, artifact)
 
 
 @torch.inference_mode()
-def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd.DataFrame, np.ndarray]:
+def predict_split(model: OpenClassifier, store: Store, split: str, batch: int = 16) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of ``split`` and what ``model`` says of each: outputs, float64 (N, K).
 
     Raises ``UserError`` when the recordings are not of the size that it was trained on.
@@ -46,7 +46,7 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
     validation.whole_number("batch", batch)
     rows = Recordings(store, split)
     _check_size(model, store, rows.table)
-    samples = ViewDataset(rows, clip_of(model.facts), seed=0)
+    samples = ViewDataset(rows, clip_view(model.facts), seed=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = model.network.to(device)
     found = []
@@ -56,12 +56,12 @@ def answers(model: Model, store: Store, split: str, batch: int = 16) -> tuple[pd
     return rows.table, torch.cat(found).numpy()
 
 
-def clip_of(facts: Mapping[str, Any]) -> Clips:
+def clip_view(facts: Mapping[str, Any]) -> Clips:
     """How a classifier that says these ``facts`` looks at a recording: a clip of so many frames, as in its tests."""
     return Clips(frames=facts["frames"], stride=facts["stride"], start=clip_start(facts))
 
 
-def _check_size(model: Model, store: Store, table: pd.DataFrame) -> None:
+def _check_size(model: OpenClassifier, store: Store, table: pd.DataFrame) -> None:
     facts = model.facts
     wanted = (int(facts["height"]), int(facts["width"]), int(facts["architecture"]["channels"]))
     for height, width in set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)):

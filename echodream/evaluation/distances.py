@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.evaluation.features import ExtractedFeatures, RecordingSet
-from echodream.evaluation.figures import Figure, few, figure
+from echodream.evaluation.feature_extraction import ExtractedFeatures, RecordingSet
+from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
 from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, influence_interval, mean_estimate
 from echodream.metrics.fidelity import HIGHER, METRICS, compare_features
 from echodream.networks.extractors.base import Extractor
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.inception import Inception
 
 LABELLER = "LabelSource"
@@ -31,7 +31,7 @@ class FeatureSets:
     train: ExtractedFeatures
 
     @classmethod
-    def of(
+    def extract(
         cls,
         extractor: Extractor,
         frames: int,
@@ -46,9 +46,9 @@ class FeatureSets:
         return min(len(side.features) for side in (self.synthetic, self.test, self.train))
 
 
-def distances(
+def fidelity_metrics(
     sight: FeatureSets, count: int, neighbours: int, seed: int, more: Sequence[str] = ()
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, MetricRecord]]:
     """Every distance of ``count`` samples of each side, by its name on these features; ``more`` warnings."""
     synthetic, test, train = (side.first(count) for side in (sight.synthetic, sight.test, sight.train))
     if isinstance(sight.extractor, Inception):
@@ -57,13 +57,15 @@ def distances(
     found = compare_features(synthetic, test, train, neighbours, seed)
     dimensions = test.rows.shape[1]
     names = ("synthetic_recordings", "TEST_patients", "TRAIN_patients")
-    common = few(**{name: side.units.count() for name, side in zip(names, (synthetic, test, train), strict=True)})
+    common = small_sample_warnings(
+        **{name: side.units.count() for name, side in zip(names, (synthetic, test, train), strict=True)}
+    )
     common += [*_published(sight, count), *_short(sight), *more]
     for name, each in found.items():
         warnings = ["N is not above D: the distance is too large, as the floor is"] if name == "frechet" else []
         warnings = warnings * (count <= dimensions) + common
         title = sight.extractor.title(name, sight.frames)
-        yield title, figure(each.value, each.floor, count, count, METRICS[name].better, dimensions, warnings)
+        yield title, metric_record(each.value, each.floor, count, count, METRICS[name].better, dimensions, warnings)
 
 
 def _published(sight: FeatureSets, count: int) -> list[str]:
@@ -80,14 +82,14 @@ def _short(sight: FeatureSets) -> list[str]:
     ]
 
 
-def speeds(made: RecordingSet, real: RecordingSet) -> list[str]:
+def frame_rate_warning(made: RecordingSet, real: RecordingSet) -> list[str]:
     """A warning where clips of as many frames last longer on one side."""
     fast, slow = (float(side.rows["FPS"].median()) for side in (made, real))
     told = f"synthetic videos have {fast:g} frames per second, real ones {slow:g}: their clips do not last as long"
     return [told] if abs(fast / slow - 1) > 0.02 else []
 
 
-def check_classes(side: RecordingSet, encoder: Encoder) -> None:
+def check_classes(side: RecordingSet, encoder: ClassifierExtractor) -> None:
     """Raise ``UserError`` unless each recording of ``side`` has a class that ``encoder`` knows."""
     ids = encoder.trained["class_ids"]
     if "class_id" not in side.rows or side.rows["class_id"].isna().any():
@@ -99,16 +101,16 @@ def check_classes(side: RecordingSet, encoder: Encoder) -> None:
         )
 
 
-def agreement(
-    encoder: Encoder,
+def class_agreement(
+    encoder: ClassifierExtractor,
     made: tuple[RecordingSet, ExtractedFeatures],
     real: tuple[RecordingSet, ExtractedFeatures],
     seed: int,
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, MetricRecord]]:
     """How often the classifier says the class that a sample should be of: overall, and of each class."""
     sides = [(side, seen, _hits(encoder, side, seen)) for side, seen in (made, real)]
     names = encoder.trained["class_names"]
-    warnings = labelled(made[0]) + doubts(encoder, real[0])
+    warnings = relabeled_warning(made[0]) + training_data_warnings(encoder, real[0])
     for place, title in ((None, "class agreement"), *((k, f"class agreement, {name}") for k, name in enumerate(names))):
         found = []
         for _, seen, (right, target) in sides:
@@ -118,11 +120,11 @@ def agreement(
             )
         (value, count, _), (floor, floor_count, patients) = found
         if count:
-            told = few(TEST_patients=patients) + warnings
-            yield title, figure(value, floor, count, floor_count, HIGHER, warnings=told)
+            told = small_sample_warnings(TEST_patients=patients) + warnings
+            yield title, metric_record(value, floor, count, floor_count, HIGHER, warnings=told)
 
 
-def doubts(encoder: Encoder, test: RecordingSet) -> list[str]:
+def training_data_warnings(encoder: ClassifierExtractor, test: RecordingSet) -> list[str]:
     """Warnings of what ``encoder`` was trained on: it should have seen real patients, and none of ``test``."""
     facts = encoder.trained
     on = facts.get("train_on", "real")
@@ -134,7 +136,7 @@ def doubts(encoder: Encoder, test: RecordingSet) -> list[str]:
     return told
 
 
-def labelled(side: RecordingSet) -> list[str]:
+def relabeled_warning(side: RecordingSet) -> list[str]:
     """A warning where classes were not asked for but put in by a classifier."""
     if LABELLER not in side.rows:
         return []
@@ -142,7 +144,7 @@ def labelled(side: RecordingSet) -> list[str]:
     return [f"labels were put in by a classifier ({', '.join(by)}), not asked for"] if by else []
 
 
-def _hits(encoder: Encoder, side: RecordingSet, seen: ExtractedFeatures) -> tuple[np.ndarray, np.ndarray]:
+def _hits(encoder: ClassifierExtractor, side: RecordingSet, seen: ExtractedFeatures) -> tuple[np.ndarray, np.ndarray]:
     """Whether the classifier is right, and the place of the true class, of each sample: (N,) twice."""
     ids = encoder.trained["class_ids"]
     target = np.array([ids.index(int(side.rows["class_id"][row])) for row in seen.rows])

@@ -57,7 +57,7 @@ def _shaped(found: Mapping[str, Any]) -> bool:
     )
 
 
-def replay(path: str, own: Protocol) -> dict[str, int]:
+def sample_counts(path: str, own: Protocol) -> dict[str, int]:
     """N of each section, as ``path`` has it, if all else is as in ``own``. Raises ``UserError`` naming what is not."""
     wanted, found = read_protocol(path), own.record()
     for name in sorted(wanted["extractors"].keys() | own.extractors.keys()):
@@ -83,7 +83,7 @@ def _same_extractor(path: str, name: str, wanted: Any, own: Any) -> None:
             raise UserError(f"protocol={path} uses {what}: give the same")
 
 
-def agreed(path: str | None, counts: Mapping[str, int] | None, key: str, there: int, least: int) -> int:
+def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, there: int, least: int) -> int:
     """N of the section ``key``, of whose smallest side ``there`` are: as in the protocol, or as many as there are."""
     if there < least:
         raise UserError(

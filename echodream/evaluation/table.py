@@ -1,15 +1,75 @@
-"""The figures of ``stage=evaluate`` on one screen."""
+"""One line of the table: a figure with its interval, what it is to be read against, and what to beware of."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from echodream.evaluation.figures import Figure, text
+import numpy as np
+
+from echodream.metrics.bootstrap import Interval
+
+FEW = 20
+"""Patients, or recordings, below which an interval over them says little."""
+
+MetricRecord = dict[str, Any]
+
+
+def metric_record(
+    value: Interval,
+    floor: Interval,
+    count: int,
+    floor_count: int,
+    better: str,
+    dimensions: int | None = None,
+    warnings: Iterable[str] = (),
+) -> MetricRecord:
+    """As evaluation.json has it. ``floor`` is of real recordings alone; ``better``: LOWER, HIGHER or SAME as they."""
+    return {
+        **asdict(value),
+        "floor": {**asdict(floor), "count": floor_count},
+        "count": count,
+        "dimensions": dimensions,
+        "better": better,
+        "warning": "; ".join(warnings) or None,
+    }
+
+
+def small_sample_warnings(**units: int) -> list[str]:
+    """A warning of each kind of units, as ``patients=13``, that is too small for its interval."""
+    told = ((name.replace("_", " "), count) for name, count in units.items() if count < FEW)
+    return [f"only {count} {name}" if count else f"no {name}" for name, count in told]
+
+
+def json_value(value: Any) -> Any:
+    """``value`` for json, which has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return json_value(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def format_metric(found: MetricRecord, digits: int = 4) -> str:
+    """``value [low, high], real floor [low, high]``."""
+    return f"{_interval(found, digits)}, real {_interval(found['floor'], digits)}"
+
+
+def _interval(found: dict[str, Any], digits: int) -> str:
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None or not math.isfinite(value):
+        return "none"
+    ends = "" if low is None or not math.isfinite(low) else f" [{low:.{digits}g}, {high:.{digits}g}]"
+    return f"{value:.{digits}g}{ends}"
+
 
 _TOGETHER = {"precision": "recall", "density": "coverage"}
 """Figures that stand in one line with another."""
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def summary_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and text of each line; what to beware of comes last."""
     warnings: dict[tuple[str, str], list[str]] = {}
     for key in ("images", "videos", "beat"):
@@ -27,7 +87,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{title}: beware ({number})", f"{beware} ({several})"
 
 
-def _merged(section: Mapping[str, Figure]) -> Iterator[tuple[str, str]]:
+def _merged(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, str]]:
     second = {_partner(name) for name in section}
     for name, each in section.items():
         partner = _partner(name)
@@ -41,7 +101,7 @@ def _merged(section: Mapping[str, Figure]) -> Iterator[tuple[str, str]]:
             )
             yield f"{name.partition('[')[0]}, {partner}", f"{values}, real {floors}"
         else:
-            yield name, text(each) + about
+            yield name, format_metric(each) + about
 
 
 def _partner(name: str) -> str | None:

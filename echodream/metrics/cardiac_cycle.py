@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-SLOWEST, FASTEST = 30.0, 220.0
+MIN_HEART_RATE, FASTEST = 30.0, 220.0
 """Heart rates that are looked for, beats per minute."""
-BEATS = 1.5
+MIN_BEATS = 1.5
 """A clip must show so many beats before it has a heart rate."""
-CLEAR = 0.35
+MIN_AUTOCORRELATION = 0.35
 """Least likeness of frames one beat apart; below, the likeness is of something else."""
 _LIT = 8.0  # grey levels of 255: darker pixels may lie outside the sector
 _SOFT = 20.0  # grey levels over which a pixel on a chamber's border counts in part
@@ -29,7 +29,7 @@ class Rhythm:
     """Likeness of frames that are one beat apart, 0 to 1; NaN with ``heart_rate``."""
 
 
-def grey_levels(frames: np.ndarray) -> np.ndarray:
+def gray_levels(frames: np.ndarray) -> np.ndarray:
     """uint8, or floats in [-1, 1], as float64 grey levels 0..255; any shape.
 
     Raises ``ValueError`` for other types, and for anything but (F, H, W).
@@ -55,11 +55,11 @@ def area_curve(frames: np.ndarray, near: float = 1.0) -> np.ndarray:
     Dark is below Otsu's threshold over the whole clip, after smoothing away the speckle. Shadows count too; they do not
     move, so that the curve's swing is the chambers'. NaN where there is no sector.
     """
-    levels = grey_levels(frames)
+    levels = gray_levels(frames)
     inside = sector(levels)
     if not inside.any():
         return np.full(len(levels), np.nan)
-    smooth = smoothed(levels)
+    smooth = smooth_frames(levels)
     edge = _otsu(smooth[:, inside])
     rows = np.flatnonzero(inside.any(axis=1))
     inside[rows[0] + max(1, round(near * (rows[-1] + 1 - rows[0]))) :] = False
@@ -67,30 +67,32 @@ def area_curve(frames: np.ndarray, near: float = 1.0) -> np.ndarray:
     return area
 
 
-def smoothed(levels: np.ndarray) -> np.ndarray:
+def smooth_frames(levels: np.ndarray) -> np.ndarray:
     """Each frame without its speckle, whatever the resolution. Any numbers, (F, H, W)."""
     blurred: np.ndarray = ndimage.gaussian_filter(levels, (0, *_widths(levels)))
     return blurred
 
 
-def swing(curve: np.ndarray) -> float:
+def percentile_range(curve: np.ndarray) -> float:
     """How far a curve goes up and down, in its own units: from its 5th to its 95th percentile. (F,)."""
     low, high = np.percentile(curve, [5, 95])
     return float(high - low)
 
 
-def rhythm(frames: np.ndarray, fps: float) -> Rhythm:
+def estimate_rhythm(frames: np.ndarray, fps: float) -> Rhythm:
     """Heart rate and periodicity of a clip at ``fps`` frames per second.
 
     The likeness of frames ``lag`` apart, as a function of the lag, peaks after each beat; the first high peak is the
     beat, to a fraction of a frame by a parabola through its top.
     """
-    likeness = self_likeness(frames, int(len(frames) / BEATS))
-    low, high = 60 * fps / FASTEST, 60 * fps / SLOWEST
+    likeness = temporal_autocorrelation(frames, int(len(frames) / MIN_BEATS))
+    low, high = 60 * fps / FASTEST, 60 * fps / MIN_HEART_RATE
     lags = [
         lag
         for lag in range(2, len(likeness) - 1)
-        if likeness[lag - 1] < likeness[lag] >= likeness[lag + 1] and low <= lag <= high and likeness[lag] > CLEAR
+        if likeness[lag - 1] < likeness[lag] >= likeness[lag + 1]
+        and low <= lag <= high
+        and likeness[lag] > MIN_AUTOCORRELATION
     ]
     if not lags:
         return Rhythm(float("nan"), float("nan"))
@@ -101,14 +103,14 @@ def rhythm(frames: np.ndarray, fps: float) -> Rhythm:
     return Rhythm(60 * fps / exact, float(min(top, 1.0)))
 
 
-def self_likeness(frames: np.ndarray, lags: int) -> np.ndarray:
+def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
     """Correlation of what moves at one time with what moves ``lag`` frames later, for lags 0 to ``lags``: (lags + 1,).
 
     Each pixel counts by its departure from its own mean over time, smoothed in space, so that what stands still and
     what flickers say little. All zero where nothing moves.
     """
-    levels = grey_levels(frames)
-    smooth = smoothed(levels)
+    levels = gray_levels(frames)
+    smooth = smooth_frames(levels)
     moves = (smooth - smooth.mean(axis=0)).reshape(len(levels), -1)
     products = moves @ moves.T
     lags = min(lags, len(levels) - 1)
@@ -120,9 +122,9 @@ def self_likeness(frames: np.ndarray, lags: int) -> np.ndarray:
     return found
 
 
-def change_curve(frames: np.ndarray) -> np.ndarray:
+def frame_difference_curve(frames: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each frame to the one before, grey levels of 255: (F - 1,)."""
-    change: np.ndarray = np.abs(np.diff(grey_levels(frames), axis=0)).mean(axis=(1, 2))
+    change: np.ndarray = np.abs(np.diff(gray_levels(frames), axis=0)).mean(axis=(1, 2))
     return change
 
 
@@ -132,7 +134,7 @@ def jump_ratio(frames: np.ndarray) -> float:
     A heart that beats smoothly changes more in some frames than in others; one that jumps from pose to pose changes in
     few frames only, and has a high ratio, whatever its mean change is.
     """
-    low, high = np.percentile(change_curve(frames), [50, 95])
+    low, high = np.percentile(frame_difference_curve(frames), [50, 95])
     return float(high / low) if low > 0 else float("nan")
 
 
@@ -144,7 +146,7 @@ def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
     """
     if wrong := [join for join in joins if not 1 <= join < len(frames)]:
         raise ValueError(f"a join at frame {wrong[0]} is outside a clip of {len(frames)} frames")
-    change = change_curve(frames)
+    change = frame_difference_curve(frames)
     at = np.zeros(len(change), bool)
     at[[join - 1 for join in joins]] = True
     if not at.any() or at.all() or not change[~at].mean() > 0:

@@ -34,7 +34,7 @@ def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarr
     return np.where(downs.sum(axis=1) > 0, found, np.nan)
 
 
-def roc(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def roc_curve(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates from the highest threshold to the lowest, both from 0 to 1."""
     ups, downs = (np.concatenate([[0.0], np.cumsum(part[0])]) for part in _steps(score, positive, None))
     return _share(downs, downs[-1:]), _share(ups, ups[-1:])
@@ -66,7 +66,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.nda
     return _share(np.sum(apart, axis=0), w.sum(axis=1))
 
 
-def binary(p: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def binary_metrics(p: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """All figures of one class against another, from its probability ``p``, (N,); decisions are at ``THRESHOLD``."""
     said, positive = p >= THRESHOLD, positive.astype(bool)
     ranked: dict[str, Callable[..., np.ndarray]] = {"auc": roc_auc, "average_precision": average_precision}
@@ -78,7 +78,7 @@ def binary(p: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = Non
     return found
 
 
-def multiclass(
+def multiclass_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Figures of each class against the rest, (N, K) and int (N,), as ``auc_<name>``, and their means as ``auc``.
@@ -102,7 +102,7 @@ def multiclass(
     return found
 
 
-def units(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
+def multiclass_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
     """How many patients each figure of ``multiclass`` is of, where it finds no error: (N,) twice to counts by name."""
     found: dict[str, int] = {}
     each: dict[int, int] = {}
@@ -114,7 +114,7 @@ def units(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[st
     return {**found, "auc": least, "balanced_accuracy": least, "specificity": least}
 
 
-def multilabel(
+def multilabel_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """AUC and average precision of each label, (N, K) both, as ``auc_<name>``, and their means as ``auc``.
@@ -124,7 +124,7 @@ def multilabel(
     """
     each: dict[str, list[np.ndarray]] = {"auc": [], "average_precision": []}
     for k in range(len(names)):
-        rows, positive = decided(target[:, k])
+        rows, positive = known_labels(target[:, k])
         w = _weights(weights, len(target))[:, rows]
         for name, of in (("auc", roc_auc), ("average_precision", average_precision)):
             value = of(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
@@ -135,22 +135,22 @@ def multilabel(
     return found
 
 
-def multilabel_units(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
+def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
     """How many patients each AUC of ``multilabel`` is of, where it finds no error: (N, K) and (N,) to counts."""
     each = {}
     for k, name in enumerate(names):
-        rows, positive = decided(target[:, k])
-        each[f"auc_{name}"] = binary_units(positive, patients[rows])["auc"]
+        rows, positive = known_labels(target[:, k])
+        each[f"auc_{name}"] = binary_patients(positive, patients[rows])["auc"]
     return {**each, "auc": min((count for count in each.values() if count), default=0)}
 
 
-def decided(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def known_labels(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of a label (N,) say yes or no, bool (N,), and which of these n say yes, bool (n,)."""
     rows = np.isfinite(share) & (share != THRESHOLD)
     return rows, share[rows] > THRESHOLD
 
 
-def binary_units(positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
+def binary_patients(positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
     """How many patients each figure of ``binary`` is of, where it finds no error."""
     of, others = (len(np.unique(patients[part])) for part in (positive, ~positive))
     least = min(of, others)

@@ -14,7 +14,7 @@ import numpy as np
 from echodream.metrics.bootstrap import Estimate, Interval, SamplingUnits, influence_interval
 from echodream.metrics.frechet import frechet_estimate
 from echodream.metrics.inception_score import inception_score
-from echodream.metrics.mmd import Products, gaussian, polynomial
+from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 from echodream.metrics.prdc import prdc_estimates
 
 LOWER, HIGHER, SAME = "lower", "higher", "same"
@@ -43,9 +43,9 @@ class FeaturePair:
     """Neighbors of PRDC."""
 
     @cached_property
-    def products(self) -> Products:
+    def products(self) -> DotProducts:
         """Scalar products within and between the sets."""
-        return Products.of(self.samples.rows, self.reference.rows)
+        return DotProducts.of(self.samples.rows, self.reference.rows)
 
     @cached_property
     def prdc(self) -> dict[str, Estimate]:
@@ -74,9 +74,11 @@ METRICS = {
     "frechet": FidelityMetric(
         lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows), LOWER, _FRECHET, ("FID", "FVD", "FD")
     ),
-    "kernel": FidelityMetric(lambda pair: polynomial(pair.products), LOWER, _MMD, ("KID", "MMD")),
-    "rbf": FidelityMetric(lambda pair: gaussian(pair.products), LOWER, _MMD),
-    "quadratic": FidelityMetric(lambda pair: polynomial(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)),
+    "kernel": FidelityMetric(lambda pair: polynomial_mmd(pair.products), LOWER, _MMD, ("KID", "MMD")),
+    "rbf": FidelityMetric(lambda pair: gaussian_mmd(pair.products), LOWER, _MMD),
+    "quadratic": FidelityMetric(
+        lambda pair: polynomial_mmd(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)
+    ),
     "precision": FidelityMetric(
         lambda pair: pair.prdc["precision"],
         HIGHER,

@@ -8,7 +8,7 @@ import numpy as np
 from echodream.metrics.bootstrap import Estimate
 
 
-def frechet(x: np.ndarray, y: np.ndarray) -> float:
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Frechet distance between the Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D); squared units.
 
     |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with unbiased covariances (Dowson and Landau 1982), in

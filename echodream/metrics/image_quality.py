@@ -30,7 +30,7 @@ def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     return _average(result[1].mean(dim=1), mask)
 
 
-def moving(x: Tensor, threshold: float = 16.0) -> Tensor:
+def moving_pixels(x: Tensor, threshold: float = 16.0) -> Tensor:
     """Where each frame differs from the one before by more than ``threshold`` grey levels of 0..255.
 
     ``x`` is in [-1, 1], (B, C, F, H, W); the first frame is compared with the second, and in a single frame nothing

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, signal
 
-from echodream.metrics.cardiac_cycle import BEATS, area_curve, grey_levels, rhythm, smoothed
+from echodream.metrics.cardiac_cycle import MIN_BEATS, area_curve, estimate_rhythm, gray_levels, smooth_frames
 
 SIDE = 48
 """Frames are reduced by a whole factor, to no fewer pixels on their shorter side."""
@@ -45,7 +45,7 @@ class KeyFrames:
 
 
 @dataclass(frozen=True)
-class Matched:
+class KeyFrameMatch:
     """What was found against what was true, in moments."""
 
     hits: int
@@ -53,16 +53,16 @@ class Matched:
     invented: int
 
 
-def key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
+def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     """Each end diastole and end systole of a clip (F, H, W) at ``fps`` frames per second.
 
     The first and the last beat are compared with the others to tell whether a turning point that is half cut off lies
     in the clip. A clip of fewer than ``BEATS`` beats, or in which nothing repeats, has none.
     """
     levels = _reduced(frames)
-    found = rhythm(_detrended(levels), fps)
+    found = estimate_rhythm(_detrended(levels), fps)
     if not found.periodicity > CLEAR:
-        return KeyFrames(problem=f"no rhythm of at least {BEATS:g} beats")
+        return KeyFrames(problem=f"no rhythm of at least {MIN_BEATS:g} beats")
     beat = 60 * fps / found.heart_rate
     course = _course(levels, beat)
     near = area_curve(levels, NEAR)
@@ -78,7 +78,7 @@ def key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     return KeyFrames(ed, es, found.heart_rate)
 
 
-def matched(found: Sequence[int], truth: Sequence[int], within: int = 1) -> Matched:
+def match_key_frames(found: Sequence[int], truth: Sequence[int], within: int = 1) -> KeyFrameMatch:
     """Pair ``found`` with ``truth``, frame numbers at most ``within`` apart, once each; the rest did not match."""
     left, hits = sorted(found), 0
     for mark in sorted(truth):
@@ -86,12 +86,12 @@ def matched(found: Sequence[int], truth: Sequence[int], within: int = 1) -> Matc
         if near is not None:  # the earliest that fits: no later mark can be worse off
             left.remove(near)
             hits += 1
-    return Matched(hits, len(truth) - hits, len(left))
+    return KeyFrameMatch(hits, len(truth) - hits, len(left))
 
 
 def _reduced(frames: np.ndarray) -> np.ndarray:
     """Frames with ``SIDE`` pixels or more on the shorter side, each the mean of a square: floats in [-1, 1]."""
-    grey_levels(frames[:1])  # refuses what are no frames
+    gray_levels(frames[:1])  # refuses what are no frames
     factor = max(1, min(frames.shape[1:]) // SIDE)
     height, width = (side // factor * factor for side in frames.shape[1:])
     squares = frames[:, :height, :width].reshape(len(frames), height // factor, factor, width // factor, factor)
@@ -112,7 +112,7 @@ def _course(levels: np.ndarray, beat: float) -> np.ndarray:
 
     A drift, the mean change over a beat of ``beat`` frames, is taken out.
     """
-    moves = smoothed(levels).reshape(len(levels), -1)
+    moves = smooth_frames(levels).reshape(len(levels), -1)
     moves = moves - moves.mean(axis=0)
     values, vectors = np.linalg.eigh(moves @ moves.T)
     course = vectors[:, ::-1][:, :_COMPONENTS] * np.sqrt(np.clip(values[::-1][:_COMPONENTS], 0, None))

@@ -11,7 +11,7 @@ from echodream.metrics.bootstrap import Estimate
 
 
 @dataclass(frozen=True)
-class Products:
+class DotProducts:
     """Scalar products within and between features ``x``, (N, D), and ``y``, (M, D), in float64."""
 
     xx: np.ndarray
@@ -23,7 +23,7 @@ class Products:
     dimensions: int
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> "Products":
+    def of(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
         """Raises ``ValueError`` for what are no features, and for fewer than two."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
@@ -40,16 +40,16 @@ class Products:
         return within, between, others
 
 
-def polynomial(products: Products, degree: int = 3, offset: float = 1.0) -> Estimate:
+def polynomial_mmd(products: DotProducts, degree: int = 3, offset: float = 1.0) -> Estimate:
     """With the kernel (x'y / D + offset)^degree: by default that of the kernel inception distance (arXiv 1801.01401).
 
     ``degree`` 2 and ``offset`` 0 are the kernel of JEDi (arXiv 2410.05203), up to its scale.
     """
     parts = (products.xx, products.xy, products.yy)
-    return discrepancy(*((part / products.dimensions + offset) ** degree for part in parts))
+    return mmd_from_kernels(*((part / products.dimensions + offset) ** degree for part in parts))
 
 
-def gaussian(products: Products) -> Estimate:
+def gaussian_mmd(products: DotProducts) -> Estimate:
     """With the kernel exp(-|x - y|^2 / (2 s^2)) as in CMMD (arXiv 2401.09603).
 
     s^2 is the median squared distance within ``y``, so that no scale needs to be known of the features.
@@ -57,10 +57,10 @@ def gaussian(products: Products) -> Estimate:
     within, between, others = products.squares()
     width = float(np.median(others[np.triu_indices(len(others), 1)]))
     width = width if width > 0 else 1.0
-    return discrepancy(*(np.exp(part / (-2 * width)) for part in (within, between, others)))
+    return mmd_from_kernels(*(np.exp(part / (-2 * width)) for part in (within, between, others)))
 
 
-def discrepancy(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> Estimate:
+def mmd_from_kernels(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> Estimate:
     """From kernels within and between both sets, (N, N), (N, M) and (M, M); a row is not compared with itself."""
     n, m = xy.shape
     x = (xx.sum(axis=1) - xx.diagonal()) / (n - 1)

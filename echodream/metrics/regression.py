@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def regression(predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def regression_metrics(
+    predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """R2 (share of the variance of ``truth``, (N,), that is explained; may be below 0), MAE and RMSE in its unit."""
     w = np.ones((1, len(truth))) if weights is None else weights
     total = w.sum(axis=1)

@@ -13,14 +13,14 @@ from echodream.datamodules.tasks import Classification, Labels
 from echodream.errors import UserError
 from echodream.metrics.classification import (
     confusion_matrix,
-    decided,
-    multiclass,
-    multilabel,
-    multilabel_units,
-    roc,
-    units,
+    known_labels,
+    multiclass_metrics,
+    multiclass_patients,
+    multilabel_metrics,
+    multilabel_patients,
+    roc_curve,
 )
-from echodream.metrics.regression import regression
+from echodream.metrics.regression import regression_metrics
 from echodream.networks.classifiers import Classifier
 from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
 
@@ -72,12 +72,12 @@ class ClassificationTask:
         return functional.cross_entropy(out, target, self.weight.to(out.device))
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics of the softmax probabilities; see ``metrics.classification.multiclass``."""
-        return multiclass(_softmax(out), target, self.names, weights)
+        """Metrics of the softmax probabilities; see ``metrics.classification.multiclass_metrics``."""
+        return multiclass_metrics(_softmax(out), target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """See ``metrics.classification.units``."""
-        return units(target, self.names, patients)
+        """See ``metrics.classification.multiclass_patients``."""
+        return multiclass_patients(target, self.names, patients)
 
     def rescale_output(self, network: Classifier) -> None:
         """No change: the outputs are logits."""
@@ -92,7 +92,7 @@ class ClassificationTask:
         probabilities, metrics = _softmax(out), self.measure(out, target)
         auc = {name: metrics[f"auc_{name}"][0] for name in self.names}
         curves = {
-            f"{name}  AUC {auc[name]:.3f}": roc(probabilities[:, k], target == k)
+            f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k)
             for k, name in enumerate(self.names)
             if np.isfinite(auc[name])
         }
@@ -119,7 +119,7 @@ class RegressionTask:
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """R2, MAE and RMSE in the unit of ``column``."""
-        return regression(out[:, 0] * self.std + self.mean, target, weights)
+        return regression_metrics(out[:, 0] * self.std + self.mean, target, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
         """Empty: there is no exact interval for these metrics."""
@@ -163,12 +163,12 @@ class MultilabelTask:
         return (losses * known).sum() / known.sum().clamp(min=1)
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics of the logits; see ``metrics.classification.multilabel``."""
-        return multilabel(out, target, self.names, weights)
+        """Metrics of the logits; see ``metrics.classification.multilabel_metrics``."""
+        return multilabel_metrics(out, target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """See ``metrics.classification.multilabel_units``."""
-        return multilabel_units(target, self.names, patients)
+        """See ``metrics.classification.multilabel_patients``."""
+        return multilabel_patients(target, self.names, patients)
 
     def rescale_output(self, network: Classifier) -> None:
         """No change: the outputs are logits."""
@@ -181,16 +181,16 @@ class MultilabelTask:
         """ROC curve of each label that has positive and negative images."""
         metrics, curves = self.measure(out, target), {}
         for k, name in enumerate(self.names):
-            rows, positive = decided(target[:, k])
+            rows, positive = known_labels(target[:, k])
             if np.isfinite(auc := metrics[f"auc_{name}"][0]):
-                curves[f"{name}  AUC {auc:.3f}"] = roc(out[rows, k], positive)
+                curves[f"{name}  AUC {auc:.3f}"] = roc_curve(out[rows, k], positive)
         return {"roc": plot_roc(curves)}
 
     def label_counts(self, target: np.ndarray, patients: np.ndarray) -> dict[str, dict[str, int]]:
         """Per label, the numbers of positive and negative images, and of patients with at least one of each kind."""
         counts = {}
         for k, name in enumerate(self.names):
-            rows, positive = decided(target[:, k])
+            rows, positive = known_labels(target[:, k])
             masks = {"positive": positive, "negative": ~positive}
             counts[name] = {kind: int(mask.sum()) for kind, mask in masks.items()}
             counts[name] |= {f"patients_{kind}": len(np.unique(patients[rows][mask])) for kind, mask in masks.items()}

@@ -161,10 +161,10 @@ class MetricLearning(Trainable):
         if self.trainer.world_size > 1:
             parts = [torch.cat([*self.all_gather(part)]) for part in parts]
         embeddings, rows = self.remove_duplicates(*(part.cpu().numpy() for part in parts))
-        kept = verification.spread(self._patient[rows], MAX_COMPARED_FRAMES)
+        kept = verification.subsample_patients(self._patient[rows], MAX_COMPARED_FRAMES)
         embeddings, rows = embeddings[kept], rows[kept]
         patient = self._patient[rows]
-        similarity = verification.similarities(embeddings, self.head.similarity)
+        similarity = verification.similarity_matrix(embeddings, self.head.similarity)
         pairs = self.verification_pairs = verification.all_pairs(similarity, patient)
         auc = verification.bootstrap_pairs(pairs, verification.auc)
         values = {
@@ -172,9 +172,9 @@ class MetricLearning(Trainable):
             "auc_low": auc.low,
             "auc_high": auc.high,
             "auc_other": verification.auc(verification.all_pairs(similarity, patient, rows)),
-            "tar_far_1e-2": verification.tar_at(pairs, 1e-2),
-            "tar_far_1e-3": verification.tar_at(pairs, 1e-3),
-            "rank1": verification.rank1(similarity, patient, rows),
+            "tar_far_1e-2": verification.tar_at_far(pairs, 1e-2),
+            "tar_far_1e-3": verification.tar_at_far(pairs, 1e-3),
+            "rank1": verification.rank1_accuracy(similarity, patient, rows),
         }
         for name, value in values.items():
             if not math.isnan(value):  # NaN: too few patients for this metric

@@ -15,13 +15,12 @@ from echodream.artifact import FACTS, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.dataset import EpochSampler, ViewDataset, collate
 from echodream.datamodules.frame_budget_batches import FrameBatch
-from echodream.datamodules.normalization import from_uint8, to_uint8
+from echodream.datamodules.normalization import PosteriorMoments, from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
-from echodream.metrics.image_quality import bicubic_round_trip, mae, moving, psnr, ssim
-from echodream.metrics.moments import PosteriorMoments
+from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.modules.trainable import Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder
 from echodream.types import Batch
@@ -146,7 +145,7 @@ class VAE(Trainable):
 
     def _log_quality(self, batch: Batch, stage: str) -> Tensor:
         clips = batch["x"]
-        mask = moving(clips).flatten(0, 1)
+        mask = moving_pixels(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = self.reconstruct(x).float()
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))

@@ -10,7 +10,7 @@ from torch import Tensor
 from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
-from echodream.metrics.moments import PosteriorMoments
+from echodream.datamodules.normalization import PosteriorMoments
 from echodream.modules.vae import VaeEncoder, load_vae
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor
 from echodream.runs.predict import PredictData, run_prediction

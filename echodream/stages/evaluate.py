@@ -9,15 +9,28 @@ from typing import Any
 from echodream import validation
 from echodream.errors import UserError
 from echodream.evaluation import table
-from echodream.evaluation.adherence import adherence, identity, load_regressor
-from echodream.evaluation.cardiac_cycle import Beats, beats, curves
-from echodream.evaluation.distances import FeatureSets, agreement, check_classes, distances, doubts, speeds
-from echodream.evaluation.extractors import load_extractors
-from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, RecordingSet, check_size, part
-from echodream.evaluation.figures import Figure, plain
-from echodream.evaluation.protocol import FILE, Protocol, agreed, replay
+from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
+from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, cardiac_cycle_metrics, frame_difference_curves
+from echodream.evaluation.distances import (
+    FeatureSets,
+    check_classes,
+    class_agreement,
+    fidelity_metrics,
+    frame_rate_warning,
+    training_data_warnings,
+)
+from echodream.evaluation.feature_extraction import (
+    ExtractedFeatures,
+    FeatureExtraction,
+    RecordingSet,
+    check_frame_size,
+    load_recordings,
+)
+from echodream.evaluation.protocol import FILE, Protocol, sample_counts, samples_per_set
+from echodream.evaluation.table import MetricRecord, json_value
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
+from echodream.networks.extractors.registry import load_extractors
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 
@@ -58,11 +71,13 @@ def evaluate(
     networks = load_extractors(extractors, lengths)
     judge = judging(artifact, networks)
     number = None if regressor is None else load_regressor(regressor)
-    test, train = (part(real, "real", split) for split in ("TEST", "TRAIN"))
-    made = {key: part(path, key) for key, path in (("images", images), ("videos", videos)) if path is not None}
+    test, train = (load_recordings(real, "real", split) for split in ("TEST", "TRAIN"))
+    made = {
+        key: load_recordings(path, key) for key, path in (("images", images), ("videos", videos)) if path is not None
+    }
     _check((test, train, *made.values()), [*networks, *([number] if number else [])], judge)
     rules = Protocol(seed, most, neighbours, {each.name: each.facts() for each in networks}, _source(test), {})
-    counts = None if protocol is None else replay(protocol, rules)
+    counts = None if protocol is None else sample_counts(protocol, rules)
     section = Sections(FeatureExtraction(most, batch, seed), networks, judge, rules, (protocol, counts), least)
     judged = {key: section.judged(key, side, test, train) for key, side in made.items()}
     found: dict[str, Any] = {**judged}
@@ -73,9 +88,9 @@ def evaluate(
     rules = replace(rules, count=section.used)
     record = {"protocol": rules.record(), **found, "command": command, "code_version": code_version}
     Path(dst).mkdir(parents=True, exist_ok=True)
-    write_record(Path(dst) / FILE, plain(rules.record()))
-    write_record(Path(dst) / REPORT, plain(record))
-    return Summary(f"evaluate: {dst}/{REPORT} done", dict(table.lines(found)), files=(REPORT, FILE))
+    write_record(Path(dst) / FILE, json_value(rules.record()))
+    write_record(Path(dst) / REPORT, json_value(record))
+    return Summary(f"evaluate: {dst}/{REPORT} done", dict(table.summary_lines(found)), files=(REPORT, FILE))
 
 
 class Sections:
@@ -85,7 +100,7 @@ class Sections:
         self,
         look: FeatureExtraction,
         networks: Sequence[Extractor],
-        judge: Encoder | None,
+        judge: ClassifierExtractor | None,
         rules: Protocol,
         wanted: tuple[str | None, Mapping[str, int] | None],
         least: int,
@@ -94,23 +109,23 @@ class Sections:
         self.wanted, self.least = wanted, least
         self.used: dict[str, int] = {}
 
-    def judged(self, key: str, made: RecordingSet, test: RecordingSet, train: RecordingSet) -> dict[str, Figure]:
+    def judged(self, key: str, made: RecordingSet, test: RecordingSet, train: RecordingSet) -> dict[str, MetricRecord]:
         """All figures of ``made``, the store that was given as ``key``."""
-        found: dict[str, Figure] = {}
+        found: dict[str, MetricRecord] = {}
         for network in self.networks:
             for name, frames, look in self._ways(key, network):
-                sight = FeatureSets.of(network, frames, look, (made, test, train))
-                count = agreed(*self.wanted, name, sight.count(), self.least)
+                sight = FeatureSets.extract(network, frames, look, (made, test, train))
+                count = samples_per_set(*self.wanted, name, sight.count(), self.least)
                 if self.used.setdefault(name, count) != count:
                     raise UserError(f"{name}: {network.name} is given other samples than the extractors before it")
-                told = speeds(made, test) if frames > 1 else []
-                told += doubts(network, test) if isinstance(network, Encoder) else []
-                found |= distances(sight, count, self.rules.neighbours, self.rules.seed, told)
+                told = frame_rate_warning(made, test) if frames > 1 else []
+                told += training_data_warnings(network, test) if isinstance(network, ClassifierExtractor) else []
+                found |= fidelity_metrics(sight, count, self.rules.neighbours, self.rules.seed, told)
                 if network is self.judge:
-                    found |= agreement(network, (made, sight.synthetic), (test, sight.test), self.rules.seed)
+                    found |= class_agreement(network, (made, sight.synthetic), (test, sight.test), self.rules.seed)
         if self.judge is not None and self.judge not in self.networks:
             (_, _, look), *_ = self._ways(key, self.judge)
-            found |= agreement(self.judge, (made, look(made)), (test, look(test)), self.rules.seed)
+            found |= class_agreement(self.judge, (made, look(made)), (test, look(test)), self.rules.seed)
         return found
 
     def _ways(
@@ -126,31 +141,37 @@ class Sections:
 
 
 def _along(
-    made: RecordingSet, test: RecordingSet, look: FeatureExtraction, number: Encoder | None, audit: str | None
+    made: RecordingSet,
+    test: RecordingSet,
+    look: FeatureExtraction,
+    number: ClassifierExtractor | None,
+    audit: str | None,
 ) -> dict[str, Any]:
     """What is told of videos alone: how hearts beat, the number they should show, and whether they stay one person."""
-    both = Beats(made, look), Beats(test, look)
-    figures, lines = identity(audit, made)
-    shown = {"frame difference": curves(*both)} | ({"identity": lines} if lines else {})
+    both = CardiacCycleMetrics(made, look), CardiacCycleMetrics(test, look)
+    figures, lines = identity_over_time(audit, made)
+    shown = {"frame difference": frame_difference_curves(*both)} | ({"identity": lines} if lines else {})
     asked = {} if number is None else dict(adherence(number, look, made, test))
-    return {"beat": {**dict(beats(*both)), **asked, **figures}, "curves": shown}
+    return {"beat": {**dict(cardiac_cycle_metrics(*both)), **asked, **figures}, "curves": shown}
 
 
-def judging(artifact: str | None, networks: Sequence[Extractor]) -> Encoder | None:
+def judging(artifact: str | None, networks: Sequence[Extractor]) -> ClassifierExtractor | None:
     """The classifier ``artifact``, which is asked for classes: one of ``networks`` where it is among them."""
     if artifact is None:
         return None
-    judge = Encoder(artifact)
-    return next((each for each in networks if isinstance(each, Encoder) and each.weights == judge.weights), judge)
+    judge = ClassifierExtractor(artifact)
+    return next(
+        (each for each in networks if isinstance(each, ClassifierExtractor) and each.weights == judge.weights), judge
+    )
 
 
-def _check(sides: Sequence[RecordingSet], networks: Sequence[Extractor], judge: Encoder | None) -> None:
+def _check(sides: Sequence[RecordingSet], networks: Sequence[Extractor], judge: ClassifierExtractor | None) -> None:
     """Refuse stores that the networks cannot look at, before any of them is asked."""
     for side in sides:
         if judge is not None:
             check_classes(side, judge)
-        for encoder in [each for each in (*networks, judge) if isinstance(each, Encoder)]:
-            check_size(side, encoder)
+        for encoder in [each for each in (*networks, judge) if isinstance(each, ClassifierExtractor)]:
+            check_frame_size(side, encoder)
 
 
 def _source(side: RecordingSet) -> dict[str, Any]:

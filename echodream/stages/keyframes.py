@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.metrics.key_frames import KeyFrames, Matched, key_frames, matched
+from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
 from echodream.runs.atomic_folder import share_file
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
@@ -80,7 +80,7 @@ def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: st
 def look(job: Job) -> KeyFrames:
     """Find the key frames of one recording."""
     pixels = read_video(job.path, job.channels, None, job.frames)
-    return key_frames(pixels.mean(axis=-1).round().astype("uint8"), job.fps)
+    return detect_key_frames(pixels.mean(axis=-1).round().astype("uint8"), job.fps)
 
 
 def _jobs(store: Store) -> list[Job]:
@@ -138,14 +138,14 @@ def _facts(store: Store, made: Store) -> dict[str, object]:
     return facts
 
 
-def _against(store: Store, made: "pd.DataFrame", kind: str) -> list[Matched]:
+def _against(store: Store, made: "pd.DataFrame", kind: str) -> list[KeyFrameMatch]:
     """What was found beside the marks that ``store`` has of its own, for each recording that has some."""
     own = {name: _numbers(text) for name, text in zip(store.table["FileName"], store.table[kind], strict=True)}
     found = zip(made["FileName"], made[kind], strict=True)
-    return [matched(_numbers(text), own[name], WITHIN) for name, text in found if own.get(name)]
+    return [match_key_frames(_numbers(text), own[name], WITHIN) for name, text in found if own.get(name)]
 
 
-def _told(pairs: Sequence[Matched]) -> str:
+def _told(pairs: Sequence[KeyFrameMatch]) -> str:
     hits, missed, invented = (sum(getattr(pair, part) for pair in pairs) for part in ("hits", "missed", "invented"))
     return (
         f"of {hits + missed} marks that src has in {len(pairs)} recordings {100 * hits / (hits + missed):.1f} % were "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
-from echodream.evaluation.classifier_inference import Model, answers, open_model
+from echodream.evaluation.classifier_inference import OpenClassifier, open_classifier, predict_split
 from echodream.runs.atomic_folder import share_file
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
@@ -45,7 +45,7 @@ def label(*, src: str, dst: str, artifacts: Sequence[str], batch: int, command: 
     folders = [artifacts] if isinstance(artifacts, str) else [str(folder) for folder in artifacts or []]
     if not folders:
         raise UserError("artifacts= is empty: give the folder of one classifier at least")
-    store, models = Store(src, kind="video"), [open_model(folder) for folder in folders]
+    store, models = Store(src, kind="video"), [open_classifier(folder) for folder in folders]
     if Path(dst).resolve() == store.root.resolve():
         raise UserError(f"dst={dst} is the store that is read: a store is never changed, choose another dst=")
     _check(store, models)
@@ -79,7 +79,7 @@ def merged(parts: Sequence[Answers]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return part, places[part, rows], best[part, rows]
 
 
-def _check(store: Store, models: Sequence[Model]) -> None:
+def _check(store: Store, models: Sequence[OpenClassifier]) -> None:
     if not len(store):
         raise UserError(f"src={store.root} holds no recording: there is nothing to label")
     known: dict[int, str] = {}
@@ -95,7 +95,7 @@ def _check(store: Store, models: Sequence[Model]) -> None:
         )
 
 
-def _said(store: Store, models: Sequence[Model], batch: int) -> dict[str, dict[str, Any]]:
+def _said(store: Store, models: Sequence[OpenClassifier], batch: int) -> dict[str, dict[str, Any]]:
     """The new columns of each recording."""
     outputs = [_outputs(model, store, batch) for model in models]
     names = outputs[0].index.tolist()
@@ -114,17 +114,17 @@ def _said(store: Store, models: Sequence[Model], batch: int) -> dict[str, dict[s
     return found
 
 
-def _outputs(model: Model, store: Store, batch: int) -> pd.DataFrame:
+def _outputs(model: OpenClassifier, store: Store, batch: int) -> pd.DataFrame:
     """A row for each recording, in the order of the store."""
     there = [split for split in SPLITS if (store.table["Split"] == split).any()]
     tables = []
     for split in there:
-        rows, outputs = answers(model, store, split, batch)
+        rows, outputs = predict_split(model, store, split, batch)
         tables.append(pd.DataFrame(outputs, index=rows["FileName"]))
     return pd.concat(tables).loc[store.table["FileName"]]
 
 
-def _parts(models: Sequence[Model], outputs: Sequence[pd.DataFrame]) -> list[Answers]:
+def _parts(models: Sequence[OpenClassifier], outputs: Sequence[pd.DataFrame]) -> list[Answers]:
     """Probabilities of the classifiers, those of the same classes averaged, in the order of the first of each."""
     groups: dict[tuple[int, ...], list[np.ndarray]] = {}
     names: dict[tuple[int, ...], list[str]] = {}

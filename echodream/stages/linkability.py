@@ -16,7 +16,7 @@ from echodream.anonymization.comparison_spaces import AveragedViews, comparison_
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_version_pairs
 from echodream.errors import UserError
-from echodream.metrics import verification_threshold as at
+from echodream.metrics import verification
 from echodream.metrics.verification import Pairs, auc, bootstrap_pairs
 from echodream.privacy.attacks.linkability import linkability as attack
 from echodream.runs.atomic_folder import write_record
@@ -107,7 +107,7 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
     """Similarity of ``x[i]`` and ``y[j]``, unit vectors, for each pair (i, j) of ``pairs``, (P, 2)."""
     first, second = torch.from_numpy(pairs).T
     score = (x[first].double() * y[second].double()).sum(dim=1).numpy()
-    return at.pairs_of(score, images.patients[pairs[:, 0]], images.patients[pairs[:, 1]])
+    return verification.pairs_from_scores(score, images.patients[pairs[:, 0]], images.patients[pairs[:, 1]])
 
 
 def _thresholds(
@@ -116,7 +116,7 @@ def _thresholds(
     """The thresholds that exist, by name, and the record of both: the threshold, or why there is none."""
     if not pairs.same.any() or pairs.same.all():
         raise UserError(f"{folder}/VAL.csv must have pairs of one patient and pairs of two: run stage=pairs again")
-    best, strict = at.by_folds(pairs, folds, seed), at.at_far(pairs, far)
+    best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)
     thresholds, name = {"best F1": best.threshold}, f"FAR {far:g}"
     record: dict[str, dict[str, Any]] = {"best F1": {**asdict(best), "squared distance": 2 - 2 * best.threshold}}
     if math.isfinite(strict):
@@ -137,15 +137,17 @@ def _verification(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, s
     def with_interval(statistic: Any) -> dict[str, float]:
         return asdict(bootstrap_pairs(pairs, statistic, repeats, seed=seed))
 
-    figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(at.eer)}
+    figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
-        figures[name] = {rate: with_interval(partial(_rate, threshold=threshold, name=rate)) for rate in at.NAMES}
+        figures[name] = {
+            rate: with_interval(partial(_rate, threshold=threshold, name=rate)) for rate in verification.RATE_NAMES
+        }
     same = int(pairs.same.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 
 
 def _rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, name: str) -> float:
-    return float(getattr(at.rates(pairs, threshold, weight), name))
+    return float(getattr(verification.verification_rates(pairs, threshold, weight), name))
 
 
 def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple[dict[str, Any] | None, str | None]:

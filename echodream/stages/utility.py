@@ -10,10 +10,10 @@ import pandas as pd
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.evaluation.classifier_inference import Model, answers, open_model
+from echodream.evaluation.classifier_inference import OpenClassifier, open_classifier, predict_split
 from echodream.metrics.bootstrap import CONFIDENCE, bootstrap_interval, bootstrap_weights, paired_ratio
-from echodream.metrics.classification import binary, binary_units
-from echodream.metrics.regression import regression
+from echodream.metrics.classification import binary_metrics, binary_patients
+from echodream.metrics.regression import regression_metrics
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
 from echodream.store import Store
@@ -38,7 +38,7 @@ class Question:
 class Side:
     """What the models of one role say of the test patients."""
 
-    model: Model
+    model: OpenClassifier
     table: pd.DataFrame
     out: np.ndarray
     """(N, K)."""
@@ -68,7 +68,7 @@ def utility(
     validation.whole_number("repeats", repeats, 100)
     store = Store(real, kind="video")
     models = _opened(artifacts, store.checksum)
-    sides = {role: [Side(m, *answers(m, store, "TEST", batch)) for m in of] for role, of in models.items()}
+    sides = {role: [Side(m, *predict_split(m, store, "TEST", batch)) for m in of] for role, of in models.items()}
     judged = {}
     for question in _questions(tasks, sides, store):
         chosen = {role: side for role, of in sides.items() if (side := _able(question, of, store)) is not None}
@@ -96,12 +96,12 @@ def _folders(given: Any) -> list[str]:
     return [] if given is None else [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
 
 
-def _opened(artifacts: Mapping[str, Any], source: str) -> dict[str, list[Model]]:
+def _opened(artifacts: Mapping[str, Any], source: str) -> dict[str, list[OpenClassifier]]:
     """The models that are there, by role, checked: of what they were trained on, and on whom."""
     if unknown := sorted(set(artifacts) - set(ROLES)):
         raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
     found = {
-        role: [open_model(folder) for folder in _folders(artifacts.get(role)) if Path(folder).is_dir()]
+        role: [open_classifier(folder) for folder in _folders(artifacts.get(role)) if Path(folder).is_dir()]
         for role in ROLES
     }
     found = {role: models for role, models in found.items() if models}
@@ -207,11 +207,11 @@ def _judged(question: Question, sides: Mapping[str, Side], repeats: int, seed: i
     if question.positive is not None and not 0 < truth[counts].sum() < counts.sum():
         raise UserError(f"{question.name}: TEST has patients of one of the two classes only: choose tasks=")
     weights = bootstrap_weights(patients, repeats, seed)
-    measure = regression if question.positive is None else binary
+    measure = regression_metrics if question.positive is None else binary_metrics
     found = {}
     for role, side in sides.items():
         found[role] = measure(_said(question, side)[counts], _truth(question, side)[1][counts], weights)
-    of = {} if question.positive is None else binary_units(truth[counts], patients)
+    of = {} if question.positive is None else binary_patients(truth[counts], patients)
     entry: dict[str, Any] = {
         role: {name: _plain(value, of.get(name)) for name, value in values.items()} for role, values in found.items()
     }
@@ -249,7 +249,7 @@ def _note(entry: Mapping[str, Any], sides: Mapping[str, Side]) -> str:
     return " ".join(notes)
 
 
-def _told(model: Model) -> dict[str, Any]:
+def _told(model: OpenClassifier) -> dict[str, Any]:
     """What the record says of a model."""
     kept = ["train_on", "trained", "ratio", "stores", "synthetic_labels", "class_names", "column"]
     kept += ["frames", "stride", "start"]

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
-from echodream.evaluation.classifier_inference import answers, open_model
+from echodream.evaluation.classifier_inference import open_classifier, predict_split
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
-from echodream.metrics.classification import multiclass, units
-from echodream.metrics.regression import regression
+from echodream.metrics.classification import multiclass_metrics, multiclass_patients
+from echodream.metrics.regression import regression_metrics
 from echodream.networks.classifiers import RUNS_FILE
 from echodream.runs.atomic_folder import first_process
 from echodream.store.checksums import file_sha256
@@ -131,19 +131,19 @@ def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, An
     parts = []
     for run in runs:
         data = instantiate(single(cfg, run, folder / run.name).datamodule)
-        model = open_model(str(folder / run.name / "artifact"))
-        table, out = answers(model, data.store, "TEST", data.batch_size)
+        model = open_classifier(str(folder / run.name / "artifact"))
+        table, out = predict_split(model, data.store, "TEST", data.batch_size)
         parts.append((model.facts, table, out))
     facts = parts[0][0]
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in parts])
     outs, weights = np.concatenate([out for _, _, out in parts]), bootstrap_weights(patients, cfg.model.repeats)
     truth = np.concatenate([_truth(facts, table) for _, table, _ in parts])
     if facts["task"] == "regression":
-        figures, of = regression(outs[:, 0], truth, weights), {}
+        figures, of = regression_metrics(outs[:, 0], truth, weights), {}
     else:
         shares = np.exp(outs - outs.max(axis=1, keepdims=True))
-        figures = multiclass(shares / shares.sum(axis=1, keepdims=True), truth, facts["class_names"], weights)
-        of = units(truth, facts["class_names"], patients)
+        figures = multiclass_metrics(shares / shares.sum(axis=1, keepdims=True), truth, facts["class_names"], weights)
+        of = multiclass_patients(truth, facts["class_names"], patients)
     plain = {
         name: {
             key: value if math.isfinite(value) else None

@@ -10,9 +10,9 @@ import torch
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
-from echodream.evaluation.adherence import adherence, identity, load_regressor
-from echodream.evaluation.distances import FeatureSets, distances
-from echodream.evaluation.features import ExtractedFeatures, FeatureExtraction, part
+from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
+from echodream.evaluation.distances import FeatureSets, fidelity_metrics
+from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, load_recordings
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.inception_score import inception_score
 from echodream.networks.classifiers import Classifier
@@ -39,7 +39,7 @@ def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
 
 def test_only_inception_gives_fid_kid_and_is() -> None:
     seen = sight(Inception, 1)
-    found = dict(distances(seen, N, 2, 0))
+    found = dict(fidelity_metrics(seen, N, 2, 0))
     rest = ("rbf", "quadratic", "precision", "recall", "density", "coverage")
     assert set(found) == {"FID", "KID", "IS", *(f"{name}[inception]" for name in rest)}
     for which, side in ((found["IS"], seen.synthetic), (found["IS"]["floor"], seen.test)):
@@ -49,23 +49,23 @@ def test_only_inception_gives_fid_kid_and_is() -> None:
 
 
 def test_only_i3d_at_16_and_128_frames_gives_fvd() -> None:
-    assert "FVD16" in dict(distances(sight(I3d, 16), N, 2, 0))
-    assert "FVD128" in dict(distances(sight(I3d, 128), N, 2, 0, ["slow"]))
-    found = dict(distances(sight(I3d, 32), N, 2, 0, ["slow"]))
+    assert "FVD16" in dict(fidelity_metrics(sight(I3d, 16), N, 2, 0))
+    assert "FVD128" in dict(fidelity_metrics(sight(I3d, 128), N, 2, 0, ["slow"]))
+    found = dict(fidelity_metrics(sight(I3d, 32), N, 2, 0, ["slow"]))
     assert not [name for name in found if name.startswith("FVD")]
     warning = found["frechet[i3d, 32 frames]"]["warning"]
     assert "published figures use 2,048 samples; slow" in warning
 
 
 def test_clips_that_last_longer_are_told(tmp_path: Path) -> None:
-    from echodream.evaluation.distances import speeds
+    from echodream.evaluation.distances import frame_rate_warning
 
     write(tmp_path / "slow", ["TRAIN"] * 3, synthetic=True)
     write(tmp_path / "real", ["TEST"] * 3)
-    made, real = part(str(tmp_path / "slow"), "videos"), part(str(tmp_path / "real"), "real")
-    assert speeds(made, real) == []
+    made, real = load_recordings(str(tmp_path / "slow"), "videos"), load_recordings(str(tmp_path / "real"), "real")
+    assert frame_rate_warning(made, real) == []
     made.rows["FPS"] = 50.0
-    assert "synthetic videos have 50 frames per second, real ones 32" in speeds(made, real)[0]
+    assert "synthetic videos have 50 frames per second, real ones 32" in frame_rate_warning(made, real)[0]
 
 
 def reader(root: Path) -> Path:
@@ -87,7 +87,10 @@ def test_the_number_that_was_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "videos", ["TRAIN"] * 5, 100, synthetic=True, **numbers)
     write(tmp_path / "real", ["TEST"] * 4, EF=lambda k: 40 + k)
     encoder, look = load_regressor(str(reader(tmp_path / "ef"))), FeatureExtraction(100, 2, 0)
-    made, real = part(str(tmp_path / "videos"), "videos"), part(str(tmp_path / "real"), "real", "TEST")
+    made, real = (
+        load_recordings(str(tmp_path / "videos"), "videos"),
+        load_recordings(str(tmp_path / "real"), "real", "TEST"),
+    )
     found = dict(adherence(encoder, look, made, real))
     for side, which in ((made, lambda each: each), (real, lambda each: each["floor"])):
         seen = look.clips(side, encoder, 4, 3)
@@ -103,7 +106,7 @@ def test_the_number_that_was_asked_for(tmp_path: Path) -> None:
     assert (found["EF R2"]["better"], found["EF MAE"]["better"]) == ("higher", "lower")
     write(tmp_path / "without", ["TRAIN"] * 3, synthetic=True)
     with pytest.raises(UserError, match=r"videos=.*without has no column EF, which regressor= reads"):
-        dict(adherence(encoder, look, part(str(tmp_path / "without"), "videos"), real))
+        dict(adherence(encoder, look, load_recordings(str(tmp_path / "without"), "videos"), real))
 
 
 def test_identity_is_that_of_an_audit_of_the_same_latents(tmp_path: Path) -> None:
@@ -118,9 +121,9 @@ def test_identity_is_that_of_an_audit_of_the_same_latents(tmp_path: Path) -> Non
         return str(tmp_path / "audit.json")
 
     write(tmp_path / "videos", ["TRAIN"] * 3, synthetic=True)
-    made = part(str(tmp_path / "videos"), "videos")
+    made = load_recordings(str(tmp_path / "videos"), "videos")
     made.store.dataset.settings["source"] = "a" * 64
-    figures, curves = identity(record("a" * 64), made)
+    figures, curves = identity_over_time(record("a" * 64), made)
     found = figures["identity lost along a sample"]
     assert (found["value"], found["low"], found["high"], found["count"]) == (0.1, 0.05, 0.2, 52)
     assert found["floor"] == {"value": 0, "low": 0, "high": 0.1, "count": 50}
@@ -130,4 +133,4 @@ def test_identity_is_that_of_an_audit_of_the_same_latents(tmp_path: Path) -> Non
         4,
     )
     for other in (record("b" * 64), str(tmp_path / "absent.json"), None):
-        assert identity(other, made) == ({}, {})
+        assert identity_over_time(other, made) == ({}, {})

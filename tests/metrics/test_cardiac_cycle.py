@@ -10,12 +10,12 @@ from echodream.ingest.phantom import Phantom
 from echodream.metrics.cardiac_cycle import (
     Rhythm,
     area_curve,
-    change_curve,
+    estimate_rhythm,
+    frame_difference_curve,
     jump_ratio,
-    rhythm,
+    percentile_range,
     seam_ratio,
     sector,
-    swing,
 )
 from echodream.phantom.render import label_areas, render
 
@@ -42,21 +42,21 @@ def beating(rate: float, frames: int, fps: float = FPS, noise: float = 10.0) -> 
 @pytest.mark.parametrize("rate", [41.0, 63.0, 77.7, 100.3, 171.0])
 def test_a_planted_rate_is_found_to_a_fraction_of_a_frame(rate: float) -> None:
     """One frame more or less would be off by 1 to 9 %."""
-    found = rhythm(beating(rate, 150), FPS)
+    found = estimate_rhythm(beating(rate, 150), FPS)
     assert found.heart_rate == pytest.approx(rate, rel=0.006)
     assert found.periodicity > 0.9
 
 
 def test_the_rate_is_of_the_clock_and_not_of_the_frames() -> None:
     frames = beating(70, 100)
-    assert rhythm(frames, 2 * FPS).heart_rate == pytest.approx(2 * rhythm(frames, FPS).heart_rate)
+    assert estimate_rhythm(frames, 2 * FPS).heart_rate == pytest.approx(2 * estimate_rhythm(frames, FPS).heart_rate)
 
 
 def test_noise_and_wandering_lower_the_periodicity() -> None:
     rng = np.random.default_rng(1)
-    regular = rhythm(beating(75, 120), FPS).periodicity
+    regular = estimate_rhythm(beating(75, 120), FPS).periodicity
     phase = np.cumsum(2 * math.pi * 75 / 60 / FPS * (1 + 0.5 * np.repeat(rng.standard_normal(12), 10)))
-    wandering = rhythm(chamber(400 + 150 * np.cos(phase), 10.0), FPS)
+    wandering = estimate_rhythm(chamber(400 + 150 * np.cos(phase), 10.0), FPS)
     assert math.isnan(wandering.periodicity) or wandering.periodicity < regular - 0.1
 
 
@@ -64,14 +64,14 @@ def test_noise_and_wandering_lower_the_periodicity() -> None:
     "still", [np.zeros((60, H, W), np.uint8), np.full((60, H, W), 90, np.uint8), chamber(np.full(60, 400.0))]
 )
 def test_what_stands_still_has_no_rhythm(still: np.ndarray) -> None:
-    assert math.isnan(rhythm(still, FPS).heart_rate)
-    assert not swing(area_curve(still)) > 1e-9
-    assert change_curve(still).max() == 0
+    assert math.isnan(estimate_rhythm(still, FPS).heart_rate)
+    assert not percentile_range(area_curve(still)) > 1e-9
+    assert frame_difference_curve(still).max() == 0
 
 
 def test_noise_alone_has_no_rhythm() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, H, W), dtype=np.uint8)
-    assert math.isnan(rhythm(noise, FPS).heart_rate)
+    assert math.isnan(estimate_rhythm(noise, FPS).heart_rate)
 
 
 @pytest.mark.parametrize("beats", [0.3, 0.6, 0.8, 1.0, 1.2, 1.4])
@@ -79,8 +79,8 @@ def test_less_than_a_beat_and_a_half_has_no_rate(beats: float) -> None:
     length = int(beats * 60 / 75 * FPS)
     whole = beating(75, 60)
     for first in range(0, 26, 5):
-        assert math.isnan(rhythm(whole[first : first + length], FPS).heart_rate)
-    assert math.isfinite(rhythm(whole[: int(1.75 * 60 / 75 * FPS)], FPS).heart_rate)
+        assert math.isnan(estimate_rhythm(whole[first : first + length], FPS).heart_rate)
+    assert math.isfinite(estimate_rhythm(whole[: int(1.75 * 60 / 75 * FPS)], FPS).heart_rate)
 
 
 def test_the_area_is_the_disc_as_a_share_of_the_sector() -> None:
@@ -89,7 +89,7 @@ def test_the_area_is_the_disc_as_a_share_of_the_sector() -> None:
     curve = area_curve(chamber(area, 10.0))
     assert curve == pytest.approx(truth, abs=0.012)
     assert np.corrcoef(curve, truth)[0, 1] > 0.998
-    assert swing(curve) == pytest.approx(0.9 * (truth[-1] - truth[0]), rel=0.05)
+    assert percentile_range(curve) == pytest.approx(0.9 * (truth[-1] - truth[0]), rel=0.05)
 
 
 def test_the_sector_includes_dark_chambers_and_no_border() -> None:
@@ -101,9 +101,9 @@ def test_the_sector_includes_dark_chambers_and_no_border() -> None:
 def test_pixels_and_floats_are_the_same() -> None:
     frames = beating(80, 70)
     floats = frames.astype(np.float32) / 127.5 - 1
-    assert rhythm(floats, FPS).heart_rate == pytest.approx(rhythm(frames, FPS).heart_rate, rel=1e-4)
+    assert estimate_rhythm(floats, FPS).heart_rate == pytest.approx(estimate_rhythm(frames, FPS).heart_rate, rel=1e-4)
     assert area_curve(floats) == pytest.approx(area_curve(frames), abs=1e-4)
-    assert change_curve(floats) == pytest.approx(change_curve(frames), rel=1e-4)
+    assert frame_difference_curve(floats) == pytest.approx(frame_difference_curve(frames), rel=1e-4)
 
 
 def test_jumps_by_hand() -> None:
@@ -130,7 +130,7 @@ def test_a_switch_between_two_poses_is_told_from_a_movement() -> None:
 def test_changes_and_seams_by_hand() -> None:
     levels = np.array([10, 12, 14, 30, 32, 34, 30])
     frames = np.broadcast_to(levels[:, None, None], (7, 5, 4)).astype(np.uint8)
-    assert change_curve(frames).tolist() == [2, 2, 16, 2, 2, 4]
+    assert frame_difference_curve(frames).tolist() == [2, 2, 16, 2, 2, 4]
     assert seam_ratio(frames, [3]) == pytest.approx(16 / 2.4)
     assert seam_ratio(frames, [3, 6]) == pytest.approx(10 / 2)
     assert seam_ratio(frames, [3, 3]) == pytest.approx(16 / 2.4)
@@ -146,7 +146,7 @@ def test_changes_and_seams_by_hand() -> None:
 )
 def test_other_frames_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"not \(F, H, W\)|not uint8 or floats"):
-        change_curve(wrong)
+        frame_difference_curve(wrong)
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +162,7 @@ def test_the_phantoms_heart_rates() -> None:
     errors = []
     for frames, _, rate in phantoms():
         assert len(frames) / FPS * rate / 60 >= 2
-        found: Rhythm = rhythm(frames, FPS)
+        found: Rhythm = estimate_rhythm(frames, FPS)
         errors.append(abs(found.heart_rate / rate - 1))
         assert found.periodicity > 0.8
     assert len(errors) >= 20
@@ -185,5 +185,5 @@ def test_parts_of_the_phantoms_beats_have_no_rate_or_the_right_one() -> None:
         for beats in (0.5, 0.9, 1.3, 1.6):
             length = int(beats * 60 / rate * FPS)
             for first in (0, 9, 18):
-                found = rhythm(frames[first : first + length], FPS).heart_rate
+                found = estimate_rhythm(frames[first : first + length], FPS).heart_rate
                 assert math.isnan(found) or found == pytest.approx(rate, rel=0.1)

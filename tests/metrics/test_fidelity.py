@@ -5,8 +5,8 @@ import pytest
 
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import METRICS, Features, compare_features, fidelity_metric
-from echodream.metrics.frechet import frechet
-from echodream.metrics.mmd import Products, gaussian, polynomial
+from echodream.metrics.frechet import frechet_distance
+from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 
 N, D = 20, 4
 
@@ -21,9 +21,9 @@ def test_the_floor_is_of_training_against_test() -> None:
     found = compare_features(synthetic, test, train)
     assert set(found) == set(METRICS) - {"IS"}
     for which, other in (("value", synthetic), ("floor", train)):
-        products = Products.of(other.rows, test.rows)
-        truth = {"frechet": frechet(other.rows, test.rows), "kernel": polynomial(products).value}
-        truth |= {"rbf": gaussian(products).value, "quadratic": polynomial(products, 2, 0.0).value}
+        products = DotProducts.of(other.rows, test.rows)
+        truth = {"frechet": frechet_distance(other.rows, test.rows), "kernel": polynomial_mmd(products).value}
+        truth |= {"rbf": gaussian_mmd(products).value, "quadratic": polynomial_mmd(products, 2, 0.0).value}
         for name, value in truth.items():
             assert getattr(found[name], which).value == pytest.approx(value), (which, name)
     for name, each in found.items():

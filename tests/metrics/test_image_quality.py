@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from echodream.metrics.image_quality import bicubic_round_trip, mae, moving, psnr, ssim
+from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 
 B, C, F, H, W = 2, 3, 4, 24, 40
 
@@ -90,7 +90,7 @@ def test_what_moves_by_hand() -> None:
     clip = torch.full((1, 2, F, 5, 7), -1.0)  # one channel of two suffices
     clip[0, 1, 2:, 3, 4] = -1 + 17 / 127.5  # 17 grey levels brighter from frame 2 on
     clip[0, 0, 3, 0, 0] = -1 + 15 / 127.5  # not enough
-    found = moving(clip)
+    found = moving_pixels(clip)
     assert found.shape == (1, F, 5, 7)
     assert found.nonzero().tolist() == [[0, 2, 3, 4]]
 
@@ -98,12 +98,12 @@ def test_what_moves_by_hand() -> None:
 def test_the_first_frame_is_compared_with_the_second() -> None:
     clip = torch.zeros(1, 1, F, 5, 7)
     clip[0, 0, 0, 1, 2] = 1.0
-    assert moving(clip).nonzero().tolist() == [[0, 0, 1, 2], [0, 1, 1, 2]]
+    assert moving_pixels(clip).nonzero().tolist() == [[0, 0, 1, 2], [0, 1, 1, 2]]
 
 
 def test_nothing_moves_in_a_single_frame() -> None:
-    assert moving(torch.zeros(2, 1, 1, 5, 7)).shape == (2, 1, 5, 7)
-    assert not moving(torch.rand(2, 1, 1, 5, 7)).any()
+    assert moving_pixels(torch.zeros(2, 1, 1, 5, 7)).shape == (2, 1, 5, 7)
+    assert not moving_pixels(torch.rand(2, 1, 1, 5, 7)).any()
 
 
 def test_the_bicubic_bar_is_pillows() -> None:

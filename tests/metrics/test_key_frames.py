@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from echodream.metrics.key_frames import Matched, key_frames, matched
+from echodream.metrics.key_frames import KeyFrameMatch, detect_key_frames, match_key_frames
 from echodream.phantom.render import render
 from echodream.phantom.scene import key_moments, sample_scene
 from tests.support.hearts import heart, truth
@@ -25,11 +25,11 @@ def test_key_frames_of_phantoms_are_within_a_frame_of_their_truth() -> None:
         scene = sample_scene((9, class_id, patient, 1), size, fps, (2.2, 2.2))
         scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
         scene = replace(scene, settings=replace(scene.settings, gain=gain))
-        seen = key_frames(render(scene), fps)
+        seen = detect_key_frames(render(scene), fps)
         assert seen.heart_rate == pytest.approx(scene.heart_rate, rel=0.05)
         for kind, frames in (("ED", seen.ed), ("ES", seen.es)):
             true = [round(at * fps) for at in key_moments(scene)[kind].tolist()]
-            pairs = matched(frames, true)
+            pairs = match_key_frames(frames, true)
             hits, marks, found = hits + pairs.hits, marks + len(true), found + len(frames)
     assert marks == 25
     assert hits >= 0.95 * marks
@@ -39,7 +39,7 @@ def test_key_frames_of_phantoms_are_within_a_frame_of_their_truth() -> None:
 @pytest.mark.parametrize("start", [0.02, 0.3, 0.55, 0.9, 0.97])
 @pytest.mark.parametrize(("frames", "beat", "fps"), [(61, 23.4, 30.0), (75, 31.0, 30.0), (80, 44.3, 48.0)])
 def test_key_frames_of_a_heart_in_closed_form(frames: int, beat: float, fps: float, start: float) -> None:
-    found = key_frames(heart(frames, beat, start), fps)
+    found = detect_key_frames(heart(frames, beat, start), fps)
     ed, es = truth(frames, beat, start)
     assert found.problem is None
     assert found.heart_rate == pytest.approx(60 * fps / beat, rel=0.05)
@@ -56,27 +56,27 @@ def test_an_atrium_that_changes_more_than_the_ventricle_does_not_turn_the_beat_a
     dark = (clip < 60).sum(axis=(1, 2))
     ed, es = truth(70, beat)
     assert dark[es].mean() > dark[ed].mean()  # the area of all that is dark says the contrary
-    found = key_frames(clip, 30.0)
-    assert matched(found.es, es).hits == len(es)
-    assert matched(found.ed, ed).hits == len(ed)
+    found = detect_key_frames(clip, 30.0)
+    assert match_key_frames(found.es, es).hits == len(es)
+    assert match_key_frames(found.ed, ed).hits == len(ed)
 
 
 def test_a_sliding_probe_changes_little() -> None:
     ed, es = truth(75, 26.0, 0.45)
-    found = key_frames(heart(75, 26.0, 0.45, slide=3.0), 30.0)
-    assert matched(found.ed, ed) == Matched(3, 0, 0)
-    assert matched(found.es, es) == Matched(2, 0, 0)
+    found = detect_key_frames(heart(75, 26.0, 0.45, slide=3.0), 30.0)
+    assert match_key_frames(found.ed, ed) == KeyFrameMatch(3, 0, 0)
+    assert match_key_frames(found.es, es) == KeyFrameMatch(2, 0, 0)
 
 
 def test_size_and_type_of_the_frames_do_not_matter() -> None:
     clip = heart(70, 24.0)
-    plain = key_frames(clip, 30.0)
+    plain = detect_key_frames(clip, 30.0)
     assert plain.ed
-    assert key_frames(clip / 127.5 - 1, 30.0) == plain
-    assert key_frames(clip.repeat(3, axis=1).repeat(3, axis=2), 30.0) == plain
-    assert key_frames(np.pad(clip.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), (0, 1), (0, 1))), 30.0) == plain
+    assert detect_key_frames(clip / 127.5 - 1, 30.0) == plain
+    assert detect_key_frames(clip.repeat(3, axis=1).repeat(3, axis=2), 30.0) == plain
+    assert detect_key_frames(np.pad(clip.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), (0, 1), (0, 1))), 30.0) == plain
     with pytest.raises(ValueError, match="not uint8"):
-        key_frames(clip.astype(np.int64), 30.0)
+        detect_key_frames(clip.astype(np.int64), 30.0)
 
 
 @pytest.mark.parametrize("what", ["noise", "still", "slides", "one beat", "irregular", "one frame"])
@@ -91,7 +91,7 @@ def test_what_does_not_beat_has_no_key_frames(what: str) -> None:
         "irregular": heart(90, 30.0)[np.cumsum(rng.integers(-20, 21, 90)) % 90],
         "one frame": still[:1],
     }
-    found = key_frames(clips[what], 30.0)
+    found = detect_key_frames(clips[what], 30.0)
     assert found.problem == "no rhythm of at least 1.5 beats"
     assert found.ed == found.es == ()
     assert np.isnan(found.heart_rate)
@@ -104,4 +104,4 @@ def test_matching_is_the_best_there_is() -> None:
         near = np.abs(np.subtract.outer(found, true)) <= 2
         rows, columns = linear_sum_assignment(~near)
         hits = int(near[rows, columns].sum())
-        assert matched(found, true, within=2) == Matched(hits, len(true) - hits, len(found) - hits)
+        assert match_key_frames(found, true, within=2) == KeyFrameMatch(hits, len(true) - hits, len(found) - hits)

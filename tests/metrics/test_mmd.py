@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echodream.metrics.bootstrap import SamplingUnits, influence_interval
-from echodream.metrics.mmd import Products, gaussian, polynomial
+from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 
 N, M, D = 9, 7, 4
 
@@ -26,33 +26,33 @@ def brute(x: np.ndarray, y: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray
 
 def test_the_kernel_distance_pair_by_pair() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
-    products = Products.of(x, y)
+    products = DotProducts.of(x, y)
     cubic = brute(x, y, lambda a, b: (a @ b / D + 1) ** 3)
-    assert polynomial(products).value == pytest.approx(cubic)
-    assert polynomial(products, 2, 0.0).value == pytest.approx(brute(x, y, lambda a, b: (a @ b / D) ** 2))
-    assert polynomial(Products.of(y, x)).value == pytest.approx(cubic)
+    assert polynomial_mmd(products).value == pytest.approx(cubic)
+    assert polynomial_mmd(products, 2, 0.0).value == pytest.approx(brute(x, y, lambda a, b: (a @ b / D) ** 2))
+    assert polynomial_mmd(DotProducts.of(y, x)).value == pytest.approx(cubic)
 
 
 def test_the_width_of_the_gaussian_is_the_median_within_the_second_set() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
     width = np.median([((y[i] - y[j]) ** 2).sum() for i in range(M) for j in range(i)])
     truth = brute(x, y, lambda a, b: np.exp(-((a - b) ** 2).sum() / (2 * width)))
-    assert gaussian(Products.of(x, y)).value == pytest.approx(truth)
-    assert gaussian(Products.of(1000 * x, 1000 * y)).value == pytest.approx(truth)
+    assert gaussian_mmd(DotProducts.of(x, y)).value == pytest.approx(truth)
+    assert gaussian_mmd(DotProducts.of(1000 * x, 1000 * y)).value == pytest.approx(truth)
 
 
 def test_it_is_torchmetrics_kid() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = features(N, 2, 0.3), features(N, 3)
-    assert polynomial(Products.of(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
+    assert polynomial_mmd(DotProducts.of(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
 
 
 def test_equal_distributions_are_at_zero_on_average_and_in_their_intervals() -> None:
     """With a row compared with itself, as in the biased estimate, the mean would be about 0.2."""
     values, inside = [], 0
     for seed in range(120):
-        found = polynomial(Products.of(features(30, 2 * seed), features(25, 2 * seed + 1)))
+        found = polynomial_mmd(DotProducts.of(features(30, 2 * seed), features(25, 2 * seed + 1)))
         values.append(found.value)
         ends = influence_interval(found, SamplingUnits(np.arange(30)), SamplingUnits(np.arange(25)))
         inside += ends.low <= 0 <= ends.high
@@ -62,7 +62,7 @@ def test_equal_distributions_are_at_zero_on_average_and_in_their_intervals() -> 
 
 def test_influences_are_those_of_rows_that_are_given_more_weight() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
-    found = polynomial(Products.of(x, y))
+    found = polynomial_mmd(DotProducts.of(x, y))
     weights = np.random.default_rng(4).normal(size=N) * 1e-4
     k = [(a @ b.T / D + 1) ** 3 for a, b in ((x, x), (x, y))]
     np.fill_diagonal(k[0], 0)
@@ -71,10 +71,10 @@ def test_influences_are_those_of_rows_that_are_given_more_weight() -> None:
     between = [v @ k[1].mean(axis=1) for v in (w, np.full(N, 1 / N))]
     change = within[0] - within[1] - 2 * (between[0] - between[1])
     assert (found.x * (weights - weights.mean())).sum() == pytest.approx(change, rel=1e-2)
-    assert polynomial(Products.of(y, x)).y == pytest.approx(found.x)
+    assert polynomial_mmd(DotProducts.of(y, x)).y == pytest.approx(found.x)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((5, 3)), np.zeros((1, 4)), np.zeros(4)])
 def test_what_are_no_features_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"features are"):
-        Products.of(wrong, features(M, 0))
+        DotProducts.of(wrong, features(M, 0))

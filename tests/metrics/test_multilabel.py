@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from echodream.metrics.bootstrap import bootstrap_weights
-from echodream.metrics.classification import decided, multilabel, multilabel_units
+from echodream.metrics.classification import known_labels, multilabel_metrics, multilabel_patients
 
 NAMES = ["edema", "fracture", "half", "never"]
 N = 60
@@ -24,7 +24,7 @@ def given() -> tuple[np.ndarray, np.ndarray]:
 
 def test_each_label_is_scikit_learn_s_figure_of_the_rows_that_say_yes_or_no() -> None:
     scores, target = given()
-    found = multilabel(scores, target, NAMES)
+    found = multilabel_metrics(scores, target, NAMES)
     for name, reference in (("auc", roc_auc_score), ("average_precision", average_precision_score)):
         each = []
         for k in range(3):
@@ -38,10 +38,10 @@ def test_each_label_is_scikit_learn_s_figure_of_the_rows_that_say_yes_or_no() ->
 def test_a_bootstrap_sample_is_the_figure_of_its_rows_written_out() -> None:
     scores, target = given()
     weights = bootstrap_weights([f"p{row // 4}" for row in range(N)], repeats=3, seed=1)
-    found = multilabel(scores, target, NAMES, weights)
+    found = multilabel_metrics(scores, target, NAMES, weights)
     for number, weight in enumerate(weights):
         rows = np.repeat(np.arange(N), weight.astype(int))
-        again = multilabel(scores[rows], target[rows], NAMES)
+        again = multilabel_metrics(scores[rows], target[rows], NAMES)
         for name, values in found.items():
             np.testing.assert_allclose(values[number], again[name][0], atol=1e-12, err_msg=name)
 
@@ -50,19 +50,19 @@ def test_a_label_that_nobody_has_an_answer_to_has_no_figure() -> None:
     scores, target = given()
     target[:, 1] = np.nan
     target[:, 2] = 0.5
-    found = multilabel(scores, target, NAMES)
+    found = multilabel_metrics(scores, target, NAMES)
     assert np.isnan([found[f"auc_{name}"][0] for name in ("fracture", "half", "never")]).all()
     assert found["auc"][0] == found["auc_edema"][0]
-    assert np.isnan(multilabel(scores[:, 3:], target[:, 3:], ["never"])["auc"][0])
+    assert np.isnan(multilabel_metrics(scores[:, 3:], target[:, 3:], ["never"])["auc"][0])
 
 
 def test_patients_behind_a_figure_without_error_are_those_of_the_smaller_kind() -> None:
     target = np.array([[1, 0.9], [1, 0.2], [0, np.nan], [0, 0.5], [0, 0]])
     patients = np.array(["a", "a", "b", "c", "d"])
-    assert multilabel_units(target, ["x", "y"], patients) == {"auc_x": 1, "auc_y": 1, "auc": 1}
-    assert multilabel_units(1 - target[:, :1], ["x"], patients)["auc_x"] == 1
-    assert multilabel_units(np.array([[1], [1], [0], [0], [0]]), ["x"], np.arange(5)) == {"auc_x": 2, "auc": 2}
-    assert multilabel_units(np.zeros((2, 1)), ["x"], np.arange(2)) == {"auc_x": 0, "auc": 0}
-    rows, positive = decided(target[:, 1])
+    assert multilabel_patients(target, ["x", "y"], patients) == {"auc_x": 1, "auc_y": 1, "auc": 1}
+    assert multilabel_patients(1 - target[:, :1], ["x"], patients)["auc_x"] == 1
+    assert multilabel_patients(np.array([[1], [1], [0], [0], [0]]), ["x"], np.arange(5)) == {"auc_x": 2, "auc": 2}
+    assert multilabel_patients(np.zeros((2, 1)), ["x"], np.arange(2)) == {"auc_x": 0, "auc": 0}
+    rows, positive = known_labels(target[:, 1])
     assert rows.tolist() == [True, True, False, False, True]
     assert positive.tolist() == [True, False, False]

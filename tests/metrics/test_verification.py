@@ -4,18 +4,18 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn import metrics as sk
 
 from echodream.metrics.verification import (
     Pairs,
     all_pairs,
     auc,
     bootstrap_pairs,
-    rank1,
-    roc,
-    similarities,
-    spread,
-    tar_at,
+    rank1_accuracy,
+    roc_curve,
+    similarity_matrix,
+    subsample_patients,
+    tar_at_far,
 )
 
 N, D = 23, 6
@@ -30,7 +30,7 @@ def embeddings(seed: int = 0) -> np.ndarray:
 
 
 def table(ties: bool = True) -> np.ndarray:
-    found = similarities(embeddings())
+    found = similarity_matrix(embeddings())
     return np.round(found, 1) if ties else found
 
 
@@ -41,20 +41,20 @@ def pairs_of(scores: np.ndarray) -> tuple[list[float], list[bool]]:
 
 def test_similarities_are_cosines_and_correlations() -> None:
     x = embeddings()
-    assert similarities(x, "pearson") == pytest.approx(np.corrcoef(x), abs=1e-12)
+    assert similarity_matrix(x, "pearson") == pytest.approx(np.corrcoef(x), abs=1e-12)
     by_hand = [[a @ b / np.sqrt(a @ a) / np.sqrt(b @ b) for b in x] for a in x]
-    assert similarities(x) == pytest.approx(np.array(by_hand), abs=1e-12)
+    assert similarity_matrix(x) == pytest.approx(np.array(by_hand), abs=1e-12)
     x[3] = 2.0
-    assert np.array_equal(similarities(x, "pearson")[3], np.zeros(N))
+    assert np.array_equal(similarity_matrix(x, "pearson")[3], np.zeros(N))
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_auc_and_roc_are_those_of_scikit_learn(ties: bool) -> None:
     scores, same = pairs_of(table(ties))
     made = all_pairs(table(ties), PATIENT)
-    assert auc(made) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
-    far, tar, threshold = roc(made)
-    their_far, their_tar, their_threshold = roc_curve(same, scores, drop_intermediate=False)
+    assert auc(made) == pytest.approx(sk.roc_auc_score(same, scores), abs=1e-12)
+    far, tar, threshold = roc_curve(made)
+    their_far, their_tar, their_threshold = sk.roc_curve(same, scores, drop_intermediate=False)
     assert far == pytest.approx(their_far, abs=1e-12)
     assert tar == pytest.approx(their_tar, abs=1e-12)
     assert threshold == pytest.approx(their_threshold)
@@ -63,7 +63,7 @@ def test_auc_and_roc_are_those_of_scikit_learn(ties: bool) -> None:
 def test_without_pairs_of_one_recording_the_patient_is_what_is_recognised() -> None:
     kept = [(i, j) for i, j in itertools.combinations(range(N), 2) if RECORDING[i] != RECORDING[j]]
     made = all_pairs(table(), PATIENT, RECORDING)
-    truth = roc_auc_score([PATIENT[i] == PATIENT[j] for i, j in kept], [table()[i, j] for i, j in kept])
+    truth = sk.roc_auc_score([PATIENT[i] == PATIENT[j] for i, j in kept], [table()[i, j] for i, j in kept])
     assert auc(made) == pytest.approx(truth, abs=1e-12)
     assert truth != pytest.approx(auc(all_pairs(table(), PATIENT)), abs=1e-4)
 
@@ -76,14 +76,14 @@ def test_tar_is_the_best_of_all_thresholds_that_keep_the_far(far: float) -> None
         accepted = scores >= threshold
         if accepted[~same].mean() <= far:
             best = max(best, accepted[same].mean())
-    assert tar_at(all_pairs(table(), PATIENT), far) == pytest.approx(best, abs=1e-12)
+    assert tar_at_far(all_pairs(table(), PATIENT), far) == pytest.approx(best, abs=1e-12)
     assert 0 < best < 1
 
 
 def test_too_few_impostors_tell_no_small_rate() -> None:
     made = all_pairs(table(), PATIENT)
-    assert np.isnan(tar_at(made, 1 / (np.count_nonzero(~made.same) + 1)))
-    assert not np.isnan(tar_at(made, 1 / np.count_nonzero(~made.same)))
+    assert np.isnan(tar_at_far(made, 1 / (np.count_nonzero(~made.same) + 1)))
+    assert not np.isnan(tar_at_far(made, 1 / np.count_nonzero(~made.same)))
 
 
 def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
@@ -97,8 +97,8 @@ def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
         same += [PATIENT[i] == PATIENT[j]] * times
     made = all_pairs(table(), PATIENT)
     weight = made.weights(np.array([2, 0, 1, 3, 1]))
-    assert auc(made, weight) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
-    assert roc_auc_score(same, scores) != pytest.approx(auc(made), abs=1e-3)
+    assert auc(made, weight) == pytest.approx(sk.roc_auc_score(same, scores), abs=1e-12)
+    assert sk.roc_auc_score(same, scores) != pytest.approx(auc(made), abs=1e-3)
 
 
 def test_the_interval_is_of_draws_of_patients() -> None:
@@ -114,7 +114,7 @@ def test_the_interval_is_of_draws_of_patients() -> None:
         ]
         score, same, weight = (np.array(part) for part in zip(*each, strict=True))
         if (weight[same] > 0).any() and (weight[~same] > 0).any():
-            values.append(roc_auc_score(same, score, sample_weight=weight))
+            values.append(sk.roc_auc_score(same, score, sample_weight=weight))
     assert len(values) > 30
     assert (found.low, found.high) == pytest.approx(np.quantile(values, [0.05, 0.95]), abs=1e-9)
     assert found.low < found.value == auc(made) < found.high
@@ -138,21 +138,23 @@ def test_rank_1_searches_the_other_recordings_for_each_patient_that_has_two() ->
             hits.append(PATIENT[max(others, key=lambda j: scores[i, j])] == name)
         shares[name] = np.mean(hits)
     assert set(shares) == {"a", "b", "c"}
-    assert rank1(scores, PATIENT, RECORDING) == pytest.approx(np.mean(list(shares.values())))
+    assert rank1_accuracy(scores, PATIENT, RECORDING) == pytest.approx(np.mean(list(shares.values())))
     assert 0 < np.mean(list(shares.values())) < 1
-    assert np.isnan(rank1(scores, PATIENT, PATIENT))
-    assert rank1(np.ones((N, N)), PATIENT, RECORDING) == 0  # all alike: nobody is recognised
+    assert np.isnan(rank1_accuracy(scores, PATIENT, PATIENT))
+    assert rank1_accuracy(np.ones((N, N)), PATIENT, RECORDING) == 0  # all alike: nobody is recognised
 
 
 def test_frames_are_spread_over_patients_and_enough_of_each() -> None:
-    kept = spread(PATIENT, 11, least=2)
+    kept = subsample_patients(PATIENT, 11, frames_per_patient=2)
     assert np.unique(PATIENT[kept], return_counts=True)[1].tolist() == [2, 2, 2, 2, 1]
     assert [kept.tolist()[k] for k in range(2)] == [0, 1]
     assert kept.tolist() == sorted(kept.tolist())
-    few = spread(PATIENT, 9, least=3)  # three patients of the five: the first, the middle and the last name
+    few = subsample_patients(
+        PATIENT, 9, frames_per_patient=3
+    )  # three patients of the five: the first, the middle and the last name
     names, counts = np.unique(PATIENT[few], return_counts=True)
     assert (names.tolist(), counts.tolist()) == (["a", "c", "e"], [3, 3, 1])
-    assert spread(PATIENT, 100).tolist() == list(range(N))
+    assert subsample_patients(PATIENT, 100).tolist() == list(range(N))
 
 
 def test_pairs_are_sorted_and_each_comes_once() -> None:

@@ -12,18 +12,18 @@ from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights, p
 from echodream.metrics.classification import (
     BINS,
     average_precision,
-    binary,
-    binary_units,
+    binary_metrics,
+    binary_patients,
     calibration_error,
     f1,
-    multiclass,
-    roc,
+    multiclass_metrics,
+    multiclass_patients,
     roc_auc,
+    roc_curve,
     sensitivity,
     specificity,
-    units,
 )
-from echodream.metrics.regression import regression
+from echodream.metrics.regression import regression_metrics
 
 N, R, K = 41, 5, 3
 NAMES = ["a", "b", "c"]
@@ -51,8 +51,8 @@ SKLEARN: dict[str, Any] = {
 def test_figures_are_those_of_scikit_learn(name: str) -> None:
     p, positive, weights = rows()
     truth = [SKLEARN[name](p, positive, row) for row in weights]
-    assert binary(p, positive, weights)[name] == pytest.approx(truth)
-    assert binary(p, positive)[name] == pytest.approx([SKLEARN[name](p, positive, None)])
+    assert binary_metrics(p, positive, weights)[name] == pytest.approx(truth)
+    assert binary_metrics(p, positive)[name] == pytest.approx([SKLEARN[name](p, positive, None)])
     assert len({round(value, 6) for value in truth}) > 2
 
 
@@ -61,12 +61,12 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
     p = rng.random(200)
     positive = rng.random(200) < p**2
     truth = binary_calibration_error(torch.tensor(p), torch.tensor(positive).int(), n_bins=BINS, norm="l1")
-    assert binary(p, positive)["calibration_error"] == pytest.approx([float(truth)], abs=1e-6)
+    assert binary_metrics(p, positive)["calibration_error"] == pytest.approx([float(truth)], abs=1e-6)
     assert float(truth) > 0.05
     shares = torch.randn(200, K, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=1).double()
     target = torch.randint(0, K, (200,), generator=torch.Generator().manual_seed(1))
     whole = multiclass_calibration_error(shares, target, K, n_bins=BINS, norm="l1")
-    found = multiclass(shares.numpy(), target.numpy(), NAMES)["calibration_error"]
+    found = multiclass_metrics(shares.numpy(), target.numpy(), NAMES)["calibration_error"]
     assert found == pytest.approx([float(whole)], abs=1e-6)
 
 
@@ -74,8 +74,8 @@ def test_a_weight_is_a_number_of_copies() -> None:
     p, positive, weights = rows(3)
     often = weights[0].astype(int)
     copies, truth = np.repeat(p, often), np.repeat(positive, often)
-    for name, values in binary(p, positive, weights).items():
-        assert values[0] == pytest.approx(binary(copies, truth)[name][0]), name
+    for name, values in binary_metrics(p, positive, weights).items():
+        assert values[0] == pytest.approx(binary_metrics(copies, truth)[name][0]), name
 
 
 def test_decisions_in_place_of_probabilities_give_another_auc() -> None:
@@ -90,7 +90,7 @@ def test_each_class_is_against_the_rest_and_the_mean_over_those_that_are_there()
     target = rng.integers(0, 2, N)  # class c is absent
     shares = np.exp(rng.normal(size=(N, K)) + 1.5 * np.eye(K)[target])
     shares /= shares.sum(axis=1, keepdims=True)
-    found = multiclass(shares, target, NAMES)
+    found = multiclass_metrics(shares, target, NAMES)
     each = [sk.roc_auc_score(target == k, shares[:, k]) for k in range(2)]
     assert [found["auc_a"][0], found["auc_b"][0]] == pytest.approx(each)
     assert np.isnan(found["auc_c"][0])
@@ -104,7 +104,7 @@ def test_each_class_is_against_the_rest_and_the_mean_over_those_that_are_there()
 
 def test_the_roc_curve_is_scikit_learns() -> None:
     p, positive, _ = rows()
-    across, up = roc(p, positive)
+    across, up = roc_curve(p, positive)
     truth = sk.roc_curve(positive, p, drop_intermediate=False)
     assert across == pytest.approx(truth[0])
     assert up == pytest.approx(truth[1])
@@ -127,13 +127,13 @@ def test_regression_is_scikit_learns() -> None:
     rng = np.random.default_rng(4)
     truth = rng.normal(55, 10, N)
     predicted, weights = truth + rng.normal(2, 5, N), rng.integers(0, 4, (R, N)).astype(float)
-    found = regression(predicted, truth, weights)
+    found = regression_metrics(predicted, truth, weights)
     for row in range(R):
         w = weights[row]
         assert found["r2"][row] == pytest.approx(sk.r2_score(truth, predicted, sample_weight=w))
         assert found["mae"][row] == pytest.approx(sk.mean_absolute_error(truth, predicted, sample_weight=w))
         assert found["rmse"][row] ** 2 == pytest.approx(sk.mean_squared_error(truth, predicted, sample_weight=w))
-    assert np.isnan(regression(predicted, np.full(N, 3.0))["r2"]).all()
+    assert np.isnan(regression_metrics(predicted, np.full(N, 3.0))["r2"]).all()
 
 
 def test_patients_are_drawn_whole() -> None:
@@ -199,9 +199,9 @@ def test_a_perfect_auc_has_a_lower_end_that_covers() -> None:
 
 def test_the_patients_of_a_figure_are_counted_once() -> None:
     target, patients = np.array([0, 0, 1, 1, 2]), np.array(["p", "p", "q", "r", "s"])
-    found = units(target, NAMES, patients)
+    found = multiclass_patients(target, NAMES, patients)
     assert (found["accuracy_a"], found["specificity_a"], found["auc_b"], found["auc"]) == (1, 3, 2, 1)
-    assert binary_units(target == 1, patients) == {
+    assert binary_patients(target == 1, patients) == {
         **{"auc": 2, "balanced_accuracy": 2},
         **{"sensitivity": 2, "specificity": 2},
     }

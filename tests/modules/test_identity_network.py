@@ -22,7 +22,7 @@ from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder
 from echodream.losses.identity import IdentityLoss
-from echodream.metrics.verification import all_pairs, auc, bootstrap_pairs, rank1, similarities
+from echodream.metrics.verification import all_pairs, auc, bootstrap_pairs, rank1_accuracy, similarity_matrix
 from echodream.modules.identity import Identity
 from echodream.modules.reid import load_reid
 from echodream.networks.iresnet import IResNet
@@ -130,14 +130,16 @@ def test_latents_are_normalised_once_and_all_held_out_frames_are_compared(study:
         recording += [name] * shown
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (STATISTICS.mean, STATISTICS.std))
     embeddings = made.encoder.network((torch.cat(x) - mean) / std).numpy()
-    scores = similarities(embeddings)
+    scores = similarity_matrix(embeddings)
     pairs = all_pairs(scores, np.array(patient))
     logged: Any = made.logged
     assert made.verification_pairs is not None
     assert len(made.verification_pairs.score) == len(pairs.score)
     assert logged["test/auc"] == pytest.approx(auc(pairs), abs=2e-3)  # latents are drawn from their posterior
     assert logged["test/auc_low"] == pytest.approx(bootstrap_pairs(pairs, auc).low, abs=0.02)
-    assert logged["test/rank1"] == pytest.approx(rank1(scores, np.array(patient), np.array(recording)), abs=0.05)
+    assert logged["test/rank1"] == pytest.approx(
+        rank1_accuracy(scores, np.array(patient), np.array(recording)), abs=0.05
+    )
 
 
 def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path, caplog: Any) -> None:

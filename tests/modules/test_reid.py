@@ -23,7 +23,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, Pairs
 from echodream.errors import UserError
 from echodream.losses.identity import ArcFaceLoss, CopyCodeLoss, IdentityLoss, PublishedPairLoss
-from echodream.metrics.verification import all_pairs, auc, rank1, similarities, tar_at
+from echodream.metrics.verification import all_pairs, auc, rank1_accuracy, similarity_matrix, tar_at_far
 from echodream.modules.reid import Reid, load_reid
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, ReidAugmentation, sample_frames
 from echodream.networks.siamese import Siamese
@@ -186,14 +186,14 @@ def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
     made.on_test_epoch_end()
     x = torch.cat([torch.cat([part["x"], part["other"]]) for part in parts])
     names = [name for part in parts for name in [*part["name"], *part["other_name"]]]
-    table = similarities(made.encoder.network(x).numpy(), "pearson")
+    table = similarity_matrix(made.encoder.network(x).numpy(), "pearson")
     patient = np.array([int(name[1:]) // 2 for name in names])
     pairs = all_pairs(table, patient)
     assert len(np.unique(patient)) == 4
     assert logged["test/auc"] == pytest.approx(auc(pairs), abs=1e-4)
     assert logged["test/auc_other"] == pytest.approx(auc(all_pairs(table, patient, np.array(names))), abs=1e-4)
-    assert logged["test/tar_far_1e-2"] == pytest.approx(tar_at(pairs, 1e-2), abs=1e-3)
-    assert logged["test/rank1"] == pytest.approx(rank1(table, patient, np.array(names)), abs=1e-6)
+    assert logged["test/tar_far_1e-2"] == pytest.approx(tar_at_far(pairs, 1e-2), abs=1e-3)
+    assert logged["test/rank1"] == pytest.approx(rank1_accuracy(table, patient, np.array(names)), abs=1e-6)
     assert logged["test/auc_low"] < logged["test/auc"] < logged["test/auc_high"]
     assert made.verification_pairs is not None
     assert len(made.verification_pairs.score) == len(names) * (len(names) - 1) // 2
@@ -299,7 +299,7 @@ def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, 
     parts = list(StoreData(str(latents), Pairs(per_recording=2), 12, 0, 0).test_dataloader())
     x = unwhiten(torch.cat([torch.cat([part["x"], part["other"]]) for part in parts]), STATISTICS, dim=1)
     names = [name for part in parts for name in [*part["name"], *part["other_name"]]]
-    table = similarities(encoder.embed(x).numpy(), encoder.input_spec.similarity)
+    table = similarity_matrix(encoder.embed(x).numpy(), encoder.input_spec.similarity)
     assert auc(all_pairs(table, np.array([int(name[1:]) // 2 for name in names]))) == pytest.approx(
         metrics["auc"], abs=1e-4
     )

@@ -10,12 +10,12 @@ import torch
 
 from echodream.config.error_messages import sentence
 from echodream.errors import UserError
-from echodream.evaluation.cardiac_cycle import Beats
-from echodream.evaluation.features import FeatureExtraction, part
-from echodream.metrics.cardiac_cycle import area_curve, rhythm, seam_ratio, swing
-from echodream.metrics.frechet import frechet
+from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics
+from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
+from echodream.metrics.cardiac_cycle import area_curve, estimate_rhythm, percentile_range, seam_ratio
+from echodream.metrics.frechet import frechet_distance
 from echodream.networks.classifiers import load_classifier
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -52,7 +52,7 @@ def test_videos_are_judged_against_test_with_the_floor_of_train(study: Path) -> 
     )
     distance = found["videos"]["frechet[classifier]"]
     assert (distance["count"], distance["dimensions"]) == (18, 5)
-    assert distance["value"] == pytest.approx(frechet(synthetic, test), rel=1e-4)
+    assert distance["value"] == pytest.approx(frechet_distance(synthetic, test), rel=1e-4)
     right, real_right = guess == asked, real_guess == real_class
     for name, kept in (("class agreement", None), *((f"class agreement, {n}", k) for k, n in enumerate(NAMES))):
         agreement = found["videos"][name]
@@ -90,10 +90,10 @@ def test_the_floor_is_train_against_test_with_as_many(study: Path) -> None:
     found, _ = evaluate(study)
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
-    possible = [frechet(np.delete(train, pair, axis=0), test) for pair in pairs]
+    possible = [frechet_distance(np.delete(train, pair, axis=0), test) for pair in pairs]
     floor = found["videos"]["frechet[classifier]"]["floor"]["value"]
     assert min(abs(floor / value - 1) for value in possible) < 1e-4
-    assert abs(floor / frechet(train, test) - 1) > 1e-4
+    assert abs(floor / frechet_distance(train, test) - 1) > 1e-4
 
 
 def test_how_hearts_beat_is_compared_with_test(study: Path) -> None:
@@ -102,8 +102,8 @@ def test_how_hearts_beat_is_compared_with_test(study: Path) -> None:
         store = Store(study / name)
         names = rows_of(store, split)["FileName"]
         frames = [store.frames(recording)[..., 0] for recording in names]
-        rates = [rhythm(clip, 32.0).heart_rate for clip in frames]
-        swings = [swing(area_curve(clip)) for clip in frames]
+        rates = [estimate_rhythm(clip, 32.0).heart_rate for clip in frames]
+        swings = [percentile_range(area_curve(clip)) for clip in frames]
         assert np.isfinite(rates).sum() > 5
         beat = {figure: found["beat"][figure][side] for figure in ("heart rate", "area swing")}
         assert beat["heart rate"]["mean"] == pytest.approx(np.nanmean(rates), rel=1e-3)
@@ -157,7 +157,7 @@ def test_images_are_judged_frame_by_frame(study: Path) -> None:
 
 
 def test_every_frame_is_looked_at_once_with_its_own_class(study: Path) -> None:
-    encoder, side = Encoder(str(study / "classifier")), part(str(study / "real"), "real", "TEST")
+    encoder, side = ClassifierExtractor(str(study / "classifier")), load_recordings(str(study / "real"), "real", "TEST")
     seen = FeatureExtraction(10_000, 7, 0).frames(side, encoder)
     store = Store(study / "real")
     rows = rows_of(store, "TEST")
@@ -207,7 +207,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
         with torch.no_grad():
             features.append(network.features(x[None, None]).numpy()[0])
     seen = FeatureExtraction(100, 4, 0).clips(
-        part(str(tmp_path / "short"), "videos"), Encoder(str(study / "classifier")), 4, 3
+        load_recordings(str(tmp_path / "short"), "videos"), ClassifierExtractor(str(study / "classifier")), 4, 3
     )
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
@@ -217,9 +217,9 @@ def test_clips_begin_where_the_classifier_was_tested(
     tmp_path: Path, study: Path, start: str, indices: list[int] | None
 ) -> None:
     """ "spread" takes frames of the whole recording, as ``stage=utility`` does; each is looked at here by itself."""
-    encoder = Encoder(str(classifier(tmp_path / "other", start=start)))
+    encoder = ClassifierExtractor(str(classifier(tmp_path / "other", start=start)))
     assert encoder.facts()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
-    seen = FeatureExtraction(100, 4, 0).clips(part(str(study / "videos"), "videos"), encoder, 4, 3)
+    seen = FeatureExtraction(100, 4, 0).clips(load_recordings(str(study / "videos"), "videos"), encoder, 4, 3)
     store, features = Store(study / "videos"), []
     for name in store.table["FileName"]:
         frames = store.frames(name)[..., 0]
@@ -246,8 +246,8 @@ def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> No
 
 def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) -> None:
     """Not the first of a table, which may be of one class."""
-    side = part(str(study / "real"), "real", "TEST")
-    chosen = [Beats(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
+    side = load_recordings(str(study / "real"), "real", "TEST")
+    chosen = [CardiacCycleMetrics(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
     assert rows[0] == rows[1] != rows[2]
     assert [22, 23, 24, 25, 26, 27] not in rows

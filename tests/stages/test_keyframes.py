@@ -15,7 +15,7 @@ from echodream.datamodules.key_frames import find_triples
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.metrics.key_frames import key_frames
+from echodream.metrics.key_frames import detect_key_frames
 from echodream.runs.summary import Summary
 from echodream.stages import keyframes as stage
 from echodream.store import Store, verify
@@ -50,7 +50,7 @@ def test_a_copy_has_the_key_frames_and_the_same_videos(tmp_path: Path) -> None:
     verify(made.root)
     assert made.table.drop(columns=["ED", "ES", "KeyFrames"]).equals(source.table)
     for name, clip in CLIPS.items():
-        found, cells = key_frames(clip, 30.0), made.table.set_index("FileName").loc[name]
+        found, cells = detect_key_frames(clip, 30.0), made.table.set_index("FileName").loc[name]
         assert (cells["ED"], cells["ES"]) == (" ".join(map(str, found.ed)), " ".join(map(str, found.es)))
         assert made.path(name).read_bytes() == source.path(name).read_bytes()
     assert said.facts["recordings"] == "3, 3 with key frames"
@@ -78,7 +78,9 @@ def test_latents_of_the_same_recordings_can_have_the_columns(tmp_path: Path) -> 
     verify(made.root)
     assert made.dataset.statistics == latents.dataset.statistics
     assert made.table["FileName"].tolist() == ["c", "a"]
-    assert made.table["ED"].tolist() == [" ".join(map(str, key_frames(CLIPS[name], 30.0).ed)) for name in ("c", "a")]
+    assert made.table["ED"].tolist() == [
+        " ".join(map(str, detect_key_frames(CLIPS[name], 30.0).ed)) for name in ("c", "a")
+    ]
 
 
 def test_marks_that_were_there_are_compared_and_replaced(tmp_path: Path) -> None:

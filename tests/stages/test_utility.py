@@ -16,7 +16,7 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
-from echodream.evaluation.classifier_inference import clip_of
+from echodream.evaluation.classifier_inference import clip_view
 from echodream.networks.classifiers import Classifier, load_classifier
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.checksums import file_sha256
@@ -248,6 +248,6 @@ def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None
 
 
 def test_a_classifier_says_how_it_looks() -> None:
-    assert clip_of({"frames": 4, "stride": 3}) == Clips(frames=4, stride=3, start="centre")
-    assert clip_of({"frames": 4, "stride": 3, "start": "spread"}).start == "spread"
-    assert clip_of({"frames": 4, "stride": 3, "start": "first"}).start == "first"
+    assert clip_view({"frames": 4, "stride": 3}) == Clips(frames=4, stride=3, start="centre")
+    assert clip_view({"frames": 4, "stride": 3, "start": "spread"}).start == "spread"
+    assert clip_view({"frames": 4, "stride": 3, "start": "first"}).start == "first"

@@ -9,7 +9,7 @@ from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.weights import fingerprint
 
 
-class Encoder(Extractor):
+class ClassifierExtractor(Extractor):
     """The classifier artifact in ``folder``: what its last layer sees, of frames and of clips as in its training."""
 
     network: Classifier

@@ -16,7 +16,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0..1, which both networks were trained with."""
 
 
-class Published(Extractor):
+class TransformersExtractor(Extractor):
     """A network of transformers in the folder ``path``, whose config.json must say ``kind``."""
 
     kind: str
@@ -40,7 +40,7 @@ class Published(Extractor):
         return (((large + 1) / 2 - mean) / std).unflatten(0, (len(x), -1))
 
 
-class DinoV2(Published):
+class DinoV2(TransformersExtractor):
     """The class token of DINOv2, after its last norm."""
 
     name, kind, sees = "dinov2", "dinov2", (FRAMES,)
@@ -54,7 +54,7 @@ class DinoV2(Published):
         return found
 
 
-class VideoMae(Published):
+class VideoMae(TransformersExtractor):
     """The mean over VideoMAE's patches, of as many frames as it was trained with."""
 
     name, kind, sees = "videomae", "videomae", (CLIPS,)

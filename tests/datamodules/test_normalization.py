@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.metrics.moments import PosteriorMoments
+from echodream.datamodules.normalization import PosteriorMoments
 
 
 def test_they_are_those_of_draws() -> None:

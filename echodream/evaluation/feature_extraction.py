@@ -16,7 +16,7 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
 from echodream.networks.extractors.base import Extractor
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
 
 
@@ -56,7 +56,7 @@ class ExtractedFeatures:
         return Features(self.features[:count], self.units.select(slice(count)))
 
 
-def part(path: str, key: str, split: str | None = None) -> RecordingSet:
+def load_recordings(path: str, key: str, split: str | None = None) -> RecordingSet:
     """The store at ``path``, given as ``key``=: its rows of ``split``, all rows of a synthetic one. ``UserError``."""
     store = Store(path, kind="video")
     split = split or (None if store.dataset.synthetic else "TEST")
@@ -66,7 +66,7 @@ def part(path: str, key: str, split: str | None = None) -> RecordingSet:
     return RecordingSet(store, rows.reset_index(drop=True), f"{key}={path}")
 
 
-def check_size(side: RecordingSet, encoder: Encoder) -> None:
+def check_frame_size(side: RecordingSet, encoder: ClassifierExtractor) -> None:
     """Raise ``UserError`` where ``encoder`` was trained on frames of another size."""
     for height, width in zip(side.rows["FrameHeight"], side.rows["FrameWidth"], strict=True):
         if (found := (int(height), int(width), side.store.dataset.channels)) != encoder.size:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from echodream.errors import UserError
 from echodream.networks.extractors.base import Extractor
-from echodream.networks.extractors.encoder import Encoder
+from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.hub import DinoV2, VideoMae
 from echodream.networks.extractors.i3d import I3d
 from echodream.networks.extractors.inception import Inception
 
 KINDS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
-    "encoder": lambda path, lengths: Encoder(path),
+    "encoder": lambda path, lengths: ClassifierExtractor(path),
     "inception": lambda path, lengths: Inception(path),
     "i3d": I3d,
     "dinov2": lambda path, lengths: DinoV2(path),
