@@ -18,7 +18,7 @@ import torch
 from measuring import watched
 from torch import Tensor
 
-from echodream.privacy.nearest_neighbors import BLOCK, nearest
+from echodream.privacy.nearest_neighbors import BLOCK, nearest_patients
 
 Block = tuple[Tensor, list[str]]
 
@@ -89,19 +89,19 @@ def main() -> None:
     )
     blocks, fewer = recordings(references), references[: options.full]
     some = recordings(fewer)
-    nearest(samples[:256], some[:8], "pearson")
-    memory = above(lambda: nearest(samples, blocks, "pearson"), device)
+    nearest_patients(samples[:256], some[:8], "pearson")
+    memory = above(lambda: nearest_patients(samples, blocks, "pearson"), device)
     runs = {
-        "search": lambda: nearest(samples, blocks, "pearson"),
+        "search": lambda: nearest_patients(samples, blocks, "pearson"),
         "bare product": lambda: bare(samples, references, BLOCK[device]),
     }
     large = list(turns(runs, options.repeats, device))
     runs = {
-        "search": lambda: nearest(samples[: options.full], some, "pearson"),
+        "search": lambda: nearest_patients(samples[: options.full], some, "pearson"),
         "full matrix": lambda: full(samples[: options.full], fewer),
     }
     small = list(turns(runs, options.repeats, device))
-    found = torch.from_numpy(nearest(samples[: options.full], some, "pearson").score)
+    found = torch.from_numpy(nearest_patients(samples[: options.full], some, "pearson").score)
     difference = (found - full(samples[: options.full], fewer).cpu()).abs().max().item()
 
     where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"

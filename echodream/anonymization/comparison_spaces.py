@@ -15,7 +15,7 @@ from echodream.anonymization.image_pairs import ImageSet
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import FrameEmbedder, latents
-from echodream.privacy.similarity import Similarity, normalised
+from echodream.privacy.similarity import Similarity, normalize
 from echodream.store import Store
 from echodream.weights import fingerprint
 
@@ -63,7 +63,7 @@ def _identity_space(embedder: FrameEmbedder) -> ComparisonSpace:
     similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
 
     def embed(frames: Tensor) -> Tensor:
-        return normalised(embedder.embed(frames), similarity, "embeddings")
+        return normalize(embedder.embed(frames), similarity, "embeddings")
 
     description = f"unit vectors of the identity network, for {similarity} similarity"
     return ComparisonSpace("identity", description, embed, fingerprint(embedder.encoder.network))
@@ -116,8 +116,8 @@ class AveragedViews:
         def embed(frames: Tensor) -> Tensor:
             versions = [frames, frames.flip(-1)] if self.flip else [frames]
             versions += [rotate(frames, sign * self.degrees) for sign in (1, -1)] if self.degrees else []
-            parts = [normalised(space.embed(version), similarity, "embeddings") for version in versions]
-            return normalised(torch.stack(parts).mean(dim=0), "cosine", "embeddings")
+            parts = [normalize(space.embed(version), similarity, "embeddings") for version in versions]
+            return normalize(torch.stack(parts).mean(dim=0), "cosine", "embeddings")
 
         description = space.description if space.fingerprint is not None else f"correlation of {space.name}"
         return replace(space, description=description, embed=embed)

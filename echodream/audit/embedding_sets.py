@@ -13,7 +13,7 @@ from echodream import validation
 from echodream.datamodules.key_frames import find_triples, nearest_triple
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import latents, spread
-from echodream.privacy.similarity import Similarity, normalised
+from echodream.privacy.similarity import Similarity, normalize
 
 BLOCK = 4096
 """Frames whose latents are in memory at once."""
@@ -24,7 +24,7 @@ Plan = list[tuple[int, np.ndarray]]
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """Samples, or patients, by their normalised embeddings. n of them."""
+    """Samples, or patients, by their normalize embeddings. n of them."""
 
     names: list[str]
     """Of samples or patients, sorted."""
@@ -175,4 +175,4 @@ class EmbeddingSetBuilder:
 
     def _embed(self, parts: list[Tensor], what: str) -> list[Tensor]:
         embeddings = self.embed(torch.cat(parts))
-        return list(normalised(embeddings, self.similarity, f"embeddings of {what}").split([len(x) for x in parts]))
+        return list(normalize(embeddings, self.similarity, f"embeddings of {what}").split([len(x) for x in parts]))

@@ -15,7 +15,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import latents
 from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
 from echodream.privacy.attacks.membership import combined
-from echodream.privacy.similarity import exact
+from echodream.privacy.similarity import paired_similarity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,7 +72,7 @@ def nearest_pairs(sides: Sides, samples: Recordings, train: Recordings, decoder:
     for sample in np.argsort(-near.score, kind="stable")[:pairs]:
         patient = place[near.patient[sample]]
         ours, theirs = sides.samples.seen[sample], sides.train.seen[patient]
-        alike = torch.stack([exact(ours, row.expand_as(ours), sides.similarity) for row in theirs], dim=1)
+        alike = torch.stack([paired_similarity(ours, row.expand_as(ours), sides.similarity) for row in theirs], dim=1)
         frame, other = divmod(int(alike.argmax()), alike.shape[1])
         above.append(_frame(samples, sides.samples, int(sample), frame))
         below.append(_frame(train, sides.train, patient, other))

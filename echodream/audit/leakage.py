@@ -14,8 +14,8 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.closeness import Closeness, authenticity, closeness
 from echodream.privacy.attacks.copying import data_copying
-from echodream.privacy.attacks.distances import nearest_distance
 from echodream.privacy.attacks.linkability import linkability
+from echodream.privacy.nearest_neighbors import nearest_rows
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def copying(sides: Sides) -> list[Measure]:
 def _nearest_frame(side: EmbeddingSet, train: Tensor) -> Tensor:
     """Of each of ``side`` the frame nearest to any row of ``train``: (n, D)."""
     count, frames = side.seen.shape[:2]
-    distance, _ = nearest_distance(side.seen.flatten(0, 1).double(), train.double())
+    distance, _ = nearest_rows(side.seen.flatten(0, 1).double(), train.double())
     return side.seen[torch.arange(count), distance.view(count, frames).argmin(dim=1)]
 
 

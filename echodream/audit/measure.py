@@ -14,7 +14,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder
 from echodream.metrics.bootstrap import Interval
-from echodream.privacy.nearest_neighbors import Nearest, nearest
+from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
 from echodream.privacy.similarity import Similarity
 
 PRIVACY, QUALITY = "privacy", "quality"
@@ -89,13 +89,13 @@ def exactly(value: float) -> Interval:
     return Interval(value, value, value)
 
 
-def near_train(sides: Sides, side: EmbeddingSet) -> Nearest:
+def near_train(sides: Sides, side: EmbeddingSet) -> NearestPatients:
     """The nearest training patient of each of ``side``, by its nearest frame."""
     count, frames = side.seen.shape[:2]
     train = sides.train.frames
     names = np.repeat(sides.train.names, train.shape[1]).tolist()
     groups = np.repeat(np.arange(count), frames)
-    return nearest(side.seen.flatten(0, 1), [(train.flatten(0, 1), names)], sides.similarity, groups)
+    return nearest_patients(side.seen.flatten(0, 1), [(train.flatten(0, 1), names)], sides.similarity, groups)
 
 
 def threshold(sides: Sides) -> float:

@@ -13,8 +13,8 @@ from echodream.errors import UserError
 from echodream.filtering.copy_generation import FrameSelection
 from echodream.filtering.embedding import FrameEmbedder, places
 from echodream.filtering.positive_controls import Control, left_out
-from echodream.privacy.nearest_neighbors import nearest
-from echodream.privacy.similarity import Similarity, exact, normalised
+from echodream.privacy.nearest_neighbors import nearest_patients
+from echodream.privacy.similarity import Similarity, normalize, paired_similarity
 
 FRAMES = 1024
 """Frames of queries that are embedded, and seen in other ways, at a time."""
@@ -88,7 +88,7 @@ class References:
         groups = np.repeat(np.arange(len(queries)), [len(query.frames) for query in queries])
         frames = torch.cat([query.frames for query in queries])
         own = np.full(len(queries), -np.inf)
-        found = nearest(frames, self._stream(queries, own, similarity), similarity, groups, second=True)
+        found = nearest_patients(frames, self._stream(queries, own, similarity), similarity, groups, second=True)
         assert found.second_score is not None
         score = found.score.copy()
         for number, query in enumerate(queries):
@@ -128,12 +128,12 @@ class References:
 
 def _highest(queries: Tensor, references: Tensor, similarity: Similarity) -> float:
     """The highest similarity of any of ``queries``, (k, D), to any of ``references``, (n, D)."""
-    x, y = normalised(queries, similarity, "samples"), normalised(references, similarity, "references")
-    return max(float(exact(one.expand_as(y), y, similarity).max()) for one in x)
+    x, y = normalize(queries, similarity, "samples"), normalize(references, similarity, "references")
+    return max(float(paired_similarity(one.expand_as(y), y, similarity).max()) for one in x)
 
 
 def train_to_test(references: References, held_out: Recordings, similarity: Similarity) -> np.ndarray:
     """For each training reference the highest similarity to a test one, (n_train,), for the published rule."""
     embedder, every, first = references.embedder, references.every, references.first
     training = torch.cat([part for part, _ in embedder.recordings(references.rows, every, first)])
-    return nearest(training, embedder.recordings(held_out, every, first), similarity).score
+    return nearest_patients(training, embedder.recordings(held_out, every, first), similarity).score

@@ -20,9 +20,8 @@ from echodream.metrics.bootstrap import (
     clopper_pearson_interval,
     unit_indices,
 )
-from echodream.privacy.nearer import BLOCK, Closest, Nearer, between, blocks, distance, points
-
-_CALLER = "The comparison of records and avatars"
+from echodream.privacy.nearest_neighbors import BLOCK, NearestReferences, check_embeddings, similarity_blocks
+from echodream.privacy.similarity import paired_similarity
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class AvatarComparison:
     """Distances and ranks of each avatar k and its record, ``source[k]``. All arrays are (m,)."""
 
     source: np.ndarray
+    """Index of the record of the avatar: int64."""
     distance: np.ndarray
     """Distance between record and avatar."""
     nearer_avatars: np.ndarray
@@ -74,7 +74,9 @@ class AvatarComparison:
         return (self.nearer_avatars == 0) & (self.nearer_records == 0)
 
 
-def compare_avatars(records: Tensor, avatars: Tensor, paired: bool = True, block: int = BLOCK) -> AvatarComparison:
+def compare_avatars(
+    records: Tensor, avatars: Tensor, paired: bool = True, block: int = BLOCK["cpu"]
+) -> AvatarComparison:
     """Compare ``records``, (n, D), with ``avatars``, (m, D), by Euclidean distance.
 
     ``paired``: avatar i is of record i, and n = m. Otherwise the closest record (the first of several) stands for the
@@ -85,38 +87,68 @@ def compare_avatars(records: Tensor, avatars: Tensor, paired: bool = True, block
             f"{len(records)} records and {len(avatars)} avatars are not pairs: give one avatar of each record, or "
             "compare them unpaired."
         )
-    x, y = points(_CALLER, records, avatars)
     with torch.no_grad():
-        closest, source = Closest(len(y)), torch.arange(len(y))
+        x, y, center = _centered(records, avatars)
+        closest, source = NearestReferences(len(y)), torch.arange(len(y))
         if not paired:
-            for part in blocks(x, y, block):
-                closest.add(part)
-            source = closest.row
-        own_distance, nearer_counts = between(x.given, y.given, source, torch.arange(len(y))), []
+            for rows, columns, values in similarity_blocks(x, y, "euclidean", block, center):
+                _add(closest, rows, columns, values)
+            source = torch.from_numpy(closest.reference)
+        own = paired_similarity(x[source], y, "euclidean")
         order = source.argsort(stable=True)
-        for other, excluded in ((y, order), (x, source[order])):
-            nearer = Nearer(source[order], own_distance[order], excluded)
-            for part in blocks(x, other, block):
-                nearer.add(part)
-                if paired and other is y:
-                    closest.add(part)
-            nearer_counts.append(torch.empty_like(nearer.count).scatter_(0, order, nearer.count))
-    first, second = closest.apart.numpy().T
-    ratio = np.divide(first, second, out=np.ones_like(first), where=second > 0)
+        count = []
+        for others, excluded in ((y, torch.arange(len(y))), (x, source)):
+            nearer = torch.zeros(len(y), dtype=torch.int64)
+            for rows, columns, values in similarity_blocks(x, others, "euclidean", block, center):
+                part = order[(source[order] >= rows.start) & (source[order] < rows.stop)]
+                nearer[part] += _count_above(
+                    values, source[part] - rows.start, own[part], excluded[part] - columns.start
+                )
+                if paired and others is y:
+                    _add(closest, rows, columns, values)
+            count.append(nearer.numpy())
+    first_distance, second_distance = -closest.score.astype(np.float64).T
+    ratio = np.divide(first_distance, second_distance, out=np.ones_like(first_distance), where=second_distance > 0)
     return AvatarComparison(
         source=source.numpy(),
-        distance=own_distance.numpy(),
-        nearer_avatars=nearer_counts[0].numpy(),
-        nearer_records=nearer_counts[1].numpy(),
-        closest_distance=first,
-        distance_ratio=np.where(np.isfinite(second), ratio, np.nan),
-        closest_record=closest.row.numpy(),
+        distance=-own.numpy(),
+        nearer_avatars=count[0],
+        nearer_records=count[1],
+        closest_distance=first_distance,
+        distance_ratio=np.where(np.isfinite(second_distance), ratio, np.nan),
+        closest_record=closest.reference,
         assigned=not paired,
     )
 
 
+def _centered(*sets: Tensor) -> tuple[Tensor, ...]:
+    """The ``sets``, float32 on the CPU, and the mean of all their rows, (D,)."""
+    checked = check_embeddings("The comparison of records and avatars", *sets, dtype=torch.float32)
+    checked = [embeddings.cpu() for embeddings in checked]
+    total = torch.stack([embeddings.sum(dim=0, dtype=torch.float64) for embeddings in checked]).sum(dim=0)
+    return *checked, (total / sum(map(len, checked))).float()
+
+
+def _add(closest: NearestReferences, rows: slice, columns: slice, values: Tensor) -> None:
+    """Add the records ``rows`` as references of the avatars ``columns``; ``values``: (r, c)."""
+    records = np.arange(rows.start, rows.stop)
+    closest.add(columns, values.T, records, records)
+
+
+def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) -> Tensor:
+    """For each question, how many numbers of ``values[rows]`` are above ``limit``, without the column ``excluded``.
+
+    ``values``: (r, c); the others (q,). A column outside of the block excludes nothing.
+    """
+    everything = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
+    above = (values if everything else values[rows]) > limit.float()[:, None]
+    inside = ((excluded >= 0) & (excluded < values.shape[1])).nonzero().squeeze(1)
+    above[inside, excluded[inside]] = False
+    return above.sum(dim=1)
+
+
 def hidden_by_patient(
-    records: Tensor, avatars: Tensor, patients: Sequence[object] | np.ndarray, block: int = BLOCK
+    records: Tensor, avatars: Tensor, patients: Sequence[object] | np.ndarray, block: int = BLOCK["cpu"]
 ) -> np.ndarray:
     """Whether the nearest avatar of each record, (n, D), is of another patient; bool (n,).
 
@@ -124,17 +156,18 @@ def hidden_by_patient(
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
-    x, y = points(_CALLER, avatars, records)
+    x, y, center = _centered(avatars, records)
     unit = torch.from_numpy(unit_indices(patients, len(records)))
-    closest, own_distance = Closest(len(y)), torch.full((len(y),), torch.inf, dtype=torch.float64)
+    closest, own = NearestReferences(len(y)), torch.full((len(y),), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
-        for part in blocks(x, y, block):
-            closest.add(part)
+        for rows, columns, values in similarity_blocks(x, y, "euclidean", block, center):
+            _add(closest, rows, columns, values)
         for patient in range(int(unit.max()) + 1):
-            rows = (unit == patient).nonzero().squeeze(1)
-            for row in rows.tolist():
-                own_distance[row] = distance(x.given[rows], y.given[row].expand(len(rows), -1)).min()
-    return torch.lt(closest.apart[:, 0], own_distance).numpy()
+            images = (unit == patient).nonzero().squeeze(1)
+            for row in images.tolist():
+                own[row] = paired_similarity(x[images], y[row].expand(len(images), -1), "euclidean").max()
+    hidden: np.ndarray = closest.score[:, 0] > own.numpy()
+    return hidden
 
 
 def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndarray, seed: int = 0) -> Interval:

@@ -1,28 +1,34 @@
-"""Exact search for the nearest training patient, streamed: memory does not grow with samples times references."""
+"""Exact nearest neighbors by blocks of rows: memory does not grow with the product of the two numbers of rows.
+
+``nearest_patients`` searches a stream of references. ``similarity_blocks`` and ``NearestReferences`` are its parts for
+two sets in memory. The functions from ``distance_blocks`` on give Euclidean distances in double precision, unrounded.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.privacy.similarity import Similarity, exact, normalised
+from echodream.privacy.similarity import Similarity, normalize, similarity_matrix
 
-BLOCK = {"cpu": 2048, "cuda": 8192}  # samples and references per product
-PAIRS = 16384  # similarities that are computed again in double precision at a time
+BLOCK = {"cpu": 2048, "cuda": 8192}
+"""Rows of each set in a block, by type of device."""
+DISTANCE_ROWS = 512
+"""Rows in a block of ``distance_blocks``."""
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """For each of n samples, the training patient that is most similar. All arrays are (n,).
+class NearestPatients:
+    """The nearest training patient of each of n samples. All arrays are (n,).
 
-    ``score`` is the highest similarity over reference patients, their frames, and the sample's own frames; ``patient``
-    whose it is; ``reference`` which one, counted in the order in which references came. Of two patients with the same
-    score the one first in alphabetical order is named. ``second_score`` and ``second_patient`` are of the nearest
-    *other* patient, where asked for. Euclidean distances are negative: larger is closer.
+    ``score``: highest similarity over reference patients, their frames and the frames of the sample, at single
+    precision. ``patient``: the patient with this similarity; of several, the first in alphabetical order.
+    ``reference``: index of the reference in the stream. ``second_score``, ``second_patient``: the nearest *other*
+    patient, None if not requested. Euclidean distances are negative.
     """
 
     score: np.ndarray
@@ -34,7 +40,7 @@ class Nearest:
     patients: int
 
 
-def nearest(
+def nearest_patients(
     samples: Tensor,
     references: Iterable[tuple[Tensor, Sequence[object]]],
     similarity: Similarity = "cosine",
@@ -42,31 +48,62 @@ def nearest(
     second: bool = False,
     device: torch.device | str | None = None,
     block: int | None = None,
-) -> Nearest:
-    """The nearest reference of each sample, exactly.
+) -> NearestPatients:
+    """The nearest reference patient of each sample, exactly.
 
-    ``samples`` are embeddings, (n, D); with ``groups``, (n,), they are frames, and ``groups`` numbers the sample, from
-    0, that each belongs to. ``references`` yields blocks of any size: embeddings (b, D) and the patient of each row. At
-    most ``block`` x ``block`` similarities exist at a time. What ties within float32's precision is compared again in
-    double precision, so neither the order nor the blocks of the references change the scores.
+    ``samples``: embeddings, (n, D); with ``groups``, (n,), they are frames, and ``groups`` is the number of the sample
+    of each frame, from 0. ``references`` yields embeddings, (b, D), and the patient of each row, in parts of any size.
+    Neither the order nor the parts of the references change the scores. At most ``block`` x ``block`` similarities
+    exist at a time. Raises ``UserError`` for embeddings that cannot be compared.
     """
-    where = torch.device(device) if device is not None else samples.device
-    size = block or BLOCK.get(where.type, 2048)
-    with torch.no_grad(), _full_precision():
-        search = _Search(normalised(samples.to(where), similarity, "samples"), similarity, 2 if second else 1)
-        for embeddings, patients in _reblocked(references, similarity, size, samples.shape[-1], where):
-            search.add(embeddings, patients, size)
-    return search.result(None if groups is None else np.asarray(groups))
+    device = torch.device(device) if device is not None else samples.device
+    size = block or BLOCK.get(device.type, 2048)
+    codes: dict[str, int] = {}
+    count, first, constant = 0, None, True
+    with torch.no_grad():
+        samples = normalize(samples.to(device), similarity, "samples")
+        center = samples.double().mean(dim=0).float()
+        search = NearestReferences(len(samples), second, codes)
+        for embeddings, patients in _equal_blocks(references, similarity, size, samples.shape[-1], device):
+            first = embeddings[0].clone() if first is None else first
+            constant = constant and bool((embeddings == first).all())
+            names = np.array([codes.setdefault(name, len(codes)) for name in patients])
+            order = np.argsort(np.array(patients), kind="stable")  # of equal similarities the first is taken
+            embeddings = embeddings[torch.from_numpy(order).to(device)]
+            for start in range(0, len(samples), size):
+                rows = slice(start, min(start + size, len(samples)))
+                values = similarity_matrix(samples[rows], embeddings, similarity, center)
+                search.add(rows, values, names[order], count + order)
+            count += len(patients)
+    if count == 0:
+        raise UserError("There is no reference: name a store with recordings of training patients.")
+    if constant and count > 1:
+        raise UserError("All references have the same embedding: the identity network has collapsed; train it again.")
+    if second and len(codes) < 2:
+        raise UserError("The references are of one patient only: the second nearest needs two or more.")
+    if groups is not None:
+        search = search.grouped(np.asarray(groups))
+    known = np.array([*codes], dtype=object)
+    score, patient = search.score.astype(np.float64), known[search.patient]
+    return NearestPatients(
+        score=score[:, 0],
+        patient=patient[:, 0],
+        reference=search.reference,
+        second_score=score[:, 1] if second else None,
+        second_patient=patient[:, 1] if second else None,
+        references=count,
+        patients=len(codes),
+    )
 
 
-def _reblocked(
+def _equal_blocks(
     references: Iterable[tuple[Tensor, Sequence[object]]],
     similarity: Similarity,
     size: int,
     width: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, list[str]]]:
-    """Normalised references in blocks of ``size`` rows, however they come; the last may be shorter."""
+    """Normalized references in blocks of ``size`` rows, whatever the parts they come in; the last may be shorter."""
     rows: list[Tensor] = []
     names: list[str] = []
     for embeddings, patients in references:
@@ -83,182 +120,164 @@ def _reblocked(
         names.extend(str(patient) for patient in patients)
         if len(names) >= size:
             joined = rows[0] if len(rows) == 1 else torch.cat(rows)
-            whole = len(joined) - len(joined) % size
-            for start in range(0, whole, size):
-                yield normalised(joined[start : start + size], similarity, "references"), names[start : start + size]
-            rows, names = [joined[whole:].clone()], names[whole:]
+            full = len(joined) - len(joined) % size
+            for start in range(0, full, size):
+                yield normalize(joined[start : start + size], similarity, "references"), names[start : start + size]
+            rows, names = [joined[full:].clone()], names[full:]
     if names:
-        yield normalised(torch.cat(rows), similarity, "references"), names
+        yield normalize(torch.cat(rows), similarity, "references"), names
 
 
-class _Search:
-    """The ``keep`` best distinct patients of each sample so far."""
+class NearestReferences:
+    """The nearest reference of each of ``count`` samples in the blocks added so far, and the nearest other patient.
 
-    def __init__(self, samples: Tensor, similarity: Similarity, keep: int) -> None:
-        self.similarity, self.keep = similarity, keep
-        self.centre = samples.double().mean(dim=0).float() if similarity == "euclidean" else None
-        self.samples = samples
-        self.shifted = samples if self.centre is None else samples - self.centre
-        self.size = self.shifted.norm(dim=1)
-        shape, device = (len(samples), keep), samples.device
-        self.score = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
-        self.patient = torch.full(shape, -1, dtype=torch.int64, device=device)
-        self.reference = torch.full(shape, -1, dtype=torch.int64, device=device)
-        self.codes: dict[str, int] = {}
-        self.rank: tuple[int, Tensor] = (0, torch.empty(0, dtype=torch.int64))
-        self.count = 0
-        self.first: Tensor | None = None
-        self.constant = True
-        self.buffer = torch.empty(0, device=device)
+    ``score``, float32, and ``patient``, int64, are (count, 2), or (count, 1) unless ``second``; ``reference``, int64,
+    is (count,). -inf and -1 mean none. With ``codes``, the number of each patient by name, ties go to the first name in
+    alphabetical order; without, to the reference that was added first.
+    """
 
-    def add(self, references: Tensor, patients: list[str], size: int) -> None:
-        """Compare all samples with a block of normalised references, (b, D)."""
-        numbers = [self.codes.setdefault(name, len(self.codes)) for name in patients]
-        codes = torch.tensor(numbers, device=references.device)
-        self.first = references[0].clone() if self.first is None else self.first
-        self.constant = self.constant and bool((references == self.first).all())
-        shifted = references if self.centre is None else references - self.centre
-        bias = None if self.centre is None else shifted.square().sum(dim=1) / -2
-        largest = shifted.norm(dim=1).amax()
-        for start in range(0, len(self.samples), size):
-            rows = slice(start, min(start + size, len(self.samples)))
-            product = self._product(self.shifted[rows], shifted, bias)
-            floor, slack = self._floor(rows, largest)
-            promising = (product.amax(dim=1) >= floor).nonzero().squeeze(1)
-            if len(promising):
-                self._merge(promising + start, product[promising], slack[promising], references, codes)
-        self.count += len(references)
+    def __init__(self, count: int, second: bool = True, codes: dict[str, int] | None = None) -> None:
+        self.second, self.codes = second, codes
+        self.score = np.full((count, 1 + second), -np.inf, dtype=np.float32)
+        self.patient = np.full((count, 1 + second), -1, dtype=np.int64)
+        self.reference = np.full(count, -1, dtype=np.int64)
 
-    def _product(self, samples: Tensor, references: Tensor, bias: Tensor | None) -> Tensor:
-        """(r, b): what grows with similarity. For distances x.y - |y|^2/2, which orders references as -|x - y| does."""
-        shape = (len(samples), len(references))
-        if self.buffer.numel() < shape[0] * shape[1]:
-            self.buffer = torch.empty(shape[0] * shape[1], device=samples.device)
-        out = self.buffer[: shape[0] * shape[1]].view(shape)
-        if bias is None:
-            return torch.mm(samples, references.T, out=out)
-        return torch.addmm(bias, samples, references.T, out=out)
+    def add(self, rows: slice, values: Tensor, patients: np.ndarray, references: np.ndarray) -> None:
+        """Similarities ``values``, (r, b), of the samples ``rows`` to b references, which are sorted by patient name.
 
-    def _floor(self, rows: slice, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """(r,) each: below the first a product cannot belong to the best; the second bounds float32's error of one."""
-        worst, size = self.score[rows, -1], self.size[rows]
-        if self.centre is not None:
-            worst = (size.double().square() - worst.square()) / 2
-        scale = size * largest if self.centre is None else 2 * (size * largest + size.square() + largest.square())
-        slack = (self.samples.shape[1] + 4) * 2.0**-24 * scale
-        return (worst - slack).float(), slack
+        ``patients``: code of the patient of each reference, (b,); ``references``: their indices, (b,).
+        """
+        score, column = values.max(dim=1)
+        scores, columns = [score], [column]
+        if self.second:
+            codes = torch.from_numpy(patients).to(values.device)
+            score, column = values.masked_fill(codes[column][:, None] == codes, -torch.inf).max(dim=1)
+            scores.append(score)
+            columns.append(column)
+        found = torch.stack(scores, dim=1).cpu().numpy()
+        place = torch.stack(columns, dim=1).cpu().numpy()
+        self._merge(rows, found, np.where(found == -np.inf, -1, patients[place]), references[place[:, 0]])
 
-    def _merge(self, rows: Tensor, product: Tensor, slack: Tensor, references: Tensor, codes: Tensor) -> None:
-        """Take up, for ``rows``, (c,), the best patients of a block; ``product``, (c, b), is used up."""
-        state = [part[rows] for part in (self.score, self.patient, self.reference)]
-        for turn in range(self.keep):
-            score, column = self._tied(rows, product, slack, references, codes)
-            found = (score, codes[column].masked_fill(score == -torch.inf, -1), column + self.count)
-            state = [torch.cat([part, new[:, None]], dim=1) for part, new in zip(state, found, strict=True)]
-            if turn + 1 < self.keep:
-                product.masked_fill_(codes == codes[column][:, None], -torch.inf)
-        row = torch.arange(len(rows), device=rows.device).repeat_interleave(state[0].shape[1])
-        best = self._distinct(row, *(part.flatten() for part in state))
-        self.score[rows], self.patient[rows], self.reference[rows] = best
+    def _merge(self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray) -> None:
+        """Replace what is less near; ``score`` and ``patient``: (r, 1) or (r, 2), ``reference``: (r,)."""
+        old = [_Candidate(*pair) for pair in zip(self.score[rows].T, self.patient[rows].T, strict=True)]
+        new = [_Candidate(*pair) for pair in zip(score.T, patient.T, strict=True)]
+        wins = self._is_nearer(new[0], old[0])
+        self.reference[rows] = np.where(wins, reference, self.reference[rows])
+        best = [_where(wins, new[0], old[0])]
+        if self.second:
+            second = _Candidate(np.full_like(best[0].score, -np.inf), np.full_like(best[0].patient, -1))
+            for candidate in (_where(wins, old[0], new[0]), old[1], new[1]):
+                other = candidate.patient != best[0].patient
+                second = _where(other & self._is_nearer(candidate, second), candidate, second)
+            best.append(second)
+        self.score[rows] = np.stack([candidate.score for candidate in best], axis=1)
+        self.patient[rows] = np.stack([candidate.patient for candidate in best], axis=1)
 
-    def _tied(
-        self, rows: Tensor, product: Tensor, slack: Tensor, references: Tensor, codes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Score and column of the best of each row of ``product``, (c, b), among all that float32 cannot tell apart."""
-        highest = product.amax(dim=1)
-        row, column = ((product >= (highest - 2 * slack)[:, None]) & (product > -torch.inf)).nonzero().T
-        score = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
-        best = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        parts = zip(rows[row].split(PAIRS), column.split(PAIRS), strict=True)
-        exactly = [exact(self.samples[x], references[y], self.similarity) for x, y in parts]
-        if not exactly:
-            return score, best
-        order = self._order(row, torch.cat(exactly), codes[column])
-        first = order[_firsts(row[order])]
-        score[row[first]], best[row[first]] = torch.cat(exactly)[first], column[first]
-        return score, best
+    def _is_nearer(self, new: "_Candidate", old: "_Candidate") -> np.ndarray:
+        """Whether ``new`` is nearer than ``old``, or equally near with a name that comes first; bool (r,)."""
+        nearer = new.score > old.score
+        if self.codes is not None:
+            ties = np.flatnonzero((new.score == old.score) & (new.patient != old.patient) & (old.patient >= 0))
+            names = [*self.codes] if len(ties) else []
+            nearer[ties] = [names[a] < names[b] for a, b in zip(new.patient[ties], old.patient[ties], strict=True)]
+        return nearer
 
-    def _order(self, group: Tensor, score: Tensor, patient: Tensor) -> Tensor:
-        """Indices by group, in it by falling score, and at equal scores by the patient's name. All are (p,)."""
-        order = score.argsort(descending=True, stable=True)
-        order = order[group[order].argsort(stable=True)]
-        equal = (group[order][1:] == group[order][:-1]) & (score[order][1:] == score[order][:-1])
-        if not equal.any():
-            return order
-        order = self._ranks()[patient.clamp(min=0)].argsort(stable=True)
-        order = order[score[order].argsort(descending=True, stable=True)]
-        return order[group[order].argsort(stable=True)]
-
-    def _distinct(self, group: Tensor, score: Tensor, patient: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The ``keep`` best distinct patients of each group, numbered from 0; (p,) each to (groups, keep) each."""
-        order = self._order(group, score, patient)
-        group, score, patient, place = (part[order] for part in (group, score, patient, place))
-        best = [_firsts(group)]
-        if self.keep == 2:
-            others = ((patient != patient[best[0]][group]) | (patient < 0)).nonzero().squeeze(1)
-            best.append(others[_firsts(group[others])])
-        columns = torch.stack(best, dim=1)
-        return score[columns], patient[columns], place[columns]
-
-    def _ranks(self) -> Tensor:
-        """The place of each patient's name in alphabetical order; (patients,)."""
-        if self.rank[0] != len(self.codes):
-            order = np.argsort(np.array(list(self.codes)), kind="stable")
-            ranks = np.empty(len(order), dtype=np.int64)
-            ranks[order] = np.arange(len(order))
-            self.rank = (len(self.codes), torch.from_numpy(ranks).to(self.samples.device))
-        return self.rank[1]
-
-    def result(self, groups: np.ndarray | None) -> Nearest:
-        """What was found, with frames brought together to samples."""
-        self._check()
-        if groups is not None:
-            self._group(groups)
-        names = np.array(list(self.codes), dtype=object)
-        score, patient = self.score.cpu().numpy(), names[self.patient.cpu().numpy()]
-        two = self.keep == 2
-        return Nearest(
-            score=score[:, 0],
-            patient=patient[:, 0],
-            reference=self.reference[:, 0].cpu().numpy(),
-            second_score=score[:, 1] if two else None,
-            second_patient=patient[:, 1] if two else None,
-            references=self.count,
-            patients=len(self.codes),
-        )
-
-    def _check(self) -> None:
-        if self.count == 0:
-            raise UserError("There is no reference: name a store with recordings of training patients.")
-        if self.constant and self.count > 1:
-            raise UserError(
-                "All references have the same embedding: the identity network has collapsed; train it again."
-            )
-        if len(self.codes) < self.keep:
-            raise UserError("The references are of one patient only: the second nearest needs two or more.")
-
-    def _group(self, groups: np.ndarray) -> None:
-        """From frames, (n, keep), to samples: the best distinct patients over each sample's frames."""
-        if groups.shape != (len(self.samples),) or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
+    def grouped(self, groups: np.ndarray) -> "NearestReferences":
+        """From frames to samples: the nearest over the frames of each sample, ``groups``, (count,)."""
+        if groups.shape != self.reference.shape or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
             raise UserError("groups must number the sample of every frame, from 0 and without gaps.")
-        group = torch.from_numpy(groups.astype(np.int64)).to(self.samples.device).repeat_interleave(self.keep)
-        found = (part.flatten() for part in (self.score, self.patient, self.reference))
-        self.score, self.patient, self.reference = self._distinct(group, *found)
+        order = np.argsort(groups, kind="stable")
+        sizes = np.bincount(groups)
+        turn = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        merged = NearestReferences(len(sizes), self.second, self.codes)
+        for number in range(int(sizes.max())):
+            frames = order[turn == number]
+            merged._merge(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
+        return merged
 
 
-def _firsts(group: Tensor) -> Tensor:
-    """Where each number begins in ``group``, which is sorted."""
-    new = torch.ones_like(group, dtype=torch.bool)
-    new[1:] = group[1:] != group[:-1]
-    return new.nonzero().squeeze(1)
+class _Candidate(NamedTuple):
+    """For each of r samples a patient and the similarity to it: (r,) each."""
+
+    score: np.ndarray
+    patient: np.ndarray
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Matrix products in true float32, whatever the caller has set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _where(condition: np.ndarray, first: _Candidate, other: _Candidate) -> _Candidate:
+    """``first`` where ``condition``, bool (r,), holds, else ``other``."""
+    return _Candidate(*(np.where(condition, a, b) for a, b in zip(first, other, strict=True)))
+
+
+def similarity_blocks(
+    x: Tensor, y: Tensor, similarity: Similarity, size: int = BLOCK["cpu"], center: Tensor | None = None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows of ``x``, rows of ``y`` and their similarities, float32 (r, c), block by block, row by row of blocks."""
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
+        for other in range(0, len(y), size):
+            columns = slice(other, min(other + size, len(y)))
+            yield rows, columns, similarity_matrix(x[rows], y[columns], similarity, center)
+
+
+def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """``sets`` of embeddings, (n_i, D) with the same D, as ``dtype``, without gradients.
+
+    Raises ``UserError``, which says that ``name`` cannot be computed, for other shapes and for NaN or infinite values.
+    """
+    for embeddings in sets:
+        if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.shape[1] != sets[0].shape[1]:
+            shapes = ", ".join(str(tuple(each.shape)) for each in sets)
+            raise UserError(f"{name} needs embeddings (n, D) of the same D and at least one row each, not {shapes}.")
+        if not torch.isfinite(embeddings).all():
+            raise UserError(f"{name} was given NaN or infinite embeddings: the network that made them is broken.")
+    return [embeddings.detach().to(dtype) for embeddings in sets]
+
+
+def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of ``x`` and their Euclidean distances to all of ``y``, (b, m), unrounded: (n, D) and (m, D) float64."""
+    for start in range(0, len(x), DISTANCE_ROWS):
+        rows = slice(start, min(start + DISTANCE_ROWS, len(x)))
+        yield rows, torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of each row of ``x``, (n, D), to the nearest row of ``y``, (m, D), and its index; (n,) each."""
+    found = [distances.min(dim=1) for _, distances in distance_blocks(x, y)]
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+
+
+def neighbor_radii(x: Tensor, k: int) -> Tensor:
+    """Distance of each row of ``x``, (n, D), to its ``k``-th nearest other row; (n,)."""
+    if not 1 <= k < len(x):
+        raise UserError(f"k={k} neighbours need more than {k} embeddings, and there are {len(x)}.")
+    radii = []
+    for rows, distances in distance_blocks(x, x):
+        distances[torch.arange(len(distances)), torch.arange(rows.start, rows.stop)] = torch.inf
+        radii.append(distances.kthvalue(k, dim=1).values)
+    return torch.cat(radii)
+
+
+def nearest_other_patient(x: Tensor, patients: np.ndarray) -> Tensor:
+    """Distance of each row of ``x``, (n, D), to the nearest row of another patient; ``patients``: int, (n,); (n,)."""
+    codes = torch.from_numpy(patients).to(x.device)
+    if len(codes.unique()) < 2:
+        raise UserError("There is only one patient: the nearest other patient needs two or more.")
+    return torch.cat(
+        [
+            distances.masked_fill_(codes[rows][:, None] == codes, torch.inf).amin(dim=1)
+            for rows, distances in distance_blocks(x, x)
+        ]
+    )
+
+
+def distance_to_each_patient(x: Tensor, y: Tensor, patients: np.ndarray) -> Tensor:
+    """Distance of each row of ``x``, (n, D), to the nearest row of each patient of ``y``, (m, D).
+
+    ``patients``: number of the patient of each row of ``y``, int from 0, (m,). Returns (n, patients).
+    """
+    codes = torch.from_numpy(patients).to(y.device)
+    table = torch.full((len(x), int(codes.max()) + 1), torch.inf, dtype=x.dtype, device=x.device)
+    for rows, distances in distance_blocks(x, y):
+        table[rows] = table[rows].scatter_reduce(1, codes.expand_as(distances), distances, "amin")
+    return table

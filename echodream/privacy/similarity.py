@@ -1,4 +1,4 @@
-"""How alike two embeddings are: one normalisation for samples, references, calibration patients and controls."""
+"""Similarity of embeddings: normalization, and similarities of pairs and of whole blocks."""
 
 from typing import Literal
 
@@ -9,43 +9,71 @@ from echodream.errors import UserError
 
 Similarity = Literal["cosine", "pearson", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "pearson", "euclidean")
+CANCELLATION = 0.01
+"""Share of |x|^2 + |y|^2 below which a squared distance is computed from the difference instead of the dot product."""
+CHUNK_NUMBERS = 2**22
+"""Numbers per chunk when distances are computed from differences."""
 
 
-def normalised(embeddings: Tensor, similarity: Similarity, what: str = "embeddings") -> Tensor:
-    """Embeddings, (n, D), made ready to be compared; returns float32, (n, D).
+def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embeddings") -> Tensor:
+    """Embeddings (n, D), prepared for ``similarity``: float32 (n, D).
 
-    ``cosine``: divided by their norm; ``pearson``: their mean over features taken off first, so that the product of
-    two rows is the correlation; ``euclidean``: as they are. ``what`` names them in an error: what is not a finite
-    (n, D), or has no direction (all features equal, for ``pearson``; all zero, for ``cosine``), raises ``UserError``.
+    ``cosine``: divided by their norm. ``pearson``: centered over features, then divided by their norm, so that the dot
+    product of two rows is their correlation. ``euclidean``: unchanged. Raises ``UserError``, which calls the embeddings
+    ``name``, for a wrong shape, NaN or infinite values, and rows without a direction (zero, or constant for
+    ``pearson``).
     """
     if similarity not in SIMILARITIES:
         raise UserError(f"similarity={similarity!r} is not known: choose one of {', '.join(SIMILARITIES)}.")
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         shape = tuple(embeddings.shape)
-        raise UserError(f"The {what} have shape {shape}, not (n, D) with at least one row and one feature.")
+        raise UserError(f"The {name} have shape {shape}, not (n, D) with at least one row and one feature.")
     if not torch.isfinite(embeddings).all():
-        raise UserError(f"The {what} hold NaN or infinite values: the identity network is broken; train it again.")
+        raise UserError(f"The {name} hold NaN or infinite values: the identity network is broken; train it again.")
     if similarity == "euclidean":
         return embeddings.float()
     rows = embeddings.double()
-    size = rows.norm(dim=1, keepdim=True)
+    norm_before = rows.norm(dim=1, keepdim=True)
     if similarity == "pearson":
         rows = rows - rows.mean(dim=1, keepdim=True)
     norm = rows.norm(dim=1, keepdim=True)
-    if (norm <= 1e-6 * size).any():
+    if (norm <= 1e-6 * norm_before).any():
         raise UserError(
-            f"Some of the {what} are constant, so they have no {similarity} similarity: the identity network has "
+            f"Some of the {name} are constant, so they have no {similarity} similarity: the identity network has "
             "collapsed or its output is saturated; train it again."
         )
     return (rows / norm).float()
 
 
-def exact(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
-    """Similarity of rows of two normalised sets, (n, D) each; returns float64, (n,), at float32's precision.
+def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
+    """Similarity of row i of ``x`` to row i of ``y``, normalized, (n, D) each: float64 (n,), rounded to float32.
 
-    Computed in double precision and rounded, so that it does not depend on blocks, order or device. Euclidean
-    distances come back negative: larger is always closer.
+    Euclidean distances are negative: a larger value is always closer.
     """
     x, y = x.double(), y.double()
-    found = -(x - y).square().sum(dim=1).sqrt() if similarity == "euclidean" else (x * y).sum(dim=1)
-    return found.float().double()
+    values = -(x - y).square().sum(dim=1).sqrt() if similarity == "euclidean" else (x * y).sum(dim=1)
+    return values.float().double()
+
+
+def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tensor | None = None) -> Tensor:
+    """Similarity of each row of ``x``, (n, D), to each row of ``y``, (m, D), both normalized: float32 (n, m).
+
+    Computed in double precision and rounded, so that equal pairs have equal values in any block. Euclidean distances
+    are negative. They are computed from dot products about ``center``, float32 (D,), a point near the data; where these
+    would cancel, from the differences.
+    """
+    x, y = x.double(), y.double()
+    if similarity != "euclidean":
+        return (x @ y.T).float()
+    if center is not None:  # exact: the difference of two float32 numbers fits into a double
+        x, y = x - center.double(), y - center.double()
+    sizes = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
+    squared = torch.addmm(sizes, x, y.T, alpha=-2)
+    if squared.amin() < CANCELLATION * sizes.amax():
+        row, column = (squared <= CANCELLATION * sizes).nonzero(as_tuple=True)
+        if 16 * len(row) > squared.numel():
+            return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").float()
+        size = max(1, CHUNK_NUMBERS // x.shape[1])
+        for rows, columns in zip(row.split(size), column.split(size), strict=True):
+            squared[rows, columns] = (x[rows] - y[columns]).square().sum(dim=1)
+    return -squared.sqrt_().float()

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from echodream.errors import UserError
-from echodream.privacy import nearer
 from echodream.privacy.anonymity import (
     anonymity_measures,
     compare_avatars,
     hidden_by_patient,
     percentage_interval,
 )
+from tests.support.tensor_sizes import LargestTensor
 
 torch.set_num_threads(1)
 NAMES = ("source", "distance", "nearer_avatars", "nearer_records", "closest_distance", "distance_ratio")
@@ -24,7 +24,7 @@ def apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def brute(x: np.ndarray, a: np.ndarray, source: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """What ``compare`` finds, with loops."""
+    """What ``compare_avatars`` finds, with loops."""
     across, within = apart(x, a), apart(x, x)
     source = across.argmin(0) if source is None else source
     own = across[source, np.arange(len(a))]
@@ -52,9 +52,7 @@ def sets(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("block", [2048, 5])
 @pytest.mark.parametrize("paired", [True, False])
-def test_random_sets_give_what_brute_force_gives(paired: bool, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearer, "GROUP", 4)
-    monkeypatch.setattr(nearer, "FEATURES", 3)
+def test_random_sets_give_what_brute_force_gives(paired: bool, block: int) -> None:
     for seed in range(30 if block > 5 else 12):
         x, a = sets(seed)
         a = a if paired else np.concatenate([a, a[:3]])
@@ -127,19 +125,11 @@ def test_copies_are_not_hidden_and_noise_hides_by_chance() -> None:
     assert np.median(noise.nearer_avatars) == pytest.approx(199.5, abs=25)
 
 
-def test_memory_does_not_grow_with_n_times_m(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    real = torch.empty
-
-    def counted(*sizes: object, **options: object) -> torch.Tensor:
-        found = real(*sizes, **options)  # type: ignore[call-overload]
-        asked.append(found.numel())
-        return found
-
-    monkeypatch.setattr(torch, "empty", counted)
+def test_memory_does_not_grow_with_n_times_m() -> None:
     x = torch.randn(700, 3, generator=torch.Generator().manual_seed(0))
-    compare_avatars(x, x + 1, block=50)
-    assert max(asked) == 2500
+    with LargestTensor() as mode:
+        compare_avatars(x, x + 1, block=50)
+    assert mode.elements == 2500  # a block of distances; the sets have 2,100 numbers
 
 
 def test_other_images_of_a_patient_hide_nobody() -> None:

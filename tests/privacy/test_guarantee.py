@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from echodream.privacy.certification import PatientScores
-from echodream.privacy.nearest_neighbors import nearest
+from echodream.privacy.nearest_neighbors import nearest_patients
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
 
@@ -31,8 +31,8 @@ def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_r
     for _ in range(repeats):
         sets = [torch.randn(count, width, generator=generator) for count in (train, test, held, samples)]
         references, names = [(sets[0], named(train, "t").tolist())], named(held, "c")
-        unseen, harmless = (nearest(one, references, "pearson").score for one in sets[2:])
-        maxima = nearest(sets[0], [(sets[1], named(test, "u").tolist())], "pearson").score
+        unseen, harmless = (nearest_patients(one, references, "pearson").score for one in sets[2:])
+        maxima = nearest_patients(sets[0], [(sets[1], named(test, "u").tolist())], "pearson").score
         evidence = Evidence(PatientScores(unseen, names), copies, train_to_test=maxima)
         for rule in (Percentile(), Calibrated(choose=0.0)):
             lost[rule.name].append(float(rule.decide(evidence).rejected(harmless).mean()))

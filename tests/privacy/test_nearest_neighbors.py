@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from echodream.errors import UserError
-from echodream.privacy.nearest_neighbors import Nearest, nearest
-from echodream.privacy.similarity import SIMILARITIES, Similarity, exact, normalised
+from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
+from echodream.privacy.similarity import SIMILARITIES, Similarity, normalize, paired_similarity
+from tests.support.tensor_sizes import LargestTensor
 
 SAMPLES, REFERENCES, PATIENTS, WIDTH = 23, 211, 37, 7
 
@@ -41,7 +41,7 @@ def table(x: np.ndarray, y: np.ndarray, similarity: Similarity) -> np.ndarray:
 @pytest.mark.parametrize(("stream", "block"), [(1, 50), (64, 16), (1000, 1000)])
 def test_the_search_is_the_table(similarity: Similarity, stream: int, block: int) -> None:
     x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), patients()
-    found = nearest(x, streamed(y, names, stream), similarity, second=True, block=block)
+    found = nearest_patients(x, streamed(y, names, stream), similarity, second=True, block=block)
     truth = table(x.double().numpy(), y.double().numpy(), similarity)
     known = np.array(sorted(set(names)))
     by_patient = np.stack([truth[:, np.array(names) == name].max(axis=1) for name in known], axis=1)
@@ -59,7 +59,7 @@ def test_the_search_is_the_table(similarity: Similarity, stream: int, block: int
 def test_frames_of_a_sample_count_together(similarity: Similarity) -> None:
     x, y, names = normal(SAMPLES, 0), normal(REFERENCES, 1), patients()
     groups = np.array([number % 5 for number in range(SAMPLES)])
-    found = nearest(x, streamed(y, names, 32), similarity, groups=groups, second=True)
+    found = nearest_patients(x, streamed(y, names, 32), similarity, groups=groups, second=True)
     truth = table(x.double().numpy(), y.double().numpy(), similarity)
     known = np.array(sorted(set(names)))
     for sample in range(5):
@@ -75,7 +75,7 @@ def test_frames_of_a_sample_count_together(similarity: Similarity) -> None:
 def test_the_second_nearest_is_another_patient() -> None:
     x = torch.tensor([[1.0, 0.0]])
     y = torch.tensor([[1.0, 0.01], [1.0, 0.02], [1.0, 0.5]])
-    found = nearest(x, [(y, ["a", "a", "b"])], second=True)
+    found = nearest_patients(x, [(y, ["a", "a", "b"])], second=True)
     assert (found.patient[0], found.second_patient[0]) == ("a", "b")  # type: ignore[index]
 
 
@@ -85,11 +85,11 @@ def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similari
     x = normal(SAMPLES, 0, width=64)
     near = x[torch.arange(REFERENCES) % SAMPLES] + 3e-7 * normal(REFERENCES, 2, width=64)
     y, names = torch.cat([near, x, x]), [*patients(), *["z"] * SAMPLES, *["m"] * SAMPLES]
-    results: list[Nearest] = []
+    results: list[NearestPatients] = []
     for seed, (stream, block) in enumerate([(300, 300), (7, 19), (64, 128), (1, 5)]):
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
         shuffled = [names[place] for place in order]
-        results.append(nearest(x, streamed(y[order], shuffled, stream), similarity, second=True, block=block))
+        results.append(nearest_patients(x, streamed(y[order], shuffled, stream), similarity, second=True, block=block))
     for other in results[1:]:
         assert np.array_equal(other.score, results[0].score)
         assert np.array_equal(other.second_score, results[0].second_score)  # type: ignore[arg-type]
@@ -99,7 +99,9 @@ def test_order_and_blocks_change_nothing_even_where_float32_cannot_tell(similari
 def test_of_tied_patients_the_first_by_name_is_named() -> None:
     x = normal(3, 0)
     for names in (["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]):
-        found = nearest(x[:1], [(torch.cat([x[:1], x[1:2]]), [name, "x"]) for name in names], second=True, block=2)
+        found = nearest_patients(
+            x[:1], [(torch.cat([x[:1], x[1:2]]), [name, "x"]) for name in names], second=True, block=2
+        )
         assert found.patient.tolist() == ["a"]
         assert found.second_patient is not None
         assert found.second_patient.tolist() == ["b"]
@@ -110,26 +112,11 @@ def test_a_copy_of_another_frame_passes_where_only_first_frames_are_references()
     frames = normal(60, 3, width=32).reshape(10, 6, 32)
     names = [f"p{number}" for number in range(10)]
     copies = frames[:, 3] + 0.05 * normal(10, 4, width=32)
-    every = nearest(copies, [(video, [name] * 6) for video, name in zip(frames, names, strict=True)])
-    first = nearest(copies, [(frames[:, 0], names)])
+    every = nearest_patients(copies, [(video, [name] * 6) for video, name in zip(frames, names, strict=True)])
+    first = nearest_patients(copies, [(frames[:, 0], names)])
     assert every.patient.tolist() == names
     assert every.score.min() > 0.95
     assert first.score.max() < 0.8
-
-
-class Largest(TorchDispatchMode):
-    """The most elements that any tensor has had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(one, Tensor):
-                self.elements = max(self.elements, one.untyped_storage().nbytes() // max(one.element_size(), 1))
-        return result
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -137,8 +124,8 @@ def test_memory_does_not_grow_with_samples_times_references(second: bool) -> Non
     largest = {}
     for references in (512, 4096):
         stream = ((normal(64, seed, width=16), [f"p{seed}"] * 64) for seed in range(references // 64))
-        with Largest() as mode:
-            found = nearest(normal(600, 99, width=16), stream, second=second, block=128)
+        with LargestTensor() as mode:
+            found = nearest_patients(normal(600, 99, width=16), stream, second=second, block=128)
         assert found.references == references
         largest[references] = mode.elements
     assert largest[512] == largest[4096]
@@ -151,46 +138,46 @@ def test_nan_and_infinity_are_refused(similarity: Similarity) -> None:
         broken = normal(5, 0)
         broken[2, 3] = bad
         with pytest.raises(UserError, match="samples hold NaN or infinite"):
-            nearest(broken, [(normal(5, 1), list("abcde"))], similarity)
+            nearest_patients(broken, [(normal(5, 1), list("abcde"))], similarity)
         with pytest.raises(UserError, match="references hold NaN or infinite"):
-            nearest(normal(5, 1), [(broken, list("abcde"))], similarity)
+            nearest_patients(normal(5, 1), [(broken, list("abcde"))], similarity)
 
 
 def test_constant_embeddings_are_refused() -> None:
     x = normal(5, 0)
     flat = torch.full((5, WIDTH), 0.7)
     with pytest.raises(UserError, match=r"samples are constant.*pearson"):
-        nearest(flat, [(x, list("abcde"))], "pearson")
+        nearest_patients(flat, [(x, list("abcde"))], "pearson")
     with pytest.raises(UserError, match=r"references are constant.*cosine"):
-        nearest(x, [(torch.zeros(5, WIDTH), list("abcde"))], "cosine")
+        nearest_patients(x, [(torch.zeros(5, WIDTH), list("abcde"))], "cosine")
     for similarity in ("cosine", "euclidean"):
         with pytest.raises(UserError, match="All references have the same embedding"):
-            nearest(x, streamed(x[:1].repeat(5, 1), list("abcde"), 2), similarity, block=2)
+            nearest_patients(x, streamed(x[:1].repeat(5, 1), list("abcde"), 2), similarity, block=2)
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
     x = normal(5, 0)
     with pytest.raises(UserError, match="no reference"):
-        nearest(x, [])
+        nearest_patients(x, [])
     with pytest.raises(UserError, match="one patient only"):
-        nearest(x, [(x, ["a"] * 5)], second=True)
+        nearest_patients(x, [(x, ["a"] * 5)], second=True)
     with pytest.raises(UserError, match="8 features and samples 7"):
-        nearest(x, [(normal(5, 0, width=8), list("abcde"))])
+        nearest_patients(x, [(normal(5, 0, width=8), list("abcde"))])
     with pytest.raises(UserError, match="5 references came with 4 patients"):
-        nearest(x, [(x, list("abcd"))])
+        nearest_patients(x, [(x, list("abcd"))])
     with pytest.raises(UserError, match="samples have shape"):
-        nearest(x[:0], [(x, list("abcde"))])
+        nearest_patients(x[:0], [(x, list("abcde"))])
     with pytest.raises(UserError, match="groups"):
-        nearest(x, [(x, list("abcde"))], groups=[0, 1, 3, 3, 1])
+        nearest_patients(x, [(x, list("abcde"))], groups=[0, 1, 3, 3, 1])
     with pytest.raises(UserError, match="similarity='dot'"):
-        nearest(x, [(x, list("abcde"))], "dot")  # type: ignore[arg-type]
+        nearest_patients(x, [(x, list("abcde"))], "dot")  # type: ignore[arg-type]
 
 
 def test_every_side_is_normalised_alike_whatever_its_scale() -> None:
     x, y = normal(4, 0), normal(4, 1)
     for similarity, moved in (("cosine", 5 * x), ("pearson", 5 * x - 3)):
         pair = [
-            exact(normalised(each, similarity), normalised(y, similarity), similarity)  # type: ignore[arg-type]
+            paired_similarity(normalize(each, similarity), normalize(y, similarity), similarity)  # type: ignore[arg-type]
             for each in (x, moved)
         ]
         assert pair[0].tolist() == pytest.approx(pair[1].tolist(), abs=1e-6)
@@ -201,8 +188,10 @@ def test_precision_set_by_others_is_overruled_and_restored() -> None:
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            found = nearest(normal(SAMPLES, 0), [(normal(REFERENCES, 1), patients())])
+            found = nearest_patients(normal(SAMPLES, 0), [(normal(REFERENCES, 1), patients())])
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert np.array_equal(found.score, nearest(normal(SAMPLES, 0), [(normal(REFERENCES, 1), patients())]).score)
+    assert np.array_equal(
+        found.score, nearest_patients(normal(SAMPLES, 0), [(normal(REFERENCES, 1), patients())]).score
+    )

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_mean, unit_indices
-from echodream.privacy.attacks.distances import checked, nearest_distance, to_other_units, to_units
+from echodream.privacy.nearest_neighbors import (
+    check_embeddings,
+    distance_to_each_patient,
+    nearest_other_patient,
+    nearest_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,13 @@ def closeness(
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
-    x, y, z = checked("closeness", synthetic, train, holdout)
+    x, y, z = check_embeddings("closeness", synthetic, train, holdout)
     generator = np.random.default_rng(seed)
     tables = [
-        _closest(to_units(x, rows, unit_indices(names, len(rows))).cpu().numpy(), unit_indices(groups, len(x)))
+        _closest(
+            distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(),
+            unit_indices(groups, len(x)),
+        )
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
     patients = min(table.shape[1] for table in tables)
@@ -107,7 +115,7 @@ def authenticity(synthetic: Tensor, train: Tensor, train_patients: Sequence[obje
     One is not where it lies closer to its nearest training row than that row does to any row of another patient. With
     ``train_patients`` None every row is its own patient, as in the paper. Embeddings (n, D) and (m, D), euclidean.
     """
-    x, y = checked("authenticity", synthetic, train)
-    distance, place = nearest_distance(x, y)
-    others = to_other_units(y, unit_indices(train_patients, len(y)))
+    x, y = check_embeddings("authenticity", synthetic, train)
+    distance, place = nearest_rows(x, y)
+    others = nearest_other_patient(y, unit_indices(train_patients, len(y)))
     return torch.gt(distance, others[place]).cpu().numpy()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval
-from echodream.privacy.attacks.distances import checked, nearest_distance
+from echodream.privacy.nearest_neighbors import check_embeddings, nearest_rows
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def data_copying(
     """
     if cells < 1 or least < 1:
         raise UserError(f"cells={cells} and least={least} must be at least 1.")
-    x, y, z = checked("data_copying", synthetic, train, held_out)
+    x, y, z = check_embeddings("data_copying", synthetic, train, held_out)
     if cells > len(y):
         raise UserError(f"cells={cells} is more than the {len(y)} training embeddings: choose fewer.")
-    near, far = (nearest_distance(each, y)[0].cpu().numpy() for each in (x, z))
+    near, far = (nearest_rows(each, y)[0].cpu().numpy() for each in (x, z))
     places = _cells(y, cells, seed)
-    where = [nearest_distance(each, places)[1].cpu().numpy() for each in (x, z)]
+    where = [nearest_rows(each, places)[1].cpu().numpy() for each in (x, z)]
     scores, weights = [], []
     for cell in range(len(places)):
         inside = near[where[0] == cell], far[where[1] == cell]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_mean
-from echodream.privacy.similarity import Similarity, exact, normalised
+from echodream.privacy.similarity import Similarity, normalize, paired_similarity
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ def drift(
     names = list(range(len(videos))) if patients is None else list(patients)
     curves, steps = [], []
     for number, video in enumerate(videos):
-        frames = normalised(video, similarity, "frames")
+        frames = normalize(video, similarity, "frames")
         first = frames[:1]
         if references is not None:
-            first = normalised(references[number][None], similarity, "reference frames")
-        curves.append(exact(frames, first.expand_as(frames), similarity).cpu().numpy())
-        steps.append(float(exact(frames[1:], frames[:-1], similarity).mean()) if len(frames) > 1 else float("nan"))
+            first = normalize(references[number][None], similarity, "reference frames")
+        curves.append(paired_similarity(frames, first.expand_as(frames), similarity).cpu().numpy())
+        steps.append(
+            float(paired_similarity(frames[1:], frames[:-1], similarity).mean()) if len(frames) > 1 else float("nan")
+        )
     stepping = np.isfinite(steps)
     if not stepping.any():
         raise UserError("Every video has a single frame: drift needs two or more.")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from echodream.metrics.bootstrap import Interval, bootstrap_mean
 from echodream.metrics.prdc import BallMembership
-from echodream.privacy.attacks.distances import blocks, checked, radii
+from echodream.privacy.nearest_neighbors import check_embeddings, distance_blocks, neighbor_radii
 
 
 def fidelity(
@@ -19,10 +19,11 @@ def fidelity(
     Recall and coverage are bootstrapped over ``real_patients``, (M,), precision and density over samples; radii stay
     fixed.
     """
-    x, y = checked("fidelity", synthetic, real)
-    radii_x, radii_y = radii(x, k), radii(y, k)
+    x, y = check_embeddings("fidelity", synthetic, real)
+    radii_x, radii_y = neighbor_radii(x, k), neighbor_radii(y, k)
     parts = [
-        torch.stack([distances < radii_y, distances < radii_x[rows][:, None]]).cpu() for rows, distances in blocks(x, y)
+        torch.stack([distances < radii_y, distances < radii_x[rows][:, None]]).cpu()
+        for rows, distances in distance_blocks(x, y)
     ]
     in_real_ball, in_synthetic_ball = np.asarray(torch.cat(parts, dim=1))
     per_row = BallMembership(in_real_ball, in_synthetic_ball).per_row(k)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, wilson_interval
-from echodream.privacy.attacks.distances import blocks, checked
+from echodream.privacy.nearest_neighbors import check_embeddings, distance_blocks
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,7 @@ def linkability(
 
 def _among(x: Tensor, y: Tensor, neighbours: int) -> Tensor:
     """Which rows of ``y`` are the nearest to each row of ``x``; (n, neighbours)."""
-    rows, others = checked("linkability", x, y)
-    return torch.cat([distances.topk(neighbours, largest=False).indices for _, distances in blocks(rows, others)])
+    rows, others = check_embeddings("linkability", x, y)
+    return torch.cat(
+        [distances.topk(neighbours, largest=False).indices for _, distances in distance_blocks(rows, others)]
+    )

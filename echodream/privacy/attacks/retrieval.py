@@ -9,7 +9,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval
-from echodream.privacy.similarity import Similarity, normalised
+from echodream.privacy.similarity import Similarity, normalize
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def collisions(
     """Of embeddings of samples, one per seed, (n, D). Compare with the same on as many patients, one row each."""
     from scipy.special import ndtri
 
-    rows = normalised(samples, similarity, "samples").double()
+    rows = normalize(samples, similarity, "samples").double()
     count = len(rows)
     if count < 3:
         raise UserError(f"collisions needs three or more samples, and there are {count}.")

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.privacy.attacks import distances
+from echodream.privacy import nearest_neighbors as neighbors
 from echodream.privacy.attacks.closeness import authenticity, closeness
 from echodream.privacy.attacks.copying import data_copying, mann_whitney_z
 from echodream.privacy.attacks.fidelity import fidelity
@@ -22,27 +22,29 @@ def normal(rows: int, seed: int, width: int = WIDTH) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distances, "BLOCK", 7)
+    monkeypatch.setattr(neighbors, "DISTANCE_ROWS", 7)
 
 
 def test_distances_by_blocks_are_scipys() -> None:
     x, y = (each.double() for each in (normal(N, 0), normal(M, 1)))
     truth, own = cdist(x, y), cdist(y, y)
     unit = np.arange(M) % 6
-    value, place = distances.nearest_distance(x, y)
+    value, place = neighbors.nearest_rows(x, y)
     assert value.numpy() == pytest.approx(truth.min(axis=1))
     assert place.tolist() == truth.argmin(axis=1).tolist()
-    assert distances.radii(y, 3).numpy() == pytest.approx(np.sort(own, axis=1)[:, 3])  # column 0 is the row itself
+    assert neighbors.neighbor_radii(y, 3).numpy() == pytest.approx(
+        np.sort(own, axis=1)[:, 3]
+    )  # column 0 is the row itself
     others = np.where(unit[:, None] == unit[None], np.inf, own).min(axis=1)
-    assert distances.to_other_units(y, unit).numpy() == pytest.approx(others)
+    assert neighbors.nearest_other_patient(y, unit).numpy() == pytest.approx(others)
     by_unit = np.stack([truth[:, unit == one].min(axis=1) for one in range(6)], axis=1)
-    assert distances.to_units(x, y, unit).numpy() == pytest.approx(by_unit)
+    assert neighbors.distance_to_each_patient(x, y, unit).numpy() == pytest.approx(by_unit)
 
 
 def test_equal_rows_are_neighbours_too() -> None:
     x = normal(3, 0).double().repeat(2, 1)
-    assert distances.radii(x, 1).tolist() == [0.0] * 6
-    assert distances.radii(x, 2).min() > 0
+    assert neighbors.neighbor_radii(x, 1).tolist() == [0.0] * 6
+    assert neighbors.neighbor_radii(x, 2).min() > 0
 
 
 def brute_fidelity(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
