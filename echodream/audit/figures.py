@@ -10,7 +10,7 @@ from torch import Tensor
 from echodream.audit.embedding_sets import EmbeddingSet
 from echodream.audit.measure import Measure, Sides, near_train
 from echodream.audit.membership_inference import Errors
-from echodream.callbacks.pictures import grid
+from echodream.callbacks.image_logging import image_grid
 from echodream.datamodules.recordings import Recordings
 from echodream.filtering.embedding import latents
 from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
@@ -76,7 +76,7 @@ def nearest_pairs(sides: Sides, samples: Recordings, train: Recordings, decoder:
         frame, other = divmod(int(alike.argmax()), alike.shape[1])
         above.append(_frame(samples, sides.samples, int(sample), frame))
         below.append(_frame(train, sides.train, patient, other))
-    return grid([_decoded(decoder, torch.stack(row)) for row in (above, below)])
+    return image_grid([_decoded(decoder, torch.stack(row)) for row in (above, below)])
 
 
 def _frame(rows: Recordings, side: EmbeddingSet, unit: int, frame: int) -> Tensor:

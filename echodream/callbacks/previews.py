@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from echodream.callbacks.pictures import grid, log_picture, log_video, takes_videos
-from echodream.callbacks.tracking import PATIENTS, SAMPLES
+from echodream.callbacks.image_logging import accept_videos, image_grid, log_image, log_video
+from echodream.callbacks.wandb_logger import PATIENTS, SAMPLES
 
 MOST = 8
 """Frames of a clip in a picture."""
@@ -46,11 +46,11 @@ class Previews(Callback):
         frames, shows = latents.shape[2], PATIENTS if _begins_with_a_patient(pl_module) else SAMPLES
         picked = np.linspace(0, frames - 1, min(frames, MOST)).round().astype(int)
         rows = self._pixels(latents[:, :, picked])
-        picture = grid(rows) if frames > 1 else grid([torch.cat(rows)])
-        log_picture(trainer, self.folder, "samples", picture, shows)
-        if frames > MOST and takes_videos(trainer.loggers, shows):
+        picture = image_grid(rows) if frames > 1 else image_grid([torch.cat(rows)])
+        log_image(trainer, self.folder, "samples", picture, shows)
+        if frames > MOST and accept_videos(trainer.loggers, shows):
             rows = self._pixels(latents)
-            beating = [grid([torch.stack([row[frame] for row in rows])]) for frame in range(frames)]
+            beating = [image_grid([torch.stack([row[frame] for row in rows])]) for frame in range(frames)]
             log_video(trainer, self.folder, "videos", beating, FPS, shows)
 
     def _pixels(self, latents: Tensor) -> list[Tensor]:

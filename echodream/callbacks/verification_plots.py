@@ -6,8 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from echodream.callbacks.pictures import log_picture
-from echodream.callbacks.tracking import CHARTS
+from echodream.callbacks.image_logging import log_image
+from echodream.callbacks.wandb_logger import CHARTS
 from echodream.metrics.verification import Pairs, roc_curve
 from echodream.plotting import plot_verification
 
@@ -26,4 +26,4 @@ class VerificationPlots(Callback):
         false_accept_rate, true_accept_rate, _ = roc_curve(pairs)
         similarity = {"same patient": pairs.score[pairs.same], "different patients": pairs.score[~pairs.same]}
         plot = plot_verification(false_accept_rate, true_accept_rate, similarity)
-        log_picture(trainer, self.folder, "verification", plot, CHARTS)
+        log_image(trainer, self.folder, "verification", plot, CHARTS)

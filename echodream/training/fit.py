@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 
 from echodream import validation
 from echodream.artifact import Artifact, read_artifact
-from echodream.callbacks.tracking import finish
+from echodream.callbacks.wandb_logger import finish_run
 from echodream.config.launchers import check_objective, objective
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
@@ -28,7 +28,7 @@ from echodream.runs.trainer import interruptible, make_trainer, sharded
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 from echodream.training import cross_validation as repeated
-from echodream.training import wandb_lineage as tracked
+from echodream.training import wandb_lineage
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
             Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source),
         )
     finally:
-        finish(failed=sys.exc_info()[0] is not None)
+        finish_run(failed=sys.exc_info()[0] is not None)
         if held is not None:
             unlock(held)
 
@@ -103,7 +103,7 @@ def _check(cfg: DictConfig) -> None:
 
 def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact) -> dict[str, float]:
     callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    loggers = tracked.loggers_of(cfg, folder, artifact, _recipe(cfg))
+    loggers = wandb_lineage.make_loggers(cfg, folder, artifact, _recipe(cfg))
     trainer = make_trainer(
         instantiate(cfg.trainer),
         callbacks,
@@ -128,7 +128,7 @@ def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, ar
     if trainer.is_global_zero:
         made = replace(artifact, metrics=metrics)
         module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
-        tracked.made(loggers, Path(cfg.dst))
+        wandb_lineage.log_artifact(loggers, Path(cfg.dst))
         width = max((len(name) for name in metrics), default=0) + 2
         log.info(
             "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<{width}}{value:.4f}" for name, value in metrics.items())

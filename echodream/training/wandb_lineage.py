@@ -1,4 +1,4 @@
-"""What a training run tells its loggers beyond its metrics: how it is configured, what it read, what it made."""
+"""What a training reports to its loggers besides metrics: configuration, stores and models read, artifact made."""
 
 import hashlib
 from pathlib import Path
@@ -12,87 +12,86 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from echodream.artifact import FACTS, Artifact
-from echodream.callbacks.pictures import send_picture
-from echodream.callbacks.tracking import CHARTS, Wandb
+from echodream.callbacks.image_logging import send_image
+from echodream.callbacks.wandb_logger import CHARTS, PrivateWandbLogger
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
 
 SHORT = 12
-"""Digits of a fingerprint in a name."""
+"""Digits of a fingerprint in the name of a W&B artifact."""
 
 
-def loggers_of(cfg: DictConfig, folder: Path, artifact: Artifact, recipe: str) -> list[Logger]:
-    """The loggers of ``cfg``. Those that keep lineage know the run by its ``folder`` and settings, and its ``recipe``.
+def make_loggers(cfg: DictConfig, folder: Path, artifact: Artifact, config: str) -> list[Logger]:
+    """The loggers of ``cfg``. W&B's get the id and the configuration ``config`` (yaml) of the run, and its inputs.
 
-    The same command in the same place is the same run. Absolute paths are left out: they may name a patient.
+    The id is a function of ``folder`` and of the settings: the same command in the same place is the same run.
     """
     loggers: list[Logger] = [instantiate(logger) for logger in (cfg.logger or {}).values() if logger]
-    for logger in _tracking(loggers):
-        logger.known_as(run_id(folder, artifact.settings), configured(recipe, artifact))
-        _read(logger, cfg, artifact)
+    for logger in _wandb_loggers(loggers):
+        logger.set_run(run_id(folder, artifact.settings), _run_config(config, artifact))
+        _log_inputs(logger, cfg)
     return loggers
 
 
 def run_id(folder: Path, settings: str) -> str:
-    """A function of where a run is and what it does: a resumed run keeps it."""
+    """The id of a run, by its ``folder`` and the hash of its settings; a resumed run has the same id."""
     return hashlib.sha256(f"{folder.absolute()} {settings}".encode()).hexdigest()[:16]
 
 
-def configured(recipe: str, artifact: Artifact) -> dict[str, Any]:
-    """The resolved configuration, with the command and the version of the code, without absolute paths."""
-    facts = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
-    found: Any = OmegaConf.to_container(OmegaConf.create(recipe))
-    cleaned: dict[str, Any] = shareable({**found, "run": facts})
-    return cleaned
+def _run_config(config: str, artifact: Artifact) -> dict[str, Any]:
+    """The resolved configuration with the command and the code version, without absolute paths."""
+    run = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(config))
+    return dict(redact_values({**resolved, "run": run}))
 
 
-def shareable(value: Any) -> Any:
-    """``value``, of mappings, lists and scalars, without absolute paths."""
+def redact_values(value: Any) -> Any:
+    """``value``, made of mappings, lists and scalars, without absolute paths."""
     if isinstance(value, dict):
-        return {str(key): shareable(item) for key, item in value.items()}
+        return {str(key): redact_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [shareable(item) for item in value]
+        return [redact_values(item) for item in value]
     return redact_absolute_paths(value) if isinstance(value, str) else value
 
 
-def made(loggers: list[Logger], dst: Path) -> None:
-    """Record the artifact that the run has left at ``dst``, and the figures that were drawn of it."""
-    for path in sorted(dst.glob("*.png")):
-        send_picture(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
-    for logger in _tracking(loggers):
-        facts = shareable(read_record(dst / FACTS) or {})
-        logger.made(named_model(facts), "model", facts, dst)
+def log_artifact(loggers: list[Logger], folder: Path) -> None:
+    """Log the artifact in ``folder``, which the training has made, and its plots."""
+    for path in sorted(folder.glob("*.png")):
+        send_image(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
+    for logger in _wandb_loggers(loggers):
+        metadata = redact_values(read_record(folder / FACTS) or {})
+        logger.log_output(model_name(metadata), "model", metadata, folder)
 
 
-def named_model(facts: dict[str, Any]) -> str:
-    """What the model of an artifact.json is called: what it is, and the first digits of its weights' fingerprint."""
-    return f"{facts['model']}-{facts['fingerprint'][:SHORT]}"
+def model_name(metadata: dict[str, Any]) -> str:
+    """Name of a model at W&B: kind of model, and the first digits of the fingerprint of its weights."""
+    return f"{metadata['model']}-{metadata['fingerprint'][:SHORT]}"
 
 
 @rank_zero_only
-def _read(logger: Wandb, cfg: DictConfig, artifact: Artifact) -> None:
-    """Record the stores that are learnt from, and who made them."""
+def _log_inputs(logger: PrivateWandbLogger, cfg: DictConfig) -> None:
+    """Log the stores that the training reads, and the models that made them."""
     for folder in filter(None, (cfg.src, cfg.datamodule.get("synthetic"))):
-        store_used(logger, Path(folder), cfg.data.name)
+        log_store_input(logger, Path(folder), cfg.data.name)
 
 
-def store_used(logger: Wandb, folder: Path, study: str) -> None:
-    """Record that the store at ``folder`` was read, and the models that it names as those that made it."""
+def log_store_input(logger: PrivateWandbLogger, folder: Path, study: str) -> None:
+    """Log that the run has read the store in ``folder``, and the models that made it."""
     dataset = read_dataset(folder)
     fingerprint = file_sha256(folder / CHECKSUMS)
-    facts = {"fingerprint": fingerprint, "study": study, "kind": dataset.kind, "synthetic": dataset.synthetic}
-    facts |= {"command": redact_absolute_paths(dataset.command), "code_version": dataset.code_version}
-    drawn = dataset.settings
-    while isinstance(drawn.get("samples"), dict):  # a filter's settings hold those of what it looked at
-        drawn = drawn["samples"]
+    metadata = {"fingerprint": fingerprint, "study": study, "kind": dataset.kind, "synthetic": dataset.synthetic}
+    metadata |= {"command": redact_absolute_paths(dataset.command), "code_version": dataset.code_version}
+    sampling = dataset.settings
+    while isinstance(sampling.get("samples"), dict):  # the settings of a filter contain those of its input
+        sampling = sampling["samples"]
     makers = {"vae": dataset.encoder or dataset.settings.get("decoder"), "source": dataset.settings.get("source")}
-    makers |= {"drawn by": drawn.get("model")}
-    logger.uses(f"store-{fingerprint[:SHORT]}", "dataset", facts | {"made of": makers})
+    makers |= {"drawn by": sampling.get("model")}
+    logger.log_input(f"store-{fingerprint[:SHORT]}", "dataset", metadata | {"made of": makers})
     if makers["vae"]:
-        logger.uses(f"vae-{makers['vae'][:SHORT]}", "model", {"fingerprint": makers["vae"], "study": study})
+        logger.log_input(f"vae-{makers['vae'][:SHORT]}", "model", {"fingerprint": makers["vae"], "study": study})
 
 
-def _tracking(loggers: list[Logger]) -> list[Wandb]:
-    return [logger for logger in loggers if isinstance(logger, Wandb)]
+def _wandb_loggers(loggers: list[Logger]) -> list[PrivateWandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, PrivateWandbLogger)]

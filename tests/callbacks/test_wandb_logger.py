@@ -17,14 +17,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.callbacks import tracking
-from echodream.callbacks.pictures import log_picture
+from echodream.callbacks import wandb_logger
+from echodream.callbacks.image_logging import log_image
 from echodream.callbacks.previews import Previews
-from echodream.callbacks.tracking import CHARTS, PATIENTS, SAMPLES, Wandb
+from echodream.callbacks.wandb_logger import CHARTS, PATIENTS, SAMPLES, PrivateWandbLogger
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.store.checksums import file_sha256
-from echodream.training.wandb_lineage import made, run_id, shareable
+from echodream.training.wandb_lineage import log_artifact, redact_values, run_id
 from tests.support import tiny_report
 from tests.support.tiny_vae import artifact, blob_store, tiny, train_cfg
 from tests.support.wandb_records import offline_runs, records
@@ -109,11 +109,11 @@ def test_no_patient_place_or_machine_is_in_what_would_be_sent(trained: Path) -> 
 
 
 def test_pictures_by_what_they_show(tmp_path: Path) -> None:
-    logger = Wandb(str(tmp_path), "p", "n", id="pictures")
+    logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="pictures")
     trainer = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
     for kind in (CHARTS, SAMPLES, PATIENTS):
-        log_picture(trainer, tmp_path / "p", kind, np.zeros((6, 8, 3), np.uint8), kind)  # type: ignore[arg-type]
-    tracking.finish()
+        log_image(trainer, tmp_path / "p", kind, np.zeros((6, 8, 3), np.uint8), kind)  # type: ignore[arg-type]
+    wandb_logger.finish_run()
     (run,) = offline_runs(tmp_path)
     assert [bool(run.values(f"{kind}._type")) for kind in (CHARTS, SAMPLES, PATIENTS)] == [True, True, False]
     assert len(list((tmp_path / "p").glob("*.png"))) == 3
@@ -140,12 +140,12 @@ class Drawing:
 def test_clips_are_videos_and_those_that_begin_with_a_patient_stay(
     tmp_path: Path, names: tuple[str, ...], pictures: str, there: bool
 ) -> None:
-    logger = Wandb(str(tmp_path), "p", "n", id="videos", pictures=pictures)
+    logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="videos", pictures=pictures)
     trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
     _ = logger.experiment
     shown: Any = Drawing(*names)
     Previews(str(tmp_path / "p"), str(tmp_path / "vae"), 2, 4).on_validation_batch_end(trainer, shown, None, "b", 0)
-    tracking.finish()
+    wandb_logger.finish_run()
     (run,) = offline_runs(tmp_path)
     assert [bool(run.values(key)) for key in ("samples._type", "videos._type")] == [there, there]
     if there:
@@ -170,19 +170,19 @@ def test_tensorboard_gets_pictures_and_moving_ones_of_everything(tmp_path: Path)
 
 
 def test_a_key_decides_between_online_and_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
     with pytest.raises(UserError, match=r"offline=false needs a key: set WANDB_API_KEY or run 'wandb login'"):
-        Wandb(str(tmp_path), "p", "n", offline=False)
+        PrivateWandbLogger(str(tmp_path), "p", "n", offline=False)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert Wandb(str(tmp_path), "p", "n").mode == "online"
-    assert Wandb(str(tmp_path), "p", "n", offline=True).mode == "offline"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "online"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n", offline=True).mode == "offline"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.hospital.example")
-    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert Wandb(str(tmp_path), "p", "n").mode == "online"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "online"
     monkeypatch.setenv("WANDB_MODE", "dryrun")
-    assert Wandb(str(tmp_path), "p", "n").mode == "offline"
+    assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
 
 
 def test_a_server_that_does_not_answer_holds_nothing_up(
@@ -190,15 +190,15 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "WAIT", 1.0)
-    logger = Wandb(str(tmp_path), "p", "n", id="away")
+    monkeypatch.setattr(wandb_logger, "SERVER_TIMEOUT", 1.0)
+    logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="away")
     assert logger.mode == "online"
     with caplog.at_level("INFO"):
         logger.log_metrics({"train/loss": 2.0}, 1)
-    tracking.finish()
+    wandb_logger.finish_run()
     (run,) = offline_runs(tmp_path)
     assert run.values("train/loss") == [2.0]
-    away, kept = (record.message for record in caplog.records if record.name == "echodream.callbacks.tracking")
+    away, kept = (record.message for record in caplog.records if record.name == "echodream.callbacks.wandb_logger")
     assert "so this run is kept offline" in away
     assert kept.endswith(f"wandb sync {run.path.parent}")
 
@@ -215,17 +215,17 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
 def test_settings_that_are_none(tmp_path: Path, key: str, value: str, says: str) -> None:
     given: dict[str, Any] = {"project": "p", key: value}
     with pytest.raises(UserError, match=says):
-        Wandb(str(tmp_path), name="n", **given)
+        PrivateWandbLogger(str(tmp_path), name="n", **given)
 
 
 def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path: Path) -> None:
     """With the diagrams that lie beside the weights."""
     folder = artifact(tmp_path / "vae", tiny())
     Image.new("L", (6, 4)).save(folder / "roc.png")
-    logger = Wandb(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
-    logger.known_as("other", {"seed": 1})
-    made([logger], folder)
-    tracking.finish()
+    logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
+    logger.set_run("other", {"seed": 1})
+    log_artifact([logger], folder)
+    wandb_logger.finish_run()
     (run,) = offline_runs(tmp_path)
     assert (run.id, run.config["seed"]) == ("mine", 1)
     assert run.values("roc.width") == [6]
@@ -236,7 +236,7 @@ def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path
 
 def test_absolute_paths_are_left_out() -> None:
     given = {"src": "/ward/DOE_JANE/videos", "own": "data/x", "list": ["~/k.key", 3], "n": None}
-    assert shareable(given) == {"src": "...", "own": "data/x", "list": ["...", 3], "n": None}
+    assert redact_values(given) == {"src": "...", "own": "data/x", "list": ["...", 3], "n": None}
 
 
 def test_an_id_is_of_the_folder_and_the_settings() -> None:
@@ -279,11 +279,11 @@ def test_figures_that_the_server_did_not_take_are_not_done(tmp_path: Path, monke
     import wandb
 
     tiny_report.study(tmp_path)
-    lost = r"^W&B did not take all figures of phantom \({}\): give the same command again, or .*: wandb sync /"
+    lost = r"^W&B did not accept all results of phantom \({}\): give the same command again, or .*: wandb sync /"
     with monkeypatch.context() as patch:
         patch.setenv("WANDB_API_KEY", "k" * 40)
         patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        patch.setattr(tracking, "WAIT", 1.0)
+        patch.setattr(wandb_logger, "SERVER_TIMEOUT", 1.0)
         with pytest.raises(UserError, match=lost.format("(?s:.+)")):
             figures_of(tmp_path)
     with monkeypatch.context() as patch:
@@ -325,10 +325,10 @@ def test_a_training_goes_on_where_its_log_cannot(
     with caplog.at_level("WARNING"):
         metrics = engine.train(cfg_of(tmp_path))
     assert read_artifact(tmp_path / "vae", "vae").metrics == metrics
-    said = [record.getMessage() for record in caplog.records if record.name == "echodream.callbacks.tracking"]
+    said = [record.getMessage() for record in caplog.records if record.name == "echodream.callbacks.wandb_logger"]
     assert len(said) == 2
-    assert said[0] == "wandb: not all is logged (the service is gone); all else goes on"
-    assert said[1].startswith("wandb: not all was sent (too slow); it is kept in ")
+    assert said[0] == "wandb: some data are not logged (the service is gone); the run goes on"
+    assert said[1].startswith("wandb: some data are not sent (too slow); they are in ")
 
 
 def test_wandb_is_not_there_for_those_who_do_not_ask(tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""One log line for each epoch, also without a progress bar."""
+
+import logging
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+log = logging.getLogger(__name__)
+
+
+class EpochSummary(Callback):
+    """Logs the last value of each of ``metrics`` at the end of each epoch."""
+
+    def __init__(self, metrics: list[str]) -> None:
+        self.metrics = list(metrics)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metrics that the module has, on the first process."""
+        values = trainer.callback_metrics
+        texts = [f"{name} {float(values[name]):.4g}" for name in self.metrics if name in values]
+        if trainer.is_global_zero and texts:
+            log.info("epoch %d of %s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(texts))
