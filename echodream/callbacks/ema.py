@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is validated, saved and exported."""
+"""Exponential moving average (EMA) of the weights, which is validated, saved and exported."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from echodream import validation
 class EMA(WeightAveraging):
     """Lightning's weight averaging with a decay that warms up: min(``decay``, (1 + n) / (10 + n)) after n updates.
 
-    Without the warm-up a run of a few hundred steps would keep mostly its random start.
+    Without the warm-up, the average of a short training would consist mostly of the random initial weights.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -23,7 +23,7 @@ class EMA(WeightAveraging):
         self._tensors: _Tensors | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average."""
+        """Create the averaged model."""
         super().setup(trainer, pl_module, stage)
         self._tensors = None
 
@@ -31,9 +31,9 @@ class EMA(WeightAveraging):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Follow the weights after each step of the optimiser.
+        """Update the average after each optimizer step.
 
-        What follows what is looked up once: to walk through all modules at each step would take longer than to average.
+        Pairs of tensors are listed once: walking through all modules at each step would take longer than averaging.
         """
         if trainer.global_step <= self._latest_update_step:
             return
@@ -42,25 +42,25 @@ class EMA(WeightAveraging):
         assert average is not None
         if self._tensors is None:
             self._tensors = _Tensors(average, pl_module)
-        found = self._tensors
-        if found.count == 0:
-            torch._foreach_copy_(found.averaged, found.current)
+        tensors = self._tensors
+        if tensors.count == 0:
+            torch._foreach_copy_(tensors.averaged, tensors.current)
         else:
-            keep = min(self.decay, (1 + found.count) / (10 + found.count))
-            torch._foreach_lerp_(found.averaged, found.current, 1 - keep)
-        for copied, buffer in found.buffers:
+            keep = min(self.decay, (1 + tensors.count) / (10 + tensors.count))
+            torch._foreach_lerp_(tensors.averaged, tensors.current, 1 - keep)
+        for copied, buffer in tensors.buffers:
             copied.copy_(buffer)
         average.n_averaged += 1
-        found.count += 1
+        tensors.count += 1
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the averaged weights in the module, also where the checkpoint was of a finished training."""
+        """Copy the averaged weights into the module, also if the checkpoint is of a finished training."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
 
 
 class _Tensors:
-    """What is averaged of a module, what is copied, and after how many updates."""
+    """Parameters that are averaged, buffers that are copied, and the number of updates so far."""
 
     def __init__(self, average: AveragedModel, module: pl.LightningModule) -> None:
         parameters = zip(average.module.parameters(), module.parameters(), strict=True)
@@ -68,4 +68,4 @@ class _Tensors:
         self.averaged: list[Tensor] = [averaged for averaged, _ in pairs]
         self.current: list[Tensor] = [current for _, current in pairs]
         self.buffers = list(zip(average.module.buffers(), module.buffers(), strict=True))
-        self.count = int(average.n_averaged)  # kept here too: to ask a GPU for it would wait for the whole step
+        self.count = int(average.n_averaged)  # a copy on the CPU: reading a GPU tensor would wait for the step

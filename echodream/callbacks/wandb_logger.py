@@ -184,9 +184,8 @@ def finish_run(failed: bool = False) -> str | None:
     _UPLOAD_ERRORS.messages.clear()
     if not messages:
         return None
-    log.warning(
-        "wandb: some data are not sent (%s); they are in %s; to send them: wandb sync %s", messages[0], *[folder] * 2
-    )
+    remedy = f"they are in {folder}; to send them: wandb sync {folder}"
+    log.warning("wandb: some data are not sent (%s); %s", messages[0], remedy)
     return messages[0]
 
 
