@@ -43,7 +43,7 @@ class Recordings:
     def select(self, rows: Sequence[int]) -> Self:
         """These ``rows`` alone."""
         part = copy(self)
-        for name in ("ends", "patients"):
+        for name in ("cumulative_frames", "patient_numbers"):  # cached properties of the rows
             part.__dict__.pop(name, None)
         part.table = self.table.iloc[list(rows)].reset_index(drop=True)
         part.names, part.frames = [self.names[row] for row in rows], self.frames[list(rows)]
