@@ -1,1 +1,1 @@
-"""What ``stage=audit`` looks at, what it measures, and the pictures of it."""
+"""Measures, embedding sets and figures of ``stage=audit``."""

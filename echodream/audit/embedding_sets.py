@@ -1,8 +1,8 @@
-"""What ``stage=audit`` looks at: samples, training patients and held-out patients as embeddings, all seen alike."""
+"""Embedding sets of ``stage=audit``: samples, training patients and held-out patients, embedded in the same way."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,45 +11,51 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.datamodules.key_frames import find_triples, nearest_triple
+from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
-from echodream.filtering.embedding import latents, spread
+from echodream.errors import UserError
+from echodream.filtering.embedding import FrameEmbedder, latents, spread
+from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
 from echodream.privacy.similarity import Similarity, normalize
 
 BLOCK = 4096
 """Frames whose latents are in memory at once."""
 
-Plan = list[tuple[int, np.ndarray]]
-"""Rows of a store, and the frames of each that are looked at."""
+FramePlan = list[tuple[int, np.ndarray]]
+"""Rows of a store, each with the indices of its frames to embed, (f,)."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """Samples, or patients, by their normalize embeddings. n of them."""
+    """Normalized embeddings of n samples, or of n patients."""
 
     names: list[str]
-    """Of samples or patients, sorted."""
-    seen: Tensor
-    """As a sample is seen, f frames of one recording: (n, f, D)."""
-    pairs: Tensor
-    """Two views of each: frames of two recordings, or of one where there is no other: (n, 2, D)."""
-    paired: Tensor
-    """Whether the two views are different frames: bool, (n,). Samples of one frame count as their own second view."""
-    frames: Tensor
-    """Of patients, as many frames of all recordings of each: (n, P, D). Of samples, the same as ``seen``."""
+    """Names of samples or patients, sorted."""
+    sample_frames: Tensor
+    """f frames of one recording, selected like those of a sample: (n, f, D)."""
+    two_views: Tensor
+    """Two frames of different recordings, or of one recording if there is no other: (n, 2, D)."""
+    has_two_views: Tensor
+    """Whether the two views are different frames: bool, (n,). Always true for samples."""
+    all_frames: Tensor
+    """P frames spread over all recordings of a patient: (n, P, D). For samples, the same as ``sample_frames``."""
     sequences: list[Tensor]
-    """Frames in their order, of one recording each: (F_i, D)."""
-    shown: Plan
-    """The row and the frames of ``seen``."""
+    """Frames of one recording each in temporal order: (F_i, D)."""
+    frame_plan: FramePlan
+    """Row and frame indices of ``sample_frames``."""
 
-    def first(self) -> Tensor:
+    def first_frames(self) -> Tensor:
         """One frame of each: (n, D)."""
-        return self.seen[:, 0]
+        return self.sample_frames[:, 0]
 
-    def only(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
-        """These ``rows`` alone."""
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
+        """The samples or patients ``rows``, in this order."""
         kept = [int(row) for row in rows]
-        lists: dict[str, Any] = {n: [getattr(self, n)[row] for row in kept] for n in ("names", "sequences", "shown")}
-        return replace(self, **lists, **{n: getattr(self, n)[kept] for n in ("seen", "pairs", "paired", "frames")})
+        lists: dict[str, Any] = {
+            name: [getattr(self, name)[row] for row in kept] for name in ("names", "sequences", "frame_plan")
+        }
+        tensors = ("sample_frames", "two_views", "has_two_views", "all_frames")
+        return replace(self, **lists, **{name: getattr(self, name)[kept] for name in tensors})
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,122 +63,202 @@ class EmbeddingSet:
 
 @dataclass(frozen=True)
 class EmbeddingSetConfig:
-    """How much is looked at. Raises ``UserError`` for numbers that cannot be."""
+    """Number of frames to embed. Raises ``UserError`` for invalid numbers."""
 
     frames: int
-    """Of a sample, and of a patient who is seen as one."""
+    """Frames of a sample, and of a patient in ``sample_frames``."""
     per_patient: int
-    """Frames of a patient, spread over all recordings."""
+    """Frames of a patient in ``all_frames``."""
     every: int
-    """Of a video's frames, for its identity along time."""
+    """Stride of the frames in ``sequences``."""
     seed: int
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("per_patient", 1), ("every", 1), ("seed", 0)):
-            validation.whole_number(name, getattr(self, name), least)
+        for name, minimum in (("frames", 1), ("per_patient", 1), ("every", 1), ("seed", 0)):
+            validation.whole_number(name, getattr(self, name), minimum)
 
 
 class EmbeddingSetBuilder:
-    """Makes sides of the same kind: ``count`` frames of each, key frames where samples are three of one beat.
+    """Builds embedding sets of samples and of patients with equally many frames, selected in the same way.
 
-    ``embed`` takes unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. All
-    choices of recordings and frames depend on ``look`` alone, so galleries with other embeddings see the same frames.
+    ``embed`` maps unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. The
+    selection of recordings and frames depends on ``config`` alone, so builders with other embeddings use the same
+    frames. If samples are the three key frames of a beat, patients are represented by key frames, too.
     """
 
     def __init__(
-        self, embed: Callable[[Tensor], Tensor], similarity: Similarity, look: EmbeddingSetConfig, samples: Recordings
+        self, embed: Callable[[Tensor], Tensor], similarity: Similarity, config: EmbeddingSetConfig, samples: Recordings
     ) -> None:
-        self.embed, self.similarity, self.look, self.samples = embed, similarity, look, samples
+        self.embed, self.similarity, self.config, self.samples = embed, similarity, config, samples
         self.shortest, self.longest = int(samples.frames.min()), int(samples.frames.max())
-        self.count = min(look.frames, self.shortest)
-        self.whole = self.longest == self.count
-        """Whether all frames of all samples are looked at."""
+        self.count = min(config.frames, self.shortest)
+        self.all_frames_embedded = self.longest == self.count
+        """Whether ``sample_frames`` has all frames of all samples."""
 
-    def of_samples(self) -> EmbeddingSet:
-        """All samples."""
-        rows = self.samples
-        plan = [(row, spread(int(frames), self.count)) for row, frames in enumerate(rows.frames)]
-        seen = torch.stack(self._embedded(rows, plan, "samples"))
-        sequences = [*seen]
-        if not self.whole:
-            sequences = self._embedded(
-                rows, [(row, self._along(int(n))) for row, n in enumerate(rows.frames)], "videos"
-            )
-        pairs = torch.stack([seen[:, 0], seen[:, self.count // 2]], dim=1)
-        return EmbeddingSet(rows.names, seen, pairs, torch.ones(len(seen), dtype=torch.bool), seen, sequences, plan)
+    def embed_samples(self) -> EmbeddingSet:
+        """The embedding set of all samples."""
+        recordings = self.samples
+        plan = [(row, spread(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
+        embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
+        sequences = [*embedded]
+        if not self.all_frames_embedded:
+            sequence_plan = [(row, self._sequence(int(frames))) for row, frames in enumerate(recordings.frames)]
+            sequences = self._embed_plan(recordings, sequence_plan, "videos")
+        two_views = torch.stack([embedded[:, 0], embedded[:, self.count // 2]], dim=1)
+        has_two_views = torch.ones(len(embedded), dtype=torch.bool)
+        return EmbeddingSet(recordings.names, embedded, two_views, has_two_views, embedded, sequences, plan)
 
-    def of_patients(self, rows: Recordings, what: str, sequences: bool) -> EmbeddingSet:
-        """The patients of ``rows``; with ``sequences`` also along time. ``what`` names them in the progress bar."""
-        names = np.unique(rows.table["PatientID"].astype(str).to_numpy())
-        rngs = [np.random.default_rng([self.look.seed, number]) for number in range(len(names))]
-        orders = [rng.permutation(np.flatnonzero(rows.patient_numbers == n)) for n, rng in enumerate(rngs)]
-        one = [self._as_sample(rows, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
-        two = [self._second(rows, order, plan, rng) for order, plan, rng in zip(orders, one, rngs, strict=True)]
-        seen = torch.stack(self._embedded(rows, one, what))
-        second = torch.cat(self._embedded(rows, two, f"{what}, second view"))
-        paired = [a[0] != b[0] or a[1][0] != b[1][0] for a, b in zip(one, two, strict=True)]
-        lines = [*seen]
-        if sequences and not self.whole:
-            lines = self._embedded(rows, [(row, self._along(int(rows.frames[row]))) for row, _ in one], f"{what}, time")
+    def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
+        """The embedding set of the patients of ``recordings``; ``progress`` labels the progress bar.
+
+        Without ``sequences`` the set's sequences are its sample frames.
+        """
+        names = np.unique(recordings.table["PatientID"].astype(str).to_numpy())
+        rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
+        orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
+        plan = [self._select_frames(recordings, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
+        second_plan = [
+            self._select_second_view(recordings, order, first, rng)
+            for order, first, rng in zip(orders, plan, rngs, strict=True)
+        ]
+        embedded = torch.stack(self._embed_plan(recordings, plan, progress))
+        second = torch.cat(self._embed_plan(recordings, second_plan, f"{progress}, second view"))
+        different = [a[0] != b[0] or a[1][0] != b[1][0] for a, b in zip(plan, second_plan, strict=True)]
+        embedded_sequences = [*embedded]
+        if sequences and not self.all_frames_embedded:
+            sequence_plan = [(row, self._sequence(int(recordings.frames[row]))) for row, _ in plan]
+            embedded_sequences = self._embed_plan(recordings, sequence_plan, f"{progress}, time")
         return EmbeddingSet(
             names=names.tolist(),
-            seen=seen,
-            pairs=torch.stack([seen[:, 0], second], dim=1),
-            paired=torch.tensor(paired),
-            frames=self._all_frames(rows, len(names), what),
-            sequences=lines,
-            shown=one,
+            sample_frames=embedded,
+            two_views=torch.stack([embedded[:, 0], second], dim=1),
+            has_two_views=torch.tensor(different),
+            all_frames=self._embed_all_frames(recordings, len(names), progress),
+            sequences=embedded_sequences,
+            frame_plan=plan,
         )
 
-    def _along(self, frames: int) -> np.ndarray:
-        return np.arange(0, min(frames, self.longest), self.look.every)
+    def _sequence(self, frames: int) -> np.ndarray:
+        """Indices of every ``every``-th frame of a recording, at most as long as the longest sample."""
+        return np.arange(0, min(frames, self.longest), self.config.every)
 
-    def _as_sample(self, rows: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """Frames of a recording as a sample has them: a beat's key frames, a random frame, or frames spread over it."""
-        frames = int(rows.frames[row])
+    def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Frames like those of a sample: the key frames of a beat, a random frame, or evenly spaced frames."""
+        frames = int(recordings.frames[row])
         if (
             self.count == self.longest == 3
-            and {"ED", "ES"} <= set(rows.table.columns)
-            and (found := find_triples(rows, row))
+            and {"ED", "ES"} <= set(recordings.table.columns)
+            and (triples := find_triples(recordings, row))
         ):
-            return row, np.array(nearest_triple(found, (frames - 1) / 2))
+            return row, np.array(nearest_triple(triples, (frames - 1) / 2))
         return row, np.array([rng.integers(frames)]) if self.count == 1 else spread(frames, self.count)
 
-    def _second(
-        self, rows: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
+    def _select_second_view(
+        self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
-        """One frame for the second view: of the next recording in ``order``, or another frame of the only one."""
-        row, places = self._as_sample(rows, int(order[1 % len(order)]), rng)
-        place, frames = int(places[self.count // 2]), int(rows.frames[row])
-        if row == first[0] and place == int(first[1][0]):
-            place = (place + max(frames // 2, 1)) % frames
-        return row, np.array([place])
+        """One frame of the next recording in ``order``, or another frame of the patient's only recording."""
+        row, indices = self._select_frames(recordings, int(order[1 % len(order)]), rng)
+        index, frames = int(indices[self.count // 2]), int(recordings.frames[row])
+        if row == first[0] and index == int(first[1][0]):
+            index = (index + max(frames // 2, 1)) % frames
+        return row, np.array([index])
 
-    def _all_frames(self, rows: Recordings, patients: int, what: str) -> Tensor:
-        """As many frames of each patient, spread over all recordings one after the other: (n, P, D)."""
-        count = min(self.look.per_patient, int(np.bincount(rows.patient_numbers, rows.frames).max()))
-        plan: Plan = []
+    def _embed_all_frames(self, recordings: Recordings, patients: int, progress: str) -> Tensor:
+        """P evenly spaced frames of each patient's concatenated recordings: (n, P, D)."""
+        count = min(self.config.per_patient, int(np.bincount(recordings.patient_numbers, recordings.frames).max()))
+        plan: FramePlan = []
         for patient in range(patients):
-            own = np.flatnonzero(rows.patient_numbers == patient)
-            ends = np.cumsum(rows.frames[own])
-            places = spread(int(ends[-1]), count)
-            which = np.searchsorted(ends, places, side="right")
-            starts = ends - rows.frames[own]
-            plan += [(int(own[k]), places[which == k] - starts[k]) for k in np.unique(which)]
-        found = torch.cat(self._embedded(rows, plan, f"{what}, all frames"))
-        return found.unflatten(0, (patients, count))
+            rows = np.flatnonzero(recordings.patient_numbers == patient)
+            ends = np.cumsum(recordings.frames[rows])
+            indices = spread(int(ends[-1]), count)
+            recording = np.searchsorted(ends, indices, side="right")
+            starts = ends - recordings.frames[rows]
+            plan += [(int(rows[k]), indices[recording == k] - starts[k]) for k in np.unique(recording)]
+        embedded = torch.cat(self._embed_plan(recordings, plan, f"{progress}, all frames"))
+        return embedded.unflatten(0, (patients, count))
 
-    def _embedded(self, rows: Recordings, plan: Plan, what: str) -> list[Tensor]:
-        """Normalised embeddings of what is planned, (f, D) each."""
-        found: list[Tensor] = []
+    def _embed_plan(self, recordings: Recordings, plan: FramePlan, progress: str) -> list[Tensor]:
+        """Normalized embeddings of each entry of ``plan``, (f, D) each."""
+        embedded: list[Tensor] = []
         waiting: list[Tensor] = []
-        for row, places in tqdm(plan, what, unit="rec", disable=None, leave=False):
-            waiting.append(latents(rows, row, places))
+        for row, indices in tqdm(plan, progress, unit="rec", disable=None, leave=False):
+            waiting.append(latents(recordings, row, indices))
             if sum(map(len, waiting)) >= BLOCK:
-                found += self._embed(waiting, what)
+                embedded += self._embed_block(waiting, progress)
                 waiting = []
-        return found + (self._embed(waiting, what) if waiting else [])
+        return embedded + (self._embed_block(waiting, progress) if waiting else [])
 
-    def _embed(self, parts: list[Tensor], what: str) -> list[Tensor]:
-        embeddings = self.embed(torch.cat(parts))
-        return list(normalize(embeddings, self.similarity, f"embeddings of {what}").split([len(x) for x in parts]))
+    def _embed_block(self, parts: list[Tensor], progress: str) -> list[Tensor]:
+        embeddings = normalize(self.embed(torch.cat(parts)), self.similarity, f"embeddings of {progress}")
+        return list(embeddings.split([len(part) for part in parts]))
+
+
+@dataclass(frozen=True)
+class AuditSets:
+    """The embedding sets that are compared, and how."""
+
+    samples: EmbeddingSet
+    train: EmbeddingSet
+    held_out: EmbeddingSet
+    similarity: Similarity
+    seed: int
+    far: float
+    """False accept rate of the threshold for "the same patient"."""
+    cells: int | None
+    """Number of cells of C_T; None: one for every 20 held-out patients."""
+    suffix: str = ""
+    """Suffix of a measure's name: the embedding, if it is not the identity network's."""
+
+    def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
+        """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
+        count, frames = embedding_set.sample_frames.shape[:2]
+        train = self.train.all_frames
+        names = np.repeat(self.train.names, train.shape[1]).tolist()
+        groups = np.repeat(np.arange(count), frames)
+        reference = (train.flatten(0, 1), names)
+        return nearest_patients(embedding_set.sample_frames.flatten(0, 1), [reference], self.similarity, groups)
+
+    def same_patient_threshold(self) -> float:
+        """The similarity that a share ``far`` of pairs of different held-out patients reach, one frame of each."""
+        frames = self.held_out.first_frames()
+        pairs = len(frames) * (len(frames) - 1) // 2
+        if pairs * self.far < 1:
+            needed = int(np.ceil((1 + np.sqrt(1 + 8 / self.far)) / 2))
+            raise UserError(
+                f"a threshold with a false accept rate of {self.far:g} needs {needed} held-out patients, and there are "
+                f"{len(frames)}"
+            )
+        similarity = (frames.double() @ frames.double().T)[tuple(torch.triu_indices(len(frames), len(frames), 1))]
+        return float(torch.quantile(similarity, 1 - self.far, interpolation="higher"))
+
+
+def build_audit_sets(
+    embedder: FrameEmbedder,
+    samples: Recordings,
+    train: Recordings,
+    held_out: Recordings,
+    config: EmbeddingSetConfig,
+    far: float,
+    cells: int | None,
+) -> list[AuditSets]:
+    """Embedding sets by the identity network; then by whitened latents, which are compared by Euclidean distance."""
+    statistics = train.store.dataset.statistics
+    assert statistics is not None  # Recordings have refused others
+
+    def whitened_latents(latents: Tensor) -> Tensor:
+        return whiten(latents, statistics, dim=1).flatten(1)
+
+    embeddings: tuple[tuple[str, Callable[[Tensor], Tensor], str], ...] = (
+        ("", embedder.embed, embedder.encoder.input_spec.similarity),
+        (" by latents", whitened_latents, "euclidean"),
+    )
+    sets = []
+    for suffix, embed, similarity in embeddings:
+        builder = EmbeddingSetBuilder(embed, cast(Similarity, similarity), config, samples)
+        training_patients = builder.embed_patients(train, "training patients", sequences=False)
+        new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
+        sample_set = builder.embed_samples()
+        sets.append(
+            AuditSets(sample_set, training_patients, new_patients, builder.similarity, config.seed, far, cells, suffix)
+        )
+    return sets

@@ -1,4 +1,7 @@
-"""Measures of leakage: are samples closer to training patients than new patients are?"""
+"""Privacy measures of ``stage=audit``: are samples closer to training patients than new patients are?
+
+A new measure is a function that returns a list of ``Measure``, and an entry of ``LEAKAGE_MEASURES``.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import EmbeddingSet
-from echodream.audit.measure import LEVEL, PRIVACY, Measure, Sides, exactly
+from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
+from echodream.audit.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, exact_value
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
-from echodream.privacy.attacks.closeness import Closeness, authenticity, closeness
+from echodream.privacy.attacks.authenticity import authenticity
+from echodream.privacy.attacks.closeness import Closeness, closeness
 from echodream.privacy.attacks.copying import data_copying
 from echodream.privacy.attacks.linkability import linkability
 from echodream.privacy.nearest_neighbors import nearest_rows
@@ -20,121 +24,124 @@ from echodream.privacy.nearest_neighbors import nearest_rows
 T = TypeVar("T")
 
 
-def linking(sides: Sides) -> list[Measure]:
+def linkability_risk(sets: AuditSets) -> list[Measure]:
     """Residual risk of linkability."""
-    for name, side in (("in training", sides.train), ("held out", sides.held_out)):
-        if (count := int(side.paired.sum())) < 2:
+    for name, patients in (("in training", sets.train), ("held out", sets.held_out)):
+        if (count := int(patients.has_two_views.sum())) < 2:
             raise UserError(f"two or more patients {name} need two frames each, and there are {count}")
-    found = linkability(_views(sides.train), _views(sides.held_out), _views(sides.samples))
-    placebo, control = _halves(sides)
-    idle = _or_none(lambda: linkability(_views(sides.train), _views(control), _views(placebo)))
-    expected = exactly(0.0) if idle is None else idle.risk
+    result = linkability(_two_views(sets.train), _two_views(sets.held_out), _two_views(sets.samples))
+    placebo, control = _split_held_out(sets)
+    baseline = _or_none(lambda: linkability(_two_views(sets.train), _two_views(control), _two_views(placebo)))
+    expected = exact_value(0.0) if baseline is None else baseline.risk
     return [
         Measure(
-            f"linkability, residual risk{sides.suffix}",
+            f"linkability, residual risk{sets.suffix}",
             PRIVACY,
             "of the links between two views of a training patient that the synthetic set helps to make, the share that "
             "is due to having been in training",
             "0, or what new patients give in place of samples; without meaning where the attack is no better than a "
             "guess (baseline)",
-            found.risk,
+            result.risk,
             expected,
-            found.risk.low > max(expected.value, 0.0) and found.attack.low > found.baseline,
-            {"samples": asdict(found), "new patients": None if idle is None else asdict(idle)},
+            result.risk.low > max(expected.value, 0.0) and result.attack.low > result.baseline,
+            {"samples": asdict(result), "new patients": None if baseline is None else asdict(baseline)},
         )
     ]
 
 
-def _views(side: EmbeddingSet) -> tuple[Tensor, Tensor]:
-    """The two views of those who have two: (n, D) each."""
-    first, second = side.pairs[side.paired].unbind(1)
+def _two_views(embedding_set: EmbeddingSet) -> tuple[Tensor, Tensor]:
+    """The first and the second view of all samples or patients with two views: (n, D) each."""
+    first, second = embedding_set.two_views[embedding_set.has_two_views].unbind(1)
     return first, second
 
 
-def _halves(sides: Sides) -> tuple[EmbeddingSet, EmbeddingSet]:
-    """The held-out patients at random in two parts, the first to stand in for samples."""
-    mixed = np.random.default_rng([sides.seed, 1]).permutation(len(sides.held_out))
-    half = len(mixed) // 2
-    return sides.held_out.only(mixed[:half]), sides.held_out.only(mixed[half:])
+def _split_held_out(sets: AuditSets) -> tuple[EmbeddingSet, EmbeddingSet]:
+    """The held-out patients in two random halves; the first stands for samples, as a placebo."""
+    order = np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out))
+    half = len(order) // 2
+    return sets.held_out.subset(order[:half]), sets.held_out.subset(order[half:])
 
 
 def _or_none(measure: Callable[[], T]) -> T | None:
-    """What new patients give, or None where they are too few for it."""
+    """The result of ``measure``, or None if there are too few patients for it."""
     try:
         return measure()
     except UserError:
         return None
 
 
-def closest(sides: Sides) -> list[Measure]:
-    """DCR and NNDR with a held-out group of the same size; half of the held-out patients stand in for samples."""
-    found = _closeness(sides, sides.samples, sides.held_out)
-    placebo, others = _halves(sides)
-    control = _or_none(lambda: _closeness(sides, placebo, others))
-    expected = exactly(0.5) if control is None else control.nearest_in_train
+def closeness_to_training(sets: AuditSets) -> list[Measure]:
+    """DCR and NNDR against a held-out group of the same size; half of the held-out patients are the placebo."""
+    result = _closeness(sets, sets.samples, sets.held_out)
+    placebo, control = _split_held_out(sets)
+    baseline = _or_none(lambda: _closeness(sets, placebo, control))
+    expected = exact_value(0.5) if baseline is None else baseline.nearest_in_train
     return [
         Measure(
-            f"nearest in training (DCR){sides.suffix}",
+            f"nearest in training (DCR){sets.suffix}",
             PRIVACY,
             "share of samples that are closer to a training patient than to any held-out one, of as many",
             ".5, or what new patients give in place of samples; a high share with a small p_value points to copies",
-            found.nearest_in_train,
+            result.nearest_in_train,
             expected,
-            found.p_value <= LEVEL and found.nearest_in_train.value > max(0.5, expected.value),
-            {"samples": asdict(found), "new patients": None if control is None else asdict(control)},
+            result.p_value <= ONE_SIDED_LEVEL and result.nearest_in_train.value > max(0.5, expected.value),
+            {"samples": asdict(result), "new patients": None if baseline is None else asdict(baseline)},
         )
     ]
 
 
-def _closeness(sides: Sides, side: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
-    frames = [patients.frames for patients in (sides.train, held_out)]
-    rows = [part.flatten(0, 1) for part in frames]
-    names = [
-        np.repeat(patients.names, part.shape[1]).tolist()
-        for patients, part in zip((sides.train, held_out), frames, strict=True)
-    ]
-    groups = np.repeat(np.arange(len(side)), side.seen.shape[1])
-    return closeness(side.seen.flatten(0, 1), rows[0], names[0], rows[1], names[1], groups, sides.seed)
+def _closeness(sets: AuditSets, samples: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
+    train_frames, held_out_frames = sets.train.all_frames, held_out.all_frames
+    return closeness(
+        samples.sample_frames.flatten(0, 1),
+        train_frames.flatten(0, 1),
+        np.repeat(sets.train.names, train_frames.shape[1]).tolist(),
+        held_out_frames.flatten(0, 1),
+        np.repeat(held_out.names, held_out_frames.shape[1]).tolist(),
+        np.repeat(np.arange(len(samples)), samples.sample_frames.shape[1]),
+        sets.seed,
+    )
 
 
-def copying(sides: Sides) -> list[Measure]:
-    """C_T, each sample and held-out patient by the frame that is nearest to training."""
-    train = sides.train.frames.flatten(0, 1)
-    cells = sides.cells if sides.cells is not None else max(1, len(sides.held_out) // 20)
-    rows = [_nearest_frame(side, train) for side in (sides.samples, sides.held_out)]
-    found = data_copying(rows[0], train, rows[1], cells, seed=sides.seed)
+def data_copying_test(sets: AuditSets) -> list[Measure]:
+    """C_T; each sample and each held-out patient is represented by its frame nearest to training."""
+    train = sets.train.all_frames.flatten(0, 1)
+    cells = sets.cells if sets.cells is not None else max(1, len(sets.held_out) // 20)
+    samples, held_out = (_frame_nearest_to_training(part, train) for part in (sets.samples, sets.held_out))
+    result = data_copying(samples, train, held_out, cells, seed=sets.seed)
     return [
         Measure(
-            f"data copying, C_T{sides.suffix}",
+            f"data copying, C_T{sets.suffix}",
             PRIVACY,
             "whether samples lie closer to the training set than held-out patients do, as a z-score",
             "between -3 and 3; -3 and less points to copies",
-            found.score,
-            exactly(0.0),
-            found.score.value < -3,
-            {"cells": list(found.cells), "cells left out": found.left_out},
+            result.score,
+            exact_value(0.0),
+            result.score.value < -3,
+            {"cells": list(result.cells), "cells left out": result.left_out},
         )
     ]
 
 
-def _nearest_frame(side: EmbeddingSet, train: Tensor) -> Tensor:
-    """Of each of ``side`` the frame nearest to any row of ``train``: (n, D)."""
-    count, frames = side.seen.shape[:2]
-    distance, _ = nearest_rows(side.seen.flatten(0, 1).double(), train.double())
-    return side.seen[torch.arange(count), distance.view(count, frames).argmin(dim=1)]
+def _frame_nearest_to_training(embedding_set: EmbeddingSet, train: Tensor) -> Tensor:
+    """The frame of each sample or patient that is nearest to any row of ``train``: (n, D)."""
+    frames = embedding_set.sample_frames
+    distance, _ = nearest_rows(frames.flatten(0, 1).double(), train.double())
+    return frames[torch.arange(len(frames)), distance.view(frames.shape[:2]).argmin(dim=1)]
 
 
-def authentic(sides: Sides) -> list[Measure]:
-    """The share of samples of which all frames are authentic."""
-    train = sides.train.frames
-    names = np.repeat(sides.train.names, train.shape[1]).tolist()
+def authentic_share(sets: AuditSets) -> list[Measure]:
+    """The share of samples whose frames are all authentic."""
+    train = sets.train.all_frames
+    names = np.repeat(sets.train.names, train.shape[1]).tolist()
     shares = []
-    for side in (sides.samples, sides.held_out):
-        frames = authenticity(side.seen.flatten(0, 1), train.flatten(0, 1), names)
-        shares.append(clopper_pearson_interval(int(frames.reshape(len(side), -1).all(axis=1).sum()), len(side)))
+    for part in (sets.samples, sets.held_out):
+        frames = authenticity(part.sample_frames.flatten(0, 1), train.flatten(0, 1), names)
+        authentic = frames.reshape(len(part), -1).all(axis=1)
+        shares.append(clopper_pearson_interval(int(authentic.sum()), len(part)))
     return [
         Measure(
-            f"authenticity{sides.suffix}",
+            f"authenticity{sets.suffix}",
             PRIVACY,
             "share of samples that are no closer to a training frame than that frame is to the next patient",
             "as much as new patients",
@@ -143,3 +150,12 @@ def authentic(sides: Sides) -> list[Measure]:
             shares[0].high < shares[1].low,
         )
     ]
+
+
+LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], list[Measure]]] = {
+    "linkability": linkability_risk,
+    "DCR and NNDR": closeness_to_training,
+    "data copying, C_T": data_copying_test,
+    "authenticity": authentic_share,
+}
+"""Measured in identity space and with whitened latents, since the identity network was trained on the same patients."""

@@ -1,7 +1,7 @@
-"""Membership inference on a diffusion model: the denoising error of patients who were in training, and of others."""
+"""Membership inference on a diffusion model: are denoising errors of training patients smaller than those of others?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import CONFIG, FACTS
-from echodream.audit.measure import PRIVACY, Measure, exactly
+from echodream.audit.measure import PRIVACY, Measure, exact_value
 from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
@@ -24,7 +24,7 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.diffusion.noise import draw
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squares
-from echodream.privacy.attacks.membership import Membership, combined, membership
+from echodream.privacy.attacks.membership import Membership, combine_levels, membership
 from echodream.store import Store
 from echodream.types import Batch
 
@@ -33,65 +33,66 @@ VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, T
 
 
 @dataclass(frozen=True)
-class Attack:
-    """How hard the attacker tries. Raises ``UserError`` for numbers that cannot be."""
+class MembershipConfig:
+    """Effort of the attack. Raises ``UserError`` for invalid numbers."""
 
     samples: int
     """Frames, beats or clips of each patient."""
     levels: int
-    """Of noise."""
+    """Noise levels."""
     noises: int
-    """Draws of noise at each level."""
+    """Noise samples at each level."""
     batch: int
+    """Batch size."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "levels", "noises", "batch"):
             validation.whole_number(f"membership.{name}", getattr(self, name))
 
     def settings(self) -> dict[str, int]:
-        """What decides the result."""
+        """The settings that change the result."""
         return {"samples": self.samples, "levels": self.levels, "noises": self.noises}
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Denoising errors of records, as many of each patient, and of as many members as of others."""
+class DenoisingErrors:
+    """Denoising errors of n records: equally many records of each patient, equally many members and others."""
 
     values: np.ndarray
-    """(n, L): mean squared error at each noise level, averaged over draws of noise."""
+    """Mean squared error at each of L noise levels, averaged over noise samples: (n, L)."""
     member: np.ndarray
     """Whether a record's patient was in training: bool, (n,)."""
     patients: list[str]
-    """Whose each record is, n."""
+    """Patient of each record."""
     levels: list[float]
-    """Share of the way to pure noise: L."""
+    """Noise levels as fractions of the process's time: L."""
 
 
 def load_generator(folder: str) -> tuple[DiffusionModel, View]:
-    """The lidm or lvdm at ``folder``, and the view it was trained on: one sample of each recording, posterior means.
+    """The lidm or lvdm at ``folder``, and its training view, set to one sample of each recording and posterior means.
 
-    Raises ``UserError`` when the artifact is something else or does not say what it was trained on.
+    Raises ``UserError`` if the artifact is another model or does not record its view.
     """
     try:
         name = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"generator={folder} holds no lidm or lvdm: give the artifact that drew the samples, or generator=null"
+            f"generator={folder} holds no lidm or lvdm: give the artifact that generated the samples, or generator=null"
         ) from error
     if name not in ("lidm", "lvdm"):
-        raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that drew the samples")
-    return load_diffusion(folder, name), _view(Path(folder) / CONFIG)
+        raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that generated the samples")
+    return load_diffusion(folder, name), _training_view(Path(folder) / CONFIG)
 
 
-def _view(path: Path) -> View:
+def _training_view(path: Path) -> View:
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         view = dict(settings["view"])
-        made: View = VIEWS[view.pop("_target_").rpartition(".")[2]](**view)
-        return replace(made, per_recording=1, posterior="mean")  # type: ignore[call-arg]
+        training_view: View = VIEWS[view.pop("_target_").rpartition(".")[2]](**view)
+        return replace(training_view, per_recording=1, posterior="mean")  # type: ignore[call-arg]
     except (OSError, OmegaConfBaseException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} does not say on what view the generator was trained: train it again, or give generator=null"
+            f"{path} does not record the view that the generator was trained on: train it again, or give generator=null"
         ) from error
 
 
@@ -100,115 +101,112 @@ def denoising_errors(
     view: View,
     members: Recordings,
     others: Recordings,
-    attack: Attack,
+    config: MembershipConfig,
     seed: int,
-) -> Errors:
-    """Of as many patients of ``members`` as of ``others``, of the larger group a random choice.
+) -> DenoisingErrors:
+    """Errors of equally many patients of ``members`` and of ``others``; the larger group is subsampled at random.
 
-    Noise depends on the seed, the level and the number of a patient's record alone: it is the same for all patients.
-    All conditions are given, as the recordings have them.
+    Noise is a function of the seed, the level and the record's number within its patient, so it is the same for all
+    patients. All conditions of the recordings are given to the model.
     """
-    sides = [_whitened_as(view.usable(rows), model) for rows in (members, others)]
-    people = [np.unique(rows.patient_numbers) for rows in sides]
-    count = min(map(len, people))
-    levels = model.process.levels(attack.levels)
+    groups = [_with_statistics_of(model, view.usable(recordings)) for recordings in (members, others)]
+    patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
+    count = min(map(len, patients_of_groups))
+    levels = model.process.levels(config.levels)
     values: list[np.ndarray] = []
-    patients: list[str] = []
-    for number, (rows, those) in enumerate(zip(sides, people, strict=True)):
-        chosen = np.sort(np.random.default_rng([seed, number]).permutation(those)[:count])
-        taken = [_taken(rows, int(patient), attack.samples, seed) for patient in chosen]
-        part = rows.select(np.concatenate(taken).tolist())
-        patients += part.table["PatientID"].astype(str).tolist()
-        samples = ViewDataset(part, view, seed, model.conditioner.columns)
-        what = ("members", "others")[number]
-        values += list(_errors(model, samples, levels, attack, seed, what))
+    names: list[str] = []
+    for number, (recordings, patients) in enumerate(zip(groups, patients_of_groups, strict=True)):
+        selected = np.sort(np.random.default_rng([seed, number]).permutation(patients)[:count])
+        rows = [_rows_of_patient(recordings, int(patient), config.samples, seed) for patient in selected]
+        records = recordings.select(np.concatenate(rows).tolist())
+        names += records.table["PatientID"].astype(str).tolist()
+        samples = ViewDataset(records, view, seed, model.conditioner.columns)
+        values += _record_errors(model, samples, levels, config, seed, ("members", "others")[number])
     member = np.repeat([True, False], len(values) // 2)
-    return Errors(np.stack(values), member, patients, [float(level) for level in model.process.level(levels)])
+    return DenoisingErrors(np.stack(values), member, names, [float(level) for level in model.process.level(levels)])
 
 
-def _whitened_as(rows: Recordings, model: DiffusionModel) -> Recordings:
-    """The same recordings, read with the statistics that the model knows."""
-    made = rows.select(range(len(rows)))
-    made.store = Store(rows.store.root)
-    made.store.dataset = replace(made.store.dataset, statistics=model.facts.statistics)
-    return made
+def _with_statistics_of(model: DiffusionModel, recordings: Recordings) -> Recordings:
+    """The same recordings, whitened with the statistics of ``model``."""
+    copied = recordings.select(range(len(recordings)))
+    copied.store = Store(recordings.store.root)
+    copied.store.dataset = replace(copied.store.dataset, statistics=model.facts.statistics)
+    return copied
 
 
-def _taken(rows: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
-    """``count`` recordings of a patient, all of them in turn."""
-    own = np.flatnonzero(rows.patient_numbers == patient)
-    return np.resize(np.random.default_rng([seed, 2, patient]).permutation(own), count)
+def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
+    """``count`` rows of a patient's recordings in random order, repeated if there are fewer."""
+    rows = np.flatnonzero(recordings.patient_numbers == patient)
+    return np.resize(np.random.default_rng([seed, 2, patient]).permutation(rows), count)
 
 
 @torch.no_grad()
-def _errors(
-    model: DiffusionModel, samples: ViewDataset, levels: Tensor, attack: Attack, seed: int, what: str
-) -> Sequence[np.ndarray]:
-    """Of each sample, (L,); sample k is the record k modulo ``attack.samples`` of its patient."""
+def _record_errors(
+    model: DiffusionModel, samples: ViewDataset, levels: Tensor, config: MembershipConfig, seed: int, progress: str
+) -> list[np.ndarray]:
+    """Error of each sample at each level, (L,); sample k is record k modulo ``config.samples`` of its patient."""
     device = next(model.parameters()).device
-    found = []
-    for start in tqdm(range(0, len(samples), attack.batch), f"membership, {what}", disable=None, leave=False):
-        numbers = range(start, min(start + attack.batch, len(samples)))
-        batch = _to(collate([samples[number] for number in numbers]), device)
+    values = []
+    for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
+        numbers = range(start, min(start + config.batch, len(samples)))
+        batch = _to_device(collate([samples[number] for number in numbers]), device)
         if tuple(batch["x"].shape[-2:]) != (model.facts.height, model.facts.width):
             raise UserError(
-                f"the generator draws latents of {model.facts.height} x {model.facts.width}, and real= has others: "
-                "give the lidm or lvdm that was trained on real="
+                f"the generator samples latents of {model.facts.height} x {model.facts.width}, and real= has another "
+                "size: give the lidm or lvdm that was trained on real="
             )
-        values = _values(model, batch)
-        x = model.drawn(batch["x"], values)
-        records = [number % attack.samples for number in numbers]
+        conditions = _condition_values(model, batch)
+        x = model.drawn(batch["x"], conditions)
+        records = [number % config.samples for number in numbers]
         errors = []
         for level, t in enumerate(levels):
-            draws = []
-            for again in range(attack.noises):
-                noise = _noise(model, x, records, (seed, level, again))
-                draws.append(_error(model, x, values, t, noise, batch.get("mask")))
-            errors.append(torch.stack(draws).mean(dim=0))
-        found += list(torch.stack(errors, dim=1).double().cpu().numpy())
-    return found
-
-
-def _values(model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
-    """The conditions' values as in training: the key frames of a beat come again in every beat."""
-    values = model.conditioner.values(batch)
-    if model.facts.beat_spread is not None and "reference" in values:
-        again = beating(values["reference"], values["reference_time"], batch["x"].shape[2])
-        values["reference"], values["reference_time"] = again
+            noises = [_noise(model, x, records, (seed, level, repeat)) for repeat in range(config.noises)]
+            repeated = [_denoising_error(model, x, conditions, t, noise, batch.get("mask")) for noise in noises]
+            errors.append(torch.stack(repeated).mean(dim=0))
+        values += list(torch.stack(errors, dim=1).double().cpu().numpy())
     return values
 
 
-def _error(
+def _condition_values(model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
+    """Values of all conditions, as in training: the key frames of a beat are repeated in every beat."""
+    values = model.conditioner.values(batch)
+    if model.facts.beat_spread is not None and "reference" in values:
+        repeated = beating(values["reference"], values["reference_time"], batch["x"].shape[2])
+        values["reference"], values["reference_time"] = repeated
+    return values
+
+
+def _denoising_error(
     model: DiffusionModel, x: Tensor, values: Mapping[str, Tensor], t: Tensor, noise: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """The unweighted error of each sample at ``t``: (B,)."""
+    """Unweighted mean squared error of each sample at time ``t``, with all conditions kept: (B,)."""
     keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in model.conditioner.names}
     noised = model.process.corrupt(x, t.to(x.device).expand(len(x)), noise)
     return mean_squares(model(noised.x_t, noised.t, values, keep), noised.target, mask)
 
 
 def _noise(model: DiffusionModel, x: Tensor, records: list[int], key: tuple[int, ...]) -> Tensor:
-    """Noise of clips or images shaped like ``x``, (B, C, *rest); equal for equal ``records``, one number a row."""
+    """Noise shaped like ``x``, (B, C, *rest); row i is a function of ``key`` and ``records[i]``."""
     shared = model.facts.shared_noise if model.is_video else 0.0
-    drawn = {}
+    noise = {}
     for record in set(records):
         state = np.random.SeedSequence([*key, record]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) & (2**63 - 1))
-        drawn[record] = draw(x.shape[1:], shared, generator)
-    return torch.stack([drawn[record] for record in records]).to(x.device)
+        noise[record] = draw(x.shape[1:], shared, generator)
+    return torch.stack([noise[record] for record in records]).to(x.device)
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on ``device``; columns are moved by the conditions."""
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    """``batch`` with its tensors on ``device``; the conditions move the columns."""
     moved: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     return moved
 
 
-def measured(errors: Errors, model: DiffusionModel, seed: int) -> list[Measure]:
-    """AUC and TPR at 1 % FPR, of patients, from all noise levels together; the AUC of each level beside them."""
-    found = membership(combined(errors.values), errors.member, errors.patients, FPR, seed=seed)
+def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> list[Measure]:
+    """AUC and TPR at 1 % FPR over patients, all noise levels combined; the AUC of each level is in ``details``."""
+    result = membership(combine_levels(errors.values), errors.member, errors.patients, FPR, seed=seed)
     kind = "lvdm" if model.is_video else "lidm"
-    few = "" if found.resolved else f"; {found.others} others are too few for 1 %: none of them is taken for one"
+    note = "" if result.resolved else f"; {result.others} others are too few for 1 %: none of them is taken for one"
     return [
         Measure(
             f"membership inference ({kind}), AUC",
@@ -216,35 +214,35 @@ def measured(errors: Errors, model: DiffusionModel, seed: int) -> list[Measure]:
             "how well training patients are told from others: those whose recordings the generator restores with a "
             "smaller error are taken for training patients",
             ".5: chance",
-            found.auc,
-            exactly(0.5),
-            found.auc.low > 0.5,
-            _details(errors, found, kind, seed),
+            result.auc,
+            exact_value(0.5),
+            result.auc.low > 0.5,
+            _details(errors, result, kind, seed),
         ),
         Measure(
             f"membership inference ({kind}), TPR at 1 % FPR",
             PRIVACY,
-            f"share of training patients who are found where 1 % of others are taken for one{few}",
+            f"share of training patients who are found where 1 % of others are taken for one{note}",
             ".01",
-            found.tpr,
-            exactly(FPR),
-            found.tpr.low > (FPR if found.resolved else 1 / found.others),
-            {"resolved": found.resolved},
+            result.tpr,
+            exact_value(FPR),
+            result.tpr.low > (FPR if result.resolved else 1 / result.others),
+            {"resolved": result.resolved},
         ),
     ]
 
 
-def _details(errors: Errors, found: Membership, kind: str, seed: int) -> dict[str, Any]:
-    levels = [membership(-level, errors.member, errors.patients, FPR, seed=seed) for level in errors.values.T]
+def _details(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
+    by_level = [membership(-values, errors.member, errors.patients, FPR, seed=seed) for values in errors.values.T]
     return {
         "generator": kind,
-        "members": found.members,
-        "others": found.others,
-        "records of each patient": len(errors.patients) // (found.members + found.others),
+        "members": result.members,
+        "others": result.others,
+        "records of each patient": len(errors.patients) // (result.members + result.others),
         "noise levels": errors.levels,
-        "auc by noise level": [asdict(each.auc) for each in levels],
+        "auc by noise level": [asdict(level.auc) for level in by_level],
         "error by noise level": {
-            name: errors.values[errors.member == inside].mean(axis=0).tolist()
-            for name, inside in (("members", True), ("others", False))
+            name: errors.values[errors.member == member].mean(axis=0).tolist()
+            for name, member in (("members", True), ("others", False))
         },
     }

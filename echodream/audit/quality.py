@@ -1,63 +1,64 @@
-"""Measures of quality and variety that an audit of privacy is read beside."""
+"""Quality and variety measures of ``stage=audit``, to read beside those of privacy.
 
+A new measure is a function that returns a list of ``Measure``, and an entry of ``QUALITY_MEASURES``.
+"""
+
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from echodream.audit.measure import QUALITY, Measure, Sides, near_train, threshold
+from echodream.audit.embedding_sets import AuditSets
+from echodream.audit.measure import QUALITY, Measure
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, clopper_pearson_interval
+from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import Drift, drift
 from echodream.privacy.attacks.fidelity import fidelity
-from echodream.privacy.attacks.retrieval import collisions, retrieval
+from echodream.privacy.attacks.retrieval import retrieval
 
 
-def faithful(sides: Sides) -> list[Measure]:
-    """Precision, recall, density and coverage; new patients as the floor, as many as samples."""
-    count = min(len(sides.samples), len(sides.held_out))
-    rows = [
-        side.only(np.random.default_rng([sides.seed, 2]).permutation(len(side))[:count]).first()
-        for side in (sides.samples, sides.held_out)
+def precision_recall_density_coverage(sets: AuditSets) -> list[Measure]:
+    """PRDC of samples, and of as many new patients as the expected value."""
+    count = min(len(sets.samples), len(sets.held_out))
+    subsets = [
+        part.subset(np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]).first_frames()
+        for part in (sets.samples, sets.held_out)
     ]
-    near = min(5, count - 1, len(sides.train) - 1)
-    found, floor = (fidelity(part, sides.train.first(), k=near, seed=sides.seed) for part in rows)
+    neighbors = min(5, count - 1, len(sets.train) - 1)
+    values, expected = (fidelity(part, sets.train.first_frames(), k=neighbors, seed=sets.seed) for part in subsets)
     means = {
         "precision": "share of samples that lie where training patients lie",
         "recall": "share of training patients who lie where samples lie",
         "density": "how densely training patients lie around a sample",
         "coverage": "share of training patients who have a sample nearby",
     }
+    details = {"neighbours": neighbors, "samples": count}
     return [
-        Measure(
-            name,
-            QUALITY,
-            text,
-            "as much as new patients",
-            found[name],
-            floor[name],
-            details={"neighbours": near, "samples": count},
-        )
+        Measure(name, QUALITY, text, "as much as new patients", values[name], expected[name], details=details)
         for name, text in means.items()
     ]
 
 
-def retrieved(sides: Sides) -> list[Measure]:
-    """Image retrieval score by patient, and how many training patients are covered."""
-    total = len(sides.train)
-    names = near_train(sides, sides.samples).patient
-    control = near_train(sides, sides.held_out).patient
-    equal = np.random.default_rng([sides.seed, 3]).permutation(len(names))[: len(control)]
-    every, alike, floor = (retrieval(part, total) for part in (names, names[equal], control[: len(equal)]))
-    scores = {"all samples": asdict(every), "as many samples as new patients": asdict(alike)}
+def retrieved_patients(sets: AuditSets) -> list[Measure]:
+    """Image retrieval score by patient, and the share of training patients covered."""
+    total = len(sets.train)
+    patients = sets.nearest_training_patient(sets.samples).patient
+    control = sets.nearest_training_patient(sets.held_out).patient
+    subset = np.random.default_rng([sets.seed, 3]).permutation(len(patients))[: len(control)]
+    all_samples, as_many, new_patients = (
+        retrieval(part, total) for part in (patients, patients[subset], control[: len(subset)])
+    )
+    scores = {"all samples": asdict(all_samples), "as many samples as new patients": asdict(as_many)}
     return [
         Measure(
             "image retrieval score",
             QUALITY,
-            "share of training patients whom samples would be nearest to, were there as many as one likes",
+            "share of training patients who would be the nearest of some sample, with an unlimited number of samples",
             "as much as new patients (as many of both)",
-            alike.score,
-            floor.score,
+            as_many.score,
+            new_patients.score,
             details=scores,
         ),
         Measure(
@@ -65,64 +66,76 @@ def retrieved(sides: Sides) -> list[Measure]:
             QUALITY,
             "share of training patients who are the nearest of some sample; it grows with the number of samples",
             "as much as new patients (as many of both)",
-            _covered(alike.covered, total),
-            _covered(floor.covered, total),
-            details={"all samples": every.covered, "samples": every.samples},
+            _share_interval(as_many.covered, total),
+            _share_interval(new_patients.covered, total),
+            details={"all samples": all_samples.covered, "samples": all_samples.samples},
         ),
     ]
 
 
-def _covered(value: float, total: int) -> Interval:
-    return clopper_pearson_interval(round(value * total), total)
+def _share_interval(share: float, total: int) -> Interval:
+    return clopper_pearson_interval(round(share * total), total)
 
 
-def drifting(sides: Sides) -> list[Measure]:
-    """Whether samples of several frames stay one person."""
-    if all(len(sequence) < 2 for sequence in sides.samples.sequences):
+def seed_collisions(sets: AuditSets) -> list[Measure]:
+    """How often samples of two seeds show one identity."""
+    threshold = sets.same_patient_threshold()
+    samples, new_patients = (
+        collisions(part.first_frames(), threshold, sets.similarity) for part in (sets.samples, sets.held_out)
+    )
+    return [
+        Measure(
+            "collisions between seeds",
+            QUALITY,
+            "probability that two samples show one identity, by a threshold that different patients rarely reach",
+            f"about {sets.far:g}, as two different patients",
+            samples.pairs,
+            new_patients.pairs,
+            samples.pairs.low > new_patients.pairs.high,
+            {"threshold": threshold, "samples that collide": samples.samples, "identities": samples.identities},
+        )
+    ]
+
+
+def identity_drift(sets: AuditSets) -> list[Measure]:
+    """Whether all frames of a sample show one patient."""
+    if all(len(sequence) < 2 for sequence in sets.samples.sequences):
         raise UserError("every sample has a single frame")
-    limit = threshold(sides)
-    sequences = [[each for each in side.sequences if len(each) > 1] for side in (sides.samples, sides.held_out)]
-    if not sequences[1]:
+    threshold = sets.same_patient_threshold()
+    sequences, control = (
+        [sequence for sequence in part.sequences if len(sequence) > 1] for part in (sets.samples, sets.held_out)
+    )
+    if not control:
         raise UserError("no held-out patient has a recording of two frames to compare with")
-    found, control = (drift(part, threshold=limit, similarity=sides.similarity, seed=sides.seed) for part in sequences)
-    assert found.lost is not None
-    assert control.lost is not None
+    samples, new_patients = (
+        drift(part, threshold=threshold, similarity=sets.similarity, seed=sets.seed) for part in (sequences, control)
+    )
+    assert samples.lost is not None
+    assert new_patients.lost is not None
     return [
         Measure(
             "identity lost along a sample",
             QUALITY,
             "share of samples with a frame that would not be taken for the person of the first, by the same threshold",
             "as much as recordings of new patients",
-            found.lost,
-            control.lost,
-            found.lost.low > control.lost.high,
-            {"threshold": limit, "samples": _curves(found), "new patients": _curves(control)},
+            samples.lost,
+            new_patients.lost,
+            samples.lost.low > new_patients.lost.high,
+            {"threshold": threshold, "samples": _curves(samples), "new patients": _curves(new_patients)},
         )
     ]
 
 
-def _curves(found: Drift) -> dict[str, Any]:
-    lines = {name: [float(value) for value in getattr(found, name)] for name in ("curve", "low", "high")}
-    return {**lines, "last": asdict(found.last), "step": asdict(found.step)}
+def _curves(result: Drift) -> dict[str, Any]:
+    """Similarity to the first frame, by frame, for the record."""
+    curves = {name: [float(value) for value in getattr(result, name)] for name in ("curve", "low", "high")}
+    return {**curves, "last": asdict(result.last), "step": asdict(result.step)}
 
 
-def colliding(sides: Sides) -> list[Measure]:
-    """How often two seeds show one identity."""
-    limit = threshold(sides)
-    found, control = (collisions(side.first(), limit, sides.similarity) for side in (sides.samples, sides.held_out))
-    return [
-        Measure(
-            "collisions between seeds",
-            QUALITY,
-            "probability that two samples show one identity, by a threshold that different patients rarely reach",
-            f"about {sides.far:g}, as two different patients",
-            found.pairs,
-            control.pairs,
-            found.pairs.low > control.pairs.high,
-            {
-                "threshold": limit,
-                "samples that collide": found.samples,
-                "identities": found.identities if np.isfinite(found.identities) else None,
-            },
-        )
-    ]
+QUALITY_MEASURES: dict[str, Callable[[AuditSets], list[Measure]]] = {
+    "precision, recall, density, coverage": precision_recall_density_coverage,
+    "image retrieval score": retrieved_patients,
+    "collisions between seeds": seed_collisions,
+    "identity drift": identity_drift,
+}
+"""Measured with the identity network."""

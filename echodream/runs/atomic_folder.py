@@ -78,10 +78,12 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _json_value(value: Any) -> Any:
+    """``value`` with Python numbers for those of numpy, and None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {key: _json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(entry) for entry in value]
+    value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

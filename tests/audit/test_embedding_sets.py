@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.embedding_sets import EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig
-from echodream.audit.leakage import linking
-from echodream.audit.measure import Sides, threshold
+from echodream.audit.embedding_sets import AuditSets, EmbeddingSet, EmbeddingSetBuilder, EmbeddingSetConfig
+from echodream.audit.leakage import linkability_risk
 from echodream.datamodules.recordings import select_recordings
 from echodream.errors import UserError
 from echodream.store import Store
@@ -31,9 +30,9 @@ def flat(latents: Tensor) -> Tensor:
     return latents.flatten(1)
 
 
-def gallery(tmp_path: Path, frames: int, **look: int) -> EmbeddingSetBuilder:
+def set_builder(tmp_path: Path, frames: int, **settings: int) -> EmbeddingSetBuilder:
     store = samples(tmp_path / f"of-{frames}", strangers, count=5, frames=frames)
-    chosen = EmbeddingSetConfig(**{"frames": 4, "per_patient": 6, "every": 3, "seed": 0, **look})
+    chosen = EmbeddingSetConfig(**{"frames": 4, "per_patient": 6, "every": 3, "seed": 0, **settings})
     return EmbeddingSetBuilder(flat, "euclidean", chosen, select_recordings(store, ["TRAIN"], "src"))
 
 
@@ -54,13 +53,16 @@ def places(store: Store, patient: str, rows: Tensor) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(("frames", "count"), [(1, 1), (3, 3), (7, 4)])
 def test_everybody_is_seen_as_a_sample_is(real: Store, tmp_path: Path, frames: int, count: int) -> None:
-    look = gallery(tmp_path, frames)
-    own, people = look.of_samples(), look.of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", True)
-    assert own.seen.shape == (5, count, C * H * W)
-    assert people.seen.shape == (9, count, C * H * W)
+    look = set_builder(tmp_path, frames)
+    own, people = (
+        look.embed_samples(),
+        look.embed_patients(select_recordings(real, ["TRAIN"], "real"), "patients", True),
+    )
+    assert own.sample_frames.shape == (5, count, C * H * W)
+    assert people.sample_frames.shape == (9, count, C * H * W)
     assert people.names == [f"secret{number:03}" for number in range(9)]
     lengths = dict(zip(real.table["FileName"], real.table["NumberOfFrames"], strict=True))
-    for name, seen in zip(people.names, people.seen, strict=True):
+    for name, seen in zip(people.names, people.sample_frames, strict=True):
         where = places(real, name, seen)
         assert len({recording for recording, _ in where}) == 1
         length = lengths[where[0][0]]
@@ -71,19 +73,19 @@ def test_everybody_is_seen_as_a_sample_is(real: Store, tmp_path: Path, frames: i
 
 
 def test_samples_have_their_own_frames(tmp_path: Path) -> None:
-    look = gallery(tmp_path, 7)
-    own = look.of_samples()
+    look = set_builder(tmp_path, 7)
+    own = look.embed_samples()
     for row, name in enumerate(look.samples.names):
         truth = latents_of(look.samples.store, name)
-        assert torch.equal(own.seen[row], truth[[0, 2, 4, 6]])
+        assert torch.equal(own.sample_frames[row], truth[[0, 2, 4, 6]])
         assert torch.equal(own.sequences[row], truth[[0, 3, 6]])
-        assert torch.equal(own.pairs[row], truth[[0, 4]])
+        assert torch.equal(own.two_views[row], truth[[0, 4]])
 
 
 def test_a_patients_frames_are_spread_over_all_recordings(real: Store, tmp_path: Path) -> None:
-    people = gallery(tmp_path, 1).of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
-    assert people.frames.shape == (9, 6, C * H * W)
-    for name, rows in zip(people.names, people.frames, strict=True):
+    people = set_builder(tmp_path, 1).embed_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
+    assert people.all_frames.shape == (9, 6, C * H * W)
+    for name, rows in zip(people.names, people.all_frames, strict=True):
         names = real.table["FileName"][real.table["PatientID"] == name].tolist()
         everything = torch.cat([latents_of(real, each) for each in names])
         wanted = np.linspace(0, len(everything) - 1, 6).round().astype(int)
@@ -92,9 +94,9 @@ def test_a_patients_frames_are_spread_over_all_recordings(real: Store, tmp_path:
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_the_second_view_is_another_recording_or_another_frame(real: Store, tmp_path: Path, frames: int) -> None:
-    people = gallery(tmp_path, frames).of_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
-    assert people.paired.all()
-    for number, (name, pair) in enumerate(zip(people.names, people.pairs, strict=True)):
+    people = set_builder(tmp_path, frames).embed_patients(select_recordings(real, ["TRAIN"], "real"), "patients", False)
+    assert people.has_two_views.all()
+    for number, (name, pair) in enumerate(zip(people.names, people.two_views, strict=True)):
         (one, first), (two, second) = places(real, name, pair)
         assert (one != two) == (number % 3 == 0)  # every third has a second recording
         assert one != two or first != second
@@ -107,15 +109,15 @@ def test_a_patient_of_a_single_frame_has_no_second_view(tmp_path: Path) -> None:
         for k in range(3)
     }
     store = write(tmp_path / "real", rows)
-    people = gallery(tmp_path, 1).of_patients(select_recordings(store, ["TRAIN"], "real"), "patients", False)
-    assert people.paired.tolist() == [False, True, True]
-    assert people.frames.shape[1] == 3  # no patient has more
+    people = set_builder(tmp_path, 1).embed_patients(select_recordings(store, ["TRAIN"], "real"), "patients", False)
+    assert people.has_two_views.tolist() == [False, True, True]
+    assert people.all_frames.shape[1] == 3  # no patient has more
 
 
 def test_seeds_choose_recordings_and_frames(real: Store, tmp_path: Path) -> None:
     rows = select_recordings(real, ["TRAIN"], "real")
     one, two, three = (
-        gallery(tmp_path / str(number), 1, seed=seed).of_patients(rows, "patients", False).seen
+        set_builder(tmp_path / str(number), 1, seed=seed).embed_patients(rows, "patients", False).sample_frames
         for number, seed in enumerate((0, 0, 1))
     )
     assert torch.equal(one, two)
@@ -137,13 +139,13 @@ def side(rows: Tensor) -> EmbeddingSet:
 
 def test_the_threshold_is_what_pairs_of_different_people_rarely_reach() -> None:
     rows = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1)
-    sides = Sides(side(rows), side(rows), side(rows), "cosine", 0, 0.05, None)
-    found = threshold(sides)
+    sides = AuditSets(side(rows), side(rows), side(rows), "cosine", 0, 0.05, None)
+    found = sides.same_patient_threshold()
     alike = [float(rows[i] @ rows[j]) for i in range(40) for j in range(i)]
     assert np.mean(np.array(alike) >= found - 1e-6) == pytest.approx(0.05, abs=0.002)
-    few = Sides(side(rows), side(rows), side(rows[:6]), "cosine", 0, 0.05, None)
+    few = AuditSets(side(rows), side(rows), side(rows[:6]), "cosine", 0, 0.05, None)
     with pytest.raises(UserError, match="needs 7 held-out patients, and there are 6"):
-        threshold(few)
+        few.same_patient_threshold()
 
 
 def test_links_that_the_samples_make_are_found_and_others_are_not() -> None:
@@ -151,25 +153,25 @@ def test_links_that_the_samples_make_are_found_and_others_are_not() -> None:
 
     def pairs(count: int, seed: int) -> EmbeddingSet:
         drawn = torch.randn(count, 2, 6, generator=torch.Generator().manual_seed(seed))
-        return replace(side(drawn[:, 0]), pairs=drawn)
+        return replace(side(drawn[:, 0]), two_views=drawn)
 
     train, held = pairs(60, 0), pairs(60, 1)
-    copied = replace(train, pairs=train.pairs + 0.01 * torch.randn(60, 2, 6))
+    copied = replace(train, two_views=train.two_views + 0.01 * torch.randn(60, 2, 6))
     for samples_, found in ((copied, True), (pairs(60, 2), False)):
-        (measure,) = linking(Sides(samples_, train, held, "euclidean", 0, 0.05, None))
+        (measure,) = linkability_risk(AuditSets(samples_, train, held, "euclidean", 0, 0.05, None))
         assert measure.stands_out == found
         assert (measure.value.low > 0.8) == found
         assert measure.expected is not None
         assert measure.expected.value < 0.2
-    alone = replace(train, paired=torch.arange(60) < 1)
+    alone = replace(train, has_two_views=torch.arange(60) < 1)
     with pytest.raises(UserError, match="two or more patients in training need two frames each, and there are 1"):
-        linking(Sides(copied, alone, held, "euclidean", 0, 0.05, None))
+        linkability_risk(AuditSets(copied, alone, held, "euclidean", 0, 0.05, None))
 
 
 def test_those_chosen_keep_what_is_theirs() -> None:
     rows = torch.arange(12.0).view(4, 3)
-    found = side(rows).only([3, 1])
+    found = side(rows).subset([3, 1])
     assert found.names == ["3", "1"]
-    assert torch.equal(found.first(), rows[[3, 1]])
-    assert [row for row, _ in found.shown] == [3, 1]
+    assert torch.equal(found.first_frames(), rows[[3, 1]])
+    assert [row for row, _ in found.frame_plan] == [3, 1]
     assert len(found) == 2

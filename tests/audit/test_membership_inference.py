@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.audit.membership_inference import Attack, denoising_errors, load_generator, measured
+from echodream.audit.membership_inference import MembershipConfig, denoising_errors, load_generator, membership_measures
 from echodream.datamodules.recordings import select_recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel
@@ -36,7 +36,7 @@ from tests.support.audit_study import (
 from tests.support.tiny_diffusion import STATISTICS, C, model
 
 torch.set_num_threads(1)
-ATTACK = Attack(samples=2, levels=3, noises=2, batch=5)
+CONFIG = MembershipConfig(samples=2, levels=3, noises=2, batch=5)
 KINDS: dict[str, tuple[str, int, tuple[str, ...], View]] = {
     "frames": ("lidm", 1, ("class_id",), Frames(per_recording=1, posterior="mean")),
     "key frames": ("lidm", 3, ("class_id",), Triplet(posterior="mean")),
@@ -67,13 +67,13 @@ def attacked(real: Store, kind: str, frames: Tensor | None, seed: int = 0, **fac
     restorer = Restorer(frames)
     made.forward = lambda *given: restorer(made, *given)  # type: ignore[method-assign]
     sides = [select_recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]
-    return denoising_errors(made, view, sides[0], sides[1], ATTACK, seed), restorer
+    return denoising_errors(made, view, sides[0], sides[1], CONFIG, seed), restorer
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, known(real))
-    found = measured(errors, model("lidm"), 0)
+    found = membership_measures(errors, model("lidm"), 0)
     assert found[0].value.value > 0.95
     assert found[0].value.low > 0.9
     assert found[0].stands_out
@@ -87,7 +87,7 @@ def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, None)
-    found = measured(errors, model("lidm"), 0)
+    found = membership_measures(errors, model("lidm"), 0)
     assert found[0].value.low < 0.5 < found[0].value.high
     assert not found[0].stands_out
     assert not found[1].stands_out
@@ -239,7 +239,7 @@ def test_a_generator_is_attacked_in_the_view_it_was_trained_on(tmp_path: Path, v
 @pytest.mark.parametrize("view", ["Recordings", "Frames, unheard: 3", "Triplet, beat: late"])
 def test_a_view_that_is_none_is_refused_and_never_imported(tmp_path: Path, view: str) -> None:
     made = model("lidm", encoder=ENCODER)
-    with pytest.raises(UserError, match=r"training.yaml does not say|view.beat"):
+    with pytest.raises(UserError, match=r"training.yaml does not record|view.beat"):
         load_generator(str(generator(tmp_path / "lidm", made, "lidm", view)))
 
 
@@ -270,7 +270,7 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
         audit(tmp_path, *overrides, f"dst={tmp_path}/of-another-split")
     own = file_sha256(tmp_path / "real" / CHECKSUMS)
     told.write_text(json.dumps(json.loads(told.read_text()) | {"source": own}))
-    with pytest.raises(UserError, match=r"did not draw .*drawn-by-another"):
+    with pytest.raises(UserError, match=r"did not generate .*drawn-by-another"):
         audit(tmp_path, *overrides, f"src={tmp_path}/drawn-by-another", f"dst={tmp_path}/other")
     generator(tmp_path / "foreign", model("lidm", frames=3, encoder="12" * 32), "lidm", "Triplet")
     with pytest.raises(UserError, match="is of another encoder than real="):

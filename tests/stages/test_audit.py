@@ -10,6 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from echodream.audit.leakage import LEAKAGE_MEASURES
+from echodream.audit.quality import QUALITY_MEASURES
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.stages import audit as stage
@@ -121,10 +123,13 @@ def test_what_is_not_measured_is_said_with_the_reason(folder: Path, tmp_path: Pa
     study(tmp_path / "real", train=30, held=3)
     said = audit(folder, f"real={tmp_path}/real", f"dst={tmp_path}/few")
     record = json.loads((tmp_path / "few" / "audit.json").read_text())
-    assert "needs 15 held-out patients, and there are 3" in record["not measured"]["collisions between seeds"]
+    assert (
+        "false accept rate of 0.01 needs 15 held-out patients, and there are 3"
+        in record["not measured"]["collisions between seeds"]
+    )
     assert "No cell has 10 samples" in record["not measured"]["data copying, C_T by latents"]
     assert "not measured: " in said
-    todo = [*(f"{name}{space}" for name in stage.LEAKS for space in SPACES), *stage.OTHERS]
+    todo = [*(f"{name}{space}" for name in LEAKAGE_MEASURES for space in SPACES), *QUALITY_MEASURES]
     told = {
         "linkability": "linkability, residual risk",
         "DCR and NNDR": "nearest in training (DCR)",
@@ -233,7 +238,7 @@ MISTAKES = [
     (["artifact={folder}/foreign"], "was made by another encoder"),
     (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
     (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),
-    (["autoencoder={folder}/other", "pairs=2"], "autoencoder=.*other did not make these latents"),
+    (["autoencoder={folder}/other", "pairs=2"], "autoencoder=.*other did not encode these latents"),
     (["real={folder}/only-train"], "held_out: .* has no recording in TEST, VAL"),
 ]
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from echodream.errors import UserError
@@ -12,8 +11,6 @@ from echodream.metrics.bootstrap import Interval, bootstrap_mean, unit_indices
 from echodream.privacy.nearest_neighbors import (
     check_embeddings,
     distance_to_each_patient,
-    nearest_other_patient,
-    nearest_rows,
 )
 
 
@@ -107,15 +104,3 @@ def _median(values: np.ndarray, seed: int, repeats: int) -> Interval:
     drawn = np.random.default_rng(seed).integers(len(values), size=(repeats, len(values)))
     low, high = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975])
     return Interval(float(np.median(values)), float(low), float(high))
-
-
-def authenticity(synthetic: Tensor, train: Tensor, train_patients: Sequence[object] | None = None) -> np.ndarray:
-    """Which synthetic samples are authentic (Alaa et al., arXiv 2102.08921); bool, (n,).
-
-    One is not where it lies closer to its nearest training row than that row does to any row of another patient. With
-    ``train_patients`` None every row is its own patient, as in the paper. Embeddings (n, D) and (m, D), euclidean.
-    """
-    x, y = check_embeddings("authenticity", synthetic, train)
-    distance, place = nearest_rows(x, y)
-    others = nearest_other_patient(y, unit_indices(train_patients, len(y)))
-    return torch.gt(distance, others[place]).cpu().numpy()

@@ -60,7 +60,7 @@ def membership(
     )
 
 
-def combined(errors: np.ndarray) -> np.ndarray:
+def combine_levels(errors: np.ndarray) -> np.ndarray:
     """One score of each record, (n,), from its errors at several noise levels, (n, L); higher for smaller errors.
 
     Errors of much noise are larger than those of little. Each level is scaled to mean 0 and standard deviation 1 over

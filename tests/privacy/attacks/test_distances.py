@@ -9,7 +9,8 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.privacy import nearest_neighbors as neighbors
-from echodream.privacy.attacks.closeness import authenticity, closeness
+from echodream.privacy.attacks.authenticity import authenticity
+from echodream.privacy.attacks.closeness import closeness
 from echodream.privacy.attacks.copying import data_copying, mann_whitney_z
 from echodream.privacy.attacks.fidelity import fidelity
 

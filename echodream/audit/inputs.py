@@ -1,0 +1,101 @@
+"""Inputs of ``stage=audit``: recordings and networks, checked to belong together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from echodream.audit.membership_inference import load_generator
+from echodream.datamodules.recordings import Recordings, select_recordings
+from echodream.datamodules.views import View
+from echodream.diffusion.model import DiffusionModel
+from echodream.errors import UserError
+from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
+from echodream.networks.autoencoder import load_frozen_autoencoder
+from echodream.store import Store
+from echodream.store.schema import CHECKSUMS, SPLITS
+from echodream.weights import fingerprint
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """Recordings and networks of an audit."""
+
+    samples: Recordings
+    train: Recordings
+    held_out: Recordings
+    embedder: FrameEmbedder
+    """The identity network."""
+    generator: tuple[DiffusionModel, View] | None
+    """The generator of the samples and its training view; None: no membership inference."""
+    decoder: Any
+    """The autoencoder of the latents; None if no figure needs pixels."""
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Checksums of the stores and fingerprints of the networks."""
+        return {
+            "source": self.samples.store.checksum,
+            "real": self.train.store.checksum,
+            "reid": fingerprint(self.embedder.encoder.network),
+            "encoder": self.train.store.dataset.encoder,
+            "generator": self.generator[0].fingerprint() if self.generator else None,
+        }
+
+
+def open_inputs(
+    stores: Mapping[str, str], networks: Mapping[str, str | None], held_out: Sequence[str], decode: bool
+) -> AuditInputs:
+    """Open the stores "src" and "real" and the artifacts "reid", "vae" and "generator" (may be None).
+
+    ``held_out`` are the splits of patients that the generator was not trained on. Without ``decode`` no autoencoder is
+    loaded for figures. Raises ``UserError`` for stores and networks that do not belong together.
+    """
+    unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
+    if unknown or not held_out:
+        raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
+    source, real = Store(stores["src"]), Store(stores["real"])
+    if not source.dataset.synthetic:
+        raise UserError(f"src={source.root} is not synthetic: give samples, as stage=filter writes them")
+    if real.dataset.synthetic:
+        raise UserError(f"real={real.root} is synthetic: give the latents of the patients the generator was trained on")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    autoencoder, generator_folder = str(networks["vae"]), networks["generator"]
+    embedder = FrameEmbedder(str(networks["reid"]), autoencoder, device)
+    for store in (source, real):
+        if not (store.root / CHECKSUMS).is_file():
+            raise UserError(f"{store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
+        embedder.check(store)
+    if source.dataset.encoder != real.dataset.encoder:
+        raise UserError(
+            f"{source.root} and {real.root} were encoded by different autoencoders: encode and sample again"
+        )
+    decoder = _load_decoder(autoencoder, str(real.dataset.encoder), device) if decode else None
+    samples, train = select_recordings(source, SPLITS, "src"), select_recordings(real, ["TRAIN"], "real")
+    generator = None if generator_folder is None else load_generator(generator_folder)
+    if generator is not None:
+        _check_generator(generator[0], source, real, str(generator_folder))
+        generator[0].to(device)
+    held_out_recordings = select_recordings(real, sorted(held_out), "held_out")
+    return AuditInputs(samples, train, held_out_recordings, embedder, generator, decoder)
+
+
+def _load_decoder(folder: str, encoder: str, device: str) -> Any:
+    network = load_frozen_autoencoder(folder)
+    if fingerprint(network) != encoder:
+        raise UserError(
+            f"autoencoder={folder} did not encode these latents: give the one that did, or no figure (pairs=0)"
+        )
+    return network.to(device)
+
+
+def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
+    """Raise ``UserError`` unless ``model`` was trained on ``real`` and generated ``source``, as far as is recorded."""
+    check_trained(folder, "lvdm" if model.is_video else "lidm", real, "generator")
+    if model.facts.encoder != real.dataset.encoder:
+        raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
+    sampled_by = drawn_with(source).get("model")
+    if sampled_by is not None and sampled_by != model.fingerprint():
+        raise UserError(
+            f"generator={folder} did not generate {source.root}: give the lidm or lvdm that did, or generator=null"
+        )

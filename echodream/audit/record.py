@@ -1,0 +1,88 @@
+"""The record audit.json of ``stage=audit``: all measures, and the reasons why others are missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from echodream.audit.embedding_sets import AuditSets
+from echodream.audit.inputs import AuditInputs
+from echodream.audit.leakage import LEAKAGE_MEASURES
+from echodream.audit.measure import PRIVACY, Measure
+from echodream.audit.quality import QUALITY_MEASURES
+from echodream.errors import UserError
+from echodream.privacy.decision import SCOPE
+from echodream.runs.summary import Summary
+
+STATEMENT = (
+    "Measured on one synthetic set with one identity network, with 95 % intervals over patients or samples: what is "
+    "not found here may still be there, and a harmless value of one measure proves nothing by itself (DCR least of "
+    f"all, arXiv 2505.01524). The bound is the filter's, for its declared transforms. {SCOPE}"
+)
+
+
+def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, str]]:
+    """All measures, and the reason for each that is missing. The first of ``spaces`` is the identity network's."""
+    tasks = [(f"{name}{sets.suffix}", measure, sets) for name, measure in LEAKAGE_MEASURES.items() for sets in spaces]
+    tasks += [(name, measure, spaces[0]) for name, measure in QUALITY_MEASURES.items()]
+    measures: list[Measure] = []
+    missing = {}
+    for name, measure, sets in tqdm(tasks, "measures", disable=None, leave=False):
+        try:
+            measures += measure(sets)
+        except UserError as error:  # too few patients or frames: networks and stores have been checked before
+            missing[name] = str(error)
+    return measures, missing
+
+
+def build_record(
+    inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """Sizes of the compared sets, measures, and reasons for missing measures."""
+    compared = {
+        "samples": (inputs.samples, sets.samples),
+        "training": (inputs.train, sets.train),
+        "held out": (inputs.held_out, sets.held_out),
+    }
+    sizes = {
+        name: {
+            "units": len(embedding_set),
+            "recordings": len(recordings),
+            "frames of each as a sample": int(embedding_set.sample_frames.shape[1]),
+            "frames of each": int(embedding_set.all_frames.shape[1]),
+        }
+        for name, (recordings, embedding_set) in compared.items()
+    }
+    return {
+        "statement": STATEMENT,
+        "sizes": sizes,
+        "similarity": sets.similarity,
+        "measures": [asdict(measure) for measure in measures],
+        "not measured": dict(missing),
+    }
+
+
+def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
+    """The measures of ``record``, which is at ``path``, for the screen."""
+    sizes = record["sizes"]
+    counts = ", ".join(f"{sizes[name]['units']} {name}" for name in ("samples", "training", "held out"))
+    lines: dict[str, object] = {"compared": counts}
+    for entry in record["measures"]:
+        mark = "  <- stands out" if entry["stands_out"] else ""
+        lines[entry["name"]] = f"{_text(entry['value'])}, expected {_text(entry['expected'])}{mark}"
+    for name, reason in record["not measured"].items():
+        lines[name] = f"not measured: {reason}"
+    worse = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
+    lines["privacy"] = (
+        f"{len(worse)} of the measures stand out: {', '.join(worse)}" if worse else "no measure stands out; no proof"
+    )
+    return Summary(f"audit: {path} {state}", lines)
+
+
+def _text(interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return "-"
+    value, low, high = (interval[name] for name in ("value", "low", "high"))
+    return f"{value:.3g}" if low == high else f"{value:.3g} [{low:.3g}, {high:.3g}]"
