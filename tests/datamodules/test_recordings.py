@@ -1,9 +1,25 @@
-"""Recordings of one split: rows chosen from them."""
+"""Recordings of one split or several, and rows chosen from them."""
 
 from pathlib import Path
 
-from echodream.datamodules.recordings import Recordings
+import numpy as np
+import pytest
+
+from echodream.datamodules.recordings import Recordings, select_recordings
+from echodream.errors import UserError
+from tests.support.audit_study import study
 from tests.support.tiny_vae import blob_store
+
+
+def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None:
+    real = study(tmp_path / "real", train=9, held=4)
+    rows = select_recordings(real, ["VAL", "TEST"], "held_out")
+    held_out = real.table[real.table["Split"] != "TRAIN"]
+    assert rows.names == sorted(held_out["FileName"])
+    assert sorted(set(rows.table["PatientID"])) == sorted(set(held_out["PatientID"]))
+    assert len(np.unique(rows.patient_numbers)) == 4
+    with pytest.raises(UserError, match=r"src: .* has no recording in PROOF"):
+        select_recordings(real, ["PROOF"], "src")
 
 
 def test_selected_rows_have_their_own_totals_and_patients(tmp_path: Path) -> None:
