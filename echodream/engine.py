@@ -1,43 +1,37 @@
 """What the two commands do with a composed configuration. Undecorated, so that tests and launchers call the same."""
 
-import hashlib
 import logging
 import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from echodream import validation
 from echodream.artifact import FACTS, read_artifact
 from echodream.config.error_messages import refuse_absent, refuse_impossible_pairs, refuse_silent_keys
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import first_process
-from echodream.runs.instantiate_stage import instantiate_stage
+from echodream.runs.instantiate_stage import stage_call
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
-from echodream.store.checksums import file_sha256
-from echodream.store.schema import CHECKSUMS, read_dataset
+from echodream.store.schema import read_dataset
+from echodream.training.settings_hash import settings_hash
 
 log = logging.getLogger(__name__)
-
-_STORES = ("synthetic", "anonymised")  # that a datamodule may have besides src
-_ELSEWHERE = {"datamodule": ("src", "workers", *_STORES), "trainer": ("log_every_n_steps",), "model": ("vae",)}
 
 
 def sample(cfg: DictConfig) -> Summary:
     """Carry out the stage that ``cfg`` names, and what comes ``then``; say so. ``UserError`` when not all was done."""
     prepare(cfg)
-    if cfg.get("src") is not None:
-        read_dataset(Path(cfg.src))  # a source that is not there is noticed before anything heavy is imported
+    if cfg.get("src") is not None and not Path(cfg.src).is_dir():
+        read_dataset(Path(cfg.src))  # raises an error before anything heavy is imported
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
     facts = {"command": command("sample.py"), "code_version": code_version()}
-    for stage in filter(None, (cfg.stage, cfg.get("then"))):
-        summary = run_once(cfg.get("notes"), stage, lambda: instantiate_stage(stage)(**facts))  # noqa: B023 (called at once)
+    for stage in [stage_call(cfg, key) for key in ("stage", "then") if cfg.get(key)]:
+        summary = run_once(cfg.get("notes"), stage, lambda: stage.instantiate()(**facts))  # noqa: B023 (called at once)
         if first_process():  # the others of a distributed run say the same
             log.info("%s", summary)
         if summary.problem is not None:
@@ -51,7 +45,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     A run that was interrupted goes on from its last checkpoint; one that is done does nothing.
     """
     prepare(cfg)
-    settings = training_settings(cfg)
+    settings = settings_hash(cfg)
     found = _finished(Path(cfg.dst), cfg.model.name, settings)
     if found is not None:
         log.info("train: %s already complete, nothing to do", cfg.dst)
@@ -71,22 +65,6 @@ def prepare(cfg: DictConfig) -> None:
         refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
     refuse_absent(cfg)
     OmegaConf.resolve(cfg)
-
-
-def training_settings(cfg: DictConfig) -> str:
-    """SHA-256 of all that decides the weights, the recordings among it; not where files lie, nor what is logged."""
-    given = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
-    weights, sums = Path(next(filter(None, given), "/nowhere")), Path(cfg.src) / CHECKSUMS
-    parts: dict[str, Any] = {"source": file_sha256(sums) if sums.is_file() else cfg.src}
-    for key in ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed"):
-        parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
-    for key, name in ((key, name) for key, names in _ELSEWHERE.items() for name in names):
-        parts[key].pop(name, None)
-    stores = [Path(path) / CHECKSUMS for key in _STORES for path in validation.path_list(cfg.datamodule.get(key))]
-    parts["weights"] = [file_sha256(p) for p in [*sorted([weights, *weights.glob("*")]), *stores] if p.is_file()]
-    parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
-    parts |= {"early_stopping": str(stops)} if stops else {}
-    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(parts), sort_keys=True).encode()).hexdigest()
 
 
 def _finished(dst: Path, model: str, settings: str) -> dict[str, float] | None:

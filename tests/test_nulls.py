@@ -1,6 +1,5 @@
 """null where a stage, or training, cannot do with it, is answered with the key that was typed."""
 
-import inspect
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -11,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.error_messages import refuse_absent
 from echodream.config.paths import CONF_DIR
+from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
+from echodream.runs.instantiate_stage import stage_call
 
 STAGES = sorted(path.stem for path in (CONF_DIR / "stage").glob("*.yaml"))
 
@@ -30,16 +31,20 @@ def composed(config: str, *overrides: str) -> DictConfig:
 def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: str) -> None:
     cfg = composed("sample", f"stage={stage}", "data=phantom")
     refuse_absent(cfg)  # the defaults are possible
-    raw: Any = OmegaConf.to_container(cfg.stage, resolve=False)
+    given: Any = OmegaConf.to_container(cfg.stage, resolve=False)
     function = get_method(cfg.stage._target_)
     hints = get_type_hints(function)
     tried = 0
-    for name in inspect.signature(function).parameters:
-        value = raw.get(name)
-        if not isinstance(value, str | int | float):
+    for name in parameter_hints(cfg.stage._target_):
+        if name in given:
+            raw = given[name]
+            key = (
+                raw[2:-1] if isinstance(raw, str) and raw.startswith("${") and raw.count("$") == 1 else f"stage.{name}"
+            )
+        else:
+            key = name
+        if OmegaConf.is_config(OmegaConf.select(cfg, key)):  # a group
             continue
-        own = str(value).startswith("${") and str(value).count("$") == 1 and "," not in str(value)
-        key = str(value)[2:-1] if own else f"stage.{name}"
         changed = cfg.copy()
         OmegaConf.update(changed, key, None)
         tried += 1
@@ -59,3 +64,22 @@ def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) ->
     OmegaConf.update(cfg, key, None)
     with pytest.raises(UserError, match=f"^{key}=null is not possible: give it a value, or leave it out$"):
         refuse_absent(cfg)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_setting_of_a_stage_is_a_key(stage: str) -> None:
+    cfg = composed("sample", f"stage={stage}", "data=phantom")
+    call = stage_call(cfg)
+    assert call.arguments.keys() == call.hints.keys()
+    assert call.name == stage
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_paths_are_declared_as_such(stage: str) -> None:
+    """What a stage reads decides whether it is complete, so no path may be declared as another text."""
+    call = stage_call(composed("sample", f"stage={stage}", "data=phantom"))
+    for name, hint in call.hints.items():
+        value = call.arguments[name]
+        if isinstance(value, str) and value.startswith(("data/", "models/", "samples/", "reports/", "raw/")):
+            assert "Path" in hint, name
+    assert (call.hints.get("dst") == "OutputPath") == (stage not in ("verify", "track"))

@@ -1,6 +1,5 @@
 """Every user error as one sentence on stderr and exit status 1, whichever library noticed it."""
 
-import ast
 import contextlib
 import difflib
 import errno
@@ -11,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from echodream.config.launchers import absent_package, in_sweep, refusal
 from echodream.config.paths import CONF_DIR
+from echodream.config.stage_signature import allows_null, parameter_hints
 from echodream.errors import UserError
 
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECUTOR" not in os.environ
@@ -157,31 +156,27 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
 
 
 def refuse_absent(cfg: DictConfig) -> None:
-    """Raise ``UserError`` for keys without a value, and for null where a stage, or training, cannot do with it."""
+    """Raise ``UserError`` for keys without a value, and for null where a stage, or training, does not take it."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{missing[0]}= is needed here: give it on the command line")
     stage = OmegaConf.select(cfg, "stage")
     if stage is None:
         null = [key for key in _TRAINING_NEEDS if OmegaConf.select(cfg, key) is None]
     else:
-        raw: Any = OmegaConf.to_container(stage, resolve=False)
-        names = [name for name in _without_null(str(stage.get("_target_"))) if name in stage and stage[name] is None]
-        null = [raw[name][2:-1] if raw[name] else f"stage.{name}" for name in names]  # from what key it is taken
+        required = [name for name, hint in parameter_hints(str(stage.get("_target_"))).items() if not allows_null(hint)]
+        null = [
+            _source_key(stage, name) for name in required if (stage if name in stage else cfg).get(name, "") is None
+        ]
     if null:
         raise UserError(f"{null[0]}=null is not possible: give it a value, or leave it out")
 
 
-def _without_null(target: str) -> list[str]:
-    """The arguments of the function ``target`` whose type hints leave None out. It is read and not imported."""
-    module, _, name = target.rpartition(".")
-    spec = find_spec(module) if module else None
-    if spec is None or spec.origin is None:
-        return []
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
-    arguments = [argument for function in functions for argument in (*function.args.args, *function.args.kwonlyargs)]
-    hints = {argument.arg: ast.unparse(argument.annotation) for argument in arguments if argument.annotation}
-    return [name for name, hint in hints.items() if "None" not in hint.split(" | ") and hint != "Any"]
+def _source_key(stage: DictConfig, name: str) -> str:
+    """The key that a user gives for the argument ``name`` of ``stage``."""
+    if name not in stage:
+        return name
+    raw: Any = OmegaConf.to_container(stage, resolve=False)
+    return str(raw[name][2:-1]) if raw[name] else f"stage.{name}"
 
 
 def _refuse_twins(override: str) -> None:
@@ -260,6 +255,10 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
         parent, _, last = parent.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     names = [str(name) for name in node if name not in ("_target_", "_partial_")]
+    if parent in ("stage", "then") and "_target_" in node:
+        names = list(parameter_hints(str(node["_target_"])))
+        if last in names and last in cfg:
+            return f"unknown key {key!r}; write {last}= instead"
     if last in names:  # it is there: hydra lets no command line put entries into a mapping at once
         return f"{key} takes further entries one by one, each with a plus: +{key}.<name>=<value>"
     where = f"{parent} has" if parent else "the keys here are"

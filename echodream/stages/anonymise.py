@@ -10,6 +10,7 @@ from echodream.anonymization.anonymizer import Anonymizer, RecordingBatches
 from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, ImageSet, open_complete_store, select_images
 from echodream.anonymization.methods import create_method
 from echodream.callbacks.store_writer import StoreWriterCallback
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
@@ -29,14 +30,16 @@ _FRAME_COLUMNS = ("ED", "ES")
 
 def anonymise(
     *,
-    src: str,
-    dst: str,
+    src: InputPath,
+    dst: OutputPath,
     method: str,
     methods: Mapping[str, Mapping[str, Any]],
     frames: int,
-    generator: str,
-    autoencoder: str,
-    sampling: Mapping[str, Any],
+    generator: InputPath,
+    autoencoder: InputPath,
+    seed: int,
+    steps: int,
+    guidance: Mapping[str, Any],
     batch: int,
     trainer: Callable[..., pl.Trainer],
     command: str,
@@ -44,8 +47,8 @@ def anonymise(
 ) -> Summary:
     """Anonymize ``frames`` frames of each recording of the latent store ``src``; write a latent store with its names.
 
-    ``methods`` has the settings of each ``method``. ``sampling`` has "seed", "steps", "sampler" and "guidance" for
-    methods that sample from the LIDM ``generator``. Raises ``UserError`` for models of other latents.
+    ``methods`` has the settings of each ``method``. ``seed``, ``steps`` and ``guidance`` are for methods that sample
+    from the LIDM ``generator``. Raises ``UserError`` for models of other latents.
     """
     transform = create_method(method, methods)
     precision = checked_precision(trainer)
@@ -59,6 +62,7 @@ def anonymise(
     settings |= {"method": method, "frames": frames, **transform.settings()}
     if transform.needs_generator:
         model = load_diffusion(generator, "lidm")
+        sampling = {"seed": seed, "steps": steps, "sampler": None, "guidance": guidance}
         config = _sampling_config(sampling, model)
         transform.check_generator(model, recordings)
         settings |= settings_of(config, model, None)

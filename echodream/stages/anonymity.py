@@ -10,6 +10,7 @@ import pandas as pd
 
 from echodream.anonymization.comparison_spaces import ComparisonSpace, comparison_spaces, embed_images
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.privacy.anonymity import (
     AnonymityMeasure,
@@ -35,11 +36,11 @@ STATEMENT = (
 
 def anonymity(
     *,
-    src: str,
-    real: str,
-    artifact: str | None,
-    autoencoder: str,
-    dst: str,
+    src: InputPath,
+    real: InputPath,
+    artifact: InputPath | None,
+    autoencoder: InputPath,
+    dst: OutputPath,
     paired: bool,
     match: str,
     splits: Sequence[str] | None,

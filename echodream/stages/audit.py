@@ -11,6 +11,7 @@ from echodream.audit.figures import audit_figures
 from echodream.audit.inputs import open_inputs
 from echodream.audit.membership_inference import MembershipConfig, denoising_errors, membership_measures
 from echodream.audit.record import build_record, measure_all, summarize
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import made_whole, read_record, require_same, write_record
 from echodream.runs.summary import Summary
@@ -21,10 +22,17 @@ RECORD = "audit.json"
 def audit(
     *,
     on: str,
-    stores: Mapping[str, str],
-    networks: Mapping[str, str | None],
+    src: InputPath,
+    real: InputPath,
+    artifact: InputPath,
+    autoencoder: InputPath,
+    generator: InputPath | None,
+    dst: OutputPath,
     held_out: Sequence[str],
-    embedding_sets: Mapping[str, int],
+    frames: int,
+    per_patient: int,
+    every: int,
+    seed: int,
     cells: int | None,
     far: float,
     pairs: int,
@@ -32,10 +40,10 @@ def audit(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Measure the synthetic latents ``stores``["src"] against the patients of "real"; write the folder "dst".
+    """Measure the synthetic latents ``src`` against the patients of the store ``real``; write the folder ``dst``.
 
-    ``on``, "image" or "video", selects the default folders. ``networks`` are the artifacts "reid", "vae" and
-    "generator" (None: no membership inference); the generator was not trained on patients of the splits ``held_out``.
+    ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. Without ``generator``
+    there is no membership inference; it was not trained on patients of the splits ``held_out``.
     The folder is written as ``<dst>.partial`` and renamed at the end. Raises ``UserError`` for inputs that do not
     belong together, and if ``dst`` holds something else.
     """
@@ -44,8 +52,10 @@ def audit(
         validation.whole_number("cells", cells, note=", or null")
     validation.number("far", far, above=0, below=1, note=", for example 0.01")
     validation.whole_number("pairs", pairs, 0)
-    config, membership_config = EmbeddingSetConfig(**embedding_sets), MembershipConfig(**membership)
-    inputs = open_inputs(stores, networks, held_out, decode=pairs > 0)
+    config = EmbeddingSetConfig(frames=frames, per_patient=per_patient, every=every, seed=seed)
+    membership_config = MembershipConfig(**membership)
+    networks = {"reid": artifact, "vae": autoencoder, "generator": generator}
+    inputs = open_inputs({"src": src, "real": real}, networks, held_out, decode=pairs > 0)
     settings = {
         **inputs.fingerprints(),
         "held_out": sorted(held_out),
@@ -55,7 +65,7 @@ def audit(
         "pairs": pairs,
         "membership": membership_config.settings() if inputs.generator else None,
     }
-    target = Path(stores["dst"])
+    target = Path(dst)
     with made_whole(target) as folder:
         if folder is None:
             require_same(target / RECORD, settings, "an audit")

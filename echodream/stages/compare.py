@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from echodream.config.stage_signature import OutputPath
 from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
 from echodream.report.privacy_utility_curve import ENDS, axis_range, picture, tradeoff, x_positions
@@ -32,7 +33,7 @@ def compare(
     points: Sequence[str] | str | None,
     name: str,
     figures: Sequence[str] | str | None,
-    dst: str,
+    dst: OutputPath,
     command: str,
     code_version: str,
 ) -> Summary:

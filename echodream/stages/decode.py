@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from echodream.callbacks.store_writer import StoreWriterCallback
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
@@ -22,10 +23,10 @@ from echodream.weights import fingerprint
 
 def decode(
     *,
-    src: str,
-    dst: str,
-    artifact: str,
-    reference: str | None,
+    src: InputPath,
+    dst: OutputPath,
+    artifact: InputPath,
+    reference: InputPath | None,
     grey: bool,
     budget: int,
     workers: int,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.datamodules.normalization import PosteriorMoments
 from echodream.modules.vae import VaeEncoder, load_vae
@@ -23,9 +24,9 @@ from echodream.weights import fingerprint
 
 def encode(
     *,
-    src: str,
-    dst: str,
-    artifact: str,
+    src: InputPath,
+    dst: OutputPath,
+    artifact: InputPath,
     scaling: float | None,
     budget: int,
     workers: int,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
+from echodream.config.stage_signature import ExtractorPath, InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation import table
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
@@ -39,16 +40,16 @@ REPORT = "evaluation.json"
 
 def evaluate(
     *,
-    real: str,
-    images: str | None,
-    videos: str | None,
-    artifact: str | None,
-    extractors: Sequence[str],
+    real: InputPath,
+    images: InputPath | None,
+    videos: InputPath | None,
+    artifact: InputPath | None,
+    extractors: Sequence[ExtractorPath],
     lengths: Sequence[int],
-    regressor: str | None,
-    audit: str | None,
-    protocol: str | None,
-    dst: str,
+    regressor: InputPath | None,
+    audit: InputPath | None,
+    protocol: InputPath | None,
+    dst: OutputPath,
     most: int,
     least: int,
     neighbours: int,

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, begin, made_whole, require_same, write_record
 from echodream.runs.summary import Summary
@@ -51,7 +52,7 @@ class Format:
 
 
 def export(
-    *, src: str, dst: str, format: str | None, jpg_quality: int, crf: int, command: str, code_version: str
+    *, src: InputPath, dst: OutputPath, format: str | None, jpg_quality: int, crf: int, command: str, code_version: str
 ) -> Summary:
     """Write the recordings of the store ``src`` to the folder ``dst`` in a ``format`` of ``FORMATS``.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from echodream.artifact import read_artifact
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion
@@ -32,18 +33,26 @@ GENERATORS = {"image": "lidm", "video": "lvdm"}
 
 def filter_(
     *,
-    src: str,
-    dst: str,
-    private: str,
-    real: str,
-    artifact: str,
-    vae: str,
-    generator: str | None,
+    src: InputPath,
+    dst: OutputPath,
+    private: OutputPath,
+    real: InputPath,
+    artifact: InputPath,
+    autoencoder: InputPath,
+    generator: InputPath | None,
     rule: Rule,
     controls: Mapping[str, Control | None],
     leave_out: Sequence[str],
     report_only: Sequence[str],
-    looking: Mapping[str, Any],
+    on: str,
+    check_every: int,
+    reference: str,
+    reference_every: int,
+    calibration: Sequence[str],
+    views: Sequence[str],
+    patients: int | None,
+    steps: int,
+    seed: int,
     device: str | None,
     command: str,
     code_version: str,
@@ -51,13 +60,14 @@ def filter_(
     """Leave out of the latent store ``src`` what ``rule`` finds too close to a TRAIN patient of the store ``real``.
 
     Patients are told apart by the reid ``artifact``; copies of TRAIN patients are made by ``controls`` but for those to
-    ``leave_out``, with the autoencoder ``vae`` and the ``generator`` that drew ``src``. ``looking`` is described by
-    ``Looking``. The survivors go to ``dst``, with the decision in their dataset.json; the scores of all samples and
-    whom they resemble go to the folder ``private``. Where the rule cannot keep its promise there are no survivors, and
-    the summary has a problem.
+    ``leave_out``, with the ``autoencoder`` and the ``generator`` that drew ``src``. ``on`` to ``seed`` are described by
+    ``ScoringConfig``. The survivors go to ``dst``, with the decision in their dataset.json; the scores of all samples
+    and whom they resemble go to the folder ``private``. Where the rule cannot keep its promise there are no survivors,
+    and the summary has a problem.
     """
     command = redact_paths_in_command(command)
-    looks, store, study = ScoringConfig(**looking), Store(src, kind="latent"), Store(real, kind="latent")
+    looks = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
+    store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check(store, study, dst, private)
     declared = _declared(controls, leave_out, report_only, looks)
     drawn_by = _generator_of(generator, declared, looks.on, store, study)
@@ -75,7 +85,7 @@ def filter_(
     try:
         if _is_complete(Path(dst), Path(private), asked):
             return Summary(f"filter: {dst} already complete, nothing to do", told(read_dataset(Path(dst)).settings))
-        networks = (artifact, vae, str(generator) if drawn_by else None)
+        networks = (artifact, autoencoder, str(generator) if drawn_by else None)
         scored, decision = _decide(store, study, networks, rule, declared, report_only, looks, device)
         return _kept(store, Path(dst), Path(private), rule, scored, decision, asked, command, code_version)
     finally:

@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.conditioning import Conditioner
 from echodream.diffusion.model import DiffusionModel, load_diffusion
@@ -35,12 +36,15 @@ _MANY = 2000
 
 def image(
     *,
-    dst: str,
-    artifact: str,
+    dst: OutputPath,
+    artifact: InputPath,
     n: int | None,
-    labels: str,
-    training: str,
-    sampling: Mapping[str, Any],
+    labels: InputPath,
+    training: InputPath,
+    seed: int,
+    steps: int,
+    sampler: str | None,
+    guidance: Mapping[str, InputPath | Any],
     batch: int,
     workers: int,
     trainer: Callable[..., pl.Trainer],
@@ -51,12 +55,13 @@ def image(
 
     Without ``n`` there is one for each row of a csv, or there are 2000.
 
-    ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``. ``labels`` says which conditions they are asked
+    ``labels`` says which conditions they are asked
     for: spread evenly ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a
     csv, row by row.
     """
+    sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
     how, model = checked_precision(trainer), load_diffusion(artifact, "lidm")
-    recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lidm")
+    recipe, weak = recipe_of(sampling, model), weak_model(guidance, model, "lidm")
     asked = _asked(model.conditioner, labels, training, n, recipe.seed)
     count = len(next(iter(asked.values.values()))) if asked.values else _many(n)
     values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)

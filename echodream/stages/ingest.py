@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.ingest.listing import listing_fingerprint
 from echodream.ingest.preprocessing import Preprocessing
@@ -28,8 +29,8 @@ def ingest(
     prepare: Preprocessing,
     split: SplitRatios,
     limits: Limits,
-    raw: str | None,
-    dst: str,
+    raw: InputPath | None,
+    dst: OutputPath,
     max_rejected: float,
     workers: int | None,
     timeout: float,

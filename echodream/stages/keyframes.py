@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
 from echodream.runs.atomic_folder import share_file
@@ -42,7 +43,9 @@ class Job:
     fps: float
 
 
-def keyframes(*, src: str, onto: str, dst: str, workers: int | None, command: str, code_version: str) -> Summary:
+def keyframes(
+    *, src: InputPath, onto: InputPath, dst: OutputPath, workers: int | None, command: str, code_version: str
+) -> Summary:
     """Find ED and ES in each recording of the video store ``src`` and write them to a copy of the store ``onto``.
 
     ``onto`` holds the same recordings, as videos or as latents. The copy shares its media files with it where the file

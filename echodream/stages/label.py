@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import OpenClassifier, open_classifier, predict_split
 from echodream.runs.atomic_folder import share_file
@@ -33,7 +34,9 @@ class Answers:
     """Probabilities, (N, K), the mean over the classifiers."""
 
 
-def label(*, src: str, dst: str, artifacts: Sequence[str], batch: int, command: str, code_version: str) -> Summary:
+def label(
+    *, src: InputPath, dst: OutputPath, artifacts: Sequence[InputPath], batch: int, command: str, code_version: str
+) -> Summary:
     """Copy the video store ``src`` to ``dst`` with the classes that the classifiers ``artifacts`` see in it.
 
     Classifiers of the same classes are averaged by probability; of several sets of classes the one with the most

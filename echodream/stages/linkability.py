@@ -15,6 +15,7 @@ from echodream import validation
 from echodream.anonymization.comparison_spaces import AveragedViews, comparison_spaces, embed_images
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_version_pairs
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.metrics import verification
 from echodream.metrics.verification import Pairs, auc, bootstrap_pairs
@@ -36,12 +37,12 @@ STATEMENT = (
 
 def linkability(
     *,
-    src: str,
-    real: str,
-    pairs: str,
-    artifact: str | None,
-    autoencoder: str,
-    dst: str,
+    src: InputPath,
+    real: InputPath,
+    pairs: InputPath,
+    artifact: InputPath | None,
+    autoencoder: InputPath,
+    dst: OutputPath,
     match: str,
     frames: int,
     far: float,

@@ -6,6 +6,7 @@ from pathlib import Path
 from echodream import validation
 from echodream.anonymization.image_pairs import open_complete_store, select_images
 from echodream.anonymization.verification_pairs import images_by_patient, pairs_table, sample_pairs
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
@@ -15,8 +16,8 @@ RECORD = "pairs.json"
 
 def pairs(
     *,
-    src: str,
-    dst: str,
+    src: InputPath,
+    dst: OutputPath,
     splits: Sequence[str],
     frames: int,
     per_patient: int,

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from echodream import validation
+from echodream.config.stage_signature import OutputPath
 from echodream.errors import UserError
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
@@ -36,7 +37,9 @@ class Job:
     root: Path
 
 
-def phantom(*, source: Phantom, layout: str, dst: str, workers: int | None, command: str, code_version: str) -> Summary:
+def phantom(
+    *, source: Phantom, layout: str, dst: OutputPath, workers: int | None, command: str, code_version: str
+) -> Summary:
     """Draw the study ``source`` and write it to ``dst`` in the raw ``layout`` of a study.
 
     The tree is made as ``<dst>.partial`` and renamed at the end; after a kill the same command goes on with the

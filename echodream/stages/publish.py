@@ -8,6 +8,7 @@ from typing import Any
 
 from echodream import validation
 from echodream.artifact import CONFIG, FACTS
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
 from echodream.publishing.cards import TEMPLATES, check_card, data_card, model_card, valid_license
@@ -56,33 +57,38 @@ def publish(
     *,
     what: str,
     license: str | None,
-    hub: Mapping[str, Any],
+    push: str | None,
+    public: bool,
+    accept_findings: bool,
     study: str,
-    stores: Mapping[str, str | None],
-    artifact: str | None,
-    passed: Mapping[str, str],
-    records: Mapping[str, str],
-    folders: Mapping[str, str],
+    src: InputPath | None,
+    real: InputPath,
+    latents: InputPath,
+    artifact: InputPath | None,
+    passed: Mapping[str, InputPath],
+    records: Mapping[str, InputPath],
+    folders: Mapping[str, InputPath],
     columns: Sequence[str],
-    dst: str,
+    dst: OutputPath,
     command: str,
     code_version: str,
 ) -> Summary:
-    """Write ``dst``: README.md, and the store "src" of ``stores`` or the generator ``artifact``; send it if asked.
+    """Write ``dst``: README.md, and the store ``src`` or the generator ``artifact``; upload it if ``push`` is given.
 
     ``what`` says which. The filter's record and that of the audit, in ``records``, and what the filter let through,
-    ``passed``, must allow it: see ``publishing.checks``. Nobody of the store "real" is named, whose "latents" filter
-    and audit compared with. ``hub`` has "push", <namespace>/<name> or None, "public", and "accept_findings", of a
-    generator; commands are recorded below ``folders``. The folder is made as ``<dst>.partial``, checked, and renamed.
+    ``passed``, must allow it: see ``publishing.checks``. Nobody of the store ``real`` is named, whose ``latents``
+    filter and audit compared with. ``push`` is <namespace>/<name> on the hub. Commands are recorded
+    below ``folders``. The folder is made as ``<dst>.partial``, checked, and renamed.
     Raises ``UserError`` where it is refused.
     """
     check_known(what)
-    check_push(hub["push"])
-    license = _check(license, columns, hub)
+    check_push(push)
+    license = _check(license, columns, public, accept_findings)
     told = {name: records.get(name, f"{dst}/no {name}") for name in FILES}  # a card tells of the usual ones
-    sources = load_sources(study, True, {"real": stores["real"], "videos": stores["src"]}, passed, told, folders)
-    cleared = _cleared(what, stores, artifact, sources, hub["accept_findings"])
-    check_study(cleared, stores["latents"])
+    stores: dict[str, str | None] = {"real": real, "src": src}
+    sources = load_sources(study, True, {"real": real, "videos": src}, passed, told, folders)
+    cleared = _cleared(what, stores, artifact, sources, accept_findings)
+    check_study(cleared, latents)
     target = Path(dst)
     asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
     facts = {"command": redact_paths_in_command(command), "code_version": code_version}
@@ -93,9 +99,7 @@ def publish(
         require_same(target / RECORD, asked, _KIND)
         _verified(target, what, cleared)
     state = "already complete" if work is None else "done"
-    address = (
-        upload(target, hub["push"], "dataset" if what in STORES else "model", hub["public"]) if hub["push"] else ""
-    )
+    address = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
     return _summary(target, state, cleared, license, address)
 
 
@@ -111,14 +115,14 @@ def _cleared(
     return clear_store(what, sources)
 
 
-def _check(license: str | None, columns: Sequence[str], hub: Mapping[str, Any]) -> str:
+def _check(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
     """The licence. Raises ``UserError`` where it or another setting cannot be."""
     if license is None:
         raise UserError("license= is needed, as the hub names it (cc-by-nc-4.0, mit, other, ...): nobody else knows it")
     if not valid_license(license):
         raise UserError(f"license={license} is no licence as the hub names them: give cc-by-nc-4.0, mit, other, ...")
-    for name in ("public", "accept_findings"):
-        validation.true_or_false(name, hub[name])
+    validation.true_or_false("public", public)
+    validation.true_or_false("accept_findings", accept_findings)
     if private := [name for name in columns if name not in _MEANING]:
         raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_MEANING)}")
     return license

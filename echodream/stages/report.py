@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import FRESH, lock, unlock, write_record
 from echodream.runs.redaction import find_patient_name
@@ -29,18 +30,19 @@ def report(
     *,
     share: bool,
     study: str,
-    stores: Mapping[str, str | None],
-    passed_stores: Mapping[str, str],
-    records: Mapping[str, str],
-    folders: Mapping[str, str],
+    real: InputPath | None,
+    videos: InputPath | None,
+    passed_stores: Mapping[str, InputPath],
+    records: Mapping[str, InputPath],
+    folders: Mapping[str, InputPath],
     look: Mapping[str, int],
-    dst: str,
+    dst: OutputPath,
     command: str,
     code_version: str,
 ) -> Summary:
     """Write ``dst``/index.html and ``dst``/metrics.json from the stores and records of ``study`` that exist.
 
-    ``stores`` are "real" and "videos" (synthetic, decoded), ``passed_stores`` those of the samples that passed the
+    ``real`` and ``videos`` (synthetic, decoded) are stores, ``passed_stores`` those of the samples that passed the
     filter, ``records`` the folders and files of filter, audit, evaluation and utility, ``folders`` those with recorded
     commands. ``look`` are the fields of ``ClipSettings``. With ``share`` the page has no frame and no name of a
     patient. Raises ``UserError`` if there is nothing to report, if a record is not what its stage writes, and if a
@@ -51,7 +53,7 @@ def report(
     from echodream.report.clips import ClipSettings
     from echodream.report.sources import load_sources
 
-    settings = ClipSettings(**look)
+    settings, stores = ClipSettings(**look), {"real": real, "videos": videos}
     sources = load_sources(study, share, stores, passed_stores, records, folders)
     _check_sources(sources, stores)
     target = Path(dst) / PAGE

@@ -7,6 +7,7 @@ from typing import Any
 
 from echodream.artifact import FACTS
 from echodream.callbacks.wandb_logger import PrivateWandbLogger, finish_run
+from echodream.config.stage_signature import InputPath
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
@@ -19,8 +20,8 @@ def track(
     *,
     study: str,
     logger: PrivateWandbLogger,
-    records: Mapping[str, str],
-    folders: Mapping[str, str],
+    records: Mapping[str, InputPath],
+    folders: Mapping[str, InputPath],
     command: str,
     code_version: str,
 ) -> Summary:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import OpenClassifier, open_classifier, predict_split
 from echodream.metrics.bootstrap import CONFIDENCE, bootstrap_interval, bootstrap_weights, paired_ratio
@@ -46,10 +47,10 @@ class Side:
 
 def utility(
     *,
-    real: str,
-    artifacts: Mapping[str, Any],
+    real: InputPath,
+    artifacts: Mapping[str, InputPath | Sequence[InputPath]],
     tasks: Sequence[Any] | None,
-    dst: str,
+    dst: OutputPath,
     repeats: int,
     seed: int,
     batch: int,

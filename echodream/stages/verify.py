@@ -2,11 +2,12 @@
 
 import itertools
 
+from echodream.config.stage_signature import InputPath
 from echodream.runs.summary import Summary
 from echodream.store import Store, find_problems
 
 
-def verify(*, src: str, command: str, code_version: str) -> Summary:
+def verify(*, src: InputPath, command: str, code_version: str) -> Summary:
     """Check the store at ``src`` against docs/format.md, every checksum included, and list what is wrong."""
     del command, code_version  # nothing is written
     found = list(itertools.islice(find_problems(src), 1000))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from echodream import validation
+from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.key_frames import Beat
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.sampling_requests import References
@@ -42,14 +43,20 @@ _SHORTEST = 0.5
 
 def video(
     *,
-    src: str,
-    dst: str,
-    artifact: str,
+    src: InputPath,
+    dst: OutputPath,
+    artifact: InputPath,
     n: int | None,
     repeat: bool,
-    labels: str | None,
-    sampling: Mapping[str, Any],
-    length: Mapping[str, Any],
+    labels: InputPath | None,
+    seed: int,
+    steps: int,
+    sampler: str | None,
+    guidance: Mapping[str, InputPath | Any],
+    frames: int,
+    join: str,
+    overlap: int | None,
+    windows: int,
     batch: int,
     workers: int,
     trainer: Callable[..., pl.Trainer],
@@ -59,12 +66,15 @@ def video(
     """Let the rows of the latent store ``src`` beat, with the LVDM at ``artifact``.
 
     Each video is a function of the seed, its number and its source alone. Conditions come from the source's columns, or
-    from the csv ``labels``. ``sampling`` has ``seed``, ``steps``, ``sampler`` and ``guidance``; ``length`` has
-    ``frames``, ``join``, ``overlap`` and ``windows``, see ``Length``.
+    from the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
     """
+    sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
     how, model = checked_precision(trainer), load_diffusion(artifact, "lvdm")
-    recipe, weak = recipe_of(sampling, model), weak_model(sampling["guidance"], model, "lvdm")
-    store, clips = Store(src, kind="latent", encoder=model.facts.encoder), _length(model, **length)
+    recipe, weak = recipe_of(sampling, model), weak_model(guidance, model, "lvdm")
+    store, clips = (
+        Store(src, kind="latent", encoder=model.facts.encoder),
+        _length(model, frames, join, overlap, windows),
+    )
     chosen = _sources(store.table, n, repeat)
     asked = _asked(model, chosen, labels)
     values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)

@@ -23,12 +23,13 @@ from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
 from echodream.runs.atomic_folder import RANKS, first_process, lock, unlock
-from echodream.runs.rerun_cache import check_sources
+from echodream.runs.rerun_cache import check_stores
 from echodream.runs.trainer import interruptible, make_trainer, sharded
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 from echodream.training import cross_validation as repeated
 from echodream.training import wandb_lineage
+from echodream.training.settings_hash import training_stores
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version
     if repeated.asked(cfg):
         return repeated.run_all(cfg, folder, settings, command, code_version, run)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    check_sources(cfg.datamodule)
+    check_stores(training_stores(cfg))
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])

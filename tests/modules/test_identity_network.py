@@ -28,6 +28,7 @@ from echodream.modules.reid import load_reid
 from echodream.networks.iresnet import IResNet
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
+from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, latent_store
 
@@ -286,7 +287,7 @@ def test_versions_decide_the_weights_and_not_where_they_lie(tmp_path: Path, stud
                 "train", given(tmp_path, study / "videos", f"callbacks.verification.folder={tmp_path}", *overrides)
             )
         engine.prepare(cfg)
-        return engine.training_settings(cfg)
+        return settings_hash(cfg)
 
     for name, change in (("a", lambda x: x // 2), ("b", lambda x: x // 3), ("c", lambda x: x // 2)):
         image_store(tmp_path / name, patients=3, change=change)

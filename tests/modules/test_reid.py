@@ -27,6 +27,7 @@ from echodream.metrics.verification import all_pairs, auc, rank1_accuracy, simil
 from echodream.modules.reid import Reid, load_reid
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, ReidAugmentation, sample_frames
 from echodream.networks.siamese import Siamese
+from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import blob_store
@@ -362,7 +363,7 @@ def test_embedder_and_head_decide_the_weights(tmp_path: Path, latents: Path) -> 
     def settings(*overrides: str) -> str:
         cfg = train_cfg(tmp_path, latents, *overrides)
         engine.prepare(cfg)
-        return engine.training_settings(cfg)
+        return settings_hash(cfg)
 
     (tmp_path / "a.pth").write_bytes(b"a")
     plain, weights = settings(), f"embedder.weights={tmp_path}/a.pth"

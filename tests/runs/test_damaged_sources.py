@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from echodream import engine
+from echodream.runs.instantiate_stage import StageCall
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
 from echodream.store import StoreError
@@ -64,7 +65,7 @@ def test_what_is_only_written_to_is_not_looked_at(encoded: Path) -> None:
     assert "nothing to do" in engine.sample(sample_cfg(encoded, "encode")).title
 
 
-def test_a_stage_whose_destination_is_among_its_stores_is_remembered(tmp_path: Path) -> None:
+def test_a_stage_that_leaves_no_store_is_run_once(tmp_path: Path) -> None:
     runs = []
 
     def run() -> Summary:
@@ -72,7 +73,8 @@ def test_a_stage_whose_destination_is_among_its_stores_is_remembered(tmp_path: P
         (tmp_path / "made/audit.json").write_text("{}")
         return Summary("audit: done")
 
-    stage = {"_target_": "x.audit", "stores": {"src": f"{tmp_path}/src", "dst": f"{tmp_path}/made"}}
+    hints = {"src": "InputPath", "dst": "OutputPath"}
+    stage = StageCall("x.audit.audit", hints, {"src": f"{tmp_path}/src", "dst": f"{tmp_path}/made"})
     (tmp_path / "src").write_text("as it was")
     for _ in range(2):
         said = run_once(f"{tmp_path}/notes", stage, run)

@@ -12,6 +12,7 @@ import pytest
 from echodream import engine
 from echodream.errors import UserError
 from echodream.runs import rerun_cache as already
+from echodream.runs.instantiate_stage import StageCall
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
 from tests.support.tiny_vae import artifact, blob_store, sample_cfg, tiny
@@ -66,14 +67,15 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder, 0
-        for name in ("src", "src/sub", "dst", "other"):
+        for name in ("src", "src/sub", "dst", "other", "network"):
             (folder / name).mkdir()
             (folder / name / "file").write_text("as it was")
-        self.configuration: dict[str, Any] = {
-            "_target_": "echodream.stages.some.some",
+        self.target = "echodream.stages.some.some"
+        self.arguments: dict[str, Any] = {
             "src": f"{folder}/src",
             "dst": f"{folder}/dst",
             "labels": None,
+            "extractors": [f"encoder:{folder}/network"],
             "sampling": {"seed": 0, "interval": [0.0, 1.0]},
         }
 
@@ -82,7 +84,10 @@ class Stage:
             self.runs += 1
             return Summary("some: done", {"rows": 3}, problem)
 
-        return run_once(f"{self.folder}/notes", {**self.configuration, **changed}, run)
+        arguments = {**self.arguments, **changed}
+        target = arguments.pop("target", self.target)
+        hints = {"src": "InputPath", "extractors": "Sequence[ExtractorPath]", "dst": "OutputPath"}
+        return run_once(f"{self.folder}/notes", StageCall(target, hints, arguments), run)
 
 
 @pytest.fixture
@@ -115,6 +120,7 @@ def rewrite(path: str) -> Callable[[Path], object]:
         rewrite("src/file"),
         rewrite("src/sub/file"),
         rewrite("dst/file"),
+        rewrite("network/file"),
         lambda folder: (folder / "src" / "new").touch(),
         lambda folder: (folder / "dst" / "new").touch(),
         lambda folder: (folder / "src" / "sub" / "file").unlink(),
@@ -135,7 +141,7 @@ def test_files_that_changed_are_looked_at(stage: Stage, change: Callable[[Path],
         {"sampling": {"seed": 0, "interval": [0.0, 0.5]}},
         {"labels": "uniform"},
         {"more": 1},
-        {"_target_": "echodream.stages.other.other"},
+        {"target": "echodream.stages.other.other"},
     ],
 )
 def test_settings_that_changed_are_looked_at(stage: Stage, changed: dict[str, Any]) -> None:

@@ -197,7 +197,7 @@ def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
 )
 def test_fewer_clips_are_restored_where_each_takes_long(overrides: list[str], samples: int, levels: int) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        given = compose("sample", ["stage=audit", "data=phantom", *overrides]).stage.membership
+        given = compose("sample", ["stage=audit", "data=phantom", *overrides]).membership
     assert (given.samples, given.levels, given.noises) == (samples, levels, 1)
 
 

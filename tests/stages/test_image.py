@@ -118,7 +118,7 @@ IMAGE = [
     (["training=null"], "training=null is not possible"),
     (["artifact=null"], "artifact=null is not possible"),
     (["dst=null"], "dst=null is not possible"),
-    (["stage.sampling=null"], "stage.sampling=null is not possible"),
+    (["seed=null"], "seed=null is not possible"),
     (["labels=even"], "labels=even: choose uniform or training, or give the path of a csv"),
     (["labels=training", "training=DIR/none"], "none"),
     (["labels=DIR/none.csv"], "labels=.*none.csv cannot be read .*; correct the csv"),

@@ -23,6 +23,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.report import build, clips
 from echodream.report.sources import Sources
+from echodream.runs.instantiate_stage import stage_call
 from echodream.runs.redaction import redact_absolute_paths
 from echodream.stages.report import _refuse_patient_names
 from echodream.store import Store
@@ -467,4 +468,4 @@ def test_evaluate_keeps_a_shared_page_apart() -> None:
     for share, folder in (("true", "some/where/share"), ("false", "some/where")):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("sample", ["stage=evaluate", "data=phantom", "dst=some/where", f"share={share}"])
-        assert (cfg.then.dst, cfg.stage.dst) == (folder, "some/where")
+        assert (stage_call(cfg, "then").dst, stage_call(cfg).dst) == (Path(folder), Path("some/where"))

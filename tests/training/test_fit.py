@@ -28,6 +28,7 @@ from echodream.errors import UserError
 from echodream.runs.predict import PredictData
 from echodream.runs.trainer import WholeCheckpoints, make_trainer
 from echodream.training import fit as training
+from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
 from tests.support.tiny_vae import HEIGHT, WIDTH, blob, blob_store, train_cfg
 
@@ -442,6 +443,6 @@ def test_when_a_training_stops_is_among_its_settings(tmp_path: Path) -> None:
     plain = train_cfg(tmp_path)
     stops = [f"+callbacks.early_stopping.{given}" for given in ("monitor=val/psnr", "patience=3")]
     other = train_cfg(tmp_path, *stops)
-    assert engine.training_settings(plain) != engine.training_settings(other)
+    assert settings_hash(plain) != settings_hash(other)
     assert "early_stopping" not in training._recipe(plain)
     assert "patience: 3" in training._recipe(other)

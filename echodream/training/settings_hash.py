@@ -1,0 +1,60 @@
+"""The settings that decide a model's weights: their hash tells whether an artifact has to be trained again."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from echodream import validation
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
+
+_KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
+_OTHER_STORES = ("synthetic", "anonymised")
+"""Keys of a datamodule that name stores besides src."""
+_NOT_HASHED = {
+    "datamodule": ("src", "workers", *_OTHER_STORES),
+    "trainer": ("log_every_n_steps",),
+    "model": ("vae",),
+}
+"""Settings below the hashed keys that do not decide the weights, or that are hashed by content."""
+
+
+def settings_hash(cfg: DictConfig) -> str:
+    """SHA-256 of all settings that decide the weights, and of the recordings; not of folders or logging."""
+    configs = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
+    weights, checksums = Path(next(filter(None, configs), "/nowhere")), Path(cfg.src) / CHECKSUMS
+    parts: dict[str, Any] = {"source": file_sha256(checksums) if checksums.is_file() else cfg.src}
+    for key in _KEYS:
+        parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
+    for key, names in _NOT_HASHED.items():
+        for name in names:
+            parts[key].pop(name, None)
+    files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _other_stores(cfg))]
+    parts["weights"] = [file_sha256(path) for path in files if path.is_file()]
+    parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
+    parts |= {"early_stopping": str(stops)} if stops else {}
+    text = OmegaConf.to_yaml(OmegaConf.create(_with_class_names(parts)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_stores(cfg: DictConfig) -> list[Path]:
+    """The stores that a training run reads."""
+    return [Path(cfg.datamodule.src), *_other_stores(cfg)]
+
+
+def _other_stores(cfg: DictConfig) -> list[Path]:
+    return [Path(path) for key in _OTHER_STORES for path in validation.path_list(cfg.datamodule.get(key))]
+
+
+def _with_class_names(value: Any) -> Any:
+    """``value`` with the name of each of our classes instead of its import path, so that a class may be moved."""
+    if isinstance(value, dict):
+        return {
+            key: entry.rpartition(".")[2]
+            if key == "_target_" and str(entry).startswith("echodream.")
+            else _with_class_names(entry)
+            for key, entry in value.items()
+        }
+    return [_with_class_names(entry) for entry in value] if isinstance(value, list) else value
