@@ -105,7 +105,7 @@ def test_ten_interruptions_end_with_the_same_bytes(
     final = "images" if stage == "image" else "videos"
     engine.sample(sample_cfg(undisturbed, stage, *more))
     stops: list[tuple[Any, str, int]] = [(drawing, "write_latents", count) for count in (0, 0, 1, 2, 0, 1, 2)]
-    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
+    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))
@@ -150,7 +150,7 @@ TWO = """
 import sys
 from pathlib import Path
 from echodream import engine
-from tests.tiny_diffusion import sample_cfg
+from tests.support.tiny_diffusion import sample_cfg
 
 folder = Path(sys.argv[1])
 more = ["trainer.devices=2", "trainer.strategy=ddp"]

@@ -144,7 +144,7 @@ def test_ten_interruptions_end_with_the_same_bytes(tmp_path: Path, monkeypatch: 
     engine.sample(sample_cfg(undisturbed, stage, "budget=16"))
     module, name = (encoding, "write_latents") if stage == "encode" else (decoding, "write_video")
     stops: list[tuple[Any, str, int]] = [(module, name, count) for count in (0, 0, 1, 0, 1, 2, 1)]
-    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "gather", 1)]
+    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))
@@ -193,7 +193,7 @@ TWO = """
 import sys
 from pathlib import Path
 from echodream import engine
-from tests.tiny_vae import sample_cfg
+from tests.support.tiny_vae import sample_cfg
 
 for budget in ("8", "512"):
     more = ["trainer.devices=2", "trainer.strategy=ddp", f"budget={budget}", f"dst={sys.argv[1]}/latents-{budget}"]
