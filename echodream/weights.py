@@ -1,14 +1,19 @@
 """Weights: read from files without running code, loaded exactly, and fingerprinted."""
 
 import hashlib
+import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from echodream.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -52,6 +57,15 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict of tensors")
     return state
+
+
+def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the weights of ``network`` to model.safetensors, and ``config`` to config.json."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 VAE_REMEDY = "check vae.channels, vae.widths and vae.layers"

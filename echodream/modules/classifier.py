@@ -94,10 +94,6 @@ class ClipClassifier(Trainable):
         self._rows_by_set = data.tested()
         self._patients = data.store.table["PatientID"].astype(str).to_numpy()
 
-    def configure_optimizers(self) -> Any:
-        """One optimizer for the network, with a schedule per step."""
-        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Blur, classify, compare, log."""
         x = batch["x"]
@@ -144,6 +140,8 @@ class ClipClassifier(Trainable):
     @torch.no_grad()
     def export(self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
         """Write the network, its task and training data, and the test metrics and plots."""
+        from PIL import Image
+
         view, first = data.view, data.store.table.iloc[0]  # all recordings of a store have the same size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
         if isinstance(view, Clips):
@@ -158,7 +156,7 @@ class ClipClassifier(Trainable):
                 _write_metrics(folder, self._test_results, self.repeats, str(metadata["train_on"]))
             for test_set, result in self._test_results.items():
                 for name, picture in self.task.pictures(result.outputs, result.targets).items():
-                    _write_picture(folder / f"{name}{'_' if test_set else ''}{test_set}.png", picture)
+                    Image.fromarray(picture).save(folder / f"{name}{'_' if test_set else ''}{test_set}.png")
 
         if isinstance(self.task, MultilabelTask) and self._test_results:
             log.info("%s", label_table(self._test_results))
@@ -194,12 +192,6 @@ def _write_metrics(folder: Path, results: Mapping[str, EvaluationResult], repeat
         record["anonymised"] = records
         record["train_on"] = train_on
     (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    from PIL import Image
-
-    Image.fromarray(picture).save(path)
 
 
 def label_table(results: Mapping[str, EvaluationResult]) -> str:

@@ -1,7 +1,8 @@
 """What a classifier is trained to predict: a class, a value or several labels; its loss, metrics and plots."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,34 +26,41 @@ from echodream.networks.classifiers import Classifier
 from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
 
 
-class ClassifierTask(Protocol):
-    """Interface of a task. Network outputs are (B, ``outputs``)."""
+class ClassifierTask(ABC):
+    """Base class. Network outputs are (B, ``outputs``)."""
 
     outputs: int
 
+    @abstractmethod
     def target(self, batch: Any) -> Tensor:
         """Ground truth of a batch: (B,), or (B, outputs) for labels."""
 
+    @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """Loss, scalar."""
 
+    @abstractmethod
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Metrics by name, (R,) each, of outputs (N, outputs) and targets (N, ...), for sample weights (R, N)."""
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """By metric, the number of patients for its exact interval when no error is observed."""
+        """By metric, the number of patients for its exact interval when no error is observed; {}: no such metric."""
+        return {}
 
     def rescale_output(self, network: Classifier) -> None:
         """Change the last layer of ``network``, in place, so that its output is in the unit of the data."""
+        return
 
+    @abstractmethod
     def metadata(self) -> dict[str, Any]:
         """Entries of config.json."""
 
+    @abstractmethod
     def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Plots by name, uint8 (height, width, 3) each."""
 
 
-class ClassificationTask:
+class ClassificationTask(ClassifierTask):
     """Predict one of the classes ``ids``, with names ``names`` and loss weights ``weight``."""
 
     def __init__(self, ids: Sequence[int], names: Sequence[str], weight: Sequence[float]) -> None:
@@ -79,9 +87,6 @@ class ClassificationTask:
         """See ``metrics.classification.multiclass_patients``."""
         return multiclass_patients(target, self.names, patients)
 
-    def rescale_output(self, network: Classifier) -> None:
-        """No change: the outputs are logits."""
-
     def metadata(self) -> dict[str, Any]:
         """Classes in the order of the logits."""
         return {"task": "classification", "class_ids": self.ids, "class_names": self.names}
@@ -101,7 +106,7 @@ class ClassificationTask:
         return {"confusion": plot_confusion_matrix(table, self.names), "roc": plot_roc(curves)}
 
 
-class RegressionTask:
+class RegressionTask(ClassifierTask):
     """Predict the value of ``column``; in training it is standardized by ``mean`` and ``std``."""
 
     outputs = 1
@@ -121,10 +126,6 @@ class RegressionTask:
         """R2, MAE and RMSE in the unit of ``column``."""
         return regression_metrics(out[:, 0] * self.std + self.mean, target, weights)
 
-    def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """Empty: there is no exact interval for these metrics."""
-        return {}
-
     def rescale_output(self, network: Classifier) -> None:
         """Undo the standardization in the last layer."""
         with torch.no_grad():
@@ -132,7 +133,6 @@ class RegressionTask:
             network.head.bias.mul_(self.std).add_(self.mean)
 
     def metadata(self) -> dict[str, Any]:
-        """The column."""
         return {"task": "regression", "column": self.column, "class_ids": [], "class_names": []}
 
     def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
@@ -140,7 +140,7 @@ class RegressionTask:
         return {"predicted": plot_predictions(self.column, target, out[:, 0] * self.std + self.mean)}
 
 
-class MultilabelTask:
+class MultilabelTask(ClassifierTask):
     """Predict the labels ``names`` independently. Unknown labels (NaN) are ignored.
 
     Loss weight of positives relative to negatives, per label: ``weight``.
@@ -169,9 +169,6 @@ class MultilabelTask:
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
         """See ``metrics.classification.multilabel_patients``."""
         return multilabel_patients(target, self.names, patients)
-
-    def rescale_output(self, network: Classifier) -> None:
-        """No change: the outputs are logits."""
 
     def metadata(self) -> dict[str, Any]:
         """Labels in the order of the logits."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
@@ -111,10 +110,6 @@ class LatentDiffusion(Trainable):
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             network.compile()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimiser, its rate changed at every step."""
-        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt, denoise, compare, log."""

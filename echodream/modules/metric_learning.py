@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from echodream.artifact import Artifact, write_artifact
@@ -92,10 +91,6 @@ class MetricLearning(Trainable):
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (N, D) and store rows (N,) to evaluate, from those that all processes collected."""
         return embeddings, rows
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer for the network and the head, with a schedule per step."""
-        return self.configure_one_optimizer(self.make_optimizer, self.make_schedule)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Same as ``validation_step``, for the test patients."""

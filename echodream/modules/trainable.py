@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 from echodream import validation
 from echodream.artifact import Artifact
@@ -28,6 +27,10 @@ _INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
 class Trainable(pl.LightningModule):
     """A LightningModule that is configured from a data module and exports an artifact."""
 
+    make_optimizer: Callable[..., torch.optim.Optimizer]
+    """Partial that takes parameters."""
+    make_schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None
+    """Partial that takes ``optimizer`` and ``num_training_steps``; None: constant learning rate."""
     metrics_without_value: ClassVar[tuple[str, ...]] = ()
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
@@ -43,31 +46,22 @@ class Trainable(pl.LightningModule):
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
         """Write the artifact, which other stages load, to the folder ``root``; ``config`` is the configuration."""
 
-    def configure_one_optimizer(
-        self,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
-    ) -> OptimizerLRScheduler:
-        """One optimizer for all trainable parameters, with a schedule per step. For ``configure_optimizers``.
-
-        Raises ``UserError`` for invalid settings.
-        """
+    def configure_optimizers(self) -> Any:
+        """One optimizer for all trainable parameters, with a learning-rate schedule per step."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        (built,), schedulers = self.build_optimizers(optimizer, schedule, [trainable])
+        (optimizer,), schedulers = self.build_optimizers([trainable])
         if not schedulers:
-            return {"optimizer": built}
-        return {"optimizer": built, "lr_scheduler": {"scheduler": schedulers[0], "interval": "step"}}
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedulers[0], "interval": "step"}}
 
     def build_optimizers(
-        self,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
-        groups: Iterable[Iterable[torch.nn.Parameter]],
+        self, groups: Iterable[Iterable[torch.nn.Parameter]]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """One optimizer, and one learning-rate scheduler if ``schedule`` is given, for each group of parameters.
+        """One optimizer, and with ``make_schedule`` one learning-rate scheduler, for each group of parameters.
 
         Raises ``UserError`` for invalid settings.
         """
+        optimizer, schedule = self.make_optimizer, self.make_schedule
         check_optimizer_settings(optimizer, schedule)
         if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
             optimizer = partial(optimizer, fused=False)  # Lightning cannot clip gradients of a fused optimizer

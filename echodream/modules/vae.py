@@ -73,7 +73,7 @@ class VAE(Trainable):
         trained: list[nn.Module] = [self.network]
         if self.adversarial is not None:
             trained.append(self.adversarial.discriminator)
-        return self.build_optimizers(self.make_optimizer, self.make_schedule, [part.parameters() for part in trained])
+        return self.build_optimizers([part.parameters() for part in trained])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
@@ -97,7 +97,10 @@ class VAE(Trainable):
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)
-                balance = self._gradient_ratio(total, losses["adversarial"]) if adversarial.adaptive else 1.0
+                last_layer = self.network.decoder.conv_out.weight
+                balance = (
+                    adaptive_adversarial_weight(total, losses["adversarial"], last_layer) if adversarial.adaptive else 1
+                )
                 total = total + adversarial.weight * balance * losses["adversarial"]
             self._optimizer_step(optimizers[0], total, losses)
         if adversarial is not None:
@@ -169,10 +172,6 @@ class VAE(Trainable):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-
-    def _gradient_ratio(self, total: Tensor, adversarial: Tensor) -> Tensor:
-        last_layer: nn.Parameter = self.network.decoder.conv_out.weight
-        return adaptive_adversarial_weight(total, adversarial, last_layer)
 
     def _trained_batches(self, batch_idx: int) -> int:
         """Number of batches that were trained on before this one."""

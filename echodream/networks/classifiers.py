@@ -14,10 +14,8 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.densenet import DenseNetBackbone, monai_densenet_name
 from echodream.networks.video_resnet import R2Plus1dBackbone
-from echodream.weights import load_exactly, read_weights
+from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 RUNS_FILE = "runs.json"
 """In a folder of several classifiers (``folds=``, ``seeds=``): the metrics of each run."""
 POOLINGS = ("mean", "max", "attention")
@@ -102,12 +100,7 @@ class Classifier(nn.Module):
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write the weights as safetensors, and the architecture and ``metadata`` to config.json."""
-        from safetensors.torch import save_file
-
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
-        config = {"_class_name": "Classifier", "architecture": self.settings, **metadata}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_network(self, folder, {"_class_name": "Classifier", "architecture": self.settings, **metadata})
 
 
 def _check_are_lists(**settings: Any) -> None:

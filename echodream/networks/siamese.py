@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.iresnet import IResNet
-from echodream.weights import load_exactly, read_weights
+from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
 """Input of an identity network (``on=``), and the kind of store that holds it."""
 SIMILARITIES = ("cosine", "pearson")
@@ -221,16 +219,12 @@ class IdentityEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors, and the architecture and the input specification to config.json."""
-        from safetensors.torch import save_file
-
-        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
         config = {
             "_class_name": type(self.network).__name__,
             "architecture": self.network.settings,
             "sees": asdict(self.input_spec),
         }
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_network(self.network, folder, config)
 
 
 def load_identity_encoder(folder: str | Path) -> IdentityEncoder:

@@ -86,13 +86,12 @@ def test_what_the_configuration_calls_a_rate_is_what_a_sentence_calls_it(name: s
 
 def test_a_schedule_that_torch_refuses_is_one_sentence() -> None:
     """The polynomial ends at 1e-7, and so cannot begin below."""
-    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4))
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
+    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4), make_schedule=schedule)
+    module.make_optimizer = partial(torch.optim.SGD, lr=1e-9)
     words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change that setting"
     with pytest.raises(UserError, match=words):
-        Trainable.build_optimizers(
-            module, partial(torch.optim.SGD, lr=1e-9), schedule, [[torch.nn.Parameter(torch.zeros(1))]]
-        )
+        Trainable.build_optimizers(module, [[torch.nn.Parameter(torch.zeros(1))]])
 
 
 def test_training_ends_with_that_sentence_and_leaves_nothing(tmp_path: Path) -> None:
