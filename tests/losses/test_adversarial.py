@@ -47,7 +47,7 @@ def test_both_losses_in_closed_form(criterion: str, score: float, monkeypatch: p
     assert adversarial.discriminator_loss(real, images(1)).item() == pytest.approx(critic, rel=1e-5)
 
 
-def test_the_critics_step_tells_better_and_the_generators_step_fools() -> None:
+def test_gradient_steps_lower_the_discriminator_and_the_generator_loss() -> None:
     adversarial = made()
     real, fake = images(0), images(1).mul(0.2).requires_grad_()
     before = adversarial.discriminator_loss(real, fake)
@@ -70,6 +70,6 @@ def test_bce_works_in_half_precision() -> None:
     ("wrong", "words"),
     [({"criterion": "wasserstein"}, "choose one of hinge"), ({"start": -1}, "start is -1: give a number from 0")],
 )
-def test_settings_that_cannot_be(wrong: dict[str, object], words: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         PatchAdversarial(C, **wrong)  # type: ignore[arg-type]

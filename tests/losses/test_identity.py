@@ -31,7 +31,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / a.norm() / b.norm())
 
 
-def test_the_published_loss_is_binary_cross_entropy_of_the_pairs_that_were_drawn() -> None:
+def test_the_published_loss_is_binary_cross_entropy_of_the_pairs() -> None:
     def compare(a: Tensor, b: Tensor) -> Tensor:
         return 2 - (a - b).abs().sum(dim=1)
 
@@ -44,7 +44,7 @@ def test_the_published_loss_is_binary_cross_entropy_of_the_pairs_that_were_drawn
     assert float(found) == pytest.approx(sum(terms) / 3, rel=1e-5)
 
 
-def test_nt_xent_asks_for_each_positive_among_all_negatives() -> None:
+def test_nt_xent_contrasts_each_positive_with_all_negatives() -> None:
     x, temperature = features(), 0.3
     found = float(NTXentLoss(temperature)(x, IDENTITY, PAIRS, none))
     terms = []
@@ -59,7 +59,7 @@ def test_nt_xent_asks_for_each_positive_among_all_negatives() -> None:
     assert found == pytest.approx(sum(terms) / 6, rel=1e-5)
 
 
-def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
+def test_arcface_adds_the_margin_to_the_angle_of_the_correct_class() -> None:
     margin, scale = 20.0, 8.0
     head = ArcFaceLoss(margin, scale)
     torch.manual_seed(0)
@@ -76,14 +76,14 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_own_direction() -> None:
     assert found == pytest.approx(sum(terms) / N, rel=1e-4)
 
 
-def test_the_code_is_the_squared_distance_to_that_of_the_frame() -> None:
+def test_the_copy_code_loss_is_the_squared_distance_of_codes() -> None:
     """Over the code's own features: what is appended to them does not count."""
     x, targets = features(), features().flip(0) + 0.5
     found = float(CopyCodeLoss(features=4)(x, IDENTITY, PAIRS, none, targets))
     assert found == pytest.approx(float(((x - targets)[:, :4] ** 2).sum() / N), rel=1e-5)
 
 
-def test_components_weigh_by_what_is_left_of_them_after_a_redraw() -> None:
+def test_components_are_weighted_by_their_posterior_standard_deviation() -> None:
     """Noised by sigma and drawn again from a Gaussian: the spread of the result, by simulation of each component."""
     variance, sigma, generator = torch.tensor([0.05, 0.5, 3.0], dtype=torch.float64), 0.8, np.random.default_rng(0)
     mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -104,7 +104,7 @@ def test_components_weigh_by_what_is_left_of_them_after_a_redraw() -> None:
     ("name", "kind"),
     [("published", PublishedPairLoss), ("cosine", NTXentLoss), ("arcface", ArcFaceLoss), ("code", CopyCodeLoss)],
 )
-def test_each_yaml_file_is_a_head(name: str, kind: type[IdentityLoss]) -> None:
+def test_each_head_yaml_builds_its_loss(name: str, kind: type[IdentityLoss]) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=reid", "data=phantom", f"head={name}"])
     head = instantiate(cfg.model.module.head)
@@ -123,6 +123,6 @@ def test_each_yaml_file_is_a_head(name: str, kind: type[IdentityLoss]) -> None:
         (lambda: CopyCodeLoss(sigma=0.0), "sigma"),
     ],
 )
-def test_impossible_settings_are_refused(make: Any, key: str) -> None:
+def test_invalid_settings_are_refused(make: Any, key: str) -> None:
     with pytest.raises(UserError, match=f"head.{key} is "):
         make()

@@ -56,7 +56,7 @@ def by_hand(made: MarginSoftmaxLoss, x: Tensor, among: list[int]) -> float:
 
 
 @pytest.mark.parametrize("margins", [(1.0, 0.3, 0.0), (1.0, 0.0, 0.35), (1.0, 0.2, 0.1), (1.1, 0.1, 0.05)])
-def test_the_own_cosine_has_the_margins_and_all_others_have_none(margins: tuple[float, float, float]) -> None:
+def test_margins_apply_to_the_correct_class_only(margins: tuple[float, float, float]) -> None:
     made, x = head(margins=margins, scale=6.0), features()
     assert float(loss(made, x).detach()) == pytest.approx(by_hand(made, x, [*range(K)]), rel=1e-5)
 
@@ -68,7 +68,7 @@ def test_the_own_cosine_has_the_margins_and_all_others_have_none(margins: tuple[
         ((1.0, 0.0, 0.4), CosFaceLoss(K, D, margin=0.4, scale=64)),
     ],
 )
-def test_arcface_and_cosface_are_those_of_pytorch_metric_learning(margins: Any, library: Any) -> None:
+def test_arcface_and_cosface_match_pytorch_metric_learning(margins: Any, library: Any) -> None:
     made, x, y = head(margins=margins), features().requires_grad_(), features().requires_grad_()
     library.W.data = made.centers.detach().T.clone()
     mine, theirs = loss(made, x), library(y, IDENTITY)
@@ -81,7 +81,7 @@ def test_arcface_and_cosface_are_those_of_pytorch_metric_learning(margins: Any, 
 
 
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (4.0, 0.0, 0.0), (3.0, 0.7, 0.2)])
-def test_the_logit_falls_with_the_angle_all_the_way(margins: tuple[float, float, float]) -> None:
+def test_the_logit_decreases_monotonically_with_the_angle(margins: tuple[float, float, float]) -> None:
     angle = torch.linspace(0.001, math.pi - 0.001, 2001, dtype=torch.float64)
     found = combined_margin(angle.cos(), *margins)
     assert (found.diff() <= 1e-9).all()
@@ -91,7 +91,7 @@ def test_the_logit_falls_with_the_angle_all_the_way(margins: tuple[float, float,
     assert torch.allclose(found[inside], expected[inside], atol=1e-9)
 
 
-def test_some_centres_are_the_softmax_over_those_of_the_batch_and_some_others() -> None:
+def test_a_share_of_centers_is_the_softmax_over_the_sampled_centers() -> None:
     made, x = head(share=0.4, seed=3, scale=6.0), features()
     kept = head(share=0.4, seed=3).sample_centers(IDENTITY).tolist()
     assert {0, 3, 7, 8} <= set(kept)
@@ -99,7 +99,7 @@ def test_some_centres_are_the_softmax_over_those_of_the_batch_and_some_others() 
     assert float(loss(made, x).detach()) == pytest.approx(by_hand(made, x, kept), rel=1e-5)
 
 
-def test_which_centres_depends_on_seed_and_step_alone() -> None:
+def test_sampled_centers_depend_only_on_seed_and_step() -> None:
     def course(seed: int, steps: int, identity: Tensor = IDENTITY) -> list[list[int]]:
         made = head(share=0.4, seed=seed)
         return [made.sample_centers(identity).tolist() for _ in range(steps)]
@@ -119,7 +119,7 @@ def test_which_centres_depends_on_seed_and_step_alone() -> None:
     assert np.abs(counts[[1, 2, 4, 5, 6]] - 0.4).max() < 0.12
 
 
-def test_all_centres_are_kept_where_none_are_to_be_left_out() -> None:
+def test_share_one_keeps_all_centers() -> None:
     x = features()
     assert float(loss(head(), x).detach()) == float(loss(head(share=1.0, seed=5), x).detach())
     everybody = head(share=0.9)
@@ -127,14 +127,14 @@ def test_all_centres_are_kept_where_none_are_to_be_left_out() -> None:
     assert len(head(share=0.01).sample_centers(IDENTITY)) == 5  # at least one to be told apart from
 
 
-def test_half_precision_is_not_used_for_cosines() -> None:
+def test_cosines_are_computed_in_full_precision() -> None:
     x = features()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = loss(head(), x)
     assert float(mixed.detach()) == float(loss(head(), x).detach())
 
 
-def test_the_yaml_file_is_this_head() -> None:
+def test_margin_yaml_builds_this_loss() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=identity", "data=phantom", "seed=4"])
     made = instantiate(cfg.model.module.head)
@@ -159,6 +159,6 @@ def test_the_yaml_file_is_this_head() -> None:
         ({"share": 1.5}, "share"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, Any], key: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=f"head.{key} is "):
         MarginSoftmaxLoss(**changes)

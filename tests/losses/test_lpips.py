@@ -80,18 +80,18 @@ def by_hand(x: Tensor, y: Tensor, heads: dict[str, Tensor]) -> Tensor:
     return total.mean()
 
 
-def test_equal_to_a_computation_by_hand(files: tuple[Path, Path]) -> None:
+def test_lpips_equals_a_computation_by_hand(files: tuple[Path, Path]) -> None:
     heads = torch.load(files[1], weights_only=True)
     x, y = images(0), images(1)
     assert made(files)(x, y, None).item() == pytest.approx(by_hand(x, y, heads).item(), rel=1e-5)
 
 
-def test_a_grey_image_is_its_repetition(files: tuple[Path, Path]) -> None:
+def test_a_gray_image_is_repeated_to_three_channels(files: tuple[Path, Path]) -> None:
     x, y, term = images(0, 1), images(1, 1), made(files)
     assert term(x, y, None).item() == term(x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1), None).item()
 
 
-def test_zero_for_equal_images_and_a_gradient_for_others(files: tuple[Path, Path]) -> None:
+def test_the_loss_is_zero_for_equal_images_only(files: tuple[Path, Path]) -> None:
     term, x = made(files), images(0)
     assert term(x, x, None).item() == 0
     y = images(1).requires_grad_()
@@ -100,7 +100,7 @@ def test_zero_for_equal_images_and_a_gradient_for_others(files: tuple[Path, Path
     assert y.grad.norm() > 0
 
 
-def test_the_gradient_is_finite_where_no_feature_is_on(files: tuple[Path, Path]) -> None:
+def test_the_gradient_is_finite_where_all_features_are_zero(files: tuple[Path, Path]) -> None:
     term = made(files)
     for number in NAMES_OF_CONVOLUTIONS:
         term.get_buffer(f"features_{number}_bias").fill_(-1e3)
@@ -110,31 +110,31 @@ def test_the_gradient_is_finite_where_no_feature_is_on(files: tuple[Path, Path])
     assert torch.isfinite(y.grad).all()
 
 
-def test_nothing_is_trained_or_kept_in_checkpoints(files: tuple[Path, Path]) -> None:
+def test_lpips_weights_are_frozen_and_not_in_checkpoints(files: tuple[Path, Path]) -> None:
     term = made(files)
     assert not list(term.parameters())
     assert not term.state_dict()
 
 
-def test_the_real_sizes_are_vgg16s() -> None:
+def test_the_layer_sizes_are_those_of_vgg16() -> None:
     widths = [width for stage in lpips._STAGES for width in stage]
     pairs = zip([3, *widths], widths, strict=False)
     assert sum(9 * before * after + after for before, after in pairs) == 14_714_688
 
 
-def test_off_without_files_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_lpips_is_off_without_files_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert build_lpips(1.0, None, None, {}) is None
     assert "LPIPS is off, because loss.perceptual has no weight files" in caplog.text
 
 
-def test_nothing_is_said_where_it_was_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_if_the_weight_is_zero(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert build_lpips(0.0, None, None, {}) is None
     assert not caplog.text
 
 
-def test_one_file_alone_or_without_its_hash(files: tuple[Path, Path]) -> None:
+def test_both_files_and_hashes_are_required(files: tuple[Path, Path]) -> None:
     backbone, linear = map(str, files)
     with pytest.raises(UserError, match=r"loss.perceptual.linear is needed"):
         build_lpips(1.0, backbone, None, {"backbone": "0" * 64, "linear": None})
@@ -142,19 +142,19 @@ def test_one_file_alone_or_without_its_hash(files: tuple[Path, Path]) -> None:
         build_lpips(1.0, backbone, linear, {"backbone": "0" * 64, "linear": None})
 
 
-def test_a_file_of_another_hash(files: tuple[Path, Path]) -> None:
+def test_a_file_with_another_hash_is_refused(files: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match=r"vgg16.safetensors has SHA-256 [0-9a-f]{64}, expected 0{64}"):
         LPIPS(1.0, str(files[0]), str(files[1]), {"backbone": "0" * 64, "linear": sha256(files[1])})
 
 
-def test_a_missing_file(files: tuple[Path, Path]) -> None:
+def test_a_missing_file_is_refused(files: tuple[Path, Path]) -> None:
     files[1].unlink()
     with pytest.raises(UserError, match=r"lpips.pth does not exist"):
         LPIPS(1.0, str(files[0]), str(files[1]), {"backbone": sha256(files[0]), "linear": "0" * 64})
 
 
 @pytest.mark.parametrize(("name", "value"), [("features.28.bias", None), ("features.5.weight", torch.ones(5, 4, 1, 1))])
-def test_a_file_that_is_not_vgg16(files: tuple[Path, Path], name: str, value: Tensor | None) -> None:
+def test_weights_of_another_network_are_refused(files: tuple[Path, Path], name: str, value: Tensor | None) -> None:
     state = {f"features.{key}": tensor for key, tensor in vgg().state_dict().items()}
     del state[name]
     save_file({**state, **({} if value is None else {name: value})}, files[0])
@@ -167,7 +167,7 @@ class Payload:
         return os.system, ("touch " + os.environ["ECHODREAM_TEST_PAYLOAD"],)
 
 
-def test_a_pickle_that_needs_code(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_runs_code_is_refused(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECHODREAM_TEST_PAYLOAD", str(tmp_path / "ran"))
     torch.save({"lin0.model.1.weight": Payload()}, files[1])
     with pytest.raises(UserError, match=r"lpips.pth holds more than weights"):
@@ -175,7 +175,7 @@ def test_a_pickle_that_needs_code(files: tuple[Path, Path], tmp_path: Path, monk
     assert not (tmp_path / "ran").exists()
 
 
-def test_switched_on_from_the_command_line(files: tuple[Path, Path]) -> None:
+def test_lpips_is_enabled_on_the_command_line(files: tuple[Path, Path]) -> None:
     given = [f"loss.perceptual.{name}={file}" for name, file in zip(("backbone", "linear"), files, strict=True)]
     given += [
         f"loss.perceptual.sha256.{name}={sha256(file)}"

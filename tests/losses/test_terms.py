@@ -32,7 +32,7 @@ def test_l1_and_l2_of_known_differences(posterior: DiagonalGaussianDistribution)
     assert L2(1)(x, y, posterior).item() == pytest.approx((0.25 + 0.03) / 2)
 
 
-def test_kl_is_that_of_torch_distributions_per_pixel(posterior: DiagonalGaussianDistribution) -> None:
+def test_kl_matches_torch_distributions_per_value(posterior: DiagonalGaussianDistribution) -> None:
     normal = torch.distributions.Normal(posterior.mean, posterior.std)
     truth = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(dim=(1, 2, 3)).mean()
     found = KL(1)(images(0), images(1), posterior)
@@ -43,7 +43,7 @@ def test_kl_is_zero_for_the_standard_normal() -> None:
     assert KL(1)(images(0), images(0), DiagonalGaussianDistribution(torch.zeros(B, 2 * D, 5, 7))).item() == 0
 
 
-def test_ms_ssim_is_torchmetrics_with_the_papers_exponents(posterior: DiagonalGaussianDistribution) -> None:
+def test_ms_ssim_is_that_of_torchmetrics_with_the_exponents_of_the_paper(posterior: DiagonalGaussianDistribution) -> None:
     x = images(0)
     y = (x + 0.3 * images(1)).clamp(-1, 1)
     exponents = torch.tensor([0.0448, 0.2856, 0.3001])
@@ -53,7 +53,7 @@ def test_ms_ssim_is_torchmetrics_with_the_papers_exponents(posterior: DiagonalGa
     assert MultiScaleSSIM(1, scales=3)(x, y, posterior).item() == pytest.approx(1 - metric(y, x).item(), abs=1e-6)
 
 
-def test_ms_ssim_grows_with_damage(posterior: DiagonalGaussianDistribution) -> None:
+def test_ms_ssim_loss_increases_with_distortion(posterior: DiagonalGaussianDistribution) -> None:
     x, noise, term = images(0), images(1), MultiScaleSSIM(1, scales=2)
     values = [term(x, (x + amount * noise).clamp(-1, 1), posterior).item() for amount in (0, 0.1, 0.3, 0.9)]
     assert values[0] == pytest.approx(0, abs=1e-6)
@@ -61,7 +61,7 @@ def test_ms_ssim_grows_with_damage(posterior: DiagonalGaussianDistribution) -> N
     assert values[-1] > 0.2
 
 
-def test_ms_ssim_says_that_an_image_is_too_small(posterior: DiagonalGaussianDistribution) -> None:
+def test_ms_ssim_refuses_small_images(posterior: DiagonalGaussianDistribution) -> None:
     x = images(0, 40, 36)
     with pytest.raises(UserError, match=r"frames of 36x40 are too small for loss.ms_ssim.scales=3"):
         MultiScaleSSIM(1, scales=3)(x, x, posterior)
@@ -69,18 +69,18 @@ def test_ms_ssim_says_that_an_image_is_too_small(posterior: DiagonalGaussianDist
 
 
 @pytest.mark.parametrize("scales", [0, 6])
-def test_ms_ssim_refuses_scales(scales: int) -> None:
+def test_ms_ssim_refuses_an_invalid_number_of_scales(scales: int) -> None:
     with pytest.raises(UserError, match=r"loss.ms_ssim.scales"):
         MultiScaleSSIM(1, scales=scales)
 
 
 @pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "much", True])
-def test_a_weight_is_a_number_from_zero(weight: object) -> None:
+def test_a_weight_is_a_nonnegative_number(weight: object) -> None:
     with pytest.raises(UserError, match=r"the weight of KL is .*: give a number from 0"):
         KL(weight)  # type: ignore[arg-type]
 
 
-def test_adaptive_weight_is_the_ratio_of_gradient_norms_by_hand() -> None:
+def test_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
     last = nn.Parameter(torch.tensor([3.0, 4.0]))
     reconstruction = last.square().sum()  # gradient (6, 8), norm 10
     adversarial = 2 * last[0]  # gradient (2, 0), norm 2

@@ -89,7 +89,7 @@ def adapted(**changes: Any) -> ClipClassifier:
     return made
 
 
-def test_classes_are_those_of_training_in_order_and_weigh_by_rarity() -> None:
+def test_classes_are_sorted_training_classes_weighted_by_inverse_frequency() -> None:
     made = adapted()
     assert (task_of(made).ids, task_of(made).names) == ([2, 5, 9], ["two", "five", "nine"])
     assert task_of(made).weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
@@ -97,7 +97,7 @@ def test_classes_are_those_of_training_in_order_and_weigh_by_rarity() -> None:
     assert task_of(adapted(balanced=False)).weight.tolist() == [1, 1, 1]
 
 
-def test_chosen_classes_are_in_the_order_asked_for() -> None:
+def test_selected_classes_keep_their_order() -> None:
     made, task = module(), Classification(["nine", "two"])
     made.configure_from_data(data("RRRR", [2, 5, 9, 9], task, class_name=["two", "five", "nine", "nine"]))
     assert (task_of(made).ids, task_of(made).names) == ([9, 2], ["nine", "two"])
@@ -105,7 +105,7 @@ def test_chosen_classes_are_in_the_order_asked_for() -> None:
     assert task_of(made).weight.tolist() == pytest.approx([3 / 2 / 2, 3 / 2 / 1])
 
 
-def test_classes_weigh_by_what_is_trained_on() -> None:
+def test_class_weights_count_synthetic_samples() -> None:
     """Real and synthetic rows, the synthetic ones half as often as there are."""
     trained = pd.DataFrame({"class_id": [0, 0, 1, 1, 1, 1], "Weight": [1, 1, 0.5, 0.5, 0.5, 0.5]})
     made = module()
@@ -113,7 +113,7 @@ def test_classes_weigh_by_what_is_trained_on() -> None:
     assert task_of(made).weight.tolist() == pytest.approx([1, 1])
 
 
-def test_without_names_a_class_is_called_by_its_number() -> None:
+def test_a_class_without_a_name_is_named_by_its_id() -> None:
     made = module()
     made.configure_from_data(data("RR", [4, 7]))
     assert task_of(made).names == ["4", "7"]
@@ -132,7 +132,7 @@ def test_data_without_classes_are_refused(ids: list[float], says: str) -> None:
         module().configure_from_data(data("RRT", ids))
 
 
-def test_a_number_is_learnt_in_units_of_its_spread_and_said_in_its_own() -> None:
+def test_regression_is_standardized_in_training_and_exported_in_the_unit_of_the_column() -> None:
     task = Regression("EF")
     made = module()
     made.configure_from_data(data("RRRT", [0, 0, 0, 0], task, EF=[40.0, 50.0, 66.0, 99.0]))
@@ -152,7 +152,7 @@ def test_a_number_is_learnt_in_units_of_its_spread_and_said_in_its_own() -> None
 
 
 @pytest.mark.parametrize("wrong", [{"blur": "x"}, {"blur": 1.5}, {"smallest": -0.1}])
-def test_shares_are_from_0_to_1(wrong: dict[str, float]) -> None:
+def test_probabilities_are_from_0_to_1(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"model.{next(iter(wrong))} is .* from 0 to 1"):
         module(**wrong)
 
@@ -170,7 +170,7 @@ def test_the_loss_is_the_weighted_cross_entropy() -> None:
     assert logged["train/loss"] == pytest.approx(float(loss.detach()))
 
 
-def test_batches_are_blurred_as_often_as_asked_and_never_in_validation() -> None:
+def test_training_batches_are_blurred_and_validation_batches_are_not() -> None:
     made = adapted(blur=1.0, smallest=0.5)
     made.eval()
     quiet(made)
@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_the_recordings() -> None:
         made.training_step(given, 0)
 
 
-def test_metrics_are_of_the_whole_split_and_from_probabilities() -> None:
+def test_metrics_use_probabilities_of_the_whole_split() -> None:
     made = adapted()
     made.eval()
     logged, parts = quiet(made), [batch([9, 2, 2], 1), batch([2, 9], 2, first=3)]
@@ -263,7 +263,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "datamodule.batch_size=6", "callbacks.ema.decay=0.5", *overrides])
 
 
-def test_recordings_that_come_twice_count_once() -> None:
+def test_repeated_recordings_count_once() -> None:
     """As on several devices, whose shares are made of one length."""
     made = adapted()
     made.eval()
@@ -278,7 +278,7 @@ def test_recordings_that_come_twice_count_once() -> None:
     assert made._test_results[""].recordings == 3
 
 
-def test_a_run_leaves_an_artifact_that_opens_to_the_same_logits(tmp_path: Path) -> None:
+def test_training_exports_an_artifact_with_the_same_logits(tmp_path: Path) -> None:
     store(tmp_path / "videos")
     metrics = engine.train(train_cfg(tmp_path))
     folder = tmp_path / "classifier"
@@ -322,7 +322,7 @@ def test_only_clips_can_be_classified(tmp_path: Path) -> None:
     assert cfg.view._target_.endswith("Clips")
 
 
-def test_a_number_of_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
+def test_regression_on_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
     """The artifact says the number in its own unit, and what it was trained on; other synthetic videos, another run."""
     store(tmp_path / "videos")
     store(tmp_path / "synthetic", first="s")
@@ -345,7 +345,7 @@ def test_a_number_of_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None
         engine.train(train_cfg(tmp_path, *asked, "trainer.max_epochs=8", f"synthetic={tmp_path}/videos"))
 
 
-def test_where_artifacts_go_by_convention() -> None:
+def test_default_artifact_folders() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for overrides, dst in (
             ([], "classifier"),

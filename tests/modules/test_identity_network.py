@@ -98,7 +98,7 @@ def adapted(src: Path, view: Any = None, on: str = "pixels", **changes: Any) -> 
     return made.eval()
 
 
-def test_a_batch_is_embedded_with_its_patients(study: Path) -> None:
+def test_a_training_step_embeds_frames_with_patient_labels(study: Path) -> None:
     made, x = adapted(study / "videos"), torch.randn(B, 1, SIDE, WIDE)
     given: Any = {"x": x, "name": ["i05-1", "i00-0", "i05-0"], "columns": {}}
     made.training_step(given, 0)
@@ -112,7 +112,7 @@ def test_a_batch_is_embedded_with_its_patients(study: Path) -> None:
 
 
 @torch.no_grad()
-def test_latents_are_normalised_once_and_all_held_out_frames_are_compared(study: Path) -> None:
+def test_latents_are_normalized_once_and_all_held_out_frames_are_compared(study: Path) -> None:
     """Against the metrics of frames that are read here; one recording is too short and one comes twice."""
     made = adapted(study / "latents", Frames(held_out=5), on="latents")
     source = data(study / "latents", Frames(held_out=5))
@@ -143,7 +143,7 @@ def test_latents_are_normalised_once_and_all_held_out_frames_are_compared(study:
     )
 
 
-def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path, caplog: Any) -> None:
+def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, caplog: Any) -> None:
     with caplog.at_level("INFO"):
         adapted(study / "videos")
     assert "split VAL: 1 of 3 patients have one image (p13), and no genuine pair" in caplog.text
@@ -169,7 +169,7 @@ def test_what_cannot_be_trained_or_measured_is_said(tmp_path: Path, study: Path,
         with_table(store[(store["Split"] != "TEST") | store["FileName"].str.endswith("0")])
 
 
-def test_versions_are_whose_their_originals_are(tmp_path: Path, study: Path) -> None:
+def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, study: Path) -> None:
     """Whatever the anonymised store says itself; missing and superfluous ones are named."""
     image_store(tmp_path / "dark", change=lambda x: x // 2, Original="")
     table = pd.read_csv(tmp_path / "dark" / "FileList.csv", dtype=str)
@@ -271,7 +271,7 @@ def sample(folder: Path, stage: str, *overrides: str, at: str = "") -> str:
         return str(engine.sample(compose("sample", fixed)))
 
 
-def test_any_encoder_of_the_reid_stage_can_be_trained(tmp_path: Path, study: Path) -> None:
+def test_any_embedder_of_reid_can_be_trained(tmp_path: Path, study: Path) -> None:
     """Whose batch normalisation is shared, too; latents of it do not go with images."""
     overrides = ["on=latents", "embedder=tiny", "trainer.max_epochs=0", "embedder.widths=[4,4,4,4]"]
     train(tmp_path, study / "latents", *overrides)
@@ -280,7 +280,7 @@ def test_any_encoder_of_the_reid_stage_can_be_trained(tmp_path: Path, study: Pat
         FrameEmbedder(str(tmp_path / "identity"), "vae", kind="video")
 
 
-def test_versions_decide_the_weights_and_not_where_they_lie(tmp_path: Path, study: Path) -> None:
+def test_training_hash_depends_on_the_anonymized_images_and_not_on_their_folder(tmp_path: Path, study: Path) -> None:
     def settings(*overrides: str) -> str:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(

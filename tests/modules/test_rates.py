@@ -49,7 +49,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("override", "words"), WRONG)
-def test_a_setting_that_cannot_be_is_one_sentence(tmp_path: Path, override: str, words: str) -> None:
+def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words: str) -> None:
     cfg = train_cfg(tmp_path, "lidm", override)
     engine.prepare(cfg)
     module = instantiate(cfg.model.module)
@@ -58,7 +58,7 @@ def test_a_setting_that_cannot_be_is_one_sentence(tmp_path: Path, override: str,
 
 
 @pytest.mark.parametrize("name", [kind.value for kind in SchedulerType])
-def test_every_schedule_that_is_let_through_can_be_made(name: str) -> None:
+def test_every_accepted_schedule_can_be_built(name: str) -> None:
     """And what is refused cannot, but for the one that wants rules of its own."""
     schedule: Any = partial(get_scheduler, name=name, num_warmup_steps=0)
     parameters = [torch.nn.Parameter(torch.zeros(1))]
@@ -69,13 +69,13 @@ def test_every_schedule_that_is_let_through_can_be_made(name: str) -> None:
     schedule(optimizer=adam(parameters), num_training_steps=4)
 
 
-def test_partials_that_say_nothing_are_taken() -> None:
+def test_partials_without_keywords_are_accepted() -> None:
     check_optimizer_settings(partial(torch.optim.SGD, lr=0.1), None)
     check_optimizer_settings(lambda parameters: torch.optim.SGD(parameters, 0.1), partial(get_scheduler, "cosine"))
 
 
 @pytest.mark.parametrize("name", ["identity", "reid", "utility", "classifier", "vae", "lidm", "lvdm"])
-def test_what_the_configuration_calls_a_rate_is_what_a_sentence_calls_it(name: str) -> None:
+def test_error_messages_name_the_configuration_key(name: str) -> None:
     """Each of them that a model has is its ``model.<rate>``, and the optimiser or its schedule is given it."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         model: Any = OmegaConf.to_container(compose("train", [f"model={name}", "data=phantom"]).model, resolve=False)
@@ -84,7 +84,7 @@ def test_what_the_configuration_calls_a_rate_is_what_a_sentence_calls_it(name: s
         assert given.get(rate) == (f"${{model.{rate}}}" if rate in model else None)
 
 
-def test_a_schedule_that_torch_refuses_is_one_sentence() -> None:
+def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
     """The polynomial ends at 1e-7, and so cannot begin below."""
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
     module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4), make_schedule=schedule)
@@ -94,7 +94,7 @@ def test_a_schedule_that_torch_refuses_is_one_sentence() -> None:
         Trainable.build_optimizers(module, [[torch.nn.Parameter(torch.zeros(1))]])
 
 
-def test_training_ends_with_that_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_invalid_schedule_stops_training_without_an_artifact(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
     with pytest.raises(UserError, match=r"^model.schedule is 'foo': choose one of"):
         engine.train(train_cfg(tmp_path, "lidm", "model.schedule=foo"))
@@ -102,14 +102,14 @@ def test_training_ends_with_that_sentence_and_leaves_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
-def test_a_precision_that_diffusion_is_not_trained_in(tmp_path: Path, precision: str) -> None:
+def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> None:
     latent_store(tmp_path / "latents")
     with pytest.raises(UserError, match=f"^trainer.precision={precision} .*: take 32-true, bf16-mixed or 16-mixed"):
         engine.train(train_cfg(tmp_path, "lidm", f"trainer.precision={precision}"))
     assert not (tmp_path / "lidm").exists()
 
 
-def test_a_fused_optimiser_goes_with_mixed_precision(tmp_path: Path) -> None:
+def test_a_fused_optimizer_works_with_mixed_precision(tmp_path: Path) -> None:
     """Lightning refuses to clip gradients for one that is."""
     latent_store(tmp_path / "latents")
     asked = ("+model.module.optimizer.fused=true", "trainer.precision=bf16-mixed", "callbacks.pictures=null")

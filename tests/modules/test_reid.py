@@ -86,7 +86,7 @@ def quiet(made: Reid) -> dict[str, float]:
     return logged
 
 
-def test_a_batch_is_embedded_as_it_is_with_its_patients_and_its_pairs(latents: Path) -> None:
+def test_a_training_step_without_augmentation_embeds_the_batch_unchanged(latents: Path) -> None:
     made, given = adapted(latents), batch()
     quiet(made)
     made.training_step(given, 0)
@@ -105,7 +105,7 @@ def test_a_batch_is_embedded_as_it_is_with_its_patients_and_its_pairs(latents: P
     )
 
 
-def test_copies_come_in_pairs_of_their_patients(latents: Path) -> None:
+def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
     """Each copy with one of the same frame, and with one of the next: as many pairs of both kinds."""
     made, given = (
         adapted(latents, augmentation=ReidAugmentation(CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))),
@@ -126,7 +126,7 @@ def test_copies_come_in_pairs_of_their_patients(latents: Path) -> None:
     assert spy.identity[4:].tolist() == [number[row] for row in copies.rows.tolist() * 2]
 
 
-def test_identity_can_be_the_recording_as_it_was_published(latents: Path) -> None:
+def test_identity_can_be_the_recording(latents: Path) -> None:
     made = module()
     made.configure_from_data(data(latents, Pairs(identity="recording")))
     quiet(made)
@@ -134,7 +134,7 @@ def test_identity_can_be_the_recording_as_it_was_published(latents: Path) -> Non
     assert len(set(made.head.identity.tolist())) == 4  # type: ignore[union-attr,operator]
 
 
-def test_noise_is_of_random_strength_in_normalised_units(latents: Path) -> None:
+def test_noise_has_a_random_standard_deviation_in_normalized_units(latents: Path) -> None:
     made = adapted(latents, augmentation=ReidAugmentation(noise=0.5))
     x = torch.zeros(400, C, H, W)
     torch.manual_seed(0)
@@ -148,7 +148,7 @@ def test_noise_is_of_random_strength_in_normalised_units(latents: Path) -> None:
     assert float(levels.min()) < 0.03
 
 
-def test_a_range_of_latents_becomes_minus_one_to_one(latents: Path) -> None:
+def test_range_is_mapped_to_minus_one_to_one(latents: Path) -> None:
     made, x = adapted(latents, range=[-3.0, 5.0]), torch.full((B, C, H, W), 5.0)
     assert torch.allclose(made.encoder(x), made.encoder.network(torch.ones(B, C, H, W)), atol=1e-6)
     assert torch.allclose(made.encoder(-x + 2), made.encoder.network(-torch.ones(B, C, H, W)), atol=1e-6)
@@ -161,14 +161,14 @@ def test_a_range_of_latents_becomes_minus_one_to_one(latents: Path) -> None:
         ({"range": [2.0, 2.0]}, "model.range is"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         module(**changes)
     with pytest.raises(UserError, match=r"model.noise is -1.0"):
         ReidAugmentation(noise=-1.0)
 
 
-def test_a_store_of_the_other_kind_and_another_view_are_refused(latents: Path) -> None:
+def test_a_store_or_view_of_the_wrong_kind_is_refused(latents: Path) -> None:
     with pytest.raises(UserError, match="holds latents, but on=pixels needs videos"):
         module(on="pixels").configure_from_data(data(latents))
     with pytest.raises(UserError, match="leave view=pairs"):
@@ -176,7 +176,7 @@ def test_a_store_of_the_other_kind_and_another_view_are_refused(latents: Path) -
 
 
 @torch.no_grad()
-def test_metrics_are_of_all_pairs_of_the_whole_split(latents: Path) -> None:
+def test_metrics_use_all_pairs_of_the_split(latents: Path) -> None:
     made = adapted(latents, head=PublishedPairLoss())
     logged = quiet(made)
     view = Pairs(per_recording=3)
@@ -235,7 +235,7 @@ def coded(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
     return Siamese(channels, "basic", [1, 1, 1, 1], [4, 6, 8, 10], 2, paired=paired, code=code)
 
 
-def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) -> None:
+def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: Path) -> None:
     """The frames' principal components by numpy, and beside each copy the code of its frame, not its own."""
     head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
     copies = CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)
@@ -275,7 +275,7 @@ def test_a_coded_network_is_told_the_codes_of_what_copies_are_of(latents: Path) 
     assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_linear_code(copy)[:, :6], atol=1e-5)
 
 
-def test_codes_are_of_whitened_latents(latents: Path) -> None:
+def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
     made = Reid(coded, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
     with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
         made.configure_from_data(data(latents))
@@ -284,7 +284,7 @@ def test_codes_are_of_whitened_latents(latents: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
-def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, latents: Path, head: str) -> None:
+def test_training_exports_an_artifact_that_separates_new_patients(tmp_path: Path, latents: Path, head: str) -> None:
     given = ["head.features=8"] if head == "code" else []
     metrics = engine.train(train_cfg(tmp_path, latents, f"head={head}", *given))
     folder = tmp_path / "reid"
@@ -312,7 +312,7 @@ def test_a_run_leaves_an_artifact_that_tells_new_patients_apart(tmp_path: Path, 
     assert {(0, 114, 178), (213, 94, 0)} <= {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}
 
 
-def test_published_weights_are_exported_as_they_are(tmp_path: Path, latents: Path) -> None:
+def test_published_weights_are_exported_unchanged(tmp_path: Path, latents: Path) -> None:
     torch.manual_seed(4)
     made = embedder(C, paired=True).eval()
     state = {
@@ -328,7 +328,7 @@ def test_published_weights_are_exported_as_they_are(tmp_path: Path, latents: Pat
 
 
 @pytest.mark.parametrize("preset", ["published", "grey"])
-def test_pixels_are_looked_at_where_they_are_asked_for(tmp_path: Path, preset: str) -> None:
+def test_on_pixels_takes_decoded_frames(tmp_path: Path, preset: str) -> None:
     store = blob_store(tmp_path / "decoded", lengths=(5, 6, 4, 6, 5, 7, 4))
     made = module(on="pixels", head=ArcFaceLoss())
     made.configure_from_data(data(store.root))
@@ -359,7 +359,7 @@ def read_facts() -> Any:
     return Artifact("reid", "patterns", "", "0" * 64)
 
 
-def test_embedder_and_head_decide_the_weights(tmp_path: Path, latents: Path) -> None:
+def test_training_hash_depends_on_embedder_and_head(tmp_path: Path, latents: Path) -> None:
     def settings(*overrides: str) -> str:
         cfg = train_cfg(tmp_path, latents, *overrides)
         engine.prepare(cfg)

@@ -20,7 +20,7 @@ from tests.support.tiny_vae import artifact, tiny
 torch.set_num_threads(1)
 
 
-def test_a_bank_gives_two_different_ones_of_a_row() -> None:
+def test_frame_bank_samples_two_different_versions_of_a_frame() -> None:
     frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
     torch.manual_seed(0)
     copies = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sample_pairs(600)
@@ -33,7 +33,7 @@ def test_a_bank_gives_two_different_ones_of_a_row() -> None:
     assert int(counts.min()) > 60
 
 
-def test_a_bank_gives_copies_with_what_they_are_of() -> None:
+def test_frame_bank_samples_copies_with_their_originals() -> None:
     frames = (torch.arange(4.0)[:, None] * 10 + torch.arange(3.0)).view(4, 3, 1, 1, 1)
     torch.manual_seed(0)
     sampled = FrameBank(frames, torch.tensor([7, 8, 9, 5])).sample_with_originals(600)
@@ -52,7 +52,7 @@ def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tupl
 
 
 @torch.no_grad()
-def test_copies_of_latents_go_through_pixels(tmp_path: Path) -> None:
+def test_copies_of_latents_are_changed_as_pixels(tmp_path: Path) -> None:
     """A flip of the decoded pixels, not of the latents; each beside its frame, and all unscaled."""
     made, network = copies(tmp_path / "vae", Augment(flip=1.0), variants=200)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_copies_of_latents_go_through_pixels(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_copies_of_pixels_come_back_as_pixels(tmp_path: Path) -> None:
+def test_copies_of_pixels_are_pixels(tmp_path: Path) -> None:
     made, network = copies(tmp_path / "vae", variants=1)
     x = torch.rand(4, 1, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = made.copy_frames(x, None, np.random.default_rng(0))
@@ -80,7 +80,7 @@ def test_copies_of_pixels_come_back_as_pixels(tmp_path: Path) -> None:
     assert (found[:, 1] - mean).abs().mean() < (found[:, 1] - x).abs().mean()
 
 
-def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path: Path) -> None:
+def test_the_frame_bank_has_random_training_frames_and_depends_on_the_seed(tmp_path: Path) -> None:
     network = tiny()
     rows = Recordings(latent_store(tmp_path / "own", fingerprint(network)), "TRAIN")
     made, _ = copies(tmp_path / "vae", frames=40)
@@ -98,7 +98,7 @@ def test_a_bank_is_of_random_training_frames_and_a_function_of_the_seed(tmp_path
     assert torch.equal(again.frames, bank.frames)
 
 
-def test_each_kind_of_variation_is_left_out_half_of_the_time_but_the_flip(tmp_path: Path) -> None:
+def test_each_pixel_change_except_the_flip_is_applied_with_probability_half(tmp_path: Path) -> None:
     made, _ = copies(tmp_path / "vae", Augment(gain=0.4, shift=0.1, flip=0.7))
     rng = np.random.default_rng(0)
     drawn = [made._random_changes(rng) for _ in range(400)]
@@ -109,7 +109,7 @@ def test_each_kind_of_variation_is_left_out_half_of_the_time_but_the_flip(tmp_pa
         assert amount == 0 or 0.4 < np.mean([value > 0 for value in values]) < 0.6
 
 
-def test_without_the_autoencoder_of_these_latents_there_are_no_copies(tmp_path: Path) -> None:
+def test_copies_need_the_autoencoder_of_the_latents(tmp_path: Path) -> None:
     made, _ = copies(tmp_path / "vae")
     with pytest.raises(UserError, match="is not the encoder of these latents"):
         made.load_autoencoder("ab" * 32)
@@ -125,7 +125,7 @@ def test_without_the_autoencoder_of_these_latents_there_are_no_copies(tmp_path: 
             CopyAugmentation("vae", Augment(), *wrong)
 
 
-def test_redrawing_is_the_posterior_of_the_gaussian_by_its_closed_form() -> None:
+def test_redrawn_latents_match_the_closed_form_of_the_gaussian_posterior() -> None:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
     train = (torch.randn(50, 6, generator=generator, dtype=torch.float64) @ mixing + 0.5).view(50, 1, 2, 3)
@@ -143,7 +143,7 @@ def test_redrawing_is_the_posterior_of_the_gaussian_by_its_closed_form() -> None
     assert (torch.cov(found.T) - spread).abs().max() < 0.02 * float(spread.abs().max()) + 0.01
 
 
-def test_a_share_is_redrawn_the_more_so_the_more_noise() -> None:
+def test_redraw_probability_and_strength() -> None:
     made = GaussianRedraw(0.25, 0.1, 10.0)
     made.fit(torch.randn(300, C, 2, 2, generator=torch.Generator().manual_seed(0)))
     torch.manual_seed(0)

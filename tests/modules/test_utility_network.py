@@ -31,7 +31,7 @@ H, W = 16, 24
 NAN = float("nan")
 
 
-def test_the_loss_is_the_cross_entropy_of_what_is_known() -> None:
+def test_the_loss_is_the_cross_entropy_of_the_known_labels() -> None:
     task = MultilabelTask(["a", "b", "c"], [2.0, 1.0, 0.5])
     out = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]])
     columns = {"a": torch.tensor([1, 0]), "b": torch.tensor([NAN, 0.25]), "c": torch.tensor([0.5, NAN])}
@@ -47,7 +47,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_known() -> None:
     assert (out.grad == 0).all()
 
 
-def test_what_is_not_known_moves_nothing() -> None:
+def test_unknown_labels_have_no_gradient() -> None:
     task = MultilabelTask(["a", "b"], [1.0, 1.0])
     out = torch.tensor([[0.3, -1.2]], requires_grad=True)
     task.loss(out, torch.tensor([[NAN, 1.0]])).backward()
@@ -63,7 +63,7 @@ def data(**labels: list[float]) -> Any:
     return SimpleNamespace(**fixed, trained=lambda: table)
 
 
-def test_positives_weigh_as_negatives_where_that_is_asked_for() -> None:
+def test_balanced_weights_positives_by_negatives_over_positives() -> None:
     given = data(a=[1, 0, 0, 0, NAN], b=[0.5, 1, NAN, 1, 0])
     task = build_task(given, balanced=True)
     assert isinstance(task, MultilabelTask)
@@ -71,7 +71,7 @@ def test_positives_weigh_as_negatives_where_that_is_asked_for() -> None:
     assert build_task(given, balanced=False).weight.tolist() == [1, 1]  # type: ignore[attr-defined]
 
 
-def test_a_label_that_is_always_the_same_cannot_be_learnt() -> None:
+def test_a_constant_label_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"videos: label b has the same value in all .*: leave it out, as task.labels=\[a,c\]"
     ):
@@ -112,7 +112,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "datamodule.length=96", "task.labels=[a,b,c]", *overrides])
 
 
-def test_what_a_version_hides_is_no_longer_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Trained on originals, tested on versions without b; the label without a negative in TEST is said."""
     store(tmp_path / "videos")
     store(tmp_path / "masked", shown="a")
@@ -143,7 +143,7 @@ def test_what_a_version_hides_is_no_longer_found(tmp_path: Path, caplog: pytest.
     assert said.count("not scored: 8 positive and 0 negative images, and both are needed") == 2
 
 
-def test_versions_are_trained_on_and_originals_tested(tmp_path: Path) -> None:
+def test_training_on_anonymized_images_and_testing_on_originals(tmp_path: Path) -> None:
     store(tmp_path / "videos")
     store(tmp_path / "masked", shown="a")
     asked = ["train_on=anonymised", "task.labels=[a,b]", "trainer.max_epochs=1", "datamodule.length=16"]
@@ -155,7 +155,7 @@ def test_versions_are_trained_on_and_originals_tested(tmp_path: Path) -> None:
         engine.train(train_cfg(tmp_path, *asked, f"anonymised={tmp_path}/videos"))
 
 
-def test_where_stores_and_artifacts_are_by_convention() -> None:
+def test_default_store_and_artifact_folders() -> None:
     def made(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return compose("train", ["model=utility", *overrides])
@@ -173,7 +173,7 @@ def test_where_stores_and_artifacts_are_by_convention() -> None:
     assert [*made("data=chest_xray", "experiment=chest").backbone.widths] == [16, 12]
 
 
-def test_labels_are_for_utility_alone() -> None:
+def test_only_utility_accepts_the_labels_task() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=classifier", "data=phantom", "task=labels"])
     with pytest.raises(UserError, match="model=classifier does not go with task=labels; choose one of classification"):

@@ -76,7 +76,7 @@ def fit(module: VAE, items: Sequence[Any], *callbacks: Callback, **more: Any) ->
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_a_step_of_both_optimisers_is_the_step_by_hand(adaptive: bool) -> None:
+def test_a_step_of_both_optimizers_matches_a_manual_step(adaptive: bool) -> None:
     """The autoencoder moves by its own gradient alone, the discriminator by its own alone."""
     module = VAE(
         network(), {"l1": L1(0.7), "l2": None, "kl": KL(0.1), "adversarial": judge(adaptive=adaptive)}, sgd, clip=0
@@ -130,7 +130,7 @@ def test_the_discriminator_starts_late_counting_over_epochs() -> None:
     assert "train/discriminator" in watch.logged[3]
 
 
-def test_before_its_start_the_discriminator_changes_nothing() -> None:
+def test_the_discriminator_has_no_effect_before_its_start() -> None:
     with_late, without = (
         VAE(network(), {"l1": L1(1), "adversarial": term}, sgd) for term in (judge(start=99), judge(weight=0.0))
     )
@@ -142,7 +142,7 @@ def test_before_its_start_the_discriminator_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.0])
-def test_the_gradient_is_clipped_to_its_norm(clip: float) -> None:
+def test_the_gradient_norm_is_clipped(clip: float) -> None:
     module = VAE(network(), {"l1": L1(1)}, sgd, clip=clip)
     before = nn.utils.parameters_to_vector(module.network.parameters()).detach().clone()
     fit(module, batches(1))
@@ -150,7 +150,7 @@ def test_the_gradient_is_clipped_to_its_norm(clip: float) -> None:
     assert moved == pytest.approx(1e-3, rel=1e-3) if clip else moved > 2e-3
 
 
-def test_terms_are_switched_by_their_weight() -> None:
+def test_weight_zero_disables_a_loss_term() -> None:
     module = VAE(network(), {"l1": L1(0), "l2": L2(2), "ms_ssim": MultiScaleSSIM(0), "kl": None}, sgd)
     assert set(module.terms) == {"l2"}
     with pytest.raises(UserError, match="neither l1 nor l2"):
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_names_term_and_recordings() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_of_a_large_batch_the_first_recordings_are_named() -> None:
+def test_the_error_names_at_most_sixteen_recordings() -> None:
     items = batches(1, size=19)
     items[0]["x"][:] = torch.nan
     with pytest.raises(UserError, match=r"r0-15 and 3 more: look at"):
@@ -224,7 +224,7 @@ def test_validation_metrics_are_means_over_all_frames() -> None:
     assert {"val/psnr_bicubic", "val/ssim_bicubic", "val/psnr_moving", "val/ssim_moving"} <= found.keys()
 
 
-def test_where_nothing_moves_there_is_no_value_and_a_broken_network_is_not_hidden() -> None:
+def test_moving_metrics_are_nan_without_motion_and_infinite_weights_are_reported() -> None:
     module = VAE(network().eval(), {"l1": L1(1)}, sgd)
     (found,) = trainer().validate(module, loader([clips(2, still=True)]), verbose=False)
     assert math.isnan(found["val/psnr_moving"])
@@ -247,7 +247,7 @@ def pack(lengths: tuple[int, ...], channels: int = C) -> FrameBatch:
 
 
 @pytest.mark.parametrize("budget", [1, 4, 512])
-def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoding_in_chunks_equals_encoding_each_frame(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, calls = tiny(), []
     encode = vae.encode
     monkeypatch.setattr(vae, "encode", lambda x: (calls.append(len(x)), encode(x))[1])
@@ -262,7 +262,7 @@ def test_encoding_is_the_network_on_each_frame_a_budget_at_a_time(budget: int, m
     assert torch.cat([std for _, std in found]).sub(torch.cat([p.std for p in truth])).abs().max() < 1e-5
 
 
-def test_a_cpu_takes_few_frames_at_once_and_another_device_the_budget() -> None:
+def test_chunk_size_is_limited_on_a_cpu_only() -> None:
     frames = torch.empty(70, 1, 2, 2)
     assert [len(part) for part in split_into_chunks(frames, 64)] == [16, 16, 16, 16, 6]
     assert [len(part) for part in split_into_chunks(frames, 40)] == [16, 16, 16, 16, 6]
@@ -271,7 +271,7 @@ def test_a_cpu_takes_few_frames_at_once_and_another_device_the_budget() -> None:
 
 
 @pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
-def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) -> None:
+def test_decoding_rounds_to_the_nearest_gray_level(grey: bool, channels: int) -> None:
     vae = tiny(channels=3)
     latents = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_decoding_rounds_to_the_nearest_grey_level(grey: bool, channels: int) ->
     assert difference.abs().max() <= 0.5 + 1e-3
 
 
-def test_the_published_network_trains_a_step_and_encodes() -> None:
+def test_the_published_network_trains_one_step_and_encodes() -> None:
     """3 x 112 x 112 for real, 62 million parameters."""
     torch.manual_seed(0)
     module = VAE(build_autoencoder(3, [128, 256, 256, 512]), {"l1": L1(1), "kl": KL(1e-6)}, sgd)

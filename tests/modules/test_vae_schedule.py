@@ -30,7 +30,7 @@ class Rates(Callback):
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
-def test_the_rate_warms_up_and_falls_as_a_cosine(adversarial: bool) -> None:
+def test_the_learning_rate_has_warm_up_and_cosine_decay(adversarial: bool) -> None:
     torch.manual_seed(0)
     judge = PatchAdversarial(1, width=4, layers=1, start=0, weight=0.5, adaptive=False) if adversarial else None
     schedule = partial(get_scheduler, "cosine", num_warmup_steps=WARMUP)

@@ -44,7 +44,7 @@ def network(seed: int = 0) -> AutoencoderKL:
         ("tiny", 64, (2, 1, 64, 72)),
     ],
 )
-def test_presets_on_meta(name: str, side: int, shape: tuple[int, ...]) -> None:
+def test_every_preset_builds_and_encodes_on_the_meta_device(name: str, side: int, shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
         vae = preset(name)
         x = torch.empty(shape)
@@ -130,7 +130,7 @@ def assert_same(found: AutoencoderKL, truth: AutoencoderKL) -> None:
         assert torch.equal(found.state_dict()[name], value), name
 
 
-def test_all_three_layouts_give_the_same_network_bit_for_bit(tmp_path: Path) -> None:
+def test_all_three_weight_layouts_give_bit_identical_networks(tmp_path: Path) -> None:
     truth = network()
     truth.save_pretrained(tmp_path / "folder")
     with_bin(tmp_path / "bin", truth)
@@ -144,14 +144,14 @@ def test_all_three_layouts_give_the_same_network_bit_for_bit(tmp_path: Path) -> 
     assert fingerprint(network(1)) not in prints
 
 
-def test_the_test_writes_the_names_that_diffusers_reads() -> None:
+def test_the_weight_names_of_this_test_are_those_of_diffusers() -> None:
     truth = network()
     converted = convert_ldm_vae_checkpoint(compvis(truth), truth.config)
     assert converted.keys() == truth.state_dict().keys()
     assert all(torch.equal(converted[name], value) for name, value in truth.state_dict().items())
 
 
-def test_weights_saved_before_attention_was_renamed(tmp_path: Path) -> None:
+def test_weights_of_diffusers_before_0_17_load(tmp_path: Path) -> None:
     truth = network()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     state = {
@@ -162,7 +162,7 @@ def test_weights_saved_before_attention_was_renamed(tmp_path: Path) -> None:
     assert_same(load_autoencoder(with_bin(tmp_path / "old", truth, state)), truth)
 
 
-def test_a_folder_brings_its_own_architecture(tmp_path: Path) -> None:
+def test_a_diffusers_folder_defines_the_architecture(tmp_path: Path) -> None:
     network().save_pretrained(tmp_path / "folder")
     found = build_autoencoder(2, [128, 256], weights=str(tmp_path / "folder"))
     assert_same(found, network())
@@ -170,7 +170,7 @@ def test_a_folder_brings_its_own_architecture(tmp_path: Path) -> None:
         build_autoencoder(3, [4, 8, 12], weights=str(tmp_path / "folder"))
 
 
-def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
+def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     truth = network().half()
     truth.save_pretrained(tmp_path / "folder")
     found = load_autoencoder(tmp_path / "folder")
@@ -189,7 +189,7 @@ def test_missing_and_extra_keys_of_a_ckpt_are_named_as_in_the_file(tmp_path: Pat
     assert "1 weights are not known (encoder.down.0.attn.0.q.weight)" in str(caught.value)
 
 
-def test_a_ckpt_of_other_widths_or_depth(tmp_path: Path) -> None:
+def test_a_ckpt_of_another_architecture_is_refused(tmp_path: Path) -> None:
     path = save_ckpt(tmp_path / "model.ckpt", compvis(network()))
     with pytest.raises(UserError, match=r"\w+.weight is \(4, .*\), this architecture has \(8, .*: check vae.channels"):
         build_autoencoder(2, [8, 12, 16], layers=2, latent=3, groups=4, weights=str(path))
@@ -233,7 +233,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) 
     assert not (tmp_path / "ran").exists()
 
 
-def test_folders_that_hold_no_autoencoder(tmp_path: Path) -> None:
+def test_a_folder_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vae.weights=.*none does not exist"):
         build_autoencoder(1, [4], weights=str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"config.json is not the configuration of an AutoencoderKL"):
@@ -247,7 +247,7 @@ def test_folders_that_hold_no_autoencoder(tmp_path: Path) -> None:
         load_autoencoder(tmp_path)
 
 
-def test_frames_must_fit(tmp_path: Path) -> None:
+def test_frames_with_unsuitable_size_or_channels_are_refused(tmp_path: Path) -> None:
     store = blob_store(tmp_path / "videos", [3, 2])  # 16 x 24
     check_frame_size(store, 1, 8)
     with pytest.raises(UserError, match=r"has 1 channels, this vae takes 3: ingest with data.grey=false"):
@@ -256,7 +256,7 @@ def test_frames_must_fit(tmp_path: Path) -> None:
         check_frame_size(store, 1, 16)
 
 
-def test_settings_that_cannot_be() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(UserError, match=r"vae.widths is \[8, 10\], not multiples of vae.groups=4"):
         build_autoencoder(1, [8, 10], groups=4)
 

@@ -60,7 +60,7 @@ def test_shapes_of_clips_and_of_single_frames(dims: int, frames: int) -> None:
 
 
 @torch.no_grad()
-def test_in_two_dimensions_features_are_the_mean_of_each_frames() -> None:
+def test_features_of_2d_backbones_are_the_mean_over_frames() -> None:
     made, x = network(), clips()
     each = torch.stack([made.features(x[:, :, [f]]) for f in range(F)])
     assert torch.allclose(made.features(x), each.mean(dim=0), atol=1e-6)
@@ -69,7 +69,7 @@ def test_in_two_dimensions_features_are_the_mean_of_each_frames() -> None:
 
 
 @torch.no_grad()
-def test_features_are_joined_over_time_as_asked() -> None:
+def test_frame_features_are_pooled_by_the_configured_method() -> None:
     x = clips()
     for pooling in ("mean", "max", "attention"):
         made = network(pooling=pooling)
@@ -88,7 +88,7 @@ def test_features_are_joined_over_time_as_asked() -> None:
 
 
 @torch.no_grad()
-def test_in_three_dimensions_the_order_of_the_frames_counts() -> None:
+def test_3d_backbones_depend_on_the_order_of_frames() -> None:
     x = clips()
     assert (network(3)(x) - network(3)(x.flip(2))).abs().max() > 1e-4
     assert torch.allclose(network(2)(x), network(2)(x.flip(2)), atol=1e-5)
@@ -104,7 +104,7 @@ def test_in_three_dimensions_the_order_of_the_frames_counts() -> None:
     ],
 )
 @torch.no_grad()
-def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int, changes: dict[str, Any]) -> None:
+def test_a_saved_network_loads_with_the_same_outputs(tmp_path: Path, dims: int, changes: dict[str, Any]) -> None:
     made = network(dims, **changes)
     made.train()(clips(3))  # running means are not what they began as
     made.eval().save(tmp_path, {**FACTS, "frames": 8})
@@ -116,7 +116,7 @@ def test_a_folder_opens_to_the_same_logits(tmp_path: Path, dims: int, changes: d
 
 
 @torch.no_grad()
-def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_loads(tmp_path: Path) -> None:
     """Which says neither how frames are joined nor what the task is."""
     made = network()
     made.save(tmp_path, FACTS)
@@ -129,7 +129,7 @@ def test_a_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
     assert torch.equal(loaded(clips()), made(clips()))
 
 
-def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_folder_is_named(tmp_path: Path) -> None:
     network().save(tmp_path, FACTS)
     whole = json.loads((tmp_path / "config.json").read_text())
     unread = "is not a readable classifier: train one with train.py model=classifier"
@@ -160,12 +160,12 @@ def test_a_folder_that_is_damaged_or_absent_is_named(tmp_path: Path) -> None:
         ({"stride": [2]}, r"backbone.stride is \[2\]: give a list of 2"),
     ],
 )
-def test_an_architecture_that_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+def test_an_invalid_architecture_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         network(**changes)
 
 
-def test_softening_keeps_what_is_smooth_and_removes_detail() -> None:
+def test_blur_keeps_low_and_removes_high_frequencies() -> None:
     ramp = torch.linspace(-0.6, 0.6, W).expand(B, C, F, H, W)
     inner = (..., slice(6, -6), slice(6, -6))
     assert torch.allclose(blur_by_downsampling(ramp, 0.4)[inner], ramp[inner], atol=0.02)
@@ -175,7 +175,7 @@ def test_softening_keeps_what_is_smooth_and_removes_detail() -> None:
     assert torch.allclose(blur_by_downsampling(clips(), 1.0), clips(), atol=1e-6)
 
 
-def test_softening_mixes_neither_clips_nor_channels_nor_frames() -> None:
+def test_blur_is_independent_for_clips_channels_and_frames() -> None:
     x = clips()
     whole = blur_by_downsampling(x, 0.5)
     assert whole.shape == x.shape

@@ -41,7 +41,7 @@ def test_densenet121_is_the_published_architecture() -> None:
 
 @pytest.mark.parametrize("names", ["norm.1", "norm1"])
 @pytest.mark.parametrize("channels", [3, 1])
-def test_torchvision_s_weights_give_torchvision_s_features(names: str, channels: int, tmp_path: Path) -> None:
+def test_torchvision_weights_give_the_features_of_torchvision(names: str, channels: int, tmp_path: Path) -> None:
     """Names of its files and of its networks; for grey images the colours of the first layer are summed."""
     torch.save(published(dot="." if names == "norm.1" else ""), tmp_path / "densenet.pth")
     found = network(channels, weights=str(tmp_path / "densenet.pth"))
@@ -112,7 +112,7 @@ def reference(state: State, x: Tensor) -> Tensor:
     return norm(y, "features.norm5").mean(dim=(2, 3))
 
 
-def test_small_images_go_through_the_network_for_latents_and_are_refused_by_the_other() -> None:
+def test_small_images_need_densenet121_latents() -> None:
     found = network(4, stem=[3, 3], stride=[1, 1], max_pool=False)
     assert found(torch.zeros(B, 4, 1, 8, 14)).shape == (B, K)
     with pytest.raises(UserError, match=r"images of 14x7 are too small for this DenseNet, which needs 8"):
@@ -131,13 +131,13 @@ def test_small_images_go_through_the_network_for_latents_and_are_refused_by_the_
         ({"widths": [4, 6, 8, 10]}, "backbone.widths is .*give a list of 2 whole numbers"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         network(**changes)
 
 
 @torch.no_grad()
-def test_a_folder_opens_to_the_same_logits(tmp_path: Path) -> None:
+def test_a_saved_network_loads_with_the_same_outputs(tmp_path: Path) -> None:
     found, x = network(1), torch.rand(B, 1, 2, H, W)
     found.save(tmp_path, {"task": "labels", "class_ids": [], "class_names": []})
     again, config = load_classifier(tmp_path)

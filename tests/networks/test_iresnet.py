@@ -33,7 +33,7 @@ def tiny(**changes: Any) -> IResNet:
 
 
 @pytest.mark.parametrize(("name", "millions", "features"), [("iresnet50", 43.59, 512), ("iresnet100", 65.16, 512)])
-def test_there_are_as_many_parameters_as_published(name: str, millions: float, features: int) -> None:
+def test_the_number_of_parameters_is_the_published_one(name: str, millions: float, features: int) -> None:
     """At 112 x 112 in three channels; insightface's table of models."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=identity", "data=phantom", f"embedder={name}"])
@@ -46,7 +46,7 @@ def test_there_are_as_many_parameters_as_published(name: str, millions: float, f
     assert network.fc.in_features == 512 * 7 * 7
 
 
-def test_a_network_is_the_operations_written_out() -> None:
+def test_the_network_equals_its_operations_written_out() -> None:
     network, x = tiny(), torch.randn(B, C, H, W, generator=torch.Generator().manual_seed(1))
     state = network.state_dict()
 
@@ -77,7 +77,7 @@ def test_a_network_is_the_operations_written_out() -> None:
     assert (network.features.weight == 1).all()
 
 
-def test_dropout_is_before_the_linear_layer_and_in_training_alone() -> None:
+def test_dropout_is_before_the_linear_layer_and_only_in_training() -> None:
     network, x = tiny(dropout=0.9), torch.randn(B, C, H, W)
     with torch.no_grad():
         assert torch.equal(network(x), network(x))
@@ -85,7 +85,7 @@ def test_dropout_is_before_the_linear_layer_and_in_training_alone() -> None:
         assert not torch.equal(network(x), network(x))
 
 
-def test_an_encoder_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
+def test_an_identity_encoder_is_saved_and_loaded(tmp_path: Path) -> None:
     sees = InputSpec("pixels", C, H, W, (0.5,) * C, (2.0,) * C, None, "cosine")
     network = convert_to_shared_batch_norm(tiny())
     made = IdentityEncoder(network, sees)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_published_weights_have_the_same_names(tmp_path: Path) -> None:
         IResNet(C, (H + 16, W), **TINY, weights=str(tmp_path / "backbone.pth"))
 
 
-def test_shared_normalisation_of_one_process_is_the_plain_one() -> None:
+def test_shared_batch_norm_with_one_process_is_ordinary_batch_norm() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(
         nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.01, momentum=0.3), nn.Flatten(), nn.BatchNorm1d(30)
@@ -146,6 +146,6 @@ def _arguments(part: Any) -> list[Any]:
         ({"code": [5, H, W]}, "supports only head=margin, head=arcface and head=cosine"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         IResNet(C, (H, W), **TINY | changes)

@@ -188,7 +188,7 @@ def written(kind: str, folder: Path, suffix: str = "pth") -> tuple[Path, State]:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @torch.no_grad()
-def test_a_file_of_torchvision_gives_its_features(kind: str, tmp_path: Path) -> None:
+def test_torchvision_weights_give_the_features_of_torchvision(kind: str, tmp_path: Path) -> None:
     path, state = written(kind, tmp_path, "safetensors" if kind == "r3d" else "pth")
     x = torch.rand(2, 3, F, H, W) * 2 - 1
     truth = getattr(Reference(state), kind)(x)
@@ -199,7 +199,7 @@ def test_a_file_of_torchvision_gives_its_features(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @torch.no_grad()
-def test_for_grey_the_colours_are_summed(kind: str, tmp_path: Path) -> None:
+def test_first_convolution_is_summed_over_colors_for_one_channel(kind: str, tmp_path: Path) -> None:
     """What a grey picture repeated three times gives to the network of three channels."""
     path, _ = written(kind, tmp_path)
     x = torch.rand(2, 1, F, H, W) * 2 - 1
@@ -207,7 +207,7 @@ def test_for_grey_the_colours_are_summed(kind: str, tmp_path: Path) -> None:
     assert torch.allclose(grey.features(x), colour.features(x.expand(-1, 3, -1, -1, -1)), atol=1e-4)
 
 
-def test_the_head_is_left_out_and_old_files_lack_counters(tmp_path: Path) -> None:
+def test_the_classification_layer_and_batch_counters_are_optional(tmp_path: Path) -> None:
     path, state = written("r3d", tmp_path)
     torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)
     made = loaded("r3d", path)

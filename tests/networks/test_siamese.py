@@ -57,7 +57,7 @@ def test_the_yaml_files_are_the_known_architectures(embedder: str, parameters: i
 
 
 @pytest.mark.parametrize("embedder", ["grey", "small", "tiny", "resnet50"])
-def test_the_first_level_keeps_every_place_of_a_small_latent(embedder: str) -> None:
+def test_the_first_level_keeps_the_resolution_of_small_latents(embedder: str) -> None:
     with torch.device("meta"):
         made = conf(embedder)(channels=4)
         body = made.body
@@ -138,7 +138,7 @@ def restated(state: dict[str, Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def test_published_weights_score_as_their_own_network_and_so_does_the_exported_artifact(tmp_path: Path) -> None:
+def test_published_weights_give_the_pair_logits_of_the_published_network(tmp_path: Path) -> None:
     channels, features, side = 4, 128, 14
     state = published_weights(channels, features)
     torch.save(state, tmp_path / "siamese.pth")
@@ -171,7 +171,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_embeddings_are_of_normalised_frames_row_by_row() -> None:
+def test_embeddings_are_computed_from_normalized_frames_independently() -> None:
     made, x = encoder(), frames(4)
     mean, std = (torch.tensor(values).view(1, C, 1, 1) for values in (MEAN, STD))
     truth = made.network((x - mean) / std)
@@ -187,7 +187,7 @@ def test_frames_of_another_size_are_refused() -> None:
 
 
 @torch.no_grad()
-def test_a_pair_is_compared_by_a_layer_over_the_difference_only_where_there_is_one() -> None:
+def test_pair_logits_need_a_paired_network() -> None:
     made = small(paired=True).eval()
     assert made.pair is not None
     a, b = made(frames()), made(frames(seed=2))
@@ -202,7 +202,7 @@ def test_a_pair_is_compared_by_a_layer_over_the_difference_only_where_there_is_o
 
 
 @torch.no_grad()
-def test_a_folder_opens_to_the_same_embeddings(tmp_path: Path) -> None:
+def test_a_saved_encoder_loads_with_the_same_embeddings(tmp_path: Path) -> None:
     made = encoder()
     made.train()(frames(5, seed=4))  # running means are not what they began as
     made.eval().save(tmp_path)
@@ -231,7 +231,7 @@ def test_a_folder_opens_to_the_same_embeddings(tmp_path: Path) -> None:
         {"stride": 0},
     ],
 )
-def test_impossible_architectures_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_architectures_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"embedder.{next(iter(wrong))} is "):
         small(**wrong)
 
@@ -239,6 +239,6 @@ def test_impossible_architectures_are_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"on": "videos"}, {"similarity": "euclid"}, {"std": (1.0, 0.0, 1.0)}, {"mean": (0.0,)}, {"height": 0}]
 )
-def test_impossible_facts_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_input_specifications_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         sees(**wrong)
