@@ -257,10 +257,10 @@ def test_images_are_also_seen_mirrored_androtate() -> None:
 
 
 def test_stores_of_pixels_are_compared_by_pixels(tmp_path: Path) -> None:
-    from tests.support.tiny_vae import blob_store
+    from tests.support.tiny_vae import moving_disc_store
 
-    blob_store(tmp_path / "real")
-    blob_store(tmp_path / "copy")
+    moving_disc_store(tmp_path / "real")
+    moving_disc_store(tmp_path / "copy")
     run(tmp_path, "anonymity", "artifact=null", "frames=3")
     record = report(tmp_path, "anonymity")
     assert set(record["spaces"]) == {"pixels"}

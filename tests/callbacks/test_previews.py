@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from echodream.callbacks.previews import Previews
-from tests.support.tiny_vae import artifact, tiny
+from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
 
 
 class Module:
@@ -35,8 +35,8 @@ def show(folder: Path, module: Module, batch_idx: int = 0, rank: int = 0, **sett
 
 
 def test_decoded_frames_a_row_for_each_sample(tmp_path: Path) -> None:
-    network = tiny(1)
-    artifact(tmp_path / "vae", network)
+    network = tiny_autoencoder(1)
+    write_vae_artifact(tmp_path / "vae", network)
     latents = torch.randn(2, 3, 11, 5, 7)
     module = Module(latents)
     picture = show(tmp_path, module)
@@ -54,7 +54,7 @@ def test_decoded_frames_a_row_for_each_sample(tmp_path: Path) -> None:
 
 
 def test_stills_stand_in_one_row(tmp_path: Path) -> None:
-    artifact(tmp_path / "vae", tiny(1))
+    write_vae_artifact(tmp_path / "vae", tiny_autoencoder(1))
     picture = show(tmp_path, Module(torch.randn(3, 3, 1, 5, 7)))
     assert picture is not None
     assert picture.shape == (10, 3 * 16 - 2, 3)
@@ -64,7 +64,7 @@ def test_stills_stand_in_one_row(tmp_path: Path) -> None:
 def test_without_a_vae_of_such_latents_their_first_channels_are_shown(tmp_path: Path, vae: int | None) -> None:
     """The VAE that is there has three channels, the latents have four."""
     if vae:
-        artifact(tmp_path / "vae", tiny(1))
+        write_vae_artifact(tmp_path / "vae", tiny_autoencoder(1))
     latents = torch.randn(2, 4, 1, 5, 7)
     picture = show(tmp_path, Module(latents))
     assert picture is not None

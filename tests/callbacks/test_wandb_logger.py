@@ -26,7 +26,7 @@ from echodream.errors import UserError
 from echodream.store.checksums import file_sha256
 from echodream.training.wandb_lineage import log_artifact, redact_values, run_id
 from tests.support import tiny_report
-from tests.support.tiny_vae import artifact, blob_store, tiny, train_cfg
+from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder, train_cfg, write_vae_artifact
 from tests.support.wandb_records import offline_runs, records
 
 WORDS = ["WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"]
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in WORDS:
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(folder / "home"))
-        blob_store(folder / "videos")
+        moving_disc_store(folder / "videos")
         engine.train(cfg_of(folder))
         shutil.rmtree(folder / "vae")
         engine.train(cfg_of(folder))
@@ -220,7 +220,7 @@ def test_settings_that_are_none(tmp_path: Path, key: str, value: str, says: str)
 
 def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path: Path) -> None:
     """With the diagrams that lie beside the weights."""
-    folder = artifact(tmp_path / "vae", tiny())
+    folder = write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     Image.new("L", (6, 4)).save(folder / "roc.png")
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
     logger.set_run("other", {"seed": 1})
@@ -318,7 +318,7 @@ def test_a_training_goes_on_where_its_log_cannot(
 ) -> None:
     import wandb
 
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     finish = wandb.finish
     monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", failing(ConnectionResetError("the service is gone")))
     monkeypatch.setattr(wandb, "finish", lambda **told: (finish(**told), failing(TimeoutError("too slow"))()))

@@ -25,7 +25,7 @@ from echodream.runs import trainer as trainers
 from echodream.training import fit as training
 from tests.support.launching import LAUNCH, lines
 from tests.support.tiny_diffusion import latent_store, train_cfg
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -84,7 +84,7 @@ def test_lightning_does_not_queue_a_job_again_by_itself(monkeypatch: pytest.Monk
 
 
 def test_a_sweep_of_local_jobs_goes_on_after_a_failure_and_says_it(tmp_path: Path) -> None:
-    blob_store(tmp_path / "good", lengths=(3, 3))
+    moving_disc_store(tmp_path / "good", lengths=(3, 3))
     done = asked(tmp_path, "sample", "stage=verify", "src=absent,good", "launcher=local_jobs")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: absent does not exist: check src=")
@@ -99,7 +99,7 @@ def test_a_sweep_of_local_jobs_goes_on_after_a_failure_and_says_it(tmp_path: Pat
 def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    blob_store(tmp_path / "data/phantom/videos")
+    moving_disc_store(tmp_path / "data/phantom/videos")
     monkeypatch.chdir(tmp_path)
     for trials in (1, 2):  # the second time the first trial is there
         search = [*TINY, "hparams_search=vae", f"hydra.sweeper.n_trials={trials}", f"hydra.sweep.dir={trials}"]

@@ -11,7 +11,7 @@ from echodream.datamodules.frame_budget_batches import FrameBudgetBatches, plan_
 from echodream.errors import UserError
 from echodream.runs.predict import Deal, PredictData
 from tests.support.stores import make_latent_store, posterior_mean
-from tests.support.tiny_vae import blob, blob_store
+from tests.support.tiny_vae import moving_disc, moving_disc_store
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -43,10 +43,10 @@ def test_a_budget_that_cannot_be(budget: int) -> None:
 
 
 def test_packs_hold_whole_recordings_of_pixels(tmp_path: Path) -> None:
-    packs = FrameBudgetBatches(blob_store(tmp_path / "videos", [5, 2, 4], channels=3), budget=8)
+    packs = FrameBudgetBatches(moving_disc_store(tmp_path / "videos", [5, 2, 4], channels=3), budget=8)
     assert [pack.names for pack in (packs[0], packs[1])] == [("r0", "r1"), ("r2",)]
     assert packs[0].lengths == (5, 2)
-    truth = np.concatenate([blob(5, 0, channels=3), blob(2, 1, channels=3)]).transpose(0, 3, 1, 2)
+    truth = np.concatenate([moving_disc(5, 0, channels=3), moving_disc(2, 1, channels=3)]).transpose(0, 3, 1, 2)
     assert packs[0].frames.dtype == torch.uint8
     assert np.array_equal(packs[0].frames.numpy(), truth)
 
@@ -59,7 +59,7 @@ def test_packs_hold_means_of_latents(tmp_path: Path) -> None:
 
 
 def test_what_is_done_leaves_the_other_packs_as_they_were(tmp_path: Path) -> None:
-    store = blob_store(tmp_path / "videos", [5, 2, 4, 4, 1])
+    store = moving_disc_store(tmp_path / "videos", [5, 2, 4, 4, 1])
     whole = [
         pack.names for pack in map(FrameBudgetBatches(store, 8).__getitem__, range(len(FrameBudgetBatches(store, 8))))
     ]
@@ -70,14 +70,14 @@ def test_what_is_done_leaves_the_other_packs_as_they_were(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
-    store = blob_store(tmp_path / "videos", [5, 2, 4])
+    store = moving_disc_store(tmp_path / "videos", [5, 2, 4])
     data = PredictData(lambda: FrameBudgetBatches(store, 8), workers)
     assert [pack.names for pack in data.predict_dataloader()] == [("r0", "r1"), ("r2",)]
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 2), (7, 3), (1, 4), (0, 2)])
 def test_every_pack_is_dealt_to_one_process(tmp_path: Path, count: int, world: int) -> None:
-    store = blob_store(tmp_path / "videos", [2] * 7)
+    store = moving_disc_store(tmp_path / "videos", [2] * 7)
     packs = FrameBudgetBatches(store, 2, done={f"r{k}" for k in range(count, 7)})
     hands = [list(Deal(packs, rank, world)) for rank in range(world)]
     assert [len(Deal(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]

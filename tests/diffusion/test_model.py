@@ -16,8 +16,8 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from tests.support.tiny_diffusion import WINDOW, C, H, W, artifact, model, published
-from tests.support.tiny_vae import artifact as vae_artifact
-from tests.support.tiny_vae import tiny
+from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 ALL = ("class_id", "EF", "view")
 
@@ -209,7 +209,7 @@ def test_weights_that_are_not_finite_or_not_those_of_training(tmp_path: Path, fi
 
 
 def test_the_artifact_of_another_model(tmp_path: Path) -> None:
-    vae_artifact(tmp_path / "vae", tiny())
+    vae_artifact(tmp_path / "vae", tiny_autoencoder())
     refused("vae is a vae, a lidm is needed here", tmp_path / "vae")
     refused("none holds no lidm: train one with train.py model=lidm", tmp_path / "none")
     refused("lidm is a lidm, a lvdm is needed", artifact(tmp_path / "lidm", model("lidm"), "lidm"), "lvdm")

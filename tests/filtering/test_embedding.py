@@ -16,7 +16,7 @@ from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese
 from echodream.store import Store
 from echodream.weights import fingerprint
 from tests.support.tiny_filter import ENCODER, STATISTICS, C, H, W, plant, recordings, study, unit
-from tests.support.tiny_vae import artifact, blob_store, tiny
+from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder, write_vae_artifact
 
 
 def reid(root: Path, **changes: object) -> Path:
@@ -93,8 +93,8 @@ def test_frames_are_read_as_they_are_stored(tmp_path: Path) -> None:
 
 
 def test_a_network_of_pixels_sees_decoded_frames(tmp_path: Path) -> None:
-    network = tiny()
-    vae = artifact(tmp_path / "vae", network)
+    network = tiny_autoencoder()
+    vae = write_vae_artifact(tmp_path / "vae", network)
     seen = {"on": "pixels", "channels": 1, "height": 8, "width": 12, "mean": (0.25,), "std": (0.5,)}
     folder = str(reid(tmp_path / "reid", **seen, encoder=fingerprint(network)))
     embedder, alone = FrameEmbedder(folder, str(vae)), load_reid(folder)
@@ -102,7 +102,7 @@ def test_a_network_of_pixels_sees_decoded_frames(tmp_path: Path) -> None:
     with torch.no_grad():
         pixels = network.decode(x).sample.clamp(-1, 1)
     assert torch.allclose(embedder.embed(x), alone.embed(pixels), atol=1e-5)
-    other = artifact(tmp_path / "other", tiny(seed=1))
+    other = write_vae_artifact(tmp_path / "other", tiny_autoencoder(seed=1))
     with pytest.raises(UserError, match=r"pixels that autoencoder=.* did not decode"):
         FrameEmbedder(folder, str(other))
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, monkeypatch: pytest.
     embedder.check(study(tmp_path / "latents"))
     with pytest.raises(UserError, match="made by another encoder"):
         embedder.check(study(tmp_path / "others", encoder="12" * 32))
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     with pytest.raises(UserError, match="copies are looked for among latents"):
         embedder.check(Store(tmp_path / "videos"))
     with pytest.raises(UserError, match="gives embeddings that are NaN or infinite"):

@@ -1,4 +1,4 @@
-"""The discriminator and its two losses."""
+"""The patch discriminator, its loss and the loss of the generator."""
 
 import math
 
@@ -22,7 +22,7 @@ def images(seed: int) -> Tensor:
 
 
 def losses(criterion: str, score: float) -> tuple[float, float, float]:
-    """Generator's loss, and the critic's on an image and on a reconstruction, all scored ``score``."""
+    """Generator loss, and discriminator loss for an image and a reconstruction with the same score ``score``."""
     squashed = {"hinge": math.tanh(score), "bce": 1 / (1 + math.exp(-score)), "least_squares": max(score, 0.05 * score)}
     value = squashed[criterion]
     if criterion == "hinge":

@@ -1,4 +1,4 @@
-"""Losses of identity, against sums written out by hand."""
+"""Identity losses, compared with sums written out by hand."""
 
 import math
 from typing import Any
@@ -77,14 +77,14 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_correct_class() -> None:
 
 
 def test_the_copy_code_loss_is_the_squared_distance_of_codes() -> None:
-    """Over the code's own features: what is appended to them does not count."""
+    """The two appended constants are ignored."""
     x, targets = features(), features().flip(0) + 0.5
     found = float(CopyCodeLoss(features=4)(x, IDENTITY, PAIRS, none, targets))
     assert found == pytest.approx(float(((x - targets)[:, :4] ** 2).sum() / N), rel=1e-5)
 
 
 def test_components_are_weighted_by_their_posterior_standard_deviation() -> None:
-    """Noised by sigma and drawn again from a Gaussian: the spread of the result, by simulation of each component."""
+    """Posterior standard deviation of each component after noising and redrawing, by simulation."""
     variance, sigma, generator = torch.tensor([0.05, 0.5, 3.0], dtype=torch.float64), 0.8, np.random.default_rng(0)
     mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     weight, bias = CopyCodeLoss(features=2, sigma=sigma).linear_code(mean, variance, torch.eye(3, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""The combined margin against sums by hand and two libraries' losses, and the softmax over some of the centres."""
+"""MarginSoftmaxLoss and combined_margin, compared with sums by hand and with pytorch_metric_learning."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ def loss(made: MarginSoftmaxLoss, x: Tensor) -> Tensor:
 
 
 def by_hand(made: MarginSoftmaxLoss, x: Tensor, among: list[int]) -> float:
-    """Cross-entropy of the centres ``among``, one sample after another."""
+    """Cross-entropy over the centers ``among``, sample by sample."""
     (m1, m2, m3), terms = made.margins, []
     rows, centres = x.double().numpy(), made.centers.detach().double().numpy()
     for row, own in zip(rows, IDENTITY.tolist(), strict=True):

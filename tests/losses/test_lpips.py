@@ -1,4 +1,4 @@
-"""LPIPS from local files: small random weights under torchvision's and LPIPS' own names."""
+"""LPIPS from local files: small random weights with the names of torchvision and LPIPS."""
 
 import hashlib
 import logging
@@ -167,7 +167,9 @@ class Payload:
         return os.system, ("touch " + os.environ["ECHODREAM_TEST_PAYLOAD"],)
 
 
-def test_a_pickle_that_runs_code_is_refused(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_runs_code_is_refused(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ECHODREAM_TEST_PAYLOAD", str(tmp_path / "ran"))
     torch.save({"lin0.model.1.weight": Payload()}, files[1])
     with pytest.raises(UserError, match=r"lpips.pth holds more than weights"):

@@ -1,4 +1,4 @@
-"""The terms against closed forms, torch's own distributions and torchmetrics."""
+"""Autoencoder losses, compared with closed forms, torch.distributions and torchmetrics."""
 
 import math
 
@@ -43,7 +43,9 @@ def test_kl_is_zero_for_the_standard_normal() -> None:
     assert KL(1)(images(0), images(0), DiagonalGaussianDistribution(torch.zeros(B, 2 * D, 5, 7))).item() == 0
 
 
-def test_ms_ssim_is_that_of_torchmetrics_with_the_exponents_of_the_paper(posterior: DiagonalGaussianDistribution) -> None:
+def test_ms_ssim_is_that_of_torchmetrics_with_the_exponents_of_the_paper(
+    posterior: DiagonalGaussianDistribution,
+) -> None:
     x = images(0)
     y = (x + 0.3 * images(1)).clamp(-1, 1)
     exponents = torch.tensor([0.0448, 0.2856, 0.3001])

@@ -1,4 +1,4 @@
-"""Training a classifier: the loss by hand, who is who, what is measured, and a whole run to an artifact."""
+"""model=classifier: loss, class order and weights, metrics, and a complete training."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def batch(ids: list[int], seed: int = 0, first: int = 0) -> Any:
     return {"x": x, "name": [f"r{first + k}" for k in range(len(ids))], "columns": {"class_id": torch.tensor(ids)}}
 
 
-def quiet(made: ClipClassifier) -> dict[str, float]:
+def capture_logs(made: ClipClassifier) -> dict[str, float]:
     """Log into a dict, without a trainer."""
     logged: dict[str, float] = {}
     made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
@@ -81,8 +81,8 @@ def task_of(made: ClipClassifier) -> Any:
     return made.task
 
 
-def adapted(**changes: Any) -> ClipClassifier:
-    """Of the class ids 2, 5 and 9, with 4, 1 and 2 recordings to train on."""
+def configured_module(**changes: Any) -> ClipClassifier:
+    """A module for the class ids 2, 5 and 9, with 4, 1 and 2 training recordings."""
     made = module(**changes)
     names = ["two", "two", "five", "two", "nine", "two", "nine", "five", "nine"]
     made.configure_from_data(data("RRRRRRRVT", [2, 2, 5, 2, 9, 2, 9, 5, 9], class_name=names))
@@ -90,11 +90,11 @@ def adapted(**changes: Any) -> ClipClassifier:
 
 
 def test_classes_are_sorted_training_classes_weighted_by_inverse_frequency() -> None:
-    made = adapted()
+    made = configured_module()
     assert (task_of(made).ids, task_of(made).names) == ([2, 5, 9], ["two", "five", "nine"])
     assert task_of(made).weight.tolist() == pytest.approx([7 / 3 / 4, 7 / 3 / 1, 7 / 3 / 2])
     assert task_of(made).target(batch([9, 2, 5])).tolist() == [2, 0, 1]
-    assert task_of(adapted(balanced=False)).weight.tolist() == [1, 1, 1]
+    assert task_of(configured_module(balanced=False)).weight.tolist() == [1, 1, 1]
 
 
 def test_selected_classes_keep_their_order() -> None:
@@ -106,7 +106,7 @@ def test_selected_classes_keep_their_order() -> None:
 
 
 def test_class_weights_count_synthetic_samples() -> None:
-    """Real and synthetic rows, the synthetic ones half as often as there are."""
+    """Real samples with weight 1, synthetic samples with weight 0.5."""
     trained = pd.DataFrame({"class_id": [0, 0, 1, 1, 1, 1], "Weight": [1, 1, 0.5, 0.5, 0.5, 0.5]})
     made = module()
     made.configure_from_data(data("RR", [0, 1], trained=trained))
@@ -158,8 +158,8 @@ def test_probabilities_are_from_0_to_1(wrong: dict[str, float]) -> None:
 
 
 def test_the_loss_is_the_weighted_cross_entropy() -> None:
-    made = adapted()
-    logged, given = quiet(made), batch([9, 2, 2, 5])
+    made = configured_module()
+    logged, given = capture_logs(made), batch([9, 2, 2, 5])
     loss = made.training_step(given, 0)
     truth = made.network(given["x"]).log_softmax(dim=1)
     weights = [7 / 6, 7 / 12, 7 / 12, 7 / 3]
@@ -171,9 +171,9 @@ def test_the_loss_is_the_weighted_cross_entropy() -> None:
 
 
 def test_training_batches_are_blurred_and_validation_batches_are_not() -> None:
-    made = adapted(blur=1.0, smallest=0.5)
+    made = configured_module(blur=1.0, smallest=0.5)
     made.eval()
-    quiet(made)
+    capture_logs(made)
     given = batch([9, 2])
     torch.manual_seed(0)
     found = float(made.training_step(given, 0).detach())
@@ -187,8 +187,8 @@ def test_training_batches_are_blurred_and_validation_batches_are_not() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_the_recordings() -> None:
-    made = adapted()
-    quiet(made)
+    made = configured_module()
+    capture_logs(made)
     given = batch([9, 2])
     given["x"][0] = math.nan
     with pytest.raises(UserError, match=r"the loss is not finite on a batch of r0, r1"):
@@ -196,9 +196,9 @@ def test_a_loss_that_is_not_finite_names_the_recordings() -> None:
 
 
 def test_metrics_use_probabilities_of_the_whole_split() -> None:
-    made = adapted()
+    made = configured_module()
     made.eval()
-    logged, parts = quiet(made), [batch([9, 2, 2], 1), batch([2, 9], 2, first=3)]
+    logged, parts = capture_logs(made), [batch([9, 2, 2], 1), batch([2, 9], 2, first=3)]
     for index, part in enumerate(parts):
         made.test_step(part, index)
     made.on_test_epoch_end()
@@ -264,10 +264,10 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
 
 
 def test_repeated_recordings_count_once() -> None:
-    """As on several devices, whose shares are made of one length."""
-    made = adapted()
+    """Several processes repeat recordings, so that their batches have equal numbers."""
+    made = configured_module()
     made.eval()
-    logged = quiet(made)
+    logged = capture_logs(made)
     made.test_step(batch([9, 2, 2], 1), 0)
     made.on_test_epoch_end()
     once = logged["test/loss"]
@@ -323,7 +323,7 @@ def test_only_clips_can_be_classified(tmp_path: Path) -> None:
 
 
 def test_regression_on_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
-    """The artifact says the number in its own unit, and what it was trained on; other synthetic videos, another run."""
+    """The artifact predicts in the unit of the column and records its training data, which the training hash covers."""
     store(tmp_path / "videos")
     store(tmp_path / "synthetic", first="s")
     asked = ["task=regression", "train_on=both", f"synthetic={tmp_path}/synthetic", "model.lr=0.05"]

@@ -1,4 +1,4 @@
-"""Training an identity network of images: whose they are, what is measured, two processes, and where it is used."""
+"""model=identity: labels, metrics, two processes, and the use of the network in other stages."""
 
 import json
 import subprocess
@@ -40,14 +40,14 @@ SPLIT = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST")
 
 
 def image(patient: int, number: int, side: int = SIDE, wide: int = WIDE) -> np.ndarray:
-    """A patient is a pattern, to which each image adds a little: uint8 (1, H, W, 1)."""
+    """Image of a patient: a pattern per patient plus a small change per image, uint8 (1, H, W, 1)."""
     own, rng = np.random.default_rng(patient), np.random.default_rng(1000 * patient + number + 7)
     x = 127 + 50 * own.normal(size=(1, side, wide, 1)) + 20 * rng.normal(size=(1, side, wide, 1))
     return x.clip(0, 255).astype(np.uint8)
 
 
 def image_store(root: Path, patients: int = 15, change: Any = None, **columns: str) -> Store:
-    """Two images of each patient, but of every seventh, who has one; ``change`` anonymises an image."""
+    """Two images per patient, and one of every seventh patient; ``change`` anonymizes an image."""
     names = []
     with StoreWriter(root, Dataset(kind="video", channels=1, height=SIDE, width=WIDE)) as writer:
         for patient in range(patients):
@@ -77,7 +77,7 @@ def embedder(channels: int, size: tuple[int, int], paired: bool) -> IResNet:
 
 
 class Spy(IdentityLoss):
-    """Keeps what it was given."""
+    """Keeps its arguments."""
 
     def forward(self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Any = None) -> Tensor:
         self.features, self.identity = features.detach(), identity
@@ -113,7 +113,7 @@ def test_a_training_step_embeds_frames_with_patient_labels(study: Path) -> None:
 
 @torch.no_grad()
 def test_latents_are_normalized_once_and_all_held_out_frames_are_compared(study: Path) -> None:
-    """Against the metrics of frames that are read here; one recording is too short and one comes twice."""
+    """Compared with metrics of frames read by the test; one recording is too short and one is repeated."""
     made = adapted(study / "latents", Frames(held_out=5), on="latents")
     source = data(study / "latents", Frames(held_out=5))
     batches = list(source.test_dataloader())
@@ -170,7 +170,7 @@ def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, capl
 
 
 def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, study: Path) -> None:
-    """Whatever the anonymised store says itself; missing and superfluous ones are named."""
+    """The patients in the anonymized store are ignored; missing and unexpected images are named."""
     image_store(tmp_path / "dark", change=lambda x: x // 2, Original="")
     table = pd.read_csv(tmp_path / "dark" / "FileList.csv", dtype=str)
     table["PatientID"], table["Split"] = [f"S{k}" for k in range(len(table))], "TRAIN"
@@ -218,7 +218,7 @@ def losses(folder: Path) -> np.ndarray:
 
 
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path, study: Path) -> None:
-    """Batch statistics, the centres of a step, gradients and held-out metrics are of all processes together.
+    """Batch statistics, sampled centers, gradients and held-out metrics are those of all processes together.
 
     12 steps at half of the centres. What is left are roundings: 1e-3 of the loss; without any one of these, 1e-2.
     """
@@ -272,7 +272,7 @@ def sample(folder: Path, stage: str, *overrides: str, at: str = "") -> str:
 
 
 def test_any_embedder_of_reid_can_be_trained(tmp_path: Path, study: Path) -> None:
-    """Whose batch normalisation is shared, too; latents of it do not go with images."""
+    """Its batch normalization is shared, too; a network of latents is refused for images."""
     overrides = ["on=latents", "embedder=tiny", "trainer.max_epochs=0", "embedder.widths=[4,4,4,4]"]
     train(tmp_path, study / "latents", *overrides)
     assert json.loads((tmp_path / "identity" / "config.json").read_text())["_class_name"] == "Siamese"

@@ -27,7 +27,7 @@ from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.training import fit as training
 from tests.support.gaussians import cumulative
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, H, W, latent_store, train_cfg
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 KINDS = ("lidm", "lvdm")
 
@@ -458,7 +458,7 @@ def refused(words: str, folder: Path, kind: str, *overrides: str) -> None:
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
     refused(r"model.shared_noise is 1: give a number from 0 to below 1", tmp_path, "lvdm", "model.shared_noise=1")
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     refused("videos holds videos: encode them first", tmp_path, "lidm", f"src={tmp_path}/videos", "conditioning=[]")
     words = r"conditioning with reference and view.reference go together"
     refused(words, tmp_path, "lvdm", "view.reference=none")

@@ -1,4 +1,4 @@
-"""Settings of the optimiser and its schedule that cannot be are one sentence, and the others are taken."""
+"""Settings of optimizers and schedules: invalid ones are refused with one sentence, all others are accepted."""
 
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words
 
 @pytest.mark.parametrize("name", [kind.value for kind in SchedulerType])
 def test_every_accepted_schedule_can_be_built(name: str) -> None:
-    """And what is refused cannot, but for the one that wants rules of its own."""
+    """Refused schedules cannot be built, except piecewise_constant, which needs step rules."""
     schedule: Any = partial(get_scheduler, name=name, num_warmup_steps=0)
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     adam: Any = partial(torch.optim.AdamW, lr=0.1, weight_decay=0)
@@ -76,7 +76,7 @@ def test_partials_without_keywords_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", ["identity", "reid", "utility", "classifier", "vae", "lidm", "lvdm"])
 def test_error_messages_name_the_configuration_key(name: str) -> None:
-    """Each of them that a model has is its ``model.<rate>``, and the optimiser or its schedule is given it."""
+    """Each ``model.<key>`` reaches the optimizer or its schedule."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         model: Any = OmegaConf.to_container(compose("train", [f"model={name}", "data=phantom"]).model, resolve=False)
     given = model["module"]["optimizer"] | model["module"]["schedule"]
@@ -85,7 +85,7 @@ def test_error_messages_name_the_configuration_key(name: str) -> None:
 
 
 def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
-    """The polynomial ends at 1e-7, and so cannot begin below."""
+    """The polynomial schedule ends at 1e-7, so the learning rate cannot start below."""
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
     module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4), make_schedule=schedule)
     module.make_optimizer = partial(torch.optim.SGD, lr=1e-9)
@@ -110,7 +110,7 @@ def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> Non
 
 
 def test_a_fused_optimizer_works_with_mixed_precision(tmp_path: Path) -> None:
-    """Lightning refuses to clip gradients for one that is."""
+    """Lightning cannot clip gradients of a fused optimizer."""
     latent_store(tmp_path / "latents")
     asked = ("+model.module.optimizer.fused=true", "trainer.precision=bf16-mixed", "callbacks.pictures=null")
     assert engine.train(train_cfg(tmp_path, "lidm", *asked))["loss"] > 0

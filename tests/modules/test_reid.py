@@ -1,4 +1,4 @@
-"""Training an identity network: who is paired with whom, what copies are, what is measured, and a whole run."""
+"""model=reid: pairs, copies, metrics, and a complete training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ from echodream.networks.siamese import Siamese
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 torch.set_num_threads(1)
 B, D = 2, 6
@@ -52,7 +52,7 @@ def embedder(channels: int, paired: bool, size: Any = None) -> Siamese:
 
 
 class Spy(IdentityLoss):
-    """Keeps what it was given."""
+    """Keeps its arguments."""
 
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
@@ -66,7 +66,7 @@ def module(head: IdentityLoss | None = None, **changes: Any) -> Reid:
     return Reid(embedder, head or Spy(), torch.optim.SGD, **changes)
 
 
-def adapted(src: Path, **changes: Any) -> Reid:
+def configured_module(src: Path, **changes: Any) -> Reid:
     made = module(**changes)
     made.configure_from_data(data(src))
     return made.eval()
@@ -78,7 +78,7 @@ def batch(seed: int = 0) -> Any:
     return {"x": x, "other": other, "name": ["r00", "r02"], "other_name": ["r01", "r05"], "same": torch.tensor([1, 0])}
 
 
-def quiet(made: Reid) -> dict[str, float]:
+def capture_logs(made: Reid) -> dict[str, float]:
     """Log into a dict, without a trainer."""
     logged: dict[str, float] = {}
     made.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[assignment,method-assign,misc]
@@ -87,8 +87,8 @@ def quiet(made: Reid) -> dict[str, float]:
 
 
 def test_a_training_step_without_augmentation_embeds_the_batch_unchanged(latents: Path) -> None:
-    made, given = adapted(latents), batch()
-    quiet(made)
+    made, given = configured_module(latents), batch()
+    capture_logs(made)
     made.training_step(given, 0)
     spy: Any = made.head
     assert torch.allclose(spy.features, made.encoder.network(torch.cat([given["x"], given["other"]])), atol=1e-5)
@@ -106,12 +106,12 @@ def test_a_training_step_without_augmentation_embeds_the_batch_unchanged(latents
 
 
 def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
-    """Each copy with one of the same frame, and with one of the next: as many pairs of both kinds."""
+    """Each copy forms a positive pair with a copy of the same frame, and a pair with a copy of the next frame."""
     made, given = (
-        adapted(latents, augmentation=ReidAugmentation(CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))),
+        configured_module(latents, augmentation=ReidAugmentation(CopyAugmentation("nowhere", Augment(), 0, 1, 1.5))),
         batch(),
     )
-    quiet(made)
+    capture_logs(made)
     bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
     rows = torch.tensor([4, 0, 1, 5])  # of the patients p2, p0, p0, p2
     made.augmentation.frame_bank = FrameBank(bank.expand(4, 3, C, H, W), rows)
@@ -129,13 +129,13 @@ def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
 def test_identity_can_be_the_recording(latents: Path) -> None:
     made = module()
     made.configure_from_data(data(latents, Pairs(identity="recording")))
-    quiet(made)
+    capture_logs(made)
     made.eval().training_step(batch(), 0)
     assert len(set(made.head.identity.tolist())) == 4  # type: ignore[union-attr,operator]
 
 
 def test_noise_has_a_random_standard_deviation_in_normalized_units(latents: Path) -> None:
-    made = adapted(latents, augmentation=ReidAugmentation(noise=0.5))
+    made = configured_module(latents, augmentation=ReidAugmentation(noise=0.5))
     x = torch.zeros(400, C, H, W)
     torch.manual_seed(0)
     levels = (
@@ -149,7 +149,7 @@ def test_noise_has_a_random_standard_deviation_in_normalized_units(latents: Path
 
 
 def test_range_is_mapped_to_minus_one_to_one(latents: Path) -> None:
-    made, x = adapted(latents, range=[-3.0, 5.0]), torch.full((B, C, H, W), 5.0)
+    made, x = configured_module(latents, range=[-3.0, 5.0]), torch.full((B, C, H, W), 5.0)
     assert torch.allclose(made.encoder(x), made.encoder.network(torch.ones(B, C, H, W)), atol=1e-6)
     assert torch.allclose(made.encoder(-x + 2), made.encoder.network(-torch.ones(B, C, H, W)), atol=1e-6)
 
@@ -177,8 +177,8 @@ def test_a_store_or_view_of_the_wrong_kind_is_refused(latents: Path) -> None:
 
 @torch.no_grad()
 def test_metrics_use_all_pairs_of_the_split(latents: Path) -> None:
-    made = adapted(latents, head=PublishedPairLoss())
-    logged = quiet(made)
+    made = configured_module(latents, head=PublishedPairLoss())
+    logged = capture_logs(made)
     view = Pairs(per_recording=3)
     loaded = StoreData(str(latents), view, B, 0, 0)
     parts = list(loaded.test_dataloader())
@@ -202,8 +202,8 @@ def test_metrics_use_all_pairs_of_the_split(latents: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_the_recordings(latents: Path) -> None:
-    made, given = adapted(latents), batch()
-    quiet(made)
+    made, given = configured_module(latents), batch()
+    capture_logs(made)
     given["x"][0] = torch.nan
     with pytest.raises(UserError, match="the loss is not finite on a batch of r00, r02, r01, r05"):
         made.training_step(given, 0)
@@ -220,7 +220,7 @@ def train_cfg(folder: Path, src: Path, *overrides: str) -> DictConfig:
 
 
 class CodeSpy(CopyCodeLoss):
-    """Keeps what it was given."""
+    """Keeps its arguments."""
 
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, compare: Any, targets: Tensor | None = None
@@ -230,19 +230,19 @@ class CodeSpy(CopyCodeLoss):
         return super().forward(features, identity, pairs, compare, targets)
 
 
-def coded(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
+def embedder_with_linear_code(channels: int, size: Any, paired: bool, code: list[int]) -> Siamese:
     torch.manual_seed(1)
     return Siamese(channels, "basic", [1, 1, 1, 1], [4, 6, 8, 10], 2, paired=paired, code=code)
 
 
 def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: Path) -> None:
-    """The frames' principal components by numpy, and beside each copy the code of its frame, not its own."""
+    """Linear codes by numpy; the target of each copy is the code of its original frame."""
     head, sigma = CodeSpy(features=5, sigma=0.7), 0.7
     copies = CopyAugmentation("nowhere", Augment(), 0, 1, 1.5)
-    made = Reid(coded, head, torch.optim.SGD, augmentation=ReidAugmentation(copies))
+    made = Reid(embedder_with_linear_code, head, torch.optim.SGD, augmentation=ReidAugmentation(copies))
     made.configure_from_data(data(latents))
     made.eval()
-    quiet(made)
+    capture_logs(made)
     given, generator = batch(), torch.Generator().manual_seed(2)
     stored = torch.randn(4, 3, C, H, W, generator=generator)
     made.augmentation.frame_bank = FrameBank(stored, torch.tensor([4, 0, 1, 5]))
@@ -276,11 +276,11 @@ def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: 
 
 
 def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
-    made = Reid(coded, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
+    made = Reid(embedder_with_linear_code, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
     with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
         made.configure_from_data(data(latents))
     with pytest.raises(UserError, match=f"head.features=9999, and frames have {C * H * W} values"):
-        Reid(coded, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
+        Reid(embedder_with_linear_code, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 
 @pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
@@ -329,7 +329,7 @@ def test_published_weights_are_exported_unchanged(tmp_path: Path, latents: Path)
 
 @pytest.mark.parametrize("preset", ["published", "grey"])
 def test_on_pixels_takes_decoded_frames(tmp_path: Path, preset: str) -> None:
-    store = blob_store(tmp_path / "decoded", lengths=(5, 6, 4, 6, 5, 7, 4))
+    store = moving_disc_store(tmp_path / "decoded", lengths=(5, 6, 4, 6, 5, 7, 4))
     made = module(on="pixels", head=ArcFaceLoss())
     made.configure_from_data(data(store.root))
     sees = made.encoder.input_spec
@@ -341,9 +341,9 @@ def test_on_pixels_takes_decoded_frames(tmp_path: Path, preset: str) -> None:
 
 
 def test_weights_that_changed_since_training_are_refused(tmp_path: Path, latents: Path) -> None:
-    made = adapted(latents)
-    facts = SimpleNamespace(**vars(read_facts()))
-    made.export(tmp_path / "reid", data(latents), read_facts(), "seed: 0\n")
+    made = configured_module(latents)
+    facts = SimpleNamespace(**vars(artifact_metadata()))
+    made.export(tmp_path / "reid", data(latents), artifact_metadata(), "seed: 0\n")
     assert facts.model == "reid"
     assert torch.equal(load_reid(tmp_path / "reid").mean, made.encoder.mean)
     with torch.no_grad():
@@ -353,7 +353,7 @@ def test_weights_that_changed_since_training_are_refused(tmp_path: Path, latents
         load_reid(tmp_path / "reid")
 
 
-def read_facts() -> Any:
+def artifact_metadata() -> Any:
     from echodream.artifact import Artifact
 
     return Artifact("reid", "patterns", "", "0" * 64)

@@ -1,4 +1,4 @@
-"""Copies: through the autoencoder as pixels, drawn in pairs, and half drawn anew by a Gaussian."""
+"""Augmentations of model=reid: copies through the autoencoder, the frame bank, and the Gaussian redraw."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from echodream.errors import UserError
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw, sample_frames
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
-from tests.support.tiny_vae import artifact, tiny
+from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
 
 torch.set_num_threads(1)
 
@@ -44,16 +44,16 @@ def test_frame_bank_samples_copies_with_their_originals() -> None:
 
 
 def copies(folder: Path, augment: Augment | None = None, **changes: Any) -> tuple[CopyAugmentation, Any]:
-    network = tiny()
+    network = tiny_autoencoder()
     settings = {"frames": 7, "variants": 3, "share": 1.0, **changes}
-    made = CopyAugmentation(str(artifact(folder, network)), augment or Augment(), **settings)
+    made = CopyAugmentation(str(write_vae_artifact(folder, network)), augment or Augment(), **settings)
     made.load_autoencoder(fingerprint(network))
     return made, network
 
 
 @torch.no_grad()
 def test_copies_of_latents_are_changed_as_pixels(tmp_path: Path) -> None:
-    """A flip of the decoded pixels, not of the latents; each beside its frame, and all unscaled."""
+    """Decoded pixels are flipped, not latents; originals and copies are unscaled."""
     made, network = copies(tmp_path / "vae", Augment(flip=1.0), variants=200)
     torch.manual_seed(0)
     z = torch.randn(2, C, 4, 6)
@@ -81,7 +81,7 @@ def test_copies_of_pixels_are_pixels(tmp_path: Path) -> None:
 
 
 def test_the_frame_bank_has_random_training_frames_and_depends_on_the_seed(tmp_path: Path) -> None:
-    network = tiny()
+    network = tiny_autoencoder()
     rows = Recordings(latent_store(tmp_path / "own", fingerprint(network)), "TRAIN")
     made, _ = copies(tmp_path / "vae", frames=40)
     torch.manual_seed(5)

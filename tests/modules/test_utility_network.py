@@ -1,4 +1,4 @@
-"""Learning labels of images: the loss by hand, what cannot be learnt, and planted labels that a version hides."""
+"""model=utility: the masked loss, unsuitable labels, and labels that anonymized images do not show."""
 
 import json
 import logging
@@ -113,7 +113,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
 
 
 def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Trained on originals, tested on versions without b; the label without a negative in TEST is said."""
+    """Trained on originals, tested on anonymized images without label b; label c has no negative in TEST."""
     store(tmp_path / "videos")
     store(tmp_path / "masked", shown="a")
     with caplog.at_level(logging.INFO):

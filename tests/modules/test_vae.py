@@ -1,4 +1,4 @@
-"""Training steps against steps by hand; what is measured; encoding and decoding in chunks."""
+"""model=vae: training steps compared with manual steps, metrics, and encoding and decoding in chunks."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, a
 from echodream.metrics.image_quality import mae, psnr, ssim
 from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, split_into_chunks
 from echodream.networks.autoencoder import build_autoencoder
-from tests.support.tiny_vae import tiny
+from tests.support.tiny_vae import tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
 LR = 0.1
@@ -34,7 +34,7 @@ def network(seed: int = 0, channels: int = C) -> Any:
     return build_autoencoder(channels, [4], layers=1, latent=2, groups=2)
 
 
-def judge(start: int = 0, weight: float = 0.5, *, adaptive: bool = True) -> PatchAdversarial:
+def discriminator(start: int = 0, weight: float = 0.5, *, adaptive: bool = True) -> PatchAdversarial:
     torch.manual_seed(1)
     return PatchAdversarial(C, width=4, layers=1, start=start, weight=weight, adaptive=adaptive)
 
@@ -63,7 +63,7 @@ def trainer(*callbacks: Callback, epochs: int = 1, precision: Any = "32-true") -
 
 
 class Seed(Callback):
-    """The noise of each batch's posterior."""
+    """Sets a seed before each batch, for the posterior samples."""
 
     def on_train_batch_start(self, *args: Any) -> None:
         torch.manual_seed(5)
@@ -77,9 +77,12 @@ def fit(module: VAE, items: Sequence[Any], *callbacks: Callback, **more: Any) ->
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_step_of_both_optimizers_matches_a_manual_step(adaptive: bool) -> None:
-    """The autoencoder moves by its own gradient alone, the discriminator by its own alone."""
+    """Each optimizer step uses only the gradient of its own loss."""
     module = VAE(
-        network(), {"l1": L1(0.7), "l2": None, "kl": KL(0.1), "adversarial": judge(adaptive=adaptive)}, sgd, clip=0
+        network(),
+        {"l1": L1(0.7), "l2": None, "kl": KL(0.1), "adversarial": discriminator(adaptive=adaptive)},
+        sgd,
+        clip=0,
     )
     own, critic = copy.deepcopy(module.network), copy.deepcopy(module.adversarial)
     assert critic is not None
@@ -91,18 +94,18 @@ def test_a_step_of_both_optimizers_matches_a_manual_step(adaptive: bool) -> None
     posterior = own.encode(x).latent_dist
     y = own.decode(posterior.sample()).sample
     total = 0.7 * L1(1)(x, y, posterior) + 0.1 * KL(1)(x, y, posterior)
-    fooled = critic.generator_loss(y)
-    balance = adaptive_adversarial_weight(total, fooled, own.decoder.conv_out.weight) if adaptive else 1.0
+    generator_loss = critic.generator_loss(y)
+    balance = adaptive_adversarial_weight(total, generator_loss, own.decoder.conv_out.weight) if adaptive else 1.0
     parameters = dict(own.named_parameters())
-    gradients = torch.autograd.grad(total + 0.5 * balance * fooled, list(parameters.values()))
+    gradients = torch.autograd.grad(total + 0.5 * balance * generator_loss, list(parameters.values()))
     for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
         assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
-    told = critic.discriminator_loss(x, y)
-    judges = dict(critic.discriminator.named_parameters())
-    gradients = torch.autograd.grad(told, list(judges.values()))
+    critic_loss = critic.discriminator_loss(x, y)
+    critic_weights = dict(critic.discriminator.named_parameters())
+    gradients = torch.autograd.grad(critic_loss, list(critic_weights.values()))
     assert max(gradient.abs().max() for gradient in gradients) > 1e-4
     assert module.adversarial is not None
-    for (name, value), gradient in zip(judges.items(), gradients, strict=True):
+    for (name, value), gradient in zip(critic_weights.items(), gradients, strict=True):
         assert torch.allclose(module.adversarial.discriminator.state_dict()[name], value - LR * gradient, atol=1e-6)
 
 
@@ -121,8 +124,8 @@ class Watch(Callback):
 
 def test_the_discriminator_starts_late_counting_over_epochs() -> None:
     watch = Watch()
-    module = VAE(network(), {"l1": L1(1), "adversarial": judge(start=3)}, sgd)
-    first = torch.cat([p.detach().flatten() for p in judge().discriminator.parameters()])
+    module = VAE(network(), {"l1": L1(1), "adversarial": discriminator(start=3)}, sgd)
+    first = torch.cat([p.detach().flatten() for p in discriminator().discriminator.parameters()])
     fit(module, batches(2), watch, epochs=3)
     changed = [not torch.equal(a, b) for a, b in zip([first, *watch.weights], watch.weights, strict=False)]
     assert changed == [False, False, False, True, True, True]
@@ -132,7 +135,8 @@ def test_the_discriminator_starts_late_counting_over_epochs() -> None:
 
 def test_the_discriminator_has_no_effect_before_its_start() -> None:
     with_late, without = (
-        VAE(network(), {"l1": L1(1), "adversarial": term}, sgd) for term in (judge(start=99), judge(weight=0.0))
+        VAE(network(), {"l1": L1(1), "adversarial": term}, sgd)
+        for term in (discriminator(start=99), discriminator(weight=0.0))
     )
     assert without.adversarial is None
     for module in (with_late, without):
@@ -162,7 +166,9 @@ def test_weight_zero_disables_a_loss_term() -> None:
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_step_in_half_precision(precision: str) -> None:
     module = VAE(
-        network(), {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1), "adversarial": judge()}, sgd
+        network(),
+        {"l1": L1(1), "kl": KL(1e-6), "ms_ssim": MultiScaleSSIM(0.5, scales=1), "adversarial": discriminator()},
+        sgd,
     )
     before = copy.deepcopy(module.network.state_dict())
     items = [{**batch, "x": batch["x"].bfloat16()} for batch in batches(2)] if precision == "bf16-true" else batches(2)
@@ -187,7 +193,7 @@ def test_the_error_names_at_most_sixteen_recordings() -> None:
 
 
 class Steep(LossTerm):
-    """Zero, with an infinite gradient."""
+    """A loss of zero with an infinite gradient."""
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: object) -> Tensor:
         return (reconstruction - reconstruction.detach()).abs().sum().sqrt()
@@ -224,7 +230,7 @@ def test_validation_metrics_are_means_over_all_frames() -> None:
     assert {"val/psnr_bicubic", "val/ssim_bicubic", "val/psnr_moving", "val/ssim_moving"} <= found.keys()
 
 
-def test_moving_metrics_are_nan_without_motion_and_infinite_weights_are_reported() -> None:
+def test_moving_metrics_are_nan_without_motion_and_nan_outputs_are_reported() -> None:
     module = VAE(network().eval(), {"l1": L1(1)}, sgd)
     (found,) = trainer().validate(module, loader([clips(2, still=True)]), verbose=False)
     assert math.isnan(found["val/psnr_moving"])
@@ -248,7 +254,7 @@ def pack(lengths: tuple[int, ...], channels: int = C) -> FrameBatch:
 
 @pytest.mark.parametrize("budget", [1, 4, 512])
 def test_encoding_in_chunks_equals_encoding_each_frame(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, calls = tiny(), []
+    vae, calls = tiny_autoencoder(), []
     encode = vae.encode
     monkeypatch.setattr(vae, "encode", lambda x: (calls.append(len(x)), encode(x))[1])
     item = pack((3, 1, 6))
@@ -272,7 +278,7 @@ def test_chunk_size_is_limited_on_a_cpu_only() -> None:
 
 @pytest.mark.parametrize(("grey", "channels"), [(True, 1), (False, 3)])
 def test_decoding_rounds_to_the_nearest_gray_level(grey: bool, channels: int) -> None:
-    vae = tiny(channels=3)
+    vae = tiny_autoencoder(channels=3)
     latents = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
         found = VaeDecoder(vae, 2, grey).predict_step(FrameBatch(("a", "b"), (2, 3), latents), 0)
@@ -284,7 +290,7 @@ def test_decoding_rounds_to_the_nearest_gray_level(grey: bool, channels: int) ->
 
 
 def test_the_published_network_trains_one_step_and_encodes() -> None:
-    """3 x 112 x 112 for real, 62 million parameters."""
+    """At full size, 3 x 112 x 112 and 62 million parameters."""
     torch.manual_seed(0)
     module = VAE(build_autoencoder(3, [128, 256, 256, 512]), {"l1": L1(1), "kl": KL(1e-6)}, sgd)
     x = torch.rand(1, 3, 112, 112) * 2 - 1

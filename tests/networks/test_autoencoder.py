@@ -1,4 +1,4 @@
-"""The presets at their real size, and weights of both published layouts loaded bit for bit."""
+"""Presets at full size, and weights in all published layouts, loaded bit for bit."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build_autoencoder, check_frame_size, downsampling_factor, load_autoencoder
 from echodream.weights import fingerprint
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 from tests.test_structure import composed
 
 PRESETS = sorted(path.stem for path in (CONF_DIR / "vae").glob("*.yaml"))
@@ -30,7 +30,7 @@ def preset(name: str, *overrides: str) -> Any:
 
 
 def network(seed: int = 0) -> AutoencoderKL:
-    """Three levels that differ, two layers each, so that no two weights can be exchanged unnoticed."""
+    """Three levels of different widths, so that swapped weights would be noticed."""
     torch.manual_seed(seed)
     return build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4).eval()
 
@@ -248,7 +248,7 @@ def test_a_folder_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_frames_with_unsuitable_size_or_channels_are_refused(tmp_path: Path) -> None:
-    store = blob_store(tmp_path / "videos", [3, 2])  # 16 x 24
+    store = moving_disc_store(tmp_path / "videos", [3, 2])  # 16 x 24
     check_frame_size(store, 1, 8)
     with pytest.raises(UserError, match=r"has 1 channels, this vae takes 3: ingest with data.grey=false"):
         check_frame_size(store, 3, 8)

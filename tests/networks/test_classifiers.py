@@ -1,4 +1,4 @@
-"""Classifiers: sizes known from elsewhere, what each axis does, and folders that open to the same logits."""
+"""Classifier networks: published numbers of parameters, pooling, blur, saving and loading."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_a_saved_network_loads_with_the_same_outputs(tmp_path: Path, dims: int, 
 
 @torch.no_grad()
 def test_a_folder_of_an_earlier_version_loads(tmp_path: Path) -> None:
-    """Which says neither how frames are joined nor what the task is."""
+    """Its config.json has neither pooling nor task."""
     made = network()
     made.save(tmp_path, FACTS)
     whole = json.loads((tmp_path / "config.json").read_text())

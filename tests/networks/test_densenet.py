@@ -1,4 +1,4 @@
-"""DenseNet: its published size, torchvision's files layer by layer, small images, and folders that open again."""
+"""DenseNet: published number of parameters, torchvision weights layer by layer, small images, saving and loading."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_densenet121_is_the_published_architecture() -> None:
 @pytest.mark.parametrize("names", ["norm.1", "norm1"])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_torchvision_weights_give_the_features_of_torchvision(names: str, channels: int, tmp_path: Path) -> None:
-    """Names of its files and of its networks; for grey images the colours of the first layer are summed."""
+    """Both spellings of names; for one channel, the first convolution is summed over colors."""
     torch.save(published(dot="." if names == "norm.1" else ""), tmp_path / "densenet.pth")
     found = network(channels, weights=str(tmp_path / "densenet.pth"))
     x = torch.rand(B, channels, 1, H, W) * 2 - 1

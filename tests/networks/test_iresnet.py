@@ -1,4 +1,4 @@
-"""IResNets: sizes as published, the same as operations written out, and saved and loaded."""
+"""IResNet: published numbers of parameters, comparison with the operations written out, saving and loading."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {"layers": [1, 2, 1, 1], "widths": [4, 5, 6, 8], "feature
 
 
 def tiny(**changes: Any) -> IResNet:
-    """With running statistics that are not those of the beginning."""
+    """A network with random running statistics."""
     torch.manual_seed(0)
     made = IResNet(C, (H, W), **TINY | changes)
     made.train()

@@ -1,4 +1,4 @@
-"""torchvision's weight files: its names and shapes, written out by hand, loaded and run layer by layer beside ours."""
+"""torchvision weight files: loaded networks compared with the layers written out by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def resnet50() -> State:
 
 
 class Reference:
-    """Layers as torchvision documents them, straight from the file's names."""
+    """The layers that torchvision documents, computed from the weights in the file."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -200,7 +200,7 @@ def test_torchvision_weights_give_the_features_of_torchvision(kind: str, tmp_pat
 @pytest.mark.parametrize("kind", list(KINDS))
 @torch.no_grad()
 def test_first_convolution_is_summed_over_colors_for_one_channel(kind: str, tmp_path: Path) -> None:
-    """What a grey picture repeated three times gives to the network of three channels."""
+    """Same features as a gray image, repeated three times, with the network of three channels."""
     path, _ = written(kind, tmp_path)
     x = torch.rand(2, 1, F, H, W) * 2 - 1
     grey, colour = loaded(kind, path, channels=1), loaded(kind, path)

@@ -1,4 +1,4 @@
-"""The identity network: the published one re-stated in plain torch, one normalisation, and folders that open again."""
+"""Identity networks: comparison with the published network in plain torch, normalization, saving and loading."""
 
 import json
 from pathlib import Path
@@ -108,7 +108,7 @@ def published_weights(channels: int, features: int) -> dict[str, Tensor]:
 
 
 def restated(state: dict[str, Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The published network in plain functions: features of ``a``, and the logit that a and b are of one patient."""
+    """The published network in plain functions: features of ``a``, and the pair logit of ``a`` and ``b``."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (

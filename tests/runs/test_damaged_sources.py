@@ -11,7 +11,7 @@ from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
 from echodream.store import StoreError
 from tests.support.fakes import flip
-from tests.support.tiny_vae import artifact, blob_store, sample_cfg, tiny, train_cfg
+from tests.support.tiny_vae import moving_disc_store, sample_cfg, tiny_autoencoder, train_cfg, write_vae_artifact
 
 
 def shorten(path: Path) -> None:
@@ -22,8 +22,8 @@ def shorten(path: Path) -> None:
 @pytest.fixture
 def encoded(tmp_path: Path) -> Path:
     """Videos, an autoencoder, and latents."""
-    blob_store(tmp_path / "videos", (5, 3, 4))
-    artifact(tmp_path / "vae", tiny())
+    moving_disc_store(tmp_path / "videos", (5, 3, 4))
+    write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     engine.sample(sample_cfg(tmp_path, "encode"))
     return tmp_path
 
@@ -53,7 +53,7 @@ def test_a_stage_says_which_file_and_makes_nothing(
 
 
 def test_training_begins_on_whole_files_alone(tmp_path: Path) -> None:
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     flip(tmp_path / "videos/Videos/r3.mkv")
     with pytest.raises(StoreError, match=r"r3.mkv has changed since the store was written"):
         engine.train(train_cfg(tmp_path))

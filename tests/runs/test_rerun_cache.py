@@ -15,7 +15,7 @@ from echodream.runs import rerun_cache as already
 from echodream.runs.instantiate_stage import StageCall
 from echodream.runs.rerun_cache import run_once
 from echodream.runs.summary import Summary
-from tests.support.tiny_vae import artifact, blob_store, sample_cfg, tiny
+from tests.support.tiny_vae import moving_disc_store, sample_cfg, tiny_autoencoder, write_vae_artifact
 
 HEAVY = ("torch", "pytorch_lightning", "diffusers", "av", "decord")
 
@@ -23,8 +23,8 @@ HEAVY = ("torch", "pytorch_lightning", "diffusers", "av", "decord")
 @pytest.fixture
 def done(tmp_path: Path) -> Path:
     """A folder in which both stages are done."""
-    blob_store(tmp_path / "videos", (5, 3, 4))
-    artifact(tmp_path / "vae", tiny())
+    moving_disc_store(tmp_path / "videos", (5, 3, 4))
+    write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     for stage in ("encode", "decode"):
         engine.sample(sample_cfg(tmp_path, stage, f"notes={tmp_path}/notes"))
     return tmp_path
@@ -57,7 +57,7 @@ def test_other_settings_are_still_refused(done: Path) -> None:
         engine.sample(sample_cfg(done, "encode", "trainer.precision=bf16-mixed", notes))
     with pytest.raises(UserError, match=r"settings.scaling was nothing|settings.scaling"):
         engine.sample(sample_cfg(done, "encode", "scaling=0.5", notes))
-    tiny(seed=1).save_pretrained(done / "vae")
+    tiny_autoencoder(seed=1).save_pretrained(done / "vae")
     with pytest.raises(UserError, match="the weights have changed since training"):
         engine.sample(sample_cfg(done, "encode", notes))
 

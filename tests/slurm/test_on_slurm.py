@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_diffusion import artifact, latent_store, model
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -74,7 +74,7 @@ def free_port() -> int:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos and latents, and a random model that draws."""
     folder = tmp_path_factory.mktemp("study")
-    blob_store(folder / "data/phantom/videos")
+    moving_disc_store(folder / "data/phantom/videos")
     latent_store(folder / "data/phantom/latents")
     artifact(folder / "models/phantom/lidm", model("lidm"), "lidm")
     return folder

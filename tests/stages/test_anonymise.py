@@ -37,7 +37,7 @@ from tests.support.tiny_diffusion import (
     model,
 )
 from tests.support.tiny_filter import ENCODER, plant
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 MIDDLE = [length // 2 for length in LENGTHS]
 
@@ -286,7 +286,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         wide = model("lidm", encoder=ENCODER)
         object.__setattr__(wide.facts, "width", 7)
         artifact(folder / "wide", wide, "lidm")
-        blob_store(folder / "pixels")
+        moving_disc_store(folder / "pixels")
         latent_store(folder / "other", LENGTHS[:2], encoder="12" * 32)
         latent_store(folder / "strange", LENGTHS[:2], encoder=ENCODER, class_id=[3, 2])
         latent_store(folder / "oblique", LENGTHS[:3], encoder=ENCODER, View=["A4C", None, "PLAX"])

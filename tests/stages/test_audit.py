@@ -16,8 +16,8 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.stages import audit as stage
 from tests.support.audit_study import HELD, TRAIN, audit, copies, networks, reid, samples, strangers, study, write
-from tests.support.tiny_vae import artifact as vae_artifact
-from tests.support.tiny_vae import tiny
+from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 torch.set_num_threads(1)
 SPACES = ("", " by latents")
@@ -249,7 +249,7 @@ def test_what_cannot_be_audited_is_refused_before_anything_is_written(
 ) -> None:
     if not (folder / "foreign").exists():
         reid(folder / "foreign", encoder="12" * 32)
-        vae_artifact(folder / "other", tiny(seed=5))
+        vae_artifact(folder / "other", tiny_autoencoder(seed=5))
         study(folder / "only-train", held=0)
     with pytest.raises(UserError, match=says):
         audit(folder, f"dst={folder}/refused", *(override.format(folder=folder) for override in overrides))

@@ -20,7 +20,15 @@ from echodream.errors import UserError
 from echodream.stages import decode as decoding
 from echodream.stages import encode as encoding
 from echodream.store import Store, StoreWriter, find_problems
-from tests.support.tiny_vae import HEIGHT, WIDTH, artifact, blob, blob_store, sample_cfg, tiny
+from tests.support.tiny_vae import (
+    HEIGHT,
+    WIDTH,
+    moving_disc,
+    moving_disc_store,
+    sample_cfg,
+    tiny_autoencoder,
+    write_vae_artifact,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LENGTHS = (5, 11, 3, 4, 6, 9, 7)
@@ -29,8 +37,8 @@ HALF = 2.0**-10
 
 
 def study(folder: Path, channels: int = 1, **more: Any) -> Path:
-    blob_store(folder / "videos", LENGTHS, channels, **more)
-    artifact(folder / "vae", tiny(channels))
+    moving_disc_store(folder / "videos", LENGTHS, channels, **more)
+    write_vae_artifact(folder / "vae", tiny_autoencoder(channels))
     return folder
 
 
@@ -49,8 +57,8 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def truth(channels: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and std of each frame of recording ``number``, sent through the network alone."""
-    network = tiny(channels)
-    frames = torch.from_numpy(blob(LENGTHS[number], number, channels=channels)).permute(0, 3, 1, 2) / 127.5 - 1
+    network = tiny_autoencoder(channels)
+    frames = torch.from_numpy(moving_disc(LENGTHS[number], number, channels=channels)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         posteriors = [network.encode(frame[None]).latent_dist for frame in frames]
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
@@ -169,8 +177,8 @@ def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
     lengths = [6] * 150
     folder, undisturbed = tmp_path / "a", tmp_path / "b"
     for place in (folder, undisturbed):
-        blob_store(place / "videos", lengths)
-        artifact(place / "vae", tiny())
+        moving_disc_store(place / "videos", lengths)
+        write_vae_artifact(place / "vae", tiny_autoencoder())
     encode(undisturbed, "budget=8")
     process = subprocess.Popen(command(folder, "encode", "budget=8"), cwd=tmp_path, stdout=subprocess.DEVNULL)
     journal, deadline = folder / "latents.partial" / "journal-0.jsonl", time.monotonic() + 60
@@ -243,14 +251,14 @@ def test_decoding_gives_the_networks_pixels_and_the_psnr_to_the_source(tmp_path:
     summary = decode(folder, "grey=false")
     store = Store(folder / "decoded")
     assert not list(find_problems(folder / "decoded"))
-    network, errors = tiny(3), []
+    network, errors = tiny_autoencoder(3), []
     for number, name in enumerate(store.table["FileName"]):
         with torch.no_grad():
             exact = network.decode(latents.latents(name)[0].float()).sample.permute(0, 2, 3, 1)
         exact = ((exact.clamp(-1, 1) + 1) * 127.5).numpy()
         made = store.frames(name).astype(np.float64)
         assert np.abs(made - exact).max() <= 0.5 + 1e-2
-        grey = made.mean(axis=-1) - blob(LENGTHS[number], number, channels=3).astype(np.float64).mean(axis=-1)
+        grey = made.mean(axis=-1) - moving_disc(LENGTHS[number], number, channels=3).astype(np.float64).mean(axis=-1)
         errors.append(10 * np.log10(255**2 / np.mean(grey**2)))
     assert summary.facts["PSNR to source"] == f"{np.mean(errors):.2f} dB over 7 recordings"
 
@@ -269,7 +277,7 @@ def test_the_psnr_is_left_out_where_there_is_no_source(tmp_path: Path) -> None:
     folder = study(tmp_path)
     encode(folder)
     assert "PSNR to source" not in decode(folder, f"reference={folder}/none").facts
-    blob_store(folder / "other", (2,))
+    moving_disc_store(folder / "other", (2,))
     assert "PSNR to source" not in decode(folder).facts  # it is there already: nothing is computed again
     summary = decode(folder, f"reference={folder}/other", f"dst={folder}/again")
     assert summary.facts["PSNR to source"] == "no recording in common"  # one of that name, of another length
@@ -285,19 +293,19 @@ def refused(words: str, run: Callable[[], Any], folder: Path, final: str) -> Non
 def test_decode_refuses_latents_of_another_encoder(tmp_path: Path) -> None:
     folder = study(tmp_path)
     encode(folder)
-    artifact(folder / "other", tiny(seed=1))
+    write_vae_artifact(folder / "other", tiny_autoencoder(seed=1))
     words = r"latents was encoded by [0-9a-f]{12}, this model needs [0-9a-f]{12}: encode the videos again"
     refused(words, lambda: decode(folder, f"artifact={folder}/other"), folder, "decoded")
 
 
 def test_encode_refuses_other_channels_sizes_and_kinds(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    artifact(folder / "rgb", tiny(3))
+    write_vae_artifact(folder / "rgb", tiny_autoencoder(3))
     words = r"videos has 1 channels, this vae takes 3: ingest with data.grey=false, or choose another vae"
     refused(words, lambda: encode(folder, f"artifact={folder}/rgb"), folder, "latents")
     from echodream.networks.autoencoder import build_autoencoder
 
-    artifact(folder / "deep", build_autoencoder(1, [4] * 5, layers=1, groups=2))
+    write_vae_artifact(folder / "deep", build_autoencoder(1, [4] * 5, layers=1, groups=2))
     words = r"r0 is 24x16, not divisible by 16: ingest with another data.size"
     refused(words, lambda: encode(folder, f"artifact={folder}/deep"), folder, "latents")
     encode(folder)
@@ -307,23 +315,23 @@ def test_encode_refuses_other_channels_sizes_and_kinds(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_or_not_the_trained_ones(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    broken = tiny()
+    broken = tiny_autoencoder()
     with torch.no_grad():
         broken.decoder.conv_out.weight[0, 0, 1, 1] = torch.nan
-    artifact(folder / "broken", broken)
+    write_vae_artifact(folder / "broken", broken)
     refused(
         r"decoder.conv_out.weight is not finite", lambda: encode(folder, f"artifact={folder}/broken"), folder, "latents"
     )
-    tiny(seed=1).save_pretrained(folder / "vae")
+    tiny_autoencoder(seed=1).save_pretrained(folder / "vae")
     refused(r"vae: the weights have changed since training", lambda: encode(folder), folder, "latents")
 
 
 def test_a_network_that_overflows_leaves_no_store(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    wild = tiny()
+    wild = tiny_autoencoder()
     with torch.no_grad():
         wild.quant_conv.weight.mul_(1e9)
-    artifact(folder / "wild", wild)
+    write_vae_artifact(folder / "wild", wild)
     refused(r"a latent is not finite", lambda: encode(folder, f"artifact={folder}/wild"), folder, "latents")
 
 
@@ -332,13 +340,13 @@ def test_a_folder_without_an_artifact_or_with_that_of_another_model(tmp_path: Pa
     refused(
         r"none does not exist: train one with", lambda: encode(folder, f"artifact={folder}/none"), folder, "latents"
     )
-    artifact(folder / "reid", tiny(), model="reid")
+    write_vae_artifact(folder / "reid", tiny_autoencoder(), model="reid")
     refused(r"reid is a reid, a vae is needed", lambda: encode(folder, f"artifact={folder}/reid"), folder, "latents")
 
 
 def test_a_published_diffusers_folder_serves_as_it_is(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    tiny().save_pretrained(folder / "published")
+    tiny_autoencoder().save_pretrained(folder / "published")
     made, own = encode(folder, f"artifact={folder}/published", at="other"), encode(folder)
     assert made.dataset.encoder == own.dataset.encoder
     assert torch.equal(made.latents("r1")[0], own.latents("r1")[0])
@@ -354,7 +362,7 @@ def test_another_precision_is_another_store(tmp_path: Path) -> None:
 
 def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    artifact(folder / "rgb", tiny(3))
+    write_vae_artifact(folder / "rgb", tiny_autoencoder(3))
     asked = command(folder, "encode", f"artifact={folder}/rgb")
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from echodream.store import find_problems
 from tests.support.drawn import image, planted, ready_study, refused, study, video, whitened
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, artifact, latent_store, model, published
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 
 def test_key_frames_become_three_frames_and_the_video_takes_all_three(
@@ -177,7 +177,7 @@ def sources(ready: Path) -> Path:
     latent_store(ready / "other", encoder="ef" * 32)
     latent_store(ready / "unknown", [3, 3], class_id=[1, 2])
     latent_store(ready / "fraction", [3, 3], EF=[50.0, 0.55])
-    blob_store(ready / "pixels")
+    moving_disc_store(ready / "pixels")
     artifact(ready / "free", model("lvdm", ("class_id", "EF")), "lvdm")
     wide = model("lvdm", ("reference", "class_id", "EF"))
     object.__setattr__(wide.facts, "height", 7)

@@ -20,11 +20,11 @@ from echodream.store import Dataset, Statistics, Store, StoreWriter
 from echodream.store.latents import write_latents
 from echodream.weights import fingerprint
 from tests.support.tiny_diffusion import STATISTICS, C, H, W
-from tests.support.tiny_vae import artifact as vae_artifact
-from tests.support.tiny_vae import tiny
+from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 MEAN, STD = np.reshape(STATISTICS.mean, (C, 1, 1)), np.reshape(STATISTICS.std, (C, 1, 1))
-ENCODER = fingerprint(tiny())
+ENCODER = fingerprint(tiny_autoencoder())
 TRAIN, HELD = 30, 24
 """Patients in training; in VAL and TEST together."""
 
@@ -113,7 +113,7 @@ def reid(root: Path, **sees: Any) -> Path:
 
 def networks(folder: Path) -> Path:
     """The autoencoder and the identity network."""
-    vae_artifact(folder / "vae", tiny())
+    vae_artifact(folder / "vae", tiny_autoencoder())
     reid(folder / "reid")
     return folder
 

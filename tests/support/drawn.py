@@ -16,8 +16,8 @@ from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from echodream.store import Statistics, Store
 from tests.support.tiny_diffusion import STATISTICS, C, Gaussian, artifact, latent_store, model, sample_cfg
-from tests.support.tiny_vae import artifact as vae_artifact
-from tests.support.tiny_vae import tiny
+from tests.support.tiny_vae import tiny_autoencoder
+from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = np.reshape(STATISTICS.mean, (C, 1, 1)), np.reshape(STATISTICS.std, (C, 1, 1))
@@ -98,5 +98,5 @@ def ready_study(folder: Path) -> Path:
     made = model("lidm", ("class_id", "EF"))
     object.__setattr__(made.facts, "statistics", other)
     artifact(folder / "scaled", made, "lidm")
-    vae_artifact(folder / "vae", tiny())
+    vae_artifact(folder / "vae", tiny_autoencoder())
     return folder

@@ -1,4 +1,4 @@
-"""Autoencoders and stores of the smallest size, and the configurations that train and use them."""
+"""A small autoencoder and stores with few recordings, and configurations for training and sampling."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 16, 24
 SPLITS = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST", "TRAIN", "VAL")
 
 
-def blob(frames: int, number: int, height: int = HEIGHT, width: int = WIDTH, channels: int = 1) -> np.ndarray:
+def moving_disc(frames: int, number: int, height: int = HEIGHT, width: int = WIDTH, channels: int = 1) -> np.ndarray:
     """A bright disc that moves over a ramp: uint8, (F, H, W, C)."""
     y, x = np.mgrid[:height, :width]
     centre = width / 2 + width / 4 * np.sin(np.arange(frames) * 0.7 + number)
@@ -31,12 +31,14 @@ def blob(frames: int, number: int, height: int = HEIGHT, width: int = WIDTH, cha
     return (grey[..., None] - np.arange(channels) * 13).astype(np.uint8)
 
 
-def blob_store(root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), channels: int = 1, **columns: Any) -> Store:
+def moving_disc_store(
+    root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), channels: int = 1, **columns: Any
+) -> Store:
     """A video store of ``blob``; recording k is patient k, its split by ``SPLITS``."""
     with StoreWriter(root, Dataset(kind="video", channels=channels, height=HEIGHT, width=WIDTH)) as writer:
         for number, frames in enumerate(lengths):
             path = writer.scratch_path(f"r{number}")
-            write_video(path, blob(frames, number, channels=channels), 32.0)
+            write_video(path, moving_disc(frames, number, channels=channels), 32.0)
             row = {
                 "FileName": f"r{number}",
                 "Split": SPLITS[number % len(SPLITS)],
@@ -50,13 +52,13 @@ def blob_store(root: Path, lengths: Sequence[int] = (5, 11, 3, 4, 6, 9, 7), chan
         return writer.finish([f"r{number}" for number in range(len(lengths))])
 
 
-def tiny(channels: int = 1, seed: int = 0) -> Any:
+def tiny_autoencoder(channels: int = 1, seed: int = 0) -> Any:
     """A random network that halves each side, (C, H, W) to (3, H / 2, W / 2)."""
     torch.manual_seed(seed)
     return build_autoencoder(channels, [8, 16], layers=1, latent=3, groups=4).eval()
 
 
-def artifact(root: Path, network: Any, model: str = "vae") -> Path:
+def write_vae_artifact(root: Path, network: Any, model: str = "vae") -> Path:
     """``network`` as training would leave it."""
     facts = Artifact(model, "blobs", fingerprint(network), "0" * 64)
     write_artifact(root, facts, "seed: 0\n", network.save_pretrained)

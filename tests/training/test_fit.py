@@ -30,13 +30,13 @@ from echodream.runs.trainer import WholeCheckpoints, make_trainer
 from echodream.training import fit as training
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
-from tests.support.tiny_vae import HEIGHT, WIDTH, blob, blob_store, train_cfg
+from tests.support.tiny_vae import HEIGHT, WIDTH, moving_disc, moving_disc_store, train_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def study(folder: Path, **more: Any) -> Path:
-    blob_store(folder / "videos", **more)
+    moving_disc_store(folder / "videos", **more)
     return folder
 
 
@@ -85,7 +85,7 @@ def test_the_loss_falls_and_each_epoch_is_validated(trained: Path) -> None:
 
 def test_the_statistics_are_those_of_the_training_frames(trained: Path) -> None:
     network = AutoencoderKL.from_pretrained(trained / "vae")
-    frames = np.concatenate([blob(length, k) for k, length in ((0, 5), (1, 11), (2, 3), (5, 9))])  # TRAIN
+    frames = np.concatenate([moving_disc(length, k) for k, length in ((0, 5), (1, 11), (2, 3), (5, 9))])  # TRAIN
     x = torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         posterior = network.encode(x).latent_dist
@@ -133,7 +133,7 @@ def test_a_picture_of_each_validation_is_kept(trained: Path) -> None:
     assert [path.name for path in pictures] == [f"reconstruction_{epoch:05d}.png" for epoch in range(3)]
     picture = np.asarray(Image.open(pictures[-1]))
     assert picture.shape == (3 * (HEIGHT + 2) - 2, 2 * (WIDTH + 2) - 2, 3)  # two validation recordings
-    middle = blob(4, 3)[1]  # the middle two of four frames; the first is shown
+    middle = moving_disc(4, 3)[1]  # the middle two of four frames; the first is shown
     assert np.array_equal(picture[:HEIGHT, :WIDTH], np.repeat(middle, 3, axis=-1))
     shown, made = (picture[top : top + HEIGHT, :WIDTH].astype(float) for top in (0, HEIGHT + 2))
     drawn = picture[2 * (HEIGHT + 2) :, :WIDTH].astype(float)
@@ -332,7 +332,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("budget", "workers", "key"), [(8, -1, "workers"), (8, 0.5, "workers"), (0, 0, "budget")])
 def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
-    store = blob_store(tmp_path / "videos", [3])
+    store = moving_disc_store(tmp_path / "videos", [3])
     with pytest.raises(UserError, match=f"^{key} is .*: give a whole number from"):
         PredictData(lambda: FrameBudgetBatches(store, budget), workers).predict_dataloader()
 
