@@ -1,1 +1,1 @@
-"""What remains after filtering: measures of leakage, with intervals, each a pure function of embeddings or scores."""
+"""Attacks and measures of leakage after filtering: pure functions of embeddings or scores, with intervals."""

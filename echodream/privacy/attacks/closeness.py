@@ -1,4 +1,4 @@
-"""DCR and NNDR against a held-out group of the same size, and authenticity."""
+"""Distance to the closest record (DCR) and nearest-neighbor distance ratio (NNDR), against held-out patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,19 @@ import numpy as np
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval, bootstrap_mean, unit_indices
-from echodream.privacy.nearest_neighbors import (
-    check_embeddings,
-    distance_to_each_patient,
-)
+from echodream.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_median, unit_indices
+from echodream.privacy.nearest_neighbors import check_embeddings, distance_to_each_patient
 
 
 @dataclass(frozen=True)
 class Closeness:
-    """Distances of synthetic samples to the closest patient, in training and held out, with as many patients in each.
+    """Distances of synthetic samples to training patients and to equally many held-out patients.
 
-    ``dcr_*``: median distance to the closest patient; ``nndr_*``: median ratio of the distances to the closest and the
-    second closest patient, 1 where both are 0. ``nearest_in_train``: share of samples that are closer to a training
-    patient than to any held-out one (ties count half): .5 is expected of a generator that copies nobody. Its interval
-    is over samples; ``p_value``: how often a random division of the same patients gives a share as high: the patient
-    is the unit. ``patients``: in each group. A small DCR alone proves nothing (arXiv 2505.01524).
+    ``dcr_*``: median distance to the closest patient. ``nndr_*``: median ratio of the distances to the closest and the
+    second closest patient, 1 if both are 0. ``nearest_in_train``: share of samples that are closer to a training
+    patient than to any held-out one (ties count half), with its interval over samples; .5 is expected of a generator
+    that copies nobody. ``p_value``: how often a random split of the patients gives a share as high (permutation test).
+    ``patients``: number in each group. A small DCR alone proves nothing (arXiv 2505.01524).
     """
 
     dcr_train: Interval
@@ -44,63 +41,59 @@ def closeness(
     seed: int = 0,
     repeats: int = 1000,
 ) -> Closeness:
-    """DCR, NNDR and the share nearest in training. Embeddings (n, D), (m, D), (l, D), euclidean; give patients equally
-    many frames on both sides. Of the larger group, a seeded draw of as many patients as the smaller has is used. With
-    ``groups``, (n,), the rows of ``synthetic`` are frames, and a sample is as close as its closest frame.
+    """DCR, NNDR and the share nearest in training, of embeddings (n, D), (m, D), (l, D), by Euclidean distance.
+
+    Patients need equally many frames on both sides. The larger group of patients is subsampled to the size of the
+    smaller. With ``groups``, (n,), the rows of ``synthetic`` are frames, and a sample is as close as its closest frame.
+    Raises ``UserError`` if a patient is in both groups, or a group has fewer than two patients.
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
     x, y, z = check_embeddings("closeness", synthetic, train, holdout)
     generator = np.random.default_rng(seed)
-    tables = [
-        _closest(
+    distances = [
+        _sample_distances(
             distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(),
             unit_indices(groups, len(x)),
         )
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
-    patients = min(table.shape[1] for table in tables)
+    patients = min(part.shape[1] for part in distances)
     if patients < 2:
         raise UserError("closeness needs two or more patients in training and held out.")
-    near, far = (table[:, generator.permutation(table.shape[1])[:patients]] for table in tables)
-    everyone = np.concatenate([near, far], axis=1)
-    wins = _wins(near.min(axis=1), far.min(axis=1))
-    shuffled = np.empty(repeats)
+    to_train, to_holdout = (part[:, generator.permutation(part.shape[1])[:patients]] for part in distances)
+    to_all = np.concatenate([to_train, to_holdout], axis=1)
+    closer = _closer_to_first(to_train, to_holdout)
+    permuted = np.empty(repeats)
     for repeat in range(repeats):
         order = generator.permutation(2 * patients)
-        shuffled[repeat] = _wins(
-            *(everyone[:, part].min(axis=1) for part in (order[:patients], order[patients:]))
-        ).mean()
+        permuted[repeat] = _closer_to_first(to_all[:, order[:patients]], to_all[:, order[patients:]]).mean()
     return Closeness(
-        dcr_train=_median(near.min(axis=1), seed, repeats),
-        dcr_holdout=_median(far.min(axis=1), seed, repeats),
-        nndr_train=_median(_ratio(near), seed, repeats),
-        nndr_holdout=_median(_ratio(far), seed, repeats),
-        nearest_in_train=bootstrap_mean(wins, repeats=repeats, seed=seed),
-        p_value=float((1 + (shuffled >= wins.mean() - 1e-12).sum()) / (repeats + 1)),
+        dcr_train=bootstrap_median(to_train.min(axis=1), repeats=repeats, seed=seed),
+        dcr_holdout=bootstrap_median(to_holdout.min(axis=1), repeats=repeats, seed=seed),
+        nndr_train=bootstrap_median(_distance_ratio(to_train), repeats=repeats, seed=seed),
+        nndr_holdout=bootstrap_median(_distance_ratio(to_holdout), repeats=repeats, seed=seed),
+        nearest_in_train=bootstrap_mean(closer, repeats=repeats, seed=seed),
+        p_value=float((1 + (permuted >= closer.mean() - 1e-12).sum()) / (repeats + 1)),
         patients=patients,
     )
 
 
-def _closest(table: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Distances of samples, (samples, patients), from those of their frames, (n, patients); ``unit``, (n,)."""
-    order = np.argsort(unit, kind="stable")
-    found: np.ndarray = np.minimum.reduceat(table[order], np.flatnonzero(np.diff(unit[order], prepend=-1)), axis=0)
-    return found
+def _sample_distances(distances: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Minimum over the frames of each sample: ``distances`` (n, patients), ``sample`` (n,) to (samples, patients)."""
+    order = np.argsort(sample, kind="stable")
+    starts = np.flatnonzero(np.diff(sample[order], prepend=-1))
+    minimum: np.ndarray = np.minimum.reduceat(distances[order], starts, axis=0)
+    return minimum
 
 
-def _wins(near: np.ndarray, far: np.ndarray) -> np.ndarray:
+def _closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """1 where a sample is closer to the first group of patients, .5 for a tie, else 0; (n, patients) each to (n,)."""
+    near, far = first.min(axis=1), second.min(axis=1)
     return (near < far) + 0.5 * (near == far)
 
 
-def _ratio(table: np.ndarray) -> np.ndarray:
-    """Nearest over second nearest distance of each row, (n, patients); 1 where the second is 0."""
-    first, second = np.partition(table, 1, axis=1)[:, :2].T
+def _distance_ratio(distances: np.ndarray) -> np.ndarray:
+    """Nearest over second nearest distance of each row, (n, patients); 1 if the second is 0."""
+    first, second = np.partition(distances, 1, axis=1)[:, :2].T
     return np.divide(first, second, out=np.ones_like(first), where=second > 0)
-
-
-def _median(values: np.ndarray, seed: int, repeats: int) -> Interval:
-    """The median and its bootstrap interval over samples."""
-    drawn = np.random.default_rng(seed).integers(len(values), size=(repeats, len(values)))
-    low, high = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975])
-    return Interval(float(np.median(values)), float(low), float(high))

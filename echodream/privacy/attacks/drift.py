@@ -1,4 +1,4 @@
-"""Does a generated video stay the same patient from its first frame to its last?"""
+"""Identity drift: do all frames of a generated video show the same patient?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from echodream.privacy.similarity import Similarity, normalize, paired_similarit
 
 @dataclass(frozen=True)
 class Drift:
-    """``curve``, (F,): mean similarity of frame f to the reference, over videos that are as long; ``low``, ``high``,
-    (F,): its bootstrap interval over patients. ``last``: similarity of each video's last frame, averaged; ``step``:
-    similarity of consecutive frames, averaged over each video's; ``lost``: the share of videos with a frame below the
-    threshold that was asked for, None without one.
+    """Similarity of the frames of videos to a reference frame; intervals are bootstrapped over patients.
+
+    ``curve``, (F,): mean similarity of frame f, over videos of at least f + 1 frames, with its interval ``low``,
+    ``high``, (F,). ``last``: mean similarity of the last frame. ``step``: mean similarity of consecutive frames.
+    ``lost``: share of videos with a frame below the threshold; None without a threshold.
     """
 
     curve: np.ndarray
@@ -35,7 +36,10 @@ def drift(
     similarity: Similarity = "cosine",
     seed: int = 0,
 ) -> Drift:
-    """Of the frames' embeddings, (F_i, D) per video, to its reference frame's, (D,): its own first frame by default."""
+    """Drift of ``videos``, embeddings (F_i, D) each, from ``references``, (D,) each: by default their first frames.
+
+    Without ``patients`` each video is its own patient. Raises ``UserError`` if all videos have a single frame.
+    """
     if not videos or (references is not None and len(references) != len(videos)):
         raise UserError(f"drift needs at least one video and a reference for each of the {len(videos)}.")
     names = list(range(len(videos))) if patients is None else list(patients)
@@ -49,8 +53,8 @@ def drift(
         steps.append(
             float(paired_similarity(frames[1:], frames[:-1], similarity).mean()) if len(frames) > 1 else float("nan")
         )
-    stepping = np.isfinite(steps)
-    if not stepping.any():
+    has_step = np.isfinite(steps)
+    if not has_step.any():
         raise UserError("Every video has a single frame: drift needs two or more.")
     points = []
     for frame in range(max(map(len, curves))):
@@ -67,7 +71,7 @@ def drift(
         high=np.array([point.high for point in points]),
         last=bootstrap_mean(np.array([curve[-1] for curve in curves]), names, seed=seed),
         step=bootstrap_mean(
-            np.array(steps)[stepping], [n for n, ok in zip(names, stepping, strict=True) if ok], seed=seed
+            np.array(steps)[has_step], [n for n, ok in zip(names, has_step, strict=True) if ok], seed=seed
         ),
         lost=lost,
     )

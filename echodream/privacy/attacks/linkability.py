@@ -1,4 +1,4 @@
-"""Linkability: does the synthetic set help to tell that two views belong to one training patient?"""
+"""Linkability: does the synthetic set help to link two views of one training patient?"""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from echodream.privacy.nearest_neighbors import check_embeddings, distance_block
 
 @dataclass(frozen=True)
 class Linkability:
-    """Rates of links that an attacker gets right, and the residual risk (Giomi et al., arXiv 2211.10459).
+    """Success rates of the linkability attack, and the residual risk (Giomi et al., arXiv 2211.10459).
 
-    ``attack``: among training patients; ``control``: among patients whom the generator never saw; ``baseline``: of a
-    guess. ``risk``: (attack - control) / (1 - control), in [0, 1]: what is due to having been in the training set.
-    An attack that is no better than ``baseline`` found nothing, whatever ``risk`` says.
+    ``attack``: share of training patients that are linked. ``control``: share of patients that the generator was not
+    trained on. ``baseline``: success rate of a random guess. ``risk``: (attack - control) / (1 - control), in [0, 1].
+    If ``attack`` is not above ``baseline``, the attack failed and ``risk`` has no meaning.
     """
 
     attack: Interval
@@ -27,47 +27,45 @@ class Linkability:
 
 
 def residual_risk(attack: Interval, control: Interval) -> Interval:
-    """(attack - control) / (1 - control), its error carried over from both to first order, cut to [0, 1]."""
-    room = 1 - control.value
-    if room <= 0:
-        raise UserError("The attack links every control patient: no risk can be told apart from chance.")
-    value = (attack.value - control.value) / room
-    errors = ((one.high - one.low) / 2 for one in (attack, control))
-    slopes = (1 / room, (attack.value - 1) / room**2)
+    """(attack - control) / (1 - control), clipped to [0, 1]; its interval by first-order error propagation."""
+    remaining = 1 - control.value
+    if remaining <= 0:
+        raise UserError("The attack links every control patient: the risk cannot be distinguished from chance.")
+    value = (attack.value - control.value) / remaining
+    errors = ((rate.high - rate.low) / 2 for rate in (attack, control))
+    slopes = (1 / remaining, (attack.value - 1) / remaining**2)
     half = math.hypot(*(slope * error for slope, error in zip(slopes, errors, strict=True)))
-    return Interval(*(min(max(each, 0.0), 1.0) for each in (value, value - half, value + half)))
+    return Interval(*(min(max(bound, 0.0), 1.0) for bound in (value, value - half, value + half)))
 
 
 def linkability(
     train: tuple[Tensor, Tensor],
     control: tuple[Tensor, Tensor],
     synthetic: tuple[Tensor, Tensor],
-    neighbours: int = 1,
+    neighbors: int = 1,
     confidence: float = 0.95,
 ) -> Linkability:
-    """The linkability attack with two views of each patient, one row per patient: (n, D_1) and (n, D_2).
+    """The linkability attack on two views of each patient, one row per patient: (n, D_1) and (n, D_2).
 
-    Views are what an attacker may hold apart: two frames or recordings, or two parts of the features; ``synthetic`` has
-    the same two views of each sample. Views are linked where a sample is among the ``neighbours`` nearest of both.
+    The views are two frames, two recordings, or two parts of the features; ``synthetic`` has the same two views of each
+    sample. The attack links two views if one sample is among the ``neighbors`` nearest of both. Raises ``UserError``.
     """
     for name, (first, second) in (("train", train), ("control", control), ("synthetic", synthetic)):
         if len(first) != len(second):
             raise UserError(f"The two views of {name} have {len(first)} and {len(second)} rows: they must be paired.")
     samples = len(synthetic[0])
-    if not 1 <= neighbours <= samples:
-        raise UserError(f"neighbours={neighbours} must be between 1 and the number of synthetic samples, {samples}.")
+    if not 1 <= neighbors <= samples:
+        raise UserError(f"neighbors={neighbors} must be between 1 and the number of synthetic samples, {samples}.")
     rates = []
     for views in (train, control):
-        sides = [_among(x, y, neighbours) for x, y in zip(views, synthetic, strict=True)]
-        linked = (sides[0][:, :, None] == sides[1][:, None, :]).any(dim=2).any(dim=1)
+        first, second = (_nearest_samples(x, y, neighbors) for x, y in zip(views, synthetic, strict=True))
+        linked = (first[:, :, None] == second[:, None, :]).any(dim=2).any(dim=1)
         rates.append(wilson_interval(int(linked.sum()), len(linked), confidence))
-    apart = math.prod((samples - neighbours - i) / (samples - i) for i in range(neighbours))
-    return Linkability(rates[0], rates[1], 1 - max(apart, 0.0), residual_risk(*rates))
+    disjoint = math.prod((samples - neighbors - i) / (samples - i) for i in range(neighbors))
+    return Linkability(rates[0], rates[1], 1 - max(disjoint, 0.0), residual_risk(*rates))
 
 
-def _among(x: Tensor, y: Tensor, neighbours: int) -> Tensor:
-    """Which rows of ``y`` are the nearest to each row of ``x``; (n, neighbours)."""
-    rows, others = check_embeddings("linkability", x, y)
-    return torch.cat(
-        [distances.topk(neighbours, largest=False).indices for _, distances in distance_blocks(rows, others)]
-    )
+def _nearest_samples(x: Tensor, y: Tensor, neighbors: int) -> Tensor:
+    """Indices of the rows of ``y`` nearest to each row of ``x``: (n, neighbors)."""
+    x, y = check_embeddings("linkability", x, y)
+    return torch.cat([distances.topk(neighbors, largest=False).indices for _, distances in distance_blocks(x, y)])

@@ -1,4 +1,4 @@
-"""How much of the training set samples retrieve, and how often seeds collide."""
+"""Image retrieval score: how much of the training set is the nearest neighbor of some sample?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from echodream.metrics.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Of ``total`` training images (or patients), how many are the nearest of some sample (arXiv 2411.16171).
+    """Share of ``total`` training images (or patients) that are the nearest of some sample (arXiv 2411.16171).
 
-    ``covered``: their share, which grows with the number of samples. ``score``: the image retrieval score: the share
-    that as many samples as one likes would retrieve, if all that are retrievable were equally likely, with its
-    interval. Neighbourhoods differ in size even for a perfect generator: compare with the score of held-out data.
+    ``covered``: this share, which grows with the number of samples. ``score``: the image retrieval score, its estimate
+    for an unlimited number of samples if all retrievable images are equally likely, with its interval. Compare it with
+    the score of held-out data: neighborhoods differ in size even for a perfect generator.
     """
 
     covered: float
@@ -25,7 +25,7 @@ class Retrieval:
 
 
 def retrieval(retrieved: Sequence[object] | np.ndarray, total: int, confidence: float = 0.95) -> Retrieval:
-    """From the nearest training image (or patient) of each sample, (n,), out of ``total``."""
+    """Retrieval from ``retrieved``, (n,): the nearest training image (or patient) of each sample, out of ``total``."""
     from scipy.special import ndtri
 
     samples, distinct = len(retrieved), len({str(name) for name in retrieved})
@@ -37,15 +37,19 @@ def retrieval(retrieved: Sequence[object] | np.ndarray, total: int, confidence: 
     mean, spread = occupancy(sizes, samples)
     best = sizes[np.abs(mean - distinct).argmin()]
     z = float(ndtri((1 + confidence) / 2))
-    likely = sizes[np.abs(mean - distinct) <= z * spread + 0.5]
-    low, high = (likely.min(), likely.max()) if len(likely) else (best, best)
-    return Retrieval(distinct / total, Interval(*(float(each / total) for each in (best, low, high))), samples, total)
+    plausible = sizes[np.abs(mean - distinct) <= z * spread + 0.5]
+    low, high = (plausible.min(), plausible.max()) if len(plausible) else (best, best)
+    score = Interval(float(best / total), float(low / total), float(high / total))
+    return Retrieval(distinct / total, score, samples, total)
 
 
 def occupancy(sizes: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the number of distinct values in ``draws`` uniform draws from ``sizes``; alike."""
-    one = np.exp(draws * np.log1p(-1 / np.maximum(sizes, 1 + 1e-12)))
-    two = np.exp(draws * np.log1p(-2 / np.maximum(sizes, 2 + 1e-12)))
-    one, two = np.where(sizes > 1, one, 0.0), np.where(sizes > 2, two, 0.0)
-    variance = sizes * (sizes - 1) * two + sizes * one - (sizes * one) ** 2
-    return sizes * (1 - one), np.sqrt(np.maximum(variance, 0))
+    """Mean and standard deviation of the number of distinct values in ``draws`` uniform draws from ``sizes`` values.
+
+    (k,) to (k,) each.
+    """
+    miss_one = np.exp(draws * np.log1p(-1 / np.maximum(sizes, 1 + 1e-12)))  # probability that a given value is missed
+    miss_two = np.exp(draws * np.log1p(-2 / np.maximum(sizes, 2 + 1e-12)))
+    miss_one, miss_two = np.where(sizes > 1, miss_one, 0.0), np.where(sizes > 2, miss_two, 0.0)
+    variance = sizes * (sizes - 1) * miss_two + sizes * miss_one - (sizes * miss_one) ** 2
+    return sizes * (1 - miss_one), np.sqrt(np.maximum(variance, 0))

@@ -20,7 +20,7 @@ from echodream.metrics.bootstrap import (
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import drift
 from echodream.privacy.attacks.linkability import linkability, residual_risk
-from echodream.privacy.attacks.membership import auc, combine_levels, membership, tpr_at
+from echodream.privacy.attacks.membership import auc, combine_levels, membership, tpr_at_fpr
 from echodream.privacy.attacks.retrieval import occupancy, retrieval
 
 
@@ -89,7 +89,7 @@ def test_links_and_guesses_by_brute_force() -> None:
     train, control, samples = (
         tuple(normal(rows, 10 * rows + view, width) for view, width in enumerate((4, 3))) for rows in (17, 19, 13)
     )
-    found = linkability(train, control, samples, neighbours=3)  # type: ignore[arg-type]
+    found = linkability(train, control, samples, neighbors=3)  # type: ignore[arg-type]
     for views, rate in ((train, found.attack), (control, found.control)):
         links = 0
         for row in range(len(views[0])):
@@ -98,7 +98,7 @@ def test_links_and_guesses_by_brute_force() -> None:
         assert rate == wilson_interval(links, len(views[0]))
     pairs = list(itertools.product(itertools.combinations(range(13), 3), repeat=2))
     assert found.baseline == pytest.approx(np.mean([bool(set(a) & set(b)) for a, b in pairs]))
-    assert linkability(train, control, samples, neighbours=7).baseline == 1  # type: ignore[arg-type]
+    assert linkability(train, control, samples, neighbors=7).baseline == 1  # type: ignore[arg-type]
 
 
 def test_auc_and_tpr_by_definition() -> None:
@@ -107,7 +107,7 @@ def test_auc_and_tpr_by_definition() -> None:
     assert auc(x, y) == pytest.approx(np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)))
     for fpr in (0.01, 0.1, 0.004):
         best = max((x > t).mean() for t in [*x, *y] if (y > t).mean() <= fpr)
-        assert tpr_at(x, y, fpr) == pytest.approx(best)
+        assert tpr_at_fpr(x, y, fpr) == pytest.approx(best)
 
 
 def test_membership_is_of_patients() -> None:
