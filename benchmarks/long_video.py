@@ -25,11 +25,11 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.processes.base import Denoise
-from echodream.diffusion.sliding_window import starts
+from echodream.diffusion.sliding_window import window_starts
 from echodream.metrics.cardiac_cycle import frame_difference_curve
-from echodream.sampling.sampling_module import SamplingModule, _from
+from echodream.sampling.sampling_module import SamplingModule, shift_references
 from echodream.stages import video
 from echodream.store import Store
 
@@ -40,13 +40,13 @@ class Dropper(SamplingModule):
     def _windowed(self, values: Mapping[str, Tensor]) -> Denoise:
         length = self.length
         assert length is not None
-        firsts = starts(length.frames, length.window, length.overlap)
+        firsts = window_starts(length.frames, length.window, length.overlap)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             made = x_t[:, :, :0]
             for first in firsts:
                 window = x_t[:, :, first : first + length.window]
-                found = self._denoise(_from(values, [first]))(window, t)
+                found = self._denoise(shift_references(values, [first]))(window, t)
                 made = torch.cat([made, found[:, :, made.shape[2] - first :]], dim=2)
             return made
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=52, help="videos")
     parser.add_argument("overrides", nargs="*", help="for stage=video, as steps=20 guidance.class_id=2")
     options = parser.parse_args()
-    window = load_diffusion(f"models/{options.study}/lvdm", "lvdm").facts.frames
+    window = load_diffusion_model(f"models/{options.study}/lvdm", "lvdm").facts.frames
     print(f"{options.n} videos, window {window}, {' '.join(options.overrides) or 'defaults'}")
     print("frames  join       rows/video  s/video  seam where one begins    where one ends           change")
     for frames in options.frames:
@@ -128,7 +128,7 @@ def main() -> None:
             print(
                 f"{frames:>6}  {join:<9}{cost}  {seam(videos, begins)}  {seam(videos, ends)}{change:8.2f}", flush=True
             )
-        places = starts(frames, window, window // 2)[1:] if frames > window else []
+        places = window_starts(frames, window, window // 2)[1:] if frames > window else []
         print(f"{frames:>6}  real                          {seam(real(options, frames), places)}", flush=True)
 
 

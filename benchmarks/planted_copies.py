@@ -36,7 +36,7 @@ from tqdm import tqdm
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, drawn, normal, pick, rng_of, spread
 from echodream.filtering.embedding import FrameEmbedder
 from echodream.filtering.positive_controls import Control, PosteriorSample, SDEdit, copies, views
@@ -249,8 +249,8 @@ def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scor
     """All samples, and their scores."""
     models, data = root / "models" / given.study, root / "data" / given.study
     vae, lidm = given.vae or str(models / "vae"), Path(given.generator or models / "lidm")
-    generator = load_diffusion(str(lidm), "lidm") if lidm.is_dir() else None
-    frames = generator.facts.frames if generator is not None else given.frames
+    generator = load_diffusion_model(str(lidm), "lidm") if lidm.is_dir() else None
+    frames = generator.metadata.frames if generator is not None else given.frames
     store = Store(data / "latents")
     train, test = Recordings(store, "TRAIN"), Recordings(store, "TEST")
     shops = [

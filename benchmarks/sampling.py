@@ -25,7 +25,7 @@ from torch import Tensor
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.datamodules.normalization import from_uint8
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.extractors.encoder import ClassifierExtractor
@@ -54,7 +54,7 @@ class Way:
         hook = network.register_forward_pre_hook(lambda _, given: count.append(len(given[0])))
         _wait()
         start = time.perf_counter()
-        drawn = self.drawer.draw(rows, values)[:, :, 0]
+        drawn = self.drawer.sample_latents(rows, values)[:, :, 0]
         _wait()
         self.seconds.append((time.perf_counter() - start) / len(rows))
         hook.remove()
@@ -74,14 +74,14 @@ def _wait() -> None:
 
 def ways(options: argparse.Namespace) -> list[Way]:
     """The published sampling, then the others."""
-    model = load_diffusion(f"{options.models}/lidm", "lidm")
+    model = load_diffusion_model(f"{options.models}/lidm", "lidm")
     asked = [(PUBLISHED, options.published, "0:1")]
     asked += itertools.product(options.samplers, options.steps, options.intervals)
     made = []
     for sampler, steps, interval in asked:
         low, high = map(float, interval.split(":"))
         guidance = Guidance({options.condition: options.guidance}, (low, high))
-        recipe = SamplingConfig(options.seed, steps, model.process.check(steps, sampler), guidance)
+        recipe = SamplingConfig(options.seed, steps, model.process.check_sampler(steps, sampler), guidance)
         made.append(Way(recipe, SamplingModule(model, recipe).to(options.device)))
     return made
 
@@ -92,7 +92,7 @@ def run(made: list[Way], options: argparse.Namespace, judge: ClassifierExtractor
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
     decoder = VaeDecoder(network, 64, judge.size[2] == 1)
     asked = model.conditioner.spread(options.n)
-    values = model.conditioner.request(asked)
+    values = model.conditioner.encode_request(asked)
     target = torch.tensor([judge.trained["class_ids"].index(number) for number in asked["class_id"]])
     warm = {name: value[:2].to(options.device) for name, value in values.items()}
     made[-1].drawer.draw([0, 1], warm)

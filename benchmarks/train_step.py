@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.datamodule import StoreData
-from echodream.losses.denoising import mean_squares
+from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.latent_diffusion import LatentDiffusion
 from echodream.runs.trainer import make_trainer
 from echodream.store import Dataset, Statistics, StoreWriter
@@ -114,9 +114,9 @@ class Bare:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             x = batch["x"]
             noised = module.process.corrupt(x, module.process.sample_t(len(x), device=x.device), torch.randn_like(x))
-            keep = {name: kept.to(x.device) for name, kept in module.conditioner.drop(len(x)).items()}
-            prediction = module.model(noised.x_t, noised.t, module.conditioner.values(batch), keep)
-            loss = (noised.weight * mean_squares(prediction, noised.target, batch.get("mask"))).mean()
+            keep = {name: kept.to(x.device) for name, kept in module.conditioner.sample_dropout(len(x)).items()}
+            prediction = module.model(noised.x_t, noised.t, module.conditioner.encode_batch(batch), keep)
+            loss = (noised.weight * mean_squared_errors(prediction, noised.target, batch.get("mask"))).mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)

@@ -63,7 +63,7 @@ TRAIN_ERRORS = [
     (["model=vae", "data=phantom", "trainer.epochs=3"], "unknown key 'trainer.epochs'", "max_epochs"),
     (["model=lidm", "data=phantom", "process=null"], "process=null is not possible: choose one of", "ddpm, flow"),
     (["model=lidm", "data=phantom", "conditioning=null"], "conditioning=null is not possible", "or [] for none"),
-    (["model=lidm", "data=phantom", "image_unet@denoiser=null"], "image_unet@denoiser=null is not possible", "tiny"),
+    (["model=lidm", "data=phantom", "denoiser=null"], "denoiser=null is not possible", "tiny"),
     (["model=lidm", "data=phantom", "src=null"], "src=null is not possible", "give it a value, or leave it out"),
     (["model=vae", "data=phantom", "callbacks.checkpoint=null"], "callbacks.checkpoint=null is not possible", ""),
     (

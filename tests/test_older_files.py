@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.modules.reid import load_reid
 from echodream.modules.vae import load_vae
 from echodream.networks.classifiers import load_classifier
@@ -56,12 +56,14 @@ def vae(folder: Path) -> Tensor:
 
 
 def denoiser(folder: Path) -> Tensor:
-    model = load_diffusion(str(folder), folder.name)
-    size, conditioner = model.facts, model.conditioner
+    model = load_diffusion_model(str(folder), folder.name)
+    size, conditioner = model.metadata, model.conditioner
     images = (size.channels * size.frames, size.height, size.width)
     clips = (size.channels, size.frames, size.height, size.width)
     x = torch.randn(1, *(clips if model.is_video else images), generator=torch.Generator().manual_seed(1))
-    values = conditioner.request({column: [1 if column == "class_id" else None] for column in conditioner.columns})
+    values = conditioner.encode_request(
+        {column: [1 if column == "class_id" else None] for column in conditioner.columns}
+    )
     if "reference" in conditioner.names:
         values["reference"] = torch.zeros(1, size.channels, 1, size.height, size.width)
         values["reference_time"] = torch.zeros(1, 1)

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from echodream import engine
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
-from echodream.sampling.sampling_module import generator_of
+from echodream.sampling.sampling_module import row_generator
 from echodream.store import Store
 from tests.support.tiny_diffusion import STATISTICS, WINDOW, C, H, W, latent_store, sample_cfg, train_cfg
 
@@ -42,9 +42,8 @@ def unet(kind: str, width: int = 1) -> Any:
 
 
 def import_cfg(folder: Path, kind: str, *overrides: str) -> DictConfig:
-    group = "video_unet" if kind == "lvdm" else "image_unet"
     others = ["process.zero_snr=false", "process.spacing=leading", "trainer.max_epochs=0"]
-    given = [f"{group}@denoiser=imported", f"denoiser.weights={folder}/unet", f"conditioning={CONDITIONS[kind]}"]
+    given = ["denoiser=imported", f"denoiser.weights={folder}/unet", f"conditioning={CONDITIONS[kind]}"]
     return train_cfg(folder, kind, *given, *others, *overrides, net=False)
 
 
@@ -67,7 +66,7 @@ def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: 
     for row, class_id in enumerate(store.table["class_id"]):
         scheduler = DDIMScheduler(**schedule, timestep_spacing="leading", clip_sample=False)
         scheduler.set_timesteps(4)
-        x = torch.randn((1, C, H, W), generator=generator_of(0, row))
+        x = torch.randn((1, C, H, W), generator=row_generator(0, row))
         for t in scheduler.timesteps:
             with torch.no_grad():
                 predicted = net(x, t, torch.full((1, 1, 1), float(class_id))).sample
@@ -79,7 +78,7 @@ def test_an_imported_image_model_draws_what_a_loop_of_diffusers_draws(tmp_path: 
 
 def test_an_imported_video_model_is_given_its_reference_and_its_number(tmp_path: Path) -> None:
     net = imported(tmp_path, "lvdm")
-    made = load_diffusion(str(tmp_path / "lvdm"), "lvdm")
+    made = load_diffusion_model(str(tmp_path / "lvdm"), "lvdm")
     x, reference = torch.randn(2, C, WINDOW, H, W), torch.randn(2, C, 1, H, W)
     values: dict[str, Tensor] = {
         "class_id": torch.tensor([3.0, 0.0]),
@@ -109,8 +108,8 @@ def test_an_import_is_done_once_and_again_for_other_weights(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("saved", "asked", "overrides", "told"),
     [
-        ({"kind": "lvdm"}, "lidm", [], "is a UNet of clips: give it to model=lvdm"),
-        ({"kind": "lidm", "width": 8}, "lidm", [], "has 8 for the width of the condition's tokens, and 1 is asked for"),
+        ({"kind": "lvdm"}, "lidm", [], "is a denoiser of clips: give it to model=lvdm"),
+        ({"kind": "lidm", "width": 8}, "lidm", [], "has 8 as width of the condition's tokens, and 1 is needed"),
         ({"kind": "lidm"}, "lidm", ["conditioning=[class_id]"], "conditioning= that it was trained with"),
         ({"kind": "lidm"}, "lidm", ["denoiser.weights=/nowhere"], "/nowhere/config.json is not that of a diffusers"),
     ],

@@ -41,8 +41,6 @@ LAYERS = [
 MODELS = {
     "process": "lidm",
     "conditioning": "lidm",
-    "image_unet": "lidm",
-    "video_unet": "lvdm",
     "backbone": "classifier",
     "task": "classifier",
     "embedder": "reid",
@@ -88,9 +86,11 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
         return "sample", [f"stage={stage}", "data=phantom", f"experiment={experiment}"]
     if group in MODELS:
         choice = f"[{name}]" if group == "conditioning" else name
-        where = f"{group}@denoiser" if group.endswith("_unet") else group
         trained = "lvdm" if name.endswith("reference") else MODELS[group]
-        return "train", [f"model={trained}", "data=phantom", f"{where}={choice}"]
+        return "train", [f"model={trained}", "data=phantom", f"{group}={choice}"]
+    if group.startswith("denoiser"):
+        choice = f"{group}/{name}".removeprefix("denoiser/")
+        return "train", [f"model={'lvdm' if 'video' in group else 'lidm'}", "data=phantom", f"denoiser={choice}"]
     return "train", ["model=vae", "data=phantom", f"{group}={name}"]
 
 

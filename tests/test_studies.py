@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.error_messages import refuse_impossible_pairs
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion.conditioning import Conditioner
+from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.errors import UserError
 from echodream.store import Store
 from tests.support.launching import LAUNCH, Line, lines
@@ -177,7 +177,7 @@ def told(cfg: DictConfig) -> Conditioner:
     """The conditions of a model, which have learnt four classes and a range of EF."""
     made = Conditioner(instantiate(cfg.conditioning), cfg.model.width)
     names = ["ASD", "Non-ASD", "Non-PAH", "PAH"]
-    made.adapt(pd.DataFrame({"class_id": range(4), "class_name": names, "EF": [30.0, 50, 60, 70]}), 4)
+    made.fit(pd.DataFrame({"class_id": range(4), "class_name": names, "EF": [30.0, 50, 60, 70]}), 4)
     return made
 
 
@@ -201,7 +201,9 @@ def test_the_diffusion_networks_have_the_published_size(experiment: str, lidm: i
         conditions = told(cfg)
         frames = 3 if cfg.view._target_.endswith("Triplet") else 1
         with torch.device("meta"):
-            made = instantiate(cfg.denoiser)(4 * frames, extra=conditions.extra, width=conditions.width).to("meta")
+            made = instantiate(cfg.denoiser)(
+                4 * frames, extra_channels=conditions.extra_channels, token_width=conditions.width
+            ).to("meta")
         found = count(made)
         assert found == known if known else published < found < 1.07 * published
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from echodream import validation
 from echodream.datamodules.key_frames import nearest_triple
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion.conditioning.base import texts
+from echodream.diffusion.conditioning.base import parse_texts
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, beats_of, rng_of, spread
@@ -58,7 +58,7 @@ class Redraw(Method):
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
         """Refuse latents of another size, and labels that ``model`` was not trained on, such as an unknown class."""
-        facts, root = model.facts, recordings.store.root
+        facts, root = model.metadata, recordings.store.root
         for name, height, width in recordings.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
             if (height, width) != (facts.height, facts.width):
                 raise UserError(
@@ -70,11 +70,11 @@ class Redraw(Method):
         for column in (name for name in model.conditioner.columns if name in recordings.table):
             for cell, names in recordings.table.groupby(column)["FileName"]:
                 try:
-                    model.conditioner.request({column: [cell]}, own=True)
+                    model.conditioner.encode_request({column: [cell]}, clamp=True)
                 except UserError as error:
                     raise UserError(
-                        f"{names.iloc[0]} of {root} has {column}={texts([cell])[0]}, which generator= was not trained "
-                        "on: give one whose TRAIN patients have it, or method=blur"
+                        f"{names.iloc[0]} of {root} has {column}={parse_texts([cell])[0]}, which generator= was not "
+                        "trained on: give one whose TRAIN patients have it, or method=blur"
                     ) from error
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
@@ -83,7 +83,7 @@ class Redraw(Method):
             return [copies.mean(selection.row, selection.places) for selection in selections]
         frames = [(selection.row, int(frame)) for selection in selections for frame in selection.places]
         rngs = [rng_of(copies.seed, f"{copies.rows.names[row]}/{frame}") for row, frame in frames]
-        joint = [frames_around(copies.rows, row, frame, copies.model.facts.frames) for row, frame in frames]
+        joint = [frames_around(copies.rows, row, frame, copies.model.metadata.frames) for row, frame in frames]
         x, values = copies.stacked([selection for selection, _ in joint], rngs)
         sampled = copies.redrawn(x, values, self.strength, rngs)
         sampled = sampled[torch.arange(len(sampled)), torch.tensor([position for _, position in joint])]

@@ -92,7 +92,7 @@ def _load_decoder(folder: str, encoder: str, device: str) -> Any:
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
     """Raise ``UserError`` unless ``model`` was trained on ``real`` and generated ``source``, as far as is recorded."""
     check_trained(folder, "lvdm" if model.is_video else "lidm", real, "generator")
-    if model.facts.encoder != real.dataset.encoder:
+    if model.metadata.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
     sampled_by = drawn_with(source).get("model")
     if sampled_by is not None and sampled_by != model.fingerprint():

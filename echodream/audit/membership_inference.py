@@ -19,11 +19,11 @@ from echodream.audit.measure import PRIVACY, Measure, exact_value
 from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
-from echodream.diffusion.conditioning import beating
-from echodream.diffusion.model import DiffusionModel, load_diffusion
-from echodream.diffusion.noise import draw
+from echodream.diffusion.conditioning.reference import repeat_key_frames
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.noise import sample_noise
 from echodream.errors import UserError
-from echodream.losses.denoising import mean_squares
+from echodream.losses.denoising import mean_squared_errors
 from echodream.privacy.attacks.membership import Membership, combine_levels, membership
 from echodream.store import Store
 from echodream.types import Batch
@@ -81,7 +81,7 @@ def load_generator(folder: str) -> tuple[DiffusionModel, View]:
         ) from error
     if name not in ("lidm", "lvdm"):
         raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that generated the samples")
-    return load_diffusion(folder, name), _training_view(Path(folder) / CONFIG)
+    return load_diffusion_model(folder, name), _training_view(Path(folder) / CONFIG)
 
 
 def _training_view(path: Path) -> View:
@@ -112,7 +112,7 @@ def denoising_errors(
     groups = [_with_statistics_of(model, view.usable(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
     count = min(map(len, patients_of_groups))
-    levels = model.process.levels(config.levels)
+    levels = model.process.evenly_spaced_times(config.levels)
     values: list[np.ndarray] = []
     names: list[str] = []
     for number, (recordings, patients) in enumerate(zip(groups, patients_of_groups, strict=True)):
@@ -123,14 +123,16 @@ def denoising_errors(
         samples = ViewDataset(records, view, seed, model.conditioner.columns)
         values += _record_errors(model, samples, levels, config, seed, ("members", "others")[number])
     member = np.repeat([True, False], len(values) // 2)
-    return DenoisingErrors(np.stack(values), member, names, [float(level) for level in model.process.level(levels)])
+    return DenoisingErrors(
+        np.stack(values), member, names, [float(level) for level in model.process.relative_time(levels)]
+    )
 
 
 def _with_statistics_of(model: DiffusionModel, recordings: Recordings) -> Recordings:
     """The same recordings, whitened with the statistics of ``model``."""
     copied = recordings.select(range(len(recordings)))
     copied.store = Store(recordings.store.root)
-    copied.store.dataset = replace(copied.store.dataset, statistics=model.facts.statistics)
+    copied.store.dataset = replace(copied.store.dataset, statistics=model.metadata.statistics)
     return copied
 
 
@@ -150,13 +152,13 @@ def _record_errors(
     for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
         numbers = range(start, min(start + config.batch, len(samples)))
         batch = _to_device(collate([samples[number] for number in numbers]), device)
-        if tuple(batch["x"].shape[-2:]) != (model.facts.height, model.facts.width):
+        if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(
-                f"the generator samples latents of {model.facts.height} x {model.facts.width}, and real= has another "
-                "size: give the lidm or lvdm that was trained on real="
+                f"the generator samples latents of {model.metadata.height} x {model.metadata.width}, and real= has "
+                "another size: give the lidm or lvdm that was trained on real="
             )
         conditions = _condition_values(model, batch)
-        x = model.drawn(batch["x"], conditions)
+        x = model.to_residual(batch["x"], conditions)
         records = [number % config.samples for number in numbers]
         errors = []
         for level, t in enumerate(levels):
@@ -169,9 +171,9 @@ def _record_errors(
 
 def _condition_values(model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
     """Values of all conditions, as in training: the key frames of a beat are repeated in every beat."""
-    values = model.conditioner.values(batch)
-    if model.facts.beat_spread is not None and "reference" in values:
-        repeated = beating(values["reference"], values["reference_time"], batch["x"].shape[2])
+    values = model.conditioner.encode_batch(batch)
+    if model.metadata.beat_spread is not None and "reference" in values:
+        repeated = repeat_key_frames(values["reference"], values["reference_time"], batch["x"].shape[2])
         values["reference"], values["reference_time"] = repeated
     return values
 
@@ -182,17 +184,17 @@ def _denoising_error(
     """Unweighted mean squared error of each sample at time ``t``, with all conditions kept: (B,)."""
     keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in model.conditioner.names}
     noised = model.process.corrupt(x, t.to(x.device).expand(len(x)), noise)
-    return mean_squares(model(noised.x_t, noised.t, values, keep), noised.target, mask)
+    return mean_squared_errors(model(noised.x_t, noised.t, values, keep), noised.target, mask)
 
 
 def _noise(model: DiffusionModel, x: Tensor, records: list[int], key: tuple[int, ...]) -> Tensor:
     """Noise shaped like ``x``, (B, C, *rest); row i is a function of ``key`` and ``records[i]``."""
-    shared = model.facts.shared_noise if model.is_video else 0.0
+    shared = model.metadata.shared_noise if model.is_video else 0.0
     noise = {}
     for record in set(records):
         state = np.random.SeedSequence([*key, record]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state) & (2**63 - 1))
-        noise[record] = draw(x.shape[1:], shared, generator)
+        noise[record] = sample_noise(x.shape[1:], shared, generator)
     return torch.stack([noise[record] for record in records]).to(x.device)
 
 

@@ -1,4 +1,4 @@
-"""Samples at each validation, decoded, in every logger and in the run's folder."""
+"""Samples at each validation, decoded, in every logger and in the folder of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from torch import Tensor
 from echodream.callbacks.image_logging import accept_videos, image_grid, log_image, log_video
 from echodream.callbacks.wandb_logger import PATIENTS, SAMPLES
 
-MOST = 8
-"""Frames of a clip in a picture."""
+MAX_FRAMES = 8
+"""Frames of a clip in an image."""
 FPS = 16.0
-"""Of the clips beside each other: slow enough to look at."""
+"""Frame rate of the logged videos."""
 
 
 class Previews(Callback):
-    """``count`` samples with the conditions of the first held-out batch, in ``steps`` steps, from the same noise.
+    """Logs ``count`` samples with the conditions of the first validation batch, sampled in ``steps`` from fixed noise.
 
-    Decoded by the VAE at ``vae`` where there is one of such latents; else their first three channels are shown. Clips
-    are shown as some of their frames, a row each, and beating side by side where a logger takes videos. The module's
-    ``preview(batch, count, steps)`` returns (N, C, F, H, W).
+    They are decoded by the VAE at ``vae`` if there is one of these latents; else the first three latent channels are
+    shown. Of a clip some frames are shown, one row per clip, and a video of all clips where a logger takes videos. The
+    module's ``preview(batch, count, steps)`` returns (N, C, F, H, W).
     """
 
     def __init__(self, folder: str, vae: str, count: int = 6, steps: int = 20) -> None:
@@ -38,43 +38,43 @@ class Previews(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw for the first batch."""
+        """Sample and log for the first batch."""
         if batch_idx or not trainer.is_global_zero or not self.count:
             return
         with torch.random.fork_rng(devices=[]):
             latents: Tensor = pl_module.preview(batch, self.count, self.steps)  # type: ignore[operator]
-        frames, shows = latents.shape[2], PATIENTS if _begins_with_a_patient(pl_module) else SAMPLES
-        picked = np.linspace(0, frames - 1, min(frames, MOST)).round().astype(int)
-        rows = self._pixels(latents[:, :, picked])
+        frames, content = latents.shape[2], PATIENTS if _takes_patient_frames(pl_module) else SAMPLES
+        indices = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
+        rows = self._decode(latents[:, :, indices])
         picture = image_grid(rows) if frames > 1 else image_grid([torch.cat(rows)])
-        log_image(trainer, self.folder, "samples", picture, shows)
-        if frames > MOST and accept_videos(trainer.loggers, shows):
-            rows = self._pixels(latents)
-            beating = [image_grid([torch.stack([row[frame] for row in rows])]) for frame in range(frames)]
-            log_video(trainer, self.folder, "videos", beating, FPS, shows)
+        log_image(trainer, self.folder, "samples", picture, content)
+        if frames > MAX_FRAMES and accept_videos(trainer.loggers, content):
+            rows = self._decode(latents)
+            video = [image_grid([torch.stack([row[frame] for row in rows])]) for frame in range(frames)]
+            log_video(trainer, self.folder, "videos", video, FPS, content)
 
-    def _pixels(self, latents: Tensor) -> list[Tensor]:
-        """A row of frames, (F, C, H, W) in [-1, 1], for each sample."""
+    def _decode(self, latents: Tensor) -> list[Tensor]:
+        """Frames of each sample, (F, C, H, W) in [-1, 1]."""
         samples, _, frames = latents.shape[:3]
-        stills = latents.transpose(1, 2).flatten(0, 1)
-        network = self._network(stills.shape[1])
-        if network is not None:
-            network.to(stills.device)
+        images = latents.transpose(1, 2).flatten(0, 1)
+        vae = self._load_vae(images.shape[1])
+        if vae is not None:
+            vae.to(images.device)
             with torch.inference_mode():
-                pixels = torch.cat([network.decode(part).sample for part in stills.split(16)]).mean(1, keepdim=True)
+                pixels = torch.cat([vae.decode(part).sample for part in images.split(16)]).mean(1, keepdim=True)
         else:
-            pixels = stills[:, :3] / 3 if stills.shape[1] >= 3 else stills[:, :1] / 3
+            pixels = images[:, :3] / 3 if images.shape[1] >= 3 else images[:, :1] / 3
         return list(pixels.float().cpu().unflatten(0, (samples, frames)))
 
-    def _network(self, channels: int) -> Any:
+    def _load_vae(self, channels: int) -> Any:
         if not (self.vae / "config.json").is_file():
             return None
         from echodream.networks.autoencoder import load_frozen_autoencoder
 
-        network = load_frozen_autoencoder(self.vae)
-        return network if network.config.latent_channels == channels else None
+        vae = load_frozen_autoencoder(self.vae)
+        return vae if vae.config.latent_channels == channels else None
 
 
-def _begins_with_a_patient(module: pl.LightningModule) -> bool:
-    """Whether samples are drawn from frames of the held-out batch, which then shows through."""
+def _takes_patient_frames(module: pl.LightningModule) -> bool:
+    """Whether samples depend on real frames of the validation batch, which then are visible in them."""
     return any("reference" in name for name in getattr(getattr(module, "conditioner", None), "names", ()))

@@ -18,6 +18,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from echodream.config.aliases import guidance_keys
 from echodream.config.launchers import absent_package, in_sweep, refusal
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import allows_null, parameter_hints
@@ -127,9 +128,10 @@ def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
     for override in overrides:
         _refuse_twins(override)
         key = override.lstrip("+").split("=", 1)[0]
-        if not override.startswith("+") or "@" in key or (CONF_DIR / key).is_dir():
-            continue
         parts = key.split(".")
+        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # ``_refuse_unknown_scales`` checks it
+        if not override.startswith("+") or "@" in key or (CONF_DIR / key).is_dir() or is_guidance_scale:
+            continue
         above = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
         if not any(OmegaConf.is_dict(node) and "_target_" in node for node in above):
             raise UserError(
@@ -151,6 +153,12 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
             raise UserError(
                 f"{kind}={chosen[kind]}{given} does not go with {group}={choice}; choose one of {_list(possible)}"
             )
+    video = OmegaConf.select(cfg, "denoiser.video")
+    if video is not None and video != cfg.model.video:
+        kind, model = ("clips", "lvdm") if video else ("images", "lidm")
+        raise UserError(f"denoiser={chosen.get('denoiser')} is for {kind}: give it to model={model}")
+    if OmegaConf.select(cfg, "guidance") is not None:
+        _refuse_unknown_scales(cfg)
     if OmegaConf.select(cfg, "sampler") is not None and OmegaConf.select(cfg, "artifact") is not None:
         _refuse_sampler(Path(cfg.artifact), cfg.steps, cfg.sampler)
 
@@ -198,9 +206,23 @@ def _refuse_sampler(artifact: Path, steps: object, sampler: object) -> None:
         settings = json.loads((artifact / "diffusion.json").read_text(encoding="utf-8"))["process"]
     except (OSError, ValueError, TypeError, KeyError):
         return  # the stage says what is wrong with the artifact
-    from echodream.diffusion import make
+    from echodream.diffusion.processes import build_process
 
-    make(settings).check(steps, sampler)  # type: ignore[arg-type]
+    build_process(settings).check_sampler(steps, sampler)  # type: ignore[arg-type]
+
+
+def _refuse_unknown_scales(cfg: DictConfig) -> None:
+    """Raise ``UserError`` for a key of guidance that is not in conf/guidance and no condition of the model."""
+    artifact = Path(OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator"))
+    added = [str(name) for name in cfg.guidance if name not in guidance_keys()]
+    try:
+        settings = json.loads((artifact / "diffusion.json").read_text(encoding="utf-8"))
+        conditions = [str(item["name"]) for item in settings["conditioning"]["conditions"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # the stage says what is wrong with the artifact
+    if unknown := [name for name in added if name not in conditions]:
+        known = [*conditions, "interval", "rescale", "auto"]
+        raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {_list(known, unknown[0])}")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -216,7 +238,9 @@ def _unknown_choice(error: MissingConfigException) -> str:
         return " ".join(str(error).split())
     if (absent := absent_package(group)) is not None:
         return absent
-    options = [name for name in error.options or _choices(group) if name != "base"]
+    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a choice in a subfolder, as denoiser=image_unet/small
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+    options = sorted({*(error.options or ()), *_choices(group)} - {"base"})
     return f"{group}={choice} is not known; choose one of {_list(options, choice)}"
 
 
@@ -232,7 +256,9 @@ def _null_group(arguments: Iterable[str]) -> str | None:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if path.stem != "base")
+    """Choices of a config group, those in its subfolders as <folder>/<name>."""
+    files = [path.relative_to(CONF_DIR / group) for path in (CONF_DIR / group).rglob("*.yaml")]
+    return sorted(path.with_suffix("").as_posix() for path in files if path.stem != "base")
 
 
 def _unknown_key(key: str, config: str, arguments: list[str], error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from echodream.config.aliases import replace_aliases
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 
@@ -45,13 +46,14 @@ def answer_help(config: str) -> None:
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with hydra's options in front of the overrides, so that they may stand anywhere.
+    """``arguments`` with hydra's options in front of the overrides, so that they may stand anywhere; aliases replaced.
 
     Raises ``UserError`` for an option that hydra does not know.
     """
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:
             raise UserError(f"{argument} is no option; write key=value, or one of {', '.join(_OPTIONS)}")
+    arguments = replace_aliases(arguments)
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a[0] in "~+")]
     return [a for a in arguments if a not in overrides] + overrides
 

@@ -1,4 +1,4 @@
-"""A diffusion model as other stages use it: network, conditions, noise process, and the facts that samples need."""
+"""A trained diffusion model as an artifact: denoiser, conditions, noise process, and metadata of its training data."""
 
 import hashlib
 import json
@@ -14,45 +14,47 @@ from torch import Tensor, nn
 
 from echodream import validation
 from echodream.artifact import read_artifact
-from echodream.diffusion.conditioning import Conditioner, beating, between
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.guidance import Predict
+from echodream.diffusion.processes import build_process
 from echodream.diffusion.processes.base import Process
-from echodream.diffusion.processes.base import make as make_process
 from echodream.errors import UserError
-from echodream.networks.denoisers.unet import ImageDenoiser, VideoDenoiser, load_denoiser
+from echodream.networks.denoisers.base import Denoiser
+from echodream.networks.denoisers.registry import load_denoiser
 from echodream.store import Statistics
 from echodream.types import Batch
 from echodream.weights import fingerprint, load_exactly, read_weights
 
-FACTS = "diffusion.json"
-CONDITIONER = "conditioner.safetensors"
+METADATA_FILE = "diffusion.json"
+CONDITIONER_FILE = "conditioner.safetensors"
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What was trained on: shapes of latents, and how to bring samples back to the scale of a Store."""
+    """Training data of a diffusion model: shape of the latents, and statistics that return samples to their scale."""
 
     channels: int
-    """Of one latent frame."""
+    """Channels of one latent frame."""
     height: int
     width: int
     frames: int
-    """Frames of a training clip; of an image 1, or 3 key frames drawn jointly."""
+    """Frames of a training clip; of an image 1, or 3 for jointly generated key frames."""
     fps: float
-    """Frames per second of a clip as the network sees it."""
+    """Frames per second of a clip, after the stride of the view."""
     statistics: Statistics
-    """Of the latents: samples are whitened with it."""
+    """Mean and standard deviation of the latents per channel; samples are whitened with it."""
     encoder: str
-    """Fingerprint of the VAE that the latents are of."""
+    """Fingerprint of the autoencoder of the latents."""
     reference_times: tuple[float, ...] = ()
-    """Where references lay in training, in frames: of key frames counted from the first; empty: anywhere."""
+    """Mean time of each reference frame in training, in frames; key frames relative to the first; empty: random."""
     beat_spread: float | None = None
-    """Standard deviation of the beat's length over its mean; None where references are not the key frames of a beat."""
+    """Coefficient of variation of the beat length; None where references are not the key frames of a beat."""
     shared_noise: float = 0.0
-    """Share of the noise that all frames of a clip have in common."""
+    """Correlation of the noise between the frames of a clip."""
     residual: tuple[float, ...] | None = None
-    """Standard deviation, for each channel, of what is drawn where that is how a clip differs from what lies between
-    its reference frames; None where it is the clip itself."""
+    """Standard deviation per channel of the residual, the clip minus the interpolation of its references, where the
+    process models the residual; None where it models the clip itself."""
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
@@ -66,65 +68,63 @@ class ModelMetadata:
             raise ValueError(f"{self.encoder[:80]!r} is no fingerprint of an encoder")
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
-        spreads = self.residual or (1.0,) * self.channels
-        if len(spreads) != self.channels or not all(math.isfinite(spread) and spread > 0 for spread in spreads):
-            raise ValueError(f"residuals with standard deviations {spreads}")
+        stds = self.residual or (1.0,) * self.channels
+        if len(stds) != self.channels or not all(math.isfinite(std) and std > 0 for std in stds):
+            raise ValueError(f"residuals with standard deviations {stds}")
 
 
 class DiffusionModel(nn.Module):
-    """A denoiser with its conditioner and process.
+    """A denoiser with its conditioner, process and metadata.
 
-    Latents are whitened: images (B, C, H, W), C three times ``facts.channels`` for key frames drawn jointly, clips
+    Latents are whitened: images (B, C, H, W), C = 3 x ``metadata.channels`` for jointly generated key frames; clips
     (B, C, F, H, W).
     """
 
-    def __init__(
-        self, denoiser: ImageDenoiser | VideoDenoiser, conditioner: Conditioner, process: Process, facts: ModelMetadata
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
         super().__init__()
         self.denoiser, self.conditioner = denoiser, conditioner
-        self.process, self.facts = process, facts
+        self.process, self.metadata = process, metadata
 
     @property
     def is_video(self) -> bool:
         """Whether samples are clips."""
-        return isinstance(self.denoiser, VideoDenoiser)
+        return self.denoiser.is_video
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
-        """The prediction for x_t, (B, C, *rest), at t, (B,), from those of the conditions' ``values`` to ``keep``."""
+        """Prediction for x_t, (B, C, *rest), at t, (B,), with conditions' ``values``; the null where not ``keep``."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
 
-    def values(self, batch: Batch) -> dict[str, Tensor]:
-        """The values of the conditions for a batch, as in drawing."""
-        return self.everywhere(self.conditioner.values(batch), batch["x"].shape[2])
+    def condition_values(self, batch: Batch) -> dict[str, Tensor]:
+        """Values of the conditions for a batch, as they are in sampling."""
+        return self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
 
-    def everywhere(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-        """``values`` in which the key frames of a beat come again in every beat of a clip of ``frames``."""
-        if self.facts.beat_spread is None:
+    def repeat_key_frames(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
+        """``values`` with the key frames of one beat repeated over a clip of ``frames``, where references are such."""
+        if self.metadata.beat_spread is None:
             return values
-        again = beating(values["reference"], values["reference_time"], frames)
-        return {**values, "reference": again[0], "reference_time": again[1]}
+        reference, time = repeat_key_frames(values["reference"], values["reference_time"], frames)
+        return {**values, "reference": reference, "reference_time": time}
 
-    def drawn(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """What the process makes of whitened latents ``x``: they themselves, or their residual over its spread."""
-        if self.facts.residual is None:
+    def to_residual(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Data of the process for whitened latents ``x``: their standardized residual, or ``x`` itself."""
+        if self.metadata.residual is None:
             return x
-        return (x - self._between(x, values)) / self._spread(x)
+        return (x - self._interpolation(x, values)) / self._residual_std(x)
 
-    def latents(self, drawn: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """The whitened latents of which ``drawn`` is made: the inverse of ``drawn``."""
-        if self.facts.residual is None:
-            return drawn
-        return drawn * self._spread(drawn) + self._between(drawn, values)
+    def from_residual(self, residual: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Whitened latents from data of the process: the inverse of ``to_residual``."""
+        if self.metadata.residual is None:
+            return residual
+        return residual * self._residual_std(residual) + self._interpolation(residual, values)
 
-    def _between(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        return between(values["reference"].to(x), values["reference_time"], x.shape[2])
+    def _interpolation(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])
 
-    def _spread(self, x: Tensor) -> Tensor:
-        return x.new_tensor(self.facts.residual).view(-1, 1, 1, 1)
+    def _residual_std(self, x: Tensor) -> Tensor:
+        return x.new_tensor(self.metadata.residual).view(-1, 1, 1, 1)
 
     def predictor(self, values: Mapping[str, Tensor]) -> Predict:
-        """The network with ``values`` as its conditions: all sets of kept conditions in one call."""
+        """The model with fixed condition ``values``: predictions for all sets of kept conditions in one call."""
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
             sets, rows = len(kept), len(x_t)
@@ -133,57 +133,59 @@ class DiffusionModel(nn.Module):
                 for name in self.conditioner.names
             }
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
-            return self(x, t.repeat(sets), repeated(values, sets), keep).unflatten(0, (sets, rows))
+            return self(x, t.repeat(sets), repeat_values(values, sets), keep).unflatten(0, (sets, rows))
 
         return predict
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights, and of the settings that they were trained with."""
-        told = json.dumps(self.settings(), sort_keys=True)
-        return hashlib.sha256(f"{fingerprint(self)}\n{told}".encode()).hexdigest()
+        """SHA-256 of all weights and of ``settings``."""
+        settings = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(f"{fingerprint(self)}\n{settings}".encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """Process, conditions and facts, as plain json."""
+        """Process, conditions and metadata, as JSON values."""
         return {
             "process": self.process.settings(),
             "conditioning": self.conditioner.settings(),
-            "facts": asdict(self.facts),
+            "facts": asdict(self.metadata),
         }
 
     def save(self, folder: Path) -> None:
-        """Write the network as diffusers does, the conditioner's weights, and the facts as json."""
+        """Write the network as diffusers does, the weights of the conditioner, and ``settings`` as JSON."""
         from safetensors.torch import save_file
 
         self.denoiser.save(folder)
         state = {name: value.detach().cpu().contiguous() for name, value in self.conditioner.state_dict().items()}
-        save_file(state, folder / CONDITIONER)
-        (folder / FACTS).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
+        save_file(state, folder / CONDITIONER_FILE)
+        (folder / METADATA_FILE).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
 
 
-def repeated(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
     """The conditions' values for ``times`` copies of the batch, one copy after another."""
     return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
 
 
-def load_diffusion(folder: str, name: str) -> DiffusionModel:
-    """The model of the artifact at ``folder``, which train.py model=``name`` left. Raises ``UserError``."""
-    artifact, root, network = read_artifact(folder, name), Path(folder), load_denoiser(folder)
+def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
+    """The model of the artifact at ``folder``, which train.py model=``name`` wrote. Raises ``UserError``."""
+    artifact, root, denoiser = read_artifact(folder, name), Path(folder), load_denoiser(folder)
     try:
-        written: Any = json.loads((root / FACTS).read_text(encoding="utf-8"))
-        facts = dict(written["facts"])
-        facts["statistics"] = Statistics(*(tuple(facts["statistics"][key]) for key in ("mean", "std")))
-        facts["reference_times"] = tuple(facts["reference_times"])
-        facts["residual"] = facts.get("residual") and tuple(facts["residual"])
-        process, conditioner = make_process(written["process"]), Conditioner.from_settings(written["conditioning"])
-        made = DiffusionModel(network, conditioner, process, ModelMetadata(**facts))
-        drawn = made.facts.channels * (1 if made.is_video else made.facts.frames)
-        network.check(drawn, conditioner.extra, conditioner.width)
+        settings: Any = json.loads((root / METADATA_FILE).read_text(encoding="utf-8"))
+        fields = dict(settings["facts"])
+        fields["statistics"] = Statistics(*(tuple(fields["statistics"][key]) for key in ("mean", "std")))
+        fields["reference_times"] = tuple(fields["reference_times"])
+        fields["residual"] = fields.get("residual") and tuple(fields["residual"])
+        metadata = ModelMetadata(**fields)
+        process, conditioner = build_process(settings["process"]), Conditioner.from_settings(settings["conditioning"])
+        model = DiffusionModel(denoiser, conditioner, process, metadata)
+        channels = metadata.channels * (1 if model.is_video else metadata.frames)
+        denoiser.check(channels, conditioner.extra_channels, conditioner.width)
     except UserError as error:
-        raise UserError(f"{root / FACTS}: {error}") from error
+        raise UserError(f"{root / METADATA_FILE}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{root / FACTS} is not readable: train the {name} again") from error
-    file = str(root / CONDITIONER)
-    load_exactly(conditioner, read_weights(file), file, f"{FACTS} is of other conditions: train the {name} again")
-    if made.fingerprint() != artifact.fingerprint:
-        raise UserError(f"{folder}: weights or {FACTS} have changed since training: train the {name} again")
-    return made.requires_grad_(False).eval()
+        raise UserError(f"{root / METADATA_FILE} is not readable: train the {name} again") from error
+    file = str(root / CONDITIONER_FILE)
+    mismatch = f"{METADATA_FILE} is of other conditions: train the {name} again"
+    load_exactly(conditioner, read_weights(file), file, mismatch)
+    if model.fingerprint() != artifact.fingerprint:
+        raise UserError(f"{folder}: weights or {METADATA_FILE} have changed since training: train the {name} again")
+    return model.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""Noise of clips whose frames share a part of it."""
+"""Noise for training and sampling: optionally correlated over the frames of a clip, or offset per channel."""
 
 import math
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ from torch import Generator, Tensor
 from echodream import validation
 
 
-def check_shared(shared: float) -> float:
-    """``shared`` if it is a share that frames can have in common. Raises ``UserError``."""
+def check_shared_noise(shared: float) -> float:
+    """``shared`` if it is a correlation from 0 to below 1. Raises ``UserError``."""
     return float(validation.number("model.shared_noise", shared, 0, below=1, note=", for example 0.5"))
 
 
-def draw(
+def sample_noise(
     shape: Sequence[int], shared: float = 0.0, generator: Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Standard normal noise of ``shape``, (..., C, *rest); any two frames of a clip correlate by ``shared``.
+    """Standard normal noise of ``shape``, (..., C, *rest); two frames of a clip have the correlation ``shared``.
 
-    With ``shared`` above 0 it is clips' noise, (..., C, F, H, W): sqrt(shared) times one draw for all frames plus
-    sqrt(1 - shared) times one for each (the mixed noise of 2305.10474). What differs between frames, the motion, then
-    stands out of the noise earlier than what they have in common.
+    With ``shared`` above 0 the shape is (..., C, F, H, W): sqrt(shared) times noise common to all frames plus
+    sqrt(1 - shared) times noise of each frame (mixed noise of 2305.10474). The noise then hides motion, the difference
+    between frames, less than appearance.
     """
-    own = torch.randn(tuple(shape), generator=generator, device=device)
+    independent = torch.randn(tuple(shape), generator=generator, device=device)
     if not shared:
-        return own
+        return independent
     common = torch.randn((*shape[:-3], 1, *shape[-2:]), generator=generator, device=device)
-    return math.sqrt(shared) * common + math.sqrt(1 - shared) * own
+    return math.sqrt(shared) * common + math.sqrt(1 - shared) * independent
 
 
-def check_offset(offset: float) -> float:
-    """``offset`` if it is a strength of ``add_offset``. Raises ``UserError``."""
+def check_noise_offset(offset: float) -> float:
+    """``offset`` if it is a valid strength of ``add_noise_offset``. Raises ``UserError``."""
     return float(validation.number("model.noise_offset", offset, 0, note=", for example 0.1"))
 
 
-def add_offset(noise: Tensor, offset: float) -> Tensor:
-    """``noise``, (B, C, *rest), plus ``offset`` times a normal number for each row and channel.
+def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
+    """``noise``, (B, C, *rest), plus ``offset`` times a normal random number for each row and channel.
 
-    With it networks whose last noise level still shows the data learn other brightnesses all the same; zero terminal
-    SNR makes it needless (2305.08891, section 4).
+    It lets models without zero terminal SNR generate other brightnesses than the mean; with zero terminal SNR it is not
+    needed (2305.08891, section 4).
     """
     if not offset:
         return noise

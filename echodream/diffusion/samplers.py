@@ -1,7 +1,10 @@
-"""One loop for all of diffusers' schedulers."""
+"""Registry of the samplers, and the loop that runs all of them. To add a sampler, add an entry to ``SAMPLERS``.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+The Gaussian oracle test (``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,26 +12,90 @@ from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """A numerical solver of one kind of process."""
+
+    scheduler: str | Callable[..., Any]
+    """Name of a scheduler class of diffusers, or a class with the same methods."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the class besides those of the process."""
+    order: int = 1
+    """Order of accuracy of the solver."""
+    stochastic: bool = False
+    """Whether each step adds noise; the step then takes one random generator per row."""
+    predicts_x0: bool = True
+    """``process=ddpm``: whether the class accepts the prediction type "sample"; else x_0 is converted to v."""
+    subsampled: bool = False
+    """``process=ddpm``: the scheduler gets a noise schedule that consists of the sampling timesteps alone.
+
+    DDIMScheduler steps by the integer part of 1000 / steps and would miss its own timesteps otherwise.
+    """
+    shift: str = "shift"
+    """``process=flow``: the argument of the class that takes ``process.shift``."""
+
+    def build(self, **arguments: Any) -> Any:
+        """A new scheduler of diffusers."""
+        import diffusers
+
+        build = getattr(diffusers, self.scheduler) if isinstance(self.scheduler, str) else self.scheduler
+        return build(**arguments, **self.arguments)
+
+
+SAMPLERS: dict[str, dict[str, Sampler]] = {
+    "ddpm": {
+        "dpmpp_2m": Sampler(
+            "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, order=2
+        ),
+        "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}, order=2),
+        "ddim": Sampler("DDIMScheduler", {"clip_sample": False}, subsampled=True),
+        "ddpm": Sampler("DDPMScheduler", {"clip_sample": False}, stochastic=True),
+        "euler": Sampler("EulerDiscreteScheduler"),
+        "euler_ancestral": Sampler("EulerAncestralDiscreteScheduler", stochastic=True, predicts_x0=False),
+    },
+    "flow": {
+        "unipc": Sampler(
+            "UniPCMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2},
+            order=2,
+            shift="flow_shift",
+        ),
+        "euler": Sampler("FlowMatchEulerDiscreteScheduler"),
+        "heun": Sampler("FlowMatchHeunDiscreteScheduler", order=2),
+    },
+}
+"""By name of the process, then by name in ``sampler=``. The first sampler of a process is its default."""
+
+
+@dataclass(frozen=True)
 class Solver:
-    """A scheduler with its steps set, used for one call only, because a step changes it."""
+    """A scheduler with its timesteps set. It is used for one trajectory only, because its steps change it."""
 
     scheduler: Any
     times: Sequence[int | float]
-    """What the network is told at each step: whole numbers where the process counts in them."""
+    """The time that the network receives at each step; integers for ``process=ddpm``."""
     stochastic: bool = False
-    """Whether a step adds noise, and so takes generators."""
+    """Whether a step adds noise and takes random generators."""
+    convert: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda prediction, x_t, t: prediction
+    """(prediction, x_t, t) to the prediction type of the scheduler."""
 
 
-def solve(
+def run_solver(
     solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
 ) -> Tensor:
-    """Follow ``solver`` from ``x``, (B, C, *rest), at its first time, to data.
+    """Integrate ``solver`` from ``x``, (B, C, *rest), at its first time, to data.
 
-    ``denoise`` takes (x_t, t (B,)) and returns the process's prediction. Computed in float32, returned in x's dtype.
+    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x``, and what ``denoise`` takes, have
+    the scale of the process (sqrt(a_t) x_0 + sqrt(1 - a_t) noise for ``ddpm``). Schedulers that work on another scale
+    (Euler: x_0 + sigma noise) convert it with ``scale_model_input``; the start is divided by the factor of the first
+    step, which is ``init_noise_sigma`` at the full noise level and right at any other one. Computed in float32,
+    returned in the dtype of ``x``.
     """
-    dtype, x = x.dtype, x.float()
-    more = {"generator": list(generators)} if solver.stochastic and generators is not None else {}
-    for step, time in zip(solver.scheduler.timesteps, solver.times, strict=True):
-        prediction = denoise(x, torch.full((len(x),), time, device=x.device)).float()
-        x = solver.scheduler.step(prediction, step, x, return_dict=False, **more)[0]
+    dtype, x, scheduler = x.dtype, x.float(), solver.scheduler
+    extra = {"generator": list(generators)} if solver.stochastic and generators is not None else {}
+    scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
+    x = x / scale(torch.ones(1, device=x.device), scheduler.timesteps[0])
+    for timestep, time in zip(scheduler.timesteps, solver.times, strict=True):
+        x_t, t = scale(x, timestep), torch.full((len(x),), time, device=x.device)
+        prediction = solver.convert(denoise(x_t, t).float(), x_t, t)
+        x = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
     return x.to(dtype)

@@ -15,7 +15,7 @@ from echodream.datamodules.normalization import unwhiten, whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel
-from echodream.diffusion.noise import draw
+from echodream.diffusion.noise import sample_noise
 from echodream.errors import UserError
 from echodream.modules.vae import split_into_chunks
 from echodream.networks.autoencoder import load_frozen_autoencoder
@@ -60,7 +60,7 @@ class CopyGenerator:
         encoder = rows.store.dataset.encoder
         if fingerprint(self.vae) != encoder:
             raise UserError(f"autoencoder={vae} is not the encoder of {rows.store.root}: give the one that made it")
-        if generator is not None and generator.facts.encoder != encoder:
+        if generator is not None and generator.metadata.encoder != encoder:
             raise UserError(
                 f"generator= draws latents of another encoder than that of {rows.store.root}: train it again"
             )
@@ -99,7 +99,7 @@ class CopyGenerator:
 
     def stacked(self, taken: list[FrameSelection], rngs: list[np.random.Generator]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images as the generator draws them, whitened, (B, frames C, H, W), and the values of its conditions."""
-        facts = self.model.facts
+        facts = self.model.metadata
         if wrong := [one for one in taken if len(one.places) != facts.frames]:
             raise UserError(
                 f"generator= draws {facts.frames} frames at once, and samples have {len(wrong[0].places)}: give the "
@@ -111,7 +111,7 @@ class CopyGenerator:
 
     def clips(self, taken: list[FrameSelection], rngs: list[np.random.Generator]) -> tuple[Tensor, dict[str, Tensor]]:
         """Clips as long as those of training, whitened, (B, C, F, H, W), and the values of the conditions."""
-        facts, clips, references, times = self.model.facts, [], [], []
+        facts, clips, references, times = self.model.metadata, [], [], []
         for one, rng in zip(taken, rngs, strict=True):
             frames, own = int(self.rows.frames[one.row]), float(self.rows.table["FPS"][one.row])
             stride = max(1, round(own / facts.fps))
@@ -128,7 +128,7 @@ class CopyGenerator:
 
     def _shown(self, row: int, places: np.ndarray) -> np.ndarray:
         """The reference frames of a clip: the key frames of the beat in its middle, or as many, evenly."""
-        count = max(1, len(self.model.facts.reference_times))
+        count = max(1, len(self.model.metadata.reference_times))
         beats = beats_of(self.rows, row) if count == 3 else []
         if beats:
             return np.array(nearest_triple(beats, float(places.mean())))
@@ -139,22 +139,24 @@ class CopyGenerator:
         conditioner, table = self.model.conditioner, self.rows.table
         cells = {name: table[name].iloc[list(rows)].tolist() for name in conditioner.columns if name in table}
         none = [None] * len(rows)
-        return conditioner.request({name: cells.get(name, none) for name in conditioner.columns}, own=True)
+        return conditioner.encode_request({name: cells.get(name, none) for name in conditioner.columns}, clamp=True)
 
     def redrawn(
         self, x: Tensor, values: Mapping[str, Tensor], strength: float, rngs: Sequence[np.random.Generator]
     ) -> Tensor:
         """Whitened ``x`` noised to ``strength`` and drawn from there: unscaled latents, (B, F, C, H, W)."""
-        model, facts = self.model, self.model.facts
+        model, facts = self.model, self.model.metadata
         generators = [torch.Generator().manual_seed(int(rng.integers(2**63))) for rng in rngs]
         shared = facts.shared_noise if model.is_video else 0.0
-        noise = torch.stack([draw(tuple(x.shape[1:]), shared, generator) for generator in generators]).to(self.device)
-        given = model.everywhere({name: value.to(self.device) for name, value in values.items()}, x.shape[2])
-        denoise = self.guidance.denoiser(model.predictor(given), model.conditioner.names, model.process)
+        noise = torch.stack([sample_noise(tuple(x.shape[1:]), shared, generator) for generator in generators]).to(
+            self.device
+        )
+        given = model.repeat_key_frames({name: value.to(self.device) for name, value in values.items()}, x.shape[2])
+        denoise = self.guidance.guided_denoiser(model.predictor(given), model.conditioner.names, model.process)
         steps = max(1, math.ceil(strength * self.steps - 1e-9))
-        x_0 = model.drawn(x.to(self.device), given)
+        x_0 = model.to_residual(x.to(self.device), given)
         found = model.process.sample(denoise, noise, steps, None, generators, x_0, strength)
-        found = model.latents(found, given).cpu()
+        found = model.from_residual(found, given).cpu()
         if not torch.isfinite(found).all():
             raise UserError("a redrawn copy is not finite: the generator's training failed")
         found = found.transpose(1, 2) if model.is_video else found.unflatten(1, (facts.frames, facts.channels))

@@ -167,7 +167,7 @@ class SDEdit(Control):
     ) -> Iterator[Tensor]:
         """Samples of the generator that begin from the patient."""
         model = shop.model
-        size = CLIPS if model.is_video else max(1, TOGETHER // model.facts.frames)
+        size = CLIPS if model.is_video else max(1, TOGETHER // model.metadata.frames)
         for group in batched(list(zip(taken, rngs, strict=True)), size):
             ones, own = [one for one, _ in group], [rng for _, rng in group]
             x, values = (shop.clips if model.is_video else shop.stacked)(ones, own)

@@ -1,13 +1,13 @@
-"""The error of a prediction, one number for each sample."""
+"""Denoising loss per sample."""
 
 from torch import Tensor
 
 
-def mean_squares(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error of each sample, (B,); both are (B, C, *rest).
+def mean_squared_errors(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, (B,); prediction and target are (B, C, *rest).
 
-    ``mask``, bool (B, F), tells which frames of clips, (B, C, F, H, W), are real: the mean is over those alone, so that
-    a short clip weighs as much as a long one. A clip without any has error 0.
+    ``mask``, bool (B, F), marks the real frames of clips, (B, C, F, H, W); padded frames are excluded from the mean, so
+    that short and long clips have equal weight. The error of a clip without real frames is 0.
     """
     squares = (prediction.float() - target.float()).square()
     if mask is None:

@@ -1,4 +1,4 @@
-"""``model=lidm`` and ``model=lvdm``: diffusion of latent images and clips."""
+"""``model=lidm`` and ``model=lvdm``: training of latent diffusion models for images and clips."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,37 +13,43 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
-from echodream.diffusion.conditioning import Conditioner, beating, between
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, ModelMetadata
-from echodream.diffusion.noise import add_offset, check_offset, check_shared, draw
+from echodream.diffusion.noise import add_noise_offset, check_noise_offset, check_shared_noise, sample_noise
 from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
-from echodream.losses.denoising import mean_squares
+from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.trainable import Trainable
+from echodream.networks.denoisers.base import Denoiser
+from echodream.networks.denoisers.registry import check_registered
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.types import Batch
 
-_LEAST = 1e-3
-"""Of a residual's standard deviation, in whitened units: where nothing moves there is still something to draw."""
-LEVELS = 4
-"""Bands of noise, from little to much, in which the loss is logged apart."""
+_MIN_RESIDUAL_STD = 1e-3
+"""In whitened units: lower bound of the residual's standard deviation, for channels without motion."""
+NOISE_BANDS = 4
+"""Bands of noise levels, from low to high noise, whose errors are logged separately."""
+_ESTIMATION_SAMPLES = 256
+"""Training samples from which reference times and the residual's standard deviation are estimated."""
 
 
 class LatentDiffusion(Trainable):
-    """Predict what ``process`` asks for from noised latents and conditions: images (B, C, H, W), clips (B, C, F, H, W).
+    """Training of a latent diffusion model for images (B, C, H, W) or clips (B, C, F, H, W).
 
-    ``denoiser`` is a partial that builds the network from ``channels``, ``extra`` and ``width``; ``conditions`` go by
-    name, their tokens are ``width`` wide; ``joint_dropout`` is the conditioner's. ``optimizer`` takes parameters,
-    ``schedule`` takes ``optimizer`` and ``num_training_steps``. ``checkpointing`` saves memory for time, ``compile``
-    compiles the network in place, ``channels_last`` orders its weights so. The frames of a clip have ``shared_noise``
-    of their noise in common; ``noise_offset`` is what training adds to that of a whole channel. With ``residual``, and
-    reference frames, what is drawn is how a clip differs from what lies between these.
+    ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``;
+    ``conditions`` are modules by name, with tokens of width ``width``; ``joint_dropout`` is that of ``Conditioner``.
+    ``optimizer`` is a partial that takes parameters; ``schedule`` takes ``optimizer`` and ``num_training_steps``.
+    ``checkpointing``: gradient checkpointing; ``compile``: torch.compile in place; ``channels_last``: memory format of
+    the convolutions. ``shared_noise`` is the correlation of noise between frames, ``noise_offset`` the strength of an
+    offset per channel. With ``residual`` and reference frames, the process models the clip minus the interpolation of
+    its references.
     """
 
     def __init__(
         self,
-        denoiser: Callable[..., nn.Module],
+        denoiser: Callable[..., Denoiser],
         conditions: Mapping[str, nn.Module],
         width: int,
         process: Process,
@@ -58,8 +64,8 @@ class LatentDiffusion(Trainable):
         noise_offset: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shared_noise, self.residual = check_shared(shared_noise), residual
-        self.noise_offset = check_offset(noise_offset)
+        self.shared_noise, self.residual = check_shared_noise(shared_noise), residual
+        self.noise_offset = check_noise_offset(noise_offset)
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width, joint_dropout)
         self.columns = tuple(self.conditioner.columns)
@@ -68,7 +74,7 @@ class LatentDiffusion(Trainable):
         self.model: DiffusionModel
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Build the network for the latents and the conditions that ``data`` has."""
+        """Build the network for the latents and conditions of ``data``. Raises ``UserError`` if they do not fit."""
         store, view = data.store, data.view
         if store.dataset.kind != "latent":
             raise UserError(f"{store.root} holds videos: encode them first (stage=encode), or give src= a latent store")
@@ -81,9 +87,9 @@ class LatentDiffusion(Trainable):
                 "conditioning with reference and view.reference go together: set both, or neither "
                 "(conditioning=[class_id] view.reference=none)"
             )
-        self.conditioner.adapt(rows.table, channels)
+        self.conditioner.fit(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
-        facts = ModelMetadata(
+        metadata = ModelMetadata(
             channels=channels,
             height=int(rows.table["FrameHeight"].iloc[0]),
             width=int(rows.table["FrameWidth"].iloc[0]),
@@ -94,32 +100,38 @@ class LatentDiffusion(Trainable):
             reference_times=times,
             beat_spread=spread,
             shared_noise=self.shared_noise,
-            residual=_residual(data, spread is not None) if self.residual and self.conditioner.interpolates else None,
+            residual=_residual_std(data, spread is not None)
+            if self.residual and self.conditioner.interpolates_references
+            else None,
         )
-        drawn = channels * 3 if isinstance(view, Triplet) else channels
-        network = self.make_denoiser(channels=drawn, extra=self.conditioner.extra, width=self.conditioner.width)
-        self.model = DiffusionModel(network, self.conditioner, self.process, facts)  # type: ignore[arg-type]
-        self._prepare(self.model.denoiser)
-
-    def _prepare(self, network: Any) -> None:
+        sample_channels = channels * 3 if isinstance(view, Triplet) else channels
+        network = self.make_denoiser(
+            channels=sample_channels,
+            extra_channels=self.conditioner.extra_channels,
+            token_width=self.conditioner.width,
+        )
+        check_registered(network)
+        self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
         if self.checkpointing:
-            network.unet.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()
         if self.channels_last:
             for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # those over time have weights of five dimensions, and no such order
+                if isinstance(module, nn.Conv2d):  # temporal convolutions have 5D weights, which have no such format
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             network.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Corrupt, denoise, compare, log."""
-        values = self.model.values(batch)
-        x = self.model.drawn(batch["x"], values)
-        noise = add_offset(draw(x.shape, self.shared_noise, device=x.device), self.noise_offset).to(x.dtype)
+        """Loss, scalar: corrupt the latents, predict, weighted squared error, log."""
+        values = self.model.condition_values(batch)
+        x = self.model.to_residual(batch["x"], values)
+        noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset).to(
+            x.dtype
+        )
         noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
-        keep = {name: kept.to(x.device) for name, kept in self.conditioner.drop(len(x)).items()}
+        keep = {name: kept.to(x.device) for name, kept in self.conditioner.sample_dropout(len(x)).items()}
         prediction = self.model(noised.x_t, noised.t, values, keep)
-        errors = mean_squares(prediction, noised.target, batch.get("mask"))
+        errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
         if not torch.isfinite(loss):
             self.raise_not_finite("loss", batch["name"])
@@ -128,83 +140,84 @@ class LatentDiffusion(Trainable):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss on held-out patients at fixed noise levels, with the same noise every time."""
-        self._measure("val", batch, batch_idx)
+        """Loss on validation patients at fixed noise levels, with the same noise in every epoch."""
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, on the test patients."""
-        self._measure("test", batch, batch_idx)
+        """Loss on test patients, as in validation."""
+        self._evaluate("test", batch, batch_idx)
 
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write network, conditioner and facts as an artifact."""
-        made = replace(artifact, fingerprint=self.model.fingerprint())
-        write_artifact(root, made, config, self.model.save)
+        """Write network, conditioner and metadata as an artifact."""
+        artifact = replace(artifact, fingerprint=self.model.fingerprint())
+        write_artifact(root, artifact, config, self.model.save)
 
     @torch.no_grad()
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
-        """Samples with the conditions of the first ``count`` of ``batch``: unscaled latents, (N, C, F, H, W)."""
-        values = {name: value[:count] for name, value in self.model.values(batch).items()}
-        drawer = SamplingModule(self.model, SamplingConfig(0, steps, None, Guidance())).to(self.device)
-        return drawer.draw(list(range(min(count, len(batch["x"])))), values)
+        """Samples with the conditions of the first ``count`` rows of ``batch``: unscaled latents, (N, C, F, H, W)."""
+        values = {name: value[:count] for name, value in self.model.condition_values(batch).items()}
+        sampler = SamplingModule(self.model, SamplingConfig(0, steps, None, Guidance())).to(self.device)
+        return sampler.sample_latents(list(range(min(count, len(batch["x"])))), values)
 
-    def _measure(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        x, values, mask = self._held_out(batch)
-        x = self.model.drawn(x, values)
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        x, values, mask = self._held_out_inputs(batch)
+        x = self.model.to_residual(x, values)
         generator = torch.Generator().manual_seed(batch_idx)
         keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in self.conditioner.names}
-        for t in self.process.levels(LEVELS).to(x.device):
-            noise = draw(x.shape, self.shared_noise, generator).to(x.device)
+        for t in self.process.evenly_spaced_times(NOISE_BANDS).to(x.device):
+            noise = sample_noise(x.shape, self.shared_noise, generator).to(x.device)
             noised = self.process.corrupt(x, t.expand(len(x)), noise)
-            errors = mean_squares(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
+            errors = mean_squared_errors(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
             weighted = (noised.weight * errors).mean()
             self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
             self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
 
-    def _held_out(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Clips for a video model; for a model of images their real frames, each with the conditions of its clip."""
-        x, values = batch["x"], self.model.values(batch)
+    def _held_out_inputs(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Latents, condition values and mask of clips; for an image model each real frame with those of its clip."""
+        x, values = batch["x"], self.model.condition_values(batch)
         if self.model.is_video or x.ndim == 4:
             return x, values, batch.get("mask")
         clip, frame = batch["mask"].nonzero(as_tuple=True)
         return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
 
-    def _log_bands(self, stage: str, t: Tensor, errors: Tensor, **how: Any) -> None:
-        """The unweighted error by noise level: band 1 has the least noise."""
-        band = (self.process.level(t) * LEVELS).long().clamp(max=LEVELS - 1)
-        for number in range(LEVELS):
-            chosen = errors[band == number]
-            if len(chosen):
-                self.log(f"{stage}/error_band{number + 1}", chosen.mean(), batch_size=len(chosen), **how)
+    def _log_bands(self, stage: str, t: Tensor, errors: Tensor, **options: Any) -> None:
+        """Log the unweighted error in each band of noise levels; band 1 has the lowest noise."""
+        band = (self.process.relative_time(t) * NOISE_BANDS).long().clamp(max=NOISE_BANDS - 1)
+        for number in range(NOISE_BANDS):
+            selected = errors[band == number]
+            if len(selected):
+                self.log(f"{stage}/error_band{number + 1}", selected.mean(), batch_size=len(selected), **options)
 
 
-def _some(data: StoreData, count: int = 256) -> list[dict[str, Any]]:
-    """Training samples, evenly spread over an epoch."""
+def _training_samples(data: StoreData) -> list[dict[str, Any]]:
+    """Training samples, evenly spaced over an epoch."""
     samples = data.samples("TRAIN")
-    places = np.linspace(0, len(samples) - 1, min(len(samples), count)).round().astype(int)
-    return [samples[int(number)] for number in places]
+    count = min(len(samples), _ESTIMATION_SAMPLES)
+    indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    return [samples[int(index)] for index in indices]
 
 
 def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
-    """Where references lie in training clips on average, and how a beat's length varies, if they are key frames."""
+    """Mean times of the references in training clips; for key frames also the coefficient of variation of the beat."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
         return (), None
-    times = np.stack([sample["reference_time"].numpy() for sample in _some(data)])
+    times = np.stack([sample["reference_time"].numpy() for sample in _training_samples(data)])
     if view.reference != "keyframes":
         return tuple(times.mean(axis=0).tolist()), None
     times = times - times[:, :1]
-    beats = times[:, -1]
-    return tuple(times.mean(axis=0).tolist()), float(beats.std() / beats.mean())
+    lengths = times[:, -1]
+    return tuple(times.mean(axis=0).tolist()), float(lengths.std() / lengths.mean())
 
 
-def _residual(data: StoreData, beat: bool) -> tuple[float, ...]:
-    """For each channel the standard deviation of clips from what lies between their references."""
+def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
+    """Standard deviation per channel of clips minus the interpolation of their references."""
     squares = []
-    for sample in _some(data):
+    for sample in _training_samples(data):
         x, reference, time = sample["x"], sample["reference"][None], sample["reference_time"][None]
-        if beat:
-            reference, time = beating(reference, time, x.shape[1])
-        apart = x - between(reference, time, x.shape[1])[0]
-        squares.append(apart[:, sample["mask"]].double().square().flatten(1))
-    spread = torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_LEAST)
-    return tuple(spread.tolist())
+        if has_key_frames:
+            reference, time = repeat_key_frames(reference, time, x.shape[1])
+        residual = x - interpolate_references(reference, time, x.shape[1])[0]
+        squares.append(residual[:, sample["mask"]].double().square().flatten(1))
+    std = torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_MIN_RESIDUAL_STD)
+    return tuple(std.tolist())

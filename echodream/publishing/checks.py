@@ -81,10 +81,10 @@ def clear_model(what: str, folder: str, sources: Sources, accept_findings: bool)
 
     The audit's finding that training patients can be told from others by this very model is a reason to refuse.
     """
-    from echodream.diffusion.model import load_diffusion
+    from echodream.diffusion.model import load_diffusion_model
 
     on, artifact = GENERATORS[what], read_artifact(folder, what)
-    load_diffusion(folder, what)  # that its weights are those that were trained and audited
+    load_diffusion_model(folder, what)  # that its weights are those that were trained and audited
     _check_decision(sources, on)
     record, used = sources.records[f"filter_{on}"], set()
     if (sources.passed_stores[on] / CHECKSUMS).is_file():

@@ -1,4 +1,4 @@
-"""What samples are asked for, and the csv that may say it, read strictly: no cell comes under another column."""
+"""Requested condition values, and the strict reader of a csv that contains them."""
 
 import csv
 import math
@@ -12,79 +12,80 @@ from echodream.store.schema import StoreError, read_text
 from echodream.store.table import MAX_CSV_BYTES, TEXT_COLUMNS, is_numeric_text, read_text_table
 
 SOURCE = "Source"
-"""The column that says which row of src= a row is for."""
-_CONDITIONS = ("class_id", "EF", "View", "text")
-"""Columns that some models can be told."""
+"""Column with the FileName of the row of src= that a row of the csv is for."""
+_COMMON_CONDITIONS = ("class_id", "EF", "View", "text")
+"""Condition columns of the models in conf/; a csv column of another model's condition is refused, not ignored."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of the conditions."""
+class ConditionRequests:
+    """Condition values of the samples to generate."""
 
     values: dict[str, list[Any]]
-    """For each column that the conditions read, the value for each sample; None where it is missing."""
+    """By column, one value for each sample; None where it is missing."""
     sources: list[str] | None = None
-    """The FileName of the source that each row is for, where a csv says it."""
-    unread: tuple[str, ...] = ()
+    """FileName of the source of each row, if a csv has the column Source."""
+    unread_columns: tuple[str, ...] = ()
     """Columns of the csv that nothing reads."""
 
 
-def read_labels(path: str, columns: Sequence[str]) -> Asked:
-    """The ``columns`` that the csv at ``path`` has, and Source if it is there, as text.
+def read_labels(path: str, columns: Sequence[str]) -> ConditionRequests:
+    """Values of the condition ``columns`` in the csv at ``path``, and its column Source.
 
-    Raises ``UserError`` with file and line for rows that are not as long as the header, empty lines and names that
-    stand there twice, and for columns of conditions that this model, which is told ``columns``, has not.
+    Raises ``UserError`` with file and line for rows of another length than the header, empty lines, duplicate columns,
+    and columns of conditions that the model does not have.
     """
     file = Path(path)
     try:
         lines = read_text(file, MAX_CSV_BYTES).splitlines()
-        _refuse_lines(path, lines)
+        _check_lines(path, lines)
         table = read_text_table(file)
     except StoreError as error:
         reason = str(error).removesuffix(f": {file.parent} is not a store")
         raise UserError(f"labels={reason}; correct the csv") from error
-    found = [name for name in columns if name in table]
-    if not found or not len(table):
+    present = [name for name in columns if name in table]
+    if not present or not len(table):
         raise UserError(f"labels={path} has no rows with {' or '.join(columns) or 'any condition of this model'}")
-    _refuse_unheard(path, list(table.columns), columns)
-    values = {name: _cells(path, name, table[name].tolist()) for name in found}
+    _refuse_other_conditions(path, list(table.columns), columns)
+    values = {name: _parse_cells(path, name, table[name].tolist()) for name in present}
     sources = table[SOURCE].tolist() if SOURCE in table else None
-    return Asked(values, sources, tuple(name for name in map(str, table) if name not in (*columns, SOURCE)))
+    unread = tuple(name for name in map(str, table) if name not in (*columns, SOURCE))
+    return ConditionRequests(values, sources, unread)
 
 
-def _refuse_lines(path: str, lines: Sequence[str]) -> None:
-    """Raise ``UserError`` for a name that stands twice in the header, and for an empty line between rows."""
+def _check_lines(path: str, lines: Sequence[str]) -> None:
+    """Raise ``UserError`` for a duplicate column in the header, and for an empty line between rows."""
     names = [name.strip() for name in next(csv.reader(lines[:1]), [])]
-    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise UserError(f"labels={path}, line 1: the column {twice[0]!r} stands there twice; keep one of them")
+    if duplicates := [name for index, name in enumerate(names) if name in names[:index]]:
+        raise UserError(f"labels={path}, line 1: the column {duplicates[0]!r} is there twice; keep one of them")
     last = max((number for number, line in enumerate(lines) if line.strip()), default=0)
     if empty := [number for number, line in enumerate(lines[:last], 1) if not line.strip()]:
         raise UserError(f'labels={path}, line {empty[0]} is empty: remove it, or write "" for a value that is missing')
 
 
-def _refuse_unheard(path: str, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise ``UserError`` for a column of ``names`` that asks for a condition which is not among ``columns``."""
-    meant = {name.casefold(): name for name in (*_CONDITIONS, *columns)}
+def _refuse_other_conditions(path: str, names: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise ``UserError`` for a column of ``names`` that is a condition, or its misspelling, but not in ``columns``."""
+    conditions = {name.casefold(): name for name in (*_COMMON_CONDITIONS, *columns)}
     for name in names:
-        right = meant.get(name.strip().casefold())
-        if name in columns or right is None:
+        condition = conditions.get(name.strip().casefold())
+        if name in columns or condition is None:
             continue
-        if right in columns:
-            raise UserError(f"labels={path} has a column {name!r}: write {right}")
+        if condition in columns:
+            raise UserError(f"labels={path} has a column {name!r}: write {condition}")
         raise UserError(
-            f"labels={path} has a column {name}, and this model can be told {', '.join(columns)} alone: remove it"
+            f"labels={path} has a column {name}, and this model has the conditions {', '.join(columns)} only: remove it"
         )
 
 
-def _cells(path: str, name: str, cells: Sequence[str]) -> list[Any]:
-    """Numbers where the whole column is numbers, as in a Store; None where a cell is empty."""
-    found = [cell.strip() for cell in cells]
-    for line, cell in enumerate(found, 2):
+def _parse_cells(path: str, name: str, cells: Sequence[str]) -> list[Any]:
+    """Numbers if all cells of the column are numbers, as in a Store, else text; None where a cell is empty."""
+    stripped = [cell.strip() for cell in cells]
+    for line, cell in enumerate(stripped, 2):
         if _is_not_finite(cell):
             raise UserError(f"labels={path}, line {line}: {name} is {cell!r}; leave a cell empty where it is missing")
-    if name in TEXT_COLUMNS or not all(is_numeric_text(cell) for cell in found if cell):
-        return [cell or None for cell in found]
-    return [(float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None for cell in found]
+    if name in TEXT_COLUMNS or not all(is_numeric_text(cell) for cell in stripped if cell):
+        return [cell or None for cell in stripped]
+    return [(float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None for cell in stripped]
 
 
 def _is_not_finite(cell: str) -> bool:

@@ -1,4 +1,4 @@
-"""What ``stage=image`` and ``stage=video`` share: settings of guidance, labels, and the Store that samples go to."""
+"""Shared parts of ``stage=image`` and ``stage=video``: guidance, sampling settings, and the Store of samples."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ from torch import Tensor
 from echodream import validation
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.datamodules.sampling_requests import References, SamplingRequests
-from echodream.diffusion.conditioning import TokenCondition
+from echodream.diffusion.conditioning.base import TokenCondition
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.trainer import precision
@@ -24,19 +25,20 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
 from echodream.store.latents import write_latents
 
-_APART = 0.1
-OWN = ("interval", "rescale", "auto")
-"""Settings of guidance that are not the scale of a condition."""
-_TRAINING = ("min_snr", "least_weight", "spacing", "times", "shift")
-"""Settings of a process that do not change what a network's prediction means."""
+_MAX_RESIDUAL_DIFFERENCE = 0.1
+"""Relative difference of the residual's standard deviation that is allowed between a model and its weak model."""
+_GUIDANCE_SETTINGS = ("interval", "rescale", "auto")
+"""Keys of guidance that are not the scale of a condition."""
+_TRAINING_SETTINGS = ("min_snr", "least_weight", "spacing", "times", "shift")
+"""Settings of a process that do not change the meaning of the network's prediction."""
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
-"""The others would change the noise and the times that samples are drawn with, too."""
+"""Other precisions would also round the noise and the timesteps."""
 
 
-def guidance_of(asked: Mapping[str, Any], model: DiffusionModel) -> Guidance:
-    """The guidance that ``asked`` describes. Raises ``UserError`` for a scale of a condition the model has not."""
-    scales = {name: scale for name, scale in asked.items() if name not in OWN}
-    names, interval, auto = model.conditioner.names, asked["interval"], asked["auto"]
+def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidance:
+    """Guidance from the keys of ``guidance``. Raises ``UserError`` for the scale of a condition the model lacks."""
+    scales = {name: scale for name, scale in settings.items() if name not in _GUIDANCE_SETTINGS}
+    names, interval, auto = model.conditioner.names, settings["interval"], settings["auto"]
     if wrong := [name for name, scale in scales.items() if name not in names and scale != 1]:
         raise UserError(
             f"guidance.{wrong[0]}={scales[wrong[0]]} has nothing to guide: this model's conditions are "
@@ -47,24 +49,25 @@ def guidance_of(asked: Mapping[str, Any], model: DiffusionModel) -> Guidance:
     return Guidance(
         scales={name: scale for name, scale in scales.items() if name in names},
         interval=tuple(interval) if isinstance(interval, Sequence) else (interval,),
-        rescale=asked["rescale"],
+        rescale=settings["rescale"],
         auto=auto["scale"],
     )
 
 
-def weak_model(asked: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
-    """The worse model for autoguidance, if one is asked for. Raises ``UserError`` when it does not fit ``model``."""
-    folder, scale = asked["auto"]["artifact"], float(asked["auto"]["scale"])
+def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
+    """The weaker model for autoguidance, if any. Raises ``UserError`` if it is not comparable with ``model``."""
+    folder, scale = guidance["auto"]["artifact"], float(guidance["auto"]["scale"])
     if folder is None:
         if scale != 1:
-            raise UserError("guidance.auto.scale needs guidance.auto.artifact=, the folder of a worse model")
+            raise UserError("guidance.auto.scale needs guidance.auto.artifact=, the folder of a weaker model")
         return None
-    weak = load_diffusion(str(folder), name)
-    own, other = _nature(model), _nature(weak)
-    wrong = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
-    spreads = zip(model.facts.residual or (), weak.facts.residual or (), strict=False)
-    if any(abs(spread / other - 1) > _APART for spread, other in spreads):
-        wrong.append("residual, by more than a tenth")  # what it predicts is in other units
+    weak = load_diffusion_model(str(folder), name)
+    first, second = _comparable_settings(model), _comparable_settings(weak)
+    keys = {**first, **second}
+    wrong = [key for key in keys if key not in first or key not in second or first[key] != second[key]]
+    stds = zip(model.metadata.residual or (), weak.metadata.residual or (), strict=False)
+    if any(abs(std / weak_std - 1) > _MAX_RESIDUAL_DIFFERENCE for std, weak_std in stds):
+        wrong.append("residual, by more than a tenth")  # the units of the predictions differ
     if wrong:
         raise UserError(
             f"guidance.auto.artifact={folder} differs from the model in {wrong[0]}: train it as the model itself, but "
@@ -73,93 +76,98 @@ def weak_model(asked: Mapping[str, Any], model: DiffusionModel, name: str) -> Di
     return weak
 
 
-def _nature(model: DiffusionModel) -> dict[str, Any]:
-    """What two models share whose predictions can be compared, by the name of the setting.
+def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
+    """Settings that two models must share so that their predictions can be compared, by name.
 
-    Not among it are the window of clips, what weighs in training, and what is estimated from training samples.
+    Left out: the number of frames of clips, loss weights, and estimates from the training samples.
     """
-    told, facts = model.conditioner.settings()["conditions"], asdict(model.facts)
+    conditions, metadata = model.conditioner.settings()["conditions"], asdict(model.metadata)
     for name in ("fps", "reference_times", *(["frames"] if model.is_video else [])):
-        del facts[name]
-    facts |= {name: facts[name] is not None for name in ("residual", "beat_spread")}
-    process = {name: value for name, value in model.process.settings().items() if name not in _TRAINING}
+        del metadata[name]
+    metadata |= {name: metadata[name] is not None for name in ("residual", "beat_spread")}
+    process = {name: value for name, value in model.process.settings().items() if name not in _TRAINING_SETTINGS}
     return {
         **{f"process.{name}": value for name, value in process.items()},
-        **facts,
-        "conditioning": sorted((item["name"], item["kind"], str(item["facts"])) for item in told),
+        **metadata,
+        "conditioning": sorted((item["name"], item["kind"], str(item["facts"])) for item in conditions),
     }
 
 
-def recipe_of(sampling: Mapping[str, Any], model: DiffusionModel) -> SamplingConfig:
-    """How to draw, from ``seed``, ``steps``, ``sampler`` and ``guidance``, checked against what ``model`` can do."""
-    chosen = model.process.check(sampling["steps"], sampling["sampler"])
-    if chosen == "ddpm" and model.facts.shared_noise:
+def sampling_config(settings: Mapping[str, Any], model: DiffusionModel) -> SamplingConfig:
+    """Configuration from ``seed``, ``steps``, ``sampler`` and ``guidance``, checked against ``model``."""
+    sampler = model.process.check_sampler(settings["steps"], settings["sampler"])
+    entries = SAMPLERS[model.process.name]
+    if entries[sampler].stochastic and model.metadata.shared_noise:
+        deterministic = ", ".join(name for name, entry in entries.items() if not entry.stochastic)
         raise UserError(
-            "sampler=ddpm gives each frame noise of its own, and this model was trained with model.shared_noise="
-            f"{model.facts.shared_noise:g}: choose one of {', '.join(model.process.samplers[:-1])}"
+            f"sampler={sampler} adds independent noise to each frame, and this model was trained with "
+            f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
         )
-    guidance = guidance_of(sampling["guidance"], model)
-    return SamplingConfig(validation.whole_number("seed", sampling["seed"], 0), sampling["steps"], chosen, guidance)
+    guidance = build_guidance(settings["guidance"], model)
+    return SamplingConfig(validation.whole_number("seed", settings["seed"], 0), settings["steps"], sampler, guidance)
 
 
-def settings_of(recipe: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
-    """What decides a sample, for ``dataset.json``."""
-    guidance = recipe.guidance
-    how: dict[str, Any] = {
+def sampling_settings(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
+    """Everything that decides a sample, for ``dataset.json``."""
+    guidance = config.guidance
+    recorded: dict[str, Any] = {
         "scales": {name: float(scale) for name, scale in guidance.scales.items()},
-        "interval": [float(end) for end in guidance.interval],
+        "interval": [float(bound) for bound in guidance.interval],
         "rescale": float(guidance.rescale),
     }
-    how["auto"] = {"model": weak.fingerprint(), "scale": float(guidance.auto)} if weak is not None else None
+    recorded["auto"] = {"model": weak.fingerprint(), "scale": float(guidance.auto)} if weak is not None else None
     return {
         "model": model.fingerprint(),
-        "seed": recipe.seed,
-        "steps": recipe.steps,
-        "sampler": recipe.sampler,
-        "guidance": how,
+        "seed": config.seed,
+        "steps": config.steps,
+        "sampler": config.sampler,
+        "guidance": recorded,
     }
 
 
-def columns_of(recipe: SamplingConfig) -> dict[str, Any]:
-    """What FileList.csv says of how each row was drawn.
+def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
+    """Columns of FileList.csv that record how a row was sampled.
 
-    Guidance is a cell like ``class_id=2 reference=1``, with ``auto=3 interval=0.2-0.7 rescale=0.5`` where it has them.
+    Guidance is a cell like ``class_id=2 reference=1``, followed by ``auto=3 interval=0.2-0.7 rescale=0.5`` where these
+    are not the default.
     """
-    guidance = recipe.guidance
+    guidance = config.guidance
     parts = [f"{name}={scale:g}" for name, scale in guidance.scales.items()]
     parts += [f"auto={guidance.auto:g}"] if guidance.auto != 1 else []
     parts += ["interval={:g}-{:g}".format(*guidance.interval)] if tuple(guidance.interval) != (0, 1) else []
     parts += [f"rescale={guidance.rescale:g}"] if guidance.rescale else []
-    told = " ".join(parts)
-    return {"Seed": recipe.seed, "Sampler": recipe.sampler, "Steps": recipe.steps, "Guidance": told}
+    return {"Seed": config.seed, "Sampler": config.sampler, "Steps": config.steps, "Guidance": " ".join(parts)}
 
 
-def counts(
-    rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = (), unread: Sequence[str] = ()
+def summary_counts(
+    rows: Mapping[str, Mapping[str, Any]], without_values: Sequence[str] = (), unread_columns: Sequence[str] = ()
 ) -> dict[str, object]:
-    """For a summary: how many rows there are of each class, the columns of which nothing was asked, and the columns of
-    a csv that nothing read."""
+    """For a summary: rows of each class, condition columns without values, and columns of a csv that nothing reads."""
     classes = (f"class {row['class_id']} {row.get('class_name', '')}" for row in rows.values() if "class_id" in row)
-    found = dict(sorted(Counter(name.strip() for name in classes).items()))
-    named = {"not asked for": without, "columns not read": unread}
-    return {**found, **{what: ", ".join(names) for what, names in named.items() if names}}
+    counts = dict(sorted(Counter(name.strip() for name in classes).items()))
+    lists = {"not asked for": without_values, "columns not read": unread_columns}
+    return {**counts, **{title: ", ".join(names) for title, names in lists.items() if names}}
 
 
-def told(labels: str, asked: Mapping[str, Sequence[Any]]) -> str:
-    """For ``dataset.json``: where conditions come from, and a fingerprint of all that is asked for."""
-    text = json.dumps({name: list(cells) for name, cells in asked.items()}, default=plain)
+def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> str:
+    """For ``dataset.json``: where the conditions come from, and a hash of all of them."""
+    text = json.dumps({name: list(cells) for name, cells in requests.items()}, default=to_python_value)
     kind = labels if labels in ("uniform", "training") else "csv"
     return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def idle(model: DiffusionModel, guidance: Guidance, asked: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The columns of which nothing is asked in any row. Raises ``UserError`` when guidance would need one."""
-    parts = model.conditioner.conditions.items()
-    tokens = {name: part.column for name, part in parts if isinstance(part, TokenCondition)}
+def columns_without_values(
+    model: DiffusionModel, guidance: Guidance, requests: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Condition columns that are empty in all rows. Raises ``UserError`` if guidance needs one of them."""
+    conditions = model.conditioner.conditions.items()
+    columns = {name: module.column for name, module in conditions if isinstance(module, TokenCondition)}
     empty = {
         name: column
-        for name, column in tokens.items()
-        if not any(model.conditioner.describe({column: plain(cell)}) for cell in asked.get(column, ()))
+        for name, column in columns.items()
+        if not any(
+            model.conditioner.table_columns({column: to_python_value(cell)}) for cell in requests.get(column, ())
+        )
     }
     if wrong := [name for name in empty if guidance.scales.get(name, 1) not in (0, 1)]:
         raise UserError(
@@ -169,8 +177,8 @@ def idle(model: DiffusionModel, guidance: Guidance, asked: Mapping[str, Sequence
     return list(empty.values())
 
 
-def draw(
-    drawer: SamplingModule,
+def sample_to_store(
+    sampler: SamplingModule,
     dst: str,
     dataset: Dataset,
     rows: Mapping[str, dict[str, Any]],
@@ -180,26 +188,26 @@ def draw(
     trainer: Callable[..., pl.Trainer],
     references: References | None = None,
 ) -> str:
-    """Draw the ``rows`` that the store at ``dst`` has not yet, ``batch`` at a time; returns what there was to do."""
+    """Sample the ``rows`` that the store at ``dst`` does not have yet, in batches of ``batch``; returns its state."""
     validation.whole_number("batch", batch)
-    statistics = drawer.model.facts.statistics
-    writing = StoreWriterCallback(dst, dataset, rows, save, lambda folder, every: statistics)
-    data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writing.done, references), workers)
-    run_prediction(trainer, drawer, data, writing)
-    return "already complete, nothing to do" if writing.already_complete else "done"
+    statistics = sampler.model.metadata.statistics
+    writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: statistics)
+    data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writer.done, references), workers)
+    run_prediction(trainer, sampler, data, writer)
+    return "already complete, nothing to do" if writer.already_complete else "done"
 
 
-def sample_store(model: DiffusionModel, settings: dict[str, Any], command: str, code_version: str) -> Dataset:
-    """``dataset.json`` of a store of samples: latents of the encoder, and whitened like those, that ``model`` knows."""
-    facts = model.facts
+def samples_dataset(model: DiffusionModel, settings: dict[str, Any], command: str, code_version: str) -> Dataset:
+    """``dataset.json`` of a store of samples: latents of the encoder that ``model`` was trained with."""
+    metadata = model.metadata
     return Dataset(
         kind="latent",
         layout="F,C,H,W",
-        channels=facts.channels,
-        height=facts.height,
-        width=facts.width,
+        channels=metadata.channels,
+        height=metadata.height,
+        width=metadata.width,
         fidelity="float16",
-        encoder=facts.encoder,
+        encoder=metadata.encoder,
         synthetic=True,
         settings=settings,
         command=command,
@@ -207,20 +215,20 @@ def sample_store(model: DiffusionModel, settings: dict[str, Any], command: str, 
     )
 
 
-def save(path: Path, latents: Tensor) -> dict[str, Any]:
-    """Write a sample, (F, C, H, W), as a posterior without spread."""
+def write_sample(path: Path, latents: Tensor) -> dict[str, Any]:
+    """Write a sample, (F, C, H, W), as a latent posterior with standard deviation 0; returns its table columns."""
     write_latents(path, latents.numpy(), latents.new_zeros(latents.shape).numpy())
     return {"NumberOfFrames": len(latents), "FrameHeight": latents.shape[2], "FrameWidth": latents.shape[3]}
 
 
-def checked_precision(trainer: Callable[..., pl.Trainer]) -> str:
-    """The precision that ``trainer`` asks for. Raises ``UserError`` for one that samples cannot be drawn with."""
-    asked = precision(trainer)
-    if asked not in _PRECISIONS:
-        raise UserError(f"trainer.precision={asked} is not for drawing: choose one of {', '.join(_PRECISIONS[:3])}")
-    return asked
+def check_precision(trainer: Callable[..., pl.Trainer]) -> str:
+    """Precision of ``trainer``. Raises ``UserError`` if it is not suitable for sampling."""
+    chosen = precision(trainer)
+    if chosen not in _PRECISIONS:
+        raise UserError(f"trainer.precision={chosen} is not for sampling: choose one of {', '.join(_PRECISIONS[:3])}")
+    return chosen
 
 
-def plain(value: Any) -> Any:
-    """A cell of a table or an entry of a list as a plain Python value."""
+def to_python_value(value: Any) -> Any:
+    """A numpy or torch scalar as a Python value; other values unchanged."""
     return value.item() if hasattr(value, "item") else value

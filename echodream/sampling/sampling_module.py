@@ -1,4 +1,4 @@
-"""Drawing with a trained diffusion model: each sample a function of the seed and its row alone."""
+"""Sampling from a trained diffusion model: each sample is a function of the seed and its row only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,136 +11,142 @@ from torch import Tensor
 from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.sampling_requests import SamplingRequest
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import DiffusionModel, repeated
-from echodream.diffusion.noise import draw
+from echodream.diffusion.model import DiffusionModel, repeat_values
+from echodream.diffusion.noise import sample_noise
 from echodream.diffusion.processes.base import Denoise
-from echodream.diffusion.sliding_window import windowed
+from echodream.diffusion.sliding_window import sliding_window_denoiser
 from echodream.errors import UserError
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How samples are drawn from noise."""
+    """Seed, sampler and guidance."""
 
     seed: int
     steps: int
     sampler: str | None
+    """None: the default of the process."""
     guidance: Guidance
 
 
 @dataclass(frozen=True)
 class ClipLengthConfig:
-    """How clips become longer than those of training."""
+    """Length of clips, and how clips longer than those of training are joined from windows."""
 
     frames: int
     window: int
+    """Frames of a training clip."""
     overlap: int
-    """Frames that neighbouring windows share."""
+    """Frames that neighboring windows share."""
     batch: int
-    """Windows that go through the network at once."""
+    """Windows per call of the network."""
     join: str = "crossfade"
-    """"crossfade": all windows at every step, blended; "continue": one after another, given the last frames before."""
+    """"crossfade": all windows at every step, blended; "continue": one after another, each given the last frames of the
+    one before."""
 
 
-def generator_of(seed: int, row: int, video: bool = False) -> torch.Generator:
-    """The source of all randomness of the sample number ``row``; a video has not the noise of the image it begins from.
-
-    The image and the video of one seed and row would otherwise share their first numbers.
-    """
+def row_generator(seed: int, row: int, video: bool = False) -> torch.Generator:
+    """Random generator of the sample number ``row``; different for images and videos of the same seed and row."""
     state = np.random.SeedSequence((seed, row, int(video))).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
 class SamplingModule(pl.LightningModule):
-    """Images, or clips of any length, drawn from noise.
+    """Samples images, or clips of any length, from noise.
 
-    ``weak`` is a worse model of the same kind for autoguidance. Clips need a ``length``.
+    ``weak`` is a weaker model of the same kind for autoguidance. Without ``length``, clips have the length of training.
     """
 
     def __init__(
         self,
         model: DiffusionModel,
-        recipe: SamplingConfig,
+        config: SamplingConfig,
         length: ClipLengthConfig | None = None,
         weak: DiffusionModel | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.recipe, self.length, self.weak = model, recipe, length, weak
+        self.model, self.config, self.length, self.weak = model, config, length, weak
 
     def predict_step(self, batch: SamplingRequest, batch_idx: int) -> list[Tensor]:
-        """For each row its latents, unscaled, float32 (F, C, H, W) on the CPU."""
-        drawn = self.draw(batch.rows, batch.values)
-        if not torch.isfinite(drawn).all():
+        """For each row its unscaled latents, float32 (F, C, H, W) on the CPU."""
+        latents = self.sample_latents(batch.rows, batch.values)
+        if not torch.isfinite(latents).all():
             raise UserError("a sample is not finite: the model's training failed, or guidance is far too strong")
-        return [row.transpose(0, 1).float().cpu() for row in drawn]
+        return [row.transpose(0, 1).float().cpu() for row in latents]
 
-    def draw(self, rows: list[int], values: Mapping[str, Tensor]) -> Tensor:
-        """The samples number ``rows`` with the conditions' ``values``: unscaled latents, (B, C, F, H, W)."""
-        facts = self.model.facts
-        generators = [generator_of(self.recipe.seed, row, self.model.is_video) for row in rows]
+    def sample_latents(self, rows: list[int], values: Mapping[str, Tensor]) -> Tensor:
+        """Samples number ``rows`` with the conditions' ``values``: unscaled latents, (B, C, F, H, W)."""
+        metadata = self.model.metadata
+        generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
         if not self.model.is_video:
-            stacked = (facts.channels * facts.frames, facts.height, facts.width)
-            whitened = self._sample(self._denoise(values), _noise(stacked, generators, self.device), generators)
-            whitened = whitened.unflatten(1, (facts.frames, facts.channels)).transpose(1, 2)
+            stacked = (metadata.channels * metadata.frames, metadata.height, metadata.width)
+            whitened = self._sample(self._denoiser(values), _noise(stacked, generators, self.device), generators)
+            whitened = whitened.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
         elif self.length is not None and self.length.join == "continue":
-            whitened = self._continued(values, generators)
+            whitened = self._sample_continued(values, generators)
         else:
-            frames = self.length.frames if self.length else facts.frames
-            shape = (facts.channels, frames, facts.height, facts.width)
-            noise = _noise(shape, generators, self.device, facts.shared_noise)
-            whitened = self.model.latents(self._sample(self._windowed(values), noise, generators), values)
-        return unwhiten(whitened, facts.statistics, dim=1)
+            frames = self.length.frames if self.length else metadata.frames
+            shape = (metadata.channels, frames, metadata.height, metadata.width)
+            noise = _noise(shape, generators, self.device, metadata.shared_noise)
+            residual = self._sample(self._clip_denoiser(values), noise, generators)
+            whitened = self.model.from_residual(residual, values)
+        return unwhiten(whitened, metadata.statistics, dim=1)
 
     def _sample(self, denoise: Denoise, noise: Tensor, generators: list[torch.Generator]) -> Tensor:
-        recipe = self.recipe
-        return self.model.process.sample(denoise, noise, recipe.steps, recipe.sampler, generators)
+        return self.model.process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
-    def _denoise(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The network under guidance, for x_t as large as in training."""
+    def _denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
+        """The guided model, for x_t of the size of training."""
         model, weak = self.model, self.weak.predictor(values) if self.weak is not None else None
-        return self.recipe.guidance.denoiser(model.predictor(values), model.conditioner.names, model.process, weak)
+        names = model.conditioner.names
+        return self.config.guidance.guided_denoiser(model.predictor(values), names, model.process, weak)
 
-    def _windowed(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The network under guidance, for x_t of any number of frames."""
+    def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
+        """The guided model, for x_t of any number of frames."""
         length = self.length
         if length is None or length.frames <= length.window:
-            return self._denoise(values)
+            return self._denoiser(values)
 
-        def denoise_at(x: Tensor, t: Tensor, starts: list[int]) -> Tensor:
-            return self._denoise(_from(values, starts))(x, t)
+        def denoise_windows(x: Tensor, t: Tensor, starts: list[int]) -> Tensor:
+            return self._denoiser(shift_references(values, starts))(x, t)
 
-        return windowed(denoise_at, length.frames, length.window, length.overlap, length.batch)
+        return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
 
-    def _continued(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
-        """Window after window, each given the last frames of the one before as further references."""
+    def _sample_continued(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
+        """Window after window, each with the last frames of the one before as additional references."""
         assert self.length is not None
-        facts, length = self.model.facts, self.length
-        made: Tensor | None = None
-        while made is None or made.shape[2] < length.frames:
-            given = dict(values)
-            if made is not None:
-                given = _from(values, [made.shape[2] - length.overlap])
-                times = torch.arange(length.overlap, device=made.device).expand(len(made), -1).float()
-                given["reference"] = torch.cat([given["reference"], made[:, :, -length.overlap :]], dim=2)
-                given["reference_time"] = torch.cat([given["reference_time"], times], dim=1)
-            shape = (facts.channels, length.window, facts.height, facts.width)
-            noise = _noise(shape, generators, self.device, facts.shared_noise)
-            window = self.model.latents(self._sample(self._denoise(given), noise, generators), given)
-            made = window if made is None else torch.cat([made, window[:, :, length.overlap :]], dim=2)
-        return made[:, :, : length.frames]
+        metadata, length = self.model.metadata, self.length
+        clip: Tensor | None = None
+        while clip is None or clip.shape[2] < length.frames:
+            window_values = dict(values)
+            if clip is not None:
+                window_values = shift_references(values, [clip.shape[2] - length.overlap])
+                times = torch.arange(length.overlap, device=clip.device).expand(len(clip), -1).float()
+                frames = [window_values["reference"], clip[:, :, -length.overlap :]]
+                window_values["reference"] = torch.cat(frames, dim=2)
+                window_values["reference_time"] = torch.cat([window_values["reference_time"], times], dim=1)
+            shape = (metadata.channels, length.window, metadata.height, metadata.width)
+            noise = _noise(shape, generators, self.device, metadata.shared_noise)
+            residual = self._sample(self._denoiser(window_values), noise, generators)
+            window = self.model.from_residual(residual, window_values)
+            clip = window if clip is None else torch.cat([clip, window[:, :, length.overlap :]], dim=2)
+        return clip[:, :, : length.frames]
 
 
 def _noise(
     shape: tuple[int, ...], generators: list[torch.Generator], device: torch.device, shared: float = 0.0
 ) -> Tensor:
-    return torch.stack([draw(shape, shared, generator) for generator in generators]).to(device)
+    return torch.stack([sample_noise(shape, shared, generator) for generator in generators]).to(device)
 
 
-def _from(values: Mapping[str, Tensor], starts: list[int]) -> dict[str, Tensor]:
-    """The values for windows that begin at ``starts``, one window after another: references lie relative to them."""
-    given = repeated(values, len(starts))
-    if "reference_time" in given:
-        times = given["reference_time"]
+def shift_references(values: Mapping[str, Tensor], starts: list[int]) -> dict[str, Tensor]:
+    """Condition values for windows that begin at the frames ``starts``, one window after another.
+
+    Times of references become relative to the start of each window.
+    """
+    shifted = repeat_values(values, len(starts))
+    if "reference_time" in shifted:
+        times = shifted["reference_time"]
         begin = torch.tensor(starts, dtype=times.dtype, device=times.device)
-        given["reference_time"] = times - begin.repeat_interleave(len(times) // len(starts))[:, None]
-    return given
+        shifted["reference_time"] = times - begin.repeat_interleave(len(times) // len(starts))[:, None]
+    return shifted

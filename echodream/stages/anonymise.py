@@ -11,12 +11,12 @@ from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, ImageSet, open_
 from echodream.anonymization.methods import create_method
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.sampling.sample_store import checked_precision, recipe_of, save, settings_of
+from echodream.sampling.sample_store import check_precision, sampling_config, sampling_settings, write_sample
 from echodream.sampling.sampling_module import SamplingConfig
 from echodream.store import Dataset
 
@@ -51,7 +51,7 @@ def anonymise(
     from the LIDM ``generator``. Raises ``UserError`` for models of other latents.
     """
     transform = create_method(method, methods)
-    precision = checked_precision(trainer)
+    precision = check_precision(trainer)
     store = open_complete_store(src, "src")
     if store.dataset.kind != "latent":
         raise UserError(f"src={src} holds {store.dataset.kind}s, and latents are anonymized: run stage=encode first")
@@ -61,11 +61,11 @@ def anonymise(
     settings: dict[str, Any] = {"source": store.checksum, "private": PRIVATE, "precision": precision}
     settings |= {"method": method, "frames": frames, **transform.settings()}
     if transform.needs_generator:
-        model = load_diffusion(generator, "lidm")
+        model = load_diffusion_model(generator, "lidm")
         sampling = {"seed": seed, "steps": steps, "sampler": None, "guidance": guidance}
         config = _sampling_config(sampling, model)
         transform.check_generator(model, recordings)
-        settings |= settings_of(config, model, None)
+        settings |= sampling_settings(config, model, None)
         copies = CopyGenerator(recordings, autoencoder, model, config.guidance, config.steps, config.seed)
     else:
         copies = CopyGenerator(recordings, autoencoder)
@@ -83,7 +83,7 @@ def anonymise(
         code_version=code_version,
     )
     writer = StoreWriterCallback(
-        dst, dataset, _rows(images, frames), save, lambda folder, names: store.dataset.statistics
+        dst, dataset, _rows(images, frames), write_sample, lambda folder, names: store.dataset.statistics
     )
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
@@ -99,7 +99,7 @@ def _sampling_config(sampling: Mapping[str, Any], model: DiffusionModel) -> Samp
     auto = sampling["guidance"]["auto"]
     if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
         raise UserError(f"guidance.auto={auto} is not for stage=anonymise: leave it out")
-    return recipe_of(sampling, model)
+    return sampling_config(sampling, model)
 
 
 def _rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from echodream.artifact import read_artifact
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
@@ -111,7 +111,7 @@ def _decide(
     if embedder.sees.on == "latents":  # pixels come from a store that was decoded from the study's
         check_trained(artifact, "reid", study, "artifact")
     _check_similarity(rule, embedder)
-    model = load_diffusion(generator, GENERATORS[looks.on]) if generator else None
+    model = load_diffusion_model(generator, GENERATORS[looks.on]) if generator else None
     rows = Recordings(study, "TRAIN")
     shop = CopyGenerator(rows, vae, model, _guidance(store, model), looks.steps, looks.seed, where)
     scored = score(store, study, embedder, shop, rule, declared, report_only, looks)

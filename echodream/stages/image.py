@@ -1,4 +1,4 @@
-"""``stage=image``: noise becomes a Store of latent images, or of key frames drawn jointly."""
+"""``stage=image``: sample a Store of latent images, or of jointly generated key frames, from noise."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,29 +9,29 @@ import pytorch_lightning as pl
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
-from echodream.diffusion.conditioning import Conditioner
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
-from echodream.sampling.label_csv import SOURCE, Asked, read_labels
+from echodream.sampling.label_csv import SOURCE, ConditionRequests, read_labels
 from echodream.sampling.sample_store import (
-    checked_precision,
-    columns_of,
-    counts,
-    draw,
-    idle,
-    plain,
-    recipe_of,
-    sample_store,
-    settings_of,
-    told,
-    weak_model,
+    check_precision,
+    columns_without_values,
+    labels_fingerprint,
+    load_weak_model,
+    sample_to_store,
+    samples_dataset,
+    sampling_columns,
+    sampling_config,
+    sampling_settings,
+    summary_counts,
+    to_python_value,
 )
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
-_MANY = 2000
-"""Images that are drawn where nothing says how many."""
+_DEFAULT_COUNT = 2000
+"""Number of images where neither ``n`` nor a csv sets it."""
 
 
 def image(
@@ -51,70 +51,74 @@ def image(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Draw ``n`` hearts with the LIDM at ``artifact``; each is a function of the seed and its number alone.
+    """Sample ``n`` images with the LIDM at ``artifact``; each is a function of the seed and its number only.
 
-    Without ``n`` there is one for each row of a csv, or there are 2000.
-
-    ``labels`` says which conditions they are asked
-    for: spread evenly ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a
-    csv, row by row.
+    Without ``n`` there is one image for each row of a csv, or 2000. ``labels`` sets the conditions: evenly distributed
+    ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a csv, row by row.
     """
     sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
-    how, model = checked_precision(trainer), load_diffusion(artifact, "lidm")
-    recipe, weak = recipe_of(sampling, model), weak_model(guidance, model, "lidm")
-    asked = _asked(model.conditioner, labels, training, n, recipe.seed)
-    count = len(next(iter(asked.values.values()))) if asked.values else _many(n)
-    values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)
+    precision, model = check_precision(trainer), load_diffusion_model(artifact, "lidm")
+    config, weak = sampling_config(sampling, model), load_weak_model(guidance, model, "lidm")
+    requests = _condition_requests(model.conditioner, labels, training, n, config.seed)
+    count = len(next(iter(requests.values.values()))) if requests.values else _image_count(n)
+    values = model.conditioner.encode_request(requests.values)
+    without_values = columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **settings_of(recipe, model, weak),
+        **sampling_settings(config, model, weak),
         "n": count,
-        "labels": told(labels, asked.values),
-        "precision": how,
+        "labels": labels_fingerprint(labels, requests.values),
+        "precision": precision,
     }
-    rows = _rows(model, recipe, asked.values, count)
-    dataset, drawer = sample_store(model, settings, command, code_version), SamplingModule(model, recipe, weak=weak)
-    state = draw(drawer, dst, dataset, rows, values, batch, workers, trainer)
-    return Summary(f"image: {dst} {state}", {"images": count, **counts(rows, without, asked.unread)})
+    rows = _table_rows(model, config, requests.values, count)
+    dataset = samples_dataset(model, settings, command, code_version)
+    state = sample_to_store(
+        SamplingModule(model, config, weak=weak), dst, dataset, rows, values, batch, workers, trainer
+    )
+    counts = summary_counts(rows, without_values, requests.unread_columns)
+    return Summary(f"image: {dst} {state}", {"images": count, **counts})
 
 
-def _rows(
-    model: DiffusionModel, recipe: SamplingConfig, asked: Mapping[str, list[Any]], count: int
+def _table_rows(
+    model: DiffusionModel, config: SamplingConfig, requests: Mapping[str, list[Any]], count: int
 ) -> dict[str, dict[str, Any]]:
-    """What FileList.csv says of each image, by name."""
+    """Row of FileList.csv for each image, by name."""
     rows = {}
     for row in range(count):
         name = f"image-{row:06d}"
+        cells = {column: to_python_value(values[row]) for column, values in requests.items()}
         rows[name] = {
             "FileName": name,
             "Split": "TRAIN",
             "PatientID": f"S{row:06d}",
-            "FPS": model.facts.fps,
-            **model.conditioner.describe({column: plain(given[row]) for column, given in asked.items()}),
-            **columns_of(recipe),
+            "FPS": model.metadata.fps,
+            **model.conditioner.table_columns(cells),
+            **sampling_columns(config),
         }
     return rows
 
 
-def _many(n: int | None) -> int:
-    return _MANY if n is None else validation.whole_number("n", n)
+def _image_count(n: int | None) -> int:
+    return _DEFAULT_COUNT if n is None else validation.whole_number("n", n)
 
 
-def _asked(conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int) -> Asked:
-    """For each column that the conditions read, the value asked for in each row."""
+def _condition_requests(
+    conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int
+) -> ConditionRequests:
+    """Requested value of each condition column for each image."""
     columns = list(conditioner.columns)
     if labels in ("uniform", "training") and not columns:
-        return Asked({})
+        return ConditionRequests({})
     if labels == "uniform":
-        return Asked(conditioner.spread(_many(n)))
+        return ConditionRequests(conditioner.uniform_requests(_image_count(n)))
     if labels == "training":
         rows = Recordings(Store(training), "TRAIN")
-        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(_many(n))]
-        return Asked({column: rows.column(column)[picked].tolist() for column in columns})
+        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(_image_count(n))]
+        return ConditionRequests({column: rows.column(column)[picked].tolist() for column in columns})
     if not labels.endswith(".csv"):
         raise UserError(f"labels={labels}: choose uniform or training, or give the path of a csv")
-    given = read_labels(labels, columns)
-    count = len(next(iter(given.values.values())))
+    table = read_labels(labels, columns)
+    count = len(next(iter(table.values.values())))
     if n is not None and validation.whole_number("n", n) > count:
         raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out")
-    unread = (*given.unread, *([SOURCE] if given.sources is not None else []))
-    return Asked({column: entries[:n] for column, entries in given.values.items()}, unread=unread)
+    unread = (*table.unread_columns, *([SOURCE] if table.sources is not None else []))
+    return ConditionRequests({column: cells[:n] for column, cells in table.values.items()}, unread_columns=unread)

@@ -1,4 +1,4 @@
-"""``stage=video``: each latent image of a Store, and noise, become a latent video."""
+"""``stage=video``: sample a latent video for each latent image of a Store."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,30 +15,31 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.key_frames import Beat
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.sampling_requests import References
-from echodream.diffusion.conditioning import PublishedReference
-from echodream.diffusion.model import DiffusionModel, load_diffusion
-from echodream.diffusion.sliding_window import starts
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.sliding_window import window_starts
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
-from echodream.sampling.label_csv import Asked, read_labels
+from echodream.sampling.label_csv import ConditionRequests, read_labels
 from echodream.sampling.sample_store import (
-    checked_precision,
-    columns_of,
-    counts,
-    draw,
-    idle,
-    plain,
-    recipe_of,
-    sample_store,
-    settings_of,
-    told,
-    weak_model,
+    check_precision,
+    columns_without_values,
+    labels_fingerprint,
+    load_weak_model,
+    sample_to_store,
+    samples_dataset,
+    sampling_columns,
+    sampling_config,
+    sampling_settings,
+    summary_counts,
+    to_python_value,
 )
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
 from echodream.store import Store
 
-_BEAT = 2
-_SHORTEST = 0.5
+_BEAT_STREAM = 2
+"""Random stream of the beat length, in the seed of a video."""
+_MIN_BEAT_LENGTH = 0.5
+"""Shortest beat, relative to the mean of the training beats."""
 
 
 def video(
@@ -63,116 +64,118 @@ def video(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Let the rows of the latent store ``src`` beat, with the LVDM at ``artifact``.
+    """Sample a video for each row of the latent store ``src``, with the LVDM at ``artifact``.
 
-    Each video is a function of the seed, its number and its source alone. Conditions come from the source's columns, or
+    Each video is a function of the seed, its number and its source only. Conditions come from columns of the source, or
     from the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
     """
     sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
-    how, model = checked_precision(trainer), load_diffusion(artifact, "lvdm")
-    recipe, weak = recipe_of(sampling, model), weak_model(guidance, model, "lvdm")
-    store, clips = (
-        Store(src, kind="latent", encoder=model.facts.encoder),
-        _length(model, frames, join, overlap, windows),
-    )
-    chosen = _sources(store.table, n, repeat)
-    asked = _asked(model, chosen, labels)
-    values, without = model.conditioner.request(asked.values), idle(model, recipe.guidance, asked.values)
+    precision, model = check_precision(trainer), load_diffusion_model(artifact, "lvdm")
+    config, weak = sampling_config(sampling, model), load_weak_model(guidance, model, "lvdm")
+    store = Store(src, kind="latent", encoder=model.metadata.encoder)
+    clip_length = _clip_length(model, frames, join, overlap, windows)
+    sources = _select_sources(store.table, n, repeat)
+    requests = _condition_requests(model, sources, labels)
+    values = model.conditioner.encode_request(requests.values)
+    without_values = columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **settings_of(recipe, model, weak),
+        **sampling_settings(config, model, weak),
         "source": store.checksum,
-        "labels": None if labels is None else told(labels, asked.values),
-        **{"frames": clips.frames, "join": clips.join, "overlap": clips.overlap, "n": len(chosen)},
-        "precision": how,
+        "labels": None if labels is None else labels_fingerprint(labels, requests.values),
+        **{"frames": clip_length.frames, "join": clip_length.join, "overlap": clip_length.overlap, "n": len(sources)},
+        "precision": precision,
     }
-    beats = _beats(model, recipe.seed, len(chosen))
-    rows = _rows(model, recipe, clips, chosen, asked.values, store.dataset.synthetic, beats)
-    dataset, drawer = sample_store(model, settings, command, code_version), SamplingModule(model, recipe, clips, weak)
-    state = draw(
-        drawer, dst, dataset, rows, values, batch, workers, trainer, _references(model, store, chosen, beats, clips)
-    )
-    facts = {"videos": len(rows), "frames each": clips.frames, "fps": round(model.facts.fps, 3)}
-    return Summary(f"video: {dst} {state}", {**facts, **counts(rows, without, asked.unread)})
+    beats = _sample_beats(model, config.seed, len(sources))
+    rows = _table_rows(model, config, clip_length, sources, requests.values, store.dataset.synthetic, beats)
+    dataset = samples_dataset(model, settings, command, code_version)
+    module, references = SamplingModule(model, config, clip_length, weak), None
+    if "reference" in model.conditioner.names:
+        references = _reference_reader(model, store, sources, beats, clip_length)
+    state = sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
+    counts: dict[str, object] = {
+        "videos": len(rows),
+        "frames each": clip_length.frames,
+        "fps": round(model.metadata.fps, 3),
+    }
+    counts |= summary_counts(rows, without_values, requests.unread_columns)
+    return Summary(f"video: {dst} {state}", counts)
 
 
-def _rows(
+def _table_rows(
     model: DiffusionModel,
-    recipe: SamplingConfig,
+    config: SamplingConfig,
     length: ClipLengthConfig,
-    chosen: pd.DataFrame,
-    asked: Mapping[str, list[Any]],
+    sources: pd.DataFrame,
+    requests: Mapping[str, list[Any]],
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """What FileList.csv says of each video, by name. Of a real source neither patient nor name goes along.
+    """Row of FileList.csv for each video, by name. Patient and name of a real source are left out.
 
-    HeartRate, in beats a minute, is what the key frames were placed for.
+    HeartRate, in beats per minute, is the rate of the key frames.
     """
-    joins, rows = " ".join(map(str, _joins(length))), {}
-    for number, source in enumerate(chosen.to_dict("records")):
+    joins, rows = " ".join(map(str, _join_frames(length))), {}
+    for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
+        cells = {column: to_python_value(values[number]) for column, values in requests.items()}
         rows[name] = {
             "FileName": name,
             "Split": source["Split"],
             "PatientID": source["PatientID"] if synthetic else f"S{number:06d}",
-            "FPS": model.facts.fps,
-            **model.conditioner.describe({column: plain(entries[number]) for column, entries in asked.items()}),
-            **({"HeartRate": round(60 * model.facts.fps / beats[number].length, 2)} if beats else {}),
+            "FPS": model.metadata.fps,
+            **model.conditioner.table_columns(cells),
+            **({"HeartRate": round(60 * model.metadata.fps / beats[number].length, 2)} if beats else {}),
             "Source": source["FileName"] if synthetic else "real",
             "Joins": joins,
-            **columns_of(recipe),
+            **sampling_columns(config),
         }
     return rows
 
 
-def _beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
-    """The beat of each video of a model that takes key frames, its length varied as in training; else nothing."""
-    times, spread = model.facts.reference_times, model.facts.beat_spread
+def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
+    """Beat of each video, its length distributed as in training; empty for a model without key frames."""
+    times, spread = model.metadata.reference_times, model.metadata.beat_spread
     if spread is None:
         return []
-    draws = (np.random.default_rng((seed, number, _BEAT)).standard_normal() for number in range(count))
-    return [
-        Beat(times[1], times[2]).stretched(max(_SHORTEST, 1 + spread * float(np.clip(draw, -2, 2)))) for draw in draws
-    ]
+    normals = (np.random.default_rng((seed, number, _BEAT_STREAM)).standard_normal() for number in range(count))
+    factors = (max(_MIN_BEAT_LENGTH, 1 + spread * float(np.clip(normal, -2, 2))) for normal in normals)
+    return [Beat(times[1], times[2]).stretched(factor) for factor in factors]
 
 
-def _references(
-    model: DiffusionModel, store: Store, chosen: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
-) -> References | None:
-    """Reads the reference frames of each video; None for a model that takes none."""
-    if "reference" not in model.conditioner.names:
-        return None
-    facts, times = model.facts, _places(model, chosen, str(store.root), length)
-    longest = math.ceil(length.frames / (_SHORTEST * facts.reference_times[-1])) if beats else 0
-    sizes = set(zip(chosen["FrameHeight"], chosen["FrameWidth"], strict=True))
-    if wrong := sizes - {(facts.height, facts.width)}:
+def _reference_reader(
+    model: DiffusionModel, store: Store, sources: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
+) -> References:
+    """Function that reads the reference frames of a video and their times."""
+    metadata, times = model.metadata, _reference_times(model, sources, str(store.root), length)
+    max_beats = math.ceil(length.frames / (_MIN_BEAT_LENGTH * metadata.reference_times[-1])) if beats else 0
+    sizes = set(zip(sources["FrameHeight"], sources["FrameWidth"], strict=True))
+    if wrong := sizes - {(metadata.height, metadata.width)}:
         height, width = min(wrong)
         raise UserError(
-            f"{store.root} has latents of {width}x{height}, this lvdm draws {facts.width}x{facts.height}: "
+            f"{store.root} has latents of {width}x{height}, this lvdm makes {metadata.width}x{metadata.height}: "
             "give src= of images in the size that it was trained in"
         )
-    names = chosen["FileName"].tolist()
+    names = sources["FileName"].tolist()
 
-    def read(row: int) -> tuple[Tensor, Tensor]:
+    def read_references(row: int) -> tuple[Tensor, Tensor]:
         mean = store.latents(names[row], 0, len(times))[0].float()
-        frames = whiten(mean.transpose(0, 1), facts.statistics)
+        frames = whiten(mean.transpose(0, 1), metadata.statistics)
         if not beats:
             return frames, torch.tensor(times)
-        which, when = beats[row].placed(longest)
-        return frames[:, which], torch.tensor(when)
+        index, key_times = beats[row].placed(max_beats)
+        return frames[:, index], torch.tensor(key_times)
 
-    return read
+    return read_references
 
 
-def _length(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
-    window = model.facts.frames
+def _clip_length(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
+    window, conditioner = model.metadata.frames, model.conditioner
     validation.whole_number("frames", frames)
     validation.whole_number("windows", windows)
     validation.one_of("join", join, ("crossfade", "continue"))
-    if join == "continue" and "reference" not in model.conditioner.names and frames > window:
+    if join == "continue" and "reference" not in conditioner.names and frames > window:
         raise UserError("join=continue needs a model trained with conditioning on reference frames: use join=crossfade")
-    published = any(isinstance(part, PublishedReference) for part in model.conditioner.conditions.values())
-    if join == "continue" and published and frames > window:
+    if join == "continue" and not conditioner.interpolates_references and frames > window:
         raise UserError("join=continue gives several reference frames, and this model takes one: use join=crossfade")
     shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
     if frames > window and not 0 < validation.whole_number("overlap", shared, 0) < window:
@@ -180,76 +183,79 @@ def _length(model: DiffusionModel, frames: int, join: str, overlap: int | None, 
     return ClipLengthConfig(frames, window, shared, windows, join)
 
 
-def _joins(length: ClipLengthConfig) -> list[int]:
-    """The frames at which a window begins, other than the first."""
+def _join_frames(length: ClipLengthConfig) -> list[int]:
+    """First frame of each window but the first."""
     if length.frames <= length.window:
         return []
     if length.join == "continue":
         return list(range(length.window, length.frames, length.window - length.overlap))
-    return starts(length.frames, length.window, length.overlap)[1:]
+    return window_starts(length.frames, length.window, length.overlap)[1:]
 
 
-def _sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
-    """The row of the source for each video."""
+def _select_sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
+    """Row of the source for each video."""
     count = len(table) if n is None else validation.whole_number("n", n)
     validation.true_or_false("repeat", repeat)
     if not len(table):
-        raise UserError("src= holds no recording: nothing can be drawn from it")
+        raise UserError("src= holds no recording: give the store of images to start from")
     if count > len(table) and not repeat:
         raise UserError(
-            f"n={count}, and src= has {len(table)} rows: lower n, draw more images, or go round again with repeat=true"
+            f"n={count}, and src= has {len(table)} rows: lower n, sample more images, or use each more than once with "
+            "repeat=true"
         )
     return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
 
 
-def _asked(model: DiffusionModel, chosen: pd.DataFrame, labels: str | None) -> Asked:
-    """The value of each column that the conditions read, for each video; None where it is nowhere."""
+def _condition_requests(model: DiffusionModel, sources: pd.DataFrame, labels: str | None) -> ConditionRequests:
+    """Requested value of each condition column for each video; None where it is missing."""
     columns = list(model.conditioner.columns)
-    none = [None] * len(chosen)
-    asked = {column: chosen[column].tolist() if column in chosen else none for column in columns}
+    missing = [None] * len(sources)
+    values = {column: sources[column].tolist() if column in sources else missing for column in columns}
     if labels is None:
-        return Asked(asked)
-    given = read_labels(labels, columns)
-    order = _order(given, chosen["FileName"].tolist(), labels)
-    found = {column: [entries[row] for row in order] for column, entries in given.values.items()}
-    return Asked(asked | found, unread=given.unread)
+        return ConditionRequests(values)
+    table = read_labels(labels, columns)
+    order = _csv_rows(table, sources["FileName"].tolist(), labels)
+    values |= {column: [cells[row] for row in order] for column, cells in table.values.items()}
+    return ConditionRequests(values, unread_columns=table.unread_columns)
 
 
-def _order(given: Asked, names: list[str], labels: str) -> list[int]:
-    """The row of the csv for each source of ``names``: that of its name, or else the next one."""
-    count = len(next(iter(given.values.values())))
-    if given.sources is None:
+def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[int]:
+    """Row of the csv for each source of ``names``: by the column Source if there is one, else in order."""
+    count = len(next(iter(table.values.values())))
+    if table.sources is None:
         if count < len(names):
             raise UserError(
                 f"labels={labels} has {count} rows for {len(names)} videos: add rows, lower n, or add a column Source"
             )
         return list(range(len(names)))
-    place = {source: row for row, source in enumerate(given.sources)}
-    if len(place) < count:
-        twice = next(source for row, source in enumerate(given.sources) if place[source] != row)
-        raise UserError(f"labels={labels} has two rows whose Source is {twice}: keep one of them")
-    if missing := [name for name in names if name not in place]:
+    row_of_source = {source: row for row, source in enumerate(table.sources)}
+    if len(row_of_source) < count:
+        duplicate = next(source for row, source in enumerate(table.sources) if row_of_source[source] != row)
+        raise UserError(f"labels={labels} has two rows whose Source is {duplicate}: keep one of them")
+    if missing := [name for name in names if name not in row_of_source]:
         raise UserError(f"labels={labels} has no row whose Source is {missing[0]}: add it, or leave the column out")
-    return [place[name] for name in names]
+    return [row_of_source[name] for name in names]
 
 
-def _places(model: DiffusionModel, chosen: pd.DataFrame, src: str, length: ClipLengthConfig) -> tuple[float, ...]:
-    """When each of a source's first frames is to be seen: one at the start, or several as they lay in training."""
-    times, beat = model.facts.reference_times, model.facts.beat_spread is not None
-    if times and not beat and length.frames > length.window and length.join == "crossfade":
+def _reference_times(
+    model: DiffusionModel, sources: pd.DataFrame, src: str, length: ClipLengthConfig
+) -> tuple[float, ...]:
+    """Time of each reference frame of a source: 0 for a single one, or the times of training for several."""
+    times, has_key_frames = model.metadata.reference_times, model.metadata.beat_spread is not None
+    if times and not has_key_frames and length.frames > length.window and length.join == "crossfade":
         raise UserError(
-            f"this lvdm knows reference frames at fixed places of {length.window} frames, and frames={length.frames}: "
+            f"this lvdm takes reference frames at fixed times of {length.window} frames, and frames={length.frames}: "
             "use join=continue, or an lvdm trained with view.reference=random or keyframes"
         )
     if len(times) < 2:
         return times or (0.0,)
-    short = chosen[chosen["NumberOfFrames"] != len(times)]
-    if len(short):
-        what, remedy = "reference frames", f"give src= of recordings that are these {len(times)} frames"
-        if beat:
-            what, remedy = "key frames", "draw them with a lidm trained with view=triplet"
+    wrong = sources[sources["NumberOfFrames"] != len(times)]
+    if len(wrong):
+        kind, remedy = "reference frames", f"give src= of recordings that are these {len(times)} frames"
+        if has_key_frames:
+            kind, remedy = "key frames", "sample them with a lidm trained with view=triplet"
         raise UserError(
-            f"this lvdm takes {len(times)} {what}, and {short['FileName'].iloc[0]} of {src} has "
-            f"{short['NumberOfFrames'].iloc[0]}: {remedy}"
+            f"this lvdm takes {len(times)} {kind}, and {wrong['FileName'].iloc[0]} of {src} has "
+            f"{wrong['NumberOfFrames'].iloc[0]}: {remedy}"
         )
     return times

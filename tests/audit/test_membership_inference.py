@@ -63,7 +63,7 @@ def known(real: Store) -> Tensor:
 def attacked(real: Store, kind: str, frames: Tensor | None, seed: int = 0, **facts: Any) -> tuple[Any, Restorer]:
     name, count, conditions, view = KINDS[kind]
     made = model(name, conditions, frames=count, encoder=ENCODER)
-    made.facts = replace(made.facts, **facts)
+    made.metadata = replace(made.metadata, **facts)
     restorer = Restorer(frames)
     made.forward = lambda *given: restorer(made, *given)  # type: ignore[method-assign]
     sides = [select_recordings(real, splits, "real") for splits in (["TRAIN"], ["TEST", "VAL"])]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from echodream import cli, engine
 from echodream.config import launchers as launching
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.runs import trainer as trainers
 from echodream.training import fit as training
@@ -251,7 +251,7 @@ def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monke
     metrics = engine.train(train_cfg(tmp_path, "lidm", "callbacks.ema=null", "trainer.max_epochs=1"))
     (last,) = tmp_path.glob("runs/*/last.ckpt")
     weights = list(torch.load(last, weights_only=True)["state_dict"].values())
-    exported = load_diffusion(str(tmp_path / "lidm"), "lidm").denoiser.state_dict()
+    exported = load_diffusion_model(str(tmp_path / "lidm"), "lidm").denoiser.state_dict()
     assert exported
     assert all(any(torch.equal(value, other) for other in weights) for value in exported.values())
     assert metrics["loss"] > 0

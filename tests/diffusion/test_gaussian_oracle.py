@@ -1,21 +1,28 @@
-"""With the exact denoiser of known data in the network's place, sampling returns the data."""
+"""With the exact denoiser of a Gaussian instead of a network, every registered sampler returns that Gaussian."""
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from echodream.diffusion import Process
+from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
+from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM, SPACINGS
+from echodream.diffusion.samplers import SAMPLERS, Sampler
+from echodream.errors import UserError
 from tests.support.gaussians import (
     MEAN,
     PROCESSES,
     STD,
     WAYS,
     C,
+    cumulative,
+    entry,
     exact,
     generators,
     moments,
@@ -26,7 +33,6 @@ from tests.support.gaussians import (
 )
 
 SHAPES = {"images": (2, C, 70, 90), "clips": (2, C, 5, 30, 42)}  # 12,600 elements in each channel
-FIRST = {"ddim", "euler"}
 
 
 def sampled(name: str, sampler: str, steps: int, shape: tuple[int, ...]) -> Tensor:
@@ -39,12 +45,12 @@ def closed_form(process: Process, sampler: str, steps: int) -> np.ndarray:
 
     Both are linear in x_t, so variances are carried from step to step.
     """
-    times = process._solver(sampler, steps, 1.0).times
+    times = process._build_solver(sampler, steps, 1.0).times
     s2, var = np.array(STD) ** 2, np.ones(C)
     places = [*(rates(process, time) for time in times), (1.0, 0.0)]
     for (a, b), (a_next, b_next) in itertools.pairwise(places):
         gain = a * s2 / (a**2 * s2 + b**2)  # of E[x_0 | x_t]
-        if sampler == "ddpm":  # 2006.11239, equation 7
+        if SAMPLERS[process.name][sampler].stochastic:  # 2006.11239, equation 7
             ratio = (a / a_next) ** 2
             spread = b_next**2 / b**2 * (1 - ratio)
             var = (a_next * (1 - ratio) / b**2 * gain + math.sqrt(ratio) * b_next**2 / b**2) ** 2 * var + spread
@@ -67,10 +73,10 @@ def test_every_sampler_returns_the_mean_and_deviation(
     """
     process = PROCESSES[name]
     mean, std = moments(sampled(name, sampler, steps, shape))
-    chance = 5 / math.sqrt(mean_count(shape)) if sampler == "ddpm" else 0.0  # five standard errors of a mean
+    chance = 5 / math.sqrt(mean_count(shape)) if entry(name, sampler).stochastic else 0.0  # five standard errors
     assert (mean - torch.tensor(MEAN)).abs().max() <= 0.002 + chance + (0 if zero_snr(process) else 0.0064 * 1.5)
     relative = (std / torch.tensor(STD) - 1).abs().max().item()
-    if sampler in FIRST or sampler == "ddpm":
+    if entry(name, sampler).order == 1:
         np.testing.assert_allclose(std, closed_form(process, sampler, steps), rtol=2e-4 + chance)
         assert relative < (0.6 if steps == 10 else 0.16)
     else:
@@ -97,10 +103,11 @@ def test_the_error_goes_with_more_steps(name: str, sampler: str) -> None:
     """At 250 steps first order is within 3 %, second within 0.5 %; ancestral sampling adds its chance of 3 %."""
     _, std = moments(sampled(name, sampler, 250, SHAPES["images"]))
     relative = (std / torch.tensor(STD) - 1).abs().max().item()
-    assert relative < (0.03 if sampler in FIRST else 0.07 if sampler == "ddpm" else 0.005)
+    sampler_entry = entry(name, sampler)
+    assert relative < (0.07 if sampler_entry.stochastic else 0.03 if sampler_entry.order == 1 else 0.005)
 
 
-@pytest.mark.parametrize(("name", "sampler"), [way for way in WAYS if way[1] != "ddpm"])
+@pytest.mark.parametrize(("name", "sampler"), [way for way in WAYS if not entry(*way).stochastic])
 def test_correlated_data_keep_their_correlation(name: str, sampler: str) -> None:
     """Six elements with a random covariance: (a S)(a^2 S + b^2)^-1 in place of the network."""
     process = PROCESSES[name]
@@ -127,7 +134,7 @@ def test_correlated_data_keep_their_correlation(name: str, sampler: str) -> None
     x = process.sample(denoise, noise.view(512, 1, 2, 3).float(), 50, sampler).flatten(1).double()
     found = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
     assert (x.mean(0) - mean).abs().max() < 0.012
-    assert (found - cov).abs().max() / cov.diagonal().max() < (0.12 if sampler in FIRST else 0.03)
+    assert (found - cov).abs().max() / cov.diagonal().max() < (0.12 if entry(name, sampler).order == 1 else 0.03)
 
 
 @pytest.mark.parametrize(("name", "sampler"), WAYS)
@@ -147,16 +154,16 @@ def test_any_number_of_steps_stays_on_the_schedule(name: str, sampler: str, step
     assert all(later <= earlier for earlier, later in itertools.pairwise(seen))
     assert seen[0] == pytest.approx(999 if process.name == "ddpm" else 1000, abs=2e-3)
     assert seen[-1] >= 0
-    chance = 5 * 1.2 / math.sqrt(1200) if sampler == "ddpm" else 0.0
+    chance = 5 * 1.2 / math.sqrt(1200) if entry(name, sampler).stochastic else 0.0
     assert (mean - torch.tensor(MEAN)).abs().max() < 0.012 + chance
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("sampler", DDPM.samplers)
+@pytest.mark.parametrize("sampler", DDPM().samplers)
 def test_every_number_of_steps_gives_falling_times(spacing: str, sampler: str) -> None:
     process = DDPM(spacing=spacing)
     for steps in (*range(1, 1001, 7), 61, 103, 121, 122, 201, 998, 999, 1000):
-        times = process._solver(sampler, steps, 1.0).times
+        times = process._build_solver(sampler, steps, 1.0).times
         assert len(times) == steps or spacing == "leading"
         assert all(0 <= later < earlier <= 999 for earlier, later in itertools.pairwise(times))
         assert times[0] == 999 or spacing == "leading"
@@ -173,9 +180,10 @@ def test_a_row_does_not_depend_on_its_batch(name: str, sampler: str) -> None:
     assert torch.equal(again, together)  # nothing is left over from one call to the next
 
 
-def test_ancestral_sampling_listens_to_the_generators() -> None:
+@pytest.mark.parametrize("sampler", [name for name, item in SAMPLERS["ddpm"].items() if item.stochastic])
+def test_stochastic_samplers_use_the_generators(sampler: str) -> None:
     process, noise = PROCESSES["ddpm-v"], normal(3, C, 5, 7)
-    first, second = (process.sample(exact(process), noise, 10, "ddpm", generators(3, seed)) for seed in (0, 50))
+    first, second = (process.sample(exact(process), noise, 10, sampler, generators(3, seed)) for seed in (0, 50))
     assert (first - second).abs().mean() > 0.1
 
 
@@ -189,14 +197,14 @@ def test_sampling_from_data_returns_data(name: str, sampler: str, strength: floa
     seen: list[float] = []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        seen.append(process.level(t)[0].item())
+        seen.append(process.relative_time(t)[0].item())
         return exact(process)(x_t, t)
 
     x = process.sample(denoise, noise, 20, sampler, generators(2), x_0.float(), strength)
     assert seen[0] == pytest.approx(strength, abs=1e-4)
     mean, std = moments(x)
     assert (mean - torch.tensor(MEAN)).abs().max() < 0.04
-    assert (std / torch.tensor(STD) - 1).abs().max() < (0.35 if sampler in {*FIRST, "ddpm"} else 0.2)
+    assert (std / torch.tensor(STD) - 1).abs().max() < (0.35 if entry(name, sampler).order == 1 else 0.2)
     kept = torch.nn.functional.cosine_similarity(
         (x - per_channel(MEAN, x)).flatten(), (x_0 - per_channel(MEAN, x)).flatten(), 0
     )
@@ -225,3 +233,48 @@ def test_half_precision_is_sampled_in_single() -> None:
     assert half.dtype == torch.bfloat16
     assert set(shown) == {torch.float32}
     assert torch.equal(half, process.sample(exact(process), noise.bfloat16().float(), 10).bfloat16())
+
+
+class UnscaledEuler(EulerDiscreteScheduler):
+    """The defect of a loop that does not call ``scale_model_input``."""
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
+        return sample
+
+
+@pytest.mark.parametrize("name", ["ddpm-v", "ddpm-epsilon"])
+def test_a_sampler_with_inputs_on_the_wrong_scale_fails_the_oracle(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns data without spread, which the oracle of a newly registered sampler notices."""
+    shape = SHAPES["images"]
+    monkeypatch.setitem(SAMPLERS["ddpm"], "broken", Sampler("EulerDiscreteScheduler"))
+    test_every_sampler_returns_the_mean_and_deviation(name, "broken", 50, shape)
+    monkeypatch.setitem(SAMPLERS["ddpm"], "broken", Sampler(UnscaledEuler))
+    with pytest.raises(AssertionError):
+        test_every_sampler_returns_the_mean_and_deviation(name, "broken", 50, shape)
+    with pytest.raises(AssertionError):
+        test_the_error_goes_with_more_steps(name, "broken")
+
+
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
+def test_every_noise_schedule_goes_from_data_to_noise(schedule: str) -> None:
+    """And sampling with it returns the data."""
+    process = DDPM(schedule=schedule)
+    alphas = process.alphas_cumprod
+    assert (alphas.diff() < 0).all()
+    assert alphas[0] > 0.99
+    assert alphas[-1] < 1e-6
+    mean, std = moments(process.sample(exact(process), whitened(normal(2, C, 40, 50)), 100))
+    assert (mean - torch.tensor(MEAN)).abs().max() < 0.02
+    assert (std / torch.tensor(STD) - 1).abs().max() < 0.03
+
+
+def test_a_noise_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sigmoid(steps: int, beta_start: float, beta_end: float) -> list[float]:
+        return [beta_start + (beta_end - beta_start) / (1 + math.exp(-t)) for t in np.linspace(-6, 6, steps)]
+
+    with pytest.raises(UserError, match=r"schedule=sigmoid is unknown; take one of: linear, scaled_linear, cosine"):
+        DDPM(schedule="sigmoid")
+    monkeypatch.setitem(NOISE_SCHEDULES, "sigmoid", sigmoid)
+    process = DDPM(schedule="sigmoid", zero_snr=False)
+    torch.testing.assert_close(process.alphas_cumprod.double(), torch.tensor(cumulative(process)), rtol=1e-4, atol=1e-6)
+    test_every_noise_schedule_goes_from_data_to_noise("sigmoid")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion import Guidance, Process
+from echodream.diffusion.guidance import Guidance
+from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
@@ -49,7 +50,7 @@ def test_every_combination_of_scales_is_the_sum_written_out(count: int, shape: t
     for values in itertools.product([0.0, 1.0, 2.5, 5.0, -1.0], repeat=count):
         scales = dict(zip(names, values, strict=True))
         net = Linear()
-        found = Guidance(scales).denoiser(net, names, DDPM())(x, T)
+        found = Guidance(scales).guided_denoiser(net, names, DDPM())(x, T)
         torch.testing.assert_close(found.double(), written_out(net, x, names, scales), rtol=1e-4, atol=1e-4)
         wanted = [1.0, *values, 0.0]
         needed = sum(before != after for before, after in itertools.pairwise(wanted))
@@ -59,19 +60,19 @@ def test_every_combination_of_scales_is_the_sum_written_out(count: int, shape: t
 def test_the_coefficients_by_hand() -> None:
     null, frame, both = frozenset(), frozenset({"reference"}), frozenset({"reference", "class_id"})
     names = ("reference", "class_id")
-    assert Guidance({"reference": 2, "class_id": 5}).terms(names) == {null: -1.0, frame: -3.0, both: 5.0}
-    assert Guidance({"class_id": 5}).terms(names) == {frame: -4.0, both: 5.0}  # D(null) cancels at scale 1
-    assert Guidance({"reference": 3, "class_id": 3}).terms(names) == {null: -2.0, both: 3.0}  # equal neighbours
-    assert Guidance({"class_id": 0}).terms(names) == {frame: 1.0}
-    assert Guidance({"reference": 2, "class_id": 5}).terms(names, inside=False) == {both: 1.0}
-    assert Guidance().terms(names) == {both: 1.0}
-    assert Guidance().terms(()) == {null: 1.0}
-    assert list(Guidance({"reference": 2, "class_id": 5}).terms(names)) == [null, frame, both]
+    assert Guidance({"reference": 2, "class_id": 5}).coefficients(names) == {null: -1.0, frame: -3.0, both: 5.0}
+    assert Guidance({"class_id": 5}).coefficients(names) == {frame: -4.0, both: 5.0}  # D(null) cancels at scale 1
+    assert Guidance({"reference": 3, "class_id": 3}).coefficients(names) == {null: -2.0, both: 3.0}  # equal neighbours
+    assert Guidance({"class_id": 0}).coefficients(names) == {frame: 1.0}
+    assert Guidance({"reference": 2, "class_id": 5}).coefficients(names, inside=False) == {both: 1.0}
+    assert Guidance().coefficients(names) == {both: 1.0}
+    assert Guidance().coefficients(()) == {null: 1.0}
+    assert list(Guidance({"reference": 2, "class_id": 5}).coefficients(names)) == [null, frame, both]
 
 
 def test_coefficients_sum_to_one() -> None:
     for values in itertools.product([0.0, 0.3, 1.0, 4.7], repeat=3):
-        terms = Guidance(dict(zip(NAMES, values, strict=True))).terms(NAMES)
+        terms = Guidance(dict(zip(NAMES, values, strict=True))).coefficients(NAMES)
         assert sum(terms.values()) == pytest.approx(1)
         assert all(terms.values())
 
@@ -79,7 +80,7 @@ def test_coefficients_sum_to_one() -> None:
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(dict.fromkeys(NAMES, 1.0), rescale=0.7)])
 def test_scales_of_one_are_the_conditional_model_and_nothing_else(guidance: Guidance) -> None:
     net, x = Linear(), normal(B, C, H, W)
-    found = guidance.denoiser(net, NAMES, DDPM())(x, T)
+    found = guidance.guided_denoiser(net, NAMES, DDPM())(x, T)
     assert torch.equal(found, net.one(x, frozenset(NAMES)))
     assert net.asked == [[frozenset(NAMES)]]
 
@@ -90,9 +91,9 @@ def test_outside_the_interval_one_set_is_computed(process: Process, steps: int) 
     net, weak = Linear(), Linear(seed=9)
     guidance = Guidance({"reference": 2, "class_id": 5}, interval=(0.3, 0.8005), rescale=0.5, auto=2.0)
     process.sample(
-        guidance.denoiser(net, NAMES[:2], process, weak), normal(B, C, H, W), steps, process.samplers[-1:][0]
+        guidance.guided_denoiser(net, NAMES[:2], process, weak), normal(B, C, H, W), steps, process.samplers[-1:][0]
     ) if process.name == "ddpm" else process.sample(
-        guidance.denoiser(net, NAMES[:2], process, weak), normal(B, C, H, W), steps, "euler"
+        guidance.guided_denoiser(net, NAMES[:2], process, weak), normal(B, C, H, W), steps, "euler"
     )
     sets = [len(kept) for kept in net.asked]
     assert sets == [1, 1, 3, 3, 3, 3, 3, 3, 1, 1]
@@ -101,14 +102,14 @@ def test_outside_the_interval_one_set_is_computed(process: Process, steps: int) 
 
 def test_inside_and_outside_are_the_predictions_they_should_be() -> None:
     net, x, names = Linear(), normal(B, C, H, W), NAMES[:2]
-    denoise = Guidance({"class_id": 5}, interval=(0.2, 0.6)).denoiser(net, names, DDPM())
+    denoise = Guidance({"class_id": 5}, interval=(0.2, 0.6)).guided_denoiser(net, names, DDPM())
     for time, inside in ((100, False), (199, True), (400, True), (599, True), (700, False)):
         truth = written_out(net, x, names, {"class_id": 5.0 if inside else 1.0})
         torch.testing.assert_close(denoise(x, torch.full((B,), time)).double(), truth, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_on_both_sides_of_the_interval_are_refused() -> None:
-    denoise = Guidance({"EF": 2}, interval=(0.2, 0.6)).denoiser(Linear(), NAMES, DDPM())
+    denoise = Guidance({"EF": 2}, interval=(0.2, 0.6)).guided_denoiser(Linear(), NAMES, DDPM())
     with pytest.raises(ValueError, match="both sides of the interval"):
         denoise(normal(B, C, H, W), torch.tensor([100, 500]))
 
@@ -121,7 +122,7 @@ def test_rescaling_is_its_formula(scales: dict[str, float], share: float) -> Non
     guided = written_out(net, x, names, scales)
     full = net.one(x, frozenset(names)).double()
     truth = torch.stack([share * g * f.std() / g.std() + (1 - share) * g for g, f in zip(guided, full, strict=True)])
-    found = Guidance(scales, rescale=share).denoiser(net, names, DDPM())(x, T)
+    found = Guidance(scales, rescale=share).guided_denoiser(net, names, DDPM())(x, T)
     torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-4)
     assert len(net.asked) == 1
     if share == 1:
@@ -129,7 +130,7 @@ def test_rescaling_is_its_formula(scales: dict[str, float], share: float) -> Non
 
 
 def test_rescaling_a_flat_prediction_is_finite() -> None:
-    flat = Guidance({"EF": 2.0}, rescale=1.0).denoiser(
+    flat = Guidance({"EF": 2.0}, rescale=1.0).guided_denoiser(
         lambda x, t, kept: torch.zeros(len(kept), *x.shape), ("EF",), RectifiedFlow()
     )
     assert torch.equal(flat(normal(B, C, H, W), T), torch.zeros(B, C, H, W))
@@ -139,7 +140,7 @@ def test_rescaling_a_flat_prediction_is_finite() -> None:
 def test_autoguidance_moves_away_from_the_weak_model(scales: dict[str, float]) -> None:
     """2406.02507: the weak model is asked with all conditions, once."""
     net, weak, x, names = Linear(), Linear(seed=9), normal(B, C, H, W), NAMES[:2]
-    found = Guidance(scales, auto=2.5).denoiser(net, names, DDPM(), weak)(x, T)
+    found = Guidance(scales, auto=2.5).guided_denoiser(net, names, DDPM(), weak)(x, T)
     full = frozenset(names)
     truth = written_out(net, x, names, scales) + 1.5 * (net.one(x, full) - weak.one(x, full)).double()
     torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-4)
@@ -149,21 +150,24 @@ def test_autoguidance_moves_away_from_the_weak_model(scales: dict[str, float]) -
 
 def test_the_weak_model_is_not_asked_at_scale_one() -> None:
     weak = Linear()
-    Guidance({"EF": 2}, auto=1.0).denoiser(Linear(), NAMES, DDPM(), weak)(normal(B, C, H, W), T)
+    Guidance({"EF": 2}, auto=1.0).guided_denoiser(Linear(), NAMES, DDPM(), weak)(normal(B, C, H, W), T)
     assert not weak.asked
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Guidance({"clas_id": 5}).terms(NAMES), "guidance.clas_id .* knows reference, class_id, EF"),
-        (lambda: Guidance({"EF": 5}).terms(()), "guidance.EF .* takes no guidance"),
-        (lambda: Guidance({"x": 5}).denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.x names no condition"),
+        (
+            lambda: Guidance({"clas_id": 5}).coefficients(NAMES),
+            "guidance.clas_id is no condition .* conditions are reference, class_id, EF",
+        ),
+        (lambda: Guidance({"EF": 5}).coefficients(()), "guidance.EF is no condition .* conditions are none"),
+        (lambda: Guidance({"x": 5}).guided_denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.x is no condition"),
         (lambda: Guidance({"EF": float("nan")}), "guidance.EF is nan: give a number"),
         (lambda: Guidance({"EF": "5"}), "guidance.EF is '5': give a number"),  # type: ignore[dict-item]
         (lambda: Guidance({"EF": None}), "guidance.EF is null"),  # type: ignore[dict-item]
         (lambda: Guidance(auto=float("inf")), "guidance.auto is inf"),
-        (lambda: Guidance(auto=2).denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.auto=2 needs a second"),
+        (lambda: Guidance(auto=2).guided_denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.auto=2 needs a second"),
         (lambda: Guidance(interval=(0.8, 0.2)), r"guidance.interval is \[0.8, 0.2\]"),
         (lambda: Guidance(interval=(0.0, 1.5)), r"guidance.interval is \[0.0, 1.5\]"),
         (lambda: Guidance(interval=(0.5,)), r"guidance.interval is \[0.5\]"),  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from tests.support.tiny_diffusion import WINDOW, C, H, W, artifact, model, published
@@ -25,7 +25,7 @@ ALL = ("class_id", "EF", "view")
 def told(made: DiffusionModel, count: int = 4) -> dict[str, Tensor]:
     """Requests with gaps, and a reference for a lvdm."""
     asked = {"class_id": [0, 3, None, 1], "EF": [45.0, None, 60.5, 41.0], "View": ["A4C", "A2C", "", "A4C"]}
-    values = made.conditioner.request({name: asked[name][:count] for name in made.conditioner.columns})
+    values = made.conditioner.encode_request({name: asked[name][:count] for name in made.conditioner.columns})
     if "reference" in made.conditioner.names:
         values |= {"reference": torch.randn(count, C, 2, H, W), "reference_time": torch.tensor([[0.0, 5.0]] * count)}
     return values
@@ -47,8 +47,8 @@ def noisy(made: DiffusionModel, count: int = 4) -> tuple[Tensor, Tensor]:
 )
 def test_an_artifact_comes_back_bit_for_bit(tmp_path: Path, kind: str, conditions: tuple[str, ...], more: Any) -> None:
     made = model(kind, conditions, **more)
-    found = load_diffusion(str(artifact(tmp_path / kind, made, kind)), kind)
-    assert found.facts == made.facts
+    found = load_diffusion_model(str(artifact(tmp_path / kind, made, kind)), kind)
+    assert found.metadata == made.metadata
     assert found.process.settings() == made.process.settings()
     assert found.conditioner.names == made.conditioner.names
     assert (found.is_video, found.fingerprint()) == (kind == "lvdm", made.fingerprint())
@@ -64,8 +64,8 @@ def test_an_artifact_comes_back_bit_for_bit(tmp_path: Path, kind: str, condition
 
 def test_the_published_conditions_come_back(tmp_path: Path) -> None:
     made = published()
-    found = load_diffusion(str(artifact(tmp_path / "lvdm", made, "lvdm")), "lvdm")
-    values = {**found.conditioner.request({"class_id": [1, 3]}), "reference": torch.randn(2, C, 1, H, W)}
+    found = load_diffusion_model(str(artifact(tmp_path / "lvdm", made, "lvdm")), "lvdm")
+    values = {**found.conditioner.encode_request({"class_id": [1, 3]}), "reference": torch.randn(2, C, 1, H, W)}
     values["reference_time"] = torch.zeros(2, 1)
     (x, t), kept = noisy(made, 2), [frozenset({"reference", "class_id"})]
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_all_sets_of_conditions_in_one_call_are_those_of_a_call_each(
 
 def refused(words: str, folder: Path, name: str = "lidm") -> None:
     with pytest.raises(UserError, match=words) as caught:
-        load_diffusion(str(folder), name)
+        load_diffusion_model(str(folder), name)
     assert "\n" not in str(caught.value)
 
 

@@ -3,30 +3,30 @@
 import pytest
 import torch
 
-from echodream.diffusion.noise import add_offset, check_offset
+from echodream.diffusion.noise import add_noise_offset, check_noise_offset
 from echodream.errors import UserError
 
 
 def test_an_offset_moves_each_channel_of_each_row_as_a_whole() -> None:
     torch.manual_seed(0)
     noise = torch.randn(2000, 4, 3, 5, 7)
-    moved = add_offset(noise, 0.5) - noise
+    moved = add_noise_offset(noise, 0.5) - noise
     assert torch.allclose(moved, moved[:, :, :1, :1, :1].expand_as(moved), atol=1e-6)
     own = moved[:, :, 0, 0, 0]
     assert abs(float(own.std()) - 0.5) < 0.02
     assert abs(float(own.mean())) < 0.03
     assert abs(float(torch.corrcoef(own.T)[0, 1])) < 0.06
-    assert add_offset(noise[:, :, 0], 0.5).shape == (2000, 4, 5, 7)
+    assert add_noise_offset(noise[:, :, 0], 0.5).shape == (2000, 4, 5, 7)
 
 
 def test_without_an_offset_no_random_number_is_drawn() -> None:
     noise = torch.randn(2, 4, 3)
     before = torch.get_rng_state()
-    assert add_offset(noise, 0.0) is noise
+    assert add_noise_offset(noise, 0.0) is noise
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("offset", [-0.1, float("inf"), float("nan"), True, "much"])
 def test_an_offset_that_cannot_be_is_refused(offset: float) -> None:
     with pytest.raises(UserError, match=r"model\.noise_offset"):
-        check_offset(offset)
+        check_noise_offset(offset)

@@ -10,7 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from echodream.diffusion import Process, expand, make
+from echodream.diffusion.processes import build_process
+from echodream.diffusion.processes.base import Process, expand_like
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
@@ -63,7 +64,7 @@ def test_the_target_says_what_x_0_is(name: str) -> None:
     process, x_0, noise = PROCESSES[name], normal(6, C, H, W), normal(6, C, H, W, seed=1)
     t = times(process, 6)
     noised = process.corrupt(x_0, t, noise)
-    found = process.denoised(noised.x_t, t, noised.target)
+    found = process.predict_x0(noised.x_t, t, noised.target)
     torch.testing.assert_close(found, x_0, rtol=0, atol=5e-4 if "epsilon" in name else 1e-5)
 
 
@@ -93,7 +94,7 @@ def test_the_last_level_is_nothing_but_noise() -> None:
     assert DDPM(zero_snr=False).alphas_cumprod[-1].item() == pytest.approx(4.04e-5, rel=1e-2)  # linear betas
 
 
-@pytest.mark.parametrize("sampler", DDPM.samplers)
+@pytest.mark.parametrize("sampler", DDPM().samplers)
 def test_sampling_begins_at_the_last_level_that_is_trained_on(sampler: str) -> None:
     """So it does not with leading spacing."""
     first = {}
@@ -154,7 +155,7 @@ def test_nothing_is_infinite_at_either_end(name: str) -> None:
     process = PROCESSES[name]
     t = times(process, 2)
     noised = process.corrupt(normal(2, C, H, W), t, normal(2, C, H, W))
-    for tensor in (noised.x_t, noised.target, noised.weight, process.denoised(noised.x_t, t, noised.x_t)):
+    for tensor in (noised.x_t, noised.target, noised.weight, process.predict_x0(noised.x_t, t, noised.x_t)):
         assert torch.isfinite(tensor).all()
 
 
@@ -164,7 +165,7 @@ def test_gradients_flow_after_a_first_use_without_them() -> None:
     with torch.inference_mode():
         process.corrupt(x, t, x)
     said = normal(2, C, H, W, seed=1).requires_grad_()
-    process.denoised(x, t, said).sum().backward()
+    process.predict_x0(x, t, said).sum().backward()
     sigma = [rates(process, 3)[1], rates(process, 900)[1]]
     assert said.grad is not None
     assert (-said.grad[:, 0, 0, 0]).tolist() == pytest.approx(sigma, abs=1e-4)
@@ -193,28 +194,30 @@ def test_times_to_train_on() -> None:
 
 
 def test_levels_are_spread_evenly_and_can_be_compared() -> None:
-    assert DDPM().levels(4).tolist() == [125, 375, 625, 875]
-    assert DDPM().levels(4).dtype == torch.int64
-    assert RectifiedFlow().levels(4).tolist() == [125.0, 375.0, 625.0, 875.0]
-    assert DDPM().levels(1000).tolist() == list(range(1000))
-    torch.testing.assert_close(DDPM().level(torch.tensor([999, 499, 0])), torch.tensor([1.0, 0.5, 0.001]))
-    torch.testing.assert_close(RectifiedFlow().level(torch.tensor([1000.0, 500.0, 0.0])), torch.tensor([1.0, 0.5, 0.0]))
+    assert DDPM().evenly_spaced_times(4).tolist() == [125, 375, 625, 875]
+    assert DDPM().evenly_spaced_times(4).dtype == torch.int64
+    assert RectifiedFlow().evenly_spaced_times(4).tolist() == [125.0, 375.0, 625.0, 875.0]
+    assert DDPM().evenly_spaced_times(1000).tolist() == list(range(1000))
+    torch.testing.assert_close(DDPM().relative_time(torch.tensor([999, 499, 0])), torch.tensor([1.0, 0.5, 0.001]))
+    torch.testing.assert_close(
+        RectifiedFlow().relative_time(torch.tensor([1000.0, 500.0, 0.0])), torch.tensor([1.0, 0.5, 0.0])
+    )
 
 
 def test_a_time_is_one_value_for_each_row() -> None:
     """With as many rows as columns, a time along the last axis would go unnoticed."""
     x = torch.zeros(4, 3, 4)
-    assert expand(torch.arange(4.0), x).shape == (4, 1, 1)
-    assert expand(torch.arange(4.0), x).flatten().tolist() == [0, 1, 2, 3]
+    assert expand_like(torch.arange(4.0), x).shape == (4, 1, 1)
+    assert expand_like(torch.arange(4.0), x).flatten().tolist() == [0, 1, 2, 3]
     for wrong in (torch.zeros(3), torch.zeros(1), torch.zeros(4, 1), torch.tensor(1.0)):
         with pytest.raises(ValueError, match="one value for each of 4 samples"):
-            expand(wrong, x)
+            expand_like(wrong, x)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_settings_make_the_same_process(name: str) -> None:
     process = PROCESSES[name]
-    again = make(json.loads(json.dumps(process.settings())))
+    again = build_process(json.loads(json.dumps(process.settings())))
     assert type(again) is type(process)
     assert again.settings() == process.settings()
 
@@ -224,7 +227,7 @@ def test_half_precision_stays_half(name: str) -> None:
     process, x = PROCESSES[name], normal(2, C, H, W).bfloat16()
     noised = process.corrupt(x, times(process, 2), x)
     assert noised.x_t.dtype == noised.target.dtype == torch.bfloat16
-    assert process.denoised(x, times(process, 2), x).dtype == torch.bfloat16
+    assert process.predict_x0(x, times(process, 2), x).dtype == torch.bfloat16
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -240,18 +243,21 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "snr": (lambda: DDPM(min_snr=0), "process.min_snr is 0: .* null"),
     "times": (lambda: RectifiedFlow("normal"), "process.times is 'normal': .* logit_normal, uniform"),
     "shift": (lambda: RectifiedFlow(shift=0.0), "process.shift is 0.0"),
-    "name": (lambda: make({"name": "vp"}), "process.name is 'vp': choose one of ddpm, flow"),
-    "nameless": (lambda: make({}), "process.name is null"),
-    "key": (lambda: make({"name": "flow", "shfit": 1}), "settings of process flow .*shfit"),
-    "sampler": (lambda: DDPM().check(20, "euler"), "sampler=euler does not go with process=ddpm; .* dpmpp_2m"),
-    "other": (lambda: RectifiedFlow().check(20, "ddim"), "sampler=ddim does not go with process=flow; .* euler"),
-    "none": (lambda: RectifiedFlow().check(0), "steps is 0: .* from 1 to 1000"),
-    "many": (lambda: RectifiedFlow().check(1001), "steps is 1001: .* from 1 to 1000"),
-    "more": (lambda: DDPM(steps=50).check(51), "steps is 51: .* from 1 to 50"),
-    "half": (lambda: RectifiedFlow().check(2.5), "steps is 2.5"),  # type: ignore[arg-type]
-    "yes": (lambda: RectifiedFlow().check(True), "steps is true"),
-    "strength": (lambda: RectifiedFlow().check(10, None, 1.5), "strength is 1.5: .* from 0 to 1"),
-    "lost": (lambda: RectifiedFlow().check(10, None, float("nan")), "strength is nan"),
+    "name": (lambda: build_process({"name": "vp"}), "process.name is 'vp': choose one of ddpm, flow"),
+    "nameless": (lambda: build_process({}), "process.name is null"),
+    "key": (lambda: build_process({"name": "flow", "shfit": 1}), "settings of process flow .*shfit"),
+    "sampler": (lambda: DDPM().check_sampler(20, "heun"), "sampler=heun does not go with process=ddpm; .* dpmpp_2m"),
+    "other": (
+        lambda: RectifiedFlow().check_sampler(20, "ddim"),
+        "sampler=ddim does not go with process=flow; .* euler",
+    ),
+    "none": (lambda: RectifiedFlow().check_sampler(0), "steps is 0: .* from 1 to 1000"),
+    "many": (lambda: RectifiedFlow().check_sampler(1001), "steps is 1001: .* from 1 to 1000"),
+    "more": (lambda: DDPM(steps=50).check_sampler(51), "steps is 51: .* from 1 to 50"),
+    "half": (lambda: RectifiedFlow().check_sampler(2.5), "steps is 2.5"),  # type: ignore[arg-type]
+    "yes": (lambda: RectifiedFlow().check_sampler(True), "steps is true"),
+    "strength": (lambda: RectifiedFlow().check_sampler(10, None, 1.5), "strength is 1.5: .* from 0 to 1"),
+    "lost": (lambda: RectifiedFlow().check_sampler(10, None, float("nan")), "strength is nan"),
     "empty": (
         lambda: RectifiedFlow().sample(lambda x, t: x, normal(1, 1, 2), 3, strength=0.5),
         "strength=0.5 .* give x_0",
@@ -273,5 +279,5 @@ def test_each_row_wants_its_generator() -> None:
 
 
 def test_the_default_sampler_is_the_first() -> None:
-    assert DDPM().check(20) == "dpmpp_2m"
-    assert RectifiedFlow().check(20) == RectifiedFlow.samplers[0]
+    assert DDPM().check_sampler(20) == "dpmpp_2m"
+    assert RectifiedFlow().check_sampler(20) == RectifiedFlow().samplers[0]

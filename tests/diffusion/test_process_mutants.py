@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion import Denoise, Guidance, Noised, Process
 from echodream.diffusion import sliding_window as windows
+from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.processes import ddpm as discrete
 from echodream.diffusion.processes import rectified_flow as flow
+from echodream.diffusion.processes.base import Denoise, NoisedBatch, Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.diffusion.samplers import Solver
@@ -66,7 +67,7 @@ def arrives(steps: int, sampler: str) -> None:
 
 
 def follows_ddim(steps: int) -> None:
-    from test_process_trajectories import test_ddim_is_its_formula as formula
+    from tests.diffusion.test_sampler_trajectories import test_ddim_is_its_formula as formula
 
     formula("ddpm-v", steps)
 
@@ -74,13 +75,13 @@ def follows_ddim(steps: int) -> None:
 def guides() -> None:
     net, x = Linear(), normal(2, C, 3, 5, 7)
     for scales in ({"reference": 2.0, "class_id": 5.0}, {"reference": 1.0, "class_id": 5.0}, {}):
-        found = Guidance(scales).denoiser(net, NAMES[:2], DDPM())(x, T)
+        found = Guidance(scales).guided_denoiser(net, NAMES[:2], DDPM())(x, T)
         torch.testing.assert_close(found.double(), written_out(net, x, NAMES[:2], scales), rtol=1e-4, atol=1e-4)
 
 
 def guides_to_the_conditional_model() -> None:
     net, x = Linear(), normal(2, C, 3, 5, 7)
-    found = Guidance(dict.fromkeys(NAMES, 1.0)).denoiser(net, NAMES, DDPM())(x, T)
+    found = Guidance(dict.fromkeys(NAMES, 1.0)).guided_denoiser(net, NAMES, DDPM())(x, T)
     assert torch.equal(found, net.one(x, frozenset(NAMES)))
 
 
@@ -95,9 +96,9 @@ def corrupts_each_row_at_its_time() -> None:
     assert (found.mean((1, 2)) - torch.tensor([1.0, 0.8, 0.6, 0.4])).abs().max() < 1e-6
 
 
-def other_sign(process: RectifiedFlow, x_0: Tensor, t: Tensor, noise: Tensor) -> Noised:
+def other_sign(process: RectifiedFlow, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
     noised = RectifiedFlow.__dict__["corrupt"].original(process, x_0, t, noise)
-    return Noised(noised.x_t, noised.t, -noised.target, noised.weight)
+    return NoisedBatch(noised.x_t, noised.t, -noised.target, noised.weight)
 
 
 other_sign.original = RectifiedFlow.corrupt  # type: ignore[attr-defined]
@@ -141,7 +142,7 @@ def otherwise_at_one(make: Callable[..., dict[frozenset[str], float]]) -> Callab
     return terms
 
 
-def whole_steps(scheduler: Any, times: list[int]) -> Any:
+def whole_steps(entry: Any, scheduler: Any, times: list[int]) -> Any:
     from diffusers import DDIMScheduler
 
     ddim = DDIMScheduler.from_config(scheduler.config, clip_sample=False)
@@ -162,43 +163,43 @@ MUTANTS: dict[str, tuple[Callable[[], None], Plant]] = {
     ),
     "flow: networks are told 0..1": (
         lambda: learns_and_samples(RectifiedFlow()),
-        (RectifiedFlow, "_solver", unit_time(original(RectifiedFlow, "_solver"))),
+        (RectifiedFlow, "_build_solver", unit_time(original(RectifiedFlow, "_build_solver"))),
     ),
     "leading spacing, betas that never end in noise": (
         keeps_the_brightness,
         (
             DDPM,
-            "_config",
-            configured(original(DDPM, "_config"), rescale_betas_zero_snr=False, timestep_spacing="leading"),
+            "_scheduler_config",
+            configured(original(DDPM, "_scheduler_config"), rescale_betas_zero_snr=False, timestep_spacing="leading"),
         ),
     ),
     "leading spacing": (
         keeps_the_brightness,
-        (DDPM, "_config", configured(original(DDPM, "_config"), timestep_spacing="leading")),
+        (DDPM, "_scheduler_config", configured(original(DDPM, "_scheduler_config"), timestep_spacing="leading")),
     ),
     "betas that never end in noise": (
         keeps_the_brightness,
-        (DDPM, "_config", configured(original(DDPM, "_config"), rescale_betas_zero_snr=False)),
+        (DDPM, "_scheduler_config", configured(original(DDPM, "_scheduler_config"), rescale_betas_zero_snr=False)),
     ),
     "another prediction": (
         lambda: learns_and_samples(DDPM(spacing="quadratic")),
-        (DDPM, "_config", configured(original(DDPM, "_config"), prediction_type="sample")),
+        (DDPM, "_scheduler_config", configured(original(DDPM, "_scheduler_config"), prediction_type="sample")),
     ),
-    "a step at -1": (lambda: arrives(61, "unipc"), (discrete, "_place", lambda scheduler, times: None)),
-    "DDIM by whole steps": (lambda: follows_ddim(64), (discrete, "_ddim", whole_steps)),
-    "overlaps thrown away": (joins, (windows, "blend", thrown_away)),
-    "guidance without the frame's term": (guides, (Guidance, "terms", without_the_frame)),
+    "a step at -1": (lambda: arrives(61, "unipc"), (discrete, "_set_timesteps", lambda scheduler, times: None)),
+    "DDIM by whole steps": (lambda: follows_ddim(64), (discrete, "_subsampled_scheduler", whole_steps)),
+    "overlaps thrown away": (joins, (windows, "blend_windows", thrown_away)),
+    "guidance without the frame's term": (guides, (Guidance, "coefficients", without_the_frame)),
     "guidance: scale 1 is something else": (
         guides,
-        (Guidance, "terms", otherwise_at_one(original(Guidance, "terms"))),
+        (Guidance, "coefficients", otherwise_at_one(original(Guidance, "coefficients"))),
     ),
     "guidance: scales of 1 are something else": (
         guides_to_the_conditional_model,
-        (Guidance, "terms", otherwise_at_one(original(Guidance, "terms"))),
+        (Guidance, "coefficients", otherwise_at_one(original(Guidance, "coefficients"))),
     ),
     "a time for each column": (
         corrupts_each_row_at_its_time,
-        (flow, "expand", lambda values, x: values),
+        (flow, "expand_like", lambda values, x: values),
     ),
 }
 

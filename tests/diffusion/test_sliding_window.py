@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion import blend, starts, windowed
 from echodream.diffusion import sliding_window as windows
 from echodream.diffusion.processes.ddpm import DDPM
+from echodream.diffusion.sliding_window import blend_windows, sliding_window_denoiser, window_starts
 from echodream.errors import UserError
 from tests.support.gaussians import PROCESSES, C, H, W, exact, generators, normal
 
@@ -18,7 +18,7 @@ LAYOUTS = [(1, 0), (2, 0), (2, 1), (4, 1), (4, 3), (8, 4), (9, 5), (16, 0), (16,
 @pytest.mark.parametrize(("window", "overlap"), LAYOUTS)
 def test_windows_cover_every_frame_and_end_with_the_last(window: int, overlap: int) -> None:
     for frames in range(1, 71):
-        found = starts(frames, window, overlap)
+        found = window_starts(frames, window, overlap)
         assert found[0] == 0
         if frames <= window:
             assert found == [0]
@@ -32,10 +32,10 @@ def test_windows_cover_every_frame_and_end_with_the_last(window: int, overlap: i
 
 
 def test_windows_by_hand() -> None:
-    assert starts(192, 64, 32) == [0, 32, 64, 96, 128]
-    assert starts(100, 64, 32) == [0, 18, 36]
-    assert starts(65, 64, 32) == [0, 1]
-    assert starts(10, 4, 0) == [0, 3, 6]
+    assert window_starts(192, 64, 32) == [0, 32, 64, 96, 128]
+    assert window_starts(100, 64, 32) == [0, 18, 36]
+    assert window_starts(65, 64, 32) == [0, 1]
+    assert window_starts(10, 4, 0) == [0, 3, 6]
 
 
 def cut(x: Tensor, firsts: list[int], window: int) -> Tensor:
@@ -45,21 +45,21 @@ def cut(x: Tensor, firsts: list[int], window: int) -> Tensor:
 def shares(firsts: list[int], window: int, frames: int) -> Tensor:
     """The weight of each window at each frame, (windows, frames): one window of ones at a time is blended."""
     units = torch.eye(len(firsts)).view(len(firsts), 1, -1, 1).expand(-1, -1, -1, window)  # the windows as channels
-    return blend(units, firsts, frames)[0]
+    return blend_windows(units, firsts, frames)[0]
 
 
 @pytest.mark.parametrize(("window", "overlap"), LAYOUTS)
 def test_windows_that_agree_come_back_exactly(window: int, overlap: int) -> None:
     for frames in (1, 5, 17, 64, 65, 70):
         x = normal(2, C, frames, H, W)
-        firsts = starts(frames, window, overlap)
-        assert torch.equal(blend(cut(x, firsts, min(window, frames)), firsts, frames), x)
+        firsts = window_starts(frames, window, overlap)
+        assert torch.equal(blend_windows(cut(x, firsts, min(window, frames)), firsts, frames), x)
 
 
 @pytest.mark.parametrize(("window", "overlap"), LAYOUTS)
 def test_weights_are_positive_and_sum_to_one(window: int, overlap: int) -> None:
     for frames in (1, 5, 17, 64, 65, 70):
-        firsts, size = starts(frames, window, overlap), min(window, frames)
+        firsts, size = window_starts(frames, window, overlap), min(window, frames)
         found = shares(firsts, size, frames)
         torch.testing.assert_close(found.sum(0), torch.ones(frames))
         for first, row in zip(firsts, found, strict=True):
@@ -74,7 +74,7 @@ def test_two_windows_are_cross_faded_linearly() -> None:
 
 
 def test_blending_is_the_weighted_mean_written_out() -> None:
-    firsts, window, frames = starts(23, 9, 5), 9, 23
+    firsts, window, frames = window_starts(23, 9, 5), 9, 23
     parts = normal(len(firsts), 2, C, window, H, W)
     top, bottom = torch.zeros(2, C, frames, H, W, dtype=torch.float64), torch.zeros(frames, dtype=torch.float64)
     for part, first in zip(parts.double(), firsts, strict=True):
@@ -82,18 +82,22 @@ def test_blending_is_the_weighted_mean_written_out() -> None:
             weight = min(place + 1, window - place)
             top[:, :, first + place] += weight * part[:, :, place]
             bottom[first + place] += weight
-    torch.testing.assert_close(blend(parts, firsts, frames).double(), top / bottom.view(-1, 1, 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        blend_windows(parts, firsts, frames).double(), top / bottom.view(-1, 1, 1), rtol=1e-5, atol=1e-5
+    )
 
 
 def largest_step(frames: int, window: int, overlap: int) -> float:
     """From one frame to the next, where window n says n everywhere."""
-    order = starts(frames, window, overlap)
+    order = window_starts(frames, window, overlap)
 
     def denoise_at(x: Tensor, t: Tensor, firsts: list[int]) -> Tensor:
         numbers = torch.tensor([float(order.index(first)) for first in firsts])
         return numbers.repeat_interleave(len(x) // len(firsts)).view(-1, 1, 1).expand_as(x)
 
-    found = windows.windowed(denoise_at, frames, window, overlap, 99)(torch.zeros(2, C, frames), torch.zeros(2))
+    found = windows.sliding_window_denoiser(denoise_at, frames, window, overlap, 99)(
+        torch.zeros(2, C, frames), torch.zeros(2)
+    )
     return found.diff(dim=2).abs().max().item()
 
 
@@ -108,7 +112,7 @@ def test_windows_change_nothing_where_frames_do_not_look_at_each_other(name: str
     process, noise = PROCESSES[name], normal(2, C, frames, H, W)
     denoise = exact(process)
     whole = process.sample(denoise, noise, 10, sampler, generators(2))
-    parts = windowed(lambda x, t, firsts: denoise(x, t), frames, 8, 3, 2)
+    parts = sliding_window_denoiser(lambda x, t, firsts: denoise(x, t), frames, 8, 3, 2)
     torch.testing.assert_close(process.sample(parts, noise, 10, sampler, generators(2)), whole, rtol=0, atol=1e-5)
 
 
@@ -116,7 +120,7 @@ def test_windows_change_nothing_where_frames_do_not_look_at_each_other(name: str
 def test_any_batch_gives_the_same_and_rows_are_in_their_order(batch: int) -> None:
     """Each window is told where it begins, and each row keeps its time: window n of clip b is row n * B + b."""
     frames, window, overlap = 21, 8, 3
-    firsts = starts(frames, window, overlap)
+    firsts = window_starts(frames, window, overlap)
     x, t = normal(2, C, frames, H, W), torch.tensor([3.0, 5.0])
     calls: list[list[int]] = []
 
@@ -128,9 +132,9 @@ def test_any_batch_gives_the_same_and_rows_are_in_their_order(batch: int) -> Non
         place = torch.tensor(some).repeat_interleave(2)
         return windows * (times + place).view(-1, 1, 1, 1, 1)
 
-    found = windowed(denoise_at, frames, window, overlap, batch)(x, t)
+    found = sliding_window_denoiser(denoise_at, frames, window, overlap, batch)(x, t)
     parts = torch.stack([x[:, :, at : at + window] * (t + at).view(-1, 1, 1, 1, 1) for at in firsts])
-    assert torch.equal(found, blend(parts, firsts, frames))
+    assert torch.equal(found, blend_windows(parts, firsts, frames))
     assert [first for call in calls for first in call] == firsts
     assert all(len(call) <= batch for call in calls)
     assert len(calls) == -(-len(firsts) // batch)
@@ -138,7 +142,7 @@ def test_any_batch_gives_the_same_and_rows_are_in_their_order(batch: int) -> Non
 
 def test_a_short_clip_is_one_window_of_its_own_length() -> None:
     x = normal(2, C, 5, H, W)
-    found = windowed(lambda windows, t, firsts: windows + len(firsts), 5, 8, 3, 4)(x, torch.zeros(2))
+    found = sliding_window_denoiser(lambda windows, t, firsts: windows + len(firsts), 5, 8, 3, 4)(x, torch.zeros(2))
     assert torch.equal(found, x + 1)
 
 
@@ -148,26 +152,26 @@ def test_a_short_clip_is_one_window_of_its_own_length() -> None:
         ((0, 8, 3), "frames is 0: give a whole number from 1"),
         ((10, 0, 0), "window is 0: .* from 1"),
         ((10, 8, -1), "overlap is -1: .* from 0"),
-        ((10, 8, 8), "overlap=8 leaves a window=8 no frame of its own"),
+        ((10, 8, 8), "overlap=8 is not possible with window=8; give less"),
         ((10, 8, 2.5), "overlap is 2.5"),
         ((True, 8, 2), "frames is true"),
     ],
 )
 def test_what_windows_cannot_be(values: tuple[int, int, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        starts(*values)
+        window_starts(*values)
     with pytest.raises(UserError, match=words):
-        windowed(lambda x, t, firsts: x, *values, batch=4)
+        sliding_window_denoiser(lambda x, t, firsts: x, *values, batch=4)
 
 
 def test_no_window_at_once_is_refused() -> None:
     with pytest.raises(UserError, match="batch is 0"):
-        windowed(lambda x, t, firsts: x, 10, 8, 3, 0)
+        sliding_window_denoiser(lambda x, t, firsts: x, 10, 8, 3, 0)
 
 
 def test_a_clip_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="21 frames is expected, not of 20"):
-        windowed(lambda x, t, firsts: x, 21, 8, 3, 2)(normal(1, C, 20, H, W), torch.zeros(1))
+        sliding_window_denoiser(lambda x, t, firsts: x, 21, 8, 3, 2)(normal(1, C, 20, H, W), torch.zeros(1))
 
 
 def test_windows_work_in_every_step_of_a_process() -> None:
@@ -179,5 +183,5 @@ def test_windows_work_in_every_step_of_a_process() -> None:
         calls += 1
         return x
 
-    DDPM().sample(windowed(denoise_at, 24, 8, 4, 2), normal(1, C, 24, 2, 2), 10)
+    DDPM().sample(sliding_window_denoiser(denoise_at, 24, 8, 4, 2), normal(1, C, 24, 2, 2), 10)
     assert calls == 30

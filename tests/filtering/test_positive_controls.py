@@ -186,7 +186,7 @@ def test_the_generator_is_told_the_patient_s_own_conditions(tmp_path: Path, monk
     x, values = shop.clips(taken, [np.random.default_rng(0) for _ in taken])
     assert x.shape == (len(taken), C, tiny.WINDOW, tiny.H, tiny.W)
     classes = rows.table["class_id"].iloc[[one.row for one in taken]].tolist()
-    expected = shop.model.conditioner.request({"class_id": classes})["class_id"]
+    expected = shop.model.conditioner.encode_request({"class_id": classes})["class_id"]
     assert torch.equal(values["class_id"], expected)
     for number, one in enumerate(taken):
         frames = int(rows.frames[one.row])

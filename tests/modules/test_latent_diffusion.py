@@ -20,7 +20,7 @@ from echodream import engine
 from echodream.artifact import read_artifact
 from echodream.config.error_messages import sentence
 from echodream.datamodules.datamodule import StoreData
-from echodream.diffusion.model import DiffusionModel, load_diffusion
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
 from echodream.modules.latent_diffusion import LatentDiffusion
@@ -119,7 +119,7 @@ def per_frame(own: DiffusionModel, x_t: Tensor, *_: Any) -> Tensor:
 
 def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[str, LatentDiffusion]) -> None:
     for kind in KINDS:
-        made, own = load_diffusion(str(study / kind), kind), trained[kind].model.eval()
+        made, own = load_diffusion_model(str(study / kind), kind), trained[kind].model.eval()
         names = {path.name for path in (study / kind).iterdir()}
         weights = {"diffusion_pytorch_model.safetensors", "conditioner.safetensors"}
         assert names == weights | {"config.json", "diffusion.json", "artifact.json", "training.yaml"}
@@ -132,13 +132,13 @@ def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[
         kept = [frozenset(values), frozenset[str]()]
         with torch.no_grad():
             assert torch.equal(made.predictor(values)(x, t, kept), own.predictor(values)(x, t, kept))
-        assert made.facts == own.facts
+        assert made.metadata == own.metadata
         assert made.process.settings() == DDPM(least_weight=0.1).settings()
 
 
 def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) -> None:
     for kind, frames in (("lidm", 1), ("lvdm", WINDOW)):
-        facts = trained[kind].model.facts
+        facts = trained[kind].model.metadata
         assert (facts.channels, facts.height, facts.width, facts.frames, facts.fps) == (C, H, W, frames, 25.0)
         assert (facts.statistics, facts.encoder, facts.reference_times) == (STATISTICS, ENCODER, ())
         (told,) = [c for c in trained[kind].conditioner.settings()["conditions"] if c["name"] == "class_id"]
@@ -350,7 +350,7 @@ def test_mixed_precision_accumulation_and_the_order_of_channels(
     more = ["+trainer.accumulate_grad_batches=2", "model.checkpointing=true", "model.channels_last=true"]
     engine.train(train_cfg(tmp_path, kind, "trainer.precision=bf16-mixed", *more, "callbacks.pictures=null"))
     assert (seen["steps"], seen["schedule"], seen["dtype"]) == (4, 4, torch.bfloat16)  # 2 epochs of 3 batches
-    made = load_diffusion(str(tmp_path / kind), kind)
+    made = load_diffusion_model(str(tmp_path / kind), kind)
     assert all(p.dtype == torch.float32 for p in made.parameters())
 
 
@@ -366,22 +366,22 @@ def test_compile_is_in_place(study: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_key_frames_are_drawn_jointly_and_used_as_references(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spied = Spied(monkeypatch, study, "lidm", "view=triplet")
-    assert (spied.module.model.facts.frames, spied.module.model.denoiser.channels) == (3, 3 * C)
+    assert (spied.module.model.metadata.frames, spied.module.model.denoiser.channels) == (3, 3 * C)
     batch = spied.batch()
     assert batch["x"].shape[1:] == (3 * C, H, W)
     assert torch.isfinite(spied.module.training_step(batch, 0))
     clips = Spied(monkeypatch, study, "lvdm", "view.reference=keyframes", "view.references=3")
-    facts = clips.module.model.facts
+    facts = clips.module.model.metadata
     beats = np.repeat([8, 11, 4, 7, 13], 2)  # each TRAIN recording has one beat, twice: ED 0, ES 2, ED at its end
     assert facts.reference_times == pytest.approx((0, 2, beats.mean()))
     assert facts.beat_spread == pytest.approx(beats.std() / beats.mean())
-    middle = Spied(monkeypatch, study, "lvdm", "view.reference=even").module.model.facts
+    middle = Spied(monkeypatch, study, "lvdm", "view.reference=even").module.model.metadata
     assert middle.reference_times == pytest.approx((3.6,))  # the middle of eight frames is 4, of five it is 2
 
 
 def test_frames_are_trained_with_noise_in_common(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spied = Spied(monkeypatch, study, "lvdm", "model.shared_noise=0.7", network=per_frame)
-    assert spied.module.model.facts.shared_noise == 0.7
+    assert spied.module.model.metadata.shared_noise == 0.7
     batch, process = spied.batch(most=10), DDPM()
     times = torch.full((10,), 999)  # nothing but noise
     monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)
@@ -406,8 +406,8 @@ def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
     for number in range(len(data)):
         sample = data[number]
         batch = {name: sample[name][None] for name in ("x", "reference", "reference_time")}
-        drawn = model.drawn(batch["x"], batch)
-        assert torch.allclose(model.latents(drawn, batch), batch["x"], atol=1e-5)
+        drawn = model.to_residual(batch["x"], batch)
+        assert torch.allclose(model.from_residual(drawn, batch), batch["x"], atol=1e-5)
         squares.append(drawn[0][:, sample["mask"]].square().flatten(1))
         plain.append(batch["x"][0][:, sample["mask"]].square().flatten(1))
     assert torch.cat(squares, dim=1).mean(dim=1) == pytest.approx([1.0] * C, rel=0.1)
@@ -416,7 +416,7 @@ def test_a_residual_has_unit_spread_and_is_what_the_clip_lacks(
     times = torch.zeros(len(batch["x"]), dtype=torch.long)
     monkeypatch.setattr(spied.module.process, "sample_t", lambda count, device: times)  # next to no noise
     spied.module.training_step(batch, 0)
-    assert torch.allclose(spied.noised[-1].x_t, model.drawn(batch["x"], batch), atol=0.06)
+    assert torch.allclose(spied.noised[-1].x_t, model.to_residual(batch["x"], batch), atol=0.06)
     spied.module.validation_step(batch, 0)
     assert len(spied.noised) == 2 + 4
 
@@ -427,14 +427,14 @@ def test_without_placed_references_the_clip_itself_is_drawn(study: Path, monkeyp
     given = "conditioning=[published,published_reference]"
     published = Spied(monkeypatch, study, "lvdm", given).module.model
     for made in (plain, off, published):
-        assert made.facts.residual is None
+        assert made.metadata.residual is None
         x = torch.randn(2, C, WINDOW, H, W)
-        assert made.drawn(x, {}) is x
-        assert made.latents(x, {}) is x
+        assert made.to_residual(x, {}) is x
+        assert made.from_residual(x, {}) is x
 
 
 def test_the_stride_slows_the_clip(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Spied(monkeypatch, study, "lvdm", "view.stride=2").module.model.facts.fps == 12.5
+    assert Spied(monkeypatch, study, "lvdm", "view.stride=2").module.model.metadata.fps == 12.5
 
 
 def test_a_model_without_conditions(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,17 @@ STRICT = [
     ("class_id,note\n1,2,x\n", "asked.csv, line 2: 3 cells under 2 columns"),
     ("class_id\n1,\n3,\n", "asked.csv, line 2: 2 cells under 1 columns"),
     ("class_id,note\n1,x\n3\n", "asked.csv, line 3: 1 cells under 2 columns"),
-    ("class_id,note,class_id\n1,x,3\n", "asked.csv, line 1: the column 'class_id' stands there twice; keep one"),
-    ("class_id, class_id\n1,3\n", "asked.csv, line 1: the column 'class_id' stands there twice"),
+    ("class_id,note,class_id\n1,x,3\n", "asked.csv, line 1: the column 'class_id' is there twice; keep one"),
+    ("class_id, class_id\n1,3\n", "asked.csv, line 1: the column 'class_id' is there twice"),
     ("class_id\n1\n\n3\n", 'asked.csv, line 3 is empty: remove it, or write ""'),
     ("class_id,EF\n1,50\n3,nan\n", "asked.csv, line 3: EF is 'nan'; leave a cell empty"),
     ('class_id\n"1\n', "asked.csv, line .* is not csv"),
     ("class_id\n1\n\x07\n", "asked.csv, line 3: a control character in a cell"),
-    ("class_id,View\n1,A4C\n", "asked.csv has a column View, and this model can be told class_id, EF alone: remove it"),
-    ("class_id,text\n1,a heart\n", "asked.csv has a column text, and this model can be told class_id, EF alone"),
+    (
+        "class_id,View\n1,A4C\n",
+        "asked.csv has a column View, and this model has the conditions class_id, EF only: remove it",
+    ),
+    ("class_id,text\n1,a heart\n", "asked.csv has a column text, and this model has the conditions class_id, EF only"),
     ("class_id,ef\n1,50\n", "asked.csv has a column 'ef': write EF"),
     ("class_id, EF\n1,50\n", "asked.csv has a column ' EF': write EF"),
     ("class,note\n1,50\n", "asked.csv has no rows with class_id or EF"),
@@ -89,7 +92,7 @@ def test_the_cells_of_a_csv_are_typed_as_those_of_a_store(tmp_path: Path) -> Non
     assert found.values == {"View": ["007", None], "EF": [44.5, 60], "class_id": [3, None]}
     assert [type(cell) for cell in found.values["class_id"]] == [int, type(None)]
     assert found.sources == ["1", "01"]
-    assert found.unread == ("note", "a,b")
+    assert found.unread_columns == ("note", "a,b")
     write_csv(file, "EF", "50", '""', "55")
     assert read_labels(str(file), ["EF"]).values == {"EF": [50, None, 55]}
 
@@ -125,8 +128,8 @@ def test_without_n_a_csv_gives_all_of_its_rows_and_other_labels_two_thousand(
 ) -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         assert compose("sample", ["stage=image", "data=phantom"]).n is None
-    assert stage_image._MANY == 2000
-    monkeypatch.setattr(stage_image, "_MANY", 7)
+    assert stage_image._DEFAULT_COUNT == 2000
+    monkeypatch.setattr(stage_image, "_DEFAULT_COUNT", 7)
     folder = study(tmp_path, latents=True)
     labels = write_csv(tmp_path / "four.csv", "class_id", *"3103")
     for at, asked, count in (("four", labels, 4), ("uniform", "uniform", 7), ("training", "training", 7)):

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.sampling_requests import SamplingRequest
-from echodream.diffusion import Guidance, Process
-from echodream.diffusion.conditioning import between
+from echodream.diffusion.conditioning.reference import interpolate_references
+from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel
+from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
-from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule, generator_of
+from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule, row_generator
 from tests.support.tiny_diffusion import STATISTICS, WINDOW, C, Gaussian, H, W, model
 
 MU = torch.tensor([0.8, -0.5, 0.2]).view(1, C, 1, 1)
@@ -59,7 +60,7 @@ def test_the_exact_denoiser_gives_the_gaussian_in_the_units_of_the_store(
     )
     length = None if stills else ClipLengthConfig(frames, WINDOW, 1 if kind == "continue" else 4, 2, kind)
     count = 40 if stills else 20
-    drawn = SamplingModule(made, recipe(20), length).draw(list(range(count)), values_of(made, count))
+    drawn = SamplingModule(made, recipe(20), length).sample_latents(list(range(count)), values_of(made, count))
     assert drawn.shape == (count, C, frames, H, W)
     flat = drawn.transpose(0, 1).flatten(1)
     mean_, std = torch.tensor(STATISTICS.mean), torch.tensor(STATISTICS.std)
@@ -73,7 +74,9 @@ def test_key_frames_come_in_the_order_in_which_they_were_stacked(monkeypatch: py
     """Channels [0:C] are the first end diastole, [C:2C] the end systole, then the end diastole."""
     mean = torch.arange(9.0).view(1, 9, 1, 1)
     planted(monkeypatch, Gaussian(lambda *_: mean, 1e-4))
-    drawn = SamplingModule(model("lidm", frames=3), recipe(5)).draw([0, 1], {"class_id": torch.tensor([0, 1])})
+    drawn = SamplingModule(model("lidm", frames=3), recipe(5)).sample_latents(
+        [0, 1], {"class_id": torch.tensor([0, 1])}
+    )
     mean_, std = (torch.tensor(values).view(1, C, 1, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
     whitened = ((drawn - mean_) / std).mean(dim=(0, 3, 4))
     assert torch.allclose(whitened.T, torch.arange(9.0).view(3, C), atol=1e-2)
@@ -85,7 +88,7 @@ def test_a_row_is_told_its_own_condition(monkeypatch: pytest.MonkeyPatch) -> Non
 
     planted(monkeypatch, Gaussian(mean, 1e-3))
     ids = torch.tensor([3, 0, 1, 1, 3])
-    drawn = SamplingModule(model("lidm"), recipe(5)).draw(list(range(5)), {"class_id": ids})
+    drawn = SamplingModule(model("lidm"), recipe(5)).sample_latents(list(range(5)), {"class_id": ids})
     whitened = (drawn[:, 0] - STATISTICS.mean[0]) / STATISTICS.std[0]
     assert torch.allclose(whitened.mean(dim=(1, 2, 3)), ids.float(), atol=1e-2)
 
@@ -102,7 +105,7 @@ def test_a_row_is_the_same_in_any_company(kind: str, sampler: str) -> None:
         drawer, found = SamplingModule(made, recipe(2, sampler, **guidance), length), []
         for start in range(0, count, batch):
             rows = list(range(start, min(start + batch, count)))
-            found.append(drawer.draw(rows, some(values, rows)))
+            found.append(drawer.sample_latents(rows, some(values, rows)))
         return torch.cat(found)
 
     all_at_once = drawn(8)
@@ -114,7 +117,7 @@ def test_a_row_is_the_same_in_any_company(kind: str, sampler: str) -> None:
 
 def test_noise_is_a_function_of_seed_row_and_kind() -> None:
     def first(*given: Any) -> float:
-        return torch.rand(1, generator=generator_of(*given)).item()
+        return torch.rand(1, generator=row_generator(*given)).item()
 
     assert first(0, 7) == first(0, 7)
     assert len({first(*given) for given in ((0, 7), (0, 8), (7, 0), (1, 7), (0, 7, True), (2**40, 7))}) == 6
@@ -133,12 +136,12 @@ def test_guidance_by_hand(kind: str) -> None:
         return made(x, t, values, {name: torch.full((2,), name in kept) for name in names})
 
     scales = {"class_id": 3.0} | ({"reference": 1.5} if kind == "lvdm" else {})
-    guided = SamplingModule(made, recipe(scales=scales))._denoise(values)(x, t)
+    guided = SamplingModule(made, recipe(scales=scales))._denoiser(values)(x, t)
     first = d("reference") if kind == "lvdm" else d()
     wanted = d() + (1.5 * (first - d()) if kind == "lvdm" else 0) + 3.0 * (d(*names) - first)
     assert torch.allclose(guided, wanted, atol=1e-5)
     assert not torch.allclose(guided, d(*names), atol=1e-2)
-    assert torch.equal(SamplingModule(made, recipe())._denoise(values)(x, t), d(*names))
+    assert torch.equal(SamplingModule(made, recipe())._denoiser(values)(x, t), d(*names))
 
 
 def test_guidance_away_from_a_weaker_model_by_hand() -> None:
@@ -149,7 +152,7 @@ def test_guidance_away_from_a_weaker_model_by_hand() -> None:
     full, null, worse = made(x, t, values, keep), made(x, t, values, none), weak(x, t, values, keep)
     drawer = SamplingModule(made, recipe(scales={"class_id": 2.0}, auto=1.75), weak=weak)
     wanted = null + 2 * (full - null) + 0.75 * (full - worse)
-    assert torch.allclose(drawer._denoise(values)(x, t), wanted, atol=1e-5)
+    assert torch.allclose(drawer._denoiser(values)(x, t), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,9 @@ def test_no_more_network_calls_than_needed(
 ) -> None:
     """One call a step; one row of it for a sample without guidance. Ten steps: levels 1, 0.9, ... 0.1."""
     network = planted(monkeypatch, Gaussian(lambda *_: MU, SPREAD))
-    SamplingModule(model("lidm"), recipe(10, **guidance)).draw([0, 1, 2], {"class_id": torch.tensor([0, 1, 3])})
+    SamplingModule(model("lidm"), recipe(10, **guidance)).sample_latents(
+        [0, 1, 2], {"class_id": torch.tensor([0, 1, 3])}
+    )
     assert network.rows == rows
 
 
@@ -174,7 +179,9 @@ def test_windows_go_through_the_network_as_many_at_once_as_asked(monkeypatch: py
     made = model("lvdm", ("reference", "class_id"))
     for windows, calls in ((1, [2] * 5), (2, [4, 4, 2]), (8, [10])):  # 24 frames are five windows of 8 with 4 shared
         network = planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
-        SamplingModule(made, recipe(2), ClipLengthConfig(24, WINDOW, 4, windows)).draw([0, 1], values_of(made, 2))
+        SamplingModule(made, recipe(2), ClipLengthConfig(24, WINDOW, 4, windows)).sample_latents(
+            [0, 1], values_of(made, 2)
+        )
         assert network.rows == calls * 2
 
 
@@ -183,7 +190,7 @@ def test_windows_go_through_the_network_as_many_at_once_as_asked(monkeypatch: py
 def test_as_many_frames_as_asked(monkeypatch: pytest.MonkeyPatch, frames: int, join: str) -> None:
     network = planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
     made = model("lvdm", ("reference", "class_id"))
-    drawn = SamplingModule(made, recipe(2), ClipLengthConfig(frames, WINDOW, 3, 4, join)).draw(
+    drawn = SamplingModule(made, recipe(2), ClipLengthConfig(frames, WINDOW, 3, 4, join)).sample_latents(
         [0, 1], values_of(made, 2)
     )
     assert drawn.shape == (2, C, frames, H, W)
@@ -203,7 +210,9 @@ def test_a_continued_window_is_given_the_last_frames_before_it_as_well(monkeypat
     planted(monkeypatch, network)
     made = model("lvdm", ("reference", "class_id"))
     given = values_of(made, 2)
-    drawn = SamplingModule(made, recipe(3), ClipLengthConfig(17, WINDOW, 3, 4, "continue")).draw([0, 1], given)
+    drawn = SamplingModule(made, recipe(3), ClipLengthConfig(17, WINDOW, 3, 4, "continue")).sample_latents(
+        [0, 1], given
+    )
     mean, std = (torch.tensor(values).view(1, C, 1, 1, 1) for values in (STATISTICS.mean, STATISTICS.std))
     whitened = (drawn - mean) / std
     assert torch.equal(seen[0]["reference"], given["reference"])
@@ -229,10 +238,10 @@ def test_references_lie_relative_to_the_window(monkeypatch: pytest.MonkeyPatch) 
     made = model("lvdm", ("reference", "class_id"))
     given = values_of(made, 2)
     given |= {"reference": torch.randn(2, C, 2, H, W), "reference_time": torch.tensor([[2.0, 9.5], [3.0, 5.0]])}
-    SamplingModule(made, recipe(1), ClipLengthConfig(18, WINDOW, 3, 8)).draw([0, 1], given)
+    SamplingModule(made, recipe(1), ClipLengthConfig(18, WINDOW, 3, 8)).sample_latents([0, 1], given)
     ((x_t, values),) = seen
     starts = [0, 5, 10]  # 18 frames, windows of 8 that share 3
-    noise = torch.stack([torch.randn(C, 18, H, W, generator=generator_of(0, row, True)) for row in (0, 1)])
+    noise = torch.stack([torch.randn(C, 18, H, W, generator=row_generator(0, row, True)) for row in (0, 1)])
     for window, start in enumerate(starts):
         rows = slice(2 * window, 2 * window + 2)
         assert torch.equal(x_t[rows], noise[:, :, start : start + WINDOW])
@@ -247,7 +256,9 @@ def test_frames_share_as_much_noise_as_in_training(monkeypatch: pytest.MonkeyPat
     exact = Gaussian(lambda *_: MU[:, :, None], SPREAD)
     planted(monkeypatch, lambda own, x_t, *rest: (seen.append(x_t), exact(own, x_t, *rest))[1])
     made = model("lvdm", ("reference", "class_id"), shared_noise=0.7)
-    SamplingModule(made, recipe(1), ClipLengthConfig(13, WINDOW, 3, 4, join)).draw(list(range(20)), values_of(made, 20))
+    SamplingModule(made, recipe(1), ClipLengthConfig(13, WINDOW, 3, 4, join)).sample_latents(
+        list(range(20)), values_of(made, 20)
+    )
     first = seen[0][:20].transpose(1, 2).flatten(2)  # b f (c h w)
     products = torch.einsum("bfx,bgx->bfg", first, first) / first.shape[-1]
     apart = ~torch.eye(WINDOW, dtype=torch.bool)
@@ -260,7 +271,7 @@ def test_a_short_clip_is_one_window_of_its_length(monkeypatch: pytest.MonkeyPatc
     exact = Gaussian(lambda *_: MU[:, :, None], SPREAD)
     planted(monkeypatch, lambda own, x_t, *rest: (shapes.append(tuple(x_t.shape)), exact(own, x_t, *rest))[1])
     made = model("lvdm", ("reference", "class_id"))
-    SamplingModule(made, recipe(1), ClipLengthConfig(5, WINDOW, 4, 4)).draw([0], values_of(made, 1))
+    SamplingModule(made, recipe(1), ClipLengthConfig(5, WINDOW, 4, 4)).sample_latents([0], values_of(made, 1))
     assert shapes == [(1, C, 5, H, W)]
 
 
@@ -269,7 +280,7 @@ def test_predictions_are_rows_with_frames_first(monkeypatch: pytest.MonkeyPatch)
     made = model("lvdm", ("reference", "class_id"))
     drawer, values = SamplingModule(made, recipe(2), ClipLengthConfig(10, WINDOW, 4, 4)), values_of(made, 2)
     found = drawer.predict_step(SamplingRequest(("a", "b"), [4, 2], values), 0)
-    drawn = drawer.draw([4, 2], values)
+    drawn = drawer.sample_latents([4, 2], values)
     for row, latents in enumerate(found):
         assert latents.shape == (10, C, H, W)
         assert torch.equal(latents, drawn[row].transpose(0, 1))
@@ -292,8 +303,8 @@ def test_a_residual_of_nothing_is_what_lies_between_the_references(monkeypatch: 
         "reference": torch.randn(2, C, 3, H, W),
         "reference_time": torch.tensor([[0.0, 5.0, 12.0], [0.0, 7.0, 9.0]]),
     }
-    drawn = SamplingModule(made, recipe(20), ClipLengthConfig(13, WINDOW, 4, 2, join)).draw([0, 1], values)
-    truth = unwhiten(between(values["reference"], values["reference_time"], 13), STATISTICS, dim=1)
+    drawn = SamplingModule(made, recipe(20), ClipLengthConfig(13, WINDOW, 4, 2, join)).sample_latents([0, 1], values)
+    truth = unwhiten(interpolate_references(values["reference"], values["reference_time"], 13), STATISTICS, dim=1)
     assert torch.allclose(drawn, truth, atol=0.1)
     assert (truth - truth.mean()).abs().max() > 1
 
@@ -303,7 +314,7 @@ def test_a_residual_is_drawn_with_its_spread(monkeypatch: pytest.MonkeyPatch) ->
     planted(monkeypatch, Gaussian(lambda *_: MU[:, :, None], SPREAD))
     made = model("lvdm", ("reference", "class_id"), residual=spread)
     values = values_of(made, 20)
-    drawn = SamplingModule(made, recipe(20), ClipLengthConfig(13, WINDOW, 4, 2)).draw(list(range(20)), values)
+    drawn = SamplingModule(made, recipe(20), ClipLengthConfig(13, WINDOW, 4, 2)).sample_latents(list(range(20)), values)
     scale = torch.tensor(STATISTICS.std).view(C, 1, 1, 1)
     apart = (drawn - unwhiten(values["reference"], STATISTICS, dim=1)) / scale  # a single reference lies everywhere
     for channel in range(C):

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
-from echodream.sampling.sample_store import weak_model
+from echodream.sampling.sample_store import load_weak_model
 from echodream.store import Statistics
 from tests.support.tiny_diffusion import artifact, model
 
@@ -50,7 +50,7 @@ def parent_folder(root: Path, kind: str, **told: Any) -> str:
     late = {name: told.pop(name) for name in ("statistics", "height") if name in told}
     made = model(kind, ("reference", *conditions) if kind == "lvdm" else conditions, **told)
     for name, value in late.items():
-        object.__setattr__(made.facts, name, value)
+        object.__setattr__(made.metadata, name, value)
     return str(artifact(root, made, kind))
 
 
@@ -62,18 +62,18 @@ def asked(folder: str) -> dict[str, Any]:
 def test_a_model_that_was_trained_otherwise_fits(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    strong = load_diffusion(parent_folder(tmp_path / "own", kind, **own), kind)
+    strong = load_diffusion_model(parent_folder(tmp_path / "own", kind, **own), kind)
     weak = parent_folder(tmp_path / "weak", kind, **other)
-    found = weak_model(asked(weak), strong, kind)
+    found = load_weak_model(asked(weak), strong, kind)
     assert found is not None
-    assert found.fingerprint() == load_diffusion(weak, kind).fingerprint()
+    assert found.fingerprint() == load_diffusion_model(weak, kind).fingerprint()
 
 
 @pytest.mark.parametrize(("kind", "own", "other", "key"), DIFFERS)
 def test_a_model_whose_predictions_mean_something_else_is_refused(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any], key: str
 ) -> None:
-    strong = load_diffusion(parent_folder(tmp_path / "own", kind, **own), kind)
+    strong = load_diffusion_model(parent_folder(tmp_path / "own", kind, **own), kind)
     weak = parent_folder(tmp_path / "weak", kind, **other)
     with pytest.raises(UserError, match=f"^guidance.auto.artifact={weak} differs from the model in {key}: train it"):
-        weak_model(asked(weak), strong, kind)
+        load_weak_model(asked(weak), strong, kind)

@@ -15,8 +15,8 @@ from echodream import engine
 from echodream.anonymization.methods import frames_around
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import select_recordings
-from echodream.diffusion import Process
 from echodream.diffusion.model import DiffusionModel
+from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
@@ -122,7 +122,7 @@ def levels(process: Process, strength: float) -> tuple[float, float]:
 
 
 def test_each_is_drawn_for_its_own_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = model("lidm").conditioner.request({"class_id": [0, 1, 3]})["class_id"].tolist()
+    known = model("lidm").conditioner.encode_request({"class_id": [0, 1, 3]})["class_id"].tolist()
     planted(monkeypatch, lambda x, values, keep: values["class_id"].view(-1, 1, 1, 1).double(), 0.01)
     made = run(folder, "strength=1", "frames=2")
     number = dict(zip(NAMES, known, strict=False)) | {3: known[2]}
@@ -266,7 +266,7 @@ REFUSED = [
     (["steps=0"], "steps is 0: give"),
     (["guidance.auto.scale=2"], "guidance.auto=.* is not for stage=anonymise: leave it out"),
     (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
-    (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),
+    (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
     (["generator=DIR/none"], "none holds no lidm"),
     (["generator=DIR/foreign"], "generator= draws latents of another encoder than that of .*real: train it again"),
     (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= samples 7x4: give the one that was trained on these"),
@@ -284,7 +284,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = study(tmp_path_factory.mktemp("ready"), patch)
         generator(folder, at="foreign", encoder="ef" * 32)
         wide = model("lidm", encoder=ENCODER)
-        object.__setattr__(wide.facts, "width", 7)
+        object.__setattr__(wide.metadata, "width", 7)
         artifact(folder / "wide", wide, "lidm")
         moving_disc_store(folder / "pixels")
         latent_store(folder / "other", LENGTHS[:2], encoder="12" * 32)

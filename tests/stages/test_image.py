@@ -93,7 +93,7 @@ IMAGE = [
     (["seed=-1"], "seed is -1: give a whole number from 0"),
     (["steps=0"], "steps is 0: give a whole number from 1 to 1000"),
     (["steps=1001"], "steps is 1001: give"),
-    (["sampler=euler"], "sampler=euler does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm"),
+    (["sampler=heun"], "sampler=heun does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm, euler"),
     (["guidance.view=2"], "guidance.view=2 has nothing to guide: this model's conditions are class_id, EF"),
     (["guidance.reference=0"], "guidance.reference=0 has nothing to guide"),
     (["guidance.class_id=strong"], "guidance.class_id is 'strong': give a number"),
@@ -109,11 +109,11 @@ IMAGE = [
     (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train it as"),
     (
         ["trainer.precision=16-true"],
-        "trainer.precision=16-true is not for drawing: choose one of 32-true, bf16-mixed, ",
+        "trainer.precision=16-true is not for sampling: choose one of 32-true, bf16-mixed, ",
     ),
-    (["trainer.precision=64-true"], "trainer.precision=64-true is not for drawing"),
-    (["trainer.precision=bf16-true"], "trainer.precision=bf16-true is not for drawing"),
-    (["trainer.precision=half"], "trainer.precision=half is not for drawing"),
+    (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
+    (["trainer.precision=bf16-true"], "trainer.precision=bf16-true is not for sampling"),
+    (["trainer.precision=half"], "trainer.precision=half is not for sampling"),
     (["labels=null"], "labels=null is not possible: give it a value, or leave it out"),
     (["training=null"], "training=null is not possible"),
     (["artifact=null"], "artifact=null is not possible"),
@@ -163,9 +163,10 @@ def test_a_network_that_overflows_leaves_no_store(tmp_path: Path, monkeypatch: p
 
 def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     folder = study(tmp_path)
-    asked = command(folder, "image", "n=3", "sampler=euler")
+    asked = command(folder, "image", "n=3", "sampler=heun")
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: sampler=euler does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm\n"
+        "error: sampler=heun does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm, euler, "
+        "euler_ancestral\n"
     )

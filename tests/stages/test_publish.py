@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from echodream import engine
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion.model import load_diffusion
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.publishing.cards import valid_license
 from echodream.runs.redaction import redact_paths_in_command
@@ -277,7 +277,7 @@ def test_a_finding_stands_on_the_card_of_the_videos(study: Path) -> None:
 def test_a_generator_is_published_with_the_weights_that_were_audited(study: Path) -> None:
     run(study, "what=lidm")
     folder = study / "reports/phantom/hub/lidm"
-    assert load_diffusion(str(folder), "lidm").fingerprint() == LIDM
+    assert load_diffusion_model(str(folder), "lidm").fingerprint() == LIDM
     head = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert (head["license"], head["library_name"]) == ("cc-by-nc-4.0", "diffusers")
     text = (folder / "README.md").read_text()

@@ -140,7 +140,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 VIDEO = [
-    (["n=4"], "n=4, and src= has 3 rows: lower n, draw more images, or go round again with repeat=true"),
+    (["n=4"], "n=4, and src= has 3 rows: lower n, sample more images, or use each more than once with repeat=true"),
     (["n=0"], "n is 0"),
     (["frames=0"], "frames is 0: give a whole number from 1"),
     (["frames=8.5"], "frames is 8.5"),
@@ -152,7 +152,7 @@ VIDEO = [
     (["repeat=1", "n=4"], "repeat is 1: give true or false"),
     (["repeat=null"], "repeat=null is not possible"),
     (["src=null"], "src=null is not possible"),
-    (["trainer.precision=16-true"], "trainer.precision=16-true is not for drawing"),
+    (["trainer.precision=16-true"], "trainer.precision=16-true is not for sampling"),
     (["join=null"], "join is null: choose one of"),
     (["join=glue"], "join is 'glue': choose one of crossfade, continue"),
     (["batch=0"], "batch is 0"),
@@ -166,9 +166,12 @@ VIDEO = [
     (["src=DIR/fraction"], "EF=0.55 is not what the model was trained on"),
     (["artifact=DIR/lidm"], "lidm is a lidm, a lvdm is needed here"),
     (["artifact=DIR/free", "join=continue", "frames=9"], "join=continue needs a model trained with .*reference"),
-    (["artifact=DIR/shared", "sampler=ddpm"], "sampler=ddpm gives each frame noise of its own, .*shared_noise=0.5"),
+    (
+        ["artifact=DIR/shared", "sampler=ddpm"],
+        "sampler=ddpm adds independent noise to each frame, .*shared_noise=0.5: .* dpmpp_2m, unipc, ddim, euler$",
+    ),
     (["artifact=DIR/published", "join=continue", "frames=9"], "join=continue gives several reference frames"),
-    (["artifact=DIR/wide"], "images has latents of 6x4, this lvdm draws 5x7"),
+    (["artifact=DIR/wide"], "images has latents of 6x4, this lvdm makes 5x7"),
 ]
 
 
@@ -180,8 +183,8 @@ def sources(ready: Path) -> Path:
     moving_disc_store(ready / "pixels")
     artifact(ready / "free", model("lvdm", ("class_id", "EF")), "lvdm")
     wide = model("lvdm", ("reference", "class_id", "EF"))
-    object.__setattr__(wide.facts, "height", 7)
-    object.__setattr__(wide.facts, "width", 5)
+    object.__setattr__(wide.metadata, "height", 7)
+    object.__setattr__(wide.metadata, "width", 5)
     artifact(ready / "wide", wide, "lvdm")
     artifact(ready / "shared", model("lvdm", ("reference", "class_id", "EF"), shared_noise=0.5), "lvdm")
     artifact(ready / "published", published(), "lvdm")

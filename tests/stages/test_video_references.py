@@ -22,7 +22,7 @@ def drawn(folder: Path, *overrides: str, synthetic: bool = True, length: int = 1
 
 @pytest.mark.parametrize("times", [(0.0,), (3.5,), (0.0, 3.5, 7.0)])
 def test_references_at_fixed_places_cannot_be_cross_faded(tmp_path: Path, times: tuple[float, ...]) -> None:
-    words = f"at fixed places of {WINDOW} frames, and frames=20: use join=continue, or an lvdm trained with"
+    words = f"at fixed times of {WINDOW} frames, and frames=20: use join=continue, or an lvdm trained with"
     with pytest.raises(UserError, match=words):
         drawn(tmp_path, length=len(times), reference_times=times)
     assert not (tmp_path / "videos").exists()

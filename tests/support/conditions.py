@@ -7,7 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning import Category, ClassId, Conditioner, Reference, Scalar
+from echodream.diffusion.conditioning.category import Category
+from echodream.diffusion.conditioning.class_id import ClassId
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.reference import Reference
+from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.types import Batch
 
 torch.set_num_threads(1)
@@ -35,7 +39,7 @@ def conditioner(seed: int = 0, width: int = D, **conditions: nn.Module) -> Condi
         "view": Category("View"),
     }
     made = Conditioner(chosen, width)
-    made.adapt(TABLE, C)
+    made.fit(TABLE, C)
     return made
 
 
@@ -56,6 +60,6 @@ def keep(made: Conditioner, count: int, *names: str) -> dict[str, Tensor]:
 
 def tokens(made: Conditioner, raw: dict[str, list[Any]], *names: str) -> Tensor:
     """(B, L, D) for requested columns; with no names, all are kept."""
-    values = made.request(raw)
+    values = made.encode_request(raw)
     count = len(next(iter(values.values())))
     return made(values, keep(made, count, *(names or made.names)), REST).tokens

@@ -96,7 +96,7 @@ def ready_study(folder: Path) -> Path:
     artifact(folder / "foreign", model("lidm", ("class_id", "EF"), encoder="ef" * 32), "lidm")
     other = Statistics((0.0,) * C, (1.0,) * C)
     made = model("lidm", ("class_id", "EF"))
-    object.__setattr__(made.facts, "statistics", other)
+    object.__setattr__(made.metadata, "statistics", other)
     artifact(folder / "scaled", made, "lidm")
     vae_artifact(folder / "vae", tiny_autoencoder())
     return folder

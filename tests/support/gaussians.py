@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from echodream.diffusion import Denoise, Process
+from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
+from echodream.diffusion.processes.base import Denoise, Process
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+from echodream.diffusion.samplers import SAMPLERS, Sampler
 
 B, C, F, H, W = 2, 4, 3, 5, 7
 MEAN = (1.5, -0.7, 0.0, 0.3)
@@ -27,6 +29,11 @@ PROCESSES: dict[str, Process] = {
     "flow-uniform-shifted": RectifiedFlow("uniform", shift=3.0),
 }
 WAYS = [(name, sampler) for name, process in PROCESSES.items() for sampler in process.samplers]
+"""Every registered sampler with every process that it is for."""
+
+
+def entry(name: str, sampler: str) -> Sampler:
+    return SAMPLERS[PROCESSES[name].name][sampler]
 
 
 def generators(count: int, seed: int = 0) -> list[Generator]:
@@ -50,6 +57,8 @@ def cumulative(process: DDPM) -> np.ndarray:
         betas = np.linspace(process.beta_start, process.beta_end, n)
     elif process.schedule == "scaled_linear":
         betas = np.linspace(process.beta_start**0.5, process.beta_end**0.5, n) ** 2
+    elif process.schedule != "cosine":  # another entry of the registry
+        betas = np.asarray(NOISE_SCHEDULES[process.schedule](n, process.beta_start, process.beta_end))  # type: ignore[operator]
     else:  # 2102.09672, equation 17
         curve = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
         betas = np.minimum(1 - np.array(curve[1:]) / np.array(curve[:-1]), 0.999)

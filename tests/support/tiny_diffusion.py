@@ -13,19 +13,16 @@ from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion import Process
-from echodream.diffusion.conditioning import (
-    Category,
-    ClassId,
-    Conditioner,
-    PublishedReference,
-    PublishedToken,
-    Reference,
-    Scalar,
-)
+from echodream.diffusion.conditioning.category import Category
+from echodream.diffusion.conditioning.class_id import ClassId
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
+from echodream.diffusion.conditioning.reference import Reference
+from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.diffusion.model import DiffusionModel, ModelMetadata
+from echodream.diffusion.processes.base import Process
 from echodream.diffusion.processes.ddpm import DDPM
-from echodream.networks.denoisers.unet import build_image, build_video
+from echodream.networks.denoisers.unet import build_unet
 from echodream.store import Dataset, Statistics, Store, StoreWriter
 from echodream.store.latents import write_latents
 
@@ -39,8 +36,8 @@ LENGTHS = (9, 12, 5, 10, 11, 8, 14, 6)
 """One is shorter than a window."""
 NAMES = {0: "sick", 1: "well", 3: "other"}
 CLASSES = (0, 1, 3, 0, 1, 0, 1, 3)
-IMAGE_NET = {"widths": [8], "layers": 1, "attention": ["cross"], "heads": 2, "groups": 4}
-VIDEO_NET = {"widths": [32], "layers": 1, "attention": ["cross"], "heads": 2}
+IMAGE_NET = {"video": False, "widths": [8], "layers": 1, "attention": ["cross"], "heads": 2, "groups": 4}
+VIDEO_NET = {"video": True, "widths": [32], "layers": 1, "attention": ["cross"], "heads": 2}
 
 
 def latents_of(number: int, frames: int) -> np.ndarray:
@@ -109,7 +106,7 @@ def conditioner(names: Sequence[str], width: int = 8) -> Conditioner:
         "EF": [40.0, 61.0, 50.0],
         "View": ["A2C", "A4C", ""],
     }
-    made.adapt(pd.DataFrame(rows), C)
+    made.fit(pd.DataFrame(rows), C)
     return made
 
 
@@ -126,11 +123,11 @@ def model(
     torch.manual_seed(seed)
     told = conditioner(conditions, width)
     frames = frames or (WINDOW if kind == "lvdm" else 1)
-    given = {"extra": told.extra, "width": told.width}
+    given = {"extra_channels": told.extra_channels, "token_width": told.width}
     network: Any = (
-        build_video(C, **given, **VIDEO_NET)  # type: ignore[arg-type]
+        build_unet(C, **given, **VIDEO_NET)  # type: ignore[arg-type]
         if kind == "lvdm"
-        else build_image(C * frames, **given, **IMAGE_NET)  # type: ignore[arg-type]
+        else build_unet(C * frames, **given, **IMAGE_NET)  # type: ignore[arg-type]
     )
     made = DiffusionModel(
         network,
@@ -147,9 +144,9 @@ def model(
 def published() -> DiffusionModel:
     """A random lvdm with the conditions of the published code."""
     told = Conditioner({"class_id": PublishedToken("class_id"), "reference": PublishedReference()}, 64)
-    told.adapt(pd.DataFrame({"class_id": [0, 1, 3]}), C)
+    told.fit(pd.DataFrame({"class_id": [0, 1, 3]}), C)
     torch.manual_seed(0)
-    network = build_video(C, extra=C, width=1, **VIDEO_NET)  # type: ignore[arg-type]
+    network = build_unet(C, extra_channels=C, token_width=1, **VIDEO_NET)  # type: ignore[arg-type]
     facts = ModelMetadata(C, H, W, WINDOW, 25.0, STATISTICS, ENCODER)
     return DiffusionModel(network, told, DDPM(), facts).requires_grad_(False).eval()
 

@@ -1,24 +1,5 @@
-"""What a denoiser is told: class, EF, view, text and reference frames, each with its own null and its own dropout."""
+"""Conditions of a denoiser: one file per condition, each with its own null embedding and dropout.
 
-from echodream.diffusion.conditioning.base import ConditionModule, ReferenceCondition, TokenCondition
-from echodream.diffusion.conditioning.conditioner import Conditioner
-from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
-from echodream.diffusion.conditioning.reference import Reference, beating, between
-from echodream.diffusion.conditioning.text import Text
-from echodream.diffusion.conditioning.tokens import Category, ClassId, Scalar
-
-__all__ = [
-    "Category",
-    "ClassId",
-    "ConditionModule",
-    "Conditioner",
-    "PublishedReference",
-    "PublishedToken",
-    "Reference",
-    "ReferenceCondition",
-    "Scalar",
-    "Text",
-    "TokenCondition",
-    "beating",
-    "between",
-]
+To add a condition, add a file here with a subclass of ``TokenCondition`` that has a new ``kind``, and a file in
+``conf/conditioning/``. Nothing else names it: ``conditioning=``, ``labels=`` and ``guidance.<name>=`` work at once.
+"""

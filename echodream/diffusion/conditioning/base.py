@@ -1,4 +1,4 @@
-"""What every condition can do, and how cells of a column are read."""
+"""Base classes of conditions, their registry by kind, and parsing of column cells."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,115 +15,136 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Raw = Tensor | Sequence[Any]
-"""A column: numbers as a tensor (B,), or any sequence of cells. None, NaN and "" are missing."""
+"""Cells of a column: numbers as a tensor (B,), or any sequence. None, NaN and "" are missing."""
+MISSING = -1
+"""Encoded value of a missing class, category or text."""
+MAX_CLASSES = 10_000
+CONDITIONS: dict[str, type["ConditionModule"]] = {}
+"""All imported conditions by kind; every subclass with a ``kind`` registers itself."""
 
 
 class ConditionModule(nn.Module, ABC):
-    """One condition. In training it is dropped in a share ``dropout`` of the rows, each row by itself.
+    """One condition of a denoiser. In training each row drops it with the probability ``dropout``.
 
-    A condition has no parameters until it has learnt its ``facts`` from the training rows, or was given them.
+    The module has no parameters until ``metadata`` was learnt from the training rows (``fit``) or loaded.
     """
 
     kind: ClassVar[str]
-    """Its name in ``settings``."""
+    """Name in ``diffusion.json`` of an artifact."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" in cls.__dict__:
+            CONDITIONS[cls.kind] = cls
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.dropout = validation.number(f"conditioning: the dropout of {self.kind}", dropout, 0, below=1)
-        self.facts: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """What it was made with, as plain JSON."""
+        """Arguments of the constructor, as JSON values."""
 
 
 class TokenCondition(ConditionModule):
-    """A condition that is a column of FileList.csv, and becomes tokens for cross-attention."""
+    """A condition that is a column of FileList.csv and becomes tokens for cross-attention."""
 
     fixed_width: ClassVar[int | None] = None
-    """The only width of tokens that it makes."""
+    """Width D of the tokens, where the condition has only one; None: any width."""
+    clamps: ClassVar[bool] = False
+    """Whether values outside of the training range are encoded as the nearest bound."""
 
     def __init__(self, column: str, dropout: float) -> None:
         super().__init__(dropout)
         self.column = column
 
     @abstractmethod
-    def learn(self, table: "pd.DataFrame") -> None:
-        """Take the facts from the training rows ``table``, which has the column. Raises ``UserError``."""
+    def fit(self, table: "pd.DataFrame") -> None:
+        """Learn ``metadata`` from the training rows ``table``, which has the column. Raises ``UserError``."""
 
     @abstractmethod
     def build(self, width: int) -> None:
-        """Make the parameters for tokens of ``width`` from the facts."""
+        """Create the parameters for tokens of ``width`` from ``metadata``."""
 
     @abstractmethod
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """The column's cells as a tensor, (B,) or (B, L). What training has not seen counts as missing."""
+        """Cells of the column as a tensor, (B,) or (B, L). Values that were not in training are encoded as missing."""
 
     @abstractmethod
     def check(self, raw: Raw) -> None:
-        """Raise ``UserError`` when one of the cells asks for what training has not seen."""
+        """Raise ``UserError`` if a requested value was not in training."""
 
     @abstractmethod
-    def options(self) -> list[Any] | None:
-        """What can be asked for, if that can be listed."""
+    def choices(self) -> list[Any] | None:
+        """All values that can be requested; None for a continuous condition."""
 
-    def at(self, share: float) -> Any:
-        """What lies at a ``share``, in [0, 1], of the way from the least to the greatest that training has seen."""
-        raise UserError(f"{self.column} cannot be made up: give labels=training, or the path of a csv")
+    def value_at(self, fraction: float) -> Any:
+        """Value at a ``fraction``, in [0, 1], of the range in the training rows."""
+        raise UserError(f"{self.column} has no default values: give labels=training, or the path of a csv")
 
-    def describe(self, cell: Any) -> dict[str, Any]:
-        """The columns of FileList.csv that a row has for ``cell``: none where it is missing."""
-        return {self.column: cell} if texts([cell])[0] else {}
+    def table_columns(self, cell: Any) -> dict[str, Any]:
+        """Columns of FileList.csv for a sample with the value ``cell``; empty if the value is missing."""
+        return {self.column: cell} if parse_texts([cell])[0] else {}
 
     @abstractmethod
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        """The tokens, (B, L, D), of what ``encode`` gave; the null where ``keep``, bool (B,), is false or it misses."""
+        """Tokens, (B, L, D), of the output of ``encode``; the null embedding where ``keep``, bool (B,), is false."""
 
 
 class ReferenceCondition(ConditionModule):
-    """A condition that is reference frames, and becomes channels beside the noisy clip."""
+    """Reference frames, which become channels concatenated to the noisy clip."""
+
+    interpolates: ClassVar[bool]
+    """Whether it takes any number of frames, and interpolates between them in time."""
 
     @abstractmethod
     def build(self, channels: int) -> None:
-        """Make the parameters for frames of ``channels``."""
+        """Create the parameters for frames of ``channels``."""
 
     @property
     @abstractmethod
-    def extra(self) -> int:
-        """Channels that it adds, E."""
+    def extra_channels(self) -> int:
+        """Number of concatenated channels, E."""
 
     @abstractmethod
     def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
-        """The channels, (B, E, F, H, W), for clips of ``rest`` = (F, H, W).
+        """Channels, (B, E, F, H, W), for clips of ``rest`` = (F, H, W).
 
-        ``reference`` is (B, C, R, H, W), its ``time`` (B, R) in frames from the clip's start, ``keep`` bool (B,).
+        ``reference`` is (B, C, R, H, W), its ``time`` (B, R) in frames from the start of the clip, ``keep`` bool (B,).
         """
 
 
-def numbers(column: str, raw: Raw) -> list[float]:
-    """The cells as numbers, NaN where they are missing. Raises ``UserError`` for a text."""
+def embed_or_null(embedding: nn.Embedding, null: Tensor, value: Tensor, keep: Tensor) -> Tensor:
+    """Embedding of ``value``, int64 (B,), as (B, 1, D); ``null`` where it is missing or ``keep`` is false."""
+    tokens = embedding(value.clamp(min=0))
+    return torch.where((keep & (value != MISSING))[:, None], tokens, null)[:, None]
+
+
+def parse_numbers(column: str, raw: Raw) -> list[float]:
+    """Cells as numbers, NaN where they are missing. Raises ``UserError`` for text."""
     cells = raw.tolist() if isinstance(raw, Tensor) else raw
     try:
         return [math.nan if cell is None or cell == "" else float(cell) for cell in cells]
     except (TypeError, ValueError) as error:
-        bad = next(cell for cell in cells if cell not in (None, "") and not _is_number(cell))
+        wrong = next(cell for cell in cells if cell not in (None, "") and not _is_number(cell))
         raise UserError(
-            f"{column} is {str(bad)[:40]!r}, not a number: correct it in FileList.csv or the csv"
+            f"{column} is {str(wrong)[:40]!r}, not a number: correct it in FileList.csv or the csv"
         ) from error
 
 
-def between(low: float, high: float, share: float) -> float:
-    """The number at a ``share`` of the way from ``low`` to ``high``, as a cell shows it."""
-    return min(max(round(low + share * (high - low), 6), low), high)
+def interpolate_range(low: float, high: float, fraction: float) -> float:
+    """Number at a ``fraction`` of the range from ``low`` to ``high``, rounded to 6 decimals."""
+    return min(max(round(low + fraction * (high - low), 6), low), high)
 
 
-def texts(raw: Raw) -> list[str]:
-    """The cells as text, "" where they are missing; whole numbers without a point."""
+def parse_texts(raw: Raw) -> list[str]:
+    """Cells as text, "" where they are missing; integral floats without a decimal point."""
     cells = raw.tolist() if isinstance(raw, Tensor) else raw
-    return ["" if cell is None or cell != cell else _text(cell) for cell in cells]
+    return ["" if cell is None or cell != cell else _to_text(cell) for cell in cells]
 
 
-def _text(cell: Any) -> str:
+def _to_text(cell: Any) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 

@@ -1,18 +1,16 @@
-"""All conditions of a model together: columns in, tokens and channels out."""
+"""All conditions of a model together: columns and reference frames in, tokens and channels out."""
 
 import itertools
+import pkgutil
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from echodream import validation
-from echodream.diffusion.conditioning.base import ConditionModule, ReferenceCondition, TokenCondition
-from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
-from echodream.diffusion.conditioning.reference import Reference
-from echodream.diffusion.conditioning.text import Text
-from echodream.diffusion.conditioning.tokens import Category, ClassId, Scalar
+from echodream.diffusion.conditioning.base import CONDITIONS, ConditionModule, ReferenceCondition, TokenCondition
 from echodream.errors import UserError
 from echodream.types import Batch, Condition
 
@@ -20,38 +18,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "reference"
-"""The name of reference frames, among the conditions and in a batch; ``reference_time`` goes with them."""
-_IRRATIONAL = (0.6180339887, 0.4142135624, 0.7320508076)
-"""Steps that fill [0, 1) evenly, however many are taken."""
-KINDS: dict[str, type[ConditionModule]] = {
-    kind.kind: kind for kind in (ClassId, Scalar, Category, Text, Reference, PublishedToken, PublishedReference)
-}
+"""Name of the reference frames, as a condition and in a batch; a batch has their ``reference_time``, too."""
+_IRRATIONAL_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
+"""Multiples of these, modulo 1, cover [0, 1) evenly for any number of samples (Kronecker sequence)."""
 
 
 class Conditioner(nn.Module):
-    """Conditions by name. Each has its own null, and its own dropout, so that every set of them has been trained.
+    """Conditions by name. Each has its own null embedding and dropout, so that all subsets of them are trained.
 
-    Several are also left out together, in a share ``joint_dropout`` of all rows, since guidance begins from nothing.
-    Tokens of all conditions are concatenated along L; their width D is ``width``, or 1 with a published token. It has
-    parameters after ``adapt``, or when it was made by ``from_settings``.
+    If there are several, a row also drops all of them with the probability ``joint_dropout``: guidance needs the
+    unconditional prediction. Tokens of all conditions are concatenated along L; their width D is ``width``, or 1 with a
+    published token. Parameters exist after ``fit`` or ``from_settings``.
     """
 
     def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
         super().__init__()
         self.joint_dropout = validation.number("model.joint_dropout", joint_dropout, 0, below=1)
-        given = {name: module for name, module in conditions.items() if module is not None}
-        for name, module in given.items():
+        modules = {name: module for name, module in conditions.items() if module is not None}
+        for name, module in modules.items():
             if not isinstance(module, ConditionModule):
                 raise UserError(f"conditioning.{name} is a {type(module).__name__}: give a file of conf/conditioning")
             if (name == REFERENCE) != isinstance(module, ReferenceCondition):
                 raise UserError(f"conditioning.{name}: reference frames, and nothing else, are called {REFERENCE}")
-        ordered = sorted(given.items(), key=lambda item: item[0] != REFERENCE)
+        ordered = sorted(modules.items(), key=lambda item: item[0] != REFERENCE)
         self.conditions = nn.ModuleDict(dict(ordered))
         fixed = [name for name, module in self._tokens.items() if module.fixed_width is not None]
         if fixed and len(self._tokens) > 1:
             raise UserError(
-                f"conditioning.{fixed[0]} is the published one, which stands alone beside a reference: leave out "
-                f"{', '.join(name for name in self._tokens if name != fixed[0])}"
+                f"conditioning.{fixed[0]} is the published one, which goes with no condition but a reference: leave "
+                f"out {', '.join(name for name in self._tokens if name != fixed[0])}"
             )
         validation.whole_number("the width of the condition's tokens", width)
         self.width = next((module.fixed_width or width for module in self._tokens.values()), width)
@@ -59,18 +54,23 @@ class Conditioner(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The conditions in the order in which guidance adds them: the reference first, then as given."""
+        """Conditions in the order in which guidance adds them: the reference first, then in the configured order."""
         return tuple(self.conditions)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of FileList.csv that are needed."""
+        """Columns of FileList.csv that the conditions read."""
         return tuple(dict.fromkeys(module.column for module in self._tokens.values()))
 
     @property
-    def extra(self) -> int:
-        """Channels of ``Condition.channels``, E; 0 without a reference."""
-        return self._reference.extra if self._reference is not None else 0
+    def extra_channels(self) -> int:
+        """Channels of ``Condition.channels``, E; 0 without reference frames."""
+        return self._reference.extra_channels if self._reference is not None else 0
+
+    @property
+    def interpolates_references(self) -> bool:
+        """Whether the model takes any number of reference frames, placed in time."""
+        return self._reference is not None and self._reference.interpolates
 
     @property
     def _tokens(self) -> dict[str, TokenCondition]:
@@ -80,115 +80,114 @@ class Conditioner(nn.Module):
     def _reference(self) -> ReferenceCondition | None:
         return cast(ReferenceCondition, self.conditions[REFERENCE]) if REFERENCE in self.conditions else None
 
-    def adapt(self, table: "pd.DataFrame", channels: int) -> None:
-        """Learn classes, categories and ranges from the training rows ``table``, and make the parameters.
+    def fit(self, table: "pd.DataFrame", channels: int) -> None:
+        """Learn classes, categories and ranges from the training rows ``table``, and create the parameters.
 
-        ``channels`` are those of a frame. Raises ``UserError`` for a column that is missing, empty, or not of its kind.
+        ``channels`` is the number of channels of a frame. Raises ``UserError`` for a column that is missing, empty, or
+        of another type.
         """
         for name, module in self._tokens.items():
             if module.column not in table:
                 raise UserError(
-                    f"conditioning={name} needs the column {module.column!r}, which the store has not; it has "
+                    f"conditioning={name} needs the column {module.column!r}, which the store does not have; it has "
                     f"{', '.join(map(str, table.columns))}"
                 )
-            module.learn(table)
+            module.fit(table)
         self.build(channels)
 
     def build(self, channels: int) -> None:
-        """Make the parameters from the facts that there are."""
+        """Create the parameters from the metadata of the conditions."""
         self.channels = channels
         for module in self._tokens.values():
             module.build(self.width)
         if self._reference is not None:
             self._reference.build(channels)
 
-    @property
-    def interpolates(self) -> bool:
-        """Whether there are reference frames that are placed in time."""
-        return isinstance(self._reference, Reference)
+    def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
+        """Values of the conditions for a batch, by name, and ``reference_time``; the first dimension of each is B.
 
-    def values(self, batch: Batch) -> dict[str, Tensor]:
-        """What the conditions take of a batch, each with leading B: by name, and ``reference_time``.
-
-        Missing cells, and classes that training has not seen, are marked and become null rows in ``forward``.
+        Missing cells, and classes that were not in training, are marked and become the null embedding in ``forward``.
         """
         device = batch["x"].device
-        found = {name: module.encode(batch["columns"][module.column], device) for name, module in self._tokens.items()}
+        values = {name: module.encode(batch["columns"][module.column], device) for name, module in self._tokens.items()}
         if self._reference is not None:
             if "reference" not in batch or "reference_time" not in batch:
                 raise UserError(
                     "conditioning=reference needs reference frames: choose view=clips with view.reference=random, "
                     "first, even or keyframes"
                 )
-            found |= {REFERENCE: batch["reference"], "reference_time": batch["reference_time"]}
-        return found
+            values |= {REFERENCE: batch["reference"], "reference_time": batch["reference_time"]}
+        return values
 
-    def request(self, values: Mapping[str, Sequence[Any]], own: bool = False) -> dict[str, Tensor]:
-        """As ``values``, of columns that a user asks for, each checked against what the model was trained on.
+    def encode_request(self, requests: Mapping[str, Sequence[Any]], clamp: bool = False) -> dict[str, Tensor]:
+        """Values of the conditions for requested cells, by column, each checked against the training rows.
 
-        A column that is left out is missing in all rows. If the values are a patient's ``own``, numbers beyond what
-        training has seen are no mistake, and count as the nearest that it has. Raises ``UserError`` naming key, value,
-        and what is known.
+        An absent column is missing in all rows. With ``clamp``, numbers outside of the training range count as the
+        nearest bound instead of being refused. Raises ``UserError`` that names column, value, and known values.
         """
-        for column in values:
+        for column in requests:
             if column not in self.columns:
                 raise UserError(
-                    f"{column} is no condition of this model: it can be told {', '.join(self.columns) or 'nothing'}"
+                    f"{column} is no condition of this model: it has {', '.join(self.columns) or 'no conditions'}"
                 )
-        counts = {column: len(cells) for column, cells in values.items()}
+        counts = {column: len(cells) for column, cells in requests.items()}
         if len(set(counts.values())) > 1:
             raise UserError(f"the conditions are not for the same number of samples: {counts}")
-        found = {}
+        values = {}
         for name, module in self._tokens.items():
             if counts:
-                cells = values.get(module.column, [None] * next(iter(counts.values())))
-                if not (own and isinstance(module, Scalar)):
+                cells = requests.get(module.column, [None] * next(iter(counts.values())))
+                if not (clamp and module.clamps):
                     module.check(cells)
-                found[name] = module.encode(cells)
-        return found
+                values[name] = module.encode(cells)
+        return values
 
-    def spread(self, count: int) -> dict[str, list[Any]]:
-        """``count`` requests for all columns, spread evenly over what training has seen; the first n are those of n.
+    def uniform_requests(self, count: int) -> dict[str, list[Any]]:
+        """``count`` cells for each column, evenly distributed over the training values.
 
-        Classes and categories go through all their combinations, and numbers from one round to the next.
+        Classes and categories run through all their combinations; numbers change from one round to the next. The first
+        n of them do not depend on ``count``.
         """
-        found: dict[str, list[Any]] = {}
-        stride, numbers = 1, []
+        requests: dict[str, list[Any]] = {}
+        stride, continuous = 1, []
         for module in self._tokens.values():
-            if options := module.options():
-                found[module.column] = [options[row // stride % len(options)] for row in range(count)]
-                stride *= len(options)
+            if choices := module.choices():
+                requests[module.column] = [choices[row // stride % len(choices)] for row in range(count)]
+                stride *= len(choices)
             else:
-                numbers.append(module)
-        for module, step in zip(numbers, itertools.cycle(_IRRATIONAL), strict=False):
-            found[module.column] = [module.at((0.5 + row // stride * step) % 1) for row in range(count)]
-        return found
+                continuous.append(module)
+        for module, step in zip(continuous, itertools.cycle(_IRRATIONAL_STEPS), strict=False):
+            requests[module.column] = [module.value_at((0.5 + row // stride * step) % 1) for row in range(count)]
+        return requests
 
-    def describe(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of FileList.csv for one row that was ``asked`` for, by column: class_name goes with class_id."""
+    def table_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of FileList.csv for one sample with the cells ``request``, by column; class_id adds class_name."""
         modules = {module.column: module for module in self._tokens.values()}
-        return {name: cell for column, given in asked.items() for name, cell in modules[column].describe(given).items()}
+        parts = (modules[column].table_columns(cell) for column, cell in request.items())
+        return {name: cell for part in parts for name, cell in part.items()}
 
-    def drop(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Which of ``count`` rows keep each condition in training: bool, (B,), by itself, or all of them together."""
+    def sample_dropout(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """For each condition, which of ``count`` training rows keep it: bool, (B,)."""
         device = generator.device if generator is not None else None
 
-        def kept(dropout: float) -> Tensor:
+        def keep(dropout: float) -> Tensor:
             return torch.rand(count, generator=generator, device=device) >= dropout
 
-        any_ = kept(self.joint_dropout) if len(self.conditions) > 1 else True
-        return {name: kept(cast(ConditionModule, module).dropout) & any_ for name, module in self.conditions.items()}
+        keep_any = keep(self.joint_dropout) if len(self.conditions) > 1 else True
+        return {
+            name: keep(cast(ConditionModule, module).dropout) & keep_any for name, module in self.conditions.items()
+        }
 
     def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], rest: torch.Size) -> Condition:
-        """The condition of samples (B, C, *``rest``), with null where ``keep``, bool (B,) for each name, is false.
+        """Tokens and channels for samples (B, C, *``rest``); the null where ``keep``, bool (B,) by name, is false.
 
-        ``rest`` is (H, W) of images, (F, H, W) of clips. A condition without value is null in all rows. Without any
-        condition of tokens, there is one token of zeros.
+        ``rest`` is (H, W) for images, (F, H, W) for clips. A condition without value is null in all rows. Without token
+        conditions there is one token of zeros.
         """
         tokens = [
             module(values[name], keep[name].to(values[name].device))
             if name in values
-            else module(*self._nothing(module, keep[name]))
+            else module(*self._missing_value(module, keep[name]))
             for name, module in self._tokens.items()
         ]
         joined = torch.cat(tokens, dim=1) if tokens else torch.zeros(1, 1, self.width)
@@ -202,17 +201,17 @@ class Conditioner(nn.Module):
             frames, time, kept = frames.to(kept.device), time.to(kept.device), torch.zeros_like(kept)
         return Condition(joined, self._reference(frames, time.to(frames.device), kept.to(frames.device), rest))
 
-    def _nothing(self, module: TokenCondition, keep: Tensor) -> tuple[Tensor, Tensor]:
-        own = next(module.parameters(), keep)
-        return module.encode([None] * len(keep), own.device), keep.to(own.device)
+    def _missing_value(self, module: TokenCondition, keep: Tensor) -> tuple[Tensor, Tensor]:
+        like = next(module.parameters(), keep)
+        return module.encode([None] * len(keep), like.device), keep.to(like.device)
 
     def settings(self) -> dict[str, Any]:
-        """All that ``from_settings`` needs besides the weights, as plain JSON: classes and ranges, not one row."""
+        """What ``from_settings`` needs besides the weights, as JSON values: classes and ranges, no row of the data."""
         return {
             "width": self.width,
             "channels": self.channels,
-            "conditions": [  # a list: the order is the order of composition
-                {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.facts}
+            "conditions": [  # a list: its order is the order of guidance
+                {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
                 for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()
             ],
         }
@@ -220,16 +219,24 @@ class Conditioner(nn.Module):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Conditioner":
         """A conditioner with parameters, ready for ``load_state_dict``. Raises ``UserError`` for damaged settings."""
+        import_conditions()
         try:
             conditions: dict[str, nn.Module | None] = {}
             for item in settings["conditions"]:
-                module = KINDS[item["kind"]](**item["arguments"])
-                module.facts = dict(item["facts"])
+                module = CONDITIONS[item["kind"]](**item["arguments"])
+                module.metadata = dict(item["facts"])
                 conditions[item["name"]] = module
-            made = cls(conditions, settings["width"])
-            made.build(settings["channels"])
+            conditioner = cls(conditions, settings["width"])
+            conditioner.build(settings["channels"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"the settings of the conditions are damaged ({type(error).__name__}: {error}): train the model again"
             ) from error
-        return made
+        return conditioner
+
+
+def import_conditions() -> None:
+    """Import all modules of this package, so that every condition is registered."""
+    package = import_module(__package__ or "echodream.diffusion.conditioning")
+    for module in pkgutil.iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")

@@ -1,6 +1,6 @@
-"""The conditions of the published code, bit for bit and with its faults, for checkpoints that were trained so.
+"""The conditions of the published code, reproduced exactly with their defects, for checkpoints trained with them.
 
-One number in a token of width 1 shifts the features along a line, and the null, 0, is also class 0.
+A single number in a token of width 1 shifts the features along a line, and the null value, 0, is also class 0.
 """
 
 import math
@@ -11,17 +11,25 @@ import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.diffusion.conditioning.base import Raw, ReferenceCondition, TokenCondition, between, numbers, texts
+from echodream.diffusion.conditioning.base import (
+    Raw,
+    ReferenceCondition,
+    TokenCondition,
+    interpolate_range,
+    parse_numbers,
+    parse_texts,
+)
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_LISTED = 64
+_MAX_LISTED = 64
+"""Columns with more different values than this are treated as continuous."""
 
 
 class PublishedToken(TokenCondition):
-    """The number itself, over ``scale``, as the only token: (B, 1, 1). The null is 0; there are no parameters."""
+    """The number divided by ``scale``, as the only token: (B, 1, 1). The null value is 0; there are no parameters."""
 
     kind = "published_token"
     fixed_width = 1
@@ -33,16 +41,18 @@ class PublishedToken(TokenCondition):
     def arguments(self) -> dict[str, Any]:
         return {"column": self.column, "scale": self.scale, "dropout": self.dropout}
 
-    def learn(self, table: "pd.DataFrame") -> None:
-        """Facts: ``low`` and ``high`` of the training rows; their values, where few; the ``names`` of classes."""
-        seen = sorted({value for value in numbers(self.column, table[self.column].tolist()) if math.isfinite(value)})
-        if not seen:
+    def fit(self, table: "pd.DataFrame") -> None:
+        """Metadata: ``low`` and ``high`` of the training rows; their ``values``, if few; the ``names`` of classes."""
+        cells = table[self.column].tolist()
+        values = sorted({value for value in parse_numbers(self.column, cells) if math.isfinite(value)})
+        if not values:
             raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave it out of conditioning=")
-        self.facts = {"low": seen[0], "high": seen[-1], "values": seen if len(seen) <= _MOST_LISTED else None}
+        listed = values if len(values) <= _MAX_LISTED else None
+        self.metadata = {"low": values[0], "high": values[-1], "values": listed}
         if self.column == "class_id" and "class_name" in table:
-            pairs = zip(texts(table["class_id"].tolist()), texts(table["class_name"].tolist()), strict=True)
+            pairs = zip(parse_texts(cells), parse_texts(table["class_name"].tolist()), strict=True)
             common = Counter(pair for pair in pairs if all(pair)).most_common()
-            self.facts["names"] = dict(sorted(dict(pair for pair, _ in reversed(common)).items()))
+            self.metadata["names"] = dict(sorted(dict(pair for pair, _ in reversed(common)).items()))
 
     def build(self, width: int) -> None:
         return
@@ -51,35 +61,35 @@ class PublishedToken(TokenCondition):
         """float32, (B,); NaN where it is missing."""
         if isinstance(raw, Tensor):
             return raw.to(device, torch.float32)
-        return torch.tensor(numbers(self.column, raw), dtype=torch.float32, device=device)
+        return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
 
     def check(self, raw: Raw) -> None:
-        """Nothing is refused where the training rows are not known."""
-        if not self.facts:
+        """Accepts everything if the training rows are unknown (imported weights)."""
+        if not self.metadata:
             return
-        low, high, whole = self.facts["low"], self.facts["high"], self.facts["values"]
-        listed = whole is not None and all(float(value).is_integer() for value in whole)
-        for value in numbers(self.column, raw):
-            if not math.isnan(value) and (not low <= value <= high or (listed and value not in whole)):
-                have = ", ".join(f"{item:g}" for item in whole) if listed else f"{low:g} to {high:g}"
-                raise UserError(f"{self.column}={value:g} is not what the model was trained on: it knows {have}")
+        low, high, values = self.metadata["low"], self.metadata["high"], self.metadata["values"]
+        discrete = values is not None and all(float(value).is_integer() for value in values)
+        for value in parse_numbers(self.column, raw):
+            if not math.isnan(value) and (not low <= value <= high or (discrete and value not in values)):
+                known = ", ".join(f"{item:g}" for item in values) if discrete else f"{low:g} to {high:g}"
+                raise UserError(f"{self.column}={value:g} is not what the model was trained on: it knows {known}")
 
-    def options(self) -> list[Any] | None:
-        return self.facts.get("values")
+    def choices(self) -> list[Any] | None:
+        return self.metadata.get("values")
 
-    def describe(self, cell: Any) -> dict[str, Any]:
-        """Whole numbers without a point; with class_name, where training knew it."""
-        number = numbers(self.column, [cell])[0]
+    def table_columns(self, cell: Any) -> dict[str, Any]:
+        """The column, whole numbers without a decimal point; and class_name where it is known."""
+        number = parse_numbers(self.column, [cell])[0]
         if math.isnan(number):
             return {}
-        name = self.facts.get("names", {}).get(f"{number:g}")
+        name = self.metadata.get("names", {}).get(f"{number:g}")
         shown = int(number) if number.is_integer() else number
         return {self.column: shown, **({"class_name": name} if name else {})}
 
-    def at(self, share: float) -> float:
-        if not self.facts:
-            return float(super().at(share))
-        return between(self.facts["low"], self.facts["high"], share)
+    def value_at(self, fraction: float) -> float:
+        if not self.metadata:
+            return float(super().value_at(fraction))
+        return interpolate_range(self.metadata["low"], self.metadata["high"], fraction)
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         present = keep & ~value.isnan()
@@ -87,9 +97,10 @@ class PublishedToken(TokenCondition):
 
 
 class PublishedReference(ReferenceCondition):
-    """One reference frame, repeated over all frames of the clip; zeros where it is dropped. Its time is not told."""
+    """One reference frame, repeated over all frames of the clip; zeros where it is dropped. Its time is not encoded."""
 
     kind = "published_reference"
+    interpolates = False
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__(dropout)
@@ -98,16 +109,16 @@ class PublishedReference(ReferenceCondition):
         return {"dropout": self.dropout}
 
     def build(self, channels: int) -> None:
-        self._extra = channels
+        self._channels = channels
 
     @property
-    def extra(self) -> int:
-        return self._extra
+    def extra_channels(self) -> int:
+        return self._channels
 
     def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
         if reference.shape[2] != 1:
             raise UserError(
                 f"the published conditioning takes one reference frame, not {reference.shape[2]}: set view.references=1"
             )
-        given = reference.expand(-1, -1, rest[0], -1, -1)
-        return torch.where(keep[:, None, None, None, None], given, torch.zeros_like(given))
+        repeated = reference.expand(-1, -1, rest[0], -1, -1)
+        return torch.where(keep[:, None, None, None, None], repeated, torch.zeros_like(repeated))

@@ -1,4 +1,4 @@
-"""Reference frames: what the clip's heart looks like, at moments that are known."""
+"""Reference frames: latents of the clip at known times."""
 
 import math
 from typing import Any
@@ -8,59 +8,61 @@ from torch import Tensor, nn
 
 from echodream.diffusion.conditioning.base import ReferenceCondition
 
-_NEAR = 3e-4
-"""Frames by which a reference may lie after a frame and count as lying on it: nothing hangs on rounding."""
+_TIME_TOLERANCE = 3e-4
+"""In frames: a reference this little after a frame counts as at that frame, so that rounding has no effect."""
 
 
-def between(reference: Tensor, time: Tensor, frames: int) -> Tensor:
-    """What lies between reference frames, linear in time, for each of ``frames`` frames: (B, C, frames, H, W).
+def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
+    """Linear interpolation in time between reference frames, at each of ``frames`` frames: (B, C, frames, H, W).
 
-    ``reference`` is (B, C, R, H, W), its ``time`` (B, R), in frames. Before the first and after the last it is the
-    nearest one.
+    ``reference`` is (B, C, R, H, W), its ``time`` (B, R), in frames. Before the first and after the last reference the
+    nearest one is repeated.
     """
-    return _Placed(reference, time, frames).between
+    return _ReferencePlacement(reference, time, frames).interpolated
 
 
-def beating(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """The three key frames of a beat, (B, C, 3, H, W) at ``time`` (B, 3), and again in the beats around it.
+def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Repeat the three key frames of one heart beat for as many beats as ``frames`` frames from 0 need.
 
-    As many beats as it takes to cover ``frames`` frames from 0. Returns (B, C, R, H, W) and (B, R).
+    Key frames are (B, C, 3, H, W) at ``time`` (B, 3): end diastole, end systole, end diastole. Returns the references,
+    (B, C, R, H, W), and their times, (B, R).
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))
     later = max(0, math.ceil(float(((frames - time[:, 2]) / length).max())))
-    which = [0, 1] * earlier + [0, 1, 2] + [1, 2] * later
+    index = [0, 1] * earlier + [0, 1, 2] + [1, 2] * later
     beat = [n for n in range(-earlier, 0) for _ in range(2)] + [0] * 3 + [n for n in range(1, later + 1) for _ in "12"]
-    return reference[:, :, which], time[:, which] + length[:, None] * time.new_tensor(beat)
+    return reference[:, :, index], time[:, index] + length[:, None] * time.new_tensor(beat)
 
 
-class _Placed:
-    """References in order of time, and for each frame what lies ``between`` them, and how far the two around it are."""
+class _ReferencePlacement:
+    """References in order of time: their interpolation at each frame, and distances to the two around each frame."""
 
     def __init__(self, reference: Tensor, time: Tensor, frames: int) -> None:
         time, order = time.float().sort(dim=1, stable=True)
-        at = torch.arange(frames, device=time.device).expand(len(time), -1).float()
-        after = torch.searchsorted(time.contiguous(), (at + _NEAR).contiguous(), right=True)
-        self.first, self.last = after == 0, after == time.shape[1]
+        frame = torch.arange(frames, device=time.device).expand(len(time), -1).float()
+        after = torch.searchsorted(time.contiguous(), (frame + _TIME_TOLERANCE).contiguous(), right=True)
+        self.before_first, self.after_last = after == 0, after == time.shape[1]
         after, before = after.clamp(max=time.shape[1] - 1), (after - 1).clamp(min=0)
-        self.since = (at - time.gather(1, before)).clamp(min=0)
-        self.until = (time.gather(1, after) - at).clamp(min=0)
+        self.since = (frame - time.gather(1, before)).clamp(min=0)
+        self.until = (time.gather(1, after) - frame).clamp(min=0)
         gap = self.since + self.until
-        share = torch.where(gap > 0, self.since / gap.clamp(min=_NEAR), gap).to(reference.dtype)
+        weight = torch.where(gap > 0, self.since / gap.clamp(min=_TIME_TOLERANCE), gap).to(reference.dtype)
         ends = (order.gather(1, index)[:, None, :, None, None] for index in (before, after))
         start, end = (reference.take_along_dim(index, dim=2) for index in ends)
-        self.between = torch.lerp(start, end, share[:, None, :, None, None])
+        self.interpolated = torch.lerp(start, end, weight[:, None, :, None, None])
 
 
 class Reference(ReferenceCondition):
-    """Any number of frames, placed in time: each frame of the clip is given what lies between the two around it.
+    """Any number of reference frames, placed in time: each frame receives the interpolation of the two around it.
 
-    With it go three channels: exp(-d^2 / 2), which is 1 where d, the distance to the nearer one, is 0; and
-    tanh(d / 32) of the distances to the one before and the one after, in frames, 1 where there is none. Dropped, there
-    is a learned latent of one colour, and zero in the three channels.
+    Three more channels encode time: exp(-d^2 / 2) of the distance d to the nearest reference, and tanh(d / 32) of the
+    distances to the one before and the one after, in frames, 1 where there is none. The null is a learned latent,
+    constant over space, with 0 in these three channels.
     """
 
     kind = "reference"
+    interpolates = True
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__(dropout)
@@ -72,15 +74,16 @@ class Reference(ReferenceCondition):
         self.null = nn.Parameter(torch.randn(channels, 1, 1, 1))
 
     @property
-    def extra(self) -> int:
+    def extra_channels(self) -> int:
         return len(self.null) + 3
 
     def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
-        placed = _Placed(reference, time, rest[0])
-        since = placed.since.masked_fill(placed.first, torch.inf)
-        until = placed.until.masked_fill(placed.last, torch.inf)
+        placement = _ReferencePlacement(reference, time, rest[0])
+        since = placement.since.masked_fill(placement.before_first, torch.inf)
+        until = placement.until.masked_fill(placement.after_last, torch.inf)
         near = (-torch.minimum(since, until).square() / 2).exp()
         distances = torch.stack([near, (since / 32).tanh(), (until / 32).tanh()], dim=1)[..., None, None]
         null = torch.cat([self.null, self.null.new_zeros(3, 1, 1, 1)]).to(reference.dtype)
-        given = torch.cat([placed.between, distances.to(reference.dtype).expand(-1, -1, -1, *rest[1:])], dim=1)
-        return torch.where(keep[:, None, None, None, None], given, null)
+        distances = distances.to(reference.dtype).expand(-1, -1, -1, *rest[1:])
+        channels = torch.cat([placement.interpolated, distances], dim=1)
+        return torch.where(keep[:, None, None, None, None], channels, null)

@@ -1,4 +1,4 @@
-"""Text, through a frozen CLIP text encoder in a local folder."""
+"""A text, encoded by a frozen CLIP text encoder in a local folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning.base import Raw, TokenCondition, texts
+from echodream.diffusion.conditioning.base import MISSING, Raw, TokenCondition, parse_texts
 from echodream.errors import UserError
 from echodream.weights import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MISSING = -1
 
-
-class Frozen:
-    """A tokenizer and its text encoder, shared by all copies of a module, and no part of its weights."""
+class FrozenTextEncoder:
+    """A tokenizer and its text encoder. Copies of a module share it, and it is no part of the module's weights."""
 
     def __init__(self, folder: str) -> None:
         try:
@@ -33,17 +31,17 @@ class Frozen:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} is no CLIP text encoder with its tokenizer as safetensors: {reason}") from error
         self.encoder.float().eval().requires_grad_(False)
-        self.length = int(self.encoder.config.max_position_embeddings)
+        self.max_length = int(self.encoder.config.max_position_embeddings)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenTextEncoder":
         return self
 
 
 class Text(TokenCondition):
-    """A text in ``column``: the last hidden states of the CLIP text encoder in ``folder``, projected to the tokens.
+    """A text ``column``: last hidden states of the CLIP text encoder in ``folder``, linearly projected to tokens.
 
-    All texts are padded to the encoder's longest, so that a row does not depend on the others of its batch. Empty
-    cells are missing: all tokens are then the learned null.
+    All texts are padded to the maximum length of the encoder, so that a row does not depend on its batch. Rows with an
+    empty cell have the learned null embedding as all of their tokens.
     """
 
     kind = "text"
@@ -59,17 +57,17 @@ class Text(TokenCondition):
     def arguments(self) -> dict[str, Any]:
         return {"folder": self.folder, "column": self.column, "dropout": self.dropout}
 
-    def learn(self, table: "pd.DataFrame") -> None:
-        """Facts: the ``fingerprint`` of the encoder's weights."""
-        if not any(texts(table[self.column].tolist())):
+    def fit(self, table: "pd.DataFrame") -> None:
+        """Metadata: ``fingerprint`` of the encoder's weights."""
+        if not any(parse_texts(table[self.column].tolist())):
             raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave text out of conditioning=")
-        self.frozen = Frozen(self.folder)
-        self.facts = {"fingerprint": fingerprint(self.frozen.encoder)}
+        self.frozen = FrozenTextEncoder(self.folder)
+        self.metadata = {"fingerprint": fingerprint(self.frozen.encoder)}
 
     def build(self, width: int) -> None:
         if not hasattr(self, "frozen"):
-            self.frozen = Frozen(self.folder)
-        if fingerprint(self.frozen.encoder) != self.facts["fingerprint"]:
+            self.frozen = FrozenTextEncoder(self.folder)
+        if fingerprint(self.frozen.encoder) != self.metadata["fingerprint"]:
             raise UserError(
                 f"{self.folder} is not the text encoder that the model was trained with: put that one there"
             )
@@ -77,27 +75,28 @@ class Text(TokenCondition):
         self.null = nn.Parameter(torch.randn(width))
 
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """Token ids: int64, (B, L); -1 in rows where the text is missing."""
-        cells = texts(raw)
-        made = self.frozen.tokenizer(
-            cells, padding="max_length", truncation=True, max_length=self.frozen.length, return_tensors="pt"
+        """Token ids: int64, (B, L); -1 in rows without text."""
+        cells = parse_texts(raw)
+        tokens = self.frozen.tokenizer(
+            cells, padding="max_length", truncation=True, max_length=self.frozen.max_length, return_tensors="pt"
         )
         empty = torch.tensor([not cell for cell in cells], dtype=torch.bool)
-        return made["input_ids"].masked_fill(empty[:, None], _MISSING).to(device)
+        return tokens["input_ids"].masked_fill(empty[:, None], MISSING).to(device)
 
     def check(self, raw: Raw) -> None:
-        for cell in texts(raw):
+        for cell in parse_texts(raw):
             length = len(self.frozen.tokenizer(cell)["input_ids"])
-            if length > self.frozen.length:
+            if length > self.frozen.max_length:
                 raise UserError(
-                    f"{self.column}={cell[:40]!r}... has {length} tokens: the text encoder takes {self.frozen.length}"
+                    f"{self.column}={cell[:40]!r}... has {length} tokens: the text encoder takes "
+                    f"{self.frozen.max_length}"
                 )
 
-    def options(self) -> None:
+    def choices(self) -> None:
         return None
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        present = keep & (value[:, 0] != _MISSING)
+        present = keep & (value[:, 0] != MISSING)
         encoder = self.frozen.encoder.to(value.device)
         with torch.no_grad():
             hidden = encoder(input_ids=value.clamp(min=0)).last_hidden_state

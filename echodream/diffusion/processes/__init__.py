@@ -1,0 +1,23 @@
+"""Noise processes by name, as ``diffusion.json`` of an artifact records them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from echodream import validation
+from echodream.diffusion.processes.base import Process
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+from echodream.errors import UserError
+
+PROCESSES: dict[str, type[Process]] = {process.name: process for process in (DDPM, RectifiedFlow)}
+
+
+def build_process(settings: Mapping[str, Any]) -> Process:
+    """The process that ``Process.settings`` described. Raises ``UserError``."""
+    arguments = dict(settings)
+    name: Any = arguments.pop("name", None)
+    validation.one_of("process.name", name, PROCESSES)
+    try:
+        return PROCESSES[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"the settings of process {name} do not fit this version of the code: {error}") from error

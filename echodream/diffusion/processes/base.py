@@ -1,10 +1,10 @@
-"""What a noise process is: how data become noise, what a network is asked, and how noise becomes data again.
+"""Base class of noise processes: how data are corrupted with noise, and how noise is sampled back to data.
 
-Everything works on tensors of any rank, (B, C, *rest): images (B, C, H, W), clips (B, C, F, H, W).
+All tensors are (B, C, *rest): images (B, C, H, W), clips (B, C, F, H, W).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,78 +12,81 @@ import torch
 from torch import Generator, Tensor
 
 from echodream import validation
-from echodream.diffusion.samplers import Solver, solve
+from echodream.diffusion.samplers import SAMPLERS, Solver, run_solver
 from echodream.errors import UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, C, *rest), t (B,)) to the process's prediction, (B, C, *rest)."""
+"""(x_t (B, C, *rest), t (B,)) to the prediction of the process, (B, C, *rest)."""
 
 
 @dataclass(frozen=True)
-class Noised:
-    """Data with noise added, and what a network should say of them."""
+class NoisedBatch:
+    """Corrupted data, and the training target of the network."""
 
     x_t: Tensor
     """(B, C, *rest)."""
     t: Tensor
-    """(B,): the time that the network is given."""
+    """Time that the network receives, (B,)."""
     target: Tensor
-    """(B, C, *rest): what the network should return."""
+    """Output that the network should return, (B, C, *rest)."""
     weight: Tensor
-    """(B,): of each sample's squared error; ones where all noise levels count the same."""
+    """Weight of the squared error of each sample, (B,); ones where all noise levels have the same weight."""
 
 
-def expand(values: Tensor, x: Tensor) -> Tensor:
-    """``values``, (B,), as (B, 1, ..., 1), with as many dimensions as ``x``, (B, C, *rest)."""
+def expand_like(values: Tensor, x: Tensor) -> Tensor:
+    """``values``, (B,), as (B, 1, ..., 1) with the number of dimensions of ``x``, (B, C, *rest)."""
     if values.shape != x.shape[:1]:
         raise ValueError(f"one value for each of {len(x)} samples is needed, not the shape {tuple(values.shape)}")
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
 class Process(ABC):
-    """A way from data to noise and back. Its times are what networks are given; ``level`` is a share of them."""
+    """A noise process. Its times t are the input of the networks."""
 
     name: ClassVar[str]
-    samplers: ClassVar[tuple[str, ...]]
-    """The first is the default."""
-    most_steps: int = 1000
-    """Of sampling."""
+    max_steps: int = 1000
+    """Largest number of sampler steps."""
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the samplers of this process; the first is the default."""
+        return tuple(SAMPLERS[self.name])
 
     @abstractmethod
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
-        """Random times to train on, (count,)."""
+        """Random training times, (count,)."""
 
     @abstractmethod
-    def levels(self, count: int) -> Tensor:
-        """Times that divide all noise levels evenly, (count,), from little noise to much: for validation."""
+    def evenly_spaced_times(self, count: int) -> Tensor:
+        """Times at the centers of ``count`` equal parts of the noise levels, (count,), in increasing order of noise."""
 
     @abstractmethod
-    def level(self, t: Tensor) -> Tensor:
-        """Which share of the process's time each of ``t``, (B,), is: float in [0, 1], (B,). No measure of noise."""
+    def relative_time(self, t: Tensor) -> Tensor:
+        """Times ``t``, (B,), as a fraction of the whole process: float in [0, 1], 0 data and 1 noise."""
 
     @abstractmethod
-    def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Noised:
-        """Add ``noise``, standard normal and shaped like ``x_0``, (B, C, *rest), as much as ``t``, (B,), says."""
+    def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
+        """Add standard normal ``noise``, shaped like ``x_0`` (B, C, *rest), at the noise level of ``t``, (B,)."""
 
     @abstractmethod
-    def denoised(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """The data, (B, C, *rest), that a network's ``prediction`` for ``x_t`` at ``t``, (B,), speaks of."""
+    def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Estimate of the data, (B, C, *rest), from the network's ``prediction`` for ``x_t`` at ``t``, (B,)."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What ``make`` needs to build this process again, as JSON has it."""
+        """Configuration from which ``build_process`` builds this process again, as JSON values."""
 
     @abstractmethod
-    def _solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """A new solver that begins at the noise level ``strength``."""
+    def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
+        """A new solver that starts at the relative time ``strength``."""
 
-    def check(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
-        """The name of the sampler, or ``UserError`` when this process cannot sample in that way."""
+    def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
+        """Name of the sampler. Raises ``UserError`` if this process cannot sample with these settings."""
         sampler = self.samplers[0] if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} does not go with process={self.name}; take one of: {known}")
-        validation.whole_number("steps", steps, 1, self.most_steps)
+        validation.whole_number("steps", steps, 1, self.max_steps)
         validation.share("strength", strength)
         return sampler
 
@@ -98,36 +101,21 @@ class Process(ABC):
         x_0: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """From standard normal ``noise``, (B, C, *rest), to data of the same shape in ``steps`` steps of a ``sampler``.
+        """Samples, (B, C, *rest), from standard normal ``noise`` of the same shape.
 
-        ``generators``, one for each row, are drawn from by samplers that add noise on the way; with them a row does not
-        depend on its neighbours. With ``strength`` below 1 sampling begins from ``x_0`` noised to that level (SDEdit,
-        2108.01073), and goes down from there in as many steps: 0 returns ``x_0``, 1 does not look at it.
+        Stochastic samplers use one of ``generators`` for each row, so that a row does not depend on the rest of its
+        batch. With ``strength`` below 1, sampling starts from ``x_0`` noised to that relative time (SDEdit, 2108.01073)
+        and takes all ``steps`` from there; 0 returns ``x_0``, 1 ignores it.
         """
-        sampler = self.check(steps, sampler, strength)
+        sampler = self.check_sampler(steps, sampler, strength)
         if generators is not None and len(generators) != len(noise):
             raise ValueError(f"{len(generators)} generators were given for {len(noise)} rows; give one for each row")
         if strength == 1:
-            return solve(self._solver(sampler, steps, 1.0), denoise, noise, generators)
+            return run_solver(self._build_solver(sampler, steps, 1.0), denoise, noise, generators)
         if x_0 is None or x_0.shape != noise.shape:
             raise UserError(f"strength={strength} begins from data: give x_0 in the shape of the noise, or strength=1")
         if strength == 0:
             return x_0.clone()
-        solver = self._solver(sampler, steps, strength)
+        solver = self._build_solver(sampler, steps, strength)
         t = torch.full((len(x_0),), solver.times[0], device=x_0.device)
-        return solve(solver, denoise, self.corrupt(x_0, t, noise).x_t, generators)
-
-
-def make(settings: Mapping[str, Any]) -> Process:
-    """The process that ``settings()`` described."""
-    from echodream.diffusion.processes.ddpm import DDPM
-    from echodream.diffusion.processes.rectified_flow import RectifiedFlow
-
-    kinds: dict[str, Callable[..., Process]] = {"ddpm": DDPM, "flow": RectifiedFlow}
-    rest = dict(settings)
-    name = rest.pop("name", None)
-    validation.one_of("process.name", name, kinds)
-    try:
-        return kinds[name](**rest)
-    except TypeError as error:
-        raise UserError(f"the settings of process {name} do not fit this version of the code: {error}") from error
+        return run_solver(solver, denoise, self.corrupt(x_0, t, noise).x_t, generators)

@@ -1,4 +1,4 @@
-"""The DDPM family: a thousand noise levels, from data to noise of the same variance (2006.11239)."""
+"""DDPM: a discrete, variance-preserving noise process (2006.11239)."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -7,28 +7,28 @@ import torch
 from torch import Generator, Tensor
 
 from echodream import validation
-from echodream.diffusion.processes.base import Noised, Process, expand
-from echodream.diffusion.samplers import Solver
+from echodream.diffusion.noise_schedules import NOISE_SCHEDULES, scheduler_arguments
+from echodream.diffusion.processes.base import NoisedBatch, Process, expand_like
+from echodream.diffusion.samplers import SAMPLERS, Sampler, Solver
 from echodream.errors import UserError
 
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 SPACINGS = ("trailing", "quadratic", "leading")
 
 
 class DDPM(Process):
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, t = 0 .. steps - 1, with a_t the cumulative product of 1 - beta.
 
-    ``prediction`` is what networks return: ``v`` = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), ``epsilon`` (the
-    noise) or ``sample`` (x_0). ``zero_snr`` rescales the betas so that the last level is nothing but noise, and
-    ``spacing`` says where sampling steps: ``trailing`` evenly from there on (2305.08891), ``quadratic`` from there too,
-    but more where there is little noise (2010.02502, appendix D.2). ``min_snr`` bounds how much a level counts by its
-    signal-to-noise ratio (2303.09556); None: all count the same. With zero SNR that weight falls to 0 at the last
-    level, and half of all levels count for next to nothing: ``least_weight`` is what each counts for at least.
+    ``prediction`` is the network's output: ``v`` = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), ``epsilon`` (the
+    noise) or ``sample`` (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas so that
+    the last level is pure noise. ``spacing`` places the sampling timesteps: ``trailing`` evenly, starting at the last
+    level (2305.08891); ``quadratic`` from the last level too, but denser at low noise (2010.02502, appendix D.2);
+    ``leading`` evenly, not starting at the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556);
+    None: all weights are 1. With zero SNR these weights approach 0 for the noisier half of the levels;
+    ``least_weight`` is their lower bound.
     """
 
     name: ClassVar[str] = "ddpm"
-    samplers: ClassVar[tuple[str, ...]] = ("dpmpp_2m", "unipc", "ddim", "ddpm")
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class DDPM(Process):
         least_weight: float = 0.0,
     ) -> None:
         self.prediction = validation.one_of("process.prediction", prediction, tuple(PREDICTIONS))
-        self.schedule = validation.one_of("process.schedule", schedule, tuple(SCHEDULES))
+        self.schedule = validation.one_of("process.schedule", schedule, tuple(NOISE_SCHEDULES))
         self.spacing = validation.one_of("process.spacing", spacing, SPACINGS)
         if not (validation.is_finite(beta_start) and validation.is_finite(beta_end) and 0 < beta_start <= beta_end < 1):
             raise UserError(
@@ -56,15 +56,15 @@ class DDPM(Process):
         validation.true_or_false("process.zero_snr", zero_snr)
         if prediction == "epsilon" and zero_snr:
             raise UserError(
-                "process.prediction=epsilon cannot go with process.zero_snr=true, because noise alone says nothing of "
-                "the data; take process.prediction=v, or process.zero_snr=false"
+                "process.prediction=epsilon cannot go with process.zero_snr=true, because pure noise holds no "
+                "information on the data; take process.prediction=v, or process.zero_snr=false"
             )
         validation.share("process.least_weight", least_weight)
         self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
         self.zero_snr, self.min_snr = zero_snr, None if min_snr is None else float(min_snr)
-        self.most_steps = steps
-        self._tables: dict[torch.device, Tensor] = {}
+        self.max_steps = steps
+        self._alphas_by_device: dict[torch.device, Tensor] = {}
 
     def settings(self) -> dict[str, Any]:
         keys = (
@@ -82,24 +82,24 @@ class DDPM(Process):
 
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
         """Uniform over all levels: int64, (count,)."""
-        where = device if generator is None else generator.device
-        return torch.randint(0, self.steps, (count,), generator=generator, device=where).to(device)
+        on = device if generator is None else generator.device
+        return torch.randint(0, self.steps, (count,), generator=generator, device=on).to(device)
 
-    def levels(self, count: int) -> Tensor:
-        """The middle of each of ``count`` equal parts: int64, (count,)."""
+    def evenly_spaced_times(self, count: int) -> Tensor:
+        """int64, (count,)."""
         return ((torch.arange(count, dtype=torch.float64) + 0.5) / count * self.steps).long()
 
-    def level(self, t: Tensor) -> Tensor:
+    def relative_time(self, t: Tensor) -> Tensor:
         """(t + 1) / steps."""
         return (t.float() + 1) / self.steps
 
-    def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Noised:
+    def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
         signal, sigma = self._rates(t, x_0)
         targets = {"epsilon": lambda: noise, "sample": lambda: x_0, "v": lambda: signal * noise - sigma * x_0}
         x_t = signal * x_0 + sigma * noise
-        return Noised(x_t.to(x_0.dtype), t, targets[self.prediction]().to(x_0.dtype), self.weight(t))
+        return NoisedBatch(x_t.to(x_0.dtype), t, targets[self.prediction]().to(x_0.dtype), self.weight(t))
 
-    def denoised(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         if self.prediction == "sample":
             return prediction
         signal, sigma = self._rates(t, x_t)
@@ -108,13 +108,14 @@ class DDPM(Process):
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Of the squared error at each time of ``t``, (B,): min(snr, min_snr) of x_0's error, said of the prediction's.
+        """Min-SNR weight of the squared error at times ``t``, (B,): min(snr, min_snr) for the error of x_0.
 
-        x_0's error is 1 / snr times epsilon's, and 1 / (snr + 1) times v's (2303.09556, section 3.4).
+        It is converted to the error of the prediction: the squared error of x_0 is 1 / snr times that of epsilon, and
+        1 / (snr + 1) times that of v (2303.09556, section 3.4).
         """
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
-        signal = self._table(t.device)[t]
+        signal = self._alphas_on(t.device)[t]
         snr = signal / (1 - signal)
         bounded = snr.clamp(max=self.min_snr)
         weight = bounded / {"v": snr + 1, "epsilon": snr, "sample": torch.ones_like(snr)}[self.prediction]
@@ -122,90 +123,85 @@ class DDPM(Process):
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """Share of the data's variance at each level: float32, (steps,), from almost 1 to 0."""
-        return self._schedule().alphas_cumprod
+        """Cumulative product of 1 - beta at each noise level: float32, (steps,), from almost 1 to 0."""
+        return self._ddpm_scheduler(self._scheduler_config()).alphas_cumprod
 
-    def _schedule(self) -> Any:
+    def _ddpm_scheduler(self, config: dict[str, Any]) -> Any:
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler(**self._config(), clip_sample=False)
+        return DDPMScheduler(**config, clip_sample=False)
 
-    def _config(self) -> dict[str, Any]:
+    def _scheduler_config(self) -> dict[str, Any]:
         return {
-            "num_train_timesteps": self.steps,
-            "beta_schedule": SCHEDULES[self.schedule],
-            "beta_start": self.beta_start,
-            "beta_end": self.beta_end,
+            **scheduler_arguments(self.schedule, self.steps, self.beta_start, self.beta_end),
             "prediction_type": PREDICTIONS[self.prediction],
             "rescale_betas_zero_snr": self.zero_snr,
             "timestep_spacing": "trailing" if self.spacing == "quadratic" else self.spacing,
         }
 
-    def _table(self, device: torch.device) -> Tensor:
-        if device not in self._tables:
-            self._tables[device] = self.alphas_cumprod.to(device)
-        return self._tables[device]
+    def _alphas_on(self, device: torch.device) -> Tensor:
+        if device not in self._alphas_by_device:
+            self._alphas_by_device[device] = self.alphas_cumprod.to(device)
+        return self._alphas_by_device[device]
 
     def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the data and the noise are multiplied by, each (B, 1, ..., 1)."""
-        share = expand(self._table(x.device)[t.to(x.device)], x)
-        return share.sqrt(), (1 - share).sqrt()
+        """Factors of the data and of the noise, each (B, 1, ..., 1)."""
+        alpha = expand_like(self._alphas_on(x.device)[t.to(x.device)], x)
+        return alpha.sqrt(), (1 - alpha).sqrt()
 
-    def _solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """On the first ``strength`` of the schedule, which is itself a schedule: of its own length, with its betas."""
-        from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
+    def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
+        """Solver on the first ``strength`` of the noise levels, which are a shorter schedule with the same betas."""
         count = max(1, round(strength * self.steps))
-        config = self._config()
+        config = self._scheduler_config()
         if count < self.steps:
-            betas = self._schedule().betas[:count].tolist()
+            betas = self._ddpm_scheduler(config).betas[:count].tolist()
             config |= {"num_train_timesteps": count, "trained_betas": betas, "rescale_betas_zero_snr": False}
-        scheduler = {
-            "dpmpp_2m": lambda: DPMSolverMultistepScheduler(**config, algorithm_type="dpmsolver++", solver_order=2),
-            "unipc": lambda: UniPCMultistepScheduler(**config, solver_order=2),
-            "ddim": lambda: DDPMScheduler(**config, clip_sample=False),
-            "ddpm": lambda: DDPMScheduler(**config, clip_sample=False),
-        }[sampler]()
-        steps = min(steps, count)
+        entry, steps = SAMPLERS[self.name][sampler], min(steps, count)
+        converts = self.prediction == "sample" and not entry.predicts_x0
+        if converts:
+            config |= {"prediction_type": PREDICTIONS["v"]}
+        scheduler = self._ddpm_scheduler(config) if entry.subsampled else entry.build(**config)
         scheduler.set_timesteps(steps)
-        own = scheduler.timesteps.tolist()
-        # Spacing by rounding gives, for some numbers of steps, one time twice, or -1 at the end (trailing, 61 steps).
-        sound = sorted({time for time in own if time >= 0}, reverse=True)
-        times = quadratically(count, steps) if self.spacing == "quadratic" else sound
-        if times != own:
-            _place(scheduler, times)
-        if sampler == "ddim":
-            scheduler = _ddim(scheduler, times)
-        return Solver(scheduler, times, stochastic=sampler == "ddpm")
+        rounded = scheduler.timesteps.tolist()
+        # For some numbers of steps, rounding gives one timestep twice, or -1 at the end (trailing, 61 steps).
+        valid = sorted({int(time) for time in rounded if time >= 0}, reverse=True)
+        times = quadratic_timesteps(count, steps) if self.spacing == "quadratic" else valid
+        if times != rounded:
+            _set_timesteps(scheduler, times)
+        if entry.subsampled:
+            scheduler = _subsampled_scheduler(entry, scheduler, times)
+        return Solver(scheduler, times, entry.stochastic, **({"convert": self._x0_to_v} if converts else {}))
+
+    def _x0_to_v(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        signal, sigma = self._rates(t, x_t)
+        return (signal * x_t - x_0) / sigma
 
 
-def quadratically(count: int, steps: int) -> list[int]:
-    """Falling times from ``count`` - 1, with distances that fall evenly too: most steps where there is little noise."""
+def quadratic_timesteps(count: int, steps: int) -> list[int]:
+    """Decreasing timesteps from ``count`` - 1, whose distances decrease linearly: most steps are at low noise."""
     times = [count]
     for left in range(steps, 0, -1):
-        wanted = round(count * (left / steps) ** 2) - 1
-        times.append(max(left - 1, min(times[-1] - 1, wanted)))
+        time = round(count * (left / steps) ** 2) - 1
+        times.append(max(left - 1, min(times[-1] - 1, time)))
     return times[1:]
 
 
-def _ddim(scheduler: Any, times: list[int]) -> Any:
-    """DDIM's scheduler on a schedule of only the levels at ``times``, each of which it then visits.
-
-    On the whole schedule it steps by the whole part of 1000 / steps, and misses its own times where there is a rest.
-    """
-    from diffusers import DDIMScheduler
-
-    share = scheduler.alphas_cumprod[times[::-1]].double()
-    betas = 1 - share / torch.cat([share.new_ones(1), share[:-1]])
-    kind = scheduler.config.prediction_type
-    ddim = DDIMScheduler(len(times), trained_betas=betas.tolist(), prediction_type=kind, clip_sample=False)
-    ddim.set_timesteps(len(times))
-    return ddim
+def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> Any:
+    """Scheduler of ``entry`` on a noise schedule of the levels at ``times`` of ``scheduler`` only, all visited."""
+    alphas = scheduler.alphas_cumprod[times[::-1]].double()
+    betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
+    subsampled = entry.build(
+        num_train_timesteps=len(times),
+        trained_betas=betas.tolist(),
+        prediction_type=scheduler.config.prediction_type,
+    )
+    subsampled.set_timesteps(len(times))
+    return subsampled
 
 
-def _place(scheduler: Any, times: list[int]) -> None:
-    """Let ``scheduler`` step through ``times`` of its schedule."""
-    scheduler.timesteps = torch.tensor(times)
+def _set_timesteps(scheduler: Any, times: list[int]) -> None:
+    """Replace the timesteps of ``scheduler``, and the sigmas that belong to them."""
+    scheduler.timesteps = torch.tensor(times, dtype=scheduler.timesteps.dtype)
     if hasattr(scheduler, "sigmas"):
-        share = scheduler.alphas_cumprod[times]
-        scheduler.sigmas = torch.cat([((1 - share) / share).sqrt(), torch.zeros(1)])
+        alphas = scheduler.alphas_cumprod[times]
+        scheduler.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1)])

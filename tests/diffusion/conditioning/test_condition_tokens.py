@@ -13,7 +13,11 @@ from scipy.stats import binom
 from torch import nn
 
 from echodream.config.paths import CONF_DIR
-from echodream.diffusion.conditioning import Category, ClassId, Conditioner, Reference, Scalar
+from echodream.diffusion.conditioning.category import Category
+from echodream.diffusion.conditioning.class_id import ClassId
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.reference import Reference
+from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.errors import UserError
 from echodream.types import Condition
 from tests.support.conditions import REST, TABLE, C, D, batch, conditioner, keep, tokens
@@ -48,7 +52,7 @@ def test_each_condition_has_its_own_token_and_null() -> None:
 
 def test_rows_are_kept_one_by_one() -> None:
     made = conditioner(class_id=ClassId(), EF=Scalar("EF"))
-    values = made.request({"class_id": [0, 1, 3], "EF": [30.0, 40.0, 50.0]})
+    values = made.encode_request({"class_id": [0, 1, 3], "EF": [30.0, 40.0, 50.0]})
     kept = {"class_id": torch.tensor([True, False, True]), "EF": torch.tensor([False, False, True])}
     found = made(values, kept, REST).tokens
     full, empty = (made(values, keep(made, 3, *names), REST).tokens for names in (made.names, ()))
@@ -67,7 +71,7 @@ def test_rows_are_kept_one_by_one() -> None:
 def test_missing_cells_give_exactly_the_null(name: str, module: nn.Module, column: Any, missing: Any) -> None:
     made = conditioner(**{name: module})
     column_name = made.columns[0]
-    values = made.values(batch(**{column_name: column}))
+    values = made.encode_batch(batch(**{column_name: column}))
     found = made(values, keep(made, 2, name), REST).tokens
     null = made(values, keep(made, 2), REST).tokens
     assert torch.equal(found[1], null[1])
@@ -84,7 +88,9 @@ def test_missing_cells_give_exactly_the_null(name: str, module: nn.Module, colum
 def test_what_training_has_not_seen_is_missing_in_a_batch() -> None:
     """In a held-out recording, as it has no embedding: class 2 lies between classes that were seen."""
     made = conditioner(class_id=ClassId(), view=Category("View"))
-    values = made.values(batch(5, class_id=torch.tensor([0, 2, 3, 7, 1]), View=["PSAX", "A5C", "", "A4C", "PLAX"]))
+    values = made.encode_batch(
+        batch(5, class_id=torch.tensor([0, 2, 3, 7, 1]), View=["PSAX", "A5C", "", "A4C", "PLAX"])
+    )
     assert values["class_id"].tolist() == [0, -1, 3, -1, 1]
     assert values["view"].tolist() == [2, -1, -1, 0, 1]
 
@@ -99,9 +105,9 @@ def test_columns_left_out_of_a_request_are_null() -> None:
 
 def test_no_conditions_at_all() -> None:
     made = Conditioner({"EF": None}, D)
-    made.adapt(TABLE, C)
-    assert (made.names, made.columns, made.extra, made.width) == ((), (), 0, D)
-    assert made.drop(3) == made.values(batch()) == made.request({}) == {}
+    made.fit(TABLE, C)
+    assert (made.names, made.columns, made.extra_channels, made.width) == ((), (), 0, D)
+    assert made.sample_dropout(3) == made.encode_batch(batch()) == made.encode_request({}) == {}
     found = made({}, {}, REST)
     assert torch.equal(found.tokens, torch.zeros(1, 1, D))
     assert found.channels is None
@@ -113,7 +119,7 @@ def test_dropout_is_what_was_set_for_each_condition_and_row_by_itself() -> None:
         class_id=ClassId(0.1), EF=Scalar("EF", dropout=0.3), reference=Reference(0.5), view=Category("View", 0.0)
     )
     count = 4000
-    masks = made.drop(count, torch.Generator().manual_seed(1))
+    masks = made.sample_dropout(count, torch.Generator().manual_seed(1))
     assert list(masks) == ["reference", "class_id", "EF", "view"]
     assert all(mask.shape == (count,) and mask.dtype == torch.bool for mask in masks.values())
     dropped = {name: ~mask.numpy() for name, mask in masks.items()}
@@ -127,23 +133,23 @@ def test_dropout_is_what_was_set_for_each_condition_and_row_by_itself() -> None:
         for other in shares:
             if other != name:
                 assert likely((dropped[name] & dropped[other]).sum(), share * shares[other]), (name, other)
-    again = made.drop(count, torch.Generator().manual_seed(1))
+    again = made.sample_dropout(count, torch.Generator().manual_seed(1))
     assert all(torch.equal(masks[name], again[name]) for name in masks)
-    assert not torch.equal(made.drop(count)["EF"], made.drop(count)["EF"])
+    assert not torch.equal(made.sample_dropout(count)["EF"], made.sample_dropout(count)["EF"])
 
 
 def test_a_share_of_rows_is_told_nothing_at_all() -> None:
     """Without it D(null), where guidance begins, would be trained on the product of all dropouts alone."""
     parts = {"reference": Reference(0.1), "class_id": ClassId(0.2)}
     made, count = Conditioner(parts, D, joint_dropout=0.3), 4000
-    masks = made.drop(count, torch.Generator().manual_seed(1))
+    masks = made.sample_dropout(count, torch.Generator().manual_seed(1))
     nothing = int((~masks["reference"] & ~masks["class_id"]).sum())
     alone = int((~masks["class_id"] & masks["reference"]).sum())
     for found, probability in ((nothing, 0.3 + 0.7 * 0.02), (alone, 0.7 * 0.2 * 0.9)):
         low, high = binom.interval(1 - 1e-6, count, probability)
         assert low <= found <= high
     single = Conditioner({"class_id": ClassId(0.2)}, D, joint_dropout=0.9)
-    assert 0.15 < 1 - single.drop(count)["class_id"].float().mean() < 0.25
+    assert 0.15 < 1 - single.sample_dropout(count)["class_id"].float().mean() < 0.25
     for wrong in (1.0, -0.1, "much", True):
         with pytest.raises(UserError, match=r"model\.joint_dropout is"):
             Conditioner(parts, D, joint_dropout=wrong)  # type: ignore[arg-type]
@@ -168,10 +174,10 @@ def test_files_combine_into_one_conditioner() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose(overrides=["+conditioning=[class_id,EF,view,reference]"])
     made = Conditioner(instantiate(cfg.conditioning), 8)
-    made.adapt(TABLE, 5)
+    made.fit(TABLE, 5)
     assert made.names == ("reference", "class_id", "EF", "view")
     assert made.columns == ("class_id", "EF", "View")
-    assert (made.extra, made.width) == (8, 8)
+    assert (made.extra_channels, made.width) == (8, 8)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 2])
@@ -182,16 +188,16 @@ def test_a_dropout_that_cannot_be(dropout: float) -> None:
 
 def test_a_conditioned_network_hears_every_condition_and_every_null() -> None:
     """Each of the four sets that guidance compares gives another prediction, for class 0 as for the others."""
-    from echodream.networks.denoisers.unet import build_video
+    from echodream.networks.denoisers.unet import build_unet
 
     torch.manual_seed(0)
     made = conditioner(class_id=ClassId(), reference=Reference())
-    network = build_video(C, made.extra, made.width, [32, 64], 1, ["cross", "cross"], 2).eval()
+    network = build_unet(C, made.extra_channels, made.width, True, [32, 64], 1, ["cross", "cross"], 2).eval()
     x, t = torch.randn(3, C, *REST), torch.tensor([400, 500, 600])
     data = batch(3, class_id=torch.tensor([0, 1, 3]))
     sets = [(), ("reference",), ("class_id",), ("reference", "class_id")]
     with torch.no_grad():
-        found = [network(x, t, made(made.values(data), keep(made, 3, *names), REST)) for names in sets]
+        found = [network(x, t, made(made.encode_batch(data), keep(made, 3, *names), REST)) for names in sets]
     for first in range(4):
         for second in range(first):
             assert ((found[first] - found[second]).abs().flatten(1).amax(1) > 1e-3).all(), (first, second)

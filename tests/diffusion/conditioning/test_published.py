@@ -5,9 +5,10 @@ import torch
 from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 from torch import nn
 
-from echodream.diffusion.conditioning import Conditioner, PublishedReference, PublishedToken
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.published import PublishedReference, PublishedToken
 from echodream.errors import UserError
-from echodream.networks.denoisers.unet import ImageDenoiser, VideoDenoiser
+from echodream.networks.denoisers.unet import ImageUNet, VideoUNet
 from tests.support.conditions import REST, C, F, batch, conditioner, keep, tokens
 
 
@@ -18,11 +19,11 @@ def test_the_published_class_is_the_number_itself() -> None:
     assert tokens(made, {"class_id": [0, 3, None, 1]}).tolist() == [[[0]], [[3]], [[0]], [[1]]]
     assert tokens(made, {"class_id": [3, 1]}, "nothing").tolist() == [[[0]], [[0]]]
     with pytest.raises(UserError, match=r"class_id=2 is not what the model was trained on: it knows 0, 1, 3"):
-        made.request({"class_id": [2]})
+        made.encode_request({"class_id": [2]})
     percent = conditioner(EF=PublishedToken("EF", scale=100.0))
     assert torch.equal(tokens(percent, {"EF": [55.5]}), torch.tensor([[[55.5 / 100]]]))
     with pytest.raises(UserError, match=r"EF=0.55 is not what the model was trained on: it knows 20 to 80"):
-        percent.request({"EF": [0.55]})
+        percent.encode_request({"EF": [0.55]})
     unknown = PublishedToken("class_id")
     imported = Conditioner({"class_id": unknown}, 1)
     imported.build(C)
@@ -43,12 +44,12 @@ def test_published_images_are_a_direct_call_of_the_unet() -> None:
     ).eval()
     made = conditioner(class_id=PublishedToken("class_id"))
     x, t, ids = torch.randn(2, C, 14, 14), torch.tensor([17, 803]), torch.tensor([3, 1])
-    condition = made(made.values(batch(class_id=ids)), keep(made, 2, "class_id"), x.shape[2:])
+    condition = made(made.encode_batch(batch(class_id=ids)), keep(made, 2, "class_id"), x.shape[2:])
     assert condition.channels is None
     padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
     with torch.no_grad():
         truth = unet(padded, t, encoder_hidden_states=ids.float()[:, None, None]).sample[:, :, 1:-1, 1:-1]
-        assert torch.equal(ImageDenoiser(unet)(x, t, condition), truth)
+        assert torch.equal(ImageUNet(unet)(x, t, condition), truth)
 
 
 def test_published_videos_are_a_direct_call_of_the_unet() -> None:
@@ -66,7 +67,7 @@ def test_published_videos_are_a_direct_call_of_the_unet() -> None:
         projection_class_embeddings_input_dim=1,
     ).eval()
     made = conditioner(class_id=PublishedToken("class_id"), reference=PublishedReference())
-    assert (made.names, made.extra) == (("reference", "class_id"), C)
+    assert (made.names, made.extra_channels) == (("reference", "class_id"), C)
     x, t, ids = torch.randn(2, C, F, 14, 14), torch.tensor([17, 803]), torch.tensor([3, 1])
     data = batch(class_id=ids)
     data["reference"], data["reference_time"] = torch.randn(2, C, 1, 14, 14), torch.tensor([[5.0], [1.0]])
@@ -76,11 +77,11 @@ def test_published_videos_are_a_direct_call_of_the_unet() -> None:
         (("reference",), torch.zeros(2), repeated),
         (("class_id",), ids.float(), torch.zeros_like(repeated)),
     ):
-        condition = made(made.values(data), keep(made, 2, *names), x.shape[2:])
+        condition = made(made.encode_batch(data), keep(made, 2, *names), x.shape[2:])
         both = nn.functional.pad(torch.cat([x, frame], dim=1), (1, 1, 1, 1, 0, 0), mode="replicate")
         with torch.no_grad():
             truth = unet(both.permute(0, 2, 1, 3, 4), t, token[:, None, None], torch.zeros(2, 1)).sample
-            found = VideoDenoiser(unet)(x, t, condition)
+            found = VideoUNet(unet)(x, t, condition)
         assert torch.equal(found, truth.permute(0, 2, 1, 3, 4)[..., 1:-1, 1:-1]), names
     with pytest.raises(UserError, match=r"takes one reference frame, not 2: set view.references=1"):
-        made(made.values(batch(class_id=ids)), keep(made, 2), REST)
+        made(made.encode_batch(batch(class_id=ids)), keep(made, 2), REST)

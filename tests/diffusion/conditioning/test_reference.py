@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from echodream.diffusion.conditioning import ClassId, Conditioner, Reference, beating, between
+from echodream.diffusion.conditioning.class_id import ClassId
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.reference import Reference, interpolate_references, repeat_key_frames
 from echodream.errors import UserError
 from tests.support.conditions import REST, B, C, F, H, R, W, batch, conditioner, keep
 
@@ -51,7 +53,7 @@ def test_reference_channels_against_a_loop_over_frames(references: int, low: int
         times = rng.choice(np.arange(2 * low, 2 * low + 40) / 2, (B, references), replace=False).astype(np.float32)
         latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
         found = given(made, torch.from_numpy(latents), torch.from_numpy(times), frames)
-        assert found.shape == (B, made.extra, frames, H, W)
+        assert found.shape == (B, made.extra_channels, frames, H, W)
         for row in range(B):
             truth = brute_force(latents[row], times[row], frames)
             assert np.allclose(found[row].detach().numpy(), truth, atol=1e-6), (times[row], low)
@@ -117,7 +119,7 @@ def test_a_dropped_reference_leaves_nothing_of_it(size: tuple[int, int, int]) ->
 
 def test_without_reference_frames_the_reference_is_null() -> None:
     made = conditioner(reference=Reference(), class_id=ClassId())
-    values = made.request({"class_id": [0, 1]})
+    values = made.encode_request({"class_id": [0, 1]})
     found = made(values, keep(made, 2, *made.names), REST).channels
     latents = {**values, "reference": torch.randn(2, C, R, H, W), "reference_time": torch.zeros(2, R)}
     assert torch.equal(found, made(latents, keep(made, 2), REST).channels)
@@ -128,7 +130,7 @@ def test_a_batch_without_references() -> None:
     without = batch()
     del without["reference"]
     with pytest.raises(UserError, match=r"conditioning=reference needs reference frames: choose view=clips with"):
-        made.values(without)
+        made.encode_batch(without)
 
 
 @pytest.mark.parametrize("references", [1, 2, 3])
@@ -137,7 +139,7 @@ def test_what_lies_between_references_against_numpy(references: int, low: int) -
     rng = np.random.default_rng(references)
     times = rng.choice(np.arange(2 * low, 2 * low + 30) / 2, (B, references), replace=False).astype(np.float32)
     latents = rng.standard_normal((B, C, references, H, W)).astype(np.float32)
-    found = between(torch.from_numpy(latents), torch.from_numpy(times), 11)
+    found = interpolate_references(torch.from_numpy(latents), torch.from_numpy(times), 11)
     assert found.shape == (B, C, 11, H, W)
     for row in range(B):
         order = np.argsort(times[row])
@@ -148,7 +150,7 @@ def test_what_lies_between_references_against_numpy(references: int, low: int) -
 
 
 def test_two_references_at_one_time_are_no_gap() -> None:
-    assert torch.isfinite(between(torch.randn(1, C, 2, H, W), torch.tensor([[3.0, 3.0]]), F)).all()
+    assert torch.isfinite(interpolate_references(torch.randn(1, C, 2, H, W), torch.tensor([[3.0, 3.0]]), F)).all()
 
 
 @pytest.mark.parametrize("first", [-50.0, -3.0, 0.0, 4.0, 30.0])
@@ -158,10 +160,10 @@ def test_a_beat_comes_again_before_and_after(first: float) -> None:
     latents = torch.randn(2, C, 3, H, W)
     latents[:, :, 2] = latents[:, :, 0]
     times = torch.stack([lengths * 0, lengths - 4, lengths], dim=1) + first
-    reference, time = beating(latents, times, frames)
+    reference, time = repeat_key_frames(latents, times, frames)
     assert float(time.min()) <= 0
     assert float(time.max()) >= frames
-    found = between(reference, time, frames)
+    found = interpolate_references(reference, time, frames)
     for row, length in enumerate(lengths.tolist()):
         phase = np.mod(np.arange(frames) - first, length)
         for place in np.ndindex(C, H, W):
@@ -172,6 +174,6 @@ def test_a_beat_comes_again_before_and_after(first: float) -> None:
 
 def test_a_beat_that_covers_the_clip_is_given_as_it_is() -> None:
     latents, times = torch.randn(2, C, 3, H, W), torch.tensor([[0.0, 4.0, 12.0], [-1.0, 3.0, 15.0]])
-    reference, time = beating(latents, times, 12)
+    reference, time = repeat_key_frames(latents, times, 12)
     assert torch.equal(reference, latents)
     assert torch.equal(time, times)

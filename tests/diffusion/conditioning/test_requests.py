@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from echodream.diffusion.conditioning import Category, ClassId, Conditioner, PublishedToken, Reference, Scalar
+from echodream.diffusion.conditioning.category import Category
+from echodream.diffusion.conditioning.class_id import ClassId
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.published import PublishedToken
+from echodream.diffusion.conditioning.reference import Reference
+from echodream.diffusion.conditioning.scalar import Scalar
 from echodream.errors import UserError
 from tests.support.conditions import REST, TABLE, C, D, batch, conditioner, tokens
 
@@ -37,12 +42,12 @@ def test_a_request_is_what_a_batch_of_it_is() -> None:
         "EF": torch.tensor([55.5, math.nan, 20, 80]),
         "View": raw["View"],
     }
-    asked, found = made.request(raw), made.values(batch(4, **cells))
+    asked, found = made.encode_request(raw), made.encode_batch(batch(4, **cells))
     assert set(found) == {*asked, "reference", "reference_time"}
     for name, value in asked.items():
         assert value.dtype == found[name].dtype
         assert torch.equal(value.nan_to_num(-1), found[name].nan_to_num(-1)), name
-    as_float = made.values(batch(4, **{**cells, "class_id": torch.tensor([0.0, 3.0, math.nan, 1.0])}))
+    as_float = made.encode_batch(batch(4, **{**cells, "class_id": torch.tensor([0.0, 3.0, math.nan, 1.0])}))
     assert torch.equal(as_float["class_id"], found["class_id"])
     assert all(len(value) == 4 for value in found.values())
 
@@ -62,28 +67,28 @@ def test_a_request_is_what_a_batch_of_it_is() -> None:
         ({"EF": [math.inf]}, r"EF=inf is not"),
         ({"EF": [None, "", "high"]}, r"EF is 'high', not a number"),
         ({"View": ["A5C"]}, r"View=A5C is not what the model was trained on: give one of A4C, PLAX, PSAX"),
-        ({"view": ["A4C"]}, r"view is no condition of this model: it can be told class_id, EF, View"),
+        ({"view": ["A4C"]}, r"view is no condition of this model: it has class_id, EF, View"),
         ({"class_id": [0], "EF": [50, 60]}, r"the conditions are not for the same number of samples: .*1.*2"),
     ],
 )
 def test_requests_that_cannot_be(raw: dict[str, list[Any]], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        conditioner().request(raw)
+        conditioner().encode_request(raw)
 
 
 def test_a_fraction_is_refused_in_a_range_that_holds_it() -> None:
     made = conditioner(EF=Scalar("EF", 0, 100))
-    made.request({"EF": [5, 99.0, 20]})
+    made.encode_request({"EF": [5, 99.0, 20]})
     with pytest.raises(UserError, match=r"EF=0.55 is not what the model was trained on, 0 to 100: give percent"):
-        made.request({"EF": [0.55]})
+        made.encode_request({"EF": [0.55]})
 
 
 def test_percent_is_refused_by_a_model_of_fractions() -> None:
     made = Conditioner({"EF": Scalar("EF")}, D)
-    made.adapt(TABLE.assign(EF=TABLE["EF"] / 100), C)
-    made.request({"EF": [0.55]})
+    made.fit(TABLE.assign(EF=TABLE["EF"] / 100), C)
+    made.encode_request({"EF": [0.55]})
     with pytest.raises(UserError, match=r"EF=55 is not what the model was trained on, 0.2 to 0.8: give it in the same"):
-        made.request({"EF": [55]})
+        made.encode_request({"EF": [55]})
 
 
 def test_what_adapt_learns() -> None:
@@ -102,14 +107,18 @@ def test_what_adapt_learns() -> None:
         {"name": "PSAX", "count": 1},
     ]
     nameless = Conditioner({"class_id": ClassId()}, D)
-    nameless.adapt(TABLE[["FileName", "class_id"]].astype({"class_id": float}), C)
+    nameless.fit(TABLE[["FileName", "class_id"]].astype({"class_id": float}), C)
     assert nameless.settings()["conditions"][0]["facts"]["classes"][2] == {"id": 3, "name": "", "count": 3}
 
 
 @pytest.mark.parametrize(
     ("module", "table", "sentence"),
     [
-        (Scalar("ESV"), TABLE, r"conditioning=it needs the column 'ESV', which the store has not; it has FileName, cl"),
+        (
+            Scalar("ESV"),
+            TABLE,
+            r"conditioning=it needs the column 'ESV', which the store does not have; it has FileName, cl",
+        ),
         (ClassId(), TABLE.assign(class_id=math.nan), r"class_id is empty in all TRAIN rows: fill it, or leave"),
         (ClassId(), TABLE.assign(class_id=-2), r"class_id is -2, not a whole number from 0 to 9999"),
         (ClassId(), TABLE.assign(class_id=10**9), r"class_id is 1e\+09, not a whole number"),
@@ -123,7 +132,7 @@ def test_what_adapt_learns() -> None:
 )
 def test_columns_that_cannot_be_learnt(module: nn.Module, table: pd.DataFrame, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Conditioner({"it": module}, D).adapt(table, C)
+        Conditioner({"it": module}, D).fit(table, C)
 
 
 def test_sets_of_conditions_that_cannot_be() -> None:
@@ -143,7 +152,7 @@ def test_sets_of_conditions_that_cannot_be() -> None:
 
 def test_requests_spread_over_all_that_was_seen() -> None:
     made = conditioner()
-    asked = made.spread(90)
+    asked = made.uniform_requests(90)
     pairs = list(zip(asked["class_id"], asked["View"], strict=True))
     assert {pair: pairs.count(pair) for pair in pairs} == {
         (number, view): 10 for number in (0, 1, 3) for view in ("A4C", "PLAX", "PSAX")
@@ -153,15 +162,19 @@ def test_requests_spread_over_all_that_was_seen() -> None:
         assert values.min() >= 20
         assert values.max() <= 80
         assert np.diff([20, *values, 80]).max() < 14  # ten values in a range of 60
-    assert {name: cells[:7] for name, cells in asked.items()} == made.spread(7)
-    assert all(len(value) == 90 for value in made.request(asked).values())
-    assert Conditioner({}, D).spread(3) == {}
+    assert {name: cells[:7] for name, cells in asked.items()} == made.uniform_requests(7)
+    assert all(len(value) == 90 for value in made.encode_request(asked).values())
+    assert Conditioner({}, D).uniform_requests(3) == {}
 
 
 def test_what_a_row_says_of_what_was_asked() -> None:
     made = conditioner()
-    assert made.describe({"class_id": 3, "EF": 40.5, "View": ""}) == {"class_id": 3, "class_name": "PAH", "EF": 40.5}
-    assert made.describe({"class_id": -1, "EF": math.nan, "View": "A4C"}) == {"View": "A4C"}
+    assert made.table_columns({"class_id": 3, "EF": 40.5, "View": ""}) == {
+        "class_id": 3,
+        "class_name": "PAH",
+        "EF": 40.5,
+    }
+    assert made.table_columns({"class_id": -1, "EF": math.nan, "View": "A4C"}) == {"View": "A4C"}
 
 
 def test_settings_and_weights_make_it_again() -> None:
@@ -170,22 +183,22 @@ def test_settings_and_weights_make_it_again() -> None:
     torch.manual_seed(7)
     found = Conditioner.from_settings(json.loads(written))
     assert found.settings() == truth.settings()
-    assert (found.names, found.columns, found.extra, found.width) == (
+    assert (found.names, found.columns, found.extra_channels, found.width) == (
         truth.names,
         truth.columns,
-        truth.extra,
+        truth.extra_channels,
         truth.width,
     )
     data = batch(2, class_id=torch.tensor([0, 3]), EF=torch.tensor([21.0, math.nan]), View=["A4C", "PSAX"])
     kept = {name: torch.tensor([True, number % 2 == 0]) for number, name in enumerate(truth.names)}
-    before = [made(made.values(data), kept, REST) for made in (truth, found)]
+    before = [made(made.encode_batch(data), kept, REST) for made in (truth, found)]
     assert not torch.equal(before[0].tokens, before[1].tokens)
     found.load_state_dict(truth.state_dict())
-    after = [made(made.values(data), kept, REST) for made in (truth, found)]
+    after = [made(made.encode_batch(data), kept, REST) for made in (truth, found)]
     assert torch.equal(after[0].tokens, after[1].tokens)
     assert torch.equal(after[0].channels, after[1].channels)
     with pytest.raises(UserError, match=r"class_id=2 is a class .* 0 ASD, 1 Non-ASD, 3 PAH"):
-        found.request({"class_id": [2]})
+        found.encode_request({"class_id": [2]})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from echodream.diffusion.conditioning import Conditioner, Text
+from echodream.diffusion.conditioning.conditioner import Conditioner
+from echodream.diffusion.conditioning.text import Text
 from echodream.errors import UserError
 from tests.support.conditions import REST, TABLE, C, D, batch, keep
 
@@ -43,10 +44,10 @@ def test_text_is_the_hidden_states_of_the_frozen_encoder(tmp_path: Path) -> None
 
     table = TABLE.assign(text=["a view", "", "b", "c", "d", "e", "f"])
     made = Conditioner({"text": Text(str(folder))}, D)
-    made.adapt(table, C)
+    made.fit(table, C)
     words = ["wide", "", "thin heart"[:6]]
-    values = made.request({"text": words})
-    assert torch.equal(values["text"], made.values(batch(3, text=words))["text"])
+    values = made.encode_request({"text": words})
+    assert torch.equal(values["text"], made.encode_batch(batch(3, text=words))["text"])
     found = made(values, keep(made, 3, "text"), REST).tokens
     assert found.shape == (3, 9, D)
     ids = CLIPTokenizer.from_pretrained(folder)(
@@ -61,22 +62,22 @@ def test_text_is_the_hidden_states_of_the_frozen_encoder(tmp_path: Path) -> None
     alone = made({"text": values["text"][:1]}, keep(made, 1, "text"), REST).tokens
     assert torch.allclose(alone, found[:1], atol=1e-6)
     with pytest.raises(UserError, match=r"has 15 tokens: the text encoder takes 9"):
-        made.request({"text": ["more than it can"]})
+        made.encode_request({"text": ["more than it can"]})
     with pytest.raises(UserError, match=r"text cannot be made up: give labels=training, or the path of a csv"):
-        made.spread(2)
+        made.uniform_requests(2)
 
 
 def test_the_text_encoder_is_no_part_of_the_weights(tmp_path: Path) -> None:
     folder = text_encoder(tmp_path / "clip")
     made = Conditioner({"text": Text(str(folder))}, D)
-    made.adapt(TABLE.assign(text="a"), C)
+    made.fit(TABLE.assign(text="a"), C)
     assert set(made.state_dict()) == {f"conditions.text.{name}" for name in ("null", "project.weight", "project.bias")}
     twin = copy.deepcopy(made)
     assert twin.conditions["text"].frozen is made.conditions["text"].frozen
     written = json.loads(json.dumps(made.settings()))
     found = Conditioner.from_settings(written)
     found.load_state_dict(made.state_dict())
-    values, kept = made.request({"text": ["a b"]}), keep(made, 1, "text")
+    values, kept = made.encode_request({"text": ["a b"]}), keep(made, 1, "text")
     assert torch.equal(found(values, kept, REST).tokens, made(values, kept, REST).tokens)
     text_encoder(tmp_path / "other", seed=1)
     written["conditions"][0]["arguments"]["folder"] = str(tmp_path / "other")
@@ -90,4 +91,4 @@ def test_text_without_its_folder_or_its_package(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r'needs the package transformers: .* pip install "echodream\[text\]"'):
-        Conditioner({"text": Text(str(tmp_path))}, D).adapt(TABLE.assign(text="a"), C)
+        Conditioner({"text": Text(str(tmp_path))}, D).fit(TABLE.assign(text="a"), C)

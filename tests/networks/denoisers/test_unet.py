@@ -18,14 +18,12 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
+from echodream.networks.denoisers.base import Denoiser, padding
+from echodream.networks.denoisers.registry import load_denoiser
 from echodream.networks.denoisers.unet import (
-    Denoiser,
-    ImageDenoiser,
-    VideoDenoiser,
-    borders,
-    build_image,
-    build_video,
-    load_denoiser,
+    ImageUNet,
+    VideoUNet,
+    build_unet,
 )
 from echodream.types import Condition
 from echodream.weights import fingerprint
@@ -37,18 +35,18 @@ B, C, E, D, F, H, W = 2, 4, 3, 6, 3, 5, 7
 
 def preset(group: str, name: str) -> Callable[..., Denoiser]:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose(overrides=[f"+{group}@_global_={name}"])
+        cfg = compose(overrides=[f"+denoiser@_global_={group}/{name}"])
     return instantiate(cfg)
 
 
-def image(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> ImageDenoiser:
+def image(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> ImageUNet:
     torch.manual_seed(seed)
-    return build_image(C, extra, width, [4, 8, 8][:levels], 1, ["cross"] * levels, heads=2, groups=4).eval()
+    return build_unet(C, extra, width, False, [4, 8, 8][:levels], 1, ["cross"] * levels, heads=2, groups=4).eval()
 
 
-def video(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> VideoDenoiser:
+def video(seed: int = 0, width: int = D, extra: int = E, levels: int = 2) -> VideoUNet:
     torch.manual_seed(seed)
-    made = build_video(C, extra, width, [32, 64, 64][:levels], 1, ["cross"] * levels, heads=2)
+    made = build_unet(C, extra, width, True, [32, 64, 64][:levels], 1, ["cross"] * levels, heads=2)
     with torch.no_grad():  # as after training: temporal layers begin as good as switched off
         for name, weight in made.named_parameters():
             if name.endswith("mix_factor"):
@@ -85,25 +83,30 @@ def inputs(make: Any, count: int = B, length: int = 2, frames: int = F) -> tuple
 )
 def test_presets_on_meta(group: str, name: str, extra: int, count: int, factor: int) -> None:
     with torch.device("meta"):
-        made = preset(group, name)(channels=4, extra=extra, width=1).to("meta")  # torch.Tensor([...]) is on the CPU
+        made = preset(group, name)(channels=4, extra_channels=extra, token_width=1).to(
+            "meta"
+        )  # torch.Tensor([...]) is on the CPU
         rest = (14, 18) if group == "image_unet" else (5, 14, 18)
         x = torch.empty(2, 4, *rest)
         channels = torch.empty(2, extra, *rest) if extra else None
         found = made(x, torch.empty(2), Condition(torch.empty(2, 1, 1), channels))
     assert found.shape == x.shape
     assert sum(weight.numel() for weight in made.parameters()) == count
-    assert (made.factor, made.channels, made.extra, made.width) == (factor, 4, extra, 1)
+    assert (made.size_multiple, made.channels, made.extra_channels, made.token_width) == (factor, 4, extra, 1)
 
 
 @pytest.mark.parametrize("group", ["image_unet", "video_unet"])
 def test_every_preset_is_tested(group: str) -> None:
-    presets = ["grey", "imported", "published", "small", "tiny"]  # imported: in tests/test_published.py
-    assert sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")) == presets
+    presets = ["grey", "published", "small", "tiny"]
+    assert sorted(path.stem for path in (CONF_DIR / "denoiser" / group).glob("*.yaml")) == presets
 
 
 def test_the_published_blocks() -> None:
     with torch.device("meta"):
-        made = [preset(group, "published")(channels=4, extra=0, width=1) for group in ("image_unet", "video_unet")]
+        made = [
+            preset(group, "published")(channels=4, extra_channels=0, token_width=1)
+            for group in ("image_unet", "video_unet")
+        ]
     image_config, video_config = (item.unet.config for item in made)
     assert image_config.down_block_types == ("AttnDownBlock2D",) * 3 + ("DownBlock2D",)
     assert image_config.up_block_types == ("UpBlock2D",) + ("AttnUpBlock2D",) * 3
@@ -120,7 +123,7 @@ def test_the_published_blocks() -> None:
 @pytest.mark.parametrize("size", range(1, 18))
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_borders_are_the_least_that_does(size: int, factor: int) -> None:
-    before, after = borders(size, factor)
+    before, after = padding(size, factor)
     assert before + size + after == next(n for n in range(size, 100) if n % factor == 0)
     assert after - before in (0, 1)
 
@@ -167,7 +170,7 @@ def test_nothing_is_padded_where_nothing_is_needed(make: Any) -> None:
 
 def test_the_published_padding_of_14_to_16() -> None:
     with torch.device("meta"):
-        made = preset("image_unet", "published")(channels=4, extra=0, width=1)
+        made = preset("image_unet", "published")(channels=4, extra_channels=0, token_width=1)
     made.unet = Recorder(made.unet.config)
     x = torch.randn(2, 4, 14, 14)
     assert torch.equal(made(x, torch.tensor([3, 4]), Condition(torch.zeros(2, 1, 1))), x)
@@ -304,7 +307,7 @@ def test_saved_and_loaded(make: Any, form: str, tmp_path: Path) -> None:
     assert type(found) is type(truth)
     assert fingerprint(found) == fingerprint(truth) != fingerprint(make(1, width=1))
     assert not found.training
-    assert (found.channels, found.extra, found.width, found.factor) == (C, E, 1, 2)
+    assert (found.channels, found.extra_channels, found.token_width, found.size_multiple) == (C, E, 1, 2)
     x, t, condition = inputs(make)
     condition = Condition(condition.tokens[..., :1], condition.channels)
     with torch.no_grad():
@@ -319,15 +322,15 @@ def edit(folder: Path, **changes: Any) -> Path:
 
 
 def test_folders_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config.json is not that of a diffusers UNet: give the folder of one"):
+    with pytest.raises(UserError, match=r"config.json is not that of a diffusers model: give the folder of one"):
         load_denoiser(tmp_path)
     for text in ("[]", "{", "{}", "3"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config.json is not that of a diffusers UNet"):
+        with pytest.raises(UserError, match=r"config.json is not that of a diffusers model"):
             load_denoiser(tmp_path)
     other = UNet2DModel(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
     other.save_config(tmp_path)
-    with pytest.raises(UserError, match=r"is of a UNet2DModel: give the folder of a UNet2DConditionModel or a UNetSp"):
+    with pytest.raises(UserError, match=r"is of a UNet2DModel: give the folder of one of UNet2DConditionModel, UNetSp"):
         load_denoiser(tmp_path)
     image().unet.save_config(tmp_path)
     with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):
@@ -381,23 +384,23 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 def test_what_is_asked_of_a_loaded_network_is_checked() -> None:
     made = image()
     made.check(C, E, D)
-    with pytest.raises(UserError, match=r"the UNet has 4 for the channels of a latent, and 5 is asked for"):
+    with pytest.raises(UserError, match=r"the denoiser has 4 as channels of a latent, and 5 is needed"):
         made.check(5, E, D)
-    with pytest.raises(UserError, match=r"has 3 for the channels of a reference, and 0 is"):
+    with pytest.raises(UserError, match=r"has 3 as channels of a reference, and 0 is"):
         made.check(C, 0, D)
-    with pytest.raises(UserError, match=r"has 6 for the width of the condition's tokens, and 1 is"):
+    with pytest.raises(UserError, match=r"has 6 as width of the condition's tokens, and 1 is"):
         made.check(C, E, 1)
 
 
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(UserError, match=r"denoiser.attention is \['cross', 'self'\]: give one of none, self, cross"):
-        build_image(4, 0, 8, [32, 32, 32], 1, ["cross", "self"])
+        build_unet(4, 0, 8, False, [32, 32, 32], 1, ["cross", "self"])
     with pytest.raises(UserError, match=r"denoiser.attention is \['self', 'none'\]: give one of none, cross for"):
-        build_video(4, 0, 8, [32, 32], 1, ["self", "none"])
+        build_unet(4, 0, 8, True, [32, 32], 1, ["self", "none"])
     with pytest.raises(UserError, match=r"denoiser.widths is \[32, 48\]: give multiples of denoiser.groups 32"):
-        build_image(4, 0, 8, [32, 48], 1, ["cross", "cross"])
+        build_unet(4, 0, 8, False, [32, 48], 1, ["cross", "cross"])
     with pytest.raises(UserError, match=r"denoiser.widths is \[16, 32\]: give multiples of the groups of its norms"):
-        build_video(4, 0, 8, [16, 32], 1, ["cross", "cross"])
+        build_unet(4, 0, 8, True, [16, 32], 1, ["cross", "cross"])
     for heads in (3, [4, 3], [4], 0):
         with pytest.raises(UserError, match=r"denoiser.heads is .*: give a divisor of each of denoiser.widths"):
-            build_video(4, 0, 8, [32, 64], 1, ["cross", "none"], heads)
+            build_unet(4, 0, 8, True, [32, 64], 1, ["cross", "none"], heads)

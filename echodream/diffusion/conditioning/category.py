@@ -1,0 +1,58 @@
+"""A text column with few different values, such as the view of the heart: a learned embedding for each value."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from echodream.diffusion.conditioning.base import MAX_CLASSES, MISSING, Raw, TokenCondition, embed_or_null, parse_texts
+from echodream.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Category(TokenCondition):
+    """A categorical ``column``; empty cells are missing."""
+
+    kind = "category"
+
+    def __init__(self, column: str, dropout: float = 0.1) -> None:
+        super().__init__(column, dropout)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"column": self.column, "dropout": self.dropout}
+
+    def fit(self, table: "pd.DataFrame") -> None:
+        """Metadata: ``categories`` of the training rows, each with name and row count, in alphabetical order."""
+        counts = Counter(text for text in parse_texts(table[self.column].tolist()) if text)
+        if not counts:
+            raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave it out of conditioning=")
+        if len(counts) > MAX_CLASSES:
+            raise UserError(f"{self.column} has {len(counts)} different texts: that is no category, leave it out")
+        self.metadata = {"categories": [{"name": name, "count": count} for name, count in sorted(counts.items())]}
+
+    def build(self, width: int) -> None:
+        self.indices = {str(item["name"]): index for index, item in enumerate(self.metadata["categories"])}
+        self.embedding = nn.Embedding(len(self.indices), width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
+        """Index of the category, int64, (B,); -1 where it is missing or was not in training."""
+        indices = [self.indices.get(text, MISSING) for text in parse_texts(raw)]
+        return torch.tensor(indices, dtype=torch.int64, device=device)
+
+    def check(self, raw: Raw) -> None:
+        for text in parse_texts(raw):
+            if text and text not in self.indices:
+                raise UserError(
+                    f"{self.column}={text[:40]} is not what the model was trained on: give one of "
+                    f"{', '.join(list(self.indices)[:20])}"
+                )
+
+    def choices(self) -> list[Any]:
+        return list(self.indices)
+
+    def forward(self, value: Tensor, keep: Tensor) -> Tensor:
+        return embed_or_null(self.embedding, self.null, value, keep)

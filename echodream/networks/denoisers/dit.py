@@ -1,0 +1,110 @@
+"""Diffusion transformers of diffusers as denoisers of images and clips (DiT, 2212.09748)."""
+
+from typing import Any
+
+from torch import Tensor
+
+from echodream import validation
+from echodream.errors import UserError
+from echodream.networks.denoisers.base import Denoiser
+
+
+class _Transformer(Denoiser):
+    network_name = "transformer"
+
+    @property
+    def size_multiple(self) -> int:
+        return int(self.network.config.patch_size)
+
+    @property
+    def token_width(self) -> int:
+        config = self.network.config
+        return int(config.caption_channels or config.cross_attention_dim)
+
+
+class ImageTransformer(_Transformer):
+    """Denoiser of images, (B, C, H, W): PixArtTransformer2DModel, a DiT with cross-attention to tokens (2310.00426)."""
+
+    is_video = False
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        if network.use_additional_conditions:
+            raise UserError("denoiser: use_additional_conditions of PixArtTransformer2DModel has to be false")
+
+    def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        return self.network(x, tokens, t).sample
+
+
+class VideoTransformer(_Transformer):
+    """Denoiser of clips with any number of frames, (B, C, F, H, W): LatteTransformer3DModel (2401.03048).
+
+    Blocks alternate between attention within each frame, and over frames at each position.
+    """
+
+    is_video = True
+
+    def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        frames, positions = x.shape[2], self.network.temp_pos_embed
+        if positions.shape[1] != frames:  # diffusers computes them for the frames of its config only
+            self.network.temp_pos_embed = _frame_positions(frames, positions)
+        return self.network(x, t, tokens).sample
+
+
+def _frame_positions(frames: int, like: Tensor) -> Tensor:
+    """Sinusoidal position embeddings of frames, (1, frames, D)."""
+    import torch
+    from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
+
+    positions = torch.arange(frames, device=like.device).unsqueeze(1)
+    return get_1d_sincos_pos_embed_from_grid(like.shape[-1], positions, output_type="pt")[None].to(like)
+
+
+def build_transformer(
+    channels: int,
+    extra_channels: int,
+    token_width: int,
+    video: bool,
+    layers: int,
+    heads: int,
+    head_width: int,
+    patch_size: int,
+    sample_size: int,
+) -> ImageTransformer | VideoTransformer:
+    """A new transformer for samples of ``channels``, conditions of ``extra_channels`` and tokens of ``token_width``.
+
+    Each patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Position
+    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes work, too. Clips have ``layers``
+    blocks in space and as many in time.
+    """
+    from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
+
+    sizes = {"layers": layers, "heads": heads, "head_width": head_width}
+    for key, value in {**sizes, "patch_size": patch_size, "sample_size": sample_size}.items():
+        validation.whole_number(f"denoiser.{key}", value)
+    width = heads * head_width
+    if width % 4:
+        raise UserError(
+            f"denoiser.heads={heads} times denoiser.head_width={head_width} is {width}: give a multiple of 4 "
+            "(sines and cosines of two coordinates)"
+        )
+    arguments: dict[str, Any] = {
+        "num_attention_heads": heads,
+        "attention_head_dim": head_width,
+        "in_channels": channels + extra_channels,
+        "out_channels": channels,
+        "num_layers": layers,
+        "cross_attention_dim": width,
+        "caption_channels": token_width,
+        "sample_size": sample_size,
+        "patch_size": patch_size,
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "num_embeds_ada_norm": 1000,
+        "norm_type": "ada_norm_single",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+    }
+    if video:
+        return VideoTransformer(LatteTransformer3DModel(**arguments))
+    return ImageTransformer(PixArtTransformer2DModel(**arguments, use_additional_conditions=False))
