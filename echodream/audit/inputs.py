@@ -1,6 +1,6 @@
 """Inputs of ``stage=audit``: recordings and networks, checked to belong together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,9 @@ class AuditInputs:
 
 
 def open_inputs(
-    stores: Mapping[str, str], networks: Mapping[str, str | None], held_out: Sequence[str], decode: bool
+    src: str, real: str, held_out: Sequence[str], artifact: str, autoencoder: str, generator: str | None, decode: bool
 ) -> AuditInputs:
-    """Open the stores "src" and "real" and the artifacts "reid", "vae" and "generator" (may be None).
+    """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
     ``held_out`` are the splits of patients that the generator was not trained on. Without ``decode`` no autoencoder is
     loaded for figures. Raises ``UserError`` for stores and networks that do not belong together.
@@ -54,30 +54,27 @@ def open_inputs(
     unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if unknown or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
-    source, real = Store(stores["src"]), Store(stores["real"])
+    source, patients = Store(src), Store(real)
     if not source.dataset.synthetic:
         raise UserError(f"src={source.root} is not synthetic: give samples, as stage=filter writes them")
-    if real.dataset.synthetic:
-        raise UserError(f"real={real.root} is synthetic: give the latents of the patients the generator was trained on")
+    if patients.dataset.synthetic:
+        raise UserError(f"real={real} is synthetic: give the latents of the patients the generator was trained on")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    autoencoder, generator_folder = str(networks["vae"]), networks["generator"]
-    embedder = FrameEmbedder(str(networks["reid"]), autoencoder, device)
-    for store in (source, real):
+    embedder = FrameEmbedder(artifact, autoencoder, device)
+    for store in (source, patients):
         if not (store.root / CHECKSUMS).is_file():
             raise UserError(f"{store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
         embedder.check(store)
-    if source.dataset.encoder != real.dataset.encoder:
-        raise UserError(
-            f"{source.root} and {real.root} were encoded by different autoencoders: encode and sample again"
-        )
-    decoder = _load_decoder(autoencoder, str(real.dataset.encoder), device) if decode else None
-    samples, train = select_recordings(source, SPLITS, "src"), select_recordings(real, ["TRAIN"], "real")
-    generator = None if generator_folder is None else load_generator(generator_folder)
-    if generator is not None:
-        _check_generator(generator[0], source, real, str(generator_folder))
-        generator[0].to(device)
-    held_out_recordings = select_recordings(real, sorted(held_out), "held_out")
-    return AuditInputs(samples, train, held_out_recordings, embedder, generator, decoder)
+    if source.dataset.encoder != patients.dataset.encoder:
+        raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
+    decoder = _load_decoder(autoencoder, str(patients.dataset.encoder), device) if decode else None
+    samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
+    model_and_view = None if generator is None else load_generator(generator)
+    if model_and_view is not None:
+        _check_generator(model_and_view[0], source, patients, str(generator))
+        model_and_view[0].to(device)
+    held_out_patients = select_recordings(patients, sorted(held_out), "held_out")
+    return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder)
 
 
 def _load_decoder(folder: str, encoder: str, device: str) -> Any:

@@ -54,8 +54,7 @@ def audit(
     validation.whole_number("pairs", pairs, 0)
     config = EmbeddingSetConfig(frames=frames, per_patient=per_patient, every=every, seed=seed)
     membership_config = MembershipConfig(**membership)
-    networks = {"reid": artifact, "vae": autoencoder, "generator": generator}
-    inputs = open_inputs({"src": src, "real": real}, networks, held_out, decode=pairs > 0)
+    inputs = open_inputs(src, real, held_out, artifact, autoencoder, generator, decode=pairs > 0)
     settings = {
         **inputs.fingerprints(),
         "held_out": sorted(held_out),

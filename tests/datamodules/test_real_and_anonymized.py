@@ -164,7 +164,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (NAMES, {"match": "Original"}, r"match=Original is no column of .*masked, which would name originals; it has"),
         (NAMES, {"train_on": "both"}, r"train_on is 'both': choose one of original, anonymised"),
         (NAMES, {"anonymised": None, "train_on": "anonymised"}, r"needs one store as anonymised=, and has none"),
-        (NAMES, {"anonymised": ["a/x", "b/x"]}, r"anonymised=\[a/x,b/x\]: figures are called by the folder"),
+        (NAMES, {"anonymised": ["a/x", "b/x"]}, r"anonymised=\[a/x,b/x\]: metrics are named after the folder"),
         (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: make it with stage=anonymise"),
     ],
 )
@@ -184,7 +184,7 @@ def test_stores_of_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"anonymised=.*wide: v12 is 9x5 with 1 channel, the originals are 7x5 with 1"):
         paired(tmp_path, "wide")
     make_latent_store(tmp_path / "latents", versions(NAMES))
-    with pytest.raises(UserError, match=r"latents holds latents and src=.* videos: bring both to one"):
+    with pytest.raises(UserError, match=r"latents holds latents and src=.* videos: convert one"):
         paired(tmp_path, "latents")
     with pytest.raises(UserError, match="are the same store"):
         paired(tmp_path, "videos")
