@@ -93,7 +93,7 @@ def run(made: list[Way], options: argparse.Namespace, judge: ClassifierExtractor
     decoder = VaeDecoder(network, 64, judge.size[2] == 1)
     asked = model.conditioner.spread(options.n)
     values = model.conditioner.encode_request(asked)
-    target = torch.tensor([judge.trained["class_ids"].index(number) for number in asked["class_id"]])
+    target = torch.tensor([judge.metadata["class_ids"].index(number) for number in asked["class_id"]])
     warm = {name: value[:2].to(options.device) for name, value in values.items()}
     made[-1].drawer.draw([0, 1], warm)
     for rows in torch.arange(options.n).split(options.batch):

@@ -1,1 +1,1 @@
-"""The parts of ``stage=evaluate``."""
+"""Evaluation of synthetic recordings: features, fidelity metrics, class agreement, cardiac cycle, utility."""

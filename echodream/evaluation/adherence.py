@@ -1,4 +1,4 @@
-"""Whether synthetic hearts have the number, as the ejection fraction, that was asked for; and who they stay."""
+"""Adherence of synthetic videos to a numeric condition such as EF, and identity along a video."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,75 +8,78 @@ import numpy as np
 import pandas as pd
 
 from echodream.errors import UserError
-from echodream.evaluation.distances import training_data_warnings
+from echodream.evaluation.class_agreement import training_data_warnings
 from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, RecordingSet
 from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
-from echodream.metrics.bootstrap import Interval, bootstrap_weights
-from echodream.metrics.bootstrap import bootstrap_interval as over
+from echodream.metrics.bootstrap import Interval, bootstrap_interval, bootstrap_weights
 from echodream.metrics.fidelity import HIGHER, LOWER, SAME
 from echodream.metrics.regression import regression_metrics
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.runs.atomic_folder import read_record
 
 _TITLES = {"r2": ("R2", HIGHER), "mae": ("MAE", LOWER), "rmse": ("RMSE", LOWER)}
-_LOST = "identity lost along a sample"
+_IDENTITY_LOST = "identity lost along a sample"
 
 
 def load_regressor(folder: str) -> ClassifierExtractor:
-    """The artifact in ``folder``, which answers with a number. Raises ``UserError`` for one of classes."""
-    found = ClassifierExtractor(folder)
-    if found.trained.get("task") != "regression":
-        raise UserError(f"regressor={folder} tells classes: give one of train.py model=classifier task=regression")
-    return found
+    """The regression artifact in ``folder``. Raises ``UserError`` if it is a classifier of classes."""
+    regressor = ClassifierExtractor(folder)
+    if regressor.metadata.get("task") != "regression":
+        raise UserError(f"regressor={folder} predicts classes: give one of train.py model=classifier task=regression")
+    return regressor
 
 
 def adherence(
-    encoder: ClassifierExtractor, look: FeatureExtraction, made: RecordingSet, real: RecordingSet
+    regressor: ClassifierExtractor, extraction: FeatureExtraction, synthetic: RecordingSet, real: RecordingSet
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """How near the number that ``encoder`` reads from a clip is to the one asked for; for real clips, to the truth."""
-    column, (frames, stride) = str(encoder.trained["column"]), encoder.clips[0]
-    sides = []
-    for side in (made, real):
-        seen = look.clips(side, encoder, frames, stride)
-        sides.append(_read(side, seen, column, look.seed))
-    (found, count, _), (floor, floor_count, patients) = sides
+    """R2, MAE and RMSE of the ``regressor`` against the condition of synthetic clips, and the truth of real ones."""
+    column, (frames, stride) = str(regressor.metadata["column"]), regressor.clips[0]
+    (value, count, _), (floor, floor_count, patients) = (
+        _regression(recordings, extraction.clips(recordings, regressor, frames, stride), column, extraction.seed)
+        for recordings in (synthetic, real)
+    )
     for name, (title, better) in _TITLES.items():
-        told = small_sample_warnings(TEST_patients=patients) + training_data_warnings(encoder, real)
-        yield f"{column} {title}", metric_record(found[name], floor[name], count, floor_count, better, warnings=told)
+        warnings = small_sample_warnings(TEST_patients=patients) + training_data_warnings(regressor, real)
+        yield (
+            f"{column} {title}",
+            metric_record(value[name], floor[name], count, floor_count, better, warnings=warnings),
+        )
 
 
-def _read(side: RecordingSet, seen: ExtractedFeatures, column: str, seed: int) -> tuple[dict[str, Interval], int, int]:
-    """R2, MAE, RMSE with intervals; recordings, and whose they are."""
-    if column not in side.rows:
-        raise UserError(f"{side.key} has no column {column}, which regressor= reads: leave regressor= out")
-    truth = pd.to_numeric(side.rows[column], errors="coerce").to_numpy(float)[seen.rows]
-    there = np.isfinite(truth)
-    if there.sum() < 2:
-        raise UserError(f"{side.key} has fewer than two recordings with {column}: leave regressor= out")
-    assert seen.scores is not None  # an Encoder has them
-    said, units = seen.scores[:, 0].numpy()[there], seen.units.names[there]
-    values = regression_metrics(said, truth[there], bootstrap_weights(units, seed=seed))
-    return {name: over(each) for name, each in values.items()}, int(there.sum()), len(np.unique(units))
+def _regression(
+    recordings: RecordingSet, features: ExtractedFeatures, column: str, seed: int
+) -> tuple[dict[str, Interval], int, int]:
+    """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
+    if column not in recordings.rows:
+        raise UserError(f"{recordings.argument} has no column {column}, which regressor= reads: leave regressor= out")
+    truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[features.rows]
+    known = np.isfinite(truth)
+    if known.sum() < 2:
+        raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: leave regressor= out")
+    assert features.scores is not None  # a regressor has them
+    predicted, units = features.scores[:, 0].numpy()[known], features.units.names[known]
+    metrics = regression_metrics(predicted, truth[known], bootstrap_weights(units, seed=seed))
+    return {name: bootstrap_interval(each) for name, each in metrics.items()}, int(known.sum()), len(np.unique(units))
 
 
-def identity_over_time(record: str | None, made: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """Of an audit of the latents that ``made`` was decoded from: identity lost along videos, and its curves.
+def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
+    """The metric and curves of identity along videos, from the ``audit`` of the latents of ``synthetic``.
 
-    Nothing where there is no such audit.
+    Both are empty without an audit of these latents.
     """
-    found = read_record(Path(record)) if record is not None else None
-    if found is None or found.get("source") != made.store.dataset.settings.get("source"):
+    record = read_record(Path(audit)) if audit is not None else None
+    if record is None or record.get("source") != synthetic.store.dataset.settings.get("source"):
         return {}, {}
-    measure = next((each for each in found.get("measures", []) if each.get("name") == _LOST), None)
+    measure = next((each for each in record.get("measures", []) if each.get("name") == _IDENTITY_LOST), None)
     if measure is None:
         return {}, {}
     value, floor = (
-        Interval(*(measure[side][name] for name in ("value", "low", "high"))) for side in ("value", "expected")
+        Interval(*(measure[key][name] for name in ("value", "low", "high"))) for key in ("value", "expected")
     )
-    sizes, details = found["sizes"], measure["details"]
+    sizes, details = record["sizes"], measure["details"]
     curves = {
-        name: {**details[side], "every": found["every"]}
-        for name, side in (("synthetic", "samples"), ("real", "new patients"))
+        name: {**details[key], "every": record["every"]}
+        for name, key in (("synthetic", "samples"), ("real", "new patients"))
     }
     count, floor_count = (int(sizes[name]["units"]) for name in ("samples", "held out"))
-    return {_LOST: metric_record(value, floor, count, floor_count, SAME)}, curves
+    return {_IDENTITY_LOST: metric_record(value, floor, count, floor_count, SAME)}, curves

@@ -1,4 +1,4 @@
-"""What a classifier says of the recordings of a store: one answer each, from the clip that it was tested on."""
+"""Inference with a trained classifier: outputs for the recordings of a store, one clip each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,61 +16,68 @@ from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
+from echodream.evaluation.feature_extraction import size_text
 from echodream.networks.classifiers import Classifier, clip_start, load_classifier
 from echodream.store import Store
 
 
 @dataclass(frozen=True)
-class OpenClassifier:
-    """A classifier, opened."""
+class LoadedClassifier:
+    """A classifier artifact: network and metadata."""
 
     folder: str
     network: Classifier
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
+    """Task, classes, clip and frame size, from config.json."""
     artifact: Artifact
 
 
-def open_classifier(folder: str) -> OpenClassifier:
-    """The classifier in ``folder``. Raises ``UserError`` when there is none."""
+def open_classifier(folder: str) -> LoadedClassifier:
+    """The classifier in ``folder``. Raises ``UserError`` if there is none."""
     artifact = read_artifact(folder, "classifier")
-    network, facts = load_classifier(Path(folder))
-    return OpenClassifier(folder, network, facts, artifact)
+    network, metadata = load_classifier(Path(folder))
+    return LoadedClassifier(folder, network, metadata, artifact)
 
 
 @torch.inference_mode()
-def predict_split(model: OpenClassifier, store: Store, split: str, batch: int = 16) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of ``split`` and what ``model`` says of each: outputs, float64 (N, K).
+def predict_split(
+    classifier: LoadedClassifier, store: Store, split: str, batch: int = 16
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows of ``split``, and the network's output for each: float64 (N, K).
 
-    Raises ``UserError`` when the recordings are not of the size that it was trained on.
+    Raises ``UserError`` if the frames do not have the size that the network was trained on.
     """
     validation.whole_number("batch", batch)
-    rows = Recordings(store, split)
-    _check_size(model, store, rows.table)
-    samples = ViewDataset(rows, clip_view(model.facts), seed=0)
+    recordings = Recordings(store, split)
+    _check_frame_size(classifier, store, recordings.table)
+    samples = ViewDataset(recordings, clip_view(classifier.metadata), seed=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = model.network.to(device)
-    found = []
-    for start in tqdm(range(0, len(samples), batch), f"asking {model.folder}", unit="batch", disable=None):
-        clips = collate([samples[k] for k in range(start, min(start + batch, len(samples)))])
-        found.append(network(clips["x"].to(device)).double().cpu())
-    return rows.table, torch.cat(found).numpy()
+    network = classifier.network.to(device)
+    outputs = []
+    for start in tqdm(range(0, len(samples), batch), f"predict, {classifier.folder}", unit="batch", disable=None):
+        clips = collate([samples[index] for index in range(start, min(start + batch, len(samples)))])
+        outputs.append(network(clips["x"].to(device)).double().cpu())
+    return recordings.table, torch.cat(outputs).numpy()
 
 
-def clip_view(facts: Mapping[str, Any]) -> Clips:
-    """How a classifier that says these ``facts`` looks at a recording: a clip of so many frames, as in its tests."""
-    return Clips(frames=facts["frames"], stride=facts["stride"], start=clip_start(facts))
+def clip_view(metadata: Mapping[str, Any]) -> Clips:
+    """The clip of a recording that a classifier with this ``metadata`` was tested on."""
+    return Clips(frames=metadata["frames"], stride=metadata["stride"], start=clip_start(metadata))
 
 
-def _check_size(model: OpenClassifier, store: Store, table: pd.DataFrame) -> None:
-    facts = model.facts
-    wanted = (int(facts["height"]), int(facts["width"]), int(facts["architecture"]["channels"]))
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities from logits, (N, K)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _check_frame_size(classifier: LoadedClassifier, store: Store, table: pd.DataFrame) -> None:
+    metadata = classifier.metadata
+    expected = (int(metadata["height"]), int(metadata["width"]), int(metadata["architecture"]["channels"]))
     for height, width in set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)):
-        if (found := (int(height), int(width), store.dataset.channels)) != wanted:
+        if (size := (int(height), int(width), store.dataset.channels)) != expected:
             raise UserError(
-                f"{store.root} has recordings of {_size(found)}, and {model.folder} was trained on {_size(wanted)}: "
-                "bring both to one data.size, data.grey"
+                f"{store.root} has recordings of {size_text(size)}, and {classifier.folder} was trained on "
+                f"{size_text(expected)}: bring both to one data.size, data.grey"
             )
-
-
-def _size(found: tuple[int, int, int]) -> str:
-    return f"{found[1]}x{found[0]} with {found[2]} channel{'s' * (found[2] > 1)}"

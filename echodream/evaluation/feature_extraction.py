@@ -1,8 +1,10 @@
-"""What extractors make of the recordings of one side: of single frames, and of clips."""
+"""Features of real and synthetic recordings: recordings are read, sampled as frames or clips, and embedded."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,128 +17,187 @@ from echodream.datamodules.views import Clips
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
-from echodream.networks.extractors.base import Extractor
+from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
 
 
 @dataclass(frozen=True)
 class RecordingSet:
-    """The recordings of one side: all of a synthetic store, one split of a real one."""
+    """The recordings of one set: all of a synthetic store, one split of a real store."""
 
     store: Store
     rows: pd.DataFrame
-    key: str
-    """How it was given: ``videos=...``."""
+    argument: str
+    """The command line argument, as "videos=<path>", for messages."""
 
     def units(self, rows: np.ndarray) -> SamplingUnits:
-        """Whose these ``rows`` are: patients of a real store, each recording for itself of a synthetic one."""
+        """Sampling units of some ``rows``: patients of a real store, recordings of a synthetic one."""
         column = "FileName" if self.store.dataset.synthetic else "PatientID"
         classes = self.rows["class_id"].astype(str).to_numpy()[rows] if "class_id" in self.rows else None
         return SamplingUnits(self.rows[column].astype(str).to_numpy()[rows], classes)
 
-
-@dataclass(frozen=True)
-class ExtractedFeatures:
-    """What an extractor makes of samples, in random order."""
-
-    features: np.ndarray
-    """(N, D)."""
-    scores: Tensor | None
-    """Logits, (N, K), where it has any."""
-    rows: np.ndarray
-    """The row of each sample, (N,)."""
-    units: SamplingUnits
-    """Whose each is."""
-    short: int
-    """How many clips repeat their last frame."""
-
-    def first(self, count: int) -> Features:
-        """The first ``count`` samples, to compare."""
-        return Features(self.features[:count], self.units.select(slice(count)))
+    def record(self) -> dict[str, Any]:
+        """Checksum, numbers of recordings and frames, class counts and frame rates, for evaluation.json."""
+        classes = {}
+        if "class_id" in self.rows:
+            classes = {str(key): int(n) for key, n in self.rows["class_id"].value_counts().sort_index().items()}
+        return {
+            "sha256": self.store.checksum,
+            "recordings": len(self.rows),
+            "frames": int(self.rows["NumberOfFrames"].sum()),
+            "class_id": classes,
+            "fps": sorted(set(map(float, self.rows["FPS"])))[:8],
+        }
 
 
 def load_recordings(path: str, key: str, split: str | None = None) -> RecordingSet:
-    """The store at ``path``, given as ``key``=: its rows of ``split``, all rows of a synthetic one. ``UserError``."""
+    """The rows of ``split`` of the video store at ``path``, which the argument ``key`` gives.
+
+    Without ``split``: all rows of a synthetic store, TEST of a real one. Raises ``UserError`` if there is none.
+    """
     store = Store(path, kind="video")
     split = split or (None if store.dataset.synthetic else "TEST")
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
-        raise UserError(f"{key}={path} has no recording{f' in split {split}' if split else ''}: nothing to judge")
+        raise UserError(f"{key}={path} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
     return RecordingSet(store, rows.reset_index(drop=True), f"{key}={path}")
 
 
-def check_frame_size(side: RecordingSet, encoder: ClassifierExtractor) -> None:
-    """Raise ``UserError`` where ``encoder`` was trained on frames of another size."""
-    for height, width in zip(side.rows["FrameHeight"], side.rows["FrameWidth"], strict=True):
-        if (found := (int(height), int(width), side.store.dataset.channels)) != encoder.size:
+def check_frame_size(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:
+    """Raise ``UserError`` if ``classifier`` was trained on frames of another size or number of channels."""
+    for height, width in zip(recordings.rows["FrameHeight"], recordings.rows["FrameWidth"], strict=True):
+        if (size := (int(height), int(width), recordings.store.dataset.channels)) != classifier.size:
             raise UserError(
-                f"{side.key} has recordings of {_size(found)}, the classifier was trained on {_size(encoder.size)}: "
-                "bring both to one data.size, data.grey"
+                f"{recordings.argument} has recordings of {size_text(size)}, the classifier was trained on "
+                f"{size_text(classifier.size)}: bring both to one data.size, data.grey"
             )
 
 
+def size_text(size: tuple[int, int, int]) -> str:
+    """(height, width, channels) as "112x112 with 1 channel"."""
+    return f"{size[1]}x{size[0]} with {size[2]} channel{'s' * (size[2] > 1)}"
+
+
+@dataclass(frozen=True)
+class ExtractedFeatures:
+    """Features of samples, frames or clips, in random order."""
+
+    features: np.ndarray
+    """(N, D)."""
+    scores: Tensor | None
+    """Logits, (N, K); None if the extractor has no classes."""
+    rows: np.ndarray
+    """Row of each sample in the recording set, (N,)."""
+    units: SamplingUnits
+    """Sampling units of the samples, (N,)."""
+    short: int
+    """Number of clips that repeat their last frame, because the recording is too short."""
+
+    def first(self, count: int) -> Features:
+        """The first ``count`` samples."""
+        return Features(self.features[:count], self.units.select(slice(count)))
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """Features of synthetic, TEST and TRAIN samples from one extractor."""
+
+    extractor: Extractor
+    frames: int
+    """Frames of a clip; 1: single frames."""
+    synthetic: ExtractedFeatures
+    test: ExtractedFeatures
+    train: ExtractedFeatures
+
+    def smallest(self) -> int:
+        """Number of samples of the smallest set."""
+        return min(len(each.features) for each in (self.synthetic, self.test, self.train))
+
+
+@dataclass(frozen=True)
+class SampleKind:
+    """How an extractor samples the recordings of one evaluation section."""
+
+    name: str
+    """"images", "videos" or "frames of videos": the key of the sample count in the protocol."""
+    frames: int
+    """Frames of a clip; 1: single frames."""
+    extract: Callable[[RecordingSet], ExtractedFeatures]
+
+
 class FeatureExtraction:
-    """Shows extractors at most ``most`` samples of each side, in random order, ``batch`` at a time."""
+    """Extracts features of at most ``max_samples`` random samples of a set, in batches of ``batch``."""
 
-    def __init__(self, most: int, batch: int, seed: int) -> None:
+    def __init__(self, max_samples: int, batch: int, seed: int) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.most, self.batch, self.seed = most, batch, seed
+        self.max_samples, self.batch, self.seed = max_samples, batch, seed
 
-    def frames(self, side: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
-        """Single frames, drawn at random from all of ``side``."""
-        ends = np.cumsum(side.rows["NumberOfFrames"].to_numpy(np.int64))
-        drawn = np.sort(self.order(int(ends[-1])))
-        of = np.searchsorted(ends, drawn, side="right")
+    def sample_kinds(self, section: str, extractor: Extractor) -> Iterator[SampleKind]:
+        """Samples of ``section`` ("images" or "videos") that ``extractor`` takes: clips of videos, else frames."""
+        if section == "videos" and CLIPS in extractor.inputs:
+            for frames, stride in extractor.clips:
+                yield SampleKind(
+                    section, frames, partial(self.clips, extractor=extractor, frames=frames, stride=stride)
+                )
+        elif FRAMES in extractor.inputs:
+            name = "images" if section == "images" else "frames of videos"
+            yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
+
+    def frames(self, recordings: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
+        """Features of single frames, sampled uniformly from all frames of ``recordings``."""
+        ends = np.cumsum(recordings.rows["NumberOfFrames"].to_numpy(np.int64))
+        sampled = np.sort(self.sample_order(int(ends[-1])))
+        rows = np.searchsorted(ends, sampled, side="right")
 
         def read() -> Iterator[Tensor]:
-            for row in np.unique(of):
-                places = drawn[of == row] - (ends[row - 1] if row else 0)
-                yield from self._pixels(side, int(row), places.tolist()).transpose(0, 1)[:, :, None]
+            for row in np.unique(rows):
+                indices = sampled[rows == row] - (ends[row - 1] if row else 0)
+                yield from _pixels(recordings, int(row), indices.tolist()).transpose(0, 1)[:, :, None]
 
-        return self._seen(read(), side, of, extractor, 0)
+        return self._extract(read(), recordings, rows, extractor, 0)
 
-    def clips(self, side: RecordingSet, extractor: Extractor, frames: int, stride: int) -> ExtractedFeatures:
-        """A clip of each recording, from where ``extractor`` takes it; one that is too short repeats its last frame."""
-        drawn, rng = self.order(len(side.rows)), np.random.default_rng(0)
+    def clips(self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int) -> ExtractedFeatures:
+        """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame."""
+        rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
-        places = [view.place(int(side.rows["NumberOfFrames"][row]), rng) for row in drawn.tolist()]
+        clips = [view.place(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
 
         def read() -> Iterator[Tensor]:
-            for row, place in zip(drawn.tolist(), places, strict=True):
-                yield self._pixels(side, row, [*place, *[place[-1]] * (frames - len(place))])
+            for row, clip in zip(rows.tolist(), clips, strict=True):
+                yield _pixels(recordings, row, [*clip, *[clip[-1]] * (frames - len(clip))])
 
-        return self._seen(read(), side, drawn, extractor, sum(len(place) < frames for place in places))
+        return self._extract(read(), recordings, rows, extractor, sum(len(clip) < frames for clip in clips))
 
-    def order(self, count: int) -> np.ndarray:
-        """Which of ``count`` are looked at, in random order."""
-        return np.random.default_rng([self.seed, count]).permutation(count)[: self.most]
-
-    def _pixels(self, side: RecordingSet, row: int, indices: list[int]) -> Tensor:
-        """(C, F, H, W) in [-1, 1]."""
-        unique, back = np.unique(indices, return_inverse=True)
-        pixels = side.store.frames(side.rows["FileName"][row], unique.tolist())[back]
-        return from_uint8(torch.from_numpy(pixels)).permute(3, 0, 1, 2)
+    def sample_order(self, count: int) -> np.ndarray:
+        """Random indices of at most ``max_samples`` of ``count``."""
+        return np.random.default_rng([self.seed, count]).permutation(count)[: self.max_samples]
 
     @torch.inference_mode()
-    def _seen(
-        self, samples: Iterator[Tensor], side: RecordingSet, rows: np.ndarray, extractor: Extractor, short: int
+    def _extract(
+        self, samples: Iterator[Tensor], recordings: RecordingSet, rows: np.ndarray, extractor: Extractor, short: int
     ) -> ExtractedFeatures:
+        """Features of ``samples``, (C, F, H, W) each, of the ``rows`` of ``recordings``."""
         extractor.network.to(self.device)
-        found, scored = [], []
-        told = f"{extractor.name}, {side.key}"
-        for _ in tqdm(range(0, len(rows), self.batch), told, unit="batch", disable=None, leave=False):
+        feature_batches, score_batches = [], []
+        title = f"{extractor.name}, {recordings.argument}"
+        for _ in tqdm(range(0, len(rows), self.batch), title, unit="batch", disable=None, leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
             scores = extractor.scores(features)
-            found.append(features.double().cpu())
-            scored += [] if scores is None else [scores.double().cpu()]
-        mixed = np.random.default_rng(self.seed).permutation(len(rows))
-        scores, rows = torch.cat(scored)[mixed] if scored else None, rows[mixed]
-        features = torch.cat(found)[mixed]
+            feature_batches.append(features.double().cpu())
+            score_batches += [] if scores is None else [scores.double().cpu()]
+        order = np.random.default_rng(self.seed).permutation(len(rows))
+        scores, rows = torch.cat(score_batches)[order] if score_batches else None, rows[order]
+        features = torch.cat(feature_batches)[order]
         if not torch.isfinite(features).all():
-            raise UserError(f"{extractor.name} makes NaN or infinite features of {side.key}: its weights are broken")
-        return ExtractedFeatures(features.numpy(), scores, rows, side.units(rows), short)
+            raise UserError(
+                f"{extractor.name} makes NaN or infinite features of {recordings.argument}: its weights are broken"
+            )
+        return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)
 
 
-def _size(found: tuple[int, int, int]) -> str:
-    return f"{found[1]}x{found[0]} with {found[2]} channel{'s' * (found[2] > 1)}"
+def _pixels(recordings: RecordingSet, row: int, indices: Sequence[int]) -> Tensor:
+    """Frames of a recording, with repetitions: (C, F, H, W) in [-1, 1]."""
+    unique, back = np.unique(indices, return_inverse=True)
+    pixels = recordings.store.frames(recordings.rows["FileName"][row], unique.tolist())[back]
+    return from_uint8(torch.from_numpy(pixels)).permute(3, 0, 1, 2)

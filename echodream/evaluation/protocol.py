@@ -1,4 +1,4 @@
-"""What decides the figures of ``stage=evaluate``, as a file: written beside them, and replayed by ``protocol=``."""
+"""The settings that determine the metrics of ``stage=evaluate``: protocol.json, which ``protocol=`` repeats."""
 
 import json
 from collections.abc import Mapping
@@ -16,86 +16,87 @@ _KEYS = {"version", "seed", "most", "neighbours", "count", "extractors", "real"}
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of a comparison."""
+    """Settings of an evaluation."""
 
     seed: int
     most: int
-    """Samples of a side that are looked at, at most."""
+    """Maximum number of samples of a set."""
     neighbours: int
+    """k of precision, recall, density and coverage."""
     extractors: Mapping[str, Any]
-    """By name: SHA-256 of the weights, what happens to pixels first, and the clips that are shown."""
+    """By name: SHA-256 of the weights, resizing and clips (``Extractor.record``)."""
     real: Mapping[str, Any]
-    """The recordings that all is compared with."""
+    """The real recordings (``RecordingSet.record``)."""
     count: Mapping[str, int]
-    """N, the samples of each side: of "images", "videos", "frames of videos"; none before they have been looked at."""
+    """N, the samples of each set, by kind: "images", "videos", "frames of videos". Empty before the evaluation."""
 
     def record(self) -> dict[str, Any]:
-        """As json has it."""
-        given = {"seed": self.seed, "most": self.most, "neighbours": self.neighbours}
-        both = {"extractors": dict(self.extractors), "real": dict(self.real), "count": dict(self.count)}
-        return {"version": VERSION, **given, **both}
+        """The content of protocol.json."""
+        settings = {"seed": self.seed, "most": self.most, "neighbours": self.neighbours}
+        mappings = {"extractors": dict(self.extractors), "real": dict(self.real), "count": dict(self.count)}
+        return {"version": VERSION, **settings, **mappings}
 
 
 def read_protocol(path: str) -> dict[str, Any]:
-    """The rules in ``path``, a protocol.json or an evaluation.json. Raises ``UserError``."""
+    """The protocol in ``path``, a protocol.json or an evaluation.json. Raises ``UserError``."""
     try:
-        found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        record: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"protocol={path} cannot be read: give a {FILE} that stage=evaluate wrote") from error
-    found = found.get("protocol", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or set(found) != _KEYS or found["version"] != VERSION or not _shaped(found):
+    record = record.get("protocol", record) if isinstance(record, dict) else record
+    if not isinstance(record, dict) or set(record) != _KEYS or record["version"] != VERSION or not _is_valid(record):
         raise UserError(f"protocol={path} is no protocol of version {VERSION}: give a {FILE} that stage=evaluate wrote")
-    return found
+    return record
 
 
-def _shaped(found: Mapping[str, Any]) -> bool:
-    """Whether the parts of a protocol are what they should be."""
-    if not all(isinstance(found[key], dict) for key in ("extractors", "count", "real")):
+def _is_valid(record: Mapping[str, Any]) -> bool:
+    """Whether the entries have the expected types."""
+    if not all(isinstance(record[key], dict) for key in ("extractors", "count", "real")):
         return False
-    return all(isinstance(one, dict) for one in found["extractors"].values()) and all(
-        validation.is_whole(count, 2) for count in found["count"].values()
+    return all(isinstance(extractor, dict) for extractor in record["extractors"].values()) and all(
+        validation.is_whole(count, 2) for count in record["count"].values()
     )
 
 
-def sample_counts(path: str, own: Protocol) -> dict[str, int]:
-    """N of each section, as ``path`` has it, if all else is as in ``own``. Raises ``UserError`` naming what is not."""
-    wanted, found = read_protocol(path), own.record()
-    for name in sorted(wanted["extractors"].keys() | own.extractors.keys()):
-        _same_extractor(path, name, wanted["extractors"].get(name), own.extractors.get(name))
-    if wanted["real"] != found["real"]:
+def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
+    """N of each kind of samples in the protocol ``path``. Raises ``UserError`` unless all else equals ``current``."""
+    recorded, record = read_protocol(path), current.record()
+    for name in sorted(recorded["extractors"].keys() | current.extractors.keys()):
+        _require_same_extractor(path, name, recorded["extractors"].get(name), current.extractors.get(name))
+    if recorded["real"] != record["real"]:
         raise UserError(f"protocol={path} compares with other real recordings than real=: give the same store")
     for key in ("seed", "most", "neighbours"):
-        if wanted[key] != found[key]:
+        if recorded[key] != record[key]:
             raise UserError(
-                f"protocol={path} has {key}={wanted[key]}, here it is {found[key]}: give {key}={wanted[key]}"
+                f"protocol={path} has {key}={recorded[key]}, here it is {record[key]}: give {key}={recorded[key]}"
             )
-    return {str(key): int(value) for key, value in wanted["count"].items()}
+    return {str(key): int(value) for key, value in recorded["count"].items()}
 
 
-def _same_extractor(path: str, name: str, wanted: Any, own: Any) -> None:
-    if own is None:
+def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -> None:
+    if current is None:
         raise UserError(f"protocol={path} uses the extractor {name}: add it to extractors=, with its file")
-    if wanted is None:
+    if recorded is None:
         raise UserError(f"protocol={path} does not use the extractor {name}: leave it out of extractors=")
-    for key in sorted(wanted.keys() | own.keys()):
-        if wanted.get(key) != own.get(key):
-            what = f"{name} with {key} {_short(wanted.get(key))}, here it is {_short(own.get(key))}"
-            raise UserError(f"protocol={path} uses {what}: give the same")
+    for key in sorted(recorded.keys() | current.keys()):
+        if recorded.get(key) != current.get(key):
+            values = f"{key} {_short(recorded.get(key))}, here it is {_short(current.get(key))}"
+            raise UserError(f"protocol={path} uses {name} with {values}: give the same")
 
 
-def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, there: int, least: int) -> int:
-    """N of the section ``key``, of whose smallest side ``there`` are: as in the protocol, or as many as there are."""
-    if there < least:
+def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, available: int, least: int) -> int:
+    """N of the samples ``key``: that of the protocol's ``counts``, or without a protocol all that are ``available``."""
+    if available < least:
         raise UserError(
-            f"{key}: the smallest of synthetic, TEST and TRAIN has {there} samples, and a distance needs {least}: "
+            f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs {least}: "
             "make more, or lower least="
         )
     if counts is None:
-        return there
+        return available
     if key not in counts:
         raise UserError(f"protocol={path} has no {key}: give {key}=null, or another protocol")
-    if there < counts[key]:
-        raise UserError(f"protocol={path} has {counts[key]} {key} on each side, here are {there}: make more")
+    if available < counts[key]:
+        raise UserError(f"protocol={path} has {counts[key]} {key} on each side, here are {available}: make more")
     return counts[key]
 
 

@@ -1,16 +1,16 @@
-"""One line of the table: a figure with its interval, what it is to be read against, and what to beware of."""
+"""Entries of evaluation.json, and the summary table that ``stage=evaluate`` prints."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from echodream.metrics.bootstrap import Interval
 
-FEW = 20
-"""Patients, or recordings, below which an interval over them says little."""
+FEW_UNITS = 20
+"""Number of patients or recordings below which an interval over them says little."""
+_PAIRED = {"precision": "recall", "density": "coverage"}
+"""Metrics that share a line with another one."""
 
 MetricRecord = dict[str, Any]
 
@@ -24,7 +24,7 @@ def metric_record(
     dimensions: int | None = None,
     warnings: Iterable[str] = (),
 ) -> MetricRecord:
-    """As evaluation.json has it. ``floor`` is of real recordings alone; ``better``: LOWER, HIGHER or SAME as they."""
+    """Entry of evaluation.json. ``floor`` is of real recordings; ``better`` is LOWER, HIGHER or SAME."""
     return {
         **asdict(value),
         "floor": {**asdict(floor), "count": floor_count},
@@ -36,74 +36,57 @@ def metric_record(
 
 
 def small_sample_warnings(**units: int) -> list[str]:
-    """A warning of each kind of units, as ``patients=13``, that is too small for its interval."""
-    told = ((name.replace("_", " "), count) for name, count in units.items() if count < FEW)
-    return [f"only {count} {name}" if count else f"no {name}" for name, count in told]
+    """A warning for each number of units, as ``TEST_patients=13``, that is below ``FEW_UNITS``."""
+    few = ((name.replace("_", " "), count) for name, count in units.items() if count < FEW_UNITS)
+    return [f"only {count} {name}" if count else f"no {name}" for name, count in few]
 
 
-def json_value(value: Any) -> Any:
-    """``value`` for json, which has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {str(key): json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return json_value(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def format_metric(found: MetricRecord, digits: int = 4) -> str:
-    """``value [low, high], real floor [low, high]``."""
-    return f"{_interval(found, digits)}, real {_interval(found['floor'], digits)}"
-
-
-def _interval(found: dict[str, Any], digits: int) -> str:
-    value, low, high = (found[name] for name in ("value", "low", "high"))
-    if value is None or not math.isfinite(value):
-        return "none"
-    ends = "" if low is None or not math.isfinite(low) else f" [{low:.{digits}g}, {high:.{digits}g}]"
-    return f"{value:.{digits}g}{ends}"
-
-
-_TOGETHER = {"precision": "recall", "density": "coverage"}
-"""Figures that stand in one line with another."""
-
-
-def summary_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and text of each line; what to beware of comes last."""
+def summary_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and text of each line of the summary; warnings come last."""
     warnings: dict[tuple[str, str], list[str]] = {}
     for key in ("images", "videos", "beat"):
         section = {
-            name: each for name, each in found.get(key, {}).items() if isinstance(each, dict) and "value" in each
+            name: metric
+            for name, metric in record.get(key, {}).items()
+            if isinstance(metric, dict) and "value" in metric
         }
         title = "videos" if key == "beat" else key
-        for name, told in _merged(section):
-            yield f"{title}: {name}", told
-        for name, each in section.items():
-            for warning in (each["warning"] or "").split("; ") if each["count"] else []:
-                warnings.setdefault((title, warning), []).append(name)
-    for number, ((title, beware), names) in enumerate([each for each in warnings.items() if each[0][1]], 1):
+        for name, text in _metric_lines(section):
+            yield f"{title}: {name}", text
+        for name, metric in section.items():
+            for warning in (metric["warning"] or "").split("; ") if metric["count"] else []:
+                if warning:
+                    warnings.setdefault((title, warning), []).append(name)
+    for number, ((title, warning), names) in enumerate(warnings.items(), 1):
         several = f"{names[0]} and {len(names) - 1} more" if len(names) > 2 else ", ".join(names)
-        yield f"{title}: beware ({number})", f"{beware} ({several})"
+        yield f"{title}: beware ({number})", f"{warning} ({several})"
 
 
-def _merged(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, str]]:
-    second = {_partner(name) for name in section}
-    for name, each in section.items():
-        partner = _partner(name)
-        if name in second or not each["count"]:
+def _metric_lines(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, str]]:
+    partners = {_partner(name) for name in section}
+    for name, metric in section.items():
+        if name in partners or not metric["count"]:
             continue
-        about = f" (N {each['count']}, D {each['dimensions']})" if name.startswith(("frechet", "F")) else ""
+        partner = _partner(name)
         if partner is not None and partner in section:
-            both = (each, section[partner])
+            pair = (metric, section[partner])
             values, floors = (
-                ", ".join(f"{side['value']:.3g}" for side in sides) for sides in (both, [b["floor"] for b in both])
+                ", ".join(f"{each['value']:.3g}" for each in sets) for sets in (pair, [each["floor"] for each in pair])
             )
             yield f"{name.partition('[')[0]}, {partner}", f"{values}, real {floors}"
         else:
-            yield name, format_metric(each) + about
+            size = f" (N {metric['count']}, D {metric['dimensions']})" if name.startswith(("frechet", "F")) else ""
+            yield name, f"{_interval_text(metric)}, real {_interval_text(metric['floor'])}{size}"
 
 
 def _partner(name: str) -> str | None:
     metric, bracket, rest = name.partition("[")
-    return f"{_TOGETHER[metric]}{bracket}{rest}" if metric in _TOGETHER else None
+    return f"{_PAIRED[metric]}{bracket}{rest}" if metric in _PAIRED else None
+
+
+def _interval_text(interval: Mapping[str, Any]) -> str:
+    value, low, high = (interval[name] for name in ("value", "low", "high"))
+    if value is None or not math.isfinite(value):
+        return "none"
+    ends = "" if low is None or not math.isfinite(low) else f" [{low:.4g}, {high:.4g}]"
+    return f"{value:.4g}{ends}"

@@ -133,7 +133,7 @@ def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, An
         data = instantiate(single(cfg, run, folder / run.name).datamodule)
         model = open_classifier(str(folder / run.name / "artifact"))
         table, out = predict_split(model, data.store, "TEST", data.batch_size)
-        parts.append((model.facts, table, out))
+        parts.append((model.metadata, table, out))
     facts = parts[0][0]
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in parts])
     outs, weights = np.concatenate([out for _, _, out in parts]), bootstrap_weights(patients, cfg.model.repeats)

@@ -218,7 +218,7 @@ def test_clips_begin_where_the_classifier_was_tested(
 ) -> None:
     """ "spread" takes frames of the whole recording, as ``stage=utility`` does; each is looked at here by itself."""
     encoder = ClassifierExtractor(str(classifier(tmp_path / "other", start=start)))
-    assert encoder.facts()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
+    assert encoder.record()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
     seen = FeatureExtraction(100, 4, 0).clips(load_recordings(str(study / "videos"), "videos"), encoder, 4, 3)
     store, features = Store(study / "videos"), []
     for name in store.table["FileName"]:
@@ -251,7 +251,7 @@ def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) 
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
     assert rows[0] == rows[1] != rows[2]
     assert [22, 23, 24, 25, 26, 27] not in rows
-    assert len(chosen[0].figures) == 6
+    assert len(chosen[0].table) == 6
 
 
 def test_few_samples_are_told_in_the_table(tmp_path: Path, study: Path) -> None:
@@ -309,10 +309,10 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
         (["least=x"], r"least is 'x': give a whole number from 2"),
         (["neighbours=2.5"], r"neighbours is 2.5: give a whole number from 1"),
         (["seed=-1"], r"seed is -1: give a whole number from 0"),
-        (["extractors=[]"], r"extractors is empty: give one at least"),
+        (["extractors=[]"], r"extractors is empty: give at least one"),
         (["extractors=[clip:x]"], r"extractors has 'clip:x': give kind:path, with one of encoder, inception, i3d"),
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/classifier]"], r"names classifier twice"),
-        ([f"regressor={study}/classifier"], r"regressor=.*classifier tells classes: give one of .* task=regression"),
+        ([f"regressor={study}/classifier"], r"regressor=.*classifier predicts classes: give one of .* task=regression"),
         (["videos=null"], r"nothing to evaluate: give images= or videos="),
         ([f"artifact={study}/real"], r"is not a readable classifier"),
     ):

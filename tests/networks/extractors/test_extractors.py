@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from echodream.errors import UserError
 from echodream.networks.extractors import i3d as video
 from echodream.networks.extractors import inception as image
-from echodream.networks.extractors.i3d import I3d, InceptionI3d, padded, pool
+from echodream.networks.extractors.i3d import I3d, InceptionI3d, max_pool_same, pad_same
 from echodream.networks.extractors.inception import Inception, InceptionV3
 
 torch.set_num_threads(1)
@@ -82,20 +82,20 @@ def runs(values: Tensor) -> Iterator[tuple[int, int]]:
 
 def test_branches_are_joined_in_the_published_order() -> None:
     x = torch.zeros(1, 192, 5, 7)
-    wide = numbered(image.Wide(192, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"])
+    wide = numbered(image.InceptionA(192, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"])
     assert [*runs(wide(x)[0, :, 2, 3])] == [(1, 64), (2, 64), (3, 96), (4, 32)]
     names = ["branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"]
-    forked = numbered(image.Forked(192, "maximum"), names)
+    forked = numbered(image.InceptionE(192, "maximum"), names)
     assert [*runs(forked(x)[0, :, 2, 3])] == [(1, 320), (2, 384), (3, 384), (4, 384), (5, 384), (6, 192)]
-    long = numbered(image.Long(128), ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
+    long = numbered(image.InceptionC(128), ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
     assert [*runs(long(torch.zeros(1, 768, 5, 7))[0, :, 2, 3])] == [(1, 192), (2, 192), (3, 192), (4, 192)]
-    mixed = numbered(video.Mixed(*video.MIXED["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
+    mixed = numbered(video.InceptionBlock(*video.MIXED["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
     assert [*runs(mixed(torch.zeros(1, 480, 2, 3, 4))[0, :, 1, 1, 1])] == [(1, 192), (2, 208), (3, 48), (4, 64)]
 
 
 def test_pools_are_those_of_the_distance() -> None:
     """Averages leave the border out: ones stay ones. Only the last block takes the maximum."""
-    assert image._average(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
+    assert image._average_pool(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
     with torch.device("meta"):
         assert [block.pool for block in InceptionV3().children() if hasattr(block, "pool")] == ["average", "maximum"]
 
@@ -105,10 +105,10 @@ def test_pools_are_those_of_the_distance() -> None:
 )
 def test_clips_are_padded_as_tensorflow_does(size: int, kernel: int, step: int, front: int, back: int) -> None:
     x = torch.ones(1, 1, size, size, size)
-    found = padded(x, (kernel,) * 3, (step,) * 3)
+    found = pad_same(x, (kernel,) * 3, (step,) * 3)
     line = found[0, 0, :, front, front] if front + back else found[0, 0, :, 0, 0]
     assert line.tolist() == [0.0] * front + [1.0] * size + [0.0] * back
-    assert pool(x, (kernel,) * 3, (step,) * 3).shape[2:] == (-(-size // step),) * 3
+    assert max_pool_same(x, (kernel,) * 3, (step,) * 3).shape[2:] == (-(-size // step),) * 3
 
 
 def test_frames_reach_inception_as_pillow_enlarges_them(files: Path) -> None:

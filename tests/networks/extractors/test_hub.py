@@ -45,7 +45,7 @@ def test_the_class_token_of_frames(tmp_path: Path) -> None:
     levels = seen[0] * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     levels = levels + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     assert levels[0].mean(dim=(1, 2)) == pytest.approx([float((x[0] + 1).mean() / 2)] * 3, abs=0.01)
-    assert extractor.sees == ("frames",)
+    assert extractor.inputs == ("frames",)
     assert len(extractor.weights) == 64
 
 

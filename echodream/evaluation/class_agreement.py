@@ -1,0 +1,87 @@
+"""Agreement of the conditioned class of synthetic recordings with the class that a classifier predicts."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from echodream.errors import UserError
+from echodream.evaluation.feature_extraction import ExtractedFeatures, RecordingSet
+from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
+from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, influence_interval, mean_estimate
+from echodream.metrics.fidelity import HIGHER
+from echodream.networks.extractors.encoder import ClassifierExtractor
+
+LABEL_SOURCE = "LabelSource"
+"""Column of a relabeled store: fingerprints of the classifiers that set the label, or "asked" where it was kept."""
+
+
+def check_classes(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:
+    """Raise ``UserError`` unless each recording has a class that ``classifier`` knows."""
+    ids = classifier.metadata["class_ids"]
+    if "class_id" not in recordings.rows or recordings.rows["class_id"].isna().any():
+        raise UserError(
+            f"{recordings.argument} lacks class_id for some recordings: evaluate compares it with the classifier"
+        )
+    if unknown := sorted(set(recordings.rows["class_id"].astype(int)) - set(ids)):
+        raise UserError(
+            f"{recordings.argument} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
+            "or artifact=null and extractors=[encoder:...]"
+        )
+
+
+def class_agreement(
+    classifier: ClassifierExtractor,
+    synthetic: tuple[RecordingSet, ExtractedFeatures],
+    real: tuple[RecordingSet, ExtractedFeatures],
+    seed: int,
+) -> Iterator[tuple[str, MetricRecord]]:
+    """Share of samples whose predicted class is their class_id: over all classes, and of each class."""
+    sets = [(features.units, *_correct(classifier, recordings, features)) for recordings, features in (synthetic, real)]
+    warnings = relabeled_warning(synthetic[0]) + training_data_warnings(classifier, real[0])
+    titles = [f"class agreement, {name}" for name in classifier.metadata["class_names"]]
+    for index, title in enumerate(["class agreement", *titles], start=-1):
+        masks = [np.ones(len(target), bool) if index < 0 else target == index for _, _, target in sets]
+        value, floor = (
+            _share(correct[mask], units.select(mask), seed)
+            for mask, (units, correct, _) in zip(masks, sets, strict=True)
+        )
+        count, real_count = (int(mask.sum()) for mask in masks)
+        if count:
+            few = small_sample_warnings(TEST_patients=sets[1][0].select(masks[1]).count())
+            yield title, metric_record(value, floor, count, real_count, HIGHER, warnings=few + warnings)
+
+
+def training_data_warnings(classifier: ClassifierExtractor, test: RecordingSet) -> list[str]:
+    """Warnings if ``classifier`` was trained on synthetic recordings, or possibly on patients of ``test``."""
+    metadata = classifier.metadata
+    source = metadata.get("train_on", "real")
+    warnings = []
+    if source != "real":
+        warnings.append(f"{classifier.name} was trained on {source}: it may know these synthetic samples")
+    other_version = (metadata.get("stores") or {}).get("real") not in (None, test.store.checksum)
+    if metadata.get("fold") is not None or other_version:
+        part = "one fold" if metadata.get("fold") is not None else "another version"
+        warnings.append(f"{classifier.name} was trained on {part} of this study: it may have seen the TEST patients")
+    return warnings
+
+
+def relabeled_warning(recordings: RecordingSet) -> list[str]:
+    """A warning if the classes are predictions of a classifier (``stage=label``), not conditions of the generator."""
+    if LABEL_SOURCE not in recordings.rows:
+        return []
+    sources = sorted({str(name) for name in recordings.rows[LABEL_SOURCE].dropna()} - {"asked", ""})
+    return [f"labels were put in by a classifier ({', '.join(sources)}), not asked for"] if sources else []
+
+
+def _correct(
+    classifier: ClassifierExtractor, recordings: RecordingSet, features: ExtractedFeatures
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the prediction is correct, float (N,), and the index of the true class, (N,)."""
+    ids = classifier.metadata["class_ids"]
+    target = np.array([ids.index(int(recordings.rows["class_id"][row])) for row in features.rows])
+    assert features.scores is not None  # a classifier has them
+    return (features.scores.argmax(dim=1).numpy() == target).astype(float), target
+
+
+def _share(correct: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
+    return influence_interval(mean_estimate(correct, proportion=True), units, seed=seed) if len(correct) else UNDEFINED

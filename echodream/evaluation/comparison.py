@@ -1,0 +1,66 @@
+"""Evaluation of one store of images or videos with all extractors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from echodream.errors import UserError
+from echodream.evaluation.class_agreement import check_classes, class_agreement, training_data_warnings
+from echodream.evaluation.distances import fidelity_metrics, frame_rate_warning
+from echodream.evaluation.feature_extraction import FeatureExtraction, FeatureSets, RecordingSet, check_frame_size
+from echodream.evaluation.protocol import Protocol, samples_per_set
+from echodream.evaluation.table import MetricRecord
+from echodream.networks.extractors.base import Extractor
+from echodream.networks.extractors.encoder import ClassifierExtractor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares synthetic recordings with the real ones, by the settings of a protocol."""
+
+    extraction: FeatureExtraction
+    extractors: Sequence[Extractor]
+    classifier: ClassifierExtractor | None
+    """Predicts classes for the class agreement; one of ``extractors``, or another one."""
+    test: RecordingSet
+    train: RecordingSet
+    protocol: Protocol
+    protocol_path: str | None
+    counts: Mapping[str, int] | None
+    """N of each kind of samples in the protocol at ``protocol_path``."""
+    least: int
+    """Minimum number of samples of a set."""
+    used_counts: dict[str, int] = field(default_factory=dict)
+    """N of each kind of samples that were compared so far."""
+
+    def check(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
+        """Raise ``UserError`` if a classifier or the regressor cannot process all ``recordings``."""
+        for each in (self.test, self.train, *recordings):
+            if self.classifier is not None:
+                check_classes(each, self.classifier)
+            for extractor in (*self.extractors, regressor, self.classifier):
+                if isinstance(extractor, ClassifierExtractor):
+                    check_frame_size(each, extractor)
+
+    def metrics(self, section: str, synthetic: RecordingSet) -> dict[str, MetricRecord]:
+        """Fidelity metrics and class agreement of ``synthetic``, by name; ``section`` is "images" or "videos"."""
+        metrics: dict[str, MetricRecord] = {}
+        for extractor in self.extractors:
+            for kind in self.extraction.sample_kinds(section, extractor):
+                recordings = (synthetic, self.test, self.train)
+                sets = FeatureSets(extractor, kind.frames, *(kind.extract(each) for each in recordings))
+                count = samples_per_set(self.protocol_path, self.counts, kind.name, sets.smallest(), self.least)
+                if self.used_counts.setdefault(kind.name, count) != count:
+                    raise UserError(f"{kind.name}: {extractor.name} has other samples than the extractors before it")
+                warnings = frame_rate_warning(synthetic, self.test) if kind.frames > 1 else []
+                if isinstance(extractor, ClassifierExtractor):
+                    warnings += training_data_warnings(extractor, self.test)
+                settings = self.protocol.neighbours, self.protocol.seed
+                metrics |= fidelity_metrics(sets, count, *settings, warnings)
+                if extractor is self.classifier:
+                    pairs = (synthetic, sets.synthetic), (self.test, sets.test)
+                    metrics |= class_agreement(extractor, *pairs, self.protocol.seed)
+        if self.classifier is not None and self.classifier not in self.extractors:
+            kind = next(self.extraction.sample_kinds(section, self.classifier))
+            pairs = (synthetic, kind.extract(synthetic)), (self.test, kind.extract(self.test))
+            metrics |= class_agreement(self.classifier, *pairs, self.protocol.seed)
+        return metrics

@@ -1,0 +1,111 @@
+"""Labels of recordings from one or several classifiers."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from echodream.errors import UserError
+from echodream.evaluation.classifier_inference import LoadedClassifier, predict_split, softmax
+from echodream.store import Store
+from echodream.store.schema import SPLITS
+
+CONFIDENCE = "Confidence"
+"""Column: probability of the predicted class."""
+
+
+@dataclass(frozen=True)
+class ClassProbabilities:
+    """Probabilities of one set of classes for N recordings."""
+
+    ids: list[int]
+    names: list[str]
+    probabilities: np.ndarray
+    """(N, K), the mean over the classifiers with these classes."""
+
+
+def check_classes(store: Store, classifiers: Sequence[LoadedClassifier]) -> None:
+    """Raise ``UserError`` if classifiers name a class differently, or none knows a class of ``store``."""
+    known: dict[int, str] = {}
+    for each in classifiers:
+        for number, name in zip(each.metadata["class_ids"], each.metadata["class_names"], strict=True):
+            if known.setdefault(int(number), name) != name:
+                raise UserError(f"{each.folder} calls class {number} {name}, another {known[number]}: train both anew")
+    if "class_id" not in store.table or not known:
+        return
+    if unknown := sorted(set(store.table["class_id"].dropna().astype(int)) - set(known)):
+        raise UserError(
+            f"src={store.root} has class_id {unknown[0]}, and the artifacts know {sorted(known)}: add one that knows it"
+        )
+
+
+def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], batch: int) -> dict[str, dict[str, Any]]:
+    """New columns of each recording, by FileName: class, confidence, all probabilities, and regressed values."""
+    outputs = [_predict_store(each, store, batch) for each in classifiers]
+    names = outputs[0].index.tolist()
+    columns: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if class_sets := _average_by_classes(classifiers, outputs):
+        titles = _column_titles(class_sets)
+        for row, (index, k, confidence) in enumerate(zip(*most_confident(class_sets), strict=True)):
+            chosen, cells = class_sets[index], columns[names[row]]
+            cells |= {"class_id": chosen.ids[k], "class_name": chosen.names[k], CONFIDENCE: round(float(confidence), 6)}
+            probabilities = np.concatenate([each.probabilities[row] for each in class_sets])
+            cells |= {title: round(float(value), 6) for title, value in zip(titles, probabilities, strict=True)}
+    for each, output in zip(classifiers, outputs, strict=True):
+        if each.metadata["task"] == "regression":
+            for name, value in zip(names, output.to_numpy()[:, 0], strict=True):
+                columns[name][each.metadata["column"]] = round(float(value), 4)
+    return columns
+
+
+def most_confident(class_sets: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The most probable class over all sets: index of the set, class index, probability; (N,) each.
+
+    Of equal sets, the first.
+    """
+    highest = np.stack([each.probabilities.max(axis=1) for each in class_sets])
+    index = highest.argmax(axis=0)
+    classes = np.stack([each.probabilities.argmax(axis=1) for each in class_sets])
+    rows = np.arange(highest.shape[1])
+    return index, classes[index, rows], highest[index, rows]
+
+
+def _predict_store(classifier: LoadedClassifier, store: Store, batch: int) -> pd.DataFrame:
+    """Outputs for all recordings, in the order of the store, indexed by FileName."""
+    tables = []
+    for split in [split for split in SPLITS if (store.table["Split"] == split).any()]:
+        rows, outputs = predict_split(classifier, store, split, batch)
+        tables.append(pd.DataFrame(outputs, index=rows["FileName"]))
+    return pd.concat(tables).loc[store.table["FileName"]]
+
+
+def _average_by_classes(
+    classifiers: Sequence[LoadedClassifier], outputs: Sequence[pd.DataFrame]
+) -> list[ClassProbabilities]:
+    """Mean probabilities of the classifiers with the same classes, in the order of their first one."""
+    probabilities: dict[tuple[int, ...], list[np.ndarray]] = {}
+    names: dict[tuple[int, ...], list[str]] = {}
+    for each, output in zip(classifiers, outputs, strict=True):
+        if each.metadata["task"] == "regression":
+            continue
+        ids = tuple(map(int, each.metadata["class_ids"]))
+        probabilities.setdefault(ids, []).append(softmax(output.to_numpy()))
+        names[ids] = list(each.metadata["class_names"])
+    return [ClassProbabilities([*ids], names[ids], np.mean(each, axis=0)) for ids, each in probabilities.items()]
+
+
+def _column_titles(class_sets: Sequence[ClassProbabilities]) -> list[str]:
+    """A column name for each probability, as P_Non_ASD; P2_ASD if a second set of classes has ASD too.
+
+    Names that are equal in ASCII letters end in their class number, as P1_Gr__e_4.
+    """
+    titles: list[str] = []
+    for number, each in enumerate(class_sets, start=1):
+        for name, class_id in zip(each.names, each.ids, strict=True):
+            letters = re.sub(r"\W", "_", name, flags=re.ASCII)[:50]
+            options = (f"P_{letters}", f"P{number}_{letters}", f"P{number}_{letters}_{class_id}")
+            titles.append(next(title for title in options if title not in titles))
+    return titles
