@@ -1,1 +1,1 @@
-"""What ``stage=publish`` is made of: the checks that refuse, the cards, the way to the hub."""
+"""Publishing on the Hugging Face hub: checks, cards, upload."""

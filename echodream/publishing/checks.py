@@ -1,4 +1,4 @@
-"""What may be published: what a filter let through, of generators that were asked whom they remember."""
+"""Rules for what may be published: samples that passed the filter, and generators whose audit measured membership."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,194 +16,194 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
 STORES = {"videos": "video", "images": "image"}
-"""What may be published of a study's samples, and which filter must have let it through."""
+"""Stores that may be published, and the kind of samples whose filter must have passed them."""
 GENERATORS = {"lidm": "image", "lvdm": "video"}
-"""The models that may be published, and what they draw."""
-DRAWN_BY = {on: name for name, on in GENERATORS.items()}
-_NO_AUDIT = "holds what it learnt of its patients, and no audit measures how much: it is not published"
+"""Models that may be published, and the kind of samples that they generate."""
+GENERATOR_OF = {kind: name for name, kind in GENERATORS.items()}
+_NO_AUDIT = "contains information about its training patients that no audit measures, so it is not published"
 REFUSED = {
-    "vae": f"an autoencoder {_NO_AUDIT}; publish videos, which are decoded",
-    "reid": f"the identity network {_NO_AUDIT}, and it is what recognises them",
-    "identity": f"the identity network {_NO_AUDIT}, and it is what recognises them",
-    "verifier": f"the identity network {_NO_AUDIT}, and it is what recognises them",
+    "vae": f"an autoencoder {_NO_AUDIT}; publish decoded videos instead",
+    "reid": f"the identity network {_NO_AUDIT}, and it recognizes patients",
+    "identity": f"the identity network {_NO_AUDIT}, and it recognizes patients",
+    "verifier": f"the identity network {_NO_AUDIT}, and it recognizes patients",
     "classifier": f"a classifier that was trained or chosen on real patients {_NO_AUDIT}",
     "utility": f"a classifier that was trained or chosen on real patients {_NO_AUDIT}",
 }
-"""Why others are not published."""
+"""Models that are never published, and why."""
 
 
 @dataclass(frozen=True)
-class Cleared:
-    """What may be published, and what is to be said of it."""
+class Approval:
+    """What the checks found out about a store or generator that may be published."""
 
     sources: Sources
-    on: str
+    kind: str
     """"image" or "video": the filter that decided."""
     generators: Mapping[str, str]
-    """The fingerprints of the models that drew it, by "lidm" and "lvdm"."""
+    """Fingerprints of the models that generated it, by "lidm" and "lvdm"."""
     findings: list[str] = field(default_factory=list)
     """Privacy measures of the audits that stand out."""
 
     @property
     def decision(self) -> Mapping[str, Any]:
-        """Of the filter."""
-        found: Mapping[str, Any] = self.sources.records[f"filter_{self.on}"]["decision"]
-        return found
+        """The filter's decision."""
+        decision: Mapping[str, Any] = self.sources.records[f"filter_{self.kind}"]["decision"]
+        return decision
 
 
-def check_known(what: str) -> None:
-    """Raise ``UserError`` for a ``what`` that is none, or that is never published."""
+def check_publishable(what: str) -> None:
+    """Raise ``UserError`` if ``what`` is unknown or never published."""
     if what in REFUSED:
         raise UserError(f"what={what} is refused: {REFUSED[what]}")
     validation.one_of("what", what, (*STORES, *GENERATORS))
 
 
-def clear_store(what: str, sources: Sources) -> Cleared:
-    """The synthetic store of ``sources`` as ``what``. Raises ``UserError`` where filter or audit do not allow it."""
+def approve_store(what: str, sources: Sources) -> Approval:
+    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow to publish it."""
     assert sources.synthetic is not None
-    store, on = sources.synthetic, STORES[what]
-    if sources.video_filter() != on:
+    store, kind = sources.synthetic, STORES[what]
+    if sources.video_filter() != kind:
         raise UserError(
-            f"src={store.root} is refused: it was not decoded from what the filter of {on}s let through, "
-            f"{sources.passed_stores[on]}; run {_filter(sources, on)}, then stage=decode"
+            f"src={store.root} is refused: it was not decoded from the {kind}s that passed the filter, "
+            f"{sources.passed_stores[kind]}; run {sources.command(f'filter_{kind}')}, then stage=decode"
         )
-    _check_decision(sources, on)
-    passed = Store(sources.passed_stores[on])
-    if strangers := sorted(set(store.table["FileName"]) - set(passed.table["FileName"])):
-        raise UserError(f"src={store.root} is refused: {strangers[0]} is not among what the filter let through")
-    drawn = _drawn(sources, on)
-    findings = [line for kind, model in drawn.items() for line in _audited(sources, kind, model)]
-    return Cleared(sources, on, {DRAWN_BY[kind]: model for kind, model in drawn.items()}, findings)
+    _check_decision(sources, kind)
+    passed = Store(sources.passed_stores[kind])
+    if not_passed := sorted(set(store.table["FileName"]) - set(passed.table["FileName"])):
+        raise UserError(f"src={store.root} is refused: {not_passed[0]} is not among the samples that passed the filter")
+    models = _generators(sources, kind)
+    findings = [finding for each, model in models.items() for finding in _audit_findings(sources, each, model)]
+    return Approval(sources, kind, {GENERATOR_OF[each]: model for each, model in models.items()}, findings)
 
 
-def clear_model(what: str, folder: str, sources: Sources, accept_findings: bool) -> Cleared:
-    """The generator ``what`` at ``folder``. Raises ``UserError`` where filter or audit do not allow it.
+def approve_model(what: str, folder: str, sources: Sources, accept_findings: bool) -> Approval:
+    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit do not allow to publish it.
 
-    The audit's finding that training patients can be told from others by this very model is a reason to refuse.
+    It is refused if membership inference on this very model stands out, unless ``accept_findings``.
     """
     from echodream.diffusion.model import load_diffusion_model
 
-    on, artifact = GENERATORS[what], read_artifact(folder, what)
-    load_diffusion_model(folder, what)  # that its weights are those that were trained and audited
-    _check_decision(sources, on)
-    record, used = sources.records[f"filter_{on}"], set()
-    if (sources.passed_stores[on] / CHECKSUMS).is_file():
-        passed = Store(sources.passed_stores[on])
-        if not isinstance(passed.dataset.settings.get("decision"), Mapping) or not is_same_filter_run(
-            passed.dataset.settings, record
-        ):
+    kind, artifact = GENERATORS[what], read_artifact(folder, what)
+    load_diffusion_model(folder, what)  # raises if the weights are not those of artifact.json
+    _check_decision(sources, kind)
+    record, models = sources.records[f"filter_{kind}"], set()
+    if (sources.passed_stores[kind] / CHECKSUMS).is_file():
+        passed = Store(sources.passed_stores[kind])
+        settings = passed.dataset.settings
+        if not isinstance(settings.get("decision"), Mapping) or not is_same_filter_run(settings, record):
             raise UserError(
-                f"artifact={folder} is refused: {sources.paths[f'filter_{on}']} and {passed.root} are not of one run "
-                f"of the filter: run {_filter(sources, on)}"
+                f"artifact={folder} is refused: {sources.paths[f'filter_{kind}']} and {passed.root} are not of one run "
+                f"of the filter: run {sources.command(f'filter_{kind}')}"
             )
-        used.add(drawn_with(passed).get("model"))
-    used = (used | {record.get("generator")}) - {None}
-    if used != {artifact.fingerprint}:
+        models.add(drawn_with(passed).get("model"))
+    models = (models | {record.get("generator")}) - {None}
+    if models != {artifact.fingerprint}:
         raise UserError(
-            f"artifact={folder} is refused: the filter of {on}s was run on samples of another model; draw samples "
-            f"with this one and run {_filter(sources, on)}"
+            f"artifact={folder} is refused: the filter of {kind}s was run on samples of another model; sample with "
+            f"this one and run {sources.command(f'filter_{kind}')}"
         )
-    findings = _audited(sources, on, artifact.fingerprint)
-    told = [line for line in findings if "membership" in line]
-    if told and not accept_findings:
+    findings = _audit_findings(sources, kind, artifact.fingerprint)
+    membership = [finding for finding in findings if "membership" in finding]
+    if membership and not accept_findings:
         raise UserError(
-            f"artifact={folder} is refused: {told[0]}, so its training patients can be told from others by whoever "
-            "has it; train with more patients or less long, or say accept_findings=true and the card tells it"
+            f"artifact={folder} is refused: {membership[0]}, so whoever has it can tell its training patients from "
+            "others; train with more patients or fewer steps, or publish with accept_findings=true, and the card "
+            "says so"
         )
-    return Cleared(sources, on, {what: artifact.fingerprint}, findings)
+    return Approval(sources, kind, {what: artifact.fingerprint}, findings)
 
 
-def _check_decision(sources: Sources, on: str) -> None:
-    """Raise ``UserError`` unless the filter's record is there, and it promised something and kept it."""
-    name = f"filter_{on}"
+def _check_decision(sources: Sources, kind: str) -> None:
+    """Raise ``UserError`` unless the filter of ``kind`` was run with the calibrated rule and let samples pass."""
+    name = f"filter_{kind}"
     if name not in sources.records:
-        raise UserError(f"{sources.paths[name]} is missing: the filter's verdict is needed, run {_filter(sources, on)}")
+        raise UserError(f"{sources.paths[name]} is missing: publishing needs the filter, run {sources.command(name)}")
     with sources.parsing(name):
         decision = sources.records[name]["decision"]
         passed, rule, statement = decision["passed"], decision["rule"], decision["statement"]
     if passed is not True:
-        raise UserError(f"the filter of {on}s did not pass, so nothing is published: {statement}")
+        raise UserError(f"the filter of {kind}s let nothing pass, so nothing is published: {statement}")
     if rule != "calibrated":
-        raise UserError(f"the filter's rule={rule} promises nothing: run {_filter(sources, on)} rule=calibrated")
+        raise UserError(f"the filter's rule={rule} guarantees nothing: run {sources.command(name)} rule=calibrated")
 
 
-def _drawn(sources: Sources, on: str) -> dict[str, str]:
-    """The model that drew what passed the filter ``on``; of videos also that of the images which they begin with."""
-    made = drawn_with(Store(sources.passed_stores[on]))
-    model, images = made.get("model"), sources.passed_stores["image"] / CHECKSUMS
+def _generators(sources: Sources, kind: str) -> dict[str, str]:
+    """Fingerprint of the model that generated the passed samples of ``kind``; for videos also of their first images."""
+    settings = drawn_with(Store(sources.passed_stores[kind]))
+    model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
-        raise UserError(f"{sources.passed_stores[on]} does not say which model drew it: draw its samples again")
-    if on == "image":
+        raise UserError(f"{sources.passed_stores[kind]} does not record its generator: sample again")
+    if kind == "image":
         return {"image": model}
-    if not images.is_file() or made.get("source") != file_sha256(images):
+    if not images.is_file() or settings.get("source") != file_sha256(images):
         raise UserError(
-            f"{sources.passed_stores[on]} began with other images than {images.parent}, those that the filter let "
-            "through: sample the videos again"
+            f"{sources.passed_stores[kind]} began with other images than {images.parent}, those that passed the "
+            "filter: sample the videos again"
         )
-    return {**_drawn(sources, "image"), "video": model}
+    return {**_generators(sources, "image"), "video": model}
 
 
-def _audited(sources: Sources, on: str, model: str) -> list[str]:
-    """The findings of the audit of ``on``. Raises ``UserError`` without membership inference on that very ``model``."""
-    name = f"audit_{on}"
-    command = f"python sample.py stage=audit data={sources.study}{' on=video' if on == 'video' else ''}"
+def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
+    """The findings of the audit of ``kind``. Raises ``UserError`` without membership inference on this ``model``."""
+    name = f"audit_{kind}"
+    path, command = sources.paths[name], sources.command(name)
     if name not in sources.records:
-        raise UserError(f"{sources.paths[name]} is missing: nothing is published without its audit, run {command}")
-    record, path = sources.records[name], sources.paths[name]
+        raise UserError(f"{path} is missing: nothing is published without its audit, run {command}")
+    record = sources.records[name]
     with sources.parsing(name):
-        inferred = [each for each in record["measures"] if each["name"].startswith("membership inference")]
-        findings = [_said(each) for each in record["measures"] if each["about"] == "privacy" and each["stands_out"]]
+        measures = record["measures"]
+        attacked = any(measure["name"].startswith("membership inference") for measure in measures)
+        findings = [_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
-    if not inferred:
+    if not attacked:
         raise UserError(
             f"{path} has no membership inference ({reason}): nothing is published without it, run {command}"
         )
     if record.get("generator") != model:
         raise UserError(
-            f"{path} attacked another {DRAWN_BY[on]} than the one that drew these samples: run {command} again"
+            f"{path} attacked another {GENERATOR_OF[kind]} than the one that generated these samples: run {command} "
+            "again"
         )
-    sums = sources.passed_stores[on] / CHECKSUMS
-    if not sums.is_file() or record.get("source") != file_sha256(sums):
-        raise UserError(f"{path} is of other samples than {sources.passed_stores[on]}: run {command} again")
+    checksums = sources.passed_stores[kind] / CHECKSUMS
+    if not checksums.is_file() or record.get("source") != file_sha256(checksums):
+        raise UserError(f"{path} is of other samples than {sources.passed_stores[kind]}: run {command} again")
     return findings
 
 
-def check_study(cleared: Cleared, latents: str | None) -> None:
-    """Raise ``UserError`` unless all whom filter and audits compared with, those of ``latents``, are in "real"."""
-    sources, root = cleared.sources, Path(str(latents))
+def _finding(measure: Mapping[str, Any]) -> str:
+    value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
+    expected = measure.get("expected")
+    harmless = (
+        f"a harmless generator gives {expected['value']:.3g}" if expected else f"harmless is {measure['harmless']}"
+    )
+    return f"{measure['name']} is {value} [{low}, {high}] where {harmless}"
+
+
+def check_reference_patients(approval: Approval, latents: str | None) -> None:
+    """Raise ``UserError`` unless the store "real" has all patients and recordings that filter and audits compared with.
+
+    These are the patients of the store ``latents``, whose names must not occur in what is published.
+    """
+    sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None
     if not (root / CHECKSUMS).is_file():
         raise UserError(f"latents={latents} is no store: give the latents that filter and audit were given as real=")
-    used = file_sha256(root / CHECKSUMS)
-    for name in (f"filter_{cleared.on}", *(f"audit_{GENERATORS[name]}" for name in cleared.generators)):
-        if sources.records[name].get("real") != used:
+    checksum = file_sha256(root / CHECKSUMS)
+    for name in (f"filter_{approval.kind}", *(f"audit_{GENERATORS[name]}" for name in approval.generators)):
+        if sources.records[name].get("real") != checksum:
             raise UserError(
-                f"{sources.paths[name]} is of another study than latents={latents}: give those that were its real="
+                f"{sources.paths[name]} is of another study than latents={latents}: give the store that was its real="
             )
     table = Store(root).table
     for column in ("FileName", "PatientID"):
         if missing := set(table[column].astype(str)) - set(sources.real.table[column].astype(str)):
             raise UserError(
-                f"real={sources.real.root} is not the study that filter and audit looked at: {len(missing)} of the "
+                f"real={sources.real.root} is not the study that filter and audit compared with: {len(missing)} of the "
                 f"{table[column].nunique()} names in column {column} of latents={latents} are not in it, so they could "
                 "not be searched for; give the recordings that were encoded"
             )
 
 
-def _said(measure: Mapping[str, Any]) -> str:
-    value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
-    return f"{measure['name']} is {value} [{low}, {high}] where {_expected(measure)}"
-
-
-def _expected(measure: Mapping[str, Any]) -> str:
-    expected = measure.get("expected")
-    return f"a harmless generator gives {expected['value']:.3g}" if expected else f"harmless is {measure['harmless']}"
-
-
-def _filter(sources: Sources, on: str) -> str:
-    return f"python sample.py stage=filter data={sources.study}{' on=video' if on == 'video' else ''}"
-
-
-def metrics_of(folder: str) -> dict[str, Any]:
-    """What the artifact at ``folder`` says of itself."""
+def artifact_record(folder: str) -> dict[str, Any]:
+    """artifact.json in ``folder``."""
     return read_record(Path(folder) / FACTS) or {}

@@ -1,8 +1,9 @@
-"""``stage=publish``: a synthetic set or a generator becomes a folder ready for the Hugging Face hub, or is refused."""
+"""``stage=publish``: write a synthetic set or a generator as a folder for the Hugging Face hub, or refuse it."""
 
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ from echodream.artifact import CONFIG, FACTS
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
-from echodream.publishing.cards import TEMPLATES, check_card, data_card, model_card, valid_license
+from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
 from echodream.publishing.checks import (
     GENERATORS,
     STORES,
-    Cleared,
-    check_known,
-    check_study,
-    clear_model,
-    clear_store,
-    metrics_of,
+    Approval,
+    approve_model,
+    approve_store,
+    artifact_record,
+    check_publishable,
+    check_reference_patients,
 )
 from echodream.publishing.hub import check_push, upload
 from echodream.report.sources import FILES, Sources, load_sources
@@ -34,23 +35,56 @@ from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 CARD, STORE, RECORD = "README.md", "store", "publish.json"
 _KIND = "a folder for the hub"
 _MODEL_FILES = ("config.json", "diffusion.json", "conditioner.safetensors", "diffusion_pytorch_model.safetensors")
-_MEANING = {
-    "FileName": "name of the recording, drawn by lot",
+_COLUMNS = {
+    "FileName": "name of the recording, in random order",
     "Split": "TRAIN, VAL or TEST: a proposal",
-    "PatientID": "a number of its own for each recording",
-    "NumberOfFrames": "frames",
+    "PatientID": "a different number for each recording",
+    "NumberOfFrames": "number of frames",
     "FPS": "frames per second",
     "FrameHeight": "pixels",
     "FrameWidth": "pixels",
-    "class_id": "class that was asked for",
-    "class_name": "its name",
-    "EF": "ejection fraction that was asked for, to the next whole number",
-    "View": "view that was asked for",
-    "HeartRate": "beats per minute that were asked for, to the next whole number",
-    "ED": "frames of end diastole",
-    "ES": "frames of end systole",
+    "class_id": "requested class",
+    "class_name": "name of the class",
+    "EF": "requested ejection fraction, rounded to a whole number",
+    "View": "requested view",
+    "HeartRate": "requested heart rate in beats per minute, rounded to a whole number",
+    "ED": "end-diastolic frames",
+    "ES": "end-systolic frames",
 }
-"""Of the columns that may be published: no other says anything but how a sample came about, and whom it is near."""
+"""Columns that may be published, with their meaning. The others tell how a sample was generated or whom it resembles."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is published, and its sources."""
+
+    what: str
+    license: str
+    columns: Sequence[str]
+    artifact: str | None
+    approval: Approval
+    command: str
+    code_version: str
+
+    @property
+    def sources(self) -> Sources:
+        return self.approval.sources
+
+    def record(self) -> dict[str, Any]:
+        """The settings in publish.json."""
+        settings = {"what": self.what, "license": self.license, "columns": [*self.columns]}
+        return {**settings, "of": self._source_digest()}
+
+    def _source_digest(self) -> str:
+        """SHA-256 over the checksums of what is published and of all records that its card is filled from."""
+        if self.what in GENERATORS:
+            parts = [str(artifact_record(str(self.artifact)).get("fingerprint"))]
+        else:
+            assert self.sources.synthetic is not None
+            parts = [self.sources.synthetic.checksum]
+        paths = sorted(self.sources.paths.items())
+        parts += [f"{name} {file_sha256(path)}" for name, path in paths if path.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def publish(
@@ -65,7 +99,7 @@ def publish(
     real: InputPath,
     latents: InputPath,
     artifact: InputPath | None,
-    passed: Mapping[str, InputPath],
+    passed_stores: Mapping[str, InputPath],
     records: Mapping[str, InputPath],
     folders: Mapping[str, InputPath],
     columns: Sequence[str],
@@ -75,200 +109,171 @@ def publish(
 ) -> Summary:
     """Write ``dst``: README.md, and the store ``src`` or the generator ``artifact``; upload it if ``push`` is given.
 
-    ``what`` says which. The filter's record and that of the audit, in ``records``, and what the filter let through,
-    ``passed``, must allow it: see ``publishing.checks``. Nobody of the store ``real`` is named, whose ``latents``
-    filter and audit compared with. ``push`` is <namespace>/<name> on the hub. Commands are recorded
-    below ``folders``. The folder is made as ``<dst>.partial``, checked, and renamed.
-    Raises ``UserError`` where it is refused.
+    ``what`` is one of ``STORES`` or ``GENERATORS``. The records of filter and audit in ``records``, and the stores of
+    samples that passed the filter, ``passed_stores``, must allow it: see ``publishing.checks``; ``accept_findings``
+    allows generators with findings. No patient of the store ``real`` may be named; ``latents`` is the store that filter
+    and audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
+    recorded commands. The folder is written as ``<dst>.partial``, checked, and renamed. Raises ``UserError`` if it is
+    refused.
     """
-    check_known(what)
+    check_publishable(what)
     check_push(push)
-    license = _check(license, columns, public, accept_findings)
-    told = {name: records.get(name, f"{dst}/no {name}") for name in FILES}  # a card tells of the usual ones
-    stores: dict[str, str | None] = {"real": real, "src": src}
-    sources = load_sources(study, True, {"real": real, "videos": src}, passed, told, folders)
-    cleared = _cleared(what, stores, artifact, sources, accept_findings)
-    check_study(cleared, latents)
+    license = _check_settings(license, columns, public, accept_findings)
+    all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
+    sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
+    if sources.real is None:
+        raise UserError(f"real={real} does not exist: it is needed, to check that none of its patients is named")
+    if what in GENERATORS:
+        approval = approve_model(what, str(artifact), sources, accept_findings)
+    elif sources.synthetic is None:
+        raise UserError(f"src={src} does not exist: run stage=decode, or give src=")
+    else:
+        approval = approve_store(what, sources)
+    check_reference_patients(approval, latents)
+    command = redact_paths_in_command(command)
+    request = _Request(what, license, columns, artifact, approval, command, code_version)
     target = Path(dst)
-    asked = {"what": what, "license": license, "columns": [*columns], "of": _of(what, sources, artifact)}
-    facts = {"command": redact_paths_in_command(command), "code_version": code_version}
     with made_whole(target) as work:
         if work is not None:
-            _write(work, what, license, cleared, artifact, columns, asked, facts)
+            _write_folder(work, request)
     if work is None:
-        require_same(target / RECORD, asked, _KIND)
-        _verified(target, what, cleared)
-    state = "already complete" if work is None else "done"
-    address = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
-    return _summary(target, state, cleared, license, address)
+        require_same(target / RECORD, request.record(), _KIND)
+        _check_folder(target, request)
+    url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
+    return _summary(target, "already complete" if work is None else "done", request, url)
 
 
-def _cleared(
-    what: str, stores: Mapping[str, str | None], artifact: str | None, sources: Sources, accept_findings: bool
-) -> Cleared:
-    if sources.real is None:
-        raise UserError(f"real={stores['real']} does not exist: it is needed, to make sure that nobody in it is named")
-    if what in GENERATORS:
-        return clear_model(what, str(artifact), sources, accept_findings)
-    if sources.synthetic is None:
-        raise UserError(f"src={stores['src']} does not exist: run stage=decode, or give src=")
-    return clear_store(what, sources)
-
-
-def _check(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
-    """The licence. Raises ``UserError`` where it or another setting cannot be."""
+def _check_settings(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
+    """The license. Raises ``UserError`` for impossible settings."""
     if license is None:
-        raise UserError("license= is needed, as the hub names it (cc-by-nc-4.0, mit, other, ...): nobody else knows it")
-    if not valid_license(license):
-        raise UserError(f"license={license} is no licence as the hub names them: give cc-by-nc-4.0, mit, other, ...")
+        raise UserError("license= is needed, as the hub writes it (cc-by-nc-4.0, mit, other, ...): it has no default")
+    if not is_license(license):
+        raise UserError(f"license={license} is no license identifier of the hub: give cc-by-nc-4.0, mit, other, ...")
     validation.true_or_false("public", public)
     validation.true_or_false("accept_findings", accept_findings)
-    if private := [name for name in columns if name not in _MEANING]:
-        raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_MEANING)}")
+    if private := [name for name in columns if name not in _COLUMNS]:
+        raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_COLUMNS)}")
     return license
 
 
-def _of(what: str, sources: Sources, artifact: str | None) -> str:
-    """A digest of what is published and of all that its card tells; nothing can be told from it."""
-    if what in GENERATORS:
-        parts = [str(metrics_of(str(artifact)).get("fingerprint"))]
-    else:
-        assert sources.synthetic is not None
-        parts = [sources.synthetic.checksum]
-    parts += [f"{name} {file_sha256(path)}" for name, path in sorted(sources.paths.items()) if path.is_file()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _write(
-    work: Path,
-    what: str,
-    license: str,
-    cleared: Cleared,
-    artifact: str | None,
-    columns: Sequence[str],
-    asked: Mapping[str, Any],
-    facts: Mapping[str, str],
-) -> None:
-    """Write and check the folder ``work``; what a killed run left is gone on with."""
-    begin(work / RECORD, asked, _KIND)
-    if what in GENERATORS:
-        card = _model(work, what, license, cleared, Path(str(artifact)), facts)
-    else:
-        card = _store(work / STORE, what, license, cleared, columns, facts)
+def _write_folder(work: Path, request: _Request) -> None:
+    """Write and check the folder ``work``; an interrupted run is continued."""
+    settings = request.record()
+    begin(work / RECORD, settings, _KIND)
+    card = _write_model(work, request) if request.what in GENERATORS else _write_store(work / STORE, request)
     (work / CARD).write_text(card, encoding="utf-8")
-    write_record(work / RECORD, {**asked, **facts, "findings": cleared.findings, "sums": _sums(work)})
-    _verified(work, what, cleared)
+    run = {"command": request.command, "code_version": request.code_version}
+    write_record(work / RECORD, {**settings, **run, "findings": request.approval.findings, "sums": _checksums(work)})
+    _check_folder(work, request)
 
 
-def _store(
-    root: Path, what: str, license: str, cleared: Cleared, columns: Sequence[str], facts: Mapping[str, str]
-) -> str:
-    """The recordings under names of no meaning, in an order of no meaning; returns the card."""
-    source = cleared.sources.synthetic
+def _write_store(root: Path, request: _Request) -> str:
+    """Write the recordings under new names, in random order; return the card."""
+    approval, source = request.approval, request.sources.synthetic
     assert source is not None
     verify(source.root)
-    kept = [name for name in _MEANING if name in REQUIRED_COLUMNS or (name in columns and name in source.table)]
-    names = _lots(source, cleared.sources.paths[f"filter_{cleared.on}"].with_name(SCORES))
-    made = source.dataset
+    kept = [name for name in _COLUMNS if name in REQUIRED_COLUMNS or (name in request.columns and name in source.table)]
+    order = _random_order(source, request.sources.paths[f"filter_{approval.kind}"].with_name(SCORES))
     dataset = Dataset(
         kind="video",
-        channels=made.channels,
-        height=made.height,
-        width=made.width,
+        channels=source.dataset.channels,
+        height=source.dataset.height,
+        width=source.dataset.width,
         synthetic=True,
-        settings={"filter": cleared.decision["statement"], "generators": dict(cleared.generators)},
-        command=facts["command"],
-        code_version=facts["code_version"],
+        settings={"filter": approval.decision["statement"], "generators": dict(approval.generators)},
+        command=request.command,
+        code_version=request.code_version,
     )
-    digits = max(4, len(str(len(names))))
-    fresh = {name: f"{cleared.sources.study}-{number:0{digits}}" for number, name in enumerate(names, 1)}
+    digits = max(4, len(str(len(order))))
+    new_names = {name: f"{request.sources.study}-{number:0{digits}}" for number, name in enumerate(order, 1)}
     with StoreWriter(root, dataset) as writer:
-        for row in sorted(source.table.to_dict("records"), key=lambda row: fresh[row["FileName"]]):
-            if not writer.complete and fresh[row["FileName"]] not in writer.done:
-                media = writer.scratch_path(fresh[row["FileName"]])
+        for row in sorted(source.table.to_dict("records"), key=lambda row: new_names[row["FileName"]]):
+            new_name = new_names[row["FileName"]]
+            if not writer.complete and new_name not in writer.done:
+                media = writer.scratch_path(new_name)
                 shutil.copyfile(source.path(row["FileName"]), media)
-                writer.commit(_row(row, kept, fresh[row["FileName"]]), media)
+                writer.commit(_public_row(row, kept, new_name), media)
         if not writer.complete:
-            writer.finish(sorted(fresh.values()))
-    told = {
-        "recordings": len(names),
+            writer.finish(sorted(new_names.values()))
+    contents = {
+        "recordings": len(order),
         "frames": int(source.table["NumberOfFrames"].sum()),
-        "columns": [(name, _MEANING[name]) for name in kept],
-        "pixels": "gray" if made.channels == 1 else "rgb24",
+        "columns": [(name, _COLUMNS[name]) for name in kept],
+        "pixels": "gray" if source.dataset.channels == 1 else "rgb24",
     }
-    return data_card(cleared, what, license, told)
+    return dataset_card(approval, request.what, request.license, contents)
 
 
-def _lots(source: Store, private: Path) -> list[str]:
-    """The names of ``source`` in an order that is the same each time, and that takes the file ``private`` to tell."""
-    secret = file_sha256(private if private.is_file() else source.root / CHECKSUMS)
+def _random_order(source: Store, secret: Path) -> list[str]:
+    """The names of ``source`` in an order that depends on the private file ``secret``: fixed, but unknown to others."""
+    key = file_sha256(secret if secret.is_file() else source.root / CHECKSUMS)
     names = [str(name) for name in source.table["FileName"]]
-    return sorted(names, key=lambda name: hashlib.sha256(f"{secret} {name}".encode()).hexdigest())
+    return sorted(names, key=lambda name: hashlib.sha256(f"{key} {name}".encode()).hexdigest())
 
 
-def _row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
-    """``row`` with the columns ``kept``, under its new ``name``."""
-    found = {column: None if row[column] != row[column] else row[column] for column in kept}  # NaN is no value
-    for column in ("HeartRate", "EF"):  # their digits may be those of one patient
-        if (value := found.get(column)) is not None:
-            found[column] = round(float(value))
-    return {**found, "FileName": name, "PatientID": name.rpartition("-")[2]}
+def _public_row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
+    """The columns ``kept`` of ``row``, with the new ``name``."""
+    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # NaN is no value
+    for column in ("HeartRate", "EF"):  # their decimals may be those of one patient
+        if (value := public.get(column)) is not None:
+            public[column] = round(float(value))
+    return {**public, "FileName": name, "PatientID": name.rpartition("-")[2]}
 
 
-def _model(work: Path, what: str, license: str, cleared: Cleared, artifact: Path, facts: Mapping[str, str]) -> str:
-    """Weights and settings, byte for byte; its record and recipe without places. Returns the card."""
+def _write_model(work: Path, request: _Request) -> str:
+    """Copy weights and configuration, artifact.json and training.yaml without paths; return the card."""
+    artifact = Path(str(request.artifact))
     for name in _MODEL_FILES:
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
-    told = metrics_of(str(artifact))
-    write_record(work / FACTS, {**told, "command": redact_paths_in_command(str(told.get("command", "")))})
-    recipe = (artifact / CONFIG).read_text(encoding="utf-8")
-    (work / CONFIG).write_text(redact_absolute_paths(recipe), encoding="utf-8")
-    return model_card(cleared, what, license, told)
+    record = artifact_record(str(artifact))
+    write_record(work / FACTS, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
+    config = (artifact / CONFIG).read_text(encoding="utf-8")
+    (work / CONFIG).write_text(redact_absolute_paths(config), encoding="utf-8")
+    return model_card(request.approval, request.what, request.license, record)
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """Digests of what ``folder`` holds besides its card and its record; a store's own list stands for the store."""
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of ``folder`` other than card and record; of a store, its list of checksums."""
     names = (f"{STORE}/{CHECKSUMS}", FACTS, CONFIG, *_MODEL_FILES)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _verified(folder: Path, what: str, cleared: Cleared) -> None:
-    """Raise ``UserError`` where ``folder`` holds what does not belong there, or names a patient or a place."""
-    real = cleared.sources.real
+def _check_folder(folder: Path, request: _Request) -> None:
+    """Raise ``UserError`` if ``folder`` has other files than it should, or names a patient or a local folder."""
+    real = request.sources.real
     assert real is not None
-    known = {CARD, RECORD, STORE} if (folder / STORE).is_dir() else {CARD, RECORD, FACTS, CONFIG, *_MODEL_FILES}
-    if strange := sorted(path.name for path in folder.iterdir() if path.name not in known):
-        raise UserError(f"{folder / strange[0]} does not belong there: remove {folder}, and run the same command again")
+    allowed = {CARD, RECORD, STORE} if (folder / STORE).is_dir() else {CARD, RECORD, FACTS, CONFIG, *_MODEL_FILES}
+    if unknown := sorted(path.name for path in folder.iterdir() if path.name not in allowed):
+        raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
     if (folder / STORE).is_dir():
         verify(folder / STORE)
-    if (read_record(folder / RECORD) or {}).get("sums") != _sums(folder):
+    if (read_record(folder / RECORD) or {}).get("sums") != _checksums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
-    check_card(folder / CARD, what, cleared)
-    plain = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_MEANING])
+    check_card(folder / CARD, request.what, request.approval)
+    public_text = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_COLUMNS])
+    local_folders = [path for path in (str(Path.home()), str(Path.cwd())) if len(path) > 1]
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
-            if name := find_patient_name(real, text, plain):
-                raise UserError(f"{path} would name {name} of {real.root}: make that without it; remove {folder}")
-            if place := next(
-                (place for place in (str(Path.home()), str(Path.cwd())) if len(place) > 1 and place in text), None
-            ):
-                raise UserError(f"{path} would say {place}, a folder of this machine; remove {folder}")
+            if name := find_patient_name(real, text, public_text):
+                raise UserError(f"{path} would name {name} of {real.root}: make its source without it; remove {folder}")
+            if local := next((local for local in local_folders if local in text), None):
+                raise UserError(f"{path} would contain {local}, a folder of this machine; remove {folder}")
 
 
-def _summary(target: Path, state: str, cleared: Cleared, license: str, address: str) -> Summary:
-    decision = cleared.decision
+def _summary(target: Path, state: str, request: _Request, url: str) -> Summary:
+    decision = request.approval.decision
     facts: dict[str, object] = {
-        "filter": f"{decision['drawn']} drawn, {decision['rejected']} rejected, {decision['kept']} kept",
+        "filter": f"{decision['drawn']} samples, {decision['rejected']} rejected, {decision['kept']} kept",
         "statement": decision["statement"],
-        "audit": "; ".join(cleared.findings) or "no measure stands out; no proof",
-        "licence": license,
-        "sent": address or "nothing: push=<namespace>/<name> sends it",
+        "audit": "; ".join(request.approval.findings) or "no measure stands out, which proves nothing",
+        "license": request.license,
+        "uploaded": url or "nothing: push=<namespace>/<name> uploads it",
     }
     others = [
         name for name in (*STORES, *GENERATORS) if name != target.name and (target.parent / name / CARD).is_file()
     ]
     if others:
-        facts["beside"] = f"{', '.join(others)}: publish samples or their generators, not both; see docs/privacy.md"
+        facts["also here"] = f"{', '.join(others)}: publish samples or their generators, not both; see docs/privacy.md"
     return Summary(f"publish: {target} {state}", facts)

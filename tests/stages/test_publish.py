@@ -16,10 +16,10 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
-from echodream.publishing.cards import valid_license
+from echodream.publishing.cards import is_license
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
-from echodream.stages.publish import _row
+from echodream.stages.publish import _public_row
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.checksums import file_sha256
 from echodream.store.latents import write_latents
@@ -151,10 +151,10 @@ def test_the_data_card_says_what_was_promised_and_measured(published: Path) -> N
     assert {"synthetic", "echocardiography"} <= set(head["tags"])
     assert head["configs"] == [{"config_name": "default", "data_files": "store/FileList.csv"}]
     assert f"> {STATEMENT}" in text
-    assert "Of 8 samples that were drawn, 2 were rejected and 6 kept." in text
+    assert "Of 8 samples, the filter rejected 2 and kept 6." in text
     assert "| Membership inference (lvdm), AUC | 0.52 [0.47, 0.57] | 0.5 |" in text
     assert "| Membership inference (lidm), AUC | 0.52 [0.47, 0.57] | 0.5 |" in text
-    assert "No measure of the audit stands out. That proves nothing." in text
+    assert "No measure of the audit stands out. This proves nothing." in text
     assert LVDM in text
     assert "\n\n\n" not in text
 
@@ -215,12 +215,12 @@ def without_inference(record: dict[str, Any]) -> None:
 
 
 REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
-    ("filter_video/filter.json", failed, "was not decoded from what the filter of videos let through"),
-    ("filter_video/filter.json", percentile, "rule=percentile promises nothing"),
+    ("filter_video/filter.json", failed, "was not decoded from the videos that passed the filter"),
+    ("filter_video/filter.json", percentile, "rule=percentile guarantees nothing"),
     (
         "filter_video/filter.json",
         None,
-        "the filter's verdict is needed, run python sample.py stage=filter data=phantom",
+        "publishing needs the filter, run python sample.py stage=filter data=phantom",
     ),
     ("audit_video/audit.json", None, "nothing is published without its audit, run .*stage=audit data=phantom on=video"),
     ("audit/audit.json", None, "nothing is published without its audit, run .*stage=audit data=phantom$"),
@@ -250,11 +250,11 @@ def test_videos_that_were_not_decoded_from_what_passed_are_refused(study: Path) 
     shutil.rmtree(samples / "private_videos")
     shutil.move(samples / "videos", samples / "others")
     synthetic_stores(samples, 5, samples={"model": LVDM})
-    with pytest.raises(UserError, match="was not decoded from what the filter of videos let through"):
+    with pytest.raises(UserError, match="was not decoded from the videos that passed the filter"):
         run(study, f"src={samples}/others")
     with pytest.raises(UserError, match="is not synthetic"):
         run(study, f"src={study}/data/phantom/videos")
-    with pytest.raises(UserError, match=r"began with other images than .*private, those that the filter let through"):
+    with pytest.raises(UserError, match=r"began with other images than .*private, those that passed the filter"):
         run(study)
 
 
@@ -294,8 +294,8 @@ def other_model(record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
-        ("filter_image/filter.json", failed, "did not pass, so nothing is published: Nothing may pass"),
-        ("filter_image/filter.json", None, "the filter's verdict is needed"),
+        ("filter_image/filter.json", failed, "let nothing pass, so nothing is published: Nothing may pass"),
+        ("filter_image/filter.json", None, "publishing needs the filter"),
         ("filter_image/filter.json", other_model, "was run on samples of another model"),
         ("audit/audit.json", None, "nothing is published without its audit"),
         ("audit/audit.json", other_model, "attacked another lidm"),
@@ -315,7 +315,7 @@ def test_a_generator_is_refused_without_filter_or_audit(
 
 def test_a_generator_that_remembers_is_refused_unless_that_is_accepted(study: Path) -> None:
     changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
-    with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or say accept_findings=true"):
+    with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or publish with accept_findings=true"):
         run(study, "what=lidm")
     run(study, "what=lidm", "accept_findings=true")
     assert "**The audit has a finding.**" in (study / "reports/phantom/hub/lidm/README.md").read_text()
@@ -339,12 +339,12 @@ def test_a_patient_s_name_in_a_training_is_found(study: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["what=reid"], "what=reid is refused: the identity network holds what it learnt of its patients"),
-        (["what=vae"], "what=vae is refused: an autoencoder holds"),
+        (["what=reid"], "what=reid is refused: the identity network contains information about its training patients"),
+        (["what=vae"], "what=vae is refused: an autoencoder contains"),
         (["what=classifier"], "what=classifier is refused"),
         (["what=film"], "what is 'film': choose one of videos, images, lidm, lvdm"),
-        (["license=null"], "license= is needed, as the hub names it"),
-        (["license=Free"], "license=Free is no licence as the hub names them"),
+        (["license=null"], "license= is needed, as the hub writes it"),
+        (["license=Free"], "license=Free is no license identifier of the hub"),
         (["columns=[class_id,Seed]"], r"columns=\[Seed\] is not published"),
         (["columns=[PrivacyScore]"], r"columns=\[PrivacyScore\] is not published"),
         (["public=yes"], "public is 'yes': give true or false"),
@@ -391,17 +391,17 @@ def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest
     assert made == {"name": "lab/hearts", "repo_type": "dataset", "private": True, "exist_ok": True}
     assert (sent["repo_id"], sent["repo_type"]) == ("lab/hearts", "dataset")
     assert sent["folder_path"] == study / "reports/phantom/hub/videos"
-    assert summary.facts["sent"] == "https://hub.example/lab/hearts"
+    assert summary.facts["uploaded"] == "https://hub.example/lab/hearts"
     assert b"hf_secret" not in b"".join(contents(study / "reports").values())
     monkeypatch.setattr(Hub, "private", False)  # what is there is not made private
-    with pytest.raises(UserError, match="push=lab/hearts is there and is public: name another one, or say public=true"):
+    with pytest.raises(UserError, match="push=lab/hearts exists and is public: give another name, or public=true"):
         run(study, "push=lab/hearts")
     del Hub.sent[2:]
     run(study, "push=lab/hearts", "public=true")
     assert Hub.sent[2]["private"] is False
     monkeypatch.setattr(Hub, "broken", True)
     with pytest.raises(
-        UserError, match=r"was not taken by the hub \(no route to host\): .* is complete, give the same"
+        UserError, match=r"was not accepted by the hub \(no route to host\): .* is complete, give the same"
     ):
         run(study, "push=lab/hearts")
 
@@ -460,12 +460,12 @@ def sent(study: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (STATEMENT, "No copy passes.", "has lost the filter's statement"),
-        (STATEMENT, STATEMENT.replace("5 %", "1 %"), "has lost the filter's statement"),
-        (f"> {STATEMENT}", f"<!--\n> {STATEMENT}\n-->", "has lost the filter's statement"),
-        ("membership inference (lidm), AUC is 0.7", "membership inference (lidm), AUC is 0.5", "has lost a finding"),
-        ("differential privacy.\n- ", "differential privacy.\n- But as good.\n- ", "has lost the section Limits"),
-        ("\n## Limits", "\n## Notes", "has lost the section Limits"),
+        (STATEMENT, "No copy passes.", "lacks the filter's statement"),
+        (STATEMENT, STATEMENT.replace("5 %", "1 %"), "lacks the filter's statement"),
+        (f"> {STATEMENT}", f"<!--\n> {STATEMENT}\n-->", "lacks the filter's statement"),
+        ("membership inference (lidm), AUC is 0.7", "membership inference (lidm), AUC is 0.5", "lacks a finding"),
+        ("differential privacy.\n- ", "differential privacy.\n- But as good.\n- ", "lacks the section Limits"),
+        ("\n## Limits", "\n## Notes", "lacks the section Limits"),
         ("# ", "# Our ", None),
         (" It is not", "\n> It is not", None),
     ],
@@ -544,7 +544,7 @@ def test_figures_have_no_digits_of_one_patient() -> None:
     row = {"FileName": "image-000003", "EF": 63.48271, "HeartRate": 71.52, "class_id": 2}
     kept = ["FileName", "EF", "HeartRate", "class_id"]
     made = {"FileName": "study-0007", "PatientID": "0007", "EF": 63, "HeartRate": 72, "class_id": 2}
-    assert _row(row, kept, "study-0007") == made
+    assert _public_row(row, kept, "study-0007") == made
 
 
 def test_commands_name_no_folder_even_with_spaces() -> None:
@@ -553,5 +553,5 @@ def test_commands_name_no_folder_even_with_spaces() -> None:
 
 
 def test_licences() -> None:
-    assert all(map(valid_license, ("cc-by-nc-4.0", "mit", "other", "apache-2.0")))
-    assert not any(map(valid_license, ("", None, "CC BY", "mit\nx: 1", 4)))
+    assert all(map(is_license, ("cc-by-nc-4.0", "mit", "other", "apache-2.0")))
+    assert not any(map(is_license, ("", None, "CC BY", "mit\nx: 1", 4)))
