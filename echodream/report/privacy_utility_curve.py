@@ -1,4 +1,4 @@
-"""The points of a sweep as a curve: what anonymised images are still worth against how well they are linked."""
+"""Utility of anonymized images over their linkability, for the values of a sweep."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,78 +6,79 @@ from typing import Any
 import numpy as np
 
 from echodream.plotting import LinePlot, Series, plot_lines
-from echodream.report.sweep_results import UTILITY, Points, order
+from echodream.report.sweep_results import UTILITY, Result, SweepResults, sort_key
 
 ENDS = ("value", "low", "high")
-LINKS = {"outer": "outer: AUC", "inner": "inner: AUC"}
-"""How well a version is linked to its original, and two versions of a patient to each other: figures of linkability."""
+LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
+"""Results for the linkability of a version to its original, and of two versions of a patient to each other."""
+LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
 UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
-"""Parts of the names of figures that stand for what images are worth; the first that is there."""
-SAID = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
+"""Parts of the names of results that measure utility; the first one that exists is used."""
 
 
-def tradeoff(found: Points, name: str) -> dict[str, Any] | None:
-    """The curve as a record: for each value of ``name`` linkability and utility, each with its interval.
+def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | None:
+    """curve.json: linkability and utility with their intervals, for each value of ``setting``.
 
-    None where fewer than two values have both.
+    None if fewer than two values have both.
     """
-    names = list(dict.fromkeys(figure for figures in found.values() for figure in figures))
-    utility = next((figure for part in UTILITIES for figure in names if part in figure), None)
+    names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
+    utility = next((name for part in UTILITIES for name in names if part in name), None)
     points = []
-    for value, figures in found.items():
-        links = {key: _plain(figures[figure]) for key, figure in LINKS.items() if figure in figures}
-        if utility in figures and links:
-            points.append({"value": value, **links, "utility": _plain(figures[utility])})
+    for value, by_name in results.items():
+        linkability = {key: _interval_record(by_name[name]) for key, name in LINKABILITY.items() if name in by_name}
+        if utility in by_name and linkability:
+            points.append({"value": value, **linkability, "utility": _interval_record(by_name[utility])})
     if len(points) < 2:
         return None
-    floors = [figures[LINKS["inner"]].floor for figures in found.values() if LINKS["inner"] in figures]
+    inner = LINKABILITY["inner"]
+    floors = [by_name[inner].floor for by_name in results.values() if inner in by_name]
     originals = next((floor for floor in floors if floor is not None), None)
-    return {"swept": name, "utility": utility, "points": points, "inner of originals": originals}
+    return {"swept": setting, "utility": utility, "points": points, "inner of originals": originals}
 
 
-def _plain(figure: Any) -> dict[str, float]:
-    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
-    return {"value": figure.value, "low": low, "high": high}
+def _interval_record(result: Result) -> dict[str, float]:
+    low, high = (result.value if end is None else end for end in (result.low, result.high))
+    return {"value": result.value, "low": low, "high": high}
 
 
-def x_positions(values: Iterable[str], kept: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Where the values ``kept`` lie on the x axis: (n,), and the texts of its ticks if not all ``values`` are numbers.
+def x_positions(values: Iterable[str], shown: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Positions of the values ``shown`` on the x axis, (n,), and tick labels if some of all ``values`` are texts.
 
-    Numbers lie at themselves, texts at 0, 1, ... in the order of ``values``.
+    Numbers are their own positions; texts are at 0, 1, ... in the order of ``values``.
     """
     names = list(values)
-    if all(order(name)[0] == 0 for name in names):
-        return np.array([float(name) for name in kept]), []
-    return np.array([float(names.index(name)) for name in kept]), names
+    if all(sort_key(name)[0] == 0 for name in names):
+        return np.array([float(name) for name in shown]), []
+    return np.array([float(names.index(name)) for name in shown]), names
 
 
 def axis_range(x: np.ndarray) -> tuple[float, float]:
-    """The ends of an axis that shows all of ``x``, (n,)."""
+    """Ends of an axis that shows all of ``x``, (n,)."""
     margin = 0.05 * float(x.max() - x.min()) or 1.0
     return float(x.min()) - margin, float(x.max()) + margin
 
 
-def picture(curve: Mapping[str, Any]) -> np.ndarray:
-    """Linkability and utility over the swept value, and utility over linkability: uint8 (height, width, 3)."""
-    points, swept, utility = curve["points"], str(curve["swept"]), str(curve["utility"])
-    over_value, over_linkability, all_ends = {}, {}, []
+def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
+    """Linkability and utility over the swept setting, and utility over linkability: uint8 (height, width, 3)."""
+    points, setting, utility = record["points"], str(record["swept"]), str(record["utility"])
+    over_setting, over_linkability, all_ends = {}, {}, []
     values = [str(point["value"]) for point in points]
-    for key, name in {**SAID, "utility": utility}.items():
+    for key, label in {**LABELS, "utility": utility}.items():
         measured = [point for point in points if key in point]
         if not measured:
             continue
         x, ticks = x_positions(values, [str(point["value"]) for point in measured])
         y, low, high = (np.array([point[key][end] for point in measured]) for end in ENDS)
-        over_value[name] = Series(x, y, low, high)
+        over_setting[label] = Series(x, y, low, high)
         all_ends += [low, high]
         if key != "utility":
-            worth, least, most = (np.array([point["utility"][end] for point in measured]) for end in ENDS)
-            labels = [str(point["value"]) for point in measured]
-            over_linkability[name] = Series(y, worth, least, most, low, high, labels)
+            worth, worth_low, worth_high = (np.array([point["utility"][end] for point in measured]) for end in ENDS)
+            names = [str(point["value"]) for point in measured]
+            over_linkability[label] = Series(y, worth, worth_low, worth_high, low, high, names)
     ends = np.concatenate(all_ends)
     scale = (float(np.floor(10 * min(0.5, ends.min())) / 10), max(1.0, float(ends.max())))
-    positions = x_positions(values, values)[0]
-    left = LinePlot(f"Over {swept}", over_value, swept, "value and 95 % interval", axis_range(positions), scale, ticks)
-    title = f"Utility over linkability; each point is a value of {swept}"
+    x_range = axis_range(x_positions(values, values)[0])
+    left = LinePlot(f"Over {setting}", over_setting, setting, "value and 95 % interval", x_range, scale, ticks)
+    title = f"Utility over linkability; each point is a value of {setting}"
     right = LinePlot(title, over_linkability, "AUC of linkability (0.5: chance)", utility, scale, scale)
     return plot_lines(left, right, columns=2)

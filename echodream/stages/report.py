@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.runs.atomic_folder import FRESH, lock, unlock, write_record
+from echodream.runs.atomic_folder import lock, unlock, write_record, write_text
 from echodream.runs.redaction import find_patient_name
 from echodream.runs.summary import Summary
 from echodream.store.schema import DATASET
@@ -73,9 +73,7 @@ def _write(target: Path, text: str, metrics: Mapping[str, Any]) -> None:
     """Write the page and its numbers, each atomically."""
     handle = lock(target.parent)
     try:
-        fresh = target.with_name(f"{FRESH}{PAGE}")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(target)
+        write_text(target, text)
         write_record(target.with_name(METRICS), metrics)
     finally:
         unlock(handle)

@@ -17,7 +17,7 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.report import privacy_utility_curve
-from echodream.report.sweep_results import read_points
+from echodream.report.sweep_results import read_sweep
 from echodream.runs.summary import Summary
 from tests.support.stores import make_video_store
 
@@ -70,7 +70,7 @@ def both(folder: Path) -> str:
 
 def test_points_are_found_by_the_star_and_ordered_as_numbers(tmp_path: Path) -> None:
     sweep(tmp_path)
-    points = read_points([f"{tmp_path}/g*/study", f"{tmp_path}/g*/study/filter_image"])
+    points = read_sweep([f"{tmp_path}/g*/study", f"{tmp_path}/g*/study/filter_image"])
     assert list(points) == ["1.5", "3", "10"]
     frechet = points["3"]["videos: frechet[classifier]"]
     assert (frechet.value, frechet.low, frechet.high, frechet.floor) == (3.0, 2.5, 3.5, 2.0)
@@ -81,7 +81,7 @@ def test_points_are_found_by_the_star_and_ordered_as_numbers(tmp_path: Path) -> 
 
 def test_rejection_has_the_exact_interval(tmp_path: Path) -> None:
     sweep(tmp_path)
-    points = read_points([f"{tmp_path}/g*/study/filter_image"])
+    points = read_sweep([f"{tmp_path}/g*/study/filter_image"])
     for value, rejected in (("10", 0), ("3", 4), ("1.5", 8)):
         found = points[value]["images: rejected"]
         low, high = binomtest(rejected, 40).proportion_ci(method="exact")
@@ -128,10 +128,10 @@ def test_figures_can_be_asked_for(tmp_path: Path) -> None:
     ("overrides", "says"),
     [
         ([], r"points= is needed: folders of reports with \* for the value"),
-        (["points=[{0}/study]"], r"points has '.*study': write one \* where the value stands"),
+        (["points=[{0}/study]"], r"points has '.*study': write one \* in place of the value"),
         (["points=[{0}/h*/study]"], r"of fewer than two values \(none\): check the pattern"),
         (["points=[{0}/g*3/study]"], r"of fewer than two values \(none\)"),
-        (["points=[{0}/g*/study,{0}/g*/again]"], r"both say videos: frechet\[classifier\] for 1.5"),
+        (["points=[{0}/g*/study,{0}/g*/again]"], r"have videos: frechet\[classifier\] for 1.5"),
         (["points=[{0}/g*/study]", "figures=[fid]"], r"figures has 'fid', which no report has: choose of videos: fre"),
         (["points=[{0}/g*/bad]"], r"bad/utility.json is no report: make it again"),
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
@@ -229,7 +229,7 @@ def test_the_plots_hold_the_figures_of_the_points(tmp_path: Path, monkeypatch: p
     assert floor.y.tolist() == [2.0, 2.0]
     curve = {"swept": "strength", "utility": "auc", "points": [{"value": "0", "outer": figure(0.8, 0.1), "utility": figure(0.7)}]}  # fmt: skip # noqa: E501
     monkeypatch.setattr(privacy_utility_curve, "plot_lines", lambda *panels, columns: panels)
-    over_value, over_linkability = privacy_utility_curve.picture(curve)
+    over_value, over_linkability = privacy_utility_curve.plot_tradeoff(curve)
     assert list(over_value.series) == ["outer linkability, AUC", "auc"]
     (points,) = over_linkability.series.values()
     ends = (points.x, points.x_low, points.x_high, points.y, points.low, points.high)
@@ -258,5 +258,5 @@ def test_a_network_of_originals_tells_the_utility_of_versions_by_versions(tmp_pa
     assert curve["utility"] == "utility of versions: auc"
     assert [point["utility"]["value"] for point in curve["points"]] == pytest.approx([0.9, 0.7, 0.5])
     assert "utility: auc" not in (tmp_path / "out" / "comparison.md").read_text()
-    points = read_points([f"{tmp_path}/u*"])
+    points = read_sweep([f"{tmp_path}/u*"])
     assert points["1"]["utility of originals: auc"].value == 0.95
