@@ -45,7 +45,7 @@ SAMPLE_ERRORS = [
     ),
     (["stage=phantom", "data=phantom", "+stage.worker=1"], "unknown key 'stage.worker'; stage has", "layout"),
     (["stage=phantom", "data=phantom", "+data.source.raw=3"], "unknown key 'data.source.raw'; data.source has", "size"),
-    (["stage=phantom", "data=cardiacnet"], "give data=phantom", ""),
+    (["stage=phantom", "data=cardiacnet"], "use data=phantom", ""),
     (["stage=phantom", "data=phantom", "layout=round"], "layout is 'round': choose one of", "cardiacnet"),
     (["stage=image", "data=phantom", "labels=null"], "labels=null is not possible", "give it a value, or leave it out"),
     (["stage=image", "data=phantom", "artifact=null"], "artifact=null is not possible", "give it a value"),

@@ -109,7 +109,7 @@ def denoising_errors(
     Noise is a function of the seed, the level and the record's number within its patient, so it is the same for all
     patients. All conditions of the recordings are given to the model.
     """
-    groups = [_with_statistics_of(model, view.usable(recordings)) for recordings in (members, others)]
+    groups = [_with_statistics_of(model, view.select_recordings(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
     count = min(map(len, patients_of_groups))
     levels = model.process.evenly_spaced_times(config.levels)

@@ -1,4 +1,4 @@
-"""Predictions written to a Store as they come, from one process or many."""
+"""Lightning callback that writes predictions to a Store, from one process or several."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +11,11 @@ from echodream.store import Dataset, Statistics, StoreWriter
 
 
 class StoreWriterCallback(Callback):
-    """Write each prediction as a row of the store at ``dst``; ``complete`` gives the store its final name.
+    """Writes each prediction as a recording of the store at ``dst``; ``complete`` gives the store its final name.
 
-    ``save(path, prediction)`` writes the media file of one recording and returns what it adds to its row in ``rows``.
-    The store's rows are in ``rows``' order, its statistics are what ``statistics(folder, names)`` returns.
+    ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of one
+    recording and returns columns that replace those of its row. ``statistics(folder, names)`` computes the statistics
+    of the store from the folder of media files.
     """
 
     def __init__(
@@ -28,12 +29,12 @@ class StoreWriterCallback(Callback):
         self.dst, self.dataset, self.rows, self.save, self.statistics = dst, dataset, rows, save, statistics
         self.writer: StoreWriter | None = None
         self.done: set[str] = set()
-        """Names that need no prediction; filled when prediction begins."""
+        """Names of the recordings that need no prediction; set in ``setup``."""
         self.already_complete = False
-        """Whether the store was there before; known when prediction begins."""
+        """Whether the complete store existed before; set in ``setup``."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Open the store: rank 0 alone, then the others."""
+        """Open the store, first on rank 0, then on the other ranks."""
         for first in (True, False):
             if (trainer.global_rank == 0) == first:
                 self.writer = StoreWriter(self.dst, self.dataset, shard=trainer.global_rank).__enter__()
@@ -50,9 +51,9 @@ class StoreWriterCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write what is new; ``outputs`` holds one prediction for each of ``batch.names``.
+        """Write the new predictions; ``outputs`` holds one for each of ``batch.names``.
 
-        A process that was asked to end does so here: Lightning heeds SIGTERM in training only.
+        Stops after SIGTERM: Lightning handles this signal in training only.
         """
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
@@ -63,10 +64,10 @@ class StoreWriterCallback(Callback):
             raise KeyboardInterrupt
 
     def complete(self, trainer: pl.Trainer) -> None:
-        """Complete the store on rank 0 when all processes have written theirs; every process calls this.
+        """Finish the store on rank 0 after all processes have written their recordings; every process calls this.
 
-        Not a hook, because Lightning leaves out those of a prediction without batches: a process that had none, or a
-        run in which only the completion was left to do.
+        It is not a Lightning hook, because Lightning skips the hooks of a prediction without batches, for example when
+        all recordings were written before an interruption.
         """
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
@@ -77,10 +78,10 @@ class StoreWriterCallback(Callback):
         trainer.strategy.barrier()
 
     def close(self) -> None:
-        """Let go of the store; what is committed stays for the next run."""
+        """Release the store; committed recordings stay for the next run."""
         if self.writer is not None:
             self.writer.__exit__(None, None, None)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of the store."""
+        """Release the store."""
         self.close()

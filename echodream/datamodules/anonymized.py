@@ -45,7 +45,7 @@ class AnonymizedData(StoreData):
             self.store = Store(str(anonymised), kind=real.dataset.kind, encoder=real.dataset.encoder)
             self.store.table = versions_table(self.store, real, match)
             self.store.dataset = replace(self.store.dataset, statistics=real.dataset.statistics)  # in their units
-            self._check()
+            self._check_store()
 
 
 def versions_table(

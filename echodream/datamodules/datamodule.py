@@ -1,4 +1,4 @@
-"""The one LightningDataModule."""
+"""The LightningDataModule of a Store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ from echodream.store import Store
 class StoreData(LightningDataModule):
     """Batches (``echodream.types.Batch``) of ``view`` from the store at ``src``, by its Split column.
 
-    Training is shuffled anew each epoch, validation and test are always the same; every sample is a function of
-    (``seed``, epoch, index) for any number of ``workers``. ``columns`` of FileList.csv go along: numbers as (B,)
-    tensors (int64 or float32, NaN where empty), text as lists. ``augment`` holds in training only. The last batch is
-    smaller rather than dropped, unless ``drop_last``.
+    Training samples are shuffled in each epoch; validation and test samples are always the same. Every sample is a
+    function of (``seed``, epoch, index), for any number of ``workers``. ``columns`` of FileList.csv are added to the
+    batch: numbers as tensors, (B,), int64 or float32 with NaN for empty cells; text as lists. ``augment`` applies to
+    training only. The last, smaller batch is kept unless ``drop_last``.
 
-    Raises ``UserError`` when the store is not of the ``kind`` or ``encoder`` asked for, has no such column, has
-    recordings of different sizes, or has no recording in a split that is asked for.
+    Raises ``UserError`` when the store is not of the required ``kind`` or ``encoder``, lacks a column, has recordings
+    of different sizes, or has no recording in a split that is read.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class StoreData(LightningDataModule):
         self.store = Store(src, kind=kind, encoder=encoder)
         self.view, self.batch_size, self.workers, self.seed = view, batch_size, workers, seed
         self.columns, self.augment, self.drop_last = tuple(columns), augment, drop_last
-        self._made: dict[str, ViewDataset] = {}
-        self._check()
+        self._datasets: dict[str, ViewDataset] = {}
+        self._check_store()
 
-    def _check(self) -> None:
+    def _check_store(self) -> None:
         table = self.store.table
         for name in self.columns:
             if name not in table:
@@ -61,59 +61,59 @@ class StoreData(LightningDataModule):
         if len(sizes) > 1:
             first, second = (f"{width}x{height}" for height, width in sizes[:2])
             raise UserError(
-                f"{self.store.root} has recordings of {len(sizes)} sizes ({first}, {second}, ...), which cannot be "
-                "batched: ingest with one size="
+                f"{self.store.root} has recordings of {len(sizes)} sizes ({first}, {second}, ...), which cannot form "
+                "a batch: ingest with one data.size="
             )
-        if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.for_pixels_only()):
+        if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.pixel_augmentations()):
             raise UserError(f"augment.{wrong[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
 
     def samples(self, split: str) -> ViewDataset:
-        """The samples of ``split`` (TRAIN, VAL or TEST), made once."""
-        if split not in self._made:
+        """The dataset of ``split`` (TRAIN, VAL or TEST), created on first use."""
+        if split not in self._datasets:
             train = split == "TRAIN"
-            view = self.view if train else self.view.fixed()
+            view = self.view if train else self.view.for_evaluation()
             rows = self.recordings(split)
-            self._made[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
-        return self._made[split]
+            self._datasets[split] = ViewDataset(rows, view, self.seed, self.columns, self.augment if train else None)
+        return self._datasets[split]
 
     def recordings(self, split: str) -> Recordings:
         """The recordings of ``split``."""
         return Recordings(self.store, split)
 
-    def training(self) -> ViewDataset | MixedDataset:
-        """What is trained on."""
+    def training_dataset(self) -> ViewDataset | MixedDataset:
+        """The dataset of training samples."""
         return self.samples("TRAIN")
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled by (seed, epoch); can go on in the middle of an epoch."""
-        samples = self.training()
+        """Training batches, shuffled by (seed, epoch). The loader can resume in the middle of an epoch."""
+        samples = self.training_dataset()
         sampler = self._sampler(samples, fixed=False)
         world = self.trainer.world_size if self.trainer is not None else 1
         if self.drop_last and self.batch_size * world < 2:
-            raise UserError("batch_size=1 is too few for batch normalisation, which needs two samples: give 2 or more")
+            raise UserError("batch_size=1 is too small for batch normalization: use at least 2")
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(
-                f"batch_size={self.batch_size} with drop_last leaves nothing of {len(sampler)} samples: lower it"
+                f"batch_size={self.batch_size} with drop_last leaves no batch of {len(sampler)} samples: lower it"
             )
-        return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._settings())
+        return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._loader_settings())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The same batches every time."""
-        return self._fixed("VAL")
+        """Validation batches, the same in every epoch."""
+        return self._evaluation_loader("VAL")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The same batches every time."""
-        return self._fixed("TEST")
+        """Test batches, always the same."""
+        return self._evaluation_loader("TEST")
 
-    def _fixed(self, split: str) -> DataLoader[dict[str, Any]]:
+    def _evaluation_loader(self, split: str) -> DataLoader[dict[str, Any]]:
         samples = self.samples(split)
-        return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings())
+        return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._loader_settings())
 
     def _sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 
-    def _settings(self) -> dict[str, Any]:
+    def _loader_settings(self) -> dict[str, Any]:
         return {
             "batch_size": self.batch_size,
             "num_workers": self.workers,

@@ -1,4 +1,4 @@
-"""Samples by number, in an order that depends on seed and epoch alone, and batches that can be resumed."""
+"""PyTorch datasets, sampler and loader: samples depend on seed, epoch and index only, and loading can be resumed."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -15,36 +15,36 @@ from echodream.types import Batch
 
 
 class SampleIndex(NamedTuple):
-    """What a sampler asks of ``Samples``. The epoch travels with the index, so it reaches workers that persist."""
+    """Index of a sample in an epoch. The epoch is part of the index, so that it reaches persistent workers."""
 
     epoch: int
     number: int
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of all randomness in one sample: a function of its arguments alone."""
+    """Random generator of one sample, a function of the arguments only."""
     return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """The samples of ``view`` over ``rows``; each is a function of (seed, epoch, index), whichever worker makes it.
+    """Dataset of the samples of a ``view`` of the recordings ``rows``; each is a function of (seed, epoch, index).
 
-    ``columns`` of FileList.csv go along, and ``augment`` varies x and its references alike, the other of a pair apart.
-    Raises ``UserError`` when the view or a column cannot be had from these recordings.
+    ``columns`` of FileList.csv are added to a sample. ``augment`` varies a clip and its reference frames equally, and
+    the two frames of a pair independently. Raises ``UserError`` when the recordings do not allow this view.
     """
 
     def __init__(
         self, rows: Recordings, view: View, seed: int, columns: Sequence[str] = (), augment: Augment | None = None
     ) -> None:
-        rows = view.usable(rows)
+        rows = view.select_recordings(rows)
         self.rows, self.view, self.seed, self.augment = rows, view, seed, augment
-        self.columns = {name: _values(rows.column(name)) for name in columns}
+        self.columns = {name: _column_values(rows.column(name)) for name in columns}
 
     def __len__(self) -> int:
-        return self.view.count(self.rows)
+        return self.view.number_of_samples(self.rows)
 
-    def __getitem__(self, draw: SampleIndex | int) -> dict[str, Any]:
-        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+    def __getitem__(self, position: SampleIndex | int) -> dict[str, Any]:
+        epoch, index = position if isinstance(position, tuple) else (0, position)
         rng = sample_generator(self.seed, epoch, index)
         sample = self.view.sample(self.rows, index, rng)
         item: dict[str, Any] = {
@@ -58,27 +58,27 @@ class ViewDataset(Dataset[dict[str, Any]]):
         if sample.other_row is not None:
             item["other_name"] = self.rows.names[sample.other_row]
             item["same"] = torch.tensor(float(bool(sample.same)))
-        return {**self._tensors(sample, rng), **item}
+        return {**self._augmented_tensors(sample, rng), **item}
 
-    def _tensors(self, sample: Sample, rng: np.random.Generator) -> dict[str, Tensor]:
-        vary = self.augment if self.augment is not None else (lambda x, _: x)
+    def _augmented_tensors(self, sample: Sample, rng: np.random.Generator) -> dict[str, Tensor]:
+        augment = self.augment if self.augment is not None else (lambda x, _: x)
         if sample.reference is not None:
             sizes = [sample.x.shape[1], sample.reference.shape[1]]
-            x, reference = vary(torch.cat([sample.x, sample.reference], 1), rng).split(sizes, 1)
+            x, reference = augment(torch.cat([sample.x, sample.reference], 1), rng).split(sizes, 1)
             return {"x": x, "reference": reference}
         parts = {"x": sample.x} if sample.other is None else {"x": sample.x, "other": sample.other}
-        varied = {name: vary(part, rng) for name, part in parts.items()}
-        if not self.view.still:
-            return varied
-        return {name: part.transpose(0, 1).flatten(0, 1) for name, part in varied.items()}  # frame by frame
+        augmented = {name: augment(part, rng) for name, part in parts.items()}
+        if not self.view.stacks_frames:
+            return augmented
+        return {name: part.transpose(0, 1).flatten(0, 1) for name, part in augmented.items()}  # (F * C, H, W)
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
-    """``parts`` joined: real samples, synthetic ones, or both; each is a function of (seed, epoch, index).
+    """Dataset of one or two parts, such as real and synthetic samples; a function of (seed, epoch, index).
 
-    A round has all of the first part and ``ratio`` times as many of the second, others in each round, or all of it if
-    None. An epoch is a round, or, where ``length`` is given, the next ``length`` samples of shuffled rounds: as many
-    steps whatever the parts hold.
+    A round contains all samples of the first part and ``ratio`` times as many of the second, different ones in each
+    round (None: all of them). An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
+    rounds, so that the number of steps does not depend on the size of the parts.
     """
 
     def __init__(
@@ -88,34 +88,34 @@ class MixedDataset(Dataset[dict[str, Any]]):
         self.counts = [len(part) for part in self.parts]
         if ratio is not None and len(parts) == 2:
             self.counts[1] = max(1, round(ratio * self.counts[0]))
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._permutations: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.length or sum(self.counts)
 
-    def __getitem__(self, draw: SampleIndex | int) -> dict[str, Any]:
-        epoch, index = draw if isinstance(draw, tuple) else (0, draw)
+    def __getitem__(self, position: SampleIndex | int) -> dict[str, Any]:
+        epoch, index = position if isinstance(position, tuple) else (0, position)
         turn, place = divmod(epoch * len(self) + index, sum(self.counts))
         if self.length is not None:
-            place = int(self._order(0, turn, sum(self.counts))[place])
+            place = int(self._permutation(0, turn, sum(self.counts))[place])
         part = 0 if place < self.counts[0] else 1
         place -= self.counts[0] * part
         cycle, number = divmod(turn * self.counts[part] + place, len(self.parts[part]))
         if self.counts[part] != len(self.parts[part]):
-            number = int(self._order(1, cycle, len(self.parts[part]))[number])
+            number = int(self._permutation(1, cycle, len(self.parts[part]))[number])
         return self.parts[part][SampleIndex(cycle, number)]
 
-    def _order(self, what: int, turn: int, count: int) -> np.ndarray:
-        """The order of ``count`` samples in one turn: 0, of a round's; 1, of the second part's."""
-        if (what, turn) not in self._orders:
-            self._orders = {key: order for key, order in self._orders.items() if key[1] >= turn - 1}
-            made = np.random.default_rng(np.random.SeedSequence((self.seed, 17 + what, turn))).permutation(count)
-            self._orders[what, turn] = made
-        return self._orders[what, turn]
+    def _permutation(self, stream: int, turn: int, count: int) -> np.ndarray:
+        """Random order of ``count`` samples in round ``turn``; stream 0: of the whole round, 1: of the second part."""
+        if (stream, turn) not in self._permutations:
+            self._permutations = {key: order for key, order in self._permutations.items() if key[1] >= turn - 1}
+            rng = np.random.default_rng(np.random.SeedSequence((self.seed, 17 + stream, turn)))
+            self._permutations[stream, turn] = rng.permutation(count)
+        return self._permutations[stream, turn]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
-    """Samples as one batch: tensors stacked along a new first dimension B, texts as lists."""
+    """Join samples to one batch: tensors are stacked along a new first dimension B, texts become lists."""
 
     def join(values: list[Any]) -> Any:
         if isinstance(values[0], Tensor):
@@ -127,8 +127,8 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     return cast(Batch, join(list(items)))
 
 
-def _values(column: np.ndarray) -> Tensor | list[str]:
-    """Whole numbers as int64, other numbers as float32 (NaN where the cell is empty), anything else as text."""
+def _column_values(column: np.ndarray) -> Tensor | list[str]:
+    """A column as int64 for whole numbers, float32 for other numbers (NaN for an empty cell), else as text."""
     if column.dtype.kind in "iu":
         return torch.from_numpy(column.astype(np.int64))
     if column.dtype.kind == "f":
@@ -137,10 +137,10 @@ def _values(column: np.ndarray) -> Tensor | list[str]:
 
 
 class EpochSampler(DistributedSampler[SampleIndex]):
-    """Each sample once an epoch, in an order that is a function of (seed, epoch), shared among ``world`` processes.
+    """Shuffles the samples by (seed, epoch) and divides them among ``world`` processes.
 
-    As with any DistributedSampler, a few samples are repeated so that all processes get as many. With ``fixed`` the
-    samples come in their own order, and the epoch is always 0.
+    Like any DistributedSampler, it repeats a few samples so that all processes get the same number. With ``fixed`` the
+    samples are not shuffled and the epoch is always 0.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         super().__init__(samples, num_replicas=world, rank=rank, shuffle=not fixed, seed=samples.seed)
         self.fixed = fixed
         self.skip = 0
-        """Samples to leave out at the beginning of a pass: they were seen before training was interrupted."""
+        """Number of samples to skip at the start of an epoch: they were used before training was interrupted."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
+        """Set the epoch of the next iteration."""
         self.epoch = 0 if self.fixed else epoch
 
     def __iter__(self) -> Iterator[SampleIndex]:
@@ -165,22 +165,22 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader over an ``EpochSampler`` that goes on in the middle of an epoch.
+    """A DataLoader over an ``EpochSampler`` that can resume in the middle of an epoch.
 
-    Lightning keeps its state in checkpoints. Nothing is read before the first batch is asked for: only then has
-    Lightning told the sampler which epoch it is.
+    Lightning saves its state in checkpoints. The sampler is read when the first batch is requested, because Lightning
+    sets the epoch only then.
     """
 
-    _seen: tuple[int, int] = (0, 0)
+    _position: tuple[int, int] = (0, 0)
     _resume: tuple[int, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were handed out."""
-        return {"epoch": self._seen[0], "batches": self._seen[1]}
+        """The epoch, and the number of its batches that have been returned."""
+        return {"epoch": self._position[0], "batches": self._position[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out, in the epoch of ``state``, the batches that were handed out."""
-        self._resume = self._seen = (state["epoch"], state["batches"])
+        """Skip the batches of the epoch in ``state`` that have been returned."""
+        self._resume = self._position = (state["epoch"], state["batches"])
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         done, epoch = 0, 0
@@ -192,5 +192,5 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         self._resume = None
         for batch in super().__iter__():
             done += 1
-            self._seen = (epoch, done)
+            self._position = (epoch, done)
             yield batch

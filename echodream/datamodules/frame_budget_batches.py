@@ -1,4 +1,4 @@
-"""Whole recordings batched by a budget of frames: how a store goes through a network once, in order."""
+"""Batches of complete recordings with a limited number of frames, for one pass of a network over a store."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from echodream.store import Store
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Some whole recordings, their frames one after another."""
+    """The concatenated frames of several complete recordings."""
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -22,30 +22,31 @@ class FrameBatch:
     """uint8 pixels (N, C, H, W), or float32 latent means (N, C, H, W)."""
 
     def to(self, device: torch.device) -> Self:
-        """With the frames on ``device``."""
+        """This batch with its frames on ``device``."""
         return replace(self, frames=self.frames.to(device, non_blocking=True))
 
 
 def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Consecutive recordings of one shape whose frames add up to at most ``budget``; a longer one stands alone.
+    """Row numbers of each batch: consecutive recordings of one shape with at most ``budget`` frames in total.
 
-    A function of the whole store and the budget alone, so that a resumed run meets the same batches.
+    A recording with more frames is a batch of its own. The batches depend only on the whole store and the budget, so
+    that a resumed run has the same batches.
     """
     validation.whole_number("budget", budget, note=", the frames of a batch")
-    packs: list[list[int]] = []
-    room = 0
+    batches: list[list[int]] = []
+    remaining = 0
     for index, length in enumerate(lengths):
-        if packs and length <= room and shapes[index] == shapes[packs[-1][0]]:
-            packs[-1].append(index)
-            room -= length
+        if batches and length <= remaining and shapes[index] == shapes[batches[-1][0]]:
+            batches[-1].append(index)
+            remaining -= length
         else:
-            packs.append([index])
-            room = budget - length
-    return packs
+            batches.append([index])
+            remaining = budget - length
+    return batches
 
 
 class FrameBudgetBatches(Dataset[FrameBatch]):
-    """The packs of ``store`` that hold at least one recording whose name is not in ``done``."""
+    """Dataset of the batches of ``store`` that contain at least one recording that is not in ``done``."""
 
     def __init__(self, store: Store, budget: int, done: Collection[str] = ()) -> None:
         table = store.table
@@ -53,17 +54,17 @@ class FrameBudgetBatches(Dataset[FrameBatch]):
         self.names = table["FileName"].tolist()
         self.lengths = table["NumberOfFrames"].tolist()
         shapes = list(zip(table["FrameHeight"], table["FrameWidth"], strict=True))
-        packs = plan_batches(self.lengths, shapes, budget)
-        self.packs = [pack for pack in packs if any(self.names[index] not in done for index in pack)]
+        batches = plan_batches(self.lengths, shapes, budget)
+        self.batches = [batch for batch in batches if any(self.names[index] not in done for index in batch)]
 
     def __len__(self) -> int:
-        return len(self.packs)
+        return len(self.batches)
 
     def __getitem__(self, number: int) -> FrameBatch:
-        pack = self.packs[number]
-        names = tuple(self.names[index] for index in pack)
+        batch = self.batches[number]
+        names = tuple(self.names[index] for index in batch)
         return FrameBatch(
-            names, tuple(self.lengths[index] for index in pack), torch.cat([self._read(name) for name in names])
+            names, tuple(self.lengths[index] for index in batch), torch.cat([self._read(name) for name in names])
         )
 
     def _read(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Key frames of the heart's cycle, from the ED and ES columns: frame numbers separated by spaces."""
+"""Key frames of the cardiac cycle (end diastole, end systole), from the columns ED and ES of FileList.csv."""
 
 import logging
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from echodream.errors import UserError
 log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
+"""Frame numbers of an end diastole, the following end systole, and the following end diastole."""
 
 
 def find_triples(rows: Recordings, row: int) -> list[Triple]:
-    """Every end diastole, with the end systole and the end diastole that follow it at once.
+    """All ED-ES-ED triples of consecutive key frames of a recording.
 
-    Raises ``UserError`` naming the recording when a mark is no frame of it.
+    Raises ``UserError`` when the column ED or ES does not hold frame numbers of the recording.
     """
-    marks = sorted((frame, kind) for kind in ("ED", "ES") for frame in _marks(rows, row, kind))
+    marks = sorted((frame, kind) for kind in ("ED", "ES") for frame in _key_frames(rows, row, kind))
     return [
         (first, middle, last)
         for (first, a), (middle, b), (last, c) in zip(marks, marks[1:], marks[2:], strict=False)
@@ -25,17 +26,18 @@ def find_triples(rows: Recordings, row: int) -> list[Triple]:
 
 
 def recordings_with_triples(rows: Recordings) -> Recordings:
-    """The recordings that have a triple; the log names those that have none. Raises ``UserError`` when none has."""
-    found = [row for row in range(len(rows)) if find_triples(rows, row)]
+    """The recordings with at least one triple; logs the names of the others. Raises ``UserError`` if there are none."""
+    usable = [row for row in range(len(rows)) if find_triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"
-    if not found:
+    if not usable:
         raise UserError(
             f"{where}: {rows.names[0]} has no ED-ES-ED key frames (ED {rows.column('ED')[0]!r}, ES "
-            f"{rows.column('ES')[0]!r}), and no other recording has: mark one whole beat of each, or use another view"
+            f"{rows.column('ES')[0]!r}), nor has any other recording: mark one complete beat of each, or use another "
+            "view"
         )
-    if len(found) == len(rows):
+    if len(usable) == len(rows):
         return rows
-    missing = [name for row, name in enumerate(rows.names) if row not in set(found)]
+    missing = [name for row, name in enumerate(rows.names) if row not in set(usable)]
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
     log.warning(
         "%s: %d of %d recordings have no ED-ES-ED key frames and are left out: %s%s",
@@ -45,10 +47,10 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
         ", ".join(missing[:8]),
         more,
     )
-    return rows.select(found)
+    return rows.select(usable)
 
 
-def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
+def _key_frames(rows: Recordings, row: int, kind: str) -> list[int]:
     text = str(rows.column(kind)[row])
     try:
         marks = [int(word) for word in text.split()]
@@ -62,26 +64,28 @@ def _marks(rows: Recordings, row: int, kind: str) -> list[int]:
     return marks
 
 
-def nearest_triple(found: list[Triple], middle: float) -> Triple:
-    """The triple whose end systole lies nearest the frame ``middle``; the earlier of two that are as near."""
-    return min(found, key=lambda triple: abs(triple[1] - middle))
+def nearest_triple(triples: list[Triple], frame: float) -> Triple:
+    """The triple whose end systole is nearest to ``frame``; of two equally near ones the earlier."""
+    return min(triples, key=lambda triple: abs(triple[1] - frame))
 
 
 @dataclass(frozen=True)
 class Beat:
-    """When key frames are seen: end systole and the next end diastole, in frames from the first end diastole."""
+    """Times of the key frames of one beat, in frames after its first end diastole."""
 
     systole: float
+    """Time of end systole."""
     length: float
+    """Time of the next end diastole."""
 
     def stretched(self, factor: float) -> "Beat":
-        """A beat ``factor`` times as long."""
+        """This beat, ``factor`` times as long."""
         return Beat(self.systole * factor, self.length * factor)
 
-    def placed(self, beats: int) -> tuple[list[int], list[float]]:
-        """Which of the three key frames (ED 0, ES 1, ED 2) is seen when, over ``beats`` one after the other."""
-        which, times = [0], [0.0]
+    def key_frame_times(self, beats: int) -> tuple[list[int], list[float]]:
+        """Key frames (ED 0, ES 1, next ED 2) of ``beats`` consecutive beats, and their times in frames."""
+        key_frames, times = [0], [0.0]
         for beat in range(beats):
-            which += [1, 2]
+            key_frames += [1, 2]
             times += [beat * self.length + self.systole, (beat + 1) * self.length]
-        return which, times
+        return key_frames, times

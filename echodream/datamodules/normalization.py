@@ -1,4 +1,4 @@
-"""From stored values to what networks take, and back. Pure functions."""
+"""Conversion of stored pixels and latents to inputs of networks, and back. Pure functions."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from echodream.store import Statistics
 
 
 def whiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
-    """``(x - mean) / std`` for each channel, the channels lying along ``dim`` (0 for a sample, 1 for a batch).
+    """Normalize per channel: ``(x - mean) / std``, float32.
 
-    Any rank: (C, F, H, W) or (B, C, ...). Float32 out. Raises ``ValueError`` when the number of channels differs.
+    ``x`` is (C, ...) with ``dim`` 0, or (B, C, ...) with ``dim`` 1. Raises ``ValueError`` if C does not match.
     """
     mean, std = _per_channel(x, statistics, dim)
     return (x - mean) / std
 
 
 def unwhiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
-    """The inverse of ``whiten``: ``x * std + mean``. Any rank: (C, F, H, W) or (B, C, ...)."""
+    """The inverse of ``whiten``: ``x * std + mean``. ``x`` is (C, ...) with ``dim`` 0 or (B, C, ...) with ``dim`` 1."""
     mean, std = _per_channel(x, statistics, dim)
     return x * std + mean
 
@@ -33,12 +33,12 @@ def _per_channel(x: Tensor, statistics: Statistics, dim: int) -> tuple[Tensor, T
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """Pixels 0 to 255 as float32 in [-1, 1]. Any shape."""
+    """Convert pixels from 0..255 to float32 in [-1, 1]. Any shape."""
     return pixels.to(torch.float32) / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """The inverse of ``from_uint8``: rounded, and cut at 0 and 255. Any shape."""
+    """The inverse of ``from_uint8``: rounded and clipped to 0..255. Any shape."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Which patients are tested in which fold."""
+"""Patient-grouped, stratified folds for cross-validation."""
 
 from typing import TYPE_CHECKING
 
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
 
 
 def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold, 0 to ``folds`` - 1, of each row, (N,): all rows of a patient in one, ``strata`` in like shares.
+    """The fold of each row, 0 to ``folds`` - 1, (N,): grouped by patient, stratified by ``strata``.
 
-    Raises ``UserError`` when a class has fewer patients than there are folds.
+    Raises ``UserError`` when a class has fewer patients than ``folds``.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     least = min(len(np.unique(patients[strata == value])) for value in np.unique(strata))
     if least < folds:
         raise UserError(f"folds={folds} needs {folds} patients of each class, and one class has {least}: lower it")
-    found = np.full(len(patients), -1)
+    fold_of_row = np.full(len(patients), -1)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, tested) in enumerate(split.split(strata, strata, patients)):
-        found[tested] = number
-    return found
+    for number, (_, test_rows) in enumerate(split.split(strata, strata, patients)):
+        fold_of_row[test_rows] = number
+    return fold_of_row
 
 
 def split_by_fold(
     table: "pd.DataFrame", strata: np.ndarray, folds: int, fold: int, seed: int, unseen: bool
 ) -> "pd.DataFrame":
-    """``table`` with TEST the patients of ``fold``, VAL those of the next one, TRAIN all others.
+    """``table`` with new splits: TEST is ``fold``, VAL is the next fold, TRAIN is the rest.
 
-    If ``unseen``, patients of TRAIN stay there, and folds are made of VAL and TEST patients: of those whom a generator
-    that was trained on TRAIN never saw.
+    With ``unseen``, TRAIN patients stay in TRAIN and only VAL and TEST patients are divided into folds, because a
+    generator trained on TRAIN patients must not be tested with them. Raises ``UserError``.
     """
     validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
     divided = table["Split"].to_numpy() != "TRAIN" if unseen else np.ones(len(table), bool)
     if not divided.any():
-        raise UserError("folds= needs patients of VAL and TEST, whom no generator saw, and there are none")
+        raise UserError("folds= needs VAL or TEST patients, which the generator was not trained on, but there are none")
     number = np.full(len(table), -1)
     patients = table["PatientID"].astype(str).to_numpy()
     number[divided] = assign_folds(patients[divided], strata[divided], folds, seed)

@@ -67,7 +67,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         originals = set(store.table[self.match].astype(str)) if self.match in store.table else set()
         splits = ["TRAIN"] if self.training_images == "anonymised" else ["TEST"]
         splits += ["TEST"] if originals & set(test) else []  # a training set may have no TEST versions
-        store.table = versions_table(store, real, self.match, splits, self.whole["FileName"].tolist())
+        store.table = versions_table(store, real, self.match, splits, self.full_table["FileName"].tolist())
         store.dataset = replace(store.dataset, statistics=real.dataset.statistics)  # whitened like the originals
         return store
 
@@ -83,24 +83,24 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return {name: store for name, store in self.versions.items() if (store.table["Split"] == "TEST").any()}
 
     def test_dataloader(self) -> Any:
-        """Loaders of the originals, then of the versions in each store, in the order of ``tested``."""
+        """Loaders of the originals, then of the versions in each store, in the order of ``test_rows``."""
         loaders = [super().test_dataloader()]
         for store in self._test_versions().values():
-            samples = ViewDataset(Recordings(store, "TEST"), self.view.fixed(), self.seed, self.columns)
-            loaders.append(DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._settings()))
+            samples = ViewDataset(Recordings(store, "TEST"), self.view.for_evaluation(), self.seed, self.columns)
+            loaders.append(DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._loader_settings()))
         return loaders
 
-    def tested(self) -> dict[str, dict[str, int]]:
+    def test_rows(self) -> dict[str, dict[str, int]]:
         """Row of ``store.table`` of each tested image, by name: of the originals, "", and of each anonymized store."""
-        rows = super().tested()
+        rows = super().test_rows()
         for name, store in self._test_versions().items():
             pairs = zip(store.table["FileName"], store.table[ORIGINAL_COLUMN], strict=True)
             rows[name] = {version: rows[""][original] for version, original in pairs}
         return rows
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Training data, for the artifact: sizes, and checksums of all stores."""
-        facts = super().facts()
+        facts = super().metadata()
         stores = {"original": facts["stores"]["real"]}
         stores |= {name: store.checksum for name, store in self.versions.items()}
         trained = {self.training_images: facts["trained"]["real"]}

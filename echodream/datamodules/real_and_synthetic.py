@@ -1,4 +1,4 @@
-"""Training on real recordings, on synthetic ones, or on both; validation and test always on real patients."""
+"""Training data from real recordings, synthetic recordings, or both; validation and test data are always real."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 TRAIN_ON = ("real", "synthetic", "both")
 LABEL_SOURCE = "LabelSource"
-"""The column of a store that was relabelled: which model said its classes."""
+"""Column of a store with predicted labels: the model that predicted them."""
 
 
 class RealAndSyntheticData(StoreData):
-    """``StoreData`` of the real store ``src`` for a ``task``, with the store ``synthetic`` as training samples.
+    """``StoreData`` of the real store ``src`` for a ``task``, optionally with training samples of a synthetic store.
 
-    ``train_on`` "synthetic" takes the TRAIN rows of ``synthetic`` instead of the real ones, "both" joins them:
-    ``ratio`` synthetic samples for each real one in a round, or all. An epoch is a round, or ``length`` samples.
-    With ``folds``, the splits are those of ``fold`` (``split_by_fold``). Raises ``UserError`` for stores that do not go
-    together: other sizes or classes, or patients of VAL and TEST among the training rows of ``synthetic``.
+    ``train_on``: "real", "synthetic" (the TRAIN rows of ``synthetic`` replace the real ones) or "both" (``ratio``
+    synthetic samples per real sample; None: all). ``length`` is the number of samples per epoch. With ``folds``, the
+    splits are those of ``fold`` (see ``split_by_fold``). Raises ``UserError`` when the stores have different sizes or
+    classes, or when VAL or TEST patients are among the training rows of ``synthetic``.
     """
 
     def __init__(
@@ -43,82 +43,80 @@ class RealAndSyntheticData(StoreData):
     ) -> None:
         super().__init__(**store)
         self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
-        self._refuse(synthetic)
-        self._refuse_fold(folds)
-        self.whole = whole = self.store.table
-        self.known = task.known(whole, self.store.root)
-        self.columns = tuple(dict.fromkeys([*self.columns, *task.columns(self.known)]))
-        table = task.usable(whole, self.known)
+        self._check_settings(synthetic)
+        self._check_fold(folds)
+        self.full_table = self.store.table
+        self.output_names = task.output_names(self.full_table, self.store.root)
+        self.columns = tuple(dict.fromkeys([*self.columns, *task.target_columns(self.output_names)]))
+        table = task.select_rows(self.full_table, self.output_names)
         if folds is not None and fold is not None:
             table = split_by_fold(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
         self.store.table = table
-        self.left_out = len(whole) - len(table)
-        self.synthetic = None if train_on == "real" else self._opened(str(synthetic))
+        self.left_out = len(self.full_table) - len(table)
+        """Number of recordings without a target."""
+        self.synthetic = None if train_on == "real" else self._open_synthetic(str(synthetic))
 
-    def _refuse(self, synthetic: str | None) -> None:
+    def _check_settings(self, synthetic: str | None) -> None:
         validation.one_of("train_on", self.train_on, TRAIN_ON)
         if self.train_on != "real" and synthetic is None:
             raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
         if self.ratio is not None and self.train_on != "both":
-            raise UserError(f"ratio= is of train_on=both, and train_on is {self.train_on}: leave it out")
+            raise UserError(f"ratio= needs train_on=both, and train_on is {self.train_on}: remove ratio=")
         if self.ratio is not None:
             validation.number("ratio", self.ratio, maximum=1000, above=0, note=", synthetic samples per real sample")
         if self.length is not None:
             validation.whole_number("datamodule.length", self.length, note=", the samples of an epoch")
 
-    def _refuse_fold(self, folds: int | None) -> None:
+    def _check_fold(self, folds: int | None) -> None:
         fold = self.fold
         if (folds is None) != (fold is None):
             raise UserError(
-                f"datamodule.folds is {folds} and datamodule.fold is {fold}: give both for one run, or folds= for all"
+                f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both for one fold, or folds= for all"
             )
         if type(fold) is not type(folds) or (fold is not None and not 0 <= fold < (folds or 0)):
-            raise UserError(f"datamodule.fold is {fold!r}: give a whole number from 0, below datamodule.folds={folds}")
+            raise UserError(f"datamodule.fold is {fold!r}: use a whole number from 0, below datamodule.folds={folds}")
         if folds is not None and self.train_on == "synthetic":
             raise UserError(
-                "folds= with train_on=synthetic would train the same model in each fold: leave folds= out, and give "
+                "folds= with train_on=synthetic would train the same model in each fold: remove folds=, and set "
                 "seeds=[0,1,2] for several runs"
             )
 
-    def _opened(self, path: str) -> Store:
-        """The synthetic store, its rows those that are trained on."""
+    def _open_synthetic(self, path: str) -> Store:
+        """The synthetic store at ``path``, with the rows to train on. Raises ``UserError`` when it does not match."""
         if not Path(path).is_dir():
-            raise UserError(f"synthetic={path} does not exist: make it with stage=decode, or give another store")
+            raise UserError(f"synthetic={path} does not exist: run stage=decode, or set another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store
-        sizes = [frame_size(one) for one in (store, real)]
-        if sizes[0] != sizes[1]:
-            raise UserError(f"synthetic={path} is of {sizes[0]} and src={real.root} of {sizes[1]}: bring both to one")
-        wanted = self.task.columns(self.known)
-        if lacks := [name for name in wanted if name not in store.table or store.table[name].isna().any()]:
-            raise UserError(f"synthetic={path} lacks {lacks[0]} for some recordings: nothing says what they show")
-        named = zip(store.table["class_id"], store.table["class_name"], strict=True) if self._named(store) else ()
-        if wrong := [name for number, name in named if self.known.get(number, name) != name]:
+        if (size := frame_size(store)) != (real_size := frame_size(real)):
+            raise UserError(f"synthetic={path} is {size} and src={real.root} is {real_size}: use stores of one size")
+        columns = self.task.target_columns(self.output_names)
+        if missing := [name for name in columns if name not in store.table or store.table[name].isna().any()]:
+            raise UserError(f"synthetic={path} has no {missing[0]} for some recordings: train_on needs labels for all")
+        if all({"class_id", "class_name"} <= set(each.table) for each in (store, real)):
+            classes = zip(store.table["class_id"], store.table["class_name"], strict=True)
+            if wrong := [name for number, name in classes if self.output_names.get(number, name) != name]:
+                raise UserError(
+                    f"class_id of {wrong[0]} differs between synthetic={path} and src={real.root}: ingest both again"
+                )
+        table = self.task.select_rows(store.table, self.output_names)
+        if self.output_names and (unknown := sorted(set(table["class_id"].tolist()) - set(self.output_names))):
             raise UserError(
-                f"synthetic={path} gives {wrong[0]} another class_id than src={real.root}: ingest both anew"
-            )
-        table = self.task.usable(store.table, self.known)
-        if self.known and (unknown := sorted(set(table["class_id"].tolist()) - set(self.known))):
-            raise UserError(
-                f"synthetic={path} has class_id {unknown[0]}, which no recording of src={real.root} has: give "
-                "task.classes=, names of both"
+                f"synthetic={path} has class_id {unknown[0]}, which no recording of src={real.root} has: set "
+                "task.classes= to classes of both stores"
             )
         table = table[table["Split"] == "TRAIN"]
         if not len(table):
-            raise UserError(f"synthetic={path} has no TRAIN recording of this task: draw some")
-        held = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
-        if seen := held & set(table["PatientID"].astype(str)):
+            raise UserError(f"synthetic={path} has no TRAIN recording of this task: generate some")
+        held_out = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
+        if overlap := held_out & set(table["PatientID"].astype(str)):
             raise UserError(
-                f"synthetic={path} has {len(seen)} patients in TRAIN who are held out in src={real.root}: they may not "
-                "be trained on"
+                f"synthetic={path} has {len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}: "
+                "a model may not be trained on held-out patients"
             )
         store.table = table
         return store
 
-    def _named(self, store: Store) -> bool:
-        return all({"class_id", "class_name"} <= set(one.table) for one in (store, self.store))
-
-    def training(self) -> ViewDataset | MixedDataset:
-        """The samples of the real store, of the synthetic one, or both."""
+    def training_dataset(self) -> ViewDataset | MixedDataset:
+        """The training samples of the real store, of the synthetic store, or of both."""
         parts = [self.samples("TRAIN")] if self.train_on != "synthetic" else []
         if self.synthetic is not None:
             rows = Recordings(self.synthetic, "TRAIN")
@@ -127,12 +125,12 @@ class RealAndSyntheticData(StoreData):
             return parts[0]
         return MixedDataset(parts, self.seed, self.ratio, self.length)
 
-    def tested(self) -> dict[str, dict[str, int]]:
-        """Of each set that is tested on, by its name, the row of ``store.table`` that each recording is of."""
+    def test_rows(self) -> dict[str, dict[str, int]]:
+        """Name of each test set -> FileName -> row of ``store.table``. The real store is the test set ""."""
         return {"": {name: row for row, name in enumerate(self.store.table["FileName"])}}
 
-    def trained(self) -> "pd.DataFrame":
-        """The rows that are trained on, of both stores, each as often as a round has it."""
+    def training_table(self) -> "pd.DataFrame":
+        """The training rows of both stores; if both are used, Weight is how often a row occurs in a round."""
         import pandas as pd
 
         real = self.store.table[self.store.table["Split"] == "TRAIN"]
@@ -140,33 +138,33 @@ class RealAndSyntheticData(StoreData):
             return real
         if self.train_on == "synthetic":
             return self.synthetic.table
-        share = 1.0 if self.ratio is None else self.ratio * len(real) / len(self.synthetic.table)
-        return pd.concat([real.assign(Weight=1.0), self.synthetic.table.assign(Weight=share)], ignore_index=True)
+        weight = 1.0 if self.ratio is None else self.ratio * len(real) / len(self.synthetic.table)
+        return pd.concat([real.assign(Weight=1.0), self.synthetic.table.assign(Weight=weight)], ignore_index=True)
 
-    def facts(self) -> dict[str, Any]:
-        """What was trained on, for the artifact: sizes and checksums of stores, and who gave the labels."""
-        tables = (
-            {"real": self.store.table[self.store.table["Split"] == "TRAIN"]} if self.train_on != "synthetic" else {}
-        )
+    def metadata(self) -> dict[str, Any]:
+        """Training data, as recorded in the artifact: sizes and checksums of the stores, and the source of labels."""
+        tables = {}
+        if self.train_on != "synthetic":
+            tables["real"] = self.store.table[self.store.table["Split"] == "TRAIN"]
         stores = {"real": self.store.checksum}
         labels = "asked"
         if self.synthetic is not None:
             tables["synthetic"] = self.synthetic.table
             stores["synthetic"] = self.synthetic.checksum
             if LABEL_SOURCE in self.synthetic.table:
-                found = sorted({str(name) for name in self.synthetic.table[LABEL_SOURCE].dropna()} - {""})
-                labels = " ".join(found) or labels
+                models = sorted({str(name) for name in self.synthetic.table[LABEL_SOURCE].dropna()} - {""})
+                labels = " ".join(models) or labels
         sizes = {
             name: {"recordings": len(table), "patients": table["PatientID"].nunique()} for name, table in tables.items()
         }
-        facts = {"train_on": self.train_on, "trained": sizes, "stores": stores, "synthetic_labels": labels}
-        if self.synthetic is None:
-            del facts["synthetic_labels"]
-        return {**facts, "ratio": self.ratio, "fold": self.fold}
+        metadata = {"train_on": self.train_on, "trained": sizes, "stores": stores}
+        if self.synthetic is not None:
+            metadata["synthetic_labels"] = labels
+        return {**metadata, "ratio": self.ratio, "fold": self.fold}
 
 
 def frame_size(store: Store, row: int = 0) -> str:
-    """Width, height and channels of the recording ``row``; mostly all are of one size."""
+    """Width, height and channels of one recording, for messages."""
     first = store.table.iloc[row]
     channels = store.dataset.channels
     return f"{first['FrameWidth']}x{first['FrameHeight']} with {channels} channel{'s' * (channels > 1)}"

@@ -1,4 +1,4 @@
-"""The recordings of one split of a Store, read as networks take them."""
+"""The recordings of one split of a Store, read as inputs of networks."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -14,14 +14,14 @@ from echodream.errors import UserError
 from echodream.store import Store
 
 SEEK_FRAMES = 8
-"""Frames that can be decoded in the time of one seek: frames lying closer than this are read in one run."""
+"""Number of frames that decode in the time of one seek: closer frames are read in one contiguous range."""
 
 
 class Recordings:
-    """The rows of ``store`` whose Split is ``split``; a row is its position among them.
+    """The recordings of ``store`` in ``split``, addressed by row number.
 
-    ``names`` and ``frames`` (int64, one number of frames for each row) are what the views plan with. Raises
-    ``UserError`` when the split is empty, or when latents have no statistics to whiten them with.
+    ``names`` are their FileNames, ``frames`` their numbers of frames (int64). Raises ``UserError`` when the split is
+    empty, or when a latent store has no statistics for normalization.
     """
 
     def __init__(self, store: Store, split: str) -> None:
@@ -35,35 +35,35 @@ class Recordings:
             )
         if store.dataset.kind == "latent" and store.dataset.statistics is None:
             raise UserError(
-                f"{store.root} has no statistics in dataset.json to whiten its latents with: encode it again"
+                f"{store.root} has no statistics in dataset.json, which normalize latents: run stage=encode again"
             )
         self.names: list[str] = self.table["FileName"].tolist()
         self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
 
     def select(self, rows: Sequence[int]) -> Self:
-        """These ``rows`` alone."""
-        part = copy(self)
-        for name in ("cumulative_frames", "patient_numbers"):  # cached properties of the rows
-            part.__dict__.pop(name, None)
-        part.table = self.table.iloc[list(rows)].reset_index(drop=True)
-        part.names, part.frames = [self.names[row] for row in rows], self.frames[list(rows)]
-        return part
+        """The recordings of these ``rows`` only, in this order."""
+        subset = copy(self)
+        for name in ("cumulative_frames", "patient_numbers"):
+            subset.__dict__.pop(name, None)
+        subset.table = self.table.iloc[list(rows)].reset_index(drop=True)
+        subset.names, subset.frames = [self.names[row] for row in rows], self.frames[list(rows)]
+        return subset
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
     def cumulative_frames(self) -> np.ndarray:
-        """Running total of the number of frames: int64, one for each row."""
+        """Cumulative number of frames after each row: int64, (N,)."""
         return np.cumsum(self.frames)
 
     @cached_property
     def patient_numbers(self) -> np.ndarray:
-        """A number for each row's patient: int64."""
+        """Patient of each row, as a number from 0: int64, (N,)."""
         return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
 
     def column(self, name: str) -> np.ndarray:
-        """The column ``name`` of FileList.csv, one value for each row. Raises ``UserError`` naming those there are."""
+        """The column ``name`` of FileList.csv, (N,). Raises ``UserError`` if it is missing."""
         if name not in self.table:
             raise UserError(
                 f"{self.store.root} has no column {name!r}; it has {', '.join(map(str, self.table.columns))}"
@@ -73,23 +73,23 @@ class Recordings:
     def read(self, row: int, indices: Sequence[int], rng: np.random.Generator, posterior: str = "sample") -> Tensor:
         """The frames ``indices`` of a recording, in that order: float32, (C, F, H, W).
 
-        Pixels are in [-1, 1]. Latents are drawn from the stored posterior with ``rng`` (or its ``mean``) and whitened
-        with the store's statistics. Raises ``StoreError`` when the file is damaged.
+        Pixels are in [-1, 1]. Latents are sampled from the posterior with ``rng``, or are its mean with ``posterior``
+        "mean", and are normalized with the store's statistics. Raises ``StoreError`` when the file is damaged.
         """
-        name, wanted = self.names[row], np.asarray(indices)
-        low, high = int(wanted.min()), int(wanted.max()) + 1
-        dense = high - low <= SEEK_FRAMES * len(wanted)
+        name, frames = self.names[row], np.asarray(indices)
+        low, high = int(frames.min()), int(frames.max()) + 1
+        dense = high - low <= SEEK_FRAMES * len(frames)
         if self.store.dataset.kind == "video":
             pixels = (
-                self.store.frames(name, range(low, high))[wanted - low]
+                self.store.frames(name, range(low, high))[frames - low]
                 if dense
-                else self.store.frames(name, wanted.tolist())
+                else self.store.frames(name, frames.tolist())
             )
             return from_uint8(torch.from_numpy(pixels).permute(3, 0, 1, 2)).contiguous()
         if dense:
-            mean, std = (part[wanted - low].float() for part in self.store.latents(name, low, high))
+            mean, std = (part[frames - low].float() for part in self.store.latents(name, low, high))
         else:
-            parts = [self.store.latents(name, index, index + 1) for index in wanted.tolist()]
+            parts = [self.store.latents(name, index, index + 1) for index in frames.tolist()]
             mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
         if posterior == "sample":
             mean = mean + std * torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
@@ -104,7 +104,7 @@ def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordin
     """
     table = store.table[store.table["Split"].isin(list(splits))].sort_values("FileName").reset_index(drop=True)
     if not len(table):
-        raise UserError(f"{key}: {store.root} has no recording in {', '.join(splits)}: nothing to look at")
+        raise UserError(f"{key}: {store.root} has no recording in the splits {', '.join(splits)}")
     rows = Recordings(store, str(table["Split"].iloc[0]))
     rows.table, rows.split = table, " and ".join(splits)
     rows.names, rows.frames = table["FileName"].tolist(), table["NumberOfFrames"].to_numpy(np.int64)

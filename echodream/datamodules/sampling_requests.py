@@ -1,4 +1,4 @@
-"""What is to be drawn: rows with the values of their conditions, in batches."""
+"""Batches of condition values for sampling from a diffusion model."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,28 +9,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 References = Callable[[int], tuple[Tensor, Tensor]]
-"""Row number to its reference frames, whitened (C, R, H, W), and their times, (R,)."""
+"""Function from a row number to normalized reference frames, (C, R, H, W), and their times, (R,)."""
 
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """Some rows that are drawn together."""
+    """A batch of samples to generate."""
 
     names: tuple[str, ...]
     rows: list[int]
     values: dict[str, Tensor]
-    """Of the conditions, each (B, ...)."""
+    """Condition name -> values, (B, ...)."""
 
     def to(self, device: torch.device) -> Self:
-        """With the values on ``device``."""
+        """This batch with its condition values on ``device``."""
         return replace(self, values={name: value.to(device) for name, value in self.values.items()})
 
 
 class SamplingRequests(Dataset[SamplingRequest]):
-    """Batches of ``batch`` consecutive rows; those of which every name is in ``done`` are left out.
+    """Dataset of batches of ``batch`` consecutive rows, without the batches whose names are all in ``done``.
 
-    Which rows come together does not depend on what is done, so that a resumed run repeats the same batches.
-    ``values`` are those of all rows, (N, ...).
+    The division into batches does not depend on ``done``, so that a resumed run has the same batches. ``values`` are
+    the condition values of all rows, (N, ...).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Views: what one training sample is. Labels are columns of the Store, not classes.
+"""Views: each class defines one kind of training sample, such as a frame, a clip or a pair of frames.
 
-A view holds settings only. All that is random in a sample comes from the generator it is given, so the same generator
-gives the same sample, in any worker.
+A view holds settings only. All randomness comes from the random generator of the sample, so that a sample does not
+depend on the worker that reads it. Labels are not part of a view: they are columns of FileList.csv.
 """
 
 from abc import ABC, abstractmethod
@@ -24,63 +24,64 @@ class Sample:
     """One sample of a view, before augmentation and batching."""
 
     row: int
-    """The recording it comes from."""
+    """Row number of the recording."""
     x: Tensor
     """(C, F, H, W)."""
     mask: np.ndarray | None = None
-    """Clips: bool, (F,). True where a frame is real."""
+    """Clips: bool, (F,). True for recorded frames, False for padding."""
     reference: Tensor | None = None
-    """Clips with references: (C, R, H, W)."""
+    """Clips with R reference frames: (C, R, H, W)."""
     reference_time: np.ndarray | None = None
     """Clips with references: float32, (R,). Triplets: float32, (3,)."""
     other: Tensor | None = None
     """Pairs: (C, 1, H, W)."""
     other_row: int | None = None
+    """Pairs: row number of the recording of ``other``."""
     same: bool | None = None
+    """Pairs: whether both frames are of the same identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """What one sample is. Raises ``UserError`` for settings that cannot be."""
+    """Base class of all views. Raises ``UserError`` for invalid settings."""
 
     posterior: str = "sample"
-    """Latents: "sample" from the stored posterior, or its "mean". Pixels have none."""
+    """For latents: "sample" from the stored posterior, or its "mean"."""
 
-    still: ClassVar[bool] = False
-    """Whether a sample's frames, one or a few, are stacked along its channels: batches are (B, F * C, H, W)."""
+    stacks_frames: ClassVar[bool] = False
+    """Whether the frames of a sample are stacked along the channels: batches are (B, F * C, H, W)."""
 
     def __post_init__(self) -> None:
         validation.one_of("view.posterior", self.posterior, ("sample", "mean"))
 
-    def fixed(self) -> Self:
-        """This view for validation and test, where nothing may depend on when it is asked."""
+    def for_evaluation(self) -> Self:
+        """The view used for validation and test, without random choices of frames."""
         return self
 
-    def usable(self, rows: Recordings) -> Recordings:
-        """Those of ``rows`` that can be viewed so: all, unless a view says otherwise. Raises ``UserError``."""
+    def select_recordings(self, rows: Recordings) -> Recordings:
+        """The recordings that this view can use, by default all. Raises ``UserError`` if there are none."""
         return rows
 
     @abstractmethod
-    def count(self, rows: Recordings) -> int:
+    def number_of_samples(self, rows: Recordings) -> int:
         """Number of samples in an epoch."""
 
     @abstractmethod
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
-        """The sample number ``index``, 0 to ``count`` - 1."""
+        """The sample ``index``, 0 to ``number_of_samples`` - 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames(View):
-    """Single frames: every frame of every recording once an epoch, or ``per_recording`` random ones of each.
+    """Single frames: in each epoch every frame of every recording, or ``per_recording`` random frames of each.
 
-    Validation and test see the middle ``held_out`` frames of each recording as a clip: from two on, they show what
-    moves.
+    Validation and test use the middle ``held_out`` frames of each recording as a clip; two or more frames show motion.
     """
 
     per_recording: int | None = None
     held_out: int = 2
 
-    still: ClassVar[bool] = True
+    stacks_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,10 +89,10 @@ class Frames(View):
         if self.per_recording is not None:
             validation.whole_number("view.per_recording", self.per_recording)
 
-    def fixed(self) -> "Clips":  # type: ignore[override]
+    def for_evaluation(self) -> "Clips":  # type: ignore[override]
         return Clips(frames=self.held_out, start="centre", posterior=self.posterior)
 
-    def count(self, rows: Recordings) -> int:
+    def number_of_samples(self, rows: Recordings) -> int:
         return int(rows.cumulative_frames[-1]) if self.per_recording is None else len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
@@ -106,19 +107,20 @@ class Frames(View):
 
 @dataclass(frozen=True, kw_only=True)
 class Clips(View):
-    """Clips of ``frames`` frames, every ``stride``-th of the recording, ``per_recording`` of each in an epoch.
+    """Clips of ``frames`` frames, every ``stride``-th frame, ``per_recording`` clips of each recording in an epoch.
 
-    A recording that is too short gives all it has and its last frame repeated; ``mask`` tells which frames are real.
-    ``references`` frames go with a clip, by ``reference``: "random" ones of the recording; the clip's "first"; evenly
-    spaced ones of the clip, its ends included ("even"; one: its middle); or "keyframes", the ED-ES-ED triple nearest
-    the clip, three frames. Their times are in frames of the clip, counted from its start: in [0, frames - 1] inside it.
-    A reference's latent is drawn from the posterior independently of the clip's.
+    A recording that is too short is padded with its last frame, and ``mask`` marks the recorded frames. ``references``
+    frames are added to a clip. ``reference`` selects them: "random" frames of the recording; the "first" frame of the
+    clip; "even"ly spaced frames of the clip including its ends (the middle frame if there is one reference); or
+    "keyframes", the ED-ES-ED triple nearest to the clip. Reference times are in frames of the clip, from its start:
+    inside the clip 0 to frames - 1. The latents of references are sampled independently of those of the clip.
     """
 
     frames: int
     stride: int = 1
     start: str = "random"
-    """"random", "first", "centre" (validation and test: for random), "spread": as far apart as fits, stride or more."""
+    """"random", "first", "centre" (replaces random in validation and test), or "spread": the largest stride that fits,
+    at least ``stride``."""
     reference: str = "none"
     references: int = 1
     per_recording: int = 1
@@ -133,28 +135,28 @@ class Clips(View):
         if self.references != fits:
             raise UserError(f"view.reference={self.reference} needs view.references={fits}, not {self.references}")
 
-    def fixed(self) -> Self:
+    def for_evaluation(self) -> Self:
         return replace(self, start="centre" if self.start == "random" else self.start)
 
-    def usable(self, rows: Recordings) -> Recordings:
+    def select_recordings(self, rows: Recordings) -> Recordings:
         return recordings_with_triples(rows) if self.reference == "keyframes" else rows
 
-    def count(self, rows: Recordings) -> int:
+    def number_of_samples(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
-        taken = self.place(int(rows.frames[row]), rng)
-        mask = np.arange(self.frames) < len(taken)
-        indices = np.minimum(np.arange(self.frames), len(taken) - 1) * taken.step + taken[0]
+        clip = self.frame_range(int(rows.frames[row]), rng)
+        mask = np.arange(self.frames) < len(clip)
+        indices = np.minimum(np.arange(self.frames), len(clip) - 1) * clip.step + clip[0]
         if self.reference == "none":
             return Sample(row, rows.read(row, indices.tolist(), rng, self.posterior), mask)
-        chosen = self._references(rows, row, taken, rng)
-        x, seen = (rows.read(row, part.tolist(), rng, self.posterior) for part in (indices, chosen))
-        return Sample(row, x, mask, seen, ((chosen - taken[0]) / taken.step).astype(np.float32))
+        reference_frames = self._reference_frames(rows, row, clip, rng)
+        x, reference = (rows.read(row, part.tolist(), rng, self.posterior) for part in (indices, reference_frames))
+        return Sample(row, x, mask, reference, ((reference_frames - clip[0]) / clip.step).astype(np.float32))
 
-    def place(self, length: int, rng: Generator) -> range:
-        """The frames of a recording with ``length`` frames that a clip takes: ``frames`` of them, or all there are."""
+    def frame_range(self, length: int, rng: Generator) -> range:
+        """Frame numbers of a clip of a recording with ``length`` frames; fewer than ``frames`` if it is too short."""
         fits = (length - 1) // max(1, self.frames - 1) if self.start == "spread" else 0
         step = max(self.stride, fits)
         spare = max(0, length - ((self.frames - 1) * step + 1))
@@ -163,73 +165,75 @@ class Clips(View):
             begin = int(rng.integers(spare + 1))
         return range(begin, length, step)[: self.frames]
 
-    def _references(self, rows: Recordings, row: int, taken: range, rng: Generator) -> np.ndarray:
+    def _reference_frames(self, rows: Recordings, row: int, clip: range, rng: Generator) -> np.ndarray:
         if self.reference == "random":
             length = int(rows.frames[row])
             return rng.choice(length, self.references, replace=self.references > length)
         if self.reference == "keyframes":
-            return np.array(nearest_triple(find_triples(rows, row), (taken[0] + taken[-1]) / 2))
+            return np.array(nearest_triple(find_triples(rows, row), (clip[0] + clip[-1]) / 2))
         if self.reference == "first":
-            return np.array([taken[0]])
-        last = len(taken) - 1
+            return np.array([clip[0]])
+        last = len(clip) - 1
         places = np.linspace(0, last, self.references) if self.references > 1 else np.array([last / 2])
-        return taken[0] + taken.step * np.rint(places).astype(np.int64)
+        return clip[0] + clip.step * np.rint(places).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet(View):
-    """The ED-ES-ED key frames of one beat as one image: channels [0:C] are the first ED, [C:2C] the ES, then the ED.
+    """The ED-ES-ED key frames of one beat, stacked along the channels: ED is [0:C], ES [C:2C], the next ED [2C:3C].
 
-    ``per_recording`` times in an epoch a ``beat`` of each recording: a "random" one, or the one nearest its "centre",
-    which validation and test see, once. ``reference_time`` tells when the three are, in frames from the first.
+    ``beat``: a "random" beat of each recording, ``per_recording`` times in an epoch, or the beat nearest to its
+    "centre", which validation and test use. ``reference_time`` holds their times in frames after the first ED.
     """
 
     per_recording: int = 1
     beat: str = "random"
 
-    still: ClassVar[bool] = True
+    stacks_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         validation.whole_number("view.per_recording", self.per_recording)
         validation.one_of("view.beat", self.beat, ("random", "centre"))
 
-    def fixed(self) -> Self:
+    def for_evaluation(self) -> Self:
         return replace(self, beat="centre", per_recording=1)
 
-    def usable(self, rows: Recordings) -> Recordings:
+    def select_recordings(self, rows: Recordings) -> Recordings:
         return recordings_with_triples(rows)
 
-    def count(self, rows: Recordings) -> int:
+    def number_of_samples(self, rows: Recordings) -> int:
         return len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
-        found = find_triples(rows, row)
-        centre = self.beat == "centre"
-        taken = nearest_triple(found, (int(rows.frames[row]) - 1) / 2) if centre else found[rng.integers(len(found))]
-        times = np.asarray(taken, np.float32) - taken[0]
-        return Sample(row, rows.read(row, taken, rng, self.posterior), reference_time=times)
+        triples = find_triples(rows, row)
+        if self.beat == "centre":
+            triple = nearest_triple(triples, (int(rows.frames[row]) - 1) / 2)
+        else:
+            triple = triples[rng.integers(len(triples))]
+        times = np.asarray(triple, np.float32) - triple[0]
+        return Sample(row, rows.read(row, triple, rng, self.posterior), reference_time=times)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(View):
-    """Two frames of one identity (``same`` 1) or of two patients (0), in equal numbers.
+    """Pairs of frames for a Siamese network: half positive (same identity), half negative (two patients).
 
-    Each recording is the first of ``per_recording`` pairs of both kinds in an epoch. The second frame of a positive
-    pair comes from another recording of the patient where there is one (``prefer_other_recording``; else from any of
-    the patient's), and is never the same frame. A recording whose identity has no other frame begins no pair. The
-    second of a negative pair comes from any recording of another patient in the split, or of another patient with the
-    same class_id (``negatives: same_class``).
+    Each recording is the first of ``per_recording`` positive and negative pairs in an epoch. The second frame of a
+    positive pair comes from another recording of the patient if there is one and ``prefer_other_recording`` is set,
+    else from any of the patient's recordings; it is never the same frame. Recordings whose identity has a single frame
+    are skipped. The second frame of a negative pair comes from another patient, with ``negatives: same_class`` of the
+    same class_id.
     """
 
     identity: str = "patient"
-    """"patient" or "recording": what makes two frames the same."""
+    """"patient" or "recording": frames of the same patient, or of the same recording, form positive pairs."""
     prefer_other_recording: bool = True
     negatives: str = "any"
     per_recording: int = 1
 
-    still: ClassVar[bool] = True
+    stacks_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,32 +241,32 @@ class Pairs(View):
         validation.one_of("view.negatives", self.negatives, ("any", "same_class"))
         validation.whole_number("view.per_recording", self.per_recording)
 
-    def usable(self, rows: Recordings) -> Recordings:
+    def select_recordings(self, rows: Recordings) -> Recordings:
         where = f"{rows.store.root}: split {rows.split}"
-        if not len(self.anchors(rows)):
+        if not len(self.anchor_rows(rows)):
             raise UserError(f"{where} has no {self.identity} with two frames, so there are no positive pairs")
         if self.negatives == "any" and len(np.unique(rows.patient_numbers)) < 2:
             raise UserError(f"{where} has only one patient, so there are no negative pairs")
         if self.negatives == "same_class":
             classes = rows.column("class_id")
-            for value in np.unique(classes[self.anchors(rows)]):
+            for value in np.unique(classes[self.anchor_rows(rows)]):
                 if len(np.unique(rows.patient_numbers[classes == value])) < 2:
                     raise UserError(f"{where} has no two patients of class_id {value}: use view.negatives=any")
         return rows
 
-    def count(self, rows: Recordings) -> int:
-        return 2 * len(self.anchors(rows)) * self.per_recording
+    def number_of_samples(self, rows: Recordings) -> int:
+        return 2 * len(self.anchor_rows(rows)) * self.per_recording
 
-    def anchors(self, rows: Recordings) -> np.ndarray:
-        """Rows that can begin a positive pair: those whose identity has a second frame."""
+    def anchor_rows(self, rows: Recordings) -> np.ndarray:
+        """Rows that can be the first of a positive pair: their identity has at least two frames."""
         identity = self._identity(rows)
         return np.flatnonzero(np.bincount(identity, rows.frames)[identity] >= 2)
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
-        anchors = self.anchors(rows)
-        row, same = int(anchors[(index // 2) % len(anchors)]), index % 2 == 0
+        anchor_rows = self.anchor_rows(rows)
+        row, same = int(anchor_rows[(index // 2) % len(anchor_rows)]), index % 2 == 0
         frame = int(rng.integers(rows.frames[row]))
-        partner = int(rng.choice(self._partners(rows, row) if same else self._strangers(rows, row)))
+        partner = int(rng.choice(self._positive_rows(rows, row) if same else self._negative_rows(rows, row)))
         second = int(rng.integers(rows.frames[partner] - (partner == row)))
         if partner == row:
             second += second >= frame
@@ -272,14 +276,14 @@ class Pairs(View):
     def _identity(self, rows: Recordings) -> np.ndarray:
         return rows.patient_numbers if self.identity == "patient" else np.arange(len(rows))
 
-    def _partners(self, rows: Recordings, row: int) -> np.ndarray:
+    def _positive_rows(self, rows: Recordings, row: int) -> np.ndarray:
         identity = self._identity(rows)
         members = np.flatnonzero(identity == identity[row])
         others = members[members != row]
         alone = rows.frames[row] < 2
         return others if len(others) and (self.prefer_other_recording or alone) else members
 
-    def _strangers(self, rows: Recordings, row: int) -> np.ndarray:
+    def _negative_rows(self, rows: Recordings, row: int) -> np.ndarray:
         other = rows.patient_numbers != rows.patient_numbers[row]
         if self.negatives == "same_class":
             classes = rows.column("class_id")

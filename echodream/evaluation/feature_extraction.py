@@ -161,7 +161,7 @@ class FeatureExtraction:
         """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame."""
         rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
-        clips = [view.place(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
+        clips = [view.frame_range(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
 
         def read() -> Iterator[Tensor]:
             for row, clip in zip(rows.tolist(), clips, strict=True):

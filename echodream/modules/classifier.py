@@ -91,7 +91,7 @@ class ClipClassifier(Trainable):
         """Build the network for the channels and the task of ``data``. Raises ``UserError`` if they are unsuitable."""
         self.task = build_task(data, self.balanced)
         self.network = self.make_network(classes=self.task.outputs, channels=data.store.dataset.channels)
-        self._rows_by_set = data.tested()
+        self._rows_by_set = data.test_rows()
         self._patients = data.store.table["PatientID"].astype(str).to_numpy()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -145,9 +145,9 @@ class ClipClassifier(Trainable):
         view, first = data.view, data.store.table.iloc[0]  # all recordings of a store have the same size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
         if isinstance(view, Clips):
-            clip = {"frames": view.frames, "stride": view.stride, "start": view.fixed().start}
+            clip = {"frames": view.frames, "stride": view.stride, "start": view.for_evaluation().start}
         size = {"height": int(first["FrameHeight"]), "width": int(first["FrameWidth"])}
-        metadata = {**self.task.metadata(), **clip, **size, **data.facts()}
+        metadata = {**self.task.metadata(), **clip, **size, **data.metadata()}
         self.task.rescale_output(self.network)
 
         def save(folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
-from echodream.datamodules.tasks import Classification, Labels
+from echodream.datamodules.tasks import Classification, Labels, Regression
 from echodream.errors import UserError
 from echodream.metrics.classification import (
     confusion_matrix,
@@ -199,11 +199,11 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
 
     Raises ``UserError`` if the training data have fewer than two classes, or the same value everywhere.
     """
-    task, train, root = data.task, data.trained(), data.store.root
+    task, train, root = data.task, data.training_table(), data.store.root
     sample_weight = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
     if isinstance(task, Labels):
-        return _multilabel_task(data, [*data.known.values()], balanced)
-    if not isinstance(task, Classification):
+        return _multilabel_task(data, [*data.output_names.values()], balanced)
+    if isinstance(task, Regression):
         values = train[task.column].to_numpy(np.float64)
         mean = float(np.average(values, weights=sample_weight))
         std = float(np.sqrt(np.average((values - mean) ** 2, weights=sample_weight)))
@@ -212,13 +212,14 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
                 f"{root}: {task.column} has the same value in all training data: choose another task.column"
             )
         return RegressionTask(task.column, mean, std)
+    assert isinstance(task, Classification)
     trained = set(train["class_id"].tolist())
     if len(trained) < 2:
         raise UserError(f"{root} has {len(trained)} class_id in split TRAIN: a classifier needs two or more")
     held_out = set(data.store.table.loc[data.store.table["Split"] != "TRAIN", "class_id"].tolist())
-    if unseen := sorted((held_out | (set(data.known) if task.classes is not None else set())) - trained):
+    if unseen := sorted((held_out | (set(data.output_names) if task.classes is not None else set())) - trained):
         raise UserError(f"{root} has class_id {unseen[0]}, but no recording of it in the training data")
-    known = {number: name for number, name in data.known.items() if number in trained}
+    known = {number: name for number, name in data.output_names.items() if number in trained}
     counts = np.array([sample_weight[train["class_id"] == number].sum() for number in known])
     weight = counts.sum() / len(counts) / counts if balanced else np.ones(len(counts))
     return ClassificationTask([*known], [*known.values()], weight.tolist())
@@ -226,7 +227,7 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
 
 def _multilabel_task(data: RealAndSyntheticData, names: list[str], balanced: bool) -> MultilabelTask:
     """Task for the labels ``names``. If ``balanced``, positives are weighted by negatives / positives in training."""
-    labels = data.trained()[names].to_numpy(np.float64)
+    labels = data.training_table()[names].to_numpy(np.float64)
     positive, negative = np.nansum(labels, axis=0), np.nansum(1 - labels, axis=0)
     if constant := [name for name, *sums in zip(names, positive, negative, strict=True) if not all(sums)]:
         usable = ",".join(name for name in names if name not in constant)

@@ -1,4 +1,4 @@
-"""``stage=decode``: a Store of latents becomes a Store of videos."""
+"""``stage=decode``: decodes a Store of latents with the VAE and writes a Store of videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +34,10 @@ def decode(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Decode the posterior means of the latent store ``src`` with the VAE at ``artifact``, ``budget`` frames at a time.
+    """Decode the posterior means of the latent store ``src`` with the VAE at ``artifact``, ``budget`` frames per batch.
 
-    Where the video store ``reference`` is there and holds recordings of the same name and size, the summary has the
-    PSNR to them; not where the store was complete before.
+    Writes gray videos if ``grey``, else videos with the channels of the VAE. If the video store ``reference`` exists,
+    the summary reports the PSNR to its recordings of the same name and size, unless ``dst`` was already complete.
     """
     network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
@@ -62,25 +62,25 @@ def decode(
         write_video(path, pixels.numpy(), float(rows[path.stem]["FPS"]))
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
-    writing = StoreWriterCallback(dst, dataset, rows, save)
+    writer = StoreWriterCallback(dst, dataset, rows, save)
     module = VaeDecoder(network, budget, grey and network.config.out_channels > 1)
-    data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
-    run_prediction(trainer, module, data, writing)
+    data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
+    run_prediction(trainer, module, data, writer)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
-    if writing.already_complete:
+    if writer.already_complete:
         return Summary(f"decode: {dst} already complete, nothing to do", facts)
     if reference is not None and (Path(reference) / "dataset.json").is_file():
-        facts["PSNR to source"] = _fidelity(Store(dst), Store(reference, kind="video"))
+        facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
     return Summary(f"decode: {dst} done", facts)
 
 
-def _fidelity(made: Store, source: Store) -> str:
-    """Mean PSNR over recordings that both stores hold, each over all its pixels."""
-    known = set(source.table["FileName"])
+def _mean_psnr(decoded: Store, source: Store) -> str:
+    """Mean PSNR in dB over the recordings of both stores, each over all its pixels."""
+    source_names = set(source.table["FileName"])
     values = []
-    for name in made.table["FileName"]:
-        if name in known:
-            left, right = made.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
+    for name in decoded.table["FileName"]:
+        if name in source_names:
+            left, right = decoded.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
             if left.shape[:3] == right.shape[:3]:
                 error = np.mean((left.mean(axis=-1) - right.mean(axis=-1)) ** 2)
                 values.append(10 * np.log10(255**2 / max(error, 1e-4)))

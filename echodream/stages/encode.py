@@ -1,4 +1,4 @@
-"""``stage=encode``: a Store of videos becomes a Store of latents."""
+"""``stage=encode``: encodes a Store of videos with the VAE and writes a Store of latents."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,10 +34,11 @@ def encode(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Encode every frame of the video store ``src`` with the VAE at ``artifact``, ``budget`` frames at a time.
+    """Encode every frame of the video store ``src`` with the VAE at ``artifact``, in batches of ``budget`` frames.
 
-    Stores the posterior's unscaled mean and std in float16, and the statistics that latents are whitened with when
-    they are read: of the TRAIN patients, or those that multiply by ``scaling``, as published models want it.
+    Writes the unscaled posterior mean and std in float16 to ``dst``, and the statistics that normalize latents when
+    they are read: mean and std of the TRAIN recordings, or, with ``scaling``, values that multiply the latents by
+    this factor, as published models expect.
     """
     if scaling is not None:
         validation.positive_number("scaling", scaling, note=", or null to whiten latents")
@@ -64,36 +65,35 @@ def encode(
         code_version=code_version,
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
-    writing = StoreWriterCallback(
+    writer = StoreWriterCallback(
         dst,
         dataset,
         store.rows(),
-        _save,
-        lambda folder, all_: _statistics(folder, all_, train) if scaling is None else _scaling(scaling, dataset),
+        _save_posterior,
+        lambda folder, names: (
+            latent_statistics(folder, [name for name in names if name in train])
+            if scaling is None
+            else Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
+        ),
     )
-    data = PredictData(lambda: FrameBudgetBatches(store, budget, writing.done), workers)
-    run_prediction(trainer, VaeEncoder(network, budget), data, writing)
+    data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
+    run_prediction(trainer, VaeEncoder(network, budget), data, writer)
     return Summary(
-        f"encode: {dst} already complete, nothing to do" if writing.already_complete else f"encode: {dst} done",
+        f"encode: {dst} already complete, nothing to do" if writer.already_complete else f"encode: {dst} done",
         {"recordings": len(names), "frames": int(store.table["NumberOfFrames"].sum()), "encoder": dataset.encoder},
     )
 
 
-def _scaling(scaling: float, dataset: Dataset) -> Statistics:
-    """The statistics with which whitening multiplies by ``scaling``."""
-    return Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
-
-
-def _save(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:
+def _save_posterior(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """Write mean and std, (F, C, H, W) each; returns the changed columns of the row."""
     mean, std = posterior
     write_latents(path, mean.numpy(), std.numpy())
     return {"FrameHeight": mean.shape[2], "FrameWidth": mean.shape[3]}
 
 
-def _statistics(folder: Path, names: Sequence[str], train: set[str]) -> Statistics | None:
-    """Mean and std per channel of draws from the posteriors of the TRAIN recordings; None where there are none."""
+def latent_statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
+    """Mean and std per channel of samples from the posteriors of the recordings ``names``; None without recordings."""
     moments = PosteriorMoments()
     for name in names:
-        if name in train:
-            moments.add(*read_latents(folder / f"{name}.safetensors"))
+        moments.add(*read_latents(folder / f"{name}.safetensors"))
     return Statistics(tuple(moments.mean()), tuple(moments.std())) if moments.count else None

@@ -1,4 +1,4 @@
-"""``stage=verify``: is this folder a Store?"""
+"""``stage=verify``: checks a folder against the specification of a Store."""
 
 import itertools
 
@@ -8,13 +8,13 @@ from echodream.store import Store, find_problems
 
 
 def verify(*, src: InputPath, command: str, code_version: str) -> Summary:
-    """Check the store at ``src`` against docs/format.md, every checksum included, and list what is wrong."""
+    """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems."""
     del command, code_version  # nothing is written
-    found = list(itertools.islice(find_problems(src), 1000))
-    if found:
-        more = f" (and {len(found) - 1} more, above)" if len(found) > 1 else ""
-        facts = {f"problem {number}": text for number, text in enumerate(found[:20], 1)} if more else {}
-        return Summary(f"verify: {src} is not a valid store", facts, found[0] + more)
+    problems = list(itertools.islice(find_problems(src), 1000))
+    if problems:
+        more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
+        facts = {f"problem {number}": text for number, text in enumerate(problems[:20], 1)} if more else {}
+        return Summary(f"verify: {src} is not a valid store", facts, problems[0] + more)
     store = Store(src)
     dataset = store.dataset
     size = f"{dataset.channels} x {dataset.height or 'any'} x {dataset.width or 'any'}"

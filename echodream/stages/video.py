@@ -162,7 +162,7 @@ def _reference_reader(
         frames = whiten(mean.transpose(0, 1), metadata.statistics)
         if not beats:
             return frames, torch.tensor(times)
-        index, key_times = beats[row].placed(max_beats)
+        index, key_times = beats[row].key_frame_times(max_beats)
         return frames[:, index], torch.tensor(key_times)
 
     return read_references

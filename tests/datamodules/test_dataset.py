@@ -222,6 +222,6 @@ def test_importing_views_loads_no_lightning() -> None:
     import subprocess
     import sys
 
-    code = "import sys, echodream.datamodules.samples; print('pytorch_lightning' in sys.modules)"
+    code = "import sys, echodream.datamodules.dataset; print('pytorch_lightning' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root).stdout == "False\n"

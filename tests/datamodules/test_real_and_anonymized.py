@@ -34,36 +34,38 @@ TABLE = pd.DataFrame(
     ],
 )
 def test_labels_are_those_asked_for_or_those_of_the_study(task: Labels, names: list[str]) -> None:
-    known = task.known(TABLE, Path("videos"))
+    known = task.output_names(TABLE, Path("videos"))
     assert known == dict(enumerate(names))
-    assert task.columns(known) == tuple(names)
-    assert task.usable(TABLE, known)["FileName"].tolist() == (["a", "c"] if names == ["Edema"] else ["a", "b", "c"])
+    assert task.target_columns(known) == tuple(names)
+    assert task.select_rows(TABLE, known)["FileName"].tolist() == (
+        ["a", "c"] if names == ["Edema"] else ["a", "b", "c"]
+    )
 
 
 @pytest.mark.parametrize(
     ("task", "says"),
     [
-        (Labels(["Male"]), r"task.labels has Male, which is no column of videos; .* labels: PA, Edema, class_id$"),
-        (Labels(None, ["Male"]), r"data.source.labels has Male, which is no column of videos"),
-        (Labels(["Sex"]), r"has Sex, but in videos it holds text, as 'm': labels are from 0 \(no\) to 1"),
-        (Labels(["Age"]), r"has Age, but in videos it is 61 for b: labels are from 0 \(no\) to 1 \(yes\), or empty"),
+        (Labels(["Male"]), r"task.labels has Male, which is not a column of videos; .* labels: PA, Edema, class_id$"),
+        (Labels(None, ["Male"]), r"data.source.labels has Male, which is not a column of videos"),
+        (Labels(["Sex"]), r"has Sex, but in videos it holds text, such as 'm': labels are 0 \(no\) to 1"),
+        (Labels(["Age"]), r"has Age, but in videos it is 61 for b: labels are 0 \(no\) to 1 \(yes\), or empty"),
         (Labels(["Empty"]), r"has Empty, but in videos it is empty"),
     ],
 )
 def test_columns_that_are_no_labels_are_refused(task: Labels, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        task.known(TABLE, Path("videos"))
+        task.output_names(TABLE, Path("videos"))
 
 
 @pytest.mark.parametrize("wrong", ["PA", [], ["PA", "PA"], 3])
 def test_labels_are_a_list_of_names(wrong: Any) -> None:
-    with pytest.raises(UserError, match=r"task.labels is .* give names of columns, each once"):
+    with pytest.raises(UserError, match=r"task.labels is .* use different names of columns"):
         Labels(wrong)
 
 
 def test_a_study_without_labels_is_told_what_there_is() -> None:
-    with pytest.raises(UserError, match=r"none of the labels of CheXpert: give task.labels=; .*: PA, class_id$"):
-        Labels().known(TABLE.drop(columns="Edema"), Path("videos"))
+    with pytest.raises(UserError, match=r"none of the labels of CheXpert: set task.labels=; .*: PA, class_id$"):
+        Labels().output_names(TABLE.drop(columns="Edema"), Path("videos"))
 
 
 def originals(**more: Any) -> list[Row]:
@@ -112,15 +114,15 @@ def test_versions_are_trained_on_with_the_labels_of_their_originals(tmp_path: Pa
     own, other = data.test_dataloader()
     assert seen(own) == truth(TEST)
     assert seen(other) == sorted((name[o], label) for o, label in truth(TEST))
-    tested = data.tested()
+    tested = data.test_rows()
     assert list(tested) == ["", "masked"]
     for original in TEST:
         assert tested["masked"][name[original]] == tested[""][original]
-    facts = data.facts()
+    facts = data.metadata()
     assert (facts["train_on"], facts["match"]) == ("anonymised", "Of")
     assert facts["trained"] == {"anonymised": {"recordings": 7, "patients": 4}}
     assert facts["stores"].keys() == {"original", "masked"}
-    assert data.trained()["PA"].tolist() == [label for _, label in truth(TRAIN)]
+    assert data.training_table()["PA"].tolist() == [label for _, label in truth(TRAIN)]
 
 
 def test_originals_are_trained_on_and_versions_only_tested(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_originals_are_trained_on_and_versions_only_tested(tmp_path: Path) -> No
     make_video_store(tmp_path / "strong", versions(TEST[::-1]))
     data = paired(tmp_path, [str(tmp_path / "weak"), str(tmp_path / "strong")])
     assert seen(data.train_dataloader()) == truth(TRAIN)
-    assert list(data.tested()) == ["", "weak", "strong"]
+    assert list(data.test_rows()) == ["", "weak", "strong"]
     assert [len(seen(loader)) for loader in data.test_dataloader()] == [2, 2, 2]
     assert seen(data.test_dataloader()[2]) == sorted(zip(("v02", "v01"), (1.0, 0.0), strict=True))
     assert len(paired(tmp_path).test_dataloader()) == 1
@@ -139,7 +141,7 @@ def test_a_set_of_training_images_alone_is_trained_on(tmp_path: Path) -> None:
     make_video_store(tmp_path / "videos", originals())
     make_video_store(tmp_path / "masked", versions(NAMES[:8]))
     data = paired(tmp_path, "masked", train_on="anonymised", length=5)
-    assert list(data.tested()) == [""]
+    assert list(data.test_rows()) == [""]
     assert len(seen(data.train_dataloader())) == 5
 
 
@@ -149,7 +151,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
     other = Statistics((9.0, 9.0, 9.0, 9.0), (1.0, 1.0, 1.0, 1.0))
     make_latent_store(tmp_path / "masked", versions(NAMES), std=0.0, statistics=other)
     data = paired(tmp_path, "masked", src=str(tmp_path / "latents"), kind="latent", train_on="anonymised")
-    item = data.training()[2]  # the version of o02, whose channel 1 is its number
+    item = data.training_dataset()[2]  # the version of o02, whose channel 1 is its number
     mean, std = STATISTICS.mean[1], STATISTICS.std[1]
     assert torch.allclose(item["x"][1], torch.tensor((2 - mean) / std))
 

@@ -70,11 +70,11 @@ def test_an_epoch_has_each_recording_once_and_tests_are_real(stores: Path, train
         assert sorted(epoch(data, number)) == sorted(expected)
     assert epoch(data, 0) != epoch(data, 1)
     assert held_out(data) == [f"r{k}" for k in range(9, 15)]
-    trained = data.facts()["trained"]
+    trained = data.metadata()["trained"]
     assert {name: size["recordings"] for name, size in trained.items()} == {
         name: size for name, size in (("real", 9), ("synthetic", 5)) if train_on in (name, "both")
     }
-    assert data.facts()["train_on"] == train_on
+    assert data.metadata()["train_on"] == train_on
 
 
 def test_a_ratio_takes_other_synthetic_samples_in_each_epoch(stores: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_epoch_of_a_length_goes_on_where_the_last_one_ended(stores: Path) -> 
 
 
 def test_a_sample_that_comes_again_is_another_clip(stores: Path) -> None:
-    samples = mixed(stores, train_on="synthetic", length=40).training()
+    samples = mixed(stores, train_on="synthetic", length=40).training_dataset()
     clips: dict[str, set[int]] = {}
     for number in range(40):
         item = samples[number]
@@ -114,11 +114,11 @@ def test_a_sample_that_comes_again_is_another_clip(stores: Path) -> None:
 
 def test_classes_are_chosen_by_name_in_both_stores(stores: Path) -> None:
     data = mixed(stores, Classification(["PAH", "ASD"]), train_on="both")
-    assert data.known == {2: "PAH", 0: "ASD"}
+    assert data.output_names == {2: "PAH", 0: "ASD"}
     assert sorted(epoch(data, 0)) == ["r0", "r2", "r3", "r5", "r6", "r8", "s0", "s2", "s3"]
     assert held_out(data) == ["r9", "r11", "r12", "r14"]
     assert data.left_out == 5
-    assert mixed(stores).known == dict(enumerate(NAMES))
+    assert mixed(stores).output_names == dict(enumerate(NAMES))
 
 
 def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
@@ -133,18 +133,18 @@ def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
     [
         (None, {"train_on": "fake"}, r"train_on is 'fake': choose one of real, synthetic, both"),
         (None, {"train_on": "both", "synthetic": "/absent"}, r"synthetic=/absent does not exist"),
-        (None, {"ratio": 1.0}, r"ratio= is of train_on=both"),
+        (None, {"ratio": 1.0}, r"ratio= needs train_on=both"),
         (None, {"train_on": "both", "ratio": -1}, r"ratio is -1"),
-        (None, {"train_on": "both", "ratio": "half"}, r"ratio is 'half': give synthetic samples per real one"),
-        (None, {"folds": 3}, r"datamodule.folds is 3 and datamodule.fold is None: give both"),
-        (None, {"fold": 0}, r"datamodule.folds is None and datamodule.fold is 0: give both"),
-        (None, {"folds": 3, "fold": 3}, r"datamodule.fold is 3: give a whole number from 0, below datamodule.folds=3"),
-        (None, {"folds": 3, "fold": True}, r"datamodule.fold is True: give a whole number"),
+        (None, {"train_on": "both", "ratio": "half"}, r"ratio is 'half': give a number above 0 to 1000"),
+        (None, {"folds": 3}, r"datamodule.folds is 3 and datamodule.fold is None: set both"),
+        (None, {"fold": 0}, r"datamodule.folds is None and datamodule.fold is 0: set both"),
+        (None, {"folds": 3, "fold": 3}, r"datamodule.fold is 3: use a whole number from 0, below datamodule.folds=3"),
+        (None, {"folds": 3, "fold": True}, r"datamodule.fold is True: use a whole number"),
         (None, {"length": 0}, r"datamodule.length is 0"),
         (None, {"train_on": "synthetic", "folds": 3, "fold": 0}, r"would train the same model in each fold"),
         (Classification(["ASD", "TOF"]), {}, r"has TOF, which is no class_name of .*; it has ASD, Non-ASD, PAH"),
-        (Regression("Age"), {"columns": []}, r"task.column=Age is no column of"),
-        (Regression("View"), {"columns": []}, r"task.column=View is no column of|holds no numbers"),
+        (Regression("Age"), {"columns": []}, r"task.column=Age is not a column of"),
+        (Regression("View"), {"columns": []}, r"task.column=View is not a column of|holds no numbers"),
     ],
 )
 def test_what_cannot_be_is_refused(stores: Path, task: Any, changes: dict[str, Any], says: str) -> None:
@@ -154,14 +154,14 @@ def test_what_cannot_be_is_refused(stores: Path, task: Any, changes: dict[str, A
 
 @pytest.mark.parametrize("classes", ["ASD", ["ASD"], ["ASD", "ASD"]])
 def test_classes_are_two_names_or_more(classes: Any) -> None:
-    with pytest.raises(UserError, match=r"task.classes is .*: give two names or more"):
+    with pytest.raises(UserError, match=r"task.classes is .*: use two or more different"):
         Classification(classes)
 
 
 def test_held_out_patients_may_not_come_back_as_synthetic_ones(stores: Path, tmp_path: Path) -> None:
     """A store decoded from real latents, say, of another split."""
     make_video_store(tmp_path / "leak", synthetic_rows(14, first="P"))
-    with pytest.raises(UserError, match=r"leak has 5 patients in TRAIN who are held out"):
+    with pytest.raises(UserError, match=r"leak has 5 TRAIN patients who are VAL or TEST"):
         mixed(stores, train_on="both", synthetic=str(tmp_path / "leak"))
 
 
@@ -174,24 +174,27 @@ def test_stores_that_do_not_go_together_are_refused(stores: Path, tmp_path: Path
     make_video_store(tmp_path / "stranger", stranger)
     make_video_store(tmp_path / "held", [{**entry, "Split": "TEST"} for entry in synthetic_rows()])
     for name, says in (
-        ("colour", r"is of 7x5 with 3 channels and src=.* of 7x5 with 1 channel"),
-        ("swapped", r"gives Non-ASD another class_id"),
-        ("unlabelled", r"lacks class_id for some recordings"),
+        ("colour", r"is 7x5 with 3 channels and src=.* is 7x5 with 1 channel"),
+        ("swapped", r"class_id of Non-ASD differs"),
+        ("unlabelled", r"has no class_id for some recordings"),
         ("held", r"has no TRAIN recording of this task"),
-        ("stranger", r"stranger has class_id 7, which no recording of src=.* has: give task.classes=, names of both"),
+        (
+            "stranger",
+            r"stranger has class_id 7, which no recording of src=.* has: set task.classes= to classes of both",
+        ),
     ):
         with pytest.raises(UserError, match=says):
             mixed(stores, train_on="both", synthetic=str(tmp_path / name))
     chosen = mixed(stores, Classification(["ASD", "PAH"]), train_on="synthetic", synthetic=str(tmp_path / "stranger"))
-    assert set(chosen.trained()["class_id"]) == {0, 2}
+    assert set(chosen.training_table()["class_id"]) == {0, 2}
 
 
 def test_who_gave_the_labels_is_told(stores: Path, tmp_path: Path) -> None:
-    assert mixed(stores, train_on="both").facts()["synthetic_labels"] == "asked"
-    assert "synthetic_labels" not in mixed(stores).facts()
+    assert mixed(stores, train_on="both").metadata()["synthetic_labels"] == "asked"
+    assert "synthetic_labels" not in mixed(stores).metadata()
     make_video_store(tmp_path / "told", synthetic_rows(LabelSource="abc123def456"))
     told = mixed(stores, train_on="both", synthetic=str(tmp_path / "told"))
-    assert told.facts()["synthetic_labels"] == "abc123def456"
+    assert told.metadata()["synthetic_labels"] == "abc123def456"
 
 
 def many(seed: int = 0) -> pd.DataFrame:

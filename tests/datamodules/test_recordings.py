@@ -18,7 +18,7 @@ def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None
     assert rows.names == sorted(held_out["FileName"])
     assert sorted(set(rows.table["PatientID"])) == sorted(set(held_out["PatientID"]))
     assert len(np.unique(rows.patient_numbers)) == 4
-    with pytest.raises(UserError, match=r"src: .* has no recording in PROOF"):
+    with pytest.raises(UserError, match=r"src: .* has no recording in the splits PROOF"):
         select_recordings(real, ["PROOF"], "src")
 
 

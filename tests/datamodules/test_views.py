@@ -35,7 +35,7 @@ def shown(x: torch.Tensor) -> tuple[list[int], set[int]]:
 
 
 def several(view: View, rows: Recordings, epochs: int = 1) -> list[Sample]:
-    return [view.sample(rows, i, rng(1000 * e + i)) for e in range(epochs) for i in range(view.count(rows))]
+    return [view.sample(rows, i, rng(1000 * e + i)) for e in range(epochs) for i in range(view.number_of_samples(rows))]
 
 
 class TestReading:
@@ -138,8 +138,8 @@ class TestClips:
         assert [s.row for s in several(view, videos)] == [0, 0, 1, 1, 2, 2, 3, 3]
 
     def test_validation_takes_the_centre(self) -> None:
-        assert Clips(frames=3).fixed().start == "centre"
-        assert Clips(frames=3, start="first").fixed().start == "first"
+        assert Clips(frames=3).for_evaluation().start == "centre"
+        assert Clips(frames=3, start="first").for_evaluation().start == "first"
 
     def test_latents_of_a_padded_clip(self, latents: Recordings) -> None:
         sample = Clips(frames=15, posterior="mean").sample(latents, 2, rng())
@@ -194,7 +194,7 @@ class TestReferences:
     def test_key_frames_are_three_in_a_row_nearest_the_clip(self, tmp_path: Path) -> None:
         rows = recordings(tmp_path, [row("a", "A", 40, ED="2 14 26 38", ES="7 19 31")])
         view = Clips(frames=5, reference="keyframes", references=3)
-        assert view.usable(rows) is rows
+        assert view.select_recordings(rows) is rows
         for seed in range(40):
             sample = view.sample(rows, 0, rng(seed))
             middle = shown(sample.x)[0][2]
@@ -213,14 +213,14 @@ class TestReferences:
         marked = [row("a1", "A", 20, ED="2 14", ES="7"), row("b1", "B", 15, ED=ed, ES=es), row("c1", "C", 25)]
         rows = recordings(tmp_path, [*marked[:2], {**marked[2], "ED": "3 20", "ES": "9"}])
         view = Clips(frames=3, reference="keyframes", references=3)
-        left = view.usable(rows)
+        left = view.select_recordings(rows)
         assert "1 of 3 recordings have no ED-ES-ED key frames and are left out: b1" in caplog.text
         assert (left.names, left.frames.tolist(), left.patient_numbers.tolist()) == (["a1", "c1"], [20, 25], [0, 1])
         assert left.cumulative_frames.tolist() == [20, 45]
         assert len(rows) == 3
         assert self.check(view.sample(left, 1, rng())) == [3, 9, 20]
-        with pytest.raises(UserError, match=r"b1 has no ED-ES-ED key frames .* no other recording has"):
-            view.usable(rows.select([1]))
+        with pytest.raises(UserError, match=r"b1 has no ED-ES-ED key frames .* nor has any other recording"):
+            view.select_recordings(rows.select([1]))
 
     @pytest.mark.parametrize(
         ("ed", "es", "message"),
@@ -234,11 +234,11 @@ class TestReferences:
         marked = [row("a1", "A", 20, ED="2 14", ES="7"), row("a2", "A", 20, ED=ed, ES=es)]
         rows = recordings(tmp_path, marked)
         with pytest.raises(UserError, match=message):
-            Clips(frames=3, reference="keyframes", references=3).usable(rows)
+            Clips(frames=3, reference="keyframes", references=3).select_recordings(rows)
 
     def test_a_study_without_key_frames_is_one_sentence(self, videos: Recordings) -> None:
         with pytest.raises(UserError, match="no column 'ED'"):
-            Clips(frames=3, reference="keyframes", references=3).usable(videos)
+            Clips(frames=3, reference="keyframes", references=3).select_recordings(videos)
 
 
 class TestPairs:
@@ -255,7 +255,7 @@ class TestPairs:
 
     def test_half_are_the_same_and_every_recording_begins_as_many(self, videos: Recordings) -> None:
         view = Pairs(per_recording=3)
-        assert view.count(videos) == 24
+        assert view.number_of_samples(videos) == 24
         found = self.pairs(view, videos, 1)
         for recording in range(4):
             assert sorted(same for same, first, *_ in found if first == recording) == [False] * 3 + [True] * 3
@@ -300,15 +300,15 @@ class TestPairs:
     def test_no_two_patients(self, tmp_path: Path) -> None:
         rows = recordings(tmp_path, [row("a", "A", 5), row("b", "A", 6)])
         with pytest.raises(UserError, match="only one patient"):
-            Pairs().usable(rows)
+            Pairs().select_recordings(rows)
 
     def test_no_two_frames(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no patient with two frames"):
-            Pairs().usable(recordings(tmp_path, [row("a", "A", 1), row("b", "B", 1)]))
+            Pairs().select_recordings(recordings(tmp_path, [row("a", "A", 1), row("b", "B", 1)]))
 
     def test_no_two_patients_of_a_class(self, videos: Recordings) -> None:
         with pytest.raises(UserError, match="no two patients of class_id 1"):
-            Pairs(negatives="same_class").usable(videos)
+            Pairs(negatives="same_class").select_recordings(videos)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +351,6 @@ def test_an_empty_split_is_one_sentence(tmp_path: Path) -> None:
 )
 def test_a_clip_is_spread_over_the_recording(length: int, stride: int, expected: list[int]) -> None:
     view = Clips(frames=3, stride=stride, start="spread")
-    found = list(view.place(length, np.random.default_rng(0)))
+    found = list(view.frame_range(length, np.random.default_rng(0)))
     assert found == expected
-    assert view.fixed() == view
+    assert view.for_evaluation() == view

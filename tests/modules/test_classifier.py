@@ -55,13 +55,13 @@ def data(splits: str, ids: list[Any], task: Any = None, trained: Any = None, **m
     given = {"FileName": [f"r{k}" for k in range(len(ids))], "PatientID": [f"p{k // 2}" for k in range(len(ids))]}
     table = pd.DataFrame({**given, "Split": [names[letter] for letter in splits], "class_id": ids, **more})
     asked, root = task or Classification(), Path("videos")
-    known = asked.known(table, root)
-    table = asked.usable(table, known)
+    known = asked.output_names(table, root)
+    table = asked.select_rows(table, known)
     store = SimpleNamespace(root=root, table=table, dataset=SimpleNamespace(channels=C))
     real = table[table["Split"] == "TRAIN"]
     rows = {"": {name: row for row, name in enumerate(table["FileName"])}}
-    fixed = {"store": store, "task": asked, "known": known, "tested": lambda: rows}
-    return SimpleNamespace(**fixed, trained=lambda: real if trained is None else trained)
+    fixed = {"store": store, "task": asked, "output_names": known, "test_rows": lambda: rows}
+    return SimpleNamespace(**fixed, training_table=lambda: real if trained is None else trained)
 
 
 def batch(ids: list[int], seed: int = 0, first: int = 0) -> Any:
@@ -122,7 +122,7 @@ def test_a_class_without_a_name_is_named_by_its_id() -> None:
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        ([0, math.nan, 1], "videos lacks class_id for some recordings"),
+        ([0, math.nan, 1], "videos has no class_id for some recordings"),
         ([0, 0, 0], "has 1 class_id in split TRAIN: a classifier needs two or more"),
         ([0, 1, 3], "has class_id 3, but no recording of it in the training data"),
     ],

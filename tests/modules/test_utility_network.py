@@ -59,8 +59,8 @@ def test_unknown_labels_have_no_gradient() -> None:
 def data(**labels: list[float]) -> Any:
     table = pd.DataFrame(labels)
     task = Labels([*labels])
-    fixed = {"task": task, "known": dict(enumerate(labels)), "store": SimpleNamespace(root=Path("videos"))}
-    return SimpleNamespace(**fixed, trained=lambda: table)
+    fixed = {"task": task, "output_names": dict(enumerate(labels)), "store": SimpleNamespace(root=Path("videos"))}
+    return SimpleNamespace(**fixed, training_table=lambda: table)
 
 
 def test_balanced_weights_positives_by_negatives_over_positives() -> None:

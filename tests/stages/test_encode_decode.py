@@ -70,8 +70,10 @@ def test_latents_are_the_networks_frame_by_frame(
     tmp_path: Path, channels: int, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, Any] = {}
-    save = encoding._save
-    monkeypatch.setattr(encoding, "_save", lambda path, found: (kept.update({path.stem: found}), save(path, found))[1])
+    save = encoding._save_posterior
+    monkeypatch.setattr(
+        encoding, "_save_posterior", lambda path, found: (kept.update({path.stem: found}), save(path, found))[1]
+    )
     store = encode(study(tmp_path, channels), f"budget={budget}")
     assert store.table["NumberOfFrames"].tolist() == list(LENGTHS)
     for number, name in enumerate(store.table["FileName"]):
@@ -210,7 +212,7 @@ for budget in ("8", "512"):
 
 
 def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save, saved = encoding._save, []
+    save, saved = encoding._save_posterior, []
 
     def asking(path: Path, found: Any) -> dict[str, Any]:
         saved.append(path.stem)
@@ -219,7 +221,7 @@ def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest
 
     folder = study(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "_save", asking)
+        patch.setattr(encoding, "_save_posterior", asking)
         with pytest.raises(KeyboardInterrupt):
             encode(folder, "budget=1")
     assert len(saved) == 1
@@ -309,7 +311,7 @@ def test_encode_refuses_other_channels_sizes_and_kinds(tmp_path: Path) -> None:
     words = r"r0 is 24x16, not divisible by 16: ingest with another data.size"
     refused(words, lambda: encode(folder, f"artifact={folder}/deep"), folder, "latents")
     encode(folder)
-    words = r"latents is a latent store, but a video store is needed here"
+    words = r"latents is a latent store, but a video store is needed"
     refused(words, lambda: encode(folder, f"src={folder}/latents", at="twice"), folder, "twice")
 
 

@@ -111,7 +111,7 @@ def test_gif(tmp_path: Path, channels: int, least: float) -> None:
 
 def test_a_gif_faster_than_players_show_is_slowed_and_says_so(tmp_path: Path) -> None:
     src, dst = store(tmp_path / "videos", fps=80.0), tmp_path / "out"
-    assert run(src, dst, "gif").facts["slowed"] == "2 recordings to 50 frames/s: no player shows a gif faster"
+    assert run(src, dst, "gif").facts["slowed"] == "2 recordings to 50 frames/s, the fastest that players show a GIF"
     with Image.open(dst / "Videos" / "b.gif") as image:
         assert {frame.info["duration"] for frame in ImageSequence.Iterator(image)} == {20}
     assert [float(entry["FPS"]) for entry in table(dst)] == [50, 50]
@@ -154,7 +154,7 @@ def test_mp4_plays_in_browsers(tmp_path: Path, channels: int) -> None:
 
 def test_mp4_pads_odd_sizes_and_says_so(tmp_path: Path) -> None:
     src, dst = store(tmp_path / "videos", size=(17, 22)), tmp_path / "out"
-    assert str(run(src, dst, "mp4").facts["padded"]).startswith("2 recordings of odd size")
+    assert str(run(src, dst, "mp4").facts["padded"]).startswith("2 recordings by one row")
     found = decoded(dst / "Videos" / "b.mp4")[0]
     assert found.shape == (12, 18, 22, 3)
     assert psnr(found[:, :17], np.broadcast_to(src.frames("b"), (12, 17, 22, 3))) >= 36
@@ -200,7 +200,7 @@ def test_nifti(tmp_path: Path, channels: int) -> None:
 @pytest.mark.parametrize("format", [name for name in FORMATS if name != "pt"])
 def test_latents_are_decoded_first(tmp_path: Path, format: str) -> None:
     src = make_latent_store(tmp_path / "latents")
-    with pytest.raises(UserError, match="decode first"):
+    with pytest.raises(UserError, match="decode them with stage=decode"):
         run(src, tmp_path / "out", format)
     assert not list(tmp_path.glob("out*"))
 
@@ -259,7 +259,7 @@ def test_another_quality_is_another_export(tmp_path: Path) -> None:
 
 def test_a_half_made_export_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src, dst = store(tmp_path / "videos"), tmp_path / "out"
-    monkeypatch.setattr(module, "_one", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "_export_recording", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(src, dst, "png")
     with pytest.raises(UserError, match=r"out\.partial is already there, made with format=png, now jpg"):

@@ -155,7 +155,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, there: str) ->
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="layout is 'kaggle': choose one of cardiacnet"):
         draw(tmp_path / "raw", layout="kaggle")
-    with pytest.raises(UserError, match="give data=phantom"):
+    with pytest.raises(UserError, match="use data=phantom"):
         draw(tmp_path / "raw", source=CardiacNet())
     for workers in (-1, 1.5, True, "two"):
         with pytest.raises(UserError, match=r"workers is .*: give a whole number from 0"):

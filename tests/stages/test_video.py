@@ -160,7 +160,7 @@ VIDEO = [
     (["sampler=heun"], "sampler=heun does not go with process=ddpm"),
     (["guidance.text=2"], "guidance.text=2 has nothing to guide"),
     (["src=DIR/other"], r"other was encoded by efef.*, this model needs cdcd"),
-    (["src=DIR/pixels"], "pixels is a video store, but a latent store is needed here"),
+    (["src=DIR/pixels"], "pixels is a video store, but a latent store is needed"),
     (["src=DIR/none"], "none"),
     (["src=DIR/unknown"], "class_id=2 is a class that the model was not trained on"),
     (["src=DIR/fraction"], "EF=0.55 is not what the model was trained on"),

@@ -146,5 +146,5 @@ def test_a_recording_that_several_seeds_answer_is_one_recording(tmp_path: Path) 
 
 def test_a_fold_beside_folds_is_not_silent(tmp_path: Path) -> None:
     stores(tmp_path)
-    with pytest.raises(InstantiationException, match=r"datamodule.folds is None and datamodule.fold is 1: give both"):
+    with pytest.raises(InstantiationException, match=r"datamodule.folds is None and datamodule.fold is 1: set both"):
         engine.train(train_cfg(tmp_path, "folds=3", "datamodule.fold=1"))
