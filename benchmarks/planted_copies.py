@@ -34,17 +34,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream.config.paths import CONF_DIR
+from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.normalization import from_uint8
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, gaussian_sample, named_rng
 from echodream.diffusion.model import load_diffusion_model
-from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, drawn, normal, pick, rng_of, spread
-from echodream.filtering.embedding import FrameEmbedder
-from echodream.filtering.positive_controls import Control, PosteriorSample, SDEdit, copies, views
-from echodream.filtering.reference_search import Query, References, View, embedded, train_to_test
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
+from echodream.filtering.embedding import FrameEmbedder, View
+from echodream.filtering.positive_controls import Control, generate_copies, latent_views
+from echodream.filtering.scoring import Query, ReferenceFrames, embed_queries, train_to_test
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import resize
 from echodream.ingest.source import Limits, Video
-from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pearson_upper
+from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.metrics.verification import Pairs, auc, roc_curve
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
@@ -107,13 +108,13 @@ def scored(
 ) -> Scores:
     """Compare all samples with the training recordings ``rows``, in the way of each rule."""
 
-    def compare(references: References, views: Sequence[View], similarity: Similarity) -> np.ndarray:
-        found = embedded(embedder, (sample.latents for sample in samples), views)
+    def compare(references: ReferenceFrames, views: Sequence[View], similarity: Similarity) -> np.ndarray:
+        found = embed_queries(embedder, (sample.latents for sample in samples), views)
         queries = [Query(x, sample.control, sample.taken) for x, sample in zip(found, samples, strict=True)]
-        return references.compare(queries, similarity).score
+        return references.score(queries, similarity).score
 
-    first = References(embedder, rows, first=True)
-    wide = compare(References(embedder, rows, every), ways, embedder.sees.similarity)  # type: ignore[arg-type]
+    first = ReferenceFrames(embedder, rows, first=True)
+    wide = compare(ReferenceFrames(embedder, rows, every), ways, embedder.input_spec.similarity)  # type: ignore[arg-type]
     return Scores(wide, compare(first, (), "pearson"), train_to_test(first, test, "pearson"))
 
 
@@ -135,22 +136,21 @@ def newcomers(shop: CopyGenerator, study: Store, count: int, frames: int, seed: 
     phantom = Phantom(count, seed=seed, size=rendered.source.size, per_patient=(1, 1))
     for recording in phantom.recordings(None):
         video = phantom.read(recording, Limits())
-        places = spread(len(video.frames), frames) if frames != 3 else beat(video)
+        places = evenly_spaced_frames(len(video.frames), frames) if frames != 3 else beat(video)
         x = from_uint8(torch.from_numpy(resize(video.frames[places], (size, size)))).permute(0, 3, 1, 2)
         mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
-        yield mean + std * normal(mean.shape, rng_of(seed, recording.name))
+        yield gaussian_sample(mean, std, named_rng(seed, recording.name))
 
 
 def planted(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) -> list[Sample]:
     """A copy of each of ``taken``, which are of training patients, under each transform."""
-    rows, found = shop.rows, []
+    rows, found = shop.recordings, []
     several = rows.table.groupby(rows.table["PatientID"].astype(str))["FileName"].count()
     for name, control in TRANSFORMS.items():
-        if isinstance(control, SDEdit) and shop.generator is None:
+        if control.needs_generator and shop.generator is None:
             continue
-        alone = isinstance(control, PosteriorSample) and control.leave_out == "recording"
-        chosen = {patient: one for patient, one in taken.items() if several[patient] > 1 or not alone}
-        made = copies(shop, name, control, list(chosen.values()))
+        chosen = {key: one for key, one in taken.items() if several[key] > 1 or control.leave_out != "recording"}
+        made = generate_copies(shop, name, control, list(chosen.values()))
         for x, (patient, one) in zip(
             tqdm(made, f"{kind} {name}", len(chosen), disable=None), chosen.items(), strict=True
         ):
@@ -160,8 +160,8 @@ def planted(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) ->
 
 def interval(hits: int, of: int) -> dict[str, float]:
     """A share with its Clopper-Pearson interval at 95 %."""
-    bounds = clopper_pearson_lower(hits, of, 0.025), clopper_pearson_upper(hits, of, 0.025)
-    return {"count": hits, "of": of, "share": hits / of, "low": bounds[0], "high": bounds[1]}
+    found = clopper_pearson_interval(hits, of)
+    return {"count": hits, "of": of, "share": found.value, "low": found.low, "high": found.high}
 
 
 def curve(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
@@ -258,14 +258,16 @@ def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scor
     ]
     embedder = FrameEmbedder(given.reid or str(models / "reid"), vae, given.device)
     embedder.check(store)
-    held = pick(test, frames, given.seed)
-    samples = [Sample(drawn(test, x.row, x.places, rng_of(given.seed, key)), HELD, key) for key, x in held.items()]
-    seed = int(rng_of(given.seed, NOVEL).integers(2**31))
+    held = select_frames_by_patient(test, frames, given.seed)
+    samples = [
+        Sample(test.posterior_sample(x.row, x.frames, named_rng(given.seed, key)), HELD, key) for key, x in held.items()
+    ]
+    seed = int(named_rng(given.seed, NOVEL).integers(2**31))
     samples += [Sample(x, NOVEL) for x in newcomers(shops[0], Store(data / "videos"), given.novel, frames, seed)]
     for turn, kind in enumerate((CONTROL, COPY)):
-        taken = dict(list(pick(train, frames, given.seed + turn).items())[: given.patients])
+        taken = dict(list(select_frames_by_patient(train, frames, given.seed + turn).items())[: given.patients])
         samples += planted(shops[turn], taken, kind)
-    ways = [partial(views, shops[0], [TRANSFORMS[name] for name in given.views])]
+    ways = [partial(latent_views, shops[0], [TRANSFORMS[name] for name in given.views])]
     return samples, scored(samples, embedder, train, test, ways, given.every)
 
 

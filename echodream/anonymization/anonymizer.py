@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from echodream.anonymization.methods import Method
 from echodream.datamodules.frame_budget_batches import plan_batches
+from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.recordings import Recordings
-from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, spread
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Anonymizer(pl.LightningModule):
     def predict_step(self, batch: RecordingBatch, batch_idx: int) -> Sequence[Tensor]:
         """The anonymized frames of each recording: unscaled latents, float32 (f, C, H, W), on the CPU."""
         self.copies.device = self.device
-        recordings = self.copies.rows
-        selections = [FrameSelection(row, spread(int(recordings.frames[row]), self.frames)) for row in batch.rows]
+        recordings = self.copies.recordings
+        selections = [
+            FrameSelection(row, evenly_spaced_frames(int(recordings.frames[row]), self.frames)) for row in batch.rows
+        ]
         return [frames.float() for frames in self.method.anonymize(self.copies, selections)]

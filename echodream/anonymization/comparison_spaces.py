@@ -14,7 +14,7 @@ from echodream import validation
 from echodream.anonymization.image_pairs import ImageSet
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
-from echodream.filtering.embedding import FrameEmbedder, latents
+from echodream.filtering.embedding import FrameEmbedder
 from echodream.privacy.similarity import Similarity, normalize
 from echodream.store import Store
 from echodream.weights import fingerprint
@@ -94,7 +94,7 @@ def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: 
 def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor:
     """Frames of a recording: unscaled posterior means, or pixels in [-1, 1]; float32 (f, C, H, W)."""
     if recordings.store.dataset.kind == "latent":
-        return latents(recordings, row, frames)
+        return recordings.posterior(row, frames)[0]
     return recordings.read(row, frames.tolist(), np.random.default_rng(0)).transpose(0, 1)
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 
 from echodream import validation
 from echodream.datamodules.anonymized import match_versions
+from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.errors import UserError
-from echodream.filtering.copy_generation import spread
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS
 
@@ -90,7 +90,7 @@ def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: 
     if recordings.frames.min() < frames:
         shortest = recordings.names[int(recordings.frames.argmin())]
         raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {int(recordings.frames.min())}")
-    indices = [spread(int(count), frames) for count in recordings.frames]
+    indices = [evenly_spaced_frames(int(count), frames) for count in recordings.frames]
     rows = np.repeat(np.arange(len(recordings)), frames)
     return ImageSet(recordings, rows, np.concatenate(indices).astype(np.int64))
 

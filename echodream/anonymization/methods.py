@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules.key_frames import nearest_triple
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.key_frames import evenly_spaced_frames, marked_triples, nearest_triple
+from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.diffusion.conditioning.base import parse_texts
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
-from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, beats_of, rng_of, spread
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 
 
 class Method:
@@ -80,14 +80,14 @@ class Redraw(Method):
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
         """Samples that start from the noised frames. Noise is a function of seed, recording and frame."""
         if self.strength == 0:
-            return [copies.mean(selection.row, selection.places) for selection in selections]
-        frames = [(selection.row, int(frame)) for selection in selections for frame in selection.places]
-        rngs = [rng_of(copies.seed, f"{copies.rows.names[row]}/{frame}") for row, frame in frames]
-        joint = [frames_around(copies.rows, row, frame, copies.model.metadata.frames) for row, frame in frames]
-        x, values = copies.stacked([selection for selection, _ in joint], rngs)
-        sampled = copies.redrawn(x, values, self.strength, rngs)
+            return [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
+        frames = [(selection.row, int(frame)) for selection in selections for frame in selection.frames]
+        rngs = [named_rng(copies.seed, f"{copies.recordings.names[row]}/{frame}") for row, frame in frames]
+        joint = [frames_around(copies.recordings, row, frame, copies.model.metadata.frames) for row, frame in frames]
+        x, values = copies.image_batch([selection for selection, _ in joint], rngs)
+        sampled = copies.regenerate(x, values, self.strength, rngs)
         sampled = sampled[torch.arange(len(sampled)), torch.tensor([position for _, position in joint])]
-        return sampled.split([len(selection.places) for selection in selections])
+        return sampled.split([len(selection.frames) for selection in selections])
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,12 @@ class Blur(Method):
         """Blurred frames; pixels outside the image repeat its edge."""
         from scipy.ndimage import gaussian_filter
 
-        latents = torch.cat([copies.mean(selection.row, selection.places) for selection in selections])
+        latents = torch.cat(
+            [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
+        )
         blurred = gaussian_filter(copies.decode(latents).numpy(), (0, 0, self.blur, self.blur), mode="nearest")
         mean, _ = copies.encode(torch.from_numpy(blurred))
-        return mean.split([len(selection.places) for selection in selections])
+        return mean.split([len(selection.frames) for selection in selections])
 
 
 METHODS: dict[str, type[Method]] = {"redraw": Redraw, "blur": Blur}
@@ -128,8 +130,10 @@ def frames_around(recordings: Recordings, row: int, frame: int, count: int) -> t
 
     Three frames are the key frames of the nearest beat, where beats are marked; otherwise frames are evenly spaced.
     """
-    beats = beats_of(recordings, row) if count == 3 else []
-    frames = np.array(nearest_triple(beats, frame)) if beats else spread(int(recordings.frames[row]), count)
+    beats = marked_triples(recordings, row) if count == 3 else []
+    frames = (
+        np.array(nearest_triple(beats, frame)) if beats else evenly_spaced_frames(int(recordings.frames[row]), count)
+    )
     position = int(np.abs(frames - frame).argmin())
     frames[position] = frame
     return FrameSelection(row, frames), position

@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream import validation
-from echodream.datamodules.key_frames import find_triples, nearest_triple
+from echodream.datamodules.key_frames import evenly_spaced_frames, find_triples, nearest_triple
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.filtering.embedding import FrameEmbedder, latents, spread
+from echodream.filtering.embedding import FrameEmbedder
 from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
 from echodream.privacy.similarity import Similarity, normalize
 
@@ -98,7 +98,7 @@ class EmbeddingSetBuilder:
     def embed_samples(self) -> EmbeddingSet:
         """The embedding set of all samples."""
         recordings = self.samples
-        plan = [(row, spread(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
+        plan = [(row, evenly_spaced_frames(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
         embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
         sequences = [*embedded]
         if not self.all_frames_embedded:
@@ -151,7 +151,7 @@ class EmbeddingSetBuilder:
             and (triples := find_triples(recordings, row))
         ):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
-        return row, np.array([rng.integers(frames)]) if self.count == 1 else spread(frames, self.count)
+        return row, np.array([rng.integers(frames)]) if self.count == 1 else evenly_spaced_frames(frames, self.count)
 
     def _select_second_view(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
@@ -170,7 +170,7 @@ class EmbeddingSetBuilder:
         for patient in range(patients):
             rows = np.flatnonzero(recordings.patient_numbers == patient)
             ends = np.cumsum(recordings.frames[rows])
-            indices = spread(int(ends[-1]), count)
+            indices = evenly_spaced_frames(int(ends[-1]), count)
             recording = np.searchsorted(ends, indices, side="right")
             starts = ends - recordings.frames[rows]
             plan += [(int(rows[k]), indices[recording == k] - starts[k]) for k in np.unique(recording)]
@@ -182,7 +182,7 @@ class EmbeddingSetBuilder:
         embedded: list[Tensor] = []
         waiting: list[Tensor] = []
         for row, indices in tqdm(plan, progress, unit="rec", disable=None, leave=False):
-            waiting.append(latents(recordings, row, indices))
+            waiting.append(recordings.posterior(row, indices)[0])
             if sum(map(len, waiting)) >= BLOCK:
                 embedded += self._embed_block(waiting, progress)
                 waiting = []

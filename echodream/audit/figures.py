@@ -13,7 +13,6 @@ from echodream.audit.measure import Measure
 from echodream.audit.membership_inference import DenoisingErrors
 from echodream.callbacks.image_logging import image_grid
 from echodream.datamodules.recordings import Recordings
-from echodream.filtering.embedding import latents
 from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
 from echodream.privacy.attacks.membership import combine_levels
 from echodream.privacy.similarity import paired_similarity
@@ -95,7 +94,7 @@ def _nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarr
 def _stored_latents(recordings: Recordings, embedding_set: EmbeddingSet, number: int, frame: int) -> Tensor:
     """Posterior mean of a frame of sample or patient ``number``, unscaled: (C, H, W)."""
     row, indices = embedding_set.frame_plan[number]
-    return latents(recordings, row, indices[frame : frame + 1])[0]
+    return recordings.posterior(row, indices[frame : frame + 1])[0]
 
 
 def _decode(decoder: Any, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
-from echodream.filtering.embedding import FrameEmbedder, check_trained, drawn_with
+from echodream.filtering.embedding import FrameEmbedder, check_training_store, sampling_settings
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS
@@ -88,10 +88,10 @@ def _load_decoder(folder: str, encoder: str, device: str) -> Any:
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
     """Raise ``UserError`` unless ``model`` was trained on ``real`` and generated ``source``, as far as is recorded."""
-    check_trained(folder, "lvdm" if model.is_video else "lidm", real, "generator")
+    check_training_store(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.metadata.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
-    sampled_by = drawn_with(source).get("model")
+    sampled_by = sampling_settings(source).get("model")
     if sampled_by is not None and sampled_by != model.fingerprint():
         raise UserError(
             f"generator={folder} did not generate {source.root}: give the lidm or lvdm that did, or generator=null"

@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
+
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 
@@ -48,6 +50,18 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
         more,
     )
     return rows.select(usable)
+
+
+def marked_triples(rows: Recordings, row: int) -> list[Triple]:
+    """``find_triples``; an empty list if the store has no columns ED and ES."""
+    return find_triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
+
+
+def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
+    """Indices of ``count`` of ``frames`` frames, evenly spaced from first to last; 1 is the middle frame. int64."""
+    if count == 1:
+        return np.array([frames // 2])
+    return np.linspace(0, frames - 1, count).round().astype(np.int64)
 
 
 def _key_frames(rows: Recordings, row: int, kind: str) -> list[int]:

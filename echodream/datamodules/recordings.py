@@ -1,5 +1,6 @@
 """The recordings of one split of a Store, read as inputs of networks."""
 
+import hashlib
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
@@ -92,9 +93,30 @@ class Recordings:
             parts = [self.store.latents(name, index, index + 1) for index in frames.tolist()]
             mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
         if posterior == "sample":
-            mean = mean + std * torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
+            mean = gaussian_sample(mean, std, rng)
         assert self.store.dataset.statistics is not None
         return whiten(mean.transpose(0, 1), self.store.dataset.statistics).contiguous()
+
+    def posterior(self, row: int, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Stored mean and standard deviation of the latents of ``frames``, unscaled: float32 (f, C, H, W) each."""
+        low, high = int(frames.min()), int(frames.max()) + 1
+        mean, std = self.store.latents(self.names[row], low, high)
+        return mean[frames - low].float(), std[frames - low].float()
+
+    def posterior_sample(self, row: int, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """A sample of the posterior of the latents of ``frames``, unscaled: float32 (f, C, H, W)."""
+        return gaussian_sample(*self.posterior(row, frames), rng)
+
+
+def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
+    """A sample of independent normal distributions; all of one shape, float32."""
+    return mean + std * torch.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
+
+
+def named_rng(seed: int, name: str) -> np.random.Generator:
+    """A random generator that is a function of ``seed`` and ``name``, such as the name of a recording."""
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32)
+    return np.random.default_rng([seed, *words.tolist()])
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:

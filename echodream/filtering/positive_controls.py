@@ -1,10 +1,14 @@
-"""Known copies of training patients: what a generator that copied could have made of them, by transform."""
+"""Positive controls of the privacy filter: known copies of training patients. A new kind is one class in this file.
+
+A class is found by its ``kind``; conf/controls/declared.yaml names the controls that are used, one a line. The filter
+certifies each of them, its record has their settings, and the report describes them with ``describe_control``.
+"""
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,76 +16,118 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.datamodules import augmentation
+from echodream.datamodules.recordings import gaussian_sample, named_rng
 from echodream.errors import UserError
-from echodream.filtering.copy_generation import TOGETHER, CopyGenerator, FrameSelection, batched, normal, rng_of, spread
+from echodream.privacy.certification import WEAKEST
 
-CLIPS = 6
-"""Clips that are drawn together."""
+if TYPE_CHECKING:
+    from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 
 LeaveOut = Literal["nothing", "frames", "recording"]
+KINDS: dict[str, "type[Control]"] = {}
+"""Classes of controls by ``kind``."""
 
 
 class Control(ABC):
-    """A kind of copy. ``leave_out``: which references of the patient the copy must be recognised without."""
+    """A kind of copy. Subclasses are frozen dataclasses; their fields are recorded.
 
+    ``kind``: its name in records. ``leave_out``: references of the patient that the copy is compared without: none,
+    the copied frames and their neighbors, or the whole recording. ``needs_generator``: whether the diffusion model that
+    sampled ``src`` generates the copy.
+    """
+
+    kind: ClassVar[str]
+    needs_generator: ClassVar[bool] = False
     leave_out: LeaveOut = "nothing"
-    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.kind] = cls
 
     @abstractmethod
-    def make(
-        self, shop: CopyGenerator, taken: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]
+    def generate(
+        self,
+        copy_generator: "CopyGenerator",
+        selections: Sequence["FrameSelection"],
+        rngs: Sequence[np.random.Generator],
     ) -> Iterator[Tensor]:
-        """A copy of each of ``taken``, unscaled latents (f, C, H, W), with the randomness of its own ``rngs``."""
+        """A copy of each selection, unscaled latents (f, C, H, W); random numbers of copy i come from ``rngs[i]``."""
 
     @property
     def amount(self) -> str:
-        """What it does, in words that follow its name in a sentence; empty where the name says all."""
+        """Its strength in words that follow its name in the statement of the decision; may be empty."""
         return ""
 
+    @property
+    def description(self) -> str:
+        """The copy in words, for the report."""
+        return ""
+
+    def pixel_views(self, pixels: Tensor) -> list[Tensor]:
+        """``pixels``, (n, C, H, W), under the transform in each of its directions. ``UserError`` if it is random."""
+        raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
+
     def settings(self) -> dict[str, Any]:
-        """The kind and its amounts, as plain JSON."""
-        return {"kind": self.name, **asdict(self)}  # type: ignore[call-overload]
+        """Kind and fields, for records."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
+
+    def excludes(self, selection: "FrameSelection", row: int, frames: np.ndarray) -> np.ndarray:
+        """Which ``frames``, (n,), of the recording ``row`` are no references for a copy of ``selection``; bool (n,)."""
+        if self.leave_out == "nothing" or row != selection.row:
+            return np.zeros(len(frames), dtype=bool)
+        if self.leave_out == "recording":
+            return np.ones(len(frames), dtype=bool)
+        return (np.abs(frames[:, None] - selection.frames[None]) <= 1).any(axis=1)
 
 
 @dataclass(frozen=True)
 class PosteriorSample(Control):
-    """The frames themselves, drawn anew from their stored posterior.
+    """The frames themselves: a new sample of their stored posterior.
 
-    With ``leave_out`` "frames" the references lack these frames and those next to them, so that another frame of the
-    patient must be recognised; with "recording" they lack the whole recording.
+    With ``leave_out`` "frames" another frame of the patient has to be recognized, with "recording" another recording.
     """
 
-    name: ClassVar[str] = "drawn"
+    kind: ClassVar[str] = "drawn"
     leave_out: LeaveOut = "nothing"
 
     def __post_init__(self) -> None:
-        if self.leave_out not in ("nothing", "frames", "recording"):
-            raise UserError(f"leave_out is {self.leave_out!r}: give nothing, frames or recording")
+        validation.one_of("leave_out", self.leave_out, ("nothing", "frames", "recording"))
 
     @property
     def amount(self) -> str:
-        """What references it is recognised without."""
+        """The references it is compared with."""
         return {"nothing": "", "frames": "at least two frames away"}.get(self.leave_out, "among the patient's others")
 
-    def make(
-        self, shop: CopyGenerator, taken: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]
+    @property
+    def description(self) -> str:
+        """The references it is compared with."""
+        return {
+            "nothing": "the very same frames",
+            "frames": "another frame of the recording",
+            "recording": "another recording of the patient",
+        }[self.leave_out]
+
+    def generate(
+        self,
+        copy_generator: "CopyGenerator",
+        selections: Sequence["FrameSelection"],
+        rngs: Sequence[np.random.Generator],
     ) -> Iterator[Tensor]:
-        """Posterior draws."""
-        for one, rng in zip(taken, rngs, strict=True):
-            yield shop.drawn(one.row, one.places, rng)
+        """Samples of the posterior."""
+        for selection, rng in zip(selections, rngs, strict=True):
+            yield copy_generator.recordings.posterior_sample(selection.row, selection.frames, rng)
 
 
 @dataclass(frozen=True)
 class PixelTransform(Control):
-    """The frames decoded, changed by fixed amounts, and drawn from the posterior that the autoencoder gives them.
+    """The frames decoded, transformed and encoded: a sample of the posterior of the transformed pixels.
 
-    Without any amount it is the round trip. Brighter or darker, left or right and so on are drawn for each copy.
-    ``gain`` .4 multiplies intensities by 1.4 or 1 / 1.4, ``contrast`` likewise their power, ``speckle`` is the strength
-    of noise, ``shift`` a share of the side, along both sides, ``rotate`` in degrees; ``zoom`` .1 crops the frame to its
-    inner 1 / 1.1.
+    Without any transform it is the round trip through the autoencoder. The direction (brighter or darker, left or
+    right) is random for each copy. ``gain`` 0.4 multiplies intensities by 1.4 or 1 / 1.4; ``contrast`` raises them to
+    such a power; ``speckle``: standard deviation of multiplicative noise; ``shift``: fraction of the side, in both
+    directions; ``rotate``: degrees; ``zoom`` 0.1 crops the frame to its inner 1 / 1.1; ``flip`` mirrors it.
     """
 
-    name: ClassVar[str] = "pixels"
+    kind: ClassVar[str] = "pixels"
     gain: float = 0.0
     contrast: float = 0.0
     speckle: float = 0.0
@@ -92,36 +138,53 @@ class PixelTransform(Control):
 
     def __post_init__(self) -> None:
         amounts = {key: value for key, value in asdict(self).items() if key != "flip"}
-        augmentation.Augment(**amounts, flip=float(self.flip))  # refuses what cannot be
+        augmentation.Augment(**amounts, flip=float(self.flip))  # checks the ranges
 
     @property
     def amount(self) -> str:
-        """The amounts: "by 4 %" where there is one, else each with its name."""
-        told = {name: f"{100 * value:g} %" for name, value in asdict(self).items() if name != "flip" and value}
+        """ "by 4 %" for a single transform, else each amount with its name."""
+        amounts = {name: f"{100 * value:g} %" for name, value in asdict(self).items() if name != "flip" and value}
         if self.rotate:
-            told["rotate"] = f"{self.rotate:g} degrees"
-        if len(told) == 1 and not self.flip:
-            return f"by {next(iter(told.values()))}"
-        return "with " + " and ".join(f"{name} {value}" for name, value in told.items()) if told else ""
+            amounts["rotate"] = f"{self.rotate:g} degrees"
+        if len(amounts) == 1 and not self.flip:
+            return f"by {next(iter(amounts.values()))}"
+        return "with " + " and ".join(f"{name} {value}" for name, value in amounts.items()) if amounts else ""
 
-    def make(
-        self, shop: CopyGenerator, taken: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]
+    @property
+    def description(self) -> str:
+        """All transforms, with their amounts."""
+        texts = (
+            (self.gain, f"brighter or darker by {100 * self.gain:.0f} %"),
+            (self.contrast, f"more or less contrast by {100 * self.contrast:.0f} %"),
+            (self.speckle, f"{100 * self.speckle:.0f} % of speckle noise added"),
+            (self.shift, f"moved by {100 * self.shift:.0f} % of the side"),
+            (self.zoom, f"cut and enlarged by {100 * self.zoom:.0f} %"),
+            (self.rotate, f"turned by {self.rotate:.0f}°"),
+            (self.flip, "mirrored"),
+        )
+        return ", ".join(text for amount, text in texts if amount) or "through the autoencoder and back"
+
+    def generate(
+        self,
+        copy_generator: "CopyGenerator",
+        selections: Sequence["FrameSelection"],
+        rngs: Sequence[np.random.Generator],
     ) -> Iterator[Tensor]:
-        """Posterior draws of the changed frames."""
-        for group in shop.groups(taken, rngs):
-            pixels = shop.decode(torch.cat([shop.mean(one.row, one.places) for one, _ in group]))
-            parts = pixels.split([len(one.places) for one, _ in group])
-            changed = [
-                self.changed(part, rng.choice([-1, 1], 5).tolist(), rng)
-                for part, (_, rng) in zip(parts, group, strict=True)
+        """Samples of the posterior of the transformed frames."""
+        for batch in copy_generator.batches(selections, rngs):
+            latents = [copy_generator.recordings.posterior(part.row, part.frames)[0] for part, _ in batch]
+            sizes = [len(part) for part in latents]
+            pixels = copy_generator.decode(torch.cat(latents))
+            transformed = [
+                self.transform(part, rng.choice([-1, 1], 5).tolist(), rng)
+                for part, (_, rng) in zip(pixels.split(sizes), batch, strict=True)
             ]
-            posterior = shop.encode(torch.cat(changed))
-            means, stds = (part.split([len(one.places) for one, _ in group]) for part in posterior)
-            for mean, std, (_, rng) in zip(means, stds, group, strict=True):
-                yield mean + std * normal(mean.shape, rng)
+            means, stds = (part.split(sizes) for part in copy_generator.encode(torch.cat(transformed)))
+            for mean, std, (_, rng) in zip(means, stds, batch, strict=True):
+                yield gaussian_sample(mean, std, rng)
 
-    def changed(self, pixels: Tensor, signs: Sequence[int], rng: np.random.Generator) -> Tensor:
-        """Pixels in [-1, 1], (F, C, H, W), one change for all; ``signs`` of gain, contrast, shifts and rotation."""
+    def transform(self, pixels: Tensor, signs: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """Transformed pixels in [-1, 1], (F, C, H, W); ``signs``: +1 or -1 of gain, contrast, both shifts, rotation."""
         x = pixels.transpose(0, 1)
         if self.shift or self.rotate or self.zoom:
             shift = (self.shift * signs[2], self.shift * signs[3])
@@ -136,66 +199,102 @@ class PixelTransform(Control):
             x = augmentation.speckle(x, self.speckle, rng)
         return x.transpose(0, 1).contiguous()
 
-    @property
-    def directions(self) -> list[tuple[int, ...]]:
-        """Every combination of signs that makes a difference."""
+    def pixel_views(self, pixels: Tensor) -> list[Tensor]:
+        """The transformed pixels for every combination of signs that makes a difference."""
+        if self.speckle:
+            return super().pixel_views(pixels)
         amounts = (self.gain, self.contrast, self.shift, self.shift, self.rotate)
-        return list(itertools.product(*[(1, -1) if amount else (1,) for amount in amounts]))
+        signs = itertools.product(*[(1, -1) if amount else (1,) for amount in amounts])
+        return [self.transform(pixels, combination, np.random.default_rng(0)) for combination in signs]
 
 
 @dataclass(frozen=True)
 class SDEdit(Control):
-    """The frames noised to ``strength``, a share of all noise, and drawn to the end by the generator (SDEdit).
+    """The frames noised to ``strength``, a fraction of the process's time, and sampled from there by the generator.
 
-    Images as many at once as the generator draws; of videos a clip as long as those of training, of which ``f`` frames
-    are looked at. The generator is told the patient's own conditions and reference frames.
+    See ``CopyGenerator.sdedit``.
     """
 
     strength: float
-    name: ClassVar[str] = "regenerated"
+    kind: ClassVar[str] = "regenerated"
+    needs_generator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.number("strength", self.strength, above=0, below=1)
 
     @property
     def amount(self) -> str:
-        """The share of noise."""
+        """The noise level."""
         return f"from {100 * self.strength:g} % noise"
 
-    def make(
-        self, shop: CopyGenerator, taken: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]
+    @property
+    def description(self) -> str:
+        """The noise level."""
+        return f"{100 * self.strength:.0f} % noised and drawn again by the generator"
+
+    def generate(
+        self,
+        copy_generator: "CopyGenerator",
+        selections: Sequence["FrameSelection"],
+        rngs: Sequence[np.random.Generator],
     ) -> Iterator[Tensor]:
-        """Samples of the generator that begin from the patient."""
-        model = shop.model
-        size = CLIPS if model.is_video else max(1, TOGETHER // model.metadata.frames)
-        for group in batched(list(zip(taken, rngs, strict=True)), size):
-            ones, own = [one for one, _ in group], [rng for _, rng in group]
-            x, values = (shop.clips if model.is_video else shop.stacked)(ones, own)
-            made = shop.redrawn(x, values, self.strength, own)
-            for row, one in zip(made, ones, strict=True):
-                yield row[spread(len(row), len(one.places))]
+        """Samples of the generator that start from the patient's noised frames."""
+        return copy_generator.sdedit(selections, rngs, self.strength)
 
 
-def copies(shop: CopyGenerator, name: str, control: Control, taken: Sequence[FrameSelection]) -> Iterator[Tensor]:
-    """A copy of each of ``taken`` under ``control``, which is called ``name``: unscaled latents, (f, C, H, W)."""
-    rngs = [rng_of(shop.seed, f"{name}/{shop.rows.names[one.row]}") for one in taken]
-    return control.make(shop, taken, rngs)
+def select_controls(
+    controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], views: Sequence[str]
+) -> dict[str, Control]:
+    """The ``controls`` that are not null and not in ``leave_out``, which may name those in ``report_only`` only.
+
+    Raises ``UserError`` for values that are no controls, unknown names, and if no control would be certified.
+    """
+    for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", views)):
+        if isinstance(names, str):
+            raise UserError(f"{key}={names} is no list: give names in brackets, or {key}=[] for none")
+    selected = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
+    if wrong := [name for name in sorted(selected) if not isinstance(selected[name], Control)]:
+        raise UserError(
+            f"controls.{wrong[0]} is no control: give one of echodream.filtering.positive_controls, or null"
+        )
+    for key, names, known in (
+        ("leave_out", leave_out, controls),
+        ("report_only", report_only, controls),
+        ("views", views, selected),
+    ):
+        if missing := [name for name in names if name not in known]:
+            raise UserError(f"{key}=[{missing[0]}] is not among controls: choose of {', '.join(sorted(known))}")
+    if certified := [name for name in leave_out if controls[name] is not None and name not in report_only]:
+        raise UserError(
+            f"leave_out=[{certified[0]}] is part of the guarantee: name it in report_only=, too, or take it out of "
+            "leave_out="
+        )
+    if not set(selected) - set(report_only):
+        raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
+    return selected
 
 
-def views(shop: CopyGenerator, controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
-    """Latents, (n, C, H, W), as they are seen through each of ``controls`` in each of its directions."""
-    pixels, rng, seen = shop.decode(latents) if controls else latents, np.random.default_rng(0), []
-    for control in controls:
-        if not isinstance(control, PixelTransform) or control.speckle:
-            raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
-        seen += [shop.encode(control.changed(pixels, signs, rng))[0] for signs in control.directions]
-    return seen
+def generate_copies(
+    copy_generator: "CopyGenerator", name: str, control: Control, selections: Sequence["FrameSelection"]
+) -> Iterator[Tensor]:
+    """A copy of each selection under ``control``, which is declared as ``name``: unscaled latents, (f, C, H, W)."""
+    names = copy_generator.recordings.names
+    rngs = [named_rng(copy_generator.seed, f"{name}/{names[selection.row]}") for selection in selections]
+    return control.generate(copy_generator, selections, rngs)
 
 
-def left_out(control: Control, taken: FrameSelection, row: int, places: np.ndarray) -> np.ndarray:
-    """Which of the frames ``places`` of the recording ``row`` are no references for a copy of ``taken``; bool, (n,)."""
-    if control.leave_out == "nothing" or row != taken.row:
-        return np.zeros(len(places), dtype=bool)
-    if control.leave_out == "recording":
-        return np.ones(len(places), dtype=bool)
-    return (np.abs(places[:, None] - taken.places[None]) <= 1).any(axis=1)
+def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
+    """Latents, (n, C, H, W), under each of ``controls`` in each of its directions: posterior means after encoding."""
+    if not controls:
+        return []
+    pixels = copy_generator.decode(latents)
+    return [copy_generator.encode(view)[0] for control in controls for view in control.pixel_views(pixels)]
+
+
+def describe_control(name: str, record: Mapping[str, Any]) -> str:
+    """The copy in words; ``record``: the settings that the filter recorded of the control ``name``."""
+    if name == WEAKEST:
+        return "whichever of these hides the patient best"
+    settings = dict(record)
+    control = KINDS.get(settings.pop("kind", ""))
+    return (control(**settings).description if control else "") or name.replace("_", " ")

@@ -1,36 +1,59 @@
-"""A filter's decision as it is written to its private folder, counted there, and told."""
+"""Records of a filter's decision: the private folder, the store of samples that passed, and the summary."""
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from echodream.filtering.scoring import Scored
-from echodream.privacy.certification import certify, split
+from echodream.errors import UserError
+from echodream.filtering.scoring import FilterScores
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.privacy.statements import percent
-from echodream.runs.atomic_folder import FRESH, write_record
+from echodream.runs.atomic_folder import FRESH, read_record, write_record
+from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.schema import partial_path, read_dataset
 from echodream.store.table import write_table
 
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
-"""Of the private folder."""
+"""Files of the private folder."""
 
 
-def tries(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> int:
-    """How many settings were tried with this folder: the confidence of a bound is that of the first."""
-    if before is None:
+def count_decisions(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+    """Number of decisions made with a private folder, this one included; a repeat with the same settings is none.
+
+    ``previous``: the folder's record, if there is one.
+    """
+    if previous is None:
         return 1
-    same = all(before.get(name) == value for name, value in json.loads(json.dumps(asked)).items())
-    return int(before.get("decision", {}).get("tries", 1)) + (0 if same else 1)
+    repeated = all(previous.get(name) == value for name, value in json.loads(json.dumps(settings)).items())
+    return int(previous.get("decision", {}).get("tries", 1)) + (0 if repeated else 1)
 
 
-def decided(decision: Decision, scored: Scored, rule: Rule, number: int) -> dict[str, Any]:
-    """All that may be shared of a decision: no name, no path. A threshold is a score of somebody who is not named."""
-    facts = decision.as_dict()
+def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether both folders are complete. Raises ``UserError`` if one was made with other settings."""
+    expected = json.loads(json.dumps(settings))
+    records = {dst: read_dataset(dst).settings} if dst.exists() else {}
+    record = read_record(private / RECORD)
+    if record is not None and record.get("decision", {}).get("passed"):
+        records[private] = record
+    for folder, recorded in records.items():
+        if different := [name for name, value in expected.items() if recorded.get(name) != value]:
+            key = "private" if folder == private else "dst"
+            raise UserError(
+                f"{folder} is already there, made with another {different[0]}: choose another {key}=, or remove it"
+            )
+    if len(records) == 2:
+        shutil.rmtree(partial_path(dst), ignore_errors=True)
+    return len(records) == 2
+
+
+def public_decision(decision: Decision, scores: FilterScores, rule: Rule, number: int) -> dict[str, Any]:
+    """The part of decision ``number`` that may be shared: no names, no paths. Thresholds are scores of somebody."""
+    record = decision.as_dict()
     if decision.passed and isinstance(rule, Calibrated):
-        facts["statement"] += (
+        record["statement"] += (
             " This is the first decision that was written to its private folder; decisions in other folders are not "
             "counted."
             if number == 1
@@ -38,86 +61,92 @@ def decided(decision: Decision, scored: Scored, rule: Rule, number: int) -> dict
             "before, on the same patients: the confidence of all of them together is "
             f"{percent(max(0.0, 1 - number * rule.delta))}. Decisions in other folders are not counted."
         )
-    rejected = int(decision.rejected(scored.samples.score).sum())
-    reported = []
-    if decision.table and scored.reported:
-        chooses = (
-            split(scored.evidence.controls, rule.choose, rule.seed)[0] if isinstance(rule, Calibrated) else frozenset()
-        )
-        everyone = frozenset(name for part in scored.reported.values() for name in part.patients.tolist())
-        reported = [
-            asdict(row)
-            for row in certify(
-                scored.reported,
-                decision.tau,
-                decision.settings["delta"],
-                chooses,
-                everyone - chooses,
-                decision.between,
-            )
-        ]
+    rejected = int(decision.rejected(scores.samples.score).sum())
     return {
-        **facts,
-        "reported": reported,
-        "drawn": len(scored.names),
+        **record,
+        "drawn": len(scores.names),
         "rejected": rejected,
-        "kept": len(scored.names) - rejected,
-        "frames": scored.frames,
-        "references": scored.samples.references,
-        "training_patients": scored.samples.patients,
+        "kept": len(scores.names) - rejected,
+        "frames": scores.frames,
+        "references": scores.samples.references,
+        "training_patients": scores.samples.patients,
+        "tries": number,
     }
 
 
-def write_private(
+def write_private_folder(
     folder: Path,
-    scored: Scored,
+    scores: FilterScores,
     decision: Decision,
     record: Mapping[str, Any],
     command: str,
     code_version: str,
 ) -> None:
-    """Scores of all samples, of new patients and of copies; each file whole or not at all, the record last."""
+    """Write the scores of samples, calibration patients and copies; each file atomically, the record last."""
     folder.mkdir(parents=True, exist_ok=True)
-    found, rejected = scored.samples, decision.rejected(scored.samples.score)
-    p = decision.p_values(found.score)
+    samples, rejected = scores.samples, decision.rejected(scores.samples.score)
+    p_values = decision.p_values(samples.score)
     rows = [
         {
             "FileName": name,
-            "Score": float(found.score[number]),
-            "PValue": None if p is None else float(p[number]),
+            "Score": float(samples.score[number]),
+            "PValue": None if p_values is None else float(p_values[number]),
             "Kept": str(not rejected[number]).lower(),
-            "NearestPatient": str(found.patient[number]),
-            "NearestRecording": str(found.recording[number]),
-            "NearestFrame": int(found.place[number]),
+            "NearestPatient": str(samples.patient[number]),
+            "NearestRecording": str(samples.recording[number]),
+            "NearestFrame": int(samples.frame[number]),
         }
-        for number, name in enumerate(scored.names)
+        for number, name in enumerate(scores.names)
     ]
-    sides = {"calibration": scored.evidence.calibration, **scored.evidence.controls, **scored.reported}
-    evidence = [
+    evidence = scores.evidence
+    groups = {"calibration": evidence.calibration, **evidence.controls, **evidence.reported}
+    patients = [
         {"Kind": kind, "PatientID": patient, "Score": value}
-        for kind, part in sides.items()
-        if part is not None
-        for patient, value in zip(part.patients.tolist(), part.values.tolist(), strict=True)
+        for kind, group in groups.items()
+        if group is not None
+        for patient, value in zip(group.patients.tolist(), group.values.tolist(), strict=True)
     ]
-    for name, table in ((SCORES, rows), (EVIDENCE, evidence)):
+    for name, table in ((SCORES, rows), (EVIDENCE, patients)):
         fresh = folder / f"{FRESH}{name}"
         write_table(fresh, table)
         fresh.replace(folder / name)
     write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
 
 
-def told(record: Mapping[str, Any]) -> dict[str, object]:
-    """The decision on one screen."""
-    made = record["decision"]
-    facts: dict[str, object] = {
-        "samples": f"{made['drawn']} drawn, {made['rejected']} rejected, {made['kept']} kept",
-        "compared with": f"{made['references']} frames of {made['training_patients']} training patients",
-        "threshold": f"{made['tau']:.4f}, set by {made['decisive']}" if made["tau"] is not None else "none",
+def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: Decision, scores: FilterScores) -> None:
+    """Write the store of samples that passed, in the order of ``store``, their latents byte for byte."""
+    rejected = dict(zip(scores.names, decision.rejected(scores.samples.score).tolist(), strict=True))
+    score = dict(zip(scores.names, scores.samples.score.tolist(), strict=True))
+    p_values = decision.p_values(scores.samples.score)
+    p_value = {} if p_values is None else dict(zip(scores.names, p_values.tolist(), strict=True))
+    passed = {name: row for name, row in store.rows().items() if not rejected[name]}
+    with StoreWriter(dst, dataset) as writer:
+        if writer.complete:
+            return
+        for name, row in passed.items():
+            if name not in writer.done:
+                media = writer.scratch_path(name)
+                shutil.copyfile(store.path(name), media)
+                columns = {"PrivacyScore": round(score[name], 6)}
+                columns |= {"PrivacyP": round(p_value[name], 6)} if p_value else {}
+                writer.commit({**row, **columns}, media)
+        writer.finish(list(passed), store.dataset.statistics)
+
+
+def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
+    """The decision for the screen."""
+    decision = record["decision"]
+    tau = decision["tau"]
+    lines: dict[str, object] = {
+        "samples": f"{decision['drawn']} drawn, {decision['rejected']} rejected, {decision['kept']} kept",
+        "compared with": f"{decision['references']} frames of {decision['training_patients']} training patients",
+        "threshold": f"{tau:.4f}, set by {decision['decisive']}" if tau is not None else "none",
     }
-    if cost := made["cost"]:
-        facts["new patients"] = f"{cost['rejected']} of {cost['patients']} rejected"
-    for row, note in [*((row, "") for row in made["table"]), *((row, ", reported only") for row in made["reported"])]:
-        passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
-        facts[f"copies: {row['transform']}"] = passes + note
-    facts["statement"] = made["statement"]
-    return facts
+    if cost := decision["cost"]:
+        lines["new patients"] = f"{cost['rejected']} of {cost['patients']} rejected"
+    for rows, note in ((decision["table"], ""), (decision["reported"], ", reported only")):
+        for row in rows:
+            passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
+            lines[f"copies: {row['transform']}"] = passes + note
+    lines["statement"] = decision["statement"]
+    return lines

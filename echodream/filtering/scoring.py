@@ -1,7 +1,7 @@
-"""The evidence that a rule of ``stage=filter`` decides from: samples, new patients and known copies, scored alike."""
+"""Scores of samples, calibration patients and copies: the similarity to the nearest frame of a training patient."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,29 +10,37 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream import validation
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.errors import UserError
-from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, drawn, pick, rng_of
-from echodream.filtering.embedding import FrameEmbedder
-from echodream.filtering.positive_controls import Control, copies, views
-from echodream.filtering.reference_search import Compared, Query, References, View, embedded, train_to_test
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
+from echodream.filtering.embedding import FrameEmbedder, View, reference_frames
+from echodream.filtering.positive_controls import Control, generate_copies, latent_views
 from echodream.privacy.certification import PatientScores
+from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
 from echodream.privacy.rules import Evidence, Percentile, Rule
+from echodream.privacy.similarity import Similarity, normalize, similarity_matrix
 from echodream.store import Store
+
+BATCH_FRAMES = 1024
+"""Frames of queries that are embedded at a time."""
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How samples, new patients and copies are looked at: one way for all."""
+    """Settings of the comparison, the same for samples, calibration patients and copies. Raises ``UserError``."""
 
     on: str
     """"image" or "video"."""
     check_every: int
     reference: str
+    """"all" or "first": frames of each training recording."""
     reference_every: int
     calibration: Sequence[str]
+    """Splits."""
     views: Sequence[str]
+    """Names of controls."""
     patients: int | None
+    """Training patients that are copied; None: all."""
     steps: int
     seed: int
 
@@ -47,148 +55,250 @@ class ScoringConfig:
         splits = [self.calibration] if isinstance(self.calibration, str) else list(self.calibration)
         if not splits or not set(splits) <= {"VAL", "TEST"} or len(set(splits)) < len(splits):
             raise UserError(
-                f"calibration={splits} must be of TEST and VAL: patients whom the generator or the reid was trained on "
-                "say nothing of new ones"
+                f"calibration={splits} must be of TEST and VAL: patients on whom the generator or the reid was trained "
+                "say nothing about new ones"
             )
         object.__setattr__(self, "calibration", splits)
         object.__setattr__(self, "views", list(self.views))
 
-    def checked(self, frames: int) -> np.ndarray:
-        """The frames of a sample of ``frames`` that are looked at."""
+    def checked_frames(self, frames: int) -> np.ndarray:
+        """Indices of the frames of a sample of ``frames`` frames that are compared."""
         return np.arange(0, frames, self.check_every)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What was found: the samples in the order of ``names``, and what the rule decides from."""
+class Query:
+    """Embeddings of frames, (k, D), of which the most similar counts. A copy has its ``control`` and ``selection``."""
+
+    embeddings: Tensor
+    control: Control | None = None
+    selection: FrameSelection | None = None
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """For each of n queries its ``score``, and the patient, recording and frame of the nearest reference. All (n,).
+
+    A copy is scored without the references that its control excludes: NaN if its patient has no others. The nearest
+    patient, recording and frame are always among all references.
+    """
+
+    score: np.ndarray
+    patient: np.ndarray
+    recording: np.ndarray
+    frame: np.ndarray
+    references: int
+    patients: int
+
+    def select(self, queries: np.ndarray) -> "QueryScores":
+        """Scores of these ``queries``."""
+        arrays = {name: getattr(self, name)[queries] for name in ("score", "patient", "recording", "frame")}
+        return replace(self, **arrays)
+
+
+@dataclass(frozen=True)
+class FilterScores:
+    """``samples``: scores in the order of ``names``. ``evidence``: for the rule. ``frames``: compared of each query."""
 
     names: list[str]
-    samples: Compared
+    samples: QueryScores
     evidence: Evidence
-    reported: dict[str, PatientScores]
-    """Of the controls that are no part of the guarantee."""
     frames: int
-    """Of each query that were looked at."""
 
 
-def score(
+def score_samples(
     store: Store,
     real: Store,
     embedder: FrameEmbedder,
-    shop: CopyGenerator,
+    copy_generator: CopyGenerator,
     rule: Rule,
     controls: Mapping[str, Control],
     report_only: Sequence[str],
-    looking: ScoringConfig,
-) -> Scored:
-    """Score the samples of ``store``, the calibration patients, and a copy of each patient under each control."""
-    references = References(embedder, shop.rows, looking.reference_every, looking.reference == "first")
-    ways: list[View] = [partial(views, shop, [controls[name] for name in looking.views])]
+    config: ScoringConfig,
+) -> FilterScores:
+    """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control."""
+    references = ReferenceFrames(
+        embedder, copy_generator.recordings, config.reference_every, config.reference == "first"
+    )
+    views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
     names = sorted(store.table["FileName"].tolist())
-    count = len(looking.checked(length_of(store)))
-    queries = [Query(found) for found in embedded(embedder, _samples(store, names, looking), ways)]
-    held_out = [Recordings(real, split) for split in looking.calibration]
-    new = {name: one for rows in held_out for name, one in _new(rows, count, looking).items()}
-    queries += [Query(found) for found in embedded(embedder, new.values(), ways)]
-    of: list[tuple[str, str]] = []
+    frames = len(config.checked_frames(frames_per_sample(store)))
+    queries = [Query(part) for part in embed_queries(embedder, _read_samples(store, names, config), views)]
+    held_out = [Recordings(real, split) for split in config.calibration]
+    new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
+    queries += [Query(part) for part in embed_queries(embedder, new.values(), views)]
+    copied: list[tuple[str, str]] = []
     for name, control in controls.items():
-        chosen = _chosen(shop.rows, control, count, looking)
-        bar = tqdm(copies(shop, name, control, list(chosen.values())), name, len(chosen), unit="copy", disable=None)
-        made = embedded(embedder, bar, ways)
-        queries += [Query(found, control, one) for found, one in zip(made, chosen.values(), strict=True)]
-        of += [(name, patient) for patient in chosen]
-    found = references.compare(queries, rule.similarity)
-    samples, calibration, rest = np.split(np.arange(len(queries)), [len(names), len(names) + len(new)])
-    scores = _by_control(controls, of, found.score[rest], report_only)
+        selections = _select_copied(copy_generator.recordings, control, frames, config)
+        copies = generate_copies(copy_generator, name, control, list(selections.values()))
+        embedded = embed_queries(embedder, tqdm(copies, name, len(selections), unit="copy", disable=None), views)
+        queries += [Query(part, control, one) for part, one in zip(embedded, selections.values(), strict=True)]
+        copied += [(name, patient) for patient in selections]
+    scores = references.score(queries, rule.similarity)
+    samples, calibration, copies_ = np.split(np.arange(len(queries)), [len(names), len(names) + len(new)])
+    by_control = _by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
         maxima = np.max([train_to_test(references, rows, rule.similarity) for rows in held_out], axis=0)
     evidence = Evidence(
-        calibration=PatientScores(found.score[calibration], np.array([*new])),
-        controls={name: part for name, part in scores.items() if name not in report_only},
+        calibration=PatientScores(scores.score[calibration], np.array([*new])),
+        controls={name: part for name, part in by_control.items() if name not in report_only},
+        reported={name: part for name, part in by_control.items() if name in report_only},
         train_to_test=maxima,
-        samples=found.score[samples],
+        samples=scores.score[samples],
         amounts={name: control.amount for name, control in controls.items()},
     )
-    reported = {name: part for name, part in scores.items() if name in report_only}
-    return Scored(names, only(found, samples), evidence, reported, count)
+    return FilterScores(names, scores.select(samples), evidence, frames)
 
 
-def length_of(store: Store) -> int:
-    """The number of frames of each sample. Raises ``UserError`` where they differ, or there is no sample."""
+def frames_per_sample(store: Store) -> int:
+    """Number of frames of each sample. Raises ``UserError`` if it differs between samples, or there is no sample."""
     lengths = sorted(set(store.table["NumberOfFrames"].tolist()))
     if not lengths:
         raise UserError(f"src={store.root} holds no sample: there is nothing to filter")
     if len(lengths) > 1:
         raise UserError(
-            f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are looked at "
-            "in as many frames as a sample has: draw them in one length"
+            f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are compared "
+            "by as many frames as a sample has: generate samples of one length"
         )
     return int(lengths[0])
 
 
-def _samples(store: Store, names: Sequence[str], looking: ScoringConfig) -> Iterator[Tensor]:
-    """The checked frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for numbers that are none."""
-    places = looking.checked(length_of(store))
+def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> Iterator[Tensor]:
+    """The compared frames of each sample, unscaled (f, C, H, W). Raises ``UserError`` for NaN or infinite numbers."""
+    frames = config.checked_frames(frames_per_sample(store))
     for name in tqdm(names, "samples", unit="sample", disable=None):
-        found = store.latents(name, 0, int(places[-1]) + 1)[0][places].float()
-        if not torch.isfinite(found).all():
-            raise UserError(f"src={store.root}: {name} holds NaN or infinite numbers: draw the samples again")
-        yield found
+        latents = store.latents(name, 0, int(frames[-1]) + 1)[0][frames].float()
+        if not torch.isfinite(latents).all():
+            raise UserError(f"src={store.root}: {name} holds NaN or infinite numbers: generate the samples again")
+        yield latents
 
 
-def _new(rows: Recordings, count: int, looking: ScoringConfig) -> dict[str, Tensor]:
-    """Of each patient of ``rows`` as many frames as a sample has, drawn from their posterior as a generator would."""
-    taken = pick(rows, count, looking.seed, looking.check_every)
+def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> dict[str, Tensor]:
+    """Of each patient as many frames as a sample has, sampled from their posterior, by patient: (f, C, H, W) each."""
     return {
-        patient: drawn(rows, one.row, one.places, rng_of(looking.seed, f"new/{rows.names[one.row]}"))
-        for patient, one in taken.items()
+        patient: recordings.posterior_sample(
+            one.row, one.frames, named_rng(config.seed, f"new/{recordings.names[one.row]}")
+        )
+        for patient, one in select_frames_by_patient(recordings, count, config.seed, config.check_every).items()
     }
 
 
-def _chosen(rows: Recordings, control: Control, count: int, looking: ScoringConfig) -> dict[str, FrameSelection]:
-    """What is copied of which patients: of at most ``looking.patients``, the same under each control."""
-    taken = pick(rows, count, looking.seed, looking.check_every)
-    if looking.patients is not None:
-        order = rng_of(looking.seed, "patients").permutation(len(taken))[: looking.patients]
-        taken = {name: taken[name] for name in np.array([*taken])[np.sort(order)].tolist()}
+def _select_copied(
+    recordings: Recordings, control: Control, count: int, config: ScoringConfig
+) -> dict[str, FrameSelection]:
+    """The frames to copy of each patient: at most ``config.patients`` patients, the same under each control."""
+    selections = select_frames_by_patient(recordings, count, config.seed, config.check_every)
+    if config.patients is not None:
+        order = named_rng(config.seed, "patients").permutation(len(selections))[: config.patients]
+        selections = {name: selections[name] for name in np.array([*selections])[np.sort(order)].tolist()}
     if control.leave_out != "recording":
-        return taken
-    recordings = rows.table["PatientID"].astype(str).value_counts()
-    return {patient: one for patient, one in taken.items() if recordings[patient] > 1}
+        return selections
+    count_of = recordings.table["PatientID"].astype(str).value_counts()
+    return {patient: selection for patient, selection in selections.items() if count_of[patient] > 1}
 
 
 def _by_control(
-    controls: Mapping[str, Control], of: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
+    controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
 ) -> dict[str, PatientScores]:
-    """Scores, (n,), of copies by control, each ``of`` (control, patient); NaN is of a copy that cannot be.
+    """``scores`` of copies, (n,), by control; ``copied``: control and patient of each. NaN scores are left out.
 
-    Raises ``UserError`` for a declared control of nobody: leaving it out would promise what was not tested.
+    Raises ``UserError`` for a control without any score that is not ``optional``: nothing would be tested of it.
     """
-    found: dict[str, dict[str, float]] = {name: {} for name in controls}
-    for (name, patient), value in zip(of, scores.tolist(), strict=True):
+    tables: dict[str, dict[str, float]] = {name: {} for name in controls}
+    for (name, patient), value in zip(copied, scores.tolist(), strict=True):
         if not np.isnan(value):
-            found[name][patient] = value
-    for name, patients in found.items():
-        if not patients and name not in optional:
+            tables[name][patient] = value
+    for name, table in tables.items():
+        if not table and name not in optional:
             raise UserError(
                 f"controls.{name}: no TRAIN patient has further references for it (other recordings, or frames that "
                 f"are not next to these), so nothing can be promised; set controls.{name}=null, or report_only=[{name}]"
             )
     return {
-        name: PatientScores(np.array([*patients.values()]), np.array([*patients]))
-        for name, patients in found.items()
-        if patients
+        name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in tables.items() if table
     }
 
 
-def only(found: Compared, part: np.ndarray) -> Compared:
-    """Some of the queries."""
-    return Compared(
-        found.score[part],
-        found.patient[part],
-        found.recording[part],
-        found.place[part],
-        found.references,
-        found.patients,
-    )
+def embed_queries(embedder: FrameEmbedder, latents: Iterable[Tensor], views: Sequence[View] = ()) -> Iterator[Tensor]:
+    """Embeddings of each of ``latents``, unscaled (f, C, H, W), and of its ``views``: (f versions, D) each."""
+    waiting: list[Tensor] = []
+
+    def embed_waiting() -> Iterator[Tensor]:
+        sizes = [len(part) for part in waiting]
+        versions = [version.split(sizes) for version in embedder.embed_views(torch.cat(waiting), views)]
+        return (torch.cat(parts) for parts in zip(*versions, strict=True))
+
+    for part in latents:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= BATCH_FRAMES:
+            yield from embed_waiting()
+            waiting.clear()
+    if waiting:
+        yield from embed_waiting()
+
+
+class ReferenceFrames:
+    """The frames of the training ``recordings`` as references: every ``every``-th, or only the ``first`` of each."""
+
+    def __init__(self, embedder: FrameEmbedder, recordings: Recordings, every: int = 1, first: bool = False) -> None:
+        self.embedder, self.recordings, self.every, self.first = embedder, recordings, every, first
+        self.patients = recordings.table["PatientID"].astype(str).to_numpy()
+        if len(set(self.patients.tolist())) < 2:
+            raise UserError(
+                f"{recordings.store.root} has one TRAIN patient only: the nearest patient says nothing then; ingest "
+                "more patients"
+            )
+
+    def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:
+        """Scores of ``queries``, in one pass over the references, which need not fit in memory."""
+        search = PatientSearch(torch.cat([query.embeddings for query in queries]), similarity, second=True)
+        copies: dict[str, list[int]] = {}
+        for number, query in enumerate(queries):
+            if query.selection is not None and query.control is not None and query.control.leave_out != "nothing":
+                copies.setdefault(self.patients[query.selection.row], []).append(number)
+        own = np.full(len(queries), -np.inf)  # of these copies, the score among what is left of their own patient
+        stream = self.embedder.embed_recordings(self.recordings, self.every, self.first)
+        bar = tqdm(stream, "references", len(self.recordings), unit="rec", disable=None)
+        for row, (embeddings, patients) in enumerate(bar):
+            search.add(embeddings, patients)
+            for number in copies.get(self.patients[row], ()):
+                own[number] = max(own[number], self._own_score(queries[number], row, embeddings, similarity))
+        groups = np.repeat(np.arange(len(queries)), [len(query.embeddings) for query in queries])
+        nearest = search.result(groups)
+        assert nearest.second_score is not None
+        score = nearest.score.copy()
+        for patient, numbers in copies.items():
+            for number in numbers:
+                others = (nearest.second_score if nearest.patient[number] == patient else nearest.score)[number]
+                score[number] = max(others, own[number]) if np.isfinite(own[number]) else np.nan
+        rows, frames = self._locate(nearest.reference)
+        names = np.array(self.recordings.names, dtype=object)[rows]
+        return QueryScores(score, nearest.patient, names, frames, nearest.references, nearest.patients)
+
+    def _own_score(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
+        """Similarity of a copy to those references of the recording ``row``, (f, D), that its control leaves."""
+        assert query.control is not None
+        assert query.selection is not None
+        frames = reference_frames(self.recordings, row, self.every, self.first)
+        kept = torch.from_numpy(~query.control.excludes(query.selection, row, frames))
+        if not kept.any():
+            return -np.inf
+        x = normalize(query.embeddings, similarity, "samples")
+        return float(similarity_matrix(x, normalize(embeddings[kept], similarity, "references"), similarity).max())
+
+    def _locate(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and frame of references by their index in the stream; int64 (n,) each."""
+        sizes = [
+            len(reference_frames(self.recordings, row, self.every, self.first)) for row in range(len(self.recordings))
+        ]
+        ends = np.cumsum(sizes)
+        row = np.searchsorted(ends, reference, side="right")
+        return row, (reference - (ends - sizes)[row]) * self.every
+
+
+def train_to_test(references: ReferenceFrames, held_out: Recordings, similarity: Similarity) -> np.ndarray:
+    """For each training reference the highest similarity to a test reference, (n_train,), for the published rule."""
+    embedder, every, first = references.embedder, references.every, references.first
+    training = torch.cat([part for part, _ in embedder.embed_recordings(references.recordings, every, first)])
+    return nearest_patients(training, embedder.embed_recordings(held_out, every, first), similarity).score

@@ -1,4 +1,4 @@
-"""Positive controls: known copies of training patients, and which of them may choose a threshold."""
+"""Certification of a threshold by positive controls: copies of training patients, one of each under each transform."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +7,22 @@ import numpy as np
 
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import allowed_passes, clopper_pearson_lower, clopper_pearson_upper
-from echodream.privacy.conformal import finite
+from echodream.privacy.conformal import finite_scores
 
 WEAKEST = "weakest of all"
+"""Name of the row with the lowest score of each patient over all transforms."""
 
 
 @dataclass(frozen=True)
 class PatientScores:
-    """One score per patient: ``values`` (m,) and ``patients`` (m,), in any order; kept in order of the patients."""
+    """One score per patient: ``values`` and ``patients``, (m,) each; sorted by patient."""
 
     values: np.ndarray
     patients: np.ndarray
 
     def __post_init__(self) -> None:
-        values, patients = finite(self.values, "scores of patients"), np.array([str(name) for name in self.patients])
+        values = finite_scores(self.values, "scores of patients")
+        patients = np.array([str(name) for name in self.patients])
         if len(values) != len(patients):
             raise UserError(f"{len(values)} scores came with {len(patients)} patients: each score needs its own.")
         if len(set(patients.tolist())) != len(patients):
@@ -32,18 +34,18 @@ class PatientScores:
     def __len__(self) -> int:
         return len(self.values)
 
-    def of(self, patients: frozenset[str]) -> np.ndarray:
+    def select(self, patients: frozenset[str]) -> np.ndarray:
         """The scores of those who are among ``patients``."""
         return self.values[[name in patients for name in self.patients.tolist()]]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a threshold lets through of the copies under one transform; all numbers are of the certifying patients.
+    """Copies under one transform that pass a threshold. All numbers but the last two are of the certifying patients.
 
-    ``bound``: upper bound of the probability that a copy of a random training patient passes, for this row alone, with
-    confidence 1 - delta. ``joint_bound``: the bound at 1 - delta / rows: all rows hold at once with confidence
-    1 - delta. ``lower``: lower bound at 1 - delta. ``choosing`` and ``choosing_passes``: the patients who chose.
+    ``bound``: upper bound of the probability that a copy of a random training patient passes, with confidence
+    1 - delta, for this row alone. ``joint_bound``: the same for all rows at once, at 1 - delta / rows. ``lower``: lower
+    bound at 1 - delta. ``choosing``, ``choosing_passes``: patients who chose the first threshold, and their passes.
     """
 
     transform: str
@@ -57,67 +59,70 @@ class Certificate:
     choosing_passes: int = 0
 
 
-def split(controls: Mapping[str, PatientScores], share: float, seed: int) -> tuple[frozenset[str], frozenset[str]]:
-    """Patients who choose, a ``share`` of them, and those who certify: a function of names and seed, not of order.
+def split_patients(
+    controls: Mapping[str, PatientScores], share: float, seed: int
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Patients who choose the threshold, a ``share`` of them, and patients who certify it.
 
-    A patient is on one side with all of their copies. Patients with the same transforms are shared out among
-    themselves, so that each transform is divided alike.
+    A patient is on one side with all copies. Patients with the same transforms are divided among themselves, so that
+    each transform is divided alike. A function of names and seed, not of order.
     """
     members = {kind: frozenset(controls[kind].patients.tolist()) for kind in sorted(controls)}
-    kinds: dict[tuple[str, ...], list[str]] = {}
+    strata: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(frozenset().union(*members.values())):
-        has = tuple(kind for kind, names in members.items() if name in names)
-        kinds.setdefault(has, []).append(name)
-    generator = np.random.default_rng(seed)
-    names = [kinds[has][place] for has in sorted(kinds) for place in generator.permutation(len(kinds[has]))]
+        transforms = tuple(kind for kind, names in members.items() if name in names)
+        strata.setdefault(transforms, []).append(name)
+    rng = np.random.default_rng(seed)
+    names = [strata[key][place] for key in sorted(strata) for place in rng.permutation(len(strata[key]))]
     taken = np.floor(np.arange(1, len(names) + 1) * share + 1e-9)
-    choose = {name for name, now, before in zip(names, taken, [0, *taken], strict=False) if now > before}
-    return frozenset(choose), frozenset(names) - choose
+    choosing = {name for name, now, before in zip(names, taken, [0, *taken], strict=False) if now > before}
+    return frozenset(choosing), frozenset(names) - choosing
 
 
-def weakest(controls: Mapping[str, PatientScores]) -> PatientScores | None:
-    """Per patient, the lowest score over all transforms; of the patients who have every one, None if there is none."""
+def weakest_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
+    """The lowest score over all transforms, of each patient who has every transform; None if there is no patient."""
     if not controls:
         return None
     shared = frozenset.intersection(*(frozenset(scores.patients.tolist()) for scores in controls.values()))
     if not shared:
         return None
-    return PatientScores(np.min([scores.of(shared) for scores in controls.values()], axis=0), np.array(sorted(shared)))
+    lowest = np.min([scores.select(shared) for scores in controls.values()], axis=0)
+    return PatientScores(lowest, np.array(sorted(shared)))
 
 
-def highest_certified(
-    controls: Mapping[str, PatientScores], certifiers: frozenset[str], beta: float, delta: float
+def highest_certified_threshold(
+    controls: Mapping[str, PatientScores], certifying: frozenset[str], beta: float, delta: float
 ) -> float:
-    """The highest tau at which every transform's bound is at most ``beta``; -inf where there is none."""
-    found = []
+    """The highest threshold at which the bound of every transform is at most ``beta``; -inf if there is none."""
+    thresholds = []
     for scores in controls.values():
-        lowest = np.sort(scores.of(certifiers))
+        lowest = np.sort(scores.select(certifying))
         allowed = allowed_passes(len(lowest), beta, delta)
-        found.append(float(lowest[allowed]) if 0 <= allowed < len(lowest) else -np.inf)
-    return min(found, default=-np.inf)
+        thresholds.append(float(lowest[allowed]) if 0 <= allowed < len(lowest) else -np.inf)
+    return min(thresholds, default=-np.inf)
 
 
 def certify(
     controls: Mapping[str, PatientScores],
     tau: float,
     delta: float,
-    choose: frozenset[str],
-    certifiers: frozenset[str],
-    between: tuple[float, float] | None = None,
-    most: Mapping[str, float] | None = None,
+    choosing: frozenset[str],
+    certifying: frozenset[str],
+    tau_range: tuple[float, float] | None = None,
+    known_bounds: Mapping[str, float] | None = None,
 ) -> tuple[Certificate, ...]:
-    """One row per transform: a copy passes where its score is below ``tau``. Only ``certifiers`` count for bounds.
+    """One row per transform: a copy passes if its score is below ``tau``. Bounds are of ``certifying`` patients.
 
-    If ``certifiers`` lowered tau, ``between`` are the lowest and the highest that it could have become, which they did
-    not choose. Since fewer copies pass below a lower tau, what the highest bounds from above and the lowest from below
-    holds for ``tau``, too. ``most``: bounds that are known otherwise, by transform.
+    ``tau_range``: if the certifying patients lowered tau, the lowest and the highest value that it could have had,
+    which they did not choose. Fewer copies pass below a lower threshold, so the upper bound at the highest value and
+    the lower bound at the lowest hold for ``tau``, too. ``known_bounds``: upper bounds known otherwise, by transform.
     """
-    low, high = between or (tau, tau)
+    lowest, highest = tau_range or (tau, tau)
     rows = []
     for transform, scores in controls.items():
-        values, chosen = scores.of(certifiers), scores.of(choose)
-        passes, fewest, greatest = (int((values < at).sum()) for at in (tau, low, high))
-        trials, limit = len(values), (most or {}).get(transform, 1.0)
+        values, chosen = scores.select(certifying), scores.select(choosing)
+        passes, fewest, most = (int((values < threshold).sum()) for threshold in (tau, lowest, highest))
+        trials, limit = len(values), (known_bounds or {}).get(transform, 1.0)
         rows.append(
             Certificate(
                 transform=transform,
@@ -125,8 +130,8 @@ def certify(
                 passes=passes,
                 rate=passes / trials if trials else None,
                 lower=clopper_pearson_lower(fewest, trials, delta) if trials else 0.0,
-                bound=min(limit, clopper_pearson_upper(greatest, trials, delta)),
-                joint_bound=min(limit, clopper_pearson_upper(greatest, trials, delta / len(controls))),
+                bound=min(limit, clopper_pearson_upper(most, trials, delta)),
+                joint_bound=min(limit, clopper_pearson_upper(most, trials, delta / len(controls))),
                 choosing=len(chosen),
                 choosing_passes=int((chosen < tau).sum()),
             )

@@ -1,4 +1,4 @@
-"""What a threshold costs: conformal p-values of samples against patients whom neither network ever saw."""
+"""Conformal p-values, thresholds and false discovery rate, from the scores of calibration patients."""
 
 import math
 
@@ -7,32 +7,30 @@ import numpy as np
 from echodream.errors import UserError
 
 
-def finite(scores: np.ndarray | list[float], what: str) -> np.ndarray:
-    """Scores as float64, (n,); ``UserError`` where one is NaN or infinite, or there is none."""
+def finite_scores(scores: np.ndarray | list[float], name: str) -> np.ndarray:
+    """Scores as float64, (n,). Raises ``UserError``, which calls them ``name``, for no, NaN or infinite scores."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
-        raise UserError(f"There are no {what} to work with: give at least one score.")
+        raise UserError(f"There are no {name} to work with: give at least one score.")
     if not np.isfinite(values).all():
-        raise UserError(f"Some {what} are NaN or infinite: the embeddings are broken, and nothing can be decided.")
+        raise UserError(f"Some {name} are NaN or infinite: the embeddings are broken, and nothing can be decided.")
     return values
 
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """p(x) = (1 + #{c_j >= s(x)}) / (n_cal + 1): (n,) scores against (n_cal,), one per calibration patient.
+    """Conformal p-values p(x) = (1 + #{c_j >= s(x)}) / (n_cal + 1) of scores, (n,), by those of n_cal patients.
 
-    Of a sample that is no closer to the training patients than a new patient is, p <= alpha with probability at most
-    alpha, on average over calibration sets (Vovk et al. 2005). Ties count against rejection.
+    For a sample that is no closer to the training patients than a new patient is, p <= alpha has a probability of at
+    most alpha, on average over calibration sets (Vovk et al. 2005). Ties count against rejection.
     """
     ordered = np.sort(calibration)
-    above = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    return (1 + above) / (len(ordered) + 1)
+    as_close = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    return (1 + as_close) / (len(ordered) + 1)
 
 
 def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
-    """The tau for which s >= tau is the same as p(s) <= alpha; infinite where there are too few patients for alpha."""
-    rank = math.floor(
-        alpha * (len(calibration) + 1) + 1e-9
-    )  # p <= alpha: fewer than this many scores are at s or above
+    """The threshold tau with s >= tau exactly if p(s) <= alpha; infinite if there are too few patients for alpha."""
+    rank = math.floor(alpha * (len(calibration) + 1) + 1e-9)  # p <= alpha: fewer scores than this are at s or above
     if rank < 1:
         return math.inf
     if rank > len(calibration):
@@ -41,7 +39,7 @@ def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
 
 
 def benjamini_hochberg(p: np.ndarray, alpha: float) -> float:
-    """The largest p-value that is rejected at false discovery rate ``alpha``; 0 where none is (Benjamini 1995)."""
+    """The largest p-value, of (n,), rejected at false discovery rate ``alpha``; 0 for none (Benjamini 1995)."""
     ordered = np.sort(p)
-    small = ordered <= alpha * np.arange(1, len(p) + 1) / len(p) + 1e-12
-    return float(ordered[small][-1]) if small.any() else 0.0
+    rejected = ordered <= alpha * np.arange(1, len(p) + 1) / len(p) + 1e-12
+    return float(ordered[rejected][-1]) if rejected.any() else 0.0

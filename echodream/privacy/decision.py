@@ -1,4 +1,4 @@
-"""What a rule decided: the threshold, what it certifies, what it costs, and whether anything may pass at all."""
+"""The decision of a rule: threshold, certificates, cost, and whether any sample may pass."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 from echodream.metrics.binomial_bounds import clopper_pearson_upper
 from echodream.privacy.certification import Certificate, PatientScores
-from echodream.privacy.conformal import finite, p_values
+from echodream.privacy.conformal import finite_scores, p_values
 
 SCOPE = (
     "The bound is about these transforms, this identity network and copies of patients drawn at random from the "
@@ -18,10 +18,10 @@ SCOPE = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What the threshold costs in samples that are no closer to the training patients than new patients are.
+    """Rejection of samples that are no closer to the training patients than new patients are.
 
-    ``level``: the conformal level of tau, (1 + rejected) / (patients + 1); ``bound``: upper bound of the probability
-    that such a sample is rejected, with confidence 1 - delta; ``rejected`` of ``patients`` for calibration are.
+    ``level``: conformal level of the threshold, (1 + rejected) / (patients + 1). ``bound``: upper bound of the
+    probability that such a sample is rejected, with confidence 1 - delta. ``rejected``: of ``patients``.
     """
 
     level: float
@@ -30,46 +30,48 @@ class Cost:
     patients: int
 
 
-def cost(calibration: PatientScores | None, tau: float, delta: float) -> Cost | None:
-    """The cost of ``tau``; None without calibration patients."""
+def rejection_cost(calibration: PatientScores | None, tau: float, delta: float) -> Cost | None:
+    """The cost of the threshold ``tau``; None without calibration patients."""
     if calibration is None:
         return None
     rejected, patients = int((calibration.values >= tau).sum()), len(calibration)
-    bound = clopper_pearson_upper(rejected, patients, delta)
-    return Cost((1 + rejected) / (patients + 1), bound, rejected, patients)
+    return Cost((1 + rejected) / (patients + 1), clopper_pearson_upper(rejected, patients, delta), rejected, patients)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A sample is rejected where its score is at or above ``tau``. Without ``passed``, every sample is.
-
-    ``statement``: the guarantee, or why there is none and what would help, for a reader. ``thresholds``: by name, the
-    thresholds that ``tau`` was chosen from; ``decisive`` names the one that it is. ``table``: one row per transform;
-    ``settings``: of the rule; ``sizes``: numbers of patients.
-    """
+    """A sample is rejected if its score is at least ``tau``. Unless ``passed``, every sample is rejected."""
 
     rule: str
     tau: float
     passed: bool
     statement: str
+    """The guarantee, or why there is none and what would help, for a reader."""
     decisive: str
+    """Which of the ``thresholds`` is ``tau``."""
     thresholds: dict[str, float]
     table: tuple[Certificate, ...]
+    """One row per transform that is part of the guarantee."""
     cost: Cost | None
     sizes: dict[str, int]
+    """Numbers of patients."""
     settings: dict[str, Any]
+    """Of the rule."""
     calibration: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """Scores of the calibration patients."""
     between: tuple[float, float] | None = None
-    """The lowest and the highest that tau could have become, where the certifying copies lowered it."""
+    """If the certifying copies lowered tau, the lowest and the highest value that it could have had."""
+    reported: tuple[Certificate, ...] = ()
+    """One row per transform that is measured only."""
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
-        """Which samples may not be shared; bool, (n,)."""
-        values = finite(scores, "scores of samples")
+        """Which samples, by their scores, may not be shared; bool, (n,)."""
+        values = finite_scores(scores, "scores of samples")
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Conformal p-values, (n,), of samples with these scores; None without calibration patients."""
-        values = finite(scores, "scores of samples")
+        """Conformal p-values of samples by their scores, (n,); None without calibration patients."""
+        values = finite_scores(scores, "scores of samples")
         return None if self.calibration is None else p_values(values, self.calibration)
 
     @property
@@ -78,14 +80,13 @@ class Decision:
         return max(self.table, key=lambda row: row.bound, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the calibration scores, as plain JSON; an infinite threshold is null."""
-        found = asdict(self)
-        del found["calibration"]
-        found["tau"] = _plain(self.tau)
-        found["thresholds"] = {name: _plain(value) for name, value in self.thresholds.items()}
-        found["table"] = list(found["table"])
-        return found
+        """Everything but the calibration scores, for JSON; an infinite threshold is None."""
+        record = asdict(self)
+        del record["calibration"]
+        record["tau"] = _finite_or_none(self.tau)
+        record["thresholds"] = {name: _finite_or_none(value) for name, value in self.thresholds.items()}
+        return record | {name: list(record[name]) for name in ("table", "reported")}
 
 
-def _plain(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Exact nearest neighbors by blocks of rows: memory does not grow with the product of the two numbers of rows.
 
-``nearest_patients`` searches a stream of references. ``similarity_blocks`` and ``NearestReferences`` are its parts for
-two sets in memory. The functions from ``distance_blocks`` on give Euclidean distances in double precision, unrounded.
+``PatientSearch`` finds the nearest patients in a stream of references. ``similarity_blocks`` and ``NearestReferences``
+are for two sets in memory. The functions after ``distance_blocks`` give unrounded Euclidean distances.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,81 +51,103 @@ def nearest_patients(
 ) -> NearestPatients:
     """The nearest reference patient of each sample, exactly.
 
-    ``samples``: embeddings, (n, D); with ``groups``, (n,), they are frames, and ``groups`` is the number of the sample
-    of each frame, from 0. ``references`` yields embeddings, (b, D), and the patient of each row, in parts of any size.
-    Neither the order nor the parts of the references change the scores. At most ``block`` x ``block`` similarities
-    exist at a time. Raises ``UserError`` for embeddings that cannot be compared.
+    ``references`` yields embeddings, (b, D), and the patient of each row, in parts of any size. See ``PatientSearch``
+    for ``samples`` and its settings, and ``PatientSearch.result`` for ``groups``.
     """
-    device = torch.device(device) if device is not None else samples.device
-    size = block or BLOCK.get(device.type, 2048)
-    codes: dict[str, int] = {}
-    count, first, constant = 0, None, True
-    with torch.no_grad():
-        samples = normalize(samples.to(device), similarity, "samples")
-        center = samples.double().mean(dim=0).float()
-        search = NearestReferences(len(samples), second, codes)
-        for embeddings, patients in _equal_blocks(references, similarity, size, samples.shape[-1], device):
-            first = embeddings[0].clone() if first is None else first
-            constant = constant and bool((embeddings == first).all())
-            names = np.array([codes.setdefault(name, len(codes)) for name in patients])
-            order = np.argsort(np.array(patients), kind="stable")  # of equal similarities the first is taken
-            embeddings = embeddings[torch.from_numpy(order).to(device)]
-            for start in range(0, len(samples), size):
-                rows = slice(start, min(start + size, len(samples)))
-                values = similarity_matrix(samples[rows], embeddings, similarity, center)
-                search.add(rows, values, names[order], count + order)
-            count += len(patients)
-    if count == 0:
-        raise UserError("There is no reference: name a store with recordings of training patients.")
-    if constant and count > 1:
-        raise UserError("All references have the same embedding: the identity network has collapsed; train it again.")
-    if second and len(codes) < 2:
-        raise UserError("The references are of one patient only: the second nearest needs two or more.")
-    if groups is not None:
-        search = search.grouped(np.asarray(groups))
-    known = np.array([*codes], dtype=object)
-    score, patient = search.score.astype(np.float64), known[search.patient]
-    return NearestPatients(
-        score=score[:, 0],
-        patient=patient[:, 0],
-        reference=search.reference,
-        second_score=score[:, 1] if second else None,
-        second_patient=patient[:, 1] if second else None,
-        references=count,
-        patients=len(codes),
-    )
-
-
-def _equal_blocks(
-    references: Iterable[tuple[Tensor, Sequence[object]]],
-    similarity: Similarity,
-    size: int,
-    width: int,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, list[str]]]:
-    """Normalized references in blocks of ``size`` rows, whatever the parts they come in; the last may be shorter."""
-    rows: list[Tensor] = []
-    names: list[str] = []
+    search = PatientSearch(samples, similarity, second, device, block)
     for embeddings, patients in references:
+        search.add(embeddings, patients)
+    return search.result(groups)
+
+
+class PatientSearch:
+    """Search for the nearest reference patient of each sample; references are added in parts of any size.
+
+    ``samples``: embeddings, (n, D). At most ``block`` x ``block`` similarities exist at a time, on ``device`` (default:
+    that of the samples). Neither the order nor the parts of the references change the scores. Raises ``UserError`` for
+    embeddings that cannot be compared.
+    """
+
+    def __init__(
+        self,
+        samples: Tensor,
+        similarity: Similarity = "cosine",
+        second: bool = False,
+        device: torch.device | str | None = None,
+        block: int | None = None,
+    ) -> None:
+        self.device = torch.device(device) if device is not None else samples.device
+        self.similarity, self.size = similarity, block or BLOCK.get(self.device.type, 2048)
+        self.samples = normalize(samples.detach().to(self.device), similarity, "samples")
+        self.center = self.samples.double().mean(dim=0).float()
+        self.codes: dict[str, int] = {}
+        self.nearest = NearestReferences(len(samples), second, self.codes)
+        self.count = 0
+        self._first: Tensor | None = None
+        self._constant = True
+        self._rows: list[Tensor] = []
+        self._names: list[str] = []
+
+    def add(self, embeddings: Tensor, patients: Sequence[object]) -> None:
+        """Add references, (b, D), and the patient of each row."""
         if len(patients) != len(embeddings):
             raise UserError(f"{len(embeddings)} references came with {len(patients)} patients: each row needs its own.")
         if len(embeddings) == 0:
-            continue
-        if embeddings.shape[-1] != width:
+            return
+        if embeddings.shape[-1] != (features := self.samples.shape[1]):
             raise UserError(
-                f"References have {embeddings.shape[-1]} features and samples {width}: use one identity network for "
+                f"References have {embeddings.shape[-1]} features and samples {features}: use one identity network for "
                 "both."
             )
-        rows.append(embeddings.to(device))
-        names.extend(str(patient) for patient in patients)
-        if len(names) >= size:
-            joined = rows[0] if len(rows) == 1 else torch.cat(rows)
-            full = len(joined) - len(joined) % size
-            for start in range(0, full, size):
-                yield normalize(joined[start : start + size], similarity, "references"), names[start : start + size]
-            rows, names = [joined[full:].clone()], names[full:]
-    if names:
-        yield normalize(torch.cat(rows), similarity, "references"), names
+        self._rows.append(embeddings.detach().to(self.device))
+        self._names.extend(str(patient) for patient in patients)
+        if len(self._names) >= self.size:
+            self._search_waiting(len(self._names) - len(self._names) % self.size)
+
+    def _search_waiting(self, count: int) -> None:
+        """Search the first ``count`` of the waiting references in blocks of ``size`` rows; the last may be shorter."""
+        waiting, names = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows), self._names
+        for start in range(0, count, self.size):
+            rows = slice(start, min(start + self.size, count))
+            self._search_block(normalize(waiting[rows], self.similarity, "references"), names[rows])
+        self._rows, self._names = [waiting[count:].clone()], names[count:]
+
+    def _search_block(self, embeddings: Tensor, patients: list[str]) -> None:
+        self._first = embeddings[0].clone() if self._first is None else self._first
+        self._constant = self._constant and bool((embeddings == self._first).all())
+        codes = np.array([self.codes.setdefault(name, len(self.codes)) for name in patients])
+        order = np.argsort(np.array(patients), kind="stable")  # of equal similarities the first is taken
+        embeddings = embeddings[torch.from_numpy(order).to(self.device)]
+        for start in range(0, len(self.samples), self.size):
+            rows = slice(start, min(start + self.size, len(self.samples)))
+            values = similarity_matrix(self.samples[rows], embeddings, self.similarity, self.center)
+            self.nearest.add(rows, values, codes[order], self.count + order)
+        self.count += len(patients)
+
+    def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
+        """The nearest patients. With ``groups``, (n,), samples are frames: numbers, from 0, of what they belong to."""
+        if self._names:
+            self._search_waiting(len(self._names))
+        if self.count == 0:
+            raise UserError("There is no reference: name a store with recordings of training patients.")
+        if self._constant and self.count > 1:
+            raise UserError(
+                "All references have the same embedding: the identity network has collapsed; train it again."
+            )
+        second = self.nearest.second
+        if second and len(self.codes) < 2:
+            raise UserError("The references are of one patient only: the second nearest needs two or more.")
+        nearest = self.nearest if groups is None else self.nearest.grouped(np.asarray(groups))
+        score, patient = nearest.score.astype(np.float64), np.array([*self.codes], dtype=object)[nearest.patient]
+        return NearestPatients(
+            score=score[:, 0],
+            patient=patient[:, 0],
+            reference=nearest.reference,
+            second_score=score[:, 1] if second else None,
+            second_patient=patient[:, 1] if second else None,
+            references=self.count,
+            patients=len(self.codes),
+        )
 
 
 class NearestReferences:

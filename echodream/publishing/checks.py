@@ -8,7 +8,7 @@ from typing import Any
 from echodream import validation
 from echodream.artifact import FACTS, read_artifact
 from echodream.errors import UserError
-from echodream.filtering.embedding import drawn_with
+from echodream.filtering.embedding import sampling_settings
 from echodream.report.sources import Sources, is_same_filter_run
 from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
@@ -95,7 +95,7 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
                 f"artifact={folder} is refused: {sources.paths[f'filter_{kind}']} and {passed.root} are not of one run "
                 f"of the filter: run {sources.command(f'filter_{kind}')}"
             )
-        models.add(drawn_with(passed).get("model"))
+        models.add(sampling_settings(passed).get("model"))
     models = (models | {record.get("generator")}) - {None}
     if models != {artifact.fingerprint}:
         raise UserError(
@@ -129,7 +129,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
 
 def _generators(sources: Sources, kind: str) -> dict[str, str]:
     """Fingerprint of the model that generated the passed samples of ``kind``; for videos also of their first images."""
-    settings = drawn_with(Store(sources.passed_stores[kind]))
+    settings = sampling_settings(Store(sources.passed_stores[kind]))
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
         raise UserError(f"{sources.passed_stores[kind]} does not record its generator: sample again")

@@ -1,8 +1,6 @@
 """What each number means, in one sentence."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from echodream.metrics.fidelity import fidelity_metric
 
@@ -57,30 +55,3 @@ def metric_meaning(name: str) -> str:
 def is_distance(name: str) -> bool:
     """Whether a metric is a distance above 0, of which one can say how many times the floor it is."""
     return bool(_IN_FLOORS.search(name))
-
-
-def describe_copy(name: str, control: Mapping[str, Any]) -> str:
-    """How a copy of a training patient was made, in words; ``control`` are its numbers in the record."""
-    plain = {
-        "exact": "the very same frames",
-        "other_frame": "another frame of the recording",
-        "other_recording": "another recording of the patient",
-        "round_trip": "through the autoencoder and back",
-        "flip": "mirrored",
-        "weakest of all": "whichever of these hides the patient best",
-    }
-    if name in plain:
-        return plain[name]
-    if control.get("kind") == "regenerated":
-        return f"{100 * float(control['strength']):.0f} % noised and drawn again by the generator"
-    ways = {
-        "gain": "brighter or darker by {:.0f} %",
-        "contrast": "more or less contrast by {:.0f} %",
-        "speckle": "{:.0f} % of speckle noise added",
-        "shift": "moved by {:.0f} % of the side",
-        "zoom": "cut and enlarged by {:.0f} %",
-    }
-    said = [text.format(100 * float(control[key])) for key, text in ways.items() if control.get(key)]
-    if control.get("rotate"):
-        said.append(f"turned by {float(control['rotate']):.0f}°")
-    return ", ".join(said) or name.replace("_", " ")

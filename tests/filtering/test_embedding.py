@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from echodream.artifact import Artifact, write_artifact
+from echodream.datamodules.key_frames import evenly_spaced_frames as evenly
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.filtering import embedding as identity
-from echodream.filtering.embedding import FrameEmbedder, latents, places, spread
+from echodream.filtering import embedding
+from echodream.filtering.embedding import FrameEmbedder, reference_frames
 from echodream.modules.reid import load_reid
 from echodream.networks.siamese import IdentityEncoder, InputSpec, Siamese
 from echodream.store import Store
@@ -37,7 +38,7 @@ def test_a_frame_s_embedding_is_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert whole.shape == (len(frames), 5)
     assert torch.allclose(embedder.embed(frames[11:14]), whole[11:14], atol=1e-6)
     assert torch.allclose(alone.embed(frames[17:18]), whole[17:18], atol=1e-5)
-    monkeypatch.setattr(identity, "CHUNK", 16)
+    monkeypatch.setattr(embedding, "BATCH_FRAMES", 16)
     assert torch.allclose(embedder.embed(frames), whole, atol=1e-5)
 
 
@@ -54,7 +55,7 @@ def test_a_coded_network_compares_what_it_corrects_and_the_codes_with_codes(tmp_
         assert network.code is not None
         codes = [network.code(((part - mean) / std).flatten(1)) for part in (x, 1 - x, 2 * x)]
         corrected = codes[0] + network.body((x - mean) / std)
-    seen, *plain = embedder.ways(x, [lambda part: [1 - part, 2 * part]])
+    seen, *plain = embedder.embed_views(x, [lambda part: [1 - part, 2 * part]])
     assert torch.allclose(seen[:, :5], corrected, atol=1e-5)
     assert not torch.allclose(corrected, codes[0], atol=1e-5)
     assert seen[0, 5:].tolist() == pytest.approx([2.0, 0.3])
@@ -62,7 +63,7 @@ def test_a_coded_network_compares_what_it_corrects_and_the_codes_with_codes(tmp_
     for found, code in zip(plain, codes, strict=True):
         assert torch.allclose(found[:, :5], code, atol=1e-5)
         assert found[0, 5:].tolist() == [2.0, 0.0]
-    assert torch.equal(embedder.reference(x), plain[0])
+    assert torch.equal(embedder.embed_references(x), plain[0])
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 256])
@@ -71,15 +72,17 @@ def test_recordings_come_in_order_with_their_patients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, first: bool, chunk: int
 ) -> None:
     plant(monkeypatch, tmp_path)
-    monkeypatch.setattr(identity, "CHUNK", chunk)
+    monkeypatch.setattr(embedding, "BATCH_FRAMES", chunk)
     rows = Recordings(study(tmp_path / "latents"), "TRAIN")
-    found = list(FrameEmbedder("reid", "vae").recordings(rows, every, first))
+    found = list(FrameEmbedder("reid", "vae").embed_recordings(rows, every, first))
     assert len(found) == len(rows) == 16
     for row, (embeddings, patients) in enumerate(found):
         patient, _, frames = recordings()[rows.names[row]]
         kept = frames[:1] if first else frames[::every]
         assert patients == [f"secret{patient:02}"] * len(kept)
-        assert places(rows, row, every, first).tolist() == list(range(len(frames)))[: 1 if first else None][::every]
+        assert (
+            reference_frames(rows, row, every, first).tolist() == [*range(len(frames))][: 1 if first else None][::every]
+        )
         scaled = embeddings.double().numpy()
         scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
         assert scaled == pytest.approx(unit(kept), abs=1e-6)
@@ -88,8 +91,12 @@ def test_recordings_come_in_order_with_their_patients(
 def test_frames_are_read_as_they_are_stored(tmp_path: Path) -> None:
     rows = Recordings(study(tmp_path / "latents", std=0.5), "TEST")
     frames = recordings()[rows.names[2]][2]
-    assert np.array_equal(latents(rows, 2, [5, 1, 1]).numpy(), frames[[5, 1, 1]].astype(np.float32))
-    assert [spread(9, 1).tolist(), spread(9, 3).tolist(), spread(2, 3).tolist()] == [[4], [0, 4, 8], [0, 0, 1]]
+    assert np.array_equal(rows.posterior(2, np.array([5, 1, 1]))[0].numpy(), frames[[5, 1, 1]].astype(np.float32))
+    assert [
+        evenly(9, 1).tolist(),
+        evenly(9, 3).tolist(),
+        evenly(2, 3).tolist(),
+    ] == [[4], [0, 4, 8], [0, 0, 1]]
 
 
 def test_a_network_of_pixels_sees_decoded_frames(tmp_path: Path) -> None:
@@ -113,7 +120,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="made by another encoder"):
         embedder.check(study(tmp_path / "others", encoder="12" * 32))
     moving_disc_store(tmp_path / "videos")
-    with pytest.raises(UserError, match="copies are looked for among latents"):
+    with pytest.raises(UserError, match="the filter compares latents"):
         embedder.check(Store(tmp_path / "videos"))
     with pytest.raises(UserError, match="gives embeddings that are NaN or infinite"):
         embedder.embed(torch.full((2, C, H, W), torch.nan))

@@ -8,18 +8,20 @@ import pytest
 import torch
 
 from echodream.datamodules.augmentation import affine
+from echodream.datamodules.key_frames import evenly_spaced_frames as evenly
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
-from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, pick, spread
+from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
+from echodream.filtering.copy_generation import select_frames_by_patient as select_frames
 from echodream.filtering.positive_controls import (
     Control,
     PixelTransform,
     PosteriorSample,
     SDEdit,
-    copies,
-    left_out,
-    views,
+    describe_control,
+    generate_copies,
+    latent_views,
 )
 from tests.support import tiny_diffusion as tiny
 from tests.support import tiny_filter
@@ -27,17 +29,19 @@ from tests.support.tiny_filter import MEAN, STD, TRAIN, C, H, Pair, W, plant, re
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopyGenerator:
+def copier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopyGenerator:
     plant(monkeypatch, tmp_path)
     return CopyGenerator(Recordings(study(tmp_path / "latents", std=0.25, marks=True), "TRAIN"), "vae")
 
 
-def made(shop: CopyGenerator, control: Any, taken: list[FrameSelection], name: str = "x") -> list[np.ndarray]:
-    return [copy.numpy() for copy in copies(shop, name, control, taken)]
+def generated(
+    copier: CopyGenerator, control: Any, selections: list[FrameSelection], name: str = "x"
+) -> list[np.ndarray]:
+    return [copy.numpy() for copy in generate_copies(copier, name, control, selections)]
 
 
-def frames_of(shop: CopyGenerator, one: FrameSelection) -> np.ndarray:
-    return recordings()[shop.rows.names[one.row]][2][one.places].astype(np.float64)
+def frames_of(copier: CopyGenerator, one: FrameSelection) -> np.ndarray:
+    return recordings()[copier.recordings.names[one.row]][2][one.frames].astype(np.float64)
 
 
 def intensity(latents: np.ndarray) -> np.ndarray:
@@ -45,105 +49,117 @@ def intensity(latents: np.ndarray) -> np.ndarray:
     return (np.clip(latents / 10, -1, 1) + 1) / 2
 
 
-def test_a_draw_is_from_the_stored_posterior_and_a_function_of_seed_name_and_recording(shop: CopyGenerator) -> None:
-    taken = list(pick(shop.rows, 5, 0).values())
-    drawn = made(shop, PosteriorSample(), taken)
+def test_a_draw_is_from_the_stored_posterior_and_a_function_of_seed_name_and_recording(
+    copier: CopyGenerator,
+) -> None:
+    selections = list(select_frames(copier.recordings, 5, 0).values())
+    drawn = generated(copier, PosteriorSample(), selections)
     noise = (
-        np.concatenate([(copy - frames_of(shop, one)).ravel() for copy, one in zip(drawn, taken, strict=True)]) / 0.25
+        np.concatenate([(copy - frames_of(copier, one)).ravel() for copy, one in zip(drawn, selections, strict=True)])
+        / 0.25
     )
     assert noise.mean() == pytest.approx(0, abs=0.06)  # 5040 numbers
     assert noise.std() == pytest.approx(1, abs=0.04)
     for control in (PosteriorSample(), PixelTransform(gain=0.3, speckle=0.2)):
-        drawn, backwards = made(shop, control, taken), made(shop, control, taken[::-1])[::-1]
+        drawn, backwards = (
+            generated(copier, control, selections),
+            generated(copier, control, selections[::-1])[::-1],
+        )
         assert all(np.array_equal(a, b) for a, b in zip(drawn, backwards, strict=True))
-        assert np.array_equal(drawn[4], made(shop, control, taken[4:5])[0])
-        assert not np.array_equal(drawn[0], made(shop, control, taken, "other")[0])
+        assert np.array_equal(drawn[4], generated(copier, control, selections[4:5])[0])
+        assert not np.array_equal(drawn[0], generated(copier, control, selections, "other")[0])
 
 
-def test_pixels_are_changed_by_the_declared_amount_one_way_or_the_other(shop: CopyGenerator) -> None:
-    taken = list(pick(shop.rows, 3, 0).values())
+def test_pixels_are_changed_by_the_declared_amount_one_way_or_the_other(copier: CopyGenerator) -> None:
+    selections = list(select_frames(copier.recordings, 3, 0).values())
     for control, change in (
         (PixelTransform(gain=0.4), lambda x, sign: x * 1.4**sign),
         (PixelTransform(contrast=0.5), lambda x, sign: x ** (1.5**sign)),
     ):
         signs = []
-        for copy, one in zip(made(shop, control, taken), taken, strict=True):
-            truths = [np.clip(change(intensity(frames_of(shop, one)), sign), 0, 1) * 20 - 10 for sign in (1, -1)]
+        for copy, one in zip(generated(copier, control, selections), selections, strict=True):
+            truths = [np.clip(change(intensity(frames_of(copier, one)), sign), 0, 1) * 20 - 10 for sign in (1, -1)]
             errors = [np.abs(copy - truth).max() for truth in truths]
             assert min(errors) < 1e-4
             signs.append(int(np.argmin(errors)))
         assert 2 <= sum(signs) <= TRAIN - 2
-    one, frames = taken[:1], torch.from_numpy(np.clip(frames_of(shop, taken[0]) / 10, -1, 1)).float().transpose(0, 1)
-    assert made(shop, PixelTransform(), one)[0] == pytest.approx(frames.transpose(0, 1).numpy() * 10, abs=1e-5)
-    assert made(shop, PixelTransform(flip=True), one)[0] == pytest.approx(
+    one, frames = (
+        selections[:1],
+        torch.from_numpy(np.clip(frames_of(copier, selections[0]) / 10, -1, 1)).float().transpose(0, 1),
+    )
+    assert generated(copier, PixelTransform(), one)[0] == pytest.approx(frames.transpose(0, 1).numpy() * 10, abs=1e-5)
+    assert generated(copier, PixelTransform(flip=True), one)[0] == pytest.approx(
         frames.transpose(0, 1).numpy()[..., ::-1] * 10, abs=1e-5
     )
     zoomed = affine(frames, zoom=1.25).transpose(0, 1).numpy() * 10
-    assert made(shop, PixelTransform(zoom=0.25), one)[0] == pytest.approx(zoomed, abs=1e-4)
+    assert generated(copier, PixelTransform(zoom=0.25), one)[0] == pytest.approx(zoomed, abs=1e-4)
     for control, truths in (
         (PixelTransform(shift=0.25), [affine(frames, (0.25 * a, 0.25 * b)) for a in (1, -1) for b in (1, -1)]),
         (PixelTransform(rotate=9.0), [affine(frames, degrees=9.0 * a) for a in (1, -1)]),
     ):
-        copy = made(shop, control, one)[0]
+        copy = generated(copier, control, one)[0]
         assert min(np.abs(copy - truth.transpose(0, 1).numpy() * 10).max() for truth in truths) < 1e-4
-    ratio = intensity(made(shop, PixelTransform(speckle=0.1), one)[0]) / intensity(frames_of(shop, taken[0])) - 1
+    ratio = (
+        intensity(generated(copier, PixelTransform(speckle=0.1), one)[0]) / intensity(frames_of(copier, selections[0]))
+        - 1
+    )
     assert 0.07 < ratio.std() < 0.13
 
 
 def test_a_copy_is_drawn_from_the_posterior_of_the_changed_pixels(
-    shop: CopyGenerator, monkeypatch: pytest.MonkeyPatch
+    copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = list(pick(shop.rows, 5, 0).values())
-    sharp = np.concatenate(made(shop, PixelTransform(flip=True), taken))
+    selections = list(select_frames(copier.recordings, 5, 0).values())
+    sharp = np.concatenate(generated(copier, PixelTransform(flip=True), selections))
     monkeypatch.setattr(Pair, "std", 0.5)
-    noise = (np.concatenate(made(shop, PixelTransform(flip=True), taken)) - sharp) / 0.5
+    noise = (np.concatenate(generated(copier, PixelTransform(flip=True), selections)) - sharp) / 0.5
     assert noise.std() == pytest.approx(1, abs=0.04)
 
 
 def test_what_references_lack() -> None:
-    places, taken = np.arange(9), FrameSelection(4, np.array([2, 6]))
-    assert not left_out(PosteriorSample(), taken, 4, places).any()
-    assert np.flatnonzero(left_out(PosteriorSample("frames"), taken, 4, places)).tolist() == [1, 2, 3, 5, 6, 7]
-    assert not left_out(PosteriorSample("frames"), taken, 5, places).any()
-    assert left_out(PosteriorSample("recording"), taken, 4, places).all()
-    assert not left_out(PosteriorSample("recording"), taken, 3, places).any()
-    assert np.flatnonzero(left_out(PosteriorSample("frames"), taken, 4, np.array([0, 4, 8]))).tolist() == []
+    places, selections = np.arange(9), FrameSelection(4, np.array([2, 6]))
+    assert not PosteriorSample().excludes(selections, 4, places).any()
+    assert np.flatnonzero(PosteriorSample("frames").excludes(selections, 4, places)).tolist() == [1, 2, 3, 5, 6, 7]
+    assert not PosteriorSample("frames").excludes(selections, 5, places).any()
+    assert PosteriorSample("recording").excludes(selections, 4, places).all()
+    assert not PosteriorSample("recording").excludes(selections, 3, places).any()
+    assert np.flatnonzero(PosteriorSample("frames").excludes(selections, 4, np.array([0, 4, 8]))).tolist() == []
 
 
-def test_frames_are_picked_by_patient(shop: CopyGenerator) -> None:
+def test_frames_are_picked_by_patient(copier: CopyGenerator) -> None:
     """Key frames of a beat, frames so far apart, or all over the recording; whatever the order of rows."""
-    rows = shop.rows
-    three = pick(rows, 3, 0)
+    rows = copier.recordings
+    three = select_frames(rows, 3, 0)
     assert [*three] == [f"secret{number:02}" for number in range(TRAIN)]
-    assert all(one.places.tolist() == [1, 3, 5] for one in three.values())
-    assert all(np.diff(one.places).tolist() == [2, 2] for one in pick(rows, 3, 0, every=2).values())
-    starts = {int(one.places[0]) for seed in range(9) for one in pick(rows, 3, seed, every=2).values()}
+    assert all(one.frames.tolist() == [1, 3, 5] for one in three.values())
+    assert all(np.diff(one.frames).tolist() == [2, 2] for one in select_frames(rows, 3, 0, stride=2).values())
+    starts = {int(one.frames[0]) for seed in range(9) for one in select_frames(rows, 3, seed, stride=2).values()}
     assert starts == set(range(5))  # nine frames: 4 + 4 is the last
-    long = pick(rows, 5, 0, every=4)
-    assert all(one.places.tolist() == spread(int(rows.frames[one.row]), 5).tolist() for one in long.values())
-    single = [int(one.places[0]) for seed in range(20) for one in pick(rows, 1, seed).values()]
+    long = select_frames(rows, 5, 0, stride=4)
+    assert all(one.frames.tolist() == evenly(int(rows.frames[one.row]), 5).tolist() for one in long.values())
+    single = [int(one.frames[0]) for seed in range(20) for one in select_frames(rows, 1, seed).values()]
     assert set(single) == set(range(9))
-    chosen = {rows.names[pick(rows, 1, seed)["secret03"].row] for seed in range(20)}
+    chosen = {rows.names[select_frames(rows, 1, seed)["secret03"].row] for seed in range(20)}
     assert chosen == {"clip-03-0", "clip-03-1"}
     back = rows.select([*range(len(rows))][::-1])
-    for patient, one in pick(back, 1, 5).items():
-        same = pick(rows, 1, 5)[patient]
-        assert (back.names[one.row], one.places.tolist()) == (rows.names[same.row], same.places.tolist())
+    for patient, one in select_frames(back, 1, 5).items():
+        same = select_frames(rows, 1, 5)[patient]
+        assert (back.names[one.row], one.frames.tolist()) == (rows.names[same.row], same.frames.tolist())
 
 
-def test_views_are_all_directions_of_a_change(shop: CopyGenerator) -> None:
+def test_views_are_all_directions_of_a_change(copier: CopyGenerator) -> None:
     x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float()
-    (flipped,) = views(shop, [PixelTransform(flip=True)], x)
+    (flipped,) = latent_views(copier, [PixelTransform(flip=True)], x)
     assert torch.allclose(flipped, x.clamp(-10, 10).flip(-1), atol=1e-5)
-    shifted = views(shop, [PixelTransform(shift=0.1, gain=0.2)], x)
+    shifted = latent_views(copier, [PixelTransform(shift=0.1, gain=0.2)], x)
     assert len(shifted) == 8
-    both = views(shop, [PixelTransform(flip=True), PixelTransform(shift=0.1, gain=0.2)], x)
+    both = latent_views(copier, [PixelTransform(flip=True), PixelTransform(shift=0.1, gain=0.2)], x)
     assert all(torch.equal(one, other) for one, other in zip(both, [flipped, *shifted], strict=True))
-    assert len(views(shop, [PixelTransform()], x)) == 1
-    assert views(shop, [], x) == []
+    assert len(latent_views(copier, [PixelTransform()], x)) == 1
+    assert latent_views(copier, [], x) == []
     for control in (PosteriorSample(), PixelTransform(speckle=0.1), SDEdit(0.1)):
         with pytest.raises(UserError, match="without randomness"):
-            views(shop, [control], x)
+            latent_views(copier, [control], x)
 
 
 def generator(kind: str, conditions: tuple[str, ...] = ("class_id",), **facts: Any) -> DiffusionModel:
@@ -159,12 +175,12 @@ def test_the_generator_draws_on_from_the_noised_frames(
     rows, model = Recordings(study(tmp_path / "latents", marks=True), "TRAIN"), generator("lidm", (), frames=3)
     stands = tiny.Gaussian(lambda *_: torch.tensor(0.3), 0.8)
     monkeypatch.setattr(DiffusionModel, "forward", lambda own, *given: stands(own, *given))
-    shop = CopyGenerator(rows, "vae", model, steps=400)
-    taken = list(pick(rows, 3, 0).values())
-    found = np.stack(made(shop, SDEdit(strength), taken))
+    copier = CopyGenerator(rows, "vae", model, steps=400)
+    selections = list(select_frames(rows, 3, 0).values())
+    found = np.stack(generated(copier, SDEdit(strength), selections))
     assert found.shape == (TRAIN, 3, C, H, W)
     assert len(stands.rows) == round(strength * 400)
-    x_0, x = ((part - MEAN) / STD for part in (np.stack([frames_of(shop, one) for one in taken]), found))
+    x_0, x = ((part - MEAN) / STD for part in (np.stack([frames_of(copier, one) for one in selections]), found))
     share = float(model.process.alphas_cumprod[min(999, round(strength * 1000))])  # type: ignore[attr-defined]
     a, sigma = share**0.5, (1 - share) ** 0.5
     size = (a**2 * 0.64 + sigma**2) ** 0.5
@@ -172,7 +188,7 @@ def test_the_generator_draws_on_from_the_noised_frames(
     assert noise.mean() == pytest.approx(0, abs=0.1)
     assert noise.std() == pytest.approx(1, abs=0.06)
     assert np.corrcoef(noise.ravel(), x_0.ravel())[0, 1] == pytest.approx(0, abs=0.08)
-    assert np.array_equal(found[5], made(shop, SDEdit(strength), taken[5:6])[0])
+    assert np.array_equal(found[5], generated(copier, SDEdit(strength), selections[5:6])[0])
 
 
 def test_the_generator_is_told_the_patient_s_own_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,33 +197,33 @@ def test_the_generator_is_told_the_patient_s_own_conditions(tmp_path: Path, monk
     plant(monkeypatch, tmp_path)
     rows = Recordings(store, "TRAIN")
     facts: dict[str, Any] = {"reference_times": (0.0, 2.0, 8.0), "beat_spread": 0.1}
-    shop = CopyGenerator(rows, "vae", generator("lvdm", ("reference", "class_id"), **facts), steps=3)
-    taken = list(pick(rows, 4, 0, every=2).values())
-    x, values = shop.clips(taken, [np.random.default_rng(0) for _ in taken])
-    assert x.shape == (len(taken), C, tiny.WINDOW, tiny.H, tiny.W)
-    classes = rows.table["class_id"].iloc[[one.row for one in taken]].tolist()
-    expected = shop.model.conditioner.encode_request({"class_id": classes})["class_id"]
+    copier = CopyGenerator(rows, "vae", generator("lvdm", ("reference", "class_id"), **facts), steps=3)
+    selections = list(select_frames(rows, 4, 0, stride=2).values())
+    x, values = copier.clip_batch(selections, [np.random.default_rng(0) for _ in selections])
+    assert x.shape == (len(selections), C, tiny.WINDOW, tiny.H, tiny.W)
+    classes = rows.table["class_id"].iloc[[one.row for one in selections]].tolist()
+    expected = copier.model.conditioner.encode_request({"class_id": classes})["class_id"]
     assert torch.equal(values["class_id"], expected)
-    for number, one in enumerate(taken):
+    for number, one in enumerate(selections):
         frames = int(rows.frames[one.row])
-        start = max(0, min(int(one.places[0]), frames - tiny.WINDOW))
+        start = max(0, min(int(one.frames[0]), frames - tiny.WINDOW))
         assert values["reference_time"][number].tolist() == [0 - start, 2 - start, frames - 1 - start]
         mean = store.latents(rows.names[one.row])[0].float()
         reference = values["reference"][number].transpose(0, 1) * torch.tensor(STD) + torch.tensor(MEAN)
         assert (reference - mean[[0, 2, frames - 1]]).abs().max() < 0.125 * 5  # draws
-    copied = made(shop, SDEdit(0.3), taken)
+    copied = generated(copier, SDEdit(0.3), selections)
     assert {copy.shape for copy in copied} == {(4, C, tiny.H, tiny.W)}
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, tmp_path)
     rows = Recordings(study(tmp_path / "latents"), "TRAIN")
-    taken = list(pick(rows, 1, 0).values())
+    selections = list(select_frames(rows, 1, 0).values())
     with pytest.raises(UserError, match="need generator="):
-        made(CopyGenerator(rows, "vae"), SDEdit(0.5), taken)
-    with pytest.raises(UserError, match="draws 3 frames at once, and samples have 1"):
-        made(CopyGenerator(rows, "vae", generator("lidm", frames=3)), SDEdit(0.5), taken)
-    with pytest.raises(UserError, match="latents of another encoder"):
+        generated(CopyGenerator(rows, "vae"), SDEdit(0.5), selections)
+    with pytest.raises(UserError, match="samples 3 frames at once, and samples of src have 1"):
+        generated(CopyGenerator(rows, "vae", generator("lidm", frames=3)), SDEdit(0.5), selections)
+    with pytest.raises(UserError, match="latents of another autoencoder"):
         CopyGenerator(rows, "vae", tiny.model("lidm", ()))
     for strength in (0.0, 1.0, True):
         with pytest.raises(UserError, match="strength is"):
@@ -220,19 +236,30 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("control", "words"),
+    ("control", "amount", "description"),
     [
-        (PosteriorSample(), ""),
-        (PosteriorSample("frames"), "at least two frames away"),
-        (PosteriorSample("recording"), "among the patient's others"),
-        (PixelTransform(), ""),
-        (PixelTransform(flip=True), ""),
-        (PixelTransform(gain=0.3), "by 30 %"),
-        (PixelTransform(rotate=5.0), "by 5 degrees"),
-        (PixelTransform(shift=0.04, flip=True), "with shift 4 %"),
-        (PixelTransform(rotate=2.5, zoom=0.1), "with rotate 2.5 degrees and zoom 10 %"),
-        (SDEdit(0.3), "from 30 % noise"),
+        (PosteriorSample(), "", "the very same frames"),
+        (PosteriorSample("frames"), "at least two frames away", "another frame of the recording"),
+        (PosteriorSample("recording"), "among the patient's others", "another recording of the patient"),
+        (PixelTransform(), "", "through the autoencoder and back"),
+        (PixelTransform(flip=True), "", "mirrored"),
+        (PixelTransform(gain=0.3), "by 30 %", "brighter or darker by 30 %"),
+        (PixelTransform(rotate=5.0), "by 5 degrees", "turned by 5°"),
+        (PixelTransform(shift=0.04, flip=True), "with shift 4 %", "moved by 4 % of the side, mirrored"),
+        (
+            PixelTransform(rotate=2.5, zoom=0.1),
+            "with rotate 2.5 degrees and zoom 10 %",
+            "cut and enlarged by 10 %, turned by 2°",
+        ),
+        (SDEdit(0.3), "from 30 % noise", "30 % noised and drawn again by the generator"),
     ],
 )
-def test_amounts_are_told_in_words(control: Control, words: str) -> None:
-    assert control.amount == words
+def test_controls_in_words(control: Control, amount: str, description: str) -> None:
+    assert control.amount == amount
+    assert control.description == description
+    assert describe_control("mine", control.settings()) == description
+
+
+def test_a_control_that_is_not_known_is_described_by_its_name() -> None:
+    assert describe_control("new_way", {}) == "new way"
+    assert describe_control("weakest of all", {}) == "whichever of these hides the patient best"

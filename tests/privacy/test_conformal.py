@@ -9,14 +9,14 @@ from scipy import stats
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import (
     allowed_passes,
-    calibration_needed,
-    chosen_passes,
+    calibration_patients_needed,
     clopper_pearson_lower,
     clopper_pearson_upper,
     controls_needed,
-    controls_needed_at,
+    controls_needed_at_rate,
+    passes_to_aim_for,
 )
-from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite, p_values
+from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
 
 
 def test_p_values_by_their_definition_with_ties() -> None:
@@ -35,11 +35,11 @@ def test_at_the_threshold_or_above_is_a_small_p_value(size: int, alpha: float) -
     tau = conformal_threshold(calibration, alpha)
     small = (1 + (calibration[None] >= scores[:, None]).sum(axis=1)) * 1000 <= round(alpha * 1000) * (size + 1)
     assert (scores >= tau).tolist() == small.tolist()
-    assert (tau == math.inf) == (size < calibration_needed(alpha))
+    assert (tau == math.inf) == (size < calibration_patients_needed(alpha))
 
 
 def test_calibration_patients_needed() -> None:
-    assert [calibration_needed(alpha) for alpha in (0.05, 0.1, 0.01, 1 / 3, 0.3)] == [19, 9, 99, 2, 3]
+    assert [calibration_patients_needed(alpha) for alpha in (0.05, 0.1, 0.01, 1 / 3, 0.3)] == [19, 9, 99, 2, 3]
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
@@ -86,18 +86,18 @@ def test_allowed_passes_by_trial() -> None:
 
 
 def test_controls_needed_at_a_rate() -> None:
-    assert controls_needed_at(0.0, 0.05, 0.05) == 59
-    needed = controls_needed_at(0.02, 0.05, 0.05)
+    assert controls_needed_at_rate(0.0, 0.05, 0.05) == 59
+    needed = controls_needed_at_rate(0.02, 0.05, 0.05)
     assert needed is not None
     assert 150 < needed < 320
     assert clopper_pearson_upper(math.ceil(0.02 * needed), needed, 0.05) <= 0.05
-    assert controls_needed_at(0.0499999, 0.05, 0.05) is None
+    assert controls_needed_at_rate(0.0499999, 0.05, 0.05) is None
 
 
 def test_the_choosing_patients_reach_their_power() -> None:
     """Thresholds at order statistics of uniform scores: how often others certify them, simulated."""
     choosing, certifying = 200, 190
-    k = chosen_passes(choosing, certifying, 0.05, 0.05, 0.9)
+    k = passes_to_aim_for(choosing, certifying, 0.05, 0.05, 0.9)
     allowed = allowed_passes(certifying, 0.05, 0.05)
     generator, chances = np.random.default_rng(0), []
     for passes in (k, k + 1):
@@ -106,12 +106,12 @@ def test_the_choosing_patients_reach_their_power() -> None:
     assert k >= 1
     assert chances[0] >= 0.885  # .9 within three standard errors
     assert chances[1] < 0.9
-    assert chosen_passes(60, 60, 0.05, 0.05, 0.9) == -1  # at zero passes the chance is one half
-    assert chosen_passes(60, 60, 0.05, 0.05, 0.499) == 0
-    assert chosen_passes(60, 30, 0.05, 0.05, 0.1) == -1
+    assert passes_to_aim_for(60, 60, 0.05, 0.05, 0.9) == -1  # at zero passes the chance is one half
+    assert passes_to_aim_for(60, 60, 0.05, 0.05, 0.499) == 0
+    assert passes_to_aim_for(60, 30, 0.05, 0.05, 0.1) == -1
 
 
 def test_broken_scores_are_refused() -> None:
     for broken in ([0.1, float("nan")], [float("inf")], []):
         with pytest.raises(UserError, match="calibration scores"):
-            finite(broken, "calibration scores")
+            finite_scores(broken, "calibration scores")

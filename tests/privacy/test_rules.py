@@ -10,7 +10,7 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import clopper_pearson_upper
-from echodream.privacy.certification import WEAKEST, PatientScores, certify, split, weakest
+from echodream.privacy.certification import WEAKEST, PatientScores, certify, split_patients, weakest_scores
 from echodream.privacy.conformal import conformal_threshold
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
@@ -108,14 +108,14 @@ def test_the_choosing_half_does_not_certify() -> None:
     """All copies of those who choose are caught and none of the others': what was chosen fails, and its row says so."""
     rule = Calibrated()
     of = controls()
-    chooses, certifiers = split(of, rule.choose, rule.seed)
+    chooses, certifiers = split_patients(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), 3.0)))
     assert not decision.passed
     row = decision.table[0]
     assert (row.controls, row.passes, row.choosing, row.choosing_passes) == (65, 65, 65, 0)
     # the other way round, those who choose push tau down and the others certify it
     of = controls(400)
-    chooses, certifiers = split(of, rule.choose, rule.seed)
+    chooses, certifiers = split_patients(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(chooses), 54.0)))
     assert decision.passed
     assert (decision.table[0].passes, decision.table[0].bound) == (0, clopper_pearson_upper(0, 200, 0.05))
@@ -125,7 +125,7 @@ def test_the_choosing_half_does_not_certify() -> None:
 def test_too_few_choosing_patients_leave_tau_to_the_others() -> None:
     """65 cannot choose an order statistic that 65 others certify with chance .95, so their low copy is only counted."""
     rule, of = Calibrated(), controls()
-    chooses, _ = split(of, rule.choose, rule.seed)
+    chooses, _ = split_patients(of, rule.choose, rule.seed)
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", [min(chooses)], 50.0)))
     assert (decision.decisive, decision.passed) == ("alpha", True)
     assert (decision.table[0].passes, decision.table[0].choosing_passes) == (0, 1)
@@ -134,7 +134,7 @@ def test_too_few_choosing_patients_leave_tau_to_the_others() -> None:
 def test_the_certifying_half_only_lowers_tau() -> None:
     rule, generator = Calibrated(), np.random.default_rng(0)
     of = {"flip": scores(generator.normal(60, 2, 400), "t")}
-    _, certifiers = split(of, rule.choose, rule.seed)
+    _, certifiers = split_patients(of, rule.choose, rule.seed)
     begins = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(certifiers), 1000.0))).tau
     assert 50 < begins < 56
     for value, decisive in ((56.0, "beta"), (1000.0, "beta"), (50.0, "certified"), (0.0, "alpha_max")):
@@ -146,7 +146,7 @@ def test_the_certifying_half_only_lowers_tau() -> None:
 def test_every_declared_transform_must_be_certified() -> None:
     rule = Calibrated()
     of = controls(flip=100.0, gain=100.0, speckle=100.0)
-    _, certifiers = split(of, rule.choose, rule.seed)
+    _, certifiers = split_patients(of, rule.choose, rule.seed)
     assert rule.decide(Evidence(calibration(), of)).passed
     decision = rule.decide(Evidence(calibration(), lowered(of, "gain", sorted(certifiers)[:1], 3.0)))
     assert not decision.passed
@@ -183,10 +183,10 @@ def test_the_weakest_row_is_of_patients_with_every_transform() -> None:
         "flip": scores(np.array([5.0, 1.0, 4.0]), "t"),
         "gain": PatientScores(np.array([2.0, 9.0]), np.array(["t002", "t000"])),
     }
-    found = weakest(of)
+    found = weakest_scores(of)
     assert found is not None
     assert dict(zip(found.patients.tolist(), found.values.tolist(), strict=True)) == {"t000": 5.0, "t002": 2.0}
-    assert weakest({"flip": scores(np.ones(2), "t"), "gain": scores(np.ones(2), "u")}) is None
+    assert weakest_scores({"flip": scores(np.ones(2), "t"), "gain": scores(np.ones(2), "u")}) is None
 
 
 def test_a_pass_is_a_score_below_tau() -> None:
@@ -200,17 +200,17 @@ def test_the_split_is_by_patient_seeded_and_even_in_every_transform() -> None:
     of = controls(101, flip=1.0, gain=1.0)
     some = of["flip"].patients[generator.permutation(101)[:40]]
     of["other recording"] = PatientScores(np.ones(40), some)
-    chooses, certifiers = split(of, 0.5, 3)
+    chooses, certifiers = split_patients(of, 0.5, 3)
     assert not chooses & certifiers
     assert len(chooses | certifiers) == 101
     for one in of.values():
-        assert abs(len(one.of(chooses)) - len(one.of(certifiers))) <= 1
+        assert abs(len(one.select(chooses)) - len(one.select(certifiers))) <= 1
     order = generator.permutation(101)
     shuffled = {name: of[name] for name in ("gain", "other recording")}
     shuffled["flip"] = PatientScores(of["flip"].values[order], of["flip"].patients[order])
-    assert split(shuffled, 0.5, 3) == (chooses, certifiers)
-    assert split(of, 0.5, 4) != (chooses, certifiers)
-    assert split(of, 0.0, 3) == (frozenset(), chooses | certifiers)
+    assert split_patients(shuffled, 0.5, 3) == (chooses, certifiers)
+    assert split_patients(of, 0.5, 4) != (chooses, certifiers)
+    assert split_patients(of, 0.0, 3) == (frozenset(), chooses | certifiers)
 
 
 def test_shuffled_evidence_gives_the_same_decision() -> None:
@@ -341,10 +341,10 @@ def test_broken_evidence_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"alpha": 0.0}, "rule.alpha=0.0"),
-        ({"beta": 1.0}, "rule.beta=1.0"),
+        ({"alpha": 0.0}, "rule.alpha is 0.0"),
+        ({"beta": 1.0}, "rule.beta is 1.0"),
         ({"alpha": 0.3}, "rule.alpha_max=0.2"),
-        ({"choose": 1.0}, "rule.choose=1.0"),
+        ({"choose": 1.0}, "rule.choose is 1.0"),
         ({"delta": -1.0}, "rule.delta"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import ScoreGroup, axis_chart, histogram_charts, interval_chart
-from echodream.report.glossary import describe_copy, is_distance, metric_meaning
+from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import encode, encode_within
 from echodream.report.number_format import (
     axis_end,
@@ -121,15 +121,6 @@ def test_metrics_have_a_sentence(name: str, in_floors: bool, says: str) -> None:
     assert is_distance(name) == in_floors
     assert says in metric_meaning(name)
     assert bool(metric_meaning(name)) == bool(says)
-
-
-def test_copies_are_described_by_their_numbers() -> None:
-    assert (
-        describe_copy("sdedit_30", {"kind": "regenerated", "strength": 0.3})
-        == "30 % noised and drawn again by the generator"
-    )
-    assert describe_copy("mine", {"gain": 0.3, "rotate": 5.0}) == "brighter or darker by 30 %, turned by 5°"
-    assert describe_copy("new_way", {}) == "new way"
 
 
 @pytest.mark.parametrize(

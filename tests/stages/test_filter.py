@@ -20,8 +20,8 @@ from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.filtering import record as decisions
-from echodream.filtering.copy_generation import pick
+from echodream.filtering import record as filter_record
+from echodream.filtering.copy_generation import select_frames_by_patient
 from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
@@ -104,8 +104,8 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
 
     test = Recordings(Store(folder / "latents"), "TEST")
     new = {
-        patient: highest(recordings()[test.names[one.row]][2][one.places], references)[0]
-        for patient, one in pick(test, 1, 0).items()
+        patient: highest(recordings()[test.names[one.row]][2][one.frames], references)[0]
+        for patient, one in select_frames_by_patient(test, 1, 0).items()
     }
     assert len(new) == 5  # patients, one of whom has two recordings
     evidence = rows(folder / "report/evidence.csv")
@@ -149,9 +149,9 @@ def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder:
     evidence = rows(folder / "report/evidence.csv")
     told = {(row["Kind"], row["PatientID"]): float(row["Score"]) for row in evidence}
     twice = []
-    for patient, one in pick(train, 1, 0).items():
-        name, place = train.names[one.row], int(one.places[0])
-        frame, references = recordings()[name][2][one.places], training()
+    for patient, one in select_frames_by_patient(train, 1, 0).items():
+        name, place = train.names[one.row], int(one.frames[0])
+        frame, references = recordings()[name][2][one.frames], training()
         assert told["exact", patient] == pytest.approx(1, abs=1e-6)
         near = {(name, other) for other in (place - 1, place, place + 1)}
         rest = {key: value for key, value in references.items() if key not in near}
@@ -188,8 +188,8 @@ def test_one_copied_frame_in_a_video_is_enough_where_it_is_looked_at(folder: Pat
         assert decision["frames"] == len(range(0, 7, every))
         new = [row for row in rows(folder / f"report{every}/evidence.csv") if row["Kind"] == "calibration"]
         test = Recordings(Store(folder / "latents"), "TEST")
-        for patient, one in pick(test, len(range(0, 7, every)), 0, every).items():
-            score = highest(recordings()[test.names[one.row]][2][one.places], training())[0]  # as many frames
+        for patient, one in select_frames_by_patient(test, len(range(0, 7, every)), 0, every).items():
+            score = highest(recordings()[test.names[one.row]][2][one.frames], training())[0]  # as many frames
             assert float(next(row["Score"] for row in new if row["PatientID"] == patient)) == pytest.approx(
                 score, abs=2e-6
             )
@@ -408,7 +408,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
     samples(folder / "bad/images", drawn(), encoder="12" * 32)
     study(folder / "bad/latents", encoder="12" * 32)
     plant(monkeypatch, folder, encoder="12" * 32)
-    refused(folder, "autoencoder=.* is not the encoder of", f"src={folder}/bad/images", f"real={folder}/bad/latents")
+    refused(folder, "autoencoder=.* did not encode", f"src={folder}/bad/images", f"real={folder}/bad/latents")
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
         (r"views=\[turn\] is not among controls", "views=[turn]"),
         (r"report_only=\[turn\] is not among controls", "report_only=[turn]"),
         (r"leave_out=\[turn\] is not among controls", "leave_out=[turn]"),
-        (r"leave_out=\[exact\] would leave out what is promised", "leave_out=[exact]"),
+        (r"leave_out=\[exact\] is part of the guarantee", "leave_out=[exact]"),
         (r"leave_out=exact is no list: give names in brackets, or leave_out=\[\]", "leave_out=exact"),
         (r"leave_out=null is not possible: give it a value", "leave_out=null"),
         (r"report_only=exact is no list", "report_only=exact"),
@@ -460,10 +460,10 @@ def test_all_samples_rejected_is_no_store(folder: Path) -> None:
 
 
 MOMENTS = {
-    "before anything": (stage, "score"),
-    "scores not yet named": (decisions, "write_table"),
-    "record not yet written": (decisions, "write_record"),
-    "store not yet begun": (stage, "_write"),
+    "before anything": (stage, "score_samples"),
+    "scores not yet named": (filter_record, "write_table"),
+    "record not yet written": (filter_record, "write_record"),
+    "store not yet begun": (stage, "write_passed_samples"),
     "third row": (StoreWriter, "commit"),
     "before the last step": (StoreWriter, "finish"),
     "renaming": (Path, "rename"),

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
-from echodream.filtering import copy_generation as workshop
-from echodream.filtering import embedding as identity
+from echodream.filtering import copy_generation, embedding
 from echodream.networks.siamese import IdentityEncoder, InputSpec
 from echodream.store import Dataset, Statistics, Store, StoreWriter
 from echodream.store.latents import write_latents
@@ -128,8 +127,8 @@ def plant(patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", e
     sees = InputSpec("latents", C, H, W, STATISTICS.mean, STATISTICS.std, encoder, similarity)
     if not (folder / "reid").exists():
         write_artifact(folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64), "seed: 0\n", lambda _: None)
-    patch.setattr(identity, "load_reid", lambda _: IdentityEncoder(Flat(), sees).eval())  # type: ignore[arg-type]
-    patch.setattr(workshop, "load_frozen_autoencoder", lambda _: Pair())
+    patch.setattr(embedding, "load_reid", lambda _: IdentityEncoder(Flat(), sees).eval())  # type: ignore[arg-type]
+    patch.setattr(copy_generation, "load_frozen_autoencoder", lambda _: Pair())
 
 
 def cfg(folder: Path, *overrides: str) -> DictConfig:

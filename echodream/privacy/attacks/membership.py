@@ -8,7 +8,7 @@ import numpy as np
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_statistic, unit_indices
 from echodream.metrics.classification import roc_auc
-from echodream.privacy.conformal import finite
+from echodream.privacy.conformal import finite_scores
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def membership(
     ``member``, bool (n,): whether the record was in training. Scores are averaged over the records of each of
     ``patients``, (n,). Raises ``UserError`` if a patient is in both groups, or a group is empty.
     """
-    values, member = finite(scores, "membership scores"), np.asarray(member, dtype=bool)
+    values, member = finite_scores(scores, "membership scores"), np.asarray(member, dtype=bool)
     if len(member) != len(values):
         raise UserError(f"{len(values)} scores came with {len(member)} memberships: each score needs its own.")
     unit = unit_indices(patients, len(values))

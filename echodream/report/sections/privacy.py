@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Curve, ScoreGroup, line_chart
-from echodream.report.glossary import describe_copy
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -201,11 +200,13 @@ def copy_tables(sources: Sources, kind: str) -> list[Table]:
 
 
 def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[float, float], beta: Any) -> Row:
+    from echodream.filtering.positive_controls import describe_control
+
     name = str(row["transform"])
     value = Interval(float(row["rate"]), float(row["lower"]), float(row["bound"]))
     allowed = None if beta is None else Interval(float(beta), 0.0, float(beta))
     return Row(
-        capitalized(describe_copy(name, controls.get(name) or {})),
+        capitalized(describe_control(name, controls.get(name) or {})),
         value,
         allowed,
         scale=scale,
