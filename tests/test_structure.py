@@ -38,6 +38,9 @@ LAYERS = [
     ["api"],
     ["cli"],
 ]
+MOST_LINES = 30_500
+"""Of Python in the package."""
+UNTANGLED_LATER = {f"echodream.diffusion.processes.{name}" for name in ("base", "ddpm", "rectified_flow")}
 MODELS = {
     "process": "lidm",
     "conditioning": "lidm",
@@ -47,7 +50,17 @@ MODELS = {
     "head": "reid",
 }
 """Which model takes the files of a group; the others go with model=vae."""
-FILES = sorted(path.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.rglob("*.yaml"))
+SECTIONS = ("experiment/train", "experiment/sample")
+"""Groups whose files have a section for each model or stage."""
+
+
+def configurations() -> list[str]:
+    """Files of conf/, and for files with sections each section, as hydra names them."""
+    found = []
+    for path in sorted(CONF_DIR.rglob("*.yaml")):
+        name = path.relative_to(CONF_DIR).as_posix().removesuffix(".yaml")
+        found += [f"{name}_{section}" for section in OmegaConf.load(path)] if name.startswith(SECTIONS) else [name]
+    return found
 
 
 def choices(group: str) -> list[str]:
@@ -60,8 +73,8 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 
 def overrides_for(path: str) -> tuple[str, list[str]]:
-    """A command line that reads the file ``path`` of conf/."""
-    group, _, name = path.removesuffix(".yaml").rpartition("/")
+    """A command line that reads ``path``, a file of conf/ without its ending, or a section of it."""
+    group, _, name = path.rpartition("/")
     if not group:
         return name, ["stage=verify"] if name == "sample" else ["model=vae", "data=phantom"]
     if group == "data":
@@ -94,13 +107,14 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
     return "train", ["model=vae", "data=phantom", f"{group}={name}"]
 
 
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", configurations())
 def test_every_yaml_composes_and_every_target_imports(path: str) -> None:
     config, overrides = overrides_for(path)
     cfg = composed(config, *overrides)
     found = list(targets(OmegaConf.to_container(cfg, resolve=False)))
     assert found or config == "sample"
-    for target in [*found, *targets(OmegaConf.to_container(OmegaConf.load(CONF_DIR / path)))]:
+    file = CONF_DIR / f"{path.rpartition('_')[0] if path.startswith(SECTIONS) else path}.yaml"
+    for target in [*found, *targets(OmegaConf.to_container(OmegaConf.load(file)))]:
         module, _, name = target.rpartition(".")
         assert callable(getattr(importlib.import_module(module), name)), target
 
@@ -136,6 +150,38 @@ def imported(path: Path) -> list[str]:
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names if alias.name.startswith("echodream")]
     return names
+
+
+def test_no_modules_import_each_other() -> None:
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        graph[name] = {used if used in modules else used.rpartition(".")[0] for used in imported(path)} & set(modules)
+    while ends := [
+        name for name in graph if not graph[name] & set(graph) or not any(name in used for used in graph.values())
+    ]:
+        for name in ends:
+            del graph[name]
+    assert set(graph) <= UNTANGLED_LATER, f"a cycle of imports among {', '.join(sorted(graph))}"
+
+
+def test_stages_has_one_file_for_each_stage() -> None:
+    files = {path.name for path in (PACKAGE / "stages").iterdir() if path.name != "__pycache__"}
+    assert files == {"__init__.py", *(f"{name}.py" for name in choices("stage"))}
+
+
+def test_sizes() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    rooms = {
+        room.name: sum(count for path, count in lines.items() if room in path.parents)
+        for room in PACKAGE.iterdir()
+        if room.is_dir()
+    }
+    largest = max(rooms, key=lambda room: rooms[room])
+    assert rooms[largest] <= 0.15 * sum(lines.values()), largest
+    assert sum(lines.values()) <= MOST_LINES
+    assert sum(path.is_file() for path in CONF_DIR.rglob("*")) <= 190
 
 
 def test_entry_files_are_sentences_and_the_engine_is_short() -> None:
