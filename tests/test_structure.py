@@ -38,7 +38,7 @@ LAYERS = [
     ["api"],
     ["cli"],
 ]
-MOST_LINES = 30_500
+MOST_LINES = 32_000
 """Of Python in the package."""
 UNTANGLED_LATER = {f"echodream.diffusion.processes.{name}" for name in ("base", "ddpm", "rectified_flow")}
 MODELS = {
