@@ -47,7 +47,7 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
     if not isinstance(auto, Mapping):
         raise UserError(f"guidance.auto={auto}: give guidance.auto.artifact= and guidance.auto.scale=")
     return Guidance(
-        scales={name: scale for name, scale in scales.items() if name in names},
+        scales={name: scales.get(name, 1.0) for name in (*scales, *names) if name in names},
         interval=tuple(interval) if isinstance(interval, Sequence) else (interval,),
         rescale=settings["rescale"],
         auto=auto["scale"],

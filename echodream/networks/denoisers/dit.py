@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from echodream import validation
@@ -44,20 +45,17 @@ class VideoTransformer(_Transformer):
 
     is_video = True
 
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        del network.temp_pos_embed  # position embeddings for the frames of its config only
+
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        frames, positions = x.shape[2], self.network.temp_pos_embed
-        if positions.shape[1] != frames:  # diffusers computes them for the frames of its config only
-            self.network.temp_pos_embed = _frame_positions(frames, positions)
+        from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
+
+        frames = torch.arange(x.shape[2], device=x.device).unsqueeze(1)
+        width = self.network.config.num_attention_heads * self.network.config.attention_head_dim
+        self.network.temp_pos_embed = get_1d_sincos_pos_embed_from_grid(width, frames, output_type="pt")[None].to(x)
         return self.network(x, t, tokens).sample
-
-
-def _frame_positions(frames: int, like: Tensor) -> Tensor:
-    """Sinusoidal position embeddings of frames, (1, frames, D)."""
-    import torch
-    from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
-
-    positions = torch.arange(frames, device=like.device).unsqueeze(1)
-    return get_1d_sincos_pos_embed_from_grid(like.shape[-1], positions, output_type="pt")[None].to(like)
 
 
 def build_transformer(
