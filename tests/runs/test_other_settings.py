@@ -8,7 +8,7 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.store import Store
-from tests.support.drawn import image, study, video, write_csv
+from tests.support.sampling_study import image, study, video, write_csv
 from tests.support.tiny_diffusion import artifact, model
 
 AUTO = {

@@ -9,7 +9,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.sampling.label_csv import read_labels
 from echodream.stages import image as stage_image
-from tests.support.drawn import TOLD, image, refused, study, video, write_csv
+from tests.support.sampling_study import TOLD, image, refused, study, video, write_csv
 from tests.support.tiny_diffusion import artifact, model
 
 
@@ -48,9 +48,9 @@ def test_labels_of_a_csv_for_videos(tmp_path: Path) -> None:
 
 
 STRICT = [
-    ("class_id,note\n1,2,x\n", "asked.csv, line 2: 3 cells under 2 columns"),
-    ("class_id\n1,\n3,\n", "asked.csv, line 2: 2 cells under 1 columns"),
-    ("class_id,note\n1,x\n3\n", "asked.csv, line 3: 1 cells under 2 columns"),
+    ("class_id,note\n1,2,x\n", "asked.csv, line 2: 3 cells for 2 columns"),
+    ("class_id\n1,\n3,\n", "asked.csv, line 2: 2 cells for 1 columns"),
+    ("class_id,note\n1,x\n3\n", "asked.csv, line 3: 1 cells for 2 columns"),
     ("class_id,note,class_id\n1,x,3\n", "asked.csv, line 1: the column 'class_id' is there twice; keep one"),
     ("class_id, class_id\n1,3\n", "asked.csv, line 1: the column 'class_id' is there twice"),
     ("class_id\n1\n\n3\n", 'asked.csv, line 3 is empty: remove it, or write ""'),

@@ -20,7 +20,7 @@ from echodream.diffusion.model import DiffusionModel
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.sampling import sample_store as drawing
 from echodream.store import Store, StoreWriter, find_problems
-from tests.support.drawn import ROOT, bytes_of, command, image, planted, same, study, video, whitened
+from tests.support.sampling_study import ROOT, bytes_of, command, image, planted, same, study, video, whitened
 from tests.support.tiny_diffusion import CLASSES, C, H, W, sample_cfg
 
 

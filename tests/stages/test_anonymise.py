@@ -22,7 +22,7 @@ from echodream.diffusion.processes.rectified_flow import RectifiedFlow
 from echodream.errors import UserError
 from echodream.sampling import sample_store as drawing
 from echodream.store import Store, StoreWriter, find_problems
-from tests.support.drawn import bytes_of, planted, same, whitened
+from tests.support.sampling_study import bytes_of, planted, same, whitened
 from tests.support.tiny_diffusion import (
     CLASSES,
     LENGTHS,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from echodream.diffusion.model import DiffusionModel
 from echodream.store import Store
-from tests.support.drawn import TOLD, command, image, ready_study, refused, study, video, write_csv
+from tests.support.sampling_study import TOLD, command, image, ready_study, refused, study, video, write_csv
 from tests.support.tiny_diffusion import ENCODER, NAMES, STATISTICS, C, H, W, latent_store, model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from echodream.store import find_problems
-from tests.support.drawn import image, planted, ready_study, refused, study, video, whitened
+from tests.support.sampling_study import image, planted, ready_study, refused, study, video, whitened
 from tests.support.tiny_diffusion import ENCODER, STATISTICS, WINDOW, C, artifact, latent_store, model, published
 from tests.support.tiny_vae import moving_disc_store
 
@@ -153,7 +153,7 @@ VIDEO = [
     (["repeat=null"], "repeat=null is not possible"),
     (["src=null"], "src=null is not possible"),
     (["trainer.precision=16-true"], "trainer.precision=16-true is not for sampling"),
-    (["join=null"], "join is null: choose one of"),
+    (["join=null"], "join=null is not possible: give it a value"),
     (["join=glue"], "join is 'glue': choose one of crossfade, continue"),
     (["batch=0"], "batch is 0"),
     (["steps=0"], "steps is 0: give a whole number"),
