@@ -8,7 +8,7 @@ import pytest
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.errors import UserError
 from tests.support.audit_study import study
-from tests.support.tiny_vae import blob_store
+from tests.support.tiny_vae import moving_disc_store
 
 
 def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_recordings_of_several_splits_are_sorted_by_name(tmp_path: Path) -> None
 
 def test_selected_rows_have_their_own_totals_and_patients(tmp_path: Path) -> None:
     """Also where those of all rows were read before, and are cached."""
-    rows = Recordings(blob_store(tmp_path / "videos"), "TRAIN")
+    rows = Recordings(moving_disc_store(tmp_path / "videos"), "TRAIN")
     assert rows.cumulative_frames.tolist() == [5, 16, 19, 28]
     assert rows.patient_numbers.tolist() == [0, 1, 2, 3]
     chosen = rows.select([3, 1])

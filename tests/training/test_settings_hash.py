@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.training.settings_hash import settings_hash
-from tests.support.tiny_vae import blob_store, train_cfg
+from tests.support.tiny_vae import moving_disc_store, train_cfg
 
 
 def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     cfg = train_cfg(tmp_path)
     engine.prepare(cfg)
     before = settings_hash(cfg)
@@ -35,7 +35,7 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
     ],
 )
 def test_only_what_decides_the_weights_is_hashed(tmp_path: Path, key: str, value: float, changes: bool) -> None:
-    blob_store(tmp_path / "videos")
+    moving_disc_store(tmp_path / "videos")
     cfg = train_cfg(tmp_path)
     engine.prepare(cfg)
     before = settings_hash(cfg)
