@@ -48,7 +48,13 @@ def comparison_spaces(
         embedder = FrameEmbedder(artifact, autoencoder, device, original.dataset.kind)
         for store in (original, anonymized):
             embedder.check(store)
-        spaces.append(_identity_space(embedder))
+        similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
+        description = f"unit vectors of the identity network, for {similarity} similarity"
+
+        def embed(frames: Tensor) -> Tensor:
+            return normalize(embedder.embed(frames), similarity, "embeddings")
+
+        spaces.append(ComparisonSpace("identity", description, embed, fingerprint(embedder.encoder.network)))
     if original.dataset.kind == "video":
         return [*spaces, ComparisonSpace("pixels", "pixels in [-1, 1], as they are", lambda x: x.flatten(1))]
     statistics = original.dataset.statistics
@@ -56,17 +62,6 @@ def comparison_spaces(
     description = "posterior means, whitened by the mean and deviation of each channel over the originals in training"
     whitened = ComparisonSpace("latents", description, lambda x: whiten(x.float(), statistics, dim=1).flatten(1))
     return [*spaces, whitened]
-
-
-def _identity_space(embedder: FrameEmbedder) -> ComparisonSpace:
-    """Unit vectors: the squared distance of two is 2 - 2 times their similarity."""
-    similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
-
-    def embed(frames: Tensor) -> Tensor:
-        return normalize(embedder.embed(frames), similarity, "embeddings")
-
-    description = f"unit vectors of the identity network, for {similarity} similarity"
-    return ComparisonSpace("identity", description, embed, fingerprint(embedder.encoder.network))
 
 
 def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:

@@ -126,18 +126,12 @@ def _match_recordings(originals: Recordings, store: Store, match: str) -> Record
     remedy += "; for a set without pairs give paired=false"
     roots = store.root, originals.store.root
     matched = recordings.select(match_versions(names, originals.names, all_originals, roots, remedy))
-    for row, name in enumerate(originals.names):
-        original_size, size = (_size(side, row, ORIGINAL_FRAMES in store.table) for side in (originals, matched))
-        if original_size != size:
-            raise UserError(
-                f"{name} has {original_size} in {originals.store.root} and {size} in {store.root}, so the two are not "
-                "a pair: anonymize it again without changing its size"
-            )
+    columns = ["FrameWidth", "FrameHeight", *([] if ORIGINAL_FRAMES in store.table else ["NumberOfFrames"])]
+    sizes = [side.table[columns].to_numpy(int) for side in (originals, matched)]
+    if len(wrong := np.flatnonzero((sizes[0] != sizes[1]).any(axis=1))):
+        original_size, size = (", ".join(map("{} {}".format, columns, part[wrong[0]])) for part in sizes)
+        raise UserError(
+            f"{originals.names[wrong[0]]} has {original_size} in {originals.store.root} and {size} in {store.root}, so "
+            "the two are not a pair: anonymize it again without changing its size"
+        )
     return matched
-
-
-def _size(recordings: Recordings, row: int, frame_size_only: bool) -> str:
-    """Frame size of a recording and, unless ``frame_size_only``, its number of frames, as text."""
-    entry = recordings.table.iloc[row]
-    size = f"{int(entry['FrameWidth'])}x{int(entry['FrameHeight'])}"
-    return size if frame_size_only else f"{entry['NumberOfFrames']} frames of {size}"

@@ -12,6 +12,7 @@ from echodream.errors import UserError
 
 COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
 _ATTEMPTS = 50
+"""Attempts to find an unused pair of two patients."""
 
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
@@ -49,28 +50,15 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
         allowed = np.flatnonzero(within | (images.row[first] != images.row[second]))
         for number in rng.permutation(allowed)[:per_patient]:
             image = int(first[number])
-            other = _image_of_other_patient(image, owner, images_of, patients, used, rng)
-            if other is not None:  # keeps both kinds of pairs equal in number
-                used.add((min(image, other), max(image, other)))
-                pairs += [(image, int(second[number])), (image, other)]
+            for _ in range(_ATTEMPTS):
+                patient = patients[int(rng.integers(len(patients)))]
+                other = int(rng.choice(images_of[patient]))
+                pair = min(image, other), max(image, other)
+                if patient != owner[image] and pair not in used:
+                    used.add(pair)
+                    pairs += [(image, int(second[number])), (image, other)]
+                    break  # without such a pair, both kinds are left out, so that they stay equal in number
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def _image_of_other_patient(
-    image: int,
-    owner: np.ndarray,
-    images_of: dict[str, np.ndarray],
-    patients: Sequence[str],
-    used: set[tuple[int, int]],
-    rng: np.random.Generator,
-) -> int | None:
-    """A random image of a random other patient, not yet paired with ``image``; None after too many attempts."""
-    for _ in range(_ATTEMPTS):
-        patient = patients[int(rng.integers(len(patients)))]
-        other = int(rng.choice(images_of[patient]))
-        if patient != owner[image] and (min(image, other), max(image, other)) not in used:
-            return other
-    return None
 
 
 def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:

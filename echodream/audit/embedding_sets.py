@@ -48,6 +48,10 @@ class EmbeddingSet:
         """One frame of each: (n, D)."""
         return self.sample_frames[:, 0]
 
+    def reference_frames(self) -> tuple[Tensor, list[str]]:
+        """``all_frames`` as rows, (n P, D), and the name of each row."""
+        return self.all_frames.flatten(0, 1), np.repeat(self.names, self.all_frames.shape[1]).tolist()
+
     def subset(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
         """The samples or patients ``rows``, in this order."""
         kept = [int(row) for row in rows]
@@ -212,11 +216,8 @@ class AuditSets:
     def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
         """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
         count, frames = embedding_set.sample_frames.shape[:2]
-        train = self.train.all_frames
-        names = np.repeat(self.train.names, train.shape[1]).tolist()
-        groups = np.repeat(np.arange(count), frames)
-        reference = (train.flatten(0, 1), names)
-        return nearest_patients(embedding_set.sample_frames.flatten(0, 1), [reference], self.similarity, groups)
+        rows, groups = embedding_set.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+        return nearest_patients(rows, [self.train.reference_frames()], self.similarity, groups)
 
     def same_patient_threshold(self) -> float:
         """The similarity that a share ``far`` of pairs of different held-out patients reach, one frame of each."""

@@ -67,7 +67,11 @@ def open_inputs(
         embedder.check(store)
     if source.dataset.encoder != patients.dataset.encoder:
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
-    decoder = _load_decoder(autoencoder, str(patients.dataset.encoder), device) if decode else None
+    decoder = load_frozen_autoencoder(autoencoder).to(device) if decode else None
+    if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:
+        raise UserError(
+            f"autoencoder={autoencoder} did not encode these latents: give the one that did, or no figure (pairs=0)"
+        )
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
     model_and_view = None if generator is None else load_generator(generator)
     if model_and_view is not None:
@@ -75,15 +79,6 @@ def open_inputs(
         model_and_view[0].to(device)
     held_out_patients = select_recordings(patients, sorted(held_out), "held_out")
     return AuditInputs(samples, train, held_out_patients, embedder, model_and_view, decoder)
-
-
-def _load_decoder(folder: str, encoder: str, device: str) -> Any:
-    network = load_frozen_autoencoder(folder)
-    if fingerprint(network) != encoder:
-        raise UserError(
-            f"autoencoder={folder} did not encode these latents: give the one that did, or no figure (pairs=0)"
-        )
-    return network.to(device)
 
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:

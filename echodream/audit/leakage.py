@@ -91,21 +91,14 @@ def closeness_to_training(sets: AuditSets) -> list[Measure]:
 
 
 def _closeness(sets: AuditSets, samples: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
-    train_frames, held_out_frames = sets.train.all_frames, held_out.all_frames
-    return closeness(
-        samples.sample_frames.flatten(0, 1),
-        train_frames.flatten(0, 1),
-        np.repeat(sets.train.names, train_frames.shape[1]).tolist(),
-        held_out_frames.flatten(0, 1),
-        np.repeat(held_out.names, held_out_frames.shape[1]).tolist(),
-        np.repeat(np.arange(len(samples)), samples.sample_frames.shape[1]),
-        sets.seed,
-    )
+    count, frames = samples.sample_frames.shape[:2]
+    rows, groups = samples.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+    return closeness(rows, *sets.train.reference_frames(), *held_out.reference_frames(), groups, sets.seed)
 
 
 def data_copying_test(sets: AuditSets) -> list[Measure]:
     """C_T; each sample and each held-out patient is represented by its frame nearest to training."""
-    train = sets.train.all_frames.flatten(0, 1)
+    train, _ = sets.train.reference_frames()
     cells = sets.cells if sets.cells is not None else max(1, len(sets.held_out) // 20)
     samples, held_out = (_frame_nearest_to_training(part, train) for part in (sets.samples, sets.held_out))
     result = data_copying(samples, train, held_out, cells, seed=sets.seed)
@@ -132,11 +125,9 @@ def _frame_nearest_to_training(embedding_set: EmbeddingSet, train: Tensor) -> Te
 
 def authentic_share(sets: AuditSets) -> list[Measure]:
     """The share of samples whose frames are all authentic."""
-    train = sets.train.all_frames
-    names = np.repeat(sets.train.names, train.shape[1]).tolist()
     shares = []
     for part in (sets.samples, sets.held_out):
-        frames = authenticity(part.sample_frames.flatten(0, 1), train.flatten(0, 1), names)
+        frames = authenticity(part.sample_frames.flatten(0, 1), *sets.train.reference_frames())
         authentic = frames.reshape(len(part), -1).all(axis=1)
         shares.append(clopper_pearson_interval(int(authentic.sum()), len(part)))
     return [

@@ -12,7 +12,7 @@ import numpy as np
 from echodream.audit.embedding_sets import AuditSets
 from echodream.audit.measure import QUALITY, Measure
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval, clopper_pearson_interval
+from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import Drift, drift
 from echodream.privacy.attacks.fidelity import fidelity
@@ -66,15 +66,11 @@ def retrieved_patients(sets: AuditSets) -> list[Measure]:
             QUALITY,
             "share of training patients who are the nearest of some sample; it grows with the number of samples",
             "as much as new patients (as many of both)",
-            _share_interval(as_many.covered, total),
-            _share_interval(new_patients.covered, total),
+            clopper_pearson_interval(round(as_many.covered * total), total),
+            clopper_pearson_interval(round(new_patients.covered * total), total),
             details={"all samples": all_samples.covered, "samples": all_samples.samples},
         ),
     ]
-
-
-def _share_interval(share: float, total: int) -> Interval:
-    return clopper_pearson_interval(round(share * total), total)
 
 
 def seed_collisions(sets: AuditSets) -> list[Measure]:

@@ -31,21 +31,31 @@ class AnonymizedData(StoreData):
 
     def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
         validation.one_of("train_on", train_on, TRAIN_ON)
-        if train_on == "anonymised" and not Path(anonymised or "").is_dir():
-            raise UserError(
-                f"anonymised={anonymised} does not exist: make it with stage=anonymise, or give another store"
-            )
         super().__init__(**store)
         if train_on == "anonymised":
             real = self.store
-            if Path(str(anonymised)).resolve() == real.root.resolve():
-                raise UserError(
-                    f"anonymised={anonymised} and src={real.root} are the same store: give the anonymised one"
-                )
-            self.store = Store(str(anonymised), kind=real.dataset.kind, encoder=real.dataset.encoder)
+            self.store = open_anonymized(str(anonymised), real)
             self.store.table = versions_table(self.store, real, match)
-            self.store.dataset = replace(self.store.dataset, statistics=real.dataset.statistics)  # in their units
             self._check_store()
+
+
+def open_anonymized(path: str, real: Store) -> Store:
+    """The store ``anonymised=`` at ``path``; latents are whitened with the statistics of the originals ``real``.
+
+    Raises ``UserError`` if it holds another kind of images than ``real``, or is the same store.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"anonymised={path} does not exist: make it with stage=anonymise, or give another store")
+    if Path(path).resolve() == real.root.resolve():
+        raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymized one")
+    if (kind := Store(path).dataset.kind) != real.dataset.kind:
+        raise UserError(
+            f"anonymised={path} holds {kind}s and src={real.root} holds {real.dataset.kind}s: convert one with "
+            "stage=encode or stage=decode, and give on="
+        )
+    store = Store(path, encoder=real.dataset.encoder)
+    store.dataset = replace(store.dataset, statistics=real.dataset.statistics)
+    return store
 
 
 def versions_table(

@@ -1,14 +1,13 @@
 """Training on original images or on their anonymized versions, and testing on both."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from echodream import validation
-from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON, versions_table
+from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON, open_anonymized, versions_table
 from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData, frame_size
 from echodream.datamodules.recordings import Recordings
@@ -46,17 +45,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
 
     def _open_versions(self, path: str) -> Store:
         """The store at ``path``, reduced to the versions that are needed, with patients and labels of the originals."""
-        if not Path(path).is_dir():
-            raise UserError(f"anonymised={path} does not exist: make it with stage=anonymise, or give another store")
-        real = self.store
-        if (kind := Store(path).dataset.kind) != real.dataset.kind:
-            raise UserError(
-                f"anonymised={path} holds {kind}s and src={real.root} {real.dataset.kind}s: convert one "
-                "with stage=encode or stage=decode, and give on="
-            )
-        store = Store(path, encoder=real.dataset.encoder)
-        if store.root.resolve() == real.root.resolve():
-            raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymised one")
+        real, store = self.store, open_anonymized(path, self.store)
         sizes = store.table.drop_duplicates(["FrameHeight", "FrameWidth"]).index  # a row of each size
         if wrong := [row for row in sizes if frame_size(store, row) != frame_size(real)]:
             name, size = store.table["FileName"][wrong[0]], frame_size(store, wrong[0])
@@ -68,7 +57,6 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         splits = ["TRAIN"] if self.training_images == "anonymised" else ["TEST"]
         splits += ["TEST"] if originals & set(test) else []  # a training set may have no TEST versions
         store.table = versions_table(store, real, self.match, splits, self.full_table["FileName"].tolist())
-        store.dataset = replace(store.dataset, statistics=real.dataset.statistics)  # whitened like the originals
         return store
 
     def recordings(self, split: str) -> Recordings:

@@ -6,7 +6,8 @@ hides a record.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,6 +198,11 @@ class AnonymityMeasure:
         if self.target is None or not np.isfinite(self.value.value):
             return None
         return self.value.value > self.target.above
+
+    def record(self) -> dict[str, Any]:
+        """The fields as they are written to anonymity.json."""
+        target = None if self.target is None else self.target.text
+        return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.met}
 
 
 def anonymity_measures(

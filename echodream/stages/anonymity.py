@@ -1,7 +1,6 @@
 """``stage=anonymity``: distances between anonymized images and their originals, in identity space and in latents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,11 @@ def anonymity(
         if paired:
             hidden = percentage_interval(hidden_by_patient(x, y, patients), patients, seed)
             measures.insert(1, AnonymityMeasure("hidden by patient", hidden, "%"))
-        entries = [_entry(measure) for measure in measures]
-        measured[space.name] = {"means": space.description, "network": space.fingerprint, "measures": entries}
+        measured[space.name] = {
+            "means": space.description,
+            "network": space.fingerprint,
+            "measures": [measure.record() for measure in measures],
+        }
         tables.append(_table(space, comparison, originals, anonymized))
     record: dict[str, Any] = {
         "statement": STATEMENT,
@@ -101,12 +103,6 @@ def anonymity(
     write_text(Path(dst) / RECORDS, pd.concat(tables).to_csv(index=False))
     write_record(Path(dst) / REPORT, record)
     return Summary(f"anonymity: {dst}/{REPORT} done", _summary(record))
-
-
-def _entry(measure: AnonymityMeasure) -> dict[str, Any]:
-    """A measure as it is recorded."""
-    target = None if measure.target is None else measure.target.text
-    return {"name": measure.name, "unit": measure.unit, **asdict(measure.value), "target": target, "met": measure.met}
 
 
 def _table(

@@ -147,7 +147,8 @@ def test_sets_that_are_no_pairs_are_refused_by_name(folder: Path) -> None:
         run(folder, "anonymity", f"src={folder}/more")
     longer = [(row, np.repeat(frames, 2, axis=0)) for row, frames in rows()]
     store(folder / "longer", longer, 0.0, synthetic=True)
-    with pytest.raises(UserError, match=rf"img-00-0 has 1 frames of {W}x{H} in .* and 2 frames of {W}x{H}"):
+    sizes = f"FrameWidth {W}, FrameHeight {H}, NumberOfFrames"
+    with pytest.raises(UserError, match=rf"img-00-0 has {sizes} 1 in .* and {sizes} 2 in .*"):
         run(folder, "anonymity", f"src={folder}/longer")
     twice = [({**row, "Of": rows()[0][0]["FileName"]}, frames) for row, frames in rows()]
     store(folder / "twice", twice, 0.0, synthetic=True)

@@ -186,7 +186,7 @@ def test_stores_of_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"anonymised=.*wide: v12 is 9x5 with 1 channel, the originals are 7x5 with 1"):
         paired(tmp_path, "wide")
     make_latent_store(tmp_path / "latents", versions(NAMES))
-    with pytest.raises(UserError, match=r"latents holds latents and src=.* videos: convert one"):
+    with pytest.raises(UserError, match=r"latents holds latents and src=.* holds videos: convert one"):
         paired(tmp_path, "latents")
     with pytest.raises(UserError, match="are the same store"):
         paired(tmp_path, "videos")

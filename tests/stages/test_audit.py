@@ -239,7 +239,7 @@ MISTAKES = [
     (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
     (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),
     (["autoencoder={folder}/other", "pairs=2"], "autoencoder=.*other did not encode these latents"),
-    (["real={folder}/only-train"], "held_out: .* has no recording in TEST, VAL"),
+    (["real={folder}/only-train"], "held_out: .* has no recording in the splits TEST, VAL"),
 ]
 
 
