@@ -76,7 +76,7 @@ def main() -> None:
             for row, (kind, marks) in enumerate((("ED", found.ed), ("ES", found.es))):
                 true = [min(round(at * scene.fps), scene.frames - 1) for at in key_moments(scene)[kind].tolist()]
                 pairs = match_key_frames(marks, true)
-                counts[row] += (pairs.hits, pairs.missed, pairs.invented)
+                counts[row] += (pairs.matched, pairs.missed, pairs.spurious)
         for kind, (hits, missed, invented) in zip(("ED", "ES"), counts, strict=True):
             row_ = f"{name:<22}{len(drawn):>11}{kind:>6}{hits + missed:>7}{hits:>7}{missed:>8}{invented:>10}"
             print(f"{row_}{seconds / max(len(drawn), 1):>8.2f}", flush=True)

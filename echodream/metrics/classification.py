@@ -1,14 +1,15 @@
 """Classification metrics from probabilities, of rows that may be weighted (``bootstrap.bootstrap_weights``).
 
-Weights are (R, N), R values come back; without weights each row counts once and R is 1. NaN: there is no value.
+Weights are (R, N) and give R values; without weights, R is 1 and each row counts once. NaN means that a metric is
+undefined, as the ROC AUC of a class that has no sample.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-BINS = 10
-"""Of the calibration error: equal shares of the confidence from 0 to 1."""
+CALIBRATION_BINS = 10
+"""Equal bins of the confidence from 0 to 1."""
 THRESHOLD = 0.5
 
 
@@ -18,167 +19,184 @@ def confusion_matrix(predicted: np.ndarray, target: np.ndarray, classes: int) ->
 
 
 def roc_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve: share of pairs of a positive and a negative that ``score`` orders; ties count half."""
-    ups, downs = _steps(score, positive, weights)
-    ups, downs = ups[:, ::-1], downs[:, ::-1]  # from the lowest score
-    ordered = (ups * (np.cumsum(downs, axis=1) - downs / 2)).sum(axis=1)
-    return _share(ordered, ups.sum(axis=1) * downs.sum(axis=1))
+    """Area under the ROC curve, (R,): share of positive-negative pairs that ``score`` orders; ties count one half."""
+    positives, negatives = _weight_per_score(score, positive, weights)
+    positives, negatives = positives[:, ::-1], negatives[:, ::-1]  # from the lowest score
+    ordered = (positives * (np.cumsum(negatives, axis=1) - negatives / 2)).sum(axis=1)
+    return _ratio(ordered, positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Precision at each threshold, weighted by what the recall gains there."""
-    ups, downs = _steps(score, positive, weights)
-    hits, all_ = np.cumsum(ups, axis=1), np.cumsum(ups + downs, axis=1)
-    precision = np.divide(hits, all_, out=np.zeros_like(hits), where=all_ > 0)
-    found = _share((ups * precision).sum(axis=1), hits[:, -1])
-    return np.where(downs.sum(axis=1) > 0, found, np.nan)
+    """Average precision, (R,): precision at each threshold, weighted by the increase of recall."""
+    positives, negatives = _weight_per_score(score, positive, weights)
+    true_positives, predicted = np.cumsum(positives, axis=1), np.cumsum(positives + negatives, axis=1)
+    precision = np.divide(true_positives, predicted, out=np.zeros_like(true_positives), where=predicted > 0)
+    average = _ratio((positives * precision).sum(axis=1), true_positives[:, -1])
+    return np.where(negatives.sum(axis=1) > 0, average, np.nan)
 
 
 def roc_curve(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates from the highest threshold to the lowest, both from 0 to 1."""
-    ups, downs = (np.concatenate([[0.0], np.cumsum(part[0])]) for part in _steps(score, positive, None))
-    return _share(downs, downs[-1:]), _share(ups, ups[-1:])
+    counts = _weight_per_score(score, positive, None)
+    true, false = (np.concatenate([[0.0], np.cumsum(part[0])]) for part in counts)
+    return _ratio(false, false[-1:]), _ratio(true, true[-1:])
 
 
-def sensitivity(said: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of the positives that are ``said`` to be positive, bool (N,) both."""
-    w = _weights(weights, len(said))
-    return _share(w @ (said & positive), w @ positive)
+def sensitivity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of positives that are ``predicted`` positive: bool (N,) both to (R,)."""
+    w = _weights(weights, len(predicted))
+    return _ratio(w @ (predicted & positive), w @ positive)
 
 
-def specificity(said: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of the negatives that are ``said`` to be negative."""
-    return sensitivity(~said, ~positive, weights)
+def specificity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of negatives that are ``predicted`` negative: bool (N,) both to (R,)."""
+    return sensitivity(~predicted, ~positive, weights)
 
 
-def f1(said: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Harmonic mean of precision and sensitivity; 0 where there are positives and none is found."""
-    w = _weights(weights, len(said))
-    return np.where(w @ positive > 0, _share(2 * (w @ (said & positive)), w @ said + w @ positive), np.nan)
+def f1(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Harmonic mean of precision and sensitivity, (R,); 0 if no positive is predicted positive."""
+    w = _weights(weights, len(predicted))
+    ratio = _ratio(2 * (w @ (predicted & positive)), w @ predicted + w @ positive)
+    return np.where(w @ positive > 0, ratio, np.nan)
 
 
-def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Expected calibration error: how far ``confidence``, (N,), is from the share ``right``, in ``BINS`` bins."""
-    w = _weights(weights, len(right))
-    edges = np.linspace(0, 1, BINS + 1)
-    bins = np.clip(np.digitize(confidence, edges[1:-1]), 0, BINS - 1)
-    apart = [abs((w * (bins == b)) @ (confidence - right.astype(np.float64))) for b in range(BINS)]
-    return _share(np.sum(apart, axis=0), w.sum(axis=1))
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Expected calibration error, (R,): mean difference of ``confidence``, (N,), and share of ``correct`` per bin."""
+    w = _weights(weights, len(correct))
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bins = np.clip(np.digitize(confidence, edges[1:-1]), 0, CALIBRATION_BINS - 1)
+    errors = [abs((w * (bins == b)) @ (confidence - correct.astype(np.float64))) for b in range(CALIBRATION_BINS)]
+    return _ratio(np.sum(errors, axis=0), w.sum(axis=1))
 
 
-def binary_metrics(p: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """All figures of one class against another, from its probability ``p``, (N,); decisions are at ``THRESHOLD``."""
-    said, positive = p >= THRESHOLD, positive.astype(bool)
-    ranked: dict[str, Callable[..., np.ndarray]] = {"auc": roc_auc, "average_precision": average_precision}
-    found = {name: of(p, positive, weights) for name, of in ranked.items()}
-    found |= {"sensitivity": sensitivity(said, positive, weights), "specificity": specificity(said, positive, weights)}
-    found["balanced_accuracy"] = (found["sensitivity"] + found["specificity"]) / 2
-    found["f1"] = f1(said, positive, weights)
-    found["calibration_error"] = calibration_error(p, positive, weights)
-    return found
+def binary_metrics(
+    probability: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """All metrics of a binary classifier from the ``probability`` of the positive class, (N,)."""
+    predicted, positive = probability >= THRESHOLD, positive.astype(bool)
+    metrics = {
+        "auc": roc_auc(probability, positive, weights),
+        "average_precision": average_precision(probability, positive, weights),
+        "sensitivity": sensitivity(predicted, positive, weights),
+        "specificity": specificity(predicted, positive, weights),
+    }
+    metrics["balanced_accuracy"] = (metrics["sensitivity"] + metrics["specificity"]) / 2
+    metrics["f1"] = f1(predicted, positive, weights)
+    metrics["calibration_error"] = calibration_error(probability, positive, weights)
+    return metrics
 
 
 def multiclass_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Figures of each class against the rest, (N, K) and int (N,), as ``auc_<name>``, and their means as ``auc``.
+    """One-vs-rest metrics of each class, as ``auc_<name>``, and their means, as ``auc``; (N, K) and int (N,) to (R,).
 
-    The decision is the class of the highest probability. The mean is over classes that have a value. ``accuracy`` is
-    of a class's own samples, its sensitivity; the mean of it is the balanced accuracy.
+    The prediction is the most probable class. Means are over the classes that have a value. ``accuracy_<name>`` is the
+    sensitivity of a class; its mean is the balanced accuracy.
     """
-    decided = probabilities.argmax(axis=1)
-    each: dict[str, list[np.ndarray]] = {}
+    prediction = probabilities.argmax(axis=1)
+    per_class: dict[str, list[np.ndarray]] = {}
     for k in range(probabilities.shape[1]):
-        p, said, positive = probabilities[:, k], decided == k, target == k
-        figures = {"auc": roc_auc(p, positive, weights), "average_precision": average_precision(p, positive, weights)}
-        figures["accuracy"] = sensitivity(said, positive, weights)
-        figures |= {"specificity": specificity(said, positive, weights), "f1": f1(said, positive, weights)}
-        for name, values in figures.items():
-            each.setdefault(name, []).append(values)
-    found = {("balanced_accuracy" if name == "accuracy" else name): _mean(values) for name, values in each.items()}
-    found["calibration_error"] = calibration_error(probabilities.max(axis=1), decided == target, weights)
-    for name, of_classes in each.items():
-        found |= {f"{name}_{label}": values for label, values in zip(names, of_classes, strict=True)}
-    return found
+        score, predicted, positive = probabilities[:, k], prediction == k, target == k
+        metrics = {
+            "auc": roc_auc(score, positive, weights),
+            "average_precision": average_precision(score, positive, weights),
+            "accuracy": sensitivity(predicted, positive, weights),
+            "specificity": specificity(predicted, positive, weights),
+            "f1": f1(predicted, positive, weights),
+        }
+        for name, values in metrics.items():
+            per_class.setdefault(name, []).append(values)
+    means = {("balanced_accuracy" if name == "accuracy" else name): _mean(values) for name, values in per_class.items()}
+    means["calibration_error"] = calibration_error(probabilities.max(axis=1), prediction == target, weights)
+    return means | _with_names(per_class, names)
 
 
 def multiclass_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
-    """How many patients each figure of ``multiclass`` is of, where it finds no error: (N,) twice to counts by name."""
-    found: dict[str, int] = {}
-    each: dict[int, int] = {}
+    """Number of patients for the exact interval of each metric of ``multiclass_metrics``: (N,) twice to counts."""
+    counts: dict[str, int] = {}
+    smaller = []
     for k, name in enumerate(names):
-        of, others = (len(np.unique(patients[part])) for part in (target == k, target != k))
-        each[k] = min(of, others)
-        found |= {f"auc_{name}": each[k], f"accuracy_{name}": of, f"specificity_{name}": others}
-    least = min((count for count in each.values() if count), default=0)
-    return {**found, "auc": least, "balanced_accuracy": least, "specificity": least}
+        positive, negative = (len(np.unique(patients[part])) for part in (target == k, target != k))
+        smaller.append(min(positive, negative))
+        counts |= {f"auc_{name}": smaller[-1], f"accuracy_{name}": positive, f"specificity_{name}": negative}
+    least = min((count for count in smaller if count), default=0)
+    return {**counts, "auc": least, "balanced_accuracy": least, "specificity": least}
 
 
 def multilabel_metrics(
     probabilities: np.ndarray, target: np.ndarray, names: list[str], weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """AUC and average precision of each label, (N, K) both, as ``auc_<name>``, and their means as ``auc``.
+    """ROC AUC and average precision of each label, as ``auc_<name>``, and their means, as ``auc``; (N, K) both to (R,).
 
-    Of each label, rows count whose share in ``target`` is above one half (positive) or below; a half, or NaN, says
-    neither. The mean is over labels that have a value.
+    Each label uses the rows where it is known (``known_labels``). Means are over the labels that have a value.
     """
-    each: dict[str, list[np.ndarray]] = {"auc": [], "average_precision": []}
+    functions: dict[str, Callable[..., np.ndarray]] = {"auc": roc_auc, "average_precision": average_precision}
+    per_label: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for k in range(len(names)):
         rows, positive = known_labels(target[:, k])
         w = _weights(weights, len(target))[:, rows]
-        for name, of in (("auc", roc_auc), ("average_precision", average_precision)):
-            value = of(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
-            each[name].append(value)
-    found = {name: _mean(values) for name, values in each.items()}
-    for name, of_labels in each.items():
-        found |= {f"{name}_{label}": values for label, values in zip(names, of_labels, strict=True)}
-    return found
+        for name, function in functions.items():
+            value = function(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
+            per_label[name].append(value)
+    return {name: _mean(values) for name, values in per_label.items()} | _with_names(per_label, names)
 
 
 def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
-    """How many patients each AUC of ``multilabel`` is of, where it finds no error: (N, K) and (N,) to counts."""
-    each = {}
+    """Number of patients for the exact interval of each AUC of ``multilabel_metrics``: (N, K) and (N,) to counts."""
+    counts = {}
     for k, name in enumerate(names):
         rows, positive = known_labels(target[:, k])
-        each[f"auc_{name}"] = binary_patients(positive, patients[rows])["auc"]
-    return {**each, "auc": min((count for count in each.values() if count), default=0)}
+        counts[f"auc_{name}"] = binary_patients(positive, patients[rows])["auc"]
+    return {**counts, "auc": min((count for count in counts.values() if count), default=0)}
 
 
 def known_labels(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of a label (N,) say yes or no, bool (N,), and which of these n say yes, bool (n,)."""
+    """Rows of a soft label, (N,), that are above or below one half, bool (N,); and which of these n are above, (n,).
+
+    One half and NaN are unknown.
+    """
     rows = np.isfinite(share) & (share != THRESHOLD)
     return rows, share[rows] > THRESHOLD
 
 
 def binary_patients(positive: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-    """How many patients each figure of ``binary`` is of, where it finds no error."""
-    of, others = (len(np.unique(patients[part])) for part in (positive, ~positive))
-    least = min(of, others)
-    return {"auc": least, "balanced_accuracy": least, "sensitivity": of, "specificity": others}
+    """Number of patients for the exact interval of each metric of ``binary_metrics``: (N,) twice to counts."""
+    positives, negatives = (len(np.unique(patients[part])) for part in (positive, ~positive))
+    least = min(positives, negatives)
+    return {"auc": least, "balanced_accuracy": least, "sensitivity": positives, "specificity": negatives}
+
+
+def _with_names(metrics: dict[str, list[np.ndarray]], names: list[str]) -> dict[str, np.ndarray]:
+    """Values of each class as ``<metric>_<class>``."""
+    pairs = {name: zip(names, values, strict=True) for name, values in metrics.items()}
+    return {f"{name}_{label}": values for name, labeled in pairs.items() for label, values in labeled}
 
 
 def _mean(values: list[np.ndarray]) -> np.ndarray:
-    """Over what is not NaN: K times (R,) to (R,)."""
+    """Mean over finite values: K times (R,) to (R,)."""
     stacked = np.stack(values)
-    there = np.isfinite(stacked)
-    return _share(np.where(there, stacked, 0).sum(axis=0), there.sum(axis=0))
+    finite = np.isfinite(stacked)
+    return _ratio(np.where(finite, stacked, 0).sum(axis=0), finite.sum(axis=0))
 
 
-def _steps(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of positives and of negatives at each different score, from the highest: (R, U) twice."""
+def _weight_per_score(
+    score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Total weight of positives and of negatives at each distinct score, from the highest: (R, U) both."""
     w = _weights(weights, len(score))
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))
-    w, up = w[:, order], positive[order].astype(bool)
-    ups, downs = (np.add.reduceat(w * part, starts, axis=1) for part in (up, ~up))
-    return ups, downs
+    w, is_positive = w[:, order], positive[order].astype(bool)
+    positives, negatives = (np.add.reduceat(w * part, starts, axis=1) for part in (is_positive, ~is_positive))
+    return positives, negatives
 
 
 def _weights(weights: np.ndarray | None, count: int) -> np.ndarray:
     return np.ones((1, count)) if weights is None else weights
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``part / whole``, NaN where ``whole`` is 0."""
-    whole = np.broadcast_to(np.asarray(whole, np.float64), np.shape(part))
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """``numerator / denominator``, NaN where ``denominator`` is 0."""
+    denominator = np.broadcast_to(np.asarray(denominator, np.float64), np.shape(numerator))
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

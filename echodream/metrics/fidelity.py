@@ -50,7 +50,7 @@ class FeaturePair:
     @cached_property
     def prdc(self) -> dict[str, Estimate]:
         """Precision, recall, density and coverage."""
-        return prdc_estimates(*self.products.squares(), self.k)
+        return prdc_estimates(*self.products.squared_distances(), self.k)
 
 
 @dataclass(frozen=True)

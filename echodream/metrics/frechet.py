@@ -1,7 +1,4 @@
-"""The Frechet distance between two sets of features.
-
-Features are an argument: whose they are belongs into the metric's name (``frechet[classifier]``).
-"""
+"""Frechet distance between two sets of features."""
 
 import numpy as np
 
@@ -9,40 +6,41 @@ from echodream.metrics.bootstrap import Estimate
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Frechet distance between the Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D); squared units.
+    """Frechet distance between Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D), not square-rooted.
 
     |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with unbiased covariances (Dowson and Landau 1982), in
-    float64. The last trace is the sum of the singular values of A_x A_y', where S = A' A and A has a row for each
-    sample, so that no root of a matrix is taken and singular covariances (N <= D) need no care. Raises ``ValueError``.
+    float64. The last trace is the sum of the singular values of A_x A_y', where S = A' A, so singular covariances
+    (N <= D) are no problem. Raises ``ValueError`` for other shapes and values that are not finite.
     """
-    x, y = _checked(x, y)
-    a, b = _root(x), _root(y)
+    x, y = _check_features(x, y)
+    a, b = _covariance_factor(x), _covariance_factor(y)
     overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     means = float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum())
     return max(means + float((a**2).sum() + (b**2).sum() - 2 * overlap), 0.0)
 
 
 def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """``frechet`` with the influence of each sample on it.
+    """``frechet_distance`` with the influence of each sample.
 
-    The sum of the singular values of M = A_x A_y' = U s V' changes with the weight of sample i of ``x`` as (U s U')_ii
-    does; the centres move it not at all, because the columns of A add up to zero.
+    The derivative of the sum of the singular values of M = A_x A_y' = U s V' with respect to the weight of sample i of
+    ``x`` is (U s U')_ii. Centering adds nothing, because the columns of A sum to zero.
     """
-    x, y = _checked(x, y)
-    a, b = ((side - side.mean(axis=0)) / np.sqrt(len(side) - 1) for side in (x, y))
-    u, s, v = _svd(a, b)
-    apart = x.mean(axis=0) - y.mean(axis=0)
-    value = float((apart**2).sum() + (a**2).sum() + (b**2).sum() - 2 * s.sum())
+    x, y = _check_features(x, y)
+    a, b = ((rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
+    u, s, v = _svd_of_product(a, b)
+    difference = x.mean(axis=0) - y.mean(axis=0)
+    value = float((difference**2).sum() + (a**2).sum() + (b**2).sum() - 2 * s.sum())
     influences = []
-    for root, vectors, way in ((a, u, apart), (b, v, -apart)):
-        n = len(root)
-        moved = n * ((root**2).sum(axis=1) - (vectors**2 * s).sum(axis=1)) + 2 * np.sqrt(n - 1) * (root @ way)
-        influences.append(moved - moved.mean())
+    for factor, vectors, direction in ((a, u, difference), (b, v, -difference)):
+        n = len(factor)
+        influence = n * ((factor**2).sum(axis=1) - (vectors**2 * s).sum(axis=1))
+        influence = influence + 2 * np.sqrt(n - 1) * (factor @ direction)
+        influences.append(influence - influence.mean())
     return Estimate(max(value, 0.0), influences[0], influences[1], bounds=(0.0, np.inf))
 
 
-def _svd(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of A B', (N, M), without that matrix where there are fewer dimensions than samples: U (N, k), s, V (M, k)."""
+def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """SVD of A B', (N, M): U (N, k), s, V (M, k). By QR if there are fewer dimensions than samples."""
     if min(len(a), len(b)) <= a.shape[1]:
         u, s, vt = np.linalg.svd(a @ b.T, full_matrices=False)
         return u, s, vt.T
@@ -51,7 +49,7 @@ def _svd(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return qa @ u, s, qb @ vt.T
 
 
-def _checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")
@@ -60,7 +58,7 @@ def _checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _root(x: np.ndarray) -> np.ndarray:
+def _covariance_factor(x: np.ndarray) -> np.ndarray:
     """A matrix A with A' A the covariance of ``x``, (N, D): at most D rows."""
-    centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
+    centered = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    return np.asarray(np.linalg.qr(centered, mode="r")) if len(x) > x.shape[1] else centered

@@ -1,8 +1,8 @@
-"""End diastole and end systole in a video of a heart, from the pixels alone. Nothing here is trained.
+"""Detection of end diastole (ED) and end systole (ES) in echocardiography videos from pixels alone. Nothing is trained.
 
-Frames are (F, H, W): uint8, or floats in [-1, 1]. What moves most in a heart is its ventricles, so that the first
-principal component of the smoothed frames follows their contraction. It turns around at end diastole and at end
-systole; which of them is which is told by the area of the blood pool near the probe and by systole being the shorter.
+Frames are (F, H, W): uint8, or floats in [-1, 1]. The ventricles move most, so the first principal component of the
+smoothed frames follows their contraction; its maxima and minima are ED and ES. The area of the blood pool near the
+probe, and the shorter duration of systole, decide which of them is which.
 """
 
 from collections.abc import Sequence
@@ -13,192 +13,196 @@ from scipy import ndimage, signal
 
 from echodream.metrics.cardiac_cycle import MIN_BEATS, area_curve, estimate_rhythm, gray_levels, smooth_frames
 
-SIDE = 48
-"""Frames are reduced by a whole factor, to no fewer pixels on their shorter side."""
-NEAR = 0.5
-"""Share of the sector's height, from the probe, in which the blood pool is that of the ventricles."""
-CLEAR = 0.5
-"""Least likeness of frames one beat apart: lungs that breathe stay below."""
+MIN_SIDE = 48
+"""Frames are downsampled by a whole factor, to at least so many pixels on the shorter side."""
+VENTRICLE_DEPTH = 0.5
+"""Share of the height of the sector, from the probe, in which the blood pool belongs to the ventricles."""
+MIN_PERIODICITY = 0.5
+"""Lowest autocorrelation at a lag of one beat; breathing lungs stay below."""
 _COMPONENTS = 6
-_BLUR = 0.012  # seconds over which the curve is smoothed
-_PROMINENCE = 0.4  # of the curve's swing: smaller turns are filling waves
-_LOWER = 0.2  # of the swing: tops near an end that are lower than others by more are filling waves
-_APART = 0.6  # of a beat: turning points of one kind lie farther from each other
-_NEXT = 0.85  # of a beat: one that is told by the look of an end lies farther from those that are seen whole
-_LEVELS = (0.03, 0.12)  # of the swing below the top: where the arrival at a turning point is timed
-_CORNER = {"ED": 0.5, "ES": 1.0}  # how far the arrival is extended: filling ends more abruptly than ejection
-_LIKE = 0.25  # of the swing: how far the frames at an end may be from those of another beat
-_COVERED = 0.5  # share of the beats that must be found
-_SHORTER = 8.0  # what systole's share of a beat counts for, beside the correlation with the blood pool
+_SMOOTHING = 0.012  # seconds: standard deviation of the filter of the curve
+_PROMINENCE = 0.4  # of the range of the curve: smaller peaks are filling waves
+_END_DROP = 0.2  # of the range: peaks near an end that are lower than the others by more are filling waves
+_MIN_DISTANCE = 0.6  # of a beat: between two peaks of one kind
+_MIN_END_DISTANCE = 0.85  # of a beat: between a peak that is matched at an end of the clip and the other peaks
+_LEVELS = (0.03, 0.12)  # of the range below a peak: the two levels from which its time is extrapolated
+_EXTRAPOLATION = {"ED": 0.5, "ES": 1.0}  # of the time between the levels: filling ends more abruptly than ejection
+_END_TOLERANCE = 0.25  # of the range: distance of frames at an end of the clip from those of another beat
+_MIN_FOUND = 0.5  # share of the beats that must have a peak
+_SYSTOLE_WEIGHT = 8.0  # of the share of systole in a beat, relative to the correlation with the blood pool
 
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Frame numbers of the end diastoles and end systoles that a clip shows; none when there is a ``problem``."""
+    """Frame numbers of the end diastoles and end systoles of a clip; both are empty if there is a ``problem``."""
 
     ed: tuple[int, ...] = ()
     es: tuple[int, ...] = ()
     heart_rate: float = float("nan")
     """Beats per minute."""
     problem: str | None = None
-    """Why there are none, a sentence part."""
+    """The reason why there are none, a clause."""
 
 
 @dataclass(frozen=True)
 class KeyFrameMatch:
-    """What was found against what was true, in moments."""
+    """Detected key frames compared with reference key frames: counts."""
 
-    hits: int
+    matched: int
     missed: int
-    invented: int
+    spurious: int
 
 
 def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
-    """Each end diastole and end systole of a clip (F, H, W) at ``fps`` frames per second.
+    """All end diastoles and end systoles of a clip, (F, H, W), at ``fps`` frames per second.
 
-    The first and the last beat are compared with the others to tell whether a turning point that is half cut off lies
-    in the clip. A clip of fewer than ``BEATS`` beats, or in which nothing repeats, has none.
+    Key frames at the ends of the clip, which are only partly visible, are found by comparison with other beats. A clip
+    of fewer than ``MIN_BEATS`` beats, or without periodic motion, has none.
     """
-    levels = _reduced(frames)
-    found = estimate_rhythm(_detrended(levels), fps)
-    if not found.periodicity > CLEAR:
+    levels = _downsample(frames)
+    rhythm = estimate_rhythm(_remove_slow_changes(levels), fps)
+    if not rhythm.periodicity > MIN_PERIODICITY:
         return KeyFrames(problem=f"no rhythm of at least {MIN_BEATS:g} beats")
-    beat = 60 * fps / found.heart_rate
-    course = _course(levels, beat)
-    near = area_curve(levels, NEAR)
-    moments = _moments(course, beat, fps)
-    turned = _moments(-course, beat, fps)
-    likeness = _correlation(course[:, 0], near)
-    expected = _COVERED * (len(levels) / beat - 1)
-    if not all(len(at) >= max(1.0, expected) for at in moments.values()):
+    beat = 60 * fps / rhythm.heart_rate
+    trajectory = _principal_components(levels, beat)
+    area = area_curve(levels, VENTRICLE_DEPTH)
+    times = _turning_points(trajectory, beat, fps)
+    reversed_times = _turning_points(-trajectory, beat, fps)
+    correlation = _correlation(trajectory[:, 0], area)
+    expected = _MIN_FOUND * (len(levels) / beat - 1)
+    if not all(len(each) >= max(1.0, expected) for each in times.values()):
         return KeyFrames(problem="what repeats does not turn around once a beat")
-    if likeness + _SHORTER * (0.5 - _systole(moments, beat)) < 0:
-        moments = turned
-    ed, es = (tuple(int(at) for at in np.round(np.clip(moments[kind], 0, len(levels) - 1))) for kind in ("ED", "ES"))
-    return KeyFrames(ed, es, found.heart_rate)
+    if correlation + _SYSTOLE_WEIGHT * (0.5 - _systole_share(times, beat)) < 0:
+        times = reversed_times
+    ed, es = (tuple(int(t) for t in np.round(np.clip(times[kind], 0, len(levels) - 1))) for kind in ("ED", "ES"))
+    return KeyFrames(ed, es, rhythm.heart_rate)
 
 
-def match_key_frames(found: Sequence[int], truth: Sequence[int], within: int = 1) -> KeyFrameMatch:
-    """Pair ``found`` with ``truth``, frame numbers at most ``within`` apart, once each; the rest did not match."""
-    left, hits = sorted(found), 0
-    for mark in sorted(truth):
-        near = next((one for one in left if abs(one - mark) <= within), None)
-        if near is not None:  # the earliest that fits: no later mark can be worse off
-            left.remove(near)
-            hits += 1
-    return KeyFrameMatch(hits, len(truth) - hits, len(left))
+def match_key_frames(detected: Sequence[int], reference: Sequence[int], tolerance: int = 1) -> KeyFrameMatch:
+    """Match frame numbers one to one, at most ``tolerance`` frames apart."""
+    remaining, count = sorted(detected), 0
+    for mark in sorted(reference):
+        match = next((frame for frame in remaining if abs(frame - mark) <= tolerance), None)
+        if match is not None:  # the earliest match is optimal: no later mark can lose by it
+            remaining.remove(match)
+            count += 1
+    return KeyFrameMatch(count, len(reference) - count, len(remaining))
 
 
-def _reduced(frames: np.ndarray) -> np.ndarray:
-    """Frames with ``SIDE`` pixels or more on the shorter side, each the mean of a square: floats in [-1, 1]."""
-    gray_levels(frames[:1])  # refuses what are no frames
-    factor = max(1, min(frames.shape[1:]) // SIDE)
-    height, width = (side // factor * factor for side in frames.shape[1:])
-    squares = frames[:, :height, :width].reshape(len(frames), height // factor, factor, width // factor, factor)
-    means = squares.mean(axis=(2, 4), dtype=np.float64)
+def _downsample(frames: np.ndarray) -> np.ndarray:
+    """Frames with at least ``MIN_SIDE`` pixels on the shorter side, by block averages: floats in [-1, 1]."""
+    gray_levels(frames[:1])  # raises for arrays that are not frames
+    factor = max(1, min(frames.shape[1:]) // MIN_SIDE)
+    height, width = (size // factor * factor for size in frames.shape[1:])
+    blocks = frames[:, :height, :width].reshape(len(frames), height // factor, factor, width // factor, factor)
+    means = blocks.mean(axis=(2, 4), dtype=np.float64)
     return means / 127.5 - 1 if frames.dtype == np.uint8 else np.clip(means, -1, 1)
 
 
-def _detrended(levels: np.ndarray) -> np.ndarray:
-    """Without what changes slowly, as where the probe slides: each pixel less its parabola over time. (F, H, W)."""
+def _remove_slow_changes(levels: np.ndarray) -> np.ndarray:
+    """Frames, (F, H, W), without the quadratic trend of each pixel over time, as from a sliding probe."""
     flat = levels.reshape(len(levels), -1)
     basis, _ = np.linalg.qr(np.vander(np.linspace(-1, 1, len(levels)), 3))
-    kept: np.ndarray = flat - basis @ (basis.T @ flat)
-    return np.clip(kept.reshape(levels.shape), -1, 1)
+    residual: np.ndarray = flat - basis @ (basis.T @ flat)
+    return np.clip(residual.reshape(levels.shape), -1, 1)
 
 
-def _course(levels: np.ndarray, beat: float) -> np.ndarray:
-    """The heart's course through the space of its frames, its largest movement first: (F, K).
+def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
+    """Principal components of the frames over time, the largest first, (F, K), without drift.
 
-    A drift, the mean change over a beat of ``beat`` frames, is taken out.
+    The drift is the mean change over a beat of ``beat`` frames.
     """
-    moves = smooth_frames(levels).reshape(len(levels), -1)
-    moves = moves - moves.mean(axis=0)
-    values, vectors = np.linalg.eigh(moves @ moves.T)
-    course = vectors[:, ::-1][:, :_COMPONENTS] * np.sqrt(np.clip(values[::-1][:_COMPONENTS], 0, None))
+    deviations = smooth_frames(levels).reshape(len(levels), -1)
+    deviations = deviations - deviations.mean(axis=0)
+    values, vectors = np.linalg.eigh(deviations @ deviations.T)
+    components = vectors[:, ::-1][:, :_COMPONENTS] * np.sqrt(np.clip(values[::-1][:_COMPONENTS], 0, None))
     lag = round(beat)
-    drift = (course[lag:] - course[:-lag]).mean(axis=0) / lag
-    course = course - drift * np.arange(len(course))[:, None]
-    left, size, _ = np.linalg.svd(course - course.mean(axis=0), full_matrices=False)
-    steady: np.ndarray = left * size
-    return steady
+    drift = (components[lag:] - components[:-lag]).mean(axis=0) / lag
+    components = components - drift * np.arange(len(components))[:, None]
+    left, size, _ = np.linalg.svd(components - components.mean(axis=0), full_matrices=False)
+    without_drift: np.ndarray = left * size
+    return without_drift
 
 
-def _moments(course: np.ndarray, beat: float, fps: float) -> dict[str, np.ndarray]:
-    """Turning points in frames, to a fraction of one, if the course's first component is largest at end diastole."""
-    blur = _BLUR * fps
-    curve = ndimage.gaussian_filter1d(course[:, 0], blur) if blur > 0.3 else course[:, 0]
+def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str, np.ndarray]:
+    """Times in frames of "ED", the maxima of the first component, and "ES", its minima."""
+    width = _SMOOTHING * fps
+    curve = ndimage.gaussian_filter1d(trajectory[:, 0], width) if width > 0.3 else trajectory[:, 0]
     low, high = np.percentile(curve, [5, 95])
-    found = {}
+    turning_points = {}
     for kind, sign in (("ED", 1), ("ES", -1)):
-        inner = _turns(sign * curve, high - low, beat, _CORNER[kind])
-        ends = [_at_end(course, inner, beat, high - low, last) for last in (False, True)]
-        inner += [at for at in ends if at is not None and all(abs(at - other) > _NEXT * beat for other in inner)]
-        found[kind] = np.array(sorted(inner))
-    return found
+        times = _peak_times(sign * curve, high - low, beat, _EXTRAPOLATION[kind])
+        ends = [_match_end(trajectory, times, beat, high - low, last) for last in (False, True)]
+        far = [
+            time
+            for time in ends
+            if time is not None and all(abs(time - other) > _MIN_END_DISTANCE * beat for other in times)
+        ]
+        turning_points[kind] = np.array(sorted(times + far))
+    return turning_points
 
 
-def _turns(curve: np.ndarray, swing: float, beat: float, corner: float) -> list[float]:
-    """When the curve arrives at each of its tops, in frames; not those that the clip begins or ends with."""
-    asked = {"prominence": _PROMINENCE * swing, "distance": max(1.0, _APART * beat)}
-    whole, _ = signal.find_peaks(curve, **asked)
-    padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # an end is no reason to doubt a top near it,
-    least = np.median(curve[whole]) - _LOWER * swing if len(whole) else -np.inf  # if it is as high as others
-    tops = [top - 1 for top in signal.find_peaks(padded, **asked)[0] if top - 1 in whole or padded[top] >= least]
-    times = [_arrival(curve, int(top), swing, corner) for top in tops if top < len(curve) - 1]
+def _peak_times(curve: np.ndarray, height: float, beat: float, extrapolation: float) -> list[float]:
+    """Arrival times at the peaks of ``curve`` with range ``height``; without peaks that an end of the clip cuts off."""
+    options = {"prominence": _PROMINENCE * height, "distance": max(1.0, _MIN_DISTANCE * beat)}
+    inner, _ = signal.find_peaks(curve, **options)
+    padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # the prominence of peaks near an end is not reduced
+    least = np.median(curve[inner]) - _END_DROP * height if len(inner) else -np.inf
+    peaks = [peak - 1 for peak in signal.find_peaks(padded, **options)[0] if peak - 1 in inner or padded[peak] >= least]
+    times = [_arrival_time(curve, int(peak), height, extrapolation) for peak in peaks if peak < len(curve) - 1]
     return [time for time in times if time is not None]
 
 
-def _arrival(curve: np.ndarray, top: int, swing: float, corner: float) -> float | None:
-    """When the rise to ``top`` ends: from its passages through two levels, extended; None where the clip cuts it off.
+def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: float) -> float | None:
+    """End of the rise to ``peak``, extrapolated from its crossings of two levels; None if the clip starts too late.
 
-    The top itself says little, since isovolumic phases are flat.
+    The position of the peak itself is noisy, because the curve is flat in the isovolumic phases.
     """
-    passed = []
-    for level in (curve[top] - share * swing for share in _LEVELS):
-        below = np.flatnonzero(curve[:top] <= level)
+    crossings = []
+    for level in (curve[peak] - share * height for share in _LEVELS):
+        below = np.flatnonzero(curve[:peak] <= level)
         if not len(below):
             return None
         k = int(below[-1])
-        passed.append(k + (level - curve[k]) / (curve[k + 1] - curve[k]))
-    return float(passed[0] + corner * (passed[0] - passed[1]))
+        crossings.append(k + (level - curve[k]) / (curve[k + 1] - curve[k]))
+    return float(crossings[0] + extrapolation * (crossings[0] - crossings[1]))
 
 
-def _at_end(course: np.ndarray, inner: Sequence[float], beat: float, swing: float, last: bool) -> float | None:
-    """A turning point that lies in the first (or ``last``) frames, by what those look like in other beats.
+def _match_end(trajectory: np.ndarray, times: Sequence[float], beat: float, height: float, last: bool) -> float | None:
+    """Time of a turning point in the first (or ``last``) frames, by matching them with other beats.
 
-    None where no other beat looks like that, or where the turning point lies outside the clip.
+    None if no other beat matches, or if the turning point lies outside the clip.
     """
-    count = len(course)
+    count = len(trajectory)
     span, reach = max(3, round(0.12 * beat)), max(3.0, 0.2 * beat)
     end = count - 1 if last else 0
-    seen = np.arange(count - span, count) if last else np.arange(span)
+    end_frames = np.arange(count - span, count) if last else np.arange(span)
     shifts = np.arange(-reach, reach + 0.01, 0.1)
-    best, at = np.inf, 0.0
-    for turn in inner:
-        times = turn + shifts[:, None] + (seen - end)
-        inside = (times[:, 0] >= 0) & (times[:, -1] <= count - 1)
-        if abs(turn - end) < 0.5 * beat or not inside.any():
+    best, best_shift = np.inf, 0.0
+    for time in times:
+        shifted = time + shifts[:, None] + (end_frames - end)
+        inside = (shifted[:, 0] >= 0) & (shifted[:, -1] <= count - 1)
+        if abs(time - end) < 0.5 * beat or not inside.any():
             continue
-        there = np.stack([np.interp(times[inside], np.arange(count), part) for part in course.T], axis=-1)
-        apart = ((there - course[seen]) ** 2).sum(axis=(1, 2)) / span
-        if apart.min() < best:
-            best, at = apart.min(), shifts[inside][apart.argmin()]
-    if best > (_LIKE * swing) ** 2 or abs(at) > reach - 0.05 or not 0 <= end - at <= count - 1:
-        return None
-    return float(end - at)
+        other = np.stack([np.interp(shifted[inside], np.arange(count), part) for part in trajectory.T], axis=-1)
+        distance = ((other - trajectory[end_frames]) ** 2).sum(axis=(1, 2)) / span
+        if distance.min() < best:
+            best, best_shift = distance.min(), shifts[inside][distance.argmin()]
+    matches = best <= (_END_TOLERANCE * height) ** 2 and abs(best_shift) <= reach - 0.05
+    return float(end - best_shift) if matches and 0 <= end - best_shift <= count - 1 else None
 
 
-def _systole(moments: dict[str, np.ndarray], beat: float) -> float:
-    """Share of the beat from an end diastole to the end systole that follows; 0.5 where no pair says it."""
-    after = [min(later) - ed for ed in moments["ED"] if len(later := moments["ES"][moments["ES"] > ed])]
-    before = [beat - (min(later) - es) for es in moments["ES"] if len(later := moments["ED"][moments["ED"] > es])]
-    shares = [part / beat for part in (*after, *before) if 0 < part < beat]
+def _systole_share(times: dict[str, np.ndarray], beat: float) -> float:
+    """Median share of the beat from an end diastole to the next end systole; 0.5 without a pair."""
+    systoles = [min(later) - ed for ed in times["ED"] if len(later := times["ES"][times["ES"] > ed])]
+    diastoles = [min(later) - es for es in times["ES"] if len(later := times["ED"][times["ED"] > es])]
+    lengths = [*systoles, *(beat - length for length in diastoles)]
+    shares = [length / beat for length in lengths if 0 < length < beat]
     return float(np.median(shares)) if shares else 0.5
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; 0 where one of them does not vary."""
+    """Pearson correlation; 0 if one of them is constant or not finite."""
     if not (np.isfinite(b).all() and a.std() > 0 and b.std() > 0):
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

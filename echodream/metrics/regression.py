@@ -6,7 +6,10 @@ import numpy as np
 def regression_metrics(
     predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """R2 (share of the variance of ``truth``, (N,), that is explained; may be below 0), MAE and RMSE in its unit."""
+    """R2, MAE and RMSE of ``predicted`` and ``truth``, (N,) both: (R,) each, for weights (R, N).
+
+    R2 is the explained share of the variance of ``truth``, which may be negative; NaN if ``truth`` is constant.
+    """
     w = np.ones((1, len(truth))) if weights is None else weights
     total = w.sum(axis=1)
     squared = w @ (predicted - truth) ** 2 / total

@@ -1,13 +1,12 @@
-"""``stage=keyframes``: a Store becomes a Store with the frames of end diastole and end systole, found in the pixels."""
+"""``stage=keyframes``: a copy of a Store with the frames of end diastole (ED) and end systole (ES), from the pixels."""
 
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,20 +20,17 @@ from echodream.store import Store, StoreWriter
 from echodream.store.schema import media_path, partial_path
 from echodream.store.video import read_video
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 VERSION = 1
-"""Of how key frames are found; in dataset.json, so that a store of an older way is not taken for one of a newer."""
-FOUND = "KeyFrames"
-"""The column that says "found", or why there are none."""
-WITHIN = 1
-"""Frames between a mark that is found and one that was there, for the two to be the same."""
+"""Version of the detection, recorded in dataset.json."""
+STATUS = "KeyFrames"
+"""Column: "found", or the reason why a recording has none."""
+TOLERANCE = 1
+"""Frames between a detected key frame and one of the source for a match."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One recording to be looked at."""
+class DetectionJob:
+    """A recording to be processed by a worker."""
 
     name: str
     path: Path
@@ -46,115 +42,118 @@ class Job:
 def keyframes(
     *, src: InputPath, onto: InputPath, dst: OutputPath, workers: int | None, command: str, code_version: str
 ) -> Summary:
-    """Find ED and ES in each recording of the video store ``src`` and write them to a copy of the store ``onto``.
+    """Detect ED and ES in each recording of the video store ``src``, and write them to a copy of the store ``onto``.
 
-    ``onto`` holds the same recordings, as videos or as latents. The copy shares its media files with it where the file
-    system can do that. Marks that ``onto`` had are replaced; the summary compares those of ``src`` with what was found.
-    Raises ``UserError`` when no recording shows a beat, or for stores that do not belong to each other.
+    ``onto`` has the same recordings, as videos or latents. The copy shares its media files with it if the file system
+    allows hard links. Key frames of ``onto`` are replaced; the summary compares those of ``src`` with the detected
+    ones. Raises ``UserError`` if no recording has a heartbeat, and for stores that do not belong together.
     """
-
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
-    store = Store(src, kind="video")
-    other = store if Path(onto) == Path(src) else Store(onto)
-    _check(store, other, dst)
-    sources = {"videos": store.checksum, "onto": other.checksum}
-    settings = {**other.dataset.settings, "keyframes": {"version": VERSION, **sources}}  # where it comes from stays
-    dataset = replace(other.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
-    rows = other.rows()
+    videos = Store(src, kind="video")
+    store = videos if Path(onto) == Path(src) else Store(onto)
+    _check_stores(videos, store, dst)
+    sources = {"videos": videos.checksum, "onto": store.checksum}
+    settings = {**store.dataset.settings, "keyframes": {"version": VERSION, **sources}}
+    dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
+    rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
         complete = writer.complete
         if not complete:
-            jobs = [job for job in _jobs(store) if job.name in rows and job.name not in writer.done]
-            seen = tqdm(_run(jobs, workers), "key frames", len(jobs), unit="rec", disable=None)
-            for job, found in zip(jobs, seen, strict=True):
+            jobs = [job for job in _detection_jobs(videos) if job.name in rows and job.name not in writer.done]
+            results = tqdm(_run_jobs(jobs, workers), "key frames", len(jobs), unit="rec", disable=None)
+            for job, key_frames in zip(jobs, results, strict=True):
                 media = writer.scratch_path(job.name)
-                share_file(media_path(other.root, other.dataset.kind, job.name), media)
-                writer.commit(_marked(rows[job.name], found), media)
-            if any(row[FOUND] == "found" for row in writer.rows.values()):
-                writer.finish(list(rows), other.dataset.statistics)
+                share_file(media_path(store.root, store.dataset.kind, job.name), media)
+                writer.commit({**rows[job.name], **_columns(key_frames)}, media)
+            if any(row[STATUS] == "found" for row in writer.rows.values()):
+                writer.finish(list(rows), store.dataset.statistics)
     if not complete and not Path(dst).exists():
         shutil.rmtree(partial_path(Path(dst)), ignore_errors=True)
-        raise UserError(_nothing(store, [str(row[FOUND]) for row in writer.rows.values()]))
+        problems = [str(row[STATUS]) for row in writer.rows.values()]
+        raise UserError(
+            f"none of the {len(problems)} recordings of src={videos.root} shows a beating heart "
+            f"({max(set(problems), key=problems.count)}): nothing was written; give recordings of hearts, of more than "
+            "one beat"
+        )
     state = "already complete, nothing to do" if complete else "done"
-    return Summary(f"keyframes: {dst} {state}", _facts(store, Store(dst)))
+    return Summary(f"keyframes: {dst} {state}", _summary(videos, Store(dst)))
 
 
-def look(job: Job) -> KeyFrames:
-    """Find the key frames of one recording."""
+def detect(job: DetectionJob) -> KeyFrames:
+    """Key frames of a recording."""
     pixels = read_video(job.path, job.channels, None, job.frames)
     return detect_key_frames(pixels.mean(axis=-1).round().astype("uint8"), job.fps)
 
 
-def _jobs(store: Store) -> list[Job]:
-    columns = (store.table[name].tolist() for name in ("FileName", "NumberOfFrames", "FPS"))
-    channels = store.dataset.channels
-    return [Job(name, store.path(name), channels, frames, fps) for name, frames, fps in zip(*columns, strict=True)]
+def _detection_jobs(store: Store) -> list[DetectionJob]:
+    columns = zip(*(store.table[name].tolist() for name in ("FileName", "NumberOfFrames", "FPS")), strict=True)
+    return [DetectionJob(name, store.path(name), store.dataset.channels, frames, fps) for name, frames, fps in columns]
 
 
-def _run(jobs: Sequence[Job], workers: int | None) -> Iterator[KeyFrames]:
+def _run_jobs(jobs: Sequence[DetectionJob], workers: int | None) -> Iterator[KeyFrames]:
     if workers == 0 or len(jobs) < 2:
-        yield from map(look, jobs)
+        yield from map(detect, jobs)
         return
     with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(look, jobs)
+        yield from pool.map(detect, jobs)
 
 
-def _check(store: Store, other: Store, dst: str) -> None:
-    if not len(store):
-        raise UserError(f"src={store.root} holds no recording: there is nothing to look at")
-    if Path(dst).resolve() in (store.root.resolve(), other.root.resolve()):
+def _check_stores(videos: Store, store: Store, dst: str) -> None:
+    """Raise ``UserError`` unless ``store`` has recordings of ``videos`` with equally many frames."""
+    if not len(videos):
+        raise UserError(f"src={videos.root} has no recording: there is nothing to detect")
+    if Path(dst).resolve() in (videos.root.resolve(), store.root.resolve()):
         raise UserError(f"dst={dst} is a store that is read: a store is never changed, choose another dst=")
-    frames = [dict(zip(one.table["FileName"], one.table["NumberOfFrames"], strict=True)) for one in (store, other)]
-    if wrong := [name for name, count in frames[1].items() if frames[0].get(name) != count]:
+    video_frames, store_frames = (
+        dict(zip(each.table["FileName"], each.table["NumberOfFrames"], strict=True)) for each in (videos, store)
+    )
+    if wrong := [name for name, count in store_frames.items() if video_frames.get(name) != count]:
         raise UserError(
-            f"onto={other.root} has {wrong[0]} with {frames[1][wrong[0]]} frames, and src={store.root} has "
-            f"{frames[0].get(wrong[0], 'no such recording')}: give the latents that were made of these videos"
+            f"onto={store.root} has {wrong[0]} with {store_frames[wrong[0]]} frames, and src={videos.root} has "
+            f"{video_frames.get(wrong[0], 'no such recording')}: give the latents that were encoded from these videos"
         )
 
 
-def _marked(row: Mapping[str, Any], found: KeyFrames) -> dict[str, Any]:
-    marks = {name: " ".join(map(str, frames)) for name, frames in (("ED", found.ed), ("ES", found.es))}
-    return {**row, **marks, FOUND: found.problem or "found"}
+def _columns(key_frames: KeyFrames) -> dict[str, str]:
+    """Columns of FileList.csv: frame numbers separated by spaces, and the status."""
+    ed, es = (" ".join(map(str, frames)) for frames in (key_frames.ed, key_frames.es))
+    return {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}
 
 
-def _nothing(store: Store, problems: Sequence[str]) -> str:
-    most = max(set(problems), key=problems.count)
-    return (
-        f"none of the {len(problems)} recordings of src={store.root} shows a beating heart ({most}): "
-        "nothing was written; give recordings of hearts, of more than one beat"
-    )
-
-
-def _facts(store: Store, made: Store) -> dict[str, object]:
-    without = made.table[made.table[FOUND] != "found"]
-    facts: dict[str, object] = {"recordings": f"{len(made)}, {len(made) - len(without)} with key frames"}
-    for problem, part in without.groupby(FOUND, sort=True):
+def _summary(videos: Store, result: Store) -> dict[str, object]:
+    """Numbers of key frames, recordings without any, and agreement with the key frames of ``videos`` by split."""
+    without = result.table[result.table[STATUS] != "found"]
+    lines: dict[str, object] = {"recordings": f"{len(result)}, {len(result) - len(without)} with key frames"}
+    for problem, part in without.groupby(STATUS, sort=True):
         more = f" and {len(part) - 5} more" if len(part) > 5 else ""
-        facts[f"without: {problem}"] = f"{len(part)}: {', '.join(part['FileName'][:5])}{more}"
+        lines[f"without: {problem}"] = f"{len(part)}: {', '.join(part['FileName'][:5])}{more}"
     for kind in ("ED", "ES"):
-        facts[kind] = str(sum(len(_numbers(text)) for text in made.table[kind]))
-        if kind in store.table:
-            for split in made.table["Split"].unique():
-                if pairs := _against(store, made.table[made.table["Split"] == split], kind):
-                    facts[f"{kind}, {split}"] = _told(pairs)
-    return facts
+        lines[kind] = str(sum(len(_frame_numbers(text)) for text in result.table[kind]))
+        if kind in videos.table:
+            reference = dict(zip(videos.table["FileName"], map(_frame_numbers, videos.table[kind]), strict=True))
+            for split in result.table["Split"].unique():
+                rows = result.table[result.table["Split"] == split]
+                matches = [
+                    match_key_frames(_frame_numbers(text), reference[name], TOLERANCE)
+                    for name, text in zip(rows["FileName"], rows[kind], strict=True)
+                    if reference.get(name)
+                ]
+                if matches:
+                    lines[f"{kind}, {split}"] = _match_text(matches)
+    return lines
 
 
-def _against(store: Store, made: "pd.DataFrame", kind: str) -> list[KeyFrameMatch]:
-    """What was found beside the marks that ``store`` has of its own, for each recording that has some."""
-    own = {name: _numbers(text) for name, text in zip(store.table["FileName"], store.table[kind], strict=True)}
-    found = zip(made["FileName"], made[kind], strict=True)
-    return [match_key_frames(_numbers(text), own[name], WITHIN) for name, text in found if own.get(name)]
-
-
-def _told(pairs: Sequence[KeyFrameMatch]) -> str:
-    hits, missed, invented = (sum(getattr(pair, part) for pair in pairs) for part in ("hits", "missed", "invented"))
+def _match_text(matches: Sequence[KeyFrameMatch]) -> str:
+    matched, missed, spurious = (
+        sum(getattr(match, count) for match in matches) for count in ("matched", "missed", "spurious")
+    )
     return (
-        f"of {hits + missed} marks that src has in {len(pairs)} recordings {100 * hits / (hits + missed):.1f} % were "
-        f"found within {WITHIN} frame, {missed} missed, {invented} more found"
+        f"of {matched + missed} marks that src has in {len(matches)} recordings "
+        f"{100 * matched / (matched + missed):.1f} % were found within {TOLERANCE} frame, {missed} missed, "
+        f"{spurious} more found"
     )
 
 
-def _numbers(text: object) -> list[int]:
+def _frame_numbers(text: object) -> list[int]:
     return [int(word) for word in str(text).split() if word.isdecimal()]

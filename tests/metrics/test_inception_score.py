@@ -37,5 +37,5 @@ def test_the_influence_is_of_a_row_with_more_weight() -> None:
 
 @pytest.mark.parametrize("wrong", [np.zeros(4), np.zeros((1, 4)), np.full((3, 4), np.nan)])
 def test_what_are_no_scores_is_refused(wrong: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="scores are"):
+    with pytest.raises(ValueError, match="logits are"):
         inception_score(wrong)

@@ -30,7 +30,7 @@ def test_key_frames_of_phantoms_are_within_a_frame_of_their_truth() -> None:
         for kind, frames in (("ED", seen.ed), ("ES", seen.es)):
             true = [round(at * fps) for at in key_moments(scene)[kind].tolist()]
             pairs = match_key_frames(frames, true)
-            hits, marks, found = hits + pairs.hits, marks + len(true), found + len(frames)
+            hits, marks, found = hits + pairs.matched, marks + len(true), found + len(frames)
     assert marks == 25
     assert hits >= 0.95 * marks
     assert hits >= 0.95 * found
@@ -57,8 +57,8 @@ def test_an_atrium_that_changes_more_than_the_ventricle_does_not_turn_the_beat_a
     ed, es = truth(70, beat)
     assert dark[es].mean() > dark[ed].mean()  # the area of all that is dark says the contrary
     found = detect_key_frames(clip, 30.0)
-    assert match_key_frames(found.es, es).hits == len(es)
-    assert match_key_frames(found.ed, ed).hits == len(ed)
+    assert match_key_frames(found.es, es).matched == len(es)
+    assert match_key_frames(found.ed, ed).matched == len(ed)
 
 
 def test_a_sliding_probe_changes_little() -> None:
@@ -104,4 +104,4 @@ def test_matching_is_the_best_there_is() -> None:
         near = np.abs(np.subtract.outer(found, true)) <= 2
         rows, columns = linear_sum_assignment(~near)
         hits = int(near[rows, columns].sum())
-        assert match_key_frames(found, true, within=2) == KeyFrameMatch(hits, len(true) - hits, len(found) - hits)
+        assert match_key_frames(found, true, tolerance=2) == KeyFrameMatch(hits, len(true) - hits, len(found) - hits)

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights, paired_ratio
 from echodream.metrics.classification import (
-    BINS,
+    CALIBRATION_BINS,
     average_precision,
     binary_metrics,
     binary_patients,
@@ -60,12 +60,12 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
     rng = np.random.default_rng(1)
     p = rng.random(200)
     positive = rng.random(200) < p**2
-    truth = binary_calibration_error(torch.tensor(p), torch.tensor(positive).int(), n_bins=BINS, norm="l1")
+    truth = binary_calibration_error(torch.tensor(p), torch.tensor(positive).int(), n_bins=CALIBRATION_BINS, norm="l1")
     assert binary_metrics(p, positive)["calibration_error"] == pytest.approx([float(truth)], abs=1e-6)
     assert float(truth) > 0.05
     shares = torch.randn(200, K, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=1).double()
     target = torch.randint(0, K, (200,), generator=torch.Generator().manual_seed(1))
-    whole = multiclass_calibration_error(shares, target, K, n_bins=BINS, norm="l1")
+    whole = multiclass_calibration_error(shares, target, K, n_bins=CALIBRATION_BINS, norm="l1")
     found = multiclass_metrics(shares.numpy(), target.numpy(), NAMES)["calibration_error"]
     assert found == pytest.approx([float(whole)], abs=1e-6)
 

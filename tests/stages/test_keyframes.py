@@ -117,21 +117,21 @@ def test_a_study_without_any_beat_is_refused_and_nothing_is_left(tmp_path: Path)
 def test_killed_and_run_again_it_makes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path, f"dst={tmp_path}/whole")
-    looked: list[str] = []
-    look = stage.look
+    detected: list[str] = []
+    detect = stage.detect
 
-    def dies(job: stage.Job) -> Any:
-        looked.append(job.name)
-        if len(looked) == 2:
+    def dies(job: stage.DetectionJob) -> Any:
+        detected.append(job.name)
+        if len(detected) == 2:
             raise KeyboardInterrupt
-        return look(job)
+        return detect(job)
 
-    monkeypatch.setattr(stage, "look", dies)
+    monkeypatch.setattr(stage, "detect", dies)
     with contextlib.suppress(KeyboardInterrupt):
         run(tmp_path)
     assert not (tmp_path / "videos_keyframes").exists()
     run(tmp_path)
-    assert looked == ["a", "b", "b", "c"]
+    assert detected == ["a", "b", "b", "c"]
     whole, again = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "videos_keyframes")
     assert again == whole
 
