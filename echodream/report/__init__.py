@@ -1,1 +1,1 @@
-"""Pictures and pages of what was measured."""
+"""The report of a study (``stage=report``): build.py lists the sections."""

@@ -1,4 +1,4 @@
-"""What each number means, in one sentence."""
+"""Explanations of metrics and of copies of training patients, for the page."""
 
 import re
 
@@ -28,7 +28,7 @@ _METRICS = (
     (r"^mae", "Mean error of the ejection fraction, in points."),
     (r"^rmse", "Root of the mean squared error of the ejection fraction, in points."),
 )
-_IN_FLOORS = re.compile(r"^(frechet|fid|fvd|fd)", re.IGNORECASE)
+_DISTANCE = re.compile(r"^(frechet|fid|fvd|fd)", re.IGNORECASE)
 
 _LABELS = {
     "auc": "AUC",
@@ -41,17 +41,17 @@ _LABELS = {
 
 
 def metric_label(name: str) -> str:
-    """How a metric of a record is written on a page."""
+    """The name of a metric on the page; ``name`` is that in the record."""
     return _LABELS.get(name.lower(), name.replace("_", " "))
 
 
 def metric_meaning(name: str) -> str:
-    """What a metric measures, by its name; empty for an unknown one. Fidelity metrics: ``metrics.fidelity``."""
+    """The meaning of a metric in one sentence; empty for an unknown one. Fidelity metrics: ``metrics.fidelity``."""
     if (metric := fidelity_metric(name)) is not None:
         return metric.description
     return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
 
 
 def is_distance(name: str) -> bool:
-    """Whether a metric is a distance above 0, of which one can say how many times the floor it is."""
-    return bool(_IN_FLOORS.search(name))
+    """Whether a metric is a distance above 0, which can be given as a multiple of its floor."""
+    return bool(_DISTANCE.search(name))

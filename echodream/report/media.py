@@ -1,4 +1,4 @@
-"""Recordings as small H.264 videos inside the page: every browser plays them, and nothing is fetched."""
+"""Recordings as H.264 videos inside the page, which every browser plays offline."""
 
 import base64
 import io
@@ -11,20 +11,20 @@ from tqdm import tqdm
 from echodream.errors import UserError
 
 QUALITIES = (18, 23, 28, 33, 38)
-"""x264's constant rate factors, best first."""
+"""Constant rate factors of x264, from best to smallest."""
 _BT601 = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
-"""Y, Cb and Cr from red, green and blue of 0 to 1, in a video's range."""
+"""Y, Cb and Cr in video range from red, green and blue in [0, 1]."""
 
 
 def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
-    """uint8 ``frames``, (F, H, W, 1 or 3), as mp4; odd sides grow by one line, repeated.
+    """uint8 ``frames``, (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
 
-    Equal frames give equal bytes, but for tiny ones, below some 48 pixels a side: for those x264 does not always.
+    Equal frames give equal bytes, except for frames of less than about 48 pixels, where x264 is not deterministic.
     """
     import av
 
     if "libx264" not in av.codecs_available:
-        raise UserError("this build of PyAV has no libx264, so that no page can play videos: install PyAV's own wheel")
+        raise UserError("this build of PyAV has no libx264, which the videos of the page need: install PyAV from PyPI")
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
     target = io.BytesIO()
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -42,7 +42,7 @@ def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
 
 
 def _planes(frame: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 1 or 3), H and W even, as planes Y, Cb and Cr of BT.601: (3 H / 2, W). Chroma has half the sides."""
+    """uint8 (H, W, 1 or 3) with even H and W as YUV 4:2:0 planes of BT.601: (3 H / 2, W)."""
     height, width = frame.shape[:2]
     wide = frame.astype(np.float64) @ (_BT601.T if frame.shape[2] == 3 else _BT601.T.sum(axis=0, keepdims=True))
     planes = np.rint(wide / 255 + (16, 128, 128))
@@ -51,25 +51,25 @@ def _planes(frame: np.ndarray) -> np.ndarray:
     return np.concatenate([planes[..., 0], chroma]).astype(np.uint8)
 
 
-def encode_within(clips: Sequence[tuple[np.ndarray, float]], most: int) -> list[bytes]:
-    """All ``clips``, (frames, fps), at the best quality at which they take at most ``most`` bytes together.
+def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> list[bytes]:
+    """All ``clips``, (frames, fps), at the best quality at which they fit into ``max_bytes`` together.
 
-    Raises ``UserError`` when they are too large at any.
+    Raises ``UserError`` if they do not fit at any quality.
     """
     for quality in QUALITIES:
-        found: list[bytes] = []
+        videos: list[bytes] = []
         for frames, fps in tqdm(clips, "videos", disable=None, leave=False):
-            found.append(encode(frames, fps, quality))
-            if sum(map(len, found)) > most:
+            videos.append(encode(frames, fps, quality))
+            if sum(map(len, videos)) > max_bytes:
                 break
         else:
-            return found
+            return videos
     raise UserError(
-        f"{len(clips)} videos do not fit into {most // 1_000_000} MB of a page: lower look.per_class, look.pairs or "
-        "look.seconds"
+        f"{len(clips)} videos do not fit into {max_bytes // 1_000_000} MB of a page: lower look.per_class, look.pairs "
+        "or look.seconds"
     )
 
 
 def data_uri(video: bytes) -> str:
-    """For the ``src`` of a video element."""
+    """``video`` as the ``src`` of a video element."""
     return "data:video/mp4;base64," + base64.b64encode(video).decode()
