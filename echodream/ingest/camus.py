@@ -1,4 +1,4 @@
-"""CAMUS: two- and four-chamber half cycles of 500 patients as NIfTI files, with a small text file on each."""
+"""CAMUS: apical two- and four-chamber half cycles of 500 patients, NIfTI files, each with an Info_*.cfg text file."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -33,17 +33,17 @@ _COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
 
 @dataclass(frozen=True)
 class Camus:
-    """``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all in one folder
-    (there with ``patientNNNN_Info_4CH.cfg``).
+    """``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all files in one
+    folder (then with ``patientNNNN_Info_4CH.cfg``).
 
-    The lists ``subgroup_{training,validation,testing}.txt`` give the split where they are found. Columns: View, and
-    EF, Sex, Age, ImageQuality from the text file; its ED and ES frames (counted from 1) become marks.
+    Splits are read from ``subgroup_{training,validation,testing}.txt`` if these lists exist. Columns: View, and EF,
+    Sex, Age and ImageQuality of the cfg file. Its ED and ES frames (counted from 1) become marks.
     """
 
     views: tuple[str, ...] = ("A4C", "A2C")
-    """Which views to take."""
+    """The views to read: A4C, A2C or both."""
     fps: float = 50.0
-    """Frames per second where neither the text file nor the header states a plausible one."""
+    """Frames per second where neither the cfg file nor the header states a plausible value."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", validation.list_of_values("views", self.views))
@@ -55,14 +55,14 @@ class Camus:
         """List the half sequences of ``views``; see ``Source``."""
         root = require_folder(raw, "CAMUS")
         entries = list_files(root)
-        listed = list(self._listed(entries, _given_splits(entries)))
+        listed = list(self._list_recordings(entries, _read_splits(entries)))
         if not any(isinstance(recording, ListedRecording) for recording in listed):
             raise UserError(
                 f"{root} holds no patientNNNN_4CH_half_sequence.nii.gz or patientNNNN_2CH_... of {self.views}"
             )
         return with_unique_names(listed)
 
-    def _listed(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
+    def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
             match = _SEQUENCE.fullmatch(entry.path.name)
             if match and VIEWS[match["view"].upper()] in self.views:
@@ -85,7 +85,7 @@ class Camus:
 
 
 def _recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
-    info = {} if entry.problem else _info(entry.path.parent, patient, view)
+    info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
     columns: dict[str, CellValue] = {"View": VIEWS[view]}
     columns |= {name: cell for name in _COLUMNS if (cell := parse_cell(info.get(name, ""))) is not None}
     marks = {
@@ -97,8 +97,8 @@ def _recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) 
     )  # fmt: skip
 
 
-def _info(folder: Path, patient: str, view: str) -> dict[str, str]:
-    """The ``key: value`` lines of the text file beside a sequence; empty where there is none that can be read."""
+def _read_info(folder: Path, patient: str, view: str) -> dict[str, str]:
+    """The ``key: value`` lines of the cfg file of a sequence; empty if there is no readable file."""
     for name in (f"Info_{view}.cfg", f"{patient}_Info_{view}.cfg"):
         path = folder / name
         if path.is_file() and not path.is_symlink():
@@ -111,8 +111,8 @@ def _info(folder: Path, patient: str, view: str) -> dict[str, str]:
     return {}
 
 
-def _given_splits(entries: Iterable[RawFile]) -> dict[str, str]:
-    """Patient -> split from the lists, if there are any. Raises ``UserError`` for a patient on two of them."""
+def _read_splits(entries: Iterable[RawFile]) -> dict[str, str]:
+    """Patient -> split from the lists, if they exist. Raises ``UserError`` for a patient with two splits."""
     splits: dict[str, str] = {}
     for entry in entries:
         match = _SUBGROUP.fullmatch(entry.path.name)
@@ -121,6 +121,6 @@ def _given_splits(entries: Iterable[RawFile]) -> dict[str, str]:
         for word in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
             if splits.setdefault(word, _SPLITS[match[1].lower()]) != _SPLITS[match[1].lower()]:
                 raise UserError(
-                    f"{entry.path.name} lists {word}, which is on another list too: a patient has one split"
+                    f"{entry.path.name} lists {word}, which is also on another list: a patient has only one split"
                 )
     return splits

@@ -1,4 +1,4 @@
-"""CardiacNet: apical four-chamber echoes of two cohorts, ASD and PAH, each with its controls, as NIfTI files."""
+"""CardiacNet: apical four-chamber echocardiograms, two cohorts (ASD, PAH) with controls, NIfTI files."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ from echodream.ingest.pixels import check_fps, make_video, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
-"""Class id and name, by the folder's letters: fixed by name, never by the order of a listing."""
+"""Letters of a folder's name -> class id and class name."""
 COHORTS = {"cardiacnetasd": ("ASD", (0, 1)), "cardiacnetpah": ("PAH", (2, 3))}
 _PART = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
 _RAW_COLUMNS = ("FileName", "PatientID", "Split", "FPS", "ED", "ES", "NumberOfFrames", "FrameHeight", "FrameWidth")
@@ -40,7 +40,7 @@ _DEFAULT_TABLE = "recordings.csv"
 
 @dataclass(frozen=True)
 class CardiacRecording(ListedRecording):
-    """A recording and where its label is."""
+    """A recording and the path of its segmentation."""
 
     label: Path | None = None
 
@@ -57,22 +57,22 @@ class _Class:
 class CardiacNet:
     """``CardiacNet-ASD/{ASD,Non-ASD}`` and ``CardiacNet-PAH/{PAH,Non-PAH}`` with ``NNN_image.nii.gz`` (and labels).
 
-    ``raw`` is the folder that holds both, or one above it; one cohort alone will do. Entries that are folders called
-    ``NNN_image.nii`` and hold the file are opened. FileName and PatientID are the class and the number in its folder
-    (``ASD-001``): the study gives no other identity. Columns: class_id, class_name, Cohort, and Label (whether the
-    segmentation that comes with the recording is complete, truncated or missing; it is not needed).
+    ``raw`` is the folder of both cohorts, or a parent folder; a single cohort is allowed. A folder called
+    ``NNN_image.nii`` that contains the file is accepted. FileName and PatientID are the class and the number of the
+    file (``ASD-001``), because the study has no other identifiers. Columns: class_id, class_name, Cohort, and Label
+    (the segmentation is complete, truncated or missing; it is not used).
     """
 
     fps: float = 32.0
-    """Frames per second where the header's frame time is not plausible."""
+    """Frames per second where the frame time in the header is not plausible."""
     rotate: int = 0
-    """Degrees counter-clockwise, for a copy that is turned: the apex belongs on top. As it comes, image[h, w] is
-    volume[w, h], which equals the published conversion (a quarter turn and a flip)."""
+    """Rotation in degrees counter-clockwise, for copies with another orientation: the apex must be at the top. With 0,
+    image[h, w] is volume[w, h], which equals the published conversion (rotation by 90 degrees and a flip)."""
     flip: str = "none"
-    """``horizontal`` or ``vertical``, after the turn."""
+    """"none", "horizontal" or "vertical", after the rotation."""
     table: str | None = _DEFAULT_TABLE
-    """A csv in ``raw`` with FileName (``ASD-001``), PatientID and any study columns; Split and FPS are respected, and
-    ED and ES hold seconds, separated by spaces. The default one may be missing."""
+    """Name of a csv in ``raw`` with FileName (``ASD-001``), PatientID and study columns. Split and FPS are used, if
+    present; ED and ES hold seconds, separated by spaces. The default file may be missing."""
 
     def __post_init__(self) -> None:
         Orientation(self.rotate, self.flip)
@@ -84,25 +84,25 @@ class CardiacNet:
         """List both cohorts; see ``Source``."""
         root = require_folder(raw, "CardiacNet")
         classes = _classes(root)
-        table = self._table(root, {entry.folder.parent.parent for entry in classes})
-        listed = list(_listed(root, classes, table))
+        table = self._find_table(root, {entry.folder.parent.parent for entry in classes})
+        listed = list(_list_recordings(root, classes, table))
         if table is not None:
             rows = read_table(table, ("FileName", "PatientID"))
             check_column_names([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
-            listed = list(_joined(listed, rows, table.name))
+            listed = list(_join_table(listed, rows, table.name))
         return with_unique_names(listed)
 
-    def _table(self, root: Path, trees: Iterable[Path]) -> Path | None:
+    def _find_table(self, root: Path, trees: Iterable[Path]) -> Path | None:
         if self.table is None:
             return None
         for folder in (root, *sorted(trees)):
             if (path := folder / self.table).is_file():
                 if folder != root and folder in root.parents:
-                    raise UserError(f"raw={root} is a part of {folder}, where {self.table} lies: give raw={folder}")
+                    raise UserError(f"raw={root} is a part of {folder}, which contains {self.table}: use raw={folder}")
                 require_inside_raw(root, path, f"table={self.table}")
                 return path
         if self.table != _DEFAULT_TABLE:
-            raise UserError(f"table={self.table} is not in {root}: correct the name, or set table=null")
+            raise UserError(f"table={self.table} does not exist in {root}: correct the name, or set table=null")
         return None
 
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -116,7 +116,7 @@ class CardiacNet:
         return make_video(frames, uniform_times(len(frames), fps), fps, columns, listed.marks if listed else None)
 
 
-def _letters(name: str) -> str:
+def _folder_letters(name: str) -> str:
     return re.sub("[^a-z]", "", name.casefold())
 
 
@@ -126,13 +126,13 @@ def _classes(root: Path) -> list[_Class]:
     level = [root]
     for _ in range(4):
         for folder in level:
-            cohort, ids = COHORTS.get(_letters(folder.name), ("", ()))
+            cohort, ids = COHORTS.get(_folder_letters(folder.name), ("", ()))
             for child in subfolders(folder):
-                class_id, class_name = CLASSES.get(_letters(child.name), (-1, ""))
+                class_id, class_name = CLASSES.get(_folder_letters(child.name), (-1, ""))
                 if class_id not in ids:
                     continue
                 if class_id in found:
-                    raise UserError(f"{found[class_id].folder} and {child} are both {class_name}: keep one of them")
+                    raise UserError(f"{found[class_id].folder} and {child} are both {class_name}: remove one of them")
                 found[class_id] = _Class(child, class_id, class_name, cohort)
         level = [child for folder in level for child in subfolders(folder)]
     if not found:
@@ -140,17 +140,21 @@ def _classes(root: Path) -> list[_Class]:
     return [found[class_id] for class_id in sorted(found)]
 
 
-def _listed(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
+def _list_recordings(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
     rest = {entry.relative: entry for entry in list_files(root) if entry.path != table}
     for group in classes:
-        parts = _parts(root, group, rest)
+        parts = _group_files(root, group, rest)
         for digits in sorted({digits for digits, _ in parts}):
-            yield from _recordings(group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {}))
+            yield from _recordings_of_number(
+                group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {})
+            )
     yield from map(non_recording, rest.values())
 
 
-def _parts(root: Path, group: _Class, rest: dict[str, RawFile]) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
-    """(number, "image" or "label") -> name in the class folder -> files, which are taken out of ``rest``."""
+def _group_files(
+    root: Path, group: _Class, rest: dict[str, RawFile]
+) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
+    """(number, "image" or "label") -> name in the class folder -> files. Removes these files from ``rest``."""
     parts: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
     for folder in subfolders(group.folder):
         if part := _PART.fullmatch(folder.name):
@@ -165,10 +169,10 @@ def _parts(root: Path, group: _Class, rest: dict[str, RawFile]) -> dict[tuple[st
     return parts
 
 
-def _recordings(
+def _recordings_of_number(
     group: _Class, digits: str, images: Mapping[str, list[RawFile]], labels: Mapping[str, list[RawFile]]
 ) -> Iterator[Recording]:
-    """The recording of one number; further copies of its image are listed too."""
+    """The recording with one number, and further copies of its image, which are rejected."""
     name = f"{group.class_name}-{digits}"
     columns: dict[str, CellValue] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
@@ -186,13 +190,13 @@ def _recordings(
             yield CardiacRecording(name, name, path, columns=columns, problem=problem, label=label)
 
 
-def _joined(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], table: str) -> Iterator[Recording]:
-    """The recordings with what the table's rows say about them; rows and recordings that do not pair are problems."""
+def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], table: str) -> Iterator[Recording]:
+    """The recordings joined with the rows of the table; recordings and rows without a partner are rejected."""
     by_name: dict[str, Mapping[str, str]] = {}
     for row in rows:
         name = row["FileName"]
         if name in by_name:
-            raise UserError(f"{table} has two rows for {name!r}: keep one")
+            raise UserError(f"{table} has two rows for {name!r}: remove one")
         by_name[name] = row
     for recording in listed:
         if not isinstance(recording, CardiacRecording):

@@ -1,4 +1,4 @@
-"""Tables beside the raw files: reading them whatever the spreadsheet wrote, and turning cells into store values."""
+"""Reads the csv tables of a study, with comma, semicolon or tab, and parses their cells."""
 
 import csv
 import gzip
@@ -14,17 +14,17 @@ from echodream.ingest.source import CellValue
 from echodream.store.schema import REQUIRED_COLUMNS, SPLITS, is_valid_column
 from echodream.store.table import clean_text, is_numeric_text
 
-_WHOLE = re.compile(r"-?[0-9]+")
+_INTEGER = re.compile(r"-?[0-9]+")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_SPLIT_WORDS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "VALIDATE": "VAL", "TESTING": "TEST"}
-_EMPTY = ("", "nan", "na", "n/a", "none", "null")
+_SPLIT_SYNONYMS = {"TRAINING": "TRAIN", "VALIDATION": "VAL", "VALID": "VAL", "VALIDATE": "VAL", "TESTING": "TEST"}
+_MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a csv file (or of its .gz) as text, cells stripped. The header tells comma, semicolon and tab apart.
+    """Rows of a csv file, plain or .gz, as text without surrounding spaces. The delimiter is detected in the header.
 
-    Raises ``UserError`` when the file is missing, is no csv, lacks a ``required`` column, or has a row that is longer
-    than its header.
+    Raises ``UserError`` when the file is missing or not a csv, lacks a ``required`` column, or has a row that is longer
+    than the header.
     """
     try:
         with _open(path) as file:
@@ -34,20 +34,20 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
             reader = csv.reader(file, delimiter=delimiter)
             lines = [(reader.line_num, cells) for cells in reader]
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or "it is not whole gzip"
-        raise UserError(f"{path} cannot be read: {why}") from error
+        reason = getattr(error, "strerror", None) or "the gzip file is incomplete"
+        raise UserError(f"{path} cannot be read: {reason}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a csv file in UTF-8: {error}") from error
+        raise UserError(f"{path} is not a UTF-8 csv file: {error}") from error
     names = [name.strip() for name in lines[0][1]] if lines else []
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(names[:20]) or 'none'}")
-    if twice := [name for name in required if names.count(name) > 1]:
-        raise UserError(f"{path} has the column {twice[0]!r} twice")
+    if duplicates := [name for name in required if names.count(name) > 1]:
+        raise UserError(f"{path} has the column {duplicates[0]!r} twice")
     for line, cells in lines[1:]:
         if any(cell.strip() for cell in cells[len(names) :]):
             raise UserError(
-                f"{path}, line {line}: {len(cells)} cells under {len(names)} columns: "
-                f"quote cells that hold a {_DELIMITERS[delimiter]}"
+                f"{path}, line {line}: {len(cells)} cells for {len(names)} columns: "
+                f"quote cells that contain a {_DELIMITERS[delimiter]}"
             )
     return [_row(names, cells) for _, cells in lines[1:] if any(cell.strip() for cell in cells)]
 
@@ -64,26 +64,26 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
 
 
 def parse_cell(text: str) -> CellValue | None:
-    """A cell as a number or as text without control characters; None where it says nothing.
+    """A cell as a number or as text without control characters; None for an empty or missing value.
 
-    A number is what ``FileList.csv`` takes for one: ``0012``, ``1_000``, ``inf`` and long identifiers stay text.
+    As in FileList.csv, ``0012``, ``1_000``, ``inf`` and long identifiers stay text.
     """
     text = clean_text(text)
-    if text.lower() in _EMPTY:
+    if text.lower() in _MISSING:
         return None
     if not is_numeric_text(text):
         return text
-    return int(text) if _WHOLE.fullmatch(text) else float(text)
+    return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
 def parse_cells(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, CellValue]:
-    """Store column -> value, for ``columns`` (store column -> csv column); empty cells are left out."""
+    """Store column -> value of a row, for ``columns`` (store column -> csv column), without missing values."""
     found = {name: parse_cell(row.get(source, "")) for name, source in columns.items()}
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
 def parse_number(text: str) -> float | None:
-    """A cell of which only a number makes sense as a finite number, or None."""
+    """A cell as a finite number; None if it is not one."""
     try:
         found = float(text)
     except ValueError:
@@ -92,16 +92,16 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_seconds(text: str) -> tuple[float, ...]:
-    """A cell of space separated moments in seconds, those that are finite numbers from 0."""
+    """A cell of times in seconds, separated by spaces; values that are not finite numbers from 0 are skipped."""
     found = [parse_number(word) for word in text.split()]
     return tuple(moment for moment in found if moment is not None and moment >= 0)
 
 
 def parse_split(text: str, where: str) -> str | None:
-    """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError`` naming any other word."""
+    """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError``, which names ``where``, for another word."""
     word = text.strip().upper()
-    word = _SPLIT_WORDS.get(word, word)
-    if word.lower() in _EMPTY:
+    word = _SPLIT_SYNONYMS.get(word, word)
+    if word.lower() in _MISSING:
         return None
     if word not in SPLITS:
         raise UserError(f"{where} has the split {text!r}: use {', '.join(SPLITS)} or leave it empty")
@@ -109,7 +109,7 @@ def parse_split(text: str, where: str) -> str | None:
 
 
 def check_column_names(names: Sequence[str], where: str) -> None:
-    """Raise ``UserError`` for a column name that a store cannot have, or that it fills itself."""
+    """Raise ``UserError`` for a column name that is invalid in a store, or that the store fills itself."""
     for name in names:
         if not is_valid_column(name):
             raise UserError(f"{where} names the column {name!r}: use letters, digits and '_', a letter first")

@@ -1,4 +1,4 @@
-"""Multi-frame ultrasound as DICOM: the sector's pixels and the frames' times come out, and nothing else does."""
+"""Multi-frame ultrasound DICOM: only the pixels of the ultrasound sector and the frame times are read."""
 
 import logging
 import re
@@ -24,11 +24,11 @@ from echodream.ingest.source import Limits, Recording, Video
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_LISTED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
-_DIRECTORY = "1.2.840.10008.1.3.10"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_LISTED_TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
+_DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+_DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DICOM_SUFFIX = re.compile(r"(\.(dcm|dicom|dic|ima|\d+))?", re.IGNORECASE)
-_DAMAGE = (
+_DECODER_ERRORS = (
     AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
@@ -36,20 +36,20 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Dicom:
-    """Every multi-frame ultrasound DICOM file below ``raw``, in any transfer syntax that pydicom decodes.
+    """All multi-frame ultrasound DICOM files below ``raw``, in any transfer syntax that pydicom decodes.
 
     FileName and PatientID are keyed pseudonyms (HMAC-SHA256) of the SOPInstanceUID and the PatientID: the same key
-    gives the same pseudonyms, and without it nobody can compute them. No tag is copied to the store. Outside the
-    sector every pixel is set to 0, see ``sector.sector_mask``: text drawn on the moving tissue itself is not found.
-    Still images and other modalities are listed as no recordings.
+    gives the same pseudonyms, and they cannot be computed without the key. No tag is copied to the store. Pixels
+    outside the sector are set to 0 (``sector.sector_mask``); text on moving tissue is not detected. Still images and
+    other modalities are rejected.
     """
 
     key_file: str = field(metadata={"private": True})
-    """File with the secret key, at least 16 bytes; made if it does not exist. Keep it from whoever gets the store."""
+    """File with the secret key, at least 16 bytes; created if it does not exist. Do not share it with the store."""
     keep: str = "sector"
-    """``sector``, or ``all`` for files that are known to hold no text in their pixels."""
+    """"sector", or "all" for files that are known to have no text in their pixels."""
     fps: float | None = None
-    """Frames per second where a file states none; without it such a file is rejected."""
+    """Frames per second of files without a frame rate; None rejects these files."""
 
     def __post_init__(self) -> None:
         validation.text("key_file", self.key_file)
@@ -58,7 +58,7 @@ class Dicom:
             validation.frame_rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List every file below ``raw`` by its pseudonym; see ``Source``."""
+        """List all files below ``raw`` by their pseudonyms; see ``Source``."""
         root = require_folder(raw, "DICOM")
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listed: list[Recording] = []
@@ -75,38 +75,38 @@ class Dicom:
         return with_unique_names(listed)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one file and blank what is outside the sector; see ``Source``."""
+        """Decode one file and set the pixels outside the sector to 0; see ``Source``."""
         assert recording.path is not None
         try:
-            with _quiet():
-                dataset = _dataset(recording.path, limits)
-                frames = _frames(dataset)
-                times, fps = _times(dataset, len(frames), self.fps)
+            with _silence_pydicom():
+                dataset = _read_dataset(recording.path, limits)
+                frames = _decode_frames(dataset)
+                times, fps = _frame_times(dataset, len(frames), self.fps)
                 if self.keep == "sector":
-                    frames = mask_outside(frames, sector_mask(frames, _boxes(dataset)))
-        except _DAMAGE as error:  # the messages quote the file's own text, which may name the patient
+                    frames = mask_outside(frames, sector_mask(frames, _region_boxes(dataset)))
+        except _DECODER_ERRORS as error:  # the messages of pydicom quote the file, which may name the patient
             raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
         return make_video(frames, times, fps)
 
 
 def read_still(path: Path, limits: Limits) -> np.ndarray:
-    """A file with one frame, of any modality, as uint8: grey (1, H, W) or RGB (1, H, W, 3). Nothing is blanked.
+    """Read a DICOM file with one frame, of any modality: uint8, gray (1, H, W) or RGB (1, H, W, 3), all pixels.
 
-    Raises ``Rejected``, also for a file that says itself that names are burned into its pixels.
+    Raises ``Rejected``, also if the tag BurnedInAnnotation is YES.
     """
     try:
-        with _quiet():
-            dataset = _dataset(path, limits)
+        with _silence_pydicom():
+            dataset = _read_dataset(path, limits)
             if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
                 raise Rejected("text that may name the patient is burned into the pixels (BurnedInAnnotation)")
-            return _frames(dataset)
-    except _DAMAGE as error:  # as in read
+            return _decode_frames(dataset)
+    except _DECODER_ERRORS as error:  # see read
         raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """pydicom warns with the values that it stumbled over."""
+def _silence_pydicom() -> Iterator[None]:
+    """Suppress the warnings of pydicom, which quote values of the file."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
-    """One file of the listing, from its header alone."""
+    """A file of the listing, read from its header."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -122,27 +122,27 @@ def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
     if entry.problem:
         return Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)
     try:
-        with _quiet():
+        with _silence_pydicom():
             _check_deflated(entry.path, Limits())
-            header = dcmread(entry.path, stop_before_pixels=True, specific_tags=list(_LISTED))
-            values = {tag: str(header.get(tag, None) or "").strip() for tag in _LISTED}
+            header = dcmread(entry.path, stop_before_pixels=True, specific_tags=list(_LISTED_TAGS))
+            values = {tag: str(header.get(tag, None) or "").strip() for tag in _LISTED_TAGS}
             media_class = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
     except InvalidDicomError:
         likely = _DICOM_SUFFIX.fullmatch(entry.path.suffix) is not None
         return Recording(name, "", entry.path, problem="not a DICOM file", counted=likely)
-    except (*_DAMAGE, Rejected):
+    except (*_DECODER_ERRORS, Rejected):
         return Recording(name, "", entry.path, problem="unreadable: the DICOM header is damaged")
     if values["SOPInstanceUID"]:
         name = pseudonyms.recording(f"uid {values['SOPInstanceUID']}")
     known = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
     patient = pseudonyms.patient(known[0] if known else f"recording {name}")
-    if problem := _no_recording(values, media_class):
+    if problem := _why_not_a_recording(values, media_class):
         return Recording(name, patient, entry.path, problem=problem, counted=False)
     return Recording(name, patient, entry.path)
 
 
-def _no_recording(values: dict[str, str], media_class: str) -> str | None:
-    if media_class == _DIRECTORY:
+def _why_not_a_recording(values: dict[str, str], media_class: str) -> str | None:
+    if media_class == _DICOMDIR_CLASS:
         return "not a recording: a DICOM directory"
     if values["Modality"] != "US":
         return "not a recording: not ultrasound"
@@ -151,54 +151,56 @@ def _no_recording(values: dict[str, str], media_class: str) -> str | None:
 
 
 def _check_deflated(path: Path, limits: Limits) -> None:
-    """pydicom unpacks a deflated file at once: refuse one that does not stop at the limit."""
+    """Reject a deflated file that exceeds ``max_bytes`` when inflated: pydicom would inflate it at once."""
     from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
             return
-    if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != _DEFLATED:
+    if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != _DEFLATED_SYNTAX:
         return
     with path.open("rb") as file:
-        file.seek(140)  # the value of (0002,0000), which counts the bytes of the file's meta information after it
+        file.seek(140)  # the value of (0002,0000): the number of bytes of the file meta information after it
         file.seek(int.from_bytes(file.read(4), "little"), 1)
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while (piece := unpacker.unconsumed_tail or file.read(1 << 16)) and not unpacker.eof:
             size += len(unpacker.decompress(piece, 1 << 20))
             if size > limits.max_bytes:
-                raise Rejected(f"too large: more than {limits.max_bytes} bytes when unpacked")
+                raise Rejected(f"too large: more than {limits.max_bytes} bytes when inflated")
 
 
-def _dataset(path: Path, limits: Limits) -> "Dataset":
-    """The whole file, once its header has been held to the limits."""
+def _read_dataset(path: Path, limits: Limits) -> "Dataset":
+    """Read a file after checking its header against the limits. Raises ``Rejected``."""
     from pydicom import dcmread
 
     _check_deflated(path, limits)
     header = dcmread(path, stop_before_pixels=True)
     sample_bytes = int(header.SamplesPerPixel) * max(1, int(header.BitsAllocated) // 8)
-    limits.check(_count(header), int(header.Rows), int(header.Columns), sample_bytes)
+    limits.check(_frame_count(header), int(header.Rows), int(header.Columns), sample_bytes)
     if path.stat().st_size > limits.max_bytes:
-        raise Rejected(f"too large: {path.stat().st_size} bytes, at most {limits.max_bytes} are taken")
+        raise Rejected(f"too large: {path.stat().st_size} bytes, the limit is {limits.max_bytes}")
     dataset = dcmread(path)
     _check_frames(dataset)
     return dataset
 
 
 def _check_frames(dataset: "Dataset") -> None:
-    """Compressed frames state a size of their own, which the decoder makes room for: hold it to the header's."""
+    """Check the size in each compressed frame against the header: the decoder allocates what the frame states."""
     from pydicom.encaps import generate_frames
 
     if not dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
-    room = 4 * int(dataset.Rows) * int(dataset.Columns)
-    for frame in generate_frames(dataset.PixelData, number_of_frames=_count(dataset)):
+    max_pixels = 4 * int(dataset.Rows) * int(dataset.Columns)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=_frame_count(dataset)):
         height, width = _coded_size(frame)
-        if height * width > room:
-            raise Rejected(f"unreadable: a frame of {width}x{height} where {dataset.Columns}x{dataset.Rows} is stated")
+        if height * width > max_pixels:
+            raise Rejected(
+                f"unreadable: a frame is {width}x{height}, the header states {dataset.Columns}x{dataset.Rows}"
+            )
 
 
 def _coded_size(frame: bytes) -> tuple[int, int]:
-    """Height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for others."""
+    """Height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for other codecs."""
     start = frame[:1024].find(b"\xff\x4f\xff\x51")
     if start >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
@@ -212,59 +214,61 @@ def _coded_size(frame: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _frames(dataset: "Dataset") -> np.ndarray:
-    """All frames as uint8, grey (F, H, W) with bright tissue or RGB (F, H, W, 3)."""
+def _decode_frames(dataset: "Dataset") -> np.ndarray:
+    """All frames as uint8, gray (F, H, W) with bright tissue, or RGB (F, H, W, 3)."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     kind = str(dataset.PhotometricInterpretation)
     frames = pixel_array(dataset)
-    frames = frames[None] if _count(dataset) == 1 else frames
+    frames = frames[None] if _frame_count(dataset) == 1 else frames
     if kind == "PALETTE COLOR":
         frames = apply_color_lut(frames, dataset)[..., :3]
     elif kind.startswith("MONOCHROME") and frames.dtype.kind == "u":
-        frames = frames & np.asarray((1 << int(dataset.BitsStored)) - 1, frames.dtype)  # overlays hide in higher bits
-    if frames.ndim not in (3, 4) or len(frames) != _count(dataset):
-        raise Rejected(f"unreadable: {frames.shape} pixels for {_count(dataset)} frames")
+        frames = frames & np.asarray((1 << int(dataset.BitsStored)) - 1, frames.dtype)  # higher bits may hold overlays
+    if frames.ndim not in (3, 4) or len(frames) != _frame_count(dataset):
+        raise Rejected(f"unreadable: {frames.shape} pixels for {_frame_count(dataset)} frames")
     frames = to_uint8(frames)
     return 255 - frames if kind == "MONOCHROME1" else frames
 
 
-def _count(dataset: "Dataset") -> int:
-    """Frames that the file states; a still image states none."""
+def _frame_count(dataset: "Dataset") -> int:
+    """Number of frames in the header; 1 if it states none."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def _times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:
-    """The frames' times in seconds and the nominal rate, from the first tag that states them plausibly."""
-    steps = np.asarray(_numbers(dataset.get("FrameTimeVector")), dtype=np.float64) / 1000
+def _frame_times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:
+    """Times of the frames in seconds and the frame rate, from the first tag with plausible values."""
+    steps = np.asarray(_tag_numbers(dataset.get("FrameTimeVector")), dtype=np.float64) / 1000
     if len(steps) == count:
-        steps = steps[1:]  # the first frame's step leads to it
+        steps = steps[1:]  # the first value is the time before the first frame
     if count > 1 and len(steps) == count - 1 and (steps > 0).all():
         times = np.concatenate([[0.0], np.cumsum(steps)])
         return times, (count - 1) / float(times[-1])
-    rates = [1000 / step for step in _numbers(dataset.get("FrameTime"))[:1] if step > 0]
-    rates += [rate for tag in ("CineRate", "RecommendedDisplayFrameRate") for rate in _numbers(dataset.get(tag))[:1]]
+    rates = [1000 / step for step in _tag_numbers(dataset.get("FrameTime"))[:1] if step > 0]
+    rates += [
+        rate for tag in ("CineRate", "RecommendedDisplayFrameRate") for rate in _tag_numbers(dataset.get(tag))[:1]
+    ]
     for rate in [*rates, fallback or 0.0]:
         if rate > 0:
             return uniform_times(count, rate), rate
-    raise Rejected("no frame time: the file states neither FrameTime nor a rate, and fps= is not set")
+    raise Rejected("no frame time: the file has no FrameTime and no frame rate, and data.source.fps is not set")
 
 
-def _numbers(cell: Any) -> list[float]:
-    """An element's values: pydicom gives one of them bare, and none as None or an empty text."""
+def _tag_numbers(cell: Any) -> list[float]:
+    """Numbers of a DICOM element: pydicom returns a single value as a scalar, and no value as None or ""."""
     if cell is None or cell == "":
         return []
     return [float(item) for item in (cell if hasattr(cell, "__iter__") and not isinstance(cell, str) else [cell])]
 
 
-def _boxes(dataset: "Dataset") -> list[Box]:
-    """The regions that show a 2-D image. A file whose regions are all of another kind (Doppler curves) is rejected."""
+def _region_boxes(dataset: "Dataset") -> list[Box]:
+    """Boxes of the 2-D image regions. Raises ``Rejected`` for a file with other regions only, as Doppler spectra."""
     regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
-    flat = [region for region in regions if int(region.get("RegionSpatialFormat", 1)) == 1]
-    if regions and not flat:
-        raise Rejected("no 2-D region: the file shows a curve or a spectrum")
+    image_regions = [region for region in regions if int(region.get("RegionSpatialFormat", 1)) == 1]
+    if regions and not image_regions:
+        raise Rejected("no 2-D image region: the file shows a curve or a spectrum")
     boxes = []
-    for region in flat:
+    for region in image_regions:
         left, top = int(region.RegionLocationMinX0), int(region.RegionLocationMinY0)
         boxes.append((left, top, int(region.RegionLocationMaxX1), int(region.RegionLocationMaxY1)))
     return boxes

@@ -1,4 +1,4 @@
-"""The EchoNet family: FileList.csv and Videos, with an expert's tracing of one diastolic and one systolic frame."""
+"""EchoNet-Dynamic and EchoNet-Pediatric: FileList.csv, Videos/, and expert tracings of one ED and one ES frame."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,31 +34,31 @@ TRACINGS = "VolumeTracings.csv"
 class EchoNetDynamic:
     """EchoNet-Dynamic: ``FileList.csv`` and ``Videos/*.avi``, apical four-chamber.
 
-    Splits are the study's own. The study names no patients: each video counts as one patient of its own. Columns: EF,
-    ESV, EDV, View; ED and ES are marked where ``VolumeTracings.csv`` has both frames of a video (ED is the larger).
+    Splits are those of the study. It has no patient identifiers: each video counts as one patient. Columns: EF, ESV,
+    EDV, View. ED and ES are marked if ``VolumeTracings.csv`` has two frames of a video (ED is the larger tracing).
     """
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List FileList.csv and what lies in Videos; see ``Source``."""
+        """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = require_folder(raw, "EchoNet-Dynamic")
-        home = find_folder(root, _is_home)
+        home = find_folder(root, _is_study_folder)
         if home is None:
-            raise UserError(f"{root} holds no {FILE_LIST} beside a folder Videos: set raw= to where both are")
-        rows = _rows(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
+            raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
+        rows = _read_file_list(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
         splits = [parse_split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
-        return _recordings(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
+        return _join_files(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one video; see ``Source``."""
-        return _read(recording, limits)
+        return _read_video(recording, limits)
 
 
 @dataclass(frozen=True)
 class EchoNetPediatric:
     """EchoNet-Pediatric, one view of it: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
 
-    ``raw`` is the folder that holds both views, or the view's own. The study gives ten folds in place of splits, and
-    names no patients: each video counts as one patient of its own. Columns: EF, Sex, Age, Weight, Height, View.
+    ``raw`` is the folder of both views, or the folder of one view. The study has ten folds instead of splits, and no
+    patient identifiers: each video counts as one patient. Columns: EF, Sex, Age, Weight, Height, View.
     """
 
     view: str = "A4C"
@@ -66,7 +66,7 @@ class EchoNetPediatric:
     val_folds: tuple[int, ...] = (8,)
     """Folds that become VAL."""
     test_folds: tuple[int, ...] = (9,)
-    """Folds that become TEST; all others are TRAIN."""
+    """Folds that become TEST. The other folds are TRAIN."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "val_folds", validation.list_of_values("val_folds", self.val_folds))
@@ -79,15 +79,17 @@ class EchoNetPediatric:
             )
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List FileList.csv and what lies in Videos; see ``Source``."""
+        """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = require_folder(raw, "EchoNet-Pediatric")
-        home = find_folder(root, lambda folder: folder.name.casefold() == self.view.casefold() and _is_home(folder))
-        home = home or (root if _is_home(root) else None)
+        home = find_folder(
+            root, lambda folder: folder.name.casefold() == self.view.casefold() and _is_study_folder(folder)
+        )
+        home = home or (root if _is_study_folder(root) else None)
         if home is None:
-            raise UserError(f"{root} holds no folder {self.view} with {FILE_LIST} and Videos in it")
-        rows = _rows(root, home, ("FileName", "EF", "Split"))
+            raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
+        rows = _read_file_list(root, home, ("FileName", "EF", "Split"))
         splits = [self._split(row) for row in rows]
-        return _recordings(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
+        return _join_files(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
 
     def _split(self, row: Mapping[str, str]) -> str:
         fold = parse_number(row["Split"])
@@ -97,21 +99,21 @@ class EchoNetPediatric:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one video; see ``Source``."""
-        return _read(recording, limits)
+        return _read_video(recording, limits)
 
 
-def _is_home(folder: Path) -> bool:
+def _is_study_folder(folder: Path) -> bool:
     return (folder / FILE_LIST).is_file() and find_entry(folder, "Videos") is not None
 
 
-def _rows(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """FileList.csv, once it is known that neither of the two tables is a link that leaves ``root``."""
+def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of FileList.csv. Raises ``UserError`` if one of the two tables is a link that leaves ``root``."""
     for name in (FILE_LIST, TRACINGS):
         require_inside_raw(root, home / name, name)
     return read_table(home / FILE_LIST, required)
 
 
-def _read(recording: Recording, limits: Limits) -> Video:
+def _read_video(recording: Recording, limits: Limits) -> Video:
     assert recording.path is not None
     video = read_video_file(recording.path, limits)
     frames = recording.mark_frames if isinstance(recording, ListedRecording) else {}
@@ -119,7 +121,7 @@ def _read(recording: Recording, limits: Limits) -> Video:
     return replace(video, marks=marks)
 
 
-def _recordings(
+def _join_files(
     root: Path,
     home: Path,
     rows: list[dict[str, str]],
@@ -127,16 +129,16 @@ def _recordings(
     columns: Iterable[str],
     view: str,
 ) -> list[Recording]:
-    """Rows joined with the files of Videos; what does not pair is a problem. ``root`` is what links may not leave."""
+    """Rows joined with the files in Videos; rejects rows and files without a partner and links out of ``root``."""
     tables = {home / FILE_LIST, home / TRACINGS}
     folder = find_entry(home, "Videos")
     entries = [entry for entry in list_files(root) if entry.path not in tables and entry.path.is_relative_to(home)]
-    films = {entry.path.name: entry for entry in entries if entry.path.parent == folder and _is_film(entry)}
+    films = {entry.path.name: entry for entry in entries if entry.path.parent == folder and _is_video(entry)}
     marks = _key_frames(home / TRACINGS)
     listed: list[Recording] = []
     seen: set[str] = set()
     for row, part in zip(rows, splits, strict=True):
-        stem = _stem(row["FileName"])
+        stem = _without_suffix(row["FileName"])
         cells: dict[str, CellValue] = {**parse_cells(row, {name: name for name in columns}), "View": view}
         entry = next((films.pop(name) for name in (row["FileName"], f"{stem}.avi") if name in films), None)
         problem = entry.problem if entry else "a second row for the same file" if stem in seen else MISSING_FILE
@@ -144,49 +146,49 @@ def _recordings(
         path = entry.path if entry else None
         listed.append(ListedRecording(stem, stem, path, part, cells, problem, mark_frames=marks.get(stem, {})))
     lost = [Recording(name, "", entry.path, problem=f"no row in {FILE_LIST}") for name, entry in films.items()]
-    found = {entry.path for entry in entries if entry.path.parent == folder and _is_film(entry)}
+    found = {entry.path for entry in entries if entry.path.parent == folder and _is_video(entry)}
     return with_unique_names([*listed, *lost, *(non_recording(entry) for entry in entries if entry.path not in found)])
 
 
-def _is_film(entry: RawFile) -> bool:
+def _is_video(entry: RawFile) -> bool:
     return entry.path.suffix.lower() in VIDEO_SUFFIXES and not entry.path.name.startswith(".")
 
 
-def _stem(name: str) -> str:
-    """FileName without a video's suffix: FileList.csv and VolumeTracings.csv differ in writing it."""
+def _without_suffix(name: str) -> str:
+    """FileName without the suffix of a video: only one of FileList.csv and VolumeTracings.csv has the suffix."""
     path = Path(name)
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger."""
+    """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger tracing."""
     if not path.is_file():
         return {}
     rows = read_table(path, ("FileName", "Frame"))
     traced: dict[str, dict[int, list[Mapping[str, str]]]] = {}
     for row in rows:
-        frame = parse_number(row["Frame"])  # a word stands there where a reader found no systole
+        frame = parse_number(row["Frame"])  # text if the expert found no systole
         if frame is not None and frame >= 0:
-            traced.setdefault(_stem(row["FileName"]), {}).setdefault(int(frame), []).append(row)
+            traced.setdefault(_without_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, frames in traced.items():
-        by_size = sorted(frames, key=lambda frame: _size(frames[frame]))
+        by_size = sorted(frames, key=lambda frame: _tracing_size(frames[frame]))
         if len(by_size) == 2:
             found[name] = {"ED": (by_size[1],), "ES": (by_size[0],)}
     return found
 
 
-def _size(rows: Iterable[Mapping[str, str]]) -> float:
-    """How large a tracing is: the sum of its chords (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
-    chords = list(_numbers(rows, ("X1", "Y1", "X2", "Y2")))
+def _tracing_size(rows: Iterable[Mapping[str, str]]) -> float:
+    """Size of a tracing: the total length of its chords (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
+    chords = list(_parse_points(rows, ("X1", "Y1", "X2", "Y2")))
     if chords:
         return sum(math.hypot(x2 - x1, y2 - y1) for x1, y1, x2, y2 in chords)
-    outline = np.array(list(_numbers(rows, ("X", "Y"))), dtype=np.float64).reshape(-1, 2)
+    outline = np.array(list(_parse_points(rows, ("X", "Y"))), dtype=np.float64).reshape(-1, 2)
     x, y = outline.T
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
-def _numbers(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
+def _parse_points(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
     for row in rows:
         cells = [parse_number(row.get(name, "")) for name in names]
         if all(cell is not None for cell in cells):

@@ -1,4 +1,4 @@
-"""Any folder of images, with an optional csv that says what each of them is: recordings of one frame."""
+"""A folder of images with an optional csv. Each image is a recording of one frame."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,31 +20,30 @@ from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FPS = 1.0
-"""Frames per second of an image: a store wants a number there, and nothing follows from it."""
+"""Frame rate of an image: a store requires a number, which has no meaning for images."""
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 @dataclass(frozen=True)
 class Images(FolderSource):
-    """Every png, jpg, bmp, tif and still DICOM file below ``raw``, each a recording of one frame.
+    """All png, jpg, bmp, tif and single-frame DICOM files below ``raw``.
 
-    FileName is the file's name without its suffix, or the whole path below ``raw`` where two share it. With a csv,
-    each row and each file has to find the other. Deeper pixels than 8 bit are scaled as ``pixels.to_uint8`` has it.
+    FileName, csv and patients: see ``FolderSource``. Images with more than 8 bits are scaled by ``pixels.to_uint8``.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Label -> the csv column that holds it as 1, 0, -1 (uncertain) or nothing, or ``column=value``: 1 where the column
-    holds this value, 0 where another."""
+    """Label -> csv column with 1, 0, -1 (uncertain) or an empty cell; or ``column=value``: 1 where the column has this
+    value, else 0."""
     uncertain: float | None = None
-    """What is stored for -1; None: an empty cell."""
+    """Stored value for -1; None stores an empty cell."""
     missing: float | None = None
-    """What is stored for an empty cell; None: an empty cell."""
+    """Stored value for an empty cell; None stores an empty cell."""
     key_file: str | None = field(default=None, metadata={"private": True})
-    """File with a secret key (made if it does not exist) that turns FileName and PatientID into pseudonyms, as for
-    DICOM. None: they stay as they are."""
+    """File with a secret key (created if it does not exist) that replaces FileName and PatientID by pseudonyms, as for
+    DICOM. None: no pseudonyms."""
 
     kind: ClassVar[str] = "images"
-    wanted: ClassVar[str] = "image"
+    expected_files: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,13 +53,13 @@ class Images(FolderSource):
         LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
             raise UserError("labels needs csv=")
-        if twice := sorted(set(self.labels) & set(self.columns)):
-            raise UserError(f"{twice[0]} stands in labels and in columns: leave it out of one")
+        if duplicates := sorted(set(self.labels) & set(self.columns)):
+            raise UserError(f"{duplicates[0]} is in labels and in columns: remove it from one of them")
         if self.key_file is not None:
             validation.text("key_file", self.key_file)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List every file below ``raw``; see ``Source``."""
+        """List all files below ``raw``; see ``Source``."""
         listed = super().recordings(raw)
         for name, column in self.labels.items():
             if "=" in column and not any(recording.columns.get(name) == 1 for recording in listed):
@@ -74,7 +73,7 @@ class Images(FolderSource):
         ]
 
     def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Key -> image, and the files that are none."""
+        """Key -> image, and the files that are not images."""
         found: dict[str, RawFile] = {}
         others: list[RawFile] = []
         for entry in entries:
@@ -90,28 +89,28 @@ class Images(FolderSource):
         return read_image(recording.path, limits)
 
     def read_columns(self) -> dict[str, str]:
-        """Name -> csv column, those of the labels too."""
+        """Name -> csv column, including the labels."""
         return {**super().read_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
 
-    def study_columns(self, taken: Mapping[str, str], where: str) -> dict[str, CellValue]:
-        """The study columns of a row, labels by ``labels.Policy``."""
+    def study_columns(self, cells: Mapping[str, str], where: str) -> dict[str, CellValue]:
+        """The study columns of a row, including labels, which ``LabelPolicy`` parses."""
         policy = LabelPolicy(self.uncertain, self.missing)
-        found = super().study_columns(taken, where)
+        values = super().study_columns(cells, where)
         for name, column in self.labels.items():
-            _, equals, wanted = column.partition("=")
-            label = policy.equals(taken[name], wanted) if equals else policy.read(taken[name], where)
+            _, equals, value = column.partition("=")
+            label = policy.parse_equal(cells[name], value) if equals else policy.parse(cells[name], where)
             if label is not None:
-                found[name] = label
-        return found
+                values[name] = label
+        return values
 
 
 def is_image(entry: RawFile) -> bool:
-    """Whether a file's name says that it is an image."""
+    """Whether the suffix of a file is that of an image."""
     return not entry.path.name.startswith(".") and entry.path.suffix.lower() in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
 
 
 def read_image(path: Path, limits: Limits) -> Video:
-    """An image file as a ``Video`` of one frame. Raises ``Rejected``."""
+    """Read an image file as a ``Video`` of one frame. Raises ``Rejected``."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return make_video(read_still(path, limits), np.zeros(1), FPS)
     return read_image_sequence([path], limits, FPS)

@@ -1,4 +1,4 @@
-"""Labels of images: what becomes of the values that are neither yes nor no."""
+"""Labels of images, such as those of CheXpert, and the policy for uncertain and missing values."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,15 @@ CHEXPERT = (
     *("Lung_Lesion", "Lung_Opacity", "No_Finding", "Pleural_Effusion", "Pleural_Other", "Pneumonia", "Pneumothorax"),
     "Support_Devices",
 )
-"""The labels of CheXpert (Irvin et al. 2019), as columns of a store."""
+"""The 14 labels of CheXpert (Irvin et al. 2019), as columns of a store."""
 
 
 @dataclass(frozen=True)
 class LabelPolicy:
-    """How a label is read: 1 is yes, 0 is no, between them a soft label, -1 uncertain, and an empty cell missing.
+    """Parses labels: 1 is yes, 0 is no, values between are soft labels, -1 is uncertain, an empty cell is missing.
 
-    ``uncertain`` and ``missing`` are stored in place of those, or None, which leaves the cell empty: not known, so that
-    it neither trains nor scores.
+    ``uncertain`` and ``missing`` are the stored values for these. None stores an empty cell, which is ignored in
+    training and evaluation.
     """
 
     uncertain: float | None = None
@@ -34,33 +34,33 @@ class LabelPolicy:
             given = getattr(self, name)
             if given is not None:
                 validation.share(name, given, note=", or null to leave the cell empty")
-            object.__setattr__(self, name, _short(given))
+            object.__setattr__(self, name, _as_stored(given))
 
-    def read(self, text: str, where: str) -> CellValue | None:
-        """A cell that holds a label. Raises ``UserError`` that says ``where``."""
+    def parse(self, text: str, where: str) -> CellValue | None:
+        """Stored value of a cell with a label. Raises ``UserError``, which names ``where``."""
         if parse_cell(text) is None:
             return self.missing
         found = parse_number(text)
         if found == UNCERTAIN:
             return self.uncertain
         if found is None or not 0 <= found <= 1:
-            raise UserError(f"{where} has the label {text[:40]!r}: 1, 0, -1 (uncertain), empty, or a share between")
-        return _short(found)
+            raise UserError(f"{where} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
+        return _as_stored(found)
 
-    def equals(self, text: str, wanted: str) -> CellValue | None:
-        """1 for a cell that holds ``wanted``, 0 for another."""
-        return self.missing if parse_cell(text) is None else int(text == wanted)
+    def parse_equal(self, text: str, value: str) -> CellValue | None:
+        """1 for a cell that equals ``value``, else 0."""
+        return self.missing if parse_cell(text) is None else int(text == value)
 
 
-def _short(label: float | None) -> float | None:
-    """0 and 1 as whole numbers, as cells have them."""
+def _as_stored(label: float | None) -> float | None:
+    """0 and 1 as integers, as FileList.csv stores them."""
     return int(label) if label in (0, 1) else label
 
 
 def check_label_names(names: tuple[str, ...]) -> None:
-    """Raise ``UserError`` for a label that cannot be a column of a store, or that is named twice."""
+    """Raise ``UserError`` for a label that is not a valid column name, or that is listed twice."""
     for name in names:
         if not is_valid_column(name):
             raise UserError(f"labels names {name!r}: use letters, digits and '_', a letter first")
     if len(set(names)) < len(names):
-        raise UserError(f"labels {list(names)} names a label twice")
+        raise UserError(f"labels {list(names)} has a label twice")

@@ -1,4 +1,4 @@
-"""What the sources share when they list a raw folder: walking it without leaving it, and naming what is found."""
+"""Listing of a raw folder, for all sources: its files, the names of recordings, and the fingerprint of the listing."""
 
 import hashlib
 import json
@@ -24,78 +24,79 @@ _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class ListedRecording(Recording):
-    """A recording of which the listing knows more than the interface has room for: ``Source.read`` uses it."""
+    """A recording with further values of the listing, which ``Source.read`` uses."""
 
     fps: float | None = None
-    """Frames per second that a table states, in place of the file's own."""
+    """Frames per second from a table, which replace those of the file."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Moments in seconds, by column name."""
+    """Column (ED, ES) -> times in seconds."""
     mark_frames: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Moments as frame numbers of the raw file, from 0, by column name."""
+    """Column (ED, ES) -> frame numbers of the raw file, from 0."""
     sizes: tuple[int, ...] = ()
-    """Bytes of each file where a recording is made of many."""
+    """Sizes in bytes of the files of a recording with several files."""
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file below the raw folder."""
+    """A file below the raw folder."""
 
     path: Path
     relative: str
-    """Path below the raw folder, with ``/``."""
+    """Path below the raw folder, with "/"."""
     problem: str | None = None
+    """Reason why the file may not be opened."""
     counted: bool = True
+    """Whether the file counts as a lost recording if it is rejected."""
 
 
 def require_folder(raw: Path | None, study: str) -> Path:
-    """``raw`` as an existing folder. Raises ``UserError`` that says what to set."""
+    """``raw``, which must be an existing folder. Raises ``UserError``."""
     if raw is None:
-        raise UserError(f"{study} is read from a folder: set raw=/path/to/{study}")
+        raise UserError(f"{study} needs a folder of raw files: set raw=/path/to/{study}")
     if not raw.is_dir():
-        raise UserError(f"raw={raw} is not a folder: set raw= to where {study} was unpacked")
+        raise UserError(f"raw={raw} is not a folder: set raw= to the folder of {study}")
     return raw
 
 
 def list_files(root: Path) -> list[RawFile]:
-    """Every file below ``root`` in a fixed order; what may not be opened has its ``problem``.
+    """All files below ``root``, sorted by path; files that may not be opened have a ``problem``.
 
-    Links to folders are not followed, hidden files and folders are listed but not entered, and a link to a file is
-    taken only if its target lies below ``root``.
+    Links to folders and hidden folders are listed, but not entered. Links to files must point below ``root``.
     """
-    return sorted(_walk(root), key=lambda entry: entry.relative)
+    return sorted(_iterate_files(root), key=lambda entry: entry.relative)
 
 
-def _walk(root: Path) -> Iterator[RawFile]:
+def _iterate_files(root: Path) -> Iterator[RawFile]:
     unreadable: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
-        here = Path(folder)
+        parent = Path(folder)
         for name in list(folders):
-            path = here / name
+            path = parent / name
             if path.is_symlink() or name.startswith("."):
                 folders.remove(name)
                 linked = path.is_symlink()
                 problem = "not a recording: a hidden folder"
                 if linked:
                     problem = "a link to a folder is not followed" if is_inside(root, path) else OUTSIDE_RAW
-                yield RawFile(path, _relative(root, path), problem, counted=linked)
+                yield RawFile(path, _relative_path(root, path), problem, counted=linked)
         for name in files:
-            yield _entry(root, here / name)
+            yield _raw_file(root, parent / name)
     for path in unreadable:
-        yield RawFile(path, _relative(root, path), "the folder cannot be read")
+        yield RawFile(path, _relative_path(root, path), "the folder cannot be read")
 
 
-def _relative(root: Path, path: Path) -> str:
+def _relative_path(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _entry(root: Path, path: Path) -> RawFile:
-    relative = _relative(root, path)
+def _raw_file(root: Path, path: Path) -> RawFile:
+    relative = _relative_path(root, path)
     if path.name.startswith("."):
         return RawFile(path, relative, "not a recording: a hidden file", counted=False)
-    return RawFile(path, relative, _why_not_opened(root, path))
+    return RawFile(path, relative, _file_problem(root, path))
 
 
-def _why_not_opened(root: Path, path: Path) -> str | None:
+def _file_problem(root: Path, path: Path) -> str | None:
     linked = path.is_symlink()
     if linked and not is_inside(root, path):
         return OUTSIDE_RAW
@@ -107,27 +108,27 @@ def _why_not_opened(root: Path, path: Path) -> str | None:
 
 
 def is_inside(root: Path, path: Path) -> bool:
-    """Whether ``path`` lies below ``root`` once every link is followed."""
+    """Whether ``path`` lies below ``root`` after resolving links."""
     try:
         return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a name the system refuses
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or an invalid name
         return False
 
 
 def parent_folder(relative: str) -> str:
-    """The folder part of a path below ``raw``; empty for ``raw`` itself."""
+    """Parent folder of a path below ``raw``; "" for files directly in ``raw``."""
     folder = PurePosixPath(relative).parent.as_posix()
     return "" if folder == "." else folder
 
 
-def require_inside_raw(root: Path, path: Path, said: str) -> None:
-    """Raise ``UserError`` for a table, called ``said``, that does not lie below ``root``."""
+def require_inside_raw(root: Path, path: Path, name: str) -> None:
+    """Raise ``UserError`` if ``path`` is not below the raw folder ``root``. ``name`` is its name in the message."""
     if not is_inside(root, path):
-        raise UserError(f"{said} {OUTSIDE_RAW}: copy it there")
+        raise UserError(f"{name} {OUTSIDE_RAW}: copy it there")
 
 
 def non_recording(entry: RawFile) -> Recording:
-    """The row of a file that belongs to no recording, or that may not be opened."""
+    """The rejected entry of a file that is not a recording, or that may not be opened."""
     if entry.problem:
         return Recording(entry.relative, "", entry.path, problem=entry.problem, counted=entry.counted)
     kind = Path(entry.relative).suffix.lower() or "no suffix"
@@ -144,19 +145,19 @@ def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
     ]
 
 
-def find_folder(root: Path, wanted: Callable[[Path], bool], depth: int = 2) -> Path | None:
-    """The first folder for which ``wanted`` holds, ``root`` first, then level by level down to ``depth``, by name."""
+def find_folder(root: Path, matches: Callable[[Path], bool], depth: int = 2) -> Path | None:
+    """The first folder that ``matches``, in a breadth-first search from ``root`` down to ``depth``, or None."""
     level = [root]
     for _ in range(depth + 1):
         for folder in level:
-            if wanted(folder):
+            if matches(folder):
                 return folder
         level = [child for folder in level for child in subfolders(folder)]
     return None
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in ``folder``, by name, without links and hidden ones."""
+    """Subfolders of ``folder``, sorted by name, without links and hidden folders."""
     try:
         children = sorted(folder.iterdir())
     except OSError:
@@ -165,7 +166,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def find_entry(folder: Path, name: str) -> Path | None:
-    """The entry called ``name`` in ``folder``, in any letter case."""
+    """Path of the entry ``name`` of ``folder``, ignoring case; None if there is none."""
     try:
         matches = sorted(path for path in folder.iterdir() if path.name.casefold() == name.casefold())
     except OSError:

@@ -1,4 +1,4 @@
-"""Video files, GIFs and numbered images -> ``Video``, with the header held to the limits before a frame is decoded."""
+"""Decodes video files, GIFs and numbered images to a ``Video``. Headers are checked before frames are decoded."""
 
 import os
 from collections.abc import Sequence
@@ -20,45 +20,44 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4v", ".wmv")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,matroska,webm,asf,flv"
-_GREY = ("gray", "ya", "mono")
+_GRAY_FORMATS = ("gray", "ya", "mono")
 _ORIENTATION = 0x0112
 _GIF_DEFAULT = 0.1
-"""Seconds a GIF's frame lasts where it states none, as browsers have it."""
+"""Duration in seconds of a GIF frame without a stated duration, as in browsers."""
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the packets of a file say before one of them is decoded."""
+    """Properties of a video file that are known without decoding."""
 
     width: int
     height: int
     pixel_format: str
     pts: list[float | None]
-    """Seconds, one per frame, in the order of the file."""
+    """Time stamps in seconds, one per frame, in the order of the file."""
     rate: float | None
 
 
 def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Video:
-    """Decode any common video file: pixels by decord (by PyAV for grey pixel formats and where decord cannot).
+    """Decode a video file with decord, or with PyAV for gray pixel formats and when decord fails.
 
-    Times are the frames' own time stamps; where a container has none, or they do not increase, frame number over the
-    average rate; ``fps`` replaces both. A file that is cut short, or whose decoders disagree about the number of
-    frames, raises ``Rejected`` with both numbers.
+    Times are the time stamps of the file. If these are missing or do not increase, times are frame number / average
+    frame rate. ``fps`` replaces both. Raises ``Rejected`` when the file is truncated or damaged.
     """
     header = _read_header(path, limits)
     frames, pts = None, header.pts
-    if not header.pixel_format.startswith(_GREY):
+    if not header.pixel_format.startswith(_GRAY_FORMATS):
         frames = _decord_frames(path, len(header.pts))
     if frames is None:
         frames, pts = _pyav_frames(path, header, limits)
     if fps is not None:
         return make_video(frames, uniform_times(len(frames), fps), fps)
-    times = _times(pts, header.rate)
-    return make_video(frames, times, _nominal(times, header.rate))
+    times = _frame_times(pts, header.rate)
+    return make_video(frames, times, _frame_rate(times, header.rate))
 
 
-def _open(path: Path, limits: Limits) -> "InputContainer":
-    """Open with PyAV. Only video containers are tried: a play list must not make the reader open other files."""
+def _open_container(path: Path, limits: Limits) -> "InputContainer":
+    """Open a file with PyAV, as a video container only: a playlist could make the reader open other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -70,7 +69,7 @@ def _read_header(path: Path, limits: Limits) -> _Header:
     import av
 
     try:
-        with _open(path, limits) as container:
+        with _open_container(path, limits) as container:
             if not container.streams.video:
                 raise Rejected("unreadable: no video stream")
             stream = container.streams.video[0]
@@ -83,15 +82,15 @@ def _read_header(path: Path, limits: Limits) -> _Header:
             rate = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
             pixel_format = stream.codec_context.pix_fmt or ""
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, UnicodeError) as error:
-        raise Rejected(f"unreadable: {_why(error)}") from error
+        raise Rejected(f"unreadable: {_reason(error)}") from error
     limits.check(len(pts), height, width)
     if announced - len(pts) > (0 if "mp4" in name else 1 + 0.05 * announced):
-        raise Rejected(f"unreadable: cut short, {len(pts)} of {announced} frames are there")
+        raise Rejected(f"unreadable: truncated, {len(pts)} of {announced} frames are there")
     return _Header(width, height, pixel_format, pts, rate)
 
 
 def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[float | None], int]:
-    """Seconds of each packet that will be shown, and how many are decoded only to be dropped (edit lists)."""
+    """Time stamps of the packets that are shown, and the number of packets that an edit list discards."""
     pts: list[float | None] = []
     skipped = 0
     for packet in container.demux(container.streams.video[0]):
@@ -107,8 +106,8 @@ def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[flo
 
 
 def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
-    """All frames (F, H, W, 3) as decord sees them, or None where it fails or counts otherwise."""
-    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # or it prints the path of damaged files
+    """All frames (F, H, W, 3), decoded by decord; None if it fails or finds another number of frames."""
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # otherwise it prints the path of damaged files
     try:
         import decord
     except (ImportError, OSError):  # there is no wheel for this machine
@@ -125,14 +124,14 @@ def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
 
 
 def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None]]:
-    """All frames, grey (F, H, W) or RGB (F, H, W, 3), and their time stamps, as PyAV decodes them."""
+    """All frames, gray (F, H, W) or RGB (F, H, W, 3), and their time stamps, decoded by PyAV."""
     import av
 
-    form = "gray" if header.pixel_format.startswith(_GREY) else "rgb24"
+    form = "gray" if header.pixel_format.startswith(_GRAY_FORMATS) else "rgb24"
     frames: list[np.ndarray] = []
     pts: list[float | None] = []
     try:
-        with _open(path, limits) as container:
+        with _open_container(path, limits) as container:
             for frame in container.decode(video=0):
                 if (frame.width, frame.height) != (header.width, header.height):
                     raise Rejected("unreadable: the frame size changes within the recording")
@@ -140,20 +139,20 @@ def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarra
                 frames.append(frame.to_ndarray(format=form))
                 pts.append(frame.time)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        raise Rejected(f"unreadable: {_why(error)}, after {len(frames)} of {len(header.pts)} frames") from error
+        raise Rejected(f"unreadable: {_reason(error)}, after {len(frames)} of {len(header.pts)} frames") from error
     if len(frames) != len(header.pts):
-        raise Rejected(f"unreadable: {len(frames)} frames decode, {len(header.pts)} are in the file")
+        raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.pts)} are in the file")
     return np.stack(frames), pts
 
 
-def _why(error: Exception) -> str:
-    """A decoder's reason without the path that its message ends with."""
+def _reason(error: Exception) -> str:
+    """The message of a decoder without the path."""
     reason = getattr(error, "strerror", None) or type(error).__name__
     return str(reason).strip().rstrip(".").lower()
 
 
-def _times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
-    """Time stamps from 0 where all are there and increase, else frame number over ``rate``."""
+def _frame_times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
+    """Time stamps from 0 if all exist and increase, else frame number / ``rate``."""
     stamps = sorted(stamp for stamp in pts if stamp is not None)
     if len(stamps) == len(pts) and all(before < after for before, after in pairwise(stamps)):
         return np.asarray(stamps, dtype=np.float64) - stamps[0]
@@ -162,36 +161,36 @@ def _times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
     return uniform_times(len(pts), rate)
 
 
-def _nominal(times: np.ndarray, rate: float | None) -> float:
-    """The stated rate if most time stamps bear it out within 10 %, else the rate that they show."""
-    shown = 1 / float(np.median(np.diff(times)))
-    return check_fps(rate if rate is not None and abs(rate / shown - 1) < 0.1 else shown)
+def _frame_rate(times: np.ndarray, rate: float | None) -> float:
+    """The stated frame rate if it agrees with the median of the time stamps within 10 %, else the rate of these."""
+    measured = 1 / float(np.median(np.diff(times)))
+    return check_fps(rate if rate is not None and abs(rate / measured - 1) < 0.1 else measured)
 
 
 def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
-    """Decode an animated GIF; each frame lasts as long as the file says (0.1 s where it says nothing)."""
+    """Decode an animated GIF with its own frame durations (0.1 s where the file states none)."""
     frames: list[np.ndarray] = []
-    lasts: list[float] = []
+    durations: list[float] = []
     try:
         with _open_image(path) as image:
             count = int(getattr(image, "n_frames", 1))
             limits.check(count, image.height, image.width)
             for index in range(count):
                 image.seek(index)
-                frames.append(_pixels(image.convert("RGB")))
-                lasts.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT)
-    except _image_errors() as error:
+                frames.append(_to_array(image.convert("RGB")))
+                durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT)
+    except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
     if fps is not None:
         return make_video(np.stack(frames), uniform_times(len(frames), fps), fps)
-    times = np.concatenate([[0.0], np.cumsum(lasts)])
+    times = np.concatenate([[0.0], np.cumsum(durations)])
     return make_video(np.stack(frames), times[:-1], len(frames) / float(times[-1]))
 
 
 def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Video:
-    """Images of one size, in the order given, as a recording of ``fps`` frames per second.
+    """Images of one size, in the order of ``paths``, as a recording with ``fps`` frames per second.
 
-    Deeper pixels than 8 bit are scaled over the whole recording, see ``pixels.to_uint8``.
+    Images with more than 8 bits are scaled with one scale for the whole recording, see ``pixels.to_uint8``.
     """
     frames: list[np.ndarray] = []
     try:
@@ -199,11 +198,11 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
             with _open_image(path) as image:
                 limits.check(len(paths), image.height, image.width, 8)
                 if image.format in ("GIF", "PNG", "TIFF") and (pages := int(getattr(image, "n_frames", 1))) > 1:
-                    raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file of {pages} images")
-                frames.append(_pixels(image))
+                    raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file with {pages} images")
+                frames.append(_to_array(image))
             if frames[-1].shape[:2] != frames[0].shape[:2]:
                 raise Rejected(f"image {len(frames)} of {len(paths)} has another size than the first")
-    except _image_errors() as error:
+    except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} in image {len(frames) + 1} of {len(paths)}") from error
     if len({(frame.ndim, frame.dtype) for frame in frames}) > 1:
         frames = [to_uint8(frame[None])[0] for frame in frames]
@@ -217,16 +216,16 @@ def _open_image(path: Path) -> "Image":
     return Image.open(path, formats=("GIF", "PNG", "JPEG", "BMP", "TIFF"))
 
 
-def _pixels(image: "Image") -> np.ndarray:
-    """Grey (H, W) in the depth of the file, or RGB (H, W, 3), turned as an Exif tag says it was taken."""
+def _to_array(image: "Image") -> np.ndarray:
+    """Gray (H, W) with the bit depth of the file, or RGB (H, W, 3); the Exif orientation is applied."""
     from PIL import ImageOps
 
     try:
         turned = image.getexif().get(_ORIENTATION, 1)
-    except _image_errors():  # the tags are damaged, which is not to say that the pixels are
+    except _pillow_errors():  # damaged tags, maybe with intact pixels
         turned = 1
     if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 garbles them
-        raise Rejected("unreadable: the TIFF is stored on its side, save it upright")
+        raise Rejected("unreadable: the TIFF is rotated by 90 degrees, save it upright")
     image = ImageOps.exif_transpose(image) if turned != 1 else image
     if image.mode in ("1", "LA", "La"):
         image = image.convert("L")
@@ -235,8 +234,8 @@ def _pixels(image: "Image") -> np.ndarray:
     return np.asarray(image)
 
 
-def _image_errors() -> tuple[type[BaseException], ...]:
-    """What Pillow raises for damaged files."""
+def _pillow_errors() -> tuple[type[BaseException], ...]:
+    """Exceptions that Pillow raises for damaged files."""
     import struct
     import zlib
 

@@ -1,4 +1,4 @@
-"""The phantom: a parametric beating heart in an apical four-chamber view, echodream's embedded data."""
+"""Source of the phantom: simulated patients with a beating heart in an apical four-chamber view."""
 
 import math
 from collections.abc import Sequence
@@ -15,29 +15,31 @@ from echodream.phantom.scene import Scene, key_moments, sample_patient, sample_s
 
 @dataclass(frozen=True)
 class Phantom:
-    """A study of simulated patients: each has a heart of its own and is recorded once or a few times.
+    """A study of simulated patients, each with an individual heart and one or more recordings.
 
-    Pixels depend on the seed, the class, the patient's number within the class and the recording's number within the
-    patient; adding patients changes none of those that were there. Class ids are fixed by name: 0 ASD, 1 Non-ASD,
+    The pixels are a function of the seed, the class, the number of the patient within the class and the number of the
+    recording within the patient: adding patients does not change the existing ones. Class ids: 0 ASD, 1 Non-ASD,
     2 Non-PAH, 3 PAH.
     """
 
     patients: int = 160
-    """How many, all classes together."""
+    """Number of patients of all classes."""
     seed: int = 0
     size: int = 112
     """Side of the square image in pixels."""
     fps: float = 32.0
     seconds: tuple[float, float] = (2.0, 3.0)
-    """Shortest and longest recording."""
+    """Duration of the shortest and the longest recording, in seconds."""
     per_patient: tuple[int, int] = (1, 3)
-    """Fewest and most recordings of one patient."""
+    """Smallest and largest number of recordings per patient."""
     shares: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    """Relative number of patients in each class, in the order of the class ids."""
+    """Relative numbers of patients per class, in the order of the class ids."""
 
     def __post_init__(self) -> None:
         for name, convert in (("seconds", float), ("per_patient", int), ("shares", float)):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name), convert, 4 if name == "shares" else 2))
+            object.__setattr__(
+                self, name, _parse_numbers(name, getattr(self, name), convert, 4 if name == "shares" else 2)
+            )
         _check(
             "patients", self.patients, isinstance(self.patients, int) and 1 <= self.patients <= 100_000, "1 to 100000"
         )
@@ -53,32 +55,32 @@ class Phantom:
         _check("shares", self.shares, good, "four numbers, none negative and not all 0")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List the study, class by class, with the truth about each recording in its columns; nothing is drawn."""
+        """List all recordings by class, with their ground truth as columns, without rendering them."""
         if raw is not None:
-            raise UserError(f"the phantom reads no files, but raw={raw} was given: use data=cardiacnet for a raw tree")
+            raise UserError(f"the phantom reads no files, but raw={raw} is set: use data=cardiacnet for raw files")
         listed = []
-        for class_id, known in enumerate(_study(self)):
-            for k, (patient, n) in enumerate(known, start=1):
+        for class_id, recordings_of_class in enumerate(_recordings_per_class(self)):
+            for k, (patient, n) in enumerate(recordings_of_class, start=1):
                 scene = self._scene(class_id, patient, n)
                 name, person = f"{CLASSES[class_id]}-{k:03d}", f"{CLASSES[class_id]}-P{patient:03d}"
-                listed.append(Recording(name=name, patient=person, columns=_columns(scene)))
+                listed.append(Recording(name=name, patient=person, columns=_ground_truth_columns(scene)))
         return listed
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Draw one recording, grey."""
+        """Render one recording, gray."""
         scene = self.scene(recording.name)
         limits.check(scene.frames, scene.size, scene.size, channels=1)
         marks = {name: moments.tolist() for name, moments in key_moments(scene).items()}
         return Video(frames=render(scene)[..., None], times=scene.times, fps=self.fps, marks=marks)
 
     def scene(self, name: str) -> Scene:
-        """What is to be drawn for the recording ``name``: where the truth about it comes from."""
+        """Scene of the recording ``name``, which holds its ground truth. Raises ``Rejected`` for an unknown name."""
         class_name, _, number = name.rpartition("-")
         if class_name in CLASSES and number.isdecimal():
             class_id = CLASSES.index(class_name)
-            known = _study(self)[class_id]
-            if 1 <= int(number) <= len(known):
-                return self._scene(class_id, *known[int(number) - 1])
+            recordings_of_class = _recordings_per_class(self)[class_id]
+            if 1 <= int(number) <= len(recordings_of_class):
+                return self._scene(class_id, *recordings_of_class[int(number) - 1])
         raise Rejected("this phantom has no such recording")
 
     def _scene(self, class_id: int, patient: int, number: int) -> Scene:
@@ -86,16 +88,16 @@ class Phantom:
 
 
 @lru_cache(maxsize=8)
-def _study(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """For each class, (patient, recording) numbers from 1 in the order of the recordings' names.
+def _recordings_per_class(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """For each class, (patient, recording) numbers from 1, in the order of the names of the recordings.
 
-    Patients are dealt one by one to the class that lacks most, so that a larger study extends a smaller one.
+    Each patient is assigned to the class that is furthest below its share: a larger study extends a smaller one.
     """
     few, many = phantom.per_patient
     counts, total = [0] * len(CLASSES), sum(phantom.shares)
-    for dealt in range(1, phantom.patients + 1):
-        lack = [share * dealt / total - count for share, count in zip(phantom.shares, counts, strict=True)]
-        counts[lack.index(max(lack))] += 1
+    for assigned in range(1, phantom.patients + 1):
+        deficit = [share * assigned / total - count for share, count in zip(phantom.shares, counts, strict=True)]
+        counts[deficit.index(max(deficit))] += 1
     return tuple(
         tuple(
             (patient, n)
@@ -106,8 +108,8 @@ def _study(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
     )
 
 
-def _columns(scene: Scene) -> dict[str, CellValue]:
-    """The truth about a recording that its listing carries. EF in percent, HeartRate per minute, areas in cm2."""
+def _ground_truth_columns(scene: Scene) -> dict[str, CellValue]:
+    """Ground truth of a recording as columns: EF in percent, HeartRate per minute, areas in cm2."""
     largest, smallest = scene.lv_area
     return {
         "class_id": scene.class_id,
@@ -121,7 +123,7 @@ def _columns(scene: Scene) -> dict[str, CellValue]:
     }
 
 
-def _numbers(name: str, value: Sequence[float], convert: type, count: int) -> tuple[float, ...]:
+def _parse_numbers(name: str, value: Sequence[float], convert: type, count: int) -> tuple[float, ...]:
     try:
         numbers = tuple(convert(v) for v in value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""From decoded arrays to the frames of a ``Video``: uint8, grey where the material is grey, times that increase."""
+"""Converts decoded arrays to a ``Video``: uint8 frames, gray if all channels are equal, and increasing times."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from echodream.errors import Rejected
 from echodream.ingest.source import CellValue, Video
 
 MAX_GAP = 10.0
-"""Seconds: a longer pause between two frames is a damaged time stamp, and would be filled with repeated frames."""
+"""Longest accepted time between two frames in seconds: resampling would fill a longer one with repeated frames."""
 FPS_RANGE = (0.5, 1000.0)
 
 
 def to_uint8(volume: np.ndarray) -> np.ndarray:
-    """The whole recording on one scale of 0..255.
+    """Convert the pixels of a recording to uint8 with one scale for all frames. Raises ``Rejected``.
 
-    uint8 stays as it is; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; anything else is
-    stretched from the recording's minimum to its maximum. Not-a-number and infinity become the minimum.
+    uint8 is unchanged; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; other values are
+    scaled linearly from the minimum to the maximum of the recording. NaN and infinity become the minimum.
     """
     if volume.dtype == np.uint8:
         return volume
@@ -40,7 +40,7 @@ def to_uint8(volume: np.ndarray) -> np.ndarray:
 
 
 def collapse_gray(frames: np.ndarray) -> np.ndarray:
-    """(F, H, W, 3) with three equal channels, or (F, H, W), as (F, H, W, 1); colour stays (F, H, W, 3)."""
+    """Frames as (F, H, W, 1) if they are (F, H, W) or have three equal channels; else (F, H, W, 3), unchanged."""
     if frames.ndim == 3:
         return np.ascontiguousarray(frames[..., None])
     if frames.shape[-1] == 3 and all(
@@ -52,15 +52,15 @@ def collapse_gray(frames: np.ndarray) -> np.ndarray:
 
 
 def check_fps(fps: float) -> float:
-    """``fps`` if it is a frame rate at all. Raises ``Rejected``."""
+    """``fps``, if it is a plausible frame rate. Raises ``Rejected``."""
     low, high = FPS_RANGE
     if not (math.isfinite(fps) and low <= fps <= high):
-        raise Rejected(f"implausible frame rate: {fps:g} frames per second, {low:g} to {high:g} are taken")
+        raise Rejected(f"implausible frame rate: {fps:g} frames per second, {low:g} to {high:g} are accepted")
     return fps
 
 
 def uniform_times(frames: int, fps: float) -> np.ndarray:
-    """Times in seconds of ``frames`` frames taken at an even rate."""
+    """Times in seconds of ``frames`` frames at a constant frame rate: float64, (F,)."""
     return np.arange(frames, dtype=np.float64) / check_fps(fps)
 
 
@@ -71,18 +71,18 @@ def make_video(
     columns: Mapping[str, CellValue] | None = None,
     marks: Mapping[str, Sequence[float]] | None = None,
 ) -> Video:
-    """A ``Video`` of uint8 ``frames`` (F, H, W) or (F, H, W, C) taken at ``times``; both are checked.
+    """A ``Video`` of uint8 ``frames``, (F, H, W) or (F, H, W, C), at ``times`` in seconds, (F,), after checking both.
 
-    Marks beyond the recording's end are left out. Raises ``Rejected``.
+    Marks outside the recording are dropped. Raises ``Rejected``.
     """
     times = np.asarray(times, dtype=np.float64)
     if len(frames) != len(times):
         raise Rejected(f"unreadable: {len(frames)} frames for {len(times)} time stamps")
     gaps = np.diff(times)
     if not (np.isfinite(times).all() and (gaps > 0).all()):
-        raise Rejected("the frames' times do not increase")
+        raise Rejected("the times of the frames do not increase")
     if gaps.size and gaps.max() > MAX_GAP:
-        raise Rejected(f"implausible times: {gaps.max():.6g} s between two frames, at most {MAX_GAP:g} s are taken")
+        raise Rejected(f"implausible times: {gaps.max():.6g} s between two frames, the limit is {MAX_GAP:g} s")
     end = float(times[-1]) + 1 / check_fps(fps)
     kept = {name: tuple(moment for moment in moments if 0 <= moment < end) for name, moments in (marks or {}).items()}
     kept = {name: moments for name, moments in kept.items() if moments}
@@ -90,7 +90,7 @@ def make_video(
 
 
 def marks_in_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
-    """Frame numbers (from 0) as moments in seconds; numbers outside the recording are left out."""
+    """Convert marks from frame numbers (from 0) to seconds; numbers outside the recording are dropped."""
     return {
         name: tuple(float(times[number]) for number in numbers if 0 <= number < len(times))
         for name, numbers in frames.items()

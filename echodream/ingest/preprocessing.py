@@ -1,4 +1,4 @@
-"""From the frames of a raw file to those of a store: checked, resampled by time stamp, cropped, turned, resized."""
+"""Preprocessing of recordings: checks, resampling by time stamps, cropping, rotation, gray conversion, resizing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,31 +12,33 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.source import CellValue, Video
 from echodream.store.schema import FPS_RANGE
 
-_DARK = 12  # grey levels: nothing above it is a black frame; compression noise stays below
-_STILL = 1  # grey levels: two frames that differ by no more anywhere are the same frame
+_BLACK_LEVEL = 12
+"""A frame without a pixel above this gray level is black; compression noise stays below it."""
+_FROZEN_LEVEL = 1
+"""Two frames whose pixels differ by at most this many gray levels are the same frame."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every recording of a study is brought to."""
+    """Settings of the preprocessing of all recordings of a study. Raises ``UserError`` for invalid values."""
 
     fps: float | None = 32.0
-    """Frames per second; None keeps each recording's own. A single frame stays one."""
+    """Frames per second after resampling; None keeps the rate of each recording. Single frames are not resampled."""
     size: tuple[int, int] | int | None = 112
-    """Height and width in pixels, or one number for both; None keeps each recording's own."""
+    """Height and width in pixels, or one number for both; None keeps the size of each recording."""
     crop: str = "none"
-    """``sector`` cuts to the bounding box of what moves (the ultrasound sector), ``none`` keeps the frame."""
+    """"sector" crops to the bounding box of moving pixels (the ultrasound sector), "none" does not crop."""
     fit: str = "stretch"
-    """How another aspect ratio meets ``size``: ``stretch``, ``pad`` (black), or ``centre`` (cut)."""
+    """For another aspect ratio than ``size``: "stretch", "pad" (with black), or "centre" (center crop)."""
     grey: bool = True
     rotate: int = 0
-    """Degrees anticlockwise: 0, 90, 180 or 270."""
+    """Rotation in degrees counter-clockwise: 0, 90, 180 or 270."""
     flip: str = "none"
-    """``horizontal``, ``vertical`` or ``none``; after the rotation."""
+    """"horizontal", "vertical" or "none"; after the rotation."""
     max_black: float = 0.5
-    """Reject when more than this share of the frames is black."""
+    """Largest accepted fraction of black frames."""
     max_frozen: float = 0.9
-    """Reject when more than this share of the frames repeats the one before."""
+    """Largest accepted fraction of frames that repeat the previous one."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -60,72 +62,72 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class PreprocessedVideo:
-    """Frames ready for a store."""
+    """Preprocessed frames of a recording."""
 
     frames: np.ndarray
     """uint8, (F, H, W, C)."""
     fps: float
     marks: dict[str, CellValue]
-    """Frame numbers as text, ``"3 35 67"``, by column name."""
+    """Column (ED, ES) -> frame numbers as text, "3 35 67"."""
 
 
 def check_video(video: Video) -> None:
-    """Raise ``Rejected`` when ``video`` is not what ``Source.read`` promises: a reader's slip costs one recording."""
+    """Raise ``Rejected`` when ``video`` does not meet the contract of ``Source.read``."""
     frames, times = video.frames, np.asarray(video.times)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3):
         raise Rejected(f"unreadable: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
     if times.shape != frames.shape[:1] or not len(times) or times[0] != 0 or not (np.diff(times) > 0).all():
-        raise Rejected("unreadable: the frames' times do not increase from 0, one for each frame")
+        raise Rejected("unreadable: the times of the frames do not increase from 0, one per frame")
     if not FPS_RANGE[0] <= video.fps <= FPS_RANGE[1]:
         raise Rejected(f"implausible frame rate: {video.fps:g} frames per second")
 
 
 def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
-    """Bring ``video`` to ``settings``. Raises ``Rejected`` for black or frozen material, and when the result of
-    resampling would be larger than ``max_bytes``."""
+    """Preprocess ``video``. Raises ``Rejected`` if it is mostly black or frozen, or larger than ``max_bytes`` after
+    resampling."""
     check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
     height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
     resampled = bool(settings.fps) and len(video.frames) > 1
     count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
     if count * height * width * (1 if settings.grey else 3) > max_bytes:
-        raise Rejected(f"too large: {count:.0f} frames after resampling, at most {max_bytes} bytes are taken")
+        raise Rejected(f"too large: {count:.0f} frames after resampling, the limit is {max_bytes} bytes")
     index = resample_indices(video.times, video.fps, fps) if resampled else np.arange(len(video.frames))
-    used, back = np.unique(index, return_inverse=True)
-    frames = video.frames[used]
+    source_frames, inverse = np.unique(index, return_inverse=True)
+    frames = video.frames[source_frames]
     if settings.crop == "sector":
         top, bottom, left, right = motion_bounding_box(video.frames)
         frames = frames[:, top:bottom, left:right]
     frames = np.rot90(frames, settings.rotate // 90, axes=(1, 2))
     if settings.flip != "none":
         frames = np.flip(frames, axis=2 if settings.flip == "horizontal" else 1)
-    frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[back]
+    frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[inverse]
     marks: dict[str, CellValue] = {}
     for name, moments in video.marks.items():
         if resampled:
-            last = len(frames) - 1  # a mark on the last raw frame may lie beyond the last output frame's start
-            found = {min(round(moment * fps), last) for moment in moments}
+            last = len(frames) - 1  # a mark on the last raw frame may be later than the last output frame
+            marked = {min(round(moment * fps), last) for moment in moments}
         else:
-            found = {int(np.abs(video.times - moment).argmin()) for moment in moments}
-        marks[name] = " ".join(str(frame) for frame in sorted(found) if 0 <= frame < len(frames))
+            marked = {int(np.abs(video.times - moment).argmin()) for moment in moments}
+        marks[name] = " ".join(str(frame) for frame in sorted(marked) if 0 <= frame < len(frames))
     return PreprocessedVideo(np.ascontiguousarray(frames), fps, marks)
 
 
 def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
-    """Raise ``Rejected`` when ``frames``, (F, H, W, C), are mostly black or mostly one still picture."""
-    black = np.mean([frame.max() <= _DARK for frame in frames])
+    """Raise ``Rejected`` when too many of ``frames``, (F, H, W, C), are black or repeat the previous frame."""
+    black = np.mean([frame.max() <= _BLACK_LEVEL for frame in frames])
     if black > settings.max_black:
-        raise Rejected(f"black: {black:.0%} of the frames, at most {settings.max_black:.0%} are taken")
-    still = [int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _STILL for a, b in pairwise(frames)]
-    frozen = np.mean(still or [False])
+        raise Rejected(f"black: {black:.0%} of the frames, the limit is {settings.max_black:.0%}")
+    repeats = [int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _FROZEN_LEVEL for a, b in pairwise(frames)]
+    frozen = np.mean(repeats or [False])
     if frozen > settings.max_frozen:
         raise Rejected(
-            f"frozen: {frozen:.0%} of the frames repeat the one before, at most {settings.max_frozen:.0%} may"
+            f"frozen: {frozen:.0%} of the frames repeat the previous one, the limit is {settings.max_frozen:.0%}"
         )
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """For each output frame at k / ``fps``, the source frame nearest in time (the earlier one of two equally near).
+    """Index of the source frame nearest in time to each output frame at k / ``fps``; of two equally near the earlier.
 
     ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration is kept to
     within half an output frame. Returns int, (F_out,).
@@ -139,9 +141,9 @@ def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.nda
 
 
 def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of what changes over ``frames``, (F, H, W, C): text and rulers stand still.
+    """Top, bottom, left and right of the pixels that change over ``frames``, (F, H, W, C), without static text.
 
-    Rows and columns count when at least 2 % of their pixels move, so that a blinking marker does not widen the box.
+    A row or column counts if at least 2 % of its pixels change, so that a blinking marker does not widen the box.
     """
     moves = (frames.max(axis=0).astype(int) - frames.min(axis=0)).max(axis=-1) > 16
     rows, columns = (np.flatnonzero(moves.mean(axis=axis) >= 0.02) for axis in (1, 0))
@@ -151,7 +153,7 @@ def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
-    """Luma of RGB (ITU-R BT.601, rounded), or grey repeated to RGB: uint8 (F, H, W, 1 or 3)."""
+    """Convert RGB to luma (ITU-R BT.601, rounded) if ``grey``, else gray to RGB: uint8, (F, H, W, 1 or 3)."""
     if grey and frames.shape[-1] == 3:
         return np.stack([np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8) for frame in frames])[
             ..., None
@@ -160,7 +162,7 @@ def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
 
 
 def resize(frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = "stretch") -> np.ndarray:
-    """Resize uint8 (F, H, W, C) to ``size`` = (height, width) with an antialiased bicubic filter."""
+    """Resize uint8 frames, (F, H, W, C), to ``size`` = (height, width) with an antialiased bicubic filter."""
     from PIL import Image
 
     if size is None or tuple(frames.shape[1:3]) == size:

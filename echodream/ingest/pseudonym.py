@@ -1,4 +1,4 @@
-"""Keyed pseudonyms: the same for the same key, and not to be computed without it."""
+"""Keyed pseudonyms: reproducible with the key, and not computable without it."""
 
 import hashlib
 import hmac
@@ -8,34 +8,34 @@ from pathlib import Path
 
 from echodream.errors import UserError
 
-_SHORTEST_KEY = 16
-_NEW_KEY = 32
+_MIN_KEY_BYTES = 16
+_NEW_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """HMAC-SHA256 of an identifier, its first 16 hexadecimal digits, with a letter in front for what it names."""
+    """The first 16 hexadecimal digits of the HMAC-SHA256 of an identifier, after a letter for its kind (p, s, r)."""
 
     key: bytes
 
     def __post_init__(self) -> None:
-        if len(self.key) < _SHORTEST_KEY:
-            raise UserError(f"the key has {len(self.key)} bytes, at least {_SHORTEST_KEY} are needed")
+        if len(self.key) < _MIN_KEY_BYTES:
+            raise UserError(f"the key has {len(self.key)} bytes, at least {_MIN_KEY_BYTES} are needed")
 
     def __repr__(self) -> str:
         return "Pseudonyms(key=...)"
 
     @classmethod
     def from_file(cls, path: Path) -> "Pseudonyms":
-        """Read the key, or make one that only its owner can read. Raises ``UserError``."""
+        """Read the key, or create a key file that only its owner can read. Raises ``UserError``."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _create(path)
+            _create_key(path)
             key = path.read_bytes()
         except OSError as error:
-            raise UserError(f"key_file={path} cannot be read or made: {error.strerror}") from error
-        if len(key) < _SHORTEST_KEY:
-            raise UserError(f"key_file={path} holds {len(key)} bytes, at least {_SHORTEST_KEY} are needed")
+            raise UserError(f"key_file={path} cannot be read or created: {error.strerror}") from error
+        if len(key) < _MIN_KEY_BYTES:
+            raise UserError(f"key_file={path} holds {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
         return cls(key)
 
     def patient(self, identifier: str) -> str:
@@ -43,7 +43,7 @@ class Pseudonyms:
         return "p" + self._digits("patient", identifier)
 
     def study(self, identifier: str) -> str:
-        """The pseudonym of a study: one visit of a patient."""
+        """The pseudonym of a study, which is one visit of a patient."""
         return "s" + self._digits("study", identifier)
 
     def recording(self, identifier: str) -> str:
@@ -55,17 +55,17 @@ class Pseudonyms:
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:16]
 
 
-def _create(path: Path) -> None:
-    """Make ``path`` with a random key unless it exists; whole or not at all, also when two commands do so at once."""
+def _create_key(path: Path) -> None:
+    """Create ``path`` with a random key unless it exists; atomically, also if two commands do so at the same time."""
     if path.exists():
         return
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(_NEW_KEY))
+        file.write(os.urandom(_NEW_KEY_BYTES))
     try:
-        os.link(fresh, path)
+        os.link(temporary, path)
     except FileExistsError:
         pass
     finally:
-        fresh.unlink()
+        temporary.unlink()

@@ -1,4 +1,4 @@
-"""The ultrasound sector: what moves is tissue, what stands still outside it is text, rulers and logos."""
+"""Detection of the ultrasound sector: moving pixels are tissue; static pixels outside it are text, rulers and logos."""
 
 from collections.abc import Sequence
 
@@ -9,54 +9,54 @@ from echodream.errors import Rejected
 Box = tuple[int, int, int, int]
 """First column, first row, last column, last row."""
 
-_STILL = 3
-"""Grey levels that a pixel may change by over a recording and still count as standing still."""
-_MOST_NOISE = 8
-_BRIGHT = 32
-"""Grey levels from which something that stands still may be an overlay."""
-_SMALLEST = 0.02
-"""The least share of the image that a sector takes."""
+_STATIC_CHANGE = 3
+"""Largest change of a static pixel over a recording, in gray levels above the noise."""
+_MAX_NOISE = 8
+_OVERLAY_LEVEL = 32
+"""Smallest gray level of an overlay."""
+_MIN_AREA = 0.02
+"""Smallest fraction of the image that is accepted as a sector."""
 
 
 def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
-    """Where the sector is, as bool (H, W), for frames (F, H, W) or (F, H, W, C).
+    """Mask of the sector, bool (H, W), of frames (F, H, W) or (F, H, W, C).
 
-    The largest connected area that changes over time, without bridges thinner than about 3 % of the image (an ECG
-    line, a block of JPEG around a ruler's tick), and its convex hull; ``boxes`` (the 2-D regions that a header
-    declares) bound it where there are any. Still, bright pixels between the area and its hull are overlays, and left
-    out. What is drawn on the moving tissue itself stays. Raises ``Rejected`` when nothing of a sector's size moves.
+    The mask is the convex hull of the largest connected area that changes over time, without bridges thinner than about
+    3 % of the image (an ECG line, JPEG blocks around a ruler), inside ``boxes``, the 2-D regions of the header, if any.
+    Static bright pixels between the area and its hull are overlays and are excluded; overlays on moving tissue are not
+    detected. Raises ``Rejected`` when no moving area is large enough.
     """
     from scipy import ndimage
 
     grey = frames if frames.ndim == 3 else frames.max(axis=-1)
     change = grey.max(axis=0).astype(np.int16) - grey.min(axis=0)
-    allowed = _allowed(change.shape, boxes)
-    noise = min(float(np.percentile(change, 10)), _MOST_NOISE)
+    allowed = _region_mask(change.shape, boxes)
+    noise = min(float(np.percentile(change, 10)), _MAX_NOISE)
     radius = max(2, round(min(change.shape) / 60))
-    moving = _padded((change > _STILL + noise) & allowed, radius)
-    moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disc(radius // 2)))
-    moving = ndimage.binary_opening(moving, _disc(radius))[radius:-radius, radius:-radius]
+    moving = _pad_edges((change > _STATIC_CHANGE + noise) & allowed, radius)
+    moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk(radius // 2)))
+    moving = ndimage.binary_opening(moving, _disk(radius))[radius:-radius, radius:-radius]
     labels, count = ndimage.label(moving)
     if not count:
         raise Rejected("no sector found: nothing moves")
     sizes = np.bincount(labels.ravel())[1:]
     area = ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
-    if area.mean() < _SMALLEST:
-        raise Rejected(f"no sector found: what moves takes {area.mean():.1%} of the image, {_SMALLEST:.0%} are needed")
-    overlay = (change <= _STILL + noise) & (grey.max(axis=0) >= _BRIGHT) & ~area
-    overlay = ndimage.binary_dilation(overlay, _disc(radius // 2)) & ~area
-    return np.asarray(_hull(area) & allowed & ~overlay)
+    if area.mean() < _MIN_AREA:
+        raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
+    overlay = (change <= _STATIC_CHANGE + noise) & (grey.max(axis=0) >= _OVERLAY_LEVEL) & ~area
+    overlay = ndimage.binary_dilation(overlay, _disk(radius // 2)) & ~area
+    return np.asarray(_convex_hull(area) & allowed & ~overlay)
 
 
 def mask_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """``frames`` (F, H, W[, C]) with every pixel outside ``mask`` (H, W) set to 0."""
+    """Set the pixels of ``frames``, (F, H, W[, C]), outside ``mask``, (H, W), to 0."""
     return np.where(mask if frames.ndim == 3 else mask[..., None], frames, np.zeros((), frames.dtype))
 
 
-def _allowed(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
-    """The union of the boxes that fit into the image. Others were meant for a picture of another size.
+def _region_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
+    """Mask of the union of ``boxes``; the whole image if a box does not fit into it or there is none.
 
-    A box may end at the border itself: some files count its last pixel from 1.
+    A box may end one pixel outside the image, because some files count pixels from 1.
     """
     height, width = shape
     allowed = np.zeros(shape, dtype=bool)
@@ -68,17 +68,17 @@ def _allowed(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
     return allowed
 
 
-def _padded(mask: np.ndarray, width: int) -> np.ndarray:
-    """With its edges repeated outwards, so that closing and opening leave an area at the image's edge whole."""
+def _pad_edges(mask: np.ndarray, width: int) -> np.ndarray:
+    """``mask`` with its edges repeated outwards, so that closing and opening keep areas at the edge of the image."""
     return np.pad(mask, width, mode="edge")
 
 
-def _disc(radius: int) -> np.ndarray:
+def _disk(radius: int) -> np.ndarray:
     rows, columns = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return np.asarray(rows**2 + columns**2 <= radius**2 + radius)
 
 
-def _hull(area: np.ndarray) -> np.ndarray:
+def _convex_hull(area: np.ndarray) -> np.ndarray:
     """The convex hull of a mask, as a mask."""
     from scipy.spatial import ConvexHull
 

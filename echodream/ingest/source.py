@@ -1,4 +1,4 @@
-"""What a source of recordings is: it lists them cheaply, and reads one at a time."""
+"""Interface of a source of recordings: it lists the recordings of a study and decodes them one by one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,12 @@ from echodream import validation
 from echodream.errors import Rejected, UserError
 
 CellValue = str | int | float
+"""Value of a study column."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that a header is held to before a single frame is decoded, so that memory stays bounded."""
+    """Limits of a recording, checked in its header before frames are decoded. Raises ``UserError``."""
 
     min_frames: int = 2
     max_frames: int = 20_000
@@ -30,69 +31,69 @@ class Limits:
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if least > most:
                 raise UserError(
-                    f"data.limits.min_{name} is {least}, more than data.limits.max_{name}, {most}: exchange them"
+                    f"data.limits.min_{name} is {least}, more than data.limits.max_{name}={most}: lower the minimum"
                 )
 
     def check(self, frames: int, height: int, width: int, channels: int = 3) -> None:
-        """Raise ``Rejected`` when a recording of ``frames`` x ``height`` x ``width`` is out of bounds."""
+        """Raise ``Rejected`` when a recording of ``frames`` x ``height`` x ``width`` exceeds the limits."""
         if frames < self.min_frames:
             raise Rejected(f"too short: {frames} frames, at least {self.min_frames} are needed")
         if frames > self.max_frames:
-            raise Rejected(f"too long: {frames} frames, at most {self.max_frames} are taken")
+            raise Rejected(f"too long: {frames} frames, the limit is {self.max_frames}")
         if min(height, width) < self.min_side:
             raise Rejected(f"too small: {width}x{height}, each side needs at least {self.min_side} pixels")
         if max(height, width) > self.max_side:
             raise Rejected(f"too large: {width}x{height}, each side may have at most {self.max_side} pixels")
         if (size := frames * height * width * channels) > self.max_bytes:
-            raise Rejected(f"too large: {size} bytes when decoded, at most {self.max_bytes} are taken")
+            raise Rejected(f"too large: {size} bytes when decoded, the limit is {self.max_bytes}")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording as the listing of a raw study shows it, before any pixel is read."""
+    """One recording in the listing of a raw study, before its pixels are read."""
 
     name: str
-    """FileName in the store (``store.schema.is_valid_name``). Never a patient's name or an institution's number."""
+    """FileName in the store (``store.schema.is_valid_name``). Never the name or hospital number of a patient."""
     patient: str
-    """PatientID in the store: the unit of splits and of privacy."""
+    """PatientID in the store, the unit of splits and of privacy."""
     path: Path | None = None
-    """The raw file; None where the source needs none (the phantom)."""
+    """The raw file; None for a source without files (the phantom)."""
     split: str | None = None
-    """TRAIN, VAL or TEST where the study gives one; None to have it drawn."""
+    """TRAIN, VAL or TEST, if the study defines splits; None for a random split."""
     columns: Mapping[str, CellValue] = field(default_factory=dict)
     """Study columns: class_id, class_name, EF, View, ..."""
     problem: str | None = None
-    """Why the recording cannot be read, where the listing alone shows it: becomes its row in ``rejected.csv``."""
+    """Reason for rejection that is known from the listing; it is written to ``rejected.csv``."""
     counted: bool = True
-    """False for a file that is no recording (a read-me): in ``rejected.csv``, not held against ``max_rejected``."""
+    """False for a file that is not a recording (a README): it does not count for ``max_rejected``."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """The decoded frames of one recording, as the raw file has them."""
+    """The decoded frames of one recording, before preprocessing."""
 
     frames: np.ndarray
     """uint8, (F, H, W, C) with C 1 (grey) or 3 (RGB)."""
     times: np.ndarray
-    """float64, (F,): when each frame was taken, in seconds, from 0, strictly increasing."""
+    """float64, (F,): time of each frame in seconds, from 0, strictly increasing."""
     fps: float
-    """Nominal frames per second of the raw file (the last frame lasts 1 / fps)."""
+    """Nominal frame rate of the raw file; the last frame lasts 1 / fps seconds."""
     columns: Mapping[str, CellValue] = field(default_factory=dict)
-    """Columns that only reading shows."""
+    """Columns that are known only after decoding."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Moments in seconds, by column name (ED, ES): stored as frame numbers after resampling."""
+    """Column (ED, ES) -> times in seconds; stored as frame numbers after resampling."""
 
 
 class Source(Protocol):
-    """A raw study layout. Implementations are frozen dataclasses, so that they can be sent to worker processes."""
+    """The layout of a raw study. Implementations are frozen dataclasses, so that worker processes can receive them."""
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List every recording below ``raw`` in a fixed order, each file accounted for, without decoding pixels.
+        """List all recordings below ``raw`` in a fixed order without decoding pixels; every file is in the list.
 
-        Raises ``UserError`` when ``raw`` is not such a study at all (missing folder, missing csv, missing column).
+        Raises ``UserError`` when ``raw`` is not such a study (missing folder, csv or column).
         """
         ...
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one recording. Raises ``Rejected`` with the reason when it cannot be used."""
+        """Decode one recording. Raises ``Rejected`` with the reason if it cannot be used."""
         ...

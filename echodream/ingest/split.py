@@ -1,4 +1,4 @@
-"""Drawing TRAIN, VAL and TEST by patient, stratified by class, from a seed."""
+"""Random splits into TRAIN, VAL and TEST, by patient and stratified by class."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from echodream.store.schema import SPLITS
 
 @dataclass(frozen=True)
 class SplitRatios:
-    """Shares of the patients in each split."""
+    """Fractions of the patients in each split, and the random seed. Raises ``UserError``."""
 
     train: float = 0.7
     val: float = 0.15
@@ -31,53 +31,53 @@ class SplitRatios:
 
 
 class PatientSplitCheck:
-    """Notices a patient to whom the csv called ``table`` gives two splits; names its lines, and no patient."""
+    """Checks that no patient of the csv ``table`` has two splits. Its message names lines, but no patient."""
 
     def __init__(self, table: str) -> None:
         self.table = table
         self._seen: dict[str, tuple[str, int]] = {}
 
     def add(self, recording: Recording, line: int) -> None:
-        """The recording of a ``line``, counted from 1, the header. Raises ``UserError``."""
+        """Check the recording of a ``line`` of the csv, counted from 1 (the header). Raises ``UserError``."""
         if recording.split is None or recording.problem is not None:
             return
         split, first = self._seen.setdefault(recording.patient, (recording.split, line))
         if split != recording.split:
             raise UserError(
                 f"{self.table}, lines {first} and {line}: one patient is in two splits, {split} and "
-                f"{recording.split}: give the patient's rows one split"
+                f"{recording.split}: use one split for all rows of a patient"
             )
 
 
 def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str = "class_name") -> dict[str, str]:
-    """Give every patient a split: the study's own where it states one, else one drawn within the patient's class.
+    """Patient -> split: that of the study if it defines one, else a random split stratified by the column ``by``.
 
-    Largest remainders, so that the sizes are within one patient of the ratios in every class, and within one per class
-    overall; the remainders of small classes are dealt so that the whole comes out near the ratios too.
+    The sizes are rounded by largest remainders: in every class they differ from the ratios by less than one patient,
+    and the remainders are carried over between classes, so that the totals are near the ratios too.
 
-    Raises ``UserError`` when a study puts one patient in two splits.
+    Raises ``UserError`` when the study has one patient in two splits.
     """
-    given: dict[str, str] = {}
-    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    splits: dict[str, str] = {}
+    classes: dict[str, Counter[str]] = defaultdict(Counter)
     for recording in recordings:
-        kinds[recording.patient][str(recording.columns.get(by, ""))] += 1
-        if recording.split is not None and given.setdefault(recording.patient, recording.split) != recording.split:
+        classes[recording.patient][str(recording.columns.get(by, ""))] += 1
+        if recording.split is not None and splits.setdefault(recording.patient, recording.split) != recording.split:
             raise UserError(
-                f"patient {recording.patient!r} is in two splits, {given[recording.patient]} and {recording.split}: "
-                "give the patient's recordings one split in the raw study's csv"
+                f"patient {recording.patient!r} is in two splits, {splits[recording.patient]} and {recording.split}: "
+                "use one split for all recordings of a patient in the csv of the study"
             )
     strata: dict[str, list[str]] = defaultdict(list)
-    for patient in sorted(kinds.keys() - given.keys()):
-        strata[min(kinds[patient].items(), key=lambda item: (-item[1], item[0]))[0]].append(patient)
+    for patient in sorted(classes.keys() - splits.keys()):
+        strata[min(classes[patient].items(), key=lambda item: (-item[1], item[0]))[0]].append(patient)
     rng = np.random.default_rng(ratios.seed)
     shares = np.array([ratios.train, ratios.val, ratios.test])
-    owed = np.zeros(3)  # what rounding has kept from each split so far
-    for kind in sorted(strata):
-        patients = [strata[kind][index] for index in rng.permutation(len(strata[kind]))]
+    owed = np.zeros(3)  # rounding error of each split so far
+    for class_name in sorted(strata):
+        patients = [strata[class_name][index] for index in rng.permutation(len(strata[class_name]))]
         exact = shares * len(patients)
         sizes = np.floor(exact).astype(int)
         for split in np.argsort(-(exact - sizes + owed), kind="stable")[: len(patients) - sizes.sum()]:
             sizes[split] += 1
         owed += exact - sizes
-        given.update(zip(patients, np.repeat(SPLITS, sizes).tolist(), strict=True))
-    return given
+        splits.update(zip(patients, np.repeat(SPLITS, sizes).tolist(), strict=True))
+    return splits

@@ -1,4 +1,4 @@
-"""Any folder of video files, GIFs and image sequences, with an optional csv that says what each of them is."""
+"""A folder of video files, GIFs and image sequences, with an optional csv."""
 
 import re
 from collections.abc import Iterable
@@ -18,19 +18,18 @@ _NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)")
 
 @dataclass(frozen=True)
 class Videos(FolderSource):
-    """Every mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif below ``raw``, and every folder of numbered images.
+    """All mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif files below ``raw``, and folders of numbered images.
 
-    Two or more png, jpg, bmp or tif images in a folder that differ in their number alone are one recording, in the
-    order of the numbers. FileName is the file's name without its suffix (the folder's for images), or the whole path
-    below ``raw`` where two share it. With a csv, each row and each file has to find the other; its FPS replaces the
-    file's own time stamps.
+    Two or more png, jpg, bmp or tif images of a folder whose names differ only in a number are one recording, in the
+    order of these numbers; its FileName is that of the folder. FileName, csv and patients: see ``FolderSource``. A
+    column FPS in the csv replaces the time stamps of a file.
     """
 
     image_fps: float = 30.0
     """Frames per second of image sequences."""
 
     kind: ClassVar[str] = "videos"
-    wanted: ClassVar[str] = "video file, GIF or numbered images"
+    expected_files: ClassVar[str] = "video file, GIF or numbered images"
     special: ClassVar[tuple[str, ...]] = (*FolderSource.special, "FPS")
 
     def __post_init__(self) -> None:
@@ -45,16 +44,16 @@ class Videos(FolderSource):
         if suffix == ".gif":
             return read_gif(recording.path, limits, fps)
         if suffix in IMAGE_SUFFIXES:
-            return read_image_sequence(_series(recording.path), limits, fps or self.image_fps)
+            return read_image_sequence(_series_files(recording.path), limits, fps or self.image_fps)
         return read_video_file(recording.path, limits, fps)
 
     def sizes(self, entry: RawFile) -> tuple[int, ...]:
-        """Bytes of each image of a series."""
+        """Sizes in bytes of the images of a series."""
         series = entry.path.suffix.lower() in IMAGE_SUFFIXES
-        return tuple(path.stat().st_size for path in _series(entry.path)) if series else ()
+        return tuple(path.stat().st_size for path in _series_files(entry.path)) if series else ()
 
     def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Key -> recording (an image sequence by its first image), and the files that are none."""
+        """Key -> file of a recording (the first image of a sequence), and the files that are not recordings."""
         found: dict[str, RawFile] = {}
         others: list[RawFile] = []
         series: dict[tuple[str, str, str], list[RawFile]] = {}
@@ -77,19 +76,19 @@ class Videos(FolderSource):
             key = folder or f"./{root.resolve().name}"
             if folders.count(folder) > 1:
                 key = f"{key}/{prefix}{suffix}"
-            found[key] = replace(images[0], path=_series(images[0].path)[0])
+            found[key] = replace(images[0], path=_series_files(images[0].path)[0])
         return found, others
 
 
-def _series(first: Path) -> list[Path]:
-    """The images beside ``first`` that differ from it in the number alone, in the order of the numbers."""
-    wanted = _NUMBERED.fullmatch(first.stem)
-    assert wanted is not None
+def _series_files(first: Path) -> list[Path]:
+    """The images in the folder of ``first`` whose names differ from it only in the number, in order of the numbers."""
+    first_match = _NUMBERED.fullmatch(first.stem)
+    assert first_match is not None
     numbered: list[tuple[int, str, Path]] = []
     try:
         for path in first.parent.iterdir():
             match = _NUMBERED.fullmatch(path.stem)
-            same = match and match["series"] == wanted["series"] and path.suffix.lower() == first.suffix.lower()
+            same = match and match["series"] == first_match["series"] and path.suffix.lower() == first.suffix.lower()
             if match and same and not path.is_symlink() and path.is_file():
                 numbered.append((int(match["number"]), path.name, path))
     except OSError as error:

@@ -82,7 +82,7 @@ def test_a_cut_image_is_rejected_with_its_reason(tree: Path) -> None:
     recording = _by_name(tree)["PAH-001"]
     assert recording.path is not None
     cut(recording.path, 0.5)
-    with pytest.raises(Rejected, match="cut short"):
+    with pytest.raises(Rejected, match="truncated"):
         CardiacNet().read(recording, Limits())
 
 
@@ -149,7 +149,7 @@ def test_what_is_refused(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.csv"):
         CardiacNet(table="gone.csv").recordings(tree)
     write_csv(tree / "recordings.csv", [{"FileName": "ASD-001", "PatientID": "A"}])
-    with pytest.raises(UserError, match=rf"is a part of .*give raw={tree}$"):
+    with pytest.raises(UserError, match=rf"is a part of .*use raw={tree}$"):
         CardiacNet().recordings(next(tree.glob("*ASD*")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="CardiacNet-ASD"):

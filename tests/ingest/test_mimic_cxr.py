@@ -185,7 +185,7 @@ def test_a_file_in_the_folder_of_another_patient_is_refused(source: MimicCxr, ra
 
 def test_views_that_were_not_asked_for_are_not_lost(source: MimicCxr, raw: Path) -> None:
     listed = by_image(replace(source, views=("PA", "AP")), raw)
-    assert [recording.problem for recording in listed] == [None, "not asked for: view LATERAL", None, None, None]
+    assert [recording.problem for recording in listed] == [None, "not selected: view LATERAL", None, None, None]
     assert not listed[1].counted
     tables(raw, metadata=[{"dicom_id": "x", "study_id": "y"}])
     with pytest.raises(UserError, match=r"data.source.views needs a table with ViewPosition"):
@@ -205,7 +205,7 @@ def split_rows(**changes: str) -> list[dict[str, str]]:
     [
         ({"split": "test"}, r"split.csv.gz, lines 2 and 4: one patient is in two splits, TRAIN and TEST"),
         ({"split": "dev"}, r"split.csv.gz, line 4, has the split 'dev'"),
-        ({"dicom_id": IMAGES[4][0]}, r"split.csv.gz, lines 4 and 6, have one dicom_id and contradict each other"),
+        ({"dicom_id": IMAGES[4][0]}, r"split.csv.gz, lines 4 and 6, have the same dicom_id but different"),
     ],
 )
 def test_a_split_table_that_cannot_be(source: MimicCxr, raw: Path, changes: dict[str, str], message: str) -> None:
@@ -252,7 +252,7 @@ def test_links_that_leave_are_not_opened(source: MimicCxr, raw: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ("Oedema",)}, "data.source.labels names Oedema, a column of no table: .*chexpert.csv.gz has"),
+        ({"labels": ("Oedema",)}, "data.source.labels has Oedema, but no table has this column: .*chexpert.csv.gz has"),
         ({"csv": ("mimic-cxr-2.0.0-metadata.csv.gz",)}, "no table has dicom_id, subject_id, study_id and split"),
         ({"csv": ("gone.csv",)}, "gone.csv cannot be read"),
     ],
@@ -266,10 +266,10 @@ def test_tables_that_do_not_have_what_is_asked(
 
 def test_a_label_that_is_none_and_a_damaged_table(source: MimicCxr, raw: Path) -> None:
     tables(raw, chexpert=[{"study_id": "50414267", **dict.fromkeys(LABELS, ""), "Edema": "maybe"}])
-    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, Edema, has the label 'maybe': 1, 0, -1"):
+    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, Edema, has the label 'maybe': use 1, 0, -1"):
         source.recordings(raw)
     cut(raw / "mimic-cxr-2.0.0-chexpert.csv.gz", 0.6)
-    with pytest.raises(UserError, match=r"chexpert.csv.gz cannot be read: it is not whole gzip"):
+    with pytest.raises(UserError, match=r"chexpert.csv.gz cannot be read: the gzip file is incomplete"):
         source.recordings(raw)
     for path in raw.glob("*.gz"):
         path.unlink()

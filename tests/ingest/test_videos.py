@@ -95,7 +95,7 @@ def test_rows_and_files_that_do_not_pair(tmp_path: Path) -> None:
     found = _by_name(Videos(csv="l.csv", columns=COLUMNS), root)
     problems = {name: recording.problem for name, recording in found.items() if recording.counted}
     assert problems.pop("a") is None
-    assert problems.pop("a.mp4-line-3") == "a second row for the same file: the first is taken"
+    assert problems.pop("a.mp4-line-3") == "a second row for the same file: the first is used"
     assert problems.pop("b") == "two rows of l.csv contradict each other"
     assert "contradict" in (problems.pop("b.mp4-line-5") or "")
     assert problems.pop("gone.mp4") == "no such file in the raw folder"
