@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from measuring import watched
+from measuring import run_with_peak_memory
 from torch import Tensor
 
 from echodream.privacy.nearest_neighbors import BLOCK, nearest_patients
@@ -63,7 +63,7 @@ def above(run: Callable[[], Any], device: str) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e9
-    return watched(run)[1]
+    return run_with_peak_memory(run)[1]
 
 
 def turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Key frames found in the pixels against the phantom's truth: other frame rates, sizes, gains, noise and heart rates.
+"""Key frames of phantoms compared with the truth, at various frame rates, sizes, gains, noise and heart rates.
 
 python benchmarks/keyframes.py [--n 20] [--seed 2000] [--only fast slow]
 """
@@ -16,7 +16,7 @@ from echodream.phantom.scene import Scene, key_moments, sample_scene
 
 @dataclass(frozen=True)
 class Condition:
-    """How phantoms differ from those of the study; ``share`` of ``--n`` are drawn."""
+    """Settings of phantoms; gain and noise in dB are added to those of the study. ``share`` of ``--n`` are rendered."""
 
     fps: float = 32.0
     size: int = 64
@@ -43,43 +43,45 @@ CONDITIONS = {
 }
 
 
-def scenes(asked: Condition, count: int, seed: int) -> list[Scene]:
-    """As many recordings, of all classes in turn."""
-    rng, drawn = np.random.default_rng(seed), []
+def sample_scenes(condition: Condition, count: int, seed: int) -> list[Scene]:
+    """``count`` random scenes that cycle through the classes."""
+    rng, scenes = np.random.default_rng(seed), []
     for k in range(count):
-        scene = sample_scene((seed, k % 4, k // 4 + 1, 1), asked.size, asked.fps, asked.seconds)
-        if asked.heart_rate is not None:
-            rate = float(rng.uniform(*asked.heart_rate))
+        scene = sample_scene((seed, k % 4, k // 4 + 1, 1), condition.size, condition.fps, condition.seconds)
+        if condition.heart_rate is not None:
+            rate = float(rng.uniform(*condition.heart_rate))
             scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
-        more = {"gain": scene.settings.gain + asked.gain, "noise": scene.settings.noise + asked.noise}
-        drawn.append(replace(scene, settings=replace(scene.settings, **more)))
-    return drawn
+        settings = {"gain": scene.settings.gain + condition.gain, "noise": scene.settings.noise + condition.noise}
+        scenes.append(replace(scene, settings=replace(scene.settings, **settings)))
+    return scenes
 
 
 def main() -> None:
-    """Render each condition, find the key frames, count what matches within one frame."""
+    """Render each condition, detect key frames, and count matches within one frame."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--only", nargs="*", default=None, help="words of the conditions that are run")
+    parser.add_argument("--only", nargs="*", default=None, help="words in the names of the conditions to run")
     arguments = parser.parse_args()
-    print(f"{'':<22}{'recordings':>11}{'kind':>6}{'marks':>7}{'found':>7}{'missed':>8}{'invented':>10}{'s each':>8}")
-    for number, (name, asked) in enumerate(CONDITIONS.items()):
+    print(f"{'':<22}{'recordings':>11}{'kind':>6}{'marks':>7}{'found':>7}{'missed':>8}{'spurious':>10}{'s each':>8}")
+    for number, (name, condition) in enumerate(CONDITIONS.items()):
         if arguments.only is not None and not any(word in name for word in arguments.only):
             continue
         counts, seconds = np.zeros((2, 3), int), 0.0
-        drawn = scenes(asked, round(arguments.n * asked.share), arguments.seed + number)
-        for scene in drawn:
+        scenes = sample_scenes(condition, round(arguments.n * condition.share), arguments.seed + number)
+        for scene in scenes:
             frames, start = render(scene), time.perf_counter()
-            found = detect_key_frames(frames, scene.fps)
+            detected = detect_key_frames(frames, scene.fps)
             seconds += time.perf_counter() - start
-            for row, (kind, marks) in enumerate((("ED", found.ed), ("ES", found.es))):
-                true = [min(round(at * scene.fps), scene.frames - 1) for at in key_moments(scene)[kind].tolist()]
-                pairs = match_key_frames(marks, true)
-                counts[row] += (pairs.matched, pairs.missed, pairs.spurious)
-        for kind, (hits, missed, invented) in zip(("ED", "ES"), counts, strict=True):
-            row_ = f"{name:<22}{len(drawn):>11}{kind:>6}{hits + missed:>7}{hits:>7}{missed:>8}{invented:>10}"
-            print(f"{row_}{seconds / max(len(drawn), 1):>8.2f}", flush=True)
+            for row, (kind, marks) in enumerate((("ED", detected.ed), ("ES", detected.es))):
+                times = key_moments(scene)[kind].tolist()
+                truth = [min(round(time_ * scene.fps), scene.frames - 1) for time_ in times]
+                match = match_key_frames(marks, truth)
+                counts[row] += (match.matched, match.missed, match.spurious)
+        for kind, (matched, missed, spurious) in zip(("ED", "ES"), counts, strict=True):
+            total = matched + missed
+            line = f"{name:<22}{len(scenes):>11}{kind:>6}{total:>7}{matched:>7}{missed:>8}{spurious:>10}"
+            print(f"{line}{seconds / max(len(scenes), 1):>8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: the memory of this process while something runs."""
+"""Peak memory of a benchmark."""
 
 import threading
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any
 import psutil
 
 
-def watched(run: Callable[[], Any]) -> tuple[Any, float]:
-    """What ``run`` gives, and the most memory, in GB, that the process held above what it held before."""
+def run_with_peak_memory(run: Callable[[], Any]) -> tuple[Any, float]:
+    """Result of ``run``, and the increase of the peak memory of this process, in GB."""
     process, done, highest = psutil.Process(), threading.Event(), [0]
     before = process.memory_info().rss
 
-    def watch() -> None:
+    def poll() -> None:
         while not done.wait(0.005):
             highest[0] = max(highest[0], process.memory_info().rss)
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=poll)
     thread.start()
     try:
         return run(), max(0.0, (max(highest[0], process.memory_info().rss) - before) / 1e9)
