@@ -19,7 +19,7 @@ from echodream.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 INDEX = DOCS / "README.md"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"python (train|sample)\.py\s+(.*)")
 OPTIONS_WITH_VALUE = ("--config-dir", "--cfg")
@@ -56,7 +56,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_index_leads_to_every_page() -> None:
     named = {(DOCS / link.partition("#")[0]).resolve() for link in links(INDEX)}
-    assert [page.name for page in PAGES if page not in (named | {INDEX, ROOT / "README.md"})] == []
+    assert [page.name for page in PAGES if page not in (named | {INDEX, ROOT / "README.md", ROOT / "CONTRIBUTING.md"})] == []
     assert INDEX in {(ROOT / link).resolve() for link in links(ROOT / "README.md")}
 
 
@@ -153,3 +153,16 @@ def problem(program: str, given: list[str], own: Path | None) -> str | None:
     except (HydraException, UserError, ValueError) as error:
         return str(error)
     return None
+
+
+PATH = re.compile(r"`((?:[\w.]+/)+[\w.]*|[\w]+\.py)`")
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_pages_for_contributors_name_files_that_exist(page: str) -> None:
+    """Paths are relative to the root or to the package; ``age`` and ``a/b`` are examples."""
+    text = (ROOT / page).read_text()
+    paths = {path for path in PATH.findall(text) if "age." not in path and "a/" not in path[-7:-3]}
+    assert len(paths) > 20
+    absent = [path for path in sorted(paths) if not any((base / path).exists() for base in (ROOT, ROOT / "echodream"))]
+    assert absent == []
