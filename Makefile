@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo smoke clean
+.PHONY: help setup test test-all check demo smoke clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: $(STAMP)  ## create .venv and install everything into it
 
@@ -17,10 +17,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: setup  ## install what is missing, then run the test suite
+test: setup  ## install what is missing, then run the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup  ## run all tests, the slow ones too
 	$(BIN)/python -m pytest
 
-check: setup  ## lint, format check, types, then the test suite
+check: setup  ## lint, format check, types, then all tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,7 +32,7 @@ check: setup  ## lint, format check, types, then the test suite
 demo: setup  ## run the whole pipeline on the embedded phantom study, from raw files to the report
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
 
-smoke: setup  ## the same list with tiny networks, in two to three minutes: that all of it works, and nothing of how well
+smoke: setup  ## the same list with tiny networks in two to three minutes, to test that every command works
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh smoke
 
 clean:  ## remove the environment and caches (never data, models, samples, runs or reports)
