@@ -57,7 +57,6 @@ DECLARED = instantiate(OmegaConf.load(CONF_DIR / "controls" / "declared.yaml"), 
 REPORT_ONLY = list(OmegaConf.load(CONF_DIR / "stage" / "filter.yaml").report_only)
 TRANSFORMS: dict[str, Control] = {str(name): control for name, control in DECLARED.items() if control is not None}
 HELD, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0))
 
 
 def make(root: Path, study: str) -> None:
@@ -189,26 +188,19 @@ def judged(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: 
     }
 
 
-def picture(rules: dict[str, Any], path: Path, side: int = 300, edge: int = 28) -> None:
-    """One diagram for each rule: recall of each transform against false rejection, from 0.001 to 1, logarithmic."""
-    from PIL import Image, ImageDraw
+def plot_roc_curves(rules: dict[str, Any], path: Path) -> None:
+    """One diagram for each rule: recall of each transform against the share of novel samples rejected, from 0.001."""
+    from matplotlib.figure import Figure
 
-    size = side + 2 * edge
-    image = Image.new("RGB", (size * len(rules) + 150, size), "white")
-    draw = ImageDraw.Draw(image)
-    for left, (rule, facts) in zip(range(0, size * len(rules), size), rules.items(), strict=True):
-        draw.rectangle((left + edge, edge, left + edge + side, edge + side), outline=(160, 160, 160))
-        draw.text((left + edge, 8), f"{rule}: recall (0..1) against false rejection (.001..1)", fill="black")
-        for number, found in enumerate(facts["roc"].values()):
-            across = (np.log10(np.maximum(found["false_rejection"], 1e-3)) + 3) / 3
-            points = zip(across, found["recall"], strict=True)
-            line = [(left + edge + x * side, edge + (1 - y) * side) for x, y in points]
-            draw.line(line, fill=COLOURS[number % len(COLOURS)], width=1 + 2 * (number // len(COLOURS)))
-    for number, name in enumerate(next(iter(rules.values()))["roc"]):
-        left, down, colour = size * len(rules), 40 + 18 * number, COLOURS[number % len(COLOURS)]
-        draw.line([(left, down), (left + 20, down)], fill=colour, width=1 + 2 * (number // len(COLOURS)))
-        draw.text((size * len(rules) + 26, 34 + 18 * number), name, fill="black")
-    image.save(path)
+    figure = Figure(figsize=(5 * len(rules) + 2, 5), layout="constrained")
+    for place, (rule, facts) in enumerate(rules.items()):
+        axes = figure.add_subplot(1, len(rules), place + 1)
+        for number, (name, found) in enumerate(facts["roc"].items()):
+            style = "-" if number < 10 else "--"
+            axes.plot(np.maximum(found["false_rejection"], 1e-3), found["recall"], style, label=name)
+        axes.set(title=rule, xscale="log", xlabel="novel samples rejected", ylabel="copies rejected (recall)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+    figure.savefig(path)
 
 
 def told(rules: dict[str, Any]) -> None:
@@ -309,7 +301,7 @@ def main() -> None:
     facts: dict[str, Any] = {"sizes": {kind: kinds.count(kind) for kind in sorted(set(kinds))}}
     facts |= {"frames": len(samples[0].latents), "share": given.share, "views": given.views, "seed": given.seed}
     (out / "planted_copies.json").write_text(json.dumps({**facts, "rules": rules}, indent=2) + "\n", encoding="utf-8")
-    picture(rules, out / "roc.png")
+    plot_roc_curves(rules, out / "roc.png")
     print(f"{out}: planted_copies.json, roc.png")
 
 

@@ -33,7 +33,8 @@ class FrameSelection:
     frames: np.ndarray
 
 
-Batch = list[tuple[FrameSelection, np.random.Generator]]
+CopyRequest = tuple[FrameSelection, np.random.Generator]
+"""Frames to copy, and the generator of the random numbers of this copy."""
 
 
 class CopyGenerator:
@@ -81,27 +82,24 @@ class CopyGenerator:
         parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), BATCH_FRAMES)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
-    def batches(self, selections: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]) -> Iterator[Batch]:
-        """Selections and their random generators in batches of about ``BATCH_FRAMES`` frames."""
-        frames = max((len(selection.frames) for selection in selections), default=1)
-        return _batches(selections, rngs, max(1, BATCH_FRAMES // frames))
+    def batches(self, requests: Sequence[CopyRequest]) -> Iterator[Sequence[CopyRequest]]:
+        """The requests in batches of about ``BATCH_FRAMES`` frames."""
+        return _batches(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))
 
-    def sdedit(
-        self, selections: Sequence[FrameSelection], rngs: Sequence[np.random.Generator], strength: float
-    ) -> Iterator[Tensor]:
-        """For each selection, frames noised to the time ``strength`` and sampled from there (SDEdit, 2108.01073).
+    def sdedit(self, requests: Sequence[CopyRequest], strength: float) -> Iterator[Tensor]:
+        """For each request, frames noised to the time ``strength`` and sampled from there (SDEdit, 2108.01073).
 
         ``strength``: fraction of the process's time. The model is conditioned on the patient's own values and reference
         frames. A video model samples a clip of its training length, of which as many frames as selected are returned.
         Unscaled latents, (f, C, H, W).
         """
         model = self.model
-        size = BATCH_CLIPS if model.is_video else max(1, BATCH_FRAMES // model.metadata.frames)
-        for batch in _batches(selections, rngs, size):
-            part, part_rngs = [selection for selection, _ in batch], [rng for _, rng in batch]
-            x, conditions = (self.clip_batch if model.is_video else self.image_batch)(part, part_rngs)
-            regenerated = self.regenerate(x, conditions, strength, part_rngs)
-            for frames, selection in zip(regenerated, part, strict=True):
+        size = BATCH_CLIPS if model.is_video else BATCH_FRAMES // model.metadata.frames
+        for batch in _batches(requests, size):
+            selections, rngs = [selection for selection, _ in batch], [rng for _, rng in batch]
+            x, conditions = (self.clip_batch if model.is_video else self.image_batch)(selections, rngs)
+            regenerated = self.regenerate(x, conditions, strength, rngs)
+            for frames, selection in zip(regenerated, selections, strict=True):
                 yield frames[evenly_spaced_frames(len(frames), len(selection.frames))]
 
     def image_batch(
@@ -185,9 +183,8 @@ class CopyGenerator:
         return unwhiten(by_frame, metadata.statistics, dim=2)
 
 
-def _batches(selections: Sequence[FrameSelection], rngs: Sequence[np.random.Generator], size: int) -> Iterator[Batch]:
-    pairs = list(zip(selections, rngs, strict=True))
-    return (pairs[start : start + size] for start in range(0, len(pairs), size))
+def _batches(requests: Sequence[CopyRequest], size: int) -> Iterator[Sequence[CopyRequest]]:
+    return (requests[start : start + max(1, size)] for start in range(0, len(requests), max(1, size)))
 
 
 def select_frames_by_patient(

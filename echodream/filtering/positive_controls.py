@@ -21,7 +21,7 @@ from echodream.errors import UserError
 from echodream.privacy.certification import WEAKEST
 
 if TYPE_CHECKING:
-    from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
+    from echodream.filtering.copy_generation import CopyGenerator, CopyRequest, FrameSelection
 
 LeaveOut = Literal["nothing", "frames", "recording"]
 KINDS: dict[str, "type[Control]"] = {}
@@ -44,13 +44,8 @@ class Control(ABC):
         KINDS[cls.kind] = cls
 
     @abstractmethod
-    def generate(
-        self,
-        copy_generator: "CopyGenerator",
-        selections: Sequence["FrameSelection"],
-        rngs: Sequence[np.random.Generator],
-    ) -> Iterator[Tensor]:
-        """A copy of each selection, unscaled latents (f, C, H, W); random numbers of copy i come from ``rngs[i]``."""
+    def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
+        """A copy of each request's selection, unscaled latents (f, C, H, W), with the request's random generator."""
 
     @property
     def amount(self) -> str:
@@ -106,14 +101,9 @@ class PosteriorSample(Control):
             "recording": "another recording of the patient",
         }[self.leave_out]
 
-    def generate(
-        self,
-        copy_generator: "CopyGenerator",
-        selections: Sequence["FrameSelection"],
-        rngs: Sequence[np.random.Generator],
-    ) -> Iterator[Tensor]:
+    def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         """Samples of the posterior."""
-        for selection, rng in zip(selections, rngs, strict=True):
+        for selection, rng in requests:
             yield copy_generator.recordings.posterior_sample(selection.row, selection.frames, rng)
 
 
@@ -164,14 +154,9 @@ class PixelTransform(Control):
         )
         return ", ".join(text for amount, text in texts if amount) or "through the autoencoder and back"
 
-    def generate(
-        self,
-        copy_generator: "CopyGenerator",
-        selections: Sequence["FrameSelection"],
-        rngs: Sequence[np.random.Generator],
-    ) -> Iterator[Tensor]:
+    def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         """Samples of the posterior of the transformed frames."""
-        for batch in copy_generator.batches(selections, rngs):
+        for batch in copy_generator.batches(requests):
             latents = [copy_generator.recordings.posterior(part.row, part.frames)[0] for part, _ in batch]
             sizes = [len(part) for part in latents]
             pixels = copy_generator.decode(torch.cat(latents))
@@ -232,14 +217,9 @@ class SDEdit(Control):
         """The noise level."""
         return f"{100 * self.strength:.0f} % noised and drawn again by the generator"
 
-    def generate(
-        self,
-        copy_generator: "CopyGenerator",
-        selections: Sequence["FrameSelection"],
-        rngs: Sequence[np.random.Generator],
-    ) -> Iterator[Tensor]:
+    def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         """Samples of the generator that start from the patient's noised frames."""
-        return copy_generator.sdedit(selections, rngs, self.strength)
+        return copy_generator.sdedit(requests, self.strength)
 
 
 def select_controls(
@@ -278,9 +258,9 @@ def generate_copies(
     copy_generator: "CopyGenerator", name: str, control: Control, selections: Sequence["FrameSelection"]
 ) -> Iterator[Tensor]:
     """A copy of each selection under ``control``, which is declared as ``name``: unscaled latents, (f, C, H, W)."""
-    names = copy_generator.recordings.names
-    rngs = [named_rng(copy_generator.seed, f"{name}/{names[selection.row]}") for selection in selections]
-    return control.generate(copy_generator, selections, rngs)
+    names, seed = copy_generator.recordings.names, copy_generator.seed
+    requests = [(selection, named_rng(seed, f"{name}/{names[selection.row]}")) for selection in selections]
+    return control.generate(copy_generator, requests)
 
 
 def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], latents: Tensor) -> list[Tensor]:

@@ -6,7 +6,6 @@ are for two sets in memory. The functions after ``distance_blocks`` give unround
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -163,6 +162,7 @@ class NearestReferences:
         self.score = np.full((count, 1 + second), -np.inf, dtype=np.float32)
         self.patient = np.full((count, 1 + second), -1, dtype=np.int64)
         self.reference = np.full(count, -1, dtype=np.int64)
+        self._ranks = np.zeros(0, dtype=np.int64)
 
     def add(self, rows: slice, values: Tensor, patients: np.ndarray, references: np.ndarray) -> None:
         """Similarities ``values``, (r, b), of the samples ``rows`` to b references, which are sorted by patient name.
@@ -182,28 +182,24 @@ class NearestReferences:
 
     def _merge(self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray) -> None:
         """Replace what is less near; ``score`` and ``patient``: (r, 1) or (r, 2), ``reference``: (r,)."""
-        old = [_Candidate(*pair) for pair in zip(self.score[rows].T, self.patient[rows].T, strict=True)]
-        new = [_Candidate(*pair) for pair in zip(score.T, patient.T, strict=True)]
-        wins = self._is_nearer(new[0], old[0])
-        self.reference[rows] = np.where(wins, reference, self.reference[rows])
-        best = [_where(wins, new[0], old[0])]
+        scores = np.concatenate([self.score[rows], score], axis=1)
+        patients = np.concatenate([self.patient[rows], patient], axis=1)
+        ranks = np.zeros_like(patients) if self.codes is None else self._name_ranks()[patients]
+        order = np.lexsort((ranks, -scores), axis=1)  # stable: of equal ones the first added stays
+        self.reference[rows] = np.where(order[:, 0] < self.score.shape[1], self.reference[rows], reference)
+        scores, patients = (np.take_along_axis(part, order, axis=1) for part in (scores, patients))
+        columns = [np.zeros(len(scores), np.int64)]
         if self.second:
-            second = _Candidate(np.full_like(best[0].score, -np.inf), np.full_like(best[0].patient, -1))
-            for candidate in (_where(wins, old[0], new[0]), old[1], new[1]):
-                other = candidate.patient != best[0].patient
-                second = _where(other & self._is_nearer(candidate, second), candidate, second)
-            best.append(second)
-        self.score[rows] = np.stack([candidate.score for candidate in best], axis=1)
-        self.patient[rows] = np.stack([candidate.patient for candidate in best], axis=1)
+            columns.append((patients != patients[:, :1]).argmax(axis=1))
+        best = np.stack(columns, axis=1)
+        self.score[rows], self.patient[rows] = (np.take_along_axis(part, best, axis=1) for part in (scores, patients))
 
-    def _is_nearer(self, new: "_Candidate", old: "_Candidate") -> np.ndarray:
-        """Whether ``new`` is nearer than ``old``, or equally near with a name that comes first; bool (r,)."""
-        nearer = new.score > old.score
-        if self.codes is not None:
-            ties = np.flatnonzero((new.score == old.score) & (new.patient != old.patient) & (old.patient >= 0))
-            names = [*self.codes] if len(ties) else []
-            nearer[ties] = [names[a] < names[b] for a, b in zip(new.patient[ties], old.patient[ties], strict=True)]
-        return nearer
+    def _name_ranks(self) -> np.ndarray:
+        """Position of each patient, by code, in the alphabetical order of names."""
+        if len(self._ranks) != len(self.codes or ()):
+            order = np.argsort(np.array([*(self.codes or ())]), kind="stable")
+            self._ranks = np.argsort(order)
+        return self._ranks
 
     def grouped(self, groups: np.ndarray) -> "NearestReferences":
         """From frames to samples: the nearest over the frames of each sample, ``groups``, (count,)."""
@@ -217,18 +213,6 @@ class NearestReferences:
             frames = order[turn == number]
             merged._merge(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
         return merged
-
-
-class _Candidate(NamedTuple):
-    """For each of r samples a patient and the similarity to it: (r,) each."""
-
-    score: np.ndarray
-    patient: np.ndarray
-
-
-def _where(condition: np.ndarray, first: _Candidate, other: _Candidate) -> _Candidate:
-    """``first`` where ``condition``, bool (r,), holds, else ``other``."""
-    return _Candidate(*(np.where(condition, a, b) for a, b in zip(first, other, strict=True)))
 
 
 def similarity_blocks(
