@@ -1,11 +1,11 @@
-"""The nearest-reference search over a bare blocked matrix product, its memory, and over the full correlation matrix.
+"""Time of the nearest-patient search over that of its matrix product and of a full correlation matrix; its memory.
 
     python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
-References come in blocks of 64 frames, as recordings do, each of its own patient. Search and product are timed turn by
-turn, ``--repeats`` times, after imports and a small first run; the product is given the references whole, in blocks as
-large as the search's, and keeps nothing. Memory is the most that the process (or the device) holds above what it held
-before. The full matrix is torch.corrcoef of samples and references together, as the published filter computes it.
+References come in parts of 64 frames, like recordings, each of its own patient. Search and product are timed in turns,
+``--repeats`` times, after imports and a small first run. The product is in double precision like the search, in blocks
+of the same size, and keeps nothing. Memory is the peak of the process (or the device) above that before. The full
+matrix is torch.corrcoef of samples and references together, as in the published filter.
 """
 
 import argparse
@@ -23,27 +23,28 @@ from echodream.privacy.nearest_neighbors import BLOCK, nearest_patients
 Block = tuple[Tensor, list[str]]
 
 
-def recordings(references: Tensor) -> list[Block]:
-    """Embeddings, (m, D), in recordings of 64 frames with a patient each."""
+def reference_parts(references: Tensor) -> list[Block]:
+    """Embeddings, (m, D), in parts of 64 frames with a patient each."""
     return [(part, [f"patient_{number}"] * len(part)) for number, part in enumerate(references.split(64))]
 
 
-def bare(samples: Tensor, references: Tensor, block: int) -> None:
+def product_alone(samples: Tensor, references: Tensor, block: int) -> None:
     """The matrix product alone, by blocks, into one buffer."""
-    out = torch.empty(block * block, device=samples.device)
+    samples, references = samples.double(), references.double()
+    out = torch.empty(block * block, device=samples.device, dtype=torch.float64)
     for right in references.split(block):
         for left in samples.split(block):
             torch.mm(left, right.T, out=out[: len(left) * len(right)].view(len(left), len(right)))
 
 
-def full(samples: Tensor, references: Tensor) -> Tensor:
-    """The correlation of everything with everything, and the samples' highest."""
+def correlation_matrix(samples: Tensor, references: Tensor) -> Tensor:
+    """The highest correlation of each sample with a reference, from the correlation matrix of all rows."""
     together = torch.corrcoef(torch.cat([references, samples]))
     return together[len(references) :, : len(references)].amax(dim=1)
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    """How long ``run`` takes."""
+def seconds_of(run: Callable[[], Any], device: str) -> float:
+    """Seconds that ``run`` takes."""
     _wait(device)
     start = time.perf_counter()
     run()
@@ -56,8 +57,8 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def above(run: Callable[[], Any], device: str) -> float:
-    """The most memory, in GB, that ``run`` holds above what was held before."""
+def peak_memory(run: Callable[[], Any], device: str) -> float:
+    """Peak memory of ``run`` above that before, in GB."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -66,10 +67,10 @@ def above(run: Callable[[], Any], device: str) -> float:
     return run_with_peak_memory(run)[1]
 
 
-def turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:
-    """Seconds of each run, turn by turn."""
+def time_in_turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:
+    """Seconds of each run, in turns."""
     for _ in range(repeats):
-        yield {name: seconds(run, device) for name, run in runs.items()}
+        yield {name: seconds_of(run, device) for name, run in runs.items()}
 
 
 def main() -> None:
@@ -87,37 +88,37 @@ def main() -> None:
         torch.randn(count, options.features, generator=generator).to(device)
         for count in (options.samples, options.references)
     )
-    blocks, fewer = recordings(references), references[: options.full]
-    some = recordings(fewer)
+    blocks, fewer = reference_parts(references), references[: options.full]
+    some = reference_parts(fewer)
     nearest_patients(samples[:256], some[:8], "pearson")
-    memory = above(lambda: nearest_patients(samples, blocks, "pearson"), device)
+    memory = peak_memory(lambda: nearest_patients(samples, blocks, "pearson"), device)
     runs = {
         "search": lambda: nearest_patients(samples, blocks, "pearson"),
-        "bare product": lambda: bare(samples, references, BLOCK[device]),
+        "bare product": lambda: product_alone(samples, references, BLOCK[device]),
     }
-    large = list(turns(runs, options.repeats, device))
+    large = list(time_in_turns(runs, options.repeats, device))
     runs = {
         "search": lambda: nearest_patients(samples[: options.full], some, "pearson"),
-        "full matrix": lambda: full(samples[: options.full], fewer),
+        "full matrix": lambda: correlation_matrix(samples[: options.full], fewer),
     }
-    small = list(turns(runs, options.repeats, device))
+    small = list(time_in_turns(runs, options.repeats, device))
     found = torch.from_numpy(nearest_patients(samples[: options.full], some, "pearson").score)
-    difference = (found - full(samples[: options.full], fewer).cpu()).abs().max().item()
+    difference = (found - correlation_matrix(samples[: options.full], fewer).cpu()).abs().max().item()
 
     where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"{options.samples} samples, {options.references} references, {options.features} features, {where}")
-    report(large, "search", "bare product", "search / bare product (target 1.5 or less)")
+    print_ratio(large, "search", "bare product", "search / bare product (target 1.5 or less)")
     print(f"{'peak memory above the inputs (target below 1)':<58}{memory:8.2f} GB")
     print(f"{options.full} samples, {len(fewer)} references")
-    report(small, "full matrix", "search", "full matrix / search (target 5 or more)")
+    print_ratio(small, "full matrix", "search", "full matrix / search (target 5 or more)")
     print(f"{'largest difference of a score from the full matrix':<58}{difference:8.1e}")
 
 
-def report(taken: list[dict[str, float]], above_: str, below: str, words: str) -> None:
-    """Seconds of both, and the ratio."""
-    for name in (above_, below):
+def print_ratio(taken: list[dict[str, float]], above: str, below: str, words: str) -> None:
+    """Print the seconds of both and their ratio."""
+    for name in (above, below):
         print(f"{name:<58}{statistics.median(turn[name] for turn in taken):8.2f} s")
-    ratios = sorted(turn[above_] / turn[below] for turn in taken)
+    ratios = sorted(turn[above] / turn[below] for turn in taken)
     print(f"{words:<58}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

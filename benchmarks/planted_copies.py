@@ -1,19 +1,18 @@
-"""What the privacy filter catches: a set in which copies of training patients were planted, judged by both rules.
+"""Recall of the privacy filter: a set with planted copies of training patients, filtered by both rules.
 
     python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
         [--beta 0.05] [--choose 0] [--every 1] [--patients 112] [--out reports/phantom/planted_copies]
 
-Below ``--root`` lies a study as launch/demo.sh makes it. What is missing of phantom, autoencoder, latents and
-identity network is made first. The set holds ``--novel`` samples of phantom patients of another seed, who are in no
-split, and one copy of each training patient under each transform of conf/controls/declared.yaml; those that are
-redrawn by the generator, models/<study>/lidm, are left out where there is none. A sample has as many frames as the
-generator draws, else ``--frames``. Both rules see the same samples. "calibrated" compares with every ``--every``-th
-frame, by cosine, and its threshold comes from the TEST patients and from copies with other frames and other randomness
-than the planted ones; those of report_only in conf/stage/filter.yaml decide nothing. A sample's score is the highest
-over itself and its ``--views``, those of calibration patients and copies alike. "percentile" is the published rule:
-Pearson correlation with first frames, no views. Recall is the share of planted copies that are rejected, false
-rejection the share of novel samples; intervals are exact (Clopper-Pearson), two-sided, 95 %, and count patients.
-``--out`` takes planted_copies.json and roc.png.
+``--root`` has a study as launch/demo.sh makes it; missing phantom, autoencoder, latents and identity network are made
+first. The set has ``--novel`` samples of phantom patients of another seed, who are in no split, and one copy of each
+training patient under each transform of conf/controls/declared.yaml, without those that need the generator
+models/<study>/lidm if there is none. A sample has as many frames as the generator samples, or ``--frames``. Both rules
+filter the same samples. "calibrated" compares with every ``--every``-th frame by cosine similarity; its threshold is
+set by the TEST patients and by copies of other frames and with other random numbers than the planted ones, without
+those in report_only of conf/stage/filter.yaml. The highest score over the frames and their ``--views`` counts.
+"percentile" is the published rule: Pearson correlation with first frames, no views. Recall is the fraction of planted
+copies that are rejected, false rejection the fraction of novel samples; intervals are exact (Clopper-Pearson),
+two-sided, 95 %, over patients. Writes planted_copies.json and roc.png to ``--out``.
 """
 
 import argparse
@@ -59,8 +58,8 @@ TRANSFORMS: dict[str, Control] = {str(name): control for name, control in DECLAR
 HELD, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
 
 
-def make(root: Path, study: str) -> None:
-    """Run the stages whose result is not there yet."""
+def make_study(root: Path, study: str) -> None:
+    """Run the stages whose result is missing."""
     data, models, raw = root / "data" / study, root / "models" / study, root / "raw" / study
     names = [f"data={study}", "experiment=demo"]
     ingest = ["stage=ingest", "data=cardiacnet", f"data.name={study}", f"raw=raw/{study}", "experiment=demo"]
@@ -73,13 +72,13 @@ def make(root: Path, study: str) -> None:
     ]
     for needed, made, (program, *arguments) in wanted:
         if not needed.exists() and not made.exists():
-            print(f"{made} is not there: {program} {' '.join(arguments)}", flush=True)
+            print(f"{made} is missing: {program} {' '.join(arguments)}", flush=True)
             subprocess.run([sys.executable, str(CODE / program), *arguments], cwd=root, check=True)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Latents to be judged, (f, C, H, W); of copies also whose, what was done, and what was ``taken``."""
+    """Latents of a sample, (f, C, H, W); of a copy also patient, ``control`` and the copied frames, ``taken``."""
 
     latents: Tensor
     kind: str
@@ -90,14 +89,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the two rules go by: for each sample ``calibrated`` and ``percentile``, and the latter's training maxima."""
+    """Scores of each sample for the two rules, and the train-to-test maxima of the published rule."""
 
     calibrated: np.ndarray
     percentile: np.ndarray
     train_to_test: np.ndarray
 
 
-def scored(
+def score_by_both_rules(
     samples: Sequence[Sample],
     embedder: FrameEmbedder,
     rows: Recordings,
@@ -105,7 +104,7 @@ def scored(
     ways: Sequence[View],
     every: int,
 ) -> Scores:
-    """Compare all samples with the training recordings ``rows``, in the way of each rule."""
+    """Scores of all samples against the training recordings ``rows``, as each rule compares them."""
 
     def compare(references: ReferenceFrames, views: Sequence[View], similarity: Similarity) -> np.ndarray:
         found = embed_queries(embedder, (sample.latents for sample in samples), views)
@@ -117,7 +116,7 @@ def scored(
     return Scores(wide, compare(first, (), "pearson"), train_to_test(first, test, "pearson"))
 
 
-def beat(video: Video) -> np.ndarray:
+def beat_frames(video: Video) -> np.ndarray:
     """The frames of its first end diastole, of the end systole after it, and of the next end diastole."""
     marks = {kind: [int(np.abs(video.times - at).argmin()) for at in moments] for kind, moments in video.marks.items()}
     first = marks["ED"][0]
@@ -125,24 +124,24 @@ def beat(video: Video) -> np.ndarray:
     return np.array([first, middle, next((at for at in marks["ED"] if at > middle), first)])
 
 
-def newcomers(shop: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
+def novel_samples(shop: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
     """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
 
-    They are rendered as the study was, and made smaller as ingest does it: another texture would give them away.
+    They are rendered like the study and resized as by stage=ingest; with another texture they would be easy to tell.
     """
     size = int(study.table["FrameHeight"].iloc[0])
     rendered = OmegaConf.load(CONF_DIR / "data" / "phantom.yaml")
     phantom = Phantom(count, seed=seed, size=rendered.source.size, per_patient=(1, 1))
     for recording in phantom.recordings(None):
         video = phantom.read(recording, Limits())
-        places = evenly_spaced_frames(len(video.frames), frames) if frames != 3 else beat(video)
+        places = evenly_spaced_frames(len(video.frames), frames) if frames != 3 else beat_frames(video)
         x = from_uint8(torch.from_numpy(resize(video.frames[places], (size, size)))).permute(0, 3, 1, 2)
         mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
         yield gaussian_sample(mean, std, named_rng(seed, recording.name))
 
 
-def planted(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) -> list[Sample]:
-    """A copy of each of ``taken``, which are of training patients, under each transform."""
+def copies_of(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) -> list[Sample]:
+    """A copy of each of the frames ``taken`` of training patients under each transform."""
     rows, found = shop.recordings, []
     several = rows.table.groupby(rows.table["PatientID"].astype(str))["FileName"].count()
     for name, control in TRANSFORMS.items():
@@ -157,13 +156,13 @@ def planted(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) ->
     return found
 
 
-def interval(hits: int, of: int) -> dict[str, float]:
-    """A share with its Clopper-Pearson interval at 95 %."""
+def rate_interval(hits: int, of: int) -> dict[str, float]:
+    """A fraction with its 95 % Clopper-Pearson interval."""
     found = clopper_pearson_interval(hits, of)
     return {"count": hits, "of": of, "share": found.value, "low": found.low, "high": found.high}
 
 
-def curve(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
+def roc_of_copies(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
     """The ROC curve of copies against novel samples: false rejection, recall, and the area under it."""
     score = np.concatenate([copied, novel])
     other = np.r_[np.zeros(len(copied), np.int64), np.ones(len(novel), np.int64)]
@@ -173,10 +172,10 @@ def curve(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
     return {"auc": float(auc(pairs)), "false_rejection": false.round(6).tolist(), "recall": true.round(6).tolist()}
 
 
-def judged(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: float) -> dict[str, Any]:
-    """What a rule with threshold ``tau`` makes of a set, from the scores of its samples."""
-    recall = {name: interval(int((found >= tau).sum()), len(found)) for name, found in copied.items()}
-    false = interval(int((novel >= tau).sum()), len(novel))
+def rule_results(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: float) -> dict[str, Any]:
+    """Recall and false rejection at the threshold ``tau``, from the scores of copies and novel samples."""
+    recall = {name: rate_interval(int((found >= tau).sum()), len(found)) for name, found in copied.items()}
+    false = rate_interval(int((novel >= tau).sum()), len(novel))
     passing = share * (1 - float(np.mean([row["share"] for row in recall.values()])))
     clean = (1 - share) * (1 - false["share"])
     return {
@@ -184,7 +183,7 @@ def judged(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: 
         "recall": recall,
         "false_rejection": false,
         "copies_among_survivors": passing / (passing + clean) if passing + clean else 0.0,
-        "roc": {name: curve(found, novel) for name, found in copied.items()},
+        "roc": {name: roc_of_copies(found, novel) for name, found in copied.items()},
     }
 
 
@@ -203,7 +202,7 @@ def plot_roc_curves(rules: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def told(rules: dict[str, Any]) -> None:
+def print_table(rules: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{'':18}" + "".join(f"{rule + ': recall (95 %)  AUC':>36}" for rule in rules))
     share = "{share:.3f} ({low:.3f} - {high:.3f})".format
@@ -221,7 +220,7 @@ def told(rules: dict[str, Any]) -> None:
         print(f"{rule}: tau {facts['tau']}{at}; {facts['statement']}")
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (("root", "."), ("study", "phantom"), ("reid", None), ("vae", None), ("generator", None)):
@@ -237,8 +236,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scores]:
-    """All samples, and their scores."""
+def samples_and_scores(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scores]:
+    """All samples and their scores."""
     models, data = root / "models" / given.study, root / "data" / given.study
     vae, lidm = given.vae or str(models / "vae"), Path(given.generator or models / "lidm")
     generator = load_diffusion_model(str(lidm), "lidm") if lidm.is_dir() else None
@@ -255,16 +254,16 @@ def collected(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scor
         Sample(test.posterior_sample(x.row, x.frames, named_rng(given.seed, key)), HELD, key) for key, x in held.items()
     ]
     seed = int(named_rng(given.seed, NOVEL).integers(2**31))
-    samples += [Sample(x, NOVEL) for x in newcomers(shops[0], Store(data / "videos"), given.novel, frames, seed)]
+    samples += [Sample(x, NOVEL) for x in novel_samples(shops[0], Store(data / "videos"), given.novel, frames, seed)]
     for turn, kind in enumerate((CONTROL, COPY)):
         taken = dict(list(select_frames_by_patient(train, frames, given.seed + turn).items())[: given.patients])
-        samples += planted(shops[turn], taken, kind)
+        samples += copies_of(shops[turn], taken, kind)
     ways = [partial(latent_views, shops[0], [TRANSFORMS[name] for name in given.views])]
-    return samples, scored(samples, embedder, train, test, ways, given.every)
+    return samples, score_by_both_rules(samples, embedder, train, test, ways, given.every)
 
 
-def decided(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
-    """By rule, what it makes of the set."""
+def decide_by_both_rules(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
+    """Results by rule."""
     kinds, patients = (np.array([getattr(sample, key) for sample in samples]) for key in ("kind", "patient"))
 
     def of(kind: str, values: np.ndarray, what: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -280,21 +279,21 @@ def decided(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores
     found = {}
     for decision, values in zip(decisions, (wide, scores.percentile), strict=True):
         tau = decision.tau if decision.passed else decision.thresholds.get("alpha", decision.tau)
-        facts = judged(of(COPY, values), values[kinds == NOVEL], tau, given.share)
+        facts = rule_results(of(COPY, values), values[kinds == NOVEL], tau, given.share)
         found[decision.rule] = {**facts, "passed": decision.passed, "statement": decision.statement}
     return found
 
 
 @torch.inference_mode()
 def main() -> None:
-    """Make the set, judge it by both rules, print a table and write what was found."""
-    given = arguments()
+    """Make the set, filter it by both rules, print and write the results."""
+    given = parse_arguments()
     root = Path(given.root).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    make(root, given.study)
-    samples, scores = collected(given, root)
-    rules = decided(given, samples, scores)
-    told(rules)
+    make_study(root, given.study)
+    samples, scores = samples_and_scores(given, root)
+    rules = decide_by_both_rules(given, samples, scores)
+    print_table(rules)
     out = given.out or root / "reports" / given.study / "planted_copies"
     out.mkdir(parents=True, exist_ok=True)
     kinds = [sample.kind.split()[0] for sample in samples]

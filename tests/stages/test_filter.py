@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering import record as filter_record
-from echodream.filtering.copy_generation import select_frames_by_patient
+from echodream.filtering.copy_generation import CopyGenerator, CopyRequest, select_frames_by_patient
+from echodream.filtering.positive_controls import Control, describe_control
 from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
@@ -255,6 +256,42 @@ def test_the_published_rule_is_the_published_rule(folder: Path) -> None:
         score = (unit(frames, "pearson") @ first["TRAIN"].T).max()
         assert float(row["Score"]) == pytest.approx(score, abs=2e-6)
         assert (row["Kept"] == "true") == (score < tau)
+
+
+@dataclass(frozen=True)
+class UpsideDown(Control):
+    """A control that only this file knows."""
+
+    kind: ClassVar[str] = "upside_down"
+    turns: int = 1
+
+    @property
+    def amount(self) -> str:
+        return f"by {self.turns} turn"
+
+    @property
+    def description(self) -> str:
+        return "upside down"
+
+    def generate(self, copy_generator: CopyGenerator, requests: Sequence[CopyRequest]) -> Iterator[torch.Tensor]:
+        for selection, rng in requests:
+            yield copy_generator.recordings.posterior_sample(selection.row, selection.frames, rng).flip(-2)
+
+    def pixel_views(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [pixels.flip(-2)]
+
+
+def test_a_new_control_is_one_class_and_one_line_of_configuration(folder: Path) -> None:
+    """It is certified, recorded, stated and described, and can be a view, without an edit anywhere else."""
+    declared = f"+controls.upside_down={{_target_:{__name__}.UpsideDown,turns:1}}"
+    refused(folder, r"rule.beta=0.3 is not certified .* under 'upside_down'", declared)
+    run(folder, declared, "views=[upside_down]")
+    settings = Store(folder / "private").dataset.settings
+    assert settings["controls"]["upside_down"] == {"kind": "upside_down", "turns": 1}
+    assert next(row["passes"] for row in settings["decision"]["table"] if row["transform"] == "upside_down") == 0
+    assert "upside_down by 1 turn" in settings["decision"]["statement"]
+    assert {row["Kind"] for row in rows(folder / "report/evidence.csv")} >= {"upside_down", "calibration"}
+    assert describe_control("upside_down", settings["controls"]["upside_down"]) == "upside down"
 
 
 def test_the_order_of_rows_changes_nothing(folder: Path) -> None:
