@@ -94,7 +94,8 @@ def _nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarr
 def _stored_latents(recordings: Recordings, embedding_set: EmbeddingSet, number: int, frame: int) -> Tensor:
     """Posterior mean of a frame of sample or patient ``number``, unscaled: (C, H, W)."""
     row, indices = embedding_set.frame_plan[number]
-    return recordings.posterior(row, indices[frame : frame + 1])[0]
+    mean, _ = recordings.posterior(row, indices[frame : frame + 1])
+    return mean[0]
 
 
 def _decode(decoder: Any, x: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ def test_any_embedder_of_reid_can_be_trained(tmp_path: Path, study: Path) -> Non
     overrides = ["on=latents", "embedder=tiny", "trainer.max_epochs=0", "embedder.widths=[4,4,4,4]"]
     train(tmp_path, study / "latents", *overrides)
     assert json.loads((tmp_path / "identity" / "config.json").read_text())["_class_name"] == "Siamese"
-    with pytest.raises(UserError, match="looks at latents, and the images are pixels"):
+    with pytest.raises(UserError, match="embeds latents, and the images are pixels"):
         FrameEmbedder(str(tmp_path / "identity"), "vae", kind="video")
 
 

@@ -206,9 +206,9 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
     rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
         taken, where = frames_around(rows, 0, place, 3)  # marked are 0, 2 and 8
-        assert (taken.places.tolist(), where) == (shown, slot)
-    assert frames_around(rows, 1, 6, 1)[0].places.tolist() == [6]
-    assert frames_around(rows, 1, 5, 2)[0].places.tolist() == [5, 11]
+        assert (taken.frames.tolist(), where) == (shown, slot)
+    assert frames_around(rows, 1, 6, 1)[0].frames.tolist() == [6]
+    assert frames_around(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
     generator(folder, frames=3)
     planted(monkeypatch, lambda *_: torch.zeros(1, 1, 1, 1), 1.0)
     made = whitened(run(folder, "strength=0.01"))
@@ -268,13 +268,16 @@ REFUSED = [
     (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
     (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
     (["generator=DIR/none"], "none holds no lidm"),
-    (["generator=DIR/foreign"], "generator= draws latents of another encoder than that of .*real: train it again"),
+    (
+        ["generator=DIR/foreign"],
+        "generator= samples latents of another autoencoder than that of .*real: train it again",
+    ),
     (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= samples 7x4: give the one that was trained on these"),
     (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymized: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
     (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give one whose TRAIN"),
     (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),
-    (["src=DIR/other"], "autoencoder=.*vae is not the encoder of .*other: give the one that made it"),
+    (["src=DIR/other"], "autoencoder=.*vae did not encode .*other: give the autoencoder of these latents"),
 ]
 
 
