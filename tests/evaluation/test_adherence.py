@@ -1,4 +1,4 @@
-"""Names that only published networks may give, the number that was asked for, and who videos stay."""
+"""Published metric names, adherence to a numeric condition, and identity along a video."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ N, D = 12, 3
 
 
 def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
-    """Random features, as if ``extractor`` had made them."""
+    """Random features with the name of ``extractor``."""
     rng = np.random.default_rng(0)
     sides = []
     for count in (N, N + 5, N + 3):
@@ -37,7 +37,7 @@ def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
     return FeatureSets(object.__new__(extractor), frames, *sides)
 
 
-def test_only_inception_gives_fid_kid_and_is() -> None:
+def test_only_inception_has_fid_kid_and_is() -> None:
     seen = sight(Inception, 1)
     found = dict(fidelity_metrics(seen, N, 2, 0))
     rest = ("rbf", "quadratic", "precision", "recall", "density", "coverage")
@@ -48,7 +48,7 @@ def test_only_inception_gives_fid_kid_and_is() -> None:
     assert "published figures use 10,000 samples" in found["FID"]["warning"]
 
 
-def test_only_i3d_at_16_and_128_frames_gives_fvd() -> None:
+def test_only_i3d_with_16_and_128_frames_has_fvd() -> None:
     assert "FVD16" in dict(fidelity_metrics(sight(I3d, 16), N, 2, 0))
     assert "FVD128" in dict(fidelity_metrics(sight(I3d, 128), N, 2, 0, ["slow"]))
     found = dict(fidelity_metrics(sight(I3d, 32), N, 2, 0, ["slow"]))
@@ -57,7 +57,7 @@ def test_only_i3d_at_16_and_128_frames_gives_fvd() -> None:
     assert "published figures use 2,048 samples; slow" in warning
 
 
-def test_clips_that_last_longer_are_told(tmp_path: Path) -> None:
+def test_different_frame_rates_have_a_warning(tmp_path: Path) -> None:
     from echodream.evaluation.distances import frame_rate_warning
 
     write(tmp_path / "slow", ["TRAIN"] * 3, synthetic=True)
@@ -69,7 +69,7 @@ def test_clips_that_last_longer_are_told(tmp_path: Path) -> None:
 
 
 def reader(root: Path) -> Path:
-    """A network that reads EF, as training would leave it."""
+    """A regression artifact for EF with random weights."""
     torch.manual_seed(3)
     network = Classifier(1, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [2, 2], False).eval()
     with torch.no_grad():
@@ -82,7 +82,7 @@ def reader(root: Path) -> Path:
     return root
 
 
-def test_the_number_that_was_asked_for(tmp_path: Path) -> None:
+def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
     numbers = {"EF": lambda k: "" if k == 2 else 50 + 3 * k}
     write(tmp_path / "videos", ["TRAIN"] * 5, 100, synthetic=True, **numbers)
     write(tmp_path / "real", ["TEST"] * 4, EF=lambda k: 40 + k)
@@ -109,7 +109,7 @@ def test_the_number_that_was_asked_for(tmp_path: Path) -> None:
         dict(adherence(encoder, look, load_recordings(str(tmp_path / "without"), "videos"), real))
 
 
-def test_identity_is_that_of_an_audit_of_the_same_latents(tmp_path: Path) -> None:
+def test_identity_comes_from_an_audit_of_the_same_latents(tmp_path: Path) -> None:
     def record(source: str | None) -> str:
         lines = {"curve": [1.0, 0.9], "low": [1.0, 0.8], "high": [1.0, 0.95]}
         measure: dict[str, Any] = {"name": "identity lost along a sample"}

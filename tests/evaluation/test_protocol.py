@@ -1,4 +1,4 @@
-"""A protocol is written, is replayed to the same figures, and refuses what differs; a rerun is answered at once."""
+"""A protocol is written, repeated with the same metrics, and refuses other settings."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ __all__ = ["study"]
 
 @pytest.fixture(scope="module")
 def first(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A protocol of ten frames of each image, and what was found with it."""
+    """A protocol, and the evaluation that wrote it."""
     kept = tmp_path_factory.mktemp("kept") / "protocol.json"
     found, _ = evaluate(study, f"images={study}/images", "most=30", "seed=4", "neighbours=2")
     kept.write_text((study / "report" / "protocol.json").read_text())
     return kept, found
 
 
-def test_a_replay_gives_the_same_figures(study: Path, first: tuple[Path, dict[str, Any]]) -> None:
+def test_a_repeated_protocol_gives_the_same_metrics(study: Path, first: tuple[Path, dict[str, Any]]) -> None:
     protocol, before = first
     rules = ["most=30", "seed=4", "neighbours=2"]
     again, _ = evaluate(study, f"images={study}/images", *rules, f"protocol={protocol}")
@@ -32,9 +32,7 @@ def test_a_replay_gives_the_same_figures(study: Path, first: tuple[Path, dict[st
     assert before["protocol"]["extractors"]["classifier"]["weights"] == facts["fingerprint"]
 
 
-def test_n_is_that_of_the_protocol_though_there_are_more(
-    study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_n_is_that_of_the_protocol(study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     rules = json.loads(first[0].read_text())
     rules["count"] = {"videos": 11}
     (tmp_path / "p.json").write_text(json.dumps(rules))
@@ -46,7 +44,9 @@ def test_n_is_that_of_the_protocol_though_there_are_more(
         evaluate(study, f"images={study}/images", *given)
 
 
-def test_what_is_not_as_there_is_refused(study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_settings_that_differ_from_the_protocol_are_refused(
+    study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
     write(tmp_path / "other", ["TRAIN"] * 4 + ["TEST"] * 3, 300)
     classifier(tmp_path / "classifier", frames=5)
@@ -77,7 +77,9 @@ def test_what_is_not_as_there_is_refused(study: Path, first: tuple[Path, dict[st
             evaluate(study, *rules, *overrides)
 
 
-def test_an_extractor_more_or_less_is_refused(study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_other_extractors_than_in_the_protocol_are_refused(
+    study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     classifier(tmp_path / "second")
     rules = ["most=30", "seed=4", "neighbours=2", f"protocol={first[0]}"]
     both = f"extractors=[encoder:{study}/classifier,encoder:{tmp_path}/second]"
@@ -87,7 +89,7 @@ def test_an_extractor_more_or_less_is_refused(study: Path, first: tuple[Path, di
         evaluate(study, *rules, f"extractors=[encoder:{tmp_path}/second]")
 
 
-def test_a_rerun_is_answered_at_once_though_others_write_there(study: Path, tmp_path: Path) -> None:
+def test_a_rerun_is_skipped_although_the_folder_has_other_files(study: Path, tmp_path: Path) -> None:
     notes = f"notes={tmp_path}/notes"
     evaluate(study, notes)
     (study / "report" / "utility.json").write_text("{}")

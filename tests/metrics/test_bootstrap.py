@@ -1,4 +1,4 @@
-"""Intervals of figures of two sets: over units, and against the spread that new samples really have."""
+"""Bootstrap intervals, compared with closed forms and with other bootstraps."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_the_interval_of_a_mean_is_the_ordinary_bootstrap() -> None:
     assert found.high - found.low > 1.5 * (alone.high - alone.low)  # rows of one unit are drawn together
 
 
-def test_both_sets_count() -> None:
+def test_both_sets_contribute_to_the_interval() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=80), 3 * rng.normal(size=50)
     both = Estimate(0.0, x - x.mean(), y - y.mean())
@@ -46,7 +46,7 @@ def test_both_sets_count() -> None:
     assert influence_interval(both, SamplingUnits(np.arange(80)), SamplingUnits(np.arange(50)), seed=1) != found
 
 
-def test_ends_stay_where_the_figure_can_be() -> None:
+def test_interval_ends_stay_within_the_bounds() -> None:
     found = influence_interval(
         Estimate(0.1, np.array([-1.0, 1.0, 0.0, 0.0]), np.zeros(3), (0.0, 1.0)), everyone(4), everyone(3)
     )
@@ -55,7 +55,7 @@ def test_ends_stay_where_the_figure_can_be() -> None:
 
 
 @pytest.mark.parametrize("all_of_them", [0.0, 1.0])
-def test_a_share_that_is_all_or_nothing_is_no_certainty(all_of_them: float) -> None:
+def test_a_proportion_of_0_or_1_has_the_exact_interval(all_of_them: float) -> None:
     units = np.repeat(np.arange(13), 4)
     found, truth = (
         influence_interval(mean_estimate(np.full(52, all_of_them), proportion=True), SamplingUnits(units)),
@@ -66,8 +66,8 @@ def test_a_share_that_is_all_or_nothing_is_no_certainty(all_of_them: float) -> N
     assert influence_interval(other, everyone(7), SamplingUnits(units)) == found
 
 
-def test_classes_of_two_patients_are_drawn_together() -> None:
-    """Otherwise, with one patient of each class, there would be no interval at all."""
+def test_classes_with_few_patients_are_resampled_together() -> None:
+    """With one patient of each class there would be no interval otherwise."""
     values, patients = np.array([1.0, 5.0, 2.0, 8.0, 3.0]), np.arange(5)
     classes = np.array(["a", "a", "a", "b", "b"])
     assert influence_interval(mean_estimate(values), SamplingUnits(patients, classes)) == influence_interval(
@@ -83,8 +83,8 @@ def test_one_unit_has_no_interval() -> None:
     assert np.isnan([found.low, found.high]).all()
 
 
-def test_classes_are_given_and_not_drawn() -> None:
-    """What differs between classes alone makes no interval; units are drawn among their like."""
+def test_units_are_resampled_within_their_class() -> None:
+    """Differences between classes do not widen the interval."""
     classes = np.repeat([0, 1], [30, 20])
     apart = 100.0 * classes
     assert influence_interval(mean_estimate(apart), SamplingUnits(np.arange(50), classes)).high == pytest.approx(
@@ -97,7 +97,7 @@ def test_classes_are_given_and_not_drawn() -> None:
     assert influence_interval(mean_estimate(apart + noise), SamplingUnits(np.arange(50))).high - found.high > 5
 
 
-def test_the_median_s_interval_draws_patients() -> None:
+def test_the_interval_of_the_median_resamples_patients() -> None:
     rng = np.random.default_rng(2)
     values = rng.normal(size=200)
     found = bootstrap_median(values, np.arange(200), repeats=400)
@@ -112,7 +112,7 @@ def test_the_median_s_interval_draws_patients() -> None:
     assert np.isnan(bootstrap_median(np.array([np.nan])).value)
 
 
-def test_weighted_medians_are_those_of_the_drawn_rows() -> None:
+def test_weighted_median_equals_the_median_of_repeated_rows() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         values, often = np.sort(rng.integers(0, 5, 7)).astype(float), rng.integers(0, 4, 7)

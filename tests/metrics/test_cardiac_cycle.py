@@ -1,4 +1,4 @@
-"""How hearts beat: planted rhythms, and the phantom's truth."""
+"""Cardiac cycle metrics of simulated rhythms and of phantoms."""
 
 import math
 from functools import lru_cache
@@ -40,19 +40,19 @@ def beating(rate: float, frames: int, fps: float = FPS, noise: float = 10.0) -> 
 
 
 @pytest.mark.parametrize("rate", [41.0, 63.0, 77.7, 100.3, 171.0])
-def test_a_planted_rate_is_found_to_a_fraction_of_a_frame(rate: float) -> None:
+def test_heart_rate_has_subframe_precision(rate: float) -> None:
     """One frame more or less would be off by 1 to 9 %."""
     found = estimate_rhythm(beating(rate, 150), FPS)
     assert found.heart_rate == pytest.approx(rate, rel=0.006)
     assert found.periodicity > 0.9
 
 
-def test_the_rate_is_of_the_clock_and_not_of_the_frames() -> None:
+def test_heart_rate_depends_on_fps() -> None:
     frames = beating(70, 100)
     assert estimate_rhythm(frames, 2 * FPS).heart_rate == pytest.approx(2 * estimate_rhythm(frames, FPS).heart_rate)
 
 
-def test_noise_and_wandering_lower_the_periodicity() -> None:
+def test_noise_and_drift_lower_the_periodicity() -> None:
     rng = np.random.default_rng(1)
     regular = estimate_rhythm(beating(75, 120), FPS).periodicity
     phase = np.cumsum(2 * math.pi * 75 / 60 / FPS * (1 + 0.5 * np.repeat(rng.standard_normal(12), 10)))
@@ -63,7 +63,7 @@ def test_noise_and_wandering_lower_the_periodicity() -> None:
 @pytest.mark.parametrize(
     "still", [np.zeros((60, H, W), np.uint8), np.full((60, H, W), 90, np.uint8), chamber(np.full(60, 400.0))]
 )
-def test_what_stands_still_has_no_rhythm(still: np.ndarray) -> None:
+def test_static_frames_have_no_rhythm(still: np.ndarray) -> None:
     assert math.isnan(estimate_rhythm(still, FPS).heart_rate)
     assert not percentile_range(area_curve(still)) > 1e-9
     assert frame_difference_curve(still).max() == 0
@@ -106,7 +106,7 @@ def test_pixels_and_floats_are_the_same() -> None:
     assert frame_difference_curve(floats) == pytest.approx(frame_difference_curve(frames), rel=1e-4)
 
 
-def test_jumps_by_hand() -> None:
+def test_jump_ratio_by_hand() -> None:
     levels = np.cumsum([0, *[2] * 18, 50, 2])  # 20 changes: the 95th percentile lies a twentieth of the way to the top
     frames = np.tile(levels[:, None, None], (1, 3, 4)).astype(np.uint8)
     assert jump_ratio(frames) == pytest.approx((2 + 0.05 * 48) / 2)
@@ -114,8 +114,8 @@ def test_jumps_by_hand() -> None:
     assert math.isnan(jump_ratio(np.zeros((5, 3, 4), np.uint8)))
 
 
-def test_a_switch_between_two_poses_is_told_from_a_movement() -> None:
-    """Both change as much on the whole."""
+def test_jump_ratio_separates_pose_switches_from_motion() -> None:
+    """Both have the same mean change."""
     rng = np.random.default_rng(0)
     ends = rng.uniform(0, 255, (2, 16, 16))
     shares = {"smooth": (1 - np.cos(np.arange(64) * 2 * np.pi / 24)) / 2, "switch": (np.arange(64) // 12) % 2}
@@ -127,7 +127,7 @@ def test_a_switch_between_two_poses_is_told_from_a_movement() -> None:
     assert found["switch"] > 5
 
 
-def test_changes_and_seams_by_hand() -> None:
+def test_frame_differences_and_seam_ratio_by_hand() -> None:
     levels = np.array([10, 12, 14, 30, 32, 34, 30])
     frames = np.broadcast_to(levels[:, None, None], (7, 5, 4)).astype(np.uint8)
     assert frame_difference_curve(frames).tolist() == [2, 2, 16, 2, 2, 4]
@@ -144,7 +144,7 @@ def test_changes_and_seams_by_hand() -> None:
 @pytest.mark.parametrize(
     "wrong", [np.zeros((3, 4), np.uint8), np.zeros((3, 4, 5, 1), np.uint8), np.zeros((3, 4, 5), int)]
 )
-def test_other_frames_are_refused(wrong: np.ndarray) -> None:
+def test_invalid_frames_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"not \(F, H, W\)|not uint8 or floats"):
         frame_difference_curve(wrong)
 
@@ -157,7 +157,7 @@ def phantoms() -> list[tuple[np.ndarray, np.ndarray, float]]:
     return [(render(scene), label_areas(scene), scene.heart_rate) for scene in scenes]
 
 
-def test_the_phantoms_heart_rates() -> None:
+def test_heart_rates_of_phantoms() -> None:
     """Recordings of two beats and more: within 5 % for at least 95 % of them."""
     errors = []
     for frames, _, rate in phantoms():
@@ -170,7 +170,7 @@ def test_the_phantoms_heart_rates() -> None:
     assert np.nanmedian(errors) < 0.01
 
 
-def test_the_phantoms_areas() -> None:
+def test_area_curves_of_phantoms() -> None:
     """With the left ventricle alone, and with all four chambers."""
     ventricle = [np.corrcoef(area_curve(frames), area[:, 1])[0, 1] for frames, area, _ in phantoms()]
     chambers = [np.corrcoef(area_curve(frames), area[:, 1:5].sum(axis=1))[0, 1] for frames, area, _ in phantoms()]
@@ -180,7 +180,7 @@ def test_the_phantoms_areas() -> None:
     assert min(chambers) > 0.85
 
 
-def test_parts_of_the_phantoms_beats_have_no_rate_or_the_right_one() -> None:
+def test_short_phantom_clips_have_no_rate_or_the_right_one() -> None:
     for frames, _, rate in phantoms():
         for beats in (0.5, 0.9, 1.3, 1.6):
             length = int(beats * 60 / rate * FPS)

@@ -1,4 +1,4 @@
-"""All distances together: N the same on all sides, the floor from real sets alone."""
+"""The table of fidelity metrics: equal N, and the floor from real sets alone."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def side(seed: int, shift: float = 0.0, count: int = N) -> Features:
     return Features(rows, SamplingUnits(np.array([f"p{k // 2}" for k in range(count)])))
 
 
-def test_the_floor_is_of_training_against_test() -> None:
+def test_the_floor_compares_train_with_test() -> None:
     synthetic, test, train = side(0, 1.5), side(1), side(2)
     found = compare_features(synthetic, test, train)
     assert set(found) == set(METRICS) - {"IS"}
@@ -43,15 +43,15 @@ def test_intervals_are_over_patients() -> None:
     assert by_patient.high - by_patient.low > 1.5 * (by_row.high - by_row.low)
 
 
-def test_unequal_numbers_are_refused() -> None:
-    """A distance moves with N: 2,000 videos of one side against 655 of the other are no figure."""
+def test_unequal_sample_counts_are_refused() -> None:
+    """Distances depend on N: 2,000 videos cannot be compared with 655."""
     for short in range(3):
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
         with pytest.raises(ValueError, match="give as many of each"):
             compare_features(*sides)
 
 
-def test_fewer_samples_than_neighbours_have_fewer_neighbours() -> None:
+def test_small_sets_use_fewer_neighbors() -> None:
     few = [side(seed, count=4) for seed in range(3)]
     found, wanted = compare_features(*few, k=5), compare_features(*few, k=3)
     assert found == wanted

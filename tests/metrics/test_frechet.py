@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms, scipy's root of a matrix, and torchmetrics."""
+"""The Frechet distance compared with closed forms, scipy's matrix square root, and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from echodream.metrics.frechet import frechet_distance, frechet_estimate
 
 
 def features(count: int, dimensions: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Correlated features with a mean of their own."""
+    """Correlated features with a random mean."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(dimensions, dimensions))
     return rng.normal(size=(count, dimensions)) @ mixing * scale + rng.normal(size=dimensions)
@@ -23,7 +23,7 @@ def by_sqrtm(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(40, 31, 5), (6, 90, 5), (2, 3, 1)])
-def test_it_is_scipys(n: int, m: int, d: int) -> None:
+def test_frechet_distance_equals_scipy(n: int, m: int, d: int) -> None:
     x, y = features(n, d), features(m, d, seed=1, scale=1.7)
     x, y = x.reshape(n, d), y.reshape(m, d)
     if d > 1:
@@ -33,7 +33,7 @@ def test_it_is_scipys(n: int, m: int, d: int) -> None:
         assert frechet_distance(x, y) == pytest.approx(truth)
 
 
-def test_it_is_torchmetrics() -> None:
+def test_frechet_distance_equals_torchmetrics() -> None:
     from torchmetrics.image.fid import _compute_fid
 
     x, y = features(50, 7), features(44, 7, seed=3)
@@ -62,14 +62,14 @@ def test_many_samples_reach_the_distance_of_the_gaussians() -> None:
     assert frechet_distance(x, y) == pytest.approx(1 + 1 + 4, rel=0.02)
 
 
-def test_equal_sets_are_at_zero_whatever_their_scale() -> None:
+def test_equal_sets_have_distance_zero_at_any_scale() -> None:
     for count in (4, 100):
         x = features(count, 9) * 1e3
         assert 0 <= frechet_distance(x, x) < 1e-6 * (x**2).sum()
         assert frechet_distance(x, x[::-1] + 2.0) == pytest.approx(9 * 4, rel=1e-6)
 
 
-def test_float32_is_brought_to_float64() -> None:
+def test_float32_is_converted_to_float64() -> None:
     x, y = features(30, 4) + 1e4, features(30, 4, seed=1) + 1e4
     x, y = x.astype(np.float32), y.astype(np.float32)
     assert frechet_distance(x, y) == pytest.approx(by_sqrtm(x.astype(float), y.astype(float)), rel=1e-6)
@@ -79,7 +79,7 @@ SHAPES = [(40, 31, 5), (6, 8, 12), (9, 40, 12)]
 
 
 def weighted(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
-    """The distance where the rows of ``x`` weigh ``w``, which adds up to 1."""
+    """The distance with weights ``w`` of the rows of ``x``, which sum to 1."""
     mean = w @ x
     centred = (x - mean) * np.sqrt(w * len(x) / (len(x) - 1))[:, None]
     cross = centred @ ((y - y.mean(axis=0)) / np.sqrt(len(y) - 1)).T
@@ -96,7 +96,7 @@ def test_the_estimate_is_the_distance(n: int, m: int, d: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "m", "d"), SHAPES)
-def test_influences_are_how_the_distance_changes_with_weights(n: int, m: int, d: int) -> None:
+def test_influences_are_derivatives_by_sample_weights(n: int, m: int, d: int) -> None:
     x, y = features(n, d), features(m, d, seed=1, scale=1.7)
     found, step = frechet_estimate(x, y), 1e-5
     for k in (0, 3, n - 1):
@@ -107,7 +107,7 @@ def test_influences_are_how_the_distance_changes_with_weights(n: int, m: int, d:
     assert (len(found.x), len(found.y)) == (n, m)
 
 
-def test_the_interval_is_as_wide_as_new_samples_spread() -> None:
+def test_interval_width_matches_the_spread_of_new_samples() -> None:
     rng = np.random.default_rng(0)
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +125,6 @@ def test_the_interval_is_as_wide_as_new_samples_spread() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((5, 3)), np.zeros((1, 4)), np.zeros(4), np.full((5, 4), np.nan)])
-def test_what_are_no_features_is_refused(wrong: np.ndarray) -> None:
+def test_invalid_features_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"features are"):
         frechet_distance(wrong, features(5, 4))

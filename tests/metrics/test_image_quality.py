@@ -23,7 +23,7 @@ def mask() -> Tensor:
 
 
 @pytest.mark.parametrize("where", [None, mask()])
-def test_mae_and_psnr_are_numpys_in_grey_levels(where: Tensor | None) -> None:
+def test_mae_and_psnr_equal_numpy(where: Tensor | None) -> None:
     x, y = images(0), images(1)
     left, right = ((image.double().numpy() + 1) * 127.5 for image in (x, y))
     for index in range(B):
@@ -38,7 +38,7 @@ def test_equal_images_have_a_finite_psnr() -> None:
     assert psnr(images(0), images(0)).tolist() == pytest.approx([100.0] * B)
 
 
-def test_ssim_is_torchmetrics() -> None:
+def test_ssim_equals_torchmetrics() -> None:
     x = images(0)
     y = (x + 0.4 * images(1)).clamp(-1, 1)
     metric = StructuralSimilarityIndexMeasure(
@@ -57,7 +57,7 @@ def gaussian_mean(image: np.ndarray) -> np.ndarray:
 
 
 def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Equation 13 of Wang et al. at each place where the window fits; range 2."""
+    """Equation 13 of Wang et al. at each position where the window fits; range 2."""
     a, b = gaussian_mean(x), gaussian_mean(y)
     var_a, var_b, cov = (
         gaussian_mean(product) - means for product, means in ((x * x, a * a), (y * y, b * b), (x * y, a * b))
@@ -66,7 +66,7 @@ def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (2 * a * b + c1) * (2 * cov + c2) / ((a**2 + b**2 + c1) * (var_a + var_b + c2))
 
 
-def test_ssim_where_a_mask_says_is_wangs_map_there() -> None:
+def test_masked_ssim_equals_the_ssim_map_in_the_mask() -> None:
     x, y = images(0), (images(0) + 0.4 * images(1)).clamp(-1, 1)
     where = torch.zeros(B, H, W, dtype=torch.bool)
     where[0, 6:9, 7:30] = True
@@ -86,7 +86,7 @@ def test_an_image_with_an_empty_mask_has_no_value(metric: object) -> None:
     assert math.isnan(values[1])
 
 
-def test_what_moves_by_hand() -> None:
+def test_moving_mask_by_hand() -> None:
     clip = torch.full((1, 2, F, 5, 7), -1.0)  # one channel of two suffices
     clip[0, 1, 2:, 3, 4] = -1 + 17 / 127.5  # 17 grey levels brighter from frame 2 on
     clip[0, 0, 3, 0, 0] = -1 + 15 / 127.5  # not enough
@@ -106,7 +106,7 @@ def test_nothing_moves_in_a_single_frame() -> None:
     assert not moving_pixels(torch.rand(2, 1, 1, 5, 7)).any()
 
 
-def test_the_bicubic_bar_is_pillows() -> None:
+def test_bicubic_round_trip_equals_pillow() -> None:
     """Pillow's bicubic filter is antialiased and has the same kernel; it works on single float channels."""
     x = images(0)
     found = bicubic_round_trip(x, 8)
@@ -119,6 +119,6 @@ def test_the_bicubic_bar_is_pillows() -> None:
             assert found[index, channel].numpy() == pytest.approx(truth, abs=2e-4)
 
 
-def test_the_bicubic_bar_keeps_what_is_smooth() -> None:
+def test_bicubic_round_trip_keeps_smooth_images() -> None:
     ramp = torch.linspace(-0.5, 0.5, 64).expand(1, 1, 64, 64)
     assert psnr(ramp, bicubic_round_trip(ramp, 8)).item() > 35

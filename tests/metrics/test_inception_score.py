@@ -7,14 +7,14 @@ import torch
 from echodream.metrics.inception_score import inception_score
 
 
-def test_sure_and_even_answers_have_the_number_of_classes_and_one_answer_has_one() -> None:
+def test_confident_balanced_predictions_score_k_and_a_single_class_scores_one() -> None:
     sure = 1e3 * np.eye(5)[np.arange(20) % 5]
     assert inception_score(sure).value == pytest.approx(5)
     assert inception_score(sure[:1].repeat(7, axis=0)).value == pytest.approx(1)
     assert inception_score(np.zeros((9, 5))).value == pytest.approx(1)
 
 
-def test_it_is_torchmetrics_of_one_split() -> None:
+def test_inception_score_equals_torchmetrics_with_one_split() -> None:
     from torchmetrics.image.inception import InceptionScore
 
     scores = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 6)) * 3)
@@ -23,7 +23,7 @@ def test_it_is_torchmetrics_of_one_split() -> None:
     assert inception_score(scores.numpy()).value == pytest.approx(float(theirs.compute()[0]), rel=1e-6)
 
 
-def test_the_influence_is_of_a_row_with_more_weight() -> None:
+def test_influence_is_the_derivative_by_sample_weight() -> None:
     scores = np.random.default_rng(1).normal(size=(12, 4)) * 2
     found, step = inception_score(scores), 1e-6
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
@@ -36,6 +36,6 @@ def test_the_influence_is_of_a_row_with_more_weight() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(4), np.zeros((1, 4)), np.full((3, 4), np.nan)])
-def test_what_are_no_scores_is_refused(wrong: np.ndarray) -> None:
+def test_invalid_logits_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="logits are"):
         inception_score(wrong)

@@ -1,4 +1,4 @@
-"""End diastole and end systole from the pixels: the phantom's truth, hearts in closed form, and what is no heart."""
+"""Key frames of phantoms, of simulated hearts, and of clips without a heartbeat."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ RECORDINGS = [  # class, patient, size, fps, heart rate, dB of gain
 ]
 
 
-def test_key_frames_of_phantoms_are_within_a_frame_of_their_truth() -> None:
+def test_key_frames_of_phantoms_are_within_a_frame_of_the_truth() -> None:
     hits = marks = found = 0
     for class_id, patient, size, fps, rate, gain in RECORDINGS:
         scene = sample_scene((9, class_id, patient, 1), size, fps, (2.2, 2.2))
@@ -51,7 +51,7 @@ def test_key_frames_of_a_heart_in_closed_form(frames: int, beat: float, fps: flo
 
 
 @pytest.mark.parametrize("beat", [20.0, 33.0])
-def test_an_atrium_that_changes_more_than_the_ventricle_does_not_turn_the_beat_around(beat: float) -> None:
+def test_large_atrial_motion_does_not_exchange_ed_and_es(beat: float) -> None:
     clip = heart(70, beat, atrium=0.5)
     dark = (clip < 60).sum(axis=(1, 2))
     ed, es = truth(70, beat)
@@ -61,7 +61,7 @@ def test_an_atrium_that_changes_more_than_the_ventricle_does_not_turn_the_beat_a
     assert match_key_frames(found.ed, ed).matched == len(ed)
 
 
-def test_a_sliding_probe_changes_little() -> None:
+def test_a_sliding_probe_has_little_effect() -> None:
     ed, es = truth(75, 26.0, 0.45)
     found = detect_key_frames(heart(75, 26.0, 0.45, slide=3.0), 30.0)
     assert match_key_frames(found.ed, ed) == KeyFrameMatch(3, 0, 0)
@@ -80,7 +80,7 @@ def test_size_and_type_of_the_frames_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("what", ["noise", "still", "slides", "one beat", "irregular", "one frame"])
-def test_what_does_not_beat_has_no_key_frames(what: str) -> None:
+def test_clips_without_a_heartbeat_have_no_key_frames(what: str) -> None:
     rng = np.random.default_rng(3)
     still = np.repeat(heart(1, 30.0), 90, axis=0)
     clips = {
@@ -97,7 +97,7 @@ def test_what_does_not_beat_has_no_key_frames(what: str) -> None:
     assert np.isnan(found.heart_rate)
 
 
-def test_matching_is_the_best_there_is() -> None:
+def test_matching_is_optimal() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         found, true = (sorted(rng.choice(25, rng.integers(0, 9), replace=False).tolist()) for _ in range(2))

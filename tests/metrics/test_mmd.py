@@ -1,4 +1,4 @@
-"""Kernel distances against sums pair by pair, torchmetrics' KID, and distributions that are equal."""
+"""Kernel distances compared with brute force and torchmetrics' KID."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def brute(x: np.ndarray, y: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray
     return float(np.mean(within) + np.mean(others) - 2 * np.mean(between))
 
 
-def test_the_kernel_distance_pair_by_pair() -> None:
+def test_kernel_distance_by_brute_force() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
     products = DotProducts.of(x, y)
     cubic = brute(x, y, lambda a, b: (a @ b / D + 1) ** 3)
@@ -41,14 +41,14 @@ def test_the_width_of_the_gaussian_is_the_median_within_the_second_set() -> None
     assert gaussian_mmd(DotProducts.of(1000 * x, 1000 * y)).value == pytest.approx(truth)
 
 
-def test_it_is_torchmetrics_kid() -> None:
+def test_kernel_distance_equals_torchmetrics_kid() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = features(N, 2, 0.3), features(N, 3)
     assert polynomial_mmd(DotProducts.of(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
 
 
-def test_equal_distributions_are_at_zero_on_average_and_in_their_intervals() -> None:
+def test_equal_distributions_have_mean_zero_and_covering_intervals() -> None:
     """With a row compared with itself, as in the biased estimate, the mean would be about 0.2."""
     values, inside = [], 0
     for seed in range(120):
@@ -60,7 +60,7 @@ def test_equal_distributions_are_at_zero_on_average_and_in_their_intervals() -> 
     assert inside >= 108
 
 
-def test_influences_are_those_of_rows_that_are_given_more_weight() -> None:
+def test_influences_are_derivatives_by_row_weights() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
     found = polynomial_mmd(DotProducts.of(x, y))
     weights = np.random.default_rng(4).normal(size=N) * 1e-4
@@ -75,6 +75,6 @@ def test_influences_are_those_of_rows_that_are_given_more_weight() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((5, 3)), np.zeros((1, 4)), np.zeros(4)])
-def test_what_are_no_features_is_refused(wrong: np.ndarray) -> None:
+def test_invalid_features_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"features are"):
         DotProducts.of(wrong, features(M, 0))

@@ -1,4 +1,4 @@
-"""Figures of many labels at once, against scikit-learn on the rows of which each label is known."""
+"""Multilabel metrics compared with scikit-learn on the rows where each label is known."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ N = 60
 
 
 def given() -> tuple[np.ndarray, np.ndarray]:
-    """Scores with ties, and shares: of the first some cells are empty, of the third some say neither, the last is 0."""
+    """Scores with ties, and soft labels: the first has NaN, the third has one half, the last is 0."""
     rng = np.random.default_rng(0)
     scores = np.round(rng.random((N, 4)), 1)
     target = rng.integers(0, 2, (N, 4)).astype(np.float64)
@@ -22,7 +22,7 @@ def given() -> tuple[np.ndarray, np.ndarray]:
     return scores, target
 
 
-def test_each_label_is_scikit_learn_s_figure_of_the_rows_that_say_yes_or_no() -> None:
+def test_each_label_equals_scikit_learn_on_its_known_rows() -> None:
     scores, target = given()
     found = multilabel_metrics(scores, target, NAMES)
     for name, reference in (("auc", roc_auc_score), ("average_precision", average_precision_score)):
@@ -35,7 +35,7 @@ def test_each_label_is_scikit_learn_s_figure_of_the_rows_that_say_yes_or_no() ->
         assert found[name][0] == pytest.approx(np.mean(each), abs=1e-12)
 
 
-def test_a_bootstrap_sample_is_the_figure_of_its_rows_written_out() -> None:
+def test_weights_equal_repeated_rows() -> None:
     scores, target = given()
     weights = bootstrap_weights([f"p{row // 4}" for row in range(N)], repeats=3, seed=1)
     found = multilabel_metrics(scores, target, NAMES, weights)
@@ -46,7 +46,7 @@ def test_a_bootstrap_sample_is_the_figure_of_its_rows_written_out() -> None:
             np.testing.assert_allclose(values[number], again[name][0], atol=1e-12, err_msg=name)
 
 
-def test_a_label_that_nobody_has_an_answer_to_has_no_figure() -> None:
+def test_an_unknown_label_has_no_metrics() -> None:
     scores, target = given()
     target[:, 1] = np.nan
     target[:, 2] = 0.5
@@ -56,7 +56,7 @@ def test_a_label_that_nobody_has_an_answer_to_has_no_figure() -> None:
     assert np.isnan(multilabel_metrics(scores[:, 3:], target[:, 3:], ["never"])["auc"][0])
 
 
-def test_patients_behind_a_figure_without_error_are_those_of_the_smaller_kind() -> None:
+def test_patient_counts_are_those_of_the_smaller_class() -> None:
     target = np.array([[1, 0.9], [1, 0.2], [0, np.nan], [0, 0.5], [0, 0]])
     patients = np.array(["a", "a", "b", "c", "d"])
     assert multilabel_patients(target, ["x", "y"], patients) == {"auc_x": 1, "auc_y": 1, "auc": 1}

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against the paper's equations, and against those of the audit."""
+"""Precision, recall, density and coverage compared with the paper's equations and with the audit."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def brute(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("k", [1, 4])
-def test_they_are_the_papers_and_the_audits(k: int) -> None:
+def test_prdc_equals_the_paper_and_the_audit(k: int) -> None:
     x, y = sides()
     found, truth = prdc_estimates(*DotProducts.of(x, y).squared_distances(), k), brute(x, y, k)
     audited = fidelity(torch.from_numpy(x), torch.from_numpy(y), k=k)
@@ -43,7 +43,7 @@ def test_they_are_the_papers_and_the_audits(k: int) -> None:
     assert len({round(value, 6) for value in truth.values()}) == 4
 
 
-def test_precision_is_told_by_samples_and_recall_by_patients() -> None:
+def test_precision_needs_several_samples_and_recall_several_patients() -> None:
     x, y = sides()
     found = prdc_estimates(*DotProducts.of(x, y).squared_distances(), 2)
     for name, own in (("precision", N), ("density", N), ("recall", M), ("coverage", M)):
@@ -54,8 +54,8 @@ def test_precision_is_told_by_samples_and_recall_by_patients() -> None:
         assert ends.high <= 1 or name == "density"
 
 
-def test_intervals_are_as_wide_as_figures_vary() -> None:
-    """Both sets are drawn again and again: the spread of each figure is what its interval says."""
+def test_interval_width_matches_the_spread_of_the_metric() -> None:
+    """Over new random sets, the spread of each metric matches its interval."""
     rng, units = np.random.default_rng(3), SamplingUnits(np.arange(60))
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     widths: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -69,7 +69,7 @@ def test_intervals_are_as_wide_as_figures_vary() -> None:
         assert 0.75 < np.mean(widths[name]) / np.std(values[name]) < 1.4, name
 
 
-def test_a_row_of_the_other_set_matters_by_what_it_alone_holds() -> None:
+def test_influence_of_the_other_set_equals_leaving_a_row_out() -> None:
     x, y = sides()
     within, between, others = DotProducts.of(x, y).squared_distances()
     found = prdc_estimates(within, between, others, 2)
@@ -86,7 +86,7 @@ def test_a_row_of_the_other_set_matters_by_what_it_alone_holds() -> None:
         assert influence == pytest.approx(len(lost) * (np.array(lost) - np.mean(lost))), name
 
 
-def test_a_share_of_all_has_the_exact_interval_of_its_own_units() -> None:
+def test_a_proportion_of_1_has_the_exact_interval() -> None:
     near = np.random.default_rng(0).normal(size=(N, D)) * 0.01
     found = prdc_estimates(*DotProducts.of(near, np.concatenate([near + 0.001, near[:5]])).squared_distances(), 4)
     ends = influence_interval(found["precision"], SamplingUnits(np.arange(N)), SamplingUnits(np.arange(N + 5)))
@@ -94,7 +94,7 @@ def test_a_share_of_all_has_the_exact_interval_of_its_own_units() -> None:
     assert ends.low == pytest.approx(0.025 ** (1 / N))
 
 
-def test_a_row_is_not_its_own_neighbour() -> None:
+def test_a_row_is_not_its_own_neighbor() -> None:
     x = np.array([[0.0], [1.0], [3.0], [7.0]])
     within = DotProducts.of(x, x).squared_distances()[0]
     assert squared_radii(within, 1).tolist() == [1, 1, 4, 16]
@@ -102,6 +102,6 @@ def test_a_row_is_not_its_own_neighbour() -> None:
 
 
 @pytest.mark.parametrize("k", [0, 17])
-def test_more_neighbours_than_rows_are_refused(k: int) -> None:
+def test_more_neighbors_than_rows_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=rf"k={k} neighbors need more than {k} rows"):
         prdc_estimates(*DotProducts.of(*sides()).squared_distances(), k)

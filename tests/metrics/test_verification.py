@@ -1,4 +1,4 @@
-"""Verification metrics, against scikit-learn and against loops over every pair."""
+"""Verification metrics compared with scikit-learn and with loops over every pair."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def test_similarities_are_cosines_and_correlations() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_auc_and_roc_are_those_of_scikit_learn(ties: bool) -> None:
+def test_auc_and_roc_equal_scikit_learn(ties: bool) -> None:
     scores, same = pairs_of(table(ties))
     made = all_pairs(table(ties), PATIENT)
     assert auc(made) == pytest.approx(sk.roc_auc_score(same, scores), abs=1e-12)
@@ -60,7 +60,7 @@ def test_auc_and_roc_are_those_of_scikit_learn(ties: bool) -> None:
     assert threshold == pytest.approx(their_threshold)
 
 
-def test_without_pairs_of_one_recording_the_patient_is_what_is_recognised() -> None:
+def test_pairs_within_a_recording_can_be_left_out() -> None:
     kept = [(i, j) for i, j in itertools.combinations(range(N), 2) if RECORDING[i] != RECORDING[j]]
     made = all_pairs(table(), PATIENT, RECORDING)
     truth = sk.roc_auc_score([PATIENT[i] == PATIENT[j] for i, j in kept], [table()[i, j] for i, j in kept])
@@ -69,7 +69,7 @@ def test_without_pairs_of_one_recording_the_patient_is_what_is_recognised() -> N
 
 
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.02])
-def test_tar_is_the_best_of_all_thresholds_that_keep_the_far(far: float) -> None:
+def test_tar_at_far_by_brute_force(far: float) -> None:
     scores, same = (np.array(part) for part in pairs_of(table()))
     best = 0.0
     for threshold in [*np.unique(scores), np.inf]:
@@ -80,14 +80,14 @@ def test_tar_is_the_best_of_all_thresholds_that_keep_the_far(far: float) -> None
     assert 0 < best < 1
 
 
-def test_too_few_impostors_tell_no_small_rate() -> None:
+def test_tar_is_nan_with_too_few_impostors() -> None:
     made = all_pairs(table(), PATIENT)
     assert np.isnan(tar_at_far(made, 1 / (np.count_nonzero(~made.same) + 1)))
     assert not np.isnan(tar_at_far(made, 1 / np.count_nonzero(~made.same)))
 
 
-def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
-    """Against scikit-learn with each pair written out as often as it comes."""
+def test_pair_weights_equal_repeated_pairs() -> None:
+    """Compared with scikit-learn on repeated pairs."""
     counts = dict(zip("abcde", [2, 0, 1, 3, 1], strict=True))
     scores, same = [], []
     for i, j in itertools.combinations(range(N), 2):
@@ -101,7 +101,7 @@ def test_drawing_a_patient_twice_weighs_as_having_every_frame_twice() -> None:
     assert sk.roc_auc_score(same, scores) != pytest.approx(auc(made), abs=1e-3)
 
 
-def test_the_interval_is_of_draws_of_patients() -> None:
+def test_bootstrap_resamples_patients() -> None:
     made = all_pairs(table(), PATIENT)
     found = bootstrap_pairs(made, auc, repeats=40, confidence=0.9, seed=3)
     rng, values = np.random.default_rng(3), []
@@ -120,13 +120,13 @@ def test_the_interval_is_of_draws_of_patients() -> None:
     assert found.low < found.value == auc(made) < found.high
 
 
-def test_one_patient_alone_has_no_values() -> None:
+def test_a_single_patient_has_no_metrics() -> None:
     made = all_pairs(np.ones((3, 3)), np.array(["a"] * 3))
     assert np.isnan(auc(made))
     assert np.isnan(bootstrap_pairs(made, auc, repeats=5).low)
 
 
-def test_rank_1_searches_the_other_recordings_for_each_patient_that_has_two() -> None:
+def test_rank_1_by_brute_force() -> None:
     scores = table(ties=False)
     shares = {}
     for name in np.unique(PATIENT):
@@ -144,7 +144,7 @@ def test_rank_1_searches_the_other_recordings_for_each_patient_that_has_two() ->
     assert rank1_accuracy(np.ones((N, N)), PATIENT, RECORDING) == 0  # all alike: nobody is recognised
 
 
-def test_frames_are_spread_over_patients_and_enough_of_each() -> None:
+def test_subsample_has_enough_frames_of_evenly_spaced_patients() -> None:
     kept = subsample_patients(PATIENT, 11, frames_per_patient=2)
     assert np.unique(PATIENT[kept], return_counts=True)[1].tolist() == [2, 2, 2, 2, 1]
     assert [kept.tolist()[k] for k in range(2)] == [0, 1]
@@ -157,7 +157,7 @@ def test_frames_are_spread_over_patients_and_enough_of_each() -> None:
     assert subsample_patients(PATIENT, 100).tolist() == list(range(N))
 
 
-def test_pairs_are_sorted_and_each_comes_once() -> None:
+def test_pairs_are_sorted_and_unique() -> None:
     made = all_pairs(table(), PATIENT)
     assert isinstance(made, Pairs)
     assert len(made.score) == N * (N - 1) // 2

@@ -1,4 +1,4 @@
-"""Thresholds and rates against brute force, by hand, and against scikit-learn's definitions where they agree."""
+"""Thresholds and rates compared with brute force and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_pairs_are_sorted_with_their_patients() -> None:
 
 
 def test_rates_by_hand() -> None:
-    """Five genuine pairs, of which three are accepted; four of others, of which one is."""
+    """Five genuine pairs with three accepted; four impostor pairs with one accepted."""
     score = np.array([0.9, 0.8, 0.5, 0.2, 0.1, 0.7, 0.3, 0.2, 0.0])
     first = np.arange(9)
     pairs = verification.pairs_from_scores(score, first, np.where(first < 5, first, 0))
@@ -44,7 +44,7 @@ def test_rates_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_best_threshold_is_the_best_of_all(seed: int) -> None:
+def test_best_f1_threshold_by_brute_force(seed: int) -> None:
     pairs = some(seed)
     best = max(verification.verification_rates(pairs, cut).f1 for cut in pairs.score)
     found = verification.best_f1_threshold(pairs)
@@ -53,7 +53,7 @@ def test_the_best_threshold_is_the_best_of_all(seed: int) -> None:
 
 
 @pytest.mark.parametrize("far", [0.1, 0.35])
-def test_a_threshold_at_a_far_accepts_as_much_as_it_may(far: float) -> None:
+def test_threshold_at_far_is_the_lowest_allowed(far: float) -> None:
     pairs = some(3)
     found = verification.threshold_at_far(pairs, far)
     assert verification.verification_rates(pairs, found).far <= far
@@ -98,8 +98,8 @@ def test_the_equal_error_rate() -> None:
     assert verification.equal_error_rate(wide) == pytest.approx(0.3085, abs=0.01)  # the normal distribution's at -1/2
 
 
-def test_folds_judge_pairs_that_did_not_choose() -> None:
-    """Unrolled by hand: patients in turns, the threshold of the others, F1 and accuracy on those left out."""
+def test_cross_validated_threshold_by_hand() -> None:
+    """By hand: the threshold of all folds but one, F1 and accuracy on the held-out fold."""
     pairs = some(7, count=80)
     found = verification.cross_validated_threshold(pairs, folds=4, seed=1)
     names = np.unique(pairs.first)
@@ -123,7 +123,7 @@ def test_folds_judge_pairs_that_did_not_choose() -> None:
     assert (few.threshold, few.count) == (0.9, 0)
 
 
-def test_intervals_come_from_patients() -> None:
+def test_bootstrap_interval_contains_the_equal_error_rate() -> None:
     pairs = some(8, count=200, patients=30)
     found = bootstrap_pairs(pairs, verification.equal_error_rate)
     assert 0 <= found.low < found.value < found.high <= 1

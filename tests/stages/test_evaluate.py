@@ -1,4 +1,4 @@
-"""The table of ``stage=evaluate`` against the same figures computed recording by recording; every refusal."""
+"""``stage=evaluate`` compared with metrics computed recording by recording; and its errors."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def rows_of(store: Store, split: str | None) -> Any:
 
 
 def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, predictions and targets of the clips in the middle, one by one."""
+    """Features, predictions and targets of the center clips, one by one."""
     network, _ = load_classifier(folder / "classifier")
     store = Store(folder / name)
     features, predicted, target = [], [], []
@@ -45,7 +45,7 @@ def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.n
     return np.stack(features), np.array(predicted), np.array(target)
 
 
-def test_videos_are_judged_against_test_with_the_floor_of_train(study: Path) -> None:
+def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> None:
     found, said = evaluate(study)
     (synthetic, guess, asked), (test, real_guess, real_class) = (
         looked(study, name, split) for name, split in (("videos", None), ("real", "TEST"))
@@ -66,7 +66,7 @@ def test_videos_are_judged_against_test_with_the_floor_of_train(study: Path) -> 
     assert not {"FID", "KID", "IS", "FVD16"} & (set(found["videos"]) | set(said.split()))
 
 
-def test_every_figure_has_one_shape(study: Path) -> None:
+def test_every_metric_has_the_same_keys(study: Path) -> None:
     found, said = evaluate(study, f"images={study}/images", "neighbours=3")
     keys = {"value", "low", "high", "floor", "count", "dimensions", "better", "warning"}
     distances = ("frechet", "kernel", "rbf", "quadratic", "precision", "recall", "density", "coverage")
@@ -85,7 +85,7 @@ def test_every_figure_has_one_shape(study: Path) -> None:
     assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
 
 
-def test_the_floor_is_train_against_test_with_as_many(study: Path) -> None:
+def test_the_floor_has_the_same_sample_count(study: Path) -> None:
     """Twenty training clips are cut to eighteen; with all twenty, or against other recordings, it is another number."""
     found, _ = evaluate(study)
     train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
@@ -96,7 +96,7 @@ def test_the_floor_is_train_against_test_with_as_many(study: Path) -> None:
     assert abs(floor / frechet_distance(train, test) - 1) > 1e-4
 
 
-def test_how_hearts_beat_is_compared_with_test(study: Path) -> None:
+def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
     found, said = evaluate(study)
     for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
         store = Store(study / name)
@@ -113,7 +113,7 @@ def test_how_hearts_beat_is_compared_with_test(study: Path) -> None:
     assert "videos: heart rate" in said
 
 
-def test_seams_are_measured_where_the_store_says(study: Path) -> None:
+def test_seams_are_measured_at_the_joins(study: Path) -> None:
     found, _ = evaluate(study)
     store = Store(study / "videos")
     truth = [seam_ratio(store.frames(f"r{k:02d}")[..., 0], [10 + k, 30]) for k in range(18) if k != 3]
@@ -124,7 +124,7 @@ def test_seams_are_measured_where_the_store_says(study: Path) -> None:
     assert seam["floor"] == {"value": None, "low": None, "high": None, "count": 0}
 
 
-def test_the_curve_is_of_recordings_that_are_as_long(study: Path) -> None:
+def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path) -> None:
     found, _ = evaluate(study)
     curve = found["curves"]["frame difference"]
     for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
@@ -138,7 +138,7 @@ def test_the_curve_is_of_recordings_that_are_as_long(study: Path) -> None:
         assert curve[side]["fps"] == [32.0]
 
 
-def test_images_are_judged_frame_by_frame(study: Path) -> None:
+def test_images_are_compared_by_frames(study: Path) -> None:
     found, said = evaluate(study, f"images={study}/images", "videos=null", "batch=7")
     assert "videos" not in found
     assert "beat" not in found
@@ -156,7 +156,7 @@ def test_images_are_judged_frame_by_frame(study: Path) -> None:
     assert "images: class agreement, five" in said
 
 
-def test_every_frame_is_looked_at_once_with_its_own_class(study: Path) -> None:
+def test_every_frame_is_used_once_with_its_class(study: Path) -> None:
     encoder, side = ClassifierExtractor(str(study / "classifier")), load_recordings(str(study / "real"), "real", "TEST")
     seen = FeatureExtraction(10_000, 7, 0).frames(side, encoder)
     store = Store(study / "real")
@@ -173,7 +173,7 @@ def test_every_frame_is_looked_at_once_with_its_own_class(study: Path) -> None:
     assert seen.units.names.tolist() == rows["PatientID"].to_numpy()[of[order]].tolist()
 
 
-def test_the_draw_is_a_function_of_the_seed(study: Path) -> None:
+def test_samples_depend_on_the_seed(study: Path) -> None:
     few = [f"images={study}/images", "most=20", "videos=null"]
     first, again, other = (evaluate(study, *few, *more)[0]["images"] for more in ([], ["batch=3"], ["seed=1"]))
     value, floor = first["frechet[classifier]"]["value"], first["frechet[classifier]"]["floor"]["value"]
@@ -183,7 +183,7 @@ def test_the_draw_is_a_function_of_the_seed(study: Path) -> None:
     assert other["frechet[classifier]"]["value"] != pytest.approx(value, rel=1e-3)
 
 
-def test_a_store_that_is_not_synthetic_counts_by_its_test_patients(study: Path) -> None:
+def test_a_real_store_is_compared_by_its_test_patients(study: Path) -> None:
     found, _ = evaluate(study, f"videos={study}/real")
     assert found["videos"]["frechet[classifier]"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["videos"]["store"]["recordings"] == 18
@@ -213,10 +213,10 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: 
 
 
 @pytest.mark.parametrize(("start", "indices"), [("first", [0, 3, 6, 9]), ("spread", None), ("centre", None)])
-def test_clips_begin_where_the_classifier_was_tested(
+def test_clips_start_as_in_the_test_of_the_classifier(
     tmp_path: Path, study: Path, start: str, indices: list[int] | None
 ) -> None:
-    """ "spread" takes frames of the whole recording, as ``stage=utility`` does; each is looked at here by itself."""
+    """With "spread", frames come from the whole recording, as in ``stage=utility``."""
     encoder = ClassifierExtractor(str(classifier(tmp_path / "other", start=start)))
     assert encoder.record()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
     seen = FeatureExtraction(100, 4, 0).clips(load_recordings(str(study / "videos"), "videos"), encoder, 4, 3)
@@ -231,7 +231,7 @@ def test_clips_begin_where_the_classifier_was_tested(
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
 
-def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> None:
+def test_training_data_of_the_classifier_has_warnings(tmp_path: Path, study: Path) -> None:
     right = file_sha256(study / "real" / CHECKSUMS)
     for name, facts, told in (
         ("good", {"train_on": "real", "fold": None, "stores": {"real": right}}, None),
@@ -244,8 +244,8 @@ def test_what_the_classifier_may_know_is_told(tmp_path: Path, study: Path) -> No
             assert ((told or "was trained on") in found[figure]["warning"]) == (told is not None)
 
 
-def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) -> None:
-    """Not the first of a table, which may be of one class."""
+def test_cardiac_cycle_uses_a_random_sample_of_recordings(study: Path) -> None:
+    """Not the first rows of the table, which may be of one class."""
     side = load_recordings(str(study / "real"), "real", "TEST")
     chosen = [CardiacCycleMetrics(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
@@ -254,7 +254,7 @@ def test_of_many_recordings_those_whose_beat_is_measured_are_drawn(study: Path) 
     assert len(chosen[0].table) == 6
 
 
-def test_few_samples_are_told_in_the_table(tmp_path: Path, study: Path) -> None:
+def test_small_samples_have_warnings(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
     found, said = evaluate(study, f"videos={tmp_path}/few")
     assert "(N 4, D 5)" in said
@@ -268,7 +268,7 @@ def test_few_samples_are_told_in_the_table(tmp_path: Path, study: Path) -> None:
         evaluate(study, f"videos={tmp_path}/few", "least=16")
 
 
-def test_labels_that_a_classifier_put_in_are_told(tmp_path: Path, study: Path) -> None:
+def test_relabeled_classes_have_a_warning(tmp_path: Path, study: Path) -> None:
     column = {"LabelSource": lambda k: "asked" if k else "0123456789ab"}
     write(tmp_path / "relabelled", ["TRAIN"] * 4, 100, synthetic=True, **column)
     for name, told in (("relabelled", True), ("plain", False)):
@@ -278,7 +278,7 @@ def test_labels_that_a_classifier_put_in_are_told(tmp_path: Path, study: Path) -
         assert ("labels were put in by a classifier (0123456789ab), not asked for" in warning) == told
 
 
-def test_nobody_need_be_asked_for_classes(tmp_path: Path, study: Path) -> None:
+def test_class_agreement_is_optional(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "unlabelled", ["TRAIN"] * 3, 100, synthetic=True, class_id=None)
     given = ["artifact=null", f"extractors=[encoder:{study}/classifier]", f"videos={tmp_path}/unlabelled"]
     found, _ = evaluate(study, *given)
@@ -320,7 +320,7 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
             evaluate(study, *overrides)
 
 
-def test_a_dst_that_is_a_file_is_one_sentence(tmp_path: Path, study: Path) -> None:
+def test_a_dst_that_is_a_file_is_refused(tmp_path: Path, study: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="File exists") as caught:
         evaluate(study, f"dst={tmp_path}/file")

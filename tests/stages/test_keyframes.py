@@ -1,4 +1,4 @@
-"""``stage=keyframes``: the columns it adds, what it leaves alone, and what it refuses."""
+"""``stage=keyframes``: its columns, the unchanged rest of the store, and its errors."""
 
 import contextlib
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_key_frames_serve_as_references(tmp_path: Path) -> None:
     assert sample["reference"].shape == (1, 3, 56, 48)
 
 
-def test_latents_of_the_same_recordings_can_have_the_columns(tmp_path: Path) -> None:
+def test_key_frames_can_be_written_to_latents(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     latents = make_latent_store(tmp_path / "latents", [row(name, name, len(CLIPS[name])) for name in ("c", "a")])
     run(tmp_path, f"onto={tmp_path}/latents")
@@ -83,7 +83,7 @@ def test_latents_of_the_same_recordings_can_have_the_columns(tmp_path: Path) -> 
     ]
 
 
-def test_marks_that_were_there_are_compared_and_replaced(tmp_path: Path) -> None:
+def test_existing_key_frames_are_compared_and_replaced(tmp_path: Path) -> None:
     ed, es = zip(*(truth(len(CLIPS[name]), beat, start) for name, beat, start in
                    (("a", 23.4, 0.3), ("b", 30.0, 0.8), ("c", 26.0, 0.1))), strict=True)  # fmt: skip
     wrong = [ed[0], [ed[1][0] + 9], ed[2]]  # of b, all but one are not there, and that one is elsewhere
@@ -97,7 +97,7 @@ def test_marks_that_were_there_are_compared_and_replaced(tmp_path: Path) -> None
     assert Store(tmp_path / "videos_keyframes").table["ED"][1] != texts["ED"][1]
 
 
-def test_recordings_without_a_beat_are_said(tmp_path: Path) -> None:
+def test_recordings_without_a_heartbeat_are_listed(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", {"a": CLIPS["a"], "b": still(), "c": CLIPS["b"][:20]})
     said = run(tmp_path).facts
     assert said["recordings"] == "3, 1 with key frames"
@@ -107,14 +107,14 @@ def test_recordings_without_a_beat_are_said(tmp_path: Path) -> None:
     assert made["KeyFrames"].tolist() == ["found", *["no rhythm of at least 1.5 beats"] * 2]
 
 
-def test_a_study_without_any_beat_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_study_without_a_heartbeat_is_refused(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", {"a": still(), "b": still(30)})
     with pytest.raises(UserError, match=r"none of the 2 recordings of src=.* shows a beating heart \(no rhythm"):
         run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
 
 
-def test_killed_and_run_again_it_makes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path, f"dst={tmp_path}/whole")
     detected: list[str] = []
@@ -136,7 +136,7 @@ def test_killed_and_run_again_it_makes_the_same_bytes(tmp_path: Path, monkeypatc
     assert again == whole
 
 
-def test_workers_find_the_same(tmp_path: Path) -> None:
+def test_workers_give_the_same_result(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path)
     run(tmp_path, "workers=2", f"dst={tmp_path}/two")
@@ -153,7 +153,7 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
         (["src={0}/latents"], r"latents is a latent store, but a video store is needed"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, overrides: list[str], says: str) -> None:
     heart_store(tmp_path / "videos", {"a": CLIPS["a"]})
     make_latent_store(tmp_path / "latents", [row("a", "A", 9)])
     with pytest.raises(UserError, match=says):

@@ -1,4 +1,4 @@
-"""``stage=label``: the answers of classifiers as labels, merged by hand; the mark; every refusal."""
+"""``stage=label``: labels from classifiers compared with a computation by hand; and its errors."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ ASD, PAH = ([0, 1], ["ASD", "Non-ASD"]), ([2, 3], ["Non-PAH", "PAH"])
 
 
 def rows() -> list[dict[str, Any]]:
-    """Four classes, several splits, in an order that is not that of the splits."""
+    """Four classes and several splits in mixed order."""
     splits = ["TEST", "TRAIN", "TRAIN", "VAL", "TRAIN", "TEST"]
     names = ASD[1] + PAH[1]
     return [
@@ -44,7 +44,7 @@ def run(folder: Path, *overrides: str) -> Summary:
 
 
 class Oracles:
-    """Classifiers that say what is planted: folder -> (metadata, logits of each recording by name)."""
+    """Classifiers with given outputs: folder -> (classes, logits of each recording)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **said: tuple[tuple[list[int], list[str]], np.ndarray]) -> None:
         self.said = said
@@ -69,7 +69,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def test_the_most_confident_of_several_models_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_confident_classifier_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     logits = {name: scale * rng.standard_normal((6, 2)) for name, scale in (("asd", 1), ("pah", 4), ("pah_again", 4))}
     Oracles(monkeypatch, asd=(ASD, logits["asd"]), pah=(PAH, logits["pah"]), again=(PAH, logits["pah_again"]))
@@ -98,7 +98,7 @@ def test_the_most_confident_of_several_models_wins(tmp_path: Path, monkeypatch: 
     assert Store(tmp_path / "twice").table["Asked_class_id"].tolist() == [0, 1, 2, 3, 0, 1]  # what was asked for first
 
 
-def test_of_two_equal_answers_the_first_model_s_counts() -> None:
+def test_of_equal_confidences_the_first_is_taken() -> None:
     parts = [
         ClassProbabilities([4, 5], ["a", "b"], np.array([[0.2, 0.8]])),
         ClassProbabilities([6, 7], ["c", "d"], np.array([[0.8, 0.2]])),
@@ -107,7 +107,7 @@ def test_of_two_equal_answers_the_first_model_s_counts() -> None:
     assert (part.tolist(), place.tolist(), sure.tolist()) == ([0], [1], [0.8])
 
 
-def test_a_regression_gives_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_regression_sets_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Oracles(monkeypatch, ef=(([], []), np.arange(6)[:, None] + 40.25))
     make_video_store(tmp_path / "videos", rows())
     run(tmp_path, "artifacts=[ef]")
@@ -119,7 +119,7 @@ def test_a_regression_gives_its_column(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @torch.no_grad()
-def test_a_real_network_s_answer_about_the_clip_in_the_middle(tmp_path: Path) -> None:
+def test_labels_of_a_network_on_the_center_clip(tmp_path: Path) -> None:
     torch.manual_seed(2)
     network = Classifier(4, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [1, 1], False).eval()
     network.head.weight.mul_(8)
@@ -152,7 +152,7 @@ def test_a_real_network_s_answer_about_the_clip_in_the_middle(tmp_path: Path) ->
         (["artifacts=[asd,pah]", "src={0}/nothing"], r"nothing does not exist"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(
+def test_invalid_settings_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], says: str
 ) -> None:
     zeros = np.zeros((6, 2))
@@ -163,13 +163,13 @@ def test_mistakes_are_answered_in_a_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
-def test_an_artifact_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_artifact_is_refused(tmp_path: Path) -> None:
     make_video_store(tmp_path / "videos", rows())
     with pytest.raises(UserError, match="nowhere holds no classifier: train one"):
         run(tmp_path, f"artifacts={tmp_path}/nowhere")
 
 
-def test_every_class_has_a_column_of_its_own(tmp_path: Path) -> None:
+def test_column_names_of_classes_are_unique(tmp_path: Path) -> None:
     part = ClassProbabilities([4, 5, 6], ["心臓", "肺癌", "正常"], np.eye(3))
     assert _column_titles([part]) == ["P___", "P1___", "P1____6"]
     make_video_store(tmp_path / "videos", rows())

@@ -1,4 +1,4 @@
-"""The utility table: the same figures computed row by row with scikit-learn; who may not be tested; every refusal."""
+"""``stage=utility`` compared with scikit-learn; and its errors."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def real_rows() -> list[dict[str, Any]]:
 
 
 def write(root: Path, rows: list[dict[str, Any]]) -> None:
-    """A store whose recordings differ, each a pattern of its own that changes from frame to frame."""
+    """A store of random recordings that change from frame to frame."""
     with StoreWriter(root, Dataset(kind="video", channels=1)) as writer:
         for number, entry in enumerate(rows):
             rng = np.random.default_rng(number)
@@ -52,7 +52,7 @@ def write(root: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def model(root: Path, seed: int, source: str, train_on: str | None, classes: int = 4, **facts: Any) -> Path:
-    """A random network, as training would leave it."""
+    """A classifier artifact with random weights."""
     torch.manual_seed(seed)
     network = Classifier(classes, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [1, 1], False).eval()
     with torch.no_grad():
@@ -80,7 +80,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
-    """What is written, and what is printed."""
+    """The written record, and the printed summary."""
     fixed = ["stage=utility", f"real={folder}/real", f"dst={folder}/report", "notes=null", "repeats=200"]
     fixed += [f"+data.name={folder.name}", f"paths.models={folder.parent}"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -91,7 +91,7 @@ def asked(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
 
 @torch.no_grad()
 def probabilities(folder: Path, name: str, models: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the network says of the clip in the middle of each TEST recording, one by one; class and EF."""
+    """Outputs for the center clip of each TEST recording, one by one; class and EF."""
     network, _ = load_classifier((models or folder) / name)
     store = Store(folder / "real")
     said, ids, values = [], [], []
@@ -104,7 +104,7 @@ def probabilities(folder: Path, name: str, models: Path | None = None) -> tuple[
     return np.stack(said), np.array(ids), np.array(values)
 
 
-def test_pairs_are_answered_by_conditional_probabilities(study: Path) -> None:
+def test_pairs_of_classes_use_conditional_probabilities(study: Path) -> None:
     found, said = asked(study)
     assert set(found["tasks"]) == {"ASD", "PAH", "EF"}
     for task, (x, y) in PAIRS.items():
@@ -136,7 +136,7 @@ def test_pairs_are_answered_by_conditional_probabilities(study: Path) -> None:
     assert "ASD auc, synthetic" in said
 
 
-def test_numbers_are_compared_in_their_own_unit(study: Path) -> None:
+def test_regression_is_evaluated_in_its_unit(study: Path) -> None:
     found, _ = asked(study)
     said, _, truth = probabilities(study, "regression")
     assert found["tasks"]["EF"]["real"]["mae"]["value"] == pytest.approx(mean_absolute_error(truth, said[:, 0]))
@@ -146,7 +146,7 @@ def test_numbers_are_compared_in_their_own_unit(study: Path) -> None:
     assert "both" not in found["tasks"]["EF"]
 
 
-def test_the_record_tells_sizes_and_protocol(study: Path) -> None:
+def test_the_record_has_sizes_and_protocol(study: Path) -> None:
     found, _ = asked(study)
     assert found["sizes"]["test"]["recordings"] == 28
     assert found["sizes"]["trained"]["synthetic"] == {"synthetic": {"recordings": 9, "patients": 9}}
@@ -157,7 +157,7 @@ def test_the_record_tells_sizes_and_protocol(study: Path) -> None:
     assert again["tasks"]["PAH"]["both"]["f1"] == pytest.approx(found["tasks"]["PAH"]["both"]["f1"])
 
 
-def test_tasks_are_classes_and_pairs_of_them(study: Path) -> None:
+def test_tasks_can_be_classes_and_pairs(study: Path) -> None:
     found, _ = asked(study, "tasks=[PAH,[ASD,PAH]]")
     assert set(found["tasks"]) == {"PAH", "ASD against PAH"}
     logits, ids, _ = probabilities(study, "classifier_both")
@@ -166,7 +166,7 @@ def test_tasks_are_classes_and_pairs_of_them(study: Path) -> None:
     assert found["tasks"]["ASD against PAH"]["both"]["auc"]["value"] == pytest.approx(truth)
 
 
-def test_without_pairs_each_class_is_against_the_rest(study: Path, tmp_path: Path) -> None:
+def test_without_pairs_tasks_are_one_vs_rest(study: Path, tmp_path: Path) -> None:
     source, names = file_sha256(study / "real" / CHECKSUMS), ["a", "b", "c", "d"]
     for seed, role in enumerate(("real", "synthetic")):
         model(tmp_path / role, seed, source, role, class_names=names)
@@ -178,7 +178,7 @@ def test_without_pairs_each_class_is_against_the_rest(study: Path, tmp_path: Pat
     assert found["tasks"]["c"]["real"]["auc"]["value"] == pytest.approx(roc_auc_score(ids == 2, shares[:, 2]))
 
 
-def test_binary_models_answer_their_own_pair(study: Path, tmp_path: Path) -> None:
+def test_binary_classifiers_are_used_for_their_pair(study: Path, tmp_path: Path) -> None:
     source, folders = file_sha256(study / "real" / CHECKSUMS), {}
     for role, seed in (("real", 1), ("both", 7)):
         for task, (x, y) in PAIRS.items():
@@ -191,7 +191,7 @@ def test_binary_models_answer_their_own_pair(study: Path, tmp_path: Path) -> Non
     assert found["tasks"]["PAH"].keys() == {"real", "both", "ratio", "test", "note"}
 
 
-def test_labels_that_a_model_gave_and_perfect_figures_are_told(study: Path, tmp_path: Path) -> None:
+def test_relabeled_training_and_perfect_metrics_have_notes(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both", synthetic_labels="abc123def456")
     found, said = asked(study, f"artifacts.both={tmp_path}/both")
@@ -199,7 +199,7 @@ def test_labels_that_a_model_gave_and_perfect_figures_are_told(study: Path, tmp_
     assert "abc123def456" in found["tasks"]["ASD"]["note"]
 
 
-def test_a_rerun_says_that_it_is_done_unless_a_model_is_another(study: Path, tmp_path: Path) -> None:
+def test_a_rerun_is_skipped_unless_a_classifier_changed(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "both", 3, source, "both")
     given = [f"artifacts.both=[{tmp_path}/both]", f"notes={tmp_path}/notes", f"dst={tmp_path}/report"]
@@ -216,7 +216,7 @@ def test_a_rerun_says_that_it_is_done_unless_a_model_is_another(study: Path, tmp
     assert (tmp_path / "report" / "utility.json").read_bytes() != before
 
 
-def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None:
+def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "elsewhere", 1, "f" * 64, "both")
     model(tmp_path / "fold", 1, source, "both", fold=2)
@@ -247,7 +247,7 @@ def test_what_cannot_be_compared_is_refused(study: Path, tmp_path: Path) -> None
             asked(study, *overrides)
 
 
-def test_a_classifier_says_how_it_looks() -> None:
+def test_clip_view_of_a_classifier() -> None:
     assert clip_view({"frames": 4, "stride": 3}) == Clips(frames=4, stride=3, start="centre")
     assert clip_view({"frames": 4, "stride": 3, "start": "spread"}).start == "spread"
     assert clip_view({"frames": 4, "stride": 3, "start": "first"}).start == "first"

@@ -1,4 +1,4 @@
-"""A study of beating discs, its synthetic sets and a classifier, for the tests of ``stage=evaluate``."""
+"""A study of pulsating discs, synthetic sets and a classifier, for tests of ``stage=evaluate``."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ SIDES = {"TRAIN": 20, "VAL": 2, "TEST": 18}
 
 
 def beating(number: int, frames: int) -> np.ndarray:
-    """A dark disc that beats, each recording at its own rate and with its own brightness: uint8 (F, H, W, 1)."""
+    """A pulsating dark disc with rate and brightness from ``number``: uint8 (F, H, W, 1)."""
     rng = np.random.default_rng(number)
     rate = 60 + 4 * (number % 7)
     radius = 6 + 1.5 * np.cos(2 * np.pi * rate / 60 * np.arange(frames) / 32.0 + number)
@@ -36,7 +36,7 @@ def beating(number: int, frames: int) -> np.ndarray:
 def write(
     root: Path, splits: list[str], first: int = 0, synthetic: bool = False, frames: int = 50, **more: Any
 ) -> Store:
-    """A store with a row for each of ``splits``; ``more`` are columns, functions of the row's number or None."""
+    """A store with a row for each of ``splits``; ``more`` are columns: functions of the row index, or None."""
     dataset = Dataset(kind="video", channels=1, height=H, width=W, synthetic=synthetic)
     columns = {"class_id": lambda k: IDS[k % 2], **more}
     with StoreWriter(root, dataset) as writer:
@@ -51,7 +51,7 @@ def write(
 
 
 def classifier(root: Path, **changes: Any) -> Path:
-    """A random network, as training would leave it."""
+    """A classifier artifact with random weights."""
     torch.manual_seed(1)
     network = Classifier(2, 1, 2, [4, 6, 8, 5], [1, 1, 1, 1], [3, 3], [2, 2], False).eval()
     with torch.no_grad():
@@ -74,7 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
-    """What is written, and what is printed."""
+    """The written record, and the printed summary."""
     fixed = ["stage=evaluate", f"real={folder}/real", f"artifact={folder}/classifier", f"dst={folder}/report"]
     fixed += ["notes=null", "audit=null", "then=null"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Hearts of two dark discs whose turning points are known: shared by the tests of key frames."""
+"""Simulated hearts of two dark discs with known end diastoles and end systoles."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ SYSTOLE = 0.36
 
 
 def contraction(phase: np.ndarray) -> np.ndarray:
-    """0 at end diastole (phase 0), 1 at end systole; filling comes in two waves, as it does."""
+    """0 at end diastole (phase 0), 1 at end systole; filling has an early and a late wave."""
     phase = phase % 1.0
     down = 0.5 - 0.5 * np.cos(np.pi * np.clip(phase / SYSTOLE, 0, 1))
     early = 0.5 + 0.5 * np.cos(np.pi * np.clip((phase - SYSTOLE - 0.04) / 0.22, 0, 1))
@@ -25,7 +25,7 @@ def contraction(phase: np.ndarray) -> np.ndarray:
 def heart(
     frames: int, beat: float, start: float = 0.3, atrium: float = 0.05, slide: float = 0.0, seed: int = 0
 ) -> np.ndarray:
-    """uint8 (F, H, W): a ventricle near the probe, and below it an atrium that widens by ``atrium`` while it contracts.
+    """uint8 (F, H, W): a ventricle near the probe, and below it an atrium that grows by ``atrium`` during systole.
 
     ``beat`` is in frames, ``start`` the phase of the first frame, ``slide`` how far the probe slides, in pixels.
     """

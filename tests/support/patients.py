@@ -1,4 +1,4 @@
-"""A latent store of patients who can be told apart: for the tests of what recognises them."""
+"""A latent store of distinguishable patients, for tests of re-identification."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SPLITS = ("TRAIN", "TRAIN", "TRAIN", "VAL", "TEST")
 
 
 def latent_store(root: Path, encoder: str = "ab" * 32) -> Store:
-    """Twenty patients with two recordings each; a patient is a pattern, to which each frame adds a little."""
+    """Twenty patients with two recordings each; frames are a pattern of the patient plus noise."""
     dataset = Dataset(kind="latent", channels=C, layout="F,C,H,W", fidelity="float16", encoder=encoder)
     mean, std = (np.reshape(values, (C, 1, 1)) for values in (STATISTICS.mean, STATISTICS.std))
     names = [f"r{number:02}" for number in range(40)]

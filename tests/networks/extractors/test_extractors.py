@@ -1,4 +1,4 @@
-"""Published extractors: their sizes and names, files in the right layout made here, and what is said of wrong ones."""
+"""Published extractors: parameter counts, names of weights, preprocessing, and errors for wrong files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights under the published names: a pickle of tensors as they are published, one as safetensors."""
+    """Random weights with the published names: a pickle of tensors, and a safetensors file."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     torch.save(InceptionV3().state_dict(), folder / "inception.pth")
@@ -31,8 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_they_are_as_large_as_published() -> None:
-    """23.9 million: Inception's published 23,834,568 with 1,008 answers for 1,000; I3D's 12,697,264 with 400."""
+def test_parameter_counts_are_as_published() -> None:
+    """Inception: the published 23,834,568 with 1,008 instead of 1,000 classes; I3D: 12,697,264 with 400 classes."""
     with torch.device("meta"):
         first, second = InceptionV3(), InceptionI3d()
         shapes = [first(torch.zeros(2, 3, 299, 299)).shape]
@@ -65,7 +65,7 @@ def test_weights_have_their_published_names() -> None:
 
 
 def numbered(block: nn.Module, branches: list[str]) -> nn.Module:
-    """``block`` whose branch k answers k everywhere."""
+    """``block`` whose branch k outputs k everywhere."""
     with torch.no_grad():
         for weight in block.parameters():
             weight.zero_()
@@ -80,7 +80,7 @@ def runs(values: Tensor) -> Iterator[tuple[int, int]]:
     yield from zip(found.int().tolist(), counts.tolist(), strict=True)
 
 
-def test_branches_are_joined_in_the_published_order() -> None:
+def test_branches_are_concatenated_in_the_published_order() -> None:
     x = torch.zeros(1, 192, 5, 7)
     wide = numbered(image.InceptionA(192, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"])
     assert [*runs(wide(x)[0, :, 2, 3])] == [(1, 64), (2, 64), (3, 96), (4, 32)]
@@ -93,8 +93,8 @@ def test_branches_are_joined_in_the_published_order() -> None:
     assert [*runs(mixed(torch.zeros(1, 480, 2, 3, 4))[0, :, 1, 1, 1])] == [(1, 192), (2, 208), (3, 48), (4, 64)]
 
 
-def test_pools_are_those_of_the_distance() -> None:
-    """Averages leave the border out: ones stay ones. Only the last block takes the maximum."""
+def test_pools_are_those_of_fid() -> None:
+    """Average pools do not count the padding: ones stay ones. Only the last block has a max pool."""
     assert image._average_pool(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
     with torch.device("meta"):
         assert [block.pool for block in InceptionV3().children() if hasattr(block, "pool")] == ["average", "maximum"]
@@ -111,7 +111,7 @@ def test_clips_are_padded_as_tensorflow_does(size: int, kernel: int, step: int, 
     assert max_pool_same(x, (kernel,) * 3, (step,) * 3).shape[2:] == (-(-size // step),) * 3
 
 
-def test_frames_reach_inception_as_pillow_enlarges_them(files: Path) -> None:
+def test_inception_resizes_frames_as_pillow(files: Path) -> None:
     extractor, x = Inception(str(files / "inception.pth")), torch.rand(1, 1, 1, 40, 56) * 2 - 1
     seen: list[Tensor] = []
     hook = extractor.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -131,7 +131,7 @@ def test_frames_reach_inception_as_pillow_enlarges_them(files: Path) -> None:
     assert [extractor.title(name, 1) for name in ("frechet", "kernel", "recall")] == ["FID", "KID", "recall[inception]"]
 
 
-def test_only_16_and_128_frames_make_a_fvd(files: Path) -> None:
+def test_only_16_and_128_frames_are_called_fvd(files: Path) -> None:
     extractor = I3d(str(files / "i3d.safetensors"), [16, 24, 128])
     assert extractor.clips == ((16, 1), (24, 1), (128, 1))
     assert [extractor.title("frechet", frames) for frames in (16, 24, 128)] == [
@@ -146,7 +146,7 @@ def test_only_16_and_128_frames_make_a_fvd(files: Path) -> None:
     assert found.isfinite().all()
 
 
-def test_wrong_and_absent_files_are_told_where_to_get_the_right_one(files: Path, tmp_path: Path) -> None:
+def test_wrong_and_missing_files_have_instructions(files: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     state = torch.load(files / "inception.pth", weights_only=True)
     torch.save({name: value for name, value in state.items() if "Mixed_7c" not in name}, tmp_path / "part.pth")

@@ -1,4 +1,4 @@
-"""DINOv2 and VideoMAE from folders: small networks made here; skipped where transformers is not installed."""
+"""DINOv2 and VideoMAE with small random networks; skipped without transformers."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def mae(folder: Path) -> Path:
     return folder
 
 
-def test_the_class_token_of_frames(tmp_path: Path) -> None:
+def test_dinov2_features_are_the_class_token(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     torch.manual_seed(0)
     extractor, x = DinoV2(str(dino(tmp_path / "dino"))), torch.rand(2, 1, 1, 20, 28) * 2 - 1
@@ -49,7 +49,7 @@ def test_the_class_token_of_frames(tmp_path: Path) -> None:
     assert len(extractor.weights) == 64
 
 
-def test_the_mean_patch_of_clips(tmp_path: Path) -> None:
+def test_videomae_features_are_the_mean_patch(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     torch.manual_seed(0)
     extractor, x = VideoMae(str(mae(tmp_path / "mae"))), torch.rand(2, 1, 6, 20, 28) * 2 - 1
@@ -62,7 +62,7 @@ def test_the_mean_patch_of_clips(tmp_path: Path) -> None:
     assert extractor.resize.startswith("bicubic, antialiased, to 32x32")
 
 
-def test_another_network_or_part_of_one_is_refused(tmp_path: Path) -> None:
+def test_other_and_incomplete_networks_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from safetensors.torch import load_file, save_file
 
@@ -75,7 +75,7 @@ def test_another_network_or_part_of_one_is_refused(tmp_path: Path) -> None:
         DinoV2(str(folder))
 
 
-def test_a_folder_without_a_network_is_told_what_to_get(tmp_path: Path) -> None:
+def test_a_folder_without_a_network_has_instructions(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(UserError, match=r"has no config.json and safetensors file: DINOv2 is published at"):
             DinoV2(str(path))
@@ -85,9 +85,7 @@ def test_a_folder_without_a_network_is_told_what_to_get(tmp_path: Path) -> None:
         DinoV2(str(tmp_path))
 
 
-def test_what_is_missing_is_named_where_transformers_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_transformers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)

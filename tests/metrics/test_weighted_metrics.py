@@ -1,4 +1,4 @@
-"""Figures of weighted rows against scikit-learn and torchmetrics; intervals whose unit is the patient."""
+"""Metrics of weighted rows compared with scikit-learn and torchmetrics; intervals over patients."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ NAMES = ["a", "b", "c"]
 
 
 def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities with ties, what is true, and whole-number weights, some of them 0."""
+    """Probabilities with ties, targets, and whole-number weights, some of them 0."""
     rng = np.random.default_rng(seed)
     positive = rng.random(N) < 0.4
     p = np.round(1 / (1 + np.exp(-(rng.normal(size=N) + 1.2 * positive - 0.5))), 1)
@@ -48,7 +48,7 @@ SKLEARN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", list(SKLEARN))
-def test_figures_are_those_of_scikit_learn(name: str) -> None:
+def test_binary_metrics_equal_scikit_learn(name: str) -> None:
     p, positive, weights = rows()
     truth = [SKLEARN[name](p, positive, row) for row in weights]
     assert binary_metrics(p, positive, weights)[name] == pytest.approx(truth)
@@ -56,7 +56,7 @@ def test_figures_are_those_of_scikit_learn(name: str) -> None:
     assert len({round(value, 6) for value in truth}) > 2
 
 
-def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+def test_calibration_error_equals_torchmetrics() -> None:
     rng = np.random.default_rng(1)
     p = rng.random(200)
     positive = rng.random(200) < p**2
@@ -70,7 +70,7 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
     assert found == pytest.approx([float(whole)], abs=1e-6)
 
 
-def test_a_weight_is_a_number_of_copies() -> None:
+def test_weights_equal_copies_of_rows() -> None:
     p, positive, weights = rows(3)
     often = weights[0].astype(int)
     copies, truth = np.repeat(p, often), np.repeat(positive, often)
@@ -78,14 +78,14 @@ def test_a_weight_is_a_number_of_copies() -> None:
         assert values[0] == pytest.approx(binary_metrics(copies, truth)[name][0]), name
 
 
-def test_decisions_in_place_of_probabilities_give_another_auc() -> None:
+def test_auc_of_hard_decisions_differs() -> None:
     p, positive, weights = rows()
     hard = (p >= 0.5).astype(float)
     for of in (roc_auc, average_precision):
         assert np.abs(of(p, positive, weights) - of(hard, positive, weights)).max() > 0.03
 
 
-def test_each_class_is_against_the_rest_and_the_mean_over_those_that_are_there() -> None:
+def test_multiclass_metrics_are_one_vs_rest_and_means_skip_absent_classes() -> None:
     rng = np.random.default_rng(2)
     target = rng.integers(0, 2, N)  # class c is absent
     shares = np.exp(rng.normal(size=(N, K)) + 1.5 * np.eye(K)[target])
@@ -102,7 +102,7 @@ def test_each_class_is_against_the_rest_and_the_mean_over_those_that_are_there()
     assert found["f1_a"][0] == pytest.approx(sk.f1_score(target == 0, said == 0))
 
 
-def test_the_roc_curve_is_scikit_learns() -> None:
+def test_roc_curve_equals_scikit_learn() -> None:
     p, positive, _ = rows()
     across, up = roc_curve(p, positive)
     truth = sk.roc_curve(positive, p, drop_intermediate=False)
@@ -111,7 +111,7 @@ def test_the_roc_curve_is_scikit_learns() -> None:
     assert sk.auc(across, up) == pytest.approx(roc_auc(p, positive)[0])
 
 
-def test_what_has_no_value_is_nan() -> None:
+def test_undefined_metrics_are_nan() -> None:
     p, _, _ = rows()
     none, every = np.zeros(N, bool), np.ones(N, bool)
     assert np.isnan(roc_auc(p, none)).all()
@@ -123,7 +123,7 @@ def test_what_has_no_value_is_nan() -> None:
     assert np.isnan(calibration_error(p, every, np.zeros((1, N)))).all()
 
 
-def test_regression_is_scikit_learns() -> None:
+def test_regression_metrics_equal_scikit_learn() -> None:
     rng = np.random.default_rng(4)
     truth = rng.normal(55, 10, N)
     predicted, weights = truth + rng.normal(2, 5, N), rng.integers(0, 4, (R, N)).astype(float)
@@ -136,7 +136,7 @@ def test_regression_is_scikit_learns() -> None:
     assert np.isnan(regression_metrics(predicted, np.full(N, 3.0))["r2"]).all()
 
 
-def test_patients_are_drawn_whole() -> None:
+def test_bootstrap_weights_resample_whole_patients() -> None:
     patients = ["p", "q", "p", "r", "p", "q", "s"]
     found = bootstrap_weights(patients, repeats=50, seed=3)
     assert found.shape == (51, 7)
@@ -150,8 +150,8 @@ def test_patients_are_drawn_whole() -> None:
     assert (bootstrap_weights(patients, 50, 4) != found).any()
 
 
-def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_not() -> None:
-    """Patients of six like recordings each: with recordings as the unit the interval is too short by far."""
+def test_coverage_needs_patients_as_units() -> None:
+    """Patients have six similar recordings: with recordings as units the interval is far too narrow."""
     rng, hits = np.random.default_rng(0), {"patient": 0, "recording": 0}
     for trial in range(200):
         level = rng.normal(size=30)
@@ -164,7 +164,7 @@ def test_the_interval_of_a_mean_covers_as_often_as_it_says_and_rows_as_units_do_
     assert hits["recording"] < 140
 
 
-def test_an_interval_is_of_what_has_a_value() -> None:
+def test_intervals_ignore_undefined_values() -> None:
     values = np.array([0.5, *np.linspace(0, 1, 101), np.nan, np.inf])
     found = bootstrap_interval(values, confidence=0.9)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.05, 0.95))
@@ -172,7 +172,7 @@ def test_an_interval_is_of_what_has_a_value() -> None:
     assert np.isnan(bootstrap_interval(np.array([0.3, np.nan])).high)
 
 
-def test_without_an_error_the_interval_is_the_exact_one() -> None:
+def test_metrics_without_errors_have_the_exact_interval() -> None:
     from scipy.stats import binomtest
 
     for hits, patients in ((13, 13), (0, 7)):
@@ -184,8 +184,8 @@ def test_without_an_error_the_interval_is_the_exact_one() -> None:
     assert bootstrap_interval(np.full(50, 1.0)).low == 1.0
 
 
-def test_a_perfect_auc_has_a_lower_end_that_covers() -> None:
-    """True AUC .8, six patients of each class: where the order is perfect, the lower end is below .8 as it must be."""
+def test_the_exact_interval_of_a_perfect_auc_covers() -> None:
+    """True AUC .8, six patients per class: the lower end of an observed AUC of 1 must be below .8."""
     rng, seen = np.random.default_rng(0), 0
     shift = 2**0.5 * 0.8416  # of two normal scores with AUC .8
     low = bootstrap_interval(np.ones(10), patients=6).low
@@ -197,7 +197,7 @@ def test_a_perfect_auc_has_a_lower_end_that_covers() -> None:
     assert low < 0.8
 
 
-def test_the_patients_of_a_figure_are_counted_once() -> None:
+def test_patient_counts_of_metrics() -> None:
     target, patients = np.array([0, 0, 1, 1, 2]), np.array(["p", "p", "q", "r", "s"])
     found = multiclass_patients(target, NAMES, patients)
     assert (found["accuracy_a"], found["specificity_a"], found["auc_b"], found["auc"]) == (1, 3, 2, 1)
@@ -207,8 +207,8 @@ def test_the_patients_of_a_figure_are_counted_once() -> None:
     }
 
 
-def test_a_ratio_is_paired_draw_by_draw() -> None:
-    """Two models that are wrong on the same patients: their ratio is sure where each figure alone is not."""
+def test_ratios_are_paired_within_bootstrap_samples() -> None:
+    """For two classifiers with the same errors, the paired ratio has a narrower interval than an unpaired one."""
     rng = np.random.default_rng(5)
     positive = np.arange(60) % 2 == 0
     p = positive + 1.2 * rng.normal(size=60)
