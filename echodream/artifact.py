@@ -1,4 +1,4 @@
-"""What training leaves for other stages: a folder of weights and facts that opens without our code, and without pickle.
+"""Artifacts: the folder that a training run writes, weights and metadata. It opens without our code and without pickle.
 
 models/<study>/<model>/
   config.json, diffusion_pytorch_model.safetensors   as diffusers saves a network
@@ -15,56 +15,56 @@ from typing import Any
 
 from echodream.errors import UserError
 
-FACTS = "artifact.json"
-CONFIG = "training.yaml"
+METADATA_FILE = "artifact.json"
+TRAINING_FILE = "training.yaml"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """``artifact.json``."""
+    """Metadata of a trained model, in ``artifact.json``."""
 
     model: str
     study: str
     fingerprint: str
     """SHA-256 of the weights (``weights.fingerprint``)."""
     settings: str
-    """SHA-256 of the training configuration: the same command finds its artifact done."""
+    """SHA-256 of the training settings: a repeated command finds its artifact complete."""
     metrics: dict[str, float] = field(default_factory=dict)
     command: str = ""
     code_version: str = ""
     source: str = ""
-    """SHA-256 of the checksums of the store that it was trained on: who was in training."""
+    """SHA-256 of the checksums of the training store, which identifies the training patients."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
-    """Write the artifact at ``root``; ``save(folder)`` writes the network. Nothing half-written gets the final name.
+    """Write the artifact to ``root``, completely or not at all; ``save(folder)`` writes the network.
 
-    Raises ``UserError`` when ``root`` is there: another run has written it meanwhile.
+    Raises ``UserError`` if ``root`` exists: another run has written it in the meantime.
     """
     root = Path(root)
     if root.exists():
-        raise UserError(f"{root} is there, written by another run: give the same command another dst=")
+        raise UserError(f"{root} was written by another run in the meantime: give the same command another dst=")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save(partial)
-    (partial / CONFIG).write_text(config, encoding="utf-8")
-    (partial / FACTS).write_text(json.dumps(asdict(artifact), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (partial / TRAINING_FILE).write_text(config, encoding="utf-8")
+    (partial / METADATA_FILE).write_text(
+        json.dumps(asdict(artifact), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     partial.rename(root)
 
 
 def read_artifact(root: str | Path, model: str, *others: str) -> Artifact:
     """Read ``artifact.json`` at ``root``; check that it is a ``model``, or one of ``others``. Raises ``UserError``."""
-    path, models = Path(root) / FACTS, (model, *others)
+    path, models = Path(root) / METADATA_FILE, (model, *others)
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
         artifact = Artifact(**raw)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{root} holds no {model}: train one with train.py model={model}, or give its folder"
-        ) from error
+        raise UserError(f"{root} has no {model}: train one with train.py model={model}, or give its folder") from error
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not readable: train the {model} again") from error
+        raise UserError(f"{path} cannot be read: train the {model} again") from error
     if artifact.model not in models:
         raise UserError(f"{root} is a {artifact.model}, a {' or '.join(models)} is needed here")
     return artifact

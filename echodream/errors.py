@@ -1,15 +1,15 @@
-"""The two ways in which bad input is answered: one sentence to the user, or one row in ``rejected.csv``."""
+"""Errors for bad input: a message to the user, or a row in ``rejected.csv``."""
 
 
 class UserError(Exception):
-    """The command cannot be carried out as asked. The message is one sentence: the file or key, and the remedy.
+    """The command cannot be carried out. The message is one sentence: what is wrong, in which file or key, the remedy.
 
-    The command line prints the message alone and exits with 1.
+    The command line prints only the message and exits with status 1.
     """
 
 
 class Rejected(Exception):
-    """One recording cannot be used. The message is the reason written to ``rejected.csv``.
+    """A recording cannot be used. The message is the reason in ``rejected.csv``.
 
-    It names neither the patient nor a path: the row that holds it already names the recording.
+    It contains neither a patient nor a path: the row in ``rejected.csv`` names the recording.
     """

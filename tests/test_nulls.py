@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.error_messages import refuse_absent
+from echodream.config.error_messages import refuse_missing_and_null
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
@@ -30,7 +30,7 @@ def composed(config: str, *overrides: str) -> DictConfig:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: str) -> None:
     cfg = composed("sample", f"stage={stage}", "data=phantom")
-    refuse_absent(cfg)  # the defaults are possible
+    refuse_missing_and_null(cfg)  # the defaults are possible
     given: Any = OmegaConf.to_container(cfg.stage, resolve=False)
     function = get_method(cfg.stage._target_)
     hints = get_type_hints(function)
@@ -49,10 +49,10 @@ def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: 
         OmegaConf.update(changed, key, None)
         tried += 1
         if NoneType in get_args(hints[name]):
-            refuse_absent(changed)
+            refuse_missing_and_null(changed)
             continue
         with pytest.raises(UserError, match=f"^{key}=null is not possible: give it a value, or leave it out$"):
-            refuse_absent(changed)
+            refuse_missing_and_null(changed)
     assert tried
 
 
@@ -60,10 +60,10 @@ def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: 
 @pytest.mark.parametrize("key", ["src", "dst", "work", "callbacks.checkpoint"])
 def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) -> None:
     cfg = composed("train", f"model={model}", "data=phantom", "logger.csv.save_dir=x", "callbacks.pictures.folder=x")
-    refuse_absent(cfg)
+    refuse_missing_and_null(cfg)
     OmegaConf.update(cfg, key, None)
     with pytest.raises(UserError, match=f"^{key}=null is not possible: give it a value, or leave it out$"):
-        refuse_absent(cfg)
+        refuse_missing_and_null(cfg)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -55,7 +55,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.bin", "a.ckpt", "a.pth"])
 def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
     torch.save({"weight": torch.ones(2), "hook": Payload(tmp_path / "ran")}, tmp_path / name)
-    with pytest.raises(UserError, match=rf"{name} holds more than weights \(opening it would run code\)"):
+    with pytest.raises(UserError, match=rf"{name} contains more than weights, and opening it would run code"):
         read_weights(str(tmp_path / name))
     assert not (tmp_path / "ran").exists()
 
@@ -71,7 +71,7 @@ def test_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"epoch": 3}, torch.ones(2)])
 def test_a_pickle_without_a_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "a.bin")
-    with pytest.raises(UserError, match=r"a.bin holds no state dict of tensors"):
+    with pytest.raises(UserError, match=r"a.bin has no state dict of tensors"):
         read_weights(str(tmp_path / "a.bin"))
 
 
@@ -80,7 +80,7 @@ def test_missing_and_extra_weights_are_named() -> None:
     del state["0.bias"]
     with pytest.raises(UserError, match=r"f.bin does not fit .*: 1 weights are missing \(0.bias\)"):
         load_exactly(layer(1), state, "f.bin")
-    with pytest.raises(UserError, match=r"1 weights are missing \(0.bias\) and 1 weights are not known \(head\)"):
+    with pytest.raises(UserError, match=r"1 weights are missing \(0.bias\) and 1 weights are unknown \(head\)"):
         load_exactly(layer(1), {**state, "head": torch.ones(1)}, "f.bin")
 
 

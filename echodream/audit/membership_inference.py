@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream import validation
-from echodream.artifact import CONFIG, FACTS
+from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.audit.measure import PRIVACY, Measure, exact_value
 from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
@@ -74,14 +74,14 @@ def load_generator(folder: str) -> tuple[DiffusionModel, View]:
     Raises ``UserError`` if the artifact is another model or does not record its view.
     """
     try:
-        name = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))["model"]
+        name = json.loads((Path(folder) / METADATA_FILE).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"generator={folder} holds no lidm or lvdm: give the artifact that generated the samples, or generator=null"
         ) from error
     if name not in ("lidm", "lvdm"):
         raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that generated the samples")
-    return load_diffusion_model(folder, name), _training_view(Path(folder) / CONFIG)
+    return load_diffusion_model(folder, name), _training_view(Path(folder) / TRAINING_FILE)
 
 
 def _training_view(path: Path) -> View:

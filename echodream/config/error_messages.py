@@ -19,7 +19,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from echodream.config.aliases import guidance_keys
-from echodream.config.launchers import absent_package, in_sweep, refusal
+from echodream.config.launchers import is_sweep_run, launcher_error_message, missing_package_message
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import allows_null, parameter_hints
 from echodream.errors import UserError
@@ -39,7 +39,7 @@ _TARGET = re.compile(r"target '([\w.]+)'")
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
-def plain_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that user errors end it with one sentence. HYDRA_FULL_ERROR=1 shows tracebacks instead.
 
     It stands both around ``hydra.main`` (errors of composition) and inside it (errors of the job), because hydra
@@ -59,11 +59,11 @@ def plain_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., An
                 print("interrupted: run the same command again to go on", file=sys.stderr)
                 sys.exit(130)
             except Exception as error:
-                text = sentence(error, config, sys.argv[1:])
+                text = error_sentence(error, config, sys.argv[1:])
                 if text is None:
                     raise
                 print(f"error: {text}", file=sys.stderr)
-                if job and in_sweep():
+                if job and is_sweep_run():
                     raise
                 sys.exit(1)
 
@@ -85,12 +85,12 @@ def _raising() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
+def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
     """What to tell the user about ``error``, or None when it is a defect of the program."""
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
-        if (refused := refusal(cause)) is not None:
+        if (refused := launcher_error_message(cause)) is not None:
             return refused
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
@@ -120,7 +120,7 @@ def sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str
     return None
 
 
-def refuse_silent_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
+def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
     """Raise ``UserError`` for a ``+key=value`` that nothing reads: it must lie inside an object's arguments.
 
     Of two files of one group that say the same key, one would be silent, too.
@@ -163,7 +163,7 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
         _refuse_sampler(Path(cfg.artifact), cfg.steps, cfg.sampler)
 
 
-def refuse_absent(cfg: DictConfig) -> None:
+def refuse_missing_and_null(cfg: DictConfig) -> None:
     """Raise ``UserError`` for keys without a value, and for null where a stage, or training, does not take it."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{missing[0]}= is needed here: give it on the command line")
@@ -236,7 +236,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return " ".join(str(error).split())
-    if (absent := absent_package(group)) is not None:
+    if (absent := missing_package_message(group)) is not None:
         return absent
     if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a choice in a subfolder, as denoiser=image_unet/small
         group, _, choice = str(error.missing_cfg_file).partition("/")
@@ -276,7 +276,7 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(config, overrides)
     except (HydraException, OmegaConfBaseException) as other:
-        return sentence(other, config, overrides) or " ".join(str(error).split())
+        return error_sentence(other, config, overrides) or " ".join(str(error).split())
     while parent and not OmegaConf.is_dict(OmegaConf.select(cfg, parent, throw_on_missing=False)):
         parent, _, last = parent.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg

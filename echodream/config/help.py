@@ -30,7 +30,7 @@ _FLAGS = """  --cfg job             print the whole configuration and stop
   --help                this page; with a choice (stage=ingest --help), its settings"""
 
 
-def answer_help(config: str) -> None:
+def print_help(config: str) -> None:
     """Print the help page of ``config`` ("train" or "sample") and exit 0, if the command line asks for it."""
     arguments = sys.argv[1:]
     if not {"-h", "--help"} & set(arguments):
@@ -45,7 +45,7 @@ def answer_help(config: str) -> None:
     sys.exit(0)
 
 
-def arranged(arguments: Sequence[str]) -> list[str]:
+def options_first(arguments: Sequence[str]) -> list[str]:
     """``arguments`` with hydra's options in front of the overrides, so that they may stand anywhere; aliases replaced.
 
     Raises ``UserError`` for an option that hydra does not know.

@@ -18,7 +18,7 @@ _PACKAGES = {
 _LOG = re.compile(r"\S+_log\.(?:out|err)")
 
 
-def absent_package(group: str) -> str | None:
+def missing_package_message(group: str) -> str | None:
     """What to tell the user who asks for a choice of hydra's ``group`` that no installed package has."""
     if group not in _PACKAGES:
         return None
@@ -26,7 +26,7 @@ def absent_package(group: str) -> str | None:
     return f"{asked} needs the package {package}: install it with python -m pip install 'echodream[{extra}]'"
 
 
-def refusal(error: BaseException) -> str | None:
+def launcher_error_message(error: BaseException) -> str | None:
     """What to tell the user about an ``error`` of submitit; None when it is something else."""
     said = str(error).strip()
     if "Could not detect" in said and "srun" in said:
@@ -44,7 +44,7 @@ def refusal(error: BaseException) -> str | None:
     )
 
 
-def in_sweep() -> bool:
+def is_sweep_run() -> bool:
     """Whether this run is one of a sweep, or was handed to a launcher."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
@@ -55,7 +55,7 @@ def check_objective(name: str | None) -> None:
         raise UserError(f"objective={name} is no figure on the validation patients: choose one that begins with val/")
 
 
-def objective(name: str | None, metrics: Mapping[str, Any]) -> float | None:
+def objective_value(name: str | None, metrics: Mapping[str, Any]) -> float | None:
     """The figure ``name`` of ``metrics``, which a search compares; None without a search. Raises ``UserError``.
 
     None, too, in a process without metrics: another one has them.

@@ -11,7 +11,7 @@ from echodream.filtering.scoring import FilterScores
 from echodream.privacy.decision import Decision
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.privacy.statements import percent
-from echodream.runs.atomic_folder import FRESH, read_record, write_record
+from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import partial_path, read_dataset
 from echodream.store.table import write_table
@@ -42,7 +42,7 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
         if different := [name for name, value in expected.items() if recorded.get(name) != value]:
             key = "private" if folder == private else "dst"
             raise UserError(
-                f"{folder} is already there, made with another {different[0]}: choose another {key}=, or remove it"
+                f"{folder} already exists, made with another {different[0]}: choose another {key}=, or remove it"
             )
     if len(records) == 2:
         shutil.rmtree(partial_path(dst), ignore_errors=True)
@@ -107,7 +107,7 @@ def write_private_folder(
         for patient, value in zip(group.patients.tolist(), group.values.tolist(), strict=True)
     ]
     for name, table in ((SCORES, rows), (EVIDENCE, patients)):
-        fresh = folder / f"{FRESH}{name}"
+        fresh = folder / f"{TEMPORARY_PREFIX}{name}"
         write_table(fresh, table)
         fresh.replace(folder / name)
     write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from echodream.artifact import FACTS, Artifact, read_artifact, write_artifact
+from echodream.artifact import METADATA_FILE, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.dataset import EpochSampler, ViewDataset, collate
 from echodream.datamodules.frame_budget_batches import FrameBatch
@@ -229,7 +229,7 @@ def load_vae(folder: str) -> Any:
 
     Raises ``UserError`` if ``folder`` is neither, or if the weights of an artifact have changed.
     """
-    is_artifact = (Path(folder) / FACTS).is_file() or not (Path(folder) / "config.json").is_file()
+    is_artifact = (Path(folder) / METADATA_FILE).is_file() or not (Path(folder) / "config.json").is_file()
     artifact, network = read_artifact(folder, "vae") if is_artifact else None, load_frozen_autoencoder(folder)
     if artifact is not None and fingerprint(network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the vae again")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.store import Store
-from echodream.weights import load_exactly, mismatch, read_weights
+from echodream.weights import load_exactly, mismatch_message, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -120,7 +120,8 @@ def _load_compvis(network: "AutoencoderKL", path: str) -> None:
     state = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
     names, current = compvis_names(network), network.state_dict()
     if names.keys() != state.keys():
-        raise UserError(mismatch(path, sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())))
+        missing, unknown = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
+        raise UserError(mismatch_message(path, missing, unknown))
     load_exactly(network, {new: _as_linear(state[old], current[new]) for old, new in names.items()}, path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
-from echodream.artifact import FACTS, read_artifact
+from echodream.artifact import METADATA_FILE, read_artifact
 from echodream.errors import UserError
 from echodream.filtering.embedding import sampling_settings
 from echodream.report.sources import Sources, is_same_filter_run
@@ -206,4 +206,4 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
 
 def artifact_record(folder: str) -> dict[str, Any]:
     """artifact.json in ``folder``."""
-    return read_record(Path(folder) / FACTS) or {}
+    return read_record(Path(folder) / METADATA_FILE) or {}

@@ -1,4 +1,4 @@
-"""A folder that one process writes, that says what it is made of, and that an interrupted process goes on with."""
+"""Folders and files that one process at a time writes, completely or not at all, and that a rerun can continue."""
 
 import contextlib
 import json
@@ -10,47 +10,48 @@ from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
-from echodream.store.lock import lock as take
+from echodream.store.lock import lock as lock_folder
 from echodream.store.lock import unlock as unlock
 from echodream.store.schema import partial_path
 
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-"""Environment variables that are set in the processes of a distributed run."""
-FRESH = ".new-"
-"""Begins the name of what is not finished; no FileName begins so."""
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+"""Environment variables of the processes of a distributed run."""
+TEMPORARY_PREFIX = ".new-"
+"""Prefix of the names of unfinished files and folders; a FileName never starts with it."""
 
 
-def first_process() -> bool:
-    """Whether this is the only process, or the first of a distributed run."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first process of a distributed run."""
+    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
 
 
-def lock(folder: Path, file: str | None = None, doing: str = "written", other: str = "dst=") -> int:
-    """Make ``folder`` if it is absent and keep other processes out of it until ``unlock``.
+def lock(folder: Path, file: str | None = None, action: str = "written", key: str = "dst=") -> int:
+    """Create ``folder`` if needed and lock it against other processes; returns the handle for ``unlock``.
 
-    The lock is on the folder itself, or on a ``file`` that stays in it. Raises ``UserError`` when another process has
-    it: the folder is being ``doing``, choose another ``other``.
+    The lock is on the folder itself, or on a ``file`` in it. Raises ``UserError`` if another process holds the lock:
+    the folder is being ``action``, choose another ``key``.
     """
     try:
-        return take(folder, file)
+        return lock_folder(folder, file)
     except BlockingIOError as error:
-        reason = f"{folder} is being {doing} by another process: wait for it, or choose another {other}"
+        reason = f"{folder} is being {action} by another process: wait for it, or choose another {key}"
         raise UserError(reason) from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another {other}") from error
+        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another {key}") from error
 
 
 @contextlib.contextmanager
-def made_whole(target: Path) -> Iterator[Path | None]:
-    """``<target>.partial``, which gets its name when the block ends without an error; None where ``target`` is there.
+def atomic_folder(target: Path) -> Iterator[Path | None]:
+    """``<target>.partial``, locked, and renamed to ``target`` if the block ends without an error.
 
-    No other process enters it meanwhile: ``UserError``, as of ``lock``. What a killed process left is still in it.
+    Yields None if ``target`` exists. The partial folder still has the files of a run that was killed. Raises
+    ``UserError`` if another process is writing.
     """
     if target.exists():
         yield None
         return
     work = partial_path(target)
-    held = lock(work)
+    handle = lock(work)
     try:
         if target.exists():  # the process that held the lock before has finished
             with contextlib.suppress(OSError):  # it was renamed
@@ -60,20 +61,20 @@ def made_whole(target: Path) -> Iterator[Path | None]:
             yield work
             work.rename(target)
     finally:
-        unlock(held)
+        unlock(handle)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What ``write_record`` wrote; None where there is nothing, or something else."""
+    """The record that ``write_record`` wrote; None if the file is absent or is not a record."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` as json, whole or not at all. NaN and infinity, which json lacks, become null."""
+    """Write ``record`` as json, completely or not at all. NaN and infinity, which json lacks, become null."""
     write_text(path, json.dumps(_json_value(record), indent=2, sort_keys=True) + "\n")
 
 
@@ -88,39 +89,42 @@ def _json_value(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    fresh = path.with_name(f"{FRESH}{path.name}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    """Write a file, completely or not at all."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
-def require_same(path: Path, asked: Mapping[str, Any], kind: str) -> None:
-    """Raise ``UserError`` unless the record at ``path`` says what was ``asked``; without one the folder is no ``kind``.
+def require_same_settings(path: Path, settings: Mapping[str, Any], kind: str) -> None:
+    """Raise ``UserError`` unless the record at ``path`` has these ``settings``.
 
-    A difference in ``source``, a fingerprint, is called other recordings.
+    Without a record its folder is not ``kind``. The setting ``source`` is the fingerprint of the recordings.
     """
-    found = read_record(path)
-    if found is None:
-        raise UserError(f"{path.parent} is there and is not {kind}: choose another dst=, or remove it")
-    for name, value in json.loads(json.dumps(asked)).items():
-        if found.get(name) != value:
-            what = "from other recordings" if name == "source" else f"with {name}={found.get(name)}, now {value}"
-            raise UserError(f"{path.parent} is already there, made {what}: choose another dst=, or remove it")
+    record = read_record(path)
+    if record is None:
+        raise UserError(f"{path.parent} exists and is not {kind}: choose another dst=, or remove it")
+    for name, value in json.loads(json.dumps(settings)).items():
+        if record.get(name) != value:
+            how = "from other recordings" if name == "source" else f"with {name}={record.get(name)}, now {value}"
+            raise UserError(f"{path.parent} already exists, made {how}: choose another dst=, or remove it")
 
 
-def begin(path: Path, asked: Mapping[str, Any], kind: str) -> None:
-    """Record at ``path`` what its folder will be, or see that what was begun is the same; remove what is unfinished."""
-    work = path.parent
-    if path.exists() or any(not entry.name.startswith(FRESH) for entry in work.iterdir()):
-        require_same(path, asked, kind)
-    for left in [*work.glob(f"{FRESH}*"), *work.glob(f"*/{FRESH}*")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+def begin_or_resume(path: Path, settings: Mapping[str, Any], kind: str) -> None:
+    """Write ``settings`` to ``path`` in a new folder, or check that an interrupted run had the same settings.
+
+    Unfinished files are removed. Raises ``UserError`` as ``require_same_settings`` does.
+    """
+    folder = path.parent
+    if path.exists() or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):
+        require_same_settings(path, settings, kind)
+    for entry in [*folder.glob(f"{TEMPORARY_PREFIX}*"), *folder.glob(f"*/{TEMPORARY_PREFIX}*")]:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if not path.exists():
-        write_record(path, asked)
+        write_record(path, settings)
 
 
-def share_file(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy of it where that cannot be."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from echodream.runs.atomic_folder import RANKS, first_process, read_record, write_record
+from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process, read_record, write_record
 from echodream.runs.instantiate_stage import StageCall
 from echodream.runs.summary import Summary
 from echodream.store.schema import CHECKSUMS, DATASET, partial_path
@@ -39,7 +39,7 @@ def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary]) ->
 
 def check_stores(paths: Iterable[Path]) -> None:
     """Raise ``StoreError`` if one of ``paths`` is a store whose files do not match its checksums."""
-    if first_process():
+    if is_first_process():
         for path in set(paths):
             if (path / DATASET).is_file() and (path / CHECKSUMS).is_file():
                 require_intact(path)
@@ -81,7 +81,7 @@ def _note_path(notes: str, stage: StageCall) -> Path:
 
 def _distributed() -> bool:
     """Whether this is one of several processes that wait for each other."""
-    return any(name in os.environ for name in RANKS)
+    return any(name in os.environ for name in RANK_VARIABLES)
 
 
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:

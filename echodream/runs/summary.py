@@ -1,4 +1,4 @@
-"""What a stage says when it ends: one screen."""
+"""The summary that a stage prints at its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a stage. ``problem`` is set when it did not do all that was asked: the exit status is then 1."""
+    """The outcome of a stage. ``problem`` says which part of the work failed; the exit status is then 1."""
 
     title: str
     facts: Mapping[str, object] = field(default_factory=dict)
     problem: str | None = None
     files: tuple[str, ...] = ()
-    """What it wrote, by name, where dst holds files of other stages too."""
+    """Names of the files that it wrote, if dst also has files of other stages."""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as this project runs it: quiet, its checkpoints whole, a progress bar where somebody looks."""
+"""Lightning's Trainer with atomic checkpoints, a progress bar on stderr, and plain error messages."""
 
 import logging
 import os
@@ -18,133 +18,136 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from echodream.config.launchers import in_sweep
+from echodream.config.launchers import is_sweep_run
 from echodream.errors import UserError
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are replaced by a rename: a kill leaves the old one or the new one."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Replaces a checkpoint by a rename: after a kill the file is the old or the new checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside ``path``, force to the disk, rename."""
+        """Write a temporary file, flush it to the disk, and rename it to ``path``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("wb") as file:
+        temporary = path.with_name(path.name + ".new")
+        with temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        temporary.replace(path)
 
 
-class Bar(TQDMProgressBar):
-    """Lightning's progress bar on stderr: stdout is what a stage says, which scripts keep."""
+class StderrProgressBar(TQDMProgressBar):
+    """Lightning's progress bar, on stderr: stdout has the summary of the stage, which scripts keep."""
 
     def init_sanity_tqdm(self) -> Tqdm:
-        """Before training."""
+        """Progress of the sanity check."""
         with redirect_stdout(sys.stderr):
             return super().init_sanity_tqdm()
 
     def init_train_tqdm(self) -> Tqdm:
-        """Of an epoch."""
+        """Progress of a training epoch."""
         with redirect_stdout(sys.stderr):
             return super().init_train_tqdm()
 
     def init_validation_tqdm(self) -> Tqdm:
-        """Of a validation."""
+        """Progress of a validation."""
         with redirect_stdout(sys.stderr):
             return super().init_validation_tqdm()
 
     def init_test_tqdm(self) -> Tqdm:
-        """Of a test."""
+        """Progress of a test."""
         with redirect_stdout(sys.stderr):
             return super().init_test_tqdm()
 
     def init_predict_tqdm(self) -> Tqdm:
-        """Of a stage that sends a store through a network."""
+        """Progress of a prediction."""
         with redirect_stdout(sys.stderr):
             return super().init_predict_tqdm()
 
 
+IGNORED_WARNINGS = (
+    ".*isinstance.treespec, LeafSpec.*",
+    "Total length of `.*` across ranks is zero.*",
+    "Using .DistributedSampler. with the dataloaders.*",
+    "The number of training batches .* is smaller than the logging interval.*",
+    ".*does not have many workers.*",
+    "Detected call of `lr_scheduler.step.*",  # a discriminator that starts after some epochs
+    "Checkpoint directory .* exists and is not empty.*",
+    "Experiment logs directory .* exists and is not empty.*",
+    "It is recommended to use .self.log.*sync_dist=True.*",
+    "The `srun` command is available on your system but is not used.*",
+)
+"""Warnings of Lightning and torch that do not apply here, as regular expressions."""
+
+
 def make_trainer(
-    settings: Callable[..., pl.Trainer], callbacks: Sequence[Callback], *, some_unused: bool = False, **more: Any
+    settings: Callable[..., pl.Trainer], callbacks: Sequence[Callback], *, unused_parameters: bool = False, **more: Any
 ) -> pl.Trainer:
     """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer.
 
-    ``some_unused``: not every parameter has a gradient in every backward pass, which several devices must know.
-    Raises ``UserError`` for settings that Lightning refuses, or that this machine cannot have.
+    ``unused_parameters``: some backward passes leave parameters without a gradient, which DDP has to know. Raises
+    ``UserError`` for settings that Lightning refuses, or that this machine cannot run.
     """
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero.*")
-    warnings.filterwarnings("ignore", message="Using .DistributedSampler. with the dataloaders.*")
-    warnings.filterwarnings(
-        "ignore", message="The number of training batches .* is smaller than the logging interval.*"
-    )
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings(
-        "ignore", message="Detected call of `lr_scheduler.step.*"
-    )  # a discriminator that begins late
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True.*")
-    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used.*")
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     try:
-        bars = [Bar()] if sys.stderr.isatty() else []
-        more |= {"callbacks": [*callbacks, *bars], "plugins": [WholeCheckpoints(), *_slurm()]}
+        bars = [StderrProgressBar()] if sys.stderr.isatty() else []
+        more |= {"callbacks": [*callbacks, *bars], "plugins": [AtomicCheckpointIO(), *_slurm()]}
         trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise UserError(f"trainer: {reason}; change that trainer. setting") from error
-    _refuse_strays(trainer)
-    if some_unused and isinstance(trainer.strategy, DDPStrategy):
+    _check_process_count(trainer)
+    if unused_parameters and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     return trainer
 
 
 def _slurm() -> list[SLURMEnvironment]:
-    """How Lightning finds the other processes in a job of SLURM; nothing elsewhere.
+    """Lightning's environment for a SLURM job, without its requeueing; empty outside of a job.
 
-    It does not queue the job again: it would go on from the middle of an epoch, and any other run that is started in
-    the same folder with it. Our own checkpoints hold all that a run needs that is started again, by whomever.
+    A requeued job would resume in the middle of an epoch, and so would any other run in the same folder. Our own
+    checkpoints, at the end of an epoch, are all that a restarted run needs.
     """
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
-def _refuse_strays(trainer: pl.Trainer) -> None:
-    """Raise ``UserError`` where there would be processes that do not belong together.
+def _check_process_count(trainer: pl.Trainer) -> None:
+    """Raise ``UserError`` if processes would repeat each other's work.
 
-    In a sweep Lightning would start the whole sweep again for each device; in a job of SLURM each task that ``trainer``
-    does not count would do all of the work, in the same folders.
+    In a sweep, Lightning would start the whole sweep again for each device. In a SLURM job, each task that ``trainer``
+    does not count would do all of the work in the same folders.
     """
-    environment, asked = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
+    environment, processes = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
     if isinstance(environment, SLURMEnvironment):
-        if environment.world_size() != asked:
+        if environment.world_size() != processes:
             raise UserError(
-                f"this job of SLURM has {environment.world_size()} tasks and trainer= is for {asked}: take "
-                "trainer=ddp, or ask for one task"
+                f"this SLURM job has {environment.world_size()} tasks and trainer= is for {processes}: use "
+                "trainer=ddp, or request one task"
             )
-    elif trainer.num_devices > 1 and in_sweep():
+    elif trainer.num_devices > 1 and is_sweep_run():
         raise UserError(
-            f"trainer.devices={trainer.num_devices} is not for one run of a sweep on this machine: take "
-            "launcher=slurm, or a command for each run"
+            f"trainer.devices={trainer.num_devices} is not possible in a sweep on this machine: use launcher=slurm, or "
+            "a separate command for each run"
         )
 
 
-def sharded(trainer: pl.Trainer) -> bool:
-    """Whether each process of ``trainer`` has but a part of the weights, and only checkpoints have all."""
+def is_sharded(trainer: pl.Trainer) -> bool:
+    """Whether each process has only a part of the weights (FSDP); checkpoints have all weights."""
     return isinstance(trainer.strategy, FSDPStrategy)
 
 
-def precision(settings: Callable[..., pl.Trainer]) -> str:
-    """The precision that the partial ``settings`` asks for."""
+def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:
+    """The precision of the partial ``settings``."""
     return str(getattr(settings, "keywords", {}).get("precision", "32-true"))
 
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt, where Lightning would end the program without a word."""
+    """Raise KeyboardInterrupt on Ctrl-C; Lightning would end the program without a message."""
     try:
         yield
     except SystemExit as error:

@@ -20,7 +20,7 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
 from echodream.runs.predict import PredictData, run_prediction
-from echodream.runs.trainer import precision
+from echodream.runs.trainer import trainer_precision
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
 from echodream.store.latents import write_latents
@@ -223,7 +223,7 @@ def write_sample(path: Path, latents: Tensor) -> dict[str, Any]:
 
 def check_precision(trainer: Callable[..., pl.Trainer]) -> str:
     """Precision of ``trainer``. Raises ``UserError`` if it is not suitable for sampling."""
-    chosen = precision(trainer)
+    chosen = trainer_precision(trainer)
     if chosen not in _PRECISIONS:
         raise UserError(f"trainer.precision={chosen} is not for sampling: choose one of {', '.join(_PRECISIONS[:3])}")
     return chosen

@@ -13,7 +13,7 @@ from echodream.audit.membership_inference import MembershipConfig, denoising_err
 from echodream.audit.record import build_record, measure_all, summarize
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.runs.atomic_folder import made_whole, read_record, require_same, write_record
+from echodream.runs.atomic_folder import atomic_folder, read_record, require_same_settings, write_record
 from echodream.runs.summary import Summary
 
 RECORD = "audit.json"
@@ -65,9 +65,9 @@ def audit(
         "membership": membership_config.settings() if inputs.generator else None,
     }
     target = Path(dst)
-    with made_whole(target) as folder:
+    with atomic_folder(target) as folder:
         if folder is None:
-            require_same(target / RECORD, settings, "an audit")
+            require_same_settings(target / RECORD, settings, "an audit")
             return summarize(target / RECORD, "already complete, nothing to do", read_record(target / RECORD) or {})
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -12,7 +12,7 @@ from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
 from echodream.report.privacy_utility_curve import ENDS, axis_range, plot_tradeoff, tradeoff_record, x_positions
 from echodream.report.sweep_results import REJECTED, Result, SweepResults, read_sweep, sort_key, swept_folders
-from echodream.runs.atomic_folder import FRESH, write_record, write_text
+from echodream.runs.atomic_folder import TEMPORARY_PREFIX, write_record, write_text
 from echodream.runs.summary import Summary
 from echodream.store.table import write_table
 
@@ -151,13 +151,13 @@ def _write_table(path: Path, results: SweepResults) -> None:
         for name, result in by_name.items():
             numbers = {"Value": result.value, "Low": result.low, "High": result.high, "Floor": result.floor}
             rows.append({"Point": value, "Figure": name, **numbers, "Warning": result.warning})
-    fresh = path.with_name(f"{FRESH}{path.name}")
+    fresh = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     write_table(fresh, rows)
     fresh.replace(path)
 
 
 def _write_plot(path: Path, pixels: np.ndarray) -> None:
     """Write ``pixels``, uint8 (height, width, 3), as PNG, atomically."""
-    fresh = path.with_name(f"{FRESH}{path.name}")
+    fresh = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     save_png(fresh, pixels)
     fresh.replace(path)

@@ -15,7 +15,7 @@ from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.runs.trainer import precision
+from echodream.runs.trainer import trainer_precision
 from echodream.store import Dataset, Store
 from echodream.store.video import write_video
 from echodream.weights import fingerprint
@@ -51,7 +51,7 @@ def decode(
         settings={
             "source": store.checksum,
             "decoder": fingerprint(network),
-            "precision": precision(trainer),
+            "precision": trainer_precision(trainer),
         },
         command=command,
         code_version=code_version,

@@ -16,7 +16,7 @@ from echodream.modules.vae import VaeEncoder, load_vae
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.runs.trainer import precision
+from echodream.runs.trainer import trainer_precision
 from echodream.store import Dataset, Statistics, Store
 from echodream.store.latents import read_latents, write_latents
 from echodream.weights import fingerprint
@@ -58,7 +58,7 @@ def encode(
         synthetic=store.dataset.synthetic,
         settings={
             "source": store.checksum,
-            "precision": precision(trainer),
+            "precision": trainer_precision(trainer),
             **({} if scaling is None else {"scaling": scaling}),
         },
         command=command,

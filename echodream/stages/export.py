@@ -10,7 +10,13 @@ from tqdm import tqdm
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.runs.atomic_folder import FRESH, begin, made_whole, require_same, write_record
+from echodream.runs.atomic_folder import (
+    TEMPORARY_PREFIX,
+    atomic_folder,
+    begin_or_resume,
+    require_same_settings,
+    write_record,
+)
 from echodream.runs.summary import Summary
 from echodream.store import Store
 from echodream.store.export_formats import FORMATS, MAX_GIF_FPS, ExportSettings, save_tensor
@@ -38,11 +44,11 @@ def export(
     _check_request(store, target, format)
     quality = jpg_quality if format == "jpg" else None
     settings = ExportSettings(format, store.checksum, quality, crf if format == "mp4" else None)
-    with made_whole(target) as work:
+    with atomic_folder(target) as work:
         if work is None:
-            require_same(target / RECORD, asdict(settings), _KIND)
+            require_same_settings(target / RECORD, asdict(settings), _KIND)
             return _summary(target, store, settings, "already complete, nothing to do")
-        begin(work / RECORD, asdict(settings), _KIND)
+        begin_or_resume(work / RECORD, asdict(settings), _KIND)
         names = store.table["FileName"].tolist()
         written = sum(
             _export_recording(store, name, work, settings) for name in tqdm(names, "export", unit="rec", disable=None)
@@ -76,7 +82,7 @@ def _export_recording(store: Store, name: str, work: Path, settings: ExportSetti
     if path.exists():
         return False
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"{FRESH}{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     if store.dataset.kind == "latent":
         mean, std = store.latents(name)
         save_tensor(temporary, {"mean": mean, "std": std})

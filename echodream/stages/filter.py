@@ -89,7 +89,7 @@ def filter_(
         "report_only": sorted(set(report_only) & set(selected)),
         **asdict(config),
     }
-    private_lock = lock(Path(private), other="private=")  # so that every decision is counted
+    private_lock = lock(Path(private), key="private=")  # so that every decision is counted
     try:
         if is_complete(Path(dst), Path(private), settings):
             record = read_dataset(Path(dst)).settings

@@ -14,7 +14,7 @@ from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
-from echodream.runs.atomic_folder import share_file
+from echodream.runs.atomic_folder import link_or_copy
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 from echodream.store.schema import media_path, partial_path
@@ -64,7 +64,7 @@ def keyframes(
             results = tqdm(_run_jobs(jobs, workers), "key frames", len(jobs), unit="rec", disable=None)
             for job, key_frames in zip(jobs, results, strict=True):
                 media = writer.scratch_path(job.name)
-                share_file(media_path(store.root, store.dataset.kind, job.name), media)
+                link_or_copy(media_path(store.root, store.dataset.kind, job.name), media)
                 writer.commit({**rows[job.name], **_columns(key_frames)}, media)
             if any(row[STATUS] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), store.dataset.statistics)

@@ -12,7 +12,7 @@ from echodream.errors import UserError
 from echodream.evaluation.class_agreement import LABEL_SOURCE
 from echodream.evaluation.classifier_inference import open_classifier
 from echodream.evaluation.relabeling import CONFIDENCE, check_classes, predicted_columns
-from echodream.runs.atomic_folder import share_file
+from echodream.runs.atomic_folder import link_or_copy
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 
@@ -54,7 +54,7 @@ def label(
             for name, row in rows.items():
                 if name not in writer.done:
                     media = writer.scratch_path(name)
-                    share_file(store.path(name), media)
+                    link_or_copy(store.path(name), media)
                     titles = {key: f"{ORIGINAL}_{key}" for key in columns[name] if key in row}
                     previous = {title: row.get(title, row[key]) for key, title in titles.items()}
                     writer.commit({**row, **columns[name], **previous, **source}, media)

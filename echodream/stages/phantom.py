@@ -19,7 +19,14 @@ from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import render_labels
 from echodream.phantom.scene import key_moments
-from echodream.runs.atomic_folder import FRESH, begin, made_whole, read_record, require_same, write_record
+from echodream.runs.atomic_folder import (
+    TEMPORARY_PREFIX,
+    atomic_folder,
+    begin_or_resume,
+    read_record,
+    require_same_settings,
+    write_record,
+)
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"
@@ -55,13 +62,13 @@ def phantom(
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
     root, settings = Path(dst), {"layout": layout, **asdict(source)}
-    with made_whole(root) as work:
+    with atomic_folder(root) as work:
         if work is None:
-            require_same(root / RECORD, settings, _KIND)
+            require_same_settings(root / RECORD, settings, _KIND)
             return Summary(f"phantom: {root} already complete, nothing to do")
-        begin(work / RECORD, settings, _KIND)
+        begin_or_resume(work / RECORD, settings, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
-        resumed = len([path for path in (work / _DONE).iterdir() if not path.name.startswith(FRESH)])
+        resumed = len([path for path in (work / _DONE).iterdir() if not path.name.startswith(TEMPORARY_PREFIX)])
         jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
         rows = list(tqdm(_write_all(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
         LAYOUTS[layout][1](work, rows)

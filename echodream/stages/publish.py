@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
-from echodream.artifact import CONFIG, FACTS
+from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
@@ -25,7 +25,13 @@ from echodream.publishing.checks import (
 )
 from echodream.publishing.hub import check_push, upload
 from echodream.report.sources import FILES, Sources, load_sources
-from echodream.runs.atomic_folder import begin, made_whole, read_record, require_same, write_record
+from echodream.runs.atomic_folder import (
+    atomic_folder,
+    begin_or_resume,
+    read_record,
+    require_same_settings,
+    write_record,
+)
 from echodream.runs.redaction import find_patient_name, redact_absolute_paths, redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter, verify
@@ -133,11 +139,11 @@ def publish(
     command = redact_paths_in_command(command)
     request = _Request(what, license, columns, artifact, approval, command, code_version)
     target = Path(dst)
-    with made_whole(target) as work:
+    with atomic_folder(target) as work:
         if work is not None:
             _write_folder(work, request)
     if work is None:
-        require_same(target / RECORD, request.record(), _KIND)
+        require_same_settings(target / RECORD, request.record(), _KIND)
         _check_folder(target, request)
     url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
     return _summary(target, "already complete" if work is None else "done", request, url)
@@ -159,7 +165,7 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
 def _write_folder(work: Path, request: _Request) -> None:
     """Write and check the folder ``work``; an interrupted run is continued."""
     settings = request.record()
-    begin(work / RECORD, settings, _KIND)
+    begin_or_resume(work / RECORD, settings, _KIND)
     card = _write_model(work, request) if request.what in GENERATORS else _write_store(work / STORE, request)
     (work / CARD).write_text(card, encoding="utf-8")
     run = {"command": request.command, "code_version": request.code_version}
@@ -227,15 +233,15 @@ def _write_model(work: Path, request: _Request) -> str:
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
     record = artifact_record(str(artifact))
-    write_record(work / FACTS, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
-    config = (artifact / CONFIG).read_text(encoding="utf-8")
-    (work / CONFIG).write_text(redact_absolute_paths(config), encoding="utf-8")
+    write_record(work / METADATA_FILE, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
+    config = (artifact / TRAINING_FILE).read_text(encoding="utf-8")
+    (work / TRAINING_FILE).write_text(redact_absolute_paths(config), encoding="utf-8")
     return model_card(request.approval, request.what, request.license, record)
 
 
 def _checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of ``folder`` other than card and record; of a store, its list of checksums."""
-    names = (f"{STORE}/{CHECKSUMS}", FACTS, CONFIG, *_MODEL_FILES)
+    names = (f"{STORE}/{CHECKSUMS}", METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
@@ -243,7 +249,11 @@ def _check_folder(folder: Path, request: _Request) -> None:
     """Raise ``UserError`` if ``folder`` has other files than it should, or names a patient or a local folder."""
     real = request.sources.real
     assert real is not None
-    allowed = {CARD, RECORD, STORE} if (folder / STORE).is_dir() else {CARD, RECORD, FACTS, CONFIG, *_MODEL_FILES}
+    allowed = (
+        {CARD, RECORD, STORE}
+        if (folder / STORE).is_dir()
+        else {CARD, RECORD, METADATA_FILE, TRAINING_FILE, *_MODEL_FILES}
+    )
     if unknown := sorted(path.name for path in folder.iterdir() if path.name not in allowed):
         raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
     if (folder / STORE).is_dir():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from echodream.artifact import FACTS
+from echodream.artifact import METADATA_FILE
 from echodream.callbacks.wandb_logger import PrivateWandbLogger, finish_run
 from echodream.config.stage_signature import InputPath
 from echodream.errors import UserError
@@ -43,7 +43,7 @@ def track(
             if (folder / CHECKSUMS).is_file():
                 log_store_input(logger, folder, study)
                 inputs += 1
-            elif (metadata := read_record(folder / FACTS)) is not None and metadata.get("fingerprint"):
+            elif (metadata := read_record(folder / METADATA_FILE)) is not None and metadata.get("fingerprint"):
                 logger.log_input(model_name(metadata), "model", redact_values(metadata))
                 inputs += 1
         logger.log_metrics(numbers, 0)

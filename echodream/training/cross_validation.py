@@ -1,11 +1,11 @@
-"""Several training runs in one command, of folds or seeds: an artifact each, and what they reached together."""
+"""Cross-validation: one training run per fold and seed, an artifact of all runs, and their metrics together."""
 
 import hashlib
 import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,31 @@ from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import multiclass_metrics, multiclass_patients
 from echodream.metrics.regression import regression_metrics
 from echodream.networks.classifiers import RUNS_FILE
-from echodream.runs.atomic_folder import first_process
+from echodream.runs.atomic_folder import is_first_process
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
+from echodream.training.fit import train_model
 
 log = logging.getLogger(__name__)
-
-Train = Callable[[DictConfig, Path, str, str, str], dict[str, float]]
-"""Configuration, folder of the run, its settings, command and version of the code."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs."""
+    """One of the runs: ``fold_<k>_seed_<s>``, ``fold_<k>`` or ``seed_<s>``."""
 
     name: str
     seed: int
     fold: int | None
 
 
-def asked(cfg: DictConfig) -> bool:
-    """Whether ``cfg`` asks for several runs."""
+def is_cross_validation(cfg: DictConfig) -> bool:
+    """Whether ``cfg`` has several folds or seeds."""
     runs = cfg.model.get("runs") or {}
     return cfg.datamodule.get("fold") is None and any(value is not None for value in runs.values())
 
 
-def runs_of(cfg: DictConfig) -> list[Run]:
-    """What ``cfg`` asks for, fold by fold and seed by seed. Raises ``UserError`` for seeds that cannot be."""
+def list_runs(cfg: DictConfig) -> list[Run]:
+    """The runs of ``cfg``, fold by fold and seed by seed. Raises ``UserError`` for invalid folds or seeds."""
     folds, seeds = cfg.model.runs.folds, cfg.model.runs.seeds
     if folds is not None:
         validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
@@ -56,107 +54,111 @@ def runs_of(cfg: DictConfig) -> list[Run]:
         raise UserError(f"seeds is {seeds!r}: give a list of different whole numbers, as [0,1,2]")
     for seed in seeds or ():
         validation.whole_number("an entry of seeds", seed, 0)
-    chosen: list[Run] = []
+    runs: list[Run] = []
     for fold in range(folds) if folds is not None else [None]:
         for seed in seeds if seeds is not None else [cfg.seed]:
             parts = [f"fold_{fold}"] * (fold is not None) + [f"seed_{seed}"] * (seeds is not None)
-            chosen.append(Run("_".join(parts), seed, fold))
-    return chosen
+            runs.append(Run("_".join(parts), seed, fold))
+    return runs
 
 
-def run_all(
-    cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str, train: Train
-) -> dict[str, float]:
-    """Train each run in its own part of ``folder``, then write all of them, and their summary, to ``cfg.dst``.
+def cross_validate(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
+    """Train each run in its own subfolder of ``folder``, then write all artifacts and a summary to ``cfg.dst``.
 
-    A run that is done is not done again. The metrics are means over the runs, with ``_std`` their standard deviation.
+    Runs that are complete are not repeated. Returns the mean of each metric over the runs, and its standard deviation
+    as ``<metric>_std``.
     """
-    runs, made = runs_of(cfg), {}
+    runs, run_metrics = list_runs(cfg), {}
     for number, run in enumerate(runs, 1):
         log.info("train: run %d of %d, %s", number, len(runs), run.name)
-        one = single(cfg, run, folder / run.name)
-        own = hashlib.sha256(f"{settings} {run.name}".encode()).hexdigest()
-        made[run.name] = train(one, folder / run.name, own, command, code_version)
-    metrics = over_runs(list(made.values()))
-    record = {"runs": made, "over runs": metrics}
+        run_settings = hashlib.sha256(f"{settings} {run.name}".encode()).hexdigest()
+        run_cfg = run_config(cfg, run, folder / run.name)
+        run_metrics[run.name] = train_model(run_cfg, folder / run.name, run_settings, command, code_version)
+    metrics = mean_and_std(list(run_metrics.values()))
+    record = {"runs": run_metrics, "over runs": metrics}
     if cfg.model.runs.folds is not None:
-        record["together"] = together(cfg, folder, runs)
+        record["together"] = pooled_metrics(cfg, folder, runs)
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
-    whole = Artifact(cfg.model.name, cfg.data.name, "", settings, metrics, command, code_version, source)
+    artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, metrics, command, code_version, source)
 
     def save(root: Path) -> None:
         for run in runs:
             shutil.copytree(folder / run.name / "artifact", root / run.name)
         (root / RUNS_FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    if first_process():
+    if is_first_process():
         kept = {str(key): value for key, value in cfg.items() if key not in ("logger", "callbacks")}
-        write_artifact(cfg.dst, whole, OmegaConf.to_yaml(OmegaConf.create(kept)), save)
-        log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), _said(metrics))
+        write_artifact(cfg.dst, artifact, OmegaConf.to_yaml(OmegaConf.create(kept)), save)
+        log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), _metric_lines(metrics))
     return metrics
 
 
-def _said(metrics: dict[str, float]) -> str:
-    """Mean and standard deviation of each metric, a line each."""
+def _metric_lines(metrics: dict[str, float]) -> str:
+    """A line for each metric: mean +- standard deviation."""
     names = [name for name in metrics if not name.endswith("_std")]
     spread = {name: f" +- {metrics[f'{name}_std']:.4f}" if f"{name}_std" in metrics else "" for name in names}
     width = max((len(name) for name in names), default=0) + 2
     return "\n".join(f"  {name:<{width}}{metrics[name]:.4f}{spread[name]}" for name in names)
 
 
-def single(cfg: DictConfig, run: Run, folder: Path) -> DictConfig:
-    """``cfg`` of one run, that leaves its artifact in ``folder``."""
-    one = cfg.copy()
-    one.seed = one.datamodule.seed = run.seed
-    one.datamodule.fold, one.datamodule.folds = run.fold, cfg.model.runs.folds
-    one.model.runs.seeds = one.model.runs.folds = None
-    one.dst, one.callbacks.checkpoint.dirpath = str(folder / "artifact"), str(folder)
-    for logger in (one.logger or {}).values():
+def run_config(cfg: DictConfig, run: Run, folder: Path) -> DictConfig:
+    """The configuration of one ``run``, with its artifact in ``folder``."""
+    run_cfg = cfg.copy()
+    run_cfg.seed = run_cfg.datamodule.seed = run.seed
+    run_cfg.datamodule.fold, run_cfg.datamodule.folds = run.fold, cfg.model.runs.folds
+    run_cfg.model.runs.seeds = run_cfg.model.runs.folds = None
+    run_cfg.dst, run_cfg.callbacks.checkpoint.dirpath = str(folder / "artifact"), str(folder)
+    for logger in (run_cfg.logger or {}).values():
         if logger is not None and "save_dir" in logger:
             logger.save_dir = str(Path(logger.save_dir) / run.name)
-    return one
+    return run_cfg
 
 
-def over_runs(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric that all runs have, and its standard deviation over runs as ``<name>_std``."""
-    names = [name for name in found[0] if all(name in metrics for metrics in found)]
-    means = {name: round(float(np.mean([metrics[name] for metrics in found])), 6) for name in names}
-    if len(found) > 1:
-        means |= {f"{n}_std": round(float(np.std([m[n] for m in found], ddof=1)), 6) for n in names}
+def mean_and_std(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean over ``runs`` of each metric that all runs have, and the standard deviation as ``<metric>_std``."""
+    names = [name for name in runs[0] if all(name in metrics for metrics in runs)]
+    means = {name: round(float(np.mean([metrics[name] for metrics in runs])), 6) for name in names}
+    if len(runs) > 1:
+        means |= {f"{n}_std": round(float(np.std([m[n] for m in runs], ddof=1)), 6) for n in names}
     return means
 
 
-def together(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
-    """Figures of all test patients at once, each answered by the models that never saw them, with intervals."""
-    parts = []
+def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
+    """Metrics, with intervals, over the test patients of all folds; each is predicted by models not trained on them."""
+    predictions = []
     for run in runs:
-        data = instantiate(single(cfg, run, folder / run.name).datamodule)
+        data = instantiate(run_config(cfg, run, folder / run.name).datamodule)
         model = open_classifier(str(folder / run.name / "artifact"))
-        table, out = predict_split(model, data.store, "TEST", data.batch_size)
-        parts.append((model.metadata, table, out))
-    facts = parts[0][0]
-    patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in parts])
-    outs, weights = np.concatenate([out for _, _, out in parts]), bootstrap_weights(patients, cfg.model.repeats)
-    truth = np.concatenate([_truth(facts, table) for _, table, _ in parts])
-    if facts["task"] == "regression":
-        figures, of = regression_metrics(outs[:, 0], truth, weights), {}
+        table, logits = predict_split(model, data.store, "TEST", data.batch_size)
+        predictions.append((model.metadata, table, logits))
+    metadata = predictions[0][0]
+    patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in predictions])
+    outputs, weights = (
+        np.concatenate([out for _, _, out in predictions]),
+        bootstrap_weights(patients, cfg.model.repeats),
+    )
+    truth = np.concatenate([_targets(metadata, table) for _, table, _ in predictions])
+    if metadata["task"] == "regression":
+        metrics, metric_patients = regression_metrics(outputs[:, 0], truth, weights), {}
     else:
-        shares = np.exp(outs - outs.max(axis=1, keepdims=True))
-        figures = multiclass_metrics(shares / shares.sum(axis=1, keepdims=True), truth, facts["class_names"], weights)
-        of = multiclass_patients(truth, facts["class_names"], patients)
-    plain = {
+        exponents = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+        metrics = multiclass_metrics(probabilities, truth, metadata["class_names"], weights)
+        metric_patients = multiclass_patients(truth, metadata["class_names"], patients)
+    intervals = {
         name: {
             key: value if math.isfinite(value) else None
-            for key, value in asdict(bootstrap_interval(values, patients=of.get(name))).items()
+            for key, value in asdict(bootstrap_interval(values, patients=metric_patients.get(name))).items()
         }
-        for name, values in figures.items()
+        for name, values in metrics.items()
     }
-    recordings = len({name for _, table, _ in parts for name in table["FileName"]})  # each once for each of seeds
-    return {"figures": plain, "recordings": recordings, "patients": len(set(patients.tolist()))}
+    recordings = len({name for _, table, _ in predictions for name in table["FileName"]})  # each occurs once per seed
+    return {"figures": intervals, "recordings": recordings, "patients": len(set(patients.tolist()))}
 
 
-def _truth(facts: dict[str, Any], table: Any) -> np.ndarray:
-    if facts["task"] == "regression":
-        return table[facts["column"]].to_numpy(np.float64)
-    place = {number: k for k, number in enumerate(facts["class_ids"])}
-    return np.array([place[number] for number in table["class_id"].astype(int)])
+def _targets(metadata: dict[str, Any], table: Any) -> np.ndarray:
+    """The true value, or the index of the true class, of each row."""
+    if metadata["task"] == "regression":
+        return table[metadata["column"]].to_numpy(np.float64)
+    index = {class_id: index for index, class_id in enumerate(metadata["class_ids"])}
+    return np.array([index[class_id] for class_id in table["class_id"].astype(int)])

@@ -1,41 +1,41 @@
 """One training run, from a resolved configuration to an artifact."""
 
+import contextlib
 import logging
 import math
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 
 from echodream import validation
-from echodream.artifact import Artifact, read_artifact
+from echodream.artifact import Artifact
 from echodream.callbacks.wandb_logger import finish_run
-from echodream.config.launchers import check_objective, objective
+from echodream.config.launchers import check_objective, objective_value
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
-from echodream.runs.atomic_folder import RANKS, first_process, lock, unlock
+from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process, lock, unlock
 from echodream.runs.rerun_cache import check_stores
-from echodream.runs.trainer import interruptible, make_trainer, sharded
+from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.training import cross_validation as repeated
-from echodream.training import wandb_lineage
-from echodream.training.settings_hash import training_stores
+from echodream.training.settings_hash import finished_metrics, training_stores
+from echodream.training.wandb_lineage import log_artifact, make_loggers
 
 log = logging.getLogger(__name__)
 
 
 class SeedEpochs(Callback):
-    """Begin each epoch with random numbers that are a function of (seed, epoch), so that a resumed run repeats them."""
+    """Seeds each epoch with a function of (seed, epoch, rank), so that a resumed run repeats the random numbers."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -45,121 +45,118 @@ class SeedEpochs(Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
 
-def run(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
-    """Fit, test and export. Checkpoints are kept in ``folder``; an interrupted run goes on from the last one.
+def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
+    """Train a model, export it to ``cfg.dst`` and return its test metrics; {} in processes that have none.
 
-    Raises ``UserError`` for settings that cannot be trained with, and when another process trains in ``folder``.
+    ``folder`` has the checkpoints: an interrupted run resumes from the last one. ``settings`` is the hash of the
+    training settings. Raises ``UserError`` for impossible settings, and if another process trains in ``folder``.
     """
-    _check(cfg)
-    if repeated.asked(cfg):
-        return repeated.run_all(cfg, folder, settings, command, code_version, run)
+    check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     check_stores(training_stores(cfg))
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
-    module: Trainable = instantiate(cfg.model.module)
-    data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
-    module.configure_from_data(data)
-    held = None
-    if first_process():
-        held = lock(folder, "lock", doing="trained", other="work=")
-    try:
-        if held is not None and Path(cfg.dst).exists():  # the process that held the lock before has finished
-            found = read_artifact(cfg.dst, cfg.model.name)
-            if found.settings != settings:
-                raise UserError(f"{cfg.dst} was trained with other settings: choose another dst=, or remove it")
-            log.info("train: %s already complete, nothing to do", cfg.dst)
-            return found.metrics
-        return _train(
-            cfg,
-            folder,
-            data,
-            module,
-            Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source),
-        )
-    finally:
-        finish_run(failed=sys.exc_info()[0] is not None)
-        if held is not None:
-            unlock(held)
-
-
-def _check(cfg: DictConfig) -> None:
-    """Refuse what Lightning and the optimiser would take late, or otherwise than it is meant."""
-    check_objective(cfg.get("objective"))
-    epochs, lr = cfg.trainer.get("max_epochs"), cfg.model.get("lr", 1.0)
-    validation.whole_number("trainer.max_epochs", epochs, 0)
-    precision = str(cfg.trainer.get("precision"))
-    if cfg.model.name in ("lidm", "lvdm") and precision.endswith("-true") and precision != "32-true":
-        raise UserError(
-            f"trainer.precision={precision} loses what diffusion learns: take 32-true, bf16-mixed or 16-mixed"
-        )
-    if str(cfg.trainer.get("strategy")).startswith("fsdp"):
-        kept = ("callbacks.ema", "trainer.gradient_clip_val")
-        if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in kept):
-            raise UserError(
-                "trainer.strategy=fsdp spreads weights over GPUs, where they are neither averaged nor clipped by norm: "
-                "take trainer=ddp, or, but for model=vae, add callbacks.ema=null trainer.gradient_clip_val=null"
-            )
-    validation.positive_number("model.lr", lr)
-
-
-def _train(cfg: DictConfig, folder: Path, data: StoreData, module: Trainable, artifact: Artifact) -> dict[str, float]:
-    callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    loggers = wandb_lineage.make_loggers(cfg, folder, artifact, _recipe(cfg))
-    trainer = make_trainer(
-        instantiate(cfg.trainer),
-        callbacks,
-        some_unused=module.has_unused_parameters,
-        logger=loggers,
-    )
-    last = folder / "last.ckpt"
-    if last.is_file():
-        log.info("train: going on from %s", last)
-    with interruptible(trainer):
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-        if sharded(trainer):
-            if not trainer.is_global_zero:
-                return {}
-            module, trainer = _whole(cfg, data, last, loggers)
-        found = dict(trainer.test(module, datamodule=data, verbose=False)[0])
-        if cfg.get("objective") is not None:  # a search chooses by other patients than those of the results
-            validated = trainer.validate(module, datamodule=data, verbose=False)[0]
-            objective(cfg.objective, validated)
-            found[cfg.objective] = validated[cfg.objective]
-    metrics = _finite(found, module.metrics_without_value)
-    if trainer.is_global_zero:
-        made = replace(artifact, metrics=metrics)
-        module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, made, _recipe(cfg))
-        wandb_lineage.log_artifact(loggers, Path(cfg.dst))
-        width = max((len(name) for name in metrics), default=0) + 2
-        log.info(
-            "train: %s done\n%s", cfg.dst, "\n".join(f"  {name:<{width}}{value:.4f}" for name, value in metrics.items())
-        )
-    trainer.strategy.barrier()
+    artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source)
+    module, data = build(cfg)
+    with _locked(folder):
+        if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
+            return finished
+        loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
+        trainer = build_trainer(cfg, module, loggers)
+        with interruptible(trainer):
+            fit(trainer, module, data, folder / "last.ckpt")
+            if is_sharded(trainer):
+                if not trainer.is_global_zero:
+                    return {}
+                module, trainer = gather_shards(cfg, data, folder / "last.ckpt", loggers)
+            metrics = test(cfg, trainer, module, data)
+        if trainer.is_global_zero:
+            export(cfg, trainer, module, data, replace(artifact, metrics=metrics))
+            log_artifact(loggers, Path(cfg.dst))
+        trainer.strategy.barrier()
     return metrics
 
 
-def _leave() -> None:
-    """Leave the distributed run that this process is part of: what follows it does alone."""
+def check_settings(cfg: DictConfig) -> None:
+    """Raise ``UserError`` for settings that Lightning or the optimizer would refuse late, or take in another sense."""
+    check_objective(cfg.get("objective"))
+    validation.whole_number("trainer.max_epochs", cfg.trainer.get("max_epochs"), 0)
+    validation.positive_number("model.lr", cfg.model.get("lr", 1.0))
+    precision = str(cfg.trainer.get("precision"))
+    if cfg.model.name in ("lidm", "lvdm") and precision.endswith("-true") and precision != "32-true":
+        raise UserError(
+            f"trainer.precision={precision} is too coarse to train a diffusion model: use 32-true, bf16-mixed or "
+            "16-mixed"
+        )
+    if str(cfg.trainer.get("strategy")).startswith("fsdp"):
+        not_sharded = ("callbacks.ema", "trainer.gradient_clip_val")
+        if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in not_sharded):
+            raise UserError(
+                "trainer.strategy=fsdp cannot average weights, clip gradients by norm, or train model=vae: use "
+                "trainer=ddp, or, for another model, add callbacks.ema=null trainer.gradient_clip_val=null"
+            )
+
+
+def build(cfg: DictConfig) -> tuple[Trainable, StoreData]:
+    """The module and its data; the module has the shapes of the data."""
+    module: Trainable = instantiate(cfg.model.module)
+    data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
+    module.configure_from_data(data)
+    return module, data
+
+
+def build_trainer(cfg: DictConfig, module: Trainable, loggers: list[Logger]) -> pl.Trainer:
+    """The trainer with the callbacks of ``cfg``."""
+    callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+    return make_trainer(
+        instantiate(cfg.trainer), callbacks, unused_parameters=module.has_unused_parameters, logger=loggers
+    )
+
+
+def fit(trainer: pl.Trainer, module: Trainable, data: StoreData, checkpoint: Path) -> None:
+    """Train, from ``checkpoint`` if there is one."""
+    if checkpoint.is_file():
+        log.info("train: resumes from %s", checkpoint)
+    path = str(checkpoint) if checkpoint.is_file() else None
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+
+
+def test(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
+    """Metrics on the test patients, and ``cfg.objective`` on the validation patients."""
+    values = dict(trainer.test(module, datamodule=data, verbose=False)[0])
+    if cfg.get("objective") is not None:  # a search must not choose by the patients whose results are reported
+        validated = trainer.validate(module, datamodule=data, verbose=False)[0]
+        objective_value(cfg.objective, validated)
+        values[cfg.objective] = validated[cfg.objective]
+    return finite_metrics(values, module.metrics_without_value)
+
+
+def export(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData, artifact: Artifact) -> None:
+    """Write the artifact to ``cfg.dst`` and log its metrics."""
+    module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
+    width = max((len(name) for name in artifact.metrics), default=0) + 2
+    lines = [f"  {name:<{width}}{value:.4f}" for name, value in artifact.metrics.items()]
+    log.info("train: %s done\n%s", cfg.dst, "\n".join(lines))
+
+
+def gather_shards(
+    cfg: DictConfig, data: StoreData, checkpoint: Path, loggers: list[Logger]
+) -> tuple[Trainable, pl.Trainer]:
+    """The trained module from its ``checkpoint``, in this process alone, and a trainer to test it with."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    for name in [name for name in os.environ if name in RANKS or name.startswith("SLURM_")]:
+    for name in [name for name in os.environ if name in RANK_VARIABLES or name.startswith("SLURM_")]:
         del os.environ[name]
-
-
-def _whole(cfg: DictConfig, data: StoreData, last: Path, loggers: list[Any]) -> tuple[Trainable, pl.Trainer]:
-    """The trained module from its checkpoint ``last``, in this process alone, and a trainer to test it with."""
-    _leave()
     module: Trainable = instantiate(cfg.model.module)
     module.configure_from_data(data)
-    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-    one = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
-    return module, make_trainer(instantiate(one), [], logger=loggers)
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    settings = OmegaConf.merge(cfg.trainer, {"strategy": "auto", "devices": 1, "num_nodes": 1})
+    return module, make_trainer(instantiate(settings), [], logger=loggers)
 
 
-def _finite(found: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:
-    """The test metrics by name; those that may be ``undefined`` are left out where they are NaN."""
-    values = {name.removeprefix("test/"): round(float(value), 6) for name, value in found.items()}
-    metrics = {name: value for name, value in values.items() if not (name in undefined and math.isnan(value))}
+def finite_metrics(values: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:
+    """Test metrics by name. A NaN is left out for metrics in ``undefined``, and raises ``UserError`` for others."""
+    rounded = {name.removeprefix("test/"): round(float(value), 6) for name, value in values.items()}
+    metrics = {name: value for name, value in rounded.items() if not (name in undefined and math.isnan(value))}
     if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise UserError(
             f"{', '.join(wrong)} on the test patients is not finite, so nothing was exported: train again with a lower "
@@ -168,9 +165,21 @@ def _finite(found: Mapping[str, float], undefined: Collection[str]) -> dict[str,
     return metrics
 
 
-def _recipe(cfg: DictConfig) -> str:
-    """What decides the weights, as yaml: not what is logged and drawn, whose folder differs from run to run."""
+def training_yaml(cfg: DictConfig) -> str:
+    """The settings that decide the weights, as yaml; not those of logs and pictures, which differ from run to run."""
     kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
     callbacks = cfg.callbacks or {}
     kept["callbacks"] = {name: callbacks.get(name) for name in ("ema", "early_stopping") if name in ("ema", *callbacks)}
     return OmegaConf.to_yaml(OmegaConf.create(kept))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of ``folder``, and end the runs of loggers. Only the first process holds the lock."""
+    held = lock(folder, "lock", action="used for training", key="work=") if is_first_process() else None
+    try:
+        yield
+    finally:
+        finish_run(failed=sys.exc_info()[0] is not None)
+        if held is not None:
+            unlock(held)

@@ -1,14 +1,19 @@
-"""The settings that decide a model's weights: their hash tells whether an artifact has to be trained again."""
+"""The hash of the settings that decide a model's weights. An artifact with another hash has to be trained again."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from echodream import validation
+from echodream.artifact import METADATA_FILE, read_artifact
+from echodream.errors import UserError
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
+
+log = logging.getLogger(__name__)
 
 _KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
 _OTHER_STORES = ("synthetic", "anonymised")
@@ -37,6 +42,23 @@ def settings_hash(cfg: DictConfig) -> str:
     parts |= {"early_stopping": str(stops)} if stops else {}
     text = OmegaConf.to_yaml(OmegaConf.create(_with_class_names(parts)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
+    """The metrics of the artifact at ``cfg.dst`` if it was trained with ``settings``; None if nothing is there.
+
+    Raises ``UserError`` if something else is there.
+    """
+    dst = Path(cfg.dst)
+    if not dst.exists():
+        return None
+    if not (dst / METADATA_FILE).is_file():
+        raise UserError(f"{dst} exists and is not an artifact: remove it, or choose another dst=")
+    artifact = read_artifact(dst, cfg.model.name)
+    if artifact.settings != settings:
+        raise UserError(f"{dst} was trained with other settings: choose another dst=, or remove it")
+    log.info("train: %s already complete, nothing to do", dst)
+    return artifact.metrics
 
 
 def training_stores(cfg: DictConfig) -> list[Path]:

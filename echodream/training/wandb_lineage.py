@@ -11,7 +11,7 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from echodream.artifact import FACTS, Artifact
+from echodream.artifact import METADATA_FILE, Artifact
 from echodream.callbacks.image_logging import send_image
 from echodream.callbacks.wandb_logger import CHARTS, PrivateWandbLogger
 from echodream.runs.atomic_folder import read_record
@@ -61,7 +61,7 @@ def log_artifact(loggers: list[Logger], folder: Path) -> None:
     for path in sorted(folder.glob("*.png")):
         send_image(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
     for logger in _wandb_loggers(loggers):
-        metadata = redact_values(read_record(folder / FACTS) or {})
+        metadata = redact_values(read_record(folder / METADATA_FILE) or {})
         logger.log_output(model_name(metadata), "model", metadata, folder)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from echodream.config.aliases import replace_aliases
-from echodream.config.help import arranged
+from echodream.config.help import options_first
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from echodream.config.help import arranged
     ],
 )
 def test_old_groups_are_replaced_with_a_notice(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert arranged(["model=lidm", old, "--cfg", "job"]) == ["--cfg", "job", "model=lidm", new]
+    assert options_first(["model=lidm", old, "--cfg", "job"]) == ["--cfg", "job", "model=lidm", new]
     assert capsys.readouterr().err == f"{old} is an old spelling; write {new}\n"
 
 

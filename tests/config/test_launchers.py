@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from echodream import cli, engine
 from echodream.config import launchers as launching
+from echodream.config.launchers import launcher_error_message
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
@@ -153,12 +154,12 @@ def test_what_a_search_asks_for_is_there(model: str) -> None:
 
 
 def test_an_objective_must_be_among_what_is_measured() -> None:
-    assert launching.objective(None, {}) is None
-    assert launching.objective("val/loss", {"val/loss": 2}) == 2.0
+    assert launching.objective_value(None, {}) is None
+    assert launching.objective_value("val/loss", {"val/loss": 2}) == 2.0
     with pytest.raises(UserError, match="objective=val/los is not among what was measured: choose one of val/loss"):
-        launching.objective("val/los", {"val/loss": 2})
+        launching.objective_value("val/los", {"val/loss": 2})
     with pytest.raises(UserError, match="objective=auc is no figure on the validation patients"):
-        launching.objective("auc", {"auc": 0.9})
+        launching.objective_value("auc", {"auc": 0.9})
 
 
 @pytest.mark.parametrize(
@@ -189,30 +190,32 @@ def test_without_slurm_its_launcher_says_so(tmp_path: Path) -> None:
 def test_what_submitit_says_of_lost_jobs_becomes_a_sentence() -> None:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
-    lost = launching.refusal(UncompletedJobError("Job 3\nError stream produced:\n  - /runs/3/3_0_log.out\n"))
+    lost = launcher_error_message(UncompletedJobError("Job 3\nError stream produced:\n  - /runs/3/3_0_log.out\n"))
     assert lost is not None
     assert "/runs/3/3_0_log.out" in lost
-    refused = launching.refusal(FailedJobError("sbatch: error: invalid partition specified: x\nsbatch: error: Failed"))
+    refused = launcher_error_message(
+        FailedJobError("sbatch: error: invalid partition specified: x\nsbatch: error: Failed")
+    )
     assert refused == (
         "SLURM refused the job (sbatch: error: invalid partition specified: x; sbatch: error: Failed): change that "
         "hydra.launcher. setting"
     )
-    assert launching.refusal(ValueError("x")) is None
+    assert launcher_error_message(ValueError("x")) is None
 
 
 def test_processes_that_do_not_belong_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SimpleNamespace(world_size=lambda: 2)
     connector = SimpleNamespace(cluster_environment=environment)
     made = SimpleNamespace(num_devices=2, num_nodes=1, _accelerator_connector=connector)
-    trainers._refuse_strays(made)  # type: ignore[arg-type]
-    monkeypatch.setattr(trainers, "in_sweep", lambda: True)
-    with pytest.raises(UserError, match=r"trainer.devices=2 is not for one run of a sweep"):
-        trainers._refuse_strays(made)  # type: ignore[arg-type]
+    trainers._check_process_count(made)  # type: ignore[arg-type]
+    monkeypatch.setattr(trainers, "is_sweep_run", lambda: True)
+    with pytest.raises(UserError, match=r"trainer.devices=2 is not possible in a sweep"):
+        trainers._check_process_count(made)  # type: ignore[arg-type]
     monkeypatch.setattr(trainers, "SLURMEnvironment", SimpleNamespace)
-    trainers._refuse_strays(made)  # type: ignore[arg-type]
+    trainers._check_process_count(made)  # type: ignore[arg-type]
     made.num_nodes = 2
-    with pytest.raises(UserError, match=r"has 2 tasks and trainer= is for 4: take trainer=ddp"):
-        trainers._refuse_strays(made)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"has 2 tasks and trainer= is for 4: use trainer=ddp"):
+        trainers._check_process_count(made)  # type: ignore[arg-type]
 
 
 SBATCH = """#!/bin/sh
@@ -247,7 +250,7 @@ def test_submit_makes_a_chain_of_jobs_of_a_launch_script(tmp_path: Path, script:
 def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows a sharded training, which itself needs GPUs."""
     latent_store(tmp_path / "latents")
-    monkeypatch.setattr(training, "sharded", lambda trainer: True)
+    monkeypatch.setattr(training, "is_sharded", lambda trainer: True)
     metrics = engine.train(train_cfg(tmp_path, "lidm", "callbacks.ema=null", "trainer.max_epochs=1"))
     (last,) = tmp_path.glob("runs/*/last.ckpt")
     weights = list(torch.load(last, weights_only=True)["state_dict"].values())
@@ -260,8 +263,8 @@ def test_weights_in_parts_are_exported_from_the_checkpoint(tmp_path: Path, monke
 @pytest.mark.parametrize("more", [["model=vae"], ["model=lidm"], ["model=lidm", "callbacks.ema=null"]])
 def test_sharded_training_says_what_it_cannot_do(tmp_path: Path, more: list[str]) -> None:
     cfg = composed("train", "data=phantom", "trainer=fsdp", *more)
-    with pytest.raises(UserError, match=r"take trainer=ddp, or, but for model=vae, add callbacks.ema=null"):
-        training._check(cfg)
+    with pytest.raises(UserError, match=r"use trainer=ddp, or, for another model, add callbacks.ema=null"):
+        training.check_settings(cfg)
 
 
 def test_sharded_training_needs_a_gpu() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches, plan_batches
 from echodream.errors import UserError
-from echodream.runs.predict import Deal, PredictData
+from echodream.runs.predict import DistributedBatches, PredictData
 from tests.support.stores import make_latent_store, posterior_mean
 from tests.support.tiny_vae import moving_disc, moving_disc_store
 
@@ -79,7 +79,7 @@ def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
 def test_every_pack_is_dealt_to_one_process(tmp_path: Path, count: int, world: int) -> None:
     store = moving_disc_store(tmp_path / "videos", [2] * 7)
     packs = FrameBudgetBatches(store, 2, done={f"r{k}" for k in range(count, 7)})
-    hands = [list(Deal(packs, rank, world)) for rank in range(world)]
-    assert [len(Deal(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]
+    hands = [list(DistributedBatches(packs, rank, world)) for rank in range(world)]
+    assert [len(DistributedBatches(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]
     assert sorted(index for hand in hands for index in hand) == list(range(count))
     assert max(map(len, hands)) - min(map(len, hands)) <= 1

@@ -172,7 +172,7 @@ def test_a_pickle_that_runs_code_is_refused(
 ) -> None:
     monkeypatch.setenv("ECHODREAM_TEST_PAYLOAD", str(tmp_path / "ran"))
     torch.save({"lin0.model.1.weight": Payload()}, files[1])
-    with pytest.raises(UserError, match=r"lpips.pth holds more than weights"):
+    with pytest.raises(UserError, match=r"lpips.pth contains more than weights"):
         made(files)
     assert not (tmp_path / "ran").exists()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.config.error_messages import sentence
+from echodream.config.error_messages import error_sentence
 from echodream.datamodules.datamodule import StoreData
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.processes.ddpm import DDPM
@@ -447,7 +447,7 @@ def test_a_model_without_conditions(study: Path, monkeypatch: pytest.MonkeyPatch
 def refused(words: str, folder: Path, kind: str, *overrides: str) -> None:
     with pytest.raises((UserError, InstantiationException)) as caught:
         engine.train(train_cfg(folder, kind, *overrides))
-    said = sentence(caught.value, "train", [])
+    said = error_sentence(caught.value, "train", [])
     assert said is not None
     assert re.search(words, said)
     assert "\n" not in said

@@ -186,14 +186,14 @@ def test_missing_and_extra_keys_of_a_ckpt_are_named_as_in_the_file(tmp_path: Pat
     with pytest.raises(UserError, match=r"model.ckpt does not fit this architecture: .*") as caught:
         build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(path))
     assert "1 weights are missing (decoder.up.2.block.1.conv1.weight)" in str(caught.value)
-    assert "1 weights are not known (encoder.down.0.attn.0.q.weight)" in str(caught.value)
+    assert "1 weights are unknown (encoder.down.0.attn.0.q.weight)" in str(caught.value)
 
 
 def test_a_ckpt_of_another_architecture_is_refused(tmp_path: Path) -> None:
     path = save_ckpt(tmp_path / "model.ckpt", compvis(network()))
     with pytest.raises(UserError, match=r"\w+.weight is \(4, .*\), this architecture has \(8, .*: check vae.channels"):
         build_autoencoder(2, [8, 12, 16], layers=2, latent=3, groups=4, weights=str(path))
-    with pytest.raises(UserError, match=r"48 weights are not known \(decoder.up.1.block.0.nin_shortcut.bias, "):
+    with pytest.raises(UserError, match=r"48 weights are unknown \(decoder.up.1.block.0.nin_shortcut.bias, "):
         build_autoencoder(2, [4, 8], layers=2, latent=3, groups=4, weights=str(path))
 
 
@@ -205,7 +205,7 @@ def test_missing_extra_and_misshapen_weights_of_a_folder(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"1 weights are missing \(quant_conv.bias\)"):
         load_autoencoder(tmp_path)
     save_file({**state, "quant_conv.scale": torch.ones(1)}, file)
-    with pytest.raises(UserError, match=r"1 weights are not known \(quant_conv.scale\)"):
+    with pytest.raises(UserError, match=r"1 weights are unknown \(quant_conv.scale\)"):
         load_autoencoder(tmp_path)
     save_file({**state, "quant_conv.bias": torch.ones(5)}, file)
     with pytest.raises(UserError, match=r"quant_conv.bias is \(5,\), this architecture has \(6,\)"):
@@ -228,7 +228,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) 
         weights = with_bin(tmp_path / "bin", vae, {**vae.state_dict(), "hook": Payload(tmp_path / "ran")})
     else:
         weights = save_ckpt(tmp_path / "model.ckpt", state)
-    with pytest.raises(UserError, match="holds more than weights"):
+    with pytest.raises(UserError, match="contains more than weights"):
         build_autoencoder(2, [4, 8, 12], layers=2, latent=3, groups=4, weights=str(weights))
     assert not (tmp_path / "ran").exists()
 

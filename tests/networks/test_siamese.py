@@ -164,7 +164,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "small.pth")
     made = small(paired=True, weights=str(tmp_path / "small.pth"))
     assert torch.equal(made.body.fc.weight, small().body.fc.weight)
-    with pytest.raises(UserError, match=r"not known .pair.bias.*head=published"):
+    with pytest.raises(UserError, match=r"unknown .pair.bias.*head=published"):
         small(weights=str(tmp_path / "small.pth"))
     with pytest.raises(UserError, match=r"conv1.weight is \(4, 3, 3, 3\).*\(4, 4, 3, 3\)"):
         small(channels=4, paired=True, weights=str(tmp_path / "small.pth"))

@@ -155,7 +155,7 @@ def test_a_job_that_is_queued_again_ends_with_the_same_weights(study: Path, clus
         interrupted(number, 3, ["scancel", "--signal=USR2", number])
         said, wrong = process.communicate(timeout=300)
     assert process.returncode == 0, said[-2000:] + wrong[-4000:]
-    assert log.read_text().count("going on from") == 3
+    assert log.read_text().count("resumes from") == 3
     assert weights(study / "disturbed") == weights(study / "undisturbed")
 
 

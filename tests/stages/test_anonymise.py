@@ -267,7 +267,7 @@ REFUSED = [
     (["guidance.auto.scale=2"], "guidance.auto=.* is not for stage=anonymise: leave it out"),
     (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
     (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
-    (["generator=DIR/none"], "none holds no lidm"),
+    (["generator=DIR/none"], "none has no lidm"),
     (
         ["generator=DIR/foreign"],
         "generator= samples latents of another autoencoder than that of .*real: train it again",

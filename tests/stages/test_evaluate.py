@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from echodream.config.error_messages import sentence
+from echodream.config.error_messages import error_sentence
 from echodream.errors import UserError
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics
 from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
@@ -324,4 +324,4 @@ def test_a_dst_that_is_a_file_is_refused(tmp_path: Path, study: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="File exists") as caught:
         evaluate(study, f"dst={tmp_path}/file")
-    assert f"{tmp_path}/file cannot be written: File exists" in str(sentence(caught.value, "sample", []))
+    assert f"{tmp_path}/file cannot be written: File exists" in str(error_sentence(caught.value, "sample", []))

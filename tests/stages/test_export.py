@@ -262,7 +262,7 @@ def test_a_half_made_export_of_another_kind_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "_export_recording", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(src, dst, "png")
-    with pytest.raises(UserError, match=r"out\.partial is already there, made with format=png, now jpg"):
+    with pytest.raises(UserError, match=r"out\.partial already exists, made with format=png, now jpg"):
         run(src, dst, "jpg")
 
 

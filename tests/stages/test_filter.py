@@ -318,9 +318,9 @@ def test_a_rerun_has_nothing_to_do_and_other_settings_are_refused(folder: Path) 
     assert "already complete, nothing to do" in str(run(folder))
     assert tree(folder) == before
     for change, key in (("seed=1", "rule"), ("reference_every=2", "reference_every"), ("views=[exact]", "views")):
-        with pytest.raises(UserError, match=rf"private is already there, made with another {key}: choose another dst="):
+        with pytest.raises(UserError, match=rf"private already exists, made with another {key}: choose another dst="):
             run(folder, change)
-    with pytest.raises(UserError, match=r"report is already there.*choose another private="):
+    with pytest.raises(UserError, match=r"report already exists.*choose another private="):
         run(folder, "reference_every=2", f"dst={folder}/elsewhere")
     assert tree(folder) == before
 

@@ -103,7 +103,7 @@ IMAGE = [
     (["guidance.rescale=2"], "guidance.rescale is 2: give a number from 0 to 1"),
     (["guidance.auto=2"], "guidance.auto=2: give guidance.auto.artifact= and guidance.auto.scale="),
     (["guidance.auto.scale=2"], "guidance.auto.scale needs guidance.auto.artifact="),
-    (["guidance.auto.artifact=DIR/none"], "none holds no lidm"),
+    (["guidance.auto.artifact=DIR/none"], "none has no lidm"),
     (["guidance.auto.artifact=DIR/flow"], "flow differs from the model in process.name: train it as"),
     (["guidance.auto.artifact=DIR/foreign"], "foreign differs from the model in encoder: train it as"),
     (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train it as"),
@@ -128,7 +128,7 @@ IMAGE = [
     (["labels=DIR/fraction.csv", "n=null"], "EF=0.55 is not what the model was trained on, 40 to 61: give percent"),
     (["artifact=DIR/vae"], "vae is a vae, a lidm is needed here"),
     (["artifact=DIR/none"], "none does not exist: train one with train.py"),
-    (["artifact=DIR/images"], "images holds no lidm"),
+    (["artifact=DIR/images"], "images has no lidm"),
 ]
 
 

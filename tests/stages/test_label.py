@@ -165,7 +165,7 @@ def test_invalid_settings_are_refused(
 
 def test_a_missing_artifact_is_refused(tmp_path: Path) -> None:
     make_video_store(tmp_path / "videos", rows())
-    with pytest.raises(UserError, match="nowhere holds no classifier: train one"):
+    with pytest.raises(UserError, match="nowhere has no classifier: train one"):
         run(tmp_path, f"artifacts={tmp_path}/nowhere")
 
 

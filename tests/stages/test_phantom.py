@@ -83,7 +83,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path: Path
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert "nothing to do" in draw(tmp_path / "raw")
     for other, difference in ((replace(STUDY, patients=9), "patients=8, now 9"), (replace(STUDY, seed=1), "seed=0")):
-        with pytest.raises(UserError, match=rf"raw is already there, made with {difference}.*: choose another dst="):
+        with pytest.raises(UserError, match=rf"raw already exists, made with {difference}.*: choose another dst="):
             draw(tmp_path / "raw", other)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
-    with pytest.raises(UserError, match=r"raw\.partial is already there, made with patients=8, now 9"):
+    with pytest.raises(UserError, match=r"raw\.partial already exists, made with patients=8, now 9"):
         draw(tmp_path / "raw", replace(STUDY, patients=9))
     again: list[str] = []
     with monkeypatch.context() as patch:
@@ -147,7 +147,7 @@ def test_a_lock_is_not_kept_by_a_forked_process_that_outlives_its_parent(tmp_pat
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, there: str) -> None:
     (tmp_path / there).mkdir()
     (tmp_path / there / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=f"{there} is there and is not a tree that stage=phantom made"):
+    with pytest.raises(UserError, match=f"{there} exists and is not a tree that stage=phantom made"):
         draw(tmp_path / "raw")
     assert [path.name for path in (tmp_path / there).iterdir()] == ["thesis.txt"]
 

@@ -228,7 +228,7 @@ def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> No
         ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, so it may have seen"),
         ([f"artifacts.both={study}/classifier"], r"artifacts.both: .*classifier was trained on real: give another"),
         ([f"artifacts.both={tmp_path}/larger"], r"has recordings of 7x5 with 1 channel, and .* trained on 7x6"),
-        ([f"artifacts.both={study}/real"], r"real holds no classifier"),
+        ([f"artifacts.both={study}/real"], r"real has no classifier"),
         (["tasks=[TOF]"], r"tasks has TOF: give a name, or a pair of names, of ASD, Non-ASD, Non-PAH, PAH, EF"),
         (["tasks=TOF"], r"tasks has TOF: give a name"),
         (["tasks=[]"], r"tasks is empty: give names of classes, or null for all"),

@@ -19,7 +19,7 @@ from echodream.errors import UserError
 from echodream.metrics.classification import roc_auc
 from echodream.networks.classifiers import load_classifier
 from echodream.store import Store
-from echodream.training.cross_validation import over_runs, runs_of
+from echodream.training.cross_validation import list_runs, mean_and_std
 from tests.support.stores import make_video_store, row
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record["together"]["figures"]["auc_a"]["value"] == pytest.approx(_pooled(tmp_path, root, names), abs=1e-9)
     with pytest.raises(UserError, match="classifier holds several classifiers, of folds or seeds: give one of them"):
         load_classifier(root)
-    monkeypatch.setattr("echodream.training.fit.run", lambda *_: 1 / 0)
+    monkeypatch.setattr("echodream.training.cross_validation.train_model", lambda *_: 1 / 0)
     assert engine.train(train_cfg(tmp_path, "folds=3")) == metrics  # already complete
     with pytest.raises(UserError, match="was trained with other settings"):
         engine.train(train_cfg(tmp_path))
@@ -86,13 +86,13 @@ def _pooled(folder: Path, root: Path, names: list[str]) -> float:
     return float(roc_auc(np.array(said), table["class_id"].to_numpy() == 0)[0])
 
 
-def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path) -> None:
+def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after two of three seeds, the rest is made and nothing else."""
     stores(tmp_path)
     whole = engine.train(train_cfg(tmp_path, "seeds=[0,1,2]", f"dst={tmp_path}/once", f"work={tmp_path}/other"))
-    from echodream.training import fit as training
+    from echodream.training import cross_validation
 
-    count, run = [0], training.run
+    count, run = [0], cross_validation.train_model
 
     def killed(*given: Any) -> dict[str, float]:
         count[0] += 1
@@ -101,15 +101,15 @@ def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path) -> None:
         return run(*given)
 
     cfg = train_cfg(tmp_path, "seeds=[0,1,2]")
-    from echodream.training import cross_validation as repeated
-
     folder, settings = tmp_path / "runs" / "x", "0" * 64
     engine.prepare(cfg)
+    monkeypatch.setattr(cross_validation, "train_model", killed)
     with pytest.raises(KeyboardInterrupt):
-        repeated.run_all(cfg, folder, settings, "", "", killed)
+        cross_validation.cross_validate(cfg, folder, settings, "", "")
+    monkeypatch.setattr(cross_validation, "train_model", run)
     assert not (tmp_path / "classifier").exists()
     made = (folder / "seed_0" / "artifact" / "model.safetensors").stat().st_mtime_ns
-    assert repeated.run_all(cfg, folder, settings, "", "", run) == whole
+    assert cross_validation.cross_validate(cfg, folder, settings, "", "") == whole
     assert (folder / "seed_0" / "artifact" / "model.safetensors").stat().st_mtime_ns == made
     weights = [(tmp_path / k / "seed_2" / "model.safetensors").read_bytes() for k in ("once", "classifier")]
     assert weights[0] == weights[1]
@@ -118,7 +118,7 @@ def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path) -> None:
 def test_folds_and_seeds_are_every_pair_of_them() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=classifier", "data=phantom", "folds=3", "seeds=[4,7]"])
-        names = [(run.name, run.seed, run.fold) for run in runs_of(cfg)]
+        names = [(run.name, run.seed, run.fold) for run in list_runs(cfg)]
         assert names[:3] == [("fold_0_seed_4", 4, 0), ("fold_0_seed_7", 7, 0), ("fold_1_seed_4", 4, 1)]
         assert len(names) == 6
         for wrong, says in (
@@ -128,13 +128,13 @@ def test_folds_and_seeds_are_every_pair_of_them() -> None:
             ("seeds=[-1]", "an entry of seeds is -1: give a whole number from 0"),
         ):
             with pytest.raises(UserError, match=says):
-                runs_of(compose("train", ["model=classifier", "data=phantom", wrong]))
+                list_runs(compose("train", ["model=classifier", "data=phantom", wrong]))
 
 
 def test_the_summary_is_of_what_all_runs_have() -> None:
-    found = over_runs([{"auc": 0.5, "f1": 0.1}, {"auc": 0.7}, {"auc": 0.9, "f1": 0.3}])
+    found = mean_and_std([{"auc": 0.5, "f1": 0.1}, {"auc": 0.7}, {"auc": 0.9, "f1": 0.3}])
     assert found == {"auc": 0.7, "auc_std": 0.2}
-    assert not any(math.isnan(value) for value in over_runs([{"auc": 0.5}]).values())
+    assert not any(math.isnan(value) for value in mean_and_std([{"auc": 0.5}]).values())
 
 
 def test_a_recording_that_several_seeds_answer_is_one_recording(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from echodream.config.paths import CONF_DIR
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.runs.predict import PredictData
-from echodream.runs.trainer import WholeCheckpoints, make_trainer
+from echodream.runs.trainer import AtomicCheckpointIO, make_trainer
 from echodream.training import fit as training
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
@@ -198,12 +198,12 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = functools.partial(pl.Trainer, accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert isinstance(make_trainer(settings, []).strategy.checkpoint_io, WholeCheckpoints)
+    assert isinstance(make_trainer(settings, []).strategy.checkpoint_io, AtomicCheckpointIO)
     path = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
     monkeypatch.setattr(torch, "save", lambda state, file: (file.write(b"half"), 1 / 0))
     with pytest.raises(ZeroDivisionError):
-        WholeCheckpoints().save_checkpoint({"epoch": 2}, path)
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
@@ -313,7 +313,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 
     class Second(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            with pytest.raises(UserError, match=r"is being trained by another process: wait for it, .*another work="):
+            with pytest.raises(UserError, match=r"is being used for training by another process: .*another work="):
                 engine.train(train_cfg(*cfg))
             refused.append(True)
 
@@ -323,10 +323,10 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
         metrics = engine.train(train_cfg(*cfg))
     assert refused == [True]
     with monkeypatch.context() as patch:  # the second one looked before the first had finished
-        patch.setattr(engine, "_finished", lambda *_: None)
+        patch.setattr(engine, "finished_metrics", lambda *_: None)
         patch.setattr(training, "make_trainer", None)
         assert engine.train(train_cfg(*cfg)) == metrics
-        with pytest.raises(UserError, match=r"vae is there, written by another run: .* another dst="):
+        with pytest.raises(UserError, match=r"vae was written by another run in the meantime: .* another dst="):
             write_artifact(folder / "vae", Artifact("vae", "", "", ""), "", lambda _: None)
 
 
@@ -444,5 +444,5 @@ def test_when_a_training_stops_is_among_its_settings(tmp_path: Path) -> None:
     stops = [f"+callbacks.early_stopping.{given}" for given in ("monitor=val/psnr", "patience=3")]
     other = train_cfg(tmp_path, *stops)
     assert settings_hash(plain) != settings_hash(other)
-    assert "early_stopping" not in training._recipe(plain)
-    assert "patience: 3" in training._recipe(other)
+    assert "early_stopping" not in training.training_yaml(plain)
+    assert "patience: 3" in training.training_yaml(other)

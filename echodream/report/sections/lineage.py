@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from echodream.artifact import CONFIG, FACTS
+from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.errors import UserError
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
@@ -66,7 +66,7 @@ def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
             if (path / DATASET).is_file():
                 dataset = read_dataset(path)
                 yield key, _entry(key, dataset.command, dataset.code_version, sources)
-            elif (path / FACTS).is_file():
+            elif (path / METADATA_FILE).is_file():
                 yield key, _artifact_entry(key, path, sources)
     for name, record in sources.records.items():
         yield name, _entry(name.replace("_", " of "), record.get("command"), record.get("code_version"), sources)
@@ -74,11 +74,13 @@ def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
 
 def _artifact_entry(key: str, folder: Path, sources: Sources) -> LineageEntry:
     try:
-        record = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        config = (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).is_file() else ""
+        record = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        config = (folder / TRAINING_FILE).read_text(encoding="utf-8") if (folder / TRAINING_FILE).is_file() else ""
         fingerprint = str(record.get("fingerprint", ""))[:12]
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / FACTS} cannot be read: {folder} is not an artifact, train it again") from error
+        raise UserError(
+            f"{folder / METADATA_FILE} cannot be read: {folder} is not an artifact, train it again"
+        ) from error
     config = redact_absolute_paths(config) if sources.share else config
     return _entry(key, record.get("command"), record.get("code_version"), sources, fingerprint, config)
 

@@ -8,7 +8,7 @@ import pytest
 
 from echodream import engine
 from echodream.config.aliases import replace_aliases
-from echodream.config.error_messages import refuse_impossible_pairs, refuse_silent_keys
+from echodream.config.error_messages import refuse_impossible_pairs, refuse_unread_keys
 from echodream.diffusion import conditioning
 from echodream.diffusion.conditioning.base import CONDITIONS
 from echodream.diffusion.model import load_diffusion_model
@@ -50,7 +50,7 @@ def test_it_is_loaded_and_sampled_with_its_own_scale(study: Path) -> None:
     overrides = replace_aliases(["guidance.age=2", "guidance.class_id=3", "n=4", "steps=1"])
     assert overrides == ["+guidance.age=2", "guidance.class_id=3", "n=4", "steps=1"]
     cfg = sample_cfg(study, "image", *overrides)
-    refuse_silent_keys(cfg, overrides)
+    refuse_unread_keys(cfg, overrides)
     refuse_impossible_pairs(cfg, {"stage": "image"})
     engine.sample(cfg)
     store = Store(study / "images")
@@ -77,7 +77,7 @@ def test_without_a_scale_it_is_recorded_as_one(study: Path) -> None:
 )
 def test_another_scale_is_refused_before_the_model_is_loaded(study: Path, override: str, words: str) -> None:
     cfg = sample_cfg(study, "image", *replace_aliases([override]))
-    refuse_silent_keys(cfg, replace_aliases([override]))
+    refuse_unread_keys(cfg, replace_aliases([override]))
     with pytest.raises(UserError, match=words):
         refuse_impossible_pairs(cfg, {"stage": "image"})
 
