@@ -1,9 +1,10 @@
-"""A patient: sizes of the heart in an apical four-chamber view, how well it pumps, and what a disease does to it.
+"""Anatomy of a simulated patient: sizes and function of the heart in an apical four-chamber view, by class.
 
-Adult normal values and their spread follow the chamber quantification guideline of ASE and EACVI (Lang et al. 2015,
+Normal values of adults and their spread follow the chamber quantification guideline of ASE and EACVI (Lang et al. 2015,
 doi:10.1016/j.echo.2014.10.003) and the right-heart guideline of ASE (Rudski et al. 2010,
-doi:10.1016/j.echo.2010.05.010), rounded, with the spread narrowed to hearts that fit one sector. What atrial septal
-defect (ASD) and pulmonary arterial hypertension (PAH) change follows the descriptions there; the amounts are a choice.
+doi:10.1016/j.echo.2010.05.010). They are rounded, and the spread is reduced to hearts that fit into the sector. The
+changes in atrial septal defect (ASD) and pulmonary arterial hypertension (PAH) follow the descriptions in these
+guidelines; their amounts are chosen.
 """
 
 from dataclasses import dataclass, fields
@@ -17,53 +18,53 @@ COHORTS = ("ASD", "ASD", "PAH", "PAH")
 """The cohort (hospital) of each class id."""
 
 CLIP = 2.2
-"""Every drawn size stays within this many standard deviations of its mean."""
+"""Sampled values are clipped to this many standard deviations from the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """One patient's heart at end diastole. Lengths in mm, angles in degrees, shares and ratios between 0 and 1."""
+    """The heart of one patient at end diastole. Lengths in mm, angles in degrees, fractions from 0 to 1."""
 
     lv_length: float
     """Apex to mitral annulus."""
     lv_radius: float
-    """Half the largest short axis, before the septum is flattened."""
+    """Half of the largest short axis, before the septum is flattened."""
     lv_belly: float
-    """Where the left ventricle is widest, from apex (0) to annulus (1)."""
+    """Position of the largest width of the left ventricle, from apex (0) to annulus (1)."""
     annulus: float
-    """Mitral annulus diameter over the largest short axis."""
+    """Diameter of the mitral annulus / largest short axis."""
     flat: float
-    """Flattening of the septum: 0 round, about 0.35 straight, above that it bows into the left ventricle."""
+    """Flattening of the septum: 0 round, about 0.35 straight; above, it bulges into the left ventricle."""
     septum: float
     free_wall: float
     rv_width: float
-    """Septum to right ventricular free wall, at the widest."""
+    """Largest width from the septum to the free wall of the right ventricle."""
     rv_apex: float
-    """Where the right ventricle's apex lies along the left one: 0 at the left apex, 1 at the annulus."""
+    """Position of the right ventricular apex along the left ventricle: 0 at its apex, 1 at its annulus."""
     rv_round: float
-    """Roundness of the right ventricle: 0.9 a triangle, 0.5 an oval."""
+    """Shape of the right ventricle: 0.9 a triangle, 0.5 an oval."""
     rv_wall: float
     offset: float
-    """How much more apical the tricuspid hinge is than the mitral one."""
+    """Distance of the tricuspid annulus from the mitral annulus towards the apex."""
     la_width: float
     la_length: float
     ra_width: float
     ra_length: float
     atrial_septum: float
     atrial_tilt: float
-    """Angle of the atrial septum to the left ventricular axis; positive leans to the left atrium."""
+    """Angle between the atrial septum and the left ventricular axis; positive towards the left atrium."""
     gap: float
-    """Length of the hole in the atrial septum; 0 for none."""
+    """Length of the septal defect; 0 for none."""
     gap_at: float
-    """Middle of the hole, from the crux (0) to the atrial roof (1)."""
+    """Center of the defect, from the crux (0) to the atrial roof (1)."""
     fossa: float
-    """Echo drop-out of the (intact) fossa ovalis in dB: the pitfall in telling a defect from a thin septum."""
+    """Echo drop-out of the intact fossa ovalis in dB, which can be mistaken for a septal defect."""
     band: float
     """Brightness of the moderator band, 0 to 1."""
     pericardium: float
     """Brightness of the pericardium in dB above myocardium."""
     axis: float
-    """Angle of the left ventricular axis to the beam."""
+    """Angle between the left ventricular axis and the beam."""
     heart_x: float
     """Lateral position of the left ventricular apex relative to the probe."""
     ef: float
@@ -71,16 +72,16 @@ class Anatomy:
     heart_rate: float
     """Beats per minute."""
     shortening: float
-    """Descent of the mitral annulus over the left ventricular length."""
+    """Systolic descent of the mitral annulus / left ventricular length."""
     rv_squeeze: float
-    """Systolic narrowing of the right ventricle, as a share of its squared width."""
+    """Systolic decrease of the squared width of the right ventricle, as a fraction."""
     early: float
-    """Share of filling that the E wave brings; the atrial kick brings the rest."""
+    """Fraction of the filling by the E wave; the rest is atrial contraction."""
     reservoir: float
-    """Widening of the atria during systole."""
+    """Systolic widening of the atria, as a fraction."""
 
 
-# Mean and standard deviation of every field in a normal adult.
+# Field -> mean and standard deviation in normal adults.
 _NORMAL: dict[str, tuple[float, float]] = {
     "lv_length": (83, 4.5),
     "lv_radius": (23.5, 1.7),
@@ -115,8 +116,8 @@ _NORMAL: dict[str, tuple[float, float]] = {
     "reservoir": (0.13, 0.03),
 }
 
-# What each class changes. Right-heart enlargement in ASD; a dilated right and a small left ventricle with a
-# flattened septum in PAH.
+# Values of each class that differ from normal: an enlarged right heart in ASD; a dilated right ventricle, a small left
+# ventricle and a flattened septum in PAH.
 _CHANGES: tuple[dict[str, tuple[float, float]], ...] = (
     {
         "gap": (16, 2.6),
@@ -164,23 +165,23 @@ _BODY_FIELDS = frozenset(
 _FIELDS = fields(Anatomy)
 
 
-def _table(class_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation and "grows with the body" of every field of ``Anatomy``, each (N,)."""
+def _class_parameters(class_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, standard deviation and dependence on body size (bool) of every field of ``Anatomy``, each (N,)."""
     typical = _NORMAL | _CHANGES[class_id]
     mean, sd = np.array([typical[f.name] for f in _FIELDS], dtype=np.float64).T
     return mean, sd, np.array([f.name in _BODY_FIELDS for f in _FIELDS])
 
 
-_TABLES = tuple(_table(class_id) for class_id in range(len(CLASSES)))
+_PARAMETERS = tuple(_class_parameters(class_id) for class_id in range(len(CLASSES)))
 
 
 def sample_anatomy(class_id: int, rng: np.random.Generator) -> Anatomy:
-    """Draw a patient of class ``class_id``: independent normal variation around the class, times one body size."""
-    mean, sd, grows = _TABLES[class_id]
+    """Sample a patient of class ``class_id``: independent normal variation, and one factor for body size."""
+    mean, sd, grows = _PARAMETERS[class_id]
     z = np.clip(rng.standard_normal(len(mean) + 1), -CLIP, CLIP)
     values = mean + sd * z[1:]
     values[grows] *= 1 + _BODY_SD * z[0]
-    drawn = dict(zip((f.name for f in _FIELDS), values.tolist(), strict=True))
+    sampled = dict(zip((f.name for f in _FIELDS), values.tolist(), strict=True))
     for name in ("rv_apex", "fossa", "band"):
-        drawn[name] = max(drawn[name], 0.0)
-    return Anatomy(**drawn)
+        sampled[name] = max(sampled[name], 0.0)
+    return Anatomy(**sampled)

@@ -1,4 +1,4 @@
-"""The phantom written as a raw study, with the quirks such studies have, so that it enters by a hospital's door."""
+"""Writers of the phantom in the file layouts of real studies, including their irregularities."""
 
 import csv
 import hashlib
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Chord = tuple[int, int, int]
-"""From left to right across a chamber: x, x, y."""
+"""A horizontal chord of a chamber: left x, right x, y, in pixels."""
 _SPLITS = ("TRAIN",) * 7 + ("VAL", "TEST", "TEST")
 TRACED = "Traced"
-"""What a row of the table knows of its recording's tracings: a frame and its chords for ED, then for ES."""
+"""Key of a row: the tracings of a recording, [frame, chords] for ED, then for ES."""
 
 
 def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
-    """Write one recording below ``root`` as CardiacNet has it: ``CardiacNet-PAH/PAH/007_image.nii.gz`` and its label.
+    """Write one recording below ``root`` in the layout of CardiacNet: ``CardiacNet-PAH/PAH/007_image.nii.gz``, label.
 
-    ``frames`` and ``labels`` are uint8, (F, H, W); volumes are (W, H, F) with the frame time in the header. Every third
-    image is a folder called ``NNN_image.nii`` that holds the file, and every fifth label breaks off in the middle.
+    ``frames`` and ``labels`` are uint8, (F, H, W); volumes are (W, H, F) with the frame time in the header. As in
+    copies of the study, every third image is a folder ``NNN_image.nii`` that contains the file, and every fifth label
+    is truncated.
     """
     import nibabel
 
@@ -39,29 +40,29 @@ def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarr
         wrapped = part == "image" and int(number) % 3 == 0
         path = folder / (f"{number}_{part}.nii/{number}_{part}.nii.gz" if wrapped else f"{number}_{part}.nii.gz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}")  # nibabel chooses the format by the ending
-        nibabel.save(image, fresh)
+        temporary = path.with_name(f".{path.name}")  # nibabel chooses the format by the suffix
+        nibabel.save(image, temporary)
         if part == "label" and int(number) % 5 == 0:
-            fresh.write_bytes(fresh.read_bytes()[:-200])
-        fresh.replace(path)
+            temporary.write_bytes(temporary.read_bytes()[:-200])
+        temporary.replace(path)
     return {}
 
 
 def cardiacnet_table(root: Path, rows: Sequence[Row]) -> None:
-    """Write ``recordings.csv``: what the tree itself cannot say, the patient of each recording first of all."""
-    _write_csv(root / "recordings.csv", list(dict.fromkeys(key for row in rows for key in row)), rows)
+    """Write ``recordings.csv``, with the patient of each recording and other values that the files do not contain."""
+    write_rows(root / "recordings.csv", list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
 def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
-    """Write one recording below ``root``/``home`` as the EchoNet studies have it: ``Videos/<code>.avi``, Motion JPEG.
+    """Write one recording in the layout of the EchoNet studies: ``root/home/Videos/<code>.avi``, Motion JPEG.
 
-    The frames in which the left ventricle is largest and smallest are those that an expert would trace.
+    Returns the row of its table, with tracings of the frames with the largest and the smallest left ventricle.
     """
     path = root / home / "Videos" / f"{echonet_file_name(name, home)}.avi"
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}")
-    _write_avi(fresh, frames, fps)
-    fresh.replace(path)
+    temporary = path.with_name(f".{path.name}")
+    _write_avi(temporary, frames, fps)
+    temporary.replace(path)
     ventricle = labels == LV
     size = ventricle.sum(axis=(1, 2))
     traced = [[int(frame), _chords(ventricle[frame])] for frame in (size.argmax(), size.argmin())]
@@ -70,14 +71,14 @@ def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: 
 
 
 def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
-    """Write ``FileList.csv``, names without .avi, and ``VolumeTracings.csv`` of chords, names with it.
+    """Write ``FileList.csv`` (names without .avi) and ``VolumeTracings.csv`` (chords, names with .avi).
 
-    Patients, whom the study does not name, are in one split each: seven of ten in TRAIN, one in VAL, two in TEST. Every
-    fifth recording is not traced.
+    Of ten patients seven are in TRAIN, one in VAL and two in TEST. As in the study, patients are not named. Every fifth
+    recording has no tracing.
     """
     names, listed, traced = [echonet_file_name(row["FileName"], "") for row in rows], [], []
-    for index, (name, row, turn) in enumerate(zip(names, rows, _turns(rows), strict=True)):
-        volume = 0.85 * row["LVArea_ED"] ** 1.5  # millilitres of a heart of that area, roughly
+    for index, (name, row, turn) in enumerate(zip(names, rows, _patient_positions(rows), strict=True)):
+        volume = 0.85 * row["LVArea_ED"] ** 1.5  # approximate volume in ml for this area
         volumes = {"EF": row["EF"], "ESV": round(volume * (1 - row["EF"] / 100), 3), "EDV": round(volume, 3)}
         facts = {key: row[key] for key in ("FrameHeight", "FrameWidth", "FPS", "NumberOfFrames")}
         listed.append({"FileName": name, **volumes, **facts, "Split": _SPLITS[turn]})
@@ -85,17 +86,17 @@ def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
             traced += [
                 {"FileName": f"{name}.avi", "X1": a, "Y1": y, "X2": b, "Y2": y, "Frame": frame} for a, b, y in chords
             ]
-    _write_csv(root / "FileList.csv", list(listed[0]), listed)
-    _write_csv(root / "VolumeTracings.csv", ["FileName", "X1", "Y1", "X2", "Y2", "Frame"], traced)
+    write_rows(root / "FileList.csv", list(listed[0]), listed)
+    write_rows(root / "VolumeTracings.csv", ["FileName", "X1", "Y1", "X2", "Y2", "Frame"], traced)
 
 
 def echonet_pediatric_tables(home: str, root: Path, rows: Sequence[Row]) -> None:
-    """Write ``FileList.csv`` with folds for splits, names with .avi, and ``VolumeTracings.csv`` of outlines.
+    """Write ``FileList.csv`` (names with .avi, folds instead of splits) and ``VolumeTracings.csv`` (outlines).
 
-    Every fifth recording has a word where the number of its systolic frame should be.
+    Every fifth recording has text instead of the number of its systolic frame.
     """
     listed, traced = [], []
-    for index, (row, turn) in enumerate(zip(rows, _turns(rows), strict=True)):
+    for index, (row, turn) in enumerate(zip(rows, _patient_positions(rows), strict=True)):
         name = f"{echonet_file_name(row['FileName'], home)}.avi"
         age = 1 + turn
         child = {"Sex": "FM"[index % 2], "Age": age, "Weight": 8 + 3 * age, "Height": 75 + 6 * age}
@@ -105,31 +106,31 @@ def echonet_pediatric_tables(home: str, root: Path, rows: Sequence[Row]) -> None
             if index % 5 == 0 and moment == "Systolic":
                 frame, outline = "No Systolic", outline[:1]
             traced += [{"FileName": name, "X": x, "Y": y, "Frame": frame} for x, y in outline]
-    _write_csv(root / home / "FileList.csv", list(listed[0]), listed)
-    _write_csv(root / home / "VolumeTracings.csv", ["FileName", "X", "Y", "Frame"], traced)
+    write_rows(root / home / "FileList.csv", list(listed[0]), listed)
+    write_rows(root / home / "VolumeTracings.csv", ["FileName", "X", "Y", "Frame"], traced)
 
 
 def echonet_file_name(name: str, home: str) -> str:
-    """What an EchoNet study calls the recording ``name``; ``home`` is the folder of its view, if it has one."""
+    """FileName of the recording ``name`` in an EchoNet study; ``home`` is the folder of the view, or ""."""
     digits = hashlib.sha256(name.encode()).hexdigest()
     if not home:
         return f"0X{digits[:16].upper()}"
     return f"CR{digits[:7]}-CR{digits[7:14]}-{int(digits[14:18], 16):06d}"
 
 
-def _turns(rows: Iterable[Row]) -> list[int]:
-    """For each row its patient's place in the deal, 0 to 9 and round again."""
-    known: dict[str, int] = {}
-    return [known.setdefault(row["PatientID"], len(known)) % 10 for row in rows]
+def _patient_positions(rows: Iterable[Row]) -> list[int]:
+    """Position of the patient of each row, 0 to 9 and repeated, in order of appearance."""
+    positions: dict[str, int] = {}
+    return [positions.setdefault(row["PatientID"], len(positions)) % 10 for row in rows]
 
 
 def _chords(mask: np.ndarray) -> list[Chord]:
-    """Across ``mask``, bool (H, W), from its top to its bottom, one for each row of pixels that has some of it."""
-    found = []
+    """Horizontal chords of ``mask``, bool (H, W), one for each row of pixels of the mask, from top to bottom."""
+    chords = []
     for y in np.flatnonzero(mask.any(axis=1)):
-        across = np.flatnonzero(mask[y])
-        found.append((int(across[0]), int(across[-1]) + 1, int(y)))
-    return found
+        columns = np.flatnonzero(mask[y])
+        chords.append((int(columns[0]), int(columns[-1]) + 1, int(y)))
+    return chords
 
 
 def _write_avi(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -147,7 +148,7 @@ def _write_avi(path: Path, frames: np.ndarray, fps: float) -> None:
         container.mux(stream.encode(None))
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -161,7 +162,7 @@ LAYOUTS: dict[str, tuple[Writer, Callable[[Path, Sequence[Row]], None]]] = {
     "echonet_pediatric_a4c": (partial(write_echonet, "A4C"), partial(echonet_pediatric_tables, "A4C")),
     "echonet_pediatric_psax": (partial(write_echonet, "PSAX"), partial(echonet_pediatric_tables, "PSAX")),
 }
-"""For each study layout what writes a recording, and says what the table needs, and what writes the tables over all.
+"""Layout -> (function that writes a recording and returns its row, function that writes the tables of all recordings).
 
-The phantom has one view, the apical one: of PSAX the layout alone is imitated.
+The phantom has the apical view only: psax has the files of the parasternal view, but apical images.
 """

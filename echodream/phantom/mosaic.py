@@ -1,4 +1,4 @@
-"""Pictures of the phantom for the documentation: every class at end diastole and end systole, and one beat of each.
+"""Images of the phantom for the documentation: all classes at end diastole and end systole, and one beat of each.
 
 ``python -m echodream.phantom.mosaic docs/images`` writes ``phantom.png`` and ``phantom.gif`` there.
 """
@@ -15,21 +15,21 @@ from echodream.phantom.render import render
 from echodream.phantom.scene import Scene, key_moments, sample_scene
 
 MARGIN = 14
-"""Height of a line of text, pixels."""
+"""Height of a line of text in pixels."""
 
 
 def one_beat(scene: Scene, frames: int) -> Scene:
-    """The same recording, made to show exactly one beat in ``frames`` frames, beginning at end diastole."""
+    """``scene`` with exactly one beat in ``frames`` frames, from end diastole."""
     scene = replace(scene, start=0.0)
     return replace(scene, frames=frames, fps=frames / float(scene.beats[1]))
 
 
-def _write(image: Image.Image, column: int, row: int, text: str) -> None:
+def _draw_text(image: Image.Image, column: int, row: int, text: str) -> None:
     ImageDraw.Draw(image).text((column, row), text, fill=200)
 
 
 def mosaic(patients: int, size: int, seed: int) -> Image.Image:
-    """One row per class, one pair of columns (ED, ES) per patient, grey."""
+    """Gray image with one row per class and two columns (ED, ES) per patient."""
     image = Image.new("L", (2 * patients * size, len(CLASSES) * (size + MARGIN)))
     for class_id, name in enumerate(CLASSES):
         top = class_id * (size + MARGIN)
@@ -39,12 +39,12 @@ def mosaic(patients: int, size: int, seed: int) -> Image.Image:
             for k, (mark, moments) in enumerate(key_moments(scene).items()):
                 left = (2 * patient + k) * size
                 image.paste(Image.fromarray(frames[round(moments[0] * scene.fps)]), (left, top + MARGIN))
-                _write(image, left + 3, top + 1, f"{name} P{patient + 1:03d} {mark}")
+                _draw_text(image, left + 3, top + 1, f"{name} P{patient + 1:03d} {mark}")
     return image
 
 
-def beating(frames: int, size: int, seed: int) -> list[Image.Image]:
-    """One beat of one patient of each class, side by side, one image per frame, grey in 48 levels."""
+def one_beat_images(frames: int, size: int, seed: int) -> list[Image.Image]:
+    """Frames of one beat of one patient of each class, side by side, in 48 gray levels."""
     films = [
         render(one_beat(sample_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames)) for c in range(len(CLASSES))
     ]
@@ -53,16 +53,16 @@ def beating(frames: int, size: int, seed: int) -> list[Image.Image]:
         image = Image.new("L", (len(CLASSES) * size, size + MARGIN))
         image.paste(Image.fromarray(np.round(row / 255 * 47).astype(np.uint8) * np.uint8(5)), (0, MARGIN))
         for class_id, name in enumerate(CLASSES):
-            _write(image, class_id * size + 3, 1, name)
+            _draw_text(image, class_id * size + 3, 1, name)
         images.append(image)
     return images
 
 
 def main(folder: str) -> None:
-    """Write both pictures into ``folder``."""
+    """Write both images to ``folder``."""
     place = Path(folder)
     mosaic(patients=4, size=112, seed=0).save(place / "phantom.png", optimize=True)
-    first, *rest = beating(frames=26, size=112, seed=0)
+    first, *rest = one_beat_images(frames=26, size=112, seed=0)
     first.save(place / "phantom.gif", save_all=True, append_images=rest, duration=30, loop=0, optimize=True)
 
 

@@ -1,11 +1,11 @@
-"""How the heart moves: the cardiac cycle in time, and the map between tissue and space at every moment of it.
+"""Motion of the heart: the cardiac cycle over time, and the deformation between material and spatial coordinates.
 
-A point of tissue is named by where it is at end diastole (its material coordinates). Three maps take it to where it is
-now: the left ventricle contracts about its axis, the right ventricle towards the septum and the atria widen about the
-atrial septum; then the annuli descend towards the apex. Each has a closed inverse, so a frame is drawn by asking, for
-each pixel, which tissue lies there. Inside the left ventricle the maps are a uniform scaling of both half widths by
-``sqrt(1 - squeeze)`` and of the length by ``1 - shortening``: the disk-summation volume (Simpson's rule with one plane)
-scales by their product, so the ejection fraction that was asked for is the one that is drawn.
+The material coordinates of a point are its position at end diastole. The deformation is a composition of maps: the left
+ventricle contracts about its axis, the right ventricle towards the septum, the atria widen about the atrial septum, and
+the annuli descend towards the apex. Each map has a closed-form inverse, so a frame is rendered by computing the
+material coordinates of each pixel. In the left ventricle the maps scale both half widths by ``sqrt(1 - squeeze)`` and
+the length by ``1 - shortening``. The volume by disk summation (single-plane Simpson) scales with the squared width and
+the length, so the rendered ejection fraction is exact.
 """
 
 from dataclasses import dataclass
@@ -18,50 +18,57 @@ from echodream.phantom.anatomy import Anatomy
 from echodream.phantom.shape import DEPTHS, STEP, V0, ChamberOutlines, smoothstep
 
 TAPSE = 0.38
-"""The tricuspid annulus's free side descends this much further than the mitral annulus (as a share)."""
+"""Additional descent of the lateral tricuspid annulus, as a fraction of the descent of the mitral annulus (TAPSE)."""
 RV_GRIP = 7.0
-"""Distance from the middle of the septum, in mm, at which the right ventricle's own contraction takes hold."""
+"""Distance from the middle of the septum in mm at which the contraction of the right ventricle begins."""
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """Where the heart is in its cycle, for F frames; every array is (F,) float32."""
+    """State of the cardiac cycle in F frames; every array is (F,) float32."""
 
     contraction: np.ndarray
     """0 at end diastole, 1 at end systole."""
     filling: np.ndarray
-    """Atrial reservoir: 0 at end diastole, 1 when the atria are fullest."""
+    """Filling of the atria: 0 at end diastole, 1 at the maximum."""
     opening: np.ndarray
-    """Opening of the atrioventricular valves, 0 closed, 1 wide open."""
+    """Opening of the mitral and tricuspid valves: 0 closed, 1 fully open."""
 
     def __getitem__(self, frames: slice) -> "Cycle":
         return Cycle(self.contraction[frames], self.filling[frames], self.opening[frames])
 
 
 def systole_duration(beat: float) -> float:
-    """Seconds from end diastole to end systole for a beat of ``beat`` seconds (Weissler's ejection time plus 50 ms)."""
+    """Seconds from end diastole to end systole in a beat of ``beat`` seconds.
+
+    Left ventricular ejection time by the regression of Weissler et al. (1968), 413 ms - 1.7 ms * heart rate, plus 50 ms
+    of isovolumetric contraction.
+    """
     return 0.413 - 0.0017 * (60.0 / beat) + 0.05
 
 
 def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, float, float]]:
-    """Time, contraction, filling and valve opening at the turning points of one beat that begins at ``start``."""
+    """Knots (time, contraction, filling, valve opening) of the interpolation in one beat that begins at ``start``."""
     end = systole_duration(beat)
-    rest = beat - end
+    diastole = beat - end
     quiet = max(1.0 - early - 0.06, 0.05)
     return [
         (start, 0.0, 0.0, 0.05),
         (start + 0.045, 0.015, 0.02, 0.0),
         (start + end, 1.0, 0.92, 0.0),
-        (start + end + 0.13 * rest, 0.97, 1.0, 0.04),
-        (start + end + 0.24 * rest, 0.70, 0.80, 1.0),
-        (start + end + 0.45 * rest, quiet + 0.06, 0.52, 0.45),
-        (start + end + 0.72 * rest, quiet, 0.50, 0.42),
-        (start + end + 0.86 * rest, 0.6 * quiet, 0.30, 0.78),
+        (start + end + 0.13 * diastole, 0.97, 1.0, 0.04),
+        (start + end + 0.24 * diastole, 0.70, 0.80, 1.0),
+        (start + end + 0.45 * diastole, quiet + 0.06, 0.52, 0.45),
+        (start + end + 0.72 * diastole, quiet, 0.50, 0.42),
+        (start + end + 0.86 * diastole, 0.6 * quiet, 0.30, 0.78),
     ]
 
 
 def cycle_at(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
-    """The cycle at ``times`` (F,), seconds, for beats that begin (end diastole) at ``beats`` (N,), covering them."""
+    """The cycle at ``times``, (F,) in seconds; ``beats``, (N,) in seconds, are the end diastoles around them.
+
+    Interpolated monotonically between the knots of each beat (PCHIP).
+    """
     rows = [row for a, b in pairwise(beats) for row in _knots(a, b - a, early)]
     rows.append((float(beats[-1]), 0.0, 0.0, 0.05))
     table = np.array(rows)
@@ -70,12 +77,12 @@ def cycle_at(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
 
 
 def contraction_for_ef(a: Anatomy, ef: float) -> float:
-    """Loss of squared half width at end systole that gives the ejection fraction ``ef`` with the annulus's descent."""
+    """Decrease of the squared half width at end systole that gives the ejection fraction ``ef``, as a fraction."""
     return 1.0 - (1.0 - ef) / (1.0 - a.shortening)
 
 
 class Motion:
-    """The map between space and tissue for one heart. Points are (P,) or (F, P) arrays, mm; a ``Cycle`` has F."""
+    """Deformation of one heart. Points are arrays (P,) or (F, P) in mm; a ``Cycle`` has F frames."""
 
     def __init__(self, a: Anatomy, shape: ChamberOutlines, ef: float) -> None:
         self.shape = shape
@@ -101,12 +108,12 @@ class Motion:
         return np.clip(((v - V0) * (1 / STEP) + 0.5).astype(np.int32), 0, len(DEPTHS) - 1)
 
     def _annulus(self, x: np.ndarray, contraction: np.ndarray) -> np.ndarray:
-        """Present depth of the annuli's plane at ``x``; the tricuspid side descends further."""
+        """Depth of the plane of the annuli at ``x``; the tricuspid side descends further."""
         side = np.clip((self.lean[0] - x) * np.float32(1 / self.lean[1]), 0, 1)
         return np.float32(self.shape.length) * (1 - np.float32(self.shortening) * contraction * (1 + TAPSE * side))
 
     def inverse(self, x: np.ndarray, v: np.ndarray, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
-        """Which tissue lies at ``(x, v)``: material coordinates, (F, P) each."""
+        """Material coordinates, (F, P) each, of the spatial points ``(x, v)``."""
         length = np.float32(self.shape.length)
         c = cycle.contraction[:, None]
         ring = self._annulus(x, c)
@@ -125,7 +132,7 @@ class Motion:
         return self._middle[row] - away, depth
 
     def forward(self, x: np.ndarray, v: np.ndarray, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tissue ``(x, v)`` is now, (F, P) each: the inverse of ``inverse``."""
+        """Spatial coordinates, (F, P) each, of the material points ``(x, v)``."""
         c = cycle.contraction[:, None]
         row = self._row(v)
         away = (self._middle[row] - x) * (1 + self.reservoir * cycle.filling[:, None] * self._atria[row])

@@ -1,4 +1,4 @@
-"""From a scene to pixels, and to the truth about them."""
+"""Renders a scene to pixels and to label maps."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,15 +10,15 @@ from echodream.phantom.tissue import Tissue, amplitude_from_db, draw_tissue, dra
 from echodream.phantom.valves import draw_leaflets, leaflet_curves
 
 CHUNK = 8
-"""Frames computed at once: few enough for the processor's cache."""
+"""Number of frames computed at once; they fit into the processor cache."""
 BLOOD = -59.0
 """Echo level of blood, dB."""
 BLUR = 0.45
-"""Standard deviation of the scanner's point spread on the display, pixels."""
+"""Standard deviation of the point spread function on the display, in pixels."""
 
 
-class _Pixels:
-    """The pixels inside a scene's sector, and the tissue that lies at each in every frame."""
+class _SectorPixels:
+    """The pixels inside the sector of a scene, and their material coordinates in each frame."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -36,8 +36,8 @@ def _chunks(frames: int) -> list[slice]:
     return [slice(first, min(first + CHUNK, frames)) for first in range(0, frames, CHUNK)]
 
 
-def _sample(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Bilinear lookup of ``image`` at fractional positions that lie inside it."""
+def _bilinear_lookup(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Bilinear interpolation of ``image`` at fractional positions inside it."""
     left, top = column.astype(np.int32), row.astype(np.int32)
     right, down = column - left, row - top
     at, flat, width = top * np.int32(image.shape[1]) + left, image.ravel(), image.shape[1]
@@ -46,8 +46,8 @@ def _sample(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarra
     return upper + (lower - upper) * down
 
 
-def _attenuation(scene: Scene) -> np.ndarray:
-    """Gain of each pixel in dB, (H, W): machine, depth gain error, shadow of one edge."""
+def _gain_db(scene: Scene) -> np.ndarray:
+    """Gain of each pixel in dB, (H, W): machine, error of the time gain compensation, attenuation by a shadow."""
     s, (angle, depth) = scene.settings, scene.polar
     share = depth / scene.depth - 0.5
     profile = s.tilt_gain * share + s.curve_gain * (share**2 - 1 / 12) * 2
@@ -56,46 +56,54 @@ def _attenuation(scene: Scene) -> np.ndarray:
     return GAIN[scene.cohort][0] + s.gain + profile - max(s.shadow, 3.0) * shade
 
 
-def _still(scene: Scene) -> np.ndarray:
-    """Power of the reverberation near the probe, which does not move, (H, W)."""
+def _reverberation(scene: Scene) -> np.ndarray:
+    """Power of the static reverberation near the probe, (H, W)."""
     angle, depth = scene.polar
     level = scene.settings.haze - 30.0 * np.clip((depth - FACE) / 26.0, 0, 3)
     return (amplitude_from_db(level) * rayleigh_speckle(scene, angle, depth, 3)) ** 2
 
 
-def _blood(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A tile of blood speckle's power to cut frames from, (2H, 2W): each frame shows another part of it."""
+def _blood_speckle(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Power of blood speckle, (2H, 2W); each frame uses another crop of it."""
     field = rng.standard_normal((2, 2 * scene.size, 2 * scene.size), dtype=np.float32)
     field = ndimage.gaussian_filter(field, (0, 0.7, 1.1), mode="wrap")
     power = (field**2).sum(axis=0)
     return (power * (amplitude_from_db(BLOOD) ** 2 / power.mean())).astype(np.float32)
 
 
-def _echo(pixels: _Pixels, tissue: Tissue, valves: np.ndarray, part: slice) -> np.ndarray:
-    """Amplitude of tissue and valves before gain and noise in the frames ``part``, float32 (F, H, W)."""
+def _tissue_amplitude(pixels: _SectorPixels, tissue: Tissue, valves: np.ndarray, part: slice) -> np.ndarray:
+    """Echo amplitude of tissue and valves in the frames ``part``, before gain and noise: float32, (F, H, W)."""
     scene = pixels.scene
     echo = draw_leaflets(scene, valves[part]).reshape(len(valves[part]), -1)
-    echo[:, pixels.flat] += _sample(tissue.amplitude, *tissue.index(*pixels.tissue(scene.cycle[part])))
+    echo[:, pixels.flat] += _bilinear_lookup(tissue.amplitude, *tissue.index(*pixels.tissue(scene.cycle[part])))
     return ndimage.gaussian_filter(echo.reshape(-1, scene.size, scene.size), (0, BLUR, BLUR), truncate=3.0)
 
 
-def _noise(scene: Scene) -> np.ndarray:
-    """Mean power of the electronic noise, which the depth gain lifts in the far field, (H, W)."""
+def _noise_power(scene: Scene) -> np.ndarray:
+    """Mean power of the electronic noise, (H, W); the time gain compensation amplifies it in the far field."""
     far = (scene.polar[1] / scene.depth) ** 2
     return amplitude_from_db(scene.settings.noise + GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draw ``scene``: uint8 (F, H, W), black outside the sector. The same bytes whenever and wherever it is called."""
+    """Render ``scene``: uint8, (F, H, W), black outside the sector. A deterministic function of the scene.
+
+    Power of tissue, reverberation and blood, times gain, plus exponentially distributed noise power; then logarithmic
+    compression with the dynamic range of the machine.
+    """
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
-    pixels, tissue, valves = _Pixels(scene), draw_tissue(scene), leaflet_curves(scene)
-    gain = (amplitude_from_db(_attenuation(scene)) ** 2).astype(np.float32)
-    noise, still, blood = _noise(scene).astype(np.float32), _still(scene).astype(np.float32), _blood(scene, rng)
+    pixels, tissue, valves = _SectorPixels(scene), draw_tissue(scene), leaflet_curves(scene)
+    gain = (amplitude_from_db(_gain_db(scene)) ** 2).astype(np.float32)
+    noise, still, blood = (
+        _noise_power(scene).astype(np.float32),
+        _reverberation(scene).astype(np.float32),
+        _blood_speckle(scene, rng),
+    )
     steepness = np.float32(10 / GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)
     corner = rng.integers(0, size, 2)
     for part in _chunks(scene.frames):
-        for f, image in enumerate(_echo(pixels, tissue, valves, part), start=part.start):
+        for f, image in enumerate(_tissue_amplitude(pixels, tissue, valves, part), start=part.start):
             corner = (corner + rng.integers(-3, 4, 2)) % size
             moving = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
             power = (image * image + still + moving) * gain
@@ -106,8 +114,8 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def render_labels(scene: Scene) -> np.ndarray:
-    """Label map of every frame (see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector as well."""
-    tissue, pixels = Tissue(np.empty((0, 0)), draw_tissue_labels(scene)), _Pixels(scene)
+    """Label maps of all frames (values: see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector."""
+    tissue, pixels = Tissue(np.empty((0, 0)), draw_tissue_labels(scene)), _SectorPixels(scene)
     labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
     for part in _chunks(scene.frames):
         column, row = tissue.index(*pixels.tissue(scene.cycle[part]))
@@ -116,7 +124,7 @@ def render_labels(scene: Scene) -> np.ndarray:
 
 
 def label_areas(scene: Scene) -> np.ndarray:
-    """Area of each label in each frame as drawn, (F, 6), square centimetres (foreshortening included)."""
+    """Area of each label in each rendered frame in cm2, (F, 6), with foreshortening."""
     labels = render_labels(scene).reshape(scene.frames, -1)
     counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
     return counts * (scene.spacing / 10.0) ** 2

@@ -1,4 +1,4 @@
-"""One recording: a heart seen by one probe at one machine's settings, and where each pixel lies in that heart."""
+"""One recording: a heart, the pose of the probe, the settings of the machine, and the coordinates of pixels."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -10,51 +10,51 @@ from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, cycle_at
 from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
 TOP = 0.02
-"""The probe's face, as a share of the image's height."""
+"""Position of the face of the probe, as a fraction of the image height."""
 BOTTOM = 0.985
-"""Where the deepest echo is drawn, as a share of the image's height."""
+"""Position of the largest depth, as a fraction of the image height."""
 FACE = 4.0
-"""Depth in mm at which the picture begins."""
+"""Depth in mm at which the image begins."""
 HALF_FACE = 2.5
-"""Half the width of the probe's face in mm, by which the sector's sides stand apart at the top."""
+"""Half of the width of the face of the probe in mm."""
 
 GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
-"""Gain in dB and dynamic range in dB of each cohort's machine."""
+"""Cohort -> gain and dynamic range of its machine in dB."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcquisitionSettings:
-    """What differs between recordings of one patient: the probe's pose, the machine's knobs, the moment."""
+    """Differences between recordings of one patient: pose of the probe, settings of the machine, heart rate and EF."""
 
     turn: float
     """Rotation about the left ventricular apex, degrees."""
     shift_x: float
     shift_y: float
-    """Position of the apex relative to the patient's usual one, mm."""
+    """Position of the apex relative to that of the patient, in mm."""
     scale: float
     foreshorten: float
-    """Apparent over true length of the left ventricular axis."""
+    """Apparent / true length of the left ventricular axis."""
     zoom: float
-    """Imaging depth over what the heart needs."""
+    """Imaging depth / depth of the heart."""
     gain: float
-    """dB relative to the cohort's machine."""
+    """Gain in dB relative to the machine of the cohort."""
     tilt_gain: float
     curve_gain: float
-    """Error of the depth gain compensation: linear and quadratic, dB over the whole depth."""
+    """Linear and quadratic error of the time gain compensation, in dB over the whole depth."""
     shadow: float
-    """Darkening of one edge of the sector by a rib or by lung, dB."""
+    """Attenuation at one side of the sector by a rib or the lung, in dB."""
     shadow_at: float
-    """Angle at which it begins, as a share of the sector's half angle; its sign tells the side."""
+    """Angle at which the shadow begins, as a fraction of the half angle; the sign is the side."""
     noise: float
-    """Electronic noise, dB."""
+    """Level of the electronic noise in dB."""
     haze: float
-    """Reverberation near the probe, dB."""
+    """Level of the reverberation near the probe in dB."""
     half_angle: float
-    """Half the sector's opening, degrees."""
+    """Half of the opening angle of the sector, in degrees."""
     rate: float
-    """Heart rate relative to the patient's usual one."""
+    """Heart rate / heart rate of the patient."""
     ef: float
-    """Ejection fraction minus the patient's usual one."""
+    """Ejection fraction minus that of the patient."""
 
 
 _SETTINGS: dict[str, tuple[float, float]] = {
@@ -80,17 +80,17 @@ _MEAN, _SD = np.array([_SETTINGS[f.name] for f in _FIELDS], dtype=np.float64).T
 
 
 def sample_settings(rng: np.random.Generator) -> AcquisitionSettings:
-    """Draw a recording's settings, each within 2.2 standard deviations."""
+    """Sample the settings of a recording, clipped to 2.2 standard deviations."""
     values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -2.2, 2.2)
-    drawn = AcquisitionSettings(*values.tolist())
-    edge = np.copysign(0.62 + 0.12 * abs(drawn.shadow_at), drawn.shadow_at)
+    shadow_at = AcquisitionSettings(*values.tolist()).shadow_at
+    edge = np.copysign(0.62 + 0.12 * abs(shadow_at), shadow_at)
     values[[f.name for f in _FIELDS].index("shadow_at")] = edge
     return AcquisitionSettings(*values.tolist())
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides the pixels of one recording."""
+    """All parameters of one recording; they determine its pixels."""
 
     class_id: int
     anatomy: Anatomy
@@ -100,13 +100,13 @@ class Scene:
     fps: float
     frames: int
     start: float
-    """Phase of the cycle at the first frame, 0 (end diastole) to 1."""
+    """Phase of the cardiac cycle at the first frame, 0 (end diastole) to 1."""
     seed: tuple[int, ...]
-    """Of the tissue's speckle and the noise."""
+    """Seed of speckle, noise and beat lengths."""
 
     @property
     def ef(self) -> float:
-        """Ejection fraction of this recording, 0 to 1: disk summation over the left ventricle as it is drawn."""
+        """Ejection fraction of this recording, 0 to 1, by disk summation of the left ventricle."""
         return self.anatomy.ef + self.settings.ef
 
     @property
@@ -116,20 +116,20 @@ class Scene:
 
     @cached_property
     def beats(self) -> np.ndarray:
-        """End-diastolic moments in seconds, (N,), the first at or before 0 and the last after the end.
+        """Times of end diastole in seconds, (N,), the first at or before 0 and the last after the end.
 
-        Beats differ by about 2 % in length; the pattern depends on the recording's seed alone.
+        Beat lengths vary by about 2 % and are a function of the seed.
         """
         beat = 60.0 / (self.anatomy.heart_rate * self.settings.rate)
         count = int(self.seconds / (0.93 * beat)) + 4
-        wobble = np.clip(np.random.default_rng([*self.seed, 1]).standard_normal(count), -2.2, 2.2)
-        lengths = beat * (1 + 0.02 * wobble)
+        variation = np.clip(np.random.default_rng([*self.seed, 1]).standard_normal(count), -2.2, 2.2)
+        lengths = beat * (1 + 0.02 * variation)
         ends = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start * lengths[0]
         return ends[: int(np.searchsorted(ends, self.seconds, side="right")) + 1]
 
     @property
     def heart_rate(self) -> float:
-        """Beats per minute, over the beats that the recording shows."""
+        """Mean heart rate of the beats of the recording, per minute."""
         return 60.0 * (len(self.beats) - 1) / float(self.beats[-1] - self.beats[0])
 
     @cached_property
@@ -139,41 +139,41 @@ class Scene:
 
     @cached_property
     def cycle(self) -> Cycle:
-        """State of the heart at each frame."""
+        """State of the cardiac cycle in each frame."""
         return cycle_at(self.times, self.beats, self.anatomy.early)
 
     @cached_property
     def shape(self) -> ChamberOutlines:
-        """Outlines at end diastole."""
+        """Outlines of the chambers at end diastole."""
         return chamber_outlines(self.anatomy)
 
     @cached_property
     def motion(self) -> Motion:
-        """The map between space and tissue."""
+        """Deformation of the heart."""
         return Motion(self.anatomy, self.shape, self.ef)
 
     @property
     def lv_area(self) -> tuple[float, float]:
-        """Area of the left ventricle at end diastole and end systole as drawn, square centimetres."""
+        """Area of the left ventricle at end diastole and end systole in cm2, with foreshortening."""
         s, a = self.settings, self.anatomy
         septal, free = lv_outline(a, (np.arange(100) + 0.5) / 100)
-        still = float((septal + free).mean()) * a.lv_length / 100 * s.scale**2 * s.foreshorten
-        return still, still * (1 - a.shortening) * float(np.sqrt(1 - contraction_for_ef(a, self.ef)))
+        diastolic = float((septal + free).mean()) * a.lv_length / 100 * s.scale**2 * s.foreshorten
+        return diastolic, diastolic * (1 - a.shortening) * float(np.sqrt(1 - contraction_for_ef(a, self.ef)))
 
     @property
     def cohort(self) -> str:
-        """ASD or PAH: whose machine took it."""
+        """ASD or PAH: the cohort, which determines the machine."""
         return COHORTS[self.class_id]
 
     @property
     def apex(self) -> tuple[float, float]:
-        """Position of the left ventricular apex, mm to the right of and below the probe."""
+        """Position of the left ventricular apex in mm, to the right of and below the probe."""
         s = self.settings
         return self.anatomy.heart_x + s.shift_x, 17.0 + self.anatomy.free_wall * 0.5 + s.shift_y
 
     @property
     def depth(self) -> float:
-        """Imaging depth in mm: what the heart needs at end diastole, rounded up to the machine's 5 mm steps."""
+        """Imaging depth in mm: the depth of the heart at end diastole, rounded up to 5 mm."""
         a, s = self.anatomy, self.settings
         reach = max(a.lv_length + a.la_length, a.lv_length - a.offset + a.ra_length) * s.scale * s.foreshorten
         return 5.0 * np.ceil((self.apex[1] + reach + 9.0) * s.zoom / 5.0)
@@ -184,7 +184,7 @@ class Scene:
         return self.depth / (self.size * (BOTTOM - TOP))
 
     def to_heart(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixel coordinates -> heart coordinates ``(x, v)`` in mm, at that moment (see ``Motion`` for the tissue)."""
+        """Convert pixel coordinates to heart coordinates ``(x, v)`` in mm (spatial, not material)."""
         left, top = (column - (self.size - 1) / 2) * self.spacing, (row - TOP * self.size) * self.spacing
         cos, sin = self._rotation
         right, down = left - self.apex[0], top - self.apex[1]
@@ -192,12 +192,12 @@ class Scene:
         return (cos * right - sin * down) / scale, (sin * right + cos * down) / long
 
     def to_pixel(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Heart coordinates in mm -> pixel coordinates ``(column, row)``: the inverse of ``to_heart``."""
+        """Convert heart coordinates in mm to pixel coordinates ``(column, row)``: the inverse of ``to_heart``."""
         left, top = self.to_probe(x, v)
         return left / self.spacing + (self.size - 1) / 2, top / self.spacing + TOP * self.size
 
     def to_probe(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Heart coordinates -> mm to the right of and below the probe."""
+        """Convert heart coordinates to mm to the right of and below the probe."""
         cos, sin = self._rotation
         x, v = x * self.settings.scale, v * (self.settings.scale * self.settings.foreshorten)
         return cos * x + sin * v + self.apex[0], cos * v - sin * x + self.apex[1]
@@ -209,7 +209,7 @@ class Scene:
 
     @cached_property
     def sector(self) -> np.ndarray:
-        """Coverage of each pixel by the sector, float32 (H, W), 0 outside, with edges one pixel wide."""
+        """Mask of the sector, float32 (H, W), 0 outside, 1 inside, with antialiased edges of one pixel."""
         angle, depth = self.polar
         side = (np.radians(self.settings.half_angle) - np.abs(angle)) * depth + HALF_FACE
         rim = np.minimum(np.minimum(side, self.depth - depth), depth * np.cos(angle) - FACE) / self.spacing
@@ -224,7 +224,7 @@ class Scene:
 
 
 def key_moments(scene: Scene) -> dict[str, np.ndarray]:
-    """Seconds of each end diastole (ED: left ventricle largest) and end systole (ES: smallest) in the recording."""
+    """Times in seconds of end diastole (ED) and end systole (ES) in the recording."""
     starts, ends = scene.beats[:-1], scene.beats[1:]
     moments = {"ED": scene.beats, "ES": starts + np.array([systole_duration(beat) for beat in ends - starts])}
     return {name: at[(at >= 0) & (at <= scene.seconds)] for name, at in moments.items()}
@@ -232,13 +232,13 @@ def key_moments(scene: Scene) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=256)
 def sample_patient(seed: int, class_id: int, patient: int) -> tuple[float, Anatomy]:
-    """A number in [0, 1) that says how often a patient is recorded, and the patient's anatomy."""
+    """A number in [0, 1) that determines the number of recordings of a patient, and the anatomy of the patient."""
     rng = np.random.default_rng([seed, class_id, patient])
     return float(rng.random()), sample_anatomy(class_id, rng)
 
 
 def sample_scene(key: tuple[int, int, int, int], size: int, fps: float, seconds: tuple[float, float]) -> Scene:
-    """Draw the recording ``key``: seed, class id, number of the patient in the class, number of the recording."""
+    """Sample the scene of one recording; ``key`` is (seed, class id, patient number in the class, recording number)."""
     rng = np.random.default_rng(key)
     settings, (length, start) = sample_settings(rng), rng.random(2)
     return Scene(

@@ -1,7 +1,7 @@
-"""The chambers' outlines at end diastole, as functions of depth along the left ventricular axis.
+"""Outlines of the chambers at end diastole, as functions of the depth along the left ventricular axis.
 
-Heart coordinates, in mm: ``v`` runs along the axis of the left ventricle from its apex (0) to the atria, ``x`` across
-it, the right heart at negative ``x`` (left on the screen, the convention of echocardiography laboratories).
+Heart coordinates in mm: ``v`` is the position along the left ventricular axis, from its apex (0) to the atria; ``x`` is
+perpendicular to it, with the right heart at negative ``x``, which is left on the screen as usual.
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from echodream.phantom.anatomy import Anatomy
 
 V0, V1, STEP = -35.0, 185.0, 0.25
 DEPTHS = np.arange(V0, V1, STEP)
-"""The depths at which outlines are tabulated, (N,), mm."""
+"""Depths of the tabulated outlines in mm, (N,)."""
 
 OTHER, LV, RV, LA, RA, MYOCARDIUM = range(6)
-"""The label map's values. Walls, septa and the atrial walls are all ``MYOCARDIUM``."""
+"""Values of label maps. ``MYOCARDIUM`` includes all walls and septa."""
 
 
 def smoothstep(x: np.ndarray) -> np.ndarray:
-    """Rise from 0 (x <= 0) to 1 (x >= 1) with level ends."""
+    """Cubic smoothstep: 0 for x <= 0, 1 for x >= 1."""
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 
 
-def _bullet(s: np.ndarray, belly: float, base: float) -> np.ndarray:
-    """Relative radius of a ventricle at ``s`` from apex (0) to annulus (1): 1 at the belly, ``base`` at the annulus."""
+def _ventricle_profile(s: np.ndarray, belly: float, base: float) -> np.ndarray:
+    """Relative radius of a ventricle at ``s``, apex (0) to annulus (1): 1 at ``belly``, ``base`` at the annulus."""
     tip = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / belly) ** 2, 0, 1) ** 0.56
     taper = 1.0 - (1.0 - base) * (np.clip(s - belly, 0, None) / (1.0 - belly)) ** 2
     return np.where(s < belly, tip, taper) * ((s >= 0) & (s <= 1))
@@ -33,7 +33,7 @@ def _bullet(s: np.ndarray, belly: float, base: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ChamberOutlines:
-    """Outlines of one heart over ``DEPTHS``; every array is (N,), mm, 0 where the chamber is not."""
+    """Outlines of one heart at ``DEPTHS``; every array is (N,) in mm, 0 at depths outside the chamber."""
 
     length: float
     """Depth of the mitral annulus."""
@@ -44,9 +44,9 @@ class ChamberOutlines:
     lv_septal: np.ndarray
     lv_free: np.ndarray
     septal_edge: np.ndarray
-    """x of the septum's right side, continued by the right side of the atrial septum."""
+    """x of the right side of the ventricular and the atrial septum."""
     middle: np.ndarray
-    """x of the middle of the septum, continued by the middle of the atrial septum."""
+    """x of the middle of the ventricular and the atrial septum."""
     rv_width: np.ndarray
     la_inner: np.ndarray
     la_outer: np.ndarray
@@ -54,8 +54,8 @@ class ChamberOutlines:
     ra_outer: np.ndarray
 
 
-def _septum(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x of the middle of the septum and its half thickness across, thinner at the membranous part, (N,) each."""
+def _septum_outline(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x of the middle of the septum and half of its thickness, (N,) each; the membranous part is thinner."""
     s = DEPTHS / a.lv_length
     inside = np.clip(s, 0.02, 1.0)
     edge = np.interp(inside * a.lv_length, DEPTHS[(s >= 0) & (s <= 1)], septal[(s >= 0) & (s <= 1)])
@@ -70,8 +70,8 @@ def _septum(a: Anatomy, septal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(s <= 1, -(edge + half), crux + (DEPTHS - DEPTHS[base]) * lean), half
 
 
-def _atrium(top: float, length: float, start: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of an atrium's inner and outer wall from the atrial septum, (N,) each; 0 where the atrium is not."""
+def _atrium_outline(top: float, length: float, start: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of the inner and outer wall of an atrium from the atrial septum, (N,) each; 0 outside the atrium."""
     s = (DEPTHS - top) / length
     inside = (s >= 0) & (s < 1)
     s = np.clip(s, 0, 1)
@@ -84,15 +84,15 @@ def _atrium(top: float, length: float, start: float, width: float) -> tuple[np.n
 
 def lv_outline(a: Anatomy, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Half widths of the left ventricle, septal and free side, at ``s`` from apex (0) to annulus (1); (N,) each, mm."""
-    free = a.lv_radius * _bullet(s, a.lv_belly, a.annulus)
+    free = a.lv_radius * _ventricle_profile(s, a.lv_belly, a.annulus)
     return free * (1 - a.flat * np.sin(np.pi * np.clip(s, 0, 1) ** 0.85)), free
 
 
 def chamber_outlines(a: Anatomy) -> ChamberOutlines:
-    """Tabulate the outlines of ``a``."""
+    """Compute the outlines of the anatomy ``a``."""
     s = DEPTHS / a.lv_length
     septal, free = lv_outline(a, s)
-    middle, half = _septum(a, septal)
+    middle, half = _septum_outline(a, septal)
     tricuspid = a.lv_length - a.offset
     edge = middle - half
     rise = (DEPTHS - a.rv_apex * a.lv_length) / (tricuspid - a.rv_apex * a.lv_length)
@@ -102,8 +102,8 @@ def chamber_outlines(a: Anatomy) -> ChamberOutlines:
     rv = np.where(inside, a.rv_width * widen * (1 - 0.18 * smoothstep((rise - 0.78) / 0.22)), 0.0)
     base = int(np.flatnonzero(s <= 1)[-1])
     ring = int(np.flatnonzero(rise < 1)[-1])
-    la_in, la_out = _atrium(a.lv_length, a.la_length, float(free[base] - middle[base]), a.la_width)
-    ra_in, ra_out = _atrium(tricuspid, a.ra_length, float(rv[ring] + half[ring]), a.ra_width)
+    la_in, la_out = _atrium_outline(a.lv_length, a.la_length, float(free[base] - middle[base]), a.la_width)
+    ra_in, ra_out = _atrium_outline(tricuspid, a.ra_length, float(rv[ring] + half[ring]), a.ra_width)
     return ChamberOutlines(
         length=a.lv_length,
         tricuspid=tricuspid,
@@ -121,7 +121,7 @@ def chamber_outlines(a: Anatomy) -> ChamberOutlines:
 
 
 def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Label the cavities on the grid ``x`` (W,) by ``v`` (H,), mm: uint8 (H, W), ``OTHER`` where there is none."""
+    """Label map of the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm: uint8 (H, W), else ``OTHER``."""
     row = np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)[:, None]
     x, depth = x[None, :], v[:, None]
     labels = np.zeros((len(v), x.shape[1]), dtype=np.uint8)
@@ -137,19 +137,19 @@ def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndar
 
 
 def atrial_septum_span(a: Anatomy, low: float, high: float) -> tuple[float, float]:
-    """Depths of two points of the atrial septum given as shares of its length, crux (0) to roof (1), mm."""
+    """Depths in mm of two points of the atrial septum, given as fractions of its length from crux (0) to roof (1)."""
     length = min(a.la_length, a.ra_length - a.offset)
     return a.lv_length + low * length, a.lv_length + high * length
 
 
 def septal_defect_span(a: Anatomy) -> tuple[float, float]:
-    """Depths at which the hole in the atrial septum begins and ends, mm."""
+    """Depths in mm of the two ends of the atrial septal defect."""
     centre, _ = atrial_septum_span(a, a.gap_at, 1.0)
     return centre - a.gap / 2, centre + a.gap / 2
 
 
 def valve_hinges(shape: ChamberOutlines) -> tuple[tuple[float, float], ...]:
-    """Hinge points ``(x, v)`` of mitral septal, mitral lateral, tricuspid septal and tricuspid lateral leaflet, mm."""
+    """Hinge points ``(x, v)`` in mm of the leaflets: mitral septal and lateral, tricuspid septal and lateral."""
     base = int(np.flatnonzero(shape.lv_free > 0)[-1])
     ring = int(np.flatnonzero(shape.rv_width > 0)[-1])
     mitral, tricuspid = float(DEPTHS[base]), float(DEPTHS[ring])

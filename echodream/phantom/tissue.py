@@ -1,4 +1,4 @@
-"""What the tissue looks like: echo amplitude in material coordinates, speckle included, and the map of labels."""
+"""Echo amplitude of the tissue in material coordinates, with speckle, and the label map."""
 
 from dataclasses import dataclass
 
@@ -27,42 +27,42 @@ GRID = 0.6
 X0, X1, DEPTH0, DEPTH1 = -135.0, 84.0, -30.0, 178.0
 
 MYOCARDIAL, SEPTAL, OUTSIDE, RING, BAND = -24.5, -22.0, -36.0, -10.0, -24.0
-"""Echo levels in dB below full brightness: free walls, septa, beyond the heart, valve rings, moderator band."""
+"""Echo levels in dB relative to full brightness: free walls, septa, outside the heart, valve rings, moderator band."""
 
 
 def amplitude_from_db(level: np.ndarray | float) -> np.ndarray:
-    """dB -> amplitude."""
+    """Convert a level in dB to a linear amplitude."""
     return np.power(10.0, np.asarray(level) / 20.0)
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """The heart at end diastole on the material grid, (GH, GW): row = depth, column = x."""
+    """The heart at end diastole on the material grid, (GH, GW): rows are depth, columns are x."""
 
     amplitude: np.ndarray
-    """Echo amplitude (linear), float32, with speckle; 0 in blood."""
+    """Linear echo amplitude with speckle, float32; 0 in blood."""
     labels: np.ndarray
-    """uint8, see ``shape``."""
+    """Label map, uint8, see ``shape``."""
 
     def index(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Material coordinates -> fractional (column, row) of the grid, kept inside it."""
+        """Convert material coordinates to fractional (column, row) of the grid, clipped to the grid."""
         height, width = self.labels.shape
         column = np.clip((x - np.float32(X0)) * np.float32(1 / GRID), 0, np.float32(width - 1.01))
         return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
 
 
 def material_grid() -> tuple[np.ndarray, np.ndarray]:
-    """The material grid's columns ``x`` (GW,) and rows ``v`` (GH,), mm."""
+    """Columns ``x`` (GW,) and rows ``v`` (GH,) of the material grid in mm."""
     return np.arange(X0, X1, GRID), np.arange(DEPTH0, DEPTH1, GRID)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
-    """Distance of each point from ``mask``, mm, (GH, GW) float32."""
+    """Distance of each grid point from ``mask`` in mm, float32 (GH, GW)."""
     return ndimage.distance_transform_edt(~mask).astype(np.float32) * np.float32(GRID)
 
 
 def draw_tissue_labels(scene: Scene) -> np.ndarray:
-    """Label map of the heart at end diastole on the material grid: cavities, and walls of each one's thickness."""
+    """Label map of the heart at end diastole on the material grid: cavities and walls."""
     a, shape = scene.anatomy, scene.shape
     x, v = material_grid()
     labels = label_cavities(shape, a, x, v)
@@ -75,8 +75,10 @@ def draw_tissue_labels(scene: Scene) -> np.ndarray:
     return labels
 
 
-def _beam(scene: Scene, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Angle and depth of each grid point as the probe sees it, and the beam's direction there in heart coordinates."""
+def _beam_direction(
+    scene: Scene, x: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Angle and depth of each grid point relative to the probe, and the beam direction in heart coordinates."""
     right, down = scene.to_probe(x[None, :], v[:, None])
     depth = np.maximum(np.hypot(right, down), 1.0)
     ahead, beyond = scene.to_probe(np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
@@ -85,8 +87,8 @@ def _beam(scene: Scene, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.arctan2(right, down), depth, along_x, along_v
 
 
-def _clouds(seed: tuple[int, ...], shape: tuple[int, int], size: float) -> np.ndarray:
-    """Smooth noise of unit variance with structures of ``size`` mm, (GH, GW)."""
+def _smooth_noise(seed: tuple[int, ...], shape: tuple[int, int], size: float) -> np.ndarray:
+    """Smooth noise of unit variance with a structure size of ``size`` mm, (GH, GW)."""
     coarse = np.random.default_rng([*seed, 7]).standard_normal((24, 24))
     zoom = [24 * GRID / size * n / 24 for n in shape]
     rows, columns = np.meshgrid(*(np.linspace(0, z, n) for z, n in zip(zoom, shape, strict=True)), indexing="ij")
@@ -94,9 +96,10 @@ def _clouds(seed: tuple[int, ...], shape: tuple[int, int], size: float) -> np.nd
 
 
 def rayleigh_speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> np.ndarray:
-    """Fully developed speckle at the given probe coordinates: Rayleigh amplitude of unit power, float32.
+    """Fully developed speckle at probe coordinates (rad, mm): Rayleigh-distributed amplitude of unit power, float32.
 
-    The magnitude of a complex Gaussian field, finer along the beam than across it; its lateral size grows with depth.
+    The magnitude of a complex Gaussian field with a smaller axial than lateral correlation length; the lateral one
+    grows with depth. ``stream`` selects an independent random field.
     """
     axial, lateral = max(0.45, 0.42 * scene.spacing), max(0.010, 1.25 * scene.spacing / 85.0)
     rng = np.random.default_rng([*scene.seed, stream])
@@ -109,8 +112,8 @@ def rayleigh_speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream:
     return np.hypot(real, imaginary).astype(np.float32)
 
 
-def _spots(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Bright points, linear amplitude: the fibrous rings at the valves' hinges, the stumps beside a septal defect."""
+def _bright_points(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Linear amplitude of bright points: valve annuli, and the rims of a septal defect."""
     a, shape = scene.anatomy, scene.shape
     septal, free, _, lateral = valve_hinges(shape)
     crux = (float(np.interp(septal[1], DEPTHS, shape.middle)), septal[1])
@@ -126,27 +129,27 @@ def _spots(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     return total
 
 
-def _band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The moderator band: a strand across the right ventricle, from the septum to the free wall nearer the apex."""
+def _moderator_band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Linear amplitude of the moderator band, which crosses the right ventricle from the septum to the free wall."""
     a, shape = scene.anatomy, scene.shape
-    across = (shape.septal_edge[:, None] - x[None, :])[_rows(v)]
+    across = (shape.septal_edge[:, None] - x[None, :])[_depth_rows(v)]
     line = a.rv_apex * a.lv_length + 0.42 * (shape.tricuspid - a.rv_apex * a.lv_length)
     sag = line - 0.12 * across - 3.0 * np.sin(np.clip(across / a.rv_width, 0, 1) * np.pi)
     strand = np.exp(-0.5 * ((v[:, None] - sag) / 1.3) ** 2)
     return amplitude_from_db(BAND) * a.band * strand * (labels == RV)
 
 
-def _rows(v: np.ndarray) -> np.ndarray:
+def _depth_rows(v: np.ndarray) -> np.ndarray:
     return np.clip(np.round((v - DEPTHS[0]) / STEP).astype(int), 0, len(DEPTHS) - 1)
 
 
-def _levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Diffuse echo level without speckle, linear amplitude, (GH, GW); 0 in blood."""
+def _echo_levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Linear amplitude of diffuse scattering without speckle, (GH, GW); 0 in blood."""
     a, shape = scene.anatomy, scene.shape
     heart = labels != OTHER
     away = _distance(heart)
-    clouds = _clouds(scene.seed[:-1], labels.shape, 20.0)
-    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[_rows(v)][:, None]) - a.septum) / 6.0)
+    clouds = _smooth_noise(scene.seed[:-1], labels.shape, 20.0)
+    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[_depth_rows(v)][:, None]) - a.septum) / 6.0)
     level = MYOCARDIAL + (SEPTAL - MYOCARDIAL) * free + 1.0 * clouds
     first, last = atrial_septum_span(a, 0.28, 0.68)
     thin = smoothstep((v - first) / 4.0) * smoothstep((last - v) / 4.0)
@@ -158,14 +161,19 @@ def _levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> n
 
 
 def draw_tissue(scene: Scene) -> Tissue:
-    """Draw the heart of ``scene`` at end diastole, as its probe sees it."""
+    """Echo amplitude and labels of the heart of ``scene`` at end diastole.
+
+    Diffuse scattering and specular reflections, strongest where a surface is perpendicular to the beam, times speckle.
+    """
     x, v = material_grid()
     labels = draw_tissue_labels(scene)
-    angle, depth, along_x, along_v = _beam(scene, x, v)
-    diffuse = ndimage.gaussian_filter(_levels(scene, labels, x, v).astype(np.float32), 0.8)
+    angle, depth, along_x, along_v = _beam_direction(scene, x, v)
+    diffuse = ndimage.gaussian_filter(_echo_levels(scene, labels, x, v).astype(np.float32), 0.8)
     solid = ndimage.gaussian_filter(((labels == OTHER) | (labels == MYOCARDIUM)).astype(np.float32), 1.8)
     edge_v, edge_x = np.gradient(solid)
     mirror = np.abs(edge_x * along_x + edge_v * along_v) + 0.25 * np.hypot(edge_x, edge_v)
     diffuse *= 1 + 4.0 * mirror
-    bright = diffuse + 0.8 * (_spots(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2 + _band(scene, x, v, labels))
+    bright = diffuse + 0.8 * (
+        _bright_points(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2 + _moderator_band(scene, x, v, labels)
+    )
     return Tissue((bright * (0.15 + rayleigh_speckle(scene, angle, depth, 2))).astype(np.float32), labels)

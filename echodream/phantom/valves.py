@@ -1,4 +1,4 @@
-"""The mitral and tricuspid leaflets: thin curves that swing from their hinges, drawn as soft strokes."""
+"""The mitral and tricuspid leaflets: curves that rotate about their hinges, drawn as Gaussian strokes."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from echodream.phantom.tissue import amplitude_from_db
 
 POINTS = 26
 LEVEL = -17.0
-"""Echo level of a leaflet, dB."""
+"""Echo level of a leaflet in dB."""
 TENT = 4.5
-"""How far the closed leaflets' meeting point lies on the ventricular side of the annulus, mm."""
+"""Distance in mm of the tip of a closed leaflet from the plane of the annulus, on the ventricular side."""
 THICKNESS = 0.85
-"""Standard deviation of a leaflet's profile, mm, before the picture's own blur."""
+"""Standard deviation of the profile of a leaflet in mm, before the blur of the image."""
 
 
 def _leaflet(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.ndarray, swing: float) -> np.ndarray:
-    """Points along one leaflet, (F, POINTS, 2), mm: from ``hinge`` (F, 2) it spans ``share`` of the way to ``other``.
+    """Points along one leaflet, (F, POINTS, 2) in mm, from ``hinge`` (F, 2) over a fraction ``share`` to ``other``.
 
-    Closed, its tip lies ``TENT`` towards the apex of the annular plane; open, it points ``swing`` radians out of it.
+    Closed, its tip lies ``TENT`` mm apical of the annulus; open, it is rotated by ``swing`` radians out of this plane.
     """
     chord = other - hinge
     width = np.linalg.norm(chord, axis=1)
@@ -35,7 +35,7 @@ def _leaflet(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.nda
 
 
 def leaflet_curves(scene: Scene) -> np.ndarray:
-    """Every leaflet in heart coordinates at every frame, (F, 4, POINTS, 2), mm."""
+    """The four leaflets in heart coordinates in each frame, (F, 4, POINTS, 2) in mm."""
     x, v = np.array(valve_hinges(scene.shape), dtype=np.float64).T
     now = np.stack(scene.motion.forward(x, v, scene.cycle), axis=-1)
     opening = scene.cycle.opening
@@ -44,7 +44,7 @@ def leaflet_curves(scene: Scene) -> np.ndarray:
 
 
 def draw_leaflets(scene: Scene, points: np.ndarray) -> np.ndarray:
-    """Amplitude of the leaflets ``points`` (F, ..., 2) mm on the image, float32 (F, H, W)."""
+    """Echo amplitude of the leaflets, curves ``points`` (F, ..., 2) in mm, on the image: float32, (F, H, W)."""
     count, size = len(points), scene.size
     points = points.reshape(count, 4, POINTS, 2)
     column, row = scene.to_pixel(points[..., 0], points[..., 1])
