@@ -197,12 +197,11 @@ def read_dataset(root: Path) -> Dataset:
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
-        hint = (
-            f"; {root.name}.partial is there: rerun the command that was making it"
-            if partial_path(root).is_dir()
-            else ""
-        )
-        raise StoreError(f"{root} does not exist{hint or ': check src= or run the stage that makes it'}")
+        if partial_path(root).is_dir():
+            raise StoreError(
+                f"{root} does not exist; {root.name}.partial exists: rerun the command that was writing it"
+            )
+        raise StoreError(f"{root} does not exist: check src= or run the stage that writes it")
     return parse_dataset(path, read_text(path, MAX_JSON_BYTES))
 
 
