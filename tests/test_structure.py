@@ -35,7 +35,6 @@ LAYERS = [
     ["training"],
     ["stages"],
     ["engine"],
-    ["api"],
     ["cli"],
 ]
 MOST_LINES = 32_000
