@@ -1,4 +1,4 @@
-"""The average against a loop by hand; what is validated and left behind is the average."""
+"""The average compared with a plain loop; the average is validated and left in the module."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Toy(pl.LightningModule):
-    """One linear layer that two optimisers move in every batch, as with a discriminator."""
+    """One linear layer and a second one, each with its optimizer, as with a discriminator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def averaged(weights: list[Tensor], decay: float = 0.6) -> list[Tensor]:
     return found
 
 
-def test_the_average_is_that_of_a_loop_by_hand(tmp_path: Path) -> None:
+def test_average_equals_a_plain_loop(tmp_path: Path) -> None:
     record = Record()
     module = fit(tmp_path, 3, record)
     truth = averaged(record.weights)
@@ -85,7 +85,7 @@ def test_the_average_is_that_of_a_loop_by_hand(tmp_path: Path) -> None:
     assert not torch.allclose(module.net.weight, record.weights[-1], atol=1e-3)
 
 
-def test_what_is_validated_is_the_average(tmp_path: Path) -> None:
+def test_average_is_validated(tmp_path: Path) -> None:
     record = Record()
     module = fit(tmp_path, 3, record)
     truth = averaged(record.weights)
@@ -93,7 +93,7 @@ def test_what_is_validated_is_the_average(tmp_path: Path) -> None:
         assert torch.allclose(seen, truth[3 * epoch + 2], atol=1e-6)
 
 
-def test_a_resumed_run_has_both_weights_as_they_were(tmp_path: Path) -> None:
+def test_resumed_run_restores_weights_and_average(tmp_path: Path) -> None:
     whole, parts = Record(), Record()
     straight = fit(tmp_path / "a", 4, whole)
     fit(tmp_path / "b", 2, parts)
@@ -102,7 +102,7 @@ def test_a_resumed_run_has_both_weights_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(straight.net.weight, resumed.net.weight)
 
 
-def test_a_finished_run_taken_up_again_still_leaves_the_average(tmp_path: Path) -> None:
+def test_finished_run_started_again_has_the_average(tmp_path: Path) -> None:
     record = Record()
     module = fit(tmp_path, 3, record)
     again = fit(tmp_path, 3, record)
@@ -110,13 +110,13 @@ def test_a_finished_run_taken_up_again_still_leaves_the_average(tmp_path: Path) 
     assert torch.equal(again.net.weight, module.net.weight)
 
 
-def test_a_long_decay_does_not_keep_the_random_start(tmp_path: Path) -> None:
+def test_warm_up_of_the_decay(tmp_path: Path) -> None:
     record = Record()
     module = fit(tmp_path, 3, record, decay=0.9999)
     assert torch.allclose(module.net.weight, averaged(record.weights, 0.9999)[-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [1, -0.1])
-def test_a_decay_that_cannot_be(decay: float) -> None:
+def test_impossible_decay_is_refused(decay: float) -> None:
     with pytest.raises(UserError, match=r"callbacks.ema.decay"):
         EMA(decay)

@@ -1,4 +1,4 @@
-"""Previews: how many, of what, decoded by whom, and without a trace in training."""
+"""Previews: number and content of images, the decoder, and no effect on the training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
 
 
 class Module:
-    """Returns ``latents``, and draws from torch's generator as samplers may."""
+    """Returns ``latents``, and uses torch's random generator as samplers may."""
 
     def __init__(self, latents: Tensor) -> None:
         self.latents, self.asked = latents, list[Any]()
@@ -53,7 +53,7 @@ def test_decoded_frames_a_row_for_each_sample(tmp_path: Path) -> None:
             assert np.abs(part - wanted[..., None]).max() <= 1
 
 
-def test_stills_stand_in_one_row(tmp_path: Path) -> None:
+def test_images_are_in_one_row(tmp_path: Path) -> None:
     write_vae_artifact(tmp_path / "vae", tiny_autoencoder(1))
     picture = show(tmp_path, Module(torch.randn(3, 3, 1, 5, 7)))
     assert picture is not None
@@ -62,7 +62,7 @@ def test_stills_stand_in_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vae", [None, 3])
 def test_without_a_vae_of_such_latents_their_first_channels_are_shown(tmp_path: Path, vae: int | None) -> None:
-    """The VAE that is there has three channels, the latents have four."""
+    """The VAE has three latent channels, the latents have four."""
     if vae:
         write_vae_artifact(tmp_path / "vae", tiny_autoencoder(1))
     latents = torch.randn(2, 4, 1, 5, 7)
@@ -73,7 +73,7 @@ def test_without_a_vae_of_such_latents_their_first_channels_are_shown(tmp_path: 
     assert np.abs(picture[:, :7] - wanted).max() <= 1
 
 
-def test_one_process_draws_once_and_leaves_the_generator_alone(tmp_path: Path) -> None:
+def test_first_process_previews_once_and_restores_the_generator(tmp_path: Path) -> None:
     module = Module(torch.randn(2, 3, 1, 5, 7))
     torch.manual_seed(4)
     wanted = torch.rand(1)

@@ -1,4 +1,4 @@
-"""Weights & Biases offline: what was written is read back. No patient in it, and nobody is waited for."""
+"""Weights & Biases offline: the written run is read back; it has no data of patients, and there are no prompts."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path
     assert json.loads(model.metadata)["metrics"]["psnr"] > 0
 
 
-def test_no_patient_place_or_machine_is_in_what_would_be_sent(trained: Path) -> None:
+def test_offline_run_has_no_patient_path_or_machine(trained: Path) -> None:
     """Reconstructions show patients: they stay in the run's folder, and in TensorBoard's files there."""
     run, _ = offline_runs(trained / "logs")
     assert (trained / "pictures" / "reconstruction_00000.png").is_file()
@@ -108,7 +108,7 @@ def test_no_patient_place_or_machine_is_in_what_would_be_sent(trained: Path) -> 
     assert not run.kinds & {"output", "output_raw", "environment", "stats"}
 
 
-def test_pictures_by_what_they_show(tmp_path: Path) -> None:
+def test_images_are_logged_by_content(tmp_path: Path) -> None:
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="pictures")
     trainer = SimpleNamespace(is_global_zero=True, current_epoch=3, global_step=9, loggers=[logger])
     for kind in (CHARTS, SAMPLES, PATIENTS):
@@ -120,7 +120,7 @@ def test_pictures_by_what_they_show(tmp_path: Path) -> None:
 
 
 class Drawing:
-    """Draws clips of twelve frames, from a patient's frame or from none."""
+    """Generates clips of twelve frames, with or without a patient's frame as input."""
 
     def __init__(self, *names: str) -> None:
         self.conditioner = SimpleNamespace(names=names)
@@ -137,7 +137,7 @@ class Drawing:
         (("reference", "class_id"), "patients", True),
     ],
 )
-def test_clips_are_videos_and_those_that_begin_with_a_patient_stay(
+def test_clips_that_begin_with_a_patient_are_not_logged(
     tmp_path: Path, names: tuple[str, ...], pictures: str, there: bool
 ) -> None:
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="videos", pictures=pictures)
@@ -154,7 +154,7 @@ def test_clips_are_videos_and_those_that_begin_with_a_patient_stay(
         assert [name for name in run.media if name.endswith(".gif")]
 
 
-def test_tensorboard_gets_pictures_and_moving_ones_of_everything(tmp_path: Path) -> None:
+def test_tensorboard_gets_all_images_and_animations(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(str(tmp_path), "tb", "")
@@ -185,7 +185,7 @@ def test_a_key_decides_between_online_and_offline(tmp_path: Path, monkeypatch: p
     assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
 
 
-def test_a_server_that_does_not_answer_holds_nothing_up(
+def test_run_is_offline_if_the_server_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
@@ -212,14 +212,14 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
         ("offline", "maybe", "give true or false"),
     ],
 )
-def test_settings_that_are_none(tmp_path: Path, key: str, value: str, says: str) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path, key: str, value: str, says: str) -> None:
     given: dict[str, Any] = {"project": "p", key: value}
     with pytest.raises(UserError, match=says):
         PrivateWandbLogger(str(tmp_path), name="n", **given)
 
 
-def test_an_id_that_was_given_stays_and_weights_go_along_when_asked_for(tmp_path: Path) -> None:
-    """With the diagrams that lie beside the weights."""
+def test_given_id_is_kept_and_upload_logs_the_weights(tmp_path: Path) -> None:
+    """The plots in the artifact's folder are logged, too."""
     folder = write_vae_artifact(tmp_path / "vae", tiny_autoencoder())
     Image.new("L", (6, 4)).save(folder / "roc.png")
     logger = PrivateWandbLogger(str(tmp_path), "p", "n", id="mine", pictures=CHARTS, upload=True)
@@ -246,14 +246,14 @@ def test_an_id_is_of_the_folder_and_the_settings() -> None:
 
 
 def figures_of(root: Path, *overrides: str) -> str:
-    """``stage=track`` of the study below ``root``; what it says."""
+    """``stage=track`` of the study below ``root``; returns its summary."""
     paths = [f"paths.{name}={root}/{name}" for name in ("data", "models", "samples", "runs", "reports")]
     fixed = ["stage=track", "data=phantom", f"logger.wandb.save_dir={root}", *paths]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return str(engine.sample(compose("sample", [*fixed, *overrides])))
 
 
-def test_the_figures_of_a_study_and_what_they_are_of(tmp_path: Path) -> None:
+def test_track_logs_numbers_stores_and_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to track of phantom: run stage=filter"):
         figures_of(tmp_path)
     tiny_report.study(tmp_path)
@@ -274,8 +274,8 @@ def test_the_figures_of_a_study_and_what_they_are_of(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-def test_figures_that_the_server_did_not_take_are_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is not there, one that goes away in the middle, one too slow at the end, one that wants no more."""
+def test_track_fails_if_the_server_did_not_accept_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is absent, fails during the run, is too slow at the end, or refuses data."""
     import wandb
 
     tiny_report.study(tmp_path)
@@ -313,7 +313,7 @@ def failing(error: Exception) -> Any:
     return fail
 
 
-def test_a_training_goes_on_where_its_log_cannot(
+def test_training_continues_if_logging_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
@@ -331,6 +331,6 @@ def test_a_training_goes_on_where_its_log_cannot(
     assert said[1].startswith("wandb: some data are not sent (too slow); they are in ")
 
 
-def test_wandb_is_not_there_for_those_who_do_not_ask(tmp_path: Path) -> None:
+def test_wandb_is_off_by_default(tmp_path: Path) -> None:
     assert "wandb" not in train_cfg(tmp_path).logger
     assert OmegaConf.select(cfg_of(tmp_path), "logger.wandb.pictures") == SAMPLES

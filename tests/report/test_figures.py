@@ -1,4 +1,4 @@
-"""How numbers are written, and where charts put them."""
+"""Formats of numbers, positions in charts, glossary, redaction, and encoded videos."""
 
 import io
 import re
@@ -49,11 +49,11 @@ def test_numbers(value: float, text: str) -> None:
         (Interval(2.5, 2.5, 2.5), "2.50|"),
     ],
 )
-def test_an_interval_decides_how_many_decimals_are_written(found: Interval, text: str) -> None:
+def test_decimals_follow_the_width_of_the_interval(found: Interval, text: str) -> None:
     assert f"{format_value(found)}|{format_ends(found)}" == text
 
 
-def test_shares_times_and_records() -> None:
+def test_percent_ratio_and_intervals_of_records() -> None:
     assert format_percent(0.05) == "5\u00a0%"
     assert format_percent(0.0247) == "2.5\u00a0%"
     assert format_percent(0.904) == "90\u00a0%"
@@ -75,7 +75,7 @@ def test_shares_times_and_records() -> None:
         ((-0.5, 0.8), [-0.5, 0, 0.8]),
     ],
 )
-def test_ticks_are_round_and_0_is_one(scale: tuple[float, float], found: list[float]) -> None:
+def test_ticks_are_round_and_include_0(scale: tuple[float, float], found: list[float]) -> None:
     assert axis_ticks(scale) == pytest.approx(found)
     assert axis_end(5.767) == 6
     assert axis_end(1) == 1
@@ -85,7 +85,7 @@ def places(svg: str, element: str, attribute: str) -> list[float]:
     return [float(x) for x in re.findall(rf'<{element}[^>]* {attribute}="(-?[\d.]+)%"', svg)]
 
 
-def test_a_track_shows_the_interval_where_it_is() -> None:
+def test_interval_chart_positions() -> None:
     svg = interval_chart(Row("auc", Interval(0.5, 0.25, 0.875), Interval(1.0, 0.5, 3.0), scale=(0.0, 2.0)))
     assert places(svg, "circle", "cx") == [25]
     assert places(svg, 'line class="whisker"', "x1") == [12.5]
@@ -96,7 +96,7 @@ def test_a_track_shows_the_interval_where_it_is() -> None:
     assert ">200 %<" in axis_chart((0.0, 2.0), "%")
 
 
-def test_hills_are_cut_at_the_threshold() -> None:
+def test_histogram_chart_positions() -> None:
     ((_, svg),) = histogram_charts([ScoreGroup("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
     assert places(svg, 'line class="cut"', "x1") == [75]
     heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", svg)]
@@ -133,16 +133,16 @@ def test_metrics_have_a_sentence(name: str, in_floors: bool, says: str) -> None:
         ("lr: 1e-4", "lr: 1e-4"),
     ],
 )
-def test_absolute_places_are_taken_out(text: str, left: str) -> None:
+def test_absolute_paths_are_redacted(text: str, left: str) -> None:
     assert redact_absolute_paths(text) == left
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_videos_show_the_frames_that_they_are_of(colours: int) -> None:
-    """Flat patches, which compression keeps: brightness and colour come back as they went in."""
+@pytest.mark.parametrize("colors", [1, 3])
+def test_encoded_videos_keep_brightness_and_color(colors: int) -> None:
+    """Uniform patches are decoded with the same brightness and color."""
     import av
 
-    values = np.random.default_rng(1).integers(20, 236, (2, 3, colours)).astype(np.uint8)
+    values = np.random.default_rng(1).integers(20, 236, (2, 3, colors)).astype(np.uint8)
     frame = values.repeat(32, axis=0).repeat(32, axis=1)
     found = av.open(io.BytesIO(encode(frame[None].repeat(3, axis=0), 25.0, 18))).decode(video=0)
     shown = np.stack([picture.to_ndarray(format="rgb24") for picture in found])[:, 16::32, 16::32]

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is fetched, nothing complains, videos play, and stand still where asked to."""
+"""The page in a real browser: no requests, no errors, videos play, reduced motion is respected."""
 
 import shutil
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     shutil.rmtree(profile, ignore_errors=True)
 
 
-def test_it_opens_without_a_request_or_a_complaint_and_its_videos_play(page: Path, chromium: Browser) -> None:
+def test_page_opens_without_requests_or_errors_and_videos_play(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     chromium.until(SEEN)
     chromium.ask(SHOW)
@@ -42,7 +42,7 @@ def test_it_opens_without_a_request_or_a_complaint_and_its_videos_play(page: Pat
     assert chromium.complaints() == []
 
 
-def test_it_can_be_paused_slowed_and_enlarged_by_keyboard(page: Path, chromium: Browser) -> None:
+def test_videos_can_be_paused_slowed_and_enlarged_by_keyboard(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     chromium.until(SEEN)
     chromium.ask(SHOW)
@@ -62,7 +62,7 @@ def test_it_can_be_paused_slowed_and_enlarged_by_keyboard(page: Path, chromium: 
     assert chromium.ask("document.activeElement.className") == "open"  # where the reader was
 
 
-def test_nothing_moves_by_itself_for_those_who_ask_for_less_motion(page: Path, chromium: Browser) -> None:
+def test_no_video_plays_by_itself_with_reduced_motion(page: Path, chromium: Browser) -> None:
     chromium.open(page, prefers_reduced_motion="reduce")
     chromium.until(SEEN)
     chromium.ask(SHOW)
@@ -73,7 +73,7 @@ def test_nothing_moves_by_itself_for_those_who_ask_for_less_motion(page: Path, c
     chromium.until(f"{PLAYING} > 0")
 
 
-def test_a_browser_that_plays_no_data_addresses_gets_blobs(page: Path, chromium: Browser) -> None:
+def test_videos_fall_back_to_blobs_if_data_urls_do_not_play(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     chromium.until(SEEN)
     chromium.ask(SHOW)
@@ -84,8 +84,8 @@ def test_a_browser_that_plays_no_data_addresses_gets_blobs(page: Path, chromium:
     assert chromium.complaints() == []
 
 
-def test_its_policy_lets_nothing_in_or_out(page: Path, chromium: Browser) -> None:
-    """So that a complaint or a request would be seen by the test above: the page makes one on purpose."""
+def test_security_policy_blocks_requests(page: Path, chromium: Browser) -> None:
+    """The page makes requests on purpose, which also shows that the first test would detect them."""
     chromium.open(page)
     chromium.ask("fetch('http://127.0.0.1:9/x').catch(() => 0)")
     chromium.ask("{const image = new Image(); image.src = 'http://127.0.0.1:9/x.png'; document.body.append(image)}")
@@ -94,7 +94,7 @@ def test_its_policy_lets_nothing_in_or_out(page: Path, chromium: Browser) -> Non
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_a_phone_and_a_desk(page: Path, chromium: Browser, width: int) -> None:
+def test_page_fits_a_phone_and_a_desktop(page: Path, chromium: Browser, width: int) -> None:
     chromium.open(page, width=width, height=800)
     assert chromium.ask("document.documentElement.scrollWidth") <= width
     if width == 360:
@@ -102,8 +102,8 @@ def test_it_fits_a_phone_and_a_desk(page: Path, chromium: Browser, width: int) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_word_has_enough_contrast(page: Path, chromium: Browser, scheme: str) -> None:
-    """WCAG AA: 4.5 to 1 against what is behind it, 3 to 1 where letters are large."""
+def test_text_has_enough_contrast(page: Path, chromium: Browser, scheme: str) -> None:
+    """WCAG AA: contrast of 4.5 to 1 with the background, 3 to 1 for large text."""
     chromium.open(page, prefers_color_scheme=scheme)
     chromium.ask("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert chromium.ask(_CONTRAST) == []
@@ -136,7 +136,7 @@ _CONTRAST = """(() => {
 })()"""
 
 
-def test_its_structure_can_be_heard(page: Path, chromium: Browser) -> None:
+def test_structure_for_screen_readers(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     assert chromium.ask("document.documentElement.lang") == "en"
     assert chromium.ask("document.querySelectorAll('h1').length") == 1

@@ -1,4 +1,4 @@
-"""``stage=compare``: the points of a sweep, found by name; a real sweep of the command line."""
+"""``stage=compare``: results of a sweep, and a real sweep on the command line."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def both(folder: Path) -> str:
     return f"points=[{folder}/g*/study,{folder}/g*/study/filter_image]"
 
 
-def test_points_are_found_by_the_star_and_ordered_as_numbers(tmp_path: Path) -> None:
+def test_values_of_the_pattern_are_sorted_as_numbers(tmp_path: Path) -> None:
     sweep(tmp_path)
     points = read_sweep([f"{tmp_path}/g*/study", f"{tmp_path}/g*/study/filter_image"])
     assert list(points) == ["1.5", "3", "10"]
@@ -116,7 +116,7 @@ def test_table_csv_and_plot(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_figures_can_be_asked_for(tmp_path: Path) -> None:
+def test_chosen_figures(tmp_path: Path) -> None:
     sweep(tmp_path, ("b", "a"))
     run(tmp_path, both(tmp_path), "figures=[agreement]")
     lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
@@ -137,7 +137,7 @@ def test_figures_can_be_asked_for(tmp_path: Path) -> None:
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:
+def test_mistakes_are_refused_in_one_sentence(tmp_path: Path, overrides: list[str], says: str) -> None:
     sweep(tmp_path)
     record = json.loads((tmp_path / "g3" / "study" / "evaluation.json").read_text())
     write(tmp_path / "g1.5" / "again" / "evaluation.json", record)
@@ -149,7 +149,7 @@ def test_mistakes_are_answered_in_a_sentence(tmp_path: Path, overrides: list[str
 
 
 def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
-    """One root per value: later stages find what earlier ones made by their conventions."""
+    """One root per value: later stages find the output of earlier ones by the default paths."""
     make_video_store(tmp_path / "data" / "lung" / "videos")
     arguments = ["-m", "stage=export", "data=lung", "format=pt", "paths.samples=samples/g1,samples/g3"]
     arguments += ["dst=${paths.samples}/exported", "paths.reports=${paths.samples}/reports"]
@@ -181,14 +181,14 @@ def test_points_without_reports_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["points=5", "figures=5"])
-def test_what_is_no_list_is_one_sentence(tmp_path: Path, wrong: str) -> None:
+def test_settings_that_are_no_list_are_refused(tmp_path: Path, wrong: str) -> None:
     sweep(tmp_path)
     with pytest.raises(UserError, match=f"{wrong} is not possible"):
         run(tmp_path, *dict.fromkeys([both(tmp_path) if wrong.startswith("figures") else wrong, wrong]))
 
 
 def anonymised(root: Path) -> None:
-    """What linkability, anonymity and a model of utility say of three strengths; a report's own numbers beside them."""
+    """Records of linkability, anonymity and utility for three strengths, and a report's metrics.json."""
     for k, value in enumerate(("0", "0.5", "1")):
         sets = {name: {"AUC": figure(at, 0.02)} for name, at in (("originals", 0.9), ("inner", 0.9 - 0.15 * k))}
         sets["outer"] = {"AUC": figure(1 - 0.25 * k, 0.1), "best F1": {"far": figure(0.1)}}
@@ -201,7 +201,7 @@ def anonymised(root: Path) -> None:
         write(root / f"u{value}" / "metrics.json", {"figures": figures, "anonymised": versions})
 
 
-def test_utility_is_put_against_linkability(tmp_path: Path) -> None:
+def test_curve_of_utility_over_linkability(tmp_path: Path) -> None:
     anonymised(tmp_path)
     run(tmp_path, f"points=[{tmp_path}/s*,{tmp_path}/u*]", "name=strength")
     lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
@@ -246,8 +246,8 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
         run(tmp_path, f"points=[{tmp_path}/s*]")
 
 
-def test_a_network_of_originals_tells_the_utility_of_versions_by_versions(tmp_path: Path) -> None:
-    """What it finds in originals is the same at every strength."""
+def test_utility_of_a_model_of_originals_is_measured_on_versions(tmp_path: Path) -> None:
+    """Its result on originals is the same for every strength."""
     anonymised(tmp_path)
     for k, value in enumerate(("0", "0.5", "1")):
         versions = {f"strength_{value}": {"figures": {"auc": figure(0.9 - 0.2 * k)}}}

@@ -1,4 +1,4 @@
-"""What is published, what is refused, and that nobody is named: a tiny study with all records, each spoilt in turn."""
+"""``stage=publish``: what is published, what is refused, and that no patient is named, on a tiny study."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ LIDM, LVDM = GENERATOR.fingerprint(), "b" * 64
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of which everything may be published."""
+    """A study whose videos and generator may be published."""
     root = tmp_path_factory.mktemp("publish")
     samples, reports = root / "samples/phantom", root / "reports/phantom"
     real = latents_of(real_store(root / "data/phantom/videos"), root / "data/phantom/latents")
@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def latents_of(videos: Store, root: Path, leave_out: int = 0) -> Store:
-    """What stage=encode would make of ``videos``, of all but the first few."""
+    """Latents of ``videos``, without the first ``leave_out``."""
     latent = Dataset(kind="latent", channels=4, layout="F,C,H,W", fidelity="float16", encoder=ENCODER)
     rows = videos.table.to_dict("records")[leave_out:]
     with StoreWriter(root, latent) as writer:
@@ -86,7 +86,7 @@ def share() -> dict[str, Any]:
 
 
 def private_images(root: Path, settings: dict[str, Any] | None = None) -> Store:
-    """What the filter of images let through, drawn by the lidm."""
+    """The images that passed the filter, sampled by the lidm."""
     settings = settings or {"decision": {"passed": True}, "samples": {"model": LIDM, "seed": 0}}
     latents = {"kind": "latent", "channels": 4, "layout": "F,C,H,W", "fidelity": "float16", "encoder": ENCODER}
     row = {"FileName": "image-000003", "Split": "TRAIN", "PatientID": "S000003", "NumberOfFrames": 3, "FPS": 25.0}
@@ -128,7 +128,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_published_videos_are_those_that_passed_under_other_names(published: Path, whole: Path) -> None:
-    """Same pixels; nothing of how a sample came about, whom it is near, or in which order it was drawn."""
+    """The same pixels, without columns about sampling and similarity, in another order."""
     made, source = Store(published / "store"), Store(whole / "samples/phantom/videos")
     own = ["FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth"]
     assert list(made.table) == [*own, "class_id", "class_name"]
@@ -143,7 +143,7 @@ def test_the_published_videos_are_those_that_passed_under_other_names(published:
     assert made.dataset.settings == {"filter": STATEMENT, "generators": {"lidm": LIDM, "lvdm": LVDM}}
 
 
-def test_the_data_card_says_what_was_promised_and_measured(published: Path) -> None:
+def test_data_card_has_the_statement_and_the_measures(published: Path) -> None:
     text = (published / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "cc-by-nc-4.0"
@@ -159,7 +159,7 @@ def test_the_data_card_says_what_was_promised_and_measured(published: Path) -> N
     assert "\n\n\n" not in text
 
 
-def test_nobody_and_no_place_is_named(published: Path, whole: Path) -> None:
+def test_no_patient_and_no_path_is_named(published: Path, whole: Path) -> None:
     for name, content in contents(published).items():
         for secret in ("Doe-", "rec0", "video-0000", "image-0000", str(whole), "PrivacyScore", "Seed"):
             assert secret.encode() not in content, name
@@ -167,13 +167,13 @@ def test_nobody_and_no_place_is_named(published: Path, whole: Path) -> None:
     assert file_sha256(whole / "samples/phantom/videos" / CHECKSUMS) not in json.dumps(record)
 
 
-def test_the_same_bytes_again_and_nothing_to_do_when_it_is_there(published: Path, whole: Path, tmp_path: Path) -> None:
+def test_same_bytes_again_and_nothing_to_do_if_complete(published: Path, whole: Path, tmp_path: Path) -> None:
     run(whole, f"dst={tmp_path}/again")
     assert contents(tmp_path / "again") == contents(published)
     assert "already complete" in run(whole, f"dst={published}").title
 
 
-def test_a_killed_run_is_gone_on_with_and_ends_with_the_same_bytes(
+def test_interrupted_run_is_continued_with_the_same_bytes(
     published: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit, target = StoreWriter.commit, tmp_path / "hub"
@@ -266,7 +266,7 @@ def test_a_store_that_changed_since_is_refused(study: Path) -> None:
     assert not (study / "reports/phantom/hub/videos").exists()
 
 
-def test_a_finding_stands_on_the_card_of_the_videos(study: Path) -> None:
+def test_finding_is_on_the_card_of_the_videos(study: Path) -> None:
     changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
     summary = run(study)
     said = "membership inference (lidm), AUC is 0.7 [0.65, 0.75] where a harmless generator gives 0.5"
@@ -313,7 +313,7 @@ def test_a_generator_is_refused_without_filter_or_audit(
         run(study, "what=lidm")
 
 
-def test_a_generator_that_remembers_is_refused_unless_that_is_accepted(study: Path) -> None:
+def test_generator_with_a_membership_finding_is_refused_unless_accepted(study: Path) -> None:
     changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
     with pytest.raises(UserError, match=r"AUC is 0.7 \[0.65, 0.75\].*or publish with accept_findings=true"):
         run(study, "what=lidm")
@@ -328,7 +328,7 @@ def test_a_generator_whose_weights_changed_is_refused(study: Path) -> None:
         run(study, "what=lidm")
 
 
-def test_a_patient_s_name_in_a_training_is_found(study: Path) -> None:
+def test_patient_name_in_the_training_settings_is_refused(study: Path) -> None:
     recipe = study / "models/phantom/lidm/training.yaml"
     recipe.write_text("seed: 0\nnote: not Doe-003q\n")
     with pytest.raises(UserError, match=r"training.yaml would name Doe-003q"):
@@ -353,7 +353,7 @@ def test_a_patient_s_name_in_a_training_is_found(study: Path) -> None:
         (["real=/nowhere"], "real=/nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_impossible_settings_are_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], says: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
@@ -363,7 +363,7 @@ def test_what_cannot_be_is_one_sentence(
 
 
 class Hub:
-    """Stands for the hub: keeps what it was sent."""
+    """A fake hub that records uploads."""
 
     sent = list[dict[str, Any]]()
     broken = False
@@ -382,7 +382,7 @@ class Hub:
         return SimpleNamespace(repo_url="https://hub.example/lab/hearts")
 
 
-def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "sent", [])
@@ -408,7 +408,7 @@ def test_push_sends_the_folder_that_was_checked(study: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("what", ["videos", "lidm"])
 def test_names_are_those_of_the_study_that_the_filter_compared_with(study: Path, tmp_path: Path, what: str) -> None:
-    """Other patients, under the names of other recordings or of these; fewer; and the same in another order."""
+    """Stores with other recordings, other patients, fewer patients, and the same ones in another order."""
     real = Store(study / "data/phantom/videos")
     others = {"names": {"FileName": "other-"}, "patients": {"PatientID": "Roe-"}}
     for name, renamed in others.items():
@@ -434,7 +434,7 @@ def test_an_audit_of_another_study_is_refused(study: Path) -> None:
 
 
 def renumbered(videos: Store, root: Path, prefixes: dict[str, str], extra: bool = False) -> None:
-    """The same recordings, the last first, with other names; with ``extra`` one more."""
+    """The same recordings in reverse order, with new name prefixes; with ``extra`` one more."""
     rows = videos.table.to_dict("records")[::-1]
     rows = [{**row, **{column: f"{prefix}{row[column]}" for column, prefix in prefixes.items()}} for row in rows]
     sources = [*videos.table["FileName"]][::-1]
@@ -448,7 +448,7 @@ def renumbered(videos: Store, root: Path, prefixes: dict[str, str], extra: bool 
 
 
 def sent(study: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
-    """``push`` what is there; how many things the hub was sent."""
+    """Publish with ``push``; return the number of requests to the hub."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "sent", [])
@@ -470,7 +470,7 @@ def sent(study: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
         (" It is not", "\n> It is not", None),
     ],
 )
-def test_a_card_may_be_edited_but_not_lose_what_was_promised_and_found(
+def test_edited_card_must_keep_statement_findings_and_limits(
     study: Path, monkeypatch: pytest.MonkeyPatch, what: str, old: str, new: str, says: str | None
 ) -> None:
     changed(study, audit("image"), lambda record: record.update(measures=[inference("lidm", 0.7, True)]))
@@ -490,7 +490,7 @@ def test_a_card_may_be_edited_but_not_lose_what_was_promised_and_found(
     assert card.read_text() == edited
 
 
-def test_what_was_put_beside_it_is_not_sent(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_file_in_the_folder_stops_the_upload(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(study)
     (study / "reports/phantom/hub/videos/notes.txt").write_text("Jane")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
@@ -502,9 +502,7 @@ def test_what_was_put_beside_it_is_not_sent(study: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("what", ["videos", "lidm"])
-def test_other_files_under_the_names_of_those_that_were_checked_are_not_sent(
-    study: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_replaced_files_stop_the_upload(study: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     run(study, f"what={what}")
     folder = study / "reports/phantom/hub" / what
     if what == "videos":  # a store in itself without fault, of samples that no filter has seen
@@ -524,8 +522,8 @@ def test_other_files_under_the_names_of_those_that_were_checked_are_not_sent(
     assert not Hub.sent
 
 
-def test_a_generator_s_filter_must_be_that_of_the_samples_which_it_let_through(study: Path) -> None:
-    """A record that was written anew, or by hand, is not what dataset.json of those samples says."""
+def test_filter_record_must_match_the_store_of_passed_samples(study: Path) -> None:
+    """A record of another filter run differs from dataset.json of the samples."""
     changed(study, "filter_image/filter.json", lambda record: record.update(source="e" * 64))
     root = study / "samples/phantom/private"
     settings = json.loads((root / "dataset.json").read_text())["settings"]
@@ -540,18 +538,18 @@ def test_a_generator_s_filter_must_be_that_of_the_samples_which_it_let_through(s
     run(study, "what=lidm")
 
 
-def test_figures_have_no_digits_of_one_patient() -> None:
+def test_ejection_fraction_and_heart_rate_are_rounded() -> None:
     row = {"FileName": "image-000003", "EF": 63.48271, "HeartRate": 71.52, "class_id": 2}
     kept = ["FileName", "EF", "HeartRate", "class_id"]
     made = {"FileName": "study-0007", "PatientID": "0007", "EF": 63, "HeartRate": 72, "class_id": 2}
     assert _public_row(row, kept, "study-0007") == made
 
 
-def test_commands_name_no_folder_even_with_spaces() -> None:
+def test_paths_with_spaces_are_redacted_in_commands() -> None:
     typed = "python sample.py stage=publish dst=/ward/Doe Jane/a=b/out on=video src=samples/Doe Jane/x license=mit"
     assert redact_paths_in_command(typed) == "python sample.py stage=publish dst=... on=video src=... license=mit"
 
 
-def test_licences() -> None:
+def test_license_identifiers() -> None:
     assert all(map(is_license, ("cc-by-nc-4.0", "mit", "other", "apache-2.0")))
     assert not any(map(is_license, ("", None, "CC BY", "mit\nx: 1", 4)))

@@ -1,4 +1,4 @@
-"""stage=report: what is on the page, what may not be on a shared one, and what is said of what is missing."""
+"""stage=report: content of the page, what a shared page leaves out, and what is reported as missing."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mine(whole: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
+    """A copy of the study that a test may change."""
     shutil.copytree(whole, tmp_path / "study", ignore=shutil.ignore_patterns("share", "index.html", "metrics.json"))
     return tmp_path / "study"
 
@@ -51,7 +51,7 @@ def page(root: Path, *overrides: str, path: str = PAGE) -> str:
 
 
 def words(html: str) -> str:
-    """What a reader reads: the text without tags, spaces made single."""
+    """The visible text of the page, with single spaces."""
     parts: list[str] = []
 
     class Reader(HTMLParser):
@@ -63,7 +63,7 @@ def words(html: str) -> str:
 
 
 def videos_of(html: str) -> list[np.ndarray]:
-    """All videos of a page, decoded: grey (F, H, W)."""
+    """All videos of a page, decoded: gray (F, H, W)."""
     found = []
     for text in re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", html):
         with av.open(io.BytesIO(base64.b64decode(text))) as container:
@@ -83,12 +83,12 @@ def all_frames(store: Store) -> np.ndarray:
 
 
 def holds_real(root: Path, html: str) -> list[bool]:
-    """Of each video whether some frame of it is one of a patient's."""
+    """For each video, whether one of its frames is a patient's."""
     real = all_frames(Store(root / "data/phantom/videos"))
     return [max(likest(frame, real) for frame in clip) > 0.9 for clip in videos_of(html)]
 
 
-def test_the_private_page_shows_both_sides_and_the_nearest_patients(whole: Path) -> None:
+def test_private_page_shows_real_and_synthetic_videos_and_nearest_patients(whole: Path) -> None:
     html = page(whole)
     shown = holds_real(whole, html)
     assert len(shown) == 2 * (2 + 3) + 2 * 6  # two real and three synthetic of two classes; six pairs
@@ -100,7 +100,7 @@ def test_the_private_page_shows_both_sides_and_the_nearest_patients(whole: Path)
     assert "Doe-001q, frame 2" not in text  # of a sample that was rejected
 
 
-def test_a_shared_page_holds_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
+def test_shared_page_has_no_frame_and_no_name_of_a_patient(whole: Path) -> None:
     html = page(whole, "share=true", path=SHARED)
     shown = holds_real(whole, html)
     assert len(shown) == 6
@@ -117,8 +117,8 @@ def test_a_shared_page_holds_no_frame_and_no_name_of_a_patient(whole: Path) -> N
     assert sorted(path.name for path in (whole / SHARED).parent.iterdir()) == ["index.html", "metrics.json"]
 
 
-def test_real_frames_that_slip_in_would_be_seen(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutant: a shared page whose gallery takes the study for what may be shown."""
+def test_real_frames_in_a_shared_page_are_detected(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted error: the shared page chooses its videos as if it were private."""
 
     def choose_for_private_page(sources: Sources, settings: clips.ClipSettings) -> clips.PageClips:
         return clips.choose_clips(replace(sources, share=False), settings)
@@ -130,7 +130,7 @@ def test_real_frames_that_slip_in_would_be_seen(mine: Path, monkeypatch: pytest.
     assert sum(holds_real(mine, html)) == 4
 
 
-def test_a_name_that_gets_into_a_shared_page_stops_it(mine: Path) -> None:
+def test_shared_page_with_a_patient_name_is_refused(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     synthetic_stores(mine / "samples/phantom", command="python sample.py stage=decode labels=of/Doe-003q.csv")
     run(mine)
@@ -139,7 +139,7 @@ def test_a_name_that_gets_into_a_shared_page_stops_it(mine: Path) -> None:
     assert not (mine / SHARED).parent.exists()
 
 
-def test_places_are_left_out_of_what_is_shared(mine: Path) -> None:
+def test_shared_page_has_no_absolute_paths(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     synthetic_stores(
         mine / "samples/phantom", command="python sample.py stage=decode src=/ward/DOE_JANE/x dst=samples/a/b"
@@ -151,8 +151,8 @@ def test_places_are_left_out_of_what_is_shared(mine: Path) -> None:
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_only_what_passed_the_filter_is_shared(mine: Path, passed: bool) -> None:
-    """Other videos than those that the filter let through; or a decision that let nothing through."""
+def test_only_samples_that_passed_the_filter_are_shared(mine: Path, passed: bool) -> None:
+    """Videos that were not filtered, or a filter decision that failed."""
     other = mine / "other"
     synthetic_stores(other, count=4, passed=passed)
     if passed:
@@ -177,7 +177,7 @@ def test_a_shared_page_needs_the_study_to_check_against(mine: Path) -> None:
     assert "There are no real videos to show" in words(page(mine))
 
 
-def test_the_verdict_says_the_numbers_of_the_records(whole: Path) -> None:
+def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
     text = words(page(whole))
     assert "Guarantee holds ≤ 5 % of copies pass" in text
     assert STATEMENT in text
@@ -214,7 +214,7 @@ def test_the_verdict_says_the_numbers_of_the_records(whole: Path) -> None:
         ({"rule": "percentile", "statement": "No guarantee: so it is."}, "No guarantee No guarantee: so it is."),
     ],
 )
-def test_a_weaker_decision_is_called_so(mine: Path, changed: dict[str, Any], said: str) -> None:
+def test_verdict_of_weaker_decisions(mine: Path, changed: dict[str, Any], said: str) -> None:
     shutil.rmtree(mine / "reports")
     records(mine / "reports/phantom", **changed)
     text = words(page(mine))
@@ -235,7 +235,7 @@ def test_a_measure_that_stands_out_is_part_of_the_verdict(mine: Path) -> None:
     assert "1 of 1 privacy measures stands out: authenticity 0.10 (0.05 to 0.20)" in text
 
 
-def test_what_is_missing_is_said_with_its_command(mine: Path) -> None:
+def test_missing_records_are_shown_with_their_commands(mine: Path) -> None:
     shutil.rmtree(mine / "reports")
     html = page(mine)
     for stage in ("filter", "audit", "utility", "evaluate"):
@@ -249,7 +249,7 @@ def test_what_is_missing_is_said_with_its_command(mine: Path) -> None:
     assert "python sample.py stage=decode data=phantom" in page(mine)
 
 
-def test_records_of_other_videos_are_noticed(mine: Path) -> None:
+def test_evaluation_of_other_videos_gives_a_notice(mine: Path) -> None:
     path = mine / "reports/phantom/evaluation.json"
     record = json.loads(path.read_text())
     record["videos"]["store"] = {"sha256": "0" * 64}
@@ -257,7 +257,7 @@ def test_records_of_other_videos_are_noticed(mine: Path) -> None:
     assert "Fidelity was measured on other synthetic videos than those of this page" in words(page(mine))
 
 
-def test_names_from_tables_are_text_and_nothing_else(mine: Path) -> None:
+def test_names_from_tables_are_escaped(mine: Path) -> None:
     path = mine / "reports/phantom/utility.json"
     path.write_text(path.read_text().replace('"ASD"', '"<script>alert(1)</script>"'))
     html = page(mine)
@@ -265,7 +265,7 @@ def test_names_from_tables_are_text_and_nothing_else(mine: Path) -> None:
     assert "&lt;script&gt;alert(1)" in html
 
 
-def test_the_same_inputs_give_the_same_bytes_and_a_rerun_says_so(mine: Path) -> None:
+def test_same_inputs_give_same_bytes_and_a_rerun_does_nothing(mine: Path) -> None:
     notes = f"notes={mine}/notes"
     run(mine, notes)
     before = {path.name: path.read_bytes() for path in (mine / "reports/phantom").glob("*.*")}
@@ -294,7 +294,7 @@ def test_the_same_inputs_give_the_same_bytes_and_a_rerun_says_so(mine: Path) -> 
         ("index.html", "<p>mine</p>", "index.html exists and is not a report"),
     ],
 )
-def test_what_is_something_else_is_refused_in_one_sentence(mine: Path, file: str, content: str, says: str) -> None:
+def test_unreadable_files_are_refused(mine: Path, file: str, content: str, says: str) -> None:
     (mine / "reports/phantom" / file).write_text(content)
     with pytest.raises(UserError, match=re.escape(says)):
         run(mine)
@@ -309,7 +309,7 @@ def test_impossible_settings_are_refused(whole: Path, wrong: str) -> None:
         run(whole, wrong)
 
 
-def test_sides_are_not_mixed_up(whole: Path) -> None:
+def test_real_and_synthetic_stores_cannot_be_exchanged(whole: Path) -> None:
     with pytest.raises(UserError, match="is not synthetic"):
         run(whole, f"videos={whole}/data/phantom/videos")
     with pytest.raises(UserError, match="is synthetic: give the recordings of patients"):
@@ -323,7 +323,7 @@ def test_a_page_that_would_be_too_large_is_refused(whole: Path, monkeypatch: pyt
 
 
 def test_textures_can_be_told_apart() -> None:
-    """Otherwise the test of shared pages would say nothing."""
+    """A condition of the test of shared pages."""
     frames = np.concatenate([texture(k, 3)[..., 0] for k in (*range(10), *range(1000, 1006))])
     for place in range(0, len(frames), 3):
         others = np.delete(frames, slice(place, place + 3), axis=0)
@@ -331,7 +331,7 @@ def test_textures_can_be_told_apart() -> None:
 
 
 def change(path: Path, *places: tuple[Any, ...]) -> None:
-    """In the JSON file ``path``: each place is keys that lead to it, and what to put there."""
+    """Set values in the JSON file ``path``; each of ``places`` is a sequence of keys and the new value."""
     record = json.loads(path.read_text())
     for *keys, last, value in places:
         node = record
@@ -360,7 +360,7 @@ def usefulness(root: Path, ratio: tuple[float, float, float], real: tuple[float,
         ((0.99, 0.95, 1.02), (0.55, 0.4, 0.7), "Not tested"),
     ],
 )
-def test_usefulness_claims_no_more_than_its_interval(
+def test_usefulness_verdict_follows_the_interval(
     mine: Path, ratio: tuple[float, float, float], real: tuple[float, float, float], said: str
 ) -> None:
     text = usefulness(mine, ratio, real)
@@ -368,7 +368,7 @@ def test_usefulness_claims_no_more_than_its_interval(
     assert ("The interval includes a loss of 40 %" in text) == (ratio[1] == 0.6)
 
 
-def test_the_weakest_task_is_that_with_the_lowest_end(mine: Path) -> None:
+def test_weakest_task_has_the_lowest_lower_end(mine: Path) -> None:
     wide = {"real": {"auc": 0.9}, "ratio": {"synthetic": {"auc": {"value": 0.99, "low": 0.5, "high": 1.4}}}}
     change(mine / "reports/phantom/utility.json", ("tasks", "PAH", wide))
     narrow = usefulness(mine, (0.95, 0.93, 1.0), (0.9, 0.8, 1.0))
@@ -384,7 +384,7 @@ def test_the_weakest_task_is_that_with_the_lowest_end(mine: Path) -> None:
         ((1.0, 0.9, 1.1), "only 3 patients", "Within the floor, with a warning"),
     ],
 )
-def test_fidelity_says_what_its_interval_leaves_open(
+def test_fidelity_verdict_follows_the_interval(
     mine: Path, value: tuple[float, float, float], warning: str | None, said: str
 ) -> None:
     near = dict(zip(("value", "low", "high"), value, strict=True))
@@ -399,7 +399,7 @@ def test_fidelity_says_what_its_interval_leaves_open(
     assert "Synthetic videos are 9.0 times as far" in text
 
 
-def test_the_filter_of_another_run_promises_nothing_for_these_videos(mine: Path) -> None:
+def test_filter_record_of_another_run_gives_no_guarantee(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     synthetic_stores(mine / "samples/phantom", reid="a" * 64)
     record = mine / "reports/phantom/filter_video/filter.json"
@@ -411,7 +411,7 @@ def test_the_filter_of_another_run_promises_nothing_for_these_videos(mine: Path)
         run(mine, "share=true")
 
 
-def test_every_record_of_another_store_is_noticed(mine: Path) -> None:
+def test_every_record_of_another_store_gives_a_notice(mine: Path) -> None:
     reports, other = mine / "reports/phantom", "0" * 64
     assert "than those of this page" not in words(page(mine))
     models = {"synthetic": [{"stores": {"synthetic": other}}]}
@@ -430,7 +430,7 @@ def test_every_record_of_another_store_is_noticed(mine: Path) -> None:
         assert f"{said} than those of this page: run python sample.py stage=" in text
 
 
-def test_a_page_gets_into_no_store_and_no_private_one_over_a_shared_one(mine: Path) -> None:
+def test_page_is_not_written_into_a_store_or_over_a_shared_page(mine: Path) -> None:
     store = mine / "samples/phantom/videos"
     for folder in (store, store / "page"):
         with pytest.raises(UserError, match="lies in the store"):
@@ -440,14 +440,14 @@ def test_a_page_gets_into_no_store_and_no_private_one_over_a_shared_one(mine: Pa
         run(mine, f"dst={(mine / SHARED).parent}")
 
 
-def test_a_place_with_spaces_is_left_out_whole() -> None:
+def test_path_with_spaces_is_redacted_completely() -> None:
     shown = redact_absolute_paths("python sample.py src=/ward/Jane Doe/x y share=true dst=~/Jane Doe")
     assert shown == "python sample.py src=... share=true dst=..."
     assert redact_absolute_paths("a: /ward/Jane Doe/x\nb: data/x\nc: [/a b/c, 3]") == "a: ...\nb: data/x\nc: [..., 3]"
 
 
 @pytest.mark.parametrize(("name", "found"), [("10032725", True), ("O'Doe&1", True), ("2024", False)])
-def test_names_are_found_in_every_writing(mine: Path, name: str, found: bool) -> None:
+def test_patient_names_are_found_in_escaped_text(mine: Path, name: str, found: bool) -> None:
     table = pd.DataFrame({"PatientID": [name], "FileName": ["rec"]})
     sources: Any = SimpleNamespace(real=SimpleNamespace(table=table, root=mine))
     text = f"<b>{escape(name)}</b> 0.{name}"
@@ -457,14 +457,14 @@ def test_names_are_found_in_every_writing(mine: Path, name: str, found: bool) ->
         _refuse_patient_names(sources, f"0.{name} {name}9")
 
 
-def test_a_task_without_numbers_and_a_pair_without_new_patients_break_nothing(mine: Path) -> None:
+def test_task_without_numbers_and_pair_without_new_patients(mine: Path) -> None:
     change(mine / "reports/phantom/utility.json", ("tasks", "PAH", {"real": {"auc": {"value": None}}}))
     path = mine / "reports/phantom/filter_video/scores.csv"
     path.write_text(path.read_text().replace(",0.6,", ",,"))
     assert "new patients are at least as similar" not in words(page(mine))
 
 
-def test_evaluate_keeps_a_shared_page_apart() -> None:
+def test_evaluate_writes_a_shared_page_to_its_own_folder() -> None:
     for share, folder in (("true", "some/where/share"), ("false", "some/where")):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("sample", ["stage=evaluate", "data=phantom", "dst=some/where", f"share={share}"])

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive through its debugging pipe: no port, no driver, no other package."""
+"""A headless Chromium that tests control through its debugging pipe, without a port, a driver or another package."""
 
 import base64
 import contextlib
@@ -26,7 +26,7 @@ _FLAGS = (
 
 
 class Browser:
-    """One page, with what it says on its console and what it asks the network for."""
+    """One page, with its console messages and network requests."""
 
     def __init__(self, write: int, read: int) -> None:
         self.write, self.read, self.left, self.number = write, read, b"", 0
@@ -38,7 +38,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to a command; events that come before it are kept."""
+        """Send a command and return its result; events that arrive before it are kept."""
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if getattr(self, "session", None):
@@ -87,24 +87,24 @@ class Browser:
         return found
 
     def press(self, key: str) -> None:
-        """A key that has a name: Tab, Enter, Escape."""
+        """Press a named key: Tab, Enter, Escape."""
         code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def picture(self, path: Path, whole: bool = False) -> None:
-        """A screenshot of what is seen, or of the whole page."""
+        """Save a screenshot of the visible part, or of the whole page."""
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for, but for the page itself and what lies within it."""
+        """Requested URLs other than the page itself and data inside it."""
         asked = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [url[:200] for url in asked[1:] if not url.startswith(("data:", "blob:"))]
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console, refusals of the page's policy, exceptions."""
+        """Console errors and warnings, blocked requests, exceptions."""
         found = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
         said = [entry["text"] for entry in found if entry["level"] in ("error", "warning")]
         said += [str(e["params"]) for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
@@ -114,7 +114,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(profile: Path, *flags: str) -> Iterator[Browser]:
-    """Start Chromium with a profile of its own, and end it."""
+    """Start Chromium with its own profile, and stop it at the end."""
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
 

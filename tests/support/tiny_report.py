@@ -1,4 +1,4 @@
-"""A study whose every patient has a texture of its own, with all records that a report is made from."""
+"""A study in which every patient has a different texture, with all records that a report reads."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ STATEMENT = "A copy passes with probability at most 5 %, with confidence 95 %. I
 
 
 def texture(seed: int, frames: int = FRAMES) -> np.ndarray:
-    """uint8 (F, H, W, 1): blocks of 4 x 4 pixels that survive H.264, moving a little."""
+    """uint8 (F, H, W, 1): blocks of 4 x 4 pixels that H.264 preserves, with a small motion."""
     blocks = np.random.default_rng([11, seed]).integers(0, 256, (SIDE // 4, SIDE // 4)).repeat(4, 0).repeat(4, 1)
     return np.stack([np.roll(blocks, frame % 3, axis=1) for frame in range(frames)])[..., None].astype(np.uint8)
 
@@ -55,7 +55,7 @@ def real_store(root: Path) -> Store:
 
 
 def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, command: str = "", **told: Any) -> Store:
-    """The latents that passed the filter, and the videos decoded from them; ``told`` are settings of the filter."""
+    """The latents that passed the filter, and the videos decoded from them; ``told`` are more settings of the filter."""
     rows = [_row(f"video-{k:06}", f"S{k:06}", "TRAIN", k % 2, PrivacyScore=0.5) for k in range(count)]
     settings: dict[str, Any] = {"decision": {"passed": passed}, **told}
     latent = Dataset(
@@ -89,7 +89,7 @@ def number(value: float, low: float, high: float) -> dict[str, float]:
 
 
 def decision(**changed: Any) -> dict[str, Any]:
-    """What the filter decided."""
+    """A decision of the filter."""
     rows = [
         {"transform": name, "controls": 120, "passes": passes, "rate": passes / 120, "bound": bound, "lower": 0.0}
         for name, passes, bound in (("flip", 0, 0.025), ("shift", 1, 0.039), ("weakest of all", 1, 0.039))

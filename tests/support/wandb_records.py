@@ -1,4 +1,4 @@
-"""What W&B wrote offline: its log is LevelDB's format (blocks of 32 KiB) of protocol buffers, behind seven bytes."""
+"""Reader of W&B's offline runs: a header of seven bytes, then protocol buffers in LevelDB's log format."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 class Written:
-    """What the offline run in the folder ``root`` holds."""
+    """The content of the offline run in the folder ``root``."""
 
     def __init__(self, root: Path) -> None:
         (self.path,) = root.glob("run-*.wandb")
@@ -60,12 +60,12 @@ class Written:
             self.artifacts[record.artifact.name] = record.artifact
 
     def values(self, key: str) -> list[Any]:
-        """All that was logged as ``key``."""
+        """All values that were logged as ``key``."""
         return [step[key] for step in self.history if key in step]
 
 
 def offline_runs(folder: Path) -> list[Written]:
-    """The offline runs below ``folder``, the oldest first, when their last record is written."""
+    """The offline runs below ``folder``, the oldest first; waits until they are complete."""
     found = []
     for path in sorted((folder / "wandb").glob("offline-run-*")):
         for _ in range(200):

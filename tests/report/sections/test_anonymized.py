@@ -1,4 +1,4 @@
-"""The part of the report on anonymised images: measures beside targets, the curve, and no name."""
+"""Section "Anonymized images" of the report: measures with targets, the trade-off chart, and no names."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def linked(auc: float) -> dict[str, Any]:
 
 
 def anonymised(root: Path, **changed: Any) -> None:
-    """Records of linkability, anonymity and a sweep, of the study at ``root``; names in what no page reads."""
+    """Records of linkability, anonymity and a sweep, of the study at ``root``, with names only in files that the page does not read."""
     reports = root / "reports/phantom"
     real = file_sha256(root / "data/phantom/videos" / CHECKSUMS)
     chose = {"best F1": {"threshold": 0.3}, "FAR 0.001": {"why not": "too few"}}
@@ -64,7 +64,7 @@ def told(html: str) -> str:
 
 
 @pytest.mark.parametrize(("share", "path"), [(False, "reports/phantom"), (True, "reports/phantom/share")])
-def test_measures_stand_beside_their_targets(root: Path, share: bool, path: str) -> None:
+def test_measures_are_shown_with_their_targets(root: Path, share: bool, path: str) -> None:
     run(root, f"share={str(share).lower()}", "look.per_class=1")
     html = section(root, path)
     text = told(html)
@@ -90,7 +90,7 @@ def test_measures_stand_beside_their_targets(root: Path, share: bool, path: str)
     assert not [notice for notice in numbers["notices"] if "originals" in notice]
 
 
-def test_a_study_without_them_has_no_such_part(tmp_path: Path) -> None:
+def test_section_is_left_out_without_records(tmp_path: Path) -> None:
     folder = study(tmp_path)
     run(folder, "look.per_class=1")
     html = (folder / "reports/phantom/index.html").read_text("utf-8")
@@ -110,7 +110,7 @@ def test_a_study_without_them_has_no_such_part(tmp_path: Path) -> None:
 POINTS = [Point("a", Interval(0.25, 0.0, 0.5), Interval(0.5, 0.25, 1.0)), Point("b", *[Interval(1.0, 1.0, 1.0)] * 2)]
 
 
-def test_points_of_the_curve_lie_where_they_belong() -> None:
+def test_scatter_chart_positions() -> None:
     drawn = scatter_chart({"outer": ("synthetic", POINTS)}, (0.0, 1.0), ("across", "up"), "label")
     assert '<circle cx="30.00%" cy="144.0" r="5"/>' in drawn  # 8 % and a quarter of 88 %; 264 and half of 240 less
     assert '<line class="line faint" x1="8.00%" x2="52.00%" y1="144.0" y2="144.0"/>' in drawn
