@@ -55,7 +55,7 @@ def real_store(root: Path) -> Store:
 
 
 def synthetic_stores(samples: Path, /, count: int = 6, passed: bool = True, command: str = "", **told: Any) -> Store:
-    """The latents that passed the filter, and the videos decoded from them; ``told`` are more settings of the filter."""
+    """The latents that passed the filter, and the videos decoded from them; ``told`` are filter settings."""
     rows = [_row(f"video-{k:06}", f"S{k:06}", "TRAIN", k % 2, PrivacyScore=0.5) for k in range(count)]
     settings: dict[str, Any] = {"decision": {"passed": passed}, **told}
     latent = Dataset(

@@ -27,7 +27,7 @@ def linked(auc: float) -> dict[str, Any]:
 
 
 def anonymised(root: Path, **changed: Any) -> None:
-    """Records of linkability, anonymity and a sweep, of the study at ``root``, with names only in files that the page does not read."""
+    """Records of linkability, anonymity and a sweep; names are only in a file that the page does not read."""
     reports = root / "reports/phantom"
     real = file_sha256(root / "data/phantom/videos" / CHECKSUMS)
     chose = {"best F1": {"threshold": 0.3}, "FAR 0.001": {"why not": "too few"}}
