@@ -93,18 +93,18 @@ def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
     }
 
 
-def sampling_config(settings: Mapping[str, Any], model: DiffusionModel) -> SamplingConfig:
-    """Configuration from ``seed``, ``steps``, ``sampler`` and ``guidance``, checked against ``model``."""
-    sampler = model.process.check_sampler(settings["steps"], settings["sampler"])
-    entries = SAMPLERS[model.process.name]
+def sampling_config(
+    model: DiffusionModel, seed: int, steps: int, sampler: str | None, guidance: Mapping[str, Any]
+) -> SamplingConfig:
+    """Sampling configuration, checked against ``model``. Raises ``UserError``."""
+    sampler, entries = model.process.check_sampler(steps, sampler), SAMPLERS[model.process.name]
     if entries[sampler].stochastic and model.metadata.shared_noise:
         deterministic = ", ".join(name for name, entry in entries.items() if not entry.stochastic)
         raise UserError(
             f"sampler={sampler} adds independent noise to each frame, and this model was trained with "
             f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
         )
-    guidance = build_guidance(settings["guidance"], model)
-    return SamplingConfig(validation.whole_number("seed", settings["seed"], 0), settings["steps"], sampler, guidance)
+    return SamplingConfig(validation.whole_number("seed", seed, 0), steps, sampler, build_guidance(guidance, model))
 
 
 def sampling_settings(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:

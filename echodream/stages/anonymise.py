@@ -11,13 +11,12 @@ from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, ImageSet, open_
 from echodream.anonymization.methods import create_method
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_settings, write_sample
-from echodream.sampling.sampling_module import SamplingConfig
 from echodream.store import Dataset
 
 PRIVATE = (
@@ -62,8 +61,10 @@ def anonymise(
     settings |= {"method": method, "frames": frames, **transform.settings()}
     if transform.needs_generator:
         model = load_diffusion_model(generator, "lidm")
-        sampling = {"seed": seed, "steps": steps, "sampler": None, "guidance": guidance}
-        config = _sampling_config(sampling, model)
+        auto = guidance["auto"]
+        if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
+            raise UserError(f"guidance.auto={auto} is not for stage=anonymise: leave it out")
+        config = sampling_config(model, seed, steps, None, guidance)
         transform.check_generator(model, recordings)
         settings |= sampling_settings(config, model, None)
         copies = CopyGenerator(recordings, autoencoder, model, config.guidance, config.steps, config.seed)
@@ -92,14 +93,6 @@ def anonymise(
     return Summary(
         f"anonymise: {dst} {state}", {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
     )
-
-
-def _sampling_config(sampling: Mapping[str, Any], model: DiffusionModel) -> SamplingConfig:
-    """Sampling settings, without autoguidance. Raises ``UserError``."""
-    auto = sampling["guidance"]["auto"]
-    if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
-        raise UserError(f"guidance.auto={auto} is not for stage=anonymise: leave it out")
-    return sampling_config(sampling, model)
 
 
 def _rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:

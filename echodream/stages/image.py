@@ -13,20 +13,8 @@ from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
+from echodream.sampling import sample_store
 from echodream.sampling.label_csv import SOURCE, ConditionRequests, read_labels
-from echodream.sampling.sample_store import (
-    check_precision,
-    columns_without_values,
-    labels_fingerprint,
-    load_weak_model,
-    sample_to_store,
-    samples_dataset,
-    sampling_columns,
-    sampling_config,
-    sampling_settings,
-    summary_counts,
-    to_python_value,
-)
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
@@ -56,25 +44,25 @@ def image(
     Without ``n`` there is one image for each row of a csv, or 2000. ``labels`` sets the conditions: evenly distributed
     ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a csv, row by row.
     """
-    sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
-    precision, model = check_precision(trainer), load_diffusion_model(artifact, "lidm")
-    config, weak = sampling_config(sampling, model), load_weak_model(guidance, model, "lidm")
+    precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
+    config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
+    weak = sample_store.load_weak_model(guidance, model, "lidm")
     requests = _condition_requests(model.conditioner, labels, training, n, config.seed)
     count = len(next(iter(requests.values.values()))) if requests.values else _image_count(n)
     values = model.conditioner.encode_request(requests.values)
-    without_values = columns_without_values(model, config.guidance, requests.values)
+    without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **sampling_settings(config, model, weak),
+        **sample_store.sampling_settings(config, model, weak),
         "n": count,
-        "labels": labels_fingerprint(labels, requests.values),
+        "labels": sample_store.labels_fingerprint(labels, requests.values),
         "precision": precision,
     }
     rows = _table_rows(model, config, requests.values, count)
-    dataset = samples_dataset(model, settings, command, code_version)
-    state = sample_to_store(
+    dataset = sample_store.samples_dataset(model, settings, command, code_version)
+    state = sample_store.sample_to_store(
         SamplingModule(model, config, weak=weak), dst, dataset, rows, values, batch, workers, trainer
     )
-    counts = summary_counts(rows, without_values, requests.unread_columns)
+    counts = sample_store.summary_counts(rows, without_values, requests.unread_columns)
     return Summary(f"image: {dst} {state}", {"images": count, **counts})
 
 
@@ -85,14 +73,14 @@ def _table_rows(
     rows = {}
     for row in range(count):
         name = f"image-{row:06d}"
-        cells = {column: to_python_value(values[row]) for column, values in requests.items()}
+        cells = {column: sample_store.to_python_value(values[row]) for column, values in requests.items()}
         rows[name] = {
             "FileName": name,
             "Split": "TRAIN",
             "PatientID": f"S{row:06d}",
             "FPS": model.metadata.fps,
             **model.conditioner.table_columns(cells),
-            **sampling_columns(config),
+            **sample_store.sampling_columns(config),
         }
     return rows
 

@@ -19,20 +19,8 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.sliding_window import window_starts
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
+from echodream.sampling import sample_store
 from echodream.sampling.label_csv import ConditionRequests, read_labels
-from echodream.sampling.sample_store import (
-    check_precision,
-    columns_without_values,
-    labels_fingerprint,
-    load_weak_model,
-    sample_to_store,
-    samples_dataset,
-    sampling_columns,
-    sampling_config,
-    sampling_settings,
-    summary_counts,
-    to_python_value,
-)
 from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
 from echodream.store import Store
 
@@ -69,36 +57,32 @@ def video(
     Each video is a function of the seed, its number and its source only. Conditions come from columns of the source, or
     from the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
     """
-    sampling = {"seed": seed, "steps": steps, "sampler": sampler, "guidance": guidance}
-    precision, model = check_precision(trainer), load_diffusion_model(artifact, "lvdm")
-    config, weak = sampling_config(sampling, model), load_weak_model(guidance, model, "lvdm")
+    precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
+    config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
+    weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
     clip_length = _clip_length(model, frames, join, overlap, windows)
     sources = _select_sources(store.table, n, repeat)
     requests = _condition_requests(model, sources, labels)
     values = model.conditioner.encode_request(requests.values)
-    without_values = columns_without_values(model, config.guidance, requests.values)
+    without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **sampling_settings(config, model, weak),
+        **sample_store.sampling_settings(config, model, weak),
         "source": store.checksum,
-        "labels": None if labels is None else labels_fingerprint(labels, requests.values),
+        "labels": None if labels is None else sample_store.labels_fingerprint(labels, requests.values),
         **{"frames": clip_length.frames, "join": clip_length.join, "overlap": clip_length.overlap, "n": len(sources)},
         "precision": precision,
     }
     beats = _sample_beats(model, config.seed, len(sources))
     rows = _table_rows(model, config, clip_length, sources, requests.values, store.dataset.synthetic, beats)
-    dataset = samples_dataset(model, settings, command, code_version)
+    dataset = sample_store.samples_dataset(model, settings, command, code_version)
     module, references = SamplingModule(model, config, clip_length, weak), None
     if "reference" in model.conditioner.names:
         references = _reference_reader(model, store, sources, beats, clip_length)
-    state = sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
-    counts: dict[str, object] = {
-        "videos": len(rows),
-        "frames each": clip_length.frames,
-        "fps": round(model.metadata.fps, 3),
-    }
-    counts |= summary_counts(rows, without_values, requests.unread_columns)
-    return Summary(f"video: {dst} {state}", counts)
+    state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
+    sizes = {"videos": len(rows), "frames each": clip_length.frames, "fps": round(model.metadata.fps, 3)}
+    counts = sample_store.summary_counts(rows, without_values, requests.unread_columns)
+    return Summary(f"video: {dst} {state}", {**sizes, **counts})
 
 
 def _table_rows(
@@ -117,7 +101,7 @@ def _table_rows(
     joins, rows = " ".join(map(str, _join_frames(length))), {}
     for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
-        cells = {column: to_python_value(values[number]) for column, values in requests.items()}
+        cells = {column: sample_store.to_python_value(values[number]) for column, values in requests.items()}
         rows[name] = {
             "FileName": name,
             "Split": source["Split"],
@@ -127,7 +111,7 @@ def _table_rows(
             **({"HeartRate": round(60 * model.metadata.fps / beats[number].length, 2)} if beats else {}),
             "Source": source["FileName"] if synthetic else "real",
             "Joins": joins,
-            **sampling_columns(config),
+            **sample_store.sampling_columns(config),
         }
     return rows
 

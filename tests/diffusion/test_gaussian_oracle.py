@@ -272,7 +272,7 @@ def test_a_noise_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     def sigmoid(steps: int, beta_start: float, beta_end: float) -> list[float]:
         return [beta_start + (beta_end - beta_start) / (1 + math.exp(-t)) for t in np.linspace(-6, 6, steps)]
 
-    with pytest.raises(UserError, match=r"schedule=sigmoid is unknown; take one of: linear, scaled_linear, cosine"):
+    with pytest.raises(UserError, match=r"process.schedule is .sigmoid.: choose one of linear, scaled_linear, cosine"):
         DDPM(schedule="sigmoid")
     monkeypatch.setitem(NOISE_SCHEDULES, "sigmoid", sigmoid)
     process = DDPM(schedule="sigmoid", zero_snr=False)

@@ -1,5 +1,6 @@
 """Base classes of conditions, their registry by kind, and parsing of column cells."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -37,14 +38,14 @@ class ConditionModule(nn.Module, ABC):
         if "kind" in cls.__dict__:
             CONDITIONS[cls.kind] = cls
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         self.dropout = validation.number(f"conditioning: the dropout of {self.kind}", dropout, 0, below=1)
         self.metadata: dict[str, Any] = {}
 
-    @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the constructor, as JSON values."""
+        """Arguments of the constructor, which are attributes of the same names, as JSON values."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
 
 class TokenCondition(ConditionModule):
@@ -55,7 +56,7 @@ class TokenCondition(ConditionModule):
     clamps: ClassVar[bool] = False
     """Whether values outside of the training range are encoded as the nearest bound."""
 
-    def __init__(self, column: str, dropout: float) -> None:
+    def __init__(self, column: str, dropout: float = 0.1) -> None:
         super().__init__(dropout)
         self.column = column
 
@@ -75,9 +76,9 @@ class TokenCondition(ConditionModule):
     def check(self, raw: Raw) -> None:
         """Raise ``UserError`` if a requested value was not in training."""
 
-    @abstractmethod
     def choices(self) -> list[Any] | None:
         """All values that can be requested; None for a continuous condition."""
+        return None
 
     def value_at(self, fraction: float) -> Any:
         """Value at a ``fraction``, in [0, 1], of the range in the training rows."""
@@ -131,6 +132,13 @@ def parse_numbers(column: str, raw: Raw) -> list[float]:
         raise UserError(
             f"{column} is {str(wrong)[:40]!r}, not a number: correct it in FileList.csv or the csv"
         ) from error
+
+
+def encode_numbers(column: str, raw: Raw, device: torch.device | None = None) -> Tensor:
+    """Cells as float32, (B,), NaN where they are missing."""
+    if isinstance(raw, Tensor):
+        return raw.to(device, torch.float32)
+    return torch.tensor(parse_numbers(column, raw), dtype=torch.float32, device=device)
 
 
 def interpolate_range(low: float, high: float, fraction: float) -> float:

@@ -18,12 +18,6 @@ class Category(TokenCondition):
 
     kind = "category"
 
-    def __init__(self, column: str, dropout: float = 0.1) -> None:
-        super().__init__(column, dropout)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"column": self.column, "dropout": self.dropout}
-
     def fit(self, table: "pd.DataFrame") -> None:
         """Metadata: ``categories`` of the training rows, each with name and row count, in alphabetical order."""
         counts = Counter(text for text in parse_texts(table[self.column].tolist()) if text)

@@ -30,9 +30,6 @@ class ClassId(TokenCondition):
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__("class_id", dropout)
 
-    def arguments(self) -> dict[str, Any]:
-        return {"dropout": self.dropout}
-
     def fit(self, table: "pd.DataFrame") -> None:
         """Metadata: ``classes`` of the training rows, each with id, row count, and its most frequent class_name."""
         ids = [_class_number(cell) for cell in parse_numbers(self.column, table[self.column].tolist())]

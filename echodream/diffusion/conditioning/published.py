@@ -15,6 +15,7 @@ from echodream.diffusion.conditioning.base import (
     Raw,
     ReferenceCondition,
     TokenCondition,
+    encode_numbers,
     interpolate_range,
     parse_numbers,
     parse_texts,
@@ -38,9 +39,6 @@ class PublishedToken(TokenCondition):
         super().__init__(column, dropout)
         self.scale = validation.positive_number(f"conditioning: the scale of {column}", scale)
 
-    def arguments(self) -> dict[str, Any]:
-        return {"column": self.column, "scale": self.scale, "dropout": self.dropout}
-
     def fit(self, table: "pd.DataFrame") -> None:
         """Metadata: ``low`` and ``high`` of the training rows; their ``values``, if few; the ``names`` of classes."""
         cells = table[self.column].tolist()
@@ -59,9 +57,7 @@ class PublishedToken(TokenCondition):
 
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
         """float32, (B,); NaN where it is missing."""
-        if isinstance(raw, Tensor):
-            return raw.to(device, torch.float32)
-        return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
+        return encode_numbers(self.column, raw, device)
 
     def check(self, raw: Raw) -> None:
         """Accepts everything if the training rows are unknown (imported weights)."""
@@ -101,12 +97,6 @@ class PublishedReference(ReferenceCondition):
 
     kind = "published_reference"
     interpolates = False
-
-    def __init__(self, dropout: float = 0.1) -> None:
-        super().__init__(dropout)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"dropout": self.dropout}
 
     def build(self, channels: int) -> None:
         self._channels = channels

@@ -1,7 +1,6 @@
 """Reference frames: latents of the clip at known times."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +62,6 @@ class Reference(ReferenceCondition):
 
     kind = "reference"
     interpolates = True
-
-    def __init__(self, dropout: float = 0.1) -> None:
-        super().__init__(dropout)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"dropout": self.dropout}
 
     def build(self, channels: int) -> None:
         self.null = nn.Parameter(torch.randn(channels, 1, 1, 1))

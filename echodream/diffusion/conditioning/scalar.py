@@ -1,12 +1,12 @@
 """A number, such as the ejection fraction: a learned function of its position in the training range."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning.base import Raw, TokenCondition, interpolate_range, parse_numbers
+from echodream.diffusion.conditioning.base import Raw, TokenCondition, encode_numbers, interpolate_range, parse_numbers
 from echodream.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ class Scalar(TokenCondition):
             raise UserError(f"conditioning: the range of {column} is {low} to {high}: give low below high, or null")
         self.low, self.high = low, high
 
-    def arguments(self) -> dict[str, Any]:
-        return {"column": self.column, "low": self.low, "high": self.high, "dropout": self.dropout}
-
     def fit(self, table: "pd.DataFrame") -> None:
         """Metadata: the range ``low`` to ``high``; minimum, maximum and ``count`` of the training rows."""
         values = [value for value in parse_numbers(self.column, table[self.column].tolist()) if math.isfinite(value)]
@@ -56,9 +53,7 @@ class Scalar(TokenCondition):
 
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
         """float32, (B,), in the unit of the column; NaN where it is missing."""
-        if isinstance(raw, Tensor):
-            return raw.to(device, torch.float32)
-        return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
+        return encode_numbers(self.column, raw, device)
 
     def check(self, raw: Raw) -> None:
         low, high, minimum = (float(self.metadata[name]) for name in ("low", "high", "least"))
@@ -70,9 +65,6 @@ class Scalar(TokenCondition):
                 raise UserError(
                     f"{self.column}={value:g} is not what the model was trained on, {low:g} to {high:g}: {advice}"
                 )
-
-    def choices(self) -> None:
-        return None
 
     def value_at(self, fraction: float) -> float:
         return interpolate_range(self.metadata["least"], self.metadata["greatest"], fraction)

@@ -54,9 +54,6 @@ class Text(TokenCondition):
             )
         self.folder = folder
 
-    def arguments(self) -> dict[str, Any]:
-        return {"folder": self.folder, "column": self.column, "dropout": self.dropout}
-
     def fit(self, table: "pd.DataFrame") -> None:
         """Metadata: ``fingerprint`` of the encoder's weights."""
         if not any(parse_texts(table[self.column].tolist())):
@@ -91,9 +88,6 @@ class Text(TokenCondition):
                     f"{self.column}={cell[:40]!r}... has {length} tokens: the text encoder takes "
                     f"{self.frozen.max_length}"
                 )
-
-    def choices(self) -> None:
-        return None
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         present = keep & (value[:, 0] != MISSING)
