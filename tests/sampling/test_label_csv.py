@@ -9,12 +9,12 @@ from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 from echodream.sampling.label_csv import read_labels
 from echodream.stages import image as stage_image
-from tests.support.sampling_study import TOLD, image, refused, study, video, write_csv
+from tests.support.sampling_study import CONDITIONS, image, refused, study, video, write_csv
 from tests.support.tiny_diffusion import artifact, model
 
 
 def test_labels_of_a_csv_go_row_by_row(tmp_path: Path) -> None:
-    folder = study(tmp_path, TOLD)
+    folder = study(tmp_path, CONDITIONS)
     labels = write_csv(tmp_path / "asked.csv", "EF,class_id,note", "44.5,3,x", ",1,y", "60,,z", "41,0,")
     store = image(folder, "n=null", f"labels={labels}")
     assert store.table["class_id"].fillna(-1).tolist() == [3, 1, -1, 0]

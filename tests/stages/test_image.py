@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from echodream.diffusion.model import DiffusionModel
 from echodream.store import Store
-from tests.support.sampling_study import TOLD, command, image, ready_study, refused, study, video, write_csv
+from tests.support.sampling_study import CONDITIONS, command, image, ready_study, refused, study, video, write_csv
 from tests.support.tiny_diffusion import ENCODER, NAMES, STATISTICS, C, H, W, latent_store, model
 
 
 def test_the_file_list_of_images(tmp_path: Path) -> None:
-    store = image(study(tmp_path, TOLD), "n=7", "seed=11", "guidance.class_id=2.5", "sampler=unipc", "steps=4")
+    store = image(study(tmp_path, CONDITIONS), "n=7", "seed=11", "guidance.class_id=2.5", "sampler=unipc", "steps=4")
     table = store.table
     assert table["FileName"].tolist() == [f"image-{row:06d}" for row in range(7)]
     assert table["PatientID"].tolist() == [f"S{row:06d}" for row in range(7)]
@@ -30,19 +30,19 @@ def test_the_file_list_of_images(tmp_path: Path) -> None:
     facts = store.dataset
     assert (facts.kind, facts.channels, facts.height, facts.width) == ("latent", C, H, W)
     assert (facts.synthetic, facts.encoder, facts.statistics) == (True, ENCODER, STATISTICS)
-    assert facts.settings["model"] == model("lidm", TOLD).fingerprint()
+    assert facts.settings["model"] == model("lidm", CONDITIONS).fingerprint()
     assert facts.settings["guidance"]["scales"] == {"class_id": 2.5, "EF": 1.0, "view": 1.0}
 
 
 def test_uniform_labels_are_balanced(tmp_path: Path) -> None:
-    table = image(study(tmp_path, TOLD), "n=24", "steps=1").table
+    table = image(study(tmp_path, CONDITIONS), "n=24", "steps=1").table
     assert table.groupby(["class_id", "View"]).size().tolist() == [4] * 6
     assert len(table["EF"].unique()) == 4
     assert table["EF"].mean() == pytest.approx(50.5, abs=2)
 
 
 def test_labels_as_in_training_are_those_of_its_train_rows(tmp_path: Path) -> None:
-    folder = study(tmp_path, TOLD, latents=True)
+    folder = study(tmp_path, CONDITIONS, latents=True)
     made = image(folder, "n=60", "steps=1", "labels=training").table
     rows = Store(folder / "latents").table
     train = rows[rows["Split"] == "TRAIN"]

@@ -1,4 +1,4 @@
-"""A table of seven recordings, conditioners that learnt from it, and batches for them."""
+"""A table of seven recordings, conditioners fitted to it, and batches for them."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ TABLE = pd.DataFrame(
 
 
 def conditioner(seed: int = 0, width: int = D, **conditions: nn.Module) -> Conditioner:
-    """Adapted; by default to a class, an EF, a view and references, given in another order than they are composed."""
+    """Fitted; by default class, EF, view and references, configured in another order than that of guidance."""
     torch.manual_seed(seed)
     chosen = conditions or {
         "class_id": ClassId(),
@@ -38,9 +38,9 @@ def conditioner(seed: int = 0, width: int = D, **conditions: nn.Module) -> Condi
         "reference": Reference(),
         "view": Category("View"),
     }
-    made = Conditioner(chosen, width)
-    made.fit(TABLE, C)
-    return made
+    fitted = Conditioner(chosen, width)
+    fitted.fit(TABLE, C)
+    return fitted
 
 
 def batch(count: int = B, seed: int = 0, **columns: Any) -> Batch:
@@ -59,7 +59,7 @@ def keep(made: Conditioner, count: int, *names: str) -> dict[str, Tensor]:
 
 
 def tokens(made: Conditioner, raw: dict[str, list[Any]], *names: str) -> Tensor:
-    """(B, L, D) for requested columns; with no names, all are kept."""
+    """Tokens, (B, L, D), for requested cells; without names, all conditions are kept."""
     values = made.encode_request(raw)
     count = len(next(iter(values.values())))
     return made(values, keep(made, count, *(names or made.names)), REST).tokens

@@ -1,4 +1,4 @@
-"""Data of which everything is known: elementwise Gaussians, their exact denoisers, and schedules computed in numpy."""
+"""Gaussian data with known moments, their exact denoisers, and noise schedules computed in numpy."""
 
 import functools
 import math
@@ -29,7 +29,7 @@ PROCESSES: dict[str, Process] = {
     "flow-uniform-shifted": RectifiedFlow("uniform", shift=3.0),
 }
 WAYS = [(name, sampler) for name, process in PROCESSES.items() for sampler in process.samplers]
-"""Every registered sampler with every process that it is for."""
+"""Every process with each of its registered samplers."""
 
 
 def entry(name: str, sampler: str) -> Sampler:
@@ -51,7 +51,7 @@ def per_channel(values: Sequence[float], x: Tensor) -> Tensor:
 
 @functools.cache
 def cumulative(process: DDPM) -> np.ndarray:
-    """The cumulative product of 1 - beta, from the papers, in float64."""
+    """Cumulative product of 1 - beta, from the formulas of the papers, in float64."""
     n = process.steps
     if process.schedule == "linear":
         betas = np.linspace(process.beta_start, process.beta_end, n)
@@ -70,7 +70,7 @@ def cumulative(process: DDPM) -> np.ndarray:
 
 
 def rates(process: Process, time: float) -> tuple[float, float]:
-    """What data and noise are multiplied by at a time that a network is given."""
+    """Factors of data and noise at the time that a network receives."""
     if isinstance(process, DDPM):
         share = float(cumulative(process)[int(time)])
         return math.sqrt(share), math.sqrt(1 - share)
@@ -78,7 +78,7 @@ def rates(process: Process, time: float) -> tuple[float, float]:
 
 
 def as_predicted(process: Process, x_0: Tensor, noise: Tensor, signal: float, sigma: float) -> Tensor:
-    """What a network would have to return that believes in ``x_0`` and ``noise``."""
+    """Network output that corresponds to ``x_0`` and ``noise``."""
     if isinstance(process, RectifiedFlow):
         return noise - x_0
     assert isinstance(process, DDPM)
@@ -86,7 +86,7 @@ def as_predicted(process: Process, x_0: Tensor, noise: Tensor, signal: float, si
 
 
 def exact(process: Process, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Denoise:
-    """The best network for N(mean, std^2): E[x_0 | x_t] = mean + a std^2 (x_t - a mean) / (a^2 std^2 + b^2)."""
+    """Optimal network for N(mean, std^2): E[x_0 | x_t] = mean + a std^2 (x_t - a mean) / (a^2 std^2 + b^2)."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         assert t.shape == x_t.shape[:1]
@@ -101,12 +101,12 @@ def exact(process: Process, mean: Sequence[float] = MEAN, std: Sequence[float] =
 
 
 def whitened(x: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 in each channel to rounding, so that a deterministic solver has no sampling error."""
+    """``x`` with exact mean 0 and std 1 in each channel: no sampling error with deterministic solvers."""
     dims = [0, *range(2, x.dim())]
     return (x - x.mean(dims, keepdim=True)) / x.std(dims, keepdim=True, unbiased=False)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel, (C,)."""
+    """Mean and standard deviation of each channel, (C,)."""
     dims = [0, *range(2, x.dim())]
     return x.double().mean(dims), x.double().std(dims, unbiased=False)

@@ -1,4 +1,4 @@
-"""Stores of samples as stage=image and stage=video draw them, and what tests ask of these."""
+"""Stores sampled by stage=image and stage=video, and helpers that check them."""
 
 import sys
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from tests.support.tiny_vae import write_vae_artifact as vae_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = np.reshape(STATISTICS.mean, (C, 1, 1)), np.reshape(STATISTICS.std, (C, 1, 1))
-TOLD = ("class_id", "EF", "view")
+CONDITIONS = ("class_id", "EF", "view")
 
 
 def study(folder: Path, conditions: tuple[str, ...] = ("class_id",), latents: bool = False, **more: Any) -> Path:
-    """Both models; ``image`` draws a store with the first."""
+    """Artifacts of both models; ``image`` samples a store with the first."""
     folder.mkdir(exist_ok=True)
     artifact(folder / "lidm", model("lidm", conditions, **more), "lidm")
     artifact(folder / "lvdm", model("lvdm", ("reference", *conditions), **more), "lvdm")
@@ -49,7 +49,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def whitened(store: Store) -> list[np.ndarray]:
-    """Of each recording, float64 (F, C, H, W)."""
+    """Whitened latents of each recording, float64 (F, C, H, W)."""
     found = [store.latents(name)[0].numpy().astype(np.float64) for name in store.table["FileName"]]
     return [(latents - MEAN) / STD for latents in found]
 
@@ -61,7 +61,7 @@ def planted(patch: pytest.MonkeyPatch, mean: Callable[..., Tensor], std: float) 
 
 
 def same(left: Store, right: Store) -> None:
-    """Rows and latents, to what another kernel may differ: one unit of float16 in the last place."""
+    """Equal rows and latents, up to one unit of float16 in the last place (other kernels)."""
     assert left.table.equals(right.table)
     for name in left.table["FileName"]:
         (a, b), (c, d) = left.latents(name), right.latents(name)
@@ -89,7 +89,7 @@ def refused(words: str, run: Callable[[], Any], folder: Path, final: str) -> Non
 
 
 def ready_study(folder: Path) -> Path:
-    """Models that know class_id and EF, three images, and a weak model that does not fit."""
+    """Models with class_id and EF, three images, and weak models that do not fit."""
     study(folder, ("class_id", "EF"), latents=True)
     image(folder, "n=3", "steps=1")
     artifact(folder / "flow", model("lidm", ("class_id", "EF"), process=RectifiedFlow()), "lidm")

@@ -1,4 +1,4 @@
-"""Diffusion models and latent stores of the smallest size, and the configurations that train and use them."""
+"""Smallest diffusion models and latent stores, and configurations that train and sample them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ VIDEO_NET = {"video": True, "widths": [32], "layers": 1, "attention": ["cross"],
 
 
 def latents_of(number: int, frames: int) -> np.ndarray:
-    """float16 (F, C, H, W): a pattern that beats, of which each frame, channel and recording is another."""
+    """float16 (F, C, H, W): a periodic pattern that differs between frames, channels and recordings."""
     rng = np.random.default_rng(number)
     beat = np.sin(np.arange(frames) * 0.8 + number)[:, None, None, None]
     found = rng.normal(size=(1, C, H, W)) + beat * rng.normal(size=(1, C, H, W))
@@ -91,14 +91,14 @@ def latent_store(
 
 
 def conditioner(names: Sequence[str], width: int = 8) -> Conditioner:
-    """Conditions that have learnt the classes 0, 1 and 3, EF from 40 to 61 percent, and two views."""
-    makes: dict[str, Any] = {
+    """Conditioner fitted to the classes 0, 1 and 3, EF from 40 to 61 percent, and two views."""
+    builders: dict[str, Any] = {
         "reference": Reference,
         "class_id": ClassId,
         "EF": lambda: Scalar("EF"),
         "view": lambda: Category("View"),
     }
-    made = Conditioner({name: makes[name]() for name in names}, width)
+    fitted = Conditioner({name: builders[name]() for name in names}, width)
     ids = [0, 1, 3]
     rows = {
         "class_id": ids,
@@ -106,8 +106,8 @@ def conditioner(names: Sequence[str], width: int = 8) -> Conditioner:
         "EF": [40.0, 61.0, 50.0],
         "View": ["A2C", "A4C", ""],
     }
-    made.fit(pd.DataFrame(rows), C)
-    return made
+    fitted.fit(pd.DataFrame(rows), C)
+    return fitted
 
 
 def model(
@@ -117,25 +117,25 @@ def model(
     seed: int = 0,
     frames: int | None = None,
     width: int = 8,
-    **facts: Any,
+    **metadata: Any,
 ) -> DiffusionModel:
-    """A random ``lidm`` or ``lvdm``, all of its parameters away from zero; a lvdm's window is ``WINDOW``."""
+    """``lidm`` or ``lvdm`` with random parameters, none of them zero; clips of a lvdm have ``WINDOW`` frames."""
     torch.manual_seed(seed)
-    told = conditioner(conditions, width)
+    conditioning = conditioner(conditions, width)
     frames = frames or (WINDOW if kind == "lvdm" else 1)
-    given = {"extra_channels": told.extra_channels, "token_width": told.width}
+    inputs = {"extra_channels": conditioning.extra_channels, "token_width": conditioning.width}
     network: Any = (
-        build_unet(C, **given, **VIDEO_NET)  # type: ignore[arg-type]
+        build_unet(C, **inputs, **VIDEO_NET)  # type: ignore[arg-type]
         if kind == "lvdm"
-        else build_unet(C * frames, **given, **IMAGE_NET)  # type: ignore[arg-type]
+        else build_unet(C * frames, **inputs, **IMAGE_NET)  # type: ignore[arg-type]
     )
     made = DiffusionModel(
         network,
-        told,
+        conditioning,
         process or DDPM(),
-        ModelMetadata(C, H, W, frames, 25.0, STATISTICS, **{"encoder": ENCODER, **facts}),
+        ModelMetadata(C, H, W, frames, 25.0, STATISTICS, **{"encoder": ENCODER, **metadata}),
     )
-    for part, std in ((network, 0.15), (told, 3.0)):  # what is told is heard
+    for part, std in ((network, 0.15), (conditioning, 3.0)):  # conditions have a visible effect
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=std)
     return made.requires_grad_(False).eval()
@@ -143,16 +143,16 @@ def model(
 
 def published() -> DiffusionModel:
     """A random lvdm with the conditions of the published code."""
-    told = Conditioner({"class_id": PublishedToken("class_id"), "reference": PublishedReference()}, 64)
-    told.fit(pd.DataFrame({"class_id": [0, 1, 3]}), C)
+    conditioning = Conditioner({"class_id": PublishedToken("class_id"), "reference": PublishedReference()}, 64)
+    conditioning.fit(pd.DataFrame({"class_id": [0, 1, 3]}), C)
     torch.manual_seed(0)
     network = build_unet(C, extra_channels=C, token_width=1, **VIDEO_NET)  # type: ignore[arg-type]
-    facts = ModelMetadata(C, H, W, WINDOW, 25.0, STATISTICS, ENCODER)
-    return DiffusionModel(network, told, DDPM(), facts).requires_grad_(False).eval()
+    metadata = ModelMetadata(C, H, W, WINDOW, 25.0, STATISTICS, ENCODER)
+    return DiffusionModel(network, conditioning, DDPM(), metadata).requires_grad_(False).eval()
 
 
 def artifact(root: Path, made: DiffusionModel, name: str) -> Path:
-    """``made`` as training would leave it."""
+    """Write ``made`` as an artifact, as training does."""
     write_artifact(root, Artifact(name, "blobs", made.fingerprint(), "0" * 64), "seed: 0\n", made.save)
     return root
 
@@ -213,9 +213,9 @@ def sample_cfg(folder: Path, stage: str, *overrides: str) -> DictConfig:
 
 
 class Gaussian:
-    """Stands for ``Diffusion.forward``: the exact prediction for whitened data of a known ``mean`` and ``std``.
+    """Replaces ``DiffusionModel.forward`` by the exact prediction for whitened Gaussian data of ``mean`` and ``std``.
 
-    ``mean(x_t, values, keep)`` gives what is broadcast to x_t. It counts its calls and the rows of each.
+    ``mean(x_t, values, keep)`` is broadcast to x_t. ``rows`` has the batch size of each call.
     """
 
     def __init__(self, mean: Any, std: float) -> None:
