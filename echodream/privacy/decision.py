@@ -85,6 +85,7 @@ class Decision:
         del record["calibration"]
         record["tau"] = _finite_or_none(self.tau)
         record["thresholds"] = {name: _finite_or_none(value) for name, value in self.thresholds.items()}
+        record["between"] = None if self.between is None else [_finite_or_none(value) for value in self.between]
         return record | {name: list(record[name]) for name in ("table", "reported")}
 
 

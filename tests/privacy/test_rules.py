@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -255,6 +256,9 @@ def test_too_little_evidence_lets_nothing_pass_and_says_what_would_help(
     assert decision.statement.startswith("Nothing may pass: ")
     assert re.search(words, decision.statement), decision.statement
     json.dumps(decision.as_dict(), allow_nan=False)
+    open_range = replace(decision, between=(0.4, np.inf))
+    assert open_range.as_dict()["between"] == [0.4, None]
+    json.dumps(open_range.as_dict(), allow_nan=False)
 
 
 def test_no_calibration_at_all_lets_nothing_pass() -> None:
