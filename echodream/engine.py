@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.error_messages import refuse_impossible_pairs, refuse_missing_and_null, refuse_unread_keys
+from echodream.config.checks import refuse_impossible_pairs, refuse_missing_and_null, refuse_unread_keys
 from echodream.errors import UserError
 from echodream.runs.atomic_folder import is_first_process
 from echodream.runs.instantiate_stage import stage_call

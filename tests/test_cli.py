@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "pandas", "decord", "av", "pytorch_lightning", "diffusers", "monai", "matplotlib")
 
 SAMPLE_ERRORS = [
-    ([], "stage= is needed; choose one of", "ingest"),
+    ([], "stage= is needed: choose one of", "ingest"),
     (["stage=ingset"], "stage=ingset is not known", "did you mean 'ingest'?"),
-    (["stage=ingest"], "data= is needed here; choose one of", "cardiacnet"),
+    (["stage=ingest"], "data= is needed here: choose one of", "cardiacnet"),
     (["stage=ingest", "data=phantm"], "data=phantm is not known", "did you mean 'phantom'?"),
     (["stage=ingest", "data=phantom", "sed=3"], "unknown key 'sed'", "did you mean 'seed'?"),
     (["stage=ingest", "data=phantom", "data.spilt.train=1"], "unknown key 'data.spilt.train'", "did you mean 'split'?"),
@@ -35,7 +35,7 @@ SAMPLE_ERRORS = [
     (["stage=ingest", "data=cardiacnet"], "raw", ""),
     (["stage=verify", "src=/nowhere"], "/nowhere does not exist", "check src="),
     (["stage=export", "src=/nowhere"], "/nowhere does not exist", "check src="),
-    (["stage=verify", "--nothing", "src=x"], "--nothing is no option", "--multirun"),
+    (["stage=verify", "--nothing", "src=x"], "--nothing is not an option", "--multirun"),
     (["stage=encode", "data=phantom", "src=/nowhere"], "/nowhere does not exist", "check src="),
     (["stage=ingest", "data=videos", "data.source.columns={PatientID: p}"], "+data.source.columns.<name>=<value>", ""),
     (
@@ -56,7 +56,7 @@ SAMPLE_ERRORS = [
     (["stage=image", "data=null"], "data=null is not possible: choose one of", "phantom"),
 ]
 TRAIN_ERRORS = [
-    ([], "model= is needed; choose one of", "vae"),
+    ([], "model= is needed: choose one of", "vae"),
     (["model=vea"], "model=vea is not known", "did you mean 'vae'?"),
     (["model=vae", "data=phantom"], "does not exist", "check src="),
     (["model=vae", "data=phantom", "view=pairs"], "model=vae does not go with view=pairs", "frames"),
@@ -68,12 +68,12 @@ TRAIN_ERRORS = [
     (["model=vae", "data=phantom", "callbacks.checkpoint=null"], "callbacks.checkpoint=null is not possible", ""),
     (
         ["model=lidm", "data=phantom", "conditioning=[class_id,published]"],
-        "conditioning=class_id and conditioning=published both say class_id",
+        "conditioning=class_id and conditioning=published both set class_id",
         "leave one of them out",
     ),
     (
         ["model=lvdm", "data=phantom", "conditioning=[published_reference,class_id,reference]"],
-        "conditioning=published_reference and conditioning=reference both say reference",
+        "conditioning=published_reference and conditioning=reference both set reference",
         "leave one of them out",
     ),
     (["model=vae", "data=phantom", "logger=[csv,tensorbord]"], "logger=tensorbord is not known", "tensorboard"),
@@ -213,7 +213,7 @@ def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path
         env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"},
         check=False,
     )
-    assert "stage=nothing is not known; choose one of" in said.stderr
+    assert "stage=nothing is not known: choose one of" in said.stderr
 
 
 def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: Path) -> None:
@@ -228,6 +228,6 @@ def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: P
     )
     lines = said.stderr.splitlines()
     assert said.returncode == 1
-    assert lines[-1] == "error: sampler=ddim does not go with process=flow; take one of: unipc, euler, heun"
+    assert lines[-1] == "error: sampler=ddim does not go with process=flow: choose one of unipc, euler, heun"
     assert not any(line.endswith((" pytorch_lightning", " echodream.diffusion.model")) for line in lines)
     assert not (tmp_path / "images").exists()

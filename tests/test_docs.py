@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from echodream.config.error_messages import refuse_impossible_pairs, refuse_unread_keys
+from echodream.config.checks import refuse_impossible_pairs, refuse_unread_keys
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 

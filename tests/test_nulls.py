@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.error_messages import refuse_missing_and_null
+from echodream.config.checks import refuse_missing_and_null
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from echodream.config.error_messages import refuse_impossible_pairs
+from echodream.config.checks import refuse_impossible_pairs
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.errors import UserError
@@ -261,14 +261,14 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     [
         ("lidm", "echodream_published", "process=ddpm", "model=lidm of experiment=echodream_published .* process=ddpm"),
         ("lvdm", "echonet_synthetic_published", "process=ddpm", "choose one of published"),
-        ("reid", "echodream_published", "head=arcface", "does not go with head=arcface; choose one of published"),
+        ("reid", "echodream_published", "head=arcface", "does not go with head=arcface: choose one of published"),
         (
             "filter",
             "echodream_published",
             "rule=calibrated",
-            "stage=filter .*; choose one of percentile",
+            "stage=filter .*: choose one of percentile",
         ),
-        ("classifier", "echonet", "task=classification", "task=classification; choose one of regression"),
+        ("classifier", "echonet", "task=classification", "task=classification: choose one of regression"),
     ],
 )
 def test_half_a_published_model_is_refused(kind: str, experiment: str, other: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""``--help``: what can be asked for, read from the configuration itself, in the time it takes to list a folder."""
+"""``--help``: the choices of each config group, read from the files of conf/, and hydra's options."""
 
 import sys
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from echodream.errors import UserError
 
 _TEXT = {
     "train": (
-        "train.py trains one model of a study: a Store in, an artifact out.",
+        "train.py trains a model of a study. It reads a store and writes an artifact.",
         "python train.py model=<model> data=<study> [key=value ...]",
         ("model", "data", "preset", "experiment", "trainer", "launcher", "hparams_search"),
     ),
     "sample": (
-        "sample.py carries out one stage of a study: a Store in, a Store out.",
+        "sample.py runs one stage of a study. It reads a store and writes a store.",
         "python sample.py stage=<stage> data=<study> [key=value ...]",
         ("stage", "data", "experiment", "trainer", "launcher"),
     ),
@@ -24,14 +24,14 @@ _OPTIONS = (
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--version"),
     *("--shell-completion", "-sc", "--experimental-rerun", "--hydra-help"),
 )
-_FLAGS = """  --cfg job             print the whole configuration and stop
-  -m, --multirun        run once for each value: seed=0,1,2
-  --config-dir <dir>    a folder with studies of your own: <dir>/data/my_study.yaml
-  --help                this page; with a choice (stage=ingest --help), its settings"""
+_FLAGS = """  --cfg job             print the complete configuration and stop
+  -m, --multirun        run once per value, as in seed=0,1,2
+  --config-dir <dir>    a folder with your own studies: <dir>/data/my_study.yaml
+  --help                this page; with a choice (stage=ingest --help), the settings of the choice"""
 
 
 def print_help(config: str) -> None:
-    """Print the help page of ``config`` ("train" or "sample") and exit 0, if the command line asks for it."""
+    """If --help is among the arguments, print the help page of ``config`` ("train" or "sample") and exit with 0."""
     arguments = sys.argv[1:]
     if not {"-h", "--help"} & set(arguments):
         return
@@ -46,24 +46,24 @@ def print_help(config: str) -> None:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with hydra's options in front of the overrides, so that they may stand anywhere; aliases replaced.
+    """``arguments`` with hydra's options before the overrides, as hydra needs it, and with aliases replaced.
 
-    Raises ``UserError`` for an option that hydra does not know.
+    Raises ``UserError`` for an unknown option.
     """
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:
-            raise UserError(f"{argument} is no option; write key=value, or one of {', '.join(_OPTIONS)}")
+            raise UserError(f"{argument} is not an option: write key=value, or one of {', '.join(_OPTIONS)}")
     arguments = replace_aliases(arguments)
     overrides = [a for a in arguments if not a.startswith("-") and ("=" in a or a[0] in "~+")]
     return [a for a in arguments if a not in overrides] + overrides
 
 
 def _group(name: str) -> str:
-    """One config group: each choice with the first remark in its file."""
+    """A config group: each choice with the first comment of its file."""
     lines = [f"{name}="]
     for path in sorted((CONF_DIR / name).glob("*.yaml")):
-        remarks = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        remark = next((text for text in remarks if not text.startswith("@package")), "")
+        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        comment = next((text for text in comments if not text.startswith("@package")), "")
         if path.stem != "base":
-            lines.append(f"  {path.stem:<24}{remark}")
+            lines.append(f"  {path.stem:<24}{comment}")
     return "\n".join([*lines, ""])

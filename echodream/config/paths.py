@@ -1,4 +1,4 @@
-"""Where the configuration is: beside the package in a checkout, inside it in a wheel."""
+"""The folder conf/: next to the package in a checkout, inside the package in a wheel."""
 
 from pathlib import Path
 

@@ -156,9 +156,9 @@ def test_what_a_search_asks_for_is_there(model: str) -> None:
 def test_an_objective_must_be_among_what_is_measured() -> None:
     assert launching.objective_value(None, {}) is None
     assert launching.objective_value("val/loss", {"val/loss": 2}) == 2.0
-    with pytest.raises(UserError, match="objective=val/los is not among what was measured: choose one of val/loss"):
+    with pytest.raises(UserError, match="objective=val/los was not measured: choose one of val/loss"):
         launching.objective_value("val/los", {"val/loss": 2})
-    with pytest.raises(UserError, match="objective=auc is no figure on the validation patients"):
+    with pytest.raises(UserError, match="objective=auc is not measured on the validation patients"):
         launching.objective_value("auc", {"auc": 0.9})
 
 
@@ -184,7 +184,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, plugin: str, o
 def test_without_slurm_its_launcher_says_so(tmp_path: Path) -> None:
     done = asked(tmp_path, "train", "model=vae", "data=phantom", "launcher=slurm", PATH="/nowhere")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: launcher=slurm finds no SLURM here")
+    assert done.stderr.splitlines()[-1].startswith("error: launcher=slurm needs SLURM")
 
 
 def test_what_submitit_says_of_lost_jobs_becomes_a_sentence() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from echodream import engine
 from echodream.artifact import read_artifact
-from echodream.config.error_messages import refuse_impossible_pairs
+from echodream.config.checks import refuse_impossible_pairs
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.tasks import Labels
 from echodream.errors import UserError
@@ -176,5 +176,5 @@ def test_default_store_and_artifact_folders() -> None:
 def test_only_utility_accepts_the_labels_task() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["model=classifier", "data=phantom", "task=labels"])
-    with pytest.raises(UserError, match="model=classifier does not go with task=labels; choose one of classification"):
+    with pytest.raises(UserError, match="model=classifier does not go with task=labels: choose one of classification"):
         refuse_impossible_pairs(cfg, {"model": "classifier", "view": "clips", "task": "labels"})

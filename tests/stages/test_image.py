@@ -93,7 +93,7 @@ IMAGE = [
     (["seed=-1"], "seed is -1: give a whole number from 0"),
     (["steps=0"], "steps is 0: give a whole number from 1 to 1000"),
     (["steps=1001"], "steps is 1001: give"),
-    (["sampler=heun"], "sampler=heun does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm, euler"),
+    (["sampler=heun"], "sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler"),
     (["guidance.view=2"], "guidance.view=2 has nothing to guide: this model's conditions are class_id, EF"),
     (["guidance.reference=0"], "guidance.reference=0 has nothing to guide"),
     (["guidance.class_id=strong"], "guidance.class_id is 'strong': give a number"),
@@ -167,6 +167,6 @@ def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "error: sampler=heun does not go with process=ddpm; take one of: dpmpp_2m, unipc, ddim, ddpm, euler, "
+        "error: sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler, "
         "euler_ancestral\n"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from echodream import engine
 from echodream.config.aliases import replace_aliases
-from echodream.config.error_messages import refuse_impossible_pairs, refuse_unread_keys
+from echodream.config.checks import refuse_impossible_pairs, refuse_unread_keys
 from echodream.diffusion import conditioning
 from echodream.diffusion.conditioning.base import CONDITIONS
 from echodream.diffusion.model import load_diffusion_model

@@ -1,0 +1,115 @@
+"""Checks of a composed configuration, before anything heavy is imported. Each raises ``UserError``."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from echodream.config.aliases import guidance_keys
+from echodream.config.choices import is_group, join_names
+from echodream.config.paths import CONF_DIR
+from echodream.config.stage_signature import allows_null, parameter_hints
+from echodream.errors import UserError
+
+_REQUIRED_IN_TRAINING = ("src", "dst", "work", "callbacks.checkpoint")
+
+
+def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Refuse ``+key=value`` unless the key is an argument of an object in ``cfg``: nothing else would read it.
+
+    Also refuse ``group=[a,b]`` if both files set the same key, because one value would be lost.
+    """
+    for override in overrides:
+        _refuse_duplicate_keys(override)
+        key = override.lstrip("+").split("=", 1)[0]
+        parts = key.split(".")
+        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # ``_check_generator`` checks it
+        if not override.startswith("+") or "@" in key or is_group(key) or is_guidance_scale:
+            continue
+        parents = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
+        if not any(OmegaConf.is_dict(node) and "_target_" in node for node in parents):
+            raise UserError(
+                f"{override!r} adds a key that nothing reads: remove it, or write an existing key without '+'"
+            )
+
+
+def _refuse_duplicate_keys(override: str) -> None:
+    group, _, choice = override.partition("=")
+    if not choice.startswith("[") or not is_group(group):
+        return
+    files: dict[str, str] = {}
+    for name in re.findall(r"[\w./-]+", choice):
+        file = CONF_DIR / group / f"{name}.yaml"
+        for key in map(str, OmegaConf.load(file) if file.is_file() else ()):
+            if files.setdefault(key, name) != name:
+                raise UserError(f"{group}={files[key]} and {group}={name} both set {key}: leave one of them out")
+
+
+def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
+    """Refuse choices that do not go together. ``chosen`` is the choice of each config group.
+
+    ``model.needs``, or ``needs`` of a stage, lists the possible choices of other groups. A sampler must go with the
+    process of the generator, and guidance scales with its conditions.
+    """
+    kind, needs = ("model", "model.needs") if "model" in chosen else ("stage", "needs")
+    for group, possible in (OmegaConf.select(cfg, needs) or {}).items():
+        choice = chosen.get(group)
+        if choice not in possible:
+            experiment = "" if chosen.get("experiment") is None else f" of experiment={chosen['experiment']}"
+            raise UserError(
+                f"{kind}={chosen[kind]}{experiment} does not go with {group}={choice}: choose one of "
+                f"{join_names(possible)}"
+            )
+    video = OmegaConf.select(cfg, "denoiser.video")
+    if video is not None and video != cfg.model.video:
+        kind, model = ("clips", "lvdm") if video else ("images", "lidm")
+        raise UserError(f"denoiser={chosen.get('denoiser')} is for {kind}: use it with model={model}")
+    _check_generator(cfg)
+
+
+def _check_generator(cfg: DictConfig) -> None:
+    """Check guidance and sampler against the diffusion model that the stage loads, if it can be read."""
+    guidance, sampler = OmegaConf.select(cfg, "guidance"), OmegaConf.select(cfg, "sampler")
+    artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
+    if artifact is None or (guidance is None and sampler is None):
+        return
+    try:
+        metadata = json.loads(Path(artifact, "diffusion.json").read_text(encoding="utf-8"))
+        conditions = [str(condition["name"]) for condition in metadata["conditioning"]["conditions"]]
+        process = metadata["process"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # the stage reports what is wrong with the artifact
+    unknown = [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]
+    if unknown:
+        known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])
+        raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
+    if sampler is not None:
+        from echodream.diffusion.processes import build_process
+
+        build_process(process).check_sampler(cfg.steps, sampler)
+
+
+def refuse_missing_and_null(cfg: DictConfig) -> None:
+    """Refuse keys without a value, and null where the stage, or training, needs a value."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]}= is needed here: give it on the command line")
+    stage = OmegaConf.select(cfg, "stage")
+    if stage is None:
+        null = [key for key in _REQUIRED_IN_TRAINING if OmegaConf.select(cfg, key) is None]
+    else:
+        hints = parameter_hints(str(stage.get("_target_")))
+        values = {name: (stage if name in stage else cfg).get(name, "") for name in hints}
+        null = [_source_key(stage, name) for name in hints if values[name] is None and not allows_null(hints[name])]
+    if null:
+        raise UserError(f"{null[0]}=null is not possible: give it a value, or leave it out")
+
+
+def _source_key(stage: DictConfig, name: str) -> str:
+    """The key of the command line that sets the argument ``name`` of ``stage``."""
+    if name not in stage:
+        return name
+    interpolations: Any = OmegaConf.to_container(stage, resolve=False)
+    return str(interpolations[name][2:-1]) if interpolations[name] else f"stage.{name}"
