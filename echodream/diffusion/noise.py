@@ -6,13 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from echodream import validation
-
-
-def check_shared_noise(shared: float) -> float:
-    """``shared`` if it is a correlation from 0 to below 1. Raises ``UserError``."""
-    return float(validation.number("model.shared_noise", shared, 0, below=1, note=", for example 0.5"))
-
 
 def sample_noise(
     shape: Sequence[int], shared: float = 0.0, generator: Generator | None = None, device: torch.device | None = None
@@ -28,11 +21,6 @@ def sample_noise(
         return independent
     common = torch.randn((*shape[:-3], 1, *shape[-2:]), generator=generator, device=device)
     return math.sqrt(shared) * common + math.sqrt(1 - shared) * independent
-
-
-def check_noise_offset(offset: float) -> float:
-    """``offset`` if it is a valid strength of ``add_noise_offset``. Raises ``UserError``."""
-    return float(validation.number("model.noise_offset", offset, 0, note=", for example 0.1"))
 
 
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:

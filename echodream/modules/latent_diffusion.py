@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import Recordings
@@ -17,7 +18,7 @@ from echodream.diffusion.conditioning.conditioner import Conditioner
 from echodream.diffusion.conditioning.reference import interpolate_references, repeat_key_frames
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, ModelMetadata
-from echodream.diffusion.noise import add_noise_offset, check_noise_offset, check_shared_noise, sample_noise
+from echodream.diffusion.noise import add_noise_offset, sample_noise
 from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squared_errors
@@ -64,8 +65,10 @@ class LatentDiffusion(Trainable):
         noise_offset: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shared_noise, self.residual = check_shared_noise(shared_noise), residual
-        self.noise_offset = check_noise_offset(noise_offset)
+        self.residual = residual
+        note = ", for example 0.5"
+        self.shared_noise = float(validation.number("model.shared_noise", shared_noise, 0, below=1, note=note))
+        self.noise_offset = validation.number("model.noise_offset", noise_offset, 0, note=", for example 0.1")
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width, joint_dropout)
         self.columns = tuple(self.conditioner.columns)

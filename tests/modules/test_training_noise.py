@@ -11,6 +11,8 @@ from torch import Tensor
 
 from echodream import engine
 from echodream.datamodules.dataset import collate
+from echodream.diffusion.processes.ddpm import DDPM
+from echodream.errors import UserError
 from echodream.modules.latent_diffusion import LatentDiffusion
 from tests.support.tiny_diffusion import WINDOW, C, H, W, latent_store, train_cfg
 
@@ -75,3 +77,15 @@ def test_the_rows_of_a_batch_have_noise_levels_of_their_own(
     every = torch.cat([t for _, t in found]).double()
     assert len(set(every.tolist())) > 3 * ROWS
     assert every.min() < 400 < 600 < every.max() < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("noise_offset", value) for value in (-0.1, float("inf"), float("nan"), True, "much")],
+        *[("shared_noise", value) for value in (-0.1, 1, float("nan"), True, "much")],
+    ],
+)
+def test_a_setting_that_is_no_valid_number_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^model\.{key} is .*: give a number from 0"):
+        LatentDiffusion(lambda **sizes: None, {}, 8, DDPM(), torch.optim.Adam, **{key: value})  # type: ignore[arg-type]

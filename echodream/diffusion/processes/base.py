@@ -3,6 +3,7 @@
 All tensors are (B, C, *rest): images (B, C, H, W), clips (B, C, F, H, W).
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,9 @@ class Process(ABC):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Estimate of the data, (B, C, *rest), from the network's ``prediction`` for ``x_t`` at ``t``, (B,)."""
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Configuration from which ``build_process`` builds this process again, as JSON values."""
+        """Name, and arguments of the constructor, which are attributes of the same names: for ``build_process``."""
+        return {"name": self.name, **{key: getattr(self, key) for key in inspect.signature(type(self)).parameters}}
 
     @abstractmethod
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:

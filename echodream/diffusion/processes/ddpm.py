@@ -66,20 +66,6 @@ class DDPM(Process):
         self.max_steps = steps
         self._alphas_by_device: dict[torch.device, Tensor] = {}
 
-    def settings(self) -> dict[str, Any]:
-        keys = (
-            "prediction",
-            "schedule",
-            "beta_start",
-            "beta_end",
-            "steps",
-            "zero_snr",
-            "spacing",
-            "min_snr",
-            "least_weight",
-        )
-        return {"name": self.name, **{key: getattr(self, key) for key in keys}}
-
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
         """Uniform over all levels: int64, (count,)."""
         on = device if generator is None else generator.device

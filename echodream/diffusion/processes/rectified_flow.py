@@ -29,9 +29,6 @@ class RectifiedFlow(Process):
         self.times = validation.one_of("process.times", times, ("logit_normal", "uniform"))
         self.shift = float(validation.positive_number("process.shift", shift, note=", 1 for no shift"))
 
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "times": self.times, "shift": self.shift}
-
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
         """Float, (count,), in 0..1000."""
         distribution = torch.randn if self.times == "logit_normal" else torch.rand
