@@ -237,7 +237,7 @@ def test_the_specification_lists_the_columns_keys_and_files() -> None:
     assert listed("rejected.csv") == list(words.REJECTED_COLUMNS)
     media = [f"{folder}/<FileName>{suffix}" for folder, suffix in words.MEDIA_FILES.values()]
     assert listed("Files") == [words.FILE_LIST, *media, words.DATASET, words.REJECTED, words.CHECKSUMS]
-    assert listed("While it is written") == [
+    assert listed("While a store is written") == [
         "store/",
         "journal-<shard>.jsonl",
         "begun.json",
