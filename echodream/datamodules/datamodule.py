@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset, collate
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
 from echodream.errors import UserError
 from echodream.store import Store
@@ -53,10 +53,7 @@ class StoreData(LightningDataModule):
     def _check_store(self) -> None:
         table = self.store.table
         for name in self.columns:
-            if name not in table:
-                raise UserError(
-                    f"{self.store.root} has no column {name!r}; it has {', '.join(map(str, table.columns))}"
-                )
+            require_column(self.store.root, table, name)
         sizes = sorted(set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)))
         if len(sizes) > 1:
             first, second = (f"{width}x{height}" for height, width in sizes[:2])
@@ -92,9 +89,7 @@ class StoreData(LightningDataModule):
         if self.drop_last and self.batch_size * world < 2:
             raise UserError("batch_size=1 is too small for batch normalization: use at least 2")
         if self.drop_last and len(sampler) < self.batch_size:
-            raise UserError(
-                f"batch_size={self.batch_size} with drop_last leaves no batch of {len(sampler)} samples: lower it"
-            )
+            raise UserError(f"batch_size={self.batch_size} with drop_last exceeds {len(sampler)} samples: lower it")
         return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._loader_settings())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -34,8 +34,7 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
     if not usable:
         raise UserError(
             f"{where}: {rows.names[0]} has no ED-ES-ED key frames (ED {rows.column('ED')[0]!r}, ES "
-            f"{rows.column('ES')[0]!r}), nor has any other recording: mark one complete beat of each, or use another "
-            "view"
+            f"{rows.column('ES')[0]!r}), nor has any other recording: mark one beat of each, or use another view"
         )
     if len(usable) == len(rows):
         return rows

@@ -70,9 +70,7 @@ class RealAndSyntheticData(StoreData):
     def _check_fold(self, folds: int | None) -> None:
         fold = self.fold
         if (folds is None) != (fold is None):
-            raise UserError(
-                f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both for one fold, or folds= for all"
-            )
+            raise UserError(f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both for one fold")
         if type(fold) is not type(folds) or (fold is not None and not 0 <= fold < (folds or 0)):
             raise UserError(f"datamodule.fold is {fold!r}: use a whole number from 0, below datamodule.folds={folds}")
         if folds is not None and self.train_on == "synthetic":
@@ -94,9 +92,7 @@ class RealAndSyntheticData(StoreData):
         if all({"class_id", "class_name"} <= set(each.table) for each in (store, real)):
             classes = zip(store.table["class_id"], store.table["class_name"], strict=True)
             if wrong := [name for number, name in classes if self.output_names.get(number, name) != name]:
-                raise UserError(
-                    f"class_id of {wrong[0]} differs between synthetic={path} and src={real.root}: ingest both again"
-                )
+                raise UserError(f"class_id of {wrong[0]} differs in synthetic={path} and src={real.root}: ingest again")
         table = self.task.select_rows(store.table, self.output_names)
         if self.output_names and (unknown := sorted(set(table["class_id"].tolist()) - set(self.output_names))):
             raise UserError(
@@ -110,7 +106,7 @@ class RealAndSyntheticData(StoreData):
         if overlap := held_out & set(table["PatientID"].astype(str)):
             raise UserError(
                 f"synthetic={path} has {len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}: "
-                "a model may not be trained on held-out patients"
+                "remove them"
             )
         store.table = table
         return store

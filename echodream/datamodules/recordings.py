@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from echodream.datamodules.normalization import from_uint8, whiten
 from echodream.errors import UserError
 from echodream.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEEK_FRAMES = 8
 """Number of frames that decode in the time of one seek: closer frames are read in one contiguous range."""
@@ -31,13 +35,9 @@ class Recordings:
         self.table = store.table[store.table["Split"] == split].reset_index(drop=True)
         if not len(self.table):
             have = ", ".join(f"{name} {count}" for name, count in store.table["Split"].value_counts().items())
-            raise UserError(
-                f"{store.root} has no recording in split {split}, which is needed here; it has {have or 'none'}"
-            )
+            raise UserError(f"{store.root} has no recording in split {split}; it has {have or 'none'}")
         if store.dataset.kind == "latent" and store.dataset.statistics is None:
-            raise UserError(
-                f"{store.root} has no statistics in dataset.json, which normalize latents: run stage=encode again"
-            )
+            raise UserError(f"{store.root} has no statistics to normalize its latents: run stage=encode again")
         self.names: list[str] = self.table["FileName"].tolist()
         self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
 
@@ -65,10 +65,7 @@ class Recordings:
 
     def column(self, name: str) -> np.ndarray:
         """The column ``name`` of FileList.csv, (N,). Raises ``UserError`` if it is missing."""
-        if name not in self.table:
-            raise UserError(
-                f"{self.store.root} has no column {name!r}; it has {', '.join(map(str, self.table.columns))}"
-            )
+        require_column(self.store.root, self.table, name)
         return self.table[name].to_numpy()
 
     def read(self, row: int, indices: Sequence[int], rng: np.random.Generator, posterior: str = "sample") -> Tensor:
@@ -117,6 +114,12 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
     """A random generator that is a function of ``seed`` and ``name``, such as the name of a recording."""
     words = np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32)
     return np.random.default_rng([seed, *words.tolist()])
+
+
+def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
+    """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
+    if name not in table:
+        raise UserError(f"{root} has no column {name!r}; it has {', '.join(map(str, table.columns))}")
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:

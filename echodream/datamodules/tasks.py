@@ -64,9 +64,7 @@ class Classification(Task):
             return dict(sorted(ids.items()))
         numbers = {name: number for number, name in ids.items()}
         if absent := [name for name in self.classes if name not in numbers]:
-            raise UserError(
-                f"task.classes has {absent[0]}, which is no class_name of {root}; it has {', '.join(sorted(numbers))}"
-            )
+            raise UserError(f"task.classes has {absent[0]}, but {root} has the classes {', '.join(sorted(numbers))}")
         return {numbers[name]: name for name in self.classes}
 
     def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":

@@ -57,9 +57,7 @@ class Camus:
         entries = list_files(root)
         listed = list(self._list_recordings(entries, _read_splits(entries)))
         if not any(isinstance(recording, ListedRecording) for recording in listed):
-            raise UserError(
-                f"{root} holds no patientNNNN_4CH_half_sequence.nii.gz or patientNNNN_2CH_... of {self.views}"
-            )
+            raise UserError(f"{root} holds no patientNNNN_{{2CH,4CH}}_half_sequence.nii.gz of views {self.views}")
         return with_unique_names(listed)
 
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
@@ -120,7 +118,5 @@ def _read_splits(entries: Iterable[RawFile]) -> dict[str, str]:
             continue
         for word in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
             if splits.setdefault(word, _SPLITS[match[1].lower()]) != _SPLITS[match[1].lower()]:
-                raise UserError(
-                    f"{entry.path.name} lists {word}, which is also on another list: a patient has only one split"
-                )
+                raise UserError(f"{entry.path.name} lists {word}, which is also on another list: use one split")
     return splits

@@ -66,10 +66,8 @@ class Dicom:
         for entry in list_files(root):
             recording = _recording(entry, pseudonyms)
             if recording.name in seen:
-                other = pseudonyms.recording(f"file {entry.relative}")
-                recording = Recording(
-                    other, "", entry.path, problem=f"a second copy of {recording.name}", counted=False
-                )
+                name, problem = pseudonyms.recording(f"file {entry.relative}"), f"a second copy of {recording.name}"
+                recording = Recording(name, "", entry.path, problem=problem, counted=False)
             seen.add(recording.name)
             listed.append(recording)
         return with_unique_names(listed)
@@ -194,9 +192,7 @@ def _check_frames(dataset: "Dataset") -> None:
     for frame in generate_frames(dataset.PixelData, number_of_frames=_frame_count(dataset)):
         height, width = _coded_size(frame)
         if height * width > max_pixels:
-            raise Rejected(
-                f"unreadable: a frame is {width}x{height}, the header states {dataset.Columns}x{dataset.Rows}"
-            )
+            raise Rejected(f"unreadable: a frame is {width}x{height} instead of {dataset.Columns}x{dataset.Rows}")
 
 
 def _coded_size(frame: bytes) -> tuple[int, int]:

@@ -74,16 +74,13 @@ class EchoNetPediatric:
         validation.one_of("view", self.view, ("A4C", "PSAX"))
         folds = self.val_folds + self.test_folds
         if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
-            raise UserError(
-                f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use each of 0 to 9 at most once"
-            )
+            raise UserError(f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use 0 to 9, each once")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = require_folder(raw, "EchoNet-Pediatric")
-        home = find_folder(
-            root, lambda folder: folder.name.casefold() == self.view.casefold() and _is_study_folder(folder)
-        )
+        view = self.view.casefold()
+        home = find_folder(root, lambda folder: folder.name.casefold() == view and _is_study_folder(folder))
         home = home or (root if _is_study_folder(root) else None)
         if home is None:
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")

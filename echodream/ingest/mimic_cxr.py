@@ -84,9 +84,7 @@ class MimicCxr:
         columns = {name: _table_with_column(tables, name) for name in self.label_names()}
         view = next((table for table in tables if table.has(_VIEW)), None)
         if self.views is not None and view is None:
-            raise UserError(
-                f"data.source.views needs a table with {_VIEW}: add it to data.source.csv, or set views to null"
-            )
+            raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv")
         entries = [entry for entry in list_files(root) if entry.path not in paths]
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listing = _Join(self, rows, columns, view, pseudonyms)
@@ -101,9 +99,7 @@ class MimicCxr:
         if self.csv is not None:
             paths = [root / name for name in self.csv]
         else:
-            home = find_folder(
-                root, lambda folder: any("split" in path.name for path in _matching_files(folder, _TABLE))
-            )
+            home = find_folder(root, lambda folder: any("split" in p.name for p in _matching_files(folder, _TABLE)))
             paths = _matching_files(home, _TABLE) if home else _matching_files(root, _ANY_TABLE)
             paths = [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
             if not paths or (home is None and len(paths) > 1):
@@ -220,13 +216,8 @@ class _Join:
         """A rejected file without a row, named by a pseudonym because its path identifies the patient."""
         other = non_recording(entry)
         counted = problem is not None if entry.problem is None else entry.counted
-        return Recording(
-            self.pseudonyms.recording(f"file {entry.relative}"),
-            "",
-            entry.path,
-            problem=entry.problem or problem or other.problem,
-            counted=counted,
-        )
+        name, reason = self.pseudonyms.recording(f"file {entry.relative}"), entry.problem or problem or other.problem
+        return Recording(name, "", entry.path, problem=reason, counted=counted)
 
 
 def _table_with_column(tables: Iterable[Table], label: str) -> Table:

@@ -107,9 +107,9 @@ def label_state(path: Path | None, image: Path) -> str:
         if tuple(shape[:3]) != tuple(wanted[:3]):
             return "truncated"
         return "complete" if _has_bytes(path, needed) else "truncated"
-    except _header_errors():
-        return "truncated"
     except (*_READ_ERRORS, Rejected):
+        return "truncated"
+    except _header_errors():
         return "truncated"
 
 
@@ -187,9 +187,7 @@ def _axes(header: Any) -> _Axes:
         sides = [sides[0], sides[1], sides[3]]
     color = len(sides) == 4 and sides[3] in (1, 3, 4)
     if len(sides) != 3 and not color:
-        raise Rejected(
-            f"a volume of {'x'.join(map(str, shape))} is not a recording: width x height x frames is expected"
-        )
+        raise Rejected(f"a volume of {'x'.join(map(str, shape))} is not a recording: W x H x F is expected")
     if dtype.kind not in "iufV" or (dtype.kind == "V" and dtype not in (_RGB, _RGBA)):
         raise Rejected(f"pixels of type {dtype} are not supported")
     scaled = header.get_slope_inter() not in ((1.0, 0.0), (None, None))

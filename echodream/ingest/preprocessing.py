@@ -45,9 +45,7 @@ class Preprocessing:
             listed = isinstance(self.size, Sequence) and not isinstance(self.size, str)
             size: tuple[Any, ...] = tuple(self.size) if listed else (self.size, self.size)  # type: ignore[arg-type]
             if len(size) != 2 or not all(validation.is_whole(side, 16, 4096) for side in size):
-                raise UserError(
-                    f"data.size is {self.size!r}; give one number or [height, width], from 16 to 4096 pixels"
-                )
+                raise UserError(f"data.size is {self.size!r}; give one number or [height, width], 16 to 4096 pixels")
             object.__setattr__(self, "size", size)
         validation.one_of("data.crop", self.crop, ("none", "sector"))
         validation.one_of("data.fit", self.fit, ("stretch", "pad", "centre"))
@@ -121,9 +119,7 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
     repeats = [int((np.maximum(a, b) - np.minimum(a, b)).max()) <= _FROZEN_LEVEL for a, b in pairwise(frames)]
     frozen = np.mean(repeats or [False])
     if frozen > settings.max_frozen:
-        raise Rejected(
-            f"frozen: {frozen:.0%} of the frames repeat the previous one, the limit is {settings.max_frozen:.0%}"
-        )
+        raise Rejected(f"frozen: {frozen:.0%} of the frames repeat the previous one, limit {settings.max_frozen:.0%}")
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:

@@ -30,9 +30,7 @@ class Limits:
         for name in ("frames", "side"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if least > most:
-                raise UserError(
-                    f"data.limits.min_{name} is {least}, more than data.limits.max_{name}={most}: lower the minimum"
-                )
+                raise UserError(f"data.limits.min_{name} is {least}, more than max_{name}={most}: lower the minimum")
 
     def check(self, frames: int, height: int, width: int, channels: int = 3) -> None:
         """Raise ``Rejected`` when a recording of ``frames`` x ``height`` x ``width`` exceeds the limits."""

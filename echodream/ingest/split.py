@@ -64,7 +64,7 @@ def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str 
         if recording.split is not None and splits.setdefault(recording.patient, recording.split) != recording.split:
             raise UserError(
                 f"patient {recording.patient!r} is in two splits, {splits[recording.patient]} and {recording.split}: "
-                "use one split for all recordings of a patient in the csv of the study"
+                "use one split per patient in the csv of the study"
             )
     strata: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(classes.keys() - splits.keys()):

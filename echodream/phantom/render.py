@@ -94,19 +94,16 @@ def render(scene: Scene) -> np.ndarray:
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
     pixels, tissue, valves = _SectorPixels(scene), draw_tissue(scene), leaflet_curves(scene)
     gain = (amplitude_from_db(_gain_db(scene)) ** 2).astype(np.float32)
-    noise, still, blood = (
-        _noise_power(scene).astype(np.float32),
-        _reverberation(scene).astype(np.float32),
-        _blood_speckle(scene, rng),
-    )
+    noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation(scene).astype(np.float32)
+    blood = _blood_speckle(scene, rng)
     steepness = np.float32(10 / GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)
     corner = rng.integers(0, size, 2)
     for part in _chunks(scene.frames):
         for f, image in enumerate(_tissue_amplitude(pixels, tissue, valves, part), start=part.start):
             corner = (corner + rng.integers(-3, 4, 2)) % size
-            moving = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-            power = (image * image + still + moving) * gain
+            blood_crop = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+            power = (image * image + reverberation + blood_crop) * gain
             power += noise * rng.standard_exponential(image.shape, dtype=np.float32)
             level = np.clip(np.log10(power + np.float32(1e-9)) * steepness + 1, 0, 1)
             frames[f] = (level * scene.sector * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -50,9 +50,8 @@ def export(
             return _summary(target, store, settings, "already complete, nothing to do")
         begin_or_resume(work / RECORD, asdict(settings), _KIND)
         names = store.table["FileName"].tolist()
-        written = sum(
-            _export_recording(store, name, work, settings) for name in tqdm(names, "export", unit="rec", disable=None)
-        )
+        progress = tqdm(names, "export", unit="rec", disable=None)
+        written = sum(_export_recording(store, name, work, settings) for name in progress)
         rows = read_text_table(store.root / FILE_LIST).to_dict("records")
         write_table(work / FILE_LIST, [_exported_row(row, settings) for row in rows])
         write_record(work / RECORD, {**asdict(settings), "command": command, "code_version": code_version})

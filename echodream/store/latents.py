@@ -58,9 +58,8 @@ def probe_latents(path: Path, channels: int) -> tuple[int, int, int]:
             shapes = [file.get_slice(key).get_shape() for key in ("mean", "std")]
             types = {file.get_slice(key).get_dtype() for key in ("mean", "std")}
             if types != {"F16"} or shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][1] != channels:
-                raise StoreError(
-                    f"{path}: mean and std are {f'{types} {shapes}'[:120]}, not float16 (F, {channels}, H, W)"
-                )
+                found = f"{types} {shapes}"[:120]
+                raise StoreError(f"{path}: mean and std are {found}, not float16 (F, {channels}, H, W)")
             _check_values(path, file.get_tensor("mean"), file.get_tensor("std"))
     except (SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path} is not a readable safetensors file: create the store again") from error

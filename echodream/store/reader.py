@@ -32,10 +32,8 @@ class Store:
         if kind is not None and self.dataset.kind != kind:
             raise StoreError(f"{self.root} is a {self.dataset.kind} store, but a {kind} store is needed: check src=")
         if encoder is not None and self.dataset.encoder != encoder:
-            raise StoreError(
-                f"{self.root} was encoded by {str(self.dataset.encoder)[:12]}, this model needs {encoder[:12]}: "
-                "encode the videos again with this model's VAE"
-            )
+            fingerprints = f"{str(self.dataset.encoder)[:12]}, this model needs {encoder[:12]}"
+            raise StoreError(f"{self.root} was encoded by {fingerprints}: encode the videos again with its VAE")
 
     def __len__(self) -> int:
         return len(self.table)

@@ -64,9 +64,7 @@ class Statistics:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if len(self.mean) != len(self.std) or not self.mean:
-            raise ValueError(
-                f"statistics need one mean and one std per channel, got {len(self.mean)} and {len(self.std)}"
-            )
+            raise ValueError(f"statistics need a mean and a std per channel, got {len(self.mean)} and {len(self.std)}")
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
             raise ValueError(f"statistics must be finite with std > 0, got {str((self.mean, self.std))[:200]}")
 
@@ -198,9 +196,7 @@ def read_dataset(root: Path) -> Dataset:
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
         if partial_path(root).is_dir():
-            raise StoreError(
-                f"{root} does not exist; {root.name}.partial exists: rerun the command that was writing it"
-            )
+            raise StoreError(f"{root} does not exist; {root.name}.partial exists: rerun the command that was writing")
         raise StoreError(f"{root} does not exist: check src= or run the stage that writes it")
     return parse_dataset(path, read_text(path, MAX_JSON_BYTES))
 

@@ -46,9 +46,7 @@ def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXEL_FORMATS or not len(frames):
         raise StoreError(f"{path.name}: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
     if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
-        raise StoreError(
-            f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, each side must be 1 to {MAX_SIDE} pixels"
-        )
+        raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, a side has 1 to {MAX_SIDE}")
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
         raise StoreError(f"{path.name}: {fps} frames per second, a store holds {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
 

@@ -124,7 +124,7 @@ def test_the_last_batch_is_dropped_only_when_asked(latents: str) -> None:
     assert [len(batch["name"]) for batch in data(latents).train_dataloader()] == [5, 5, 2]
     assert [len(batch["name"]) for batch in data(latents, drop_last=True).train_dataloader()] == [5, 5]
     assert [len(batch["name"]) for batch in data(latents, batch_size=64).train_dataloader()] == [12]
-    with pytest.raises(UserError, match="batch_size=64 with drop_last leaves no batch of 12 samples"):
+    with pytest.raises(UserError, match="batch_size=64 with drop_last exceeds 12 samples"):
         data(latents, batch_size=64, drop_last=True).train_dataloader()
     with pytest.raises(UserError, match="batch_size=1 is too small for batch normalization"):
         data(latents, batch_size=1, drop_last=True).train_dataloader()

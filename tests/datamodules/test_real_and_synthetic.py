@@ -142,7 +142,7 @@ def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
         (None, {"folds": 3, "fold": True}, r"datamodule.fold is True: use a whole number"),
         (None, {"length": 0}, r"datamodule.length is 0"),
         (None, {"train_on": "synthetic", "folds": 3, "fold": 0}, r"would train the same model in each fold"),
-        (Classification(["ASD", "TOF"]), {}, r"has TOF, which is no class_name of .*; it has ASD, Non-ASD, PAH"),
+        (Classification(["ASD", "TOF"]), {}, r"has TOF, but .* has the classes ASD, Non-ASD, PAH"),
         (Regression("Age"), {"columns": []}, r"task.column=Age is not a column of"),
         (Regression("View"), {"columns": []}, r"task.column=View is not a column of|holds no numbers"),
     ],
