@@ -1,10 +1,10 @@
-"""Seconds until the command line answers, and what the imports of each stage and model cost.
+"""Start-up time of the command line, and import time of each stage and model.
 
 python benchmarks/startup.py [--repeats 3] [--launch]
 
-Each figure is the least of the repeats, each in a process of its own: on the clock, and of the processor. What a stage
-imports is all that its configuration names, so without what it imports where it needs it. With --launch the smoke list
-is run twice in a folder that is thrown away, which takes minutes: with work to do, and without.
+Each figure is the minimum over repeats, each in a new process: wall time and CPU time in seconds. The import time of a
+stage covers the modules that its configuration names, not what they import later, in functions. With --launch the smoke
+pipeline runs twice in a temporary folder, which takes minutes: from the beginning, and when all is complete.
 """
 
 import argparse
@@ -19,31 +19,33 @@ from pathlib import Path
 from echodream.config.paths import CONF_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMED = """
+IMPORT_TARGETS = """
 import importlib
+import echodream.config
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-def named(node):
+def targets(node):
     if isinstance(node, dict):
-        own = [node["_target_"]] if "_target_" in node else []
-        return own + [name for value in node.values() for name in named(value)]
-    return [name for value in node for name in named(value)] if isinstance(node, list) else []
+        target = [node["_target_"]] if "_target_" in node else []
+        return target + [name for value in node.values() for name in targets(value)]
+    return [name for value in node for name in targets(value)] if isinstance(node, list) else []
 
 with initialize_config_dir({conf!r}, version_base="1.3"):
-    found = named(OmegaConf.to_container(compose({config!r}, {overrides!r})))
-for name in found:
+    names = targets(OmegaConf.to_container(compose({config!r}, {overrides!r})))
+for name in names:
     importlib.import_module(name.rpartition(".")[0])
 """
+"""Code that imports all modules that a configuration names."""
 
 
 def main() -> None:
-    """Two tables, and with --launch a third."""
+    """Print a table of commands, a table of imports, and with --launch a table of the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--launch", action="store_true", help="the smoke list, too")
+    parser.add_argument("--launch", action="store_true", help="also run the smoke pipeline")
     arguments = parser.parse_args()
-    print(f"{'answer':<58}{'seconds':>8}{'of CPU':>8}")
+    print(f"{'command':<58}{'wall s':>8}{'CPU s':>8}")
     for words in (
         ["train.py", "--help"],
         ["sample.py", "--help"],
@@ -51,46 +53,48 @@ def main() -> None:
         ["train.py", "model=vae", "data=phantom", "trainer.epochs=3"],
         ["sample.py", "stage=ingest", "data=cardiacnet", "raw=/nowhere"],
     ):
-        row("python " + " ".join(words), [str(ROOT / words[0]), *words[1:]], arguments.repeats)
-    print(f"\n{'imports of':<58}{'seconds':>8}{'of CPU':>8}")
-    row("python alone", ["-c", ""], arguments.repeats)
+        print_row("python " + " ".join(words), [str(ROOT / words[0]), *words[1:]], arguments.repeats)
+    print(f"\n{'imports':<58}{'wall s':>8}{'CPU s':>8}")
+    print_row("python without imports", ["-c", ""], arguments.repeats)
     for group, config in (("stage", "sample"), ("model", "train")):
         for name in sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if path.stem != "base"):
-            code = NAMED.format(conf=str(CONF_DIR), config=config, overrides=[f"{group}={name}", "data=phantom"])
-            row(f"{group}={name}", ["-c", code], arguments.repeats)
+            code = IMPORT_TARGETS.format(
+                conf=str(CONF_DIR), config=config, overrides=[f"{group}={name}", "data=phantom"]
+            )
+            print_row(f"{group}={name}", ["-c", code], arguments.repeats)
     if arguments.launch:
-        launch()
+        time_pipeline()
 
 
-def row(name: str, words: list[str], repeats: int) -> None:
-    """Print the least of ``repeats`` runs of python with ``words``."""
+def print_row(name: str, arguments: list[str], repeats: int) -> None:
+    """Print the minimum time of ``repeats`` runs of python with ``arguments``."""
     with tempfile.TemporaryDirectory() as folder:
-        spent = [seconds([sys.executable, *words], Path(folder)) for _ in range(repeats)]
-    clock, processor = (min(values) for values in zip(*spent, strict=True))
-    print(f"{name:<58}{clock:>8.2f}{processor:>8.2f}", flush=True)
+        times = [run_time([sys.executable, *arguments], Path(folder)) for _ in range(repeats)]
+    wall, cpu = (min(values) for values in zip(*times, strict=True))
+    print(f"{name:<58}{wall:>8.2f}{cpu:>8.2f}", flush=True)
 
 
-def seconds(command: list[str], folder: Path) -> tuple[float, float]:
-    """On the clock, and of the processor, with all processes that it starts."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    around = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=around, capture_output=True, text=True, check=False)
+def run_time(command: list[str], folder: Path) -> tuple[float, float]:
+    """Wall time and CPU time of ``command`` and its child processes, in seconds."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if "Traceback" in done.stderr:
         raise RuntimeError(done.stderr)
-    clock, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def launch() -> None:
-    """The smoke list as its script runs it, and again."""
+def time_pipeline() -> None:
+    """Time the smoke pipeline, and a second run of it that finds all complete."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("train.py", "sample.py", "launch"):
             (folder / part).symlink_to(ROOT / part)
-        print(f"\n{'bash launch/demo.sh smoke':<58}{'seconds':>8}{'of CPU':>8}")
-        for what in ("from nothing", "again"):
-            clock, processor = seconds(["bash", f"{folder}/launch/demo.sh", "smoke"], folder)
-            print(f"{what:<58}{clock:>8.1f}{processor:>8.1f}", flush=True)
+        print(f"\n{'bash launch/demo.sh smoke':<58}{'wall s':>8}{'CPU s':>8}")
+        for run in ("first run", "second run"):
+            wall, cpu = run_time(["bash", f"{folder}/launch/demo.sh", "smoke"], folder)
+            print(f"{run:<58}{wall:>8.1f}{cpu:>8.1f}", flush=True)
 
 
 if __name__ == "__main__":

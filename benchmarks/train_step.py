@@ -1,12 +1,12 @@
-"""An optimiser step of LatentDiffusion under Lightning, as train.py runs it, against a bare loop, turn by turn.
+"""Time of an optimizer step of LatentDiffusion under Lightning, as in train.py, compared with a plain PyTorch loop.
 
     python benchmarks/train_step.py [--model lidm|lvdm] [--preset tiny|small|published] [--device cpu|cuda]
         [--precision 32-true|bf16-mixed] [--compile] [--channels-last]
 
-Both have the same network, optimiser, schedule, clipping and EMA, and get the same batches from memory. Lightning runs
-with the callbacks and the logging of train.py; the bare loop logs nothing. ``--steps`` of the one follow ``--steps`` of
-the other, ``--rounds`` times after one to warm up, inside one fit. Prints medians over rounds. On a GPU the peak memory
-is that of Lightning's part alone, as no bare loop is there before the first round is over.
+Both have the same network, optimizer, schedule, gradient clipping and EMA, and take the same batches from memory.
+Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing. Within one fit they
+alternate, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up round. Prints medians over rounds. The peak
+GPU memory is that of Lightning alone: the plain loop is built after the first round.
 """
 
 import argparse
@@ -37,11 +37,11 @@ from echodream.store.latents import write_latents
 from echodream.training.fit import SeedEpochs
 
 POOL = 4
-"""Batches in memory, which come round again."""
+"""Number of batches in memory, used in turn."""
 
 
-def make(root: Path, options: argparse.Namespace) -> None:
-    """A store of random latents, of four classes, at ``root``/latents: enough for ``POOL`` batches."""
+def write_latent_store(root: Path, options: argparse.Namespace) -> None:
+    """Write a store of random latents of four classes, enough for ``POOL`` batches, to ``root``/latents."""
     rng, side = np.random.default_rng(0), 8 if options.preset == "tiny" else 14
     video = options.model == "lvdm"
     recordings, frames = (POOL * options.batch, options.frames + 8) if video else (-(-POOL * options.batch // 64), 64)
@@ -58,7 +58,7 @@ def make(root: Path, options: argparse.Namespace) -> None:
 
 
 def configure(root: Path, options: argparse.Namespace) -> DictConfig:
-    """train.py's configuration, without what is drawn and saved at the end of an epoch."""
+    """The configuration of train.py, without pictures and checkpoints."""
     overrides = [
         f"model={options.model}",
         f"preset={options.preset}",
@@ -87,7 +87,7 @@ def configure(root: Path, options: argparse.Namespace) -> DictConfig:
 
 
 def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
-    """The module as training begins with it, and the data that it was fitted to."""
+    """The module and the data, as at the beginning of training."""
     pl.seed_everything(cfg.seed, verbose=False)
     module: LatentDiffusion = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
@@ -95,8 +95,8 @@ def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
     return module, data
 
 
-class Bare:
-    """What a step is, and nothing else."""
+class PlainLoop:
+    """An optimizer step in plain PyTorch."""
 
     def __init__(self, module: LatentDiffusion, cfg: DictConfig, device: str, total: int) -> None:
         self.module, self.device = module.to(device), device
@@ -109,7 +109,7 @@ class Bare:
         self.schedule = module.make_schedule(optimizer=self.optimizer, num_training_steps=total)
 
     def __call__(self, batch: Any) -> None:
-        """One step on ``batch``, which lies on the CPU."""
+        """One step on ``batch``, a batch on the CPU."""
         batch, module = move_data_to_device(batch, torch.device(self.device)), self.module
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             x = batch["x"]
@@ -123,25 +123,25 @@ class Bare:
         self.optimizer.step()
         self.schedule.step()
         with torch.no_grad():
-            keeps = min(self.decay, (1 + self.count) / (10 + self.count))
-            torch._foreach_lerp_(self.averaged, self.parameters, 1 - keeps)
+            decay = min(self.decay, (1 + self.count) / (10 + self.count))
+            torch._foreach_lerp_(self.averaged, self.parameters, 1 - decay)
         self.count += 1
 
 
 @dataclass
 class Clock:
-    """Seconds per step by the wall and of the processor, one of each for each round."""
+    """Wall time and CPU time per step, in seconds, of each round."""
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Begin a round."""
-        self._at = self._now()
+        """Start a round."""
+        self._start = self._now()
 
     def stop(self, steps: int) -> None:
-        """End a round of ``steps``."""
-        wall, processor = (now - then for now, then in zip(self._now(), self._at, strict=True))
+        """End a round of ``steps`` steps."""
+        wall, processor = (now - start for now, start in zip(self._now(), self._start, strict=True))
         self.wall.append(wall / steps)
         self.processor.append(processor / steps)
 
@@ -150,77 +150,77 @@ class Clock:
         return time.perf_counter(), time.process_time()
 
 
-class Turns:
-    """Batches for Lightning; after each ``steps`` of them the bare loop takes as many before Lightning gets more."""
+class AlternatingBatches:
+    """Batches for Lightning; after each ``steps`` batches the plain loop trains on as many."""
 
     def __init__(self, batches: list[Any], module: LatentDiffusion, cfg: DictConfig, options: argparse.Namespace):
         self.batches, self.options = batches, options
-        self.make_bare = lambda: Bare(module, cfg, options.device, cfg.trainer.limit_train_batches)
-        self.lightning, self.bare = Clock(), Clock()
+        self.make_plain = lambda: PlainLoop(module, cfg, options.device, cfg.trainer.limit_train_batches)
+        self.lightning, self.plain = Clock(), Clock()
         self.memory = 0
 
     def __iter__(self) -> Iterator[Any]:
-        batches, others = itertools.cycle(self.batches), itertools.cycle(self.batches)
-        bare: Bare | None = None
+        batches, plain_batches = itertools.cycle(self.batches), itertools.cycle(self.batches)
+        plain: PlainLoop | None = None
         for _ in range(self.options.rounds + 1):
             self.lightning.start()
             yield from itertools.islice(batches, self.options.steps)
             self.lightning.stop(self.options.steps)
-            if bare is None:
+            if plain is None:
                 self.memory = torch.cuda.max_memory_allocated() if self.options.device == "cuda" else 0
-                bare = self.make_bare()
-            self.bare.start()
-            for batch in itertools.islice(others, self.options.steps):
-                bare(batch)
-            self.bare.stop(self.options.steps)
+                plain = self.make_plain()
+            self.plain.start()
+            for batch in itertools.islice(plain_batches, self.options.steps):
+                plain(batch)
+            self.plain.stop(self.options.steps)
         yield from itertools.islice(batches, 2)
 
 
-def show(turns: Turns, options: argparse.Namespace) -> None:
-    """Print medians over all rounds but the first."""
-    sides = {"Lightning": turns.lightning, "bare loop": turns.bare}
+def print_times(turns: AlternatingBatches, options: argparse.Namespace) -> None:
+    """Print medians over all rounds after the first."""
+    sides = {"Lightning": turns.lightning, "plain loop": turns.plain}
     print(f"{options.model} {options.preset}, batch {options.batch}, {options.device}, {options.precision}")
     for name, clock in sides.items():
-        taken = statistics.median(clock.wall[1:])
-        print(f"{name:<12}{1000 * taken:9.1f} ms a step{options.batch / taken:10.1f} samples/s")
-    for what in ("wall", "processor"):
-        pairs = list(zip(*(getattr(clock, what)[1:] for clock in sides.values()), strict=True))
-        ratios, more = [a / b - 1 for a, b in pairs], statistics.median(a - b for a, b in pairs)
+        step = statistics.median(clock.wall[1:])
+        print(f"{name:<12}{1000 * step:9.1f} ms per step{options.batch / step:10.1f} samples/s")
+    for kind in ("wall", "processor"):
+        pairs = list(zip(*(getattr(clock, kind)[1:] for clock in sides.values()), strict=True))
+        ratios, difference = [a / b - 1 for a, b in pairs], statistics.median(a - b for a, b in pairs)
         spread = f"rounds {100 * min(ratios):.1f} to {100 * max(ratios):.1f} %"
-        overhead = f"{100 * statistics.median(ratios):6.1f} %{1000 * more:8.2f} ms"
-        print(f"overhead in {what + ' time':<16}{overhead}   ({spread})")
+        overhead = f"{100 * statistics.median(ratios):6.1f} %{1000 * difference:8.2f} ms"
+        print(f"overhead in {kind + ' time':<16}{overhead}   ({spread})")
     if turns.memory:
         print(f"peak memory {turns.memory / 2**30:9.2f} GiB")
 
 
 def main() -> None:
-    """Train a little in both ways and print how long a step takes."""
+    """Train for a few rounds in both ways and print the time of a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("lidm", "lvdm"), default="lidm")
     parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
     parser.add_argument("--batch", type=int, help="default: 128 images, 6 clips")
-    parser.add_argument("--frames", type=int, default=32, help="of a clip")
-    parser.add_argument("--steps", type=int, default=5, help="in a turn")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each that count")
+    parser.add_argument("--frames", type=int, default=32, help="frames of a clip")
+    parser.add_argument("--steps", type=int, default=5, help="steps per round")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds after the warm-up round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
-    parser.add_argument("--compile", action="store_true", help="the networks, in place")
-    parser.add_argument("--channels-last", action="store_true", help="order of the weights of the convolutions")
+    parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--channels-last", action="store_true", help="channels-last memory format")
     options = parser.parse_args()
     options.batch = options.batch or {"lidm": 128, "lvdm": 6}[options.model]
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder), options)
+        write_latent_store(Path(folder), options)
         cfg = configure(Path(folder), options)
-        (module, data), (other, _) = build(cfg), build(cfg)
+        (module, data), (plain_module, _) = build(cfg), build(cfg)
         batches = list(itertools.islice(data.train_dataloader(), POOL))
-        turns = Turns(batches, other, cfg, options)
+        turns = AlternatingBatches(batches, plain_module, cfg, options)
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         loggers = [instantiate(logger) for logger in cfg.logger.values()]
         trainer = make_trainer(
-            instantiate(cfg.trainer), callbacks, some_unused=module.has_unused_parameters, logger=loggers
+            instantiate(cfg.trainer), callbacks, unused_parameters=module.has_unused_parameters, logger=loggers
         )
         trainer.fit(module, train_dataloaders=turns)
-    show(turns, options)
+    print_times(turns, options)
 
 
 if __name__ == "__main__":

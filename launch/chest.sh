@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Anonymised chest X-rays, measured: launch/chest.sh /path/to/chest_xray_ccby
-# Two anonymised versions, a strong blur and half redrawn: what identity and what utility remain. docs/chest.md
+# Anonymity and utility of anonymized chest X-rays: launch/chest.sh /path/to/chest_xray_ccby
+# Two methods are compared: a strong blur, and noising and denoising at half strength. See docs/chest.md.
 set -euo pipefail
-raw=$(realpath "${1:?say where the X-rays lie: launch/chest.sh /path/to/chest_xray_ccby}")
+raw=$(realpath "${1:?give the folder of the X-rays: launch/chest.sh /path/to/chest_xray_ccby}")
 cd "$(dirname "$0")/.."
 source launch/progress.sh
 

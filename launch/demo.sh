@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The pipeline on the embedded phantom study, from raw files to the report: launch/demo.sh [demo|smoke]
-# Run again, it continues or says that it is done.
+# The pipeline on the phantom, from raw files to the report: launch/demo.sh [demo|smoke]
+# If it is started again, it skips the steps that are complete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 experiment=${1:-demo}
 source launch/progress.sh
 
-python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files, as a hospital has them
+python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files in the layout of CardiacNet
 python sample.py stage=ingest     data=cardiacnet data.name="${experiment/demo/phantom}" raw="raw/$experiment" experiment="$experiment"
 python sample.py stage=verify     data=phantom experiment="$experiment"
 python train.py  model=vae        data=phantom experiment="$experiment"
@@ -14,7 +14,7 @@ python sample.py stage=encode     data=phantom experiment="$experiment"
 beside python train.py  model=reid       data=phantom experiment="$experiment"
 beside python train.py  model=lvdm       data=phantom experiment="$experiment"
 beside python train.py  model=classifier data=phantom experiment="$experiment"
-python train.py  model=lidm       data=phantom experiment="$experiment" view=triplet   # end diastole, end systole, end diastole
+python train.py  model=lidm       data=phantom experiment="$experiment" view=triplet   # key frames: end diastole, end systole, end diastole
 python sample.py stage=image      data=phantom experiment="$experiment"
 meet
 python sample.py stage=filter     data=phantom experiment="$experiment"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Echodream on CardiacNet as published, to compare with launch/cardiacnet.sh: launch/echodream_published.sh
-# /path/to/CardiacNet. Its results lie in data/published, models/published, ... Run again, it continues.
+# Echodream on CardiacNet as published, for comparison with launch/cardiacnet.sh:
+#   launch/echodream_published.sh /path/to/CardiacNet
+# It writes to data/published, models/published, ... If it is started again, it skips the steps that are complete.
 set -euo pipefail
-raw=$(realpath "${1:?say where CardiacNet lies: launch/echodream_published.sh /path/to/CardiacNet}")
+raw=$(realpath "${1:?give the folder of CardiacNet: launch/echodream_published.sh /path/to/CardiacNet}")
 cd "$(dirname "$0")/.."
 source launch/progress.sh
 study="data=cardiacnet experiment=echodream_published"
@@ -12,11 +13,11 @@ python train.py  model=vae        $study
 python sample.py stage=encode     $study
 python train.py  model=lidm       $study process=published conditioning=[published]
 python train.py  model=reid       $study head=published
-python sample.py stage=image      $study                            # 2,000 of them
+python sample.py stage=image      $study                            # 2,000 images
 python sample.py stage=filter     $study rule=percentile
 python sample.py stage=audit      $study
 python train.py  model=lvdm       $study process=published conditioning=[published_reference,published]
-python sample.py stage=video      $study                            # 655 of 192 frames
+python sample.py stage=video      $study                            # 655 videos of 192 frames
 python sample.py stage=filter     $study rule=percentile on=video
 python sample.py stage=decode     $study
 python sample.py stage=decode     $study on=image
@@ -24,5 +25,5 @@ python train.py  model=classifier $study
 python train.py  model=classifier $study train_on=synthetic
 python train.py  model=classifier $study train_on=both
 python sample.py stage=utility    $study
-python sample.py stage=evaluate   $study                            # and the report
+python sample.py stage=evaluate   $study                            # writes the report, too
 verdict

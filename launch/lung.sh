@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole pipeline on 43 real lung ultrasound clips: launch/lung.sh /path/to/lung_ultrasound_ccby
-# Thirteen patients are few: docs/results/lung.md says how far they carry.
+# The pipeline on 43 lung ultrasound clips of 13 patients: launch/lung.sh /path/to/lung_ultrasound_ccby
+# Results and their limits: docs/results/lung.md. If it is started again, it skips the steps that are complete.
 set -euo pipefail
-raw=$(realpath "${1:?say where the clips lie: launch/lung.sh /path/to/lung_ultrasound_ccby}")
+raw=$(realpath "${1:?give the folder of the clips: launch/lung.sh /path/to/lung_ultrasound_ccby}")
 cd "$(dirname "$0")/.."
 source launch/progress.sh
 
@@ -16,12 +16,12 @@ beside python train.py  model=classifier data=lung experiment=lung_demo
 python train.py  model=lidm       data=lung experiment=lung_demo
 python sample.py stage=image      data=lung experiment=lung_demo
 meet
-python sample.py stage=filter     data=lung experiment=lung_demo rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.3   # the least that nine patients and two new ones allow
+python sample.py stage=filter     data=lung experiment=lung_demo rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.3   # the lowest error rates possible with nine training and two calibration patients
 beside python sample.py stage=audit      data=lung experiment=lung_demo
 python sample.py stage=decode     data=lung experiment=lung_demo on=image
 meet
 python sample.py stage=video      data=lung experiment=lung_demo
-python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.45   # one of nine copies that passes is allowed for
+python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.45   # allows one of nine copies to pass
 beside python sample.py stage=audit      data=lung experiment=lung_demo on=video
 python sample.py stage=decode     data=lung experiment=lung_demo
 beside python train.py  model=classifier data=lung experiment=lung_demo train_on=synthetic
