@@ -1,4 +1,4 @@
-"""stage=phantom: the embedded study as a raw tree, which comes in again as the same recordings."""
+"""stage=phantom: the simulated study as raw files, which ingest reads as the same recordings."""
 
 import fcntl
 import multiprocessing

@@ -23,7 +23,7 @@ def test_a_store_as_it_was_made_is_accepted(tmp_path: Path, channels: int) -> No
 def test_a_latent_store_is_accepted_for_its_own_encoder_only(tmp_path: Path) -> None:
     latent_store(tmp_path / "store")
     assert len(verify(tmp_path / "store", encoder=ENCODER)) == 2
-    with pytest.raises(StoreError, match="encode the videos again with this model's VAE"):
+    with pytest.raises(StoreError, match="encode the videos again with its VAE"):
         verify(tmp_path / "store", encoder="f" * 64)
 
 
