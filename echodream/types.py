@@ -1,7 +1,7 @@
-"""The shape alphabet and the types that more than one package speaks of.
+"""Letters of tensor shapes, and types that several packages use.
 
 B batch, C channels, F frames, H W space, D embedding, K classes; ``t`` is diffusion time only.
-Images are (B, C, H, W), videos (B, C, F, H, W): the channel is always dimension 1.
+Images are (B, C, H, W), videos (B, C, F, H, W): channels are always dimension 1.
 """
 
 from dataclasses import dataclass
@@ -12,38 +12,38 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """What a denoiser is told besides the noisy sample."""
+    """Inputs of a denoiser besides the noisy sample and the noise level."""
 
     tokens: Tensor
-    """For cross-attention: (B, L, D), or (1, L, D), the same for all rows."""
+    """For cross-attention: (B, L, D), or (1, L, D) if all rows have the same tokens."""
     channels: Tensor | None = None
     """Concatenated to the noisy sample along channels: (B, E, *rest)."""
 
 
 class Batch(TypedDict):
-    """What a datamodule yields. Labels are columns of the Store, one entry per sample."""
+    """A batch of a datamodule. Labels are columns of the store, with one entry per sample."""
 
     x: Tensor
-    """Frames: (B, C, H, W). Clips: (B, C, F, H, W). Pairs: the first of each pair, (B, C, H, W).
+    """Frames: (B, C, H, W). Clips: (B, C, F, H, W). Pairs: the first frame of each pair, (B, C, H, W).
 
-    Triplets: (B, 3 C, H, W), the C channels of an end diastole, of the end systole and of the end diastole after it.
+    Triplets: (B, 3 C, H, W), the C channels of an end diastole, of the end systole and of the next end diastole.
     """
     name: list[str]
     """FileName of each sample's recording."""
     columns: dict[str, Tensor | list[str]]
-    """Study columns asked for by the view: numbers as (B,), text as a list."""
+    """Columns of the study: numbers as (B,), text as a list."""
     mask: NotRequired[Tensor]
-    """Clips: bool, (B, F). True where a frame is real, False where a short recording was padded."""
+    """Clips: bool, (B, F). True for frames of the recording, False for padding of a short recording."""
     reference: NotRequired[Tensor]
     """Clips with reference frames: (B, C, R, H, W)."""
     reference_time: NotRequired[Tensor]
     """Position of each reference frame, in frames from the start of the clip: float, (B, R).
 
-    Triplets: of the three frames stacked in ``x``, in frames from the first, which is 0: float, (B, 3).
+    Triplets: positions of the three frames in ``x``, in frames from the first: float, (B, 3).
     """
     other: NotRequired[Tensor]
-    """Pairs: the second of each pair, (B, C, H, W)."""
+    """Pairs: the second frame of each pair, (B, C, H, W)."""
     other_name: NotRequired[list[str]]
-    """Pairs: FileName of the second's recording."""
+    """Pairs: FileName of the recording of the second frame."""
     same: NotRequired[Tensor]
-    """Pairs: float, (B,). 1 where both come from one identity, else 0."""
+    """Pairs: float, (B,). 1 if both frames have the same identity, else 0."""

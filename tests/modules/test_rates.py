@@ -104,7 +104,7 @@ def test_an_invalid_schedule_stops_training_without_an_artifact(tmp_path: Path) 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
 def test_unsupported_precision_is_refused(tmp_path: Path, precision: str) -> None:
     latent_store(tmp_path / "latents")
-    with pytest.raises(UserError, match=f"^trainer.precision={precision} .*: take 32-true, bf16-mixed or 16-mixed"):
+    with pytest.raises(UserError, match=f"^trainer.precision={precision} .*: use 32-true, bf16-mixed or 16-mixed"):
         engine.train(train_cfg(tmp_path, "lidm", f"trainer.precision={precision}"))
     assert not (tmp_path / "lidm").exists()
 
