@@ -1,0 +1,1 @@
+"""Lightning callbacks and loggers: EMA, previews, plots, Weights & Biases, the writer of predictions."""

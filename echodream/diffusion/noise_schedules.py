@@ -1,10 +1,15 @@
-"""Registry of the noise schedules of ``process=ddpm``. To add one, add an entry to ``NOISE_SCHEDULES``."""
+"""Registry of the noise schedules of ``process=ddpm``. To add one, add an entry to ``NOISE_SCHEDULES``.
+
+Tests compute every entry with every sampler: a name is enough only if all schedulers of diffusers know it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Betas = Callable[[int, float, float], Sequence[float]]
-"""(number of noise levels, beta_start, beta_end) to the betas, in increasing order of noise, each between 0 and 1."""
+"""A function of the number of noise levels, beta_start and beta_end. It returns one beta per noise level, from low
+to high noise, each between 0 and 1.
+"""
 
 NOISE_SCHEDULES: dict[str, str | Betas] = {
     "linear": "linear",

@@ -1,5 +1,8 @@
 """Registry of the samplers, and the loop that runs all of them. To add a sampler, add an entry to ``SAMPLERS``.
 
+A scheduler class for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``; for another class
+give a function of the same arguments that builds it.
+
 The Gaussian oracle test (``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
 """
 

@@ -41,6 +41,8 @@ class Control(ABC):
     leave_out: LeaveOut = "nothing"
 
     def __init_subclass__(cls) -> None:
+        if cls.kind in KINDS:
+            raise TypeError(f"{cls.__name__} needs a kind of its own: {cls.kind!r} is {KINDS[cls.kind].__name__}")
         KINDS[cls.kind] = cls
 
     @abstractmethod

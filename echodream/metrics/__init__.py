@@ -1,0 +1,1 @@
+"""Metrics as pure functions. A new fidelity metric is an entry of ``fidelity.METRICS``."""

@@ -64,15 +64,23 @@ class FidelityMetric:
     """One sentence for the report."""
     published_names: tuple[str, ...] = ()
     """Beginnings of the names that extractors give it (``Extractor.title``)."""
+    is_distance: bool = False
+    """Whether it is a distance above 0. The report gives distances as multiples of their floor, and its verdict
+    uses them.
+    """
     of_logits: bool = False
-    """Whether it rates the logits of the samples alone; its real value is that of the reference set."""
+    """Whether it uses the logits of the samples and no reference set; its floor is its value for the reference set."""
 
 
-_FRECHET = "How far apart the two sets lie in the features that the name states; smaller is closer."
-_MMD = "How well a test tells the two sets apart by the features that the name states; about 0 where it cannot."
+_FRECHET = "Distance between the two sets in the features that the name states; smaller is closer."
+_MMD = "Difference between the two sets in the features that the name states; about 0 if there is none."
 METRICS = {
     "frechet": FidelityMetric(
-        lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows), LOWER, _FRECHET, ("FID", "FVD", "FD")
+        lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows),
+        LOWER,
+        _FRECHET,
+        ("FID", "FVD", "FD"),
+        is_distance=True,
     ),
     "kernel": FidelityMetric(lambda pair: polynomial_mmd(pair.products), LOWER, _MMD, ("KID", "MMD")),
     "rbf": FidelityMetric(lambda pair: gaussian_mmd(pair.products), LOWER, _MMD),
@@ -110,7 +118,8 @@ METRICS = {
 def fidelity_metric(title: str) -> FidelityMetric | None:
     """The metric that a record calls ``title``, as frechet[classifier] or FVD16; None if it is no fidelity metric."""
     for name, metric in METRICS.items():
-        if re.match("|".join(map(re.escape, (name, *metric.published_names))), title, re.IGNORECASE):
+        names = "|".join(map(re.escape, (name, *metric.published_names)))
+        if re.match(rf"(?:{names})(?![a-z])", title, re.IGNORECASE):
             return metric
     return None
 

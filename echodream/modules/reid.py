@@ -59,12 +59,12 @@ class Reid(MetricLearning):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add copies, augment, embed, compare, log."""
         x, originals, identity, pairs = self._add_copies(batch)
-        x = self._unwhiten(self.augmentation.redraw_latents(x))
+        x = self._unwhiten(self.augmentation.augment_whitened(x))
         network: Any = self.encoder.network
         targets = None
         if self.head.needs_linear_code:
             targets = network.linear_code(self.encoder.normalize(self._unwhiten(originals)))
-        features = self.encoder(self.augmentation.add_noise(x, self.encoder.std))
+        features = self.encoder(self.augmentation.augment_inputs(x, self.encoder.std))
         loss = self.head(features, identity, pairs, network.pair_logits, targets)
         if not torch.isfinite(loss):
             self.raise_not_finite("loss", [*batch["name"], *batch["other_name"]])

@@ -1,6 +1,8 @@
 """Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
 
-To add one, write it here, use it in ``ReidAugmentation``, and give it a key in conf/model/reid.yaml.
+To add one, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and give it a key in
+conf/model/reid.yaml that is off by default, so that trained models and published settings stay what they are. Changes
+of the pixels of copies are fields of ``datamodules.augmentation.Augment``.
 """
 
 import math
@@ -229,12 +231,15 @@ class ReidAugmentation:
             return None
         return self.frame_bank.sample_with_originals(count) if with_originals else self.frame_bank.sample_pairs(count)
 
-    def redraw_latents(self, x: Tensor) -> Tensor:
-        """Redraw some of the whitened latents, (B, C, H, W)."""
+    def augment_whitened(self, x: Tensor) -> Tensor:
+        """Augment frames as the data module yields them, whitened latents or pixels, (B, C, H, W): redraws some."""
         return x if self.redraw is None else self.redraw(x)
 
-    def add_noise(self, x: Tensor, std: Tensor) -> Tensor:
-        """Add Gaussian noise to ``x``, (B, C, H, W), relative to ``std``, (1, C, 1, 1), which normalizes it."""
+    def augment_inputs(self, x: Tensor, std: Tensor) -> Tensor:
+        """Augment frames and copies before the network, (B, C, H, W): adds Gaussian noise.
+
+        The noise is relative to ``std``, (1, C, 1, 1), by which the network divides its input.
+        """
         if not self.noise:
             return x
         level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)

@@ -1,0 +1,1 @@
+"""Networks: autoencoder, denoisers, identity encoders, classifiers, feature extractors."""

@@ -16,9 +16,12 @@ _METRICS = (
     (r"frame difference", "How much changes from one frame to the next, in grey levels of 255."),
     (r"jump ratio", "The largest changes between frames over the usual one; high where a video jumps between poses."),
     (r"seam ratio", "Change where generated windows join over change elsewhere; 1 where no seam can be seen."),
-    (r"identity", "How long a video stays one person."),
-    (r"^auc$|roc", "Chance that a patient with the disease gets a higher score than one without; 0.5 is a coin."),
-    (r"average.precision", "Precision averaged over all thresholds; the share of patients with the disease is a coin."),
+    (r"identity", "For how long a video still looks like the same patient."),
+    (r"^auc$|roc", "Chance that a patient with the disease gets a higher score than one without; 0.5 is chance."),
+    (
+        r"average.precision",
+        "Precision averaged over all thresholds; a random guess scores the share of patients with the disease.",
+    ),
     (r"balanced.accuracy", "Mean of sensitivity and specificity."),
     (r"sensitivity|recall", "Share of patients with the disease who are found."),
     (r"specificity", "Share of patients without the disease who are left alone."),
@@ -28,7 +31,6 @@ _METRICS = (
     (r"^mae", "Mean error of the ejection fraction, in points."),
     (r"^rmse", "Root of the mean squared error of the ejection fraction, in points."),
 )
-_DISTANCE = re.compile(r"^(frechet|fid|fvd|fd)", re.IGNORECASE)
 
 _LABELS = {
     "auc": "AUC",
@@ -54,4 +56,5 @@ def metric_meaning(name: str) -> str:
 
 def is_distance(name: str) -> bool:
     """Whether a metric is a distance above 0, which can be given as a multiple of its floor."""
-    return bool(_DISTANCE.search(name))
+    metric = fidelity_metric(name)
+    return metric is not None and metric.is_distance

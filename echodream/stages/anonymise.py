@@ -89,7 +89,10 @@ def anonymise(
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
     state = "already complete, nothing to do" if writer.already_complete else "done"
-    amount = ", ".join(f"{name} {value:g}" for name, value in transform.settings().items())
+    amount = ", ".join(
+        f"{name} {value:g}" if validation.is_finite(value) else f"{name} {value}"
+        for name, value in transform.settings().items()
+    )
     return Summary(
         f"anonymise: {dst} {state}", {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
     )

@@ -23,6 +23,7 @@ from echodream.diffusion.noise_schedules import NOISE_SCHEDULES
 from echodream.diffusion.processes.base import Denoise, Process
 from echodream.diffusion.processes.ddpm import DDPM, PREDICTIONS
 from echodream.diffusion.processes.rectified_flow import RectifiedFlow
+from echodream.diffusion.samplers import SAMPLERS
 from tests.support.gaussians import PROCESSES, C, F, H, W, entry, generators, normal, rates
 
 SHAPES = [(2, C, H, W), (2, C, F, H, W)]
@@ -216,3 +217,13 @@ def test_gradients_are_not_kept() -> None:
     weight = torch.ones(1, requires_grad=True)
     denoise: Denoise = lambda x_t, t: weight * x_t  # noqa: E731
     assert not RectifiedFlow().sample(denoise, normal(2, C, H, W), 3).requires_grad
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS["ddpm"])
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
+def test_every_noise_schedule_works_with_every_sampler(schedule: str, sampler: str) -> None:
+    """A scheduler of diffusers that does not know a schedule by its name raises an error."""
+    process = DDPM(schedule=schedule)
+    rows = [torch.Generator().manual_seed(row) for row in range(2)]
+    sample = process.sample(lambda x_t, t: 0.1 * x_t, normal(2, C, 4, 4), 4, sampler, rows)
+    assert sample.isfinite().all()

@@ -139,7 +139,7 @@ def test_noise_has_a_random_standard_deviation_in_normalized_units(latents: Path
     x = torch.zeros(400, C, H, W)
     torch.manual_seed(0)
     levels = (
-        (made.augmentation.add_noise(x, made.encoder.std) / torch.tensor(STATISTICS.std).view(1, C, 1, 1))
+        (made.augmentation.augment_inputs(x, made.encoder.std) / torch.tensor(STATISTICS.std).view(1, C, 1, 1))
         .flatten(1)
         .std(dim=1)
     )
