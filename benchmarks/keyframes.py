@@ -11,7 +11,7 @@ import numpy as np
 
 from echodream.metrics.key_frames import detect_key_frames, match_key_frames
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, key_moments, sample_scene
+from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def main() -> None:
             detected = detect_key_frames(frames, scene.fps)
             seconds += time.perf_counter() - start
             for row, (kind, marks) in enumerate((("ED", detected.ed), ("ES", detected.es))):
-                times = key_moments(scene)[kind].tolist()
+                times = key_frame_times(scene)[kind].tolist()
                 truth = [min(round(time_ * scene.fps), scene.frames - 1) for time_ in times]
                 match = match_key_frames(marks, truth)
                 counts[row] += (match.matched, match.missed, match.spurious)

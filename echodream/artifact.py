@@ -43,7 +43,7 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
     """
     root = Path(root)
     if root.exists():
-        raise UserError(f"{root} was written by another run in the meantime: give the same command another dst=")
+        raise UserError(f"{root} was written by another run in the meantime: run the same command with another dst=")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -26,7 +26,7 @@ def sample(cfg: DictConfig) -> Summary:
 
     Raises ``UserError`` if a stage could not do all of its work.
     """
-    prepare(cfg)
+    check_and_resolve(cfg)
     require_src(cfg)
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
@@ -45,7 +45,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     An interrupted run resumes from its last checkpoint. A finished run does nothing.
     """
-    prepare(cfg)
+    check_and_resolve(cfg)
     settings = settings_hash(cfg)
     if (metrics := finished_metrics(cfg, settings)) is not None:
         return metrics
@@ -59,7 +59,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return run(cfg, folder, settings, command("train.py"), code_version())
 
 
-def prepare(cfg: DictConfig) -> None:
+def check_and_resolve(cfg: DictConfig) -> None:
     """Refuse impossible settings before anything heavy is imported, then resolve ``cfg`` in place."""
     refuse_unread_keys(cfg, task_overrides())
     if HydraConfig.initialized():

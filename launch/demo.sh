@@ -11,23 +11,23 @@ python sample.py stage=ingest     data=cardiacnet data.name="${experiment/demo/p
 python sample.py stage=verify     data=phantom experiment="$experiment"
 python train.py  model=vae        data=phantom experiment="$experiment"
 python sample.py stage=encode     data=phantom experiment="$experiment"
-beside python train.py  model=reid       data=phantom experiment="$experiment"
-beside python train.py  model=lvdm       data=phantom experiment="$experiment"
-beside python train.py  model=classifier data=phantom experiment="$experiment"
+parallel python train.py  model=reid       data=phantom experiment="$experiment"
+parallel python train.py  model=lvdm       data=phantom experiment="$experiment"
+parallel python train.py  model=classifier data=phantom experiment="$experiment"
 python train.py  model=lidm       data=phantom experiment="$experiment" view=triplet   # key frames: end diastole, end systole, end diastole
 python sample.py stage=image      data=phantom experiment="$experiment"
-meet
+wait_parallel
 python sample.py stage=filter     data=phantom experiment="$experiment"
-beside python sample.py stage=audit      data=phantom experiment="$experiment"
+parallel python sample.py stage=audit      data=phantom experiment="$experiment"
 python sample.py stage=decode     data=phantom experiment="$experiment" on=image
-meet
+wait_parallel
 python sample.py stage=video      data=phantom experiment="$experiment"
 python sample.py stage=filter     data=phantom experiment="$experiment" on=video
-beside python sample.py stage=audit      data=phantom experiment="$experiment" on=video
+parallel python sample.py stage=audit      data=phantom experiment="$experiment" on=video
 python sample.py stage=decode     data=phantom experiment="$experiment"
-beside python train.py  model=classifier data=phantom experiment="$experiment" train_on=synthetic
+parallel python train.py  model=classifier data=phantom experiment="$experiment" train_on=synthetic
 python train.py  model=classifier data=phantom experiment="$experiment" train_on=both
-meet
+wait_parallel
 python sample.py stage=utility    data=phantom experiment="$experiment"
 python sample.py stage=evaluate   data=phantom experiment="$experiment"
 

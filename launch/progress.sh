@@ -1,10 +1,10 @@
-# Read by the scripts beside it. `python ...` says where it stands and how long it took; `beside python ...` goes on beside
-# the lines that follow, with half of the cores each, until `meet`. At the end stands
-# what the report's head says. What a stage says in full is in runs/<study>/<stage>/<time>/.
-# With JOBS=1 in the environment there is one line at a time, which takes less memory.
-total=$(grep -cE '^ *(beside +)?python ' "launch/$(basename "$0")")
+# Functions for the other scripts in this folder, which source this file. `python ...` runs a command and prints its number and
+# duration. `parallel python ...` runs a command in the background, each with half of the cores; `wait_parallel` waits for all of them.
+# `verdict` prints the first lines of the report. The full log of a stage is in runs/<study>/<stage>/<time>/.
+# JOBS=1 in the environment runs one command at a time, which needs less memory.
+total=$(grep -cE '^ *(parallel +)?python ' "launch/$(basename "$0")")
 number=0
-logs=$(mktemp -d)   # of line n: n what it says, n.python and n.shell its processes
+logs=$(mktemp -d)   # of command n: n is its output, n.python and n.shell are its process ids
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 threads=${OMP_NUM_THREADS:-}
 trap ended EXIT
@@ -16,7 +16,7 @@ python() {
   line "$@"
 }
 
-beside() {
+parallel() {
   shift
   begin "$@"
   if [ "${JOBS:-}" = 1 ]; then
@@ -28,7 +28,7 @@ beside() {
   echo $! >"$logs/$number.shell"
 }
 
-meet() {
+wait_parallel() {
   local shell
   for shell in "$logs"/*.shell; do
     [ ! -e "$shell" ] || wait "$(cat "$shell")"
@@ -44,23 +44,23 @@ begin() {
 }
 
 line() {
-  local began=$SECONDS said=$logs/$number
-  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$said" "$@" >"$said" || stopped
-  rm "$said.python"
-  echo "        $(grep -E ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$said" | tail -n 1) ($(clock $((SECONDS - began))))"
+  local started_at=$SECONDS output=$logs/$number
+  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >"$output" || stopped
+  rm "$output.python"
+  echo "        $(grep -E ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(clock $((SECONDS - started_at))))"
 }
 
 stopped() {
   rm -f "$logs/$number.python"
   touch "$logs/failed"
   cat "$logs/$number" >&2
-  echo "stopped at line $number of $total: mend that, and the same command goes on from there" >&2
+  echo "stopped at command $number of $total: fix the error and run the same command again to continue" >&2
   exit 1
 }
 
 ended() {
   local one tenths
-  exec 2>/dev/null   # bash would say which processes it ends
+  exec 2>/dev/null   # without the messages of bash about ended processes
   kill $(jobs -pr) $(cat "$logs"/*.python) || true
   for one in "$logs"/*.python; do
     for tenths in {1..300}; do   # a training ends with its batch, a stage with its recording

@@ -86,7 +86,9 @@ def test_a_line_that_fails_is_the_last(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert sum(line.startswith("[") for line in done.stdout.splitlines()) == 2
     assert "error: raw=raw/smoke does not exist: check raw=\n" in done.stderr
-    assert done.stderr.endswith("stopped at line 2 of 21: mend that, and the same command goes on from there\n")
+    assert done.stderr.endswith(
+        "stopped at command 2 of 21: fix the error and run the same command again to continue\n"
+    )
     assert "report:" not in done.stdout
 
 
@@ -133,8 +135,8 @@ NEEDED = {
 def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, script: str, jobs: str) -> None:
     """Lines that others go on beside are slow here, so that one that nobody waits for would come too late."""
     asked = lines(script, "/tmp") if script == "lung.sh" else lines(script)
-    text = re.findall(r"^(beside )?python ", (LAUNCH / script).read_text(), re.MULTILINE)
-    slow = [str(line).removeprefix("python ") for line, beside in zip(asked, text, strict=True) if beside]
+    text = re.findall(r"^(parallel )?python ", (LAUNCH / script).read_text(), re.MULTILINE)
+    slow = [str(line).removeprefix("python ") for line, parallel in zip(asked, text, strict=True) if parallel]
     (tmp_path / "slow").write_text("\n".join(slow))
     given = ["/tmp"] if script == "lung.sh" else []
     assert called(tmp_path, "nothing", *given, script=script, JOBS=jobs).returncode == 0
@@ -177,7 +179,9 @@ def test_a_number_of_cores_that_was_asked_for_is_kept(tmp_path: Path) -> None:
 def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Path) -> None:
     done = called(tmp_path, "model=reid", "smoke")
     assert done.returncode == 1
-    assert done.stderr.endswith("stopped at line 6 of 21: mend that, and the same command goes on from there\n")
+    assert done.stderr.endswith(
+        "stopped at command 6 of 21: fix the error and run the same command again to continue\n"
+    )
     assert "stage=filter" not in (tmp_path / "log").read_text()
     assert "report:" not in done.stdout
 
@@ -185,7 +189,9 @@ def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Pa
 def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
     done = called(tmp_path, "model=lidm", "smoke", STUCK="model=lvdm")
     assert done.returncode == 1
-    assert done.stderr.endswith("stopped at line 9 of 21: mend that, and the same command goes on from there\n")
+    assert done.stderr.endswith(
+        "stopped at command 9 of 21: fix the error and run the same command again to continue\n"
+    )
     assert done.stderr.count("stopped") == 1
     assert events(tmp_path)[-1] == "gone model=lvdm"
 

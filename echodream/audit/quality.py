@@ -20,7 +20,7 @@ from echodream.privacy.attacks.retrieval import retrieval
 
 
 def precision_recall_density_coverage(sets: AuditSets) -> list[Measure]:
-    """PRDC of samples, and of as many new patients as the expected value."""
+    """PRDC of samples; the expected value is the PRDC of new patients, with equally many of both."""
     count = min(len(sets.samples), len(sets.held_out))
     subsets = [
         part.subset(np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]).first_frames()

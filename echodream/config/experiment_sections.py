@@ -33,11 +33,11 @@ class ExperimentSections(ConfigSource):
         return config_path in _GROUPS
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is such a section."""
+        """Whether an experiment has the section ``config_path``."""
         return self._section(config_path) is not None
 
     def available(self) -> bool:
-        """Whether the configuration is there."""
+        """Whether the configuration folder exists."""
         return CONF_DIR.is_dir()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> Any:

@@ -76,8 +76,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class MixedDataset(Dataset[dict[str, Any]]):
     """Dataset of one or two parts, such as real and synthetic samples; a function of (seed, epoch, index).
 
-    A round contains all samples of the first part and ``ratio`` times as many of the second, different ones in each
-    round (None: all of them). An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
+    A round contains all N samples of the first part and ``ratio`` * N of the second, different ones in each
+    round (None: all). An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
     rounds, so that the number of steps does not depend on the size of the parts.
     """
 

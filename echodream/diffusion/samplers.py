@@ -87,7 +87,7 @@ def run_solver(
 ) -> Tensor:
     """Integrate ``solver`` from ``x``, (B, C, *rest), at its first time, to data.
 
-    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x``, and what ``denoise`` takes, have
+    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x`` and x_t have
     the scale of the process (sqrt(a_t) x_0 + sqrt(1 - a_t) noise for ``ddpm``). Schedulers that work on another scale
     (Euler: x_0 + sigma noise) convert it with ``scale_model_input``; the start is divided by the factor of the first
     step, which is ``init_noise_sigma`` at the full noise level and right at any other one. Computed in float32,

@@ -67,7 +67,7 @@ def cardiac_cycle_metrics(
 
 
 def frame_difference_curves(synthetic: CardiacCycleMetrics, real: CardiacCycleMetrics) -> dict[str, Any]:
-    """Curves of the difference of each frame to the next, of both sets."""
+    """Curves of the difference between consecutive frames, for the synthetic and the real set."""
     named = {"synthetic": synthetic, "real": real}
     return {name: {**metrics.difference_curve(), "fps": metrics.fps} for name, metrics in named.items()}
 

@@ -32,7 +32,7 @@ class Comparison:
     used_counts: dict[str, int] = field(default_factory=dict)
     """N of each kind of samples that were compared so far."""
 
-    def check(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
+    def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
         """Raise ``UserError`` if a classifier or the regressor cannot process all ``recordings``."""
         for each in (self.test, self.train, *recordings):
             if self.classifier is not None:
@@ -48,7 +48,9 @@ class Comparison:
             for kind in self.extraction.sample_kinds(section, extractor):
                 recordings = (synthetic, self.test, self.train)
                 sets = FeatureSets(extractor, kind.frames, *(kind.extract(each) for each in recordings))
-                count = samples_per_set(self.protocol_path, self.counts, kind.name, sets.smallest(), self.least)
+                count = samples_per_set(
+                    self.protocol_path, self.counts, kind.name, sets.smallest_set_size(), self.least
+                )
                 if self.used_counts.setdefault(kind.name, count) != count:
                     raise UserError(f"{kind.name}: {extractor.name} has other samples than the extractors before it")
                 warnings = frame_rate_warning(synthetic, self.test) if kind.frames > 1 else []

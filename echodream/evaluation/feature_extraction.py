@@ -110,7 +110,7 @@ class FeatureSets:
     test: ExtractedFeatures
     train: ExtractedFeatures
 
-    def smallest(self) -> int:
+    def smallest_set_size(self) -> int:
         """Number of samples of the smallest set."""
         return min(len(each.features) for each in (self.synthetic, self.test, self.train))
 
@@ -153,7 +153,7 @@ class FeatureExtraction:
         def read() -> Iterator[Tensor]:
             for row in np.unique(rows):
                 indices = sampled[rows == row] - (ends[row - 1] if row else 0)
-                yield from _pixels(recordings, int(row), indices.tolist()).transpose(0, 1)[:, :, None]
+                yield from _read_frames(recordings, int(row), indices.tolist()).transpose(0, 1)[:, :, None]
 
         return self._extract(read(), recordings, rows, extractor, 0)
 
@@ -165,7 +165,7 @@ class FeatureExtraction:
 
         def read() -> Iterator[Tensor]:
             for row, clip in zip(rows.tolist(), clips, strict=True):
-                yield _pixels(recordings, row, [*clip, *[clip[-1]] * (frames - len(clip))])
+                yield _read_frames(recordings, row, [*clip, *[clip[-1]] * (frames - len(clip))])
 
         return self._extract(read(), recordings, rows, extractor, sum(len(clip) < frames for clip in clips))
 
@@ -196,7 +196,7 @@ class FeatureExtraction:
         return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)
 
 
-def _pixels(recordings: RecordingSet, row: int, indices: Sequence[int]) -> Tensor:
+def _read_frames(recordings: RecordingSet, row: int, indices: Sequence[int]) -> Tensor:
     """Frames of a recording, with repetitions: (C, F, H, W) in [-1, 1]."""
     unique, back = np.unique(indices, return_inverse=True)
     pixels = recordings.store.frames(recordings.rows["FileName"][row], unique.tolist())[back]

@@ -81,22 +81,24 @@ def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -
     for key in sorted(recorded.keys() | current.keys()):
         if recorded.get(key) != current.get(key):
             values = f"{key} {_short(recorded.get(key))}, here it is {_short(current.get(key))}"
-            raise UserError(f"protocol={path} uses {name} with {values}: give the same")
+            raise UserError(f"protocol={path} uses {name} with {values}: set the same value")
 
 
 def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str, available: int, least: int) -> int:
-    """N of the samples ``key``: that of the protocol's ``counts``, or without a protocol all that are ``available``."""
+    """Number of samples of the kind ``key``: from the protocol's ``counts``, or without a protocol ``available``."""
     if available < least:
         raise UserError(
             f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs {least}: "
-            "make more, or lower least="
+            "generate more, or lower least="
         )
     if counts is None:
         return available
     if key not in counts:
         raise UserError(f"protocol={path} has no {key}: give {key}=null, or another protocol")
     if available < counts[key]:
-        raise UserError(f"protocol={path} has {counts[key]} {key} on each side, here are {available}: make more")
+        raise UserError(
+            f"protocol={path} has {counts[key]} {key} in each set, but only {available} are available: generate more"
+        )
     return counts[key]
 
 

@@ -85,7 +85,7 @@ def _predict_store(classifier: LoadedClassifier, store: Store, batch: int) -> pd
 def _average_by_classes(
     classifiers: Sequence[LoadedClassifier], outputs: Sequence[pd.DataFrame]
 ) -> list[ClassProbabilities]:
-    """Mean probabilities of the classifiers with the same classes, in the order of their first one."""
+    """Mean probabilities of the classifiers with the same classes, in the order of ``classifiers``."""
     probabilities: dict[tuple[int, ...], list[np.ndarray]] = {}
     names: dict[tuple[int, ...], list[str]] = {}
     for each, output in zip(classifiers, outputs, strict=True):

@@ -64,7 +64,7 @@ class Predictions:
             return np.isfinite(class_id), positive
         return positive | (class_id == ids[task.negative]), positive
 
-    def predicted(self, task: Task) -> np.ndarray:
+    def predictions(self, task: Task) -> np.ndarray:
         """Predicted value, or probability of ``positive`` (of a pair: given that it is one of the two), (N,)."""
         if task.positive is None:
             return self.outputs[:, 0]
@@ -113,7 +113,7 @@ def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: i
     weights = bootstrap_weights(patients, repeats, seed)
     function = regression_metrics if task.positive is None else binary_metrics
     metrics = {
-        role: function(each.predicted(task)[rows], each.truth(task)[1][rows], weights)
+        role: function(each.predictions(task)[rows], each.truth(task)[1][rows], weights)
         for role, each in predictions.items()
     }
     counts = {} if task.positive is None else binary_patients(truth[rows], patients)

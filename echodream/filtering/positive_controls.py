@@ -64,7 +64,7 @@ class Control(ABC):
         raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
 
     def settings(self) -> dict[str, Any]:
-        """Kind and fields, for records."""
+        """``kind`` and the dataclass fields, as they are recorded in dataset.json."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
     def excludes(self, selection: "FrameSelection", row: int, frames: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ def frames_per_sample(store: Store) -> int:
     if len(lengths) > 1:
         raise UserError(
             f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are compared "
-            "by as many frames as a sample has: generate samples of one length"
+            "by the same number of frames: generate samples of one length"
         )
     return int(lengths[0])
 
@@ -175,7 +175,7 @@ def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> 
 
 
 def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> dict[str, Tensor]:
-    """Of each patient as many frames as a sample has, sampled from their posterior, by patient: (f, C, H, W) each."""
+    """Patient -> frames sampled from the posterior, (f, C, H, W); f is the number of frames of a sample."""
     return {
         patient: recordings.posterior_sample(
             one.row, one.frames, named_rng(config.seed, f"new/{recordings.names[one.row]}")
@@ -263,7 +263,9 @@ class ReferenceFrames:
         for row, (embeddings, patients) in enumerate(bar):
             search.add(embeddings, patients)
             for number in copies.get(self.patients[row], ()):
-                own[number] = max(own[number], self._own_score(queries[number], row, embeddings, similarity))
+                own[number] = max(
+                    own[number], self._own_recording_similarity(queries[number], row, embeddings, similarity)
+                )
         groups = np.repeat(np.arange(len(queries)), [len(query.embeddings) for query in queries])
         nearest = search.result(groups)
         assert nearest.second_score is not None
@@ -276,8 +278,8 @@ class ReferenceFrames:
         names = np.array(self.recordings.names, dtype=object)[rows]
         return QueryScores(score, nearest.patient, names, frames, nearest.references, nearest.patients)
 
-    def _own_score(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
-        """Similarity of a copy to those references of the recording ``row``, (f, D), that its control leaves."""
+    def _own_recording_similarity(self, query: Query, row: int, embeddings: Tensor, similarity: Similarity) -> float:
+        """Highest similarity of a copy to the frames of its own recording ``row`` that its control does not exclude."""
         assert query.control is not None
         assert query.selection is not None
         frames = reference_frames(self.recordings, row, self.every, self.first)

@@ -17,7 +17,7 @@ from echodream.ingest.listing import (
     with_unique_names,
 )
 from echodream.ingest.nifti import plausible_frame_rate, read_nifti
-from echodream.ingest.pixels import check_fps, make_video, marks_in_seconds, uniform_times
+from echodream.ingest.pixels import check_fps, convert_marks_to_seconds, make_video, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 VIEWS = {"4CH": "A4C", "2CH": "A2C"}
@@ -78,7 +78,7 @@ class Camus:
         fps = check_fps((listed and listed.fps) or plausible_frame_rate(volume.frame_step) or self.fps)
         times = uniform_times(len(volume.frames), fps)
         return make_video(
-            volume.frames, times, fps, marks=marks_in_seconds(times, listed.mark_frames) if listed else None
+            volume.frames, times, fps, marks=convert_marks_to_seconds(times, listed.mark_frames) if listed else None
         )
 
 

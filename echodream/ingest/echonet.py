@@ -23,7 +23,7 @@ from echodream.ingest.listing import (
     with_unique_names,
 )
 from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
-from echodream.ingest.pixels import marks_in_seconds
+from echodream.ingest.pixels import convert_marks_to_seconds
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FILE_LIST = "FileList.csv"
@@ -114,7 +114,7 @@ def _read_video(recording: Recording, limits: Limits) -> Video:
     assert recording.path is not None
     video = read_video_file(recording.path, limits)
     frames = recording.mark_frames if isinstance(recording, ListedRecording) else {}
-    marks = {name: moments for name, moments in marks_in_seconds(video.times, frames).items() if moments}
+    marks = {name: moments for name, moments in convert_marks_to_seconds(video.times, frames).items() if moments}
     return replace(video, marks=marks)
 
 

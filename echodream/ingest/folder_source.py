@@ -93,7 +93,7 @@ class FolderSource(ABC):
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""
 
-    def sizes(self, entry: RawFile) -> tuple[int, ...]:
+    def file_sizes(self, entry: RawFile) -> tuple[int, ...]:
         """Sizes in bytes of the files of a recording with several files."""
         return ()
 
@@ -116,7 +116,7 @@ class FolderSource(ABC):
         patient = {"folder": parent_folder(key) or root.resolve().name, "all": "all"}.get(
             self.patient_from or "file", key
         )
-        sizes = () if entry.problem else self.sizes(entry)
+        sizes = () if entry.problem else self.file_sizes(entry)
         return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted, sizes=sizes)
 
     def _join_csv(

@@ -82,7 +82,7 @@ def _read_header(path: Path, limits: Limits) -> _Header:
             rate = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
             pixel_format = stream.codec_context.pix_fmt or ""
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, UnicodeError) as error:
-        raise Rejected(f"unreadable: {_reason(error)}") from error
+        raise Rejected(f"unreadable: {_decoder_message(error)}") from error
     limits.check(len(pts), height, width)
     if announced - len(pts) > (0 if "mp4" in name else 1 + 0.05 * announced):
         raise Rejected(f"unreadable: truncated, {len(pts)} of {announced} frames are there")
@@ -106,7 +106,7 @@ def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[flo
 
 
 def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
-    """All frames (F, H, W, 3), decoded by decord; None if it fails or finds another number of frames."""
+    """All frames (F, H, W, 3), decoded by decord; None if decord fails or decodes another number."""
     os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # otherwise it prints the path of damaged files
     try:
         import decord
@@ -139,14 +139,16 @@ def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarra
                 frames.append(frame.to_ndarray(format=form))
                 pts.append(frame.time)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        raise Rejected(f"unreadable: {_reason(error)}, after {len(frames)} of {len(header.pts)} frames") from error
+        raise Rejected(
+            f"unreadable: {_decoder_message(error)}, after {len(frames)} of {len(header.pts)} frames"
+        ) from error
     if len(frames) != len(header.pts):
         raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.pts)} are in the file")
     return np.stack(frames), pts
 
 
-def _reason(error: Exception) -> str:
-    """The message of a decoder without the path."""
+def _decoder_message(error: Exception) -> str:
+    """Text of a decoder error, without the file path."""
     reason = getattr(error, "strerror", None) or type(error).__name__
     return str(reason).strip().rstrip(".").lower()
 

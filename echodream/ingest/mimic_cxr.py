@@ -77,12 +77,12 @@ class MimicCxr:
         root = require_folder(raw, "MIMIC-CXR")
         paths = self._table_paths(root)
         tables = [Table(path) for path in paths]
-        rows = next((table for table in tables if table.has("dicom_id", "split")), None)
-        if rows is None or not rows.has("subject_id", "study_id"):
+        rows = next((table for table in tables if table.has_columns("dicom_id", "split")), None)
+        if rows is None or not rows.has_columns("subject_id", "study_id"):
             names = ", ".join(path.name for path in paths)
             raise UserError(f"no table has dicom_id, subject_id, study_id and split ({names}): set data.source.csv")
         columns = {name: _table_with_column(tables, name) for name in self.label_names()}
-        view = next((table for table in tables if table.has(_VIEW)), None)
+        view = next((table for table in tables if table.has_columns(_VIEW)), None)
         if self.views is not None and view is None:
             raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv")
         entries = [entry for entry in list_files(root) if entry.path not in paths]
@@ -128,7 +128,7 @@ class Table:
                 lines = f"{self.name}, lines {first + 2} and {line + 2},"
                 raise UserError(f"{lines} have the same {self.key} but different values: remove one of them")
 
-    def has(self, *names: str) -> bool:
+    def has_columns(self, *names: str) -> bool:
         """Whether the table has all these columns."""
         return set(names) <= set(self.columns)
 
@@ -136,7 +136,7 @@ class Table:
         """A cell by row number, from 0, and column name."""
         return self.cells[line][self.columns.index(column)]
 
-    def row(self, image: Mapping[str, str]) -> int | None:
+    def row_number(self, image: Mapping[str, str]) -> int | None:
         """Row number for an image with dicom_id and study_id; None if available is no row."""
         assert self.key is not None
         return self.line.get(image[self.key])
@@ -162,7 +162,7 @@ class _Join:
         split_check = PatientSplitCheck(self.rows.name)
         for line in range(len(self.rows.cells)):
             image = {name: self.rows.cell(line, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
-            if self.rows.row(image) != line:
+            if self.rows.row_number(image) != line:
                 name = self.pseudonyms.recording(f"row {line}")
                 listed.append(Recording(name, "", problem="a second row for the same image", counted=False))
                 continue
@@ -200,13 +200,13 @@ class _Join:
         """The study columns of an image, and its view."""
         columns: dict[str, CellValue] = {"Study": self.pseudonyms.study(image["study_id"])}
         view = ""
-        if self.view is not None and (line := self.view.row(image)) is not None:
+        if self.view is not None and (line := self.view.row_number(image)) is not None:
             view = str(parse_cell(self.view.cell(line, _VIEW)) or "")
         if view:
             columns["View"] = view
         policy = LabelPolicy(self.source.uncertain, self.source.missing)
         for name, table in self.labels.items():
-            if (line := table.row(image)) is not None:
+            if (line := table.row_number(image)) is not None:
                 label = policy.parse(table.cell(line, name), f"{table.name}, line {line + 2}, {name},")
                 if label is not None:
                     columns[name] = label
@@ -223,7 +223,7 @@ class _Join:
 def _table_with_column(tables: Iterable[Table], label: str) -> Table:
     """The first table that has the column ``label``. Raises ``UserError``."""
     for table in tables:
-        if table.has(label):
+        if table.has_columns(label):
             return table
     available = ", ".join(f"{table.name} has {', '.join(table.columns[:20])}" for table in tables)
     raise UserError(f"data.source.labels has {label}, but no table has this column: {available}")

@@ -78,7 +78,7 @@ def is_nifti(name: str) -> bool:
 def read_nifti(path: Path, limits: Limits) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, compressed or not, whatever its suffix. Raises ``Rejected``.
 
-    Accepted are (W, H, F), (W, H, 1, F), and color as (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
+    Accepted shapes: (W, H, F), (W, H, 1, F); in color (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
     checked against ``limits`` before pixels are read. Values are scaled by ``pixels.to_uint8``.
     """
     try:

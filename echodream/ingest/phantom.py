@@ -10,7 +10,7 @@ from echodream.errors import Rejected, UserError
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, key_moments, sample_patient, sample_scene
+from echodream.phantom.scene import Scene, key_frame_times, sample_patient, sample_scene
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Phantom:
         """Render one recording, gray."""
         scene = self.scene(recording.name)
         limits.check(scene.frames, scene.size, scene.size, channels=1)
-        marks = {name: moments.tolist() for name, moments in key_moments(scene).items()}
+        marks = {name: moments.tolist() for name, moments in key_frame_times(scene).items()}
         return Video(frames=render(scene)[..., None], times=scene.times, fps=self.fps, marks=marks)
 
     def scene(self, name: str) -> Scene:

@@ -89,7 +89,7 @@ def make_video(
     return Video(collapse_gray(frames), times - times[0], fps, dict(columns or {}), kept)
 
 
-def marks_in_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
+def convert_marks_to_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
     """Convert marks from frame numbers (from 0) to seconds; numbers outside the recording are dropped."""
     return {
         name: tuple(float(times[number]) for number in numbers if 0 <= number < len(times))

@@ -47,7 +47,7 @@ class Videos(FolderSource):
             return read_image_sequence(_series_files(recording.path), limits, fps or self.image_fps)
         return read_video_file(recording.path, limits, fps)
 
-    def sizes(self, entry: RawFile) -> tuple[int, ...]:
+    def file_sizes(self, entry: RawFile) -> tuple[int, ...]:
         """Sizes in bytes of the images of a series."""
         series = entry.path.suffix.lower() in IMAGE_SUFFIXES
         return tuple(path.stat().st_size for path in _series_files(entry.path)) if series else ()

@@ -40,7 +40,7 @@ def gray_levels(frames: np.ndarray) -> np.ndarray:
     return (np.clip(frames.astype(np.float64), -1, 1) + 1) * 127.5
 
 
-def sector(frames: np.ndarray) -> np.ndarray:
+def sector_mask(frames: np.ndarray) -> np.ndarray:
     """Mask of the ultrasound sector: in each row the span of pixels that are ever bright. (F, H, W) to bool (H, W)."""
     bright = ndimage.binary_opening(frames.max(axis=0) > _SECTOR_THRESHOLD, iterations=1)
     return np.logical_or.accumulate(bright, axis=1) & np.logical_or.accumulate(bright[:, ::-1], axis=1)[:, ::-1]
@@ -53,7 +53,7 @@ def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
     range of the curve comes from the chambers. NaN without a sector.
     """
     levels = gray_levels(frames)
-    inside = sector(levels)
+    inside = sector_mask(levels)
     if not inside.any():
         return np.full(len(levels), np.nan)
     smooth = smooth_frames(levels)

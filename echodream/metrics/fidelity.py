@@ -142,7 +142,7 @@ def compare_features(
     """
     if not len(synthetic.rows) == len(test.rows) == len(train.rows):
         counts = f"{len(synthetic.rows)} synthetic, {len(test.rows)} test and {len(train.rows)} train"
-        raise ValueError(f"{counts}: give as many of each")
+        raise ValueError(f"{counts}: use the same number of each")
     k = min(k, len(test.rows) - 1)
     values, floors = (_intervals(FeaturePair(samples, test, k), seed, False) for samples in (synthetic, train))
     if synthetic.logits is not None:

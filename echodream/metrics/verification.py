@@ -223,7 +223,7 @@ class CrossValidatedThreshold:
 def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> CrossValidatedThreshold:
     """The threshold with the best F1 on all folds but one, for each fold. A pair is in the fold of its first patient.
 
-    There are at most as many folds as patients. Raises ``ValueError`` without pairs of both kinds.
+    The number of folds is at most the number of patients. Raises ``ValueError`` without pairs of both kinds.
     """
     if not pairs.same.any() or pairs.same.all():
         raise ValueError("a threshold needs pairs of one patient and pairs of two")
@@ -269,7 +269,7 @@ def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> flo
 
 
 def subsample_patients(patient: Array, max_frames: int, frames_per_patient: int = 4) -> Array:
-    """At most ``max_frames`` of N frames, from as many patients as can have ``frames_per_patient``: rows, (M,).
+    """At most ``max_frames`` of N frames, ``frames_per_patient`` of each chosen patient: rows, (M,).
 
     Patients are spaced evenly in the order of their names; the first frames of each are chosen. Rows are ascending.
     """

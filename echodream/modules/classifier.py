@@ -155,7 +155,7 @@ class ClipClassifier(Trainable):
             if self._test_results:
                 _write_metrics(folder, self._test_results, self.repeats, str(metadata["train_on"]))
             for test_set, result in self._test_results.items():
-                for name, picture in self.task.pictures(result.outputs, result.targets).items():
+                for name, picture in self.task.plots(result.outputs, result.targets).items():
                     Image.fromarray(picture).save(folder / f"{name}{'_' if test_set else ''}{test_set}.png")
 
         if isinstance(self.task, MultilabelTask) and self._test_results:

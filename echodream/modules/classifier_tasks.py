@@ -56,7 +56,7 @@ class ClassifierTask(ABC):
         """Entries of config.json."""
 
     @abstractmethod
-    def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Plots by name, uint8 (height, width, 3) each."""
 
 
@@ -91,7 +91,7 @@ class ClassificationTask(ClassifierTask):
         """Classes in the order of the logits."""
         return {"task": "classification", "class_ids": self.ids, "class_names": self.names}
 
-    def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Confusion matrix, and the one-vs-rest ROC curve of each class."""
         table = confusion_matrix(out.argmax(axis=1), target, self.outputs)
         probabilities, metrics = _softmax(out), self.measure(out, target)
@@ -135,7 +135,7 @@ class RegressionTask(ClassifierTask):
     def metadata(self) -> dict[str, Any]:
         return {"task": "regression", "column": self.column, "class_ids": [], "class_names": []}
 
-    def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Scatter plot of predicted against true values."""
         return {"predicted": plot_predictions(self.column, target, out[:, 0] * self.std + self.mean)}
 
@@ -174,7 +174,7 @@ class MultilabelTask(ClassifierTask):
         """Labels in the order of the logits."""
         return {"task": "labels", "labels": self.names, "class_ids": [], "class_names": []}
 
-    def pictures(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """ROC curve of each label that has positive and negative images."""
         metrics, curves = self.measure(out, target), {}
         for k, name in enumerate(self.names):

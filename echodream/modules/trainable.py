@@ -28,9 +28,9 @@ class Trainable(pl.LightningModule):
     """A LightningModule that is configured from a data module and exports an artifact."""
 
     make_optimizer: Callable[..., torch.optim.Optimizer]
-    """Partial that takes parameters."""
+    """``functools.partial`` of an optimizer; called with the parameters."""
     make_schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None
-    """Partial that takes ``optimizer`` and ``num_training_steps``; None: constant learning rate."""
+    """``functools.partial`` of a schedule; called with ``optimizer`` and ``num_training_steps``; or None."""
     metrics_without_value: ClassVar[tuple[str, ...]] = ()
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False

@@ -122,7 +122,7 @@ def _load_compvis(network: "AutoencoderKL", path: str) -> None:
     if names.keys() != state.keys():
         missing, unknown = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
         raise UserError(mismatch_message(path, missing, unknown))
-    load_exactly(network, {new: _as_linear(state[old], current[new]) for old, new in names.items()}, path)
+    load_exactly(network, {new: _linear_weight(state[old], current[new]) for old, new in names.items()}, path)
 
 
 def compvis_names(network: "AutoencoderKL") -> dict[str, str]:
@@ -145,6 +145,6 @@ def _compvis_name(name: str, last: int) -> str:
     return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 
-def _as_linear(weight: Tensor, current: Tensor) -> Tensor:
+def _linear_weight(weight: Tensor, current: Tensor) -> Tensor:
     """``weight`` of a 1x1 convolution, (D, C, 1, 1), as (D, C) if ``current`` is the weight of a linear layer."""
     return weight[:, :, 0, 0] if weight.ndim == 4 and current.ndim == 2 and weight.shape[2:] == (1, 1) else weight

@@ -19,7 +19,7 @@ def factorized_convolution(inputs: int, outputs: int, middle: int, stride: int =
 
 
 class R2Plus1dBlock(nn.Module):
-    """Residual block of two factorized convolutions, with as many parameters as two 3 x 3 x 3 convolutions."""
+    """Residual block of two factorized convolutions, with the number of parameters of two 3 x 3 x 3 convolutions."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

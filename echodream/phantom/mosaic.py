@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.render import render
-from echodream.phantom.scene import Scene, key_moments, sample_scene
+from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 MARGIN = 14
 """Height of a line of text in pixels."""
@@ -36,7 +36,7 @@ def mosaic(patients: int, size: int, seed: int) -> Image.Image:
         for patient in range(patients):
             scene = sample_scene((seed, class_id, patient + 1, 1), size, 32.0, (2.0, 2.0))
             frames = render(scene)
-            for k, (mark, moments) in enumerate(key_moments(scene).items()):
+            for k, (mark, moments) in enumerate(key_frame_times(scene).items()):
                 left = (2 * patient + k) * size
                 image.paste(Image.fromarray(frames[round(moments[0] * scene.fps)]), (left, top + MARGIN))
                 _draw_text(image, left + 3, top + 1, f"{name} P{patient + 1:03d} {mark}")

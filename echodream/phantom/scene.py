@@ -37,7 +37,7 @@ class AcquisitionSettings:
     zoom: float
     """Imaging depth / depth of the heart."""
     gain: float
-    """Gain in dB relative to the machine of the cohort."""
+    """Gain in dB, relative to the gain of the simulated ultrasound machine."""
     tilt_gain: float
     curve_gain: float
     """Linear and quadratic error of the time gain compensation, in dB over the whole depth."""
@@ -223,7 +223,7 @@ class Scene:
         return np.arctan2(left, top), np.hypot(left, top)
 
 
-def key_moments(scene: Scene) -> dict[str, np.ndarray]:
+def key_frame_times(scene: Scene) -> dict[str, np.ndarray]:
     """Times in seconds of end diastole (ED) and end systole (ES) in the recording."""
     starts, ends = scene.beats[:-1], scene.beats[1:]
     moments = {"ED": scene.beats, "ES": starts + np.array([systole_duration(beat) for beat in ends - starts])}

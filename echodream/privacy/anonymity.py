@@ -137,9 +137,10 @@ def _add(closest: NearestReferences, rows: slice, columns: slice, values: Tensor
 
 
 def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) -> Tensor:
-    """For each question, how many numbers of ``values[rows]`` are above ``limit``, without the column ``excluded``.
+    """Number of values in each row of ``values[rows]`` above its ``limit``, without its column ``excluded``: (q,).
 
-    ``values``: (r, c); the others (q,). A column outside of the block excludes nothing.
+    ``values``: (r, c), a block of columns; ``rows``, ``limit``, ``excluded``: (q,). Values of ``excluded`` outside
+    0..c-1 are ignored.
     """
     everything = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
     above = (values if everything else values[rows]) > limit.float()[:, None]
@@ -174,7 +175,7 @@ def hidden_by_patient(
 def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndarray, seed: int = 0) -> Interval:
     """Percentage of true ``values``, bool (n,), with a 95 % bootstrap interval over ``patients``, (n,).
 
-    At 0 and 100 % the interval is Clopper and Pearson's, of as many trials as there are patients.
+    At 0 and 100 % the interval is Clopper and Pearson's, with one trial per patient.
     """
     mean = bootstrap_mean(values.astype(np.float64), patients, seed=seed)
     if mean.value in (0.0, 1.0):

@@ -79,7 +79,7 @@ def split_patients(
     return frozenset(choosing), frozenset(names) - choosing
 
 
-def weakest_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
+def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
     """The lowest score over all transforms, of each patient who has every transform; None if there is no patient."""
     if not controls:
         return None

@@ -18,8 +18,8 @@ from echodream.privacy.certification import (
     PatientScores,
     certify,
     highest_certified_threshold,
+    lowest_patient_scores,
     split_patients,
-    weakest_scores,
 )
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
 from echodream.privacy.decision import Decision, rejection_cost
@@ -30,10 +30,11 @@ from echodream.privacy.similarity import Similarity
 class Evidence:
     """Input of a rule. Scores are similarities to the nearest training patient: higher is closer.
 
-    ``calibration``: of patients on whom neither the generator nor the identity network was trained. ``controls``: by
-    transform, of a copy of each training patient. ``reported``: the same for transforms that are measured only.
+    ``calibration``: scores of held-out patients, on whom neither the generator nor the identity network was trained.
+    ``controls``: transform -> scores of one copy of each training patient. ``reported``: the same, for transforms that
+    are measured but not certified.
     ``train_to_test``: highest similarity of each training image to a test image, (n_train,), for the published rule.
-    ``samples``: of the samples, for Benjamini-Hochberg. ``amounts``: strength of each transform in words.
+    ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``: strength of each transform, as text.
     """
 
     calibration: PatientScores | None = None
@@ -58,7 +59,7 @@ class Evidence:
     def rows(self) -> dict[str, PatientScores]:
         """The controls sorted by name, and the weakest copy of each patient, if any patient has every transform."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
-        lowest = weakest_scores(rows) if len(rows) > 1 else None
+        lowest = lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
 
     def certify_reported(
@@ -204,7 +205,7 @@ class Calibrated(Rule):
         if not rows:
             return statements.no_controls(self.beta, self.delta, self.choose)
         if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in rows:
-            return statements.no_weakest_copies()
+            return statements.no_patient_with_all_copies()
         counts = {name: len(scores.select(certifying)) for name, scores in self._required(rows).items()}
         fewest = min(counts, key=counts.__getitem__)
         if counts[fewest] < controls_needed(self.beta, self.delta):
@@ -225,8 +226,9 @@ class Calibrated(Rule):
         choosing: frozenset[str],
         certifying: frozenset[str],
     ) -> dict[str, float]:
-        """``alpha``, ``alpha_max``: conformal; ``beta``: the lowest that copies of choosing patients need;
-        ``certified``: the highest that the certifying patients certify."""
+        """``alpha``, ``alpha_max``: conformal thresholds; ``beta``: lowest threshold over the transforms that
+        rejects enough copies of the choosing patients; ``certified``: highest threshold that the certifying patients
+        certify."""
         level = self.alpha
         if self.benjamini_hochberg and evidence.samples is not None:
             samples = finite_scores(evidence.samples, "scores of samples")

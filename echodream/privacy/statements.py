@@ -76,7 +76,7 @@ def no_controls(beta: float, delta: float, choose: float) -> str:
     )
 
 
-def no_weakest_copies() -> str:
+def no_patient_with_all_copies() -> str:
     """No patient has a copy under every transform."""
     return (
         "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "

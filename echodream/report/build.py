@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.report.charts_svg import axis_chart, histogram_charts, interval_chart
+from echodream.report.charts_svg import axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.number_format import (
     format_count,
@@ -77,7 +77,9 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(axis_chart=axis_chart, histogram_charts=histogram_charts, interval_chart=interval_chart)
+    environment.globals.update(
+        axis_tick_labels=axis_tick_labels, histogram_charts=histogram_charts, interval_chart=interval_chart
+    )
     environment.globals.update(study=page.context.sources.study, share=page.context.sources.share)
     formats = (format_count, format_ends, format_number, format_percent, format_ratio, format_value)
     environment.filters.update({function.__name__: function for function in formats})

@@ -40,7 +40,7 @@ def interval_chart(row: Row) -> Markup:
     return _svg("track", 28, parts, group=row.group)
 
 
-def axis_chart(scale: Scale, unit: str = "") -> Markup:
+def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
     """The tick labels of an axis."""
     ticks = axis_ticks(scale)
     anchors = {ticks[0]: "start", ticks[-1]: "end"}

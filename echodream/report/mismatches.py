@@ -47,28 +47,28 @@ def _digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
     """Record, the digest of a store that it holds, the digests it may hold, and what the store contains."""
     records, real, videos = sources.records, _store_digest(sources.real), _store_digest(sources.synthetic)
     evaluation, utility = records.get("evaluation"), records.get("utility")
-    yield "evaluation", _value_at(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"
-    yield "evaluation", _value_at(evaluation, "protocol", "real", "sha256"), real, "real recordings"
-    yield "utility", _value_at(utility, "protocol", "real"), real, "real recordings"
-    for model in _value_at(utility, "protocol", "models", "synthetic") or []:
-        yield "utility", _value_at(model, "stores", "synthetic"), videos, "synthetic videos"
+    yield "evaluation", _nested_value(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"
+    yield "evaluation", _nested_value(evaluation, "protocol", "real", "sha256"), real, "real recordings"
+    yield "utility", _nested_value(utility, "protocol", "real"), real, "real recordings"
+    for model in _nested_value(utility, "protocol", "models", "synthetic") or []:
+        yield "utility", _nested_value(model, "stores", "synthetic"), videos, "synthetic videos"
     data = sources.folders.get("data")
     study_stores = {file_sha256(path) for path in data.glob(f"*/{CHECKSUMS}")} if data is not None else set()
     for name in ("anonymity", "linkability"):
-        yield name, _value_at(records.get(name), "real"), study_stores, "originals"
+        yield name, _nested_value(records.get(name), "real"), study_stores, "originals"
     for kind in ("image", "video"):
         checksums = sources.passed_stores[kind] / CHECKSUMS
         passed = {file_sha256(checksums)} if checksums.is_file() else set()
-        yield f"audit_{kind}", _value_at(records.get(f"audit_{kind}"), "source"), passed, "samples"
+        yield f"audit_{kind}", _nested_value(records.get(f"audit_{kind}"), "source"), passed, "samples"
         for name in (f"audit_{kind}", f"filter_{kind}"):
-            yield name, _value_at(records.get(name), "real"), study_stores, "patients"
+            yield name, _nested_value(records.get(name), "real"), study_stores, "patients"
 
 
 def _store_digest(store: Store | None) -> set[str]:
     return set() if store is None else {store.checksum}
 
 
-def _value_at(record: Any, *keys: str) -> Any:
+def _nested_value(record: Any, *keys: str) -> Any:
     """The value that ``keys`` lead to; None if there is none."""
     for key in keys:
         record = record.get(key) if isinstance(record, Mapping) else None

@@ -26,7 +26,7 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_value(interval: Interval) -> str:
-    """The value, with as many decimals as the width of its interval allows."""
+    """The value, rounded to the decimals that the width of its interval justifies."""
     decimals = _decimals(interval)
     return format_number(interval.value) if decimals is None else _fixed(interval.value, decimals)
 

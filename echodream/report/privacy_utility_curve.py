@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from echodream.plotting import LinePlot, Series, plot_lines
-from echodream.report.sweep_results import UTILITY, Result, SweepResults, sort_key
+from echodream.report.sweep_results import UTILITY, SweepResult, SweepResults, sort_key
 
 ENDS = ("value", "low", "high")
 LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
@@ -36,7 +36,7 @@ def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | Non
     return {"swept": setting, "utility": utility, "points": points, "inner of originals": originals}
 
 
-def _interval_record(result: Result) -> dict[str, float]:
+def _interval_record(result: SweepResult) -> dict[str, float]:
     low, high = (result.value if end is None else end for end in (result.low, result.high))
     return {"value": result.value, "low": low, "high": high}
 

@@ -55,7 +55,7 @@ class Sources:
     real: Store | None
     synthetic: Store | None
     passed_stores: Mapping[str, Path]
-    """Where the filter writes the samples that passed, by "image" and "video"; they may not exist."""
+    """Folders of the samples that passed the filter, by "image" and "video"; a folder may not exist."""
     records: Mapping[str, dict[str, Any]]
     """The records that exist, by the names in ``FILES``."""
     paths: Mapping[str, Path]
@@ -130,7 +130,7 @@ def load_sources(
     if real is not None and real.dataset.synthetic:
         raise UserError(f"real={real.root} is synthetic: give the recordings of patients")
     if synthetic is not None and not synthetic.dataset.synthetic:
-        raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode made of samples")
+        raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode wrote from samples")
     passed, places = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
     return Sources(study, share, real, synthetic, passed, existing, paths, places)
 

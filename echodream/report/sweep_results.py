@@ -19,7 +19,7 @@ UTILITY = "utility"
 
 
 @dataclass(frozen=True)
-class Result:
+class SweepResult:
     """A number for one swept value, with its interval and its floor, if any."""
 
     value: float
@@ -30,7 +30,7 @@ class Result:
     warning: str = ""
 
 
-SweepResults = dict[str, dict[str, Result]]
+SweepResults = dict[str, dict[str, SweepResult]]
 """For each swept value, in order, the results by name."""
 
 
@@ -80,7 +80,7 @@ def sort_key(value: str) -> tuple[int, float, str]:
     return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
 
 
-def _results_in(folder: Path) -> Iterator[tuple[str, Result]]:
+def _results_in(folder: Path) -> Iterator[tuple[str, SweepResult]]:
     """All results of the records in ``folder``, by name."""
     for file in RECORDS:
         path = folder / file
@@ -119,7 +119,7 @@ def _parts(record: Mapping[str, Any], file: str) -> Any:
     return {key: part for key, part in parts.items() if key != "protocol"}
 
 
-def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str, Result]]:
+def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str, SweepResult]]:
     """Every object with a ``value`` below ``node``, named by its keys; ``note`` is that of its task."""
     if not isinstance(node, Mapping):
         return
@@ -129,14 +129,14 @@ def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str,
             floor = node.get("floor")
             floor = floor.get("value") if isinstance(floor, Mapping) else floor
             warning = clean_text(str(node.get("warning") or note))
-            yield name, Result(value, _finite(node.get("low")), _finite(node.get("high")), _finite(floor), warning)
+            yield name, SweepResult(value, _finite(node.get("low")), _finite(node.get("high")), _finite(floor), warning)
         return
     note = str(node.get("note") or note)
     for key, part in node.items():
         yield from _nested_results(part, f"{name}: {key}" if name else str(key), note)
 
 
-def _rejected_share(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Result]]:
+def _rejected_share(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str, SweepResult]]:
     """The share of samples that the filter rejected, with its exact 95 % interval."""
     try:
         samples, rejected = int(record["decision"]["drawn"]), int(record["decision"]["rejected"])
@@ -144,7 +144,7 @@ def _rejected_share(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str
         raise UserError(f"{path} has no decision: run stage=filter again") from error
     if samples > 0:
         share = clopper_pearson_interval(rejected, samples)
-        yield f"{record.get('on', 'sample')}s: {REJECTED}", Result(share.value, share.low, share.high)
+        yield f"{record.get('on', 'sample')}s: {REJECTED}", SweepResult(share.value, share.low, share.high)
 
 
 def _finite(value: object) -> float | None:

@@ -38,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StderrProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, on stderr: stdout has the summary of the stage, which scripts keep."""
+    """Lightning's progress bar, on stderr: stdout is for the summary of the stage, which scripts read."""
 
     def init_sanity_tqdm(self) -> Tqdm:
         """Progress of the sanity check."""
@@ -141,13 +141,13 @@ def is_sharded(trainer: pl.Trainer) -> bool:
 
 
 def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:
-    """The precision of the partial ``settings``."""
+    """``precision`` of ``settings``, a ``functools.partial`` of ``pl.Trainer``; by default "32-true"."""
     return str(getattr(settings, "keywords", {}).get("precision", "32-true"))
 
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C; Lightning would end the program without a message."""
+    """Raise KeyboardInterrupt on Ctrl-C; Lightning would exit without an error message."""
     try:
         yield
     except SystemExit as error:

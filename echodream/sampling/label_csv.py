@@ -64,7 +64,7 @@ def _check_lines(path: str, lines: Sequence[str]) -> None:
 
 
 def _refuse_other_conditions(path: str, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise ``UserError`` for a column of ``names`` that is a condition, or its misspelling, but not in ``columns``."""
+    """Raise ``UserError`` if one of ``names`` is a (misspelled) condition that the model does not have."""
     conditions = {name.casefold(): name for name in (*_COMMON_CONDITIONS, *columns)}
     for name in names:
         condition = conditions.get(name.strip().casefold())

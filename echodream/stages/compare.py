@@ -11,7 +11,7 @@ from echodream.config.stage_signature import OutputPath
 from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
 from echodream.report.privacy_utility_curve import ENDS, axis_range, plot_tradeoff, tradeoff_record, x_positions
-from echodream.report.sweep_results import REJECTED, Result, SweepResults, read_sweep, sort_key, swept_folders
+from echodream.report.sweep_results import REJECTED, SweepResult, SweepResults, read_sweep, sort_key, swept_folders
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, write_record, write_text
 from echodream.runs.summary import Summary
 from echodream.store.table import write_table
@@ -111,7 +111,7 @@ def _warnings(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
         yield f"{', '.join(values_by_name)}{where}: {warning}"
 
 
-def _cell(result: Result | None) -> str:
+def _cell(result: SweepResult | None) -> str:
     if result is None:
         return ""
     ends = "" if result.low is None or result.high is None else f" ({result.low:.3g} to {result.high:.3g})"

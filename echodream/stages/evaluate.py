@@ -53,7 +53,7 @@ def evaluate(
     for name, (value, minimum) in {**minimums, "seed": (seed, 0)}.items():
         validation.whole_number(name, value, minimum)
     if images is None and videos is None:
-        raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode made")
+        raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode wrote")
     networks = load_extractors(extractors, lengths)
     regression = None if regressor is None else load_regressor(regressor)
     test, train = (load_recordings(real, "real", split) for split in ("TEST", "TRAIN"))
@@ -71,7 +71,7 @@ def evaluate(
         counts=None if protocol is None else recorded_counts(protocol, settings),
         least=least,
     )
-    comparison.check([*stores.values()], regression)
+    comparison.check_recordings([*stores.values()], regression)
     metrics: dict[str, Any] = {key: comparison.metrics(key, store) for key, store in stores.items()}
     if "videos" in stores:
         metrics |= _video_metrics(stores["videos"], comparison, regression, audit)

@@ -66,8 +66,8 @@ def filter_(
 ) -> Summary:
     """Reject samples of ``src`` that ``rule`` finds too close to a TRAIN patient of ``real``; both are latent stores.
 
-    ``artifact``: the identity network. ``controls`` without ``leave_out`` generate copies of TRAIN patients, with the
-    ``autoencoder`` and the ``generator`` that sampled ``src``; those in ``report_only`` are no part of the guarantee.
+    ``artifact``: the identity network. ``controls``, except those in ``leave_out``, generate copies of TRAIN patients
+    with the ``autoencoder`` and the ``generator`` of ``src``; those in ``report_only`` do not enter the guarantee.
     ``on`` to ``seed``: see ``ScoringConfig``. Samples that pass go to ``dst``, with the decision in dataset.json; the
     scores of all samples and their nearest patients go to the folder ``private``. If the rule cannot give its
     guarantee, no sample passes and the summary has a problem.

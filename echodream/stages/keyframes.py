@@ -23,7 +23,7 @@ from echodream.store.video import read_video
 VERSION = 1
 """Version of the detection, recorded in dataset.json."""
 STATUS = "KeyFrames"
-"""Column: "found", or the reason why a recording has none."""
+"""Column of FileList.csv: "found", or the reason why no key frames were detected in a recording."""
 TOLERANCE = 1
 """Frames between a detected key frame and one of the source for a match."""
 

@@ -1,4 +1,4 @@
-"""``stage=pairs``: pairs of images for ``stage=linkability``, as many of one patient as of two patients."""
+"""``stage=pairs``: pairs of images for ``stage=linkability``, half of one patient and half of two patients."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
 from echodream.phantom.layouts import LAYOUTS
 from echodream.phantom.render import render_labels
-from echodream.phantom.scene import key_moments
+from echodream.phantom.scene import key_frame_times
 from echodream.runs.atomic_folder import (
     TEMPORARY_PREFIX,
     atomic_folder,
@@ -86,7 +86,7 @@ def write_recording(job: Job) -> dict[str, Any]:
         write_record(
             done, LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], render_labels(scene), video.fps)
         )
-    moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_moments(scene).items()}
+    moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_frame_times(scene).items()}
     row = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
     return {**row, **(read_record(done) or {})}
 

@@ -119,8 +119,8 @@ def publish(
     samples that passed the filter, ``passed_stores``, must allow it: see ``publishing.checks``; ``accept_findings``
     allows generators with findings. No patient of the store ``real`` may be named; ``latents`` is the store that filter
     and audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
-    recorded commands. The folder is written as ``<dst>.partial``, checked, and renamed. Raises ``UserError`` if it is
-    refused.
+    recorded commands. The folder is written as ``<dst>.partial``, checked, and renamed. Raises ``UserError`` if it may
+    not be published.
     """
     check_publishable(what)
     check_push(push)

@@ -103,8 +103,8 @@ def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None
         raise UserError(f"share=true needs real={stores['real']}, to check that the page names none of its patients")
     if sources.synthetic is not None and sources.video_filter() is None:
         raise UserError(
-            f"videos={stores['videos']} was not made from samples that passed the filter, and share=true shows no "
-            "others: run stage=filter on=video and stage=decode, or give videos=null"
+            f"videos={stores['videos']} was not made from samples that passed the filter, as share=true "
+            "requires: run stage=filter on=video and stage=decode, or give videos=null"
         )
 
 
@@ -117,7 +117,7 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
     if name := find_patient_name(sources.real, unescape(_MEDIA.sub("", text)), public_text):
         raise UserError(
             f"the shared page would name {name} of {sources.real.root}, which occurs in a command, a class or a "
-            "record: make that without the name; nothing was written"
+            "record: repeat that command without the name; nothing was written"
         )
 
 

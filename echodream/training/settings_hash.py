@@ -45,9 +45,9 @@ def settings_hash(cfg: DictConfig) -> str:
 
 
 def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
-    """The metrics of the artifact at ``cfg.dst`` if it was trained with ``settings``; None if nothing is there.
+    """The metrics of the artifact at ``cfg.dst`` if it was trained with ``settings``; None if it does not exist.
 
-    Raises ``UserError`` if something else is there.
+    Raises ``UserError`` if ``cfg.dst`` has other files or was trained with other settings.
     """
     dst = Path(cfg.dst)
     if not dst.exists():

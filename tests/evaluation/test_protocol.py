@@ -62,7 +62,7 @@ def test_settings_that_differ_from_the_protocol_are_refused(
     for overrides, says in (
         (["seed=5"], r"has seed=4, here it is 5: give seed=4"),
         (["most=40"], r"has most=30, here it is 40: give most=30"),
-        ([f"videos={tmp_path}/few"], r"has 18 videos on each side, here are 4: make more"),
+        ([f"videos={tmp_path}/few"], r"has 18 videos in each set, but only 4 are available: generate more"),
         ([f"real={tmp_path}/other"], r"compares with other real recordings than real="),
         ([f"artifact={tmp_path}/classifier"], r"uses classifier with clips .*\"frames\": 4.*, here it is .*5"),
         ([f"extractors=[encoder:{study}/classifier,encoder:{study}/../study0/x]"], r"is not a readable classifier"),

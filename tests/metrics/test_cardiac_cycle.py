@@ -15,7 +15,7 @@ from echodream.metrics.cardiac_cycle import (
     jump_ratio,
     percentile_range,
     seam_ratio,
-    sector,
+    sector_mask,
 )
 from echodream.phantom.render import label_areas, render
 
@@ -93,7 +93,7 @@ def test_the_area_is_the_disc_as_a_share_of_the_sector() -> None:
 
 
 def test_the_sector_includes_dark_chambers_and_no_border() -> None:
-    found = sector(chamber(np.full(5, 400.0)).astype(float))
+    found = sector_mask(chamber(np.full(5, 400.0)).astype(float))
     assert (~found[3:-3, 3:-3]).sum() <= 4  # its corners are cut
     assert found.sum() == found[3:-3, 3:-3].sum()
 

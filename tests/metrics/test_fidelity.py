@@ -47,7 +47,7 @@ def test_unequal_sample_counts_are_refused() -> None:
     """Distances depend on N: 2,000 videos cannot be compared with 655."""
     for short in range(3):
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
-        with pytest.raises(ValueError, match="give as many of each"):
+        with pytest.raises(ValueError, match="use the same number of each"):
             compare_features(*sides)
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from echodream.metrics.key_frames import KeyFrameMatch, detect_key_frames, match_key_frames
 from echodream.phantom.render import render
-from echodream.phantom.scene import key_moments, sample_scene
+from echodream.phantom.scene import key_frame_times, sample_scene
 from tests.support.hearts import heart, truth
 
 RECORDINGS = [  # class, patient, size, fps, heart rate, dB of gain
@@ -28,7 +28,7 @@ def test_key_frames_of_phantoms_are_within_a_frame_of_the_truth() -> None:
         seen = detect_key_frames(render(scene), fps)
         assert seen.heart_rate == pytest.approx(scene.heart_rate, rel=0.05)
         for kind, frames in (("ED", seen.ed), ("ES", seen.es)):
-            true = [round(at * fps) for at in key_moments(scene)[kind].tolist()]
+            true = [round(at * fps) for at in key_frame_times(scene)[kind].tolist()]
             pairs = match_key_frames(frames, true)
             hits, marks, found = hits + pairs.matched, marks + len(true), found + len(frames)
     assert marks == 25

@@ -286,7 +286,7 @@ def test_training_hash_depends_on_the_anonymized_images_and_not_on_their_folder(
             cfg = compose(
                 "train", given(tmp_path, study / "videos", f"callbacks.verification.folder={tmp_path}", *overrides)
             )
-        engine.prepare(cfg)
+        engine.check_and_resolve(cfg)
         return settings_hash(cfg)
 
     for name, change in (("a", lambda x: x // 2), ("b", lambda x: x // 3), ("c", lambda x: x // 2)):

@@ -63,7 +63,7 @@ class Spied:
         self, patch: pytest.MonkeyPatch, folder: Path, kind: str, *overrides: str, network: Any = None
     ) -> None:
         cfg = train_cfg(folder, kind, *overrides)
-        engine.prepare(cfg)
+        engine.check_and_resolve(cfg)
         torch.manual_seed(0)
         self.module: LatentDiffusion = instantiate(cfg.model.module)
         self.data: StoreData = instantiate(cfg.datamodule, columns=list(self.module.columns))

@@ -51,7 +51,7 @@ WRONG = [
 @pytest.mark.parametrize(("override", "words"), WRONG)
 def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words: str) -> None:
     cfg = train_cfg(tmp_path, "lidm", override)
-    engine.prepare(cfg)
+    engine.check_and_resolve(cfg)
     module = instantiate(cfg.model.module)
     with pytest.raises(UserError, match=f"^{words}"):
         module.configure_optimizers()

@@ -362,7 +362,7 @@ def artifact_metadata() -> Any:
 def test_training_hash_depends_on_embedder_and_head(tmp_path: Path, latents: Path) -> None:
     def settings(*overrides: str) -> str:
         cfg = train_cfg(tmp_path, latents, *overrides)
-        engine.prepare(cfg)
+        engine.check_and_resolve(cfg)
         return settings_hash(cfg)
 
     (tmp_path / "a.pth").write_bytes(b"a")

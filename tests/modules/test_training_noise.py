@@ -32,7 +32,7 @@ def steps(
     """The noise, (B, C, *rest), and the times, (B,), of some steps on the same batch."""
     latent_store(folder / "latents")
     cfg = train_cfg(folder, kind, *overrides)
-    engine.prepare(cfg)
+    engine.check_and_resolve(cfg)
     torch.manual_seed(0)
     module: LatentDiffusion = instantiate(cfg.model.module)
     data = instantiate(cfg.datamodule, columns=list(module.columns))

@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.motion import Cycle
 from echodream.phantom.render import label_areas, render, render_labels
-from echodream.phantom.scene import HALF_FACE, Scene, key_moments, sample_scene
+from echodream.phantom.scene import HALF_FACE, Scene, key_frame_times, sample_scene
 from echodream.phantom.shape import LA, LV, MYOCARDIUM, OTHER, RA, RV
 from echodream.phantom.tissue import draw_tissue_labels, material_grid
 
@@ -20,7 +20,7 @@ def scene_of(class_id: int, patient: int = 1, number: int = 1, size: int = 112, 
 
 def at_extremes(scene: Scene) -> np.ndarray:
     """Label maps at the first end diastole and end systole, (2, H, W)."""
-    moments = key_moments(scene)
+    moments = key_frame_times(scene)
     frames = [round(moments[name][0] * scene.fps) for name in ("ED", "ES")]
     return render_labels(scene)[frames]
 
@@ -72,7 +72,7 @@ def test_heart_rate_of_the_area_curve_is_the_column(class_id: int) -> None:
 @pytest.mark.parametrize("class_id", range(4))
 def test_marks_are_the_extremes_of_the_area(class_id: int) -> None:
     scene = scene_of(class_id, patient=3, seconds=3.0)
-    area, moments = label_areas(scene)[:, LV], key_moments(scene)
+    area, moments = label_areas(scene)[:, LV], key_frame_times(scene)
     assert len(moments["ED"]) >= 2
     assert len(moments["ES"]) >= 2
     for name, sign in (("ED", 1), ("ES", -1)):
@@ -94,7 +94,7 @@ def test_contraction_is_bounded_and_reaches_both_ends() -> None:
 
 def test_valves_are_closed_while_the_ventricle_contracts() -> None:
     scene = scene_of(2, seconds=3.0)
-    for moment in key_moments(scene)["ES"]:
+    for moment in key_frame_times(scene)["ES"]:
         assert scene.cycle.opening[max(round(moment * scene.fps) - 6, 0) : round(moment * scene.fps)].max() < 0.05
     assert scene.cycle.opening.max() > 0.9
 

@@ -11,7 +11,7 @@ import pytest
 
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import clopper_pearson_upper
-from echodream.privacy.certification import WEAKEST, PatientScores, certify, split_patients, weakest_scores
+from echodream.privacy.certification import WEAKEST, PatientScores, certify, lowest_patient_scores, split_patients
 from echodream.privacy.conformal import conformal_threshold
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
@@ -184,10 +184,10 @@ def test_the_weakest_row_is_of_patients_with_every_transform() -> None:
         "flip": scores(np.array([5.0, 1.0, 4.0]), "t"),
         "gain": PatientScores(np.array([2.0, 9.0]), np.array(["t002", "t000"])),
     }
-    found = weakest_scores(of)
+    found = lowest_patient_scores(of)
     assert found is not None
     assert dict(zip(found.patients.tolist(), found.values.tolist(), strict=True)) == {"t000": 5.0, "t002": 2.0}
-    assert weakest_scores({"flip": scores(np.ones(2), "t"), "gain": scores(np.ones(2), "u")}) is None
+    assert lowest_patient_scores({"flip": scores(np.ones(2), "t"), "gain": scores(np.ones(2), "u")}) is None
 
 
 def test_a_pass_is_a_score_below_tau() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import ScoreGroup, axis_chart, histogram_charts, interval_chart
+from echodream.report.charts_svg import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import encode, encode_within
 from echodream.report.number_format import (
@@ -93,7 +93,7 @@ def test_interval_chart_positions() -> None:
     assert places(svg, "rect", "x") == [25]
     assert places(svg, "rect", "width") == [75]  # cut at the end of the axis
     assert 'aria-hidden="true"' in svg
-    assert ">200 %<" in axis_chart((0.0, 2.0), "%")
+    assert ">200 %<" in axis_tick_labels((0.0, 2.0), "%")
 
 
 def test_histogram_chart_positions() -> None:

@@ -102,7 +102,7 @@ def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path, monkeypa
 
     cfg = train_cfg(tmp_path, "seeds=[0,1,2]")
     folder, settings = tmp_path / "runs" / "x", "0" * 64
-    engine.prepare(cfg)
+    engine.check_and_resolve(cfg)
     monkeypatch.setattr(cross_validation, "train_model", killed)
     with pytest.raises(KeyboardInterrupt):
         cross_validation.cross_validate(cfg, folder, settings, "", "")

@@ -15,7 +15,7 @@ from tests.support.tiny_vae import moving_disc_store, train_cfg
 def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
     moving_disc_store(tmp_path / "videos")
     cfg = train_cfg(tmp_path)
-    engine.prepare(cfg)
+    engine.check_and_resolve(cfg)
     before = settings_hash(cfg)
     target = cfg.model.module._target_
     assert target.startswith("echodream.modules.")
@@ -37,7 +37,7 @@ def test_a_class_may_be_moved_and_not_exchanged(tmp_path: Path) -> None:
 def test_only_what_decides_the_weights_is_hashed(tmp_path: Path, key: str, value: float, changes: bool) -> None:
     moving_disc_store(tmp_path / "videos")
     cfg = train_cfg(tmp_path)
-    engine.prepare(cfg)
+    engine.check_and_resolve(cfg)
     before = settings_hash(cfg)
     OmegaConf.update(cfg, key, value)
     assert (settings_hash(cfg) != before) == changes

@@ -21,7 +21,7 @@ def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tens
 
 
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Repeat the three key frames of one heart beat for as many beats as ``frames`` frames from 0 need.
+    """Repeat the three key frames of one heart beat until they cover the frames 0 to ``frames`` - 1.
 
     Key frames are (B, C, 3, H, W) at ``time`` (B, 3): end diastole, end systole, end diastole. Returns the references,
     (B, C, R, H, W), and their times, (B, R).

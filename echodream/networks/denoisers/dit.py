@@ -72,8 +72,8 @@ def build_transformer(
     """A new transformer for samples of ``channels``, conditions of ``extra_channels`` and tokens of ``token_width``.
 
     Each patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Position
-    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes work, too. Clips have ``layers``
-    blocks in space and as many in time.
+    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes work, too. Networks for
+    clips have ``layers`` spatial and ``layers`` temporal blocks.
     """
     from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 

@@ -78,7 +78,7 @@ def verdict(sources: Sources) -> Verdict:
         "the floor; 1 is as close as real",
         sentence,
         [*[f"{capitalized(distance.warning)}."] * bool(distance.warning), *notes],
-        _on_one_axis(rows),
+        _with_shared_axis(rows),
         numbers={f"{name} {each.metric}": each.record() for name, each in distances.items()},
     )
 
@@ -172,7 +172,7 @@ def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
     columns, tables = ("Metric", "Synthetic", "Real (floor)"), []
     if distances:
         note = "In multiples of the floor: the distance of real training patients to real test patients."
-        tables.append(Table(f"Distance of {part}", columns, _on_one_axis(distances), note, " ×"))
+        tables.append(Table(f"Distance of {part}", columns, _with_shared_axis(distances), note, " ×"))
     if others:
         tables.append(Table(f"Likeness of {part}", columns, others))
     if classes:
@@ -193,7 +193,7 @@ def _metric_row(name: str, entry: Any) -> Row | None:
     return Row(name if "[" in name else capitalized(name), value, floor, metric_meaning(name), _warning(entry), scale)
 
 
-def _on_one_axis(rows: list[Row]) -> list[Row]:
+def _with_shared_axis(rows: list[Row]) -> list[Row]:
     ends = [max(row.value.high, row.reference.high if row.reference else 0) for row in rows]
     return [replace(row, scale=(0.0, axis_end(1.02 * max(ends)))) for row in rows]
 

@@ -44,7 +44,7 @@ def verdict(sources: Sources) -> Verdict:
         entry = record["tasks"][task]
         patients = (entry.get("test") or {}).get("patients") or _test_patients(record)
         notes = [str(entry["note"])] if entry.get("note") else []
-        not_learned = [name for name, metric, _ in rows if _is_chance(record["tasks"][name], metric)]
+        not_learned = [name for name, metric, _ in rows if _includes_chance(record["tasks"][name], metric)]
     ends = f" (95 % interval {format_ends(ratio)})" if ratio.low < ratio.high else ""
     worst = f" in {task}" + (f", the weakest of {len(rows)} tasks" if len(rows) > 1 else "")
     sentence = (
@@ -95,7 +95,7 @@ def _state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str,
     return ("note", "Too few patients to tell", limits) if limits else ("good", "At most a tenth is lost", [])
 
 
-def _is_chance(entry: Mapping[str, Any], metric: str) -> bool:
+def _includes_chance(entry: Mapping[str, Any], metric: str) -> bool:
     """Whether the interval of the model trained on real videos includes the value of chance."""
     chance = next((value for start, value in CHANCE.items() if metric.lower().startswith(start)), None)
     real = parse_interval((entry.get("real") or {}).get(metric))
