@@ -1,4 +1,4 @@
-"""Old spellings of command-line arguments, and keys that hydra has to be told to add."""
+"""Old spellings of command-line arguments, and keys that need a "+" for hydra."""
 
 import re
 import sys

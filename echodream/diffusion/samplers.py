@@ -27,7 +27,8 @@ class Sampler:
     stochastic: bool = False
     """Whether each step adds noise; the step then takes one random generator per row."""
     predicts_x0: bool = True
-    """``process=ddpm``: whether the class accepts the prediction type "sample"; else x_0 is converted to v."""
+    """``process=ddpm``: whether the class accepts the prediction type "sample"; if false, the process converts the
+    predicted x_0 to v."""
     subsampled: bool = False
     """``process=ddpm``: the scheduler gets a noise schedule that consists of the sampling timesteps alone.
 

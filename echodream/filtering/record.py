@@ -50,7 +50,8 @@ def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def public_decision(decision: Decision, scores: FilterScores, rule: Rule, number: int) -> dict[str, Any]:
-    """The part of decision ``number`` that may be shared: no names, no paths. Thresholds are scores of somebody."""
+    """The part of decision ``number`` that may be shared: no names, no paths. Thresholds are left out,
+    because each is the score of one patient."""
     record = decision.as_dict()
     if decision.passed and isinstance(rule, Calibrated):
         record["statement"] += (

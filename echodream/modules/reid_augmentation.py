@@ -33,7 +33,8 @@ class Copies:
     """Copies of training frames for one batch, in the scale of the store."""
 
     frames: Tensor
-    """(P, C, H, W) with ``originals``; else (2 P, C, H, W), the first of all pairs, then the second of all pairs."""
+    """With ``originals`` (P, C, H, W). Else P pairs, (2 P, C, H, W): rows 0 to P - 1 are first members, the rest second
+    members."""
     rows: Tensor
     """Training recording of each original frame: int64 (P,)."""
     originals: Tensor | None = None

@@ -1,1 +1,1 @@
-"""The privacy filter and its audit, as pure functions: scores, calibration, certified bounds, and what remains."""
+"""The privacy filter and its audit, as pure functions: scores, calibration, certified bounds, remaining risk."""

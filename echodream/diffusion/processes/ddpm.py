@@ -136,7 +136,7 @@ class DDPM(Process):
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """Solver on the first ``strength`` of the noise levels, which are a shorter schedule with the same betas."""
+        """Solver on the lowest ``strength`` * steps noise levels, whose betas are unchanged."""
         count = max(1, round(strength * self.steps))
         config = self._scheduler_config()
         if count < self.steps:

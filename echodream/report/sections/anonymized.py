@@ -49,7 +49,9 @@ def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
             reference = None if group == "real" else CHANCE
             rows.append(Row(name, value, reference, str(entry["means"]), group=group, reference_text=text))
     note = f"Compared by {record['compared by']}."
-    yield Table("Whose are they?", ("Verification of pairs", "AUC", "Without a link"), rows, note)
+    yield Table(
+        "Can images be linked to their patient?", ("Verification of pairs", "AUC", "Without a link"), rows, note
+    )
     for criterion in (name for name, threshold in record["thresholds"].items() if "threshold" in threshold):
         rates = [
             Row(f"{name}: {rate_name}", value, group=group)

@@ -253,7 +253,7 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
     tables = []
     with sources.parsing(name):
         measures = sources.records[name]["measures"]
-        for about, title in (("privacy", "Does it give patients away?"), ("quality", "Is it varied?")):
+        for about, title in (("privacy", "Is information on patients leaked?"), ("quality", "Is it varied?")):
             rows = [row for measure in measures if measure["about"] == about and (row := _measure_row(measure))]
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
