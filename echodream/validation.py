@@ -127,7 +127,7 @@ def path_list(value: Any) -> list[str]:
 
 
 def refuse(key: str, value: object, remedy: str) -> NoReturn:
-    """Raise ``UserError``: ``key`` has this ``value``, and the ``remedy``."""
+    """Raise ``UserError`` with the invalid ``value`` of ``key`` and the ``remedy``."""
     if value is None or isinstance(value, bool):
         quoted = {None: "null", True: "true", False: "false"}[value]
     else:

@@ -31,7 +31,7 @@ def linkability_risk(sets: AuditSets) -> list[Measure]:
             raise UserError(f"two or more patients {name} need two frames each, and there are {count}")
     result = linkability(_two_views(sets.train), _two_views(sets.held_out), _two_views(sets.samples))
     placebo, control = _split_held_out(sets)
-    baseline = _or_none(lambda: linkability(_two_views(sets.train), _two_views(control), _two_views(placebo)))
+    baseline = _none_if_too_few(lambda: linkability(_two_views(sets.train), _two_views(control), _two_views(placebo)))
     expected = exact_value(0.0) if baseline is None else baseline.risk
     return [
         Measure(
@@ -56,13 +56,13 @@ def _two_views(embedding_set: EmbeddingSet) -> tuple[Tensor, Tensor]:
 
 
 def _split_held_out(sets: AuditSets) -> tuple[EmbeddingSet, EmbeddingSet]:
-    """The held-out patients in two random halves; the first stands for samples, as a placebo."""
+    """The held-out patients in two random halves; the first half replaces the samples, as a placebo."""
     order = np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out))
     half = len(order) // 2
     return sets.held_out.subset(order[:half]), sets.held_out.subset(order[half:])
 
 
-def _or_none(measure: Callable[[], T]) -> T | None:
+def _none_if_too_few(measure: Callable[[], T]) -> T | None:
     """The result of ``measure``, or None if there are too few patients for it."""
     try:
         return measure()
@@ -74,7 +74,7 @@ def closeness_to_training(sets: AuditSets) -> list[Measure]:
     """DCR and NNDR against a held-out group of the same size; half of the held-out patients are the placebo."""
     result = _closeness(sets, sets.samples, sets.held_out)
     placebo, control = _split_held_out(sets)
-    baseline = _or_none(lambda: _closeness(sets, placebo, control))
+    baseline = _none_if_too_few(lambda: _closeness(sets, placebo, control))
     expected = exact_value(0.5) if baseline is None else baseline.nearest_in_train
     return [
         Measure(

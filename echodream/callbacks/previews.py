@@ -22,7 +22,7 @@ class Previews(Callback):
     """Logs ``count`` samples with the conditions of the first validation batch, sampled in ``steps`` from fixed noise.
 
     They are decoded by the VAE at ``vae`` if there is one of these latents; else the first three latent channels are
-    shown. Of a clip some frames are shown, one row per clip, and a video of all clips where a logger takes videos. The
+    shown. Clips are shown as some frames, one row per clip, and as a video if a logger accepts videos. The
     module's ``preview(batch, count, steps)`` returns (N, C, F, H, W).
     """
 

@@ -66,8 +66,8 @@ class StoreWriterCallback(Callback):
     def complete(self, trainer: pl.Trainer) -> None:
         """Finish the store on rank 0 after all processes have written their recordings; every process calls this.
 
-        It is not a Lightning hook, because Lightning skips the hooks of a prediction without batches, for example when
-        all recordings were written before an interruption.
+        This method is not a Lightning hook, because Lightning skips the hooks of a prediction without batches, for
+        example when all recordings were written before an interruption.
         """
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:

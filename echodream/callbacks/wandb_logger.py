@@ -21,7 +21,7 @@ CHARTS, SAMPLES, PATIENTS = "charts", "samples", "patients"
 CONTENTS = (CHARTS, SAMPLES, PATIENTS)
 """What an image shows, the least private first: a plot, an unconditional sample of a model, or a patient."""
 SERVER_TIMEOUT = 60.0
-"""Seconds to wait for an answer of the server at the start of a run."""
+"""Timeout in seconds for the server at the start of a run."""
 UPLOAD_TIMEOUT = 300.0
 """Seconds to wait for the upload at the end of a run; the rest stays on disk, for "wandb sync"."""
 _HOST = "https://api.wandb.ai"
@@ -52,7 +52,7 @@ class PrivateWandbLogger(WandbLogger):
     ``offline``: None is offline if there is no key. ``id``: None is set by ``set_run``. ``pictures``: the most private
     content of the images that are logged, one of ``CONTENTS``. ``upload``: log the weights of models, too. Console,
     command line, machine and code are not recorded, because they may contain names. Raises ``UserError`` for impossible
-    settings. Errors of W&B are logged once and kept in ``error``; the training goes on.
+    settings. Errors of W&B are logged once and kept in ``error``; the training continues.
     """
 
     error: str | None = None
@@ -95,7 +95,7 @@ class PrivateWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; offline if the server does not answer, without asking the user."""
+        """W&B's run; offline if the server does not respond. Never prompts."""
         if self._experiment is None:
             import wandb
 

@@ -106,7 +106,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
         return self.parts[part][SampleIndex(cycle, number)]
 
     def _permutation(self, stream: int, turn: int, count: int) -> np.ndarray:
-        """Random order of ``count`` samples in round ``turn``; stream 0: of the whole round, 1: of the second part."""
+        """Random order of ``count`` samples in round ``turn``; ``stream`` 0: whole round, 1: second part."""
         if (stream, turn) not in self._permutations:
             self._permutations = {key: order for key, order in self._permutations.items() if key[1] >= turn - 1}
             rng = np.random.default_rng(np.random.SeedSequence((self.seed, 17 + stream, turn)))

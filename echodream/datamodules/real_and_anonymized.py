@@ -79,7 +79,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return loaders
 
     def test_rows(self) -> dict[str, dict[str, int]]:
-        """Row of ``store.table`` of each tested image, by name: of the originals, "", and of each anonymized store."""
+        """Set name ("" for the originals) -> row in ``store.table`` of each tested image."""
         rows = super().test_rows()
         for name, store in self._test_versions().items():
             pairs = zip(store.table["FileName"], store.table[ORIGINAL_COLUMN], strict=True)

@@ -12,7 +12,7 @@ from echodream.metrics.fidelity import HIGHER
 from echodream.networks.extractors.encoder import ClassifierExtractor
 
 LABEL_SOURCE = "LabelSource"
-"""Column of a relabeled store: fingerprints of the classifiers that set the label, or "asked" where it was kept."""
+"""Column of a relabeled store: fingerprints of the classifiers that set the label, or "asked" if it was not changed."""
 
 
 def check_classes(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:

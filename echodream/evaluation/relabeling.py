@@ -28,17 +28,18 @@ class ClassProbabilities:
 
 
 def check_classes(store: Store, classifiers: Sequence[LoadedClassifier]) -> None:
-    """Raise ``UserError`` if classifiers name a class differently, or none knows a class of ``store``."""
+    """Raise ``UserError`` if classifiers name a class differently, or if no classifier has a class of ``store``."""
     known: dict[int, str] = {}
     for each in classifiers:
         for number, name in zip(each.metadata["class_ids"], each.metadata["class_names"], strict=True):
             if known.setdefault(int(number), name) != name:
-                raise UserError(f"{each.folder} calls class {number} {name}, another {known[number]}: train both anew")
+                raise UserError(f"{each.folder} calls class {number} {name}, another {known[number]}: train both again")
     if "class_id" not in store.table or not known:
         return
     if unknown := sorted(set(store.table["class_id"].dropna().astype(int)) - set(known)):
         raise UserError(
-            f"src={store.root} has class_id {unknown[0]}, and the artifacts know {sorted(known)}: add one that knows it"
+            f"src={store.root} has class_id {unknown[0]}, which is not in the classes of the artifacts, "
+            f"{sorted(known)}: add a classifier with this class"
         )
 
 

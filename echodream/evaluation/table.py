@@ -8,9 +8,9 @@ from typing import Any
 from echodream.metrics.bootstrap import Interval
 
 FEW_UNITS = 20
-"""Number of patients or recordings below which an interval over them says little."""
+"""Number of patients or recordings below which an interval is not reliable."""
 _PAIRED = {"precision": "recall", "density": "coverage"}
-"""Metrics that share a line with another one."""
+"""Metrics that are printed on the same line."""
 
 MetricRecord = dict[str, Any]
 

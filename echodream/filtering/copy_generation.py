@@ -41,8 +41,8 @@ class CopyGenerator:
     """Decodes, encodes and regenerates frames of ``recordings``.
 
     ``vae``: folder of the autoencoder of their latents. ``generator``, ``guidance``: the diffusion model and the
-    guidance of the synthetic samples; ``steps``: sampler steps from pure noise. They are needed for SDEdit only. All
-    random numbers depend on ``seed`` and the recordings' names only. Raises ``UserError`` if a network belongs to
+    guidance of the synthetic samples; ``steps``: sampler steps from pure noise. These three are needed for SDEdit only.
+    All random numbers depend on ``seed`` and the recordings' names only. Raises ``UserError`` if a network belongs to
     another latent space.
     """
 

@@ -98,7 +98,7 @@ class QueryScores:
 
 @dataclass(frozen=True)
 class FilterScores:
-    """``samples``: scores in the order of ``names``. ``evidence``: for the rule. ``frames``: compared of each query."""
+    """Scores of samples in the order of ``names``, the evidence for the rule, and the number of frames per query."""
 
     names: list[str]
     samples: QueryScores

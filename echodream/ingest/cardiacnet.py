@@ -172,7 +172,7 @@ def _group_files(
 def _recordings_of_number(
     group: _Class, digits: str, images: Mapping[str, list[RawFile]], labels: Mapping[str, list[RawFile]]
 ) -> Iterator[Recording]:
-    """The recording with one number, and further copies of its image, which are rejected."""
+    """The recording with the number ``digits``; further files of the same image are rejected."""
     name = f"{group.class_name}-{digits}"
     columns: dict[str, CellValue] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)

@@ -23,7 +23,7 @@ _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, for
 def build_lpips(
     weight: float, backbone: str | None, linear: str | None, sha256: Mapping[str, str | None]
 ) -> "LPIPS | None":
-    """``LPIPS`` if both weight files are given; None, with a log message, if neither is.
+    """``LPIPS`` if both weight files are given; None, with a log message, if both are missing.
 
     Raises ``UserError`` if only one file is given, or a file without its SHA-256.
     """

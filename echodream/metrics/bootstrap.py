@@ -140,10 +140,10 @@ def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.n
 def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patients: int | None = None) -> Interval:
     """The first of ``values``, (1 + repeats,), with percentiles of the others, which come from ``bootstrap_weights``.
 
-    A metric without a single error (or right answer) has no variation in the bootstrap. If ``patients`` is given, the
-    far end is then that of the exact interval of so many patients: Clopper and Pearson's for a proportion. It holds for
-    a ROC AUC too, with the number of patients of the smaller class: the probability that so many disjoint pairs are
-    all ordered correctly is at most the AUC to the power of their number.
+    A metric without a single error (or right answer) has no variation in the bootstrap. In this case, if ``patients``
+    is given, the other end is taken from the exact (Clopper-Pearson) interval of a proportion of ``patients`` trials.
+    The exact interval holds for a ROC AUC too, with n patients of the smaller class: the probability that n disjoint
+    pairs are all ordered correctly is at most AUC^n.
     """
     if not np.isfinite(values[0]):
         return Interval(float(values[0]), math.nan, math.nan)

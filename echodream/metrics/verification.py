@@ -141,7 +141,7 @@ def bootstrap_pairs(
 
 @dataclass(frozen=True)
 class VerificationRates:
-    """Rates at a threshold; NaN without a pair of the kind that a rate needs."""
+    """Rates at a threshold; NaN for a rate without genuine (or impostor) pairs."""
 
     f1: float
     precision: float

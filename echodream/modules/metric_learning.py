@@ -32,9 +32,10 @@ MAX_COMPARED_FRAMES = 512
 class MetricLearning(Trainable):
     """Train an embedding of frames, (B, C, H, W), in which frames of one patient are close to each other.
 
-    ``embedder`` is a partial that builds the network from ``channels``, ``size`` and ``paired``; ``head`` is the loss.
-    ``on`` is the input, "latents" or "pixels". Latents are whitened, or if ``range`` is given, mapped linearly from
-    ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule`` are partials.
+    ``embedder`` is a ``functools.partial`` that builds the network from ``channels``, ``size`` and ``paired``; ``head``
+    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened, or if ``range`` is given, mapped
+    linearly from ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule`` are
+    ``functools.partial``.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
 
-To add one, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and give it a key in
-conf/model/reid.yaml that is off by default, so that trained models and published settings stay what they are. Changes
-of the pixels of copies are fields of ``datamodules.augmentation.Augment``.
+To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and give
+it a key in conf/model/reid.yaml that is off by default, so that existing models and published settings do not change.
+Changes of the pixels of copies are fields of ``datamodules.augmentation.Augment``.
 """
 
 import math
@@ -80,7 +80,7 @@ class CopyAugmentation:
         self.folder, self.augment, self.frames, self.variants, self.share = vae, augment, frames, variants, share
         self.network: Any = None
         self.vae_fingerprint: str | None = None
-        """Of the autoencoder, once it is loaded."""
+        """Fingerprint of the autoencoder; None before it is loaded."""
 
     def load_autoencoder(self, expected: str | None) -> None:
         """Load the autoencoder if copies are enabled. ``expected`` is the fingerprint that it must have, if any."""
@@ -94,7 +94,9 @@ class CopyAugmentation:
         self.network = load_frozen_autoencoder(self.folder)
         self.vae_fingerprint = fingerprint(self.network)
         if expected is not None and self.vae_fingerprint != expected:
-            raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the one that made them")
+            raise UserError(
+                f"model.vae={self.folder} is not the encoder of these latents: give the autoencoder of these latents"
+            )
 
     def build_frame_bank(self, rows: Recordings, device: torch.device) -> FrameBank | None:
         """Random frames of random recordings with their copies, on the CPU; None if copies are disabled."""
@@ -110,7 +112,7 @@ class CopyAugmentation:
 
     @torch.no_grad()
     def copy_frames(self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator) -> Tensor:
-        """Copy frames, (K, C, H, W), as ``Recordings`` reads them: originals and copies (K, V + 1, C, H, W), as stored.
+        """Frames (K, C, H, W) to their originals and V copies each, as stored: (K, V + 1, C, H, W).
 
         With ``statistics``, the frames are whitened latents; without, they are pixels.
         """
@@ -226,7 +228,7 @@ class ReidAugmentation:
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
     def sample_copies(self, pairs: int, *, with_originals: bool) -> Copies | None:
-        """Copies for a batch of ``pairs`` pairs of frames; None if copies are disabled."""
+        """Copies for a batch of ``pairs`` pairs of frames; None if ``copies`` is None."""
         count = 0 if self.copies is None else round(self.copies.share * pairs)
         if self.frame_bank is None or not count:
             return None

@@ -34,7 +34,7 @@ class Trainable(pl.LightningModule):
     metrics_without_value: ClassVar[tuple[str, ...]] = ()
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
-    """Whether some parameters may have no gradient after a backward pass; DDP has to know."""
+    """Whether some parameters may have no gradient after a backward pass, as DDP must handle."""
     columns: tuple[str, ...] = ()
     """Columns of FileList.csv that each batch has to contain."""
 

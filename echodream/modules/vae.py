@@ -66,7 +66,7 @@ class VAE(Trainable):
         self.clip = clip
         self.make_schedule = schedule
         self._recordings: list[str] = []
-        """Of the current batch, for error messages."""
+        """Recordings of the current batch, for error messages."""
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """One optimizer for the autoencoder and one for the discriminator, if present, each with a schedule."""

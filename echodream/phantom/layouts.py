@@ -73,8 +73,8 @@ def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: 
 def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
     """Write ``FileList.csv`` (names without .avi) and ``VolumeTracings.csv`` (chords, names with .avi).
 
-    Of ten patients seven are in TRAIN, one in VAL and two in TEST. As in the study, patients are not named. Every fifth
-    recording has no tracing.
+    The splits of ten patients: seven in TRAIN, one in VAL, two in TEST. As in the study, patients are not named. Every
+    fifth recording has no tracing.
     """
     names, listed, traced = [echonet_file_name(row["FileName"], "") for row in rows], [], []
     for index, (name, row, turn) in enumerate(zip(names, rows, _patient_positions(rows), strict=True)):

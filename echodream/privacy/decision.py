@@ -21,7 +21,8 @@ class Cost:
     """Rejection of samples that are no closer to the training patients than new patients are.
 
     ``level``: conformal level of the threshold, (1 + rejected) / (patients + 1). ``bound``: upper bound of the
-    probability that such a sample is rejected, with confidence 1 - delta. ``rejected``: of ``patients``.
+    probability that such a sample is rejected, with confidence 1 - delta. ``rejected`` of the ``patients`` new patients
+    are rejected.
     """
 
     level: float

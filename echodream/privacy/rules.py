@@ -79,7 +79,7 @@ class Evidence:
 
 
 class Rule(ABC):
-    """Evidence to a decision. ``similarity``: of the scores it needs. A new rule is a subclass and a conf/rule file."""
+    """Computes a ``Decision`` from ``Evidence``, with scores by ``similarity``. A new rule is a subclass."""
 
     name: ClassVar[str]
     similarity: Similarity
@@ -194,7 +194,7 @@ class Calibrated(Rule):
         return self._decision(evidence, decisive, thresholds, table, failure, choosing, certifying)
 
     def _required(self, rows: Mapping[str, PatientScores]) -> dict[str, PatientScores]:
-        """The rows that have to meet ``beta``."""
+        """The transforms whose copies must meet ``beta``."""
         return {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
 
     def _too_little(self, evidence: Evidence, rows: Mapping[str, PatientScores], certifying: frozenset[str]) -> str:

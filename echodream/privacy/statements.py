@@ -119,7 +119,7 @@ def bound_not_reached(row: Certificate, beta: float, delta: float, alpha_max: fl
 
 
 def _patients_needed(certifying: int, choose: float) -> int:
-    """Number of patients of whom ``certifying`` remain if a fraction ``choose`` chooses."""
+    """Number of patients needed so that ``certifying`` remain when a fraction ``choose`` chooses the threshold."""
     total = math.ceil(certifying / (1 - choose) - 1e-9)
     while total - math.floor(total * choose + 1e-9) < certifying:
         total += 1

@@ -41,6 +41,6 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"push={push} was not accepted by the hub ({reason}): {folder} is complete, give the same command again"
+            f"push={push} was not accepted by the hub ({reason}): {folder} is complete, run the same command again"
         ) from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{push}")

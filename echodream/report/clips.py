@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BYTES = 9_500_000
-"""Of all videos of a page together; base64 adds a third."""
+"""Maximum size of all videos of a page together; base64 adds a third."""
 MAX_CLASSES = 6
 ALL = "All recordings"
 """Name of the only group if the recordings have no classes."""
@@ -27,7 +27,7 @@ class ClipSettings:
     """Number and length of the videos: the keys below ``look``."""
 
     per_class: int
-    """Real and synthetic videos of each class; a shared page, without real ones, has twice as many synthetic ones."""
+    """Real and synthetic videos of each class; a shared page has twice the synthetic ones instead."""
     pairs: int
     """Samples shown with their nearest training patient."""
     seconds: float

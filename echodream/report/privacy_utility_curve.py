@@ -19,7 +19,7 @@ UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic
 def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | None:
     """curve.json: linkability and utility with their intervals, for each value of ``setting``.
 
-    None if fewer than two values have both.
+    None if fewer than two values of ``setting`` have both.
     """
     names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
     utility = next((name for part in UTILITIES for name in names if part in name), None)

@@ -73,7 +73,7 @@ class Sources:
 
     @contextlib.contextmanager
     def parsing(self, name: str) -> Iterator[None]:
-        """Raises ``UserError`` if the code in the block does not find in the record ``name`` what its stage writes."""
+        """Raise ``UserError`` if the block cannot parse the record ``name``."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -28,8 +28,8 @@ def is_first_process() -> bool:
 def lock(folder: Path, file: str | None = None, action: str = "written", key: str = "dst=") -> int:
     """Create ``folder`` if needed and lock it against other processes; returns the handle for ``unlock``.
 
-    The lock is on the folder itself, or on a ``file`` in it. Raises ``UserError`` if another process holds the lock:
-    the folder is being ``action``, choose another ``key``.
+    The lock is on the folder itself, or on a ``file`` in it. Raises ``UserError`` if another process holds the lock;
+    ``action`` and ``key`` are words of its message.
     """
     try:
         return lock_folder(folder, file)

@@ -46,7 +46,7 @@ class PredictData(pl.LightningDataModule):
             batches,
             batch_size=1,
             sampler=DistributedBatches(batches, rank, world),
-            collate_fn=_first,
+            collate_fn=_only_batch,
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
         )
@@ -56,7 +56,7 @@ class PredictData(pl.LightningDataModule):
         return batch.to(device)
 
 
-def _first(batches: list[Any]) -> Any:
+def _only_batch(batches: list[Any]) -> Any:
     return batches[0]
 
 

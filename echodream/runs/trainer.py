@@ -86,7 +86,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer.
 
-    ``unused_parameters``: some backward passes leave parameters without a gradient, which DDP has to know. Raises
+    ``unused_parameters``: some backward passes leave parameters without a gradient, which DDP must handle. Raises
     ``UserError`` for settings that Lightning refuses, or that this machine cannot run.
     """
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):

@@ -55,7 +55,7 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
 
 
 def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
-    """The weaker model for autoguidance, if any. Raises ``UserError`` if it is not comparable with ``model``."""
+    """The weaker model for autoguidance, if any. Raises ``UserError`` if it does not fit ``model``."""
     folder, scale = guidance["auto"]["artifact"], float(guidance["auto"]["scale"])
     if folder is None:
         if scale != 1:

@@ -130,7 +130,7 @@ def _check_stores(store: Store, study: Store) -> None:
     if not store.dataset.synthetic:
         raise UserError(f"src={store.root} holds recordings of people, not samples of a generator: give samples")
     if study.dataset.synthetic:
-        raise UserError(f"real={study.root} holds samples of a generator: give the latents of the study it learnt from")
+        raise UserError(f"real={study.root} holds samples of a generator: give the latents of the real study")
     if store.dataset.encoder != study.dataset.encoder:
         raise UserError(
             f"src={store.root} and real={study.root} are latents of different encoders, which cannot be compared: "

@@ -28,7 +28,7 @@ def label(
     Probabilities of classifiers with the same classes are averaged; of several sets of classes, the most confident
     prediction is taken, the first of equals. A regression sets its column. The column ``LABEL_SOURCE`` has the first 12
     digits of the classifiers' fingerprints, joined by "+". The copy shares media files with ``src``. Raises
-    ``UserError`` for classifiers that contradict each other or do not know the classes of ``src``.
+    ``UserError`` for classifiers with contradictory class names, or without a class of ``src``.
     """
     if artifacts is not None and not isinstance(artifacts, str | Sequence):
         raise UserError(f"artifacts={artifacts} is not possible: give the folder of a classifier, or a list of them")

@@ -155,8 +155,8 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
     """Do anonymized images help to link two originals of their patient, beyond a control group without them?
 
     ``x`` and ``y`` are embeddings of ``originals`` and of their versions, (n, D). Patients with two recordings are
-    split at random: of one half the version of the first image is published, of the control half none. Returns the
-    risk, or the reason why it cannot be measured.
+    split at random: for one half the version of the first image is published; the other half is the control. Returns
+    the risk, or the reason why it cannot be measured.
     """
     rng, owner = np.random.default_rng([seed, 2]), originals.patients
     views = []

@@ -57,7 +57,7 @@ _COLUMNS = {
     "ED": "end-diastolic frames",
     "ES": "end-systolic frames",
 }
-"""Columns that may be published, with their meaning. Others tell how a sample was generated or whom it resembles."""
+"""Columns that may be published, with their meaning. Other columns may reveal which patient a sample resembles."""
 
 
 @dataclass(frozen=True)

@@ -401,7 +401,7 @@ def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.Monkey
     assert Hub.sent[2]["private"] is False
     monkeypatch.setattr(Hub, "broken", True)
     with pytest.raises(
-        UserError, match=r"was not accepted by the hub \(no route to host\): .* is complete, give the same"
+        UserError, match=r"was not accepted by the hub \(no route to host\): .* is complete, run the same"
     ):
         run(study, "push=lab/hearts")
 

@@ -145,8 +145,8 @@ class Conditioner(nn.Module):
     def uniform_requests(self, count: int) -> dict[str, list[Any]]:
         """``count`` cells for each column, evenly distributed over the training values.
 
-        Classes and categories run through all their combinations; numbers change from one round to the next. The first
-        n of them do not depend on ``count``.
+        Classes and categories run through all their combinations; numbers change from one round to the next. Row n does
+        not depend on ``count``.
         """
         requests: dict[str, list[Any]] = {}
         stride, continuous = 1, []

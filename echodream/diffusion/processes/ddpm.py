@@ -23,7 +23,7 @@ class DDPM(Process):
     noise) or ``sample`` (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas so that
     the last level is pure noise. ``spacing`` places the sampling timesteps: ``trailing`` evenly, starting at the last
     level (2305.08891); ``quadratic`` from the last level too, but denser at low noise (2010.02502, appendix D.2);
-    ``leading`` evenly, not starting at the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556);
+    ``leading`` evenly, but without the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556);
     None: all weights are 1. With zero SNR these weights approach 0 for the noisier half of the levels;
     ``least_weight`` is their lower bound.
     """

@@ -18,7 +18,7 @@ DENOISERS: dict[str, type[Denoiser]] = {
     "PixArtTransformer2DModel": ImageTransformer,
     "LatteTransformer3DModel": VideoTransformer,
 }
-"""By ``_class_name`` in ``config.json`` of a diffusers folder. The class is built from the network of diffusers."""
+"""``_class_name`` in config.json of a diffusers folder -> denoiser class, which is built from the diffusers network."""
 
 
 def load_denoiser(folder: str | Path) -> Denoiser:

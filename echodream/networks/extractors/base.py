@@ -52,7 +52,7 @@ class Extractor(ABC):
 
 
 def load_weights_file(network: nn.Module, path: str, instructions: str) -> None:
-    """Load exactly the weights in the file ``path``. Raises ``UserError`` with ``instructions`` where to get them."""
+    """Load exactly the weights in the file ``path``. Raises ``UserError`` with download ``instructions``."""
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: {instructions}")
     weights, expected = read_weights(path), network.state_dict()
