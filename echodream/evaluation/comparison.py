@@ -30,7 +30,7 @@ class Comparison:
     least: int
     """Minimum number of samples of a set."""
     used_counts: dict[str, int] = field(default_factory=dict)
-    """N of each kind of samples that were compared so far."""
+    """Number of samples compared, by sample kind."""
 
     def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
         """Raise ``UserError`` if a classifier or the regressor cannot process all ``recordings``."""

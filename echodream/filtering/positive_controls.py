@@ -245,7 +245,7 @@ def select_controls(
         ("views", views, selected),
     ):
         if missing := [name for name in names if name not in known]:
-            raise UserError(f"{key}=[{missing[0]}] is not among controls: choose of {', '.join(sorted(known))}")
+            raise UserError(f"{key}=[{missing[0]}] is not among controls: choose from {', '.join(sorted(known))}")
     if certified := [name for name in leave_out if controls[name] is not None and name not in report_only]:
         raise UserError(
             f"leave_out=[{certified[0]}] is part of the guarantee: name it in report_only=, too, or take it out of "

@@ -50,7 +50,7 @@ class FolderSource(ABC):
     kind: ClassVar[str]
     """Name of such a study in messages."""
     expected_files: ClassVar[str]
-    """What a folder needs to contain, in messages."""
+    """Required content of the folder, for error messages."""
     special: ClassVar[tuple[str, ...]] = ("FileName", "PatientID", "Split")
 
     def __post_init__(self) -> None:

@@ -136,7 +136,7 @@ def non_recording(entry: RawFile) -> Recording:
 
 
 def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
-    """The recordings with valid, unique FileNames made of the names they came with; PatientIDs are made clean_text."""
+    """The recordings with valid, unique FileNames, from their original names, and PatientIDs as ``clean_text``."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
     return [

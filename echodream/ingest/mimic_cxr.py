@@ -44,8 +44,8 @@ class MimicCxr:
     key_file: str = field(metadata={"private": True})
     """File with the secret key of the pseudonyms, see ``Pseudonyms``; created if it does not exist."""
     csv: tuple[str, ...] | None = None
-    """Paths of csv files, plain or .gz, below ``raw``. None: mimic-cxr-*-split, -chexpert and -metadata in the folder
-    of the first, or the only csv of ``raw``."""
+    """Paths of csv files, plain or .gz, below ``raw``. None: mimic-cxr-*-split and, in the same folder, -chexpert and
+    -metadata; or the only csv of ``raw``."""
     labels: tuple[str, ...] | None = None
     """Labels, by their csv columns with "_" for a space. None: the 14 labels of CheXpert; empty: none."""
     uncertain: float | None = None

@@ -49,7 +49,7 @@ class Reid(MetricLearning):
         self.augmentation.prepare(rows, latents=self.on == "latents")
 
     def vae_fingerprint(self, store: Store) -> str | None:
-        """Fingerprint of the store's autoencoder, or of the one that makes the copies."""
+        """Fingerprint of the store's autoencoder, or of the autoencoder of the copies."""
         return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:

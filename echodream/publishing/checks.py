@@ -187,7 +187,9 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None
     if not (root / CHECKSUMS).is_file():
-        raise UserError(f"latents={latents} is no store: give the latents that filter and audit were given as real=")
+        raise UserError(
+            f"latents={latents} is not a store: give the store that was real= in stage=filter and stage=audit"
+        )
     checksum = file_sha256(root / CHECKSUMS)
     for name in (f"filter_{approval.kind}", *(f"audit_{GENERATORS[name]}" for name in approval.generators)):
         if sources.records[name].get("real") != checksum:

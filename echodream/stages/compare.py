@@ -81,7 +81,7 @@ def _choose_names(results: SweepResults, figures: Sequence[str] | None) -> list[
         return (chosen or names)[:MAX_FIGURES]
     for part in figures:
         if not any(part in name for name in names):
-            raise UserError(f"figures has {part!r}, which no report has: choose of {'; '.join(names[:40])}")
+            raise UserError(f"figures has {part!r}, which no report has: choose from {'; '.join(names[:40])}")
     return [name for name in names if any(part in name for part in figures)]
 
 

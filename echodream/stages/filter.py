@@ -205,7 +205,7 @@ def _problem(decision: Decision, scores: FilterScores) -> str | None:
 
 
 def _withdraw(dst: Path) -> str:
-    """Rename what an earlier run left at ``dst``, and say so."""
+    """Rename the store of an earlier run at ``dst``; returns a sentence about it for the summary."""
     if not dst.exists():
         return ""
     withdrawn = dst.with_name(f"{dst.name}.withdrawn")

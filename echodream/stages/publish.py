@@ -158,7 +158,7 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
     validation.true_or_false("public", public)
     validation.true_or_false("accept_findings", accept_findings)
     if private := [name for name in columns if name not in _COLUMNS]:
-        raise UserError(f"columns=[{private[0]}] is not published: choose of {', '.join(_COLUMNS)}")
+        raise UserError(f"columns=[{private[0]}] is not published: choose from {', '.join(_COLUMNS)}")
     return license
 
 

@@ -132,7 +132,10 @@ def test_chosen_figures(tmp_path: Path) -> None:
         (["points=[{0}/h*/study]"], r"of fewer than two values \(none\): check the pattern"),
         (["points=[{0}/g*3/study]"], r"of fewer than two values \(none\)"),
         (["points=[{0}/g*/study,{0}/g*/again]"], r"have videos: frechet\[classifier\] for 1.5"),
-        (["points=[{0}/g*/study]", "figures=[fid]"], r"figures has 'fid', which no report has: choose of videos: fre"),
+        (
+            ["points=[{0}/g*/study]", "figures=[fid]"],
+            r"figures has 'fid', which no report has: choose from videos: fre",
+        ),
         (["points=[{0}/g*/bad]"], r"bad/utility.json is no report: make it again"),
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
     ],
