@@ -151,7 +151,7 @@ def test_the_lines_for_recordings_that_no_phantom_writes_compose(script: str, st
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *RECORDED])
 def test_the_scripts_say_what_they_need(script: str) -> None:
-    with pytest.raises(AssertionError, match=f"say .* launch/{script}"):
+    with pytest.raises(AssertionError, match=f"give .* launch/{script}"):
         lines(script)
 
 
@@ -244,7 +244,7 @@ def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     assert lvdm.model.noise_offset == (0.1 if published else 0.0)
     reid = composed("reid", experiment)
     assert (reid.datamodule.batch_size, reid.model.lr) == (128, 1e-4)
-    assert reid.head._target_.endswith("Published" if published else "ArcFace")
+    assert reid.head._target_.endswith("PublishedPairLoss" if published else "ArcFaceLoss")
     image, video, rule = (composed(kind, experiment) for kind in ("image", "video", "filter"))
     steps = 20 if not published else 64 if ef else 256
     assert (image.steps, image.sampler) == (video.steps, video.sampler) == (steps, "ddpm" if published else None)

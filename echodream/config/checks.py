@@ -78,9 +78,9 @@ def _check_generator(cfg: DictConfig) -> None:
         return
     try:
         metadata = json.loads(Path(artifact, "diffusion.json").read_text(encoding="utf-8"))
-        conditions = [str(condition["name"]) for condition in metadata["conditioning"]["conditions"]]
         process = metadata["process"]
-    except (OSError, ValueError, TypeError, KeyError):
+        conditions = [str(condition["name"]) for condition in metadata.get("conditioning", {}).get("conditions", ())]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return  # the stage reports what is wrong with the artifact
     unknown = [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]
     if unknown:
