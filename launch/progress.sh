@@ -46,11 +46,13 @@ begin() {
 line() {
   local started_at=$SECONDS output=$logs/$number
   sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >"$output" || stopped
-  rm "$output.python"
-  echo "        $(grep -E ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(clock $((SECONDS - started_at))))"
+  [ -d "$logs" ] || exit 1   # the script has ended
+  rm -f "$output.python"
+  echo "        $(grep -sE ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(clock $((SECONDS - started_at))))"
 }
 
 stopped() {
+  [ -d "$logs" ] || exit 1
   rm -f "$logs/$number.python"
   touch "$logs/failed"
   cat "$logs/$number" >&2
@@ -68,6 +70,7 @@ ended() {
       sleep 0.1
     done
   done
+  wait || true
   rm -rf "$logs"
 }
 
