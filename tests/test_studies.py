@@ -276,3 +276,10 @@ def test_half_a_published_model_is_refused(kind: str, experiment: str, other: st
     chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
     with pytest.raises(UserError, match=says):
         refuse_impossible_pairs(cfg, chosen)  # type: ignore[arg-type]
+
+
+def test_a_search_path_of_ones_own_keeps_the_settings_of_an_experiment(tmp_path: Path) -> None:
+    """``hydra.searchpath=`` replaces the setting of that name, and must not replace where experiments are found."""
+    given = ["model=vae", "data=phantom", "experiment=smoke", f"hydra.searchpath=[file://{tmp_path}]"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        assert compose("train", given).trainer.max_epochs == 2

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.paths import CONF_DIR
@@ -18,7 +21,7 @@ class ExperimentSections(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """The word before :// in ``hydra.searchpath`` of conf/train.yaml and conf/sample.yaml."""
+        """The word before :// in the search path."""
         return "sections"
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -59,6 +62,15 @@ class ExperimentSections(ConfigSource):
         return found
 
 
+class SectionsSearchPath(SearchPathPlugin):
+    """Adds sections to the search path. The setting hydra.searchpath cannot, because a command line may replace it."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the source."""
+        search_path.append("echodream", "sections://conf")
+
+
 def register() -> None:
     """Let hydra find sections. Has to be called before a configuration is composed."""
     SourcesRegistry.instance().register(ExperimentSections)
+    Plugins.instance().register(SectionsSearchPath)

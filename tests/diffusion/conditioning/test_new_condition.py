@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "conf" / "conditioning" / "age.yaml").write_text(YAML)
     conditioning.__path__.append(str(folder / "code"))
     latent_store(folder / "latents", Age=[31.0 + 5 * number for number in range(8)])
-    search = f"hydra.searchpath=[sections://conf,file://{folder}/conf]"
+    search = f"hydra.searchpath=[file://{folder}/conf]"
     engine.train(train_cfg(folder, "lidm", search, "conditioning=[class_id,age]", "callbacks.pictures=null"))
     del sys.modules[MODULE], CONDITIONS["age"]
     yield folder
