@@ -1,9 +1,9 @@
-"""echodream: private echocardiograms in, shareable synthetic ones out."""
+"""echodream: synthetic medical images and videos that can be shared, generated from private studies."""
 
 import os
 
 __version__ = "0.1.0"
 
-# An idle thread of libgomp spins for its next task. Where other programs want the cores, that makes a training step ten
-# times slower; giving up early costs nothing measurable where they do not. Read once, when torch is imported.
+# Idle threads of libgomp spin while they wait for work. If other programs use the cores, this makes a training step ten
+# times slower. A small spin count has no measurable cost otherwise. libgomp reads it once, when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
