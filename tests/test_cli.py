@@ -83,6 +83,7 @@ TRAIN_ERRORS = [
 MISTAKES = [("sample", *case) for case in SAMPLE_ERRORS] + [("train", *case) for case in TRAIN_ERRORS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "arguments", "says", "offers"), MISTAKES)
 def test_a_mistake_is_answered_in_one_sentence(
     program: str,
@@ -163,6 +164,7 @@ def test_a_defect_of_the_program_is_not_dressed_up_as_advice(monkeypatch: pytest
         cli.sample()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_once_for_each_value(tmp_path: Path) -> None:
     sizes = "data.size=32,48"
     arguments = [
@@ -216,6 +218,7 @@ def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path
     assert "stage=nothing is not known: choose one of" in said.stderr
 
 
+@pytest.mark.slow
 def test_an_impossible_sampler_is_refused_before_networks_are_loaded(tmp_path: Path) -> None:
     """The artifact has no weights, and nothing that needs them is imported."""
     (tmp_path / "lidm").mkdir()

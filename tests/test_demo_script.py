@@ -45,6 +45,7 @@ def called(
     return subprocess.run(["bash", LAUNCH / script, *arguments], env=around, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["demo", "smoke"])
 def test_every_line_composes_and_the_sizes_share_the_list(experiment: str) -> None:
     study = {"demo": "phantom", "smoke": "smoke"}[experiment]
@@ -130,6 +131,7 @@ NEEDED = {
 """What has ended when a line begins."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("script", ["demo.sh", "lung.sh"])
 def test_no_line_begins_before_what_it_needs_has_ended(tmp_path: Path, script: str, jobs: str) -> None:
@@ -196,6 +198,7 @@ def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
     assert events(tmp_path)[-1] == "gone model=lvdm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_list_that_is_ended_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
     """As by Ctrl-C, which the whole group gets, or by a shutdown of the script alone; it waits for what it ends."""

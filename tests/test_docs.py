@@ -118,6 +118,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "sample"])
 def test_every_command_composes(program: str, own: Path) -> None:
     """With its overrides, none of which adds a key that nothing reads, and the choices go together.

@@ -27,6 +27,7 @@ def composed(config: str, *overrides: str) -> DictConfig:
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: str) -> None:
     cfg = composed("sample", f"stage={stage}", "data=phantom")

@@ -97,6 +97,7 @@ def lines_of(script: str, study: str, raw: Path = Path("/raw")) -> list[Line]:
     return lines(script, *([str(raw)] if study == "cardiacnet" else [study, str(raw)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "study"), SCRIPTS.items())
 def test_the_whole_list_runs_on_a_raw_tree_of_the_study(
     script: str, study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +116,7 @@ def test_the_whole_list_runs_on_a_raw_tree_of_the_study(
     assert ('"PAH"' if study == "cardiacnet" else '"EF"') in utility
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["echonet_pediatric_a4c", "echonet_pediatric_psax"])
 def test_the_pediatric_studies_enter_by_the_same_list(
     study: str, raw: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +140,7 @@ def test_every_script_is_run_by_a_test() -> None:
     assert {path.name for path in LAUNCH.glob("*.sh")} == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "stages"), RECORDED.items())
 def test_the_lines_for_recordings_that_no_phantom_writes_compose(script: str, stages: set[str]) -> None:
     """What their stages do, the stages' own tests show; docs/chest.md and docs/results/lung.md are of whole runs."""

@@ -70,6 +70,7 @@ def attacked(real: Store, kind: str, frames: Tensor | None, seed: int = 0, **fac
     return denoising_errors(made, view, sides[0], sides[1], CONFIG, seed), restorer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, known(real))
@@ -84,6 +85,7 @@ def test_a_generator_that_remembers_is_found(real: Store, kind: str) -> None:
     assert means["members"][0] < 0.1 * means["others"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, None)
@@ -95,6 +97,7 @@ def test_a_generator_that_remembers_nobody_is_not(real: Store, kind: str) -> Non
     assert found[1].details == {"resolved": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_are_as_many_patients_and_records_on_both_sides(real: Store, kind: str) -> None:
     errors, _ = attacked(real, kind, None)
@@ -243,6 +246,7 @@ def test_a_view_that_is_none_is_refused_and_never_imported(tmp_path: Path, view:
         load_generator(str(generator(tmp_path / "lidm", made, "lidm", view)))
 
 
+@pytest.mark.slow
 def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of key frames: 30 patients in training, 24 held out, as many of each."""
     real = study(tmp_path / "real")

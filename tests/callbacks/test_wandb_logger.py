@@ -59,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_settings_metrics_and_both_runs_of_one_command(trained: Path) -> None:
     first, again = offline_runs(trained / "logs")
     assert first.id == again.id
@@ -274,6 +275,7 @@ def test_track_logs_numbers_stores_and_models(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_track_fails_if_the_server_did_not_accept_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is absent, fails during the run, is too slow at the end, or refuses data."""
     import wandb

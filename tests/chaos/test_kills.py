@@ -119,6 +119,7 @@ def survivors(session: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_twenty_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     began = time.monotonic()
     to_the_end(tmp_path / "whole")
@@ -147,6 +148,7 @@ def test_twenty_kills_do_not_change_a_byte(tmp_path: Path) -> None:
     print(f"{kills} kills with {reached} of 20 recordings done; an undisturbed run takes {seconds:.1f} s")
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
     with start(tmp_path / "run") as process:
         while process.poll() is None and not list((tmp_path / "run" / WORK).glob("scratch-*/*")):

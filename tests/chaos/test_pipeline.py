@@ -97,6 +97,7 @@ def same(smoke: Smoke, study: Path) -> None:
     assert [name for name in found if found[name] != wanted[name]] == []
 
 
+@pytest.mark.slow
 def test_the_list_ends_with_a_verdict(smoke: Smoke) -> None:
     report = smoke.root / "reports/smoke"
     assert (report / "index.html").is_file()
@@ -118,6 +119,7 @@ def numbers_in(node: object) -> Iterator[float]:
         yield float(node)
 
 
+@pytest.mark.slow
 def test_the_shared_report_names_nobody(smoke: Smoke, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study)
     Line("sample", ("stage=report", "data=phantom", "experiment=smoke", "share=true")).run()
@@ -126,6 +128,7 @@ def test_the_shared_report_names_nobody(smoke: Smoke, study: Path, monkeypatch: 
     assert [name for column in ("FileName", "PatientID") for name in table[column] if str(name) in page] == []
 
 
+@pytest.mark.slow
 def test_run_again_it_does_nothing(
     smoke: Smoke, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

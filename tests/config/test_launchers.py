@@ -84,6 +84,7 @@ def test_lightning_does_not_queue_a_job_again_by_itself(monkeypatch: pytest.Monk
     assert trainers._slurm() == []
 
 
+@pytest.mark.slow
 def test_a_sweep_of_local_jobs_goes_on_after_a_failure_and_says_it(tmp_path: Path) -> None:
     moving_disc_store(tmp_path / "good", lengths=(3, 3))
     done = asked(tmp_path, "sample", "stage=verify", "src=absent,good", "launcher=local_jobs")
@@ -97,6 +98,7 @@ def test_a_sweep_of_local_jobs_goes_on_after_a_failure_and_says_it(tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_search_seeks_what_it_is_told_among_validation_patients_and_goes_on(
     assert all(record["metrics"]["val/psnr"] != record["metrics"]["psnr"] for record in records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [None, 0.5])
 def test_a_trial_that_fails_ends_the_search_unless_that_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], allowed: float | None
@@ -143,6 +146,7 @@ def test_a_trial_that_fails_ends_the_search_unless_that_is_allowed(
     assert (tmp_path / "at/optimization_results.yaml").is_file() == (allowed is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONF_DIR / "hparams_search").glob("[!b]*.yaml")))
 def test_what_a_search_asks_for_is_there(model: str) -> None:
     asked_for = [f"model={model}", "data=phantom", f"hparams_search={model}"]
@@ -225,6 +229,7 @@ echo $(($(wc -l < "$SUBMITTED") + 40))
 """Stands for SLURM's: the first job is 41."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["cardiacnet.sh", "demo.sh"])
 def test_submit_makes_a_chain_of_jobs_of_a_launch_script(tmp_path: Path, script: str) -> None:
     raw = ["/tmp"] if script == "cardiacnet.sh" else []

@@ -91,6 +91,7 @@ def test_training_sees_all_samples_each_epoch_and_anew(latents: str) -> None:
     assert same(seen, fit(data(latents), 2).seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "steps"), [(0, 4), (2, 4), (0, 3), (2, 3), (0, 2), (2, 8)])
 def test_training_goes_on_where_it_stopped_in_the_middle_of_an_epoch(
     latents: str, tmp_path: Path, workers: int, steps: int

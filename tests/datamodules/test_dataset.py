@@ -50,6 +50,7 @@ def same(left: dict, right: dict) -> bool:
     return left["name"] == right["name"] and all(torch.equal(left[name], right[name]) for name in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "view",
     [Frames(per_recording=2), Clips(frames=4, reference="random", references=2), Pairs()],
@@ -218,6 +219,7 @@ def test_what_a_view_refuses_is_refused_at_birth(videos: Store) -> None:
         samples(videos, Frames(), columns=("Age",))
 
 
+@pytest.mark.slow
 def test_importing_views_loads_no_lightning() -> None:
     import subprocess
     import sys

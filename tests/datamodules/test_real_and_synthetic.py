@@ -128,6 +128,7 @@ def test_recordings_without_a_number_are_left_out(stores: Path) -> None:
     assert next(iter(data.test_dataloader()))["columns"]["EF"].tolist() == [62.0, 63.0, 64.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "changes", "says"),
     [

@@ -260,6 +260,7 @@ class TestPairs:
         for recording in range(4):
             assert sorted(same for same, first, *_ in found if first == recording) == [False] * 3 + [True] * 3
 
+    @pytest.mark.slow
     def test_same_is_by_patient_and_from_other_recordings(self, videos: Recordings) -> None:
         for same, first, frame, second, other in self.pairs(Pairs(), videos):
             patients = "AABC"[first], "AABC"[second]
@@ -280,6 +281,7 @@ class TestPairs:
             assert not same or frame != other
             assert same or {first, second} != {0, 1}  # the patient's other recording is no stranger
 
+    @pytest.mark.slow
     def test_all_frames_serve_as_the_second_of_one_recording(self, videos: Recordings) -> None:
         found = self.pairs(Pairs(identity="recording"), videos, 100)
         assert {other for same, first, _, _, other in found if same and first == 3} == set(range(9))

@@ -59,6 +59,7 @@ def closed_form(process: Process, sampler: str, steps: int) -> np.ndarray:
     return np.sqrt(var)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize(("name", "sampler"), WAYS)
@@ -98,6 +99,7 @@ def bound(name: str, sampler: str, steps: int) -> float:
     return 0.45 if steps == 10 else 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sampler"), WAYS)
 def test_the_error_goes_with_more_steps(name: str, sampler: str) -> None:
     """At 250 steps first order is within 3 %, second within 0.5 %; ancestral sampling adds its chance of 3 %."""
@@ -158,6 +160,7 @@ def test_any_number_of_steps_stays_on_the_schedule(name: str, sampler: str, step
     assert (mean - torch.tensor(MEAN)).abs().max() < 0.012 + chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("sampler", DDPM().samplers)
 def test_every_number_of_steps_gives_falling_times(spacing: str, sampler: str) -> None:

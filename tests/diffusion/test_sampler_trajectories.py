@@ -78,6 +78,7 @@ def config(process: DDPM) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("sampler", DDPM().samplers)

@@ -48,6 +48,7 @@ def test_only_inception_has_fid_kid_and_is() -> None:
     assert "published figures use 10,000 samples" in found["FID"]["warning"]
 
 
+@pytest.mark.slow
 def test_only_i3d_with_16_and_128_frames_has_fvd() -> None:
     assert "FVD16" in dict(fidelity_metrics(sight(I3d, 16), N, 2, 0))
     assert "FVD128" in dict(fidelity_metrics(sight(I3d, 128), N, 2, 0, ["slow"]))

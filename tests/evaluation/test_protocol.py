@@ -21,6 +21,7 @@ def first(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return kept, found
 
 
+@pytest.mark.slow
 def test_a_repeated_protocol_gives_the_same_metrics(study: Path, first: tuple[Path, dict[str, Any]]) -> None:
     protocol, before = first
     rules = ["most=30", "seed=4", "neighbours=2"]
@@ -32,6 +33,7 @@ def test_a_repeated_protocol_gives_the_same_metrics(study: Path, first: tuple[Pa
     assert before["protocol"]["extractors"]["classifier"]["weights"] == facts["fingerprint"]
 
 
+@pytest.mark.slow
 def test_n_is_that_of_the_protocol(study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     rules = json.loads(first[0].read_text())
     rules["count"] = {"videos": 11}
@@ -44,6 +46,7 @@ def test_n_is_that_of_the_protocol(study: Path, first: tuple[Path, dict[str, Any
         evaluate(study, f"images={study}/images", *given)
 
 
+@pytest.mark.slow
 def test_settings_that_differ_from_the_protocol_are_refused(
     study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -89,6 +92,7 @@ def test_other_extractors_than_in_the_protocol_are_refused(
         evaluate(study, *rules, f"extractors=[encoder:{tmp_path}/second]")
 
 
+@pytest.mark.slow
 def test_a_rerun_is_skipped_although_the_folder_has_other_files(study: Path, tmp_path: Path) -> None:
     notes = f"notes={tmp_path}/notes"
     evaluate(study, notes)

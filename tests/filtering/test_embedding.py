@@ -66,6 +66,7 @@ def test_a_coded_network_compares_what_it_corrects_and_the_codes_with_codes(tmp_
     assert torch.equal(embedder.embed_references(x), plain[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 @pytest.mark.parametrize(("every", "first"), [(1, False), (3, False), (1, True)])
 def test_recordings_come_in_order_with_their_patients(

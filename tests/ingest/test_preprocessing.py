@@ -39,6 +39,7 @@ def by_brute_force(times: np.ndarray, fps: float, count: int) -> list[int]:
     return best
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(
     gaps=st.lists(st.floats(0.002, 0.3), min_size=0, max_size=40),

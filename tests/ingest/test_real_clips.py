@@ -32,6 +32,7 @@ def _counted(path: Path) -> tuple[int, float]:
         return len(times), max(times) - min(times) + float(1 / stream.average_rate)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def phantoms() -> list[tuple[np.ndarray, np.ndarray, float]]:
     return [(render(scene), label_areas(scene), scene.heart_rate) for scene in scenes]
 
 
+@pytest.mark.slow
 def test_heart_rates_of_phantoms() -> None:
     """Recordings of two beats and more: within 5 % for at least 95 % of them."""
     errors = []
@@ -180,6 +181,7 @@ def test_area_curves_of_phantoms() -> None:
     assert min(chambers) > 0.85
 
 
+@pytest.mark.slow
 def test_short_phantom_clips_have_no_rate_or_the_right_one() -> None:
     for frames, _, rate in phantoms():
         for beats in (0.5, 0.9, 1.3, 1.6):

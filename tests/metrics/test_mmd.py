@@ -48,6 +48,7 @@ def test_kernel_distance_equals_torchmetrics_kid() -> None:
     assert polynomial_mmd(DotProducts.of(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
 
 
+@pytest.mark.slow
 def test_equal_distributions_have_mean_zero_and_covering_intervals() -> None:
     """With a row compared with itself, as in the biased estimate, the mean would be about 0.2."""
     values, inside = [], 0

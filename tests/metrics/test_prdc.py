@@ -54,6 +54,7 @@ def test_precision_needs_several_samples_and_recall_several_patients() -> None:
         assert ends.high <= 1 or name == "density"
 
 
+@pytest.mark.slow
 def test_interval_width_matches_the_spread_of_the_metric() -> None:
     """Over new random sets, the spread of each metric matches its interval."""
     rng, units = np.random.default_rng(3), SamplingUnits(np.arange(60))

@@ -278,6 +278,7 @@ def test_repeated_recordings_count_once() -> None:
     assert made._test_results[""].recordings == 3
 
 
+@pytest.mark.slow
 def test_training_exports_an_artifact_with_the_same_logits(tmp_path: Path) -> None:
     store(tmp_path / "videos")
     metrics = engine.train(train_cfg(tmp_path))
@@ -322,6 +323,7 @@ def test_only_clips_can_be_classified(tmp_path: Path) -> None:
     assert cfg.view._target_.endswith("Clips")
 
 
+@pytest.mark.slow
 def test_regression_on_real_and_synthetic_clips_end_to_end(tmp_path: Path) -> None:
     """The artifact predicts in the unit of the column and records its training data, which the training hash covers."""
     store(tmp_path / "videos")

@@ -217,6 +217,7 @@ def losses(folder: Path) -> np.ndarray:
     return pd.read_csv(folder / "logs" / "csv" / "metrics.csv")["train/loss"].dropna().to_numpy()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path, study: Path) -> None:
     """Batch statistics, sampled centers, gradients and held-out metrics are those of all processes together.
 
@@ -238,6 +239,7 @@ def test_two_processes_train_as_one_with_the_same_batch(tmp_path: Path, study: P
         assert torch.allclose(value.float(), states[1][name].float(), rtol=0.02, atol=2e-3), name
 
 
+@pytest.mark.slow
 def test_a_network_of_pixels_is_trained_and_used_to_link_images(tmp_path: Path, study: Path) -> None:
     metrics = train(tmp_path, study / "videos", "trainer.max_epochs=6", "model.lr=0.1")
     assert metrics["auc"] > 0.9

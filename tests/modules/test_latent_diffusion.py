@@ -117,6 +117,7 @@ def per_frame(own: DiffusionModel, x_t: Tensor, *_: Any) -> Tensor:
     return 0.3 * x_t - 0.1
 
 
+@pytest.mark.slow
 def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[str, LatentDiffusion]) -> None:
     for kind in KINDS:
         made, own = load_diffusion_model(str(study / kind), kind), trained[kind].model.eval()
@@ -188,6 +189,7 @@ def with_callback(patch: pytest.MonkeyPatch, callback: Callback) -> None:
     patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, callback], **more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_run_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: Path, trained: dict[str, LatentDiffusion], kind: str
@@ -328,6 +330,7 @@ def test_checkpointing_changes_the_memory_and_not_the_gradient(study: Path, monk
         assert torch.allclose(grad, found[1][name], atol=1e-7), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_mixed_precision_accumulation_and_the_order_of_channels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -473,6 +476,7 @@ def bare(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latent_store(tmp_path / "latents")
 

@@ -48,6 +48,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "words"), WRONG)
 def test_an_invalid_setting_is_a_user_error(tmp_path: Path, override: str, words: str) -> None:
     cfg = train_cfg(tmp_path, "lidm", override)

@@ -283,6 +283,7 @@ def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
         Reid(embedder_with_linear_code, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["published", "cosine", "arcface", "code"])
 def test_training_exports_an_artifact_that_separates_new_patients(tmp_path: Path, latents: Path, head: str) -> None:
     given = ["head.features=8"] if head == "code" else []

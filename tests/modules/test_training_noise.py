@@ -52,6 +52,7 @@ def steps(
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "overrides"), CASES)
 def test_no_two_rows_and_no_two_steps_have_the_same_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, overrides: list[str]
@@ -66,6 +67,7 @@ def test_no_two_rows_and_no_two_steps_have_the_same_noise(
     assert rows.std() == pytest.approx(1, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "overrides"), CASES)
 def test_the_rows_of_a_batch_have_noise_levels_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, overrides: list[str]

@@ -112,6 +112,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "datamodule.length=96", "task.labels=[a,b,c]", *overrides])
 
 
+@pytest.mark.slow
 def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Trained on originals, tested on anonymized images without label b; label c has no negative in TEST."""
     store(tmp_path / "videos")
@@ -143,6 +144,7 @@ def test_a_label_removed_from_anonymized_images_has_a_low_auc(tmp_path: Path, ca
     assert said.count("not scored: 8 positive and 0 negative images, and both are needed") == 2
 
 
+@pytest.mark.slow
 def test_training_on_anonymized_images_and_testing_on_originals(tmp_path: Path) -> None:
     store(tmp_path / "videos")
     store(tmp_path / "masked", shown="a")

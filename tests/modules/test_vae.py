@@ -289,6 +289,7 @@ def test_decoding_rounds_to_the_nearest_gray_level(grey: bool, channels: int) ->
     assert difference.abs().max() <= 0.5 + 1e-3
 
 
+@pytest.mark.slow
 def test_the_published_network_trains_one_step_and_encodes() -> None:
     """At full size, 3 x 112 x 112 and 62 million parameters."""
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ def clips(seed: int = 0) -> Tensor:
     return torch.rand(B, C, F, H, W, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "classes", "parameters"),
     [

@@ -137,6 +137,7 @@ def restated(state: dict[str, Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Te
     return features, (difference * state["fc_end.weight"][0]).sum(dim=1) + state["fc_end.bias"][0]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_published_weights_give_the_pair_logits_of_the_published_network(tmp_path: Path) -> None:
     channels, features, side = 4, 128, 14

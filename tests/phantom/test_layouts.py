@@ -37,6 +37,7 @@ def test_every_layout_is_tested() -> None:
     assert set(LAYOUTS) == {"cardiacnet", *SOURCES}
 
 
+@pytest.mark.slow
 def test_recordings_and_truth_come_back(layout: tuple[str, Path]) -> None:
     name, root = layout
     found = {recording.name: recording for recording in SOURCES[name].recordings(root) if recording.path}

@@ -64,6 +64,7 @@ def test_read_gives_a_video_of_the_asked_shape() -> None:
         assert all(0 <= t <= video.times[-1] for t in video.marks[name])
 
 
+@pytest.mark.slow
 def test_pixels_are_the_same_in_another_process() -> None:
     phantom = Phantom(patients=4, size=48, seconds=(0.5, 0.5))
     here = hashlib.sha256(phantom.read(Recording("PAH-001", ""), Limits()).frames.tobytes()).hexdigest()
@@ -77,6 +78,7 @@ def test_pixels_are_the_same_in_another_process() -> None:
     assert there.stdout.decode().strip() == here
 
 
+@pytest.mark.slow
 def test_more_patients_leave_the_others_as_they_were() -> None:
     small = Phantom(patients=6, size=32, seconds=(0.1, 0.2))
     large = Phantom(patients=15, size=32, seconds=(0.1, 0.2))

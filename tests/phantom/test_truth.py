@@ -192,6 +192,7 @@ def test_chambers_are_dark_and_walls_bright(class_id: int) -> None:
     assert level[MYOCARDIUM] > 2 * max(level[k] for k in (LV, RV, LA, RA))
 
 
+@pytest.mark.slow
 def test_cohorts_differ_in_gain() -> None:
     level = [np.mean([render(scene_of(c, p, size=64, seconds=0.1)).mean() for p in range(1, 6)]) for c in range(4)]
     assert min(level[2:]) > 1.15 * max(level[:2])

@@ -50,6 +50,7 @@ def sets(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), a.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [2048, 5])
 @pytest.mark.parametrize("paired", [True, False])
 def test_random_sets_give_what_brute_force_gives(paired: bool, block: int) -> None:

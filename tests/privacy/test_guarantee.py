@@ -22,6 +22,7 @@ def named(count: int, letter: str) -> np.ndarray:
     return np.array([f"{letter}{number:04}" for number in range(count)])
 
 
+@pytest.mark.slow
 def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_rule_takes() -> None:
     """All are new patients from one distribution, 457 in training and 101 in test; 240 repeats, 150 samples each."""
     train, test, held, samples, width, repeats = 457, 101, 59, 150, 8, 240
@@ -45,6 +46,7 @@ def test_a_generator_that_copies_nobody_loses_alpha_and_not_what_the_published_r
     assert published - margin > 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("held", "alpha"), [(59, 0.05), (25, 0.05), (40, 0.1)])
 def test_the_share_lost_is_the_conformal_rank(held: int, alpha: float) -> None:
     """On average floor(alpha (n + 1)) / (n + 1), and its bound holds with confidence 1 - delta, over 1,500 studies."""
@@ -83,6 +85,7 @@ class Study:
         return float(stats.norm.cdf(tau - self.means[transform]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("means", "controls", "choose"),
     [
@@ -151,6 +154,7 @@ def test_most_studies_are_certified_where_few_were_at_the_threshold_of_alpha() -
         assert sum(decision.decisive == "alpha" for decision in decisions) < 0.6 * studies
 
 
+@pytest.mark.slow
 def test_a_rate_just_above_beta_is_certified_as_rarely_as_can_be_computed() -> None:
     """999 patients for calibration, so that tau hardly varies and the true rate is about .052; 1,000 studies."""
     study, rule, studies = Study({"flip": 3.27}, 181, seed=5), Calibrated(choose=0.0, alpha_max=0.05), 1000
@@ -165,6 +169,7 @@ def test_a_rate_just_above_beta_is_certified_as_rarely_as_can_be_computed() -> N
     assert wrong == pytest.approx(expected, abs=3 * np.sqrt(expected))
 
 
+@pytest.mark.slow
 def test_what_alpha_max_promises_of_harmless_samples_holds_where_tau_goes_down() -> None:
     study, rule, lost = Study({"flip": 2.7}, 500, seed=7), Calibrated(alpha_max=0.2), []
     for _ in range(600):

@@ -28,6 +28,7 @@ def encoded(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damaged", "harm", "stage"),
     [

@@ -70,17 +70,20 @@ def leaves(settings: Mapping[str, Any], above: str = "") -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "table"), [("image", IMAGE), ("video", VIDEO)])
 def test_every_setting_is_tried_below(drawn: Path, stage: str, table: dict[str, list[str]]) -> None:
     assert leaves(Store(drawn / f"{stage}s").dataset.settings) == set(table) - {"guidance.auto"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", IMAGE)
 def test_images_with_another_setting_are_not_taken(drawn: Path, setting: str) -> None:
     with pytest.raises(UserError, match=told("images", setting)):
         image(drawn, *asked(drawn, "image", *IMAGE[setting]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", VIDEO)
 def test_videos_with_another_setting_are_not_taken(drawn: Path, setting: str) -> None:
     with pytest.raises(UserError, match=told("videos", setting)):

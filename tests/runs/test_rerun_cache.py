@@ -30,6 +30,7 @@ def done(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_rerun_says_so_and_imports_nothing_heavy(done: Path) -> None:
     code = f"""
 import sys

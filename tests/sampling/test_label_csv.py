@@ -28,6 +28,7 @@ def test_labels_of_a_csv_go_row_by_row(tmp_path: Path) -> None:
         image(folder, "n=null", f"labels={labels}")
 
 
+@pytest.mark.slow
 def test_labels_of_a_csv_for_videos(tmp_path: Path) -> None:
     folder = study(tmp_path)
     image(folder)

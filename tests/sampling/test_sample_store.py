@@ -24,6 +24,7 @@ from tests.support.sampling_study import ROOT, bytes_of, command, image, planted
 from tests.support.tiny_diffusion import CLASSES, C, H, W, sample_cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [None, RectifiedFlow()], ids=["ddpm", "flow"])
 def test_the_exact_denoiser_gives_stores_of_the_right_mean_and_std(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: Any
@@ -56,6 +57,7 @@ def test_no_patient_of_the_study_is_in_a_store_of_samples(tmp_path: Path) -> Non
     assert real.table["class_id"].tolist() == list(CLASSES)
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_for_any_batch_and_length_of_the_list(tmp_path: Path) -> None:
     folder = study(tmp_path)
     whole = image(folder, "n=8", "batch=8", "guidance.class_id=3", "sampler=ddpm")
@@ -91,6 +93,7 @@ def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_version")
 @pytest.mark.parametrize("stage", ["image", "video"])
 def test_ten_interruptions_end_with_the_same_bytes(
@@ -159,6 +162,7 @@ engine.sample(sample_cfg(folder, "video", *more, "n=3", "batch=4", "frames=13", 
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_rows(tmp_path: Path) -> None:
     """Of the videos there is one batch: the second process has nothing to do."""
     folder = study(tmp_path)

@@ -93,6 +93,7 @@ def test_a_row_is_told_its_own_condition(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.allclose(whitened.mean(dim=(1, 2, 3)), ids.float(), atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sampler"), [("lidm", "dpmpp_2m"), ("lidm", "ddpm"), ("crossfade", "dpmpp_2m"), ("continue", "ddpm")]
 )

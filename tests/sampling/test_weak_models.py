@@ -58,6 +58,7 @@ def asked(folder: str) -> dict[str, Any]:
     return {"auto": {"artifact": folder, "scale": 2.0}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "own", "other"), FITS)
 def test_a_model_that_was_trained_otherwise_fits(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any]
@@ -69,6 +70,7 @@ def test_a_model_that_was_trained_otherwise_fits(
     assert found.fingerprint() == load_diffusion_model(weak, kind).fingerprint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "own", "other", "key"), DIFFERS)
 def test_a_model_whose_predictions_mean_something_else_is_refused(
     tmp_path: Path, kind: str, own: dict[str, Any], other: dict[str, Any], key: str

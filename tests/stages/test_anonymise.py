@@ -93,6 +93,7 @@ def test_without_noise_it_is_the_stored_mean_of_the_middle_frame(folder: Path) -
     assert not list(find_problems(made.root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [DDPM(), RectifiedFlow()], ids=["ddpm", "flow"])
 @pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
 def test_what_is_left_of_a_frame_is_what_the_flow_of_a_gaussian_leaves(
@@ -152,6 +153,7 @@ def test_a_class_that_the_generator_does_not_know_matters_only_where_it_is_told(
         assert made.table["class_id"].tolist() == [3, 2]
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_the_seed_and_itself_alone(folder: Path) -> None:
     whole = run(folder, "frames=3")
     for batch in (1, 5):
@@ -297,6 +299,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=[" ".join(entry[0]) for entry in REFUSED])
 def test_refusals(ready: Path, overrides: list[str], words: str) -> None:
     given = [override.replace("DIR", str(ready)) for override in overrides]

@@ -151,6 +151,7 @@ def test_mistakes_are_refused_in_one_sentence(tmp_path: Path, overrides: list[st
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_command_line_is_compared(tmp_path: Path) -> None:
     """One root per value: later stages find the output of earlier ones by the default paths."""
     make_video_store(tmp_path / "data" / "lung" / "videos")

@@ -64,6 +64,7 @@ def truth(channels: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("budget", [8, 512])
 def test_latents_are_the_networks_frame_by_frame(
@@ -143,6 +144,7 @@ def failing_after(count: int, save: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_version")
 @pytest.mark.parametrize("stage", ["encode", "decode"])
 def test_ten_interruptions_end_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
@@ -229,6 +231,7 @@ def test_a_process_that_is_asked_to_end_ends(tmp_path: Path, monkeypatch: pytest
     assert len(encode(folder).table) == len(LENGTHS)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_recordings(tmp_path: Path) -> None:
     """With a budget of 512 there is one pack: the second process has nothing to do."""
     folder = study(tmp_path)
@@ -362,6 +365,7 @@ def test_another_precision_is_another_store(tmp_path: Path) -> None:
         encode(folder, "trainer.precision=bf16-mixed")
 
 
+@pytest.mark.slow
 def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     folder = study(tmp_path)
     write_vae_artifact(folder / "rgb", tiny_autoencoder(3))

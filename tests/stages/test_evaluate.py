@@ -45,6 +45,7 @@ def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.n
     return np.stack(features), np.array(predicted), np.array(target)
 
 
+@pytest.mark.slow
 def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> None:
     found, said = evaluate(study)
     (synthetic, guess, asked), (test, real_guess, real_class) = (
@@ -66,6 +67,7 @@ def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> 
     assert not {"FID", "KID", "IS", "FVD16"} & (set(found["videos"]) | set(said.split()))
 
 
+@pytest.mark.slow
 def test_every_metric_has_the_same_keys(study: Path) -> None:
     found, said = evaluate(study, f"images={study}/images", "neighbours=3")
     keys = {"value", "low", "high", "floor", "count", "dimensions", "better", "warning"}
@@ -85,6 +87,7 @@ def test_every_metric_has_the_same_keys(study: Path) -> None:
     assert json.loads((study / "report" / "protocol.json").read_text()) == found["protocol"]
 
 
+@pytest.mark.slow
 def test_the_floor_has_the_same_sample_count(study: Path) -> None:
     """Twenty training clips are cut to eighteen; with all twenty, or against other recordings, it is another number."""
     found, _ = evaluate(study)
@@ -96,6 +99,7 @@ def test_the_floor_has_the_same_sample_count(study: Path) -> None:
     assert abs(floor / frechet_distance(train, test) - 1) > 1e-4
 
 
+@pytest.mark.slow
 def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
     found, said = evaluate(study)
     for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
@@ -113,6 +117,7 @@ def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
     assert "videos: heart rate" in said
 
 
+@pytest.mark.slow
 def test_seams_are_measured_at_the_joins(study: Path) -> None:
     found, _ = evaluate(study)
     store = Store(study / "videos")
@@ -124,6 +129,7 @@ def test_seams_are_measured_at_the_joins(study: Path) -> None:
     assert seam["floor"] == {"value": None, "low": None, "high": None, "count": 0}
 
 
+@pytest.mark.slow
 def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path) -> None:
     found, _ = evaluate(study)
     curve = found["curves"]["frame difference"]
@@ -138,6 +144,7 @@ def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path) 
         assert curve[side]["fps"] == [32.0]
 
 
+@pytest.mark.slow
 def test_images_are_compared_by_frames(study: Path) -> None:
     found, said = evaluate(study, f"images={study}/images", "videos=null", "batch=7")
     assert "videos" not in found
@@ -173,6 +180,7 @@ def test_every_frame_is_used_once_with_its_class(study: Path) -> None:
     assert seen.units.names.tolist() == rows["PatientID"].to_numpy()[of[order]].tolist()
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_seed(study: Path) -> None:
     few = [f"images={study}/images", "most=20", "videos=null"]
     first, again, other = (evaluate(study, *few, *more)[0]["images"] for more in ([], ["batch=3"], ["seed=1"]))
@@ -183,6 +191,7 @@ def test_samples_depend_on_the_seed(study: Path) -> None:
     assert other["frechet[classifier]"]["value"] != pytest.approx(value, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_real_store_is_compared_by_its_test_patients(study: Path) -> None:
     found, _ = evaluate(study, f"videos={study}/real")
     assert found["videos"]["frechet[classifier]"]["value"] == pytest.approx(0, abs=1e-6)
@@ -191,6 +200,7 @@ def test_a_real_store_is_compared_by_its_test_patients(study: Path) -> None:
     assert (agreement["value"], agreement["count"]) == (agreement["floor"]["value"], agreement["floor"]["count"])
 
 
+@pytest.mark.slow
 def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "short", ["TRAIN"] * 17, 100, synthetic=True, frames=6)
     found, said = evaluate(study, f"videos={tmp_path}/short")
@@ -231,6 +241,7 @@ def test_clips_start_as_in_the_test_of_the_classifier(
     assert np.sort(seen.features, axis=0) == pytest.approx(np.sort(np.stack(features), axis=0), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_training_data_of_the_classifier_has_warnings(tmp_path: Path, study: Path) -> None:
     right = file_sha256(study / "real" / CHECKSUMS)
     for name, facts, told in (
@@ -254,6 +265,7 @@ def test_cardiac_cycle_uses_a_random_sample_of_recordings(study: Path) -> None:
     assert len(chosen[0].table) == 6
 
 
+@pytest.mark.slow
 def test_small_samples_have_warnings(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "few", ["TRAIN"] * 4, 100, synthetic=True)
     found, said = evaluate(study, f"videos={tmp_path}/few")
@@ -268,6 +280,7 @@ def test_small_samples_have_warnings(tmp_path: Path, study: Path) -> None:
         evaluate(study, f"videos={tmp_path}/few", "least=16")
 
 
+@pytest.mark.slow
 def test_relabeled_classes_have_a_warning(tmp_path: Path, study: Path) -> None:
     column = {"LabelSource": lambda k: "asked" if k else "0123456789ab"}
     write(tmp_path / "relabelled", ["TRAIN"] * 4, 100, synthetic=True, **column)
@@ -278,6 +291,7 @@ def test_relabeled_classes_have_a_warning(tmp_path: Path, study: Path) -> None:
         assert ("labels were put in by a classifier (0123456789ab), not asked for" in warning) == told
 
 
+@pytest.mark.slow
 def test_class_agreement_is_optional(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "unlabelled", ["TRAIN"] * 3, 100, synthetic=True, class_id=None)
     given = ["artifact=null", f"extractors=[encoder:{study}/classifier]", f"videos={tmp_path}/unlabelled"]
@@ -286,6 +300,7 @@ def test_class_agreement_is_optional(tmp_path: Path, study: Path) -> None:
     assert "class agreement" not in found["videos"]
 
 
+@pytest.mark.slow
 def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path) -> None:
     write(tmp_path / "unlabelled", ["TRAIN"] * 3, synthetic=True, class_id=None)
     write(tmp_path / "half", ["TRAIN"] * 3, synthetic=True, class_id=lambda k: "" if k else 2)
@@ -320,6 +335,7 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
             evaluate(study, *overrides)
 
 
+@pytest.mark.slow
 def test_a_dst_that_is_a_file_is_refused(tmp_path: Path, study: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="File exists") as caught:

@@ -140,6 +140,7 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
     assert summary.facts["samples"] == f"12 drawn, {12 - len(kept)} rejected, {len(kept)} kept"
 
 
+@pytest.mark.slow
 def test_copies_are_recognised_without_the_frames_that_they_were_made_of(folder: Path) -> None:
     """other_frame lacks the frame and its neighbours, other_recording the recording; exact lacks nothing."""
     left = (
@@ -398,6 +399,7 @@ REAL: list[tuple[str, Callable[[Path], Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "make"), SRC, ids=[words for words, _ in SRC])
 def test_samples_that_cannot_be_judged_are_refused(folder: Path, words: str, make: Callable[[Path], Any]) -> None:
     make(folder / "bad")
@@ -448,6 +450,7 @@ def test_networks_of_other_latents_are_refused(folder: Path, monkeypatch: pytest
     refused(folder, "autoencoder=.* did not encode", f"src={folder}/bad/images", f"real={folder}/bad/latents")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "override"),
     [
@@ -508,6 +511,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_there_is_no_store_or_the_whole_one(folder: Path, moment: str) -> None:
     whole = folder / "whole"

@@ -55,6 +55,7 @@ def test_labels_as_in_training_are_those_of_its_train_rows(tmp_path: Path) -> No
     assert other["EF"].tolist() != made["EF"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -132,6 +133,7 @@ IMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "words"), IMAGE, ids=[" ".join(entry[0]) for entry in IMAGE])
 def test_images_that_cannot_be_drawn(ready: Path, overrides: list[str], words: str) -> None:
     write_csv(ready / "wrong.csv", "class,ef", "1,50")
@@ -161,6 +163,7 @@ def test_a_network_that_overflows_leaves_no_store(tmp_path: Path, monkeypatch: p
     refused("a sample is not finite|a latent is not finite", lambda: image(folder), folder, "images")
 
 
+@pytest.mark.slow
 def test_a_refusal_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     folder = study(tmp_path)
     asked = command(folder, "image", "n=3", "sampler=heun")

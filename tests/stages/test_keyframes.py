@@ -41,6 +41,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_key_frames_and_the_same_videos(tmp_path: Path) -> None:
     source = heart_store(tmp_path / "videos", CLIPS, class_id=[2, 0, 1], EF=[50.5, 61.25, 40.0])
     before = bytes_of(tmp_path / "videos")
@@ -114,6 +115,7 @@ def test_a_study_without_a_heartbeat_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path, f"dst={tmp_path}/whole")
@@ -136,6 +138,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatc
     assert again == whole
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_result(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", CLIPS)
     run(tmp_path)

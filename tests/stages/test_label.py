@@ -69,6 +69,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum()
 
 
+@pytest.mark.slow
 def test_the_most_confident_classifier_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     logits = {name: scale * rng.standard_normal((6, 2)) for name, scale in (("asd", 1), ("pah", 4), ("pah_again", 4))}

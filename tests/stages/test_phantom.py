@@ -48,6 +48,7 @@ def take_in(source: Source, raw: Path | None, dst: Path) -> Store:
     return Store(dst)
 
 
+@pytest.mark.slow
 def test_the_raw_tree_gives_the_same_recordings_as_rendering(tmp_path: Path) -> None:
     draw(tmp_path / "raw")
     rendered = take_in(STUDY, None, tmp_path / "rendered")
@@ -60,6 +61,7 @@ def test_the_raw_tree_gives_the_same_recordings_as_rendering(tmp_path: Path) -> 
     pd.testing.assert_frame_equal(read.table[shared], rendered.table)
 
 
+@pytest.mark.slow
 def test_the_tree_has_the_quirks_of_the_study(tmp_path: Path) -> None:
     draw(tmp_path / "raw", Phantom(patients=20, size=48, seconds=(0.3, 0.4)))
     read = take_in(CardiacNet(), tmp_path / "raw", tmp_path / "read")
@@ -67,6 +69,7 @@ def test_the_tree_has_the_quirks_of_the_study(tmp_path: Path) -> None:
     assert set(read.table["Label"]) == {"complete", "truncated"}
 
 
+@pytest.mark.slow
 def test_more_processes_write_the_same_bytes(tmp_path: Path) -> None:
     draw(tmp_path / "one")
     draw(tmp_path / "two", workers=2)
@@ -88,6 +91,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +123,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_ends_with_the_same_bytes(
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "straight"}
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_tree(tmp_path: Path) -> None:
     work = tmp_path / "raw.partial"
     work.mkdir()

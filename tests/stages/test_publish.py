@@ -232,6 +232,7 @@ REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "change", "says"), REFUSALS)
 def test_videos_are_refused_without_filter_or_audit(
     study: Path, file: str, change: Callable[[dict[str, Any]], None] | None, says: str
@@ -336,6 +337,7 @@ def test_patient_name_in_the_training_settings_is_refused(study: Path) -> None:
     assert not (study / "reports/phantom/hub/lidm").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -406,6 +408,7 @@ def test_push_uploads_the_checked_folder(study: Path, monkeypatch: pytest.Monkey
         run(study, "push=lab/hearts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["videos", "lidm"])
 def test_names_are_those_of_the_study_that_the_filter_compared_with(study: Path, tmp_path: Path, what: str) -> None:
     """Stores with other recordings, other patients, fewer patients, and the same ones in another order."""
@@ -456,6 +459,7 @@ def sent(study: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
     return len(Hub.sent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["videos", "lidm"])
 @pytest.mark.parametrize(
     ("old", "new", "says"),

@@ -150,6 +150,7 @@ def test_shared_page_has_no_absolute_paths(mine: Path) -> None:
     assert "src=... dst=samples/a/b" in shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passed", [True, False])
 def test_only_samples_that_passed_the_filter_are_shared(mine: Path, passed: bool) -> None:
     """Videos that were not filtered, or a filter decision that failed."""
@@ -203,6 +204,7 @@ def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
     assert numbers["funnel"] == {"videos": {"drawn": 8, "rejected": 2, "kept": 6}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -222,6 +224,7 @@ def test_verdict_of_weaker_decisions(mine: Path, changed: dict[str, Any], said: 
     assert ("Guarantee holds" in text) == ("tries" in changed)
 
 
+@pytest.mark.slow
 def test_a_measure_that_stands_out_is_part_of_the_verdict(mine: Path) -> None:
     path = mine / "reports/phantom/audit/audit.json"
     record = json.loads(path.read_text())
@@ -265,6 +268,7 @@ def test_names_from_tables_are_escaped(mine: Path) -> None:
     assert "&lt;script&gt;alert(1)" in html
 
 
+@pytest.mark.slow
 def test_same_inputs_give_same_bytes_and_a_rerun_does_nothing(mine: Path) -> None:
     notes = f"notes={mine}/notes"
     run(mine, notes)
@@ -350,6 +354,7 @@ def usefulness(root: Path, ratio: tuple[float, float, float], real: tuple[float,
     return words(page(root)).split("Usefulness")[2].split("Fidelity")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "real", "said"),
     [
@@ -376,6 +381,7 @@ def test_weakest_task_has_the_lowest_lower_end(mine: Path) -> None:
     assert "in PAH, the weakest of 2 tasks" in narrow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "warning", "said"),
     [

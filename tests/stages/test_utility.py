@@ -104,6 +104,7 @@ def probabilities(folder: Path, name: str, models: Path | None = None) -> tuple[
     return np.stack(said), np.array(ids), np.array(values)
 
 
+@pytest.mark.slow
 def test_pairs_of_classes_use_conditional_probabilities(study: Path) -> None:
     found, said = asked(study)
     assert set(found["tasks"]) == {"ASD", "PAH", "EF"}
@@ -216,6 +217,7 @@ def test_a_rerun_is_skipped_unless_a_classifier_changed(study: Path, tmp_path: P
     assert (tmp_path / "report" / "utility.json").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> None:
     source = file_sha256(study / "real" / CHECKSUMS)
     model(tmp_path / "elsewhere", 1, "f" * 64, "both")

@@ -91,6 +91,7 @@ def test_a_reference_in_the_middle_of_training_clips_is_one_when_sampling(
     assert seen[0]["reference_time"].tolist() == [[3.5], [3.5]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("join", ["crossfade", "continue"])
 def test_the_file_list_of_videos(tmp_path: Path, join: str) -> None:
     folder = study(tmp_path)
@@ -191,6 +192,7 @@ def sources(ready: Path) -> Path:
     return ready
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "words"), VIDEO, ids=[" ".join(entry[0]) for entry in VIDEO])
 def test_videos_that_cannot_be_drawn(sources: Path, overrides: list[str], words: str) -> None:
     given = [override.replace("DIR", str(sources)) for override in overrides]

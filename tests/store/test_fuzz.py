@@ -243,6 +243,7 @@ def read_unchecked(path: Path) -> None:
     read_video(path, 1, [1], 6)
 
 
+@pytest.mark.slow
 def test_any_video_in_a_store(tmp_path: Path, decoder: Decoder) -> None:
     """The checksums agree with the damage, so that the file itself is parsed."""
     store = video_store(tmp_path / "store", 1)
@@ -372,6 +373,7 @@ def volumes(draw: st.DrawFn) -> bytes:
     return gzip.compress(content, 1) if draw(st.booleans()) else content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nifti header", "nifti bytes"])
 def test_any_nifti(tmp_path: Path, decoder: Decoder, name: str) -> None:
     path = tmp_path / "a.nii.gz"

@@ -152,6 +152,7 @@ def said(root: Path) -> str:
     return "; ".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIDEO_DAMAGE)
 def test_damage_is_named(tmp_path: Path, name: str) -> None:
     video_store(tmp_path / "store")

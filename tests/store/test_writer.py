@@ -136,6 +136,7 @@ def begun(root: Path) -> Path:
     return root.with_name(f"{root.name}.partial")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tail", [b"", b'{"row": {"FileName": "rec-0', b'{"row"', b"\0\0\0\n", b"[]\n", b"\xff\n", b"\n"]
 )

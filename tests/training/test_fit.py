@@ -163,6 +163,7 @@ def accident(cfg: Any, monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) ->
 MORE = ("trainer.max_epochs=3", "loss.adversarial.weight=0.5", "loss.adversarial.start=6", "loss.adversarial.width=4")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the first epoch, in the second, after the last but before the export: with both optimisers and EMA."""
     more = [*MORE, "loss.adversarial.layers=1"]
@@ -230,6 +231,7 @@ def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     assert engine.train(train_cfg(folder))["psnr"] > 0  # the same command goes on
 
 
+@pytest.mark.slow
 def test_pictures_and_values_reach_several_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -283,6 +285,7 @@ def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
     assert not [name for name in found if name.endswith("_moving")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -363,6 +366,7 @@ def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsReco
     assert (recipe.model.schedule, list(recipe.vae.widths)) == ("cosine", [16, 32, 64, 64])
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_export_once(tmp_path: Path) -> None:
     """With both optimisers: each backward pass leaves the other's parameters without a gradient."""
     folder = study(tmp_path)

@@ -44,6 +44,7 @@ def inputs(video: bool, frames: int = F) -> tuple[Tensor, Tensor, Condition]:
     return x, torch.tensor([3.0, 700.5]), Condition(tokens, extra)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name", "extra", "count"),
     [

@@ -68,6 +68,7 @@ def inputs(make: Any, count: int = B, length: int = 2, frames: int = F) -> tuple
 # ---------------------------------------------------------------------------------------------------------- presets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "name", "extra", "count", "factor"),
     [

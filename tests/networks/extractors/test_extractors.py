@@ -111,6 +111,7 @@ def test_clips_are_padded_as_tensorflow_does(size: int, kernel: int, step: int, 
     assert max_pool_same(x, (kernel,) * 3, (step,) * 3).shape[2:] == (-(-size // step),) * 3
 
 
+@pytest.mark.slow
 def test_inception_resizes_frames_as_pillow(files: Path) -> None:
     extractor, x = Inception(str(files / "inception.pth")), torch.rand(1, 1, 1, 40, 56) * 2 - 1
     seen: list[Tensor] = []

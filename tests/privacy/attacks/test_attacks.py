@@ -49,6 +49,7 @@ def test_the_bootstrap_draws_whole_patients() -> None:
     assert (found.low + found.high) / 2 == pytest.approx(values.mean(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers() -> None:
     generator, hits = np.random.default_rng(1), 0
     for seed in range(300):

@@ -90,6 +90,7 @@ def test_measures_are_shown_with_their_targets(root: Path, share: bool, path: st
     assert not [notice for notice in numbers["notices"] if "originals" in notice]
 
 
+@pytest.mark.slow
 def test_section_is_left_out_without_records(tmp_path: Path) -> None:
     folder = study(tmp_path)
     run(folder, "look.per_class=1")
