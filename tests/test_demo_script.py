@@ -195,7 +195,7 @@ def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
         "stopped at command 9 of 21: fix the error and run the same command again to continue\n"
     )
     assert done.stderr.count("stopped") == 1
-    assert events(tmp_path)[-1] == "gone model=lvdm"
+    assert "gone model=lvdm" in events(tmp_path)
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_a_list_that_is_ended_leaves_nothing_running(tmp_path: Path, how: signal
         _, told = script.communicate(timeout=60)
     assert script.returncode != 0
     assert "stopped" not in told
-    assert events(tmp_path)[-1] == "gone model=lvdm"
+    assert "gone model=lvdm" in events(tmp_path)
 
 
 @pytest.mark.parametrize(("program", "line"), [("train", "model=vae"), ("sample", "stage=encode")])

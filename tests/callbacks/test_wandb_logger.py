@@ -281,7 +281,7 @@ def test_track_fails_if_the_server_did_not_accept_everything(tmp_path: Path, mon
     import wandb
 
     tiny_report.study(tmp_path)
-    lost = r"^W&B did not accept all results of phantom \({}\): give the same command again, or .*: wandb sync /"
+    lost = r"^W&B did not accept all results of phantom \({}\): run the same command again, or .*: wandb sync /"
     with monkeypatch.context() as patch:
         patch.setenv("WANDB_API_KEY", "k" * 40)
         patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

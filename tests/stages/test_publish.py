@@ -423,7 +423,7 @@ def test_names_are_those_of_the_study_that_the_filter_compared_with(study: Path,
     latents_of(real, tmp_path / "fewer", 1)
     with pytest.raises(UserError, match=r"filter_\w+/filter.json is of another study than latents=.*fewer"):
         run(study, f"what={what}", f"latents={tmp_path}/fewer")
-    with pytest.raises(UserError, match="latents=/nowhere is no store"):
+    with pytest.raises(UserError, match="latents=/nowhere is not a store"):
         run(study, f"what={what}", "latents=/nowhere")
     assert not (study / "reports/phantom/hub").exists()
     renumbered(real, tmp_path / "more", {}, extra=True)
