@@ -200,10 +200,10 @@ def main() -> int:
     missed = []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder) / "echodream"
-        ignored = shutil.ignore_patterns(
-            ".git", ".venv", "data", "models", "samples", "runs", "reports", "raw", ".*_cache"
-        )
-        shutil.copytree(ROOT, checkout, ignore=ignored)
+        for name in ("echodream", "conf", "tests", "benchmarks", "launch", "docs"):
+            shutil.copytree(ROOT / name, checkout / name)
+        for name in ("pyproject.toml", "README.md", "train.py", "sample.py"):
+            shutil.copy(ROOT / name, checkout)
         for name in names:
             caught = is_caught(MUTANTS[name], checkout)
             missed += [] if caught else [name]
