@@ -7,7 +7,7 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import parse_cell, parse_number
+from echodream.ingest.csv_tables import parse_cells, parse_number
 from echodream.ingest.listing import (
     ListedRecording,
     RawFile,
@@ -37,7 +37,7 @@ class Camus:
     folder (then with ``patientNNNN_Info_4CH.cfg``).
 
     Splits are read from ``subgroup_{training,validation,testing}.txt`` if these lists exist. Columns: View, and EF,
-    Sex, Age and ImageQuality of the cfg file. Its ED and ES frames (counted from 1) become marks.
+    Sex, Age and ImageQuality of the cfg file. The ED and ES frames of the cfg file (counted from 1) become marks.
     """
 
     views: tuple[str, ...] = ("A4C", "A2C")
@@ -63,29 +63,24 @@ class Camus:
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
             match = _SEQUENCE.fullmatch(entry.path.name)
+            known = match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
             if match and VIEWS[match["view"].upper()] in self.views:
                 yield _recording(entry, match["patient"].lower(), match["view"].upper(), splits)
-            elif entry.problem or not (
-                match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
-            ):
+            elif entry.problem or not known:
                 yield non_recording(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one half sequence; see ``Source``."""
-        assert recording.path is not None
-        listed = recording if isinstance(recording, ListedRecording) else None
-        volume = read_nifti(recording.path, limits)
-        fps = check_fps((listed and listed.fps) or plausible_frame_rate(volume.frame_step) or self.fps)
-        times = uniform_times(len(volume.frames), fps)
-        return make_video(
-            volume.frames, times, fps, marks=convert_marks_to_seconds(times, listed.mark_frames) if listed else None
-        )
+        assert isinstance(recording, ListedRecording)
+        frames, frame_step = read_nifti(recording.file, limits)
+        fps = check_fps(recording.fps or plausible_frame_rate(frame_step) or self.fps)
+        times = uniform_times(len(frames), fps)
+        return make_video(frames, times, fps, marks=convert_marks_to_seconds(times, recording.mark_frames))
 
 
 def _recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
     info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
-    columns: dict[str, CellValue] = {"View": VIEWS[view]}
-    columns |= {name: cell for name in _COLUMNS if (cell := parse_cell(info.get(name, ""))) is not None}
+    columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _COLUMNS)}
     marks = {
         name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := parse_number(info.get(name, ""))) and frame >= 1
     }
@@ -110,13 +105,12 @@ def _read_info(folder: Path, patient: str, view: str) -> dict[str, str]:
 
 
 def _read_splits(entries: Iterable[RawFile]) -> dict[str, str]:
-    """Patient -> split from the lists, if they exist. Raises ``UserError`` for a patient with two splits."""
+    """Patient -> split, from the ``subgroup_*.txt`` files. Raises ``UserError`` for a patient with two splits."""
     splits: dict[str, str] = {}
     for entry in entries:
-        match = _SUBGROUP.fullmatch(entry.path.name)
-        if not match or entry.problem:
-            continue
-        for word in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
-            if splits.setdefault(word, _SPLITS[match[1].lower()]) != _SPLITS[match[1].lower()]:
-                raise UserError(f"{entry.path.name} lists {word}, which is also on another list: use one split")
+        if (match := _SUBGROUP.fullmatch(entry.path.name)) and not entry.problem:
+            split = _SPLITS[match[1].lower()]
+            for patient in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
+                if splits.setdefault(patient, split) != split:
+                    raise UserError(f"{entry.path.name} lists {patient}, which is also on another list: use one split")
     return splits

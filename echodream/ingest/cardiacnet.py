@@ -19,6 +19,7 @@ from echodream.ingest.listing import (
     MISSING_FILE,
     ListedRecording,
     RawFile,
+    folders_below,
     list_files,
     non_recording,
     require_folder,
@@ -26,12 +27,12 @@ from echodream.ingest.listing import (
     subfolders,
     with_unique_names,
 )
-from echodream.ingest.nifti import Orientation, is_nifti, label_state, plausible_frame_rate, read_nifti
-from echodream.ingest.pixels import check_fps, make_video, uniform_times
+from echodream.ingest.nifti import is_nifti, label_state, plausible_frame_rate, read_nifti
+from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
-"""Letters of a folder's name -> class id and class name."""
+"""Letters of the name of a class folder -> class id and class name."""
 COHORTS = {"cardiacnetasd": ("ASD", (0, 1)), "cardiacnetpah": ("PAH", (2, 3))}
 _PART = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
 _RAW_COLUMNS = ("FileName", "PatientID", "Split", "FPS", "ED", "ES", "NumberOfFrames", "FrameHeight", "FrameWidth")
@@ -43,14 +44,6 @@ class CardiacRecording(ListedRecording):
     """A recording and the path of its segmentation."""
 
     label: Path | None = None
-
-
-@dataclass(frozen=True)
-class _Class:
-    folder: Path
-    class_id: int
-    class_name: str
-    cohort: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,8 @@ class CardiacNet:
     fps: float = 32.0
     """Frames per second where the frame time in the header is not plausible."""
     rotate: int = 0
-    """Rotation in degrees counter-clockwise, for copies with another orientation: the apex must be at the top. With 0,
-    image[h, w] is volume[w, h], which equals the published conversion (rotation by 90 degrees and a flip)."""
+    """Rotation in degrees counter-clockwise that puts the apex at the top. With 0, image[h, w] is volume[w, h], which
+    equals the published conversion (rotation by 90 degrees and a flip)."""
     flip: str = "none"
     """"none", "horizontal" or "vertical", after the rotation."""
     table: str | None = _DEFAULT_TABLE
@@ -75,7 +68,8 @@ class CardiacNet:
     present; ED and ES hold seconds, separated by spaces. The default file may be missing."""
 
     def __post_init__(self) -> None:
-        Orientation(self.rotate, self.flip)
+        validation.one_of("rotate", self.rotate, ROTATIONS)
+        validation.one_of("flip", self.flip, FLIPS)
         validation.frame_rate("fps", self.fps)
         if self.table is not None:
             validation.text("table", self.table)
@@ -84,7 +78,7 @@ class CardiacNet:
         """List both cohorts; see ``Source``."""
         root = require_folder(raw, "CardiacNet")
         classes = _classes(root)
-        table = self._find_table(root, {entry.folder.parent.parent for entry in classes})
+        table = self._find_table(root, {folder.parent.parent for folder in classes})
         listed = list(_list_recordings(root, classes, table))
         if table is not None:
             rows = read_table(table, ("FileName", "PatientID"))
@@ -107,59 +101,58 @@ class CardiacNet:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""
-        assert recording.path is not None
-        listed = recording if isinstance(recording, CardiacRecording) else None
-        volume = read_nifti(recording.path, limits)
-        frames = Orientation(self.rotate, self.flip)(volume.frames)
-        fps = check_fps((listed and listed.fps) or plausible_frame_rate(volume.frame_step) or self.fps)
-        columns = {"Label": label_state(listed.label if listed else None, recording.path)}
-        return make_video(frames, uniform_times(len(frames), fps), fps, columns, listed.marks if listed else None)
+        assert isinstance(recording, CardiacRecording)
+        frames, frame_step = read_nifti(recording.file, limits)
+        frames = rotate_and_flip(frames, self.rotate, self.flip)
+        fps = check_fps(recording.fps or plausible_frame_rate(frame_step) or self.fps)
+        columns = {"Label": label_state(recording.label, recording.file)}
+        return make_video(frames, uniform_times(len(frames), fps), fps, columns, recording.marks)
 
 
 def _folder_letters(name: str) -> str:
     return re.sub("[^a-z]", "", name.casefold())
 
 
-def _classes(root: Path) -> list[_Class]:
-    """The class folders, at most three levels below ``root``, in the order of their class ids."""
-    found: dict[int, _Class] = {}
-    level = [root]
-    for _ in range(4):
-        for folder in level:
-            cohort, ids = COHORTS.get(_folder_letters(folder.name), ("", ()))
-            for child in subfolders(folder):
-                class_id, class_name = CLASSES.get(_folder_letters(child.name), (-1, ""))
-                if class_id not in ids:
-                    continue
-                if class_id in found:
-                    raise UserError(f"{found[class_id].folder} and {child} are both {class_name}: remove one of them")
-                found[class_id] = _Class(child, class_id, class_name, cohort)
-        level = [child for folder in level for child in subfolders(folder)]
+def _classes(root: Path) -> dict[Path, dict[str, CellValue]]:
+    """Class folder, at most three levels below ``root`` -> columns of its recordings, in the order of the class ids."""
+    found: dict[int, Path] = {}
+    columns: dict[int, dict[str, CellValue]] = {}
+    for folder in folders_below(root, 3):
+        cohort, ids = COHORTS.get(_folder_letters(folder.name), ("", ()))
+        for child in subfolders(folder):
+            class_id, class_name = CLASSES.get(_folder_letters(child.name), (-1, ""))
+            if class_id not in ids:
+                continue
+            if class_id in found:
+                raise UserError(f"{found[class_id]} and {child} are both {class_name}: remove one of them")
+            found[class_id] = child
+            columns[class_id] = {"class_id": class_id, "class_name": class_name, "Cohort": cohort}
     if not found:
         raise UserError(f"{root} holds no CardiacNet-ASD/{{ASD,Non-ASD}} or CardiacNet-PAH/{{PAH,Non-PAH}} folder")
-    return [found[class_id] for class_id in sorted(found)]
+    return {found[class_id]: columns[class_id] for class_id in sorted(found)}
 
 
-def _list_recordings(root: Path, classes: Iterable[_Class], table: Path | None) -> Iterator[Recording]:
+def _list_recordings(
+    root: Path, classes: Mapping[Path, dict[str, CellValue]], table: Path | None
+) -> Iterator[Recording]:
     rest = {entry.relative: entry for entry in list_files(root) if entry.path != table}
-    for group in classes:
-        parts = _group_files(root, group, rest)
-        for digits in sorted({digits for digits, _ in parts}):
-            yield from _recordings_of_number(
-                group, digits, parts.get((digits, "image"), {}), parts.get((digits, "label"), {})
-            )
+    for folder, columns in classes.items():
+        parts = _group_files(root, folder, rest)
+        for number in sorted({number for number, _ in parts}):
+            images, labels = (parts.get((number, kind), {}) for kind in ("image", "label"))
+            yield from _recordings_of_number(f"{columns['class_name']}-{number}", columns, images, labels)
     yield from map(non_recording, rest.values())
 
 
 def _group_files(
-    root: Path, group: _Class, rest: dict[str, RawFile]
+    root: Path, class_folder: Path, rest: dict[str, RawFile]
 ) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
     """(number, "image" or "label") -> name in the class folder -> files. Removes these files from ``rest``."""
     parts: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
-    for folder in subfolders(group.folder):
+    for folder in subfolders(class_folder):
         if part := _PART.fullmatch(folder.name):
             parts.setdefault((part["number"], part["kind"].lower()), {})[folder.name] = []
-    prefix = f"{group.folder.relative_to(root).as_posix()}/"
+    prefix = f"{class_folder.relative_to(root).as_posix()}/"
     for entry in [entry for relative, entry in rest.items() if relative.startswith(prefix)]:
         part = _PART.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
         if part and (is_nifti(entry.path.name) or entry.problem) and not entry.path.name.startswith("."):
@@ -170,19 +163,18 @@ def _group_files(
 
 
 def _recordings_of_number(
-    group: _Class, digits: str, images: Mapping[str, list[RawFile]], labels: Mapping[str, list[RawFile]]
+    name: str,
+    columns: Mapping[str, CellValue],
+    images: Mapping[str, list[RawFile]],
+    labels: Mapping[str, list[RawFile]],
 ) -> Iterator[Recording]:
-    """The recording with the number ``digits``; further files of the same image are rejected."""
-    name = f"{group.class_name}-{digits}"
-    columns: dict[str, CellValue] = {"class_id": group.class_id, "class_name": group.class_name, "Cohort": group.cohort}
+    """The recording ``name``; further files of the same image are rejected."""
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
     if not images:
         yield CardiacRecording(name, name, columns=columns, problem="a label without its image")
     for index, (entry_name, files) in enumerate(sorted(images.items())):
         path = files[0].path if files else None
-        problem = files[0].problem if files else None
-        if len(files) != 1:
-            problem = f"{len(files)} NIfTI files where one is expected"
+        problem = files[0].problem if len(files) == 1 else f"{len(files)} NIfTI files where one is expected"
         if index:  # the first, by name, is the recording
             again = f"a second copy of {name}: not read"
             yield Recording(f"{name}-{entry_name}", name, path, problem=again, counted=False)
@@ -194,10 +186,8 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], 
     """The recordings joined with the rows of the table; recordings and rows without a partner are rejected."""
     by_name: dict[str, Mapping[str, str]] = {}
     for row in rows:
-        name = row["FileName"]
-        if name in by_name:
-            raise UserError(f"{table} has two rows for {name!r}: remove one")
-        by_name[name] = row
+        if by_name.setdefault(row["FileName"], row) is not row:
+            raise UserError(f"{table} has two rows for {row['FileName']!r}: remove one")
     for recording in listed:
         if not isinstance(recording, CardiacRecording):
             yield recording
@@ -205,21 +195,19 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], 
             yield replace(recording, problem=recording.problem or f"no row in {table}")
         else:
             yield _with_row(recording, found, table)
-    for name in by_name:
-        yield Recording(name, "", problem=MISSING_FILE)
+    yield from (Recording(name, "", problem=MISSING_FILE) for name in by_name)
 
 
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
-    columns = parse_cells(row, {name: name for name in row if name not in _RAW_COLUMNS})
+    columns = parse_cells(row, [name for name in row if name not in _RAW_COLUMNS])
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
         return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")
-    problem = recording.problem or (None if row["PatientID"] else f"no PatientID in {table}")
     return replace(
         recording,
         patient=row["PatientID"],
         split=parse_split(row.get("Split", ""), f"{table}, row {recording.name},"),
         columns={**recording.columns, **columns},
-        problem=problem,
+        problem=recording.problem or (None if row["PatientID"] else f"no PatientID in {table}"),
         fps=parse_number(row.get("FPS", "")),
         marks={name: marks for name in ("ED", "ES") if (marks := parse_seconds(row.get(name, "")))},
     )

@@ -5,9 +5,10 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from echodream.errors import UserError
 from echodream.ingest.source import CellValue
@@ -26,8 +27,9 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
     Raises ``UserError`` when the file is missing or not a csv, lacks a ``required`` column, or has a row that is longer
     than the header.
     """
+    opener: Any = gzip.open if path.suffix == ".gz" else Path.open
     try:
-        with _open(path) as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
             delimiter = max(_DELIMITERS, key=header.count)
@@ -42,25 +44,15 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(names[:20]) or 'none'}")
     if duplicates := [name for name in required if names.count(name) > 1]:
-        raise UserError(f"{path} has the column {duplicates[0]!r} twice")
+        raise UserError(f"{path} has two columns {duplicates[0]!r}: rename or remove one of them")
     for line, cells in lines[1:]:
         if any(cell.strip() for cell in cells[len(names) :]):
             raise UserError(
                 f"{path}, line {line}: {len(cells)} cells for {len(names)} columns: "
                 f"quote cells that contain a {_DELIMITERS[delimiter]}"
             )
-    return [_row(names, cells) for _, cells in lines[1:] if any(cell.strip() for cell in cells)]
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    padded = [*cells, *[""] * len(names)]
-    return {name: padded[index].strip() for index, name in enumerate(names) if name}
+    rows = (cells[: len(names)] for _, cells in lines[1:] if any(cell.strip() for cell in cells))
+    return [{name: cell.strip() for name, cell in zip_longest(names, cells, fillvalue="") if name} for cells in rows]
 
 
 def parse_cell(text: str) -> CellValue | None:
@@ -76,29 +68,27 @@ def parse_cell(text: str) -> CellValue | None:
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
-def parse_cells(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, CellValue]:
-    """Store column -> value of a row, for ``columns`` (store column -> csv column), without missing values."""
-    found = {name: parse_cell(row.get(source, "")) for name, source in columns.items()}
-    return {name: cell for name, cell in found.items() if cell is not None}
+def parse_cells(row: Mapping[str, str], columns: Iterable[str]) -> dict[str, CellValue]:
+    """The cells of the ``columns`` of a row, parsed, without missing values."""
+    return {name: cell for name in columns if (cell := parse_cell(row.get(name, ""))) is not None}
 
 
 def parse_number(text: str) -> float | None:
-    """A cell as a finite number; None if it is not one."""
+    """A cell as a float; None if the cell does not hold a finite number."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         return None
-    return found if math.isfinite(found) and "_" not in text else None
+    return number if math.isfinite(number) and "_" not in text else None
 
 
 def parse_seconds(text: str) -> tuple[float, ...]:
     """A cell of times in seconds, separated by spaces; values that are not finite numbers from 0 are skipped."""
-    found = [parse_number(word) for word in text.split()]
-    return tuple(moment for moment in found if moment is not None and moment >= 0)
+    return tuple(moment for word in text.split() if (moment := parse_number(word)) is not None and moment >= 0)
 
 
 def parse_split(text: str, where: str) -> str | None:
-    """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError``, which names ``where``, for another word."""
+    """TRAIN, VAL or TEST; None for an empty cell. Raises ``UserError``, which names ``where``, for other words."""
     word = text.strip().upper()
     word = _SPLIT_SYNONYMS.get(word, word)
     if word.lower() in _MISSING:
@@ -109,7 +99,7 @@ def parse_split(text: str, where: str) -> str | None:
 
 
 def check_column_names(names: Sequence[str], where: str) -> None:
-    """Raise ``UserError`` for a column name that is invalid in a store, or that the store fills itself."""
+    """Raise ``UserError`` for a column name that is invalid in a store, or that is a required column of all stores."""
     for name in names:
         if not is_valid_column(name):
             raise UserError(f"{where} names the column {name!r}: use letters, digits and '_', a letter first")

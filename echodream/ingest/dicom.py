@@ -38,14 +38,13 @@ _DECODER_ERRORS = (
 class Dicom:
     """All multi-frame ultrasound DICOM files below ``raw``, in any transfer syntax that pydicom decodes.
 
-    FileName and PatientID are keyed pseudonyms (HMAC-SHA256) of the SOPInstanceUID and the PatientID: the same key
-    gives the same pseudonyms, and they cannot be computed without the key. No tag is copied to the store. Pixels
-    outside the sector are set to 0 (``sector.sector_mask``); text on moving tissue is not detected. Still images and
-    other modalities are rejected.
+    FileName and PatientID are keyed pseudonyms of the SOPInstanceUID and the PatientID, see ``Pseudonyms``. No tag is
+    copied to the store. Pixels outside the sector are set to 0 (``sector.sector_mask``); text on moving tissue is not
+    detected. Still images and other modalities are rejected.
     """
 
     key_file: str = field(metadata={"private": True})
-    """File with the secret key, at least 16 bytes; created if it does not exist. Do not share it with the store."""
+    """File with the secret key, at least 16 bytes; created if it does not exist. Do not share this file."""
     keep: str = "sector"
     """"sector", or "all" for files that are known to have no text in their pixels."""
     fps: float | None = None
@@ -74,10 +73,9 @@ class Dicom:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one file and set the pixels outside the sector to 0; see ``Source``."""
-        assert recording.path is not None
         try:
             with _silence_pydicom():
-                dataset = _read_dataset(recording.path, limits)
+                dataset = _read_dataset(recording.file, limits)
                 frames = _decode_frames(dataset)
                 times, fps = _frame_times(dataset, len(frames), self.fps)
                 if self.keep == "sector":
@@ -98,7 +96,7 @@ def read_still(path: Path, limits: Limits) -> np.ndarray:
             if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
                 raise Rejected("text that may name the patient is burned into the pixels (BurnedInAnnotation)")
             return _decode_frames(dataset)
-    except _DECODER_ERRORS as error:  # see read
+    except _DECODER_ERRORS as error:  # the messages of pydicom quote the file, which may name the patient
         raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
 
 
@@ -112,7 +110,7 @@ def _silence_pydicom() -> Iterator[None]:
 
 
 def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
-    """A file of the listing, read from its header."""
+    """The recording in a file, from the DICOM header; other files have a ``problem``."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -211,7 +209,7 @@ def _coded_size(frame: bytes) -> tuple[int, int]:
 
 
 def _decode_frames(dataset: "Dataset") -> np.ndarray:
-    """All frames as uint8, gray (F, H, W) with bright tissue, or RGB (F, H, W, 3)."""
+    """All frames as uint8, gray (F, H, W) or RGB (F, H, W, 3); MONOCHROME1 is inverted, so that tissue is bright."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     kind = str(dataset.PhotometricInterpretation)
@@ -241,9 +239,8 @@ def _frame_times(dataset: "Dataset", count: int, fallback: float | None) -> tupl
         times = np.concatenate([[0.0], np.cumsum(steps)])
         return times, (count - 1) / float(times[-1])
     rates = [1000 / step for step in _tag_numbers(dataset.get("FrameTime"))[:1] if step > 0]
-    rates += [
-        rate for tag in ("CineRate", "RecommendedDisplayFrameRate") for rate in _tag_numbers(dataset.get(tag))[:1]
-    ]
+    for tag in ("CineRate", "RecommendedDisplayFrameRate"):
+        rates += _tag_numbers(dataset.get(tag))[:1]
     for rate in [*rates, fallback or 0.0]:
         if rate > 0:
             return uniform_times(count, rate), rate
@@ -263,8 +260,6 @@ def _region_boxes(dataset: "Dataset") -> list[Box]:
     image_regions = [region for region in regions if int(region.get("RegionSpatialFormat", 1)) == 1]
     if regions and not image_regions:
         raise Rejected("no 2-D image region: the file shows a curve or a spectrum")
-    boxes = []
-    for region in image_regions:
-        left, top = int(region.RegionLocationMinX0), int(region.RegionLocationMinY0)
-        boxes.append((left, top, int(region.RegionLocationMaxX1), int(region.RegionLocationMaxY1)))
-    return boxes
+    corners = ("MinX0", "MinY0", "MaxX1", "MaxY1")
+    boxes = [[int(region[f"RegionLocation{corner}"].value) for corner in corners] for region in image_regions]
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes]

@@ -15,7 +15,7 @@ from echodream.ingest.listing import (
     ListedRecording,
     RawFile,
     find_entry,
-    find_folder,
+    folders_below,
     list_files,
     non_recording,
     require_folder,
@@ -34,14 +34,14 @@ TRACINGS = "VolumeTracings.csv"
 class EchoNetDynamic:
     """EchoNet-Dynamic: ``FileList.csv`` and ``Videos/*.avi``, apical four-chamber.
 
-    Splits are those of the study. It has no patient identifiers: each video counts as one patient. Columns: EF, ESV,
-    EDV, View. ED and ES are marked if ``VolumeTracings.csv`` has two frames of a video (ED is the larger tracing).
+    Splits are those of the study. The study has no patient identifiers: each video counts as one patient. Columns: EF,
+    ESV, EDV, View. ED and ES are marked if ``VolumeTracings.csv`` has two frames of a video (ED is the larger tracing).
     """
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = require_folder(raw, "EchoNet-Dynamic")
-        home = find_folder(root, _is_study_folder)
+        home = next(filter(_is_study_folder, folders_below(root)), None)
         if home is None:
             raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
         rows = _read_file_list(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
@@ -55,7 +55,7 @@ class EchoNetDynamic:
 
 @dataclass(frozen=True)
 class EchoNetPediatric:
-    """EchoNet-Pediatric, one view of it: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
+    """One view of EchoNet-Pediatric: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
 
     ``raw`` is the folder of both views, or the folder of one view. The study has ten folds instead of splits, and no
     patient identifiers: each video counts as one patient. Columns: EF, Sex, Age, Weight, Height, View.
@@ -69,8 +69,8 @@ class EchoNetPediatric:
     """Folds that become TEST. The other folds are TRAIN."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "val_folds", validation.list_of_values("val_folds", self.val_folds))
-        object.__setattr__(self, "test_folds", validation.list_of_values("test_folds", self.test_folds))
+        for name in ("val_folds", "test_folds"):
+            object.__setattr__(self, name, validation.list_of_values(name, getattr(self, name)))
         validation.one_of("view", self.view, ("A4C", "PSAX"))
         folds = self.val_folds + self.test_folds
         if len(set(folds)) < len(folds) or not set(folds) <= set(range(10)):
@@ -80,13 +80,14 @@ class EchoNetPediatric:
         """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = require_folder(raw, "EchoNet-Pediatric")
         view = self.view.casefold()
-        home = find_folder(root, lambda folder: folder.name.casefold() == view and _is_study_folder(folder))
-        home = home or (root if _is_study_folder(root) else None)
+        homes = [folder for folder in folders_below(root) if folder.name.casefold() == view]
+        home = next(filter(_is_study_folder, [*homes, root]), None)
         if home is None:
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
         rows = _read_file_list(root, home, ("FileName", "EF", "Split"))
-        splits = [self._split(row) for row in rows]
-        return _join_files(root, home, rows, splits, ("EF", "Sex", "Age", "Weight", "Height"), self.view)
+        return _join_files(
+            root, home, rows, map(self._split, rows), ("EF", "Sex", "Age", "Weight", "Height"), self.view
+        )
 
     def _split(self, row: Mapping[str, str]) -> str:
         fold = parse_number(row["Split"])
@@ -111,44 +112,39 @@ def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dic
 
 
 def _read_video(recording: Recording, limits: Limits) -> Video:
-    assert recording.path is not None
-    video = read_video_file(recording.path, limits)
-    frames = recording.mark_frames if isinstance(recording, ListedRecording) else {}
-    marks = {name: moments for name, moments in convert_marks_to_seconds(video.times, frames).items() if moments}
-    return replace(video, marks=marks)
+    assert isinstance(recording, ListedRecording)
+    video = read_video_file(recording.file, limits)
+    marks = convert_marks_to_seconds(video.times, recording.mark_frames)
+    return replace(video, marks={name: moments for name, moments in marks.items() if moments})
 
 
 def _join_files(
-    root: Path,
-    home: Path,
-    rows: list[dict[str, str]],
-    splits: Iterable[str | None],
-    columns: Iterable[str],
-    view: str,
+    root: Path, home: Path, rows: list[dict[str, str]], splits: Iterable[str | None], columns: Sequence[str], view: str
 ) -> list[Recording]:
     """Rows joined with the files in Videos; rejects rows and files without a partner and links out of ``root``."""
     tables = {home / FILE_LIST, home / TRACINGS}
     folder = find_entry(home, "Videos")
-    entries = [entry for entry in list_files(root) if entry.path not in tables and entry.path.is_relative_to(home)]
-    films = {entry.path.name: entry for entry in entries if entry.path.parent == folder and _is_video(entry)}
+    videos: dict[str, RawFile] = {}
+    others: list[RawFile] = []
+    for entry in list_files(root):
+        file = entry.path
+        if file.parent == folder and file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
+            videos[file.name] = entry
+        elif file.is_relative_to(home) and file not in tables:
+            others.append(entry)
     marks = _key_frames(home / TRACINGS)
     listed: list[Recording] = []
     seen: set[str] = set()
-    for row, part in zip(rows, splits, strict=True):
+    for row, split in zip(rows, splits, strict=True):
         stem = _without_suffix(row["FileName"])
-        cells: dict[str, CellValue] = {**parse_cells(row, {name: name for name in columns}), "View": view}
-        entry = next((films.pop(name) for name in (row["FileName"], f"{stem}.avi") if name in films), None)
-        problem = entry.problem if entry else "a second row for the same file" if stem in seen else MISSING_FILE
+        cells: dict[str, CellValue] = {**parse_cells(row, columns), "View": view}
+        video = videos.pop(row["FileName"], None) or videos.pop(f"{stem}.avi", None)
+        problem = video.problem if video else "a second row for the same file" if stem in seen else MISSING_FILE
         seen.add(stem)
-        path = entry.path if entry else None
-        listed.append(ListedRecording(stem, stem, path, part, cells, problem, mark_frames=marks.get(stem, {})))
-    lost = [Recording(name, "", entry.path, problem=f"no row in {FILE_LIST}") for name, entry in films.items()]
-    found = {entry.path for entry in entries if entry.path.parent == folder and _is_video(entry)}
-    return with_unique_names([*listed, *lost, *(non_recording(entry) for entry in entries if entry.path not in found)])
-
-
-def _is_video(entry: RawFile) -> bool:
-    return entry.path.suffix.lower() in VIDEO_SUFFIXES and not entry.path.name.startswith(".")
+        path = video.path if video else None
+        listed.append(ListedRecording(stem, stem, path, split, cells, problem, mark_frames=marks.get(stem, {})))
+    listed += [Recording(name, "", video.path, problem=f"no row in {FILE_LIST}") for name, video in videos.items()]
+    return with_unique_names([*listed, *map(non_recording, others)])
 
 
 def _without_suffix(name: str) -> str:
@@ -161,18 +157,17 @@ def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger tracing."""
     if not path.is_file():
         return {}
-    rows = read_table(path, ("FileName", "Frame"))
     traced: dict[str, dict[int, list[Mapping[str, str]]]] = {}
-    for row in rows:
+    for row in read_table(path, ("FileName", "Frame")):
         frame = parse_number(row["Frame"])  # text if the expert found no systole
         if frame is not None and frame >= 0:
             traced.setdefault(_without_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    key_frames: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, frames in traced.items():
-        by_size = sorted(frames, key=lambda frame: _tracing_size(frames[frame]))
-        if len(by_size) == 2:
-            found[name] = {"ED": (by_size[1],), "ES": (by_size[0],)}
-    return found
+        if len(frames) == 2:
+            systole, diastole = sorted(frames, key=lambda frame: _tracing_size(frames[frame]))
+            key_frames[name] = {"ED": (diastole,), "ES": (systole,)}
+    return key_frames
 
 
 def _tracing_size(rows: Iterable[Mapping[str, str]]) -> float:
@@ -187,6 +182,6 @@ def _tracing_size(rows: Iterable[Mapping[str, str]]) -> float:
 
 def _parse_points(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
     for row in rows:
-        cells = [parse_number(row.get(name, "")) for name in names]
-        if all(cell is not None for cell in cells):
-            yield tuple(float(cell) for cell in cells if cell is not None)
+        numbers = tuple(number for name in names if (number := parse_number(row.get(name, ""))) is not None)
+        if len(numbers) == len(names):
+            yield numbers

@@ -12,7 +12,7 @@ from echodream.errors import UserError
 from echodream.ingest.csv_tables import check_column_names
 from echodream.ingest.dicom import read_still
 from echodream.ingest.folder_source import FolderSource
-from echodream.ingest.labels import LabelPolicy, check_label_names
+from echodream.ingest.labels import LabelPolicy
 from echodream.ingest.listing import RawFile
 from echodream.ingest.media_files import IMAGE_SUFFIXES, read_image_sequence
 from echodream.ingest.pixels import make_video
@@ -20,7 +20,7 @@ from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FPS = 1.0
-"""Frame rate of an image: a store requires a number, which has no meaning for images."""
+"""Frame rate of an image, which has no meaning; a store requires a number."""
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
@@ -32,8 +32,8 @@ class Images(FolderSource):
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Label -> csv column with 1, 0, -1 (uncertain) or an empty cell; or ``column=value``: 1 where the column has this
-    value, else 0."""
+    """Label -> csv column with 1, 0, -1 (uncertain) or an empty cell; or -> ``column=value``: the label is 1 where the
+    column has this value, else 0."""
     uncertain: float | None = None
     """Stored value for -1; None stores an empty cell."""
     missing: float | None = None
@@ -48,7 +48,6 @@ class Images(FolderSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "labels", validation.column_names("labels", self.labels))
-        check_label_names(tuple(self.labels))
         check_column_names(tuple(self.labels), "labels")
         LabelPolicy(self.uncertain, self.missing)
         if self.labels and self.csv is None:
@@ -74,19 +73,13 @@ class Images(FolderSource):
 
     def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
         """Key -> image, and the files that are not images."""
-        found: dict[str, RawFile] = {}
-        others: list[RawFile] = []
-        for entry in entries:
-            if is_image(entry):
-                found[entry.relative] = entry
-            else:
-                others.append(entry)
-        return found, others
+        entries = list(entries)
+        images = {entry.relative: entry for entry in entries if is_image(entry)}
+        return images, [entry for entry in entries if not is_image(entry)]
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one image; see ``Source``."""
-        assert recording.path is not None
-        return read_image(recording.path, limits)
+        return read_image(recording.file, limits)
 
     def read_columns(self) -> dict[str, str]:
         """Name -> csv column, including the labels."""
@@ -105,7 +98,7 @@ class Images(FolderSource):
 
 
 def is_image(entry: RawFile) -> bool:
-    """Whether the suffix of a file is that of an image."""
+    """Whether the file has a suffix of an image format and is not hidden."""
     return not entry.path.name.startswith(".") and entry.path.suffix.lower() in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
 
 

@@ -6,7 +6,6 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.csv_tables import parse_cell, parse_number
 from echodream.ingest.source import CellValue
-from echodream.store.schema import is_valid_column
 
 UNCERTAIN = -1
 
@@ -22,8 +21,8 @@ CHEXPERT = (
 class LabelPolicy:
     """Parses labels: 1 is yes, 0 is no, values between are soft labels, -1 is uncertain, an empty cell is missing.
 
-    ``uncertain`` and ``missing`` are the stored values for these. None stores an empty cell, which is ignored in
-    training and evaluation.
+    ``uncertain`` and ``missing`` are the values that the store gets for such labels. None stores an empty cell, which
+    is ignored in training and evaluation.
     """
 
     uncertain: float | None = None
@@ -31,36 +30,26 @@ class LabelPolicy:
 
     def __post_init__(self) -> None:
         for name in ("uncertain", "missing"):
-            given = getattr(self, name)
-            if given is not None:
-                validation.share(name, given, note=", or null to leave the cell empty")
-            object.__setattr__(self, name, _as_stored(given))
+            if (value := getattr(self, name)) is not None:
+                validation.share(name, value, note=", or null to leave the cell empty")
+                object.__setattr__(self, name, _as_stored(value))
 
     def parse(self, text: str, where: str) -> CellValue | None:
-        """Stored value of a cell with a label. Raises ``UserError``, which names ``where``."""
+        """Stored value of a cell with a label. Raises ``UserError``; its message begins with ``where``."""
         if parse_cell(text) is None:
             return self.missing
-        found = parse_number(text)
-        if found == UNCERTAIN:
+        label = parse_number(text)
+        if label == UNCERTAIN:
             return self.uncertain
-        if found is None or not 0 <= found <= 1:
+        if label is None or not 0 <= label <= 1:
             raise UserError(f"{where} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
-        return _as_stored(found)
+        return _as_stored(label)
 
     def parse_equal(self, text: str, value: str) -> CellValue | None:
         """1 for a cell that equals ``value``, else 0."""
         return self.missing if parse_cell(text) is None else int(text == value)
 
 
-def _as_stored(label: float | None) -> float | None:
+def _as_stored(label: float) -> float:
     """0 and 1 as integers, as FileList.csv stores them."""
     return int(label) if label in (0, 1) else label
-
-
-def check_label_names(names: tuple[str, ...]) -> None:
-    """Raise ``UserError`` for a label that is not a valid column name, or that is listed twice."""
-    for name in names:
-        if not is_valid_column(name):
-            raise UserError(f"labels names {name!r}: use letters, digits and '_', a letter first")
-    if len(set(names)) < len(names):
-        raise UserError(f"labels {list(names)} has a label twice")

@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +24,7 @@ _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class ListedRecording(Recording):
-    """A recording with further values of the listing, which ``Source.read`` uses."""
+    """A recording with values from the tables of a study, which ``Source.read`` uses."""
 
     fps: float | None = None
     """Frames per second from a table, which replace those of the file."""
@@ -63,48 +63,33 @@ def list_files(root: Path) -> list[RawFile]:
 
     Links to folders and hidden folders are listed, but not entered. Links to files must point below ``root``.
     """
-    return sorted(_iterate_files(root), key=lambda entry: entry.relative)
+    unreadable: list[str] = []
+    listed: list[RawFile] = []
+    for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(error.filename)):
+        skipped = [name for name in folders if name.startswith(".") or Path(folder, name).is_symlink()]
+        folders[:] = [name for name in folders if name not in skipped]
+        listed += [_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
+        listed += [_raw_file(root, Path(folder, name), is_folder=False) for name in files]
+    for path in map(Path, unreadable):
+        listed.append(RawFile(path, path.relative_to(root).as_posix(), "the folder cannot be read"))
+    return sorted(listed, key=lambda entry: entry.relative)
 
 
-def _iterate_files(root: Path) -> Iterator[RawFile]:
-    unreadable: list[Path] = []
-    for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(Path(error.filename))):
-        parent = Path(folder)
-        for name in list(folders):
-            path = parent / name
-            if path.is_symlink() or name.startswith("."):
-                folders.remove(name)
-                linked = path.is_symlink()
-                problem = "not a recording: a hidden folder"
-                if linked:
-                    problem = "a link to a folder is not followed" if is_inside(root, path) else OUTSIDE_RAW
-                yield RawFile(path, _relative_path(root, path), problem, counted=linked)
-        for name in files:
-            yield _raw_file(root, parent / name)
-    for path in unreadable:
-        yield RawFile(path, _relative_path(root, path), "the folder cannot be read")
-
-
-def _relative_path(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _raw_file(root: Path, path: Path) -> RawFile:
-    relative = _relative_path(root, path)
-    if path.name.startswith("."):
-        return RawFile(path, relative, "not a recording: a hidden file", counted=False)
-    return RawFile(path, relative, _file_problem(root, path))
-
-
-def _file_problem(root: Path, path: Path) -> str | None:
-    linked = path.is_symlink()
-    if linked and not is_inside(root, path):
-        return OUTSIDE_RAW
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return "a link that leads nowhere" if linked else MISSING_FILE
-    return None if stat.S_ISREG(mode) else "not a regular file"
+def _raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
+    """A file, or a folder that is not entered because it is hidden or a link."""
+    problem, counted, linked = None, True, path.is_symlink()
+    if path.name.startswith(".") and not (linked and is_folder):
+        problem, counted = f"not a recording: a hidden {'folder' if is_folder else 'file'}", False
+    elif linked and not is_inside(root, path):
+        problem = OUTSIDE_RAW
+    elif is_folder:
+        problem = "a link to a folder is not followed"
+    else:
+        try:
+            problem = None if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
+        except OSError:
+            problem = "a link that leads nowhere" if linked else MISSING_FILE
+    return RawFile(path, path.relative_to(root).as_posix(), problem, counted)
 
 
 def is_inside(root: Path, path: Path) -> bool:
@@ -122,38 +107,32 @@ def parent_folder(relative: str) -> str:
 
 
 def require_inside_raw(root: Path, path: Path, name: str) -> None:
-    """Raise ``UserError`` if ``path`` is not below the raw folder ``root``. ``name`` is its name in the message."""
+    """Raise ``UserError`` if ``path``, called ``name`` in the message, is not below the raw folder ``root``."""
     if not is_inside(root, path):
         raise UserError(f"{name} {OUTSIDE_RAW}: copy it there")
 
 
 def non_recording(entry: RawFile) -> Recording:
     """The rejected entry of a file that is not a recording, or that may not be opened."""
-    if entry.problem:
-        return Recording(entry.relative, "", entry.path, problem=entry.problem, counted=entry.counted)
-    kind = Path(entry.relative).suffix.lower() or "no suffix"
-    return Recording(entry.relative, "", entry.path, problem=f"not a recording: {kind}", counted=False)
+    problem = entry.problem or f"not a recording: {entry.path.suffix.lower() or 'no suffix'}"
+    return Recording(entry.relative, "", entry.path, problem=problem, counted=bool(entry.problem) and entry.counted)
 
 
 def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
-    """The recordings with valid, unique FileNames, from their original names, and PatientIDs as ``clean_text``."""
+    """The recordings with valid, unique FileNames made from their names, and PatientIDs without control characters."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
     return [
-        replace(recording, name=name, patient=clean_text(recording.patient))
-        for recording, name in zip(listed, names, strict=True)
+        replace(entry, name=name, patient=clean_text(entry.patient)) for entry, name in zip(listed, names, strict=True)
     ]
 
 
-def find_folder(root: Path, matches: Callable[[Path], bool], depth: int = 2) -> Path | None:
-    """The first folder that ``matches``, in a breadth-first search from ``root`` down to ``depth``, or None."""
+def folders_below(root: Path, depth: int = 2) -> Iterator[Path]:
+    """``root`` and its subfolders down to ``depth`` levels, breadth first, without links and hidden folders."""
     level = [root]
     for _ in range(depth + 1):
-        for folder in level:
-            if matches(folder):
-                return folder
+        yield from level
         level = [child for folder in level for child in subfolders(folder)]
-    return None
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -171,8 +150,7 @@ def find_entry(folder: Path, name: str) -> Path | None:
         matches = sorted(path for path in folder.iterdir() if path.name.casefold() == name.casefold())
     except OSError:
         return None
-    exact = [path for path in matches if path.name == name]
-    return next(iter(exact + matches), None)
+    return min(matches, key=lambda path: path.name != name, default=None)
 
 
 def file_name(text: str) -> str:

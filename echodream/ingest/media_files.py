@@ -1,6 +1,5 @@
 """Decodes video files, GIFs and numbered images to a ``Video``. Headers are checked before frames are decoded."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ import numpy as np
 from echodream.errors import Rejected
 from echodream.ingest.pixels import check_fps, make_video, to_uint8, uniform_times
 from echodream.ingest.source import Limits, Video
+from echodream.store.video import decord_frames
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -47,7 +47,7 @@ def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Vid
     header = _read_header(path, limits)
     frames, pts = None, header.pts
     if not header.pixel_format.startswith(_GRAY_FORMATS):
-        frames = _decord_frames(path, len(header.pts))
+        frames = decord_frames(path, None, len(header.pts))
     if frames is None:
         frames, pts = _pyav_frames(path, header, limits)
     if fps is not None:
@@ -103,24 +103,6 @@ def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[flo
         if len(pts) + skipped > limits.max_frames:
             break
     return pts, skipped
-
-
-def _decord_frames(path: Path, expected: int) -> np.ndarray | None:
-    """All frames (F, H, W, 3), decoded by decord; None if decord fails or decodes another number."""
-    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # otherwise it prints the path of damaged files
-    try:
-        import decord
-    except (ImportError, OSError):  # there is no wheel for this machine
-        return None
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
-        if len(reader) != expected:
-            return None
-        frames: np.ndarray = reader.get_batch(range(expected)).asnumpy()
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, ValueError, IndexError, StopIteration):
-        return None
-    return frames
 
 
 def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None]]:

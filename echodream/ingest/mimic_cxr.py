@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import parse_cell, parse_split, read_table
+from echodream.ingest.csv_tables import check_column_names, parse_cell, parse_split, read_table
 from echodream.ingest.images import is_image, read_image
-from echodream.ingest.labels import CHEXPERT, LabelPolicy, check_label_names
+from echodream.ingest.labels import CHEXPERT, LabelPolicy
 from echodream.ingest.listing import (
     MISSING_FILE,
     RawFile,
-    find_folder,
+    folders_below,
     list_files,
     non_recording,
     require_folder,
@@ -35,10 +35,10 @@ _VIEW = "ViewPosition"
 class MimicCxr:
     """``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the tables of the study.
 
-    The tables are joined by dicom_id, or by study_id if they have no dicom_id. One table has subject_id, study_id and
-    split of every image; its splits are used. FileName, PatientID and the column Study are keyed pseudonyms. Columns:
-    View (ViewPosition) if a table has it, and ``labels``. A study without a row in the table of labels gets empty
-    cells, whatever the value of ``missing``.
+    The tables are joined by dicom_id, or by study_id if they have no dicom_id. The first table with dicom_id and split
+    lists the images; it needs subject_id and study_id too. FileName, PatientID and the column Study are keyed
+    pseudonyms. Columns: View (ViewPosition) if a table has it, and ``labels``. A study without a row in the table of
+    labels gets empty cells, whatever the value of ``missing``.
     """
 
     key_file: str = field(metadata={"private": True})
@@ -60,11 +60,14 @@ class MimicCxr:
     def __post_init__(self) -> None:
         validation.text("key_file", self.key_file)
         for name in ("csv", "labels", "views"):
-            if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, validation.list_of_values(name, given))
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, validation.list_of_values(name, values))
         for path in self.csv or ():
             validation.text("csv", path)
-        check_label_names(self.label_names())
+        labels = self.label_names()
+        check_column_names(labels, "labels")
+        if len(set(labels)) < len(labels):
+            raise UserError(f"labels {list(labels)} has a label twice")
         LabelPolicy(self.uncertain, self.missing)
         validation.true_or_false("subset", self.subset)
 
@@ -77,32 +80,31 @@ class MimicCxr:
         root = require_folder(raw, "MIMIC-CXR")
         paths = self._table_paths(root)
         tables = [Table(path) for path in paths]
-        rows = next((table for table in tables if table.has_columns("dicom_id", "split")), None)
-        if rows is None or not rows.has_columns("subject_id", "study_id"):
+        rows = next((table for table in tables if {"dicom_id", "split"} <= {*table.columns}), None)
+        if rows is None or not {"subject_id", "study_id"} <= {*rows.columns}:
             names = ", ".join(path.name for path in paths)
             raise UserError(f"no table has dicom_id, subject_id, study_id and split ({names}): set data.source.csv")
         columns = {name: _table_with_column(tables, name) for name in self.label_names()}
-        view = next((table for table in tables if table.has_columns(_VIEW)), None)
+        view = next((table for table in tables if _VIEW in table.columns), None)
         if self.views is not None and view is None:
             raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv")
         entries = [entry for entry in list_files(root) if entry.path not in paths]
-        pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
-        listing = _Join(self, rows, columns, view, pseudonyms)
-        return with_unique_names(listing.recordings(entries))
+        join = _Join(self, rows, columns, view, Pseudonyms.from_file(Path(self.key_file).expanduser()))
+        return with_unique_names(join.recordings(entries))
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one image; see ``Source``."""
-        assert recording.path is not None
-        return read_image(recording.path, limits)
+        return read_image(recording.file, limits)
 
     def _table_paths(self, root: Path) -> list[Path]:
         if self.csv is not None:
             paths = [root / name for name in self.csv]
         else:
-            home = find_folder(root, lambda folder: any("split" in p.name for p in _matching_files(folder, _TABLE)))
-            paths = _matching_files(home, _TABLE) if home else _matching_files(root, _ANY_TABLE)
+            groups = (_matching_files(folder, _TABLE) for folder in folders_below(root))
+            study = next((paths for paths in groups if any("split" in path.name for path in paths)), None)
+            paths = study or _matching_files(root, _ANY_TABLE)
             paths = [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
-            if not paths or (home is None and len(paths) > 1):
+            if not paths or (study is None and len(paths) > 1):
                 raise UserError(f"{root} holds no mimic-cxr-*-split.csv: set data.source.csv to the tables below raw")
         for path in paths:
             require_inside_raw(root, path, path.name)
@@ -128,16 +130,12 @@ class Table:
                 lines = f"{self.name}, lines {first + 2} and {line + 2},"
                 raise UserError(f"{lines} have the same {self.key} but different values: remove one of them")
 
-    def has_columns(self, *names: str) -> bool:
-        """Whether the table has all these columns."""
-        return set(names) <= set(self.columns)
-
     def cell(self, line: int, column: str) -> str:
         """A cell by row number, from 0, and column name."""
         return self.cells[line][self.columns.index(column)]
 
     def row_number(self, image: Mapping[str, str]) -> int | None:
-        """Row number for an image with dicom_id and study_id; None if available is no row."""
+        """Row number of an image with dicom_id and study_id; None if the table has no row for the image."""
         assert self.key is not None
         return self.line.get(image[self.key])
 
@@ -214,16 +212,14 @@ class _Join:
 
     def _unlisted_file(self, entry: RawFile, problem: str | None = None) -> Recording:
         """A rejected file without a row, named by a pseudonym because its path identifies the patient."""
-        other = non_recording(entry)
-        counted = problem is not None if entry.problem is None else entry.counted
-        name, reason = self.pseudonyms.recording(f"file {entry.relative}"), entry.problem or problem or other.problem
-        return Recording(name, "", entry.path, problem=reason, counted=counted)
+        rejected = replace(non_recording(entry), name=self.pseudonyms.recording(f"file {entry.relative}"))
+        return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 
 def _table_with_column(tables: Iterable[Table], label: str) -> Table:
     """The first table that has the column ``label``. Raises ``UserError``."""
     for table in tables:
-        if table.has_columns(label):
+        if label in table.columns:
             return table
     available = ", ".join(f"{table.name} has {', '.join(table.columns[:20])}" for table in tables)
     raise UserError(f"data.source.labels has {label}, but no table has this column: {available}")

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from echodream import validation
 from echodream.errors import Rejected
 from echodream.ingest.pixels import to_uint8
 from echodream.ingest.source import Limits
@@ -21,43 +20,21 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
 SUFFIXES = (".nii", ".nii.gz")
-ROTATIONS = (0, 90, 180, 270)
-FLIPS = ("none", "horizontal", "vertical")
 _HEADER_BYTES = 1 << 20
-"""Largest accepted offset of the pixels: a larger one would make the reader decompress the file for nothing."""
+"""Largest accepted offset of the pixels in the file: the reader would decompress everything before the pixels."""
 _CHUNK = 1 << 20
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _READ_ERRORS = (EOFError, OSError, zlib.error, ValueError, OverflowError, TypeError, KeyError, IndexError)
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """Rotation by ``rotate`` degrees counter-clockwise, then ``flip``, of image[h, w] = volume[w, h]."""
-
-    rotate: int = 0
-    flip: str = "none"
-
-    def __post_init__(self) -> None:
-        validation.one_of("rotate", self.rotate, ROTATIONS)
-        validation.one_of("flip", self.flip, FLIPS)
-
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Rotate and flip frames, (F, H, W) or (F, H, W, C)."""
-        frames = np.rot90(frames, self.rotate // 90, axes=(1, 2))
-        if self.flip != "none":
-            frames = np.flip(frames, axis=2 if self.flip == "horizontal" else 1)
-        return np.ascontiguousarray(frames)
-
-
-@dataclass(frozen=True)
-class Volume:
+class Volume(NamedTuple):
     """The pixels of a NIfTI file as frames."""
 
     frames: np.ndarray
     """uint8, (F, H, W) or (F, H, W, 3): image[h, w] = volume[w, h]."""
     frame_step: float
-    """Voxel size along the frame axis in the header; its unit is not reliable."""
+    """Voxel size along the frame axis in the header; 0 if the header has none. Its unit is not reliable."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +67,7 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_as_frames(data, layout), _frame_step(header, layout.frame_axis))
+    return Volume(_as_frames(data, layout), float([*header.get_zooms(), 0, 0][layout.frame_axis]))
 
 
 def label_state(path: Path | None, image: Path) -> str:
@@ -102,11 +79,9 @@ def label_state(path: Path | None, image: Path) -> str:
         return "missing"
     try:
         with _open_nifti(path) as (_, header), _open_nifti(image) as (_, reference):
-            shape, wanted = header.get_data_shape(), reference.get_data_shape()
+            shape, image_shape = header.get_data_shape(), reference.get_data_shape()
             needed = _offset(header) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
-        if tuple(shape[:3]) != tuple(wanted[:3]):
-            return "truncated"
-        return "complete" if _has_bytes(path, needed) else "truncated"
+        return "complete" if shape[:3] == image_shape[:3] and _has_bytes(path, needed) else "truncated"
     except (*_READ_ERRORS, Rejected):
         return "truncated"
     except _header_errors():
@@ -138,11 +113,7 @@ def _open_stream(path: Path) -> Iterator[io.BufferedIOBase]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        if packed:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked
-        else:
-            yield file
+        yield gzip.GzipFile(fileobj=file) if packed else file
 
 
 @contextmanager
@@ -203,14 +174,8 @@ def _as_frames(data: np.ndarray, layout: _Axes) -> np.ndarray:
     else:
         data = data.reshape(layout.shape)
         frames = data.transpose(2, 1, 0) if data.ndim == 3 else data.transpose(2, 1, 0, 3)[..., :3]
-        if frames.ndim == 4 and frames.shape[-1] == 1:
-            frames = frames[..., 0]
+        frames = frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
     return np.ascontiguousarray(to_uint8(frames))
-
-
-def _frame_step(header: Any, frame_axis: int) -> float:
-    zooms = header.get_zooms()
-    return float(zooms[frame_axis]) if frame_axis < len(zooms) else 0.0
 
 
 def plausible_frame_rate(frame_step: float) -> float | None:

@@ -1,11 +1,10 @@
 """Source of the phantom: simulated patients with a beating heart in an apical four-chamber view."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from echodream import validation
 from echodream.errors import Rejected, UserError
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.phantom.anatomy import CLASSES
@@ -18,8 +17,8 @@ class Phantom:
     """A study of simulated patients, each with an individual heart and one or more recordings.
 
     The pixels are a function of the seed, the class, the number of the patient within the class and the number of the
-    recording within the patient: adding patients does not change the existing ones. Class ids: 0 ASD, 1 Non-ASD,
-    2 Non-PAH, 3 PAH.
+    recording within the patient: a study with more patients contains the recordings of a smaller one unchanged. Class
+    ids: 0 ASD, 1 Non-ASD, 2 Non-PAH, 3 PAH.
     """
 
     patients: int = 160
@@ -36,23 +35,29 @@ class Phantom:
     """Relative numbers of patients per class, in the order of the class ids."""
 
     def __post_init__(self) -> None:
-        for name, convert in (("seconds", float), ("per_patient", int), ("shares", float)):
-            object.__setattr__(
-                self, name, _parse_numbers(name, getattr(self, name), convert, 4 if name == "shares" else 2)
+        key = "the phantom's "
+        for name, count in (("seconds", 2), ("per_patient", 2), ("shares", 4)):
+            values = validation.list_of_values(key + name, getattr(self, name))
+            check = validation.whole_number if name == "per_patient" else validation.number
+            if len(values) != count or not all(check(key + name, value, 0) >= 0 for value in values):
+                validation.refuse(key + name, values, f"give {count} numbers")
+            object.__setattr__(self, name, values if name == "per_patient" else tuple(map(float, values)))
+        validation.whole_number(key + "patients", self.patients, 1, 100_000)
+        validation.whole_number(key + "seed", self.seed, 0)
+        validation.whole_number(key + "size", self.size, 32, 1024)
+        validation.number(key + "fps", self.fps, 1, 500)
+        if not 2 / self.fps <= self.seconds[0] <= self.seconds[1] <= 600:
+            validation.refuse(
+                key + "seconds",
+                self.seconds,
+                "give the shortest duration, two frames or more, and the longest, up to 600 s",
             )
-        _check(
-            "patients", self.patients, isinstance(self.patients, int) and 1 <= self.patients <= 100_000, "1 to 100000"
-        )
-        _check("seed", self.seed, isinstance(self.seed, int) and self.seed >= 0, "0 or more")
-        _check("size", self.size, isinstance(self.size, int) and 32 <= self.size <= 1024, "32 to 1024")
-        _check("fps", self.fps, isinstance(self.fps, int | float) and 1 <= self.fps <= 500, "1 to 500")
-        low, high = self.seconds
-        _check("seconds", self.seconds, 0 < low <= high <= 600, "a shortest and a longest length, up to 600")
-        _check("seconds", self.seconds, low * self.fps >= 2, "long enough for two frames")
-        few, many = self.per_patient
-        _check("per_patient", self.per_patient, 1 <= few <= many <= 100, "a least and a greatest number, 1 to 100")
-        good = all(0 <= share < math.inf for share in self.shares) and sum(self.shares) > 0
-        _check("shares", self.shares, good, "four numbers, none negative and not all 0")
+        if not 1 <= self.per_patient[0] <= self.per_patient[1] <= 100:
+            validation.refuse(
+                key + "per_patient", self.per_patient, "give the smallest and the largest number, 1 to 100"
+            )
+        if not sum(self.shares):
+            validation.refuse(key + "shares", self.shares, "give four numbers that are not all 0")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List all recordings by class, with their ground truth as columns, without rendering them."""
@@ -121,19 +126,3 @@ def _ground_truth_columns(scene: Scene) -> dict[str, CellValue]:
         "LVArea_ED": round(largest, 3),
         "LVArea_ES": round(smallest, 3),
     }
-
-
-def _parse_numbers(name: str, value: Sequence[float], convert: type, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(convert(v) for v in value)
-    except (TypeError, ValueError, OverflowError):
-        numbers = ()
-    if convert is int and any(v != number for v, number in zip(value, numbers, strict=False)):
-        numbers = ()
-    _check(name, value, len(numbers) == count, f"{count} numbers")
-    return numbers
-
-
-def _check(name: str, value: object, good: bool, wanted: str) -> None:
-    if not good:
-        raise UserError(f"the phantom's {name} is {value!r}: it must be {wanted}")

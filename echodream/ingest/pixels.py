@@ -11,6 +11,8 @@ from echodream.ingest.source import CellValue, Video
 MAX_GAP = 10.0
 """Longest accepted time between two frames in seconds: resampling would fill a longer one with repeated frames."""
 FPS_RANGE = (0.5, 1000.0)
+ROTATIONS = (0, 90, 180, 270)
+FLIPS = ("none", "horizontal", "vertical")
 
 
 def to_uint8(volume: np.ndarray) -> np.ndarray:
@@ -42,13 +44,16 @@ def to_uint8(volume: np.ndarray) -> np.ndarray:
 def collapse_gray(frames: np.ndarray) -> np.ndarray:
     """Frames as (F, H, W, 1) if they are (F, H, W) or have three equal channels; else (F, H, W, 3), unchanged."""
     if frames.ndim == 3:
-        return np.ascontiguousarray(frames[..., None])
-    if frames.shape[-1] == 3 and all(
-        np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 0], frame[..., 2])
-        for frame in frames
-    ):
+        frames = frames[..., None]
+    elif frames.shape[-1] == 3 and all((frame == frame[..., :1]).all() for frame in frames):
         frames = frames[..., :1]
     return np.ascontiguousarray(frames)
+
+
+def rotate_and_flip(frames: np.ndarray, rotate: int, flip: str) -> np.ndarray:
+    """Rotate frames, (F, H, W[, C]), counter-clockwise by ``rotate`` of ``ROTATIONS`` degrees, then ``flip`` them."""
+    frames = np.rot90(frames, rotate // 90, axes=(1, 2))
+    return frames if flip == "none" else np.flip(frames, axis=2 if flip == "horizontal" else 1)
 
 
 def check_fps(fps: float) -> float:

@@ -9,11 +9,12 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import Rejected, UserError
+from echodream.ingest.pixels import FLIPS, ROTATIONS, rotate_and_flip
 from echodream.ingest.source import CellValue, Video
 from echodream.store.schema import FPS_RANGE
 
 _BLACK_LEVEL = 12
-"""A frame without a pixel above this gray level is black; compression noise stays below it."""
+"""A frame without a pixel above this gray level is black; compression noise stays below this level."""
 _FROZEN_LEVEL = 1
 """Two frames whose pixels differ by at most this many gray levels are the same frame."""
 
@@ -49,8 +50,8 @@ class Preprocessing:
             object.__setattr__(self, "size", size)
         validation.one_of("data.crop", self.crop, ("none", "sector"))
         validation.one_of("data.fit", self.fit, ("stretch", "pad", "centre"))
-        validation.one_of("data.rotate", self.rotate, (0, 90, 180, 270))
-        validation.one_of("data.flip", self.flip, ("none", "horizontal", "vertical"))
+        validation.one_of("data.rotate", self.rotate, ROTATIONS)
+        validation.one_of("data.flip", self.flip, FLIPS)
         if self.fps is not None:
             validation.frame_rate("data.fps", self.fps, note=", or null to keep each file's own")
         for name in ("max_black", "max_frozen"):
@@ -96,9 +97,7 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     if settings.crop == "sector":
         top, bottom, left, right = motion_bounding_box(video.frames)
         frames = frames[:, top:bottom, left:right]
-    frames = np.rot90(frames, settings.rotate // 90, axes=(1, 2))
-    if settings.flip != "none":
-        frames = np.flip(frames, axis=2 if settings.flip == "horizontal" else 1)
+    frames = rotate_and_flip(frames, settings.rotate, settings.flip)
     frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[inverse]
     marks: dict[str, CellValue] = {}
     for name, moments in video.marks.items():

@@ -1,4 +1,4 @@
-"""Detection of the ultrasound sector: moving pixels are tissue; static pixels outside it are text, rulers and logos."""
+"""Detection of the ultrasound sector: moving pixels are tissue, static pixels around them text, rulers and logos."""
 
 from collections.abc import Sequence
 
@@ -33,14 +33,14 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     allowed = _region_mask(change.shape, boxes)
     noise = min(float(np.percentile(change, 10)), _MAX_NOISE)
     radius = max(2, round(min(change.shape) / 60))
-    moving = _pad_edges((change > _STATIC_CHANGE + noise) & allowed, radius)
+    # the edges are repeated outwards, so that closing and opening keep areas at the edge of the image
+    moving = np.pad((change > _STATIC_CHANGE + noise) & allowed, radius, mode="edge")
     moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk(radius // 2)))
     moving = ndimage.binary_opening(moving, _disk(radius))[radius:-radius, radius:-radius]
     labels, count = ndimage.label(moving)
     if not count:
         raise Rejected("no sector found: nothing moves")
-    sizes = np.bincount(labels.ravel())[1:]
-    area = ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
+    area = ndimage.binary_fill_holes(labels == 1 + int(np.bincount(labels.ravel())[1:].argmax()))
     if area.mean() < _MIN_AREA:
         raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
     overlay = (change <= _STATIC_CHANGE + noise) & (grey.max(axis=0) >= _OVERLAY_LEVEL) & ~area
@@ -60,17 +60,11 @@ def _region_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
     """
     height, width = shape
     allowed = np.zeros(shape, dtype=bool)
-    fitting = [box for box in boxes if 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height]
-    if len(fitting) < len(boxes) or not boxes:
-        return ~allowed
-    for left, top, right, bottom in fitting:
+    for left, top, right, bottom in boxes:
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            return np.ones_like(allowed)
         allowed[top : bottom + 1, left : right + 1] = True
-    return allowed
-
-
-def _pad_edges(mask: np.ndarray, width: int) -> np.ndarray:
-    """``mask`` with its edges repeated outwards, so that closing and opening keep areas at the edge of the image."""
-    return np.pad(mask, width, mode="edge")
+    return allowed if boxes else ~allowed
 
 
 def _disk(radius: int) -> np.ndarray:

@@ -16,7 +16,8 @@ CellValue = str | int | float
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a recording, checked in its header before frames are decoded. Raises ``UserError``."""
+    """Limits of the size of a recording, checked in the header of its file before frames are decoded. Raises
+    ``UserError`` for invalid limits."""
 
     min_frames: int = 2
     max_frames: int = 20_000
@@ -63,7 +64,13 @@ class Recording:
     problem: str | None = None
     """Reason for rejection that is known from the listing; it is written to ``rejected.csv``."""
     counted: bool = True
-    """False for a file that is not a recording (a README): it does not count for ``max_rejected``."""
+    """False for a file that is not a recording (a README), which does not count for ``max_rejected``."""
+
+    @property
+    def file(self) -> Path:
+        """The raw file of a recording of a source with files."""
+        assert self.path is not None
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Source(Protocol):
     """The layout of a raw study. Implementations are frozen dataclasses, so that worker processes can receive them."""
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List all recordings below ``raw`` in a fixed order without decoding pixels; every file is in the list.
+        """List all recordings below ``raw`` in a fixed order without decoding pixels. Every file is listed.
 
         Raises ``UserError`` when ``raw`` is not such a study (missing folder, csv or column).
         """

@@ -31,7 +31,7 @@ class SplitRatios:
 
 
 class PatientSplitCheck:
-    """Checks that no patient of the csv ``table`` has two splits. Its message names lines, but no patient."""
+    """Checks that no patient of the csv ``table`` has two splits. The error message names lines, but no patient."""
 
     def __init__(self, table: str) -> None:
         self.table = table
@@ -52,10 +52,9 @@ class PatientSplitCheck:
 def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str = "class_name") -> dict[str, str]:
     """Patient -> split: that of the study if it defines one, else a random split stratified by the column ``by``.
 
-    The sizes are rounded by largest remainders: in every class they differ from the ratios by less than one patient,
-    and the remainders are carried over between classes, so that the totals are near the ratios too.
-
-    Raises ``UserError`` when the study has one patient in two splits.
+    The sizes are rounded by largest remainders: in every class they differ from the ratios by less than one patient.
+    The remainders are carried over between classes, so that the totals are near the ratios too. Raises ``UserError``
+    when the study has one patient in two splits.
     """
     splits: dict[str, str] = {}
     classes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -71,7 +70,7 @@ def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str 
         strata[min(classes[patient].items(), key=lambda item: (-item[1], item[0]))[0]].append(patient)
     rng = np.random.default_rng(ratios.seed)
     shares = np.array([ratios.train, ratios.val, ratios.test])
-    owed = np.zeros(3)  # rounding error of each split so far
+    owed = np.zeros(3)  # rounding error of each split over the classes so far
     for class_name in sorted(strata):
         patients = [strata[class_name][index] for index in rng.permutation(len(strata[class_name]))]
         exact = shares * len(patients)

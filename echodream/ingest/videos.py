@@ -1,6 +1,7 @@
 """A folder of video files, GIFs and image sequences, with an optional csv."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ class Videos(FolderSource):
     """All mp4, avi, mov, mpeg, mpg, mkv, webm, m4v, wmv and gif files below ``raw``, and folders of numbered images.
 
     Two or more png, jpg, bmp or tif images of a folder whose names differ only in a number are one recording, in the
-    order of these numbers; its FileName is that of the folder. FileName, csv and patients: see ``FolderSource``. A
-    column FPS in the csv replaces the time stamps of a file.
+    order of these numbers, with the FileName of the folder. FileName, csv and patients: see ``FolderSource``. A column
+    FPS in the csv replaces the time stamps of a file.
     """
 
     image_fps: float = 30.0
@@ -38,14 +39,11 @@ class Videos(FolderSource):
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one recording; see ``Source``."""
-        assert recording.path is not None
-        fps = recording.fps if isinstance(recording, ListedRecording) else None
-        suffix = recording.path.suffix.lower()
-        if suffix == ".gif":
-            return read_gif(recording.path, limits, fps)
+        assert isinstance(recording, ListedRecording)
+        suffix = recording.file.suffix.lower()
         if suffix in IMAGE_SUFFIXES:
-            return read_image_sequence(_series_files(recording.path), limits, fps or self.image_fps)
-        return read_video_file(recording.path, limits, fps)
+            return read_image_sequence(_series_files(recording.file), limits, recording.fps or self.image_fps)
+        return (read_gif if suffix == ".gif" else read_video_file)(recording.file, limits, recording.fps)
 
     def file_sizes(self, entry: RawFile) -> tuple[int, ...]:
         """Sizes in bytes of the images of a series."""
@@ -68,14 +66,12 @@ class Videos(FolderSource):
                 series.setdefault((parent_folder(entry.relative), match["series"], suffix), []).append(entry)
             else:
                 others.append(entry)
-        folders = [folder for (folder, _, _), images in series.items() if len(images) > 1]
-        for (folder, prefix, suffix), images in series.items():
-            if len(images) < 2:
-                others.extend(images)
-                continue
-            key = folder or f"./{root.resolve().name}"
-            if folders.count(folder) > 1:
-                key = f"{key}/{prefix}{suffix}"
+        others += [images[0] for images in series.values() if len(images) == 1]
+        sequences = {key: images for key, images in series.items() if len(images) > 1}
+        count = Counter(folder for folder, _, _ in sequences)
+        for (folder, prefix, suffix), images in sequences.items():
+            name = folder or f"./{root.resolve().name}"
+            key = name if count[folder] == 1 else f"{name}/{prefix}{suffix}"
             found[key] = replace(images[0], path=_series_files(images[0].path)[0])
         return found, others
 
@@ -84,12 +80,12 @@ def _series_files(first: Path) -> list[Path]:
     """The images in the folder of ``first`` whose names differ from it only in the number, in order of the numbers."""
     first_match = _NUMBERED.fullmatch(first.stem)
     assert first_match is not None
+    series = (first_match["series"], first.suffix.lower())
     numbered: list[tuple[int, str, Path]] = []
     try:
         for path in first.parent.iterdir():
             match = _NUMBERED.fullmatch(path.stem)
-            same = match and match["series"] == first_match["series"] and path.suffix.lower() == first.suffix.lower()
-            if match and same and not path.is_symlink() and path.is_file():
+            if match and (match["series"], path.suffix.lower()) == series and not path.is_symlink() and path.is_file():
                 numbered.append((int(match["number"]), path.name, path))
     except OSError as error:
         raise Rejected("unreadable: the folder of images cannot be read") from error

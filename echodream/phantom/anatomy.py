@@ -7,7 +7,8 @@ changes in atrial septal defect (ASD) and pulmonary arterial hypertension (PAH) 
 guidelines; their amounts are chosen.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -21,100 +22,77 @@ CLIP = 2.2
 """Sampled values are clipped to this many standard deviations from the mean."""
 
 
+BODY_SD = 0.045
+"""Standard deviation of the factor for body size."""
+
+
+def normal(mean: float, sd: float, body: bool = False) -> Any:
+    """A field with its mean and standard deviation; ``body``: proportional to body size."""
+    return field(metadata={"normal": (mean, sd), "body": body})
+
+
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """The heart of one patient at end diastole. Lengths in mm, angles in degrees, fractions from 0 to 1."""
+    """The heart of one patient at end diastole, with the mean and standard deviation in normal adults.
 
-    lv_length: float
+    Lengths in mm, angles in degrees, fractions from 0 to 1.
+    """
+
+    lv_length: float = normal(83, 4.5, body=True)
     """Apex to mitral annulus."""
-    lv_radius: float
+    lv_radius: float = normal(23.5, 1.7, body=True)
     """Half of the largest short axis, before the septum is flattened."""
-    lv_belly: float
+    lv_belly: float = normal(0.60, 0.045)
     """Position of the largest width of the left ventricle, from apex (0) to annulus (1)."""
-    annulus: float
+    annulus: float = normal(0.76, 0.045)
     """Diameter of the mitral annulus / largest short axis."""
-    flat: float
+    flat: float = normal(0.06, 0.05)
     """Flattening of the septum: 0 round, about 0.35 straight; above, it bulges into the left ventricle."""
-    septum: float
-    free_wall: float
-    rv_width: float
+    septum: float = normal(9.0, 1.0)
+    free_wall: float = normal(9.5, 1.0)
+    rv_width: float = normal(36, 2.6, body=True)
     """Largest width from the septum to the free wall of the right ventricle."""
-    rv_apex: float
+    rv_apex: float = normal(0.16, 0.04)
     """Position of the right ventricular apex along the left ventricle: 0 at its apex, 1 at its annulus."""
-    rv_round: float
+    rv_round: float = normal(0.74, 0.07)
     """Shape of the right ventricle: 0.9 a triangle, 0.5 an oval."""
-    rv_wall: float
-    offset: float
+    rv_wall: float = normal(4.2, 0.4)
+    offset: float = normal(6.5, 1.2, body=True)
     """Distance of the tricuspid annulus from the mitral annulus towards the apex."""
-    la_width: float
-    la_length: float
-    ra_width: float
-    ra_length: float
-    atrial_septum: float
-    atrial_tilt: float
+    la_width: float = normal(38, 3.0, body=True)
+    la_length: float = normal(45, 4.0, body=True)
+    ra_width: float = normal(38.5, 3.0, body=True)
+    ra_length: float = normal(46, 4.0, body=True)
+    atrial_septum: float = normal(4.4, 0.35)
+    atrial_tilt: float = normal(-7, 4.0)
     """Angle between the atrial septum and the left ventricular axis; positive towards the left atrium."""
-    gap: float
+    gap: float = normal(0, 0, body=True)
     """Length of the septal defect; 0 for none."""
-    gap_at: float
+    gap_at: float = normal(0.47, 0.05)
     """Center of the defect, from the crux (0) to the atrial roof (1)."""
-    fossa: float
+    fossa: float = normal(4.5, 3.0)
     """Echo drop-out of the intact fossa ovalis in dB, which can be mistaken for a septal defect."""
-    band: float
+    band: float = normal(0.15, 0.22)
     """Brightness of the moderator band, 0 to 1."""
-    pericardium: float
+    pericardium: float = normal(9, 2.0)
     """Brightness of the pericardium in dB above myocardium."""
-    axis: float
+    axis: float = normal(11, 3.0)
     """Angle between the left ventricular axis and the beam."""
-    heart_x: float
+    heart_x: float = normal(7, 3.0)
     """Lateral position of the left ventricular apex relative to the probe."""
-    ef: float
+    ef: float = normal(0.63, 0.045)
     """Ejection fraction of the left ventricle, 0 to 1."""
-    heart_rate: float
+    heart_rate: float = normal(69, 9)
     """Beats per minute."""
-    shortening: float
+    shortening: float = normal(0.165, 0.018)
     """Systolic descent of the mitral annulus / left ventricular length."""
-    rv_squeeze: float
+    rv_squeeze: float = normal(0.72, 0.06)
     """Systolic decrease of the squared width of the right ventricle, as a fraction."""
-    early: float
+    early: float = normal(0.68, 0.06)
     """Fraction of the filling by the E wave; the rest is atrial contraction."""
-    reservoir: float
+    reservoir: float = normal(0.13, 0.03)
     """Systolic widening of the atria, as a fraction."""
 
-
-# Field -> mean and standard deviation in normal adults.
-_NORMAL: dict[str, tuple[float, float]] = {
-    "lv_length": (83, 4.5),
-    "lv_radius": (23.5, 1.7),
-    "lv_belly": (0.60, 0.045),
-    "annulus": (0.76, 0.045),
-    "flat": (0.06, 0.05),
-    "septum": (9.0, 1.0),
-    "free_wall": (9.5, 1.0),
-    "rv_width": (36, 2.6),
-    "rv_apex": (0.16, 0.04),
-    "rv_round": (0.74, 0.07),
-    "rv_wall": (4.2, 0.4),
-    "offset": (6.5, 1.2),
-    "la_width": (38, 3.0),
-    "la_length": (45, 4.0),
-    "ra_width": (38.5, 3.0),
-    "ra_length": (46, 4.0),
-    "atrial_septum": (4.4, 0.35),
-    "atrial_tilt": (-7, 4.0),
-    "gap": (0, 0),
-    "gap_at": (0.47, 0.05),
-    "fossa": (4.5, 3.0),
-    "band": (0.15, 0.22),
-    "pericardium": (9, 2.0),
-    "axis": (11, 3.0),
-    "heart_x": (7, 3.0),
-    "ef": (0.63, 0.045),
-    "heart_rate": (69, 9),
-    "shortening": (0.165, 0.018),
-    "rv_squeeze": (0.72, 0.06),
-    "early": (0.68, 0.06),
-    "reservoir": (0.13, 0.03),
-}
 
 # Values of each class that differ from normal: an enlarged right heart in ASD; a dilated right ventricle, a small left
 # ventricle and a flattened septum in PAH.
@@ -156,31 +134,20 @@ _CHANGES: tuple[dict[str, tuple[float, float]], ...] = (
     },
 )
 
-_BODY_SD = 0.045
-_BODY_FIELDS = frozenset(
-    {"lv_length", "lv_radius", "rv_width", "offset", "la_width", "la_length", "ra_width", "ra_length", "gap"}
-)
-
-
 _FIELDS = fields(Anatomy)
-
-
-def _class_parameters(class_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation and dependence on body size (bool) of every field of ``Anatomy``, each (N,)."""
-    typical = _NORMAL | _CHANGES[class_id]
-    mean, sd = np.array([typical[f.name] for f in _FIELDS], dtype=np.float64).T
-    return mean, sd, np.array([f.name in _BODY_FIELDS for f in _FIELDS])
-
-
-_PARAMETERS = tuple(_class_parameters(class_id) for class_id in range(len(CLASSES)))
+_GROWS = np.array([f.metadata["body"] for f in _FIELDS])
+_PARAMETERS = [
+    np.array([changed.get(f.name, f.metadata["normal"]) for f in _FIELDS], dtype=np.float64).T for changed in _CHANGES
+]
+"""Mean and standard deviation of every field in each class, (2, N)."""
 
 
 def sample_anatomy(class_id: int, rng: np.random.Generator) -> Anatomy:
     """Sample a patient of class ``class_id``: independent normal variation, and one factor for body size."""
-    mean, sd, grows = _PARAMETERS[class_id]
+    mean, sd = _PARAMETERS[class_id]
     z = np.clip(rng.standard_normal(len(mean) + 1), -CLIP, CLIP)
     values = mean + sd * z[1:]
-    values[grows] *= 1 + _BODY_SD * z[0]
+    values[_GROWS] *= 1 + BODY_SD * z[0]
     sampled = dict(zip((f.name for f in _FIELDS), values.tolist(), strict=True))
     for name in ("rv_apex", "fossa", "band"):
         sampled[name] = max(sampled[name], 0.0)

@@ -1,4 +1,4 @@
-"""Writers of the phantom in the file layouts of real studies, including their irregularities."""
+"""Writes recordings of the phantom in the file layouts of real studies, including the irregularities of these."""
 
 import csv
 import hashlib
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from echodream.phantom.shape import LV
+from echodream.store.video import encode_frames
 
 if TYPE_CHECKING:
     from av import VideoStream
@@ -49,7 +50,7 @@ def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarr
 
 
 def cardiacnet_table(root: Path, rows: Sequence[Row]) -> None:
-    """Write ``recordings.csv``, with the patient of each recording and other values that the files do not contain."""
+    """Write ``recordings.csv``: the patient of each recording, and other values that the image files do not contain."""
     write_rows(root / "recordings.csv", list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
@@ -73,8 +74,8 @@ def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: 
 def echonet_dynamic_tables(root: Path, rows: Sequence[Row]) -> None:
     """Write ``FileList.csv`` (names without .avi) and ``VolumeTracings.csv`` (chords, names with .avi).
 
-    The splits of ten patients: seven in TRAIN, one in VAL, two in TEST. As in the study, patients are not named. Every
-    fifth recording has no tracing.
+    Of ten patients, seven are in TRAIN, one in VAL and two in TEST. As in the study, the tables do not name patients.
+    Every fifth recording has no tracing.
     """
     names, listed, traced = [echonet_file_name(row["FileName"], "") for row in rows], [], []
     for index, (name, row, turn) in enumerate(zip(names, rows, _patient_positions(rows), strict=True)):
@@ -126,11 +127,8 @@ def _patient_positions(rows: Iterable[Row]) -> list[int]:
 
 def _chords(mask: np.ndarray) -> list[Chord]:
     """Horizontal chords of ``mask``, bool (H, W), one for each row of pixels of the mask, from top to bottom."""
-    chords = []
-    for y in np.flatnonzero(mask.any(axis=1)):
-        columns = np.flatnonzero(mask[y])
-        chords.append((int(columns[0]), int(columns[-1]) + 1, int(y)))
-    return chords
+    rows = ((int(y), np.flatnonzero(mask[y])) for y in np.flatnonzero(mask.any(axis=1)))
+    return [(int(columns[0]), int(columns[-1]) + 1, y) for y, columns in rows]
 
 
 def _write_avi(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -141,14 +139,11 @@ def _write_avi(path: Path, frames: np.ndarray, fps: float) -> None:
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuvj420p"
         stream.codec_context.thread_count = 1
         stream.bit_rate = 4_000_000
-        for index, picture in enumerate(np.ascontiguousarray(frames)):
-            frame = av.VideoFrame.from_ndarray(picture, format="gray")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        encode_frames(container, stream, frames, "gray")
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write ``rows`` as a csv file with the given ``columns``."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -1,39 +1,32 @@
 """Renders a scene to pixels and to label maps."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
-from echodream.phantom.motion import Cycle
 from echodream.phantom.scene import FACE, GAIN, Scene
 from echodream.phantom.shape import OTHER
-from echodream.phantom.tissue import Tissue, amplitude_from_db, draw_tissue, draw_tissue_labels, rayleigh_speckle
+from echodream.phantom.tissue import amplitude_from_db, draw_tissue, draw_tissue_labels, grid_index, rayleigh_speckle
 from echodream.phantom.valves import draw_leaflets, leaflet_curves
 
 CHUNK = 8
-"""Number of frames computed at once; they fit into the processor cache."""
+"""Number of frames that are computed at once, so that they fit into the processor cache."""
 BLOOD = -59.0
 """Echo level of blood, dB."""
 BLUR = 0.45
 """Standard deviation of the point spread function on the display, in pixels."""
 
 
-class _SectorPixels:
-    """The pixels inside the sector of a scene, and their material coordinates in each frame."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
-        self.flat = np.flatnonzero(scene.sector > 0)
-        row, column = np.divmod(self.flat, scene.size)
-        x, v = scene.to_heart(column.astype(np.float64), row.astype(np.float64))
-        self.x, self.v = x.astype(np.float32), v.astype(np.float32)
-
-    def tissue(self, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
-        """Material coordinates, (F, P) each."""
-        return self.scene.motion.inverse(self.x, self.v, cycle)
-
-
-def _chunks(frames: int) -> list[slice]:
-    return [slice(first, min(first + CHUNK, frames)) for first in range(0, frames, CHUNK)]
+def _sector_positions(scene: Scene) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each chunk of frames: the frames, the indices of the P pixels inside the sector in the flattened image, and
+    their fractional column and row on the material grid, (F, P) each."""
+    flat = np.flatnonzero(scene.sector > 0)
+    row, column = np.divmod(flat, scene.size)
+    x, v = (c.astype(np.float32) for c in scene.to_heart(column.astype(np.float64), row.astype(np.float64)))
+    for first in range(0, scene.frames, CHUNK):
+        part = slice(first, min(first + CHUNK, scene.frames))
+        yield part, flat, *grid_index(*scene.motion.inverse(x, v, scene.cycle[part]))
 
 
 def _bilinear_lookup(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -47,7 +40,7 @@ def _bilinear_lookup(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> 
 
 
 def _gain_db(scene: Scene) -> np.ndarray:
-    """Gain of each pixel in dB, (H, W): machine, error of the time gain compensation, attenuation by a shadow."""
+    """Gain of each pixel in dB, (H, W): machine, error of the time gain compensation, and attenuation by a shadow."""
     s, (angle, depth) = scene.settings, scene.polar
     share = depth / scene.depth - 0.5
     profile = s.tilt_gain * share + s.curve_gain * (share**2 - 1 / 12) * 2
@@ -71,14 +64,6 @@ def _blood_speckle(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return (power * (amplitude_from_db(BLOOD) ** 2 / power.mean())).astype(np.float32)
 
 
-def _tissue_amplitude(pixels: _SectorPixels, tissue: Tissue, valves: np.ndarray, part: slice) -> np.ndarray:
-    """Echo amplitude of tissue and valves in the frames ``part``, before gain and noise: float32, (F, H, W)."""
-    scene = pixels.scene
-    echo = draw_leaflets(scene, valves[part]).reshape(len(valves[part]), -1)
-    echo[:, pixels.flat] += _bilinear_lookup(tissue.amplitude, *tissue.index(*pixels.tissue(scene.cycle[part])))
-    return ndimage.gaussian_filter(echo.reshape(-1, scene.size, scene.size), (0, BLUR, BLUR), truncate=3.0)
-
-
 def _noise_power(scene: Scene) -> np.ndarray:
     """Mean power of the electronic noise, (H, W); the time gain compensation amplifies it in the far field."""
     far = (scene.polar[1] / scene.depth) ** 2
@@ -92,15 +77,18 @@ def render(scene: Scene) -> np.ndarray:
     compression with the dynamic range of the machine.
     """
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
-    pixels, tissue, valves = _SectorPixels(scene), draw_tissue(scene), leaflet_curves(scene)
+    tissue, valves = draw_tissue(scene), leaflet_curves(scene)
     gain = (amplitude_from_db(_gain_db(scene)) ** 2).astype(np.float32)
     noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation(scene).astype(np.float32)
     blood = _blood_speckle(scene, rng)
     steepness = np.float32(10 / GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)
     corner = rng.integers(0, size, 2)
-    for part in _chunks(scene.frames):
-        for f, image in enumerate(_tissue_amplitude(pixels, tissue, valves, part), start=part.start):
+    for part, flat, column, row in _sector_positions(scene):
+        echo = draw_leaflets(scene, valves[part]).reshape(-1, size * size)
+        echo[:, flat] += _bilinear_lookup(tissue, column, row)
+        images = ndimage.gaussian_filter(echo.reshape(-1, size, size), (0, BLUR, BLUR), truncate=3.0)
+        for f, image in enumerate(images, start=part.start):
             corner = (corner + rng.integers(-3, 4, 2)) % size
             blood_crop = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
             power = (image * image + reverberation + blood_crop) * gain
@@ -112,16 +100,8 @@ def render(scene: Scene) -> np.ndarray:
 
 def render_labels(scene: Scene) -> np.ndarray:
     """Label maps of all frames (values: see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector."""
-    tissue, pixels = Tissue(np.empty((0, 0)), draw_tissue_labels(scene)), _SectorPixels(scene)
+    tissue = draw_tissue_labels(scene)
     labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
-    for part in _chunks(scene.frames):
-        column, row = tissue.index(*pixels.tissue(scene.cycle[part]))
-        labels[part, pixels.flat] = tissue.labels[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
+    for part, flat, column, row in _sector_positions(scene):
+        labels[part, flat] = tissue[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
     return labels.reshape(-1, scene.size, scene.size)
-
-
-def label_areas(scene: Scene) -> np.ndarray:
-    """Area of each label in each rendered frame in cm2, (F, 6), with foreshortening."""
-    labels = render_labels(scene).reshape(scene.frames, -1)
-    counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
-    return counts * (scene.spacing / 10.0) ** 2

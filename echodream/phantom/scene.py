@@ -1,18 +1,18 @@
 """One recording: a heart, the pose of the probe, the settings of the machine, and the coordinates of pixels."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from echodream.phantom.anatomy import COHORTS, Anatomy, sample_anatomy
+from echodream.phantom.anatomy import CLIP, COHORTS, Anatomy, normal, sample_anatomy
 from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, cycle_at, systole_duration
 from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
 TOP = 0.02
-"""Position of the face of the probe, as a fraction of the image height."""
+"""Vertical position of the probe face, as a fraction of the image height."""
 BOTTOM = 0.985
-"""Position of the largest depth, as a fraction of the image height."""
+"""Vertical position of the largest depth, as a fraction of the image height."""
 FACE = 4.0
 """Depth in mm at which the image begins."""
 HALF_FACE = 2.5
@@ -26,66 +26,46 @@ GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
 class AcquisitionSettings:
     """Differences between recordings of one patient: pose of the probe, settings of the machine, heart rate and EF."""
 
-    turn: float
+    turn: float = normal(0, 2.5)
     """Rotation about the left ventricular apex, degrees."""
-    shift_x: float
-    shift_y: float
+    shift_x: float = normal(0, 2.5)
+    shift_y: float = normal(0, 1.5)
     """Position of the apex relative to that of the patient, in mm."""
-    scale: float
-    foreshorten: float
+    scale: float = normal(1, 0.015)
+    foreshorten: float = normal(0.97, 0.018)
     """Apparent / true length of the left ventricular axis."""
-    zoom: float
+    zoom: float = normal(1.03, 0.02)
     """Imaging depth / depth of the heart."""
-    gain: float
+    gain: float = normal(0, 2.0)
     """Gain in dB, relative to the gain of the simulated ultrasound machine."""
-    tilt_gain: float
-    curve_gain: float
+    tilt_gain: float = normal(0, 3.5)
+    curve_gain: float = normal(0, 4.0)
     """Linear and quadratic error of the time gain compensation, in dB over the whole depth."""
-    shadow: float
+    shadow: float = normal(14, 5.0)
     """Attenuation at one side of the sector by a rib or the lung, in dB."""
-    shadow_at: float
+    shadow_at: float = normal(0, 1.0)
     """Angle at which the shadow begins, as a fraction of the half angle; the sign is the side."""
-    noise: float
+    noise: float = normal(-62.5, 1.5)
     """Level of the electronic noise in dB."""
-    haze: float
+    haze: float = normal(-17, 3.0)
     """Level of the reverberation near the probe in dB."""
-    half_angle: float
+    half_angle: float = normal(39, 1.0)
     """Half of the opening angle of the sector, in degrees."""
-    rate: float
+    rate: float = normal(1, 0.04)
     """Heart rate / heart rate of the patient."""
-    ef: float
+    ef: float = normal(0, 0.01)
     """Ejection fraction minus that of the patient."""
 
 
-_SETTINGS: dict[str, tuple[float, float]] = {
-    "turn": (0, 2.5),
-    "shift_x": (0, 2.5),
-    "shift_y": (0, 1.5),
-    "scale": (1, 0.015),
-    "foreshorten": (0.97, 0.018),
-    "zoom": (1.03, 0.02),
-    "gain": (0, 2.0),
-    "tilt_gain": (0, 3.5),
-    "curve_gain": (0, 4.0),
-    "shadow": (14, 5.0),
-    "shadow_at": (0, 1.0),
-    "noise": (-62.5, 1.5),
-    "haze": (-17, 3.0),
-    "half_angle": (39, 1.0),
-    "rate": (1, 0.04),
-    "ef": (0, 0.01),
-}
-_FIELDS = fields(AcquisitionSettings)
-_MEAN, _SD = np.array([_SETTINGS[f.name] for f in _FIELDS], dtype=np.float64).T
+_MEAN, _SD = np.array([f.metadata["normal"] for f in fields(AcquisitionSettings)], dtype=np.float64).T
 
 
 def sample_settings(rng: np.random.Generator) -> AcquisitionSettings:
-    """Sample the settings of a recording, clipped to 2.2 standard deviations."""
-    values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -2.2, 2.2)
-    shadow_at = AcquisitionSettings(*values.tolist()).shadow_at
-    edge = np.copysign(0.62 + 0.12 * abs(shadow_at), shadow_at)
-    values[[f.name for f in _FIELDS].index("shadow_at")] = edge
-    return AcquisitionSettings(*values.tolist())
+    """Sample the settings of a recording. The shadow begins near one of the two edges of the sector."""
+    values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -CLIP, CLIP)
+    settings = AcquisitionSettings(*values.tolist())
+    edge = float(np.copysign(0.62 + 0.12 * abs(settings.shadow_at), settings.shadow_at))
+    return replace(settings, shadow_at=edge)
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,7 @@ class Scene:
 
     @property
     def seconds(self) -> float:
-        """Time from the first frame to the last."""
+        """Time from the first frame to the last in seconds."""
         return (self.frames - 1) / self.fps
 
     @cached_property
@@ -122,7 +102,7 @@ class Scene:
         """
         beat = 60.0 / (self.anatomy.heart_rate * self.settings.rate)
         count = int(self.seconds / (0.93 * beat)) + 4
-        variation = np.clip(np.random.default_rng([*self.seed, 1]).standard_normal(count), -2.2, 2.2)
+        variation = np.clip(np.random.default_rng([*self.seed, 1]).standard_normal(count), -CLIP, CLIP)
         lengths = beat * (1 + 0.02 * variation)
         ends = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start * lengths[0]
         return ends[: int(np.searchsorted(ends, self.seconds, side="right")) + 1]
@@ -162,7 +142,7 @@ class Scene:
 
     @property
     def cohort(self) -> str:
-        """ASD or PAH: the cohort, which determines the machine."""
+        """ASD or PAH; each cohort has its own ultrasound machine."""
         return COHORTS[self.class_id]
 
     @property
@@ -180,7 +160,7 @@ class Scene:
 
     @property
     def spacing(self) -> float:
-        """Millimetres per pixel."""
+        """Millimeters per pixel."""
         return self.depth / (self.size * (BOTTOM - TOP))
 
     def to_heart(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

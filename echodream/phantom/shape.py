@@ -24,6 +24,11 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
     return x * x * (3.0 - 2.0 * x)
 
 
+def depth_row(v: np.ndarray) -> np.ndarray:
+    """Index of the entry of ``DEPTHS`` nearest to the depths ``v`` in mm, int."""
+    return np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)
+
+
 def _ventricle_profile(s: np.ndarray, belly: float, base: float) -> np.ndarray:
     """Relative radius of a ventricle at ``s``, apex (0) to annulus (1): 1 at ``belly``, ``base`` at the annulus."""
     tip = np.clip(1.0 - (1.0 - np.clip(s, 0, 1) / belly) ** 2, 0, 1) ** 0.56
@@ -121,8 +126,8 @@ def chamber_outlines(a: Anatomy) -> ChamberOutlines:
 
 
 def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Label map of the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm: uint8 (H, W), else ``OTHER``."""
-    row = np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)[:, None]
+    """Label map of the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm: uint8 (H, W), ``OTHER`` elsewhere."""
+    row = depth_row(v)[:, None]
     x, depth = x[None, :], v[:, None]
     labels = np.zeros((len(v), x.shape[1]), dtype=np.uint8)
     labels[(x > shape.ra_outer[row]) & (x < shape.ra_inner[row])] = RA
@@ -144,8 +149,8 @@ def atrial_septum_span(a: Anatomy, low: float, high: float) -> tuple[float, floa
 
 def septal_defect_span(a: Anatomy) -> tuple[float, float]:
     """Depths in mm of the two ends of the atrial septal defect."""
-    centre, _ = atrial_septum_span(a, a.gap_at, 1.0)
-    return centre - a.gap / 2, centre + a.gap / 2
+    center, _ = atrial_septum_span(a, a.gap_at, 1.0)
+    return center - a.gap / 2, center + a.gap / 2
 
 
 def valve_hinges(shape: ChamberOutlines) -> tuple[tuple[float, float], ...]:

@@ -1,7 +1,5 @@
 """Echo amplitude of the tissue in material coordinates, with speckle, and the label map."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
@@ -14,8 +12,8 @@ from echodream.phantom.shape import (
     OTHER,
     RA,
     RV,
-    STEP,
     atrial_septum_span,
+    depth_row,
     label_cavities,
     septal_defect_span,
     smoothstep,
@@ -35,25 +33,16 @@ def amplitude_from_db(level: np.ndarray | float) -> np.ndarray:
     return np.power(10.0, np.asarray(level) / 20.0)
 
 
-@dataclass(frozen=True)
-class Tissue:
-    """The heart at end diastole on the material grid, (GH, GW): rows are depth, columns are x."""
-
-    amplitude: np.ndarray
-    """Linear echo amplitude with speckle, float32; 0 in blood."""
-    labels: np.ndarray
-    """Label map, uint8, see ``shape``."""
-
-    def index(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Convert material coordinates to fractional (column, row) of the grid, clipped to the grid."""
-        height, width = self.labels.shape
-        column = np.clip((x - np.float32(X0)) * np.float32(1 / GRID), 0, np.float32(width - 1.01))
-        return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
-
-
 def material_grid() -> tuple[np.ndarray, np.ndarray]:
-    """Columns ``x`` (GW,) and rows ``v`` (GH,) of the material grid in mm."""
+    """Coordinates in mm of the columns, ``x`` (GW,), and of the rows, ``v`` (GH,), of the material grid."""
     return np.arange(X0, X1, GRID), np.arange(DEPTH0, DEPTH1, GRID)
+
+
+def grid_index(x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Convert material coordinates in mm to fractional (column, row) of the material grid, clipped to the grid."""
+    width, height = map(len, material_grid())
+    column = np.clip((x - np.float32(X0)) * np.float32(1 / GRID), 0, np.float32(width - 1.01))
+    return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
@@ -132,15 +121,11 @@ def _bright_points(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _moderator_band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Linear amplitude of the moderator band, which crosses the right ventricle from the septum to the free wall."""
     a, shape = scene.anatomy, scene.shape
-    across = (shape.septal_edge[:, None] - x[None, :])[_depth_rows(v)]
+    across = (shape.septal_edge[:, None] - x[None, :])[depth_row(v)]
     line = a.rv_apex * a.lv_length + 0.42 * (shape.tricuspid - a.rv_apex * a.lv_length)
     sag = line - 0.12 * across - 3.0 * np.sin(np.clip(across / a.rv_width, 0, 1) * np.pi)
     strand = np.exp(-0.5 * ((v[:, None] - sag) / 1.3) ** 2)
     return amplitude_from_db(BAND) * a.band * strand * (labels == RV)
-
-
-def _depth_rows(v: np.ndarray) -> np.ndarray:
-    return np.clip(np.round((v - DEPTHS[0]) / STEP).astype(int), 0, len(DEPTHS) - 1)
 
 
 def _echo_levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -149,7 +134,7 @@ def _echo_levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray)
     heart = labels != OTHER
     away = _distance(heart)
     clouds = _smooth_noise(scene.seed[:-1], labels.shape, 20.0)
-    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[_depth_rows(v)][:, None]) - a.septum) / 6.0)
+    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[depth_row(v)][:, None]) - a.septum) / 6.0)
     level = MYOCARDIAL + (SEPTAL - MYOCARDIAL) * free + 1.0 * clouds
     first, last = atrial_septum_span(a, 0.28, 0.68)
     thin = smoothstep((v - first) / 4.0) * smoothstep((last - v) / 4.0)
@@ -160,8 +145,8 @@ def _echo_levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray)
     return np.where(cavity, 0.0, amplitude_from_db(np.where(heart, level, beyond + 2.2 * sac)))
 
 
-def draw_tissue(scene: Scene) -> Tissue:
-    """Echo amplitude and labels of the heart of ``scene`` at end diastole.
+def draw_tissue(scene: Scene) -> np.ndarray:
+    """Linear echo amplitude of the heart at end diastole on the material grid: float32, (GH, GW); 0 in blood.
 
     Diffuse scattering and specular reflections, strongest where a surface is perpendicular to the beam, times speckle.
     """
@@ -176,4 +161,4 @@ def draw_tissue(scene: Scene) -> Tissue:
     bright = diffuse + 0.8 * (
         _bright_points(scene, x, v) * np.minimum(1.6 * solid, 1) ** 2 + _moderator_band(scene, x, v, labels)
     )
-    return Tissue((bright * (0.15 + rayleigh_speckle(scene, angle, depth, 2))).astype(np.float32), labels)
+    return (bright * (0.15 + rayleigh_speckle(scene, angle, depth, 2))).astype(np.float32)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from echodream import validation
+from echodream.store.video import encode_frames
 
 MAX_GIF_FPS = 50.0
 """Players slow down GIFs with shorter frames than 1 / 50 s."""
@@ -88,11 +89,7 @@ def write_avi_or_mp4(path: Path, frames: np.ndarray, fps: float, settings: Expor
             stream.codec_context.options = {"crf": str(settings.crf)}
         else:
             stream.codec_context.qmin = stream.codec_context.qmax = 1
-        for index, frame in enumerate(frames):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3))))
-            image.pts = index
-            container.mux(stream.encode(image))
-        container.mux(stream.encode(None))
+        encode_frames(container, stream, np.broadcast_to(frames, (*frames.shape[:3], 3)), "rgb24")
 
 
 def save_tensor(path: Path, value: Any) -> None:

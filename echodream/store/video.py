@@ -1,5 +1,6 @@
 """Lossless video files: FFV1 in Matroska, written with PyAV (equal frames give equal bytes), read with decord."""
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ from echodream.store.schema import FPS_RANGE, MAX_SIDE, StoreError
 
 if TYPE_CHECKING:
     from av import VideoStream
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
 
 _BITEXACT = 1 << 23
 _PIXEL_FORMATS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}
@@ -26,20 +27,27 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     import av
 
     _check_frames(path, frames, fps)
-    stored, given = _PIXEL_FORMATS[frames.shape[3]]
+    in_file, in_memory = _PIXEL_FORMATS[frames.shape[3]]
     with av.open(str(path), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
         stream = cast("VideoStream", container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(100_000)))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], stored
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], in_file
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= _BITEXACT
         stream.codec_context.options = {"level": "3", "slicecrc": "1", "g": "1"}
-        for index, frame in enumerate(np.ascontiguousarray(frames)):
-            picture = av.VideoFrame.from_ndarray(frame[..., 0] if given == "gray" else frame, format=given)
-            picture.pts = index
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+        encode_frames(container, stream, frames[..., 0] if in_memory == "gray" else frames, in_memory)
     if not np.array_equal(read_video(path, frames.shape[3]), frames):
         raise StoreError(f"{path.name}: the pixels read back differ from those written: install another build of PyAV")
+
+
+def encode_frames(container: "OutputContainer", stream: "VideoStream", frames: np.ndarray, pixel_format: str) -> None:
+    """Encode ``frames``, uint8 (F, H, W) for ``pixel_format`` "gray", (F, H, W, 3) for "rgb24", into a PyAV stream."""
+    import av
+
+    for index, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=pixel_format)
+        picture.pts = index
+        container.mux(stream.encode(picture))
+    container.mux(stream.encode(None))
 
 
 def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -58,32 +66,36 @@ def read_video(
 
     Raises ``StoreError`` when the file cannot be decoded, or does not hold ``frames`` frames.
     """
-    pixels = _decord_frames(path, indices, frames)
+    pixels = decord_frames(path, indices, frames)
     if pixels is None:
         pixels = _pyav_frames(path, indices, frames)
     return pixels[..., :channels]
 
 
-def _decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
-    """RGB frames read by decord. None if decord is not installed or fails, as it does for some widths (16, 24, 48, 72)
-    and for a single frame."""
+def decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
+    """The frames ``indices`` (None: all) as RGB, uint8 (F, H, W, 3), decoded by decord.
+
+    None if decord is not installed, finds another number than ``frames``, or fails, as it does for some widths (16, 24,
+    48, 72) and for a single frame.
+    """
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # otherwise it prints the path of damaged files
     try:
         import decord
     except (ImportError, OSError):  # there is no wheel for this machine
         return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
         if frames is not None and len(reader) != frames:
             return None
         batch: np.ndarray = reader.get_batch(list(range(len(reader)) if indices is None else indices)).asnumpy()
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError):
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, ValueError, IndexError, StopIteration):
         return None
     return batch
 
 
 def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
-    """RGB or gray frames read by PyAV, which decodes the file from its beginning. Raises ``StoreError``."""
+    """The frames ``indices`` (None: all), gray or RGB, by PyAV, which decodes the whole file. Raises ``StoreError``."""
     import av
 
     selected = None if indices is None else set(indices)

@@ -100,7 +100,7 @@ def test_limits_hold_before_decoding(
     tmp_path: Path, limits: Limits, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", moving())
-    for name in ("_decord_frames", "_pyav_frames"):
+    for name in ("decord_frames", "_pyav_frames"):
         monkeypatch.setattr(f"echodream.ingest.media_files.{name}", lambda *_: pytest.fail("a frame was decoded"))
     with pytest.raises(Rejected, match=reason):
         read_video_file(path, limits)

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from echodream.errors import Rejected, UserError
-from echodream.ingest.nifti import Orientation, label_state, plausible_frame_rate, read_nifti
-from echodream.ingest.pixels import to_uint8
+from echodream.errors import Rejected
+from echodream.ingest.nifti import label_state, plausible_frame_rate, read_nifti
+from echodream.ingest.pixels import rotate_and_flip, to_uint8
 from echodream.ingest.source import Limits
 from tests.support.raw_files import cut, cut_gzip, moving, write_nifti
 
@@ -143,13 +143,10 @@ def test_frame_times(step: float, rate: float | None) -> None:
 
 def test_orientation() -> None:
     frames = np.arange(24).reshape(2, 3, 4)
-    np.testing.assert_array_equal(Orientation()(frames), frames)
-    assert Orientation(rotate=90)(frames)[0, 0, 0] == frames[0, 0, -1]
-    np.testing.assert_array_equal(Orientation(rotate=180, flip="horizontal")(frames), frames[:, ::-1])
-    np.testing.assert_array_equal(Orientation(flip="vertical")(frames), frames[:, ::-1])
-    for fields in ({"rotate": 45}, {"flip": "up"}):
-        with pytest.raises(UserError):
-            Orientation(**fields)
+    np.testing.assert_array_equal(rotate_and_flip(frames, 0, "none"), frames)
+    assert rotate_and_flip(frames, 90, "none")[0, 0, 0] == frames[0, 0, -1]
+    np.testing.assert_array_equal(rotate_and_flip(frames, 180, "horizontal"), frames[:, ::-1])
+    np.testing.assert_array_equal(rotate_and_flip(frames, 0, "vertical"), frames[:, ::-1])
 
 
 def test_floats_from_0_to_1_fill_the_scale() -> None:

@@ -17,7 +17,8 @@ from echodream.metrics.cardiac_cycle import (
     seam_ratio,
     sector_mask,
 )
-from echodream.phantom.render import label_areas, render
+from echodream.phantom.render import render
+from tests.support.hearts import label_areas
 
 H, W = 48, 64
 FPS = 32.0

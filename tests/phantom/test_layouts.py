@@ -10,9 +10,9 @@ from echodream.ingest.echonet import EchoNetDynamic, EchoNetPediatric
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Source
 from echodream.phantom.layouts import LAYOUTS, echonet_file_name
-from echodream.phantom.render import label_areas
 from echodream.phantom.shape import LV
 from echodream.stages.phantom import phantom
+from tests.support.hearts import label_areas
 
 STUDY = Phantom(patients=11, size=48, fps=25.0, seconds=(0.9, 1.1), per_patient=(1, 2))
 SOURCES: dict[str, Source] = {

@@ -8,10 +8,11 @@ from scipy.ndimage import map_coordinates
 
 from echodream.phantom.anatomy import CLASSES
 from echodream.phantom.motion import Cycle
-from echodream.phantom.render import label_areas, render, render_labels
+from echodream.phantom.render import render, render_labels
 from echodream.phantom.scene import HALF_FACE, Scene, key_frame_times, sample_scene
 from echodream.phantom.shape import LA, LV, MYOCARDIUM, OTHER, RA, RV
 from echodream.phantom.tissue import draw_tissue_labels, material_grid
+from tests.support.hearts import label_areas
 
 
 def scene_of(class_id: int, patient: int = 1, number: int = 1, size: int = 112, seconds: float = 2.0) -> Scene:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from echodream.phantom.render import render_labels
+from echodream.phantom.scene import Scene
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.video import write_video
 
@@ -62,3 +64,10 @@ def heart_store(root: Path, clips: dict[str, np.ndarray], fps: float = 30.0, **c
             row |= {"FPS": fps, "FrameHeight": frames.shape[1], "FrameWidth": frames.shape[2]}
             writer.commit({**row, **{column: values[number] for column, values in columns.items()}}, path)
         return writer.finish(list(clips))
+
+
+def label_areas(scene: Scene) -> np.ndarray:
+    """Area of each label in each rendered frame in cm2, (F, 6), with foreshortening."""
+    labels = render_labels(scene).reshape(scene.frames, -1)
+    counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
+    return counts * (scene.spacing / 10.0) ** 2

@@ -1,6 +1,6 @@
 """Images of the phantom for the documentation: all classes at end diastole and end systole, and one beat of each.
 
-``python -m echodream.phantom.mosaic docs/images`` writes ``phantom.png`` and ``phantom.gif`` there.
+python benchmarks/phantom_images.py docs/images     # writes phantom.png and phantom.gif there
 """
 
 import sys
