@@ -1,5 +1,6 @@
 """null where a stage, or training, cannot do with it, is answered with the key that was typed."""
 
+from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -18,7 +19,12 @@ STAGES = sorted(path.stem for path in (CONF_DIR / "stage").glob("*.yaml"))
 
 
 def composed(config: str, *overrides: str) -> DictConfig:
-    """The configuration, with a text for every key that must be given."""
+    """A copy of the configuration, with a text for every key that must be given."""
+    return _composed(config, *overrides).copy()
+
+
+@cache
+def _composed(config: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose(config, list(overrides))
     OmegaConf.set_struct(cfg, False)
@@ -57,8 +63,8 @@ def test_a_stage_takes_null_where_its_type_hints_say_so_and_nowhere_else(stage: 
     assert tried
 
 
-@pytest.mark.parametrize("model", ["vae", "lidm", "lvdm"])
 @pytest.mark.parametrize("key", ["src", "dst", "work", "callbacks.checkpoint"])
+@pytest.mark.parametrize("model", ["vae", "lidm", "lvdm"])
 def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) -> None:
     cfg = composed("train", f"model={model}", "data=phantom", "logger.csv.save_dir=x", "callbacks.pictures.folder=x")
     refuse_missing_and_null(cfg)
@@ -68,17 +74,11 @@ def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) ->
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_setting_of_a_stage_is_a_key(stage: str) -> None:
-    cfg = composed("sample", f"stage={stage}", "data=phantom")
-    call = stage_call(cfg)
-    assert call.arguments.keys() == call.hints.keys()
-    assert call.name == stage
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_paths_are_declared_as_such(stage: str) -> None:
+def test_every_setting_of_a_stage_is_a_key_and_paths_are_declared_as_such(stage: str) -> None:
     """What a stage reads decides whether it is complete, so no path may be declared as another text."""
     call = stage_call(composed("sample", f"stage={stage}", "data=phantom"))
+    assert call.arguments.keys() == call.hints.keys()
+    assert call.name == stage
     for name, hint in call.hints.items():
         value = call.arguments[name]
         if isinstance(value, str) and value.startswith(("data/", "models/", "samples/", "reports/", "raw/")):

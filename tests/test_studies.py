@@ -168,6 +168,7 @@ def of_experiment(experiment: str) -> dict[str, Line]:
     return {line.what: line for line in reversed(lines_of(script, SCRIPTS[script]))}
 
 
+@cache
 def composed(kind: str, experiment: str, other: str = "") -> DictConfig:
     """The configuration of that line; ``other`` stands in place of what it says of the same key."""
     line = of_experiment(experiment)[kind]

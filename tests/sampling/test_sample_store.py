@@ -126,6 +126,7 @@ def test_ten_interruptions_end_with_the_same_bytes(
     assert bytes_of(folder / final) == made
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_killed_process_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", os.devnull)  # a commit during the test is not another version of the code

@@ -33,6 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def harmless(folder: Path) -> tuple[Path, str]:
+    """Folder of the audit of samples of nobody, and what the stage says of it."""
+    return folder / "of-strangers", audit(folder, f"dst={folder}/of-strangers")
+
+
+@pytest.fixture(scope="module")
+def copied(folder: Path) -> tuple[Path, str]:
+    """The same of copies of training patients, with a picture of four pairs."""
+    return folder / "of-copies", audit(folder, f"src={folder}/copies", f"dst={folder}/of-copies", "pairs=4")
+
+
 def made(folder: Path, name: str = "audit") -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / name / "audit.json").read_text())
     return found
@@ -46,8 +58,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_a_generator_that_copies_stands_out(folder: Path) -> None:
-    said = audit(folder, f"src={folder}/copies", f"dst={folder}/of-copies")
+def test_a_generator_that_copies_stands_out(folder: Path, copied: tuple[Path, str]) -> None:
     found = by_name(made(folder, "of-copies"))
     for space in SPACES:
         share = found[f"nearest in training (DCR){space}"]
@@ -58,11 +69,11 @@ def test_a_generator_that_copies_stands_out(folder: Path) -> None:
         assert found[f"data copying, C_T{space}"]["value"]["high"] < -3
         assert found[f"authenticity{space}"]["value"]["value"] < 0.1
     assert found["training patients covered"]["details"]["all samples"] > 0.8
-    assert "<- stands out" in said
+    assert "<- stands out" in copied[1]
 
 
-def test_a_harmless_generator_does_not(folder: Path) -> None:
-    said = audit(folder, f"dst={folder}/of-strangers")
+def test_a_harmless_generator_does_not(folder: Path, harmless: tuple[Path, str]) -> None:
+    said = harmless[1]
     found = by_name(made(folder, "of-strangers"))
     assert not any(measure["stands_out"] for measure in found.values() if measure["about"] == "privacy")
     for space in SPACES:
@@ -110,9 +121,8 @@ def test_samples_that_are_all_of_one_identity_collide(folder: Path) -> None:
     assert found["expected"]["value"] == pytest.approx(0.01, abs=0.006)
 
 
-def test_what_is_not_measured_is_said_with_the_reason(folder: Path, tmp_path: Path) -> None:
-    audit(folder, f"dst={tmp_path}/full")
-    record = json.loads((tmp_path / "full" / "audit.json").read_text())
+def test_what_is_not_measured_is_said_with_the_reason(folder: Path, harmless: tuple[Path, str], tmp_path: Path) -> None:
+    record = made(folder, harmless[0].name)
     assert set(record["not measured"]) == {
         "identity drift",
         "membership inference",
@@ -140,16 +150,14 @@ def test_what_is_not_measured_is_said_with_the_reason(folder: Path, tmp_path: Pa
         assert (title in by_name(record)) != (name in record["not measured"]), name
 
 
-def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path) -> None:
-    first = audit(folder, f"dst={folder}/again")
-    before = files(folder / "again")
+def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path, harmless: tuple[Path, str]) -> None:
+    before = files(harmless[0])
     assert set(before) == {"audit.json", "measures.png", "nearest.png"}
+    first = audit(folder, f"dst={folder}/again")
+    assert files(folder / "again") == before
     second = audit(folder, f"dst={folder}/again")
     assert "already complete, nothing to do" in second
     assert first.splitlines()[1:] == second.splitlines()[1:]
-    (folder / "again").rename(folder / "before")
-    audit(folder, f"dst={folder}/again")
-    assert files(folder / "again") == before
     with pytest.raises(UserError, match="made with per_patient=16, now 4: choose another dst="):
         audit(folder, f"dst={folder}/again", "per_patient=4")
     with pytest.raises(UserError, match="made from other recordings"):
@@ -157,17 +165,16 @@ def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path) ->
     assert files(folder / "again") == before
 
 
-def test_the_order_of_the_samples_does_not_matter(folder: Path) -> None:
+def test_the_order_of_the_samples_does_not_matter(folder: Path, harmless: tuple[Path, str]) -> None:
     samples(folder / "backwards", strangers, order=-1)
-    audit(folder, f"dst={folder}/forwards")
     audit(folder, f"dst={folder}/of-backwards", f"src={folder}/backwards")
-    one, two = made(folder, "forwards"), made(folder, "of-backwards")
+    one, two = made(folder, harmless[0].name), made(folder, "of-backwards")
     assert one["source"] != two["source"]
     assert one["measures"] == two["measures"]
 
 
 def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, harmless: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -179,8 +186,7 @@ def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
     assert not (folder / "killed").exists()
     (folder / "killed.partial" / "left").mkdir()
     audit(folder, f"dst={folder}/killed")
-    audit(folder, f"dst={folder}/whole")
-    assert files(folder / "killed") == files(folder / "whole")
+    assert files(folder / "killed") == files(harmless[0])
     assert not (folder / "killed.partial").exists()
 
 
@@ -201,25 +207,23 @@ def test_fewer_clips_are_restored_where_each_takes_long(overrides: list[str], sa
     assert (given.samples, given.levels, given.noises) == (samples, levels, 1)
 
 
-def test_nobody_is_named(folder: Path) -> None:
-    audit(folder, f"dst={folder}/named")
-    text = (folder / "named" / "audit.json").read_text()
+def test_nobody_is_named(harmless: tuple[Path, str]) -> None:
+    text = (harmless[0] / "audit.json").read_text()
     assert "secret" not in text
     assert "r000" not in text
     assert "S0000" not in text
 
 
-def test_the_samples_nearest_to_a_patient_are_shown_beside_that_patient(folder: Path) -> None:
+def test_the_samples_nearest_to_a_patient_are_shown_beside_that_patient(folder: Path, copied: tuple[Path, str]) -> None:
     """Copies are drawn above what they are copies of; the closest first."""
-    audit(folder, f"src={folder}/copies", f"dst={folder}/shown", "pairs=4")
-    picture = np.asarray(Image.open(folder / "shown" / "nearest_pairs.png")).astype(int)
+    picture = np.asarray(Image.open(copied[0] / "nearest_pairs.png")).astype(int)
     assert picture.shape == (2 * 10 - 2, 4 * 14 - 2, 3)
     above, below = picture[:8], picture[10:]
     columns = [(above[:, 14 * k : 14 * k + 12], below[:, 14 * k : 14 * k + 12]) for k in range(4)]
     same = np.mean([np.abs(one - two).mean() for one, two in columns])
     other = np.mean([np.abs(columns[k][0] - columns[k - 1][1]).mean() for k in range(4)])
     assert same < 0.5 * other
-    assert "picture of the nearest samples" not in made(folder, "shown")["not measured"]
+    assert "picture of the nearest samples" not in made(folder, copied[0].name)["not measured"]
 
 
 MISTAKES = [

@@ -175,6 +175,7 @@ def command(folder: Path, stage: str, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "sample.py"), *fixed, *places, *overrides]
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
     """SIGKILL once a few recordings are committed; the same command then ends with the bytes of an undisturbed run."""

@@ -70,6 +70,7 @@ def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
     assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_costs_one_recording_each(tmp_path: Path) -> None:
     moods = {"1": "rejected", "3": "abort", "5": "hang", "6": "memory", "7": "unlisted", "8": "readme"}
     summary = run(tmp_path / "store", Fake(10, moods=moods), workers=2, timeout=4.0, max_rejected=0.6)

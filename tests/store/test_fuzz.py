@@ -97,6 +97,7 @@ def tables(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(["", "", "\ufeff", "\n"])) + end.join(",".join(row) for row in cells) + end
 
 
+@pytest.mark.slow
 def test_any_file_list(tmp_path: Path) -> None:
     def ask(text: str) -> str | None:
         (tmp_path / "FileList.csv").write_text(text, encoding="utf-8", errors="replace", newline="")
@@ -155,6 +156,7 @@ def descriptions(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(["", "", "\ufeff", " "])) + text
 
 
+@pytest.mark.slow
 def test_any_description(tmp_path: Path) -> None:
     def ask(text: str) -> str | None:
         (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
@@ -218,6 +220,7 @@ def tensor_files(draw: st.DrawFn) -> bytes:
     return struct.pack("<Q", size) + text + data[: draw(st.sampled_from([len(data), len(data), 0, 7]))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["safetensors header", "safetensors bytes"])
 def test_any_latents(tmp_path: Path, decoder: Decoder, name: str) -> None:
     path, whole = tmp_path / "a.safetensors", save(dict(zip(("mean", "std"), posterior(3), strict=True)))
@@ -274,6 +277,7 @@ def raw_video(path: Path, codec: str, size: int = 32) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mp4", "avi"])
 def test_any_raw_video(tmp_path: Path, decoder: Decoder, name: str) -> None:
     path = tmp_path / f"a.{name}"

@@ -184,7 +184,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch
 
 
 def test_an_epoch_without_validation_leaves_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3")
+    few = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3", "trainer.limit_train_batches=2")
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *few))
@@ -340,6 +340,7 @@ def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, work
         PredictData(lambda: FrameBudgetBatches(store, budget), workers).predict_dataloader()
 
 
+@pytest.mark.slow
 def test_the_demo_experiment_trains(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Its whole composition, on a phantom of 64 x 64 as it is ingested."""
     shared = ["data=phantom", "experiment=demo"]
