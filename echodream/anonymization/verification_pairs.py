@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from echodream.anonymization.image_pairs import ImageSet
-from echodream.datamodules.anonymized import MAX_LISTED
+from echodream.datamodules.recordings import MAX_LISTED
 from echodream.errors import UserError
 
 COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")

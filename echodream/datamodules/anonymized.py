@@ -9,13 +9,12 @@ import pandas as pd
 
 from echodream import validation
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 from echodream.store import Store
 from echodream.store.schema import SPLITS
 
 TRAIN_ON = ("original", "anonymised")
-MAX_LISTED = 5
-"""Number of names that an error message lists."""
 VERSION_COLUMNS = ("FileName", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
 """Columns of FileList.csv taken from the version; all others are taken from its original."""
 ORIGINAL_COLUMN = "Original"
@@ -23,10 +22,10 @@ ORIGINAL_COLUMN = "Original"
 
 
 class AnonymizedData(StoreData):
-    """``StoreData`` of the originals ``src``, or, with ``train_on`` "anonymised", of their versions, for all splits.
+    """``StoreData`` of the originals in ``src`` or, with ``train_on`` "anonymised", of their anonymized versions.
 
-    The column ``match`` of the store ``anonymised`` names the original, which gives patient, split and labels. Raises
-    ``UserError`` if a version is missing or has no original.
+    The column ``match`` of the store ``anonymised`` names the original of each version; patient, split and labels are
+    those of the original. Raises ``UserError`` if a version is missing or has no original.
     """
 
     def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
@@ -40,12 +39,12 @@ class AnonymizedData(StoreData):
 
 
 def open_anonymized(path: str, real: Store) -> Store:
-    """The store ``anonymised=`` at ``path``; latents are whitened with the statistics of the originals ``real``.
+    """The store ``anonymised=`` at ``path``, with the statistics of the store of originals ``real`` for its latents.
 
-    Raises ``UserError`` if it holds another kind of images than ``real``, or is the same store.
+    Raises ``UserError`` if the two stores hold different kinds of images, or are the same store.
     """
     if not Path(path).is_dir():
-        raise UserError(f"anonymised={path} does not exist: make it with stage=anonymise, or give another store")
+        raise UserError(f"anonymised={path} does not exist: create it with stage=anonymise, or give another store")
     if Path(path).resolve() == real.root.resolve():
         raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymized one")
     if (kind := Store(path).dataset.kind) != real.dataset.kind:
@@ -61,13 +60,13 @@ def open_anonymized(path: str, real: Store) -> Store:
 def versions_table(
     store: Store, real: Store, match: str, splits: Sequence[str] = SPLITS, other_names: Collection[str] = ()
 ) -> pd.DataFrame:
-    """The table of ``store``: one version of each image of ``real`` in ``splits``, with patient and labels of ``real``.
+    """Table of the versions in ``store`` of all images of ``real`` in ``splits``, with patient and labels of ``real``.
 
     Versions of ``other_names`` are ignored. Raises ``UserError`` if a version is missing or has no original.
     """
     if match not in store.table:
         columns = ", ".join(map(str, store.table))
-        raise UserError(f"match={match} is no column of {store.root}, which would name originals; it has {columns}")
+        raise UserError(f"match={match} is not a column of {store.root}: give a column among {columns}")
     originals = real.table[real.table["Split"].isin(list(splits))].reset_index(drop=True)
     names = originals["FileName"]
     remedy = f"anonymize all images of {real.root}, or give src= the store that was anonymized"
@@ -85,10 +84,10 @@ def match_versions(
     roots: tuple[Path, Path],
     remedy: str,
 ) -> list[int]:
-    """The row of each original's version; ``version_of`` has the name of each version's original.
+    """Row numbers of the versions of ``originals``; ``version_of`` holds the name of the original of each version.
 
-    Versions may be of ``all_originals``, not only of ``originals``. ``roots`` are the folders of versions and of
-    originals. Raises ``UserError``, which ends with ``remedy``, for missing versions and for unknown originals.
+    Versions of other images in ``all_originals`` are ignored. ``roots`` are the folders of versions and of originals.
+    Raises ``UserError``, which ends with ``remedy``, for missing versions and for versions of unknown originals.
     """
     index, all_originals = pd.Index(version_of.astype(str)), set(all_originals)
     if index.has_duplicates:
@@ -104,8 +103,3 @@ def match_versions(
             reasons += [f"has {len(unknown)} that are not there ({shortened_list(unknown)})"]
         raise UserError(f"{roots[0]} {' and '.join(reasons)}: {remedy}")
     return [int(row) for row in index.get_indexer(pd.Index(originals))]
-
-
-def shortened_list(names: Sequence[str]) -> str:
-    """The first ``MAX_LISTED`` names, and how many more there are."""
-    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")

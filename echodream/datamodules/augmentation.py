@@ -96,7 +96,7 @@ class Augment:
             validation.number(f"augment.{field.name}", getattr(self, field.name), 0, most.get(field.name, 100.0))
 
     def pixel_augmentations(self) -> list[str]:
-        """Names of the enabled augmentations that are defined for pixels only, not for latents."""
+        """Names of the enabled augmentations that exist for pixels only, not for latents."""
         return [name for name in ("gain", "contrast", "speckle") if getattr(self, name)]
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:

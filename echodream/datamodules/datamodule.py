@@ -17,7 +17,7 @@ from echodream.store import Store
 
 
 class StoreData(LightningDataModule):
-    """Batches (``echodream.types.Batch``) of ``view`` from the store at ``src``, by its Split column.
+    """Batches (``echodream.types.Batch``) of ``view`` from the store at ``src``, divided by its Split column.
 
     Training samples are shuffled in each epoch; validation and test samples are always the same. Every sample is a
     function of (``seed``, epoch, index), for any number of ``workers``. ``columns`` of FileList.csv are added to the
@@ -56,10 +56,10 @@ class StoreData(LightningDataModule):
             require_column(self.store.root, table, name)
         sizes = sorted(set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)))
         if len(sizes) > 1:
-            first, second = (f"{width}x{height}" for height, width in sizes[:2])
+            examples = ", ".join(f"{width}x{height}" for height, width in sizes[:2])
             raise UserError(
-                f"{self.store.root} has recordings of {len(sizes)} sizes ({first}, {second}, ...), which cannot form "
-                "a batch: ingest with one data.size="
+                f"{self.store.root} has recordings of {len(sizes)} sizes ({examples}, ...), which cannot form a batch: "
+                "ingest with one data.size="
             )
         if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.pixel_augmentations()):
             raise UserError(f"augment.{wrong[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
@@ -94,14 +94,13 @@ class StoreData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Validation batches, the same in every epoch."""
-        return self._evaluation_loader("VAL")
+        return self._evaluation_loader(self.samples("VAL"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Test batches, always the same."""
-        return self._evaluation_loader("TEST")
+        """Test batches, the same in every run."""
+        return self._evaluation_loader(self.samples("TEST"))
 
-    def _evaluation_loader(self, split: str) -> DataLoader[dict[str, Any]]:
-        samples = self.samples(split)
+    def _evaluation_loader(self, samples: ViewDataset) -> DataLoader[dict[str, Any]]:
         return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._loader_settings())
 
     def _sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:

@@ -1,4 +1,4 @@
-"""PyTorch datasets, sampler and loader: samples depend on seed, epoch and index only, and loading can be resumed."""
+"""PyTorch datasets, sampler and loader: a sample depends on seed, epoch and index only, and loading can be resumed."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -118,11 +118,9 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """Join samples to one batch: tensors are stacked along a new first dimension B, texts become lists."""
 
     def join(values: list[Any]) -> Any:
-        if isinstance(values[0], Tensor):
-            return torch.stack(values)
         if isinstance(values[0], dict):
             return {name: join([value[name] for value in values]) for name in values[0]}
-        return values
+        return torch.stack(values) if isinstance(values[0], Tensor) else values
 
     return cast(Batch, join(list(items)))
 
@@ -157,9 +155,8 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 
     def __iter__(self) -> Iterator[SampleIndex]:
         count = len(self.dataset)  # type: ignore[arg-type]
-        order = np.arange(count)
-        if self.shuffle:
-            order = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch))).permutation(count)
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch)))
+        order = rng.permutation(count) if self.shuffle else np.arange(count)
         mine = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
         return iter([SampleIndex(self.epoch, int(index)) for index in mine[self.skip :]])
 
@@ -190,7 +187,6 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
                 done = self._resume[1]
             self.sampler.skip = done * (self.batch_size or 1)
         self._resume = None
-        for batch in super().__iter__():
-            done += 1
-            self._position = (epoch, done)
+        for number, batch in enumerate(super().__iter__(), start=done + 1):
+            self._position = (epoch, number)
             yield batch

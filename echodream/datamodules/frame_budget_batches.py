@@ -29,8 +29,8 @@ class FrameBatch:
 def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
     """Row numbers of each batch: consecutive recordings of one shape with at most ``budget`` frames in total.
 
-    A recording with more frames is a batch of its own. The batches depend only on the whole store and the budget, so
-    that a resumed run has the same batches.
+    A recording with more than ``budget`` frames is a batch by itself. The batches depend only on the whole store and
+    the budget, so that a resumed run has the same batches.
     """
     validation.whole_number("budget", budget, note=", the frames of a batch")
     batches: list[list[int]] = []
@@ -62,10 +62,8 @@ class FrameBudgetBatches(Dataset[FrameBatch]):
 
     def __getitem__(self, number: int) -> FrameBatch:
         batch = self.batches[number]
-        names = tuple(self.names[index] for index in batch)
-        return FrameBatch(
-            names, tuple(self.lengths[index] for index in batch), torch.cat([self._read(name) for name in names])
-        )
+        names, lengths = (tuple(values[index] for index in batch) for values in (self.names, self.lengths))
+        return FrameBatch(names, lengths, torch.cat([self._read(name) for name in names]))
 
     def _read(self, name: str) -> Tensor:
         if self.store.dataset.kind == "latent":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, shortened_list
 from echodream.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -38,16 +38,9 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
         )
     if len(usable) == len(rows):
         return rows
-    missing = [name for row, name in enumerate(rows.names) if row not in set(usable)]
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    log.warning(
-        "%s: %d of %d recordings have no ED-ES-ED key frames and are left out: %s%s",
-        where,
-        len(missing),
-        len(rows),
-        ", ".join(missing[:8]),
-        more,
-    )
+    missing = shortened_list([name for row, name in enumerate(rows.names) if row not in set(usable)], most=8)
+    count = f"{len(rows) - len(usable)} of {len(rows)}"
+    log.warning("%s: %s recordings have no ED-ES-ED key frames and are left out: %s", where, count, missing)
     return rows.select(usable)
 
 
@@ -57,7 +50,8 @@ def marked_triples(rows: Recordings, row: int) -> list[Triple]:
 
 
 def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
-    """Indices of ``count`` of ``frames`` frames, evenly spaced from first to last; 1 is the middle frame. int64."""
+    """Indices of ``count`` evenly spaced frames from the first to the last of ``frames``; the middle frame if ``count``
+    is 1. int64, (count,)."""
     if count == 1:
         return np.array([frames // 2])
     return np.linspace(0, frames - 1, count).round().astype(np.int64)
@@ -78,7 +72,7 @@ def _key_frames(rows: Recordings, row: int, kind: str) -> list[int]:
 
 
 def nearest_triple(triples: list[Triple], frame: float) -> Triple:
-    """The triple whose end systole is nearest to ``frame``; of two equally near ones the earlier."""
+    """The triple whose end systole is nearest to ``frame``; of two equally near triples the earlier."""
     return min(triples, key=lambda triple: abs(triple[1] - frame))
 
 

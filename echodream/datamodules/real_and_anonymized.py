@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from echodream import validation
 from echodream.datamodules.anonymized import ORIGINAL_COLUMN, TRAIN_ON, open_anonymized, versions_table
 from echodream.datamodules.dataset import ViewDataset
@@ -16,11 +14,13 @@ from echodream.store import Store
 
 
 class RealAndAnonymizedData(RealAndSyntheticData):
-    """Originals, the store ``src``, and ``anonymised`` stores, whose column ``match`` names the original of each image.
+    """Original images in ``src``, and their anonymized versions in the ``anonymised`` stores.
 
-    With ``train_on`` "anonymised" the versions of the TRAIN originals replace them. Validation and test use originals;
-    in addition, the versions of TEST in each of the ``anonymised`` stores are tested. Labels are those of the
-    originals. Raises ``UserError`` if a version is missing or has no original.
+    The column ``match`` of an ``anonymised`` store names the original of each version.
+
+    With ``train_on`` "anonymised", the network is trained on the versions of the TRAIN originals. Validation and test
+    use the originals; the versions of the TEST originals in each of the ``anonymised`` stores are further test sets.
+    Labels are those of the originals. Raises ``UserError`` if a version is missing or has no original.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         test = real.table.loc[real.table["Split"] == "TEST", "FileName"]
         originals = set(store.table[self.match].astype(str)) if self.match in store.table else set()
         splits = ["TRAIN"] if self.training_images == "anonymised" else ["TEST"]
-        splits += ["TEST"] if originals & set(test) else []  # a training set may have no TEST versions
+        splits += ["TEST"] if originals & set(test) else []  # a store for training may have no TEST versions
         store.table = versions_table(store, real, self.match, splits, self.full_table["FileName"].tolist())
         return store
 
@@ -75,7 +75,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         loaders = [super().test_dataloader()]
         for store in self._test_versions().values():
             samples = ViewDataset(Recordings(store, "TEST"), self.view.for_evaluation(), self.seed, self.columns)
-            loaders.append(DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._loader_settings()))
+            loaders.append(self._evaluation_loader(samples))
         return loaders
 
     def test_rows(self) -> dict[str, dict[str, int]]:
@@ -87,9 +87,9 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return rows
 
     def metadata(self) -> dict[str, Any]:
-        """Training data, for the artifact: sizes, and checksums of all stores."""
-        facts = super().metadata()
-        stores = {"original": facts["stores"]["real"]}
+        """Training data, as recorded in the artifact: sizes, and checksums of all stores."""
+        data = super().metadata()
+        stores = {"original": data["stores"]["real"]}
         stores |= {name: store.checksum for name, store in self.versions.items()}
-        trained = {self.training_images: facts["trained"]["real"]}
-        return {**facts, "train_on": self.training_images, "trained": trained, "stores": stores, "match": self.match}
+        trained = {self.training_images: data["trained"]["real"]}
+        return {**data, "train_on": self.training_images, "trained": trained, "stores": stores, "match": self.match}

@@ -138,24 +138,24 @@ class RealAndSyntheticData(StoreData):
         return pd.concat([real.assign(Weight=1.0), self.synthetic.table.assign(Weight=weight)], ignore_index=True)
 
     def metadata(self) -> dict[str, Any]:
-        """Training data, as recorded in the artifact: sizes and checksums of the stores, and the source of labels."""
+        """Training data, as recorded in the artifact: sizes and checksums of the stores, and the source of labels.
+
+        ``synthetic_labels`` are the models that predicted the labels, or "asked": the conditions of the generator.
+        """
+        import pandas as pd
+
         tables = {}
         if self.train_on != "synthetic":
             tables["real"] = self.store.table[self.store.table["Split"] == "TRAIN"]
-        stores = {"real": self.store.checksum}
-        labels = "asked"
+        metadata: dict[str, Any] = {"train_on": self.train_on, "trained": {}, "stores": {"real": self.store.checksum}}
         if self.synthetic is not None:
             tables["synthetic"] = self.synthetic.table
-            stores["synthetic"] = self.synthetic.checksum
-            if LABEL_SOURCE in self.synthetic.table:
-                models = sorted({str(name) for name in self.synthetic.table[LABEL_SOURCE].dropna()} - {""})
-                labels = " ".join(models) or labels
-        sizes = {
+            metadata["stores"]["synthetic"] = self.synthetic.checksum
+            models = self.synthetic.table.get(LABEL_SOURCE, pd.Series(dtype=str)).dropna().astype(str)
+            metadata["synthetic_labels"] = " ".join(sorted({*models} - {""})) or "asked"
+        metadata["trained"] = {
             name: {"recordings": len(table), "patients": table["PatientID"].nunique()} for name, table in tables.items()
         }
-        metadata = {"train_on": self.train_on, "trained": sizes, "stores": stores}
-        if self.synthetic is not None:
-            metadata["synthetic_labels"] = labels
         return {**metadata, "ratio": self.ratio, "fold": self.fold}
 
 

@@ -18,8 +18,10 @@ from echodream.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_LISTED = 5
+"""Number of names that an error message lists."""
 SEEK_FRAMES = 8
-"""Number of frames that decode in the time of one seek: closer frames are read in one contiguous range."""
+"""Number of frames that can be decoded in the time of one seek: closer frames are read in one contiguous range."""
 
 
 class Recordings:
@@ -75,38 +77,40 @@ class Recordings:
         "mean", and are normalized with the store's statistics. Raises ``StoreError`` when the file is damaged.
         """
         name, frames = self.names[row], np.asarray(indices)
-        low, high = int(frames.min()), int(frames.max()) + 1
-        dense = high - low <= SEEK_FRAMES * len(frames)
         if self.store.dataset.kind == "video":
-            pixels = (
-                self.store.frames(name, range(low, high))[frames - low]
-                if dense
-                else self.store.frames(name, frames.tolist())
-            )
+            low, high, dense = _frame_span(frames)
+            pixels = self.store.frames(name, range(low, high) if dense else frames.tolist())
+            pixels = pixels[frames - low] if dense else pixels
             return from_uint8(torch.from_numpy(pixels).permute(3, 0, 1, 2)).contiguous()
-        if dense:
-            mean, std = (part[frames - low].float() for part in self.store.latents(name, low, high))
-        else:
-            parts = [self.store.latents(name, index, index + 1) for index in frames.tolist()]
-            mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        mean, std = self.posterior(row, frames)
         if posterior == "sample":
             mean = gaussian_sample(mean, std, rng)
         assert self.store.dataset.statistics is not None
         return whiten(mean.transpose(0, 1), self.store.dataset.statistics).contiguous()
 
     def posterior(self, row: int, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Stored mean and standard deviation of the latents of ``frames``, unscaled: float32 (f, C, H, W) each."""
-        low, high = int(frames.min()), int(frames.max()) + 1
-        mean, std = self.store.latents(self.names[row], low, high)
-        return mean[frames - low].float(), std[frames - low].float()
+        """Stored mean and standard deviation of the latents of ``frames``, unscaled: float32, (F, C, H, W) each."""
+        low, high, dense = _frame_span(frames)
+        if dense:
+            mean, std = self.store.latents(self.names[row], low, high)
+            return mean[frames - low].float(), std[frames - low].float()
+        parts = [self.store.latents(self.names[row], index, index + 1) for index in frames.tolist()]
+        mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        return mean, std
 
     def posterior_sample(self, row: int, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """A sample of the posterior of the latents of ``frames``, unscaled: float32 (f, C, H, W)."""
+        """A sample of the posterior of the latents of ``frames``, unscaled: float32, (F, C, H, W)."""
         return gaussian_sample(*self.posterior(row, frames), rng)
 
 
+def _frame_span(frames: np.ndarray) -> tuple[int, int, bool]:
+    """The first of ``frames``, the last + 1, and whether to read the whole range between them at once."""
+    low, high = int(frames.min()), int(frames.max()) + 1
+    return low, high, high - low <= SEEK_FRAMES * len(frames)
+
+
 def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
-    """A sample of independent normal distributions; all of one shape, float32."""
+    """A sample of independent normal distributions. All tensors have one shape; float32."""
     return mean + std * torch.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
 
 
@@ -120,6 +124,11 @@ def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
     """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
     if name not in table:
         raise UserError(f"{root} has no column {name!r}; it has {', '.join(map(str, table.columns))}")
+
+
+def shortened_list(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """The first ``most`` names, and the number of further names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:

@@ -42,8 +42,8 @@ class SamplingRequests(Dataset[SamplingRequest]):
         references: References | None = None,
     ) -> None:
         self.names, self.values, self.references = list(names), values, references
-        every = range(len(self.names))
-        groups = [list(every[start : start + batch]) for start in range(0, len(self.names), batch)]
+        rows = list(range(len(self.names)))
+        groups = [rows[start : start + batch] for start in range(0, len(self.names), batch)]
         self.groups = [group for group in groups if any(self.names[row] not in done for row in group)]
 
     def __len__(self) -> int:

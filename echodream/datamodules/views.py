@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """Base class of all views. Raises ``UserError`` for invalid settings."""
+    """Base class of all views. The constructors raise ``UserError`` for invalid settings."""
 
     posterior: str = "sample"
     """For latents: "sample" from the stored posterior, or its "mean"."""
@@ -112,8 +112,8 @@ class Clips(View):
     A recording that is too short is padded with its last frame, and ``mask`` marks the recorded frames. ``references``
     frames are added to a clip. ``reference`` selects them: "random" frames of the recording; the "first" frame of the
     clip; "even"ly spaced frames of the clip including its ends (the middle frame if there is one reference); or
-    "keyframes", the ED-ES-ED triple nearest to the clip. Reference times are in frames of the clip, from its start:
-    inside the clip 0 to frames - 1. The latents of references are sampled independently of those of the clip.
+    "keyframes", the ED-ES-ED triple nearest to the clip. ``reference_time`` is in frames of the clip, 0 at its first
+    and ``frames`` - 1 at its last frame. Latents of references are sampled independently of the latents of the clip.
     """
 
     frames: int
@@ -280,12 +280,11 @@ class Pairs(View):
         identity = self._identity(rows)
         members = np.flatnonzero(identity == identity[row])
         others = members[members != row]
-        alone = rows.frames[row] < 2
-        return others if len(others) and (self.prefer_other_recording or alone) else members
+        use_others = self.prefer_other_recording or rows.frames[row] < 2
+        return others if len(others) and use_others else members
 
     def _negative_rows(self, rows: Recordings, row: int) -> np.ndarray:
         other = rows.patient_numbers != rows.patient_numbers[row]
         if self.negatives == "same_class":
-            classes = rows.column("class_id")
-            other = other & (classes == classes[row])
+            other &= rows.column("class_id") == rows.column("class_id")[row]
         return np.flatnonzero(other)

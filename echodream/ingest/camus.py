@@ -7,15 +7,9 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.ingest import listing
 from echodream.ingest.csv_tables import parse_cells, parse_number
-from echodream.ingest.listing import (
-    ListedRecording,
-    RawFile,
-    list_files,
-    non_recording,
-    require_folder,
-    with_unique_names,
-)
+from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.nifti import plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import check_fps, convert_marks_to_seconds, make_video, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
@@ -53,12 +47,12 @@ class Camus:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the half sequences of ``views``; see ``Source``."""
-        root = require_folder(raw, "CAMUS")
-        entries = list_files(root)
+        root = listing.require_folder(raw, "CAMUS")
+        entries = listing.list_files(root)
         listed = list(self._list_recordings(entries, _read_splits(entries)))
         if not any(isinstance(recording, ListedRecording) for recording in listed):
             raise UserError(f"{root} holds no patientNNNN_{{2CH,4CH}}_half_sequence.nii.gz of views {self.views}")
-        return with_unique_names(listed)
+        return listing.with_unique_names(listed)
 
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
@@ -67,7 +61,7 @@ class Camus:
             if match and VIEWS[match["view"].upper()] in self.views:
                 yield _recording(entry, match["patient"].lower(), match["view"].upper(), splits)
             elif entry.problem or not known:
-                yield non_recording(entry)
+                yield listing.non_recording(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one half sequence; see ``Source``."""

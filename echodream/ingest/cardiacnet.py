@@ -7,6 +7,7 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.ingest import listing
 from echodream.ingest.csv_tables import (
     check_column_names,
     parse_cells,
@@ -15,18 +16,7 @@ from echodream.ingest.csv_tables import (
     parse_split,
     read_table,
 )
-from echodream.ingest.listing import (
-    MISSING_FILE,
-    ListedRecording,
-    RawFile,
-    folders_below,
-    list_files,
-    non_recording,
-    require_folder,
-    require_inside_raw,
-    subfolders,
-    with_unique_names,
-)
+from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.nifti import is_nifti, label_state, plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
@@ -76,7 +66,7 @@ class CardiacNet:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List both cohorts; see ``Source``."""
-        root = require_folder(raw, "CardiacNet")
+        root = listing.require_folder(raw, "CardiacNet")
         classes = _classes(root)
         table = self._find_table(root, {folder.parent.parent for folder in classes})
         listed = list(_list_recordings(root, classes, table))
@@ -84,7 +74,7 @@ class CardiacNet:
             rows = read_table(table, ("FileName", "PatientID"))
             check_column_names([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
             listed = list(_join_table(listed, rows, table.name))
-        return with_unique_names(listed)
+        return listing.with_unique_names(listed)
 
     def _find_table(self, root: Path, trees: Iterable[Path]) -> Path | None:
         if self.table is None:
@@ -93,7 +83,7 @@ class CardiacNet:
             if (path := folder / self.table).is_file():
                 if folder != root and folder in root.parents:
                     raise UserError(f"raw={root} is a part of {folder}, which contains {self.table}: use raw={folder}")
-                require_inside_raw(root, path, f"table={self.table}")
+                listing.require_inside_raw(root, path, f"table={self.table}")
                 return path
         if self.table != _DEFAULT_TABLE:
             raise UserError(f"table={self.table} does not exist in {root}: correct the name, or set table=null")
@@ -117,9 +107,9 @@ def _classes(root: Path) -> dict[Path, dict[str, CellValue]]:
     """Class folder, at most three levels below ``root`` -> columns of its recordings, in the order of the class ids."""
     found: dict[int, Path] = {}
     columns: dict[int, dict[str, CellValue]] = {}
-    for folder in folders_below(root, 3):
+    for folder in listing.folders_below(root, 3):
         cohort, ids = COHORTS.get(_folder_letters(folder.name), ("", ()))
-        for child in subfolders(folder):
+        for child in listing.subfolders(folder):
             class_id, class_name = CLASSES.get(_folder_letters(child.name), (-1, ""))
             if class_id not in ids:
                 continue
@@ -135,13 +125,13 @@ def _classes(root: Path) -> dict[Path, dict[str, CellValue]]:
 def _list_recordings(
     root: Path, classes: Mapping[Path, dict[str, CellValue]], table: Path | None
 ) -> Iterator[Recording]:
-    rest = {entry.relative: entry for entry in list_files(root) if entry.path != table}
+    rest = {entry.relative: entry for entry in listing.list_files(root) if entry.path != table}
     for folder, columns in classes.items():
         parts = _group_files(root, folder, rest)
         for number in sorted({number for number, _ in parts}):
             images, labels = (parts.get((number, kind), {}) for kind in ("image", "label"))
             yield from _recordings_of_number(f"{columns['class_name']}-{number}", columns, images, labels)
-    yield from map(non_recording, rest.values())
+    yield from map(listing.non_recording, rest.values())
 
 
 def _group_files(
@@ -149,7 +139,7 @@ def _group_files(
 ) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
     """(number, "image" or "label") -> name in the class folder -> files. Removes these files from ``rest``."""
     parts: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
-    for folder in subfolders(class_folder):
+    for folder in listing.subfolders(class_folder):
         if part := _PART.fullmatch(folder.name):
             parts.setdefault((part["number"], part["kind"].lower()), {})[folder.name] = []
     prefix = f"{class_folder.relative_to(root).as_posix()}/"
@@ -195,7 +185,7 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], 
             yield replace(recording, problem=recording.problem or f"no row in {table}")
         else:
             yield _with_row(recording, found, table)
-    yield from (Recording(name, "", problem=MISSING_FILE) for name in by_name)
+    yield from (Recording(name, "", problem=listing.MISSING_FILE) for name in by_name)
 
 
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:

@@ -9,19 +9,9 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.ingest import listing
 from echodream.ingest.csv_tables import parse_cells, parse_number, parse_split, read_table
-from echodream.ingest.listing import (
-    MISSING_FILE,
-    ListedRecording,
-    RawFile,
-    find_entry,
-    folders_below,
-    list_files,
-    non_recording,
-    require_folder,
-    require_inside_raw,
-    with_unique_names,
-)
+from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
 from echodream.ingest.pixels import convert_marks_to_seconds
 from echodream.ingest.source import CellValue, Limits, Recording, Video
@@ -40,8 +30,8 @@ class EchoNetDynamic:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the rows of FileList.csv and the files in Videos; see ``Source``."""
-        root = require_folder(raw, "EchoNet-Dynamic")
-        home = next(filter(_is_study_folder, folders_below(root)), None)
+        root = listing.require_folder(raw, "EchoNet-Dynamic")
+        home = next(filter(_is_study_folder, listing.folders_below(root)), None)
         if home is None:
             raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
         rows = _read_file_list(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
@@ -78,9 +68,9 @@ class EchoNetPediatric:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the rows of FileList.csv and the files in Videos; see ``Source``."""
-        root = require_folder(raw, "EchoNet-Pediatric")
+        root = listing.require_folder(raw, "EchoNet-Pediatric")
         view = self.view.casefold()
-        homes = [folder for folder in folders_below(root) if folder.name.casefold() == view]
+        homes = [folder for folder in listing.folders_below(root) if folder.name.casefold() == view]
         home = next(filter(_is_study_folder, [*homes, root]), None)
         if home is None:
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
@@ -101,13 +91,13 @@ class EchoNetPediatric:
 
 
 def _is_study_folder(folder: Path) -> bool:
-    return (folder / FILE_LIST).is_file() and find_entry(folder, "Videos") is not None
+    return (folder / FILE_LIST).is_file() and listing.find_entry(folder, "Videos") is not None
 
 
 def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """The rows of FileList.csv. Raises ``UserError`` if one of the two tables is a link that leaves ``root``."""
     for name in (FILE_LIST, TRACINGS):
-        require_inside_raw(root, home / name, name)
+        listing.require_inside_raw(root, home / name, name)
     return read_table(home / FILE_LIST, required)
 
 
@@ -123,10 +113,10 @@ def _join_files(
 ) -> list[Recording]:
     """Rows joined with the files in Videos; rejects rows and files without a partner and links out of ``root``."""
     tables = {home / FILE_LIST, home / TRACINGS}
-    folder = find_entry(home, "Videos")
+    folder = listing.find_entry(home, "Videos")
     videos: dict[str, RawFile] = {}
     others: list[RawFile] = []
-    for entry in list_files(root):
+    for entry in listing.list_files(root):
         file = entry.path
         if file.parent == folder and file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
             videos[file.name] = entry
@@ -139,12 +129,12 @@ def _join_files(
         stem = _without_suffix(row["FileName"])
         cells: dict[str, CellValue] = {**parse_cells(row, columns), "View": view}
         video = videos.pop(row["FileName"], None) or videos.pop(f"{stem}.avi", None)
-        problem = video.problem if video else "a second row for the same file" if stem in seen else MISSING_FILE
+        problem = video.problem if video else "a second row for the same file" if stem in seen else listing.MISSING_FILE
         seen.add(stem)
         path = video.path if video else None
         listed.append(ListedRecording(stem, stem, path, split, cells, problem, mark_frames=marks.get(stem, {})))
     listed += [Recording(name, "", video.path, problem=f"no row in {FILE_LIST}") for name, video in videos.items()]
-    return with_unique_names([*listed, *map(non_recording, others)])
+    return listing.with_unique_names([*listed, *map(listing.non_recording, others)])
 
 
 def _without_suffix(name: str) -> str:

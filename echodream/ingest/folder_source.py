@@ -10,19 +10,9 @@ from typing import ClassVar
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.ingest import listing
 from echodream.ingest.csv_tables import check_column_names, parse_cells, parse_number, parse_split, read_table
-from echodream.ingest.listing import (
-    MISSING_FILE,
-    OUTSIDE_RAW,
-    ListedRecording,
-    RawFile,
-    list_files,
-    non_recording,
-    parent_folder,
-    require_folder,
-    require_inside_raw,
-    with_unique_names,
-)
+from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.ingest.split import PatientSplitCheck
 from echodream.store.table import clean_text
@@ -33,7 +23,7 @@ PATIENT_FROM = ("file", "folder", "csv", "all")
 @dataclass(frozen=True)
 class FolderSource(ABC):
     """Files below ``raw``. FileName is the name of the file without suffix, or its path below ``raw`` if two files have
-    the same name. With a csv, each row needs a file and each file a row; others are rejected."""
+    the same name. With a csv, rows without a file and files without a row are rejected."""
 
     csv: str | None = None
     """Path of a csv file below ``raw``."""
@@ -44,7 +34,7 @@ class FolderSource(ABC):
     classes: tuple[str, ...] | None = None
     """Values of class_name; the position in this list is class_id."""
     patient_from: str | None = None
-    """Definition of a patient: each "file", the "folder" of a file, the PatientID of the "csv", or "all" files
+    """What counts as one patient: each "file", each "folder" of files, each PatientID of the "csv", or "all" files
     together. None: "csv" if ``columns`` has PatientID, else "file"."""
 
     kind: ClassVar[str]
@@ -73,21 +63,21 @@ class FolderSource(ABC):
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List every file below ``raw``; see ``Source``."""
-        root = require_folder(raw, self.kind)
-        table = self._csv_path(root)
-        entries = list_files(root)
-        found, others = self.group(entries, root)
-        if not any(entry.problem is None for entry in found.values()):
+        root = listing.require_folder(raw, self.kind)
+        if self.csv is not None:
+            listing.require_inside_raw(root, root / self.csv, f"csv={self.csv}")
+        files, others = self.group(listing.list_files(root), root)
+        if all(entry.problem for entry in files.values()):
             raise UserError(f"{root} holds no {self.expected_files}")
-        listed = {key: self._list_file(root, key, entry) for key, entry in found.items()}
+        listed = {key: self._list_file(root, key, entry) for key, entry in files.items()}
         extra: list[Recording] = []
-        if table is not None:
-            listed, extra = self._join_csv(root, table, listed)
-        return with_unique_names([*_with_short_names(listed), *extra, *map(non_recording, others)])
+        if self.csv is not None:
+            listed, extra = self._join_csv(root, root / self.csv, listed)
+        return listing.with_unique_names([*_with_short_names(listed), *extra, *map(listing.non_recording, others)])
 
     @abstractmethod
     def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Key (a path below ``root``) -> file of a recording, and the files that are not recordings."""
+        """Key (a path below ``root``) -> file of a recording; and the files that are not recordings."""
 
     @abstractmethod
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -102,20 +92,13 @@ class FolderSource(ABC):
         return dict(self.columns)
 
     def study_columns(self, cells: Mapping[str, str], where: str) -> dict[str, CellValue]:
-        """The study columns of a row, ``cells`` by the names of ``read_columns``. Raises ``UserError``."""
-        return parse_cells(cells, {name: name for name in self.columns if name not in self.special})
-
-    def _csv_path(self, root: Path) -> Path | None:
-        if self.csv is None:
-            return None
-        require_inside_raw(root, root / self.csv, f"csv={self.csv}")
-        return root / self.csv
+        """The study columns of a row, whose ``cells`` have the names of ``read_columns``. Raises ``UserError``."""
+        return parse_cells(cells, [name for name in self.columns if name not in self.special])
 
     def _list_file(self, root: Path, key: str, entry: RawFile) -> ListedRecording:
         """The recording of a file, without the csv; its name is the key."""
-        patient = {"folder": parent_folder(key) or root.resolve().name, "all": "all"}.get(
-            self.patient_from or "file", key
-        )
+        patients = {"folder": listing.parent_folder(key) or root.resolve().name, "all": "all"}
+        patient = patients.get(self.patient_from or "file", key)
         sizes = () if entry.problem else self.file_sizes(entry)
         return ListedRecording(key, patient, entry.path, problem=entry.problem, counted=entry.counted, sizes=sizes)
 
@@ -126,7 +109,7 @@ class FolderSource(ABC):
         columns = self.read_columns()
         rows = read_table(table, tuple(columns.values()))
         keys = _FileIndex(listed, table.parent.relative_to(root).as_posix())
-        given = PatientSplitCheck(table.name)
+        split_check = PatientSplitCheck(table.name)
         result: dict[str, ListedRecording] = {}
         used: dict[str, dict[str, str]] = {}
         extra: list[Recording] = []
@@ -139,7 +122,7 @@ class FolderSource(ABC):
             elif key not in used:
                 used[key] = cells
                 result[key] = self._add_row(listed[key], cells, f"{table.name}, line {line},")
-                given.add(result[key], line)
+                split_check.add(result[key], line)
             else:
                 same = {**cells, "FileName": ""} == {**used[key], "FileName": ""}
                 if not same:
@@ -170,9 +153,9 @@ class FolderSource(ABC):
                     known = ", ".join(self.classes)
                     raise UserError(f"{where} has the class {name!r}, which is not one of classes: {known}")
                 columns["class_id"] = self.classes.index(name)
-        given = parse_split(cells.get("Split", ""), where)
+        split = parse_split(cells.get("Split", ""), where)
         problem = recording.problem or problem
-        return replace(recording, patient=patient, split=given, columns=columns, problem=problem, fps=rate)
+        return replace(recording, patient=patient, split=split, columns=columns, problem=problem, fps=rate)
 
 
 class _FileIndex:
@@ -193,20 +176,18 @@ class _FileIndex:
         if not text:
             return None, "the row names no file"
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", text):
-            return None, OUTSIDE_RAW
+            return None, listing.OUTSIDE_RAW
         for form in (str(path), str(PurePosixPath(self.base) / path)):
-            if form in self.exact:
-                return form, None
-            found = self.loose.get(form, [])
-            if len(found) == 1:
-                return found[0], None
-            if found:
-                return None, f"{len(found)} files have this name: give the path"
-        return None, MISSING_FILE
+            keys = [form] if form in self.exact else self.loose.get(form, [])
+            if len(keys) == 1:
+                return keys[0], None
+            if keys:
+                return None, f"{len(keys)} files have this name: give the path"
+        return None, listing.MISSING_FILE
 
 
 def _with_short_names(listed: Mapping[str, ListedRecording]) -> Sequence[ListedRecording]:
-    """Recordings named by their file name without suffix if it is unique, else by the whole key."""
+    """Recordings with the file name without suffix as their name if that is unique, else the whole key."""
     stems = {key: PurePosixPath(key).stem for key in listed}
     count = Counter(stems.values())
     names = {key: stem if count[stem] == 1 else key for key, stem in stems.items()}

@@ -7,19 +7,11 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
+from echodream.ingest import listing
 from echodream.ingest.csv_tables import check_column_names, parse_cell, parse_split, read_table
 from echodream.ingest.images import is_image, read_image
 from echodream.ingest.labels import CHEXPERT, LabelPolicy
-from echodream.ingest.listing import (
-    MISSING_FILE,
-    RawFile,
-    folders_below,
-    list_files,
-    non_recording,
-    require_folder,
-    require_inside_raw,
-    with_unique_names,
-)
+from echodream.ingest.listing import RawFile
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.ingest.split import PatientSplitCheck
@@ -77,7 +69,7 @@ class MimicCxr:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         """List the rows of the split table and every file below ``raw``; see ``Source``."""
-        root = require_folder(raw, "MIMIC-CXR")
+        root = listing.require_folder(raw, "MIMIC-CXR")
         paths = self._table_paths(root)
         tables = [Table(path) for path in paths]
         rows = next((table for table in tables if {"dicom_id", "split"} <= {*table.columns}), None)
@@ -88,9 +80,9 @@ class MimicCxr:
         view = next((table for table in tables if _VIEW in table.columns), None)
         if self.views is not None and view is None:
             raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv")
-        entries = [entry for entry in list_files(root) if entry.path not in paths]
+        entries = [entry for entry in listing.list_files(root) if entry.path not in paths]
         join = _Join(self, rows, columns, view, Pseudonyms.from_file(Path(self.key_file).expanduser()))
-        return with_unique_names(join.recordings(entries))
+        return listing.with_unique_names(join.recordings(entries))
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         """Decode one image; see ``Source``."""
@@ -100,14 +92,14 @@ class MimicCxr:
         if self.csv is not None:
             paths = [root / name for name in self.csv]
         else:
-            groups = (_matching_files(folder, _TABLE) for folder in folders_below(root))
+            groups = (_matching_files(folder, _TABLE) for folder in listing.folders_below(root))
             study = next((paths for paths in groups if any("split" in path.name for path in paths)), None)
             paths = study or _matching_files(root, _ANY_TABLE)
             paths = [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
             if not paths or (study is None and len(paths) > 1):
                 raise UserError(f"{root} holds no mimic-cxr-*-split.csv: set data.source.csv to the tables below raw")
         for path in paths:
-            require_inside_raw(root, path, path.name)
+            listing.require_inside_raw(root, path, path.name)
         return paths
 
 
@@ -184,7 +176,7 @@ class _Join:
         if part is None:
             return Recording(name, patient, problem=f"no split in {self.rows.name}")
         if not files:
-            return Recording(name, patient, problem=MISSING_FILE, counted=not self.source.subset)
+            return Recording(name, patient, problem=listing.MISSING_FILE, counted=not self.source.subset)
         problem = files[0].problem
         if len(files) > 1:
             problem = f"{len(files)} files have this dicom_id"
@@ -212,7 +204,7 @@ class _Join:
 
     def _unlisted_file(self, entry: RawFile, problem: str | None = None) -> Recording:
         """A rejected file without a row, named by a pseudonym because its path identifies the patient."""
-        rejected = replace(non_recording(entry), name=self.pseudonyms.recording(f"file {entry.relative}"))
+        rejected = replace(listing.non_recording(entry), name=self.pseudonyms.recording(f"file {entry.relative}"))
         return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 

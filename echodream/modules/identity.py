@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echodream.datamodules.anonymized import shortened_list
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.recordings import Recordings
+from echodream.datamodules.recordings import Recordings, shortened_list
 from echodream.datamodules.views import Frames, View
 from echodream.errors import UserError
 from echodream.modules.metric_learning import MetricLearning

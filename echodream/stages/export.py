@@ -19,7 +19,7 @@ from echodream.runs.atomic_folder import (
 )
 from echodream.runs.summary import Summary
 from echodream.store import Store
-from echodream.store.export_formats import FORMATS, MAX_GIF_FPS, ExportSettings, save_tensor
+from echodream.store.export_formats import FORMATS, MAX_GIF_FPS, ExportSettings
 from echodream.store.schema import FILE_LIST
 from echodream.store.table import read_text_table, write_table
 
@@ -83,8 +83,10 @@ def _export_recording(store: Store, name: str, work: Path, settings: ExportSetti
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     if store.dataset.kind == "latent":
+        import torch
+
         mean, std = store.latents(name)
-        save_tensor(temporary, {"mean": mean, "std": std})
+        torch.save({"mean": mean, "std": std}, temporary)
     else:
         fps = float(store.table["FPS"][store.table["FileName"] == name].iloc[0])
         FORMATS[settings.format].write(temporary, store.frames(name), fps, settings)

@@ -12,7 +12,7 @@ from echodream import validation
 from echodream.store.video import encode_frames
 
 MAX_GIF_FPS = 50.0
-"""Players slow down GIFs with shorter frames than 1 / 50 s."""
+"""Highest frame rate of a GIF: players slow down GIFs whose frames are shorter than 1 / 50 s."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Format:
     """Path and writer of the files of one export format."""
 
     path: str
-    """Path of a recording in the export; {} stands for its FileName."""
+    """Path of a recording in the export; {} stands for the FileName."""
     write: Callable[[Path, np.ndarray, float, ExportSettings], None]
     """Writes pixels, uint8 (F, H, W, C), at a frame rate in frames per second to a new path."""
 
@@ -92,18 +92,11 @@ def write_avi_or_mp4(path: Path, frames: np.ndarray, fps: float, settings: Expor
         encode_frames(container, stream, np.broadcast_to(frames, (*frames.shape[:3], 3)), "rgb24")
 
 
-def save_tensor(path: Path, value: Any) -> None:
-    """``torch.save``, with torch imported on use."""
-    import torch
-
-    torch.save(value, path)
-
-
 def write_pt(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
     """A file of ``torch.save`` with a uint8 tensor, (F, C, H, W)."""
     import torch
 
-    save_tensor(path, torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous())
+    torch.save(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), path)
 
 
 def write_nifti(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:

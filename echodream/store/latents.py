@@ -48,7 +48,7 @@ def read_latents(path: Path, start: int = 0, stop: int | None = None) -> "tuple[
 
 
 def probe_latents(path: Path, channels: int) -> tuple[int, int, int]:
-    """Check a latent file; returns its number of frames, height and width. Raises ``StoreError``."""
+    """Number of frames, height and width of a latent file, after checking all values. Raises ``StoreError``."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -58,8 +58,8 @@ def probe_latents(path: Path, channels: int) -> tuple[int, int, int]:
             shapes = [file.get_slice(key).get_shape() for key in ("mean", "std")]
             types = {file.get_slice(key).get_dtype() for key in ("mean", "std")}
             if types != {"F16"} or shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][1] != channels:
-                found = f"{types} {shapes}"[:120]
-                raise StoreError(f"{path}: mean and std are {found}, not float16 (F, {channels}, H, W)")
+                stored = f"{types} {shapes}"[:120]
+                raise StoreError(f"{path}: mean and std are {stored}, not float16 (F, {channels}, H, W)")
             _check_values(path, file.get_tensor("mean"), file.get_tensor("std"))
     except (SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path} is not a readable safetensors file: create the store again") from error

@@ -98,10 +98,10 @@ class Dataset:
             raise ValueError(f"format_version is {_quote(self.format_version)}, this version reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
             raise ValueError(f"kind is {_quote(self.kind)}, not one of {', '.join(KINDS)}")
-        _check_int("channels", self.channels, 1, 4096)
-        for name in ("height", "width"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1, MAX_SIDE)
+        for name, high in (("channels", 4096), ("height", MAX_SIDE), ("width", MAX_SIDE)):
+            value = getattr(self, name)
+            if not validation.is_whole(value, 1, high) and (name == "channels" or value is not None):
+                raise ValueError(f"{name} is {_quote(value)}, not a whole number from 1 to {high}")
         if self.kind == "video" and self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
@@ -184,25 +184,20 @@ def _quote(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if not validation.is_whole(value, low, high):
-        raise ValueError(f"{name} is {_quote(value)}, not a whole number from {low} to {high}")
-
-
 def read_dataset(root: Path) -> Dataset:
     """Read and check ``dataset.json`` of the store at ``root``. Raises ``StoreError``."""
-    path = root / DATASET
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
         if partial_path(root).is_dir():
             raise StoreError(f"{root} does not exist; {root.name}.partial exists: rerun the command that was writing")
         raise StoreError(f"{root} does not exist: check src= or run the stage that writes it")
-    return parse_dataset(path, read_text(path, MAX_JSON_BYTES))
+    return parse_dataset(root / DATASET)
 
 
-def parse_dataset(path: Path, text: str) -> Dataset:
-    """Parse ``text``, the content of the file ``path``, as a ``Dataset``. Raises ``StoreError``."""
+def parse_dataset(path: Path) -> Dataset:
+    """Read and check the file ``path`` with the content of a dataset.json. Raises ``StoreError``."""
+    text = read_text(path, MAX_JSON_BYTES)
     try:
         return Dataset.from_json(text)
     except (ValueError, TypeError) as error:
@@ -227,7 +222,7 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:
-    """The first setting in which two stores differ, for a message; None if equal but for command and statistics."""
+    """The first difference of two stores, for a message, ignoring command and statistics; None if they are equal."""
     left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (existing, new))
     return _difference(left, right)
 
@@ -244,7 +239,7 @@ def _difference(left: Any, right: Any, key: str = "") -> str | None:
 
 
 def partial_path(root: Path) -> Path:
-    """Folder in which the store ``root`` is written until it is complete. Raises ``StoreError`` for a nameless path."""
+    """Folder in which an incomplete store ``root`` is written. Raises ``StoreError`` for a path that ends in ``..``."""
     if root.name in ("", ".."):
         raise StoreError(f"{str(root)!r} cannot be a store: choose a folder with a name")
     return root.with_name(root.name + ".partial")

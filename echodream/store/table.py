@@ -8,18 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echodream.store.schema import (
-    FILE_LIST,
-    FPS_RANGE,
-    MAX_FRAMES,
-    MAX_SIDE,
-    REQUIRED_COLUMNS,
-    SPLITS,
-    StoreError,
-    is_valid_column,
-    is_valid_name,
-    read_text,
-)
+from echodream.store import schema
+from echodream.store.schema import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +22,8 @@ _NUMBER = re.compile(
     r"-?(0|[1-9][0-9]{0,14})"  # with more digits, or as 007, it is an identifier
     r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
 )
-_RANGES: dict[str, tuple[float, float]] = {
-    "NumberOfFrames": (1, MAX_FRAMES),
-    "FPS": FPS_RANGE,
-    "FrameHeight": (1, MAX_SIDE),
-    "FrameWidth": (1, MAX_SIDE),
-}
+_SIDE: tuple[float, float] = (1, schema.MAX_SIDE)
+_RANGES = {"NumberOfFrames": (1, schema.MAX_FRAMES), "FPS": schema.FPS_RANGE, "FrameHeight": _SIDE, "FrameWidth": _SIDE}
 
 
 def format_cell(value: object) -> str:
@@ -57,7 +43,7 @@ def format_cell(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """``text`` as a cell can hold it: single spaces instead of white space, "?" instead of control characters."""
+    """``text`` as the text of a cell: white space becomes single spaces, control characters become "?"."""
     return CONTROL_CHARACTERS.sub("?", " ".join(text.split()))
 
 
@@ -65,7 +51,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
     """Write ``rows`` as csv: the columns ``first``, then the others in order of appearance. Raises ``StoreError``."""
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     for name in columns:
-        if not is_valid_column(name):
+        if not schema.is_valid_column(name):
             raise StoreError(f"{path.name}: column name {name!r} is not allowed: use letters, digits and '_'")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -85,7 +71,7 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    reader = csv.reader(io.StringIO(read_text(path, MAX_CSV_BYTES), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(schema.read_text(path, MAX_CSV_BYTES), newline=""), strict=True)
     rows: list[list[str]] = []
     try:
         names = next(reader, [])
@@ -107,10 +93,10 @@ def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
 
 def read_file_list(root: Path) -> "pd.DataFrame":
     """Read and check ``FileList.csv``: names, splits, sizes, and one split per patient. Raises ``StoreError``."""
-    path = root / FILE_LIST
-    table = read_text_table(path, REQUIRED_COLUMNS)
+    path = root / schema.FILE_LIST
+    table = read_text_table(path, schema.REQUIRED_COLUMNS)
     for name in table.columns:
-        if not is_valid_column(name):
+        if not schema.is_valid_column(name):
             raise StoreError(f"{path}: column name {name[:80]!r} is not allowed: use letters, digits and '_'")
     _check_rows(path, table)
     return _parse_numeric_columns(path, table)
@@ -121,13 +107,13 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
     seen: set[str] = set()
     split_of: dict[str, str] = {}
     for name, split, patient in zip(table["FileName"], table["Split"], table["PatientID"], strict=True):
-        if not is_valid_name(name):
+        if not schema.is_valid_name(name):
             raise StoreError(f"{path}: FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         if name.casefold() in seen:
             raise StoreError(f"{path}: FileName {name!r} occurs twice")
         seen.add(name.casefold())
-        if split not in SPLITS:
-            raise StoreError(f"{path}: {name} has Split {split[:40]!r}, not one of {', '.join(SPLITS)}")
+        if split not in schema.SPLITS:
+            raise StoreError(f"{path}: {name} has Split {split[:40]!r}, not one of {', '.join(schema.SPLITS)}")
         if not patient.strip():
             raise StoreError(f"{path}: {name} has no PatientID; every recording needs one")
         if split_of.setdefault(patient, split) != split:
@@ -144,7 +130,7 @@ def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
         text = [value for value in table[name] if not is_numeric_text(value)]
         if not any(text):
             table[name] = pd.to_numeric(table[name].replace("", None))
-        elif name in REQUIRED_COLUMNS:
+        elif name in schema.REQUIRED_COLUMNS:
             bad = next(value for value in text if value)
             row = table["FileName"][table[name] == bad].iloc[0]
             raise StoreError(f"{path}: {row} has {name} {bad[:40]!r}, not a number")

@@ -1,25 +1,17 @@
 """Checks a Store against its specification, docs/format.md."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from echodream.store import schema
 from echodream.store.checksums import file_sha256, read_checksums
 from echodream.store.latents import probe_latents
 from echodream.store.reader import Store
-from echodream.store.schema import (
-    CHECKSUMS,
-    DATASET,
-    FILE_LIST,
-    MEDIA_FILES,
-    REJECTED,
-    REJECTED_COLUMNS,
-    StoreError,
-    media_path,
-)
+from echodream.store.schema import StoreError
 from echodream.store.table import read_text_table
 from echodream.store.video import probe_video
 
-TABLES_AND_METADATA = (FILE_LIST, REJECTED, DATASET)
+TABLES_AND_METADATA = (schema.FILE_LIST, schema.REJECTED, schema.DATASET)
 """The files other than media files that SHA256SUMS lists."""
 
 
@@ -28,11 +20,8 @@ def verify(root: str | Path, *, encoder: str | None = None) -> Store:
 
     Raises ``StoreError`` with the first problem and the number of other problems.
     """
-    problems = find_problems(root, encoder=encoder)
-    first = next(problems, None)
-    if first is not None:
-        others = sum(1 for _ in problems)
-        raise StoreError(first + (f" (and {others} more)" if others else ""))
+    if problems := list(find_problems(root, encoder=encoder)):
+        raise StoreError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
     return Store(root)
 
 
@@ -42,32 +31,26 @@ def find_problems(root: str | Path, *, encoder: str | None = None) -> Iterator[s
     try:
         store = Store(root, encoder=encoder)
         sums = read_checksums(root)
-        read_text_table(root / REJECTED, REJECTED_COLUMNS)
+        read_text_table(root / schema.REJECTED, schema.REJECTED_COLUMNS)
     except StoreError as error:
         yield str(error)
         return
     yield from _unexpected_files(store)
-    rows = zip(
-        store.table["FileName"],
-        store.table["NumberOfFrames"],
-        store.table["FrameHeight"],
-        store.table["FrameWidth"],
-        strict=True,
-    )
-    for name, frames, height, width in rows:
-        path = media_path(root, store.dataset.kind, name)
+    rows = store.table[["FileName", "NumberOfFrames", "FrameHeight", "FrameWidth"]].itertuples(index=False, name=None)
+    for name, *shape in rows:
+        path = schema.media_path(root, store.dataset.kind, name)
         listed = sums.pop(path.relative_to(root).as_posix(), None)
-        problem = _file_problem(path, listed) or _size_problem(store, (height, width), name)
-        yield from [problem] if problem else _media_problems(store, path, (frames, height, width))
+        if problem := _file_problem(path, listed) or _media_problem(store, name, path, shape):
+            yield problem
     for table in TABLES_AND_METADATA:
         if problem := _file_problem(root / table, sums.pop(table, None)):
             yield problem
     for name in sums:
-        yield f"{root / CHECKSUMS} lists {name[:80]!r}, which is not in FileList.csv"
+        yield f"{root / schema.CHECKSUMS} lists {name[:80]!r}, which is not in FileList.csv"
 
 
 def require_intact(root: str | Path) -> None:
-    """Raise ``StoreError`` unless every file of the store at ``root`` has its checksum. Reading alone checks less."""
+    """Raise ``StoreError`` unless every file of the store at ``root`` has the checksum listed in SHA256SUMS."""
     root = Path(root)
     for name, listed in read_checksums(root).items():
         if problem := _file_problem(root / name, listed):
@@ -76,8 +59,8 @@ def require_intact(root: str | Path) -> None:
 
 def _unexpected_files(store: Store) -> Iterator[str]:
     """Problems: files that are not part of a store."""
-    folder, suffix = MEDIA_FILES[store.dataset.kind]
-    known = {folder, CHECKSUMS, *TABLES_AND_METADATA}
+    folder, suffix = schema.MEDIA_FILES[store.dataset.kind]
+    known = {folder, schema.CHECKSUMS, *TABLES_AND_METADATA}
     for entry in sorted(store.root.iterdir()):
         if entry.name not in known:
             yield f"{entry} is not part of a store: move it elsewhere"
@@ -103,21 +86,16 @@ def _file_problem(path: Path, listed: str | None) -> str | None:
     return None
 
 
-def _size_problem(store: Store, size: tuple[int, int], name: str) -> str | None:
+def _media_problem(store: Store, name: str, path: Path, shape: Sequence[int]) -> str | None:
+    """Problem of one media file; ``shape`` is its number of frames, height and width in FileList.csv."""
     expected = (store.dataset.height, store.dataset.width)
-    if any(side is not None and side != actual for side, actual in zip(expected, size, strict=True)):
+    if any(side not in (None, actual) for side, actual in zip(expected, shape[1:], strict=True)):
         height, width = (side or "any" for side in expected)
-        return f"{store.root / FILE_LIST}: {name} is {size[1]}x{size[0]}, dataset.json states {width}x{height}"
-    return None
-
-
-def _media_problems(store: Store, path: Path, shape: tuple[int, int, int]) -> Iterator[str]:
-    """Problems of one media file; ``shape`` is its number of frames, height and width in FileList.csv."""
+        return f"{store.root / schema.FILE_LIST}: {name} is {shape[2]}x{shape[1]}, dataset.json states {width}x{height}"
     try:
-        probe = probe_video if store.dataset.kind == "video" else probe_latents
-        actual = probe(path, store.dataset.channels)
+        actual = (probe_video if store.dataset.kind == "video" else probe_latents)(path, store.dataset.channels)
     except StoreError as error:
-        yield str(error)
-        return
-    if actual != tuple(map(int, shape)):
-        yield "{} holds {} frames of {}x{}, FileList.csv states {} of {}x{}".format(path, *actual, *shape)
+        return str(error)
+    if actual != tuple(shape):
+        return "{} holds {} frames of {}x{}, FileList.csv states {} of {}x{}".format(path, *actual, *shape)
+    return None

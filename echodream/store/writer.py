@@ -4,38 +4,17 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from echodream.errors import UserError
-from echodream.store import journal
+from echodream.store import schema
 from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock, unlock
 from echodream.store.reader import Store
-from echodream.store.schema import (
-    CHECKSUMS,
-    DATASET,
-    FILE_LIST,
-    MAX_JSON_BYTES,
-    MEDIA_FILES,
-    REJECTED,
-    REJECTED_COLUMNS,
-    REQUIRED_COLUMNS,
-    Dataset,
-    Statistics,
-    StoreError,
-    describe_difference,
-    is_valid_column,
-    is_valid_name,
-    media_path,
-    parse_dataset,
-    partial_path,
-    read_dataset,
-    read_text,
-)
+from echodream.store.schema import Dataset, Statistics, StoreError
 from echodream.store.table import clean_text, format_cell, write_table
 from echodream.store.verify import TABLES_AND_METADATA, verify
 
@@ -43,10 +22,11 @@ from echodream.store.verify import TABLES_AND_METADATA, verify
 class StoreWriter:
     """Context manager that writes the store at ``root``.
 
-    All files are written inside ``<root>.partial``: ``store/`` holds the finished recordings, ``journal-0.jsonl`` one
-    line per finished recording, and ``begun.json`` the settings. ``finish`` writes the tables, verifies the store and
-    renames ``store/`` to ``root``, so a store with its final name is complete. After an interruption, entering again
-    continues after the last recording in the journal.
+    All files are written inside ``<root>.partial``: ``store/`` holds the finished recordings, ``begun.json`` the
+    settings, and ``journal-0.jsonl`` a line for each finished recording: {"row": ..., "sha256": ...} or
+    {"rejected": ...}. ``finish`` writes the tables, verifies the store and renames ``store/`` to ``root``, so a store
+    with its final name is complete. After an interruption, a new writer continues after the last recording in the
+    journal.
 
     Several processes of one job may write at the same time, each with its own journal: the process with ``shard`` 0
     enters first and finishes last, after it has called ``read_journals``.
@@ -60,11 +40,11 @@ class StoreWriter:
         self.shard = shard
         self.dataset = dataset
         self.complete = False
-        """True when the complete store existed before, with the same settings: nothing is left to do."""
+        """True when the complete store already exists, with the same settings: nothing is left to do."""
         self.rows: dict[str, dict[str, Any]] = {}
         self.rejected: dict[str, dict[str, Any]] = {}
         self._checksums: dict[str, str] = {}
-        self._work = partial_path(self.root)
+        self._work = schema.partial_path(self.root)
         self._store = self._work / "store"
         self._scratch = self._work / f"scratch-{shard}-{os.getpid()}"
         self._lock: int | None = None
@@ -91,30 +71,28 @@ class StoreWriter:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
 
     @property
     def media_folder(self) -> Path:
         """Folder of the committed media files, until the store is finished."""
-        return self._store / MEDIA_FILES[self.dataset.kind][0]
+        return self._store / schema.MEDIA_FILES[self.dataset.kind][0]
 
     def scratch_path(self, name: str) -> Path:
         """Path at which a worker writes the media file of ``name`` before it is committed."""
-        if not is_valid_name(name):
+        if not schema.is_valid_name(name):
             raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
-        return self._scratch / f"{name}{MEDIA_FILES[self.dataset.kind][1]}"
+        return self._scratch / f"{name}{schema.MEDIA_FILES[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
         """Add a recording: its ``row`` of FileList.csv and its finished ``media`` file, which is moved."""
         name = row["FileName"]
-        if not is_valid_name(name) or name in self.done:
+        if not schema.is_valid_name(name) or name in self.done:
             raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or occurs twice")
         entry = {"row": _checked_row(row), "sha256": file_sha256(media)}
-        media.replace(media_path(self._store, self.dataset.kind, name))
+        media.replace(schema.media_path(self._store, self.dataset.kind, name))
         self._append_to_journal(entry)
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
@@ -131,17 +109,18 @@ class StoreWriter:
             raise StoreError(
                 f"{self.root} is not complete: {len(missing)} recordings are missing, the first is {missing[0]}"
             )
-        kind = self.dataset.kind
+        folder, suffix = schema.MEDIA_FILES[self.dataset.kind]
         names = [name for name in order if name in self.rows]
-        write_table(self._store / FILE_LIST, [self.rows[name] for name in names], REQUIRED_COLUMNS)
-        write_table(self._store / REJECTED, [self.rejected[n] for n in order if n in self.rejected], REJECTED_COLUMNS)
-        sums = {f"{MEDIA_FILES[kind][0]}/{name}{MEDIA_FILES[kind][1]}": self._checksums[name] for name in names}
+        write_table(self._store / schema.FILE_LIST, [self.rows[name] for name in names], schema.REQUIRED_COLUMNS)
+        rejected = [self.rejected[name] for name in order if name in self.rejected]
+        write_table(self._store / schema.REJECTED, rejected, schema.REJECTED_COLUMNS)
+        sums = {f"{folder}/{name}{suffix}": self._checksums[name] for name in names}
         self.dataset = replace(self.dataset, statistics=statistics)
-        (self._store / DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
+        (self._store / schema.DATASET).write_text(self.dataset.to_json(), encoding="utf-8")
         sums.update({table: file_sha256(self._store / table) for table in TABLES_AND_METADATA})
-        (self._store / CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+        (self._store / schema.CHECKSUMS).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
         verify(self._store)
-        _flush_to_disk(self._store / MEDIA_FILES[kind][0])
+        _flush_to_disk(self.media_folder)
         _flush_to_disk(self._store)
         self._store.rename(self.root)
         _flush_to_disk(self.root.parent)
@@ -151,8 +130,9 @@ class StoreWriter:
     def _is_complete(self) -> bool:
         if not self.root.exists():
             return False
-        existing = read_dataset(self.root)
-        if difference := describe_difference(replace(existing, code_version=self.dataset.code_version), self.dataset):
+        existing = schema.read_dataset(self.root)
+        same_version = replace(existing, code_version=self.dataset.code_version)
+        if difference := schema.describe_difference(same_version, self.dataset):
             raise StoreError(
                 f"{self.root} already exists with other settings ({difference}): choose another dst=, or remove it"
             )
@@ -173,15 +153,15 @@ class StoreWriter:
     def _prepare_folders(self) -> None:
         path = self._work / "begun.json"
         if path.exists():
-            begun = parse_dataset(path, read_text(path, MAX_JSON_BYTES))
-            if difference := describe_difference(begun, self.dataset):
+            begun = schema.parse_dataset(path)
+            if difference := schema.describe_difference(begun, self.dataset):
                 raise StoreError(
                     f"{self._work} was begun with other settings ({difference}): use those settings, or remove it"
                 )
             self.dataset = begun
         for old in self._work.glob("scratch-*"):
             shutil.rmtree(old, ignore_errors=True)
-        (self._store / MEDIA_FILES[self.dataset.kind][0]).mkdir(parents=True, exist_ok=True)
+        self.media_folder.mkdir(parents=True, exist_ok=True)
         self._scratch.mkdir(exist_ok=True)
         if not path.exists():
             fresh = path.with_suffix(".new")
@@ -191,36 +171,48 @@ class StoreWriter:
     def _resume(self) -> None:
         """Read the journal. Recordings whose media file is missing or has another checksum are written again."""
         self.read_journals()
+        journal = self._work / f"journal-{self.shard}.jsonl"
         if self.shard:
             self._scratch.mkdir()
         else:
-            journal.rewrite(self._work, self._journal_entries())
-            kept = {media_path(self._store, self.dataset.kind, name) for name in self.rows}
+            self._rewrite_journals(journal)
+            kept = {schema.media_path(self._store, self.dataset.kind, name) for name in self.rows}
             for media in self.media_folder.iterdir():
                 if media not in kept:
                     media.unlink()
-        self._journal = journal.journal_path(self._work, self.shard).open("a", encoding="utf-8")
+        self._journal = journal.open("a", encoding="utf-8")
+
+    def _rewrite_journals(self, journal: Path) -> None:
+        """Replace all journals by ``journal`` with the current entries, atomically."""
+        entries: list[dict[str, Any]] = [{"row": row, "sha256": self._checksums[n]} for n, row in self.rows.items()]
+        entries += [{"rejected": row} for row in self.rejected.values()]
+        fresh = journal.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        fresh.replace(journal)
+        for other in self._work.glob("journal-*.jsonl"):
+            if other != journal:
+                other.unlink()
 
     def read_journals(self) -> None:
-        """Read the journals of all shards, so that shard 0 can ``finish``."""
-        for entry in journal.read(self._work):
-            if journal.entry_name(entry) not in self.done and ("rejected" in entry or self._is_intact(entry)):
-                self._add_entry(entry)
+        """Read the journals of all shards, so that shard 0 can ``finish``. Skips lines that a crash has damaged."""
+        for path in sorted(self._work.glob("journal-*.jsonl")):
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                row = (entry.get("row") or entry.get("rejected")) if isinstance(entry, dict) else None
+                if row and row["FileName"] not in self.done and ("rejected" in entry or self._is_intact(entry)):
+                    self._add_entry(entry)
 
     def _is_intact(self, entry: Mapping[str, Any]) -> bool:
-        media = media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
+        media = schema.media_path(self._store, self.dataset.kind, entry["row"]["FileName"])
         return media.is_file() and file_sha256(media) == entry["sha256"]
-
-    def _journal_entries(self) -> Iterator[journal.Entry]:
-        for name, row in self.rows.items():
-            yield {"row": row, "sha256": self._checksums[name]}
-        for row in self.rejected.values():
-            yield {"rejected": row}
 
     def _append_to_journal(self, entry: dict[str, Any]) -> None:
         if self._journal is None:
             raise RuntimeError("StoreWriter is a context manager: write inside its with block")
-        line = journal.entry_line(entry)
+        line = json.dumps(entry) + "\n"
         self._journal.write(line)
         self._journal.flush()
         self._add_entry(json.loads(line))
@@ -245,7 +237,7 @@ def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """``row`` with Python scalars that FileList.csv can hold. Raises ``StoreError``."""
     values = {}
     for column, value in row.items():
-        if not is_valid_column(column):
+        if not schema.is_valid_column(column):
             raise StoreError(f"column name {str(column)[:80]!r} is not allowed: use letters, digits and '_'")
         values[column] = value.item() if hasattr(value, "item") else value
         try:
@@ -256,7 +248,7 @@ def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flush_to_disk(folder: Path) -> None:
-    """fsync ``folder`` and its files, so that a rename is never on disk before the content."""
+    """Call fsync on ``folder`` and its files, so that a later rename cannot reach the disk before their content."""
     for path in [*(entry for entry in folder.iterdir() if entry.is_file()), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -163,11 +163,15 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (TEST[:1], {}, r"masked lacks 1 of the 2 in .*videos \(o11\)"),
         ([*NAMES, "o77"], {}, r"masked has 1 that are not there \(o77\)"),
         ([*NAMES, "o03"], {}, r"several images with Of=o03: each original has one version"),
-        (NAMES, {"match": "Original"}, r"match=Original is no column of .*masked, which would name originals; it has"),
+        (
+            NAMES,
+            {"match": "Original"},
+            r"match=Original is not a column of .*masked: give a column among",
+        ),
         (NAMES, {"train_on": "both"}, r"train_on is 'both': choose one of original, anonymised"),
         (NAMES, {"anonymised": None, "train_on": "anonymised"}, r"needs one store as anonymised=, and has none"),
         (NAMES, {"anonymised": ["a/x", "b/x"]}, r"anonymised=\[a/x,b/x\]: metrics are named after the folder"),
-        (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: make it with stage=anonymise"),
+        (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: create it with stage=anonymise"),
     ],
 )
 def test_sets_that_are_no_pairs_are_refused(

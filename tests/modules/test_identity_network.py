@@ -193,7 +193,7 @@ def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, st
         ({"match": "Whose"}, "match=Whose is no column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),
         ({"anonymised": str(study / "videos")}, "are the same store: give the anonymized one"),
-        ({"anonymised": str(tmp_path / "nowhere")}, "does not exist: make it with stage=anonymise"),
+        ({"anonymised": str(tmp_path / "nowhere")}, "does not exist: create it with stage=anonymise"),
     ]:
         with pytest.raises(UserError, match=says):
             data(study / "videos", **changes | change)
