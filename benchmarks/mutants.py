@@ -81,8 +81,8 @@ MUTANTS = {
     ),
     "samples ignore the seed": Mutant(
         "sampling/sampling_module.py",
-        "np.random.SeedSequence((seed, row, int(video)))",
-        "np.random.SeedSequence((0, row, int(video)))",
+        "return seeded_generator(seed, row, int(video))",
+        "return seeded_generator(0, row, int(video))",
         "sampling",
     ),
     "positive pairs come from the same recording": Mutant(

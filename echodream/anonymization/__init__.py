@@ -1,1 +1,1 @@
-"""Anonymized versions of images, and comparing them with their originals. A new method is a class in ``methods.py``."""
+"""Anonymization of images, and comparison with the originals. A new method is a class in ``methods.py``."""

@@ -1,4 +1,4 @@
-"""Anonymization of all recordings of a store as a prediction of Lightning."""
+"""Anonymization of all recordings of a store, as a Lightning prediction."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class RecordingBatch:
 
 
 class RecordingBatches(Dataset[RecordingBatch]):
-    """Batches of recordings, ``frames`` frames of each and about ``batch`` in all; finished batches are left out.
+    """Batches of about ``batch`` frames, ``frames`` of each recording, without batches whose names are all ``done``.
 
-    The composition of a batch does not depend on ``done``, so a resumed run has the same batches.
+    A resumed run has the same batches as an uninterrupted run.
     """
 
     def __init__(self, recordings: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
@@ -59,8 +59,6 @@ class Anonymizer(pl.LightningModule):
     def predict_step(self, batch: RecordingBatch, batch_idx: int) -> Sequence[Tensor]:
         """The anonymized frames of each recording: unscaled latents, float32 (f, C, H, W), on the CPU."""
         self.copies.device = self.device
-        recordings = self.copies.recordings
-        selections = [
-            FrameSelection(row, evenly_spaced_frames(int(recordings.frames[row]), self.frames)) for row in batch.rows
-        ]
+        lengths = [(row, int(self.copies.recordings.frames[row])) for row in batch.rows]
+        selections = [FrameSelection(row, evenly_spaced_frames(length, self.frames)) for row, length in lengths]
         return [frames.float() for frames in self.method.anonymize(self.copies, selections)]

@@ -14,24 +14,26 @@ from echodream import validation
 from echodream.anonymization.image_pairs import ImageSet
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
-from echodream.filtering.embedding import FrameEmbedder
+from echodream.filtering.embedding import FrameEmbedder, group_parts
 from echodream.privacy.similarity import Similarity, normalize
 from echodream.store import Store
 from echodream.weights import fingerprint
 
-FRAMES_IN_MEMORY = 1024
+MAX_FRAMES = 1024
+"""Number of frames to embed at once."""
 
 
 @dataclass(frozen=True)
 class ComparisonSpace:
-    """``embed`` maps unscaled latents, or pixels in [-1, 1], (n, C, H, W), to embeddings, (n, D)."""
+    """``embed`` maps unscaled latents, or pixels in [-1, 1], (n, C, H, W), to embeddings, (n, D).
+
+    ``name``: "identity", "latents" or "pixels"; ``fingerprint``: that of the identity network, None for the others.
+    """
 
     name: str
-    """"identity", "latents" or "pixels"."""
     description: str
     embed: Callable[[Tensor], Tensor]
     fingerprint: str | None = None
-    """Fingerprint of the identity network; None for latents and pixels."""
 
 
 def comparison_spaces(
@@ -39,8 +41,7 @@ def comparison_spaces(
 ) -> list[ComparisonSpace]:
     """The space of the identity network ``artifact``, if given, then the space of latents or of pixels.
 
-    Latents are whitened with the statistics of ``original``. Raises ``UserError`` if the network does not fit the
-    stores.
+    Latents are whitened with the statistics of ``original``. Raises ``UserError`` if the network embeds other images.
     """
     spaces = []
     if artifact is not None:
@@ -58,7 +59,7 @@ def comparison_spaces(
     if original.dataset.kind == "video":
         return [*spaces, ComparisonSpace("pixels", "pixels in [-1, 1], as they are", lambda x: x.flatten(1))]
     statistics = original.dataset.statistics
-    assert statistics is not None  # Recordings have refused others
+    assert statistics is not None  # Recordings refuse latent stores without statistics
     description = "posterior means, whitened by the mean and deviation of each channel over the originals in training"
     whitened = ComparisonSpace("latents", description, lambda x: whiten(x.float(), statistics, dim=1).flatten(1))
     return [*spaces, whitened]
@@ -66,24 +67,11 @@ def comparison_spaces(
 
 def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:
     """Embeddings of all images in each of the ``spaces``: float32 (n, D) each. Each frame is read once."""
-    parts: list[list[Tensor]] = [[] for _ in spaces]
-    waiting: list[Tensor] = []
-
-    def embed_waiting() -> None:
-        frames = torch.cat(waiting)
-        waiting.clear()
-        for part, space in zip(parts, spaces, strict=True):
-            part.append(space.embed(frames))
-
     starts = np.flatnonzero(np.diff(images.row, prepend=-1))
     bar: Any = tqdm(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", disable=None, leave=False)
-    for group in bar:
-        waiting.append(_read_frames(images.recordings, int(images.row[group[0]]), images.frame[group]))
-        if sum(map(len, waiting)) >= FRAMES_IN_MEMORY:
-            embed_waiting()
-    if waiting:
-        embed_waiting()
-    return [torch.cat(part) for part in parts]
+    read = (_read_frames(images.recordings, int(images.row[part[0]]), images.frame[part]) for part in bar)
+    embedded = [[space.embed(frames) for space in spaces] for frames in map(torch.cat, group_parts(read, MAX_FRAMES))]
+    return [torch.cat(parts) for parts in zip(*embedded, strict=True)]
 
 
 def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor:
@@ -105,7 +93,7 @@ class AveragedViews:
         validation.number("views.degrees", self.degrees, 0, 45)
 
     def augment(self, space: ComparisonSpace) -> ComparisonSpace:
-        """``space`` with averaged embeddings, unit vectors; latents and pixels are compared by correlation."""
+        """``space`` with averaged embeddings as unit vectors; those of latents and pixels are centered before."""
         similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
 
         def embed(frames: Tensor) -> Tensor:

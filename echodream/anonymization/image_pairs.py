@@ -1,4 +1,4 @@
-"""Images: selected frames of recordings. Original images and their anonymized versions, image by image."""
+"""Sets of images (selected frames of recordings), and the anonymized version of each original image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
 def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: str) -> ImageSet:
     """``frames`` evenly spaced frames of each recording in ``splits`` (None: all splits); 1 is the middle frame.
 
-    Recordings are sorted by FileName. Raises ``UserError``, which names the setting ``key`` if a split is empty.
+    Recordings are sorted by FileName. Raises ``UserError``, which names the setting ``key``, if a split is empty.
     """
     unknown = [split for split in splits or () if split not in SPLITS]
     if unknown or splits == []:
@@ -98,8 +98,8 @@ def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: 
 def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
     """The anonymized version of each image of ``originals``, in the same order.
 
-    The column ``match`` of ``store`` names the original recording, and the column ``OriginalFrames``, if there is one,
-    the frames of the original. Raises ``UserError`` if a version is missing, has no original, or has another size.
+    Columns of ``store``: ``match`` names the original recording, ``OriginalFrames`` (optional) the original frames.
+    Raises ``UserError`` if a version is missing, has no original, or has another size.
     """
     recordings = _match_recordings(originals.recordings, store, match)
     if ORIGINAL_FRAMES not in recordings.table:
@@ -108,10 +108,9 @@ def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
     frames = []
     for row, frame in zip(originals.row.tolist(), originals.frame.tolist(), strict=True):
         if frame not in anonymized[row]:
-            available = ", ".join(map(str, anonymized[row]))
             raise UserError(
                 f"{store.root} has no version of frame {frame} of {originals.recordings.names[row]}, only of "
-                f"{available}: give frames={len(anonymized[row])}, as for stage=anonymise"
+                f"{', '.join(map(str, anonymized[row]))}: give frames={len(anonymized[row])}, as for stage=anonymise"
             )
         frames.append(anonymized[row].index(frame))
     return ImageSet(recordings, originals.row, np.array(frames, np.int64))
@@ -121,7 +120,7 @@ def _match_recordings(originals: Recordings, store: Store, match: str) -> Record
     """The recordings of ``store`` in the order of their ``originals``, which the column ``match`` names."""
     recordings = select_recordings(store, SPLITS, "src")
     names = pd.Series(recordings.column(match), name=match)
-    all_originals = originals.store.table["FileName"].tolist()  # other splits may be anonymized, too
+    all_originals = originals.store.table["FileName"].tolist()  # those of other splits may be anonymized, too
     remedy = "give anonymized versions of the same images, or splits= with the splits that were anonymized"
     remedy += "; for a set without pairs give paired=false"
     roots = store.root, originals.store.root
@@ -132,6 +131,6 @@ def _match_recordings(originals: Recordings, store: Store, match: str) -> Record
         original_size, size = (", ".join(map("{} {}".format, columns, part[wrong[0]])) for part in sizes)
         raise UserError(
             f"{originals.names[wrong[0]]} has {original_size} in {originals.store.root} and {size} in {store.root}, so "
-            "the two are not a pair: anonymize it again without changing its size"
+            "the two are not a pair: anonymize the original again without changing its size"
         )
     return matched

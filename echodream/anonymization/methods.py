@@ -27,7 +27,7 @@ class Method:
     """Whether the method samples from the LIDM ``generator=``."""
 
     def settings(self) -> dict[str, Any]:
-        """The fields, for dataset.json; numbers as floats."""
+        """The fields, numbers as floats, for dataset.json."""
         return {name: float(value) if isinstance(value, int) else value for name, value in asdict(self).items()}  # type: ignore[call-overload]
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
@@ -45,9 +45,9 @@ class Method:
 class Redraw(Method):
     """SDEdit (arXiv 2108.01073): add noise up to the time ``strength``, then sample from there.
 
-    ``strength`` is a fraction of the process's time: 0 returns the stored frame, 1 ignores it. The sampler is
-    conditioned on the recording's own labels. A generator of several key frames samples the frame together with the
-    other key frames; the frame replaces the nearest of them.
+    ``strength`` is a fraction of the process's time: 0 returns the stored frame, 1 ignores the stored frame. Samples
+    are conditioned on the recording's labels. For a generator of key frames, the frame replaces the nearest key frame
+    and all are sampled together.
     """
 
     strength: float
@@ -58,12 +58,12 @@ class Redraw(Method):
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
         """Refuse latents of another size, and labels that ``model`` was not trained on, such as an unknown class."""
-        facts, root = model.metadata, recordings.store.root
+        metadata, root = model.metadata, recordings.store.root
         for name, height, width in recordings.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
-            if (height, width) != (facts.height, facts.width):
+            if (height, width) != (metadata.height, metadata.width):
                 raise UserError(
-                    f"{name} of {root} is {width}x{height}, and generator= samples {facts.width}x{facts.height}: give "
-                    "the one that was trained on these latents"
+                    f"{name} of {root} is {width}x{height}, and generator= samples {metadata.width}x{metadata.height}: "
+                    "give the LIDM that was trained on these latents"
                 )
         if self.strength == 0:  # nothing is sampled
             return
@@ -74,11 +74,11 @@ class Redraw(Method):
                 except UserError as error:
                     raise UserError(
                         f"{names.iloc[0]} of {root} has {column}={parse_texts([cell])[0]}, which generator= was not "
-                        "trained on: give one whose TRAIN patients have it, or method=blur"
+                        "trained on: give a LIDM whose TRAIN patients have this value, or method=blur"
                     ) from error
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Samples that start from the noised frames. Noise is a function of seed, recording and frame."""
+        """Samples that start from the noised frames; the noise is a function of seed, recording and frame."""
         if self.strength == 0:
             return [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
         frames = [(selection.row, int(frame)) for selection in selections for frame in selection.frames]
@@ -103,9 +103,7 @@ class Blur(Method):
         """Blurred frames; pixels outside the image repeat its edge."""
         from scipy.ndimage import gaussian_filter
 
-        latents = torch.cat(
-            [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
-        )
+        latents = torch.cat([copies.recordings.posterior(part.row, part.frames)[0] for part in selections])
         blurred = gaussian_filter(copies.decode(latents).numpy(), (0, 0, self.blur, self.blur), mode="nearest")
         mean, _ = copies.encode(torch.from_numpy(blurred))
         return mean.split([len(selection.frames) for selection in selections])
@@ -126,14 +124,12 @@ def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Metho
 
 
 def frames_around(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
-    """``count`` frames of a recording that are sampled together with ``frame``, and the position of ``frame`` in them.
+    """``count`` frames of a recording to sample together, and the position of ``frame`` among them.
 
     Three frames are the key frames of the nearest beat, where beats are marked; otherwise frames are evenly spaced.
     """
-    beats = marked_triples(recordings, row) if count == 3 else []
-    frames = (
-        np.array(nearest_triple(beats, frame)) if beats else evenly_spaced_frames(int(recordings.frames[row]), count)
-    )
+    beats, length = marked_triples(recordings, row) if count == 3 else [], int(recordings.frames[row])
+    frames = np.array(nearest_triple(beats, frame)) if beats else evenly_spaced_frames(length, count)
     position = int(np.abs(frames - frame).argmin())
     frames[position] = frame
     return FrameSelection(row, frames), position

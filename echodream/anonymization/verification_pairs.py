@@ -16,20 +16,17 @@ _ATTEMPTS = 50
 
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
-    """Image indices of each patient with a pair: images of two recordings, or, if ``within``, two images."""
-    found = {}
-    for patient in np.unique(images.patients):
-        indices = np.flatnonzero(images.patients == patient)
-        if len(indices) > 1 and (within or len(np.unique(images.row[indices])) > 1):
-            found[str(patient)] = indices
-    return found
+    """Image indices of each patient with images of two recordings, or, if ``within``, with two images."""
+    indices = {str(patient): np.flatnonzero(images.patients == patient) for patient in np.unique(images.patients)}
+    rows = images.row if not within else np.arange(len(images))
+    return {patient: part for patient, part in indices.items() if len(np.unique(rows[part])) > 1}
 
 
 def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequence[int]) -> np.ndarray:
-    """Random pairs of images, int64 (P, 2), without repetition, alternating: one patient, two patients.
+    """Random pairs of images without repetition, alternately of one patient and of two patients: int64 (P, 2).
 
-    At most ``per_patient`` pairs of each patient. Both images of a pair are of different recordings, unless ``within``.
-    Raises ``UserError`` if no patient has a pair.
+    At most ``per_patient`` pairs of each patient, of images of different recordings unless ``within``. Raises
+    ``UserError`` if no patient has a pair.
     """
     store, split = images.recordings.store, images.recordings.split
     rng, owner = np.random.default_rng(list(seed)), images.patients
@@ -57,12 +54,12 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
                 if patient != owner[image] and pair not in used:
                     used.add(pair)
                     pairs += [(image, int(second[number])), (image, other)]
-                    break  # without such a pair, both kinds are left out, so that they stay equal in number
+                    break  # a pair of one patient is only added with a pair of two: equal numbers
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
-    """Pairs (original, version), int64 (2n, 2), alternating: same image, random image of a random other patient."""
+    """Pairs of an original and a version, alternately of one image and of two random patients: int64 (2n, 2)."""
     rng, owner = np.random.default_rng([seed, 1]), originals.patients
     patients = np.unique(owner)
     if len(patients) < 2:
@@ -93,8 +90,8 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
     try:
         table = pd.read_csv(path, dtype={"First": str, "Second": str})
     except (OSError, ValueError) as error:
-        reason = f"{path} cannot be read as pairs: run stage=pairs, or give pairs= a folder of csv files"
-        raise UserError(reason) from error
+        remedy = "run stage=pairs, or set pairs= to a folder of csv files"
+        raise UserError(f"{path} cannot be read as pairs: {remedy}") from error
     if missing := [name for name in ("First", "Second") if name not in table]:
         raise UserError(f"{path} has no column {missing[0]}: give First and Second, names of images")
     pairs = np.stack([_image_indices(table, side, images, path) for side in ("First", "Second")], axis=1).reshape(-1, 2)
@@ -110,15 +107,14 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
 
 def _image_indices(table: pd.DataFrame, side: str, images: ImageSet, path: Path) -> np.ndarray:
     """Indices of the images in the column ``side``; without a frame column, the first image of the recording."""
-    index = {(name, int(frame)): k for k, (name, frame) in enumerate(zip(images.names, images.frame, strict=True))}
-    first: dict[str, int] = {}
-    for (name, _), k in index.items():
-        first.setdefault(str(name), k)
     names = table[side].tolist()
-    indices = [first.get(name, -1) for name in names]
     if f"{side}Frame" in table:
+        index = {(name, int(frame)): k for k, (name, frame) in enumerate(zip(images.names, images.frame, strict=True))}
         frames = pd.to_numeric(table[f"{side}Frame"], errors="coerce").fillna(-1).astype(int)
         indices = [index.get((name, frame), -1) for name, frame in zip(names, frames, strict=True)]
+    else:
+        first = {str(name): k for k, name in reversed([*enumerate(images.names)])}
+        indices = [first.get(name, -1) for name in names]
     if unknown := [str(name) for name, k in zip(names, indices, strict=True) if k < 0]:
         listed = ", ".join(list(dict.fromkeys(unknown))[:MAX_LISTED])
         raise UserError(

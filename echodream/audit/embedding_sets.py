@@ -1,7 +1,7 @@
 """Embedding sets of ``stage=audit``: samples, training patients and held-out patients, embedded in the same way."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from echodream import validation
-from echodream.datamodules.key_frames import evenly_spaced_frames, find_triples, nearest_triple
+from echodream.datamodules.key_frames import evenly_spaced_frames, marked_triples, nearest_triple
 from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
-from echodream.filtering.embedding import FrameEmbedder
+from echodream.filtering.embedding import FrameEmbedder, group_parts
 from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
 from echodream.privacy.similarity import Similarity, normalize
 
@@ -27,10 +27,9 @@ FramePlan = list[tuple[int, np.ndarray]]
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """Normalized embeddings of n samples, or of n patients."""
+    """Normalized embeddings of n samples, or of n patients, sorted by ``names``."""
 
     names: list[str]
-    """Names of samples or patients, sorted."""
     sample_frames: Tensor
     """f frames of one recording, selected like those of a sample: (n, f, D)."""
     two_views: Tensor
@@ -45,21 +44,26 @@ class EmbeddingSet:
     """Row and frame indices of ``sample_frames``."""
 
     def first_frames(self) -> Tensor:
-        """One frame of each: (n, D)."""
+        """The first sample frame of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
     def reference_frames(self) -> tuple[Tensor, list[str]]:
         """``all_frames`` as rows, (n P, D), and the name of each row."""
         return self.all_frames.flatten(0, 1), np.repeat(self.names, self.all_frames.shape[1]).tolist()
 
+    def grouped_frames(self) -> tuple[Tensor, np.ndarray]:
+        """``sample_frames`` as rows, (n f, D), and the number of the sample or patient of each row."""
+        count, frames = self.sample_frames.shape[:2]
+        return self.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+
     def subset(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
         """The samples or patients ``rows``, in this order."""
         kept = [int(row) for row in rows]
-        lists: dict[str, Any] = {
-            name: [getattr(self, name)[row] for row in kept] for name in ("names", "sequences", "frame_plan")
+        parts: dict[str, Any] = {
+            name: value[kept] if isinstance(value, Tensor) else [value[row] for row in kept]
+            for name, value in vars(self).items()
         }
-        tensors = ("sample_frames", "two_views", "has_two_views", "all_frames")
-        return replace(self, **lists, **{name: getattr(self, name)[kept] for name in tensors})
+        return EmbeddingSet(**parts)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,14 +71,14 @@ class EmbeddingSet:
 
 @dataclass(frozen=True)
 class EmbeddingSetConfig:
-    """Number of frames to embed. Raises ``UserError`` for invalid numbers."""
+    """Number of frames to embed. Raises ``UserError`` for invalid numbers.
+
+    ``frames`` in ``sample_frames``, ``per_patient`` in ``all_frames``; ``every``: stride of frames in ``sequences``.
+    """
 
     frames: int
-    """Frames of a sample, and of a patient in ``sample_frames``."""
     per_patient: int
-    """Frames of a patient in ``all_frames``."""
     every: int
-    """Stride of the frames in ``sequences``."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -85,9 +89,8 @@ class EmbeddingSetConfig:
 class EmbeddingSetBuilder:
     """Builds embedding sets of samples and of patients with equally many frames, selected in the same way.
 
-    ``embed`` maps unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. The
-    selection of recordings and frames depends on ``config`` alone, so builders with other embeddings use the same
-    frames. If samples are the three key frames of a beat, patients are represented by key frames, too.
+    ``embed`` maps unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. Frames
+    are selected independently of ``embed``. If samples are the key frames ED-ES-ED, key frames of patients are used.
     """
 
     def __init__(
@@ -104,10 +107,7 @@ class EmbeddingSetBuilder:
         recordings = self.samples
         plan = [(row, evenly_spaced_frames(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
         embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
-        sequences = [*embedded]
-        if not self.all_frames_embedded:
-            sequence_plan = [(row, self._sequence(int(frames))) for row, frames in enumerate(recordings.frames)]
-            sequences = self._embed_plan(recordings, sequence_plan, "videos")
+        sequences = self._embed_sequences(recordings, plan, embedded, "videos")
         two_views = torch.stack([embedded[:, 0], embedded[:, self.count // 2]], dim=1)
         has_two_views = torch.ones(len(embedded), dtype=torch.bool)
         return EmbeddingSet(recordings.names, embedded, two_views, has_two_views, embedded, sequences, plan)
@@ -121,39 +121,39 @@ class EmbeddingSetBuilder:
         rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
         orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
         plan = [self._select_frames(recordings, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
-        second_plan = [
-            self._select_second_view(recordings, order, first, rng)
-            for order, first, rng in zip(orders, plan, rngs, strict=True)
-        ]
+        patients = zip(orders, plan, rngs, strict=True)
+        second_plan = [self._select_second_view(recordings, order, first, rng) for order, first, rng in patients]
         embedded = torch.stack(self._embed_plan(recordings, plan, progress))
         second = torch.cat(self._embed_plan(recordings, second_plan, f"{progress}, second view"))
         different = [a[0] != b[0] or a[1][0] != b[1][0] for a, b in zip(plan, second_plan, strict=True)]
-        embedded_sequences = [*embedded]
-        if sequences and not self.all_frames_embedded:
-            sequence_plan = [(row, self._sequence(int(recordings.frames[row]))) for row, _ in plan]
-            embedded_sequences = self._embed_plan(recordings, sequence_plan, f"{progress}, time")
+        time = f"{progress}, time"
         return EmbeddingSet(
             names=names.tolist(),
             sample_frames=embedded,
             two_views=torch.stack([embedded[:, 0], second], dim=1),
             has_two_views=torch.tensor(different),
             all_frames=self._embed_all_frames(recordings, len(names), progress),
-            sequences=embedded_sequences,
+            sequences=self._embed_sequences(recordings, plan, embedded, time) if sequences else [*embedded],
             frame_plan=plan,
         )
 
-    def _sequence(self, frames: int) -> np.ndarray:
-        """Indices of every ``every``-th frame of a recording, at most as long as the longest sample."""
-        return np.arange(0, min(frames, self.longest), self.config.every)
+    def _embed_sequences(
+        self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
+    ) -> list[Tensor]:
+        """Every ``every``-th frame of the recordings in ``plan``, at most as many as the longest sample has.
+
+        The frames of ``plan`` themselves, ``embedded``, if samples have no others.
+        """
+        if self.all_frames_embedded:
+            return [*embedded]
+        lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]
+        sequences = [(row, np.arange(0, length, self.config.every)) for row, length in lengths]
+        return self._embed_plan(recordings, sequences, progress)
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         """Frames like those of a sample: the key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
-        if (
-            self.count == self.longest == 3
-            and {"ED", "ES"} <= set(recordings.table.columns)
-            and (triples := find_triples(recordings, row))
-        ):
+        if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
         return row, np.array([rng.integers(frames)]) if self.count == 1 else evenly_spaced_frames(frames, self.count)
 
@@ -183,23 +183,17 @@ class EmbeddingSetBuilder:
 
     def _embed_plan(self, recordings: Recordings, plan: FramePlan, progress: str) -> list[Tensor]:
         """Normalized embeddings of each entry of ``plan``, (f, D) each."""
+        bar = tqdm(plan, progress, unit="rec", disable=None, leave=False)
         embedded: list[Tensor] = []
-        waiting: list[Tensor] = []
-        for row, indices in tqdm(plan, progress, unit="rec", disable=None, leave=False):
-            waiting.append(recordings.posterior(row, indices)[0])
-            if sum(map(len, waiting)) >= BLOCK:
-                embedded += self._embed_block(waiting, progress)
-                waiting = []
-        return embedded + (self._embed_block(waiting, progress) if waiting else [])
-
-    def _embed_block(self, parts: list[Tensor], progress: str) -> list[Tensor]:
-        embeddings = normalize(self.embed(torch.cat(parts)), self.similarity, f"embeddings of {progress}")
-        return list(embeddings.split([len(part) for part in parts]))
+        for group in group_parts((recordings.posterior(row, indices)[0] for row, indices in bar), BLOCK):
+            embeddings = normalize(self.embed(torch.cat(group)), self.similarity, f"embeddings of {progress}")
+            embedded += embeddings.split([len(part) for part in group])
+        return embedded
 
 
 @dataclass(frozen=True)
 class AuditSets:
-    """The embedding sets that are compared, and how."""
+    """The embedding sets to compare, and the settings of the comparison."""
 
     samples: EmbeddingSet
     train: EmbeddingSet
@@ -211,16 +205,15 @@ class AuditSets:
     cells: int | None
     """Number of cells of C_T; None: one for every 20 held-out patients."""
     suffix: str = ""
-    """Suffix of a measure's name: the embedding, if it is not the identity network's."""
+    """Name of the embedding, as the suffix of a measure's name; empty for the identity network."""
 
     def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
         """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
-        count, frames = embedding_set.sample_frames.shape[:2]
-        rows, groups = embedding_set.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+        rows, groups = embedding_set.grouped_frames()
         return nearest_patients(rows, [self.train.reference_frames()], self.similarity, groups)
 
     def same_patient_threshold(self) -> float:
-        """The similarity that a share ``far`` of pairs of different held-out patients reach, one frame of each."""
+        """Similarity threshold with the false accept rate ``far`` for pairs of held-out patients, one frame of each."""
         frames = self.held_out.first_frames()
         pairs = len(frames) * (len(frames) - 1) // 2
         if pairs * self.far < 1:
@@ -242,24 +235,19 @@ def build_audit_sets(
     far: float,
     cells: int | None,
 ) -> list[AuditSets]:
-    """Embedding sets by the identity network; then by whitened latents, which are compared by Euclidean distance."""
+    """Embedding sets of the identity network, then of whitened latents with Euclidean distances."""
     statistics = train.store.dataset.statistics
-    assert statistics is not None  # Recordings have refused others
+    assert statistics is not None  # Recordings refuse latent stores without statistics
 
     def whitened_latents(latents: Tensor) -> Tensor:
         return whiten(latents, statistics, dim=1).flatten(1)
 
-    embeddings: tuple[tuple[str, Callable[[Tensor], Tensor], str], ...] = (
-        ("", embedder.embed, embedder.encoder.input_spec.similarity),
-        (" by latents", whitened_latents, "euclidean"),
-    )
-    sets = []
-    for suffix, embed, similarity in embeddings:
-        builder = EmbeddingSetBuilder(embed, cast(Similarity, similarity), config, samples)
+    def build(suffix: str, embed: Callable[[Tensor], Tensor], similarity: Similarity) -> AuditSets:
+        builder = EmbeddingSetBuilder(embed, similarity, config, samples)
         training_patients = builder.embed_patients(train, "training patients", sequences=False)
         new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
         sample_set = builder.embed_samples()
-        sets.append(
-            AuditSets(sample_set, training_patients, new_patients, builder.similarity, config.seed, far, cells, suffix)
-        )
-    return sets
+        return AuditSets(sample_set, training_patients, new_patients, similarity, config.seed, far, cells, suffix)
+
+    similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
+    return [build("", embedder.embed, similarity), build(" by latents", whitened_latents, "euclidean")]

@@ -1,7 +1,7 @@
 """Figures of ``stage=audit``: diagrams of the measures, and the samples nearest to a training patient."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +17,11 @@ from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals
 from echodream.privacy.attacks.membership import combine_levels
 from echodream.privacy.similarity import paired_similarity
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 def audit_figures(
     inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], errors: DenoisingErrors | None, pairs: int
-) -> Iterator[tuple[str, "Image"]]:
-    """Name and image of each figure; ``pairs`` is the number of samples in the figure of nearest pairs, 0 for none."""
-    from PIL import Image
-
-    for name, diagram in _diagrams(sets, measures, errors):
-        yield name, Image.fromarray(diagram)
-    if pairs:
-        yield "nearest_pairs", Image.fromarray(_nearest_pairs(inputs, sets, pairs))
-
-
-def _diagrams(
-    sets: AuditSets, measures: Sequence[Measure], errors: DenoisingErrors | None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels, uint8 (height, width, 3), of each diagram."""
+    """Name and pixels, uint8 (height, width, 3), of each figure; ``pairs``: samples in the figure of nearest pairs."""
     shares = [measure for measure in measures if measure.value.low >= 0 and measure.value.high <= 1]
     rows = [(measure.name, measure.value, measure.expected) for measure in shares]
     names = ("samples", "expected of a harmless generator")
@@ -55,6 +40,8 @@ def _diagrams(
             yield "drift", plot_lines(LinePlot(title, lines, *axes, (0, max(longest, 1)), (low, 1.0)))
     if errors is not None:
         yield "membership", _roc_curve(errors)
+    if pairs:
+        yield "nearest_pairs", _nearest_pairs(inputs, sets, pairs)
 
 
 def _similarity_curve(curves: dict[str, Any]) -> Series:
@@ -63,7 +50,6 @@ def _similarity_curve(curves: dict[str, Any]) -> Series:
 
 
 def _roc_curve(errors: DenoisingErrors) -> np.ndarray:
-    """ROC curve of membership inference over patients."""
     names, unit = np.unique(np.array(errors.patients), return_inverse=True)
     score = np.bincount(unit, combine_levels(errors.values)) / np.bincount(unit)
     member = np.zeros(len(names), dtype=bool)
@@ -74,9 +60,9 @@ def _roc_curve(errors: DenoisingErrors) -> np.ndarray:
 
 
 def _nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarray:
-    """Decoded frames, uint8 (height, width, 3): the ``pairs`` samples nearest to a training patient above that patient.
+    """Decoded frames of the ``pairs`` samples nearest to a training patient, above the frames of these patients.
 
-    The two frames of a pair are the most similar ones of ``sample_frames``.
+    A pair consists of the two most similar frames of ``sample_frames``. Pixels, uint8 (height, width, 3).
     """
     nearest = sets.nearest_training_patient(sets.samples)
     index = {name: number for number, name in enumerate(sets.train.names)}
@@ -86,16 +72,15 @@ def _nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarr
         x, y = sets.samples.sample_frames[sample], sets.train.sample_frames[patient]
         similarity = torch.stack([paired_similarity(x, frame.expand_as(x), sets.similarity) for frame in y], dim=1)
         sample_frame, patient_frame = divmod(int(similarity.argmax()), similarity.shape[1])
-        above.append(_stored_latents(inputs.samples, sets.samples, int(sample), sample_frame))
-        below.append(_stored_latents(inputs.train, sets.train, patient, patient_frame))
+        above.append(_posterior_mean(inputs.samples, sets.samples, int(sample), sample_frame))
+        below.append(_posterior_mean(inputs.train, sets.train, patient, patient_frame))
     return image_grid([_decode(inputs.decoder, torch.stack(row)) for row in (above, below)])
 
 
-def _stored_latents(recordings: Recordings, embedding_set: EmbeddingSet, number: int, frame: int) -> Tensor:
+def _posterior_mean(recordings: Recordings, embedding_set: EmbeddingSet, number: int, frame: int) -> Tensor:
     """Posterior mean of a frame of sample or patient ``number``, unscaled: (C, H, W)."""
     row, indices = embedding_set.frame_plan[number]
-    mean, _ = recordings.posterior(row, indices[frame : frame + 1])
-    return mean[0]
+    return recordings.posterior(row, indices[frame : frame + 1])[0][0]
 
 
 def _decode(decoder: Any, x: Tensor) -> Tensor:

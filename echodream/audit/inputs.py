@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from echodream.anonymization.image_pairs import open_complete_store
 from echodream.audit.membership_inference import load_generator
 from echodream.datamodules.recordings import Recordings, select_recordings
 from echodream.datamodules.views import View
@@ -14,7 +15,7 @@ from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder, check_training_store, sampling_settings
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
-from echodream.store.schema import CHECKSUMS, SPLITS
+from echodream.store.schema import SPLITS
 from echodream.weights import fingerprint
 
 
@@ -26,7 +27,6 @@ class AuditInputs:
     train: Recordings
     held_out: Recordings
     embedder: FrameEmbedder
-    """The identity network."""
     generator: tuple[DiffusionModel, View] | None
     """The generator of the samples and its training view; None: no membership inference."""
     decoder: Any
@@ -48,13 +48,13 @@ def open_inputs(
 ) -> AuditInputs:
     """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
-    ``held_out`` are the splits of patients that the generator was not trained on. Without ``decode`` no autoencoder is
-    loaded for figures. Raises ``UserError`` for stores and networks that do not belong together.
+    ``held_out``: splits that the generator was not trained on. ``decode``: load the autoencoder, for figures. Raises
+    ``UserError`` for stores and networks that do not belong together.
     """
     unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if unknown or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
-    source, patients = Store(src), Store(real)
+    source, patients = open_complete_store(src, "src"), open_complete_store(real, "real")
     if not source.dataset.synthetic:
         raise UserError(f"src={source.root} is not synthetic: give samples, as stage=filter writes them")
     if patients.dataset.synthetic:
@@ -62,15 +62,13 @@ def open_inputs(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder = FrameEmbedder(artifact, autoencoder, device)
     for store in (source, patients):
-        if not (store.root / CHECKSUMS).is_file():
-            raise UserError(f"{store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
         embedder.check(store)
     if source.dataset.encoder != patients.dataset.encoder:
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
     decoder = load_frozen_autoencoder(autoencoder).to(device) if decode else None
     if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:
         raise UserError(
-            f"autoencoder={autoencoder} did not encode these latents: give the one that did, or no figure (pairs=0)"
+            f"autoencoder={autoencoder} did not encode these latents: give the autoencoder that did, or pairs=0"
         )
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
     model_and_view = None if generator is None else load_generator(generator)
@@ -82,7 +80,7 @@ def open_inputs(
 
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
-    """Raise ``UserError`` unless ``model`` was trained on ``real`` and generated ``source``, as far as is recorded."""
+    """Raise ``UserError`` if records say that ``model`` was not trained on ``real`` or did not sample ``source``."""
     check_training_store(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.metadata.encoder != real.dataset.encoder:
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")

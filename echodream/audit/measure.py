@@ -1,4 +1,4 @@
-"""One measure of an audit."""
+"""A measure of an audit, with its interval and its value for a harmless generator."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ ONE_SIDED_LEVEL = 0.025
 
 @dataclass(frozen=True)
 class Measure:
-    """A value with its 95 % interval, and the value that a harmless generator gives."""
+    """A value with its 95 % interval, and the expected value of a harmless generator."""
 
     name: str
     about: str

@@ -1,7 +1,7 @@
 """Membership inference on a diffusion model: are denoising errors of training patients smaller than those of others?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from echodream.audit.measure import PRIVACY, Measure, exact_value
 from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
-from echodream.diffusion.conditioning.reference import repeat_key_frames
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
-from echodream.diffusion.noise import sample_noise
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squared_errors
 from echodream.privacy.attacks.membership import Membership, combine_levels, membership
+from echodream.sampling.sampling_module import batch_noise, seeded_generator
 from echodream.store import Store
-from echodream.types import Batch
 
 FPR = 0.01
 VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, Triplet)}
@@ -34,23 +32,22 @@ VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, T
 
 @dataclass(frozen=True)
 class MembershipConfig:
-    """Effort of the attack. Raises ``UserError`` for invalid numbers."""
+    """Number of ``samples`` (frames, beats or clips) of each patient, of noise ``levels`` and of ``noises`` per level.
+
+    Raises ``UserError`` for invalid numbers.
+    """
 
     samples: int
-    """Frames, beats or clips of each patient."""
     levels: int
-    """Noise levels."""
     noises: int
-    """Noise samples at each level."""
     batch: int
-    """Batch size."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "levels", "noises", "batch"):
             validation.whole_number(f"membership.{name}", getattr(self, name))
 
     def settings(self) -> dict[str, int]:
-        """The settings that change the result."""
+        """The settings on which the result depends."""
         return {"samples": self.samples, "levels": self.levels, "noises": self.noises}
 
 
@@ -65,11 +62,11 @@ class DenoisingErrors:
     patients: list[str]
     """Patient of each record."""
     levels: list[float]
-    """Noise levels as fractions of the process's time: L."""
+    """The L noise levels, as fractions of the process's time."""
 
 
 def load_generator(folder: str) -> tuple[DiffusionModel, View]:
-    """The lidm or lvdm at ``folder``, and its training view, set to one sample of each recording and posterior means.
+    """The lidm or lvdm at ``folder``, and its training view with one sample of each recording and posterior means.
 
     Raises ``UserError`` if the artifact is another model or does not record its view.
     """
@@ -97,17 +94,12 @@ def _training_view(path: Path) -> View:
 
 
 def denoising_errors(
-    model: DiffusionModel,
-    view: View,
-    members: Recordings,
-    others: Recordings,
-    config: MembershipConfig,
-    seed: int,
+    model: DiffusionModel, view: View, members: Recordings, others: Recordings, config: MembershipConfig, seed: int
 ) -> DenoisingErrors:
     """Errors of equally many patients of ``members`` and of ``others``; the larger group is subsampled at random.
 
-    Noise is a function of the seed, the level and the record's number within its patient, so it is the same for all
-    patients. All conditions of the recordings are given to the model.
+    Noise is the same for all patients: a function of the seed, the level and the record's number within its patient.
+    The model is conditioned on all values that the recordings have.
     """
     groups = [_with_statistics_of(model, view.select_recordings(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
@@ -123,9 +115,7 @@ def denoising_errors(
         samples = ViewDataset(records, view, seed, model.conditioner.columns)
         values += _record_errors(model, samples, levels, config, seed, ("members", "others")[number])
     member = np.repeat([True, False], len(values) // 2)
-    return DenoisingErrors(
-        np.stack(values), member, names, [float(level) for level in model.process.relative_time(levels)]
-    )
+    return DenoisingErrors(np.stack(values), member, names, model.process.relative_time(levels).tolist())
 
 
 def _with_statistics_of(model: DiffusionModel, recordings: Recordings) -> Recordings:
@@ -147,34 +137,29 @@ def _record_errors(
     model: DiffusionModel, samples: ViewDataset, levels: Tensor, config: MembershipConfig, seed: int, progress: str
 ) -> list[np.ndarray]:
     """Error of each sample at each level, (L,); sample k is record k modulo ``config.samples`` of its patient."""
-    device = next(model.parameters()).device
+    device, shared = next(model.parameters()).device, model.metadata.shared_noise if model.is_video else 0.0
     values = []
     for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
         numbers = range(start, min(start + config.batch, len(samples)))
-        batch = _to_device(collate([samples[number] for number in numbers]), device)
+        loaded = collate([samples[number] for number in numbers]).items()
+        batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(
                 f"the generator samples latents of {model.metadata.height} x {model.metadata.width}, and real= has "
                 "another size: give the lidm or lvdm that was trained on real="
             )
-        conditions = _condition_values(model, batch)
+        conditions = model.condition_values(batch)
         x = model.to_residual(batch["x"], conditions)
         records = [number % config.samples for number in numbers]
         errors = []
         for level, t in enumerate(levels):
-            noises = [_noise(model, x, records, (seed, level, repeat)) for repeat in range(config.noises)]
-            repeated = [_denoising_error(model, x, conditions, t, noise, batch.get("mask")) for noise in noises]
+            repeated = []
+            for repeat in range(config.noises):
+                generators = [seeded_generator(seed, level, repeat, record) for record in records]
+                noise = batch_noise(x.shape[1:], generators, device, shared)
+                repeated.append(_denoising_error(model, x, conditions, t, noise, batch.get("mask")))
             errors.append(torch.stack(repeated).mean(dim=0))
         values += list(torch.stack(errors, dim=1).double().cpu().numpy())
-    return values
-
-
-def _condition_values(model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
-    """Values of all conditions, as in training: the key frames of a beat are repeated in every beat."""
-    values = model.conditioner.encode_batch(batch)
-    if model.metadata.beat_spread is not None and "reference" in values:
-        repeated = repeat_key_frames(values["reference"], values["reference_time"], batch["x"].shape[2])
-        values["reference"], values["reference_time"] = repeated
     return values
 
 
@@ -187,51 +172,32 @@ def _denoising_error(
     return mean_squared_errors(model(noised.x_t, noised.t, values, keep), noised.target, mask)
 
 
-def _noise(model: DiffusionModel, x: Tensor, records: list[int], key: tuple[int, ...]) -> Tensor:
-    """Noise shaped like ``x``, (B, C, *rest); row i is a function of ``key`` and ``records[i]``."""
-    shared = model.metadata.shared_noise if model.is_video else 0.0
-    noise = {}
-    for record in set(records):
-        state = np.random.SeedSequence([*key, record]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state) & (2**63 - 1))
-        noise[record] = sample_noise(x.shape[1:], shared, generator)
-    return torch.stack([noise[record] for record in records]).to(x.device)
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    """``batch`` with its tensors on ``device``; the conditions move the columns."""
-    moved: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    return moved
-
-
-def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> list[Measure]:
+def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> Iterator[Measure]:
     """AUC and TPR at 1 % FPR over patients, all noise levels combined; the AUC of each level is in ``details``."""
     result = membership(combine_levels(errors.values), errors.member, errors.patients, FPR, seed=seed)
     kind = "lvdm" if model.is_video else "lidm"
     note = "" if result.resolved else f"; {result.others} others are too few for 1 %: none of them is taken for one"
-    return [
-        Measure(
-            f"membership inference ({kind}), AUC",
-            PRIVACY,
-            "how well training patients are told from others: those whose recordings the generator restores with a "
-            "smaller error are taken for training patients",
-            ".5: chance",
-            result.auc,
-            exact_value(0.5),
-            result.auc.low > 0.5,
-            _details(errors, result, kind, seed),
-        ),
-        Measure(
-            f"membership inference ({kind}), TPR at 1 % FPR",
-            PRIVACY,
-            f"share of training patients who are found where 1 % of others are taken for one{note}",
-            ".01",
-            result.tpr,
-            exact_value(FPR),
-            result.tpr.low > (FPR if result.resolved else 1 / result.others),
-            {"resolved": result.resolved},
-        ),
-    ]
+    yield Measure(
+        f"membership inference ({kind}), AUC",
+        PRIVACY,
+        "how well training patients are told from others: those whose recordings the generator restores with a "
+        "smaller error are taken for training patients",
+        ".5: chance",
+        result.auc,
+        exact_value(0.5),
+        result.auc.low > 0.5,
+        _details(errors, result, kind, seed),
+    )
+    yield Measure(
+        f"membership inference ({kind}), TPR at 1 % FPR",
+        PRIVACY,
+        f"share of training patients who are found where 1 % of others are taken for one{note}",
+        ".01",
+        result.tpr,
+        exact_value(FPR),
+        result.tpr.low > (FPR if result.resolved else 1 / result.others),
+        {"resolved": result.resolved},
+    )
 
 
 def _details(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Quality and variety measures of ``stage=audit``, to read beside those of privacy.
+"""Quality and variety measures of ``stage=audit``, to compare with the privacy measures.
 
-A new measure is a function that returns a list of ``Measure``, and an entry of ``QUALITY_MEASURES``.
+A new measure is a function that yields each ``Measure``, and an entry of ``QUALITY_MEASURES``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +19,8 @@ from echodream.privacy.attacks.fidelity import fidelity
 from echodream.privacy.attacks.retrieval import retrieval
 
 
-def precision_recall_density_coverage(sets: AuditSets) -> list[Measure]:
-    """PRDC of samples; the expected value is the PRDC of new patients, with equally many of both."""
+def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
+    """PRDC of samples; the expected value is the PRDC of equally many new patients."""
     count = min(len(sets.samples), len(sets.held_out))
     subsets = [
         part.subset(np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]).first_frames()
@@ -35,13 +35,11 @@ def precision_recall_density_coverage(sets: AuditSets) -> list[Measure]:
         "coverage": "share of training patients who have a sample nearby",
     }
     details = {"neighbours": neighbors, "samples": count}
-    return [
-        Measure(name, QUALITY, text, "as much as new patients", values[name], expected[name], details=details)
-        for name, text in means.items()
-    ]
+    for name, text in means.items():
+        yield Measure(name, QUALITY, text, "as much as new patients", values[name], expected[name], details=details)
 
 
-def retrieved_patients(sets: AuditSets) -> list[Measure]:
+def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
     """Image retrieval score by patient, and the share of training patients covered."""
     total = len(sets.train)
     patients = sets.nearest_training_patient(sets.samples).patient
@@ -51,49 +49,45 @@ def retrieved_patients(sets: AuditSets) -> list[Measure]:
         retrieval(part, total) for part in (patients, patients[subset], control[: len(subset)])
     )
     scores = {"all samples": asdict(all_samples), "as many samples as new patients": asdict(as_many)}
-    return [
-        Measure(
-            "image retrieval score",
-            QUALITY,
-            "share of training patients who would be the nearest of some sample, with an unlimited number of samples",
-            "as much as new patients (as many of both)",
-            as_many.score,
-            new_patients.score,
-            details=scores,
-        ),
-        Measure(
-            "training patients covered",
-            QUALITY,
-            "share of training patients who are the nearest of some sample; it grows with the number of samples",
-            "as much as new patients (as many of both)",
-            clopper_pearson_interval(round(as_many.covered * total), total),
-            clopper_pearson_interval(round(new_patients.covered * total), total),
-            details={"all samples": all_samples.covered, "samples": all_samples.samples},
-        ),
-    ]
+    yield Measure(
+        "image retrieval score",
+        QUALITY,
+        "share of training patients who would be the nearest of some sample, with an unlimited number of samples",
+        "as much as new patients (as many of both)",
+        as_many.score,
+        new_patients.score,
+        details=scores,
+    )
+    yield Measure(
+        "training patients covered",
+        QUALITY,
+        "share of training patients who are the nearest of some sample; it grows with the number of samples",
+        "as much as new patients (as many of both)",
+        clopper_pearson_interval(round(as_many.covered * total), total),
+        clopper_pearson_interval(round(new_patients.covered * total), total),
+        details={"all samples": all_samples.covered, "samples": all_samples.samples},
+    )
 
 
-def seed_collisions(sets: AuditSets) -> list[Measure]:
+def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
     """How often samples of two seeds show one identity."""
     threshold = sets.same_patient_threshold()
     samples, new_patients = (
         collisions(part.first_frames(), threshold, sets.similarity) for part in (sets.samples, sets.held_out)
     )
-    return [
-        Measure(
-            "collisions between seeds",
-            QUALITY,
-            "probability that two samples show one identity, by a threshold that different patients rarely reach",
-            f"about {sets.far:g}, as two different patients",
-            samples.pairs,
-            new_patients.pairs,
-            samples.pairs.low > new_patients.pairs.high,
-            {"threshold": threshold, "samples that collide": samples.samples, "identities": samples.identities},
-        )
-    ]
+    yield Measure(
+        "collisions between seeds",
+        QUALITY,
+        "probability that two samples show one identity, by a threshold that different patients rarely reach",
+        f"about {sets.far:g}, as two different patients",
+        samples.pairs,
+        new_patients.pairs,
+        samples.pairs.low > new_patients.pairs.high,
+        {"threshold": threshold, "samples that collide": samples.samples, "identities": samples.identities},
+    )
 
 
-def identity_drift(sets: AuditSets) -> list[Measure]:
+def identity_drift(sets: AuditSets) -> Iterator[Measure]:
     """Whether all frames of a sample show one patient."""
     if all(len(sequence) < 2 for sequence in sets.samples.sequences):
         raise UserError("every sample has a single frame")
@@ -108,18 +102,16 @@ def identity_drift(sets: AuditSets) -> list[Measure]:
     )
     assert samples.lost is not None
     assert new_patients.lost is not None
-    return [
-        Measure(
-            "identity lost along a sample",
-            QUALITY,
-            "share of samples with a frame that would not be taken for the person of the first, by the same threshold",
-            "as much as recordings of new patients",
-            samples.lost,
-            new_patients.lost,
-            samples.lost.low > new_patients.lost.high,
-            {"threshold": threshold, "samples": _curves(samples), "new patients": _curves(new_patients)},
-        )
-    ]
+    yield Measure(
+        "identity lost along a sample",
+        QUALITY,
+        "share of samples with a frame that is not recognized as the patient of the first frame, by the same threshold",
+        "as much as recordings of new patients",
+        samples.lost,
+        new_patients.lost,
+        samples.lost.low > new_patients.lost.high,
+        {"threshold": threshold, "samples": _curves(samples), "new patients": _curves(new_patients)},
+    )
 
 
 def _curves(result: Drift) -> dict[str, Any]:
@@ -128,10 +120,10 @@ def _curves(result: Drift) -> dict[str, Any]:
     return {**curves, "last": asdict(result.last), "step": asdict(result.step)}
 
 
-QUALITY_MEASURES: dict[str, Callable[[AuditSets], list[Measure]]] = {
+QUALITY_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "precision, recall, density, coverage": precision_recall_density_coverage,
     "image retrieval score": retrieved_patients,
     "collisions between seeds": seed_collisions,
     "identity drift": identity_drift,
 }
-"""Measured with the identity network."""
+"""Measures in the embedding space of the identity network."""

@@ -24,7 +24,7 @@ STATEMENT = (
 
 
 def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, str]]:
-    """All measures, and the reason for each that is missing. The first of ``spaces`` is the identity network's."""
+    """All measures, and the reason for each missing measure. The first of ``spaces`` is the identity network's."""
     tasks = [(f"{name}{sets.suffix}", measure, sets) for name, measure in LEAKAGE_MEASURES.items() for sets in spaces]
     tasks += [(name, measure, spaces[0]) for name, measure in QUALITY_MEASURES.items()]
     measures: list[Measure] = []
@@ -32,7 +32,7 @@ def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, s
     for name, measure, sets in tqdm(tasks, "measures", disable=None, leave=False):
         try:
             measures += measure(sets)
-        except UserError as error:  # too few patients or frames: networks and stores have been checked before
+        except UserError as error:  # too few patients or frames; networks and stores are already checked
             missing[name] = str(error)
     return measures, missing
 
@@ -65,7 +65,7 @@ def build_record(
 
 
 def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
-    """The measures of ``record``, which is at ``path``, for the screen."""
+    """Summary of the audit ``record`` at ``path``."""
     sizes = record["sizes"]
     counts = ", ".join(f"{sizes[name]['units']} {name}" for name in ("samples", "training", "held out"))
     lines: dict[str, object] = {"compared": counts}

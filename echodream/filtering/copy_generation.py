@@ -13,21 +13,20 @@ from echodream.datamodules.normalization import unwhiten, whiten
 from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel
-from echodream.diffusion.noise import sample_noise
 from echodream.errors import UserError
 from echodream.modules.vae import split_into_chunks
 from echodream.networks.autoencoder import load_frozen_autoencoder
+from echodream.sampling.sampling_module import batch_noise
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 64
 """Frames, or images, per batch. A constant, so that a copy does not depend on the number of copies."""
 BATCH_CLIPS = 6
-"""Clips per batch."""
 
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """The ``frames``, int64 (f,), of the recording in ``row``."""
+    """Indices of selected ``frames``, int64 (f,), of the recording in ``row``."""
 
     row: int
     frames: np.ndarray
@@ -40,10 +39,9 @@ CopyRequest = tuple[FrameSelection, np.random.Generator]
 class CopyGenerator:
     """Decodes, encodes and regenerates frames of ``recordings``.
 
-    ``vae``: folder of the autoencoder of their latents. ``generator``, ``guidance``: the diffusion model and the
-    guidance of the synthetic samples; ``steps``: sampler steps from pure noise. These three are needed for SDEdit only.
-    All random numbers depend on ``seed`` and the recordings' names only. Raises ``UserError`` if a network belongs to
-    another latent space.
+    ``vae``: folder of the autoencoder of the latents. For SDEdit only, ``generator`` and ``guidance``: the diffusion
+    model and guidance of the synthetic samples; ``steps``: sampler steps from pure noise. All random numbers depend on
+    ``seed`` and the recordings' names only. Raises ``UserError`` if a network belongs to another latent space.
     """
 
     def __init__(
@@ -114,10 +112,8 @@ class CopyGenerator:
                     f"generator= samples {metadata.frames} frames at once, and samples of src have "
                     f"{len(selection.frames)}: give the model that sampled src"
                 )
-        x = [
-            self._whitened_sample(selection.row, selection.frames, rng).flatten(0, 1)
-            for selection, rng in zip(selections, rngs, strict=True)
-        ]
+        pairs = zip(selections, rngs, strict=True)
+        x = [self._whitened_sample(selection.row, selection.frames, rng).flatten(0, 1) for selection, rng in pairs]
         return torch.stack(x), self._condition_values([selection.row for selection in selections])
 
     def clip_batch(
@@ -165,12 +161,9 @@ class CopyGenerator:
         model, metadata = self.model, self.model.metadata
         generators = [torch.Generator().manual_seed(int(rng.integers(2**63))) for rng in rngs]
         shared = metadata.shared_noise if model.is_video else 0.0
-        noise = torch.stack([sample_noise(tuple(x.shape[1:]), shared, generator) for generator in generators]).to(
-            self.device
-        )
-        values = model.repeat_key_frames(
-            {name: value.to(self.device) for name, value in conditions.items()}, x.shape[2]
-        )
+        noise = batch_noise(x.shape[1:], generators, self.device, shared)
+        values = {name: value.to(self.device) for name, value in conditions.items()}
+        values = model.repeat_key_frames(values, x.shape[2])
         denoise = self.guidance.guided_denoiser(model.predictor(values), model.conditioner.names, model.process)
         steps = max(1, math.ceil(strength * self.steps - 1e-9))
         x_0 = model.to_residual(x.to(self.device), values)
@@ -178,9 +171,8 @@ class CopyGenerator:
         sampled = model.from_residual(sampled, values).cpu()
         if not torch.isfinite(sampled).all():
             raise UserError("a regenerated copy is not finite: the training of the generator failed")
-        by_frame = (
-            sampled.transpose(1, 2) if model.is_video else sampled.unflatten(1, (metadata.frames, metadata.channels))
-        )
+        stacked = (metadata.frames, metadata.channels)
+        by_frame = sampled.transpose(1, 2) if model.is_video else sampled.unflatten(1, stacked)
         return unwhiten(by_frame, metadata.statistics, dim=2)
 
 
@@ -193,9 +185,8 @@ def select_frames_by_patient(
 ) -> dict[str, FrameSelection]:
     """``count`` frames of one random recording of each patient, by patient, sorted by name.
 
-    Three frames are the key frames ED-ES-ED of a random beat, if they are marked. With ``stride`` above 1 they are that
-    far apart. Otherwise, and in recordings too short for the stride, they are evenly spaced. A function of ``seed``,
-    names and recordings of the patient, not of the order of rows.
+    Three frames are the key frames ED-ES-ED of a random beat, if key frames are marked. With ``stride`` above 1 frames
+    are ``stride`` apart; otherwise, and in shorter recordings, evenly spaced. The order of rows has no influence.
     """
     patients, selections = recordings.table["PatientID"].astype(str).to_numpy(), {}
     for patient in sorted(set(patients.tolist())):

@@ -1,6 +1,6 @@
 """Embeddings of frames of stores by the identity network."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,11 @@ BATCH_FRAMES = 256
 """Frames per batch. The last batch is padded, so that an embedding does not depend on the number of frames."""
 
 View = Callable[[Tensor], list[Tensor]]
-"""Latents (n, C, H, W) to transformed versions of them."""
+"""Function from latents, (n, C, H, W), to transformed versions of them."""
 
 
 def sampling_settings(store: Store) -> Mapping[str, Any]:
-    """The settings that the samples of ``store`` were generated with; also if the store is the result of a filter."""
+    """The settings that the samples of ``store`` were generated with, also if ``store`` was written by a filter."""
     settings: Mapping[str, Any] = store.dataset.settings
     while isinstance(settings.get("samples"), Mapping):
         settings = settings["samples"]
@@ -31,9 +31,9 @@ def sampling_settings(store: Store) -> Mapping[str, Any]:
 
 
 def check_training_store(folder: str, name: str, real: Store, key: str) -> None:
-    """Raise ``UserError`` if the ``name`` at ``folder``, set by ``key``, was not trained on the store ``real``.
+    """Raise ``UserError`` unless the model ``name`` at ``folder``, set by ``key``, was trained on the store ``real``.
 
-    The split of ``real`` says who was in training; a model of another split was trained on other patients.
+    The splits of ``real`` are then those of its training patients and of new patients.
     """
     source = read_artifact(folder, name).source
     if source and source != real.checksum:
@@ -43,11 +43,23 @@ def check_training_store(folder: str, name: str, real: Store, key: str) -> None:
         )
 
 
+def group_parts(parts: Iterable[Tensor], frames: int) -> Iterator[list[Tensor]]:
+    """Consecutive ``parts``, (f, ...) each, in groups of at least ``frames`` frames; the last group may be smaller."""
+    group: list[Tensor] = []
+    for part in parts:
+        group.append(part)
+        if sum(map(len, group)) >= frames:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 class FrameEmbedder:
     """The identity network at ``reid``, for frames of latent stores, or of video stores with ``kind`` "video".
 
-    For a network on pixels, latents are decoded by their autoencoder at ``vae``. Raises ``UserError`` for networks that
-    do not belong together.
+    For a network on pixels, the autoencoder at ``vae`` decodes latents. Raises ``UserError`` if the autoencoder is not
+    that of the network's training images.
     """
 
     def __init__(self, reid: str, vae: str, device: str = "cpu", kind: str = "latent") -> None:
@@ -67,7 +79,7 @@ class FrameEmbedder:
                 )
 
     def check(self, store: Store) -> None:
-        """Raise ``UserError`` for a store that is not of the latents that the network was trained on."""
+        """Raise ``UserError`` unless ``store`` has latents of the encoder that the network was trained with."""
         dataset = store.dataset
         if self.kind == "video":
             return
@@ -85,14 +97,13 @@ class FrameEmbedder:
 
     def embed_references(self, latents: Tensor) -> Tensor:
         """Embeddings of reference frames, (n, D): ``embed``, or the linear code of a network that has one."""
-        has_code = self.encoder.has_linear_code
-        return self._embed(latents, self.encoder.embed_linear_code if has_code else self.encoder.embed)
+        encoder = self.encoder
+        return self._embed(latents, encoder.embed_linear_code if encoder.has_linear_code else encoder.embed)
 
     def embed_views(self, latents: Tensor, views: Sequence[View] = ()) -> list[Tensor]:
         """All embeddings of queries, (n, D) each: ``embed`` of the frames, and reference embeddings of their ``views``.
 
-        A network with a linear code also compares the code of the frames themselves: what is only shifted, flipped or
-        sampled again needs no correction.
+        With a linear code, the reference embedding of the unchanged frames is one of the views.
         """
         unchanged = [latents] if self.encoder.has_linear_code else []
         versions = [*unchanged, *(version for view in views for version in view(latents))]
@@ -116,21 +127,15 @@ class FrameEmbedder:
     def embed_recordings(
         self, recordings: Recordings, every: int = 1, first: bool = False
     ) -> Iterator[tuple[Tensor, list[str]]]:
-        """For each recording the embeddings of its ``reference_frames``, (f, D), and its patient, f times.
-
-        Several recordings go through the network together.
-        """
-        patients = recordings.table["PatientID"].astype(str).tolist()
-        waiting: list[Tensor] = []
-        for row in range(len(recordings)):
-            waiting.append(recordings.posterior(row, reference_frames(recordings, row, every, first))[0])
-            if row + 1 == len(recordings) or sum(map(len, waiting)) >= 4 * BATCH_FRAMES:
-                parts = self.embed_references(torch.cat(waiting)).split([len(part) for part in waiting])
-                for number, part in enumerate(parts, row + 1 - len(waiting)):
-                    yield part, [patients[number]] * len(part)
-                waiting = []
+        """For each recording the embeddings of its ``reference_frames``, (f, D), and its patient, f times."""
+        indices = (reference_frames(recordings, row, every, first) for row in range(len(recordings)))
+        parts = (recordings.posterior(row, frames)[0] for row, frames in enumerate(indices))
+        patients = iter(recordings.table["PatientID"].astype(str))
+        for group in group_parts(parts, 4 * BATCH_FRAMES):
+            for part in self.embed_references(torch.cat(group)).split([len(part) for part in group]):
+                yield part, [next(patients)] * len(part)
 
 
 def reference_frames(recordings: Recordings, row: int, every: int = 1, first: bool = False) -> np.ndarray:
-    """Frames of a recording that are references: every ``every``-th, or only the ``first``; int64."""
+    """Indices of the reference frames of a recording: every ``every``-th, or only the ``first``; int64."""
     return np.arange(0, 1 if first else recordings.frames[row], every)

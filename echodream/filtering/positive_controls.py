@@ -31,9 +31,8 @@ KINDS: dict[str, "type[Control]"] = {}
 class Control(ABC):
     """A kind of copy. Subclasses are frozen dataclasses; their fields are recorded.
 
-    ``kind``: its name in records. ``leave_out``: references of the patient that the copy is compared without: none,
-    the copied frames and their neighbors, or the whole recording. ``needs_generator``: whether the diffusion model that
-    sampled ``src`` generates the copy.
+    ``kind``: name of the class in records. ``leave_out``: references to exclude when a copy is scored: none, the copied
+    frames and their neighbors, or their recording. ``needs_generator``: whether copies need the generator of ``src``.
     """
 
     kind: ClassVar[str]
@@ -51,20 +50,20 @@ class Control(ABC):
 
     @property
     def amount(self) -> str:
-        """Its strength in words that follow its name in the statement of the decision; may be empty."""
+        """Strength of the transform, which follows the control's name in the filter's statement; may be empty."""
         return ""
 
     @property
     def description(self) -> str:
-        """The copy in words, for the report."""
+        """Words for the report."""
         return ""
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
-        """``pixels``, (n, C, H, W), under the transform in each of its directions. ``UserError`` if it is random."""
+        """``pixels``, (n, C, H, W), transformed in each direction. Raises ``UserError`` for a random transform."""
         raise UserError("views= names transforms of pixels without randomness: flip, shift, rotate, ...")
 
     def settings(self) -> dict[str, Any]:
-        """``kind`` and the dataclass fields, as they are recorded in dataset.json."""
+        """``kind`` and the dataclass fields, for dataset.json."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
     def excludes(self, selection: "FrameSelection", row: int, frames: np.ndarray) -> np.ndarray:
@@ -78,10 +77,7 @@ class Control(ABC):
 
 @dataclass(frozen=True)
 class PosteriorSample(Control):
-    """The frames themselves: a new sample of their stored posterior.
-
-    With ``leave_out`` "frames" another frame of the patient has to be recognized, with "recording" another recording.
-    """
+    """A new sample of the stored posterior of the frames; ``leave_out`` excludes their frames or recording."""
 
     kind: ClassVar[str] = "drawn"
     leave_out: LeaveOut = "nothing"
@@ -91,20 +87,14 @@ class PosteriorSample(Control):
 
     @property
     def amount(self) -> str:
-        """The references it is compared with."""
         return {"nothing": "", "frames": "at least two frames away"}.get(self.leave_out, "among the patient's others")
 
     @property
     def description(self) -> str:
-        """The references it is compared with."""
-        return {
-            "nothing": "the very same frames",
-            "frames": "another frame of the recording",
-            "recording": "another recording of the patient",
-        }[self.leave_out]
+        others = {"frames": "another frame of the recording", "recording": "another recording of the patient"}
+        return others.get(self.leave_out, "the very same frames")
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """Samples of the posterior."""
         for selection, rng in requests:
             yield copy_generator.recordings.posterior_sample(selection.row, selection.frames, rng)
 
@@ -144,7 +134,6 @@ class PixelTransform(Control):
 
     @property
     def description(self) -> str:
-        """All transforms, with their amounts."""
         texts = (
             (self.gain, f"brighter or darker by {100 * self.gain:.0f} %"),
             (self.contrast, f"more or less contrast by {100 * self.contrast:.0f} %"),
@@ -157,7 +146,6 @@ class PixelTransform(Control):
         return ", ".join(text for amount, text in texts if amount) or "through the autoencoder and back"
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """Samples of the posterior of the transformed frames."""
         for batch in copy_generator.batches(requests):
             latents = [copy_generator.recordings.posterior(part.row, part.frames)[0] for part, _ in batch]
             sizes = [len(part) for part in latents]
@@ -187,7 +175,6 @@ class PixelTransform(Control):
         return x.transpose(0, 1).contiguous()
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
-        """The transformed pixels for every combination of signs that makes a difference."""
         if self.speckle:
             return super().pixel_views(pixels)
         amounts = (self.gain, self.contrast, self.shift, self.shift, self.rotate)
@@ -197,10 +184,7 @@ class PixelTransform(Control):
 
 @dataclass(frozen=True)
 class SDEdit(Control):
-    """The frames noised to ``strength``, a fraction of the process's time, and sampled from there by the generator.
-
-    See ``CopyGenerator.sdedit``.
-    """
+    """The frames noised to ``strength``, a fraction of the process's time, and denoised: ``CopyGenerator.sdedit``."""
 
     strength: float
     kind: ClassVar[str] = "regenerated"
@@ -211,16 +195,13 @@ class SDEdit(Control):
 
     @property
     def amount(self) -> str:
-        """The noise level."""
         return f"from {100 * self.strength:g} % noise"
 
     @property
     def description(self) -> str:
-        """The noise level."""
         return f"{100 * self.strength:.0f} % noised and drawn again by the generator"
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
-        """Samples of the generator that start from the patient's noised frames."""
         return copy_generator.sdedit(requests, self.strength)
 
 
@@ -236,14 +217,10 @@ def select_controls(
             raise UserError(f"{key}={names} is no list: give names in brackets, or {key}=[] for none")
     selected = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
     if wrong := [name for name in sorted(selected) if not isinstance(selected[name], Control)]:
-        raise UserError(
-            f"controls.{wrong[0]} is no control: give one of echodream.filtering.positive_controls, or null"
-        )
-    for key, names, known in (
-        ("leave_out", leave_out, controls),
-        ("report_only", report_only, controls),
-        ("views", views, selected),
-    ):
+        known_kinds = "echodream.filtering.positive_controls"
+        raise UserError(f"controls.{wrong[0]} is no control: give one of {known_kinds}, or null")
+    choices = (("leave_out", leave_out, controls), ("report_only", report_only, controls), ("views", views, selected))
+    for key, names, known in choices:
         if missing := [name for name in names if name not in known]:
             raise UserError(f"{key}=[{missing[0]}] is not among controls: choose from {', '.join(sorted(known))}")
     if certified := [name for name in leave_out if controls[name] is not None and name not in report_only]:
@@ -259,7 +236,7 @@ def select_controls(
 def generate_copies(
     copy_generator: "CopyGenerator", name: str, control: Control, selections: Sequence["FrameSelection"]
 ) -> Iterator[Tensor]:
-    """A copy of each selection under ``control``, which is declared as ``name``: unscaled latents, (f, C, H, W)."""
+    """A copy of each selection under ``control``, declared as ``name``: unscaled latents, (f, C, H, W)."""
     names, seed = copy_generator.recordings.names, copy_generator.seed
     requests = [(selection, named_rng(seed, f"{name}/{names[selection.row]}")) for selection in selections]
     return control.generate(copy_generator, requests)
@@ -274,7 +251,7 @@ def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], l
 
 
 def describe_control(name: str, record: Mapping[str, Any]) -> str:
-    """The copy in words; ``record``: the settings that the filter recorded of the control ``name``."""
+    """The copy in words; ``record``: the settings that the filter recorded for the control ``name``."""
     if name == WEAKEST:
         return "whichever of these hides the patient best"
     settings = dict(record)

@@ -21,9 +21,9 @@ RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
 
 
 def count_decisions(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
-    """Number of decisions made with a private folder, this one included; a repeat with the same settings is none.
+    """Number of decisions made with a private folder; a repeat with the same settings does not count again.
 
-    ``previous``: the folder's record, if there is one.
+    ``previous``: the record in the folder, if any.
     """
     if previous is None:
         return 1
@@ -75,15 +75,8 @@ def public_decision(decision: Decision, scores: FilterScores, rule: Rule, number
     }
 
 
-def write_private_folder(
-    folder: Path,
-    scores: FilterScores,
-    decision: Decision,
-    record: Mapping[str, Any],
-    command: str,
-    code_version: str,
-) -> None:
-    """Write the scores of samples, calibration patients and copies; each file atomically, the record last."""
+def write_private_folder(folder: Path, scores: FilterScores, decision: Decision, record: Mapping[str, Any]) -> None:
+    """Write the scores of samples, calibration patients and copies; each file atomically, the ``record`` last."""
     folder.mkdir(parents=True, exist_ok=True)
     samples, rejected = scores.samples, decision.rejected(scores.samples.score)
     p_values = decision.p_values(samples.score)
@@ -99,8 +92,7 @@ def write_private_folder(
         }
         for number, name in enumerate(scores.names)
     ]
-    evidence = scores.evidence
-    groups = {"calibration": evidence.calibration, **evidence.controls, **evidence.reported}
+    groups = {"calibration": scores.evidence.calibration, **scores.evidence.controls, **scores.evidence.reported}
     patients = [
         {"Kind": kind, "PatientID": patient, "Score": value}
         for kind, group in groups.items()
@@ -108,18 +100,17 @@ def write_private_folder(
         for patient, value in zip(group.patients.tolist(), group.values.tolist(), strict=True)
     ]
     for name, table in ((SCORES, rows), (EVIDENCE, patients)):
-        fresh = folder / f"{TEMPORARY_PREFIX}{name}"
-        write_table(fresh, table)
-        fresh.replace(folder / name)
-    write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
+        write_table(folder / f"{TEMPORARY_PREFIX}{name}", table)
+        (folder / f"{TEMPORARY_PREFIX}{name}").replace(folder / name)
+    write_record(folder / RECORD, record)
 
 
 def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: Decision, scores: FilterScores) -> None:
-    """Write the store of samples that passed, in the order of ``store``, their latents byte for byte."""
-    rejected = dict(zip(scores.names, decision.rejected(scores.samples.score).tolist(), strict=True))
-    score = dict(zip(scores.names, scores.samples.score.tolist(), strict=True))
-    p_values = decision.p_values(scores.samples.score)
-    p_value = {} if p_values is None else dict(zip(scores.names, p_values.tolist(), strict=True))
+    """Write the store of samples that passed, in the order of ``store``, with unchanged media files."""
+    score, p_values = scores.samples.score, decision.p_values(scores.samples.score)
+    rejected = dict(zip(scores.names, decision.rejected(score).tolist(), strict=True))
+    measured = {"PrivacyScore": score} | ({} if p_values is None else {"PrivacyP": p_values})
+    columns = {name: {key: round(float(x[i]), 6) for key, x in measured.items()} for i, name in enumerate(scores.names)}
     passed = {name: row for name, row in store.rows().items() if not rejected[name]}
     with StoreWriter(dst, dataset) as writer:
         if writer.complete:
@@ -128,16 +119,13 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
             if name not in writer.done:
                 media = writer.scratch_path(name)
                 shutil.copyfile(store.path(name), media)
-                columns = {"PrivacyScore": round(score[name], 6)}
-                columns |= {"PrivacyP": round(p_value[name], 6)} if p_value else {}
-                writer.commit({**row, **columns}, media)
+                writer.commit({**row, **columns[name]}, media)
         writer.finish(list(passed), store.dataset.statistics)
 
 
 def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
-    """The decision for the screen."""
-    decision = record["decision"]
-    tau = decision["tau"]
+    """The decision, for the summary."""
+    decision, tau = record["decision"], record["decision"]["tau"]
     lines: dict[str, object] = {
         "samples": f"{decision['drawn']} drawn, {decision['rejected']} rejected, {decision['kept']} kept",
         "compared with": f"{decision['references']} frames of {decision['training_patients']} training patients",

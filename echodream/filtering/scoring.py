@@ -1,4 +1,4 @@
-"""Scores of samples, calibration patients and copies: the similarity to the nearest frame of a training patient."""
+"""Scores of samples, calibration patients and copies: similarity to the nearest frame of a training patient."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from echodream import validation
 from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
-from echodream.filtering.embedding import FrameEmbedder, View, reference_frames
+from echodream.filtering.embedding import FrameEmbedder, View, group_parts, reference_frames
 from echodream.filtering.positive_controls import Control, generate_copies, latent_views
 from echodream.privacy.certification import PatientScores
 from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
@@ -27,20 +27,20 @@ BATCH_FRAMES = 1024
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """Settings of the comparison, the same for samples, calibration patients and copies. Raises ``UserError``."""
+    """Settings of the comparison, the same for samples, calibration patients and copies. Raises ``UserError``.
+
+    ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``, ``all`` or
+    ``first``, and ``reference_every``: frames of each training recording. ``calibration``: splits. ``views``: names of
+    controls. ``patients``: number of training patients that are copied; None: all. ``steps``: sampler steps.
+    """
 
     on: str
-    """"image" or "video"."""
     check_every: int
     reference: str
-    """"all" or "first": frames of each training recording."""
     reference_every: int
     calibration: Sequence[str]
-    """Splits."""
     views: Sequence[str]
-    """Names of controls."""
     patients: int | None
-    """Training patients that are copied; None: all."""
     steps: int
     seed: int
 
@@ -56,7 +56,7 @@ class ScoringConfig:
         if not splits or not set(splits) <= {"VAL", "TEST"} or len(set(splits)) < len(splits):
             raise UserError(
                 f"calibration={splits} must be of TEST and VAL: patients on whom the generator or the reid was trained "
-                "say nothing about new ones"
+                "say nothing about new patients"
             )
         object.__setattr__(self, "calibration", splits)
         object.__setattr__(self, "views", list(self.views))
@@ -68,7 +68,7 @@ class ScoringConfig:
 
 @dataclass(frozen=True)
 class Query:
-    """Embeddings of frames, (k, D), of which the most similar counts. A copy has its ``control`` and ``selection``."""
+    """Embeddings of the frames of a sample or copy, (k, D); a copy has its ``control`` and ``selection``."""
 
     embeddings: Tensor
     control: Control | None = None
@@ -77,10 +77,10 @@ class Query:
 
 @dataclass(frozen=True)
 class QueryScores:
-    """For each of n queries its ``score``, and the patient, recording and frame of the nearest reference. All (n,).
+    """For each of n queries, (n,): ``score``, and the patient, recording and frame of the nearest reference.
 
-    A copy is scored without the references that its control excludes: NaN if its patient has no others. The nearest
-    patient, recording and frame are always among all references.
+    The score of a copy ignores the references that its control excludes; it is NaN if no reference of its patient
+    remains. The nearest reference is among all references.
     """
 
     score: np.ndarray
@@ -91,7 +91,6 @@ class QueryScores:
     patients: int
 
     def select(self, queries: np.ndarray) -> "QueryScores":
-        """Scores of these ``queries``."""
         arrays = {name: getattr(self, name)[queries] for name in ("score", "patient", "recording", "frame")}
         return replace(self, **arrays)
 
@@ -117,9 +116,8 @@ def score_samples(
     config: ScoringConfig,
 ) -> FilterScores:
     """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control."""
-    references = ReferenceFrames(
-        embedder, copy_generator.recordings, config.reference_every, config.reference == "first"
-    )
+    recordings, first = copy_generator.recordings, config.reference == "first"
+    references = ReferenceFrames(embedder, recordings, config.reference_every, first)
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
     names = sorted(store.table["FileName"].tolist())
     frames = len(config.checked_frames(frames_per_sample(store)))
@@ -129,7 +127,7 @@ def score_samples(
     queries += [Query(part) for part in embed_queries(embedder, new.values(), views)]
     copied: list[tuple[str, str]] = []
     for name, control in controls.items():
-        selections = _select_copied(copy_generator.recordings, control, frames, config)
+        selections = _select_copied(recordings, control, frames, config)
         copies = generate_copies(copy_generator, name, control, list(selections.values()))
         embedded = embed_queries(embedder, tqdm(copies, name, len(selections), unit="copy", disable=None), views)
         queries += [Query(part, control, one) for part, one in zip(embedded, selections.values(), strict=True)]
@@ -159,7 +157,7 @@ def frames_per_sample(store: Store) -> int:
     if len(lengths) > 1:
         raise UserError(
             f"src={store.root} has samples of {lengths[0]} and of {lengths[-1]} frames, and new patients are compared "
-            "by the same number of frames: generate samples of one length"
+            "by the same number of frames: generate samples of equal length"
         )
     return int(lengths[0])
 
@@ -175,19 +173,20 @@ def _read_samples(store: Store, names: Sequence[str], config: ScoringConfig) -> 
 
 
 def _new_patients(recordings: Recordings, count: int, config: ScoringConfig) -> dict[str, Tensor]:
-    """Patient -> frames sampled from the posterior, (f, C, H, W); f is the number of frames of a sample."""
-    return {
-        patient: recordings.posterior_sample(
-            one.row, one.frames, named_rng(config.seed, f"new/{recordings.names[one.row]}")
-        )
-        for patient, one in select_frames_by_patient(recordings, count, config.seed, config.check_every).items()
-    }
+    """``count`` frames of each patient, sampled from the posterior: (f, C, H, W) by patient."""
+
+    def read(selection: FrameSelection) -> Tensor:
+        rng = named_rng(config.seed, f"new/{recordings.names[selection.row]}")
+        return recordings.posterior_sample(selection.row, selection.frames, rng)
+
+    selections = select_frames_by_patient(recordings, count, config.seed, config.check_every)
+    return {patient: read(selection) for patient, selection in selections.items()}
 
 
 def _select_copied(
     recordings: Recordings, control: Control, count: int, config: ScoringConfig
 ) -> dict[str, FrameSelection]:
-    """The frames to copy of each patient: at most ``config.patients`` patients, the same under each control."""
+    """``count`` frames to copy, by patient; the same ``config.patients`` random patients under each control."""
     selections = select_frames_by_patient(recordings, count, config.seed, config.check_every)
     if config.patients is not None:
         order = named_rng(config.seed, "patients").permutation(len(selections))[: config.patients]
@@ -201,9 +200,9 @@ def _select_copied(
 def _by_control(
     controls: Mapping[str, Control], copied: Sequence[tuple[str, str]], scores: np.ndarray, optional: Sequence[str]
 ) -> dict[str, PatientScores]:
-    """``scores`` of copies, (n,), by control; ``copied``: control and patient of each. NaN scores are left out.
+    """``scores`` of copies, (n,), by control; ``copied``: control and patient of each copy. NaN scores are left out.
 
-    Raises ``UserError`` for a control without any score that is not ``optional``: nothing would be tested of it.
+    Raises ``UserError`` for a control without scores, unless it is ``optional``.
     """
     tables: dict[str, dict[str, float]] = {name: {} for name in controls}
     for (name, patient), value in zip(copied, scores.tolist(), strict=True):
@@ -215,27 +214,16 @@ def _by_control(
                 f"controls.{name}: no TRAIN patient has further references for it (other recordings, or frames that "
                 f"are not next to these), so nothing can be promised; set controls.{name}=null, or report_only=[{name}]"
             )
-    return {
-        name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in tables.items() if table
-    }
+    kept = {name: table for name, table in tables.items() if table}
+    return {name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in kept.items()}
 
 
 def embed_queries(embedder: FrameEmbedder, latents: Iterable[Tensor], views: Sequence[View] = ()) -> Iterator[Tensor]:
     """Embeddings of each of ``latents``, unscaled (f, C, H, W), and of its ``views``: (f versions, D) each."""
-    waiting: list[Tensor] = []
-
-    def embed_waiting() -> Iterator[Tensor]:
-        sizes = [len(part) for part in waiting]
-        versions = [version.split(sizes) for version in embedder.embed_views(torch.cat(waiting), views)]
-        return (torch.cat(parts) for parts in zip(*versions, strict=True))
-
-    for part in latents:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= BATCH_FRAMES:
-            yield from embed_waiting()
-            waiting.clear()
-    if waiting:
-        yield from embed_waiting()
+    for group in group_parts(latents, BATCH_FRAMES):
+        sizes = [len(part) for part in group]
+        versions = [version.split(sizes) for version in embedder.embed_views(torch.cat(group), views)]
+        yield from map(torch.cat, zip(*versions, strict=True))
 
 
 class ReferenceFrames:
@@ -253,19 +241,18 @@ class ReferenceFrames:
     def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:
         """Scores of ``queries``, in one pass over the references, which need not fit in memory."""
         search = PatientSearch(torch.cat([query.embeddings for query in queries]), similarity, second=True)
-        copies: dict[str, list[int]] = {}
+        copies: dict[str, list[int]] = {}  # by patient, the copies whose control excludes references
         for number, query in enumerate(queries):
             if query.selection is not None and query.control is not None and query.control.leave_out != "nothing":
                 copies.setdefault(self.patients[query.selection.row], []).append(number)
-        own = np.full(len(queries), -np.inf)  # of these copies, the score among what is left of their own patient
+        own = np.full(len(queries), -np.inf)  # score of these copies among the other references of their patient
         stream = self.embedder.embed_recordings(self.recordings, self.every, self.first)
         bar = tqdm(stream, "references", len(self.recordings), unit="rec", disable=None)
         for row, (embeddings, patients) in enumerate(bar):
             search.add(embeddings, patients)
             for number in copies.get(self.patients[row], ()):
-                own[number] = max(
-                    own[number], self._own_recording_similarity(queries[number], row, embeddings, similarity)
-                )
+                highest = self._own_recording_similarity(queries[number], row, embeddings, similarity)
+                own[number] = max(own[number], highest)
         groups = np.repeat(np.arange(len(queries)), [len(query.embeddings) for query in queries])
         nearest = search.result(groups)
         assert nearest.second_score is not None
@@ -291,9 +278,8 @@ class ReferenceFrames:
 
     def _locate(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and frame of references by their index in the stream; int64 (n,) each."""
-        sizes = [
-            len(reference_frames(self.recordings, row, self.every, self.first)) for row in range(len(self.recordings))
-        ]
+        rows = range(len(self.recordings))
+        sizes = [len(reference_frames(self.recordings, row, self.every, self.first)) for row in rows]
         ends = np.cumsum(sizes)
         row = np.searchsorted(ends, reference, side="right")
         return row, (reference - (ends - sizes)[row]) * self.every

@@ -1,8 +1,7 @@
-"""Measures of an anonymized set: hidden rate, local cloaking, DCR, NNDR, distance to the own avatar. Pure functions.
+"""Measures of an anonymized set: hidden rate, local cloaking, DCR, NNDR, distance between record and avatar.
 
-Row i of one set of embeddings is record i; row i of the other is its avatar, the anonymized version. Distances are
-Euclidean, rounded to single precision, so smaller differences are ties. *Nearer* means strictly nearer: a tie never
-hides a record.
+A record is an original image, its avatar the anonymized version. Distances are Euclidean, rounded to single precision,
+so smaller differences are ties. *Nearer* means strictly nearer: a tie never hides a record.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from echodream.privacy.similarity import paired_similarity
 
 @dataclass(frozen=True)
 class Target:
-    """The value that the literature asks for: more than ``above``."""
+    """Published target of a measure: a value above ``above``."""
 
     above: float
     text: str
@@ -39,30 +38,28 @@ TARGETS = {
     "DCR": Target(0.2, "> 0.2"),
     "NNDR": Target(0.3, "> 0.3"),
 }
-"""Published targets of the avatar method and of medical image anonymization, by name of the measure."""
+"""Published targets of the avatar method and of medical image anonymization, by measure."""
 
 
 @dataclass(frozen=True)
 class AvatarComparison:
-    """Distances and ranks of each avatar k and its record, ``source[k]``. All arrays are (m,)."""
+    """Distances and ranks of m avatars and their records. All arrays are (m,).
+
+    ``source``: index of the avatar's record. ``distance`` between record and avatar. ``nearer_avatars``,
+    ``nearer_records``: number of other avatars or records that are nearer to the record. ``closest_record``: index of
+    the record closest to the avatar, the first of several; ``closest_distance`` (DCR): its distance.
+    ``distance_ratio`` (NNDR): ``closest_distance`` over the distance of the second closest record; 1 if that is 0, NaN
+    if there is one record. ``assigned``: whether ``source`` is unknown and is set to ``closest_record``.
+    """
 
     source: np.ndarray
-    """Index of the record of the avatar: int64."""
     distance: np.ndarray
-    """Distance between record and avatar."""
     nearer_avatars: np.ndarray
-    """Number of other avatars strictly nearer to the record: int64."""
     nearer_records: np.ndarray
-    """Number of other records strictly nearer to the record: int64."""
     closest_distance: np.ndarray
-    """Distance of the avatar to the closest record (DCR)."""
     distance_ratio: np.ndarray
-    """Distance to the closest over distance to the second closest record (NNDR); 1 if the second is 0, NaN if there is
-    one record."""
     closest_record: np.ndarray
-    """Index of the record closest to the avatar; of several at the same distance the first."""
     assigned: bool
-    """Whether ``source`` is unknown, and the closest record stands for it."""
 
     @property
     def hidden(self) -> np.ndarray:
@@ -80,8 +77,8 @@ def compare_avatars(
 ) -> AvatarComparison:
     """Compare ``records``, (n, D), with ``avatars``, (m, D), by Euclidean distance.
 
-    ``paired``: avatar i is of record i, and n = m. Otherwise the closest record (the first of several) stands for the
-    source of each avatar. Memory does not grow with n x m. Raises ``UserError`` for sets that cannot be compared.
+    ``paired``: avatar i is of record i, and n = m. Otherwise the source of an avatar is its closest record. Memory does
+    not grow with n x m. Raises ``UserError`` for sets that cannot be compared.
     """
     if paired and len(records) != len(avatars):
         raise UserError(
@@ -102,9 +99,8 @@ def compare_avatars(
             nearer = torch.zeros(len(y), dtype=torch.int64)
             for rows, columns, values in similarity_blocks(x, others, "euclidean", block, center):
                 part = order[(source[order] >= rows.start) & (source[order] < rows.stop)]
-                nearer[part] += _count_above(
-                    values, source[part] - rows.start, own[part], excluded[part] - columns.start
-                )
+                places = source[part] - rows.start, own[part], excluded[part] - columns.start
+                nearer[part] += _count_above(values, *places)
                 if paired and others is y:
                     _add(closest, rows, columns, values)
             count.append(nearer.numpy())
@@ -139,11 +135,11 @@ def _add(closest: NearestReferences, rows: slice, columns: slice, values: Tensor
 def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) -> Tensor:
     """Number of values in each row of ``values[rows]`` above its ``limit``, without its column ``excluded``: (q,).
 
-    ``values``: (r, c), a block of columns; ``rows``, ``limit``, ``excluded``: (q,). Values of ``excluded`` outside
-    0..c-1 are ignored.
+    ``values``: (r, c), a block of columns; ``rows``, ``limit``, ``excluded``: (q,). Columns outside of the block are
+    ignored.
     """
-    everything = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
-    above = (values if everything else values[rows]) > limit.float()[:, None]
+    all_rows = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
+    above = (values if all_rows else values[rows]) > limit.float()[:, None]
     inside = ((excluded >= 0) & (excluded < values.shape[1])).nonzero().squeeze(1)
     above[inside, excluded[inside]] = False
     return above.sum(dim=1)
@@ -154,7 +150,7 @@ def hidden_by_patient(
 ) -> np.ndarray:
     """Whether the nearest avatar of each record, (n, D), is of another patient; bool (n,).
 
-    Avatar i is of record i; ``patients``, (n,), has the patient of both. A tie counts as the same patient.
+    Avatar i is of record i, and both are of ``patients[i]``. A tie counts as the same patient.
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
@@ -201,7 +197,7 @@ class AnonymityMeasure:
         return self.value.value > self.target.above
 
     def record(self) -> dict[str, Any]:
-        """The fields as they are written to anonymity.json."""
+        """The fields for anonymity.json."""
         target = None if self.target is None else self.target.text
         return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.met}
 
@@ -209,7 +205,7 @@ class AnonymityMeasure:
 def anonymity_measures(
     comparison: AvatarComparison, patients: Sequence[object] | np.ndarray, seed: int = 0
 ) -> list[AnonymityMeasure]:
-    """The measures of the literature, with 95 % intervals over ``patients``, (m,), those of the avatars' records."""
+    """The published measures, with 95 % intervals over the ``patients`` of the avatars' records, (m,)."""
     if not len(comparison.source) or len(patients) != len(comparison.source):
         raise UserError(f"{len(comparison.source)} avatars came with {len(patients)} patients: each needs its own.")
 

@@ -1,4 +1,4 @@
-"""Certification of a threshold by positive controls: copies of training patients, one of each under each transform."""
+"""Certification of a threshold by positive controls: one copy of each training patient under each transform."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from echodream.metrics.binomial_bounds import allowed_passes, clopper_pearson_lo
 from echodream.privacy.conformal import finite_scores
 
 WEAKEST = "weakest of all"
-"""Name of the row with the lowest score of each patient over all transforms."""
+"""Name of the row of the lowest score of each patient over all transforms."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class PatientScores:
         return len(self.values)
 
     def select(self, patients: frozenset[str]) -> np.ndarray:
-        """The scores of those who are among ``patients``."""
+        """The scores of the given ``patients``, as far as there are any."""
         return self.values[[name in patients for name in self.patients.tolist()]]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Copies under one transform that pass a threshold. All numbers but the last two are of the certifying patients.
+    """Number of certifying patients' copies under one transform, ``controls``, and of copies that pass, ``passes``.
 
-    ``bound``: upper bound of the probability that a copy of a random training patient passes, with confidence
-    1 - delta, for this row alone. ``joint_bound``: the same for all rows at once, at 1 - delta / rows. ``lower``: lower
-    bound at 1 - delta. ``choosing``, ``choosing_passes``: patients who chose the first threshold, and their passes.
+    ``bound``, ``lower``: upper and lower bound, at confidence 1 - delta, of the probability that a copy of a random
+    training patient passes. ``joint_bound``: upper bound at 1 - delta / rows, for all rows at once. ``choosing``,
+    ``choosing_passes``: the same counts for the patients who chose the first threshold.
     """
 
     transform: str
@@ -62,10 +62,9 @@ class Certificate:
 def split_patients(
     controls: Mapping[str, PatientScores], share: float, seed: int
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Patients who choose the threshold, a ``share`` of them, and patients who certify it.
+    """Patients whose copies choose the threshold, a ``share`` of all, and patients whose copies certify the threshold.
 
-    A patient is on one side with all copies. Patients with the same transforms are divided among themselves, so that
-    each transform is divided alike. A function of names and seed, not of order.
+    Stratified by the set of transforms that a patient has copies of. A function of names and seed, not of order.
     """
     members = {kind: frozenset(controls[kind].patients.tolist()) for kind in sorted(controls)}
     strata: dict[tuple[str, ...], list[str]] = {}
@@ -74,17 +73,15 @@ def split_patients(
         strata.setdefault(transforms, []).append(name)
     rng = np.random.default_rng(seed)
     names = [strata[key][place] for key in sorted(strata) for place in rng.permutation(len(strata[key]))]
-    taken = np.floor(np.arange(1, len(names) + 1) * share + 1e-9)
-    choosing = {name for name, now, before in zip(names, taken, [0, *taken], strict=False) if now > before}
+    chosen = np.floor(np.arange(len(names) + 1) * share + 1e-9)
+    choosing = {name for name, increase in zip(names, np.diff(chosen), strict=True) if increase}
     return frozenset(choosing), frozenset(names) - choosing
 
 
 def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
     """The lowest score over all transforms, of each patient who has every transform; None if there is no patient."""
-    if not controls:
-        return None
-    shared = frozenset.intersection(*(frozenset(scores.patients.tolist()) for scores in controls.values()))
-    if not shared:
+    patients = [frozenset(scores.patients.tolist()) for scores in controls.values()]
+    if not (shared := frozenset.intersection(*patients) if patients else frozenset()):
         return None
     lowest = np.min([scores.select(shared) for scores in controls.values()], axis=0)
     return PatientScores(lowest, np.array(sorted(shared)))
@@ -113,9 +110,9 @@ def certify(
 ) -> tuple[Certificate, ...]:
     """One row per transform: a copy passes if its score is below ``tau``. Bounds are of ``certifying`` patients.
 
-    ``tau_range``: if the certifying patients lowered tau, the lowest and the highest value that it could have had,
-    which they did not choose. Fewer copies pass below a lower threshold, so the upper bound at the highest value and
-    the lower bound at the lowest hold for ``tau``, too. ``known_bounds``: upper bounds known otherwise, by transform.
+    ``tau_range``: if the certifying patients lowered tau, the lowest and highest tau that were possible, independent of
+    them. Fewer copies pass a lower threshold, so the upper bound at the highest tau and the lower bound at the lowest
+    tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
     """
     lowest, highest = tau_range or (tau, tau)
     rows = []

@@ -8,7 +8,7 @@ from echodream.errors import UserError
 
 
 def finite_scores(scores: np.ndarray | list[float], name: str) -> np.ndarray:
-    """Scores as float64, (n,). Raises ``UserError``, which calls them ``name``, for no, NaN or infinite scores."""
+    """Scores as float64, (n,). Raises ``UserError`` about ``name`` if there are none, or if any is NaN or infinite."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise UserError(f"There are no {name} to work with: give at least one score.")
@@ -30,7 +30,7 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
 
 def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
     """The threshold tau with s >= tau exactly if p(s) <= alpha; infinite if there are too few patients for alpha."""
-    rank = math.floor(alpha * (len(calibration) + 1) + 1e-9)  # p <= alpha: fewer scores than this are at s or above
+    rank = math.floor(alpha * (len(calibration) + 1) + 1e-9)  # p <= alpha if fewer than rank scores are at least s
     if rank < 1:
         return math.inf
     if rank > len(calibration):

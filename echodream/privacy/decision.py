@@ -20,9 +20,8 @@ SCOPE = (
 class Cost:
     """Rejection of samples that are no closer to the training patients than new patients are.
 
-    ``level``: conformal level of the threshold, (1 + rejected) / (patients + 1). ``bound``: upper bound of the
-    probability that such a sample is rejected, with confidence 1 - delta. ``rejected`` of the ``patients`` new patients
-    are rejected.
+    ``rejected`` of the ``patients`` new patients are rejected. ``level``: conformal level of the threshold, (1 +
+    rejected) / (patients + 1). ``bound``: upper bound, at confidence 1 - delta, of the probability of rejection.
     """
 
     level: float
@@ -41,43 +40,41 @@ def rejection_cost(calibration: PatientScores | None, tau: float, delta: float) 
 
 @dataclass(frozen=True)
 class Decision:
-    """A sample is rejected if its score is at least ``tau``. Unless ``passed``, every sample is rejected."""
+    """A sample is rejected if its score is at least ``tau``. Unless ``passed``, every sample is rejected.
+
+    ``statement``: the guarantee, or the reason why there is none and a remedy. ``decisive``: which of the
+    ``thresholds`` is ``tau``. ``table``, ``reported``: a row for each transform that is part of the guarantee, or is
+    measured only. ``sizes``: numbers of patients. ``settings`` of the rule. ``calibration``: scores of the calibration
+    patients. ``between``: if the certifying copies lowered tau, the lowest and the highest tau that were possible.
+    """
 
     rule: str
     tau: float
     passed: bool
     statement: str
-    """The guarantee, or why there is none and what would help, for a reader."""
     decisive: str
-    """Which of the ``thresholds`` is ``tau``."""
     thresholds: dict[str, float]
     table: tuple[Certificate, ...]
-    """One row per transform that is part of the guarantee."""
     cost: Cost | None
     sizes: dict[str, int]
-    """Numbers of patients."""
     settings: dict[str, Any]
-    """Of the rule."""
     calibration: np.ndarray | None = field(default=None, repr=False, compare=False)
-    """Scores of the calibration patients."""
     between: tuple[float, float] | None = None
-    """If the certifying copies lowered tau, the lowest and the highest value that it could have had."""
     reported: tuple[Certificate, ...] = ()
-    """One row per transform that is measured only."""
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
-        """Which samples, by their scores, may not be shared; bool, (n,)."""
+        """Whether a sample with each of the ``scores``, (n,), is rejected; bool, (n,)."""
         values = finite_scores(scores, "scores of samples")
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Conformal p-values of samples by their scores, (n,); None without calibration patients."""
+        """Conformal p-values of samples with ``scores``, (n,); None without calibration patients."""
         values = finite_scores(scores, "scores of samples")
         return None if self.calibration is None else p_values(values, self.calibration)
 
     @property
     def worst(self) -> Certificate | None:
-        """The row with the largest bound. That bound holds for every declared transform at once, at 1 - delta."""
+        """The row with the largest bound, which holds for all declared transforms at once, at confidence 1 - delta."""
         return max(self.table, key=lambda row: row.bound, default=None)
 
     def as_dict(self) -> dict[str, Any]:

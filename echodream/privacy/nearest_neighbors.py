@@ -1,7 +1,7 @@
 """Exact nearest neighbors by blocks of rows: memory does not grow with the product of the two numbers of rows.
 
 ``PatientSearch`` finds the nearest patients in a stream of references. ``similarity_blocks`` and ``NearestReferences``
-are for two sets in memory. The functions after ``distance_blocks`` give unrounded Euclidean distances.
+are for two sets in memory; ``distance_blocks`` and the functions after it give unrounded Euclidean distances.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,12 +22,11 @@ DISTANCE_ROWS = 512
 
 @dataclass(frozen=True)
 class NearestPatients:
-    """The nearest training patient of each of n samples. All arrays are (n,).
+    """The nearest training patient of each of n samples. All arrays are (n,). Euclidean distances are negative.
 
-    ``score``: highest similarity over reference patients, their frames and the frames of the sample, at single
-    precision. ``patient``: the patient with this similarity; of several, the first in alphabetical order.
-    ``reference``: index of the reference in the stream. ``second_score``, ``second_patient``: the nearest *other*
-    patient, None if not requested. Euclidean distances are negative.
+    ``score``: highest similarity of any frame of the sample to any reference, at single precision. ``patient`` of this
+    reference, of several the first in alphabetical order; ``reference``: its index in the stream. ``second_score``,
+    ``second_patient``: the nearest *other* patient, None if not requested.
     """
 
     score: np.ndarray
@@ -48,10 +47,9 @@ def nearest_patients(
     device: torch.device | str | None = None,
     block: int | None = None,
 ) -> NearestPatients:
-    """The nearest reference patient of each sample, exactly.
+    """Nearest patients among ``references``, parts of any size: embeddings, (b, D), and the patient of each row.
 
-    ``references`` yields embeddings, (b, D), and the patient of each row, in parts of any size. See ``PatientSearch``
-    for ``samples`` and its settings, and ``PatientSearch.result`` for ``groups``.
+    See ``PatientSearch`` for the other arguments, and ``PatientSearch.result`` for ``groups``.
     """
     search = PatientSearch(samples, similarity, second, device, block)
     for embeddings, patients in references:
@@ -94,10 +92,8 @@ class PatientSearch:
         if len(embeddings) == 0:
             return
         if embeddings.shape[-1] != (features := self.samples.shape[1]):
-            raise UserError(
-                f"References have {embeddings.shape[-1]} features and samples {features}: use one identity network for "
-                "both."
-            )
+            counts = f"{embeddings.shape[-1]} features and samples {features}"
+            raise UserError(f"References have {counts}: use one identity network for both.")
         self._rows.append(embeddings.detach().to(self.device))
         self._names.extend(str(patient) for patient in patients)
         if len(self._names) >= self.size:
@@ -115,7 +111,7 @@ class PatientSearch:
         self._first = embeddings[0].clone() if self._first is None else self._first
         self._constant = self._constant and bool((embeddings == self._first).all())
         codes = np.array([self.codes.setdefault(name, len(self.codes)) for name in patients])
-        order = np.argsort(np.array(patients), kind="stable")  # of equal similarities the first is taken
+        order = np.argsort(np.array(patients), kind="stable")  # a tie goes to the first name
         embeddings = embeddings[torch.from_numpy(order).to(self.device)]
         for start in range(0, len(self.samples), self.size):
             rows = slice(start, min(start + self.size, len(self.samples)))
@@ -124,14 +120,14 @@ class PatientSearch:
         self.count += len(patients)
 
     def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
-        """The nearest patients. With ``groups``, (n,), samples are frames: numbers, from 0, of what they belong to."""
+        """The nearest patients. With ``groups``, (n,), rows are frames, and ``groups`` numbers their samples from 0."""
         if self._names:
             self._search_waiting(len(self._names))
         if self.count == 0:
             raise UserError("There is no reference: name a store with recordings of training patients.")
         if self._constant and self.count > 1:
             raise UserError(
-                "All references have the same embedding: the identity network has collapsed; train it again."
+                "All references have the same embedding: the identity network has collapsed; train it again"
             )
         second = self.nearest.second
         if second and len(self.codes) < 2:
@@ -150,11 +146,10 @@ class PatientSearch:
 
 
 class NearestReferences:
-    """The nearest reference of each of ``count`` samples in the blocks added so far, and the nearest other patient.
+    """The nearest reference of each of ``count`` samples so far, and, if ``second``, the nearest other patient.
 
-    ``score``, float32, and ``patient``, int64, are (count, 2), or (count, 1) unless ``second``; ``reference``, int64,
-    is (count,). -inf and -1 mean none. With ``codes``, the number of each patient by name, ties go to the first name in
-    alphabetical order; without, to the reference that was added first.
+    ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,); -inf and -1 mean none.
+    Ties go to the reference that was added first, or, with ``codes`` (patient numbers by name), to the first name.
     """
 
     def __init__(self, count: int, second: bool = True, codes: dict[str, int] | None = None) -> None:
@@ -169,23 +164,21 @@ class NearestReferences:
 
         ``patients``: code of the patient of each reference, (b,); ``references``: their indices, (b,).
         """
-        score, column = values.max(dim=1)
-        scores, columns = [score], [column]
+        nearest = [values.max(dim=1)]
         if self.second:
             codes = torch.from_numpy(patients).to(values.device)
-            score, column = values.masked_fill(codes[column][:, None] == codes, -torch.inf).max(dim=1)
-            scores.append(score)
-            columns.append(column)
-        found = torch.stack(scores, dim=1).cpu().numpy()
-        place = torch.stack(columns, dim=1).cpu().numpy()
-        self._merge(rows, found, np.where(found == -np.inf, -1, patients[place]), references[place[:, 0]])
+            same_patient = codes[nearest[0].indices][:, None] == codes
+            nearest.append(values.masked_fill(same_patient, -torch.inf).max(dim=1))
+        score = torch.stack([each.values for each in nearest], dim=1).cpu().numpy()
+        column = torch.stack([each.indices for each in nearest], dim=1).cpu().numpy()
+        self._merge(rows, score, np.where(score == -np.inf, -1, patients[column]), references[column[:, 0]])
 
     def _merge(self, rows: slice | np.ndarray, score: np.ndarray, patient: np.ndarray, reference: np.ndarray) -> None:
-        """Replace what is less near; ``score`` and ``patient``: (r, 1) or (r, 2), ``reference``: (r,)."""
+        """Keep the nearest of old and new entries; ``score`` and ``patient``: (r, 1 or 2), ``reference``: (r,)."""
         scores = np.concatenate([self.score[rows], score], axis=1)
         patients = np.concatenate([self.patient[rows], patient], axis=1)
         ranks = np.zeros_like(patients) if self.codes is None else self._name_ranks()[patients]
-        order = np.lexsort((ranks, -scores), axis=1)  # stable: of equal ones the first added stays
+        order = np.lexsort((ranks, -scores), axis=1)  # stable: a tie goes to the first entry
         self.reference[rows] = np.where(order[:, 0] < self.score.shape[1], self.reference[rows], reference)
         scores, patients = (np.take_along_axis(part, order, axis=1) for part in (scores, patients))
         columns = [np.zeros(len(scores), np.int64)]
@@ -202,15 +195,15 @@ class NearestReferences:
         return self._ranks
 
     def grouped(self, groups: np.ndarray) -> "NearestReferences":
-        """From frames to samples: the nearest over the frames of each sample, ``groups``, (count,)."""
+        """The nearest over the frames of each sample; ``groups``, (count,): number of the sample of each frame."""
         if groups.shape != self.reference.shape or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
             raise UserError("groups must number the sample of every frame, from 0 and without gaps.")
         order = np.argsort(groups, kind="stable")
         sizes = np.bincount(groups)
-        turn = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        position = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         merged = NearestReferences(len(sizes), self.second, self.codes)
         for number in range(int(sizes.max())):
-            frames = order[turn == number]
+            frames = order[position == number]
             merged._merge(groups[frames], self.score[frames], self.patient[frames], self.reference[frames])
         return merged
 
@@ -218,7 +211,7 @@ class NearestReferences:
 def similarity_blocks(
     x: Tensor, y: Tensor, similarity: Similarity, size: int = BLOCK["cpu"], center: Tensor | None = None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows of ``x``, rows of ``y`` and their similarities, float32 (r, c), block by block, row by row of blocks."""
+    """Blocks of similarities, float32 (r, c), with their rows of ``x`` and of ``y``, in row-major order."""
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         for other in range(0, len(y), size):
@@ -229,7 +222,7 @@ def similarity_blocks(
 def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """``sets`` of embeddings, (n_i, D) with the same D, as ``dtype``, without gradients.
 
-    Raises ``UserError``, which says that ``name`` cannot be computed, for other shapes and for NaN or infinite values.
+    Raises ``UserError`` about the measure ``name`` for other shapes and for NaN or infinite values.
     """
     for embeddings in sets:
         if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.shape[1] != sets[0].shape[1]:
@@ -249,8 +242,8 @@ def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of each row of ``x``, (n, D), to the nearest row of ``y``, (m, D), and its index; (n,) each."""
-    found = [distances.min(dim=1) for _, distances in distance_blocks(x, y)]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+    nearest = [distances.min(dim=1) for _, distances in distance_blocks(x, y)]
+    return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
 
 
 def neighbor_radii(x: Tensor, k: int) -> Tensor:
@@ -269,18 +262,14 @@ def nearest_other_patient(x: Tensor, patients: np.ndarray) -> Tensor:
     codes = torch.from_numpy(patients).to(x.device)
     if len(codes.unique()) < 2:
         raise UserError("There is only one patient: the nearest other patient needs two or more.")
-    return torch.cat(
-        [
-            distances.masked_fill_(codes[rows][:, None] == codes, torch.inf).amin(dim=1)
-            for rows, distances in distance_blocks(x, x)
-        ]
-    )
+    blocks = ((codes[rows][:, None] == codes, distances) for rows, distances in distance_blocks(x, x))
+    return torch.cat([distances.masked_fill_(same, torch.inf).amin(dim=1) for same, distances in blocks])
 
 
 def distance_to_each_patient(x: Tensor, y: Tensor, patients: np.ndarray) -> Tensor:
-    """Distance of each row of ``x``, (n, D), to the nearest row of each patient of ``y``, (m, D).
+    """Distance of each row of ``x``, (n, D), to the nearest row of each patient of ``y``, (m, D): (n, patients).
 
-    ``patients``: number of the patient of each row of ``y``, int from 0, (m,). Returns (n, patients).
+    ``patients``: number of the patient of each row of ``y``, int from 0, (m,).
     """
     codes = torch.from_numpy(patients).to(y.device)
     table = torch.full((len(x), int(codes.max()) + 1), torch.inf, dtype=x.dtype, device=x.device)

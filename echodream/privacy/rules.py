@@ -1,4 +1,4 @@
-"""Rules of the filter: from scores of calibration patients and known copies to a threshold and its guarantee."""
+"""Rules of the filter: threshold and guarantee from the scores of calibration patients and of known copies."""
 
 import math
 from abc import ABC, abstractmethod
@@ -57,7 +57,7 @@ class Evidence:
 
     @property
     def rows(self) -> dict[str, PatientScores]:
-        """The controls sorted by name, and the weakest copy of each patient, if any patient has every transform."""
+        """The controls sorted by name, and the lowest score of each patient who has every transform, if any."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
         lowest = lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
@@ -65,7 +65,7 @@ class Evidence:
     def certify_reported(
         self, tau: float, delta: float, choosing: frozenset[str], tau_range: tuple[float, float] | None = None
     ) -> tuple[Certificate, ...]:
-        """Rows of the transforms that are measured only; see ``certify``. All but ``choosing`` patients certify."""
+        """Rows of the transforms that are measured only, of all patients but ``choosing``; see ``certify``."""
         patients = frozenset(name for scores in self.reported.values() for name in scores.patients.tolist())
         return certify(self.reported, tau, delta, choosing, patients - choosing, tau_range)
 
@@ -93,9 +93,9 @@ class Rule(ABC):
 class Percentile(Rule):
     """The published rule (EchoNet-Synthetic): tau is a percentile of the train-to-test maxima of Pearson correlation.
 
-    tau is a percentile of maxima over test images, and is applied to maxima over training images, so it rejects about
-    1 - .95^(n_train / n_test) of harmless samples. It says nothing about copies: controls and calibration patients, if
-    given, are measured only.
+    These are maxima over test images, and tau is applied to maxima over training images, so the rule rejects about
+    1 - .95^(n_train / n_test) of harmless samples. It guarantees nothing; controls and calibration patients are
+    measured only.
     """
 
     name: ClassVar[str] = "percentile"
@@ -136,21 +136,21 @@ class Percentile(Rule):
 class Calibrated(Rule):
     """Rejects samples closer than new patients are (``alpha``); valid only if known copies are recognized (``beta``).
 
-    tau starts at the smaller of the conformal threshold of ``alpha`` and the threshold that the copies of the choosing
-    patients need. If the copies of the other patients certify ``beta`` there, under every declared transform and with
-    confidence 1 - ``delta``, it stays. Otherwise it goes down to the highest threshold at which they do, but not below
-    the conformal threshold of ``alpha_max``.
+    tau starts at the smaller of the conformal threshold of ``alpha`` and the threshold that rejects enough copies of
+    the choosing patients. If the copies of the certifying patients certify ``beta`` at this tau, under every declared
+    transform and with confidence 1 - ``delta``, tau stays. Otherwise tau is lowered to the highest certified threshold,
+    but not below the conformal threshold of ``alpha_max``.
 
     Neither several transforms nor several thresholds need a correction. *Each* transform must be certified, so a wrong
-    claim needs a wrong test of the worst transform (an intersection-union test). And fewer copies pass below a lower
-    threshold, so a claim that is wrong at the final tau was also wrong just above the highest tau at which beta truly
-    holds. That one is fixed, so it is certified with probability at most delta (a fixed sequence of tests; Bates et al.
-    2021, Angelopoulos et al. 2021).
+    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold,
+    so a wrong claim at the final tau implies a wrong test just above the highest tau at which beta truly holds; this
+    tau is fixed, so the probability is at most delta (fixed-sequence testing; Bates et al. 2021, Angelopoulos et al.
+    2021).
 
-    ``choose``: fraction of the control patients who choose the first tau; with 0 it starts at ``alpha``.
-    ``worst_case``: the weakest copy of each patient over all transforms must meet ``beta`` as well.
-    ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among those rejected instead.
-    ``power``: probability of immediate certification that the choosing patients aim for.
+    ``choose``: fraction of the control patients who choose the first tau; with 0 tau starts at ``alpha``.
+    ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
+    ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
+    ``power``: intended probability that the first tau is certified.
     """
 
     name: ClassVar[str] = "calibrated"
@@ -177,107 +177,22 @@ class Calibrated(Rule):
     def decide(self, evidence: Evidence) -> Decision:
         """Choose tau and certify it. Unless the decision ``passed``, no sample may pass."""
         rows = evidence.rows
-        required = self._required(rows)
+        required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = split_patients(evidence.controls, self.choose, self.seed)
-        failure = self._too_little(evidence, rows, certifying)
-        if failure or evidence.calibration is None:
-            return self._decision(evidence, "none", {}, (), failure, choosing, certifying)
-        thresholds = self._thresholds(evidence, evidence.calibration.values, required, choosing, certifying)
-        decisive = self._decisive(thresholds)
-        tau_range = self._tau_range(decisive, thresholds)
-        known_bounds = dict.fromkeys(required, self.beta) if tau_range else None
-        table = certify(rows, thresholds[decisive], self.delta, choosing, certifying, tau_range, known_bounds)
-        failing = [row for row in table if row.transform in required and row.bound > self.beta]
-        if failing:
-            worst = max(failing, key=lambda row: row.bound)
-            failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
-        return self._decision(evidence, decisive, thresholds, table, failure, choosing, certifying)
-
-    def _required(self, rows: Mapping[str, PatientScores]) -> dict[str, PatientScores]:
-        """The transforms whose copies must meet ``beta``."""
-        return {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
-
-    def _too_little(self, evidence: Evidence, rows: Mapping[str, PatientScores], certifying: frozenset[str]) -> str:
-        """Why there is too little evidence for any threshold, and what would help; empty if there is enough."""
-        patients = 0 if evidence.calibration is None else len(evidence.calibration)
-        if patients < calibration_patients_needed(self.alpha):
-            return statements.too_few_calibration_patients(self.alpha, patients)
-        if not rows:
-            return statements.no_controls(self.beta, self.delta, self.choose)
-        if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in rows:
-            return statements.no_patient_with_all_copies()
-        counts = {name: len(scores.select(certifying)) for name, scores in self._required(rows).items()}
-        fewest = min(counts, key=counts.__getitem__)
-        if counts[fewest] < controls_needed(self.beta, self.delta):
-            return statements.too_few_controls(
-                fewest, counts[fewest], len(rows[fewest]), self.beta, self.delta, self.choose
-            )
-        if self.benjamini_hochberg and evidence.samples is None:
-            raise UserError(
-                "rule.benjamini_hochberg=true needs the scores of the samples: give them, or set it to false."
-            )
-        return ""
-
-    def _thresholds(
-        self,
-        evidence: Evidence,
-        calibration: np.ndarray,
-        rows: Mapping[str, PatientScores],
-        choosing: frozenset[str],
-        certifying: frozenset[str],
-    ) -> dict[str, float]:
-        """``alpha``, ``alpha_max``: conformal thresholds; ``beta``: lowest threshold over the transforms that
-        rejects enough copies of the choosing patients; ``certified``: highest threshold that the certifying patients
-        certify."""
-        level = self.alpha
-        if self.benjamini_hochberg and evidence.samples is not None:
-            samples = finite_scores(evidence.samples, "scores of samples")
-            level = benjamini_hochberg(p_values(samples, calibration), self.alpha)
-        beta = math.inf
-        for scores in rows.values():
-            lowest = np.sort(scores.select(choosing))
-            if len(lowest) == 0:
-                continue
-            passes = passes_to_aim_for(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
-            if passes >= 0:  # else there are too few to aim; the certifying copies lower tau no further than needed
-                beta = min(beta, float(lowest[passes]))
-        return {
-            "alpha": conformal_threshold(calibration, level),
-            "beta": beta,
-            "alpha_max": conformal_threshold(calibration, self.alpha_max),
-            "certified": highest_certified_threshold(rows, certifying, self.beta, self.delta),
-        }
-
-    def _first(self, thresholds: Mapping[str, float]) -> str:
-        """Where tau starts: the smaller of alpha's and beta's threshold, but not below that of alpha_max."""
-        if thresholds["alpha"] <= thresholds["beta"]:
-            return "alpha"
-        return "beta" if thresholds["beta"] > thresholds["alpha_max"] else "alpha_max"
-
-    def _decisive(self, thresholds: Mapping[str, float]) -> str:
-        """Which threshold is tau: the first one if it is certified, else the highest certified one that is allowed."""
-        first = self._first(thresholds)
-        if thresholds["certified"] >= thresholds[first]:
-            return first
-        return "certified" if thresholds["certified"] >= thresholds["alpha_max"] else "alpha_max"
-
-    def _tau_range(self, decisive: str, thresholds: Mapping[str, float]) -> tuple[float, float] | None:
-        """The lowest and the highest value that tau could have had, if the certifying copies lowered it."""
-        return (thresholds["alpha_max"], thresholds[self._first(thresholds)]) if decisive == "certified" else None
-
-    def _decision(
-        self,
-        evidence: Evidence,
-        decisive: str,
-        thresholds: dict[str, float],
-        table: tuple[Certificate, ...],
-        failure: str,
-        choosing: frozenset[str],
-        certifying: frozenset[str],
-    ) -> Decision:
-        """``failure``: why nothing may pass; empty if the guarantee holds."""
-        tau, tau_range = thresholds.get(decisive, -math.inf), self._tau_range(decisive, thresholds)
-        reported = evidence.certify_reported(tau, self.delta, choosing, tau_range) if table else ()
+        failure = self._too_little_evidence(evidence, required, certifying)
+        calibration = None if evidence.calibration is None else evidence.calibration.values
+        tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
+        table: tuple[Certificate, ...] = ()
+        if not failure and calibration is not None:
+            thresholds = self._thresholds(evidence, calibration, required, choosing, certifying)
+            first, decisive = self._first_and_decisive(thresholds)
+            tau = thresholds[decisive]
+            tau_range = (thresholds["alpha_max"], thresholds[first]) if decisive == "certified" else None
+            known_bounds = dict.fromkeys(required, self.beta) if tau_range else None
+            table = certify(rows, tau, self.delta, choosing, certifying, tau_range, known_bounds)
+            if failing := [row for row in table if row.transform in required and row.bound > self.beta]:
+                worst = max(failing, key=lambda row: row.bound)
+                failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
         return Decision(
             rule=self.name,
             tau=tau,
@@ -289,10 +204,74 @@ class Calibrated(Rule):
             cost=rejection_cost(evidence.calibration, tau, self.delta) if thresholds else None,
             sizes=evidence.sizes(choosing, certifying),
             settings=asdict(self),
-            calibration=None if evidence.calibration is None else evidence.calibration.values,
+            calibration=calibration,
             between=tau_range,
-            reported=reported,
+            reported=evidence.certify_reported(tau, self.delta, choosing, tau_range) if table else (),
         )
+
+    def _too_little_evidence(
+        self, evidence: Evidence, required: Mapping[str, PatientScores], certifying: frozenset[str]
+    ) -> str:
+        """Why there is too little evidence for any threshold, and a remedy; empty if there is enough.
+
+        ``required``: the transforms whose copies must meet ``beta``.
+        """
+        patients = 0 if evidence.calibration is None else len(evidence.calibration)
+        if patients < calibration_patients_needed(self.alpha):
+            return statements.too_few_calibration_patients(self.alpha, patients)
+        if not required:
+            return statements.no_controls(self.beta, self.delta, self.choose)
+        if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in required:
+            return statements.no_patient_with_all_copies()
+        counts = {name: len(scores.select(certifying)) for name, scores in required.items()}
+        fewest = min(counts, key=counts.__getitem__)
+        if counts[fewest] < controls_needed(self.beta, self.delta):
+            count, patients = counts[fewest], len(required[fewest])
+            return statements.too_few_controls(fewest, count, patients, self.beta, self.delta, self.choose)
+        if self.benjamini_hochberg and evidence.samples is None:
+            raise UserError("rule.benjamini_hochberg=true needs scores of samples: give them, or set it to false.")
+        return ""
+
+    def _thresholds(
+        self,
+        evidence: Evidence,
+        calibration: np.ndarray,
+        rows: Mapping[str, PatientScores],
+        choosing: frozenset[str],
+        certifying: frozenset[str],
+    ) -> dict[str, float]:
+        """Conformal thresholds ``alpha`` and ``alpha_max``; ``beta``, which rejects enough copies of the choosing
+        patients under each transform; ``certified``, the highest threshold that the certifying patients certify."""
+        level = self.alpha
+        if self.benjamini_hochberg and evidence.samples is not None:
+            samples = finite_scores(evidence.samples, "scores of samples")
+            level = benjamini_hochberg(p_values(samples, calibration), self.alpha)
+        beta = math.inf
+        for scores in rows.values():
+            lowest = np.sort(scores.select(choosing))
+            if len(lowest) == 0:
+                continue
+            passes = passes_to_aim_for(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
+            if passes >= 0:  # otherwise there are too few copies: tau starts at alpha
+                beta = min(beta, float(lowest[passes]))
+        return {
+            "alpha": conformal_threshold(calibration, level),
+            "beta": beta,
+            "alpha_max": conformal_threshold(calibration, self.alpha_max),
+            "certified": highest_certified_threshold(rows, certifying, self.beta, self.delta),
+        }
+
+    def _first_and_decisive(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
+        """Names of the threshold at which tau starts and of the final threshold.
+
+        tau starts at the smaller of alpha and beta, but not below alpha_max. It ends at the first threshold if that is
+        certified, else at the highest certified threshold, but not below alpha_max.
+        """
+        alpha, beta, alpha_max, certified = (thresholds[k] for k in ("alpha", "beta", "alpha_max", "certified"))
+        first = "alpha" if alpha <= beta else "beta" if beta > alpha_max else "alpha_max"
+        if certified >= thresholds[first]:
+            return first, first
+        return first, "certified" if certified >= alpha_max else "alpha_max"
 
     def _guarantee(self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...]) -> str:
         """The statement of a decision that passed."""
@@ -300,17 +279,8 @@ class Calibrated(Rule):
         amounts = {row.transform: evidence.amounts.get(row.transform, "") for row in rows}
         certifying = min(row.controls for row in rows)
         level = self.alpha if decisive == "alpha" else self.alpha_max
-        return " ".join(
-            (
-                statements.copy_guarantee(
-                    amounts,
-                    certifying,
-                    self.beta,
-                    self.delta,
-                    self.worst_case,
-                    decisive == "certified",
-                    self.choose,
-                ),
-                statements.rejection_guarantee(level, self.benjamini_hochberg and decisive == "alpha"),
-            )
+        copies = statements.copy_guarantee(
+            amounts, certifying, self.beta, self.delta, self.worst_case, decisive == "certified", self.choose
         )
+        rejection = statements.rejection_guarantee(level, self.benjamini_hochberg and decisive == "alpha")
+        return f"{copies} {rejection}"

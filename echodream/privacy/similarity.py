@@ -1,4 +1,4 @@
-"""Similarity of embeddings: normalization, and similarities of pairs and of whole blocks."""
+"""Similarity of embeddings: normalization, similarities of pairs, and similarity matrices."""
 
 from typing import Literal
 
@@ -19,9 +19,8 @@ def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embedding
     """Embeddings (n, D), prepared for ``similarity``: float32 (n, D).
 
     ``cosine``: divided by their norm. ``pearson``: centered over features, then divided by their norm, so that the dot
-    product of two rows is their correlation. ``euclidean``: unchanged. Raises ``UserError``, which calls the embeddings
-    ``name``, for a wrong shape, NaN or infinite values, and rows without a direction (zero, or constant for
-    ``pearson``).
+    product of two rows is their correlation. ``euclidean``: unchanged. Raises ``UserError`` about the embeddings
+    ``name`` for a wrong shape, NaN or infinite values, and zero rows (for ``pearson`` constant rows).
     """
     if similarity not in SIMILARITIES:
         raise UserError(f"similarity={similarity!r} is not known: choose one of {', '.join(SIMILARITIES)}.")
@@ -59,8 +58,8 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
     """Similarity of each row of ``x``, (n, D), to each row of ``y``, (m, D), both normalized: float32 (n, m).
 
     Computed in double precision and rounded, so that equal pairs have equal values in any block. Euclidean distances
-    are negative. They are computed from dot products about ``center``, float32 (D,), a point near the data; where these
-    would cancel, from the differences.
+    are negative: computed from dot products after subtraction of ``center``, float32 (D,), a point near the data, or
+    from differences where rounding would be too large.
     """
     x, y = x.double(), y.double()
     if similarity != "euclidean":

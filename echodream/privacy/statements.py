@@ -1,4 +1,4 @@
-"""Sentences of a decision: the guarantee, or why there is none and what would help."""
+"""Sentences of a decision: the guarantee, or the reason why there is none and a remedy."""
 
 import math
 from collections.abc import Mapping
@@ -14,23 +14,17 @@ def percent(value: float) -> str:
 
 
 def copy_guarantee(
-    transforms: Mapping[str, str],
-    certifying: int,
-    beta: float,
-    delta: float,
-    worst_case: bool,
-    lowered: bool,
-    choose: float,
+    transforms: Mapping[str, str], certifying: int, beta: float, delta: float, worst: bool, lowered: bool, choose: float
 ) -> str:
-    """What is certified about copies. ``transforms``: amounts by name, such as "by 4 %"; ``certifying``: patients.
+    """The guarantee for copies. ``transforms``: amounts by name, such as "by 4 %"; ``certifying``: number of patients.
 
-    ``lowered``: the certifying copies lowered the threshold.
+    ``worst``: the worst case is certified, too. ``lowered``: the certifying copies lowered the threshold.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
     under = f"any one of the declared transforms ({', '.join(names)})" if several else f"{names[0]!r}"
     joint = " This holds for all of these transforms at once." if several else ""
-    weakest = " It holds also for whichever transform hides each patient best." if worst_case and several else ""
+    weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
     patients = "patients who did not choose where the threshold begins" if choose else "patients"
     threshold = " The threshold is the highest at which these copies certify this." if lowered else ""
     return (
@@ -41,7 +35,7 @@ def copy_guarantee(
 
 
 def rejection_guarantee(level: float, false_discovery_rate: bool) -> str:
-    """What is certified about the rejection of harmless samples."""
+    """The guarantee for the rejection of harmless samples."""
     if false_discovery_rate:
         return f"Of the samples rejected, at most {percent(level)} are expected to be no closer than new patients are."
     return (
@@ -51,7 +45,7 @@ def rejection_guarantee(level: float, false_discovery_rate: bool) -> str:
 
 
 def no_guarantee(percent_: float) -> str:
-    """The published rule, by its percentile."""
+    """Statement of the published rule with the percentile ``percent_``."""
     return (
         f"No guarantee: the threshold is the {percent_:g}th percentile of the training images' highest similarity to a "
         "test image, which bounds neither the copies that pass nor the harmless samples that are rejected."
@@ -59,7 +53,7 @@ def no_guarantee(percent_: float) -> str:
 
 
 def too_few_calibration_patients(alpha: float, patients: int) -> str:
-    """There are too few for a conformal p-value of alpha."""
+    """There are too few calibration patients for a conformal p-value of alpha."""
     needed = calibration_patients_needed(alpha)
     alternative = f", or allow rule.alpha={_round_up(1 / (patients + 1)):g}" if patients else ""
     return (
@@ -103,9 +97,8 @@ def bound_not_reached(row: Certificate, beta: float, delta: float, alpha_max: fl
     rate = row.passes / row.controls
     needed = controls_needed_at_rate(rate, beta, delta) if rate < beta else None
     if needed:
-        remedy = (
-            f"if the same share passes, copies of {_patients_needed(needed, choose)} training patients would certify it"
-        )
+        patients = _patients_needed(needed, choose)
+        remedy = f"if the same share passes, copies of {patients} training patients would certify it"
         if choose and row.controls + row.choosing >= needed:
             remedy += " (rule.choose=0 lets all patients certify)"
     else:

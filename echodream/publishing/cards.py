@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NOT_SHOWN = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
-"""Comments, and the marks of quotations."""
+"""HTML comments, and quotation marks (>) of Markdown."""
 
 
 def is_license(name: object) -> bool:
@@ -25,7 +25,7 @@ def is_license(name: object) -> bool:
 
 
 def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[str, Any]) -> str:
-    """README.md of a store; ``contents`` are its numbers and columns."""
+    """README.md of a store; ``contents``: number of recordings, frames and columns."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     count = int(contents["recordings"])
@@ -41,7 +41,7 @@ def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[
 
 
 def model_card(approval: Approval, what: str, license: str, artifact: Mapping[str, Any]) -> str:
-    """README.md of a generator; ``artifact`` is its artifact.json."""
+    """README.md of a generator; ``artifact``: the content of its artifact.json."""
     from huggingface_hub import ModelCard, ModelCardData
 
     pipeline = {"lidm": "unconditional-image-generation", "lvdm": "image-to-video"}[what]
@@ -64,10 +64,8 @@ def check_card(path: Path, what: str, approval: Approval) -> None:
     }
     for name, parts in required.items():
         if any(_visible_text(part) not in text for part in parts):
-            raise UserError(
-                f"{path} lacks {name}: put it back word for word, or remove {path.parent} and run the same command "
-                "again"
-            )
+            remedy = f"put it back word for word, or remove {path.parent} and run the same command again"
+            raise UserError(f"{path} lacks {name}: {remedy}")
 
 
 def _visible_text(markdown: str) -> str:
@@ -82,10 +80,9 @@ def _tidy(text: str) -> str:
 
 def _common_values(approval: Approval) -> dict[str, Any]:
     """Template variables of both cards: verdicts, filter, audits, metrics, commands."""
-    sources, records = approval.sources, approval.sources.records
+    sources, records, generators = approval.sources, approval.sources.records, approval.generators
     other_stores = {mismatch.record for mismatch in find_mismatches(sources)}
-    usable = {name for name in ("utility", "evaluation") if name in records and name not in other_stores}
-    usable = usable if sources.synthetic is not None else set()
+    usable = {"utility", "evaluation"} & (records.keys() - other_stores if sources.synthetic is not None else set())
     tables, verdicts = [], [privacy.verdict(sources)]
     if "utility" in usable:
         tables += usefulness.overview_tables(sources)
@@ -93,20 +90,16 @@ def _common_values(approval: Approval) -> dict[str, Any]:
     if "evaluation" in usable:
         tables += fidelity.fidelity_tables(sources)
         verdicts.append(fidelity.verdict(sources))
-    audited = [kind for kind in ("video", "image") if f"audit_{kind}" in records]
-    audits = [
-        (kind, privacy.audit_tables(sources, f"audit_{kind}"))
-        for kind in audited
-        if GENERATOR_OF[kind] in approval.generators
-    ]
+    kinds = [kind for kind in ("video", "image") if f"audit_{kind}" in records and GENERATOR_OF[kind] in generators]
+    audits = [(kind, _markdown_tables(privacy.audit_tables(sources, f"audit_{kind}"))) for kind in kinds]
     return {
         "study": sources.study,
         "kind": approval.kind,
         "decision": approval.decision,
         "findings": approval.findings,
-        "generators": approval.generators,
+        "generators": generators,
         "verdicts": [_verdict_line(verdict) for verdict in verdicts],
-        "audits": [(kind, _markdown_tables(each)) for kind, each in audits],
+        "audits": audits,
         "metric_tables": _markdown_tables(tables),
         "commands": [entry.command for entry in lineage(sources) if entry.command],
         "packages": package_versions(),

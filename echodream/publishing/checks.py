@@ -16,9 +16,9 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
 STORES = {"videos": "video", "images": "image"}
-"""Stores that may be published, and the kind of samples whose filter must have passed them."""
+"""Stores that may be published, and the kind of samples that the filter must have checked."""
 GENERATORS = {"lidm": "image", "lvdm": "video"}
-"""Models that may be published, and the kind of samples that they generate."""
+"""Models that may be published, and the kind of samples that each generates."""
 GENERATOR_OF = {kind: name for name, kind in GENERATORS.items()}
 _NO_AUDIT = "contains information about its training patients that no audit measures, so it is not published"
 REFUSED = {
@@ -34,19 +34,19 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Approval:
-    """What the checks found out about a store or generator that may be published."""
+    """Result of the checks of a store or generator that may be published.
+
+    ``kind``: the filter that decided, "image" or "video". ``generators``: fingerprints of the models that generated the
+    samples, by "lidm" and "lvdm". ``findings``: privacy measures of the audits that stand out.
+    """
 
     sources: Sources
     kind: str
-    """"image" or "video": the filter that decided."""
     generators: Mapping[str, str]
-    """Fingerprints of the models that generated it, by "lidm" and "lvdm"."""
     findings: list[str] = field(default_factory=list)
-    """Privacy measures of the audits that stand out."""
 
     @property
     def decision(self) -> Mapping[str, Any]:
-        """The filter's decision."""
         decision: Mapping[str, Any] = self.sources.records[f"filter_{self.kind}"]["decision"]
         return decision
 
@@ -59,7 +59,7 @@ def check_publishable(what: str) -> None:
 
 
 def approve_store(what: str, sources: Sources) -> Approval:
-    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow to publish it."""
+    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit forbid publication."""
     assert sources.synthetic is not None
     store, kind = sources.synthetic, STORES[what]
     if sources.video_filter() != kind:
@@ -77,9 +77,9 @@ def approve_store(what: str, sources: Sources) -> Approval:
 
 
 def approve_model(what: str, folder: str, sources: Sources, accept_findings: bool) -> Approval:
-    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit do not allow to publish it.
+    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit forbid publication.
 
-    It is refused if membership inference on this very model stands out, unless ``accept_findings``.
+    A generator on which membership inference stands out is refused, unless ``accept_findings``.
     """
     from echodream.diffusion.model import load_diffusion_model
 
@@ -100,15 +100,13 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
     if models != {artifact.fingerprint}:
         raise UserError(
             f"artifact={folder} is refused: the filter of {kind}s was run on samples of another model; sample with "
-            f"this one and run {sources.command(f'filter_{kind}')}"
+            f"this model and run {sources.command(f'filter_{kind}')}"
         )
     findings = _audit_findings(sources, kind, artifact.fingerprint)
-    membership = [finding for finding in findings if "membership" in finding]
-    if membership and not accept_findings:
+    if (membership := [finding for finding in findings if "membership" in finding]) and not accept_findings:
         raise UserError(
-            f"artifact={folder} is refused: {membership[0]}, so whoever has it can tell its training patients from "
-            "others; train with more patients or fewer steps, or publish with accept_findings=true, and the card "
-            "says so"
+            f"artifact={folder} is refused: {membership[0]}, so whoever has the model can tell its training patients "
+            "from others; train with more patients or fewer steps, or set accept_findings=true, which the card states"
         )
     return Approval(sources, kind, {what: artifact.fingerprint}, findings)
 
@@ -128,7 +126,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
 
 
 def _generators(sources: Sources, kind: str) -> dict[str, str]:
-    """Fingerprint of the model that generated the passed samples of ``kind``; for videos also of their first images."""
+    """Fingerprints of the models that generated the passed samples, by kind; for videos also of their first images."""
     settings = sampling_settings(Store(sources.passed_stores[kind]))
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
@@ -156,14 +154,9 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
         findings = [_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
     if not attacked:
-        raise UserError(
-            f"{path} has no membership inference ({reason}): nothing is published without it, run {command}"
-        )
+        raise UserError(f"{path} has no membership inference ({reason}), which publication needs: run {command}")
     if record.get("generator") != model:
-        raise UserError(
-            f"{path} attacked another {GENERATOR_OF[kind]} than the one that generated these samples: run {command} "
-            "again"
-        )
+        raise UserError(f"{path} attacked another {GENERATOR_OF[kind]} than that of these samples: run {command} again")
     checksums = sources.passed_stores[kind] / CHECKSUMS
     if not checksums.is_file() or record.get("source") != file_sha256(checksums):
         raise UserError(f"{path} is of other samples than {sources.passed_stores[kind]}: run {command} again")
@@ -172,17 +165,15 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
 
 def _finding(measure: Mapping[str, Any]) -> str:
     value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
-    expected = measure.get("expected")
-    harmless = (
-        f"a harmless generator gives {expected['value']:.3g}" if expected else f"harmless is {measure['harmless']}"
-    )
+    expected, text = measure.get("expected"), f"harmless is {measure['harmless']}"
+    harmless = f"a harmless generator gives {expected['value']:.3g}" if expected else text
     return f"{measure['name']} is {value} [{low}, {high}] where {harmless}"
 
 
 def check_reference_patients(approval: Approval, latents: str | None) -> None:
-    """Raise ``UserError`` unless the store "real" has all patients and recordings that filter and audits compared with.
+    """Raise ``UserError`` unless the real store has all patients and recordings that filter and audits compared with.
 
-    These are the patients of the store ``latents``, whose names must not occur in what is published.
+    These are the patients of the store ``latents``; published text is searched for the names in the real store.
     """
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None

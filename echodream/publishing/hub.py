@@ -21,10 +21,9 @@ def check_push(push: str | None) -> None:
 
 
 def upload(folder: Path, push: str, kind: str, public: bool) -> str:
-    """Make the repository ``push`` of ``kind`` "dataset" or "model" equal to ``folder``; return its URL.
+    """Make the repository ``push`` of ``kind`` "dataset" or "model" equal to ``folder``; returns its URL.
 
-    Files of the repository that are not in ``folder`` are deleted, so that it contains only what was checked. Raises
-    ``UserError`` if the hub does not accept the upload.
+    Other files of the repository are deleted. Raises ``UserError`` if the hub does not accept the upload.
     """
     from huggingface_hub import HfApi
 

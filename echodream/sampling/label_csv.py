@@ -1,5 +1,6 @@
-"""Requested condition values, and the strict reader of a csv that contains them."""
+"""Requested condition values, and the reader of a csv file with condition values, which refuses any irregularity."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from echodream.store.schema import StoreError, read_text
 from echodream.store.table import MAX_CSV_BYTES, TEXT_COLUMNS, is_numeric_text, read_text_table
 
 SOURCE = "Source"
-"""Column with the FileName of the row of src= that a row of the csv is for."""
+"""Column of the csv: FileName of the recording in src= that the row belongs to."""
 _COMMON_CONDITIONS = ("class_id", "EF", "View", "text")
-"""Condition columns of the models in conf/; a csv column of another model's condition is refused, not ignored."""
+"""Condition columns of the models in conf/. A csv column that is a condition of another model only is refused."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class ConditionRequests:
     """Condition values of the samples to generate."""
 
     values: dict[str, list[Any]]
-    """By column, one value for each sample; None where it is missing."""
+    """Values of all samples by column; None where a value is missing."""
     sources: list[str] | None = None
-    """FileName of the source of each row, if a csv has the column Source."""
+    """The column Source, if the csv has it."""
     unread_columns: tuple[str, ...] = ()
     """Columns of the csv that nothing reads."""
 
@@ -66,30 +67,22 @@ def _check_lines(path: str, lines: Sequence[str]) -> None:
 def _refuse_other_conditions(path: str, names: Sequence[str], columns: Sequence[str]) -> None:
     """Raise ``UserError`` if one of ``names`` is a (misspelled) condition that the model does not have."""
     conditions = {name.casefold(): name for name in (*_COMMON_CONDITIONS, *columns)}
-    for name in names:
+    for name in (name for name in names if name not in columns):
         condition = conditions.get(name.strip().casefold())
-        if name in columns or condition is None:
-            continue
         if condition in columns:
             raise UserError(f"labels={path} has a column {name!r}: write {condition}")
-        raise UserError(
-            f"labels={path} has a column {name}, and this model has the conditions {', '.join(columns)} only: remove it"
-        )
+        if condition is not None:
+            only = f"{', '.join(columns)} only"
+            raise UserError(f"labels={path} has a column {name}, and this model has the conditions {only}: remove it")
 
 
 def _parse_cells(path: str, name: str, cells: Sequence[str]) -> list[Any]:
     """Numbers if all cells of the column are numbers, as in a Store, else text; None where a cell is empty."""
     stripped = [cell.strip() for cell in cells]
     for line, cell in enumerate(stripped, 2):
-        if _is_not_finite(cell):
-            raise UserError(f"labels={path}, line {line}: {name} is {cell!r}; leave a cell empty where it is missing")
+        with contextlib.suppress(ValueError):
+            if not math.isfinite(float(cell)):
+                raise UserError(f"labels={path}, line {line}: {name} is {cell!r}; leave a cell empty if unknown")
     if name in TEXT_COLUMNS or not all(is_numeric_text(cell) for cell in stripped if cell):
         return [cell or None for cell in stripped]
     return [(float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None for cell in stripped]
-
-
-def _is_not_finite(cell: str) -> bool:
-    try:
-        return not math.isfinite(float(cell))
-    except ValueError:
-        return False

@@ -32,7 +32,7 @@ _GUIDANCE_SETTINGS = ("interval", "rescale", "auto")
 _TRAINING_SETTINGS = ("min_snr", "least_weight", "spacing", "times", "shift")
 """Settings of a process that do not change the meaning of the network's prediction."""
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
-"""Other precisions would also round the noise and the timesteps."""
+"""Precisions for sampling. All others would also round the noise and the timesteps."""
 
 
 def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidance:
@@ -77,20 +77,14 @@ def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: st
 
 
 def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
-    """Settings that two models must share so that their predictions can be compared, by name.
-
-    Left out: the number of frames of clips, loss weights, and estimates from the training samples.
-    """
+    """By name, the settings that a model and its weak model must share: not clip length, loss weights or statistics."""
     conditions, metadata = model.conditioner.settings()["conditions"], asdict(model.metadata)
     for name in ("fps", "reference_times", *(["frames"] if model.is_video else [])):
         del metadata[name]
     metadata |= {name: metadata[name] is not None for name in ("residual", "beat_spread")}
     process = {name: value for name, value in model.process.settings().items() if name not in _TRAINING_SETTINGS}
-    return {
-        **{f"process.{name}": value for name, value in process.items()},
-        **metadata,
-        "conditioning": sorted((item["name"], item["kind"], str(item["facts"])) for item in conditions),
-    }
+    conditioning = sorted((item["name"], item["kind"], str(item["facts"])) for item in conditions)
+    return {**{f"process.{name}": value for name, value in process.items()}, **metadata, "conditioning": conditioning}
 
 
 def sampling_config(
@@ -108,21 +102,16 @@ def sampling_config(
 
 
 def sampling_settings(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
-    """Everything that decides a sample, for ``dataset.json``."""
+    """All settings on which a sample depends, for ``dataset.json``."""
     guidance = config.guidance
-    recorded: dict[str, Any] = {
+    recorded = {
         "scales": {name: float(scale) for name, scale in guidance.scales.items()},
         "interval": [float(bound) for bound in guidance.interval],
         "rescale": float(guidance.rescale),
+        "auto": None if weak is None else {"model": weak.fingerprint(), "scale": float(guidance.auto)},
     }
-    recorded["auto"] = {"model": weak.fingerprint(), "scale": float(guidance.auto)} if weak is not None else None
-    return {
-        "model": model.fingerprint(),
-        "seed": config.seed,
-        "steps": config.steps,
-        "sampler": config.sampler,
-        "guidance": recorded,
-    }
+    names = {"seed": config.seed, "steps": config.steps, "sampler": config.sampler}
+    return {"model": model.fingerprint(), **names, "guidance": recorded}
 
 
 def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
@@ -142,7 +131,7 @@ def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
 def summary_counts(
     rows: Mapping[str, Mapping[str, Any]], without_values: Sequence[str] = (), unread_columns: Sequence[str] = ()
 ) -> dict[str, object]:
-    """For a summary: rows of each class, condition columns without values, and columns of a csv that nothing reads."""
+    """For the summary: rows of each class, condition columns without values, and unused columns of the csv."""
     classes = (f"class {row['class_id']} {row.get('class_name', '')}" for row in rows.values() if "class_id" in row)
     counts = dict(sorted(Counter(name.strip() for name in classes).items()))
     lists = {"not asked for": without_values, "columns not read": unread_columns}
@@ -150,7 +139,7 @@ def summary_counts(
 
 
 def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> str:
-    """For ``dataset.json``: where the conditions come from, and a hash of all of them."""
+    """For ``dataset.json``: the origin of the condition values, and a hash of all of them."""
     text = json.dumps({name: list(cells) for name, cells in requests.items()}, default=to_python_value)
     kind = labels if labels in ("uniform", "training") else "csv"
     return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -162,13 +151,12 @@ def columns_without_values(
     """Condition columns that are empty in all rows. Raises ``UserError`` if guidance needs one of them."""
     conditions = model.conditioner.conditions.items()
     columns = {name: module.column for name, module in conditions if isinstance(module, TokenCondition)}
-    empty = {
-        name: column
-        for name, column in columns.items()
-        if not any(
-            model.conditioner.table_columns({column: to_python_value(cell)}) for cell in requests.get(column, ())
-        )
-    }
+
+    def has_value(column: str) -> bool:
+        cells = map(to_python_value, requests.get(column, ()))
+        return any(model.conditioner.table_columns({column: cell}) for cell in cells)
+
+    empty = {name: column for name, column in columns.items() if not has_value(column)}
     if wrong := [name for name in empty if guidance.scales.get(name, 1) not in (0, 1)]:
         raise UserError(
             f"guidance.{wrong[0]}={guidance.scales[wrong[0]]} has nothing to guide: no row has a value of "
@@ -188,7 +176,7 @@ def sample_to_store(
     trainer: Callable[..., pl.Trainer],
     references: References | None = None,
 ) -> str:
-    """Sample the ``rows`` that the store at ``dst`` does not have yet, in batches of ``batch``; returns its state."""
+    """Sample the ``rows`` that are not yet in the store ``dst``, in batches of ``batch``; returns its state."""
     validation.whole_number("batch", batch)
     statistics = sampler.model.metadata.statistics
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: statistics)

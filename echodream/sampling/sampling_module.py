@@ -1,6 +1,6 @@
 """Sampling from a trained diffusion model: each sample is a function of the seed and its row only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ClipLengthConfig:
-    """Length of clips, and how clips longer than those of training are joined from windows."""
+    """Length of clips, and the windows of which clips longer than those of training consist."""
 
     frames: int
     window: int
@@ -41,20 +41,32 @@ class ClipLengthConfig:
     batch: int
     """Windows per call of the network."""
     join: str = "crossfade"
-    """"crossfade": all windows at every step, blended; "continue": one after another, each given the last frames of the
-    one before."""
+    """"crossfade": all windows are denoised together and blended at every sampler step; "continue": windows are sampled
+    one after another, each with the last frames of the previous window as references."""
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """Random generator on the CPU whose state is a function of the integers ``key``."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
 def row_generator(seed: int, row: int, video: bool = False) -> torch.Generator:
     """Random generator of the sample number ``row``; different for images and videos of the same seed and row."""
-    state = np.random.SeedSequence((seed, row, int(video))).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+    return seeded_generator(seed, row, int(video))
+
+
+def batch_noise(
+    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device, shared: float = 0.0
+) -> Tensor:
+    """Noise of one ``shape``, (C, *rest), from each generator, on ``device``: (B, C, *rest); see ``sample_noise``."""
+    return torch.stack([sample_noise(shape, shared, generator) for generator in generators]).to(device)
 
 
 class SamplingModule(pl.LightningModule):
-    """Samples images, or clips of any length, from noise.
+    """Samples images, or clips of ``length`` (default: that of training), from noise.
 
-    ``weak`` is a weaker model of the same kind for autoguidance. Without ``length``, clips have the length of training.
+    ``weak`` is a weaker model of the same kind, for autoguidance.
     """
 
     def __init__(
@@ -68,7 +80,7 @@ class SamplingModule(pl.LightningModule):
         self.model, self.config, self.length, self.weak = model, config, length, weak
 
     def predict_step(self, batch: SamplingRequest, batch_idx: int) -> list[Tensor]:
-        """For each row its unscaled latents, float32 (F, C, H, W) on the CPU."""
+        """Unscaled latents of each row, float32 (F, C, H, W) on the CPU."""
         latents = self.sample_latents(batch.rows, batch.values)
         if not torch.isfinite(latents).all():
             raise UserError("a sample is not finite: the model's training failed, or guidance is far too strong")
@@ -80,23 +92,25 @@ class SamplingModule(pl.LightningModule):
         generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
         if not self.model.is_video:
             stacked = (metadata.channels * metadata.frames, metadata.height, metadata.width)
-            whitened = self._sample(self._denoiser(values), _noise(stacked, generators, self.device), generators)
+            whitened = self._sample(self._denoiser(values), stacked, generators)
             whitened = whitened.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
         elif self.length is not None and self.length.join == "continue":
             whitened = self._sample_continued(values, generators)
         else:
             frames = self.length.frames if self.length else metadata.frames
             shape = (metadata.channels, frames, metadata.height, metadata.width)
-            noise = _noise(shape, generators, self.device, metadata.shared_noise)
-            residual = self._sample(self._clip_denoiser(values), noise, generators)
+            residual = self._sample(self._clip_denoiser(values), shape, generators)
             whitened = self.model.from_residual(residual, values)
         return unwhiten(whitened, metadata.statistics, dim=1)
 
-    def _sample(self, denoise: Denoise, noise: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _sample(self, denoise: Denoise, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+        """A sample of ``shape`` from each generator, (B, *shape): whitened images, or residuals of clips."""
+        shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
+        noise = batch_noise(shape, generators, self.device, shared)
         return self.model.process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The guided model, for x_t of the size of training."""
+        """The guided model, for x_t with as many frames as in training."""
         model, weak = self.model, self.weak.predictor(values) if self.weak is not None else None
         names = model.conditioner.names
         return self.config.guidance.guided_denoiser(model.predictor(values), names, model.process, weak)
@@ -113,7 +127,7 @@ class SamplingModule(pl.LightningModule):
         return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
 
     def _sample_continued(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
-        """Window after window, each with the last frames of the one before as additional references."""
+        """Whitened clips, window after window; the last frames of a window are references of the next window."""
         assert self.length is not None
         metadata, length = self.model.metadata, self.length
         clip: Tensor | None = None
@@ -126,24 +140,14 @@ class SamplingModule(pl.LightningModule):
                 window_values["reference"] = torch.cat(frames, dim=2)
                 window_values["reference_time"] = torch.cat([window_values["reference_time"], times], dim=1)
             shape = (metadata.channels, length.window, metadata.height, metadata.width)
-            noise = _noise(shape, generators, self.device, metadata.shared_noise)
-            residual = self._sample(self._denoiser(window_values), noise, generators)
+            residual = self._sample(self._denoiser(window_values), shape, generators)
             window = self.model.from_residual(residual, window_values)
             clip = window if clip is None else torch.cat([clip, window[:, :, length.overlap :]], dim=2)
         return clip[:, :, : length.frames]
 
 
-def _noise(
-    shape: tuple[int, ...], generators: list[torch.Generator], device: torch.device, shared: float = 0.0
-) -> Tensor:
-    return torch.stack([sample_noise(shape, shared, generator) for generator in generators]).to(device)
-
-
 def shift_references(values: Mapping[str, Tensor], starts: list[int]) -> dict[str, Tensor]:
-    """Condition values for windows that begin at the frames ``starts``, one window after another.
-
-    Times of references become relative to the start of each window.
-    """
+    """``values`` repeated for each window; reference times become relative to the window's first frame, ``starts``."""
     shifted = repeat_values(values, len(starts))
     if "reference_time" in shifted:
         times = shifted["reference_time"]

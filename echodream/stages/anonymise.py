@@ -1,6 +1,7 @@
-"""``stage=anonymise``: an anonymized version of each real image, a baseline to measure and to compare with."""
+"""``stage=anonymise``: an anonymized version of each real image, as a baseline for synthetic images."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,14 +18,13 @@ from echodream.filtering.copy_generation import CopyGenerator
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_settings, write_sample
-from echodream.store import Dataset
 
 PRIVATE = (
     "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
     "it is for sharing as it is"
 )
 _FRAME_COLUMNS = ("ED", "ES")
-"""Columns with frame indices of the whole recording."""
+"""Columns with frame indices of the original recording, which an anonymized selection of frames does not have."""
 
 
 def anonymise(
@@ -44,7 +44,7 @@ def anonymise(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Anonymize ``frames`` frames of each recording of the latent store ``src``; write a latent store with its names.
+    """Anonymize ``frames`` frames of each recording of the latent store ``src``; write the latent store ``dst``.
 
     ``methods`` has the settings of each ``method``. ``seed``, ``steps`` and ``guidance`` are for methods that sample
     from the LIDM ``generator``. Raises ``UserError`` for models of other latents.
@@ -70,32 +70,17 @@ def anonymise(
         copies = CopyGenerator(recordings, autoencoder, model, config.guidance, config.steps, config.seed)
     else:
         copies = CopyGenerator(recordings, autoencoder)
-    dataset = Dataset(
-        kind="latent",
-        layout="F,C,H,W",
-        channels=store.dataset.channels,
-        height=store.dataset.height,
-        width=store.dataset.width,
-        fidelity="float16",
-        encoder=store.dataset.encoder,
-        synthetic=store.dataset.synthetic,
-        settings=settings,
-        command=command,
-        code_version=code_version,
-    )
-    writer = StoreWriterCallback(
-        dst, dataset, _rows(images, frames), write_sample, lambda folder, names: store.dataset.statistics
-    )
+    origin: dict[str, Any] = {"command": command, "code_version": code_version}
+    dataset = replace(store.dataset, fidelity="float16", statistics=None, settings=settings, **origin)
+    rows = _rows(images, frames)
+    writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
     state = "already complete, nothing to do" if writer.already_complete else "done"
-    amount = ", ".join(
-        f"{name} {value:g}" if validation.is_finite(value) else f"{name} {value}"
-        for name, value in transform.settings().items()
-    )
-    return Summary(
-        f"anonymise: {dst} {state}", {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
-    )
+    values = transform.settings().items()
+    amount = ", ".join(f"{k} {v:g}" if validation.is_finite(v) else f"{k} {v}" for k, v in values)
+    facts = {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
+    return Summary(f"anonymise: {dst} {state}", facts)
 
 
 def _rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``stage=anonymity``: distances between anonymized images and their originals, in identity space and in latents."""
+"""``stage=anonymity``: distances between anonymized images and their originals, in identity space and as latents."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,13 +51,13 @@ def anonymity(
     """Compare the anonymized images ``src`` with their originals ``real``, stores of latents or of pixels.
 
     Images are compared in the space of the identity network ``artifact``, if given, and as latents or pixels.
-    ``paired``: the column ``match`` of ``src`` names the original; otherwise the nearest original is taken for it.
+    ``paired``: the column ``match`` of ``src`` names the original; otherwise the nearest original is used.
     ``frames`` of each recording of ``splits`` are compared (None: all splits; without pairs TRAIN). Writes
     ``dst``/anonymity.json and records.csv. Raises ``UserError`` for images that cannot be compared.
     """
     original_store, anonymized_store = open_original_and_anonymized(real, src)
     originals = select_images(original_store, splits if paired or splits is not None else ["TRAIN"], frames, "real")
-    if len(set(originals.recordings.table["PatientID"].astype(str))) < 2:
+    if originals.sizes()["patients"] < 2:
         split = originals.recordings.split
         raise UserError(f"{original_store.root} has one patient only in {split}: nobody can hide among others")
     if paired:
@@ -66,13 +66,11 @@ def anonymity(
         anonymized = select_images(anonymized_store, None, frames, "src")
     patients = (originals if paired else anonymized).patients
     spaces = comparison_spaces(original_store, anonymized_store, artifact, autoencoder)
-    original_embeddings = embed_images(originals, spaces, "originals")
-    anonymized_embeddings = embed_images(anonymized, spaces, "anonymised")
-    measured = {}
-    tables = []
-    for space, x, y in zip(spaces, original_embeddings, anonymized_embeddings, strict=True):
+    embeddings = embed_images(originals, spaces, "originals"), embed_images(anonymized, spaces, "anonymised")
+    measured, tables = {}, []
+    for space, x, y in zip(spaces, *embeddings, strict=True):
         if bool((x == x[0]).all()):
-            raise UserError(f"all originals have the same place in {space.name} space: the network has collapsed")
+            raise UserError(f"all originals have the same {space.name} embedding: the network has collapsed")
         comparison = compare_avatars(x, y, paired)
         measures = anonymity_measures(comparison, patients, seed)
         if paired:
@@ -108,7 +106,7 @@ def anonymity(
 def _table(
     space: ComparisonSpace, comparison: AvatarComparison, originals: ImageSet, anonymized: ImageSet
 ) -> pd.DataFrame:
-    """A row for each anonymized image: its original, its distances, and how many images are nearer."""
+    """A row for each anonymized image: its original, distances, and numbers of nearer images."""
     return pd.DataFrame(
         {
             "Space": space.name,
@@ -126,7 +124,7 @@ def _table(
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, object]:
-    """The measures with intervals and targets, for the screen."""
+    """The measures with intervals and targets."""
     sizes = record["sizes"].items()
     summary: dict[str, object] = {
         "compared": ", ".join(f"{size['images']} {name} of {size['patients']} patients" for name, size in sizes),

@@ -1,4 +1,4 @@
-"""``stage=audit``: measures of what a synthetic set reveals about its training patients; no guarantee."""
+"""``stage=audit``: measure what a synthetic set reveals about its training patients. It gives no guarantee."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -40,13 +40,14 @@ def audit(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Measure the synthetic latents ``src`` against the patients of the store ``real``; write the folder ``dst``.
+    """Compare the synthetic latents ``src`` with the patients of the store ``real``; write the folder ``dst``.
 
-    ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. Without ``generator``
-    there is no membership inference; it was not trained on patients of the splits ``held_out``.
-    The folder is written as ``<dst>.partial`` and renamed at the end. Raises ``UserError`` for inputs that do not
-    belong together, and if ``dst`` holds something else.
+    ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. ``held_out`` are
+    splits that the generator was not trained on. Without ``generator`` there is no membership inference. Raises
+    ``UserError`` for inputs that do not belong together, and if ``dst`` has other content.
     """
+    from PIL import Image
+
     validation.one_of("on", on, ("image", "video"))
     if cells is not None:
         validation.whole_number("cells", cells, note=", or null")
@@ -87,8 +88,8 @@ def audit(
                 missing["membership inference"] = str(error)
         if not pairs:
             missing["picture of the nearest samples"] = "pairs=0: not asked for"
-        for name, figure in audit_figures(inputs, identity, measures, errors, pairs):
-            figure.save(folder / f"{name}.png")
+        for name, pixels in audit_figures(inputs, identity, measures, errors, pairs):
+            Image.fromarray(pixels).save(folder / f"{name}.png")
         record = {**settings, **build_record(inputs, identity, measures, missing)}
         write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
     return summarize(target / RECORD, "done", read_record(target / RECORD) or {})

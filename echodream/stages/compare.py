@@ -1,7 +1,7 @@
 """``stage=compare``: compare the results of a sweep in a table and a plot."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ DEFAULT_FIGURES = (
     *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED),
     *("inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"),
 )
-"""Parts of the names of results that are shown by default: fidelity, adherence, utility, rejection, linkability."""
+"""Parts of the names of the default results: fidelity, adherence, utility, rejection, linkability."""
 MAX_FIGURES = 12
-"""Most results in the table by default, and in the plot."""
+"""Maximum number of results in the default table, and in the plot."""
 _DETAILS = re.compile(r", |support|count|auc_")  # results of single classes: not shown by default
 
 
@@ -39,9 +39,9 @@ def compare(
 ) -> Summary:
     """Read the records in the folders ``points``, patterns in which * stands for the value of the setting ``name``.
 
-    Writes ``dst``/comparison.csv (all results), .md and .png (those whose names contain one of ``figures``, or the
-    default ones), and curve.json and .png if linkability and utility of anonymized images were measured. Raises
-    ``UserError`` if there are fewer than two values, or no result that ``figures`` asks for.
+    Writes ``dst``/comparison.csv (all results), .md and .png (results whose names contain one of ``figures``, or the
+    default results), and curve.json and .png if linkability and utility of anonymized images were measured. Raises
+    ``UserError`` for fewer than two values, or if no result has one of ``figures`` in its name.
     """
     patterns = _list_of_texts("points", points) or []
     results = read_sweep(patterns)
@@ -49,11 +49,11 @@ def compare(
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
     text = _markdown(results, shown, name)
-    _write_table(folder / TABLE, results)
+    _write(write_table, folder / TABLE, _table_rows(results))
     write_text(folder / TEXT, text)
-    _write_plot(folder / PLOT, _plot(results, shown, name))
+    _write(save_png, folder / PLOT, _plot(results, shown, name))
     if (curve := tradeoff_record(results, name)) is not None:
-        _write_plot(folder / CURVE_PLOT, plot_tradeoff(curve))
+        _write(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     all_names = {name for by_name in results.values() for name in by_name}
     facts = {"values": ", ".join(results), "figures": f"{len(shown)} of {len(all_names)}"}
@@ -64,7 +64,7 @@ def compare(
 
 
 def _list_of_texts(key: str, value: Any) -> list[str] | None:
-    """A setting that is one text or a list of texts."""
+    """A setting that is a text or a list of texts, as a list; None if it is null."""
     if value is None or isinstance(value, str):
         return value if value is None else [value]
     if not isinstance(value, Sequence):
@@ -86,7 +86,7 @@ def _choose_names(results: SweepResults, figures: Sequence[str] | None) -> list[
 
 
 def _markdown(results: SweepResults, shown: Sequence[str], setting: str) -> str:
-    """A row for each value, a column for each result, the floors in the last row, and warnings."""
+    """A table with a row for each value and a column for each result, the floors in the last row; then warnings."""
     rows = [[value, *(_cell(by_name.get(name)) for name in shown)] for value, by_name in results.items()]
     floors = [_mean_floor(results, name) for name in shown]
     if any(floor is not None for floor in floors):
@@ -98,7 +98,7 @@ def _markdown(results: SweepResults, shown: Sequence[str], setting: str) -> str:
 
 
 def _warnings(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
-    """Every warning once, with the names of its results, and its values unless it holds for all of them."""
+    """Each warning once, with the results and values that it is about; values are left out if it is about all."""
     values_by_warning: dict[str, dict[str, list[str]]] = {}
     for value, by_name in results.items():
         for name in shown:
@@ -144,20 +144,18 @@ def _plot(results: SweepResults, shown: Sequence[str], setting: str) -> np.ndarr
     return plot_lines(*panels)
 
 
-def _write_table(path: Path, results: SweepResults) -> None:
-    """Write all results as csv, atomically."""
+def _table_rows(results: SweepResults) -> list[dict[str, Any]]:
+    """A row of comparison.csv for each result."""
     rows = []
     for value, by_name in results.items():
         for name, result in by_name.items():
             numbers = {"Value": result.value, "Low": result.low, "High": result.high, "Floor": result.floor}
             rows.append({"Point": value, "Figure": name, **numbers, "Warning": result.warning})
-    fresh = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    write_table(fresh, rows)
-    fresh.replace(path)
+    return rows
 
 
-def _write_plot(path: Path, pixels: np.ndarray) -> None:
-    """Write ``pixels``, uint8 (height, width, 3), as PNG, atomically."""
-    fresh = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    save_png(fresh, pixels)
-    fresh.replace(path)
+def _write(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+    """Call ``write`` with a temporary path and ``content``, then rename the file to ``path``."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    write(temporary, content)
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""``stage=decode``: decodes a Store of latents with the VAE and writes a Store of videos."""
+"""``stage=decode``: decode a Store of latents with the VAE and write a Store of videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,18 +41,14 @@ def decode(
     """
     network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
-    sizes = (store.dataset.height, store.dataset.width)
+    height, width, precision = store.dataset.height, store.dataset.width, trainer_precision(trainer)
     dataset = Dataset(
         kind="video",
         channels=1 if grey else network.config.out_channels,
-        height=sizes[0] and sizes[0] * scale,
-        width=sizes[1] and sizes[1] * scale,
+        height=height and height * scale,
+        width=width and width * scale,
         synthetic=store.dataset.synthetic,
-        settings={
-            "source": store.checksum,
-            "decoder": fingerprint(network),
-            "precision": trainer_precision(trainer),
-        },
+        settings={"source": store.checksum, "decoder": fingerprint(network), "precision": precision},
         command=command,
         code_version=code_version,
     )
@@ -75,13 +71,11 @@ def decode(
 
 
 def _mean_psnr(decoded: Store, source: Store) -> str:
-    """Mean PSNR in dB over the recordings of both stores, each over all its pixels."""
-    source_names = set(source.table["FileName"])
-    values = []
-    for name in decoded.table["FileName"]:
-        if name in source_names:
-            left, right = decoded.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
-            if left.shape[:3] == right.shape[:3]:
-                error = np.mean((left.mean(axis=-1) - right.mean(axis=-1)) ** 2)
-                values.append(10 * np.log10(255**2 / max(error, 1e-4)))
+    """Mean over the recordings of both stores, of equal size, of the PSNR in dB over all pixels."""
+    source_names, values = set(source.table["FileName"]), []
+    for name in (name for name in decoded.table["FileName"] if name in source_names):
+        left, right = decoded.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
+        if left.shape[:3] == right.shape[:3]:
+            error = np.mean((left.mean(axis=-1) - right.mean(axis=-1)) ** 2)
+            values.append(10 * np.log10(255**2 / max(error, 1e-4)))
     return f"{np.mean(values):.2f} dB over {len(values)} recordings" if values else "no recording in common"

@@ -1,4 +1,4 @@
-"""``stage=encode``: encodes a Store of videos with the VAE and writes a Store of latents."""
+"""``stage=encode``: encode a Store of videos with the VAE and write a Store of latents."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,56 +36,47 @@ def encode(
 ) -> Summary:
     """Encode every frame of the video store ``src`` with the VAE at ``artifact``, in batches of ``budget`` frames.
 
-    Writes the unscaled posterior mean and std in float16 to ``dst``, and the statistics that normalize latents when
-    they are read: mean and std of the TRAIN recordings, or, with ``scaling``, values that multiply the latents by
-    this factor, as published models expect.
+    Writes the unscaled posterior mean and std in float16 to ``dst``, and the statistics that readers normalize latents
+    with: mean and std of the TRAIN recordings, or, with ``scaling``, 0 and 1 / scaling, as published models expect.
     """
     if scaling is not None:
         validation.positive_number("scaling", scaling, note=", or null to whiten latents")
     store, network = Store(src, kind="video"), load_vae(artifact)
     scale = downsampling_factor(network)
     check_frame_size(store, network.config.in_channels, scale)
-    names = store.table["FileName"].tolist()
-    sizes = (store.dataset.height, store.dataset.width)
+    height, width = store.dataset.height, store.dataset.width
+    settings = {"source": store.checksum, "precision": trainer_precision(trainer)}
     dataset = Dataset(
         kind="latent",
         layout="F,C,H,W",
         channels=network.config.latent_channels,
-        height=sizes[0] and sizes[0] // scale,
-        width=sizes[1] and sizes[1] // scale,
+        height=height and height // scale,
+        width=width and width // scale,
         fidelity="float16",
         encoder=fingerprint(network),
         synthetic=store.dataset.synthetic,
-        settings={
-            "source": store.checksum,
-            "precision": trainer_precision(trainer),
-            **({} if scaling is None else {"scaling": scaling}),
-        },
+        settings=settings if scaling is None else {**settings, "scaling": scaling},
         command=command,
         code_version=code_version,
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
-    writer = StoreWriterCallback(
-        dst,
-        dataset,
-        store.rows(),
-        _save_posterior,
-        lambda folder, names: (
-            latent_statistics(folder, [name for name in names if name in train])
-            if scaling is None
-            else Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
-        ),
-    )
+
+    def statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
+        if scaling is not None:
+            return Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
+        return latent_statistics(folder, [name for name in names if name in train])
+
+    writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, statistics)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, VaeEncoder(network, budget), data, writer)
-    return Summary(
-        f"encode: {dst} already complete, nothing to do" if writer.already_complete else f"encode: {dst} done",
-        {"recordings": len(names), "frames": int(store.table["NumberOfFrames"].sum()), "encoder": dataset.encoder},
-    )
+    state = "already complete, nothing to do" if writer.already_complete else "done"
+    frames = int(store.table["NumberOfFrames"].sum())
+    facts = {"recordings": len(store), "frames": frames, "encoder": dataset.encoder}
+    return Summary(f"encode: {dst} {state}", facts)
 
 
 def _save_posterior(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Write mean and std, (F, C, H, W) each; returns the changed columns of the row."""
+    """Write mean and std, (F, C, H, W) each; returns changed columns of FileList.csv."""
     mean, std = posterior
     write_latents(path, mean.numpy(), std.numpy())
     return {"FrameHeight": mean.shape[2], "FrameWidth": mean.shape[3]}

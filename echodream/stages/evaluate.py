@@ -45,13 +45,14 @@ def evaluate(
 ) -> Summary:
     """Compare the video stores ``images`` and ``videos`` with the store ``real``, in the features of ``extractors``.
 
-    The reference is the TEST split of ``real``; the floor is TRAIN against TEST with equally many samples. A store that
-    is not synthetic, such as decoded real latents, is compared by its TEST rows. ``artifact`` is the classifier of the
+    The reference is the TEST split of ``real``; the floor is TRAIN against TEST with equally many samples. Of a store
+    that is not synthetic, such as decoded real latents, TEST rows are compared. ``artifact`` is the classifier for
     class agreement. Writes evaluation.json and protocol.json to ``dst``. Raises ``UserError`` for unusable input.
     """
-    minimums = {"most": (most, 2), "least": (least, 2), "neighbours": (neighbours, 1), "batch": (batch, 1)}
-    for name, (value, minimum) in {**minimums, "seed": (seed, 0)}.items():
+    for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
+    validation.whole_number("batch", batch)
+    validation.whole_number("seed", seed, 0)
     if images is None and videos is None:
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode wrote")
     networks = load_extractors(extractors, lengths)
@@ -86,7 +87,7 @@ def evaluate(
 
 
 def _load_classifier(artifact: str | None, extractors: Sequence[Extractor]) -> ClassifierExtractor | None:
-    """The classifier ``artifact``: the one among ``extractors`` with the same weights, if there is one."""
+    """The classifier ``artifact``; an extractor with the same weights is reused."""
     if artifact is None:
         return None
     classifier = ClassifierExtractor(artifact)
@@ -97,7 +98,7 @@ def _load_classifier(artifact: str | None, extractors: Sequence[Extractor]) -> C
 def _video_metrics(
     videos: RecordingSet, comparison: Comparison, regressor: ClassifierExtractor | None, audit: str | None
 ) -> dict[str, Any]:
-    """Metrics along time: cardiac cycle, adherence to a numeric condition, identity along a video; and curves."""
+    """Metrics over time: cardiac cycle, adherence to a numeric condition, identity along a video; and curves."""
     test, extraction = comparison.test, comparison.extraction
     both = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
     identity_metrics, identity_curves = identity_over_time(audit, videos)

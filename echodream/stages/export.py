@@ -1,4 +1,4 @@
-"""``stage=export``: writes a Store as files of a common format, such as mp4 or NIfTI."""
+"""``stage=export``: write a Store as files of a common format, such as mp4 or NIfTI."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,10 +32,9 @@ def export(
 ) -> Summary:
     """Write the recordings of the store ``src`` to the folder ``dst`` in one of ``export_formats.FORMATS``.
 
-    FileList.csv is copied, with the sizes and frame rates of the exported files. The folder is written as
-    ``<dst>.partial`` and renamed at the end; after an interruption the same command continues. Latents can only be
-    exported as pt. Raises ``UserError`` for another format, when ``dst`` exists and is another export, or when another
-    process writes it; ``StoreError`` when a recording cannot be read.
+    FileList.csv is copied, with the sizes and frame rates of the exported files. After an interruption the same command
+    continues. Latents can only be exported as pt. Raises ``UserError`` for another format, or if ``dst`` is another
+    export or being written; ``StoreError`` if a recording cannot be read.
     """
     if format is None:
         raise UserError(f"format= is needed: choose one of {', '.join(FORMATS)}")
@@ -76,7 +75,7 @@ def _check_request(store: Store, target: Path, format: str) -> None:
 
 
 def _export_recording(store: Store, name: str, work: Path, settings: ExportSettings) -> bool:
-    """Write one recording to a temporary path, then rename it. Returns False when it exists already."""
+    """Write the recording ``name`` atomically. Returns False if its file exists already."""
     path = work / FORMATS[settings.format].path.format(name)
     if path.exists():
         return False

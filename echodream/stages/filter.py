@@ -1,9 +1,10 @@
-"""``stage=filter``: from a store of synthetic samples, a store of those that are no copies of training patients."""
+"""``stage=filter``: copy the synthetic samples that are no copies of training patients to a new store."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ from echodream.store import Store
 from echodream.store.schema import partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
-"""Name of the artifact of the generator, by ``on``."""
+"""Model name of the generator, by ``on``."""
 
 
 def filter_(
@@ -66,11 +67,11 @@ def filter_(
 ) -> Summary:
     """Reject samples of ``src`` that ``rule`` finds too close to a TRAIN patient of ``real``; both are latent stores.
 
-    ``artifact``: the identity network. ``controls``, except those in ``leave_out``, generate copies of TRAIN patients
-    with the ``autoencoder`` and the ``generator`` of ``src``; those in ``report_only`` do not enter the guarantee.
-    ``on`` to ``seed``: see ``ScoringConfig``. Samples that pass go to ``dst``, with the decision in dataset.json; the
-    scores of all samples and their nearest patients go to the folder ``private``. If the rule cannot give its
-    guarantee, no sample passes and the summary has a problem.
+    ``artifact``: the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
+    ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee. ``on``
+    to ``seed``: see ``ScoringConfig``. Writes samples that pass to ``dst``, with the decision in dataset.json, and the
+    scores and nearest patients of all samples to ``private``. Without the rule's guarantee no sample passes, and the
+    summary has a problem.
     """
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
@@ -104,18 +105,14 @@ def filter_(
         number = count_decisions(read_record(Path(private) / RECORD), settings)
         record = {**settings, "decision": public_decision(decision, scores, rule, number)}
         command = redact_paths_in_command(command)
-        write_private_folder(Path(private), scores, decision, record, command, code_version)
+        origin: dict[str, Any] = {"command": command, "code_version": code_version}
+        write_private_folder(Path(private), scores, decision, {**record, **origin})
         problem = _problem(decision, scores)
         if problem is not None:
             problem += _withdraw(Path(dst))
             return Summary(f"filter: nothing passes, {dst} was not made", summary_lines(record), problem)
-        dataset = replace(
-            store.dataset,
-            settings={**record, "samples": store.dataset.settings},
-            command=command,
-            code_version=code_version,
-            statistics=None,
-        )
+        settings_of_samples = {**record, "samples": store.dataset.settings}
+        dataset = replace(store.dataset, settings=settings_of_samples, statistics=None, **origin)
         write_passed_samples(store, Path(dst), dataset, decision, scores)
         return Summary(f"filter: {dst} done", summary_lines(record))
     finally:
@@ -123,9 +120,7 @@ def filter_(
 
 
 def _check_stores(store: Store, study: Store) -> None:
-    """Raise ``UserError`` unless ``store`` has synthetic samples, and ``study`` the recordings of their training."""
-    if not len(store):
-        raise UserError(f"src={store.root} holds no sample: there is nothing to filter")
+    """Raise ``UserError`` unless ``store`` has synthetic samples, and ``study`` real recordings of the same encoder."""
     frames_per_sample(store)
     if not store.dataset.synthetic:
         raise UserError(f"src={store.root} holds recordings of people, not samples of a generator: give samples")
@@ -140,14 +135,14 @@ def _check_stores(store: Store, study: Store) -> None:
     if "real" in sources or sampling_settings(store).get("source") == study.checksum:
         raise UserError(
             f"src={store.root} began from real recordings, such as those of {study.root}: videos of real hearts are "
-            "not synthetic; generate them from the images of stage=image"
+            "not synthetic; generate videos from the images of stage=image"
         )
     people = {"FileName": set(study.table["FileName"]), "PatientID": set(study.table["PatientID"].astype(str))}
     for column, known in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
         if column in store.table and people[known] & set(store.table[column].astype(str)):
             raise UserError(
                 f"src={store.root} names people of {study.root} in its column {column}: samples that began from their "
-                "recordings are not synthetic; generate them from the images of stage=image"
+                "recordings are not synthetic; generate samples from the images of stage=image"
             )
 
 
@@ -162,7 +157,7 @@ def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
 def _check_generator(folder: str | None, control: str, on: str, store: Store, study: Store) -> str:
     """The fingerprint of the generator. Raises ``UserError`` if it is missing or did not sample ``store``."""
     if folder is None:
-        raise UserError(f"controls.{control} needs generator=, the model that sampled src: give it, or set it to null")
+        raise UserError(f"controls.{control} needs generator=, the model that sampled src; or set the control to null")
     check_training_store(folder, GENERATORS[on], study, "generator")
     fingerprint, recorded = read_artifact(folder, GENERATORS[on]).fingerprint, sampling_settings(store).get("model")
     if recorded is not None and recorded != fingerprint:
@@ -171,11 +166,11 @@ def _check_generator(folder: str | None, control: str, on: str, store: Store, st
 
 
 def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule) -> FrameEmbedder:
-    """The identity network. Raises ``UserError`` if it does not belong to the ``stores``, the last of them real."""
+    """The identity network. Raises ``UserError`` if it was not trained on the latents of ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
     for store in stores:
         embedder.check(store)
-    if embedder.input_spec.on == "latents":  # pixels come from a store that was decoded from the study's
+    if embedder.input_spec.on == "latents":  # a network on pixels was trained on the decoded store
         check_training_store(artifact, "reid", stores[-1], "artifact")
     similarity = embedder.input_spec.similarity
     if isinstance(rule, Calibrated) and rule.similarity != similarity:
@@ -196,7 +191,7 @@ def _recorded_guidance(store: Store, model: DiffusionModel | None) -> Guidance:
 
 
 def _problem(decision: Decision, scores: FilterScores) -> str | None:
-    """Why no sample passes; None if some do."""
+    """Why no sample passes; None if any passes."""
     if not decision.passed:
         return decision.statement
     if decision.rejected(scores.samples.score).all():
@@ -205,7 +200,7 @@ def _problem(decision: Decision, scores: FilterScores) -> str | None:
 
 
 def _withdraw(dst: Path) -> str:
-    """Rename the store of an earlier run at ``dst``; returns a sentence about it for the summary."""
+    """Rename the store of an earlier run at ``dst``, if any; returns a sentence for the summary."""
     if not dst.exists():
         return ""
     withdrawn = dst.with_name(f"{dst.name}.withdrawn")

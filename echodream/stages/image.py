@@ -1,4 +1,4 @@
-"""``stage=image``: sample a Store of latent images, or of jointly generated key frames, from noise."""
+"""``stage=image``: sample a Store of latent images, or of jointly generated key frames."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,8 +41,8 @@ def image(
 ) -> Summary:
     """Sample ``n`` images with the LIDM at ``artifact``; each is a function of the seed and its number only.
 
-    Without ``n`` there is one image for each row of a csv, or 2000. ``labels`` sets the conditions: evenly distributed
-    ("uniform"), those of random TRAIN rows of the store ``training`` ("training"), or those of a csv, row by row.
+    ``labels`` sets the conditions: evenly distributed ("uniform"), of random TRAIN rows of the store ``training``
+    ("training"), or of the rows of a csv (a path). Default of ``n``: the number of rows of the csv, or 2000.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
     config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
@@ -59,9 +59,8 @@ def image(
     }
     rows = _table_rows(model, config, requests.values, count)
     dataset = sample_store.samples_dataset(model, settings, command, code_version)
-    state = sample_store.sample_to_store(
-        SamplingModule(model, config, weak=weak), dst, dataset, rows, values, batch, workers, trainer
-    )
+    module = SamplingModule(model, config, weak=weak)
+    state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer)
     counts = sample_store.summary_counts(rows, without_values, requests.unread_columns)
     return Summary(f"image: {dst} {state}", {"images": count, **counts})
 

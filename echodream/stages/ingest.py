@@ -1,4 +1,4 @@
-"""``stage=ingest``: reads a raw study and writes a Store of videos."""
+"""``stage=ingest``: read a raw study and write a Store of videos."""
 
 import json
 from collections import Counter
@@ -40,8 +40,8 @@ def ingest(
     """Read the study in the folder ``raw`` with ``source``, preprocess it, and write the video store ``dst``.
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
-    ``timeout`` seconds is rejected. Rejected recordings are listed in ``rejected.csv``; when they are more than the
-    fraction ``max_rejected`` of all recordings, the stage fails and the store does not get its final name.
+    ``timeout`` seconds is rejected. Rejected recordings are listed in ``rejected.csv``; if they exceed the fraction
+    ``max_rejected`` of all recordings, the stage fails and the store does not get its final name.
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
@@ -49,10 +49,8 @@ def ingest(
     validation.positive_number("timeout", timeout)
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
-    recordings = [
-        recording if recording.problem is None else replace(recording, name=clean_text(recording.name))
-        for recording in source.recordings(Path(raw) if raw is not None else None)
-    ]
+    listed = source.recordings(Path(raw) if raw is not None else None)
+    recordings = [r if r.problem is None else replace(r, name=clean_text(r.name)) for r in listed]
     _check_listing(recordings, raw)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     settings = {
@@ -98,7 +96,7 @@ def ingest(
 
 
 def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
-    """Raise ``UserError`` when no recording can be read, or a FileName is invalid or not unique."""
+    """Raise ``UserError`` if no recording can be read, or a FileName is invalid or not unique."""
     if not any(recording.problem is None for recording in recordings):
         first = next((f"; the first of {len(recordings)} files: {r.problem}" for r in recordings), "")
         raise UserError(f"raw={raw} holds no recording that can be read{first}: check raw= and data=")
@@ -112,7 +110,7 @@ def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
 
 
 def _too_many_rejected(writer: StoreWriter, recordings: Sequence[Recording], max_rejected: float) -> str | None:
-    """The error message when more than the fraction ``max_rejected`` of the recordings is rejected, else None."""
+    """The error message if more than the fraction ``max_rejected`` of the recordings is rejected, else None."""
     total = sum(recording.counted for recording in recordings)
     rejected = sum(row["Counted"] == "true" for row in writer.rejected.values())
     if rejected <= max_rejected * total and writer.rows:
@@ -124,7 +122,7 @@ def _too_many_rejected(writer: StoreWriter, recordings: Sequence[Recording], max
 
 
 def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, object]:
-    """Entry of the summary: the reasons for rejection, each with its count and the first names."""
+    """Entry of the summary: the reasons for rejection, with counts and examples."""
     by_reason: dict[str, list[str]] = {}
     for row in writer.rejected.values():
         by_reason.setdefault(row["Reason"], []).append(row["FileName"])
@@ -152,7 +150,7 @@ def _summary(store: Store, state: str, rejected: dict[str, object] | None = None
 
 
 def _public_settings(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values, without those marked as private (a key file)."""
+    """The fields of a dataclass as JSON values, without private fields (a key file)."""
     private = {field.name for field in fields(settings) if field.metadata.get("private")}
     public = {name: value for name, value in asdict(settings).items() if name not in private}
     return json.loads(json.dumps(public, default=str))

@@ -1,4 +1,4 @@
-"""``stage=keyframes``: a copy of a Store with the frames of end diastole (ED) and end systole (ES), from the pixels."""
+"""``stage=keyframes``: detect end-diastolic (ED) and end-systolic (ES) frames; write them to a copy of a Store."""
 
 import multiprocessing
 import os
@@ -23,9 +23,9 @@ from echodream.store.video import read_video
 VERSION = 1
 """Version of the detection, recorded in dataset.json."""
 STATUS = "KeyFrames"
-"""Column of FileList.csv: "found", or the reason why no key frames were detected in a recording."""
+"""Column of FileList.csv: "found", or the reason why no key frames were detected."""
 TOLERANCE = 1
-"""Frames between a detected key frame and one of the source for a match."""
+"""Maximum distance, in frames, of a detected key frame to a key frame of the source for a match."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def keyframes(
 ) -> Summary:
     """Detect ED and ES in each recording of the video store ``src``, and write them to a copy of the store ``onto``.
 
-    ``onto`` has the same recordings, as videos or latents. The copy shares its media files with it if the file system
-    allows hard links. Key frames of ``onto`` are replaced; the summary compares those of ``src`` with the detected
-    ones. Raises ``UserError`` if no recording has a heartbeat, and for stores that do not belong together.
+    ``onto`` has the same recordings, as videos or latents; media files are hard links if possible. Key frames of
+    ``onto`` are replaced; the summary compares detected key frames with those of ``src``. Raises ``UserError`` if no
+    recording has a heartbeat, and for stores that do not belong together.
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
@@ -122,7 +122,7 @@ def _columns(key_frames: KeyFrames) -> dict[str, str]:
 
 
 def _summary(videos: Store, result: Store) -> dict[str, object]:
-    """Numbers of key frames, recordings without any, and agreement with the key frames of ``videos`` by split."""
+    """Numbers of key frames, recordings without key frames, and agreement with key frames of ``videos`` by split."""
     without = result.table[result.table[STATUS] != "found"]
     lines: dict[str, object] = {"recordings": f"{len(result)}, {len(result) - len(without)} with key frames"}
     for problem, part in without.groupby(STATUS, sort=True):
@@ -132,14 +132,10 @@ def _summary(videos: Store, result: Store) -> dict[str, object]:
         lines[kind] = str(sum(len(_frame_numbers(text)) for text in result.table[kind]))
         if kind in videos.table:
             reference = dict(zip(videos.table["FileName"], map(_frame_numbers, videos.table[kind]), strict=True))
-            for split in result.table["Split"].unique():
-                rows = result.table[result.table["Split"] == split]
-                matches = [
-                    match_key_frames(_frame_numbers(text), reference[name], TOLERANCE)
-                    for name, text in zip(rows["FileName"], rows[kind], strict=True)
-                    if reference.get(name)
-                ]
-                if matches:
+            for split, rows in result.table.groupby("Split", sort=False):
+                marks = [reference.get(name) for name in rows["FileName"]]
+                pairs = [(_frame_numbers(text), mark) for text, mark in zip(rows[kind], marks, strict=True) if mark]
+                if matches := [match_key_frames(detected, mark, TOLERANCE) for detected, mark in pairs]:
                     lines[f"{kind}, {split}"] = _match_text(matches)
     return lines
 

@@ -1,4 +1,4 @@
-"""``stage=label``: labels of a Store are replaced by the predictions of classifiers, and marked as such."""
+"""``stage=label``: replace the labels of a Store by the predictions of classifiers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,9 +26,9 @@ def label(
     """Copy the video store ``src`` to ``dst`` with the classes that the classifiers ``artifacts`` predict.
 
     Probabilities of classifiers with the same classes are averaged; of several sets of classes, the most confident
-    prediction is taken, the first of equals. A regression sets its column. The column ``LABEL_SOURCE`` has the first 12
-    digits of the classifiers' fingerprints, joined by "+". The copy shares media files with ``src``. Raises
-    ``UserError`` for classifiers with contradictory class names, or without a class of ``src``.
+    prediction is used, the first of equals. A regression sets its column. The column ``LABEL_SOURCE`` has the first 12
+    digits of the classifiers' fingerprints, joined by "+". Media files are hard links if possible. Raises ``UserError``
+    for classifiers with contradictory class names, or without a class of ``src``.
     """
     if artifacts is not None and not isinstance(artifacts, str | Sequence):
         raise UserError(f"artifacts={artifacts} is not possible: give the folder of a classifier, or a list of them")
@@ -37,7 +37,7 @@ def label(
         raise UserError("artifacts= is empty: give the folder of at least one classifier")
     store, classifiers = Store(src, kind="video"), [open_classifier(folder) for folder in folders]
     if Path(dst).resolve() == store.root.resolve():
-        raise UserError(f"dst={dst} is the store that is read: a store is never changed, choose another dst=")
+        raise UserError(f"dst={dst} is also src=: a store is never changed, choose another dst=")
     if not len(store):
         raise UserError(f"src={store.root} has no recording: there is nothing to label")
     check_classes(store, classifiers)

@@ -53,7 +53,7 @@ def linkability(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Verify TEST pairs of the originals ``real``, of the anonymized images ``src``, and of originals with versions.
+    """Verify TEST pairs of originals ``real``, of anonymized images ``src``, and of originals with anonymized images.
 
     ``pairs`` is a folder with VAL.csv and TEST.csv. Two thresholds are chosen on VAL pairs of originals: the best F1 by
     ``folds`` folds, and a false accept rate of ``far``. Without ``artifact`` images are compared by correlation. Writes
@@ -68,10 +68,8 @@ def linkability(
     anonymized = match_images(test, anonymized_store, match)
     val_pairs, test_pairs = (read_pairs(Path(pairs) / f"{x.recordings.split}.csv", x) for x in (val, test))
     space = augmentation.augment(comparison_spaces(original_store, anonymized_store, artifact, autoencoder)[0])
-    (x,), (y,), (z,) = (
-        embed_images(images, [space], progress)
-        for images, progress in ((test, "originals"), (anonymized, "anonymised"), (val, "validation"))
-    )
+    inputs = ((test, "originals"), (anonymized, "anonymised"), (val, "validation"))
+    (x,), (y,), (z,) = (embed_images(images, [space], progress) for images, progress in inputs)
     thresholds, chosen = _thresholds(score_pairs(z, z, val_pairs, val), far, folds, seed, pairs)
     sets = {
         "originals": score_pairs(x, x, test_pairs, test),
@@ -79,12 +77,10 @@ def linkability(
         "outer": score_pairs(x, y, sample_version_pairs(test, seed), test),
     }
     risk, reason = residual_risk(x, y, test, seed)
+    results = {name: _verification(scored, thresholds, repeats, seed) for name, scored in sets.items()}
     record: dict[str, Any] = {
         "statement": STATEMENT,
-        "sets": {
-            name: {"means": MEANS[name], **_verification(scored, thresholds, repeats, seed)}
-            for name, scored in sets.items()
-        },
+        "sets": {name: {"means": MEANS[name], **result} for name, result in results.items()},
         "thresholds": chosen,
         "residual risk": risk,
         "not measured": reason,
@@ -114,7 +110,7 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
 def _thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """The thresholds that exist, by name, and the record of both: the threshold, or why there is none."""
+    """The thresholds that could be chosen, by name; and the record of both, with a reason for a missing threshold."""
     if not pairs.same.any() or pairs.same.all():
         raise UserError(f"{folder}/VAL.csv must have pairs of one patient and pairs of two: run stage=pairs again")
     best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)
@@ -140,9 +136,8 @@ def _verification(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, s
 
     figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
-        figures[name] = {
-            rate: with_interval(partial(_rate, threshold=threshold, name=rate)) for rate in verification.RATE_NAMES
-        }
+        rates = {rate: partial(_rate, threshold=threshold, name=rate) for rate in verification.RATE_NAMES}
+        figures[name] = {rate: with_interval(statistic) for rate, statistic in rates.items()}
     same = int(pairs.same.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 
@@ -152,19 +147,19 @@ def _rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, n
 
 
 def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple[dict[str, Any] | None, str | None]:
-    """Do anonymized images help to link two originals of their patient, beyond a control group without them?
+    """How much more often an attacker links two originals of a patient if one is published in anonymized form.
 
-    ``x`` and ``y`` are embeddings of ``originals`` and of their versions, (n, D). Patients with two recordings are
-    split at random: for one half the version of the first image is published; the other half is the control. Returns
+    ``x``, ``y``: embeddings of ``originals`` and of the anonymized images, (n, D). Patients with two recordings are
+    split at random: of one half the anonymized first image is published; the other half is the control group. Returns
     the risk, or the reason why it cannot be measured.
     """
     rng, owner = np.random.default_rng([seed, 2]), originals.patients
     views = []
     for patient in np.unique(owner):
         images = np.flatnonzero(owner == patient)
-        of_other_recording = images[originals.row[images] != originals.row[images[0]]]
-        if len(of_other_recording):
-            views.append((int(images[0]), int(of_other_recording[0])))
+        other_recording = images[originals.row[images] != originals.row[images[0]]]
+        if len(other_recording):
+            views.append((int(images[0]), int(other_recording[0])))
     order = rng.permutation(len(views))
     half = len(views) // 2
     if half < 2:
@@ -181,17 +176,15 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, object]:
-    """Thresholds, verification and residual risk, for the screen."""
+    """Thresholds, verification and residual risk."""
     summary: dict[str, object] = {"compared by": record["compared by"]}
     for name, entry in record["thresholds"].items():
         summary[f"threshold, {name}"] = f"{entry['threshold']:.4f}" if "threshold" in entry else entry["why not"]
     for name, figures in record["sets"].items():
         summary[name] = f"AUC {_text(figures['AUC'])}, EER {_text(figures['EER'])}"
         for threshold in (threshold for threshold in record["thresholds"] if threshold in figures):
-            rates = figures[threshold]
-            summary[f"{name}, {threshold}"] = (
-                f"linked {_text(rates['recall'])}, falsely {_text(rates['far'])}, F1 {_text(rates['f1'])}"
-            )
+            recall, far, f1 = (_text(figures[threshold][rate]) for rate in ("recall", "far", "f1"))
+            summary[f"{name}, {threshold}"] = f"linked {recall}, falsely {far}, F1 {f1}"
     risk = record["residual risk"]
     summary["residual risk"] = (
         f"not measured: {record['not measured']}"

@@ -28,23 +28,22 @@ def pairs(
 ) -> Summary:
     """Sample pairs of images of the store ``src`` for each of ``splits``; write ``dst``/<split>.csv.
 
-    At most ``per_patient`` pairs of each patient, of different recordings, or, with ``within``, also of one recording.
-    ``frames`` of each recording are images. A patient with one image is only in pairs of two patients. Raises
-    ``UserError`` if no patient of a split has two images.
+    Images are ``frames`` of each recording. Pairs of one patient, at most ``per_patient`` of each patient, are of
+    different recordings, or, with ``within``, also of one recording. Raises ``UserError`` if no patient of a split has
+    two images.
     """
     validation.whole_number("per_patient", per_patient)
     store = open_complete_store(src, "src")
     if len(set(splits)) != len(splits) or not splits:
         raise UserError(f"splits={list(splits)} is not possible: give TRAIN, VAL, TEST, or some of them, once each")
-    summary: dict[str, object] = {}
-    tables = {}
+    summary, tables = {}, {}
     for split in splits:
         images = select_images(store, [split], frames, "src")
         sampled = sample_pairs(images, per_patient, within, [seed, len(split), *split.encode()])
         tables[split] = pairs_table(images, sampled)
-        single = len(set(images.patients.tolist())) - len(images_by_patient(images, within))
-        summary[split] = f"{len(sampled) // 2} pairs of one patient, {len(sampled) // 2} of two"
-        summary[split] = f"{summary[split]}; patients without a second image: {single}" if single else summary[split]
+        single = images.sizes()["patients"] - len(images_by_patient(images, within))
+        note = f"; patients without a second image: {single}" if single else ""
+        summary[split] = f"{len(sampled) // 2} pairs of one patient, {len(sampled) // 2} of two{note}"
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
     for split, table in tables.items():

@@ -1,4 +1,4 @@
-"""``stage=phantom``: writes the simulated study (phantom) as raw files in the layout of a real study."""
+"""``stage=phantom``: write the simulated study (phantom) as raw files in the layout of a real study."""
 
 import multiprocessing
 import os
@@ -51,9 +51,9 @@ def phantom(
 ) -> Summary:
     """Render the simulated study ``source`` and write it to ``dst`` in the raw ``layout`` of a real study.
 
-    The folder is written as ``<dst>.partial`` and renamed at the end; after an interruption the same command continues.
-    ``workers`` is the number of processes (None: one per core; 0: this process). Raises ``UserError`` for an unknown
-    layout or another source, when ``dst`` exists with other content, or when another process writes it.
+    After an interruption the same command continues. ``workers`` is the number of processes (None: one per core; 0:
+    this process). Raises ``UserError`` for an unknown layout or another source, or if ``dst`` has other content or is
+    being written.
     """
     del command, code_version  # raw files of a real study do not record them
     validation.one_of("layout", layout, LAYOUTS)
@@ -68,7 +68,7 @@ def phantom(
             return Summary(f"phantom: {root} already complete, nothing to do")
         begin_or_resume(work / RECORD, settings, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
-        resumed = len([path for path in (work / _DONE).iterdir() if not path.name.startswith(TEMPORARY_PREFIX)])
+        resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _DONE).iterdir())
         jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
         rows = list(tqdm(_write_all(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
         LAYOUTS[layout][1](work, rows)
@@ -82,10 +82,8 @@ def write_recording(job: Job) -> dict[str, Any]:
     name, done = job.recording.name, job.root / _DONE / job.recording.name
     scene = job.source.scene(name)
     if not done.exists():
-        video = job.source.read(job.recording, Limits())
-        write_record(
-            done, LAYOUTS[job.layout][0](job.root, name, video.frames[..., 0], render_labels(scene), video.fps)
-        )
+        video, write = job.source.read(job.recording, Limits()), LAYOUTS[job.layout][0]
+        write_record(done, write(job.root, name, video.frames[..., 0], render_labels(scene), video.fps))
     moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_frame_times(scene).items()}
     row = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
     return {**row, **(read_record(done) or {})}

@@ -57,12 +57,12 @@ _COLUMNS = {
     "ED": "end-diastolic frames",
     "ES": "end-systolic frames",
 }
-"""Columns that may be published, with their meaning. Other columns may reveal which patient a sample resembles."""
+"""Columns that may be published, with descriptions. Others may reveal which patient a sample resembles."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is published, and its sources."""
+    """The store or generator to publish, with the settings and the outcome of the checks."""
 
     what: str
     license: str
@@ -77,12 +77,7 @@ class _Request:
         return self.approval.sources
 
     def record(self) -> dict[str, Any]:
-        """The settings in publish.json."""
-        settings = {"what": self.what, "license": self.license, "columns": [*self.columns]}
-        return {**settings, "of": self._source_digest()}
-
-    def _source_digest(self) -> str:
-        """SHA-256 over the checksums of what is published and of all records that its card is filled from."""
+        """The settings for publish.json, with a SHA-256 of the published files and of all records used by the card."""
         if self.what in GENERATORS:
             parts = [str(artifact_record(str(self.artifact)).get("fingerprint"))]
         else:
@@ -90,7 +85,8 @@ class _Request:
             parts = [self.sources.synthetic.checksum]
         paths = sorted(self.sources.paths.items())
         parts += [f"{name} {file_sha256(path)}" for name, path in paths if path.is_file()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return {"what": self.what, "license": self.license, "columns": [*self.columns], "of": digest}
 
 
 def publish(
@@ -115,12 +111,11 @@ def publish(
 ) -> Summary:
     """Write ``dst``: README.md, and the store ``src`` or the generator ``artifact``; upload it if ``push`` is given.
 
-    ``what`` is one of ``STORES`` or ``GENERATORS``. The records of filter and audit in ``records``, and the stores of
-    samples that passed the filter, ``passed_stores``, must allow it: see ``publishing.checks``; ``accept_findings``
-    allows generators with findings. No patient of the store ``real`` may be named; ``latents`` is the store that filter
-    and audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
-    recorded commands. The folder is written as ``<dst>.partial``, checked, and renamed. Raises ``UserError`` if it may
-    not be published.
+    ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
+    passed the filter, ``passed_stores``, must allow publication: see ``publishing.checks``; ``accept_findings`` allows
+    generators with findings. No patient of the store ``real`` may be named; ``latents`` is the store that filter and
+    audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
+    recorded commands. Raises ``UserError`` if publication is not allowed.
     """
     check_publishable(what)
     check_push(push)
@@ -128,7 +123,7 @@ def publish(
     all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
-        raise UserError(f"real={real} does not exist: it is needed, to check that none of its patients is named")
+        raise UserError(f"real={real} does not exist: give the real store, to check that no patient is named")
     if what in GENERATORS:
         approval = approve_model(what, str(artifact), sources, accept_findings)
     elif sources.synthetic is None:
@@ -150,7 +145,7 @@ def publish(
 
 
 def _check_settings(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
-    """The license. Raises ``UserError`` for impossible settings."""
+    """The license. Raises ``UserError`` for invalid settings."""
     if license is None:
         raise UserError("license= is needed, as the hub writes it (cc-by-nc-4.0, mit, other, ...): it has no default")
     if not is_license(license):
@@ -163,7 +158,7 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
 
 
 def _write_folder(work: Path, request: _Request) -> None:
-    """Write and check the folder ``work``; an interrupted run is continued."""
+    """Write and check the folder ``work``, or continue an interrupted run."""
     settings = request.record()
     begin_or_resume(work / RECORD, settings, _KIND)
     card = _write_model(work, request) if request.what in GENERATORS else _write_store(work / STORE, request)
@@ -174,7 +169,7 @@ def _write_folder(work: Path, request: _Request) -> None:
 
 
 def _write_store(root: Path, request: _Request) -> str:
-    """Write the recordings under new names, in random order; return the card."""
+    """Write the recordings under new names, in random order; returns the card."""
     approval, source = request.approval, request.sources.synthetic
     assert source is not None
     verify(source.root)
@@ -211,7 +206,7 @@ def _write_store(root: Path, request: _Request) -> str:
 
 
 def _random_order(source: Store, secret: Path) -> list[str]:
-    """The names of ``source`` in an order that depends on the private file ``secret``: fixed, but unknown to others."""
+    """The names of ``source`` in a fixed order that cannot be reconstructed without the private file ``secret``."""
     key = file_sha256(secret if secret.is_file() else source.root / CHECKSUMS)
     names = [str(name) for name in source.table["FileName"]]
     return sorted(names, key=lambda name: hashlib.sha256(f"{key} {name}".encode()).hexdigest())
@@ -219,15 +214,15 @@ def _random_order(source: Store, secret: Path) -> list[str]:
 
 def _public_row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
     """The columns ``kept`` of ``row``, with the new ``name``."""
-    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # NaN is no value
-    for column in ("HeartRate", "EF"):  # their decimals may be those of one patient
+    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # None instead of NaN
+    for column in ("HeartRate", "EF"):  # decimals may identify a patient
         if (value := public.get(column)) is not None:
             public[column] = round(float(value))
     return {**public, "FileName": name, "PatientID": name.rpartition("-")[2]}
 
 
 def _write_model(work: Path, request: _Request) -> str:
-    """Copy weights and configuration, artifact.json and training.yaml without paths; return the card."""
+    """Copy weights and configuration, and artifact.json and training.yaml without paths; returns the card."""
     artifact = Path(str(request.artifact))
     for name in _MODEL_FILES:
         if (artifact / name).is_file():
@@ -240,23 +235,20 @@ def _write_model(work: Path, request: _Request) -> str:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of ``folder`` other than card and record; of a store, its list of checksums."""
+    """SHA-256 of the files of a model in ``folder``, or of the list of checksums of a store."""
     names = (f"{STORE}/{CHECKSUMS}", METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _check_folder(folder: Path, request: _Request) -> None:
-    """Raise ``UserError`` if ``folder`` has other files than it should, or names a patient or a local folder."""
+    """Raise ``UserError`` if ``folder`` has unexpected files, or its text contains a patient's name or a local path."""
     real = request.sources.real
     assert real is not None
-    allowed = (
-        {CARD, RECORD, STORE}
-        if (folder / STORE).is_dir()
-        else {CARD, RECORD, METADATA_FILE, TRAINING_FILE, *_MODEL_FILES}
-    )
+    is_store = (folder / STORE).is_dir()
+    allowed = {CARD, RECORD, *([STORE] if is_store else [METADATA_FILE, TRAINING_FILE, *_MODEL_FILES])}
     if unknown := sorted(path.name for path in folder.iterdir() if path.name not in allowed):
         raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
-    if (folder / STORE).is_dir():
+    if is_store:
         verify(folder / STORE)
     if (read_record(folder / RECORD) or {}).get("sums") != _checksums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
@@ -267,7 +259,7 @@ def _check_folder(folder: Path, request: _Request) -> None:
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
             if name := find_patient_name(real, text, public_text):
-                raise UserError(f"{path} would name {name} of {real.root}: make its source without it; remove {folder}")
+                raise UserError(f"{path} would name {name} of {real.root}: remove the name at its source, and {folder}")
             if local := next((local for local in local_folders if local in text), None):
                 raise UserError(f"{path} would contain {local}, a folder of this machine; remove {folder}")
 
@@ -281,9 +273,7 @@ def _summary(target: Path, state: str, request: _Request, url: str) -> Summary:
         "license": request.license,
         "uploaded": url or "nothing: push=<namespace>/<name> uploads it",
     }
-    others = [
-        name for name in (*STORES, *GENERATORS) if name != target.name and (target.parent / name / CARD).is_file()
-    ]
-    if others:
+    names = [name for name in (*STORES, *GENERATORS) if name != target.name]
+    if others := [name for name in names if (target.parent / name / CARD).is_file()]:
         facts["also here"] = f"{', '.join(others)}: publish samples or their generators, not both; see docs/privacy.md"
     return Summary(f"publish: {target} {state}", facts)

@@ -1,4 +1,4 @@
-"""``stage=report``: everything known about a study's synthetic set, as one page that opens offline."""
+"""``stage=report``: all results of a study's synthetic set, as one HTML page that opens offline."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 METRICS = "metrics.json"
 SHARED = '<p class="status">For sharing.'
-"""Only pages made with ``share`` contain this."""
+"""Text that only pages with ``share`` contain."""
 MAX_BYTES = 15_000_000
 _MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
 
@@ -42,11 +42,11 @@ def report(
 ) -> Summary:
     """Write ``dst``/index.html and ``dst``/metrics.json from the stores and records of ``study`` that exist.
 
-    ``real`` and ``videos`` (synthetic, decoded) are stores, ``passed_stores`` those of the samples that passed the
-    filter, ``records`` the folders and files of filter, audit, evaluation and utility, ``folders`` those with recorded
-    commands. ``look`` are the fields of ``ClipSettings``. With ``share`` the page has no frame and no name of a
-    patient. Raises ``UserError`` if there is nothing to report, if a record is not what its stage writes, and if a
-    shared page would contain a patient's name.
+    Stores: ``real``, ``videos`` (synthetic, decoded) and ``passed_stores`` (samples that passed the filter).
+    ``records``: folders and files of filter, audit, evaluation and utility. ``folders``: folders of stores and
+    artifacts with recorded commands. ``look``: fields of ``ClipSettings``. With ``share`` the page has no frame and no
+    name of a patient. Raises ``UserError`` if there is nothing to report, if a record is invalid, and if a shared page
+    would contain a patient's name.
     """
     validation.true_or_false("share", share)
     from echodream.report.build import GENERATOR, build_page, page_metrics, render_page
@@ -80,7 +80,7 @@ def _write(target: Path, text: str, metrics: Mapping[str, Any]) -> None:
 
 
 def _check_target(target: Path, share: bool, generator: str) -> None:
-    """Raise ``UserError`` if the page would be written into a store, or over a shared page or another file."""
+    """Raise ``UserError`` if ``target`` is in a store, or would replace a shared page or a file that is no page."""
     for folder in (target.parent.resolve(), *target.parent.resolve().parents):
         if (folder / DATASET).is_file():
             raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another")
@@ -109,7 +109,7 @@ def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None
 
 
 def _refuse_patient_names(sources: "Sources", text: str) -> None:
-    """Raise ``UserError`` if the page ``text`` contains a patient's or a recording's name, in a command or a class."""
+    """Raise ``UserError`` if the page ``text`` contains the name of a patient or recording."""
     from echodream.report.build import TEMPLATES
 
     assert sources.real is not None

@@ -27,8 +27,8 @@ def track(
 ) -> Summary:
     """Log the numbers of the ``records`` that exist, by name, and all stores and artifacts in ``folders``.
 
-    The same study in the same place is the same run. Raises ``UserError`` if there is nothing to log, and if W&B did
-    not accept everything.
+    The same ``study`` and ``folders`` give the same W&B run. Raises ``UserError`` if there is nothing to log, or if W&B
+    did not accept everything.
     """
     existing = {name: record for name, path in records.items() if (record := read_record(Path(path))) is not None}
     numbers = {key: value for name, record in existing.items() for key, value in _numbers(name, record)}
@@ -62,7 +62,7 @@ def _subfolders(folders: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of the record ``name`` by their keys, with the ends of intervals."""
+    """Key and value of each number in the record ``name``, including interval bounds."""
     if name.startswith("filter"):
         decision = record.get("decision") or {}
         keys = [key for key in ("drawn", "kept", "rejected", "passed") if key in decision]

@@ -1,4 +1,4 @@
-"""``stage=utility``: classifiers trained on real videos, synthetic ones or both, tested on the same real patients."""
+"""``stage=utility``: test classifiers trained on real videos, synthetic videos or both on the same real patients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +33,10 @@ def utility(
 ) -> Summary:
     """Test the classifiers ``artifacts``, a folder or list of folders for each role, on the TEST rows of ``real``.
 
-    Folders that do not exist are left out. ``tasks`` are names of classes or pairs of names; None: each class X against
+    Folders that do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against
     Non-X, or each class if there are no such pairs, and each regression. Writes utility.json to ``dst``: metrics with
-    intervals from ``repeats`` bootstrap samples of patients, and their ratios to the real-trained classifier. Raises
-    ``UserError`` for fewer than two roles, and for a classifier that may have seen the TEST patients.
+    intervals from ``repeats`` bootstrap samples of patients, and ratios to the metrics of the real-trained classifier.
+    Raises ``UserError`` for fewer than two roles, and for a classifier whose training may include TEST patients.
     """
     if tasks is not None and not tasks:
         raise UserError("tasks is empty: give names of classes, or null for all")
@@ -83,16 +83,15 @@ def utility(
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
     """The classifiers that exist, by role.
 
-    Raises ``UserError`` unless they were trained as their role says, on the store with the checksum ``source``, and on
-    all of its TRAIN patients.
+    Raises ``UserError`` for a classifier of another role, or not trained on all TRAIN patients of the store with the
+    checksum ``source``.
     """
     if unknown := sorted(set(artifacts) - set(ROLES)):
         raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
-    by_role = {
-        role: [open_classifier(path) for path in validation.path_list(artifacts.get(role)) if Path(path).is_dir()]
-        for role in ROLES
+    paths = {
+        role: [path for path in validation.path_list(artifacts.get(role)) if Path(path).is_dir()] for role in ROLES
     }
-    by_role = {role: loaded for role, loaded in by_role.items() if loaded}
+    by_role = {role: [open_classifier(path) for path in existing] for role, existing in paths.items() if existing}
     if len(by_role) < 2:
         raise UserError(
             f"artifacts= needs classifiers of two of {', '.join(ROLES)}, and has {', '.join(by_role) or 'none'}: "

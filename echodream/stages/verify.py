@@ -1,4 +1,4 @@
-"""``stage=verify``: checks a folder against the specification of a Store."""
+"""``stage=verify``: check a folder against the specification of a Store."""
 
 import itertools
 

@@ -25,7 +25,7 @@ from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig,
 from echodream.store import Store
 
 _BEAT_STREAM = 2
-"""Random stream of the beat length, in the seed of a video."""
+"""Entry in the seed of the random beat length."""
 _MIN_BEAT_LENGTH = 0.5
 """Shortest beat, relative to the mean of the training beats."""
 
@@ -54,8 +54,8 @@ def video(
 ) -> Summary:
     """Sample a video for each row of the latent store ``src``, with the LVDM at ``artifact``.
 
-    Each video is a function of the seed, its number and its source only. Conditions come from columns of the source, or
-    from the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
+    Each video is a function of the seed, its number and its source only. Conditions are columns of the source, or of
+    the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
     config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
@@ -94,7 +94,7 @@ def _table_rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """Row of FileList.csv for each video, by name. Patient and name of a real source are left out.
+    """Row of FileList.csv for each video, by name, without patient and name of a real source.
 
     HeartRate, in beats per minute, is the rate of the key frames.
     """
@@ -117,7 +117,7 @@ def _table_rows(
 
 
 def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
-    """Beat of each video, its length distributed as in training; empty for a model without key frames."""
+    """Beat of each video, with a random length distributed as in training; empty for a model without key frames."""
     times, spread = model.metadata.reference_times, model.metadata.beat_spread
     if spread is None:
         return []
@@ -129,7 +129,7 @@ def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
 def _reference_reader(
     model: DiffusionModel, store: Store, sources: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
 ) -> References:
-    """Function that reads the reference frames of a video and their times."""
+    """Function from the row of a video to its reference frames and their times."""
     metadata, times = model.metadata, _reference_times(model, sources, str(store.root), length)
     max_beats = math.ceil(length.frames / (_MIN_BEAT_LENGTH * metadata.reference_times[-1])) if beats else 0
     sizes = set(zip(sources["FrameHeight"], sources["FrameWidth"], strict=True))
@@ -137,7 +137,7 @@ def _reference_reader(
         height, width = min(wrong)
         raise UserError(
             f"{store.root} has latents of {width}x{height}, this lvdm makes {metadata.width}x{metadata.height}: "
-            "give src= of images in the size that it was trained in"
+            "give src= of images in the size of its training latents"
         )
     names = sources["FileName"].tolist()
 
@@ -168,7 +168,7 @@ def _clip_length(model: DiffusionModel, frames: int, join: str, overlap: int | N
 
 
 def _join_frames(length: ClipLengthConfig) -> list[int]:
-    """First frame of each window but the first."""
+    """First frame of each window except the first window."""
     if length.frames <= length.window:
         return []
     if length.join == "continue":
@@ -233,8 +233,7 @@ def _reference_times(
         )
     if len(times) < 2:
         return times or (0.0,)
-    wrong = sources[sources["NumberOfFrames"] != len(times)]
-    if len(wrong):
+    if len(wrong := sources[sources["NumberOfFrames"] != len(times)]):
         kind, remedy = "reference frames", f"give src= of recordings that are these {len(times)} frames"
         if has_key_frames:
             kind, remedy = "key frames", "sample them with a lidm trained with view=triplet"

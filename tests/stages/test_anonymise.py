@@ -274,7 +274,10 @@ REFUSED = [
         ["generator=DIR/foreign"],
         "generator= samples latents of another autoencoder than that of .*real: train it again",
     ),
-    (["generator=DIR/wide"], "r0 of .*real is 6x4, and generator= samples 7x4: give the one that was trained on these"),
+    (
+        ["generator=DIR/wide"],
+        "r0 of .*real is 6x4, and generator= samples 7x4: give the LIDM that was trained on",
+    ),
     (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymized: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
     (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give one whose TRAIN"),

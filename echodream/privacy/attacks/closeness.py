@@ -43,19 +43,17 @@ def closeness(
 ) -> Closeness:
     """DCR, NNDR and the share nearest in training, of embeddings (n, D), (m, D), (l, D), by Euclidean distance.
 
-    Patients need equally many frames on both sides. The larger group of patients is subsampled to the size of the
-    smaller. With ``groups``, (n,), the rows of ``synthetic`` are frames, and a sample is as close as its closest frame.
-    Raises ``UserError`` if a patient is in both groups, or a group has fewer than two patients.
+    All patients need equally many frames. The larger group of patients is subsampled to the size of the smaller. With
+    ``groups``, (n,), rows of ``synthetic`` are frames, and the closest frame of each sample counts. Raises
+    ``UserError`` if a patient is in both groups, or a group has fewer than two patients.
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
     x, y, z = check_embeddings("closeness", synthetic, train, holdout)
     generator = np.random.default_rng(seed)
+    sample = unit_indices(groups, len(x))
     distances = [
-        _sample_distances(
-            distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(),
-            unit_indices(groups, len(x)),
-        )
+        _sample_distances(distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(), sample)
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
     patients = min(part.shape[1] for part in distances)

@@ -1,4 +1,4 @@
-"""Collisions: how often do samples of different seeds show one identity?"""
+"""Collisions: how often do samples of different seeds show the same identity?"""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,10 @@ from echodream.privacy.similarity import Similarity, normalize
 
 @dataclass(frozen=True)
 class Collisions:
-    """Pairs of samples of different seeds that show one identity: their similarity is at least ``threshold``.
+    """Pairs of samples of different seeds that collide: their similarity is at least ``threshold``.
 
-    ``pairs``: share of pairs that collide, with its jackknife interval over samples. ``samples``: share of samples that
-    collide with another one. ``identities``: 1 / pairs, the number of equally likely identities with this collision
-    rate (infinite if no pair collides).
+    ``pairs``: share of pairs that collide, with its jackknife interval over samples. ``samples``: share of samples in a
+    colliding pair. ``identities``: 1 / pairs, the number of equally likely identities with this collision rate.
     """
 
     pairs: Interval

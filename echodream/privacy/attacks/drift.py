@@ -50,28 +50,22 @@ def drift(
         if references is not None:
             first = normalize(references[number][None], similarity, "reference frames")
         curves.append(paired_similarity(frames, first.expand_as(frames), similarity).cpu().numpy())
-        steps.append(
-            float(paired_similarity(frames[1:], frames[:-1], similarity).mean()) if len(frames) > 1 else float("nan")
-        )
-    has_step = np.isfinite(steps)
-    if not has_step.any():
+        if len(frames) > 1:
+            steps.append((float(paired_similarity(frames[1:], frames[:-1], similarity).mean()), names[number]))
+    if not steps:
         raise UserError("Every video has a single frame: drift needs two or more.")
     points = []
     for frame in range(max(map(len, curves))):
         longer = [number for number, curve in enumerate(curves) if len(curve) > frame]
         values = np.array([curves[number][frame] for number in longer])
         points.append(bootstrap_mean(values, [names[number] for number in longer], seed=seed))
-    lost = None
-    if threshold is not None:
-        below = np.array([float((curve < threshold).any()) for curve in curves])
-        lost = bootstrap_mean(below, names, seed=seed)
+    below = None if threshold is None else np.array([float((curve < threshold).any()) for curve in curves])
+    step, step_names = zip(*steps, strict=True)
     return Drift(
         curve=np.array([point.value for point in points]),
         low=np.array([point.low for point in points]),
         high=np.array([point.high for point in points]),
         last=bootstrap_mean(np.array([curve[-1] for curve in curves]), names, seed=seed),
-        step=bootstrap_mean(
-            np.array(steps)[has_step], [n for n, ok in zip(names, has_step, strict=True) if ok], seed=seed
-        ),
-        lost=lost,
+        step=bootstrap_mean(np.array(step), step_names, seed=seed),
+        lost=None if below is None else bootstrap_mean(below, names, seed=seed),
     )

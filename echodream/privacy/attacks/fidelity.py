@@ -16,8 +16,8 @@ def fidelity(
 ) -> dict[str, Interval]:
     """PRDC of embeddings, (N, D) and (M, D), by Euclidean distance with ``k`` neighbors; see ``metrics.prdc``.
 
-    Recall and coverage are bootstrapped over ``real_patients``, (M,), precision and density over samples; radii stay
-    fixed.
+    Recall and coverage are bootstrapped over ``real_patients``, (M,), precision and density over samples, with fixed
+    radii.
     """
     x, y = check_embeddings("fidelity", synthetic, real)
     radii_x, radii_y = neighbor_radii(x, k), neighbor_radii(y, k)

@@ -45,10 +45,10 @@ def linkability(
     neighbors: int = 1,
     confidence: float = 0.95,
 ) -> Linkability:
-    """The linkability attack on two views of each patient, one row per patient: (n, D_1) and (n, D_2).
+    """The linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
 
-    The views are two frames, two recordings, or two parts of the features; ``synthetic`` has the same two views of each
-    sample. The attack links two views if one sample is among the ``neighbors`` nearest of both. Raises ``UserError``.
+    Views are frames, recordings, or parts of the features. The attack links two views if one sample is among the
+    ``neighbors`` nearest samples of both. Raises ``UserError`` for views or ``neighbors`` that do not fit.
     """
     for name, (first, second) in (("train", train), ("control", control), ("synthetic", synthetic)):
         if len(first) != len(second):

@@ -1,4 +1,4 @@
-"""Membership inference: does a score of the network reveal who was in its training set?"""
+"""Membership inference: does a score of the network reveal which patients were in its training set?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

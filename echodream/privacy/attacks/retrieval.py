@@ -1,4 +1,4 @@
-"""Image retrieval score: how much of the training set is the nearest neighbor of some sample?"""
+"""Image retrieval score: what share of the training set is the nearest neighbor of some sample?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from echodream.metrics.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Share of ``total`` training images (or patients) that are the nearest of some sample (arXiv 2411.16171).
+    """Share of ``total`` training images (or patients) that are the nearest neighbor of some sample (arXiv 2411.16171).
 
-    ``covered``: this share, which grows with the number of samples. ``score``: the image retrieval score, its estimate
-    for an unlimited number of samples if all retrievable images are equally likely, with its interval. Compare it with
-    the score of held-out data: neighborhoods differ in size even for a perfect generator.
+    ``covered``: the share for ``samples`` samples. ``score``: the image retrieval score, with its interval: an estimate
+    of the share for unlimited samples if all retrievable images are equally likely. Compare with the score of held-out
+    data: neighborhoods differ in size even for a perfect generator.
     """
 
     covered: float
@@ -30,9 +30,7 @@ def retrieval(retrieved: Sequence[object] | np.ndarray, total: int, confidence: 
 
     samples, distinct = len(retrieved), len({str(name) for name in retrieved})
     if not 1 <= distinct <= total:
-        raise UserError(
-            f"{distinct} distinct training images were retrieved of {total}: give n labels and their total."
-        )
+        raise UserError(f"{distinct} distinct training images were retrieved of {total}: give labels and their total.")
     sizes = np.arange(distinct, total + 1, dtype=np.float64)
     mean, spread = occupancy(sizes, samples)
     best = sizes[np.abs(mean - distinct).argmin()]
@@ -44,10 +42,7 @@ def retrieval(retrieved: Sequence[object] | np.ndarray, total: int, confidence: 
 
 
 def occupancy(sizes: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the number of distinct values in ``draws`` uniform draws from ``sizes`` values.
-
-    (k,) to (k,) each.
-    """
+    """Mean and std of the number of distinct values in ``draws`` uniform draws from ``sizes`` values; (k,) each."""
     miss_one = np.exp(draws * np.log1p(-1 / np.maximum(sizes, 1 + 1e-12)))  # probability that a given value is missed
     miss_two = np.exp(draws * np.log1p(-2 / np.maximum(sizes, 2 + 1e-12)))
     miss_one, miss_two = np.where(sizes > 1, miss_one, 0.0), np.where(sizes > 2, miss_two, 0.0)
