@@ -29,10 +29,7 @@ class RecordingBatch:
 
 
 class RecordingBatches(Dataset[RecordingBatch]):
-    """Batches of about ``batch`` frames, ``frames`` of each recording, without batches whose names are all ``done``.
-
-    A resumed run has the same batches as an uninterrupted run.
-    """
+    """The batches of about ``batch`` frames, ``frames`` of each recording, that have a recording not yet ``done``."""
 
     def __init__(self, recordings: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
         sizes = list(zip(recordings.table["FrameHeight"], recordings.table["FrameWidth"], strict=True))

@@ -53,10 +53,7 @@ def open_complete_store(path: str, key: str) -> Store:
 
 
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
-    """The stores of the original images ``real`` and of the anonymized images ``src``.
-
-    Raises ``UserError`` if they differ in kind, channels or encoder, or are the same store.
-    """
+    """The stores ``real`` and ``src``. Raises ``UserError`` if they are equal or hold other kinds of images."""
     original, anonymized = open_complete_store(real, "real"), open_complete_store(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):
@@ -65,15 +62,11 @@ def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
             f"{b.kind}s with {b.channels} channels: give two stores of the same kind"
         )
     if a.encoder != b.encoder:
-        raise UserError(
-            f"{original.root} and {anonymized.root} were encoded by different autoencoders: encode both with the same "
-            "autoencoder"
-        )
+        both = f"{original.root} and {anonymized.root}"
+        raise UserError(f"{both} were encoded by different autoencoders: encode both with the same autoencoder")
     if original.root.resolve() == anonymized.root.resolve():
-        raise UserError(
-            f"src={anonymized.root} and real={original.root} are the same store: give the store of anonymized images "
-            "as src="
-        )
+        both = f"src={anonymized.root} and real={original.root}"
+        raise UserError(f"{both} are the same store: give the store of anonymized images as src=")
     return original, anonymized
 
 

@@ -1,6 +1,6 @@
 """Anonymization methods of ``stage=anonymise``. A new method is a subclass of ``Method`` and an entry of ``METHODS``.
 
-Its settings are the fields of the class; their values come from ``methods.<name>`` in conf/stage/anonymise.yaml.
+The values of its fields come from ``methods.<name>`` in conf/stage/anonymise.yaml.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,7 @@ class Method:
         """Raise ``UserError`` if ``model`` cannot anonymize the ``recordings``."""
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """The anonymized frames of each selection: unscaled latents (f, C, H, W) on the CPU.
-
-        ``copies`` reads frames, decodes, encodes and samples.
-        """
+        """The anonymized frames of each selection, with the networks of ``copies``: unscaled latents (f, C, H, W)."""
         raise NotImplementedError
 
 

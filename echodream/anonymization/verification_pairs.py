@@ -97,11 +97,10 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
     pairs = np.stack([_image_indices(table, side, images, path) for side in ("First", "Second")], axis=1).reshape(-1, 2)
     owner = images.patients
     if "Same" in table:
-        wrong = np.flatnonzero((owner[pairs[:, 0]] == owner[pairs[:, 1]]) != (table["Same"].to_numpy() == 1))
-        if len(wrong):
-            raise UserError(
-                f"{path}: Same in line {int(wrong[0]) + 2} contradicts the PatientID of its images: correct Same"
-            )
+        same = owner[pairs[:, 0]] == owner[pairs[:, 1]]
+        if len(wrong := np.flatnonzero(same != (table["Same"].to_numpy() == 1))):
+            line = int(wrong[0]) + 2
+            raise UserError(f"{path}: Same in line {line} contradicts the PatientID of its images: correct Same")
     return pairs
 
 

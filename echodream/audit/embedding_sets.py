@@ -113,10 +113,7 @@ class EmbeddingSetBuilder:
         return EmbeddingSet(recordings.names, embedded, two_views, has_two_views, embedded, sequences, plan)
 
     def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
-        """The embedding set of the patients of ``recordings``; ``progress`` labels the progress bar.
-
-        Without ``sequences`` the set's sequences are its sample frames.
-        """
+        """The embedding set of the patients of ``recordings``; without ``sequences``, these are the sample frames."""
         names = np.unique(recordings.table["PatientID"].astype(str).to_numpy())
         rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
         orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
@@ -140,10 +137,7 @@ class EmbeddingSetBuilder:
     def _embed_sequences(
         self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
     ) -> list[Tensor]:
-        """Every ``every``-th frame of the recordings in ``plan``, at most as many as the longest sample has.
-
-        The frames of ``plan`` themselves, ``embedded``, if samples have no others.
-        """
+        """Every ``every``-th frame of each recording in ``plan``; ``embedded`` if it has all frames of samples."""
         if self.all_frames_embedded:
             return [*embedded]
         lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]

@@ -26,10 +26,8 @@ def audit_figures(
     rows = [(measure.name, measure.value, measure.expected) for measure in shares]
     names = ("samples", "expected of a harmless generator")
     yield "measures", plot_intervals("Audit: measures with 95 % intervals", rows, "value of the measure", names)
-    similarity = {
-        name: sets.nearest_training_patient(part).score
-        for name, part in (("samples", sets.samples), ("new patients", sets.held_out))
-    }
+    compared = {"samples": sets.samples, "new patients": sets.held_out}
+    similarity = {name: sets.nearest_training_patient(part).score for name, part in compared.items()}
     yield "nearest", plot_histograms("Similarity to the nearest training patient", similarity, "similarity")
     for measure in measures:
         if measure.name.startswith("identity"):

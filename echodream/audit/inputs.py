@@ -67,9 +67,8 @@ def open_inputs(
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
     decoder = load_frozen_autoencoder(autoencoder).to(device) if decode else None
     if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:
-        raise UserError(
-            f"autoencoder={autoencoder} did not encode these latents: give the autoencoder that did, or pairs=0"
-        )
+        remedy = "give the autoencoder that did, or pairs=0"
+        raise UserError(f"autoencoder={autoencoder} did not encode these latents: {remedy}")
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
     model_and_view = None if generator is None else load_generator(generator)
     if model_and_view is not None:
@@ -86,6 +85,5 @@ def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: 
         raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
     sampled_by = sampling_settings(source).get("model")
     if sampled_by is not None and sampled_by != model.fingerprint():
-        raise UserError(
-            f"generator={folder} did not generate {source.root}: give the lidm or lvdm that did, or generator=null"
-        )
+        remedy = "give the lidm or lvdm that did, or generator=null"
+        raise UserError(f"generator={folder} did not generate {source.root}: {remedy}")

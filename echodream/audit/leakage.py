@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
-    """Residual risk of linkability."""
+    """Residual risk of the linkability attack."""
     for name, patients in (("in training", sets.train), ("held out", sets.held_out)):
         if (count := int(patients.has_two_views.sum())) < 2:
             raise UserError(f"two or more patients {name} need two frames each, and there are {count}")

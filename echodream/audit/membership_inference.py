@@ -32,10 +32,7 @@ VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, T
 
 @dataclass(frozen=True)
 class MembershipConfig:
-    """Number of ``samples`` (frames, beats or clips) of each patient, of noise ``levels`` and of ``noises`` per level.
-
-    Raises ``UserError`` for invalid numbers.
-    """
+    """``samples`` (frames, beats, clips) per patient, noise ``levels``, ``noises`` per level. Raises ``UserError``."""
 
     samples: int
     levels: int
@@ -73,9 +70,8 @@ def load_generator(folder: str) -> tuple[DiffusionModel, View]:
     try:
         name = json.loads((Path(folder) / METADATA_FILE).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"generator={folder} holds no lidm or lvdm: give the artifact that generated the samples, or generator=null"
-        ) from error
+        remedy = "give the artifact that generated the samples, or generator=null"
+        raise UserError(f"generator={folder} holds no lidm or lvdm: {remedy}") from error
     if name not in ("lidm", "lvdm"):
         raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that generated the samples")
     return load_diffusion_model(folder, name), _training_view(Path(folder) / TRAINING_FILE)
@@ -88,9 +84,8 @@ def _training_view(path: Path) -> View:
         training_view: View = VIEWS[view.pop("_target_").rpartition(".")[2]](**view)
         return replace(training_view, per_recording=1, posterior="mean")  # type: ignore[call-arg]
     except (OSError, OmegaConfBaseException, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} does not record the view that the generator was trained on: train it again, or give generator=null"
-        ) from error
+        remedy = "train the generator again, or give generator=null"
+        raise UserError(f"{path} does not record the view that the generator was trained on: {remedy}") from error
 
 
 def denoising_errors(

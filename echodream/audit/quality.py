@@ -45,9 +45,8 @@ def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
     patients = sets.nearest_training_patient(sets.samples).patient
     control = sets.nearest_training_patient(sets.held_out).patient
     subset = np.random.default_rng([sets.seed, 3]).permutation(len(patients))[: len(control)]
-    all_samples, as_many, new_patients = (
-        retrieval(part, total) for part in (patients, patients[subset], control[: len(subset)])
-    )
+    parts = patients, patients[subset], control[: len(subset)]
+    all_samples, as_many, new_patients = (retrieval(part, total) for part in parts)
     scores = {"all samples": asdict(all_samples), "as many samples as new patients": asdict(as_many)}
     yield Measure(
         "image retrieval score",
@@ -72,9 +71,8 @@ def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
 def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
     """How often samples of two seeds show one identity."""
     threshold = sets.same_patient_threshold()
-    samples, new_patients = (
-        collisions(part.first_frames(), threshold, sets.similarity) for part in (sets.samples, sets.held_out)
-    )
+    frames = sets.samples.first_frames(), sets.held_out.first_frames()
+    samples, new_patients = (collisions(part, threshold, sets.similarity) for part in frames)
     yield Measure(
         "collisions between seeds",
         QUALITY,
@@ -91,15 +89,12 @@ def identity_drift(sets: AuditSets) -> Iterator[Measure]:
     """Whether all frames of a sample show one patient."""
     if all(len(sequence) < 2 for sequence in sets.samples.sequences):
         raise UserError("every sample has a single frame")
-    threshold = sets.same_patient_threshold()
-    sequences, control = (
-        [sequence for sequence in part.sequences if len(sequence) > 1] for part in (sets.samples, sets.held_out)
-    )
+    options: dict[str, Any] = {"similarity": sets.similarity, "seed": sets.seed}
+    threshold, control = sets.same_patient_threshold(), [part for part in sets.held_out.sequences if len(part) > 1]
     if not control:
         raise UserError("no held-out patient has a recording of two frames to compare with")
-    samples, new_patients = (
-        drift(part, threshold=threshold, similarity=sets.similarity, seed=sets.seed) for part in (sequences, control)
-    )
+    samples = drift([part for part in sets.samples.sequences if len(part) > 1], threshold=threshold, **options)
+    new_patients = drift(control, threshold=threshold, **options)
     assert samples.lost is not None
     assert new_patients.lost is not None
     yield Measure(

@@ -7,11 +7,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from echodream.audit.embedding_sets import AuditSets
+from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
 from echodream.audit.inputs import AuditInputs
 from echodream.audit.leakage import LEAKAGE_MEASURES
 from echodream.audit.measure import PRIVACY, Measure
 from echodream.audit.quality import QUALITY_MEASURES
+from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.privacy.decision import SCOPE
 from echodream.runs.summary import Summary
@@ -41,23 +42,22 @@ def build_record(
     inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], missing: Mapping[str, str]
 ) -> dict[str, Any]:
     """Sizes of the compared sets, measures, and reasons for missing measures."""
-    compared = {
-        "samples": (inputs.samples, sets.samples),
-        "training": (inputs.train, sets.train),
-        "held out": (inputs.held_out, sets.held_out),
-    }
-    sizes = {
-        name: {
+
+    def size(recordings: Recordings, embedding_set: EmbeddingSet) -> dict[str, int]:
+        return {
             "units": len(embedding_set),
             "recordings": len(recordings),
             "frames of each as a sample": int(embedding_set.sample_frames.shape[1]),
             "frames of each": int(embedding_set.all_frames.shape[1]),
         }
-        for name, (recordings, embedding_set) in compared.items()
-    }
+
     return {
         "statement": STATEMENT,
-        "sizes": sizes,
+        "sizes": {
+            "samples": size(inputs.samples, sets.samples),
+            "training": size(inputs.train, sets.train),
+            "held out": size(inputs.held_out, sets.held_out),
+        },
         "similarity": sets.similarity,
         "measures": [asdict(measure) for measure in measures],
         "not measured": dict(missing),
@@ -75,9 +75,8 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
     worse = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
-    lines["privacy"] = (
-        f"{len(worse)} of the measures stand out: {', '.join(worse)}" if worse else "no measure stands out; no proof"
-    )
+    found = f"{len(worse)} of the measures stand out: {', '.join(worse)}"
+    lines["privacy"] = found if worse else "no measure stands out; no proof"
     return Summary(f"audit: {path} {state}", lines)
 
 

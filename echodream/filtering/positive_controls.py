@@ -150,10 +150,8 @@ class PixelTransform(Control):
             latents = [copy_generator.recordings.posterior(part.row, part.frames)[0] for part, _ in batch]
             sizes = [len(part) for part in latents]
             pixels = copy_generator.decode(torch.cat(latents))
-            transformed = [
-                self.transform(part, rng.choice([-1, 1], 5).tolist(), rng)
-                for part, (_, rng) in zip(pixels.split(sizes), batch, strict=True)
-            ]
+            pairs = zip(pixels.split(sizes), [rng for _, rng in batch], strict=True)
+            transformed = [self.transform(part, rng.choice([-1, 1], 5).tolist(), rng) for part, rng in pairs]
             means, stds = (part.split(sizes) for part in copy_generator.encode(torch.cat(transformed)))
             for mean, std, (_, rng) in zip(means, stds, batch, strict=True):
                 yield gaussian_sample(mean, std, rng)
@@ -224,10 +222,8 @@ def select_controls(
         if missing := [name for name in names if name not in known]:
             raise UserError(f"{key}=[{missing[0]}] is not among controls: choose from {', '.join(sorted(known))}")
     if certified := [name for name in leave_out if controls[name] is not None and name not in report_only]:
-        raise UserError(
-            f"leave_out=[{certified[0]}] is part of the guarantee: name it in report_only=, too, or take it out of "
-            "leave_out="
-        )
+        remedy = "name it in report_only=, too, or take it out of leave_out="
+        raise UserError(f"leave_out=[{certified[0]}] is part of the guarantee: {remedy}")
     if not set(selected) - set(report_only):
         raise UserError("controls= declares no transform outside report_only=, so nothing could be promised: add one")
     return selected

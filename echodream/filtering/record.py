@@ -21,10 +21,7 @@ RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
 
 
 def count_decisions(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
-    """Number of decisions made with a private folder; a repeat with the same settings does not count again.
-
-    ``previous``: the record in the folder, if any.
-    """
+    """Number of decisions in a private folder with the record ``previous``; the same settings count only once."""
     if previous is None:
         return 1
     repeated = all(previous.get(name) == value for name, value in json.loads(json.dumps(settings)).items())
@@ -32,7 +29,7 @@ def count_decisions(previous: Mapping[str, Any] | None, settings: Mapping[str, A
 
 
 def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether both folders are complete. Raises ``UserError`` if one was made with other settings."""
+    """Whether both folders are complete. Raises ``UserError`` if one of them has other settings."""
     expected = json.loads(json.dumps(settings))
     records = {dst: read_dataset(dst).settings} if dst.exists() else {}
     record = read_record(private / RECORD)

@@ -13,32 +13,13 @@ import torch
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import (
-    Interval,
-    bootstrap_mean,
-    bootstrap_median,
-    clopper_pearson_interval,
-    unit_indices,
-)
+from echodream.metrics import bootstrap
+from echodream.metrics.bootstrap import Interval, unit_indices
 from echodream.privacy.nearest_neighbors import BLOCK, NearestReferences, check_embeddings, similarity_blocks
 from echodream.privacy.similarity import paired_similarity
 
-
-@dataclass(frozen=True)
-class Target:
-    """Published target of a measure: a value above ``above``."""
-
-    above: float
-    text: str
-
-
-TARGETS = {
-    "hidden rate": Target(90.0, "> 90 %"),
-    "local cloaking, avatars": Target(5.0, "> 5"),
-    "DCR": Target(0.2, "> 0.2"),
-    "NNDR": Target(0.3, "> 0.3"),
-}
-"""Published targets of the avatar method and of medical image anonymization, by measure."""
+TARGETS = {"hidden rate": 90.0, "local cloaking, avatars": 5.0, "DCR": 0.2, "NNDR": 0.3}
+"""Published targets of the avatar method and of medical image anonymization: a measure must be above its target."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +154,10 @@ def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndar
 
     At 0 and 100 % the interval is Clopper and Pearson's, with one trial per patient.
     """
-    mean = bootstrap_mean(values.astype(np.float64), patients, seed=seed)
+    mean = bootstrap.bootstrap_mean(values.astype(np.float64), patients, seed=seed)
     if mean.value in (0.0, 1.0):
         count = len(np.unique(unit_indices(patients, len(values))))
-        mean = clopper_pearson_interval(round(mean.value) * count, count)
+        mean = bootstrap.clopper_pearson_interval(round(mean.value) * count, count)
     return Interval(100 * mean.value, 100 * mean.low, 100 * mean.high)
 
 
@@ -187,18 +168,18 @@ class AnonymityMeasure:
     name: str
     value: Interval
     unit: str = ""
-    target: Target | None = None
+    target: float | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the value is above the target; None without a target or a value."""
         if self.target is None or not np.isfinite(self.value.value):
             return None
-        return self.value.value > self.target.above
+        return self.value.value > self.target
 
     def record(self) -> dict[str, Any]:
         """The fields for anonymity.json."""
-        target = None if self.target is None else self.target.text
+        target = None if self.target is None else f"> {self.target:g} {self.unit}".strip()
         return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.met}
 
 
@@ -213,7 +194,7 @@ def anonymity_measures(
         return AnonymityMeasure(name, percentage_interval(values, patients, seed), "%", TARGETS.get(name))
 
     def median(name: str, values: np.ndarray) -> AnonymityMeasure:
-        return AnonymityMeasure(name, bootstrap_median(values, patients, seed=seed), "", TARGETS.get(name))
+        return AnonymityMeasure(name, bootstrap.bootstrap_median(values, patients, seed=seed), "", TARGETS.get(name))
 
     return [
         percentage("hidden rate", comparison.hidden),

@@ -11,16 +11,8 @@ import numpy as np
 from echodream import validation
 from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, passes_to_aim_for
-from echodream.privacy import statements
-from echodream.privacy.certification import (
-    WEAKEST,
-    Certificate,
-    PatientScores,
-    certify,
-    highest_certified_threshold,
-    lowest_patient_scores,
-    split_patients,
-)
+from echodream.privacy import certification, statements
+from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
 from echodream.privacy.decision import Decision, rejection_cost
 from echodream.privacy.similarity import Similarity
@@ -59,7 +51,7 @@ class Evidence:
     def rows(self) -> dict[str, PatientScores]:
         """The controls sorted by name, and the lowest score of each patient who has every transform, if any."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
-        lowest = lowest_patient_scores(rows) if len(rows) > 1 else None
+        lowest = certification.lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
 
     def certify_reported(
@@ -170,7 +162,7 @@ class Calibrated(Rule):
             validation.number(f"rule.{key}", getattr(self, key), above=0, below=1)
         if self.alpha_max < self.alpha:
             raise UserError(
-                f"rule.alpha_max={self.alpha_max} is below rule.alpha={self.alpha}: it must be at least that."
+                f"rule.alpha_max={self.alpha_max} is below rule.alpha={self.alpha}: give at least rule.alpha"
             )
         validation.number("rule.choose", self.choose, 0, below=1, note=", so that some patients certify")
 
@@ -178,7 +170,7 @@ class Calibrated(Rule):
         """Choose tau and certify it. Unless the decision ``passed``, no sample may pass."""
         rows = evidence.rows
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
-        choosing, certifying = split_patients(evidence.controls, self.choose, self.seed)
+        choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)
         failure = self._too_little_evidence(evidence, required, certifying)
         calibration = None if evidence.calibration is None else evidence.calibration.values
         tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
@@ -212,17 +204,14 @@ class Calibrated(Rule):
     def _too_little_evidence(
         self, evidence: Evidence, required: Mapping[str, PatientScores], certifying: frozenset[str]
     ) -> str:
-        """Why there is too little evidence for any threshold, and a remedy; empty if there is enough.
-
-        ``required``: the transforms whose copies must meet ``beta``.
-        """
+        """Why too few patients or copies of the ``required`` transforms exist, and a remedy; empty if enough exist."""
         patients = 0 if evidence.calibration is None else len(evidence.calibration)
         if patients < calibration_patients_needed(self.alpha):
             return statements.too_few_calibration_patients(self.alpha, patients)
         if not required:
             return statements.no_controls(self.beta, self.delta, self.choose)
         if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in required:
-            return statements.no_patient_with_all_copies()
+            return statements.NO_PATIENT_WITH_ALL_COPIES
         counts = {name: len(scores.select(certifying)) for name, scores in required.items()}
         fewest = min(counts, key=counts.__getitem__)
         if counts[fewest] < controls_needed(self.beta, self.delta):
@@ -258,7 +247,7 @@ class Calibrated(Rule):
             "alpha": conformal_threshold(calibration, level),
             "beta": beta,
             "alpha_max": conformal_threshold(calibration, self.alpha_max),
-            "certified": highest_certified_threshold(rows, certifying, self.beta, self.delta),
+            "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
         }
 
     def _first_and_decisive(self, thresholds: Mapping[str, float]) -> tuple[str, str]:

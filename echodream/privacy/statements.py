@@ -7,6 +7,11 @@ from echodream.metrics.binomial_bounds import calibration_patients_needed, contr
 from echodream.privacy.certification import Certificate
 from echodream.privacy.decision import SCOPE
 
+NO_PATIENT_WITH_ALL_COPIES = (
+    "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "
+    "none; drop the transform that needs several recordings, or set it to false."
+)
+
 
 def percent(value: float) -> str:
     """A probability as a percentage with up to three digits: 0.05 is ``5 %``."""
@@ -67,14 +72,6 @@ def no_controls(beta: float, delta: float, choose: float) -> str:
     return (
         "Nothing may pass: there are no known copies to test with, so nothing can be said of unknown ones; make copies "
         f"of {_patients_needed(controls_needed(beta, delta), choose)} training patients under each transform."
-    )
-
-
-def no_patient_with_all_copies() -> str:
-    """No patient has a copy under every transform."""
-    return (
-        "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "
-        "none; drop the transform that needs several recordings, or set it to false."
     )
 
 

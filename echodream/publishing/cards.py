@@ -10,7 +10,7 @@ from echodream.publishing.checks import GENERATOR_OF, GENERATORS, Approval
 from echodream.report.mismatches import find_mismatches
 from echodream.report.sections import fidelity, privacy, usefulness
 from echodream.report.sections.lineage import lineage, package_versions
-from echodream.report.tables import Row, Table, Verdict
+from echodream.report.tables import Row, Table
 
 TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
@@ -45,9 +45,8 @@ def model_card(approval: Approval, what: str, license: str, artifact: Mapping[st
     from huggingface_hub import ModelCard, ModelCardData
 
     pipeline = {"lidm": "unconditional-image-generation", "lvdm": "image-to-video"}[what]
-    data = ModelCardData(
-        license=license, library_name="diffusers", pipeline_tag=pipeline, tags=[*TAGS, "diffusion", what]
-    )
+    tags = [*TAGS, "diffusion", what]
+    data = ModelCardData(license=license, library_name="diffusers", pipeline_tag=pipeline, tags=tags)
     values = {**_common_values(approval), **artifact, "what": what, "license": license}
     return _tidy(str(ModelCard.from_template(data, template_path=str(TEMPLATES / "model_card.md"), **values)))
 
@@ -98,16 +97,12 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "decision": approval.decision,
         "findings": approval.findings,
         "generators": generators,
-        "verdicts": [_verdict_line(verdict) for verdict in verdicts],
+        "verdicts": [f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}".strip() for v in verdicts],
         "audits": audits,
         "metric_tables": _markdown_tables(tables),
         "commands": [entry.command for entry in lineage(sources) if entry.command],
         "packages": package_versions(),
     }
-
-
-def _verdict_line(verdict: Verdict) -> str:
-    return f"**{verdict.topic}: {verdict.label}.** {' '.join([verdict.sentence, *verdict.notes])}".strip()
 
 
 def _markdown_tables(tables: Sequence[Table]) -> list[str]:

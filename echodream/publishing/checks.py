@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from echodream import validation
-from echodream.artifact import METADATA_FILE, read_artifact
+from echodream.artifact import read_artifact
 from echodream.errors import UserError
 from echodream.filtering.embedding import sampling_settings
 from echodream.report.sources import Sources, is_same_filter_run
-from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -178,15 +177,13 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None
     if not (root / CHECKSUMS).is_file():
-        raise UserError(
-            f"latents={latents} is not a store: give the store that was real= in stage=filter and stage=audit"
-        )
+        remedy = "give the store that was real= in stage=filter and stage=audit"
+        raise UserError(f"latents={latents} is not a store: {remedy}")
     checksum = file_sha256(root / CHECKSUMS)
     for name in (f"filter_{approval.kind}", *(f"audit_{GENERATORS[name]}" for name in approval.generators)):
         if sources.records[name].get("real") != checksum:
-            raise UserError(
-                f"{sources.paths[name]} is of another study than latents={latents}: give the store that was its real="
-            )
+            path = sources.paths[name]
+            raise UserError(f"{path} is of another study than latents={latents}: give the store that was its real=")
     table = Store(root).table
     for column in ("FileName", "PatientID"):
         if missing := set(table[column].astype(str)) - set(sources.real.table[column].astype(str)):
@@ -195,8 +192,3 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
                 f"{table[column].nunique()} names in column {column} of latents={latents} are not in it, so they could "
                 "not be searched for; give the recordings that were encoded"
             )
-
-
-def artifact_record(folder: str) -> dict[str, Any]:
-    """artifact.json in ``folder``."""
-    return read_record(Path(folder) / METADATA_FILE) or {}

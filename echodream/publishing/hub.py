@@ -39,7 +39,6 @@ def upload(folder: Path, push: str, kind: str, public: bool) -> str:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"push={push} was not accepted by the hub ({reason}): {folder} is complete, run the same command again"
-        ) from error
+        remedy = f"{folder} is complete, run the same command again"
+        raise UserError(f"push={push} was not accepted by the hub ({reason}): {remedy}") from error
     return str(getattr(commit, "repo_url", None) or f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{push}")

@@ -69,10 +69,8 @@ def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: st
     if any(abs(std / weak_std - 1) > _MAX_RESIDUAL_DIFFERENCE for std, weak_std in stds):
         wrong.append("residual, by more than a tenth")  # the units of the predictions differ
     if wrong:
-        raise UserError(
-            f"guidance.auto.artifact={folder} differs from the model in {wrong[0]}: train it as the model itself, but "
-            "shorter or smaller"
-        )
+        remedy = "train the weak model as the model itself, but shorter or smaller"
+        raise UserError(f"guidance.auto.artifact={folder} differs from the model in {wrong[0]}: {remedy}")
     return weak
 
 

@@ -64,10 +64,7 @@ def batch_noise(
 
 
 class SamplingModule(pl.LightningModule):
-    """Samples images, or clips of ``length`` (default: that of training), from noise.
-
-    ``weak`` is a weaker model of the same kind, for autoguidance.
-    """
+    """Samples images, or clips of ``length`` (default: as in training). ``weak``: a weaker model for autoguidance."""
 
     def __init__(
         self,

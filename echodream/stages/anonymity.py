@@ -11,14 +11,7 @@ from echodream.anonymization.comparison_spaces import ComparisonSpace, compariso
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.privacy.anonymity import (
-    AnonymityMeasure,
-    AvatarComparison,
-    anonymity_measures,
-    compare_avatars,
-    hidden_by_patient,
-    percentage_interval,
-)
+from echodream.privacy import anonymity as avatars
 from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.summary import Summary
 
@@ -71,11 +64,11 @@ def anonymity(
     for space, x, y in zip(spaces, *embeddings, strict=True):
         if bool((x == x[0]).all()):
             raise UserError(f"all originals have the same {space.name} embedding: the network has collapsed")
-        comparison = compare_avatars(x, y, paired)
-        measures = anonymity_measures(comparison, patients, seed)
+        comparison = avatars.compare_avatars(x, y, paired)
+        measures = avatars.anonymity_measures(comparison, patients, seed)
         if paired:
-            hidden = percentage_interval(hidden_by_patient(x, y, patients), patients, seed)
-            measures.insert(1, AnonymityMeasure("hidden by patient", hidden, "%"))
+            hidden = avatars.percentage_interval(avatars.hidden_by_patient(x, y, patients), patients, seed)
+            measures.insert(1, avatars.AnonymityMeasure("hidden by patient", hidden, "%"))
         measured[space.name] = {
             "means": space.description,
             "network": space.fingerprint,
@@ -104,7 +97,7 @@ def anonymity(
 
 
 def _table(
-    space: ComparisonSpace, comparison: AvatarComparison, originals: ImageSet, anonymized: ImageSet
+    space: ComparisonSpace, comparison: avatars.AvatarComparison, originals: ImageSet, anonymized: ImageSet
 ) -> pd.DataFrame:
     """A row for each anonymized image: its original, distances, and numbers of nearer images."""
     return pd.DataFrame(

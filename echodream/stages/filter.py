@@ -14,20 +14,12 @@ from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
+from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.filtering.embedding import FrameEmbedder, check_training_store, sampling_settings
 from echodream.filtering.positive_controls import Control, select_controls
-from echodream.filtering.record import (
-    RECORD,
-    count_decisions,
-    is_complete,
-    public_decision,
-    summary_lines,
-    write_passed_samples,
-    write_private_folder,
-)
-from echodream.filtering.scoring import FilterScores, ScoringConfig, frames_per_sample, score_samples
-from echodream.privacy.decision import Decision
+from echodream.filtering.record import RECORD, is_complete, summary_lines
+from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
 from echodream.privacy.rules import Calibrated, Rule
 from echodream.runs.atomic_folder import lock, read_record, unlock
 from echodream.runs.redaction import redact_paths_in_command
@@ -102,18 +94,19 @@ def filter_(
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device)
         scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
-        number = count_decisions(read_record(Path(private) / RECORD), settings)
-        record = {**settings, "decision": public_decision(decision, scores, rule, number)}
+        number = filter_record.count_decisions(read_record(Path(private) / RECORD), settings)
+        record = {**settings, "decision": filter_record.public_decision(decision, scores, rule, number)}
         command = redact_paths_in_command(command)
         origin: dict[str, Any] = {"command": command, "code_version": code_version}
-        write_private_folder(Path(private), scores, decision, {**record, **origin})
-        problem = _problem(decision, scores)
-        if problem is not None:
-            problem += _withdraw(Path(dst))
+        filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin})
+        if decision.rejected(scores.samples.score).all():
+            count = len(scores.names)
+            problem = f"none of the {count} samples is below the threshold: all resemble a training patient"
+            problem = (problem if decision.passed else decision.statement) + _withdraw(Path(dst))
             return Summary(f"filter: nothing passes, {dst} was not made", summary_lines(record), problem)
         settings_of_samples = {**record, "samples": store.dataset.settings}
         dataset = replace(store.dataset, settings=settings_of_samples, statistics=None, **origin)
-        write_passed_samples(store, Path(dst), dataset, decision, scores)
+        filter_record.write_passed_samples(store, Path(dst), dataset, decision, scores)
         return Summary(f"filter: {dst} done", summary_lines(record))
     finally:
         unlock(private_lock)
@@ -188,15 +181,6 @@ def _recorded_guidance(store: Store, model: DiffusionModel | None) -> Guidance:
         return Guidance()
     scales = {name: scale for name, scale in recorded["scales"].items() if name in model.conditioner.names}
     return Guidance(scales, tuple(recorded["interval"]), recorded["rescale"])
-
-
-def _problem(decision: Decision, scores: FilterScores) -> str | None:
-    """Why no sample passes; None if any passes."""
-    if not decision.passed:
-        return decision.statement
-    if decision.rejected(scores.samples.score).all():
-        return f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
-    return None
 
 
 def _withdraw(dst: Path) -> str:

@@ -76,11 +76,8 @@ def ingest(
         for recording in recordings:
             if recording.problem is not None and recording.name not in writer.done:
                 writer.reject(recording.name, recording.problem, counted=recording.counted)
-        jobs = [
-            Job(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name))
-            for r in recordings
-            if r.name not in writer.done
-        ]
+        todo = [r for r in recordings if r.name not in writer.done]
+        jobs = [Job(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name)) for r in todo]
         resumed = len(writer.rows)
         results = convert_all(jobs, workers, timeout)
         for recording, result in tqdm(results, "ingest", len(jobs), unit="rec", disable=None):

@@ -105,9 +105,8 @@ def _check_stores(videos: Store, store: Store, dst: str) -> None:
         raise UserError(f"src={videos.root} has no recording: there is nothing to detect")
     if Path(dst).resolve() in (videos.root.resolve(), store.root.resolve()):
         raise UserError(f"dst={dst} is a store that is read: a store is never changed, choose another dst=")
-    video_frames, store_frames = (
-        dict(zip(each.table["FileName"], each.table["NumberOfFrames"], strict=True)) for each in (videos, store)
-    )
+    tables = (each.table.set_index("FileName") for each in (videos, store))
+    video_frames, store_frames = (table["NumberOfFrames"].to_dict() for table in tables)
     if wrong := [name for name, count in store_frames.items() if video_frames.get(name) != count]:
         raise UserError(
             f"onto={store.root} has {wrong[0]} with {store_frames[wrong[0]]} frames, and src={videos.root} has "
@@ -141,9 +140,8 @@ def _summary(videos: Store, result: Store) -> dict[str, object]:
 
 
 def _match_text(matches: Sequence[KeyFrameMatch]) -> str:
-    matched, missed, spurious = (
-        sum(getattr(match, count) for match in matches) for count in ("matched", "missed", "spurious")
-    )
+    counts = ([getattr(match, name) for match in matches] for name in ("matched", "missed", "spurious"))
+    matched, missed, spurious = map(sum, counts)
     return (
         f"of {matched + missed} marks that src has in {len(matches)} recordings "
         f"{100 * matched / (matched + missed):.1f} % were found within {TOLERANCE} frame, {missed} missed, "

@@ -12,17 +12,9 @@ from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
+from echodream.publishing import checks
 from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
-from echodream.publishing.checks import (
-    GENERATORS,
-    STORES,
-    Approval,
-    approve_model,
-    approve_store,
-    artifact_record,
-    check_publishable,
-    check_reference_patients,
-)
+from echodream.publishing.checks import GENERATORS, STORES, Approval
 from echodream.publishing.hub import check_push, upload
 from echodream.report.sources import FILES, Sources, load_sources
 from echodream.runs.atomic_folder import (
@@ -79,7 +71,7 @@ class _Request:
     def record(self) -> dict[str, Any]:
         """The settings for publish.json, with a SHA-256 of the published files and of all records used by the card."""
         if self.what in GENERATORS:
-            parts = [str(artifact_record(str(self.artifact)).get("fingerprint"))]
+            parts = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
         else:
             assert self.sources.synthetic is not None
             parts = [self.sources.synthetic.checksum]
@@ -117,7 +109,7 @@ def publish(
     audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
     recorded commands. Raises ``UserError`` if publication is not allowed.
     """
-    check_publishable(what)
+    checks.check_publishable(what)
     check_push(push)
     license = _check_settings(license, columns, public, accept_findings)
     all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
@@ -125,20 +117,25 @@ def publish(
     if sources.real is None:
         raise UserError(f"real={real} does not exist: give the real store, to check that no patient is named")
     if what in GENERATORS:
-        approval = approve_model(what, str(artifact), sources, accept_findings)
+        approval = checks.approve_model(what, str(artifact), sources, accept_findings)
     elif sources.synthetic is None:
         raise UserError(f"src={src} does not exist: run stage=decode, or give src=")
     else:
-        approval = approve_store(what, sources)
-    check_reference_patients(approval, latents)
+        approval = checks.approve_store(what, sources)
+    checks.check_reference_patients(approval, latents)
     command = redact_paths_in_command(command)
     request = _Request(what, license, columns, artifact, approval, command, code_version)
-    target = Path(dst)
+    target, settings = Path(dst), request.record()
     with atomic_folder(target) as work:
         if work is not None:
-            _write_folder(work, request)
+            begin_or_resume(work / RECORD, settings, _KIND)
+            card = _write_model(work, request) if what in GENERATORS else _write_store(work / STORE, request)
+            (work / CARD).write_text(card, encoding="utf-8")
+            run = {"command": command, "code_version": code_version, "findings": approval.findings}
+            write_record(work / RECORD, {**settings, **run, "sums": _checksums(work)})
+            _check_folder(work, request)
     if work is None:
-        require_same_settings(target / RECORD, request.record(), _KIND)
+        require_same_settings(target / RECORD, settings, _KIND)
         _check_folder(target, request)
     url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
     return _summary(target, "already complete" if work is None else "done", request, url)
@@ -155,17 +152,6 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
     if private := [name for name in columns if name not in _COLUMNS]:
         raise UserError(f"columns=[{private[0]}] is not published: choose from {', '.join(_COLUMNS)}")
     return license
-
-
-def _write_folder(work: Path, request: _Request) -> None:
-    """Write and check the folder ``work``, or continue an interrupted run."""
-    settings = request.record()
-    begin_or_resume(work / RECORD, settings, _KIND)
-    card = _write_model(work, request) if request.what in GENERATORS else _write_store(work / STORE, request)
-    (work / CARD).write_text(card, encoding="utf-8")
-    run = {"command": request.command, "code_version": request.code_version}
-    write_record(work / RECORD, {**settings, **run, "findings": request.approval.findings, "sums": _checksums(work)})
-    _check_folder(work, request)
 
 
 def _write_store(root: Path, request: _Request) -> str:
@@ -227,7 +213,7 @@ def _write_model(work: Path, request: _Request) -> str:
     for name in _MODEL_FILES:
         if (artifact / name).is_file():
             shutil.copyfile(artifact / name, work / name)
-    record = artifact_record(str(artifact))
+    record = read_record(artifact / METADATA_FILE) or {}
     write_record(work / METADATA_FILE, {**record, "command": redact_paths_in_command(str(record.get("command", "")))})
     config = (artifact / TRAINING_FILE).read_text(encoding="utf-8")
     (work / TRAINING_FILE).write_text(redact_absolute_paths(config), encoding="utf-8")

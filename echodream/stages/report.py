@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
@@ -65,18 +65,13 @@ def report(
     if len(text.encode()) > MAX_BYTES:
         size = len(text) // 1_000_000
         raise UserError(f"{target} would take {size} MB: lower look.per_class, look.pairs or look.seconds")
-    _write(target, text, metrics)
-    return _summary(target, page, len(text))
-
-
-def _write(target: Path, text: str, metrics: Mapping[str, Any]) -> None:
-    """Write the page and its numbers, each atomically."""
     handle = lock(target.parent)
     try:
         write_text(target, text)
         write_record(target.with_name(METRICS), metrics)
     finally:
         unlock(handle)
+    return _summary(target, page, len(text))
 
 
 def _check_target(target: Path, share: bool, generator: str) -> None:

@@ -81,11 +81,7 @@ def utility(
 
 
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
-    """The classifiers that exist, by role.
-
-    Raises ``UserError`` for a classifier of another role, or not trained on all TRAIN patients of the store with the
-    checksum ``source``.
-    """
+    """The existing classifiers by role. Raises ``UserError`` if one has another role or another training set."""
     if unknown := sorted(set(artifacts) - set(ROLES)):
         raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
     paths = {
@@ -106,7 +102,7 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
                 part = "one fold" if is_fold else "another version"
                 raise UserError(
                     f"artifacts.{role}: {classifier.folder} was trained on {part} of this study, so it may have seen "
-                    "the TEST patients of real=: train one with src= the same store and without folds="
+                    "the TEST patients of real=: train a classifier with src= the same store and without folds="
                 )
     return by_role
 

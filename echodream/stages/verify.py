@@ -19,9 +19,6 @@ def verify(*, src: InputPath, command: str, code_version: str) -> Summary:
     dataset = store.dataset
     size = f"{dataset.channels} x {dataset.height or 'any'} x {dataset.width or 'any'}"
     counts = f"{store.table['PatientID'].nunique()} patients, {store.table['NumberOfFrames'].sum()} frames"
-    facts = {
-        "kind": f"{dataset.kind}, {size}, {dataset.fidelity}",
-        "recordings": f"{len(store)}, {counts}",
-        "made by": dataset.command,
-    }
+    kind, recordings = f"{dataset.kind}, {size}, {dataset.fidelity}", f"{len(store)}, {counts}"
+    facts = {"kind": kind, "recordings": recordings, "made by": dataset.command}
     return Summary(f"verify: {src} is a valid store", facts)

@@ -94,10 +94,7 @@ def _table_rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """Row of FileList.csv for each video, by name, without patient and name of a real source.
-
-    HeartRate, in beats per minute, is the rate of the key frames.
-    """
+    """Row of FileList.csv for each video, by name, without patient and name of a real source. HeartRate in 1/min."""
     joins, rows = " ".join(map(str, _join_frames(length))), {}
     for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
@@ -208,9 +205,8 @@ def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[i
     count = len(next(iter(table.values.values())))
     if table.sources is None:
         if count < len(names):
-            raise UserError(
-                f"labels={labels} has {count} rows for {len(names)} videos: add rows, lower n, or add a column Source"
-            )
+            remedy = "add rows, lower n, or add a column Source"
+            raise UserError(f"labels={labels} has {count} rows for {len(names)} videos: {remedy}")
         return list(range(len(names)))
     row_of_source = {source: row for row, source in enumerate(table.sources)}
     if len(row_of_source) < count:

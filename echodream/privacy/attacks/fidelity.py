@@ -21,10 +21,8 @@ def fidelity(
     """
     x, y = check_embeddings("fidelity", synthetic, real)
     radii_x, radii_y = neighbor_radii(x, k), neighbor_radii(y, k)
-    parts = [
-        torch.stack([distances < radii_y, distances < radii_x[rows][:, None]]).cpu()
-        for rows, distances in distance_blocks(x, y)
-    ]
+    blocks = distance_blocks(x, y)
+    parts = [torch.stack([block < radii_y, block < radii_x[rows][:, None]]).cpu() for rows, block in blocks]
     in_real_ball, in_synthetic_ball = np.asarray(torch.cat(parts, dim=1))
     per_row = BallMembership(in_real_ball, in_synthetic_ball).per_row(k)
     units = {"recall": real_patients, "coverage": real_patients}
