@@ -104,8 +104,8 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
     findings = _audit_findings(sources, kind, artifact.fingerprint)
     if (membership := [finding for finding in findings if "membership" in finding]) and not accept_findings:
         raise UserError(
-            f"artifact={folder} is refused: {membership[0]}, so whoever has the model can tell its training patients "
-            "from others; train with more patients or fewer steps, or set accept_findings=true, which the card states"
+            f"artifact={folder} is refused: {membership[0]}, so the model reveals who its training patients are; train "
+            "with more patients or fewer steps, or publish with accept_findings=true, which the card states"
         )
     return Approval(sources, kind, {what: artifact.fingerprint}, findings)
 
