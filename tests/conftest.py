@@ -1,9 +1,19 @@
 """What holds for every test."""
 
+import copy
 import gc
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
+
+from echodream.config.paths import CONF_DIR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +30,23 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configuration_files_are_parsed_once() -> Iterator[None]:
+    """Every second test composes a configuration, and half of that time is to parse the same files."""
+    load, folders = OmegaConf.load, (f"{CONF_DIR}{os.sep}", f"{Path(hydra.__file__).parent}{os.sep}")
+
+    @cache
+    def parse(path: str, changed: int, size: int) -> Any:
+        return load(path)
+
+    def load_copy(file: Any) -> Any:
+        path = str(getattr(file, "name", file))
+        if not path.startswith(folders):
+            return load(file)
+        status = Path(path).stat()
+        return copy.deepcopy(parse(path, status.st_mtime_ns, status.st_size))
+
+    with mock.patch.object(OmegaConf, "load", load_copy):
+        yield

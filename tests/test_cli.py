@@ -184,6 +184,7 @@ def test_a_sweep_runs_once_for_each_value(tmp_path: Path) -> None:
     assert (tmp_path / "s48" / "dataset.json").is_file()
 
 
+@pytest.mark.slow
 def test_wheel_and_sdist_hold_the_configuration_and_nobody_s_data(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     listed = subprocess.run(

@@ -188,6 +188,7 @@ def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Pa
     assert "report:" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
     done = called(tmp_path, "model=lidm", "smoke", STUCK="model=lvdm")
     assert done.returncode == 1

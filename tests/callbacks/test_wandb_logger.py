@@ -186,6 +186,7 @@ def test_a_key_decides_between_online_and_offline(tmp_path: Path, monkeypatch: p
     assert PrivateWandbLogger(str(tmp_path), "p", "n").mode == "offline"
 
 
+@pytest.mark.slow
 def test_run_is_offline_if_the_server_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

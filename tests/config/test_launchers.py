@@ -46,8 +46,13 @@ def asked(folder: Path, program: str, *arguments: str, **environment: str) -> su
     return subprocess.run(command, cwd=folder, env=around, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("start", [("train", "model=vae"), ("sample", "stage=image")])
-@pytest.mark.parametrize(("launcher", "kind"), [("slurm", "SlurmLauncher"), ("local_jobs", "LocalLauncher")])
+@pytest.mark.parametrize(
+    ("start", "launcher", "kind"),
+    [
+        (("train", "model=vae"), "slurm", "SlurmLauncher"),
+        (("sample", "stage=image"), "local_jobs", "LocalLauncher"),
+    ],
+)
 def test_a_launcher_needs_no_option(start: Sequence[str], launcher: str, kind: str) -> None:
     found = composed(*start, "data=phantom", f"launcher={launcher}").hydra
     assert found.launcher._target_.rpartition(".")[2] == kind

@@ -89,7 +89,7 @@ class TestFrames:
         assert found == [(r, f) for r, length in enumerate([11, 12, 13, 9]) for f in range(length)]
 
     def test_random_ones_of_each(self, videos: Recordings) -> None:
-        samples = several(Frames(per_recording=2), videos, epochs=60)
+        samples = several(Frames(per_recording=2), videos, epochs=25)
         assert [s.row for s in samples[:8]] == [0, 0, 1, 1, 2, 2, 3, 3]
         assert {shown(s.x)[0][0] for s in samples if s.row == 3} == set(range(9))
 
@@ -242,7 +242,7 @@ class TestReferences:
 
 
 class TestPairs:
-    def pairs(self, view: Pairs, rows: Recordings, epochs: int = 30) -> list[tuple[bool, int, int, int, int]]:
+    def pairs(self, view: Pairs, rows: Recordings, epochs: int = 15) -> list[tuple[bool, int, int, int, int]]:
         """same, recording and frame of the first, recording and frame of the second."""
         found = []
         for sample in several(view, rows, epochs):

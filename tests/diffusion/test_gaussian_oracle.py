@@ -140,24 +140,24 @@ def test_correlated_data_keep_their_correlation(name: str, sampler: str) -> None
 
 
 @pytest.mark.parametrize(("name", "sampler"), WAYS)
-@pytest.mark.parametrize("steps", [1, 7, 61])
-def test_any_number_of_steps_stays_on_the_schedule(name: str, sampler: str, steps: int) -> None:
+def test_any_number_of_steps_stays_on_the_schedule(name: str, sampler: str) -> None:
     """Also where 1000 is no multiple, and where rounding would add a step at -1: the mean is met and nothing is NaN."""
     process = PROCESSES[name]
-    seen: list[float] = []
+    for steps in (1, 7, 61):
+        seen: list[float] = []
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        seen.append(float(t[0]))
-        return exact(process)(x_t, t)
+        def denoise(x_t: Tensor, t: Tensor, seen: list[float] = seen) -> Tensor:
+            seen.append(float(t[0]))
+            return exact(process)(x_t, t)
 
-    x = process.sample(denoise, whitened(normal(2, C, 20, 30)), steps, sampler, generators(2))
-    mean, _ = moments(x)
-    assert len(seen) == (2 * steps - 1 if sampler == "heun" else steps)
-    assert all(later <= earlier for earlier, later in itertools.pairwise(seen))
-    assert seen[0] == pytest.approx(999 if process.name == "ddpm" else 1000, abs=2e-3)
-    assert seen[-1] >= 0
-    chance = 5 * 1.2 / math.sqrt(1200) if entry(name, sampler).stochastic else 0.0
-    assert (mean - torch.tensor(MEAN)).abs().max() < 0.012 + chance
+        x = process.sample(denoise, whitened(normal(2, C, 20, 30)), steps, sampler, generators(2))
+        mean, _ = moments(x)
+        assert len(seen) == (2 * steps - 1 if sampler == "heun" else steps), steps
+        assert all(later <= earlier for earlier, later in itertools.pairwise(seen)), steps
+        assert seen[0] == pytest.approx(999 if process.name == "ddpm" else 1000, abs=2e-3), steps
+        assert seen[-1] >= 0, steps
+        chance = 5 * 1.2 / math.sqrt(1200) if entry(name, sampler).stochastic else 0.0
+        assert (mean - torch.tensor(MEAN)).abs().max() < 0.012 + chance, steps
 
 
 @pytest.mark.slow
@@ -190,8 +190,10 @@ def test_stochastic_samplers_use_the_generators(sampler: str) -> None:
     assert (first - second).abs().mean() > 0.1
 
 
-@pytest.mark.parametrize(("name", "sampler"), WAYS)
-@pytest.mark.parametrize("strength", [0.1, 0.5])
+@pytest.mark.parametrize(
+    ("name", "sampler", "strength"),
+    [*((*way, 0.5) for way in WAYS), *((*way, 0.1) for way in WAYS if way[0] in ("ddpm-v", "flow"))],
+)
 def test_sampling_from_data_returns_data(name: str, sampler: str, strength: float) -> None:
     """From the data noised to a level, sampling gives the data's moments, and begins at that level."""
     process = PROCESSES[name]

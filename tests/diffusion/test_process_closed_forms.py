@@ -68,13 +68,12 @@ def test_the_target_says_what_x_0_is(name: str) -> None:
     torch.testing.assert_close(found, x_0, rtol=0, atol=5e-4 if "epsilon" in name else 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "sampler", "strength"),
-    [(*way, 0.9) for way in WAYS] + [(*way, 1.0) for way in WAYS if "epsilon" not in way[0]],
-)
-def test_one_step_with_the_exact_target_goes_back(name: str, sampler: str, strength: float) -> None:
+@pytest.mark.parametrize(("name", "sampler"), WAYS)
+def test_one_step_with_the_exact_target_goes_back(name: str, sampler: str) -> None:
     """What corrupting asks for is what sampling takes. Epsilon's last level is not noise alone, which is the start."""
-    check_goes_back(PROCESSES[name], sampler, strength)
+    check_goes_back(PROCESSES[name], sampler, 0.9)
+    if "epsilon" not in name:
+        check_goes_back(PROCESSES[name], sampler, 1.0)
 
 
 def check_goes_back(process: Process, sampler: str, strength: float = 1.0) -> None:

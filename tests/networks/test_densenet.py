@@ -31,6 +31,7 @@ def made(backbone: str) -> Any:
         return instantiate(compose("train", ["model=utility", "data=images", f"backbone={backbone}"]).backbone)
 
 
+@pytest.mark.slow
 def test_densenet121_is_the_published_architecture() -> None:
     """torchvision states 7,978,856 parameters for 1000 classes."""
     with torch.device("meta"):

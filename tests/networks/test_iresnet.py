@@ -32,7 +32,10 @@ def tiny(**changes: Any) -> IResNet:
     return made.eval()
 
 
-@pytest.mark.parametrize(("name", "millions", "features"), [("iresnet50", 43.59, 512), ("iresnet100", 65.16, 512)])
+@pytest.mark.parametrize(
+    ("name", "millions", "features"),
+    [("iresnet50", 43.59, 512), pytest.param("iresnet100", 65.16, 512, marks=pytest.mark.slow)],
+)
 def test_the_number_of_parameters_is_the_published_one(name: str, millions: float, features: int) -> None:
     """At 112 x 112 in three channels; insightface's table of models."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

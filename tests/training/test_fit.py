@@ -184,7 +184,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch
 
 
 def test_an_epoch_without_validation_leaves_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3", "trainer.limit_train_batches=2")
+    few = ("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2", "trainer.limit_train_batches=2")
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *few))
@@ -211,7 +211,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(
 def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = study(tmp_path)
+    folder, few = study(tmp_path), "trainer.limit_train_batches=1"
 
     class Poison(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -222,13 +222,13 @@ def test_a_nan_loss_stops_with_one_sentence_and_keeps_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_trainer", lambda s, found, **more: make(s, [*found, Poison()], **more))
         with pytest.raises(UserError, match=r"^the loss \(l1, kl\) is not finite on a batch of r\d") as caught:
-            engine.train(train_cfg(folder))
+            engine.train(train_cfg(folder, few))
     named = set(str(caught.value).split(" batch of ")[1].split(":")[0].split(", "))
     assert named <= {"r0", "r1", "r2", "r5"}
     assert not (folder / "vae").exists()
     (last,) = (folder / "runs").glob("*/last.ckpt")
     assert torch.load(last, weights_only=True)["epoch"] == 0
-    assert engine.train(train_cfg(folder))["psnr"] > 0  # the same command goes on
+    assert engine.train(train_cfg(folder, few))["psnr"] > 0  # the same command goes on
 
 
 @pytest.mark.slow
@@ -420,7 +420,7 @@ def test_a_seeded_epoch_is_a_function_of_seed_and_epoch() -> None:
 
 def test_each_epoch_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        engine.train(train_cfg(study(tmp_path)))
+        engine.train(train_cfg(study(tmp_path), "trainer.limit_train_batches=1"))
     lines = [line for line in caplog.messages if line.startswith("epoch ")]
     assert len(lines) == 2
     assert re.fullmatch(r"epoch 2 of 2  train/loss [\d.]+  val/psnr [\d.]+  val/ssim -?[\d.e-]+", lines[1])

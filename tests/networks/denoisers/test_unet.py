@@ -200,10 +200,10 @@ def test_a_sample_that_fits_goes_through_the_unet_as_it_is(make: Any) -> None:
 def test_a_row_does_not_depend_on_its_batch(make: Any, length: int) -> None:
     """Tokens, times and channels differ in every row, and reach each layer of that row alone."""
     made = make()
-    x, t, condition = inputs(make, 5, length)
+    x, t, condition = inputs(make, 3, length)
     with torch.no_grad():
         together = made(x, t, condition)
-        for row in range(5):
+        for row in range(3):
             one = slice(row, row + 1)
             alone = made(x[one], t[one], Condition(condition.tokens[one], condition.channels[one]))
             assert torch.allclose(together[one], alone, atol=1e-5), row
@@ -238,7 +238,7 @@ def test_one_token_for_all_rows_and_times_as_float(make: Any) -> None:
         assert not torch.equal(made(x, t + 0.5, Condition(one, condition.channels)), truth)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 9])
+@pytest.mark.parametrize("frames", [1, 9])
 def test_any_number_of_frames(frames: int) -> None:
     x, t, condition = inputs(video, frames=frames)
     with torch.no_grad():
@@ -295,8 +295,7 @@ def test_gradient_checkpointing_changes_no_gradient(make: Any) -> None:
 # --------------------------------------------------------------------------------------------------------- folders
 
 
-@MAKERS
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize(("make", "form"), [(image, "safetensors"), (video, "safetensors"), (image, "bin")])
 def test_saved_and_loaded(make: Any, form: str, tmp_path: Path) -> None:
     truth = make(width=1)
     truth.save(tmp_path)

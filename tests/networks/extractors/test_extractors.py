@@ -31,6 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_as_published() -> None:
     """Inception: the published 23,834,568 with 1,008 instead of 1,000 classes; I3D: 12,697,264 with 400 classes."""
     with torch.device("meta"):
