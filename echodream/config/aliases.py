@@ -23,7 +23,7 @@ def replace_aliases(arguments: Sequence[str]) -> list[str]:
 
 def _replace(argument: str) -> str:
     if old := _UNET_GROUP.match(argument):
-        choices = old[2] if old[2] in ("imported", "null") else f"{old[1]}/{old[2].replace(',', f',{old[1]}/')}"
+        choices = re.sub(r"\b(?!(?:imported|null|choice)\b)\w+", rf"{old[1]}/\g<0>", old[2])
         print(f"{argument} is an old spelling; write denoiser={choices}", file=sys.stderr)
         return f"denoiser={choices}"
     if (scale := _GUIDANCE_SCALE.match(argument)) and scale[1] not in guidance_keys():

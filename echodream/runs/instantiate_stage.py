@@ -1,8 +1,7 @@
-"""A stage's function with its arguments: the settings of the configuration that the function's signature names."""
+"""The function of a stage with its arguments: the settings of the configuration that its signature names."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,10 @@ class StageCall:
     target: str
     """The import path of the function."""
     hints: Mapping[str, str]
-    """The type hint of each parameter, which says what is a path that the stage reads or writes."""
+    """Type hint of each parameter; it marks the paths that the stage reads or writes."""
     arguments: Mapping[str, Any]
     key: str = "stage"
-    """Where the configuration names the stage; for error messages."""
+    """Key of the stage in the configuration, "stage" or "then"; for error messages."""
 
     @property
     def name(self) -> str:
@@ -40,10 +39,10 @@ class StageCall:
 
     def inputs(self) -> list[Path]:
         """Files and folders that the stage reads; not all have to exist."""
-        paths = []
+        paths: list[str] = []
         for name, hint in self.hints.items():
             if "InputPath" in hint:
-                paths += list(_strings(self.arguments.get(name)))
+                paths += _strings(self.arguments.get(name))
             elif "ExtractorPath" in hint:
                 paths += [text.partition(":")[2] for text in _strings(self.arguments.get(name))]
         return [Path(path) for path in paths if path]
@@ -58,30 +57,36 @@ class StageCall:
         if unknown := sorted(set(self.arguments) - set(self.hints)):
             raise UserError(f"unknown key '{self.key}.{unknown[0]}'; {self.key} has {', '.join(self.hints)}")
         node = {"_target_": self.target, "_partial_": True, "_convert_": "all", **self.arguments}
-        stage: partial[Summary] = instantiate(OmegaConf.create({self.key: node})[self.key])
-        return stage
+        return instantiate(OmegaConf.create({self.key: node})[self.key])
 
 
 def stage_call(cfg: DictConfig, key: str = "stage") -> StageCall:
-    """The stage that ``cfg`` names under ``key``, with the arguments that stand there and those that ``cfg`` has."""
-    target = str(cfg[key]["_target_"])
+    """The stage that ``cfg`` names under ``key``, with the arguments of ``cfg[key]`` and the top-level keys of ``cfg``.
+
+    If both set an argument, ``cfg[key]`` wins. A mapping without ``_target_`` is merged into the top-level one, so that
+    +stage.look.seconds=3 keeps the other keys. Raises ``UserError`` for an unknown key of such a mapping.
+    """
+    arguments = _to_container(cfg[key])
+    target = str(arguments.pop("_target_"))
     hints = parameter_hints(target)
-    arguments = {name: _plain(cfg[name]) for name in hints if name in cfg}
-    arguments |= {str(name): _plain(value) for name, value in cfg[key].items() if name != "_target_"}
-    return StageCall(target, hints, arguments, key)
+    top_level = {name: _to_container(cfg[name]) for name in hints if name in cfg}
+    for name in top_level.keys() & arguments.keys():
+        whole, part = top_level[name], arguments[name]
+        if isinstance(whole, Mapping) and isinstance(part, Mapping) and "_target_" not in part:
+            unknown = [entry for entry in part if entry not in whole]
+            if unknown and name != "guidance" and "_target_" not in whole:
+                raise UserError(f"unknown key '{key}.{name}.{unknown[0]}'; {name} has {', '.join(whole)}")
+            arguments[name] = OmegaConf.to_container(OmegaConf.merge(whole, part))
+    return StageCall(target, hints, {**top_level, **arguments}, key)
 
 
-def _plain(value: Any) -> Any:
+def _to_container(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in ``value``, a nested structure of mappings and sequences."""
+def _strings(value: Any) -> list[str]:
+    """All strings in ``value``, a nested structure of mappings and sequences."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _strings(entry)
-    elif isinstance(value, Sequence):
-        for entry in value:
-            yield from _strings(entry)
+        return [value]
+    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else ()
+    return [text for entry in entries for text in _strings(entry)]

@@ -14,6 +14,8 @@ from echodream.config.help import options_first
         ("video_unet@denoiser=imported", "denoiser=imported"),
         ("image_unet@denoiser=null", "denoiser=null"),
         ("image_unet@denoiser=tiny,small", "denoiser=image_unet/tiny,image_unet/small"),
+        ("image_unet@denoiser=tiny,imported", "denoiser=image_unet/tiny,imported"),
+        ("video_unet@denoiser=choice(imported,small)", "denoiser=choice(imported,video_unet/small)"),
     ],
 )
 def test_old_groups_are_replaced_with_a_notice(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
