@@ -33,8 +33,8 @@ class Mutant(NamedTuple):
 MUTANTS = {
     "null embedding of a class is the embedding of class 0": Mutant(
         "diffusion/conditioning/base.py",
-        "return torch.where((keep & (value != MISSING))[:, None], tokens, null)[:, None]",
-        "return torch.where((keep & (value != MISSING))[:, None], tokens, embedding.weight[0])[:, None]",
+        "return torch.where((keep & (value != MISSING))[:, None], tokens, self.null)[:, None]",
+        "return torch.where((keep & (value != MISSING))[:, None], tokens, self.embedding.weight[0])[:, None]",
         "diffusion/conditioning",
     ),
     "conditions are never dropped in training": Mutant(

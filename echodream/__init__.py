@@ -4,6 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# Idle threads of libgomp spin while they wait for work. If other programs use the cores, this makes a training step ten
-# times slower. A small spin count has no measurable cost otherwise. libgomp reads it once, when torch is imported.
+# Idle threads of libgomp spin, which makes a training step ten times slower if other programs use the cores. A small
+# spin count has no measurable cost. libgomp reads this variable when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,4 +1,4 @@
-"""Artifacts: the folder that a training run writes, weights and metadata. It opens without our code and without pickle.
+"""Artifacts: folders with the weights and metadata of a trained model, readable without this package or pickle.
 
 models/<study>/<model>/
   config.json, diffusion_pytorch_model.safetensors   as diffusers saves a network
@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from echodream.errors import UserError
 
@@ -37,10 +36,7 @@ class Artifact:
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
-    """Write the artifact to ``root``, completely or not at all; ``save(folder)`` writes the network.
-
-    Raises ``UserError`` if ``root`` exists: another run has written it in the meantime.
-    """
+    """Write an artifact atomically; ``save(folder)`` writes the network. Raises ``UserError`` if ``root`` exists."""
     root = Path(root)
     if root.exists():
         raise UserError(f"{root} was written by another run in the meantime: run the same command with another dst=")
@@ -49,9 +45,8 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
     partial.mkdir(parents=True)
     save(partial)
     (partial / TRAINING_FILE).write_text(config, encoding="utf-8")
-    (partial / METADATA_FILE).write_text(
-        json.dumps(asdict(artifact), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    record = json.dumps(asdict(artifact), indent=2, sort_keys=True)
+    (partial / METADATA_FILE).write_text(record + "\n", encoding="utf-8")
     partial.rename(root)
 
 
@@ -59,8 +54,7 @@ def read_artifact(root: str | Path, model: str, *others: str) -> Artifact:
     """Read ``artifact.json`` at ``root``; check that it is a ``model``, or one of ``others``. Raises ``UserError``."""
     path, models = Path(root) / METADATA_FILE, (model, *others)
     try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
-        artifact = Artifact(**raw)
+        artifact = Artifact(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{root} has no {model}: train one with train.py model={model}, or give its folder") from error
     except (OSError, ValueError, TypeError) as error:

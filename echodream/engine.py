@@ -1,4 +1,4 @@
-"""What a command does with its composed configuration. Not decorated, so that tests and launchers call the same."""
+"""Runs a composed configuration: a stage (``sample``) or a training (``train``). Errors are raised, not printed."""
 
 import logging
 import re
@@ -22,10 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def sample(cfg: DictConfig) -> Summary:
-    """Run the stage of ``cfg``, and the stage under ``then``; log and return the summary.
-
-    Raises ``UserError`` if a stage could not do all of its work.
-    """
+    """Run ``stage`` and ``then`` of ``cfg``. Raises ``UserError`` if a stage could not do all of its work."""
     check_and_resolve(cfg)
     require_src(cfg)
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
@@ -41,10 +38,7 @@ def sample(cfg: DictConfig) -> Summary:
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """Train the model of ``cfg``, export it as an artifact and return its metrics on the test patients.
-
-    An interrupted run resumes from its last checkpoint. A finished run does nothing.
-    """
+    """Train or resume the model of ``cfg``, export it unless it is complete, and return its test metrics."""
     check_and_resolve(cfg)
     settings = settings_hash(cfg)
     if (metrics := finished_metrics(cfg, settings)) is not None:

@@ -2,14 +2,11 @@
 
 
 class UserError(Exception):
-    """The command cannot be carried out. The message is one sentence: what is wrong, in which file or key, the remedy.
+    """The command cannot be carried out: the command line prints only the message and exits with status 1.
 
-    The command line prints only the message and exits with status 1.
+    The message is one sentence: the problem, the file or key, and the remedy.
     """
 
 
 class Rejected(Exception):
-    """A recording cannot be used. The message is the reason in ``rejected.csv``.
-
-    It contains neither a patient nor a path: the row in ``rejected.csv`` names the recording.
-    """
+    """A recording cannot be used. The message is the reason in ``rejected.csv``, without patients' names and paths."""

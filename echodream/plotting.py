@@ -1,9 +1,10 @@
 """Plots as images, drawn with matplotlib: uint8 (height, width, 3), the same bytes for the same data.
 
-matplotlib is imported on first use, without pyplot: no global figure, no display, no settings of the user.
+matplotlib is imported on first use, without pyplot, which would need a display and read the user's settings.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -37,10 +38,9 @@ _Arguments = ParamSpec("_Arguments")
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y), (n,) each, joined by a line; with ``low`` and ``high``, (n,), an interval of y at each point.
+    """Points (x, y), (n,) each, joined by a line, with n text ``labels`` next to the points.
 
-    The intervals are drawn as a band; with ``x_low`` and ``x_high``, (n,), those of x and y as error bars, and
-    ``labels``, n texts, beside the points.
+    Intervals of y, ``low`` to ``high``, are drawn as a band, or, with ``x_low`` and ``x_high``, as error bars.
     """
 
     x: np.ndarray
@@ -54,10 +54,7 @@ class Series:
 
 @dataclass(frozen=True)
 class LinePlot:
-    """One panel: ``series`` by name, the labels and the ends (low, high) of both axes.
-
-    ``ticks`` are texts at x = 0, 1, ... in place of numbers.
-    """
+    """One panel: ``series`` by name, labels and ranges of both axes; ``ticks``: texts at x = 0, 1, ... or numbers."""
 
     title: str
     series: Mapping[str, Series]
@@ -69,7 +66,7 @@ class LinePlot:
 
 
 def _rendered(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
-    """Make a function that returns a figure return its pixels; the function itself is ``__wrapped__``."""
+    """Decorator: return the pixels of the figure that ``plot`` returns; ``__wrapped__`` is ``plot`` itself."""
 
     @functools.wraps(plot)
     def render(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> np.ndarray:
@@ -120,10 +117,6 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
         ax.annotate(text, (x, y), label_offset, textcoords="offset points", color=color)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLORS[number % len(COLORS)] for number in range(count)]
-
-
 @_rendered
 def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
     """Histogram of each of ``series``, (n,), on common bins; the highest bin of each has height 1."""
@@ -136,7 +129,7 @@ def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, 
 def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) -> None:
     low, high = (float(end([end(values) for values in series.values()])) for end in (np.min, np.max))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    for color, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+    for color, (name, values) in zip(itertools.cycle(COLORS), series.items(), strict=False):
         counts = np.histogram(values, edges)[0]
         ax.stairs(counts / max(counts.max(), 1), edges, color=color, linewidth=1.5, label=f"{name} (n = {len(values)})")
     ax.set(ylabel="count / highest count", xlim=(edges[0], edges[-1]), ylim=(0, 1.25))
@@ -147,9 +140,9 @@ def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) ->
 def plot_intervals(
     title: str, rows: Sequence[tuple[str, Interval, Interval | None]], x_label: str, names: tuple[str, str]
 ) -> "Figure":
-    """A row for each (name, interval, expected interval or None), from 0 to 1; values beyond lie at the end.
+    """A row for each (name, interval, expected interval or None); the legend calls the two intervals ``names``.
 
-    ``names`` are those of the two intervals in the legend.
+    The axis is from 0 to 1; values outside are drawn at its ends.
     """
     figure, (ax,) = _new_figure(760, 110 + 34 * len(rows))
     for color, name, column, offset in ((COLORS[0], names[0], 1, -0.15), (COLORS[1], names[1], 2, 0.15)):
@@ -185,10 +178,8 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
 def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "ROC curve") -> "Figure":
     """ROC ``curves`` by name: false and true positive rates, (n,) each."""
     figure, (ax,) = _new_figure(480, 480)
-    for color, (name, (false_positive_rate, true_positive_rate)) in zip(
-        _cycle(len(curves)), curves.items(), strict=True
-    ):
-        ax.plot(false_positive_rate, true_positive_rate, color=color, label=name)
+    for color, (name, rates) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
+        ax.plot(*rates, color=color, label=name)
     ax.plot([0, 1], [0, 1], color="#787878", linestyle="--", linewidth=1, label="chance")
     labels = {"xlabel": "false positive rate (1 - specificity)", "ylabel": "true positive rate (sensitivity)"}
     ax.set(title=title, xlim=(0, 1), ylim=(0, 1.01), aspect="equal", **labels)
@@ -215,10 +206,7 @@ def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "
 def plot_verification(
     false_accept_rate: np.ndarray, true_accept_rate: np.ndarray, similarity: Mapping[str, np.ndarray]
 ) -> "Figure":
-    """The ROC curve of patient verification, (n,) each, with a logarithmic axis from 1e-4 to 1, and histograms.
-
-    ``similarity`` holds the similarity of pairs, (n,), by kind of pair.
-    """
+    """The ROC curve of patient verification, (n,) each, and histograms of the ``similarity`` of each kind of pair."""
     figure, (roc, histogram) = _new_figure(960, 420, columns=2)
     roc.plot(np.maximum(false_accept_rate, 1e-4), true_accept_rate, color=COLORS[0])
     labels = {"xlabel": "false accept rate (FAR)", "ylabel": "true accept rate (TAR)"}

@@ -1,4 +1,4 @@
-"""Letters of tensor shapes, and types that several packages use.
+"""Notation of tensor shapes, and types that several packages use.
 
 B batch, C channels, F frames, H W space, D embedding, K classes; ``t`` is diffusion time only.
 Images are (B, C, H, W), videos (B, C, F, H, W): channels are always dimension 1.

@@ -38,10 +38,7 @@ def number(
     below: float | None = None,
     note: str = "",
 ) -> float:
-    """``value`` if it is a finite number in the interval. ``note`` ends the error message.
-
-    ``minimum`` and ``maximum`` belong to the interval; ``above`` and ``below`` do not.
-    """
+    """``value`` if it is a finite number from ``minimum`` to ``maximum``, ``above`` and ``below`` the given limits."""
     if not (
         is_finite(value)
         and (minimum is None or value >= minimum)
@@ -67,7 +64,7 @@ def share(key: str, value: object, note: str = "") -> float:
 
 
 def frame_rate(key: str, value: object, note: str = "") -> float:
-    """``value`` if it is a number of frames per second above 0, at most 1000."""
+    """``value`` if it is a number of frames per second above 0 and at most 1000."""
     if not is_finite(value) or not 0 < value <= 1000:
         refuse(key, value, f"give frames per second, above 0 and at most 1000{note}")
     return value
@@ -96,7 +93,7 @@ def text(key: str, value: object) -> str:
 
 
 def list_of_values(key: str, value: object) -> tuple[Any, ...]:
-    """The entries of ``value`` if it is a list; a string is not a list of letters."""
+    """The entries of ``value`` if it is a list; a string is refused."""
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         refuse(key, value, "give a list")
     return tuple(value)
@@ -104,12 +101,8 @@ def list_of_values(key: str, value: object) -> tuple[Any, ...]:
 
 def whole_numbers(key: str, value: Any, count: int) -> Sequence[int]:
     """``value`` if it is a list of ``count`` whole numbers from 1."""
-    if (
-        isinstance(value, str)
-        or not isinstance(value, Sequence)
-        or len(value) != count
-        or not all(is_whole(entry, 1) for entry in value)
-    ):
+    is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
+    if not is_list or not all(is_whole(entry, 1) for entry in value):
         refuse(key, value, f"give a list of {count} whole numbers from 1")
     return value
 
@@ -128,8 +121,6 @@ def path_list(value: Any) -> list[str]:
 
 def refuse(key: str, value: object, remedy: str) -> NoReturn:
     """Raise ``UserError`` with the invalid ``value`` of ``key`` and the ``remedy``."""
-    if value is None or isinstance(value, bool):
-        quoted = {None: "null", True: "true", False: "false"}[value]
-    else:
-        quoted = repr(list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value)
+    quoted = repr(list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value)
+    quoted = {"None": "null", "True": "true", "False": "false"}.get(quoted, quoted)
     raise UserError(f"{key} is {quoted if len(quoted) <= 200 else quoted[:197] + '...'}: {remedy}")

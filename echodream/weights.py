@@ -26,10 +26,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """State dict of a safetensors file, or of a torch file that contains only tensors; checked against ``sha256``.
-
-    Raises ``UserError`` if the file is absent, has another hash, or would run code when opened.
-    """
+    """Tensors of a safetensors or torch file. Raises ``UserError`` if missing, of another ``sha256``, or unsafe."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -59,13 +56,25 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
     return state
 
 
-def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the weights of ``network`` to ``folder``/model.safetensors, and ``config`` to config.json."""
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the weights of ``network`` to ``path`` as safetensors."""
     from safetensors.torch import save_file
 
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
+
+
+def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the weights of ``network`` to ``folder``/model.safetensors, and ``config`` to config.json."""
+    save_weights(network, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def diffusers_weights_file(folder: Path) -> str:
+    """Path of the weights in a folder that diffusers wrote. Raises ``UserError`` if there are no weights."""
+    for suffix in (".safetensors", ".bin"):
+        if (file := folder / f"diffusion_pytorch_model{suffix}").is_file():
+            return str(file)
+    raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: it is not a diffusers folder")
 
 
 VAE_REMEDY = "check vae.channels, vae.widths and vae.layers"
@@ -83,9 +92,8 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str, remedy
         raise UserError(mismatch_message(path, missing, unknown, remedy))
     for name, value in state.items():
         if value.shape != expected[name].shape:
-            raise UserError(
-                f"{path}: {name} is {tuple(value.shape)}, this architecture has {tuple(expected[name].shape)}: {remedy}"
-            )
+            shapes = f"{tuple(value.shape)}, this architecture has {tuple(expected[name].shape)}"
+            raise UserError(f"{path}: {name} is {shapes}: {remedy}")
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: {name} is not finite: the training failed, use other weights")
     network.load_state_dict(state)

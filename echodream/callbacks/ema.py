@@ -12,35 +12,24 @@ from echodream import validation
 
 
 class EMA(WeightAveraging):
-    """Lightning's weight averaging with a decay that warms up: min(``decay``, (1 + n) / (10 + n)) after n updates.
-
-    Without the warm-up, the average of a short training would consist mostly of the random initial weights.
-    """
+    """Weight averaging with decay min(``decay``, (1 + n) / (10 + n)) after n updates: a warm-up for short trainings."""
 
     def __init__(self, decay: float = 0.9999) -> None:
         self.decay = validation.number("callbacks.ema.decay", decay, 0, below=1)
         super().__init__(use_buffers=False)
         self._tensors: _Tensors | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Create the averaged model."""
-        super().setup(trainer, pl_module, stage)
-        self._tensors = None
-
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the average after each optimizer step.
-
-        Pairs of tensors are listed once: walking through all modules at each step would take longer than averaging.
-        """
+        """Update the average after each optimizer step."""
         if trainer.global_step <= self._latest_update_step:
             return
         self._latest_update_step = trainer.global_step
         average = self._average_model
         assert average is not None
-        if self._tensors is None:
+        if self._tensors is None or self._tensors.average is not average:
             self._tensors = _Tensors(average, pl_module)
         tensors = self._tensors
         if tensors.count == 0:
@@ -60,11 +49,15 @@ class EMA(WeightAveraging):
 
 
 class _Tensors:
-    """Parameters that are averaged, buffers that are copied, and the number of updates so far."""
+    """Tensors of ``average`` and ``module``, listed once: walking through all modules at each step would be slow.
+
+    Parameters are averaged, buffers are copied; ``count`` is the number of updates so far.
+    """
 
     def __init__(self, average: AveragedModel, module: pl.LightningModule) -> None:
+        self.average = average
         parameters = zip(average.module.parameters(), module.parameters(), strict=True)
-        pairs = [(averaged, current) for averaged, current in parameters if averaged.is_floating_point()]
+        pairs = [pair for pair in parameters if pair[0].is_floating_point()]
         self.averaged: list[Tensor] = [averaged for averaged, _ in pairs]
         self.current: list[Tensor] = [current for _, current in pairs]
         self.buffers = list(zip(average.module.buffers(), module.buffers(), strict=True))

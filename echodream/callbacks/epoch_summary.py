@@ -1,4 +1,4 @@
-"""One log line for each epoch, also without a progress bar."""
+"""One log line with metrics for each training epoch."""
 
 import logging
 
@@ -15,7 +15,6 @@ class EpochSummary(Callback):
         self.metrics = list(metrics)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metrics that the module has, on the first process."""
         values = trainer.callback_metrics
         texts = [f"{name} {float(values[name]):.4g}" for name in self.metrics if name in values]
         if trainer.is_global_zero and texts:

@@ -1,4 +1,4 @@
-"""Images and videos for the loggers and the run's folder."""
+"""Writes images and videos to the loggers and to the folder of the run."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from echodream.callbacks.wandb_logger import PATIENTS, PrivateWandbLogger
@@ -14,12 +15,7 @@ from echodream.datamodules.normalization import to_uint8
 
 
 def log_image(trainer: pl.Trainer, folder: Path, name: str, image: np.ndarray, content: str = PATIENTS) -> None:
-    """Write ``image``, uint8 (height, width, 3), to ``folder`` and to the loggers that accept its ``content``.
-
-    ``content`` is what the image shows, one of ``wandb_logger.CONTENTS``.
-    """
-    from PIL import Image
-
+    """Write ``image``, uint8 (height, width, 3), to ``folder`` and the loggers that accept ``content``."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / f"{name}_{trainer.current_epoch:05d}.png")
     send_image(trainer.loggers, name, image, trainer.global_step, content)
@@ -27,9 +23,6 @@ def log_image(trainer: pl.Trainer, folder: Path, name: str, image: np.ndarray, c
 
 def send_image(loggers: Iterable[Logger], name: str, image: np.ndarray, step: int, content: str) -> None:
     """Send ``image``, uint8 (height, width, 3), to the ``loggers`` that accept images of ``content``."""
-    from PIL import Image
-    from pytorch_lightning.loggers import TensorBoardLogger
-
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, step, dataformats="HWC")
@@ -37,23 +30,16 @@ def send_image(loggers: Iterable[Logger], name: str, image: np.ndarray, step: in
             logger.log_image(name, [Image.fromarray(image)], step=step)
 
 
-def accept_videos(loggers: Iterable[Logger], content: str) -> bool:
+def accept_videos(loggers: Sequence[Logger], content: str) -> bool:
     """Whether any of ``loggers`` accepts videos of ``content``."""
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    return any(
-        isinstance(logger, TensorBoardLogger) or (isinstance(logger, PrivateWandbLogger) and logger.accepts(content))
-        for logger in loggers
-    )
+    wandb = (logger for logger in loggers if isinstance(logger, PrivateWandbLogger))
+    return any(isinstance(logger, TensorBoardLogger) for logger in loggers) or any(w.accepts(content) for w in wandb)
 
 
 def log_video(
     trainer: pl.Trainer, folder: Path, name: str, frames: Sequence[np.ndarray], fps: float, content: str
 ) -> None:
     """Write ``frames``, uint8 (height, width, 3) each, as a GIF to ``folder`` and to the loggers that accept it."""
-    from PIL import Image
-    from pytorch_lightning.loggers import TensorBoardLogger
-
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{trainer.current_epoch:05d}.gif"
     images = [Image.fromarray(frame) for frame in frames]

@@ -1,16 +1,17 @@
-"""Samples at each validation, decoded, in every logger and in the folder of the run."""
+"""Decoded samples at each validation, in every logger and in the folder of the run."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from echodream.callbacks.image_logging import accept_videos, image_grid, log_image, log_video
 from echodream.callbacks.wandb_logger import PATIENTS, SAMPLES
+from echodream.networks.autoencoder import load_frozen_autoencoder
 
 MAX_FRAMES = 8
 """Frames of a clip in an image."""
@@ -19,11 +20,11 @@ FPS = 16.0
 
 
 class Previews(Callback):
-    """Logs ``count`` samples with the conditions of the first validation batch, sampled in ``steps`` from fixed noise.
+    """Logs ``count`` samples with the conditions of the first validation batch, from fixed noise in ``steps`` steps.
 
-    They are decoded by the VAE at ``vae`` if there is one of these latents; else the first three latent channels are
-    shown. Clips are shown as some frames, one row per clip, and as a video if a logger accepts videos. The
-    module's ``preview(batch, count, steps)`` returns (N, C, F, H, W).
+    The VAE in the folder ``vae`` decodes the samples; without a VAE of these latents, the first three latent channels
+    are shown. An image shows up to ``MAX_FRAMES`` frames of a clip in a row; a video shows all frames, if a logger
+    accepts videos. The module's ``preview(batch, count, steps)`` returns (N, C, F, H, W).
     """
 
     def __init__(self, folder: str, vae: str, count: int = 6, steps: int = 20) -> None:
@@ -31,19 +32,18 @@ class Previews(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Sample and log for the first batch."""
         if batch_idx or not trainer.is_global_zero or not self.count:
             return
         with torch.random.fork_rng(devices=[]):
             latents: Tensor = pl_module.preview(batch, self.count, self.steps)  # type: ignore[operator]
-        frames, content = latents.shape[2], PATIENTS if _takes_patient_frames(pl_module) else SAMPLES
+        frames, content = latents.shape[2], PATIENTS if _has_reference_frames(pl_module) else SAMPLES
         indices = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
         rows = self._decode(latents[:, :, indices])
         picture = image_grid(rows) if frames > 1 else image_grid([torch.cat(rows)])
@@ -57,24 +57,16 @@ class Previews(Callback):
         """Frames of each sample, (F, C, H, W) in [-1, 1]."""
         samples, _, frames = latents.shape[:3]
         images = latents.transpose(1, 2).flatten(0, 1)
-        vae = self._load_vae(images.shape[1])
-        if vae is not None:
+        vae: Any = load_frozen_autoencoder(self.vae) if (self.vae / "config.json").is_file() else None
+        if vae is not None and vae.config.latent_channels == images.shape[1]:
             vae.to(images.device)
             with torch.inference_mode():
                 pixels = torch.cat([vae.decode(part).sample for part in images.split(16)]).mean(1, keepdim=True)
         else:
-            pixels = images[:, :3] / 3 if images.shape[1] >= 3 else images[:, :1] / 3
+            pixels = images[:, : 3 if images.shape[1] >= 3 else 1] / 3
         return list(pixels.float().cpu().unflatten(0, (samples, frames)))
 
-    def _load_vae(self, channels: int) -> Any:
-        if not (self.vae / "config.json").is_file():
-            return None
-        from echodream.networks.autoencoder import load_frozen_autoencoder
 
-        vae = load_frozen_autoencoder(self.vae)
-        return vae if vae.config.latent_channels == channels else None
-
-
-def _takes_patient_frames(module: pl.LightningModule) -> bool:
-    """Whether samples depend on real frames of the validation batch, which then are visible in them."""
+def _has_reference_frames(module: LightningModule) -> bool:
+    """Whether samples depend on real frames of the validation batch, which are then visible in the samples."""
     return any("reference" in name for name in getattr(getattr(module, "conditioner", None), "names", ()))

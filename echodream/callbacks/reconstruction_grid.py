@@ -1,10 +1,10 @@
-"""Reconstructions of held-out frames, at each validation."""
+"""Reconstructions of held-out frames by the autoencoder, logged at each validation."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from echodream.callbacks.image_logging import image_grid, log_image
@@ -23,14 +23,13 @@ class ReconstructionGrid(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Log the grid of the first batch."""
         if batch_idx == 0 and trainer.is_global_zero:
             clips = batch["x"]
             frames = clips.shape[2]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
 from echodream.store import Dataset, Statistics, StoreWriter
@@ -33,7 +33,7 @@ class StoreWriterCallback(Callback):
         self.already_complete = False
         """Whether the complete store existed before; set in ``setup``."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the store, first on rank 0, then on the other ranks."""
         for first in (True, False):
             if (trainer.global_rank == 0) == first:
@@ -44,17 +44,14 @@ class StoreWriterCallback(Callback):
 
     def on_predict_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the new predictions; ``outputs`` holds one for each of ``batch.names``.
-
-        Stops after SIGTERM: Lightning handles this signal in training only.
-        """
+        """Write ``outputs``, one for each of ``batch.names``. Stops after SIGTERM, as Lightning does in training."""
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
             if name not in self.done:
@@ -63,17 +60,12 @@ class StoreWriterCallback(Callback):
         if trainer.received_sigterm:
             raise KeyboardInterrupt
 
-    def complete(self, trainer: pl.Trainer) -> None:
-        """Finish the store on rank 0 after all processes have written their recordings; every process calls this.
-
-        This method is not a Lightning hook, because Lightning skips the hooks of a prediction without batches, for
-        example when all recordings were written before an interruption.
-        """
+    def complete(self, trainer: Trainer) -> None:
+        """Finish the store on rank 0; all processes call this. No hook: Lightning skips the hooks without a batch."""
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
             self.writer.read_journals()
-            names = list(self.rows)
-            media = self.writer.media_folder
+            names, media = list(self.rows), self.writer.media_folder
             self.writer.finish(names, self.statistics(media, names) if self.statistics else None)
         trainer.strategy.barrier()
 
@@ -82,6 +74,5 @@ class StoreWriterCallback(Callback):
         if self.writer is not None:
             self.writer.__exit__(None, None, None)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Release the store."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.close()

@@ -13,13 +13,12 @@ from echodream.plotting import plot_verification
 
 
 class VerificationPlots(Callback):
-    """Logs plots of ``verification_pairs``, the pairs of frames of the module's last validation."""
+    """Logs plots of the module's ``verification_pairs`` if they have genuine and impostor pairs."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Plot on the first process, if there are pairs of one patient and pairs of two."""
         pairs: Any = getattr(pl_module, "verification_pairs", None)
         if not trainer.is_global_zero or not isinstance(pairs, Pairs) or not 0 < pairs.same.sum() < len(pairs.same):
             return

@@ -1,8 +1,10 @@
-"""Weights & Biases logger: offline without a key; patients' images, paths and machine names are not sent by default."""
+"""Weights & Biases (W&B) logger that by default sends no patient's images, no paths and no machine names."""
 
+import functools
 import logging
 import netrc
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,27 @@ _TERMINAL.propagate = False
 _TERMINAL.addHandler(_UPLOAD_ERRORS)
 
 
-class PrivateWandbLogger(WandbLogger):
-    """Lightning's W&B logger that sends no data of patients, users or machines by default, and never stops a training.
+def _log_errors(send: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a method of ``PrivateWandbLogger``: log its first error, and go on."""
 
-    ``offline``: None is offline if there is no key. ``id``: None is set by ``set_run``. ``pictures``: the most private
-    content of the images that are logged, one of ``CONTENTS``. ``upload``: log the weights of models, too. Console,
-    command line, machine and code are not recorded, because they may contain names. Raises ``UserError`` for impossible
-    settings. Errors of W&B are logged once and kept in ``error``; the training continues.
+    @functools.wraps(send)
+    def wrapped(self: "PrivateWandbLogger", *args: Any, **kwargs: Any) -> None:
+        try:
+            send(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 (the training goes on after any error)
+            if self.error is None:
+                log.warning("wandb: some data are not logged (%s); the run goes on", _one_line(error))
+            self.error = self.error or _one_line(error)
+
+    return wrapped
+
+
+class PrivateWandbLogger(WandbLogger):
+    """Lightning's W&B logger without data of patients, users or machines by default; its errors never stop a training.
+
+    ``offline``: None means offline if there is no key. ``id``: None is set by ``set_run``. ``pictures``: the most
+    private content of logged images, one of ``CONTENTS``. ``upload``: also log the weights of models. Console, command
+    line, machine and code are not recorded, because they may contain names. Raises ``UserError`` for invalid settings.
     """
 
     error: str | None = None
@@ -74,17 +90,13 @@ class PrivateWandbLogger(WandbLogger):
         validation.one_of("logger.wandb.pictures", pictures, CONTENTS)
         if not project or set(project) & set("/\\#?%:"):
             validation.refuse("logger.wandb.project", project, "give a name without / \\ # ? % :")
-        for key, value in {"offline": offline, "upload": upload}.items():
-            if not (key == "offline" and value is None):
-                validation.true_or_false(f"logger.wandb.{key}", value)
+        validation.true_or_false("logger.wandb.upload", upload)
+        validation.true_or_false("logger.wandb.offline", offline is not None and offline)
         self.pictures, self.upload, self.mode = pictures, upload, _mode(offline)
         super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_settings())
 
     def set_run(self, id: str, config: dict[str, Any]) -> None:
-        """Set the id and the configuration of the run, before anything is logged; an ``id`` of the settings stays.
-
-        A run whose id exists is resumed.
-        """
+        """Set the configuration, and the id unless the settings have one. A run whose id exists is resumed."""
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or id
         self._wandb_init["config"] = config
 
@@ -107,7 +119,7 @@ class PrivateWandbLogger(WandbLogger):
                 except Exception as error:  # Lightning needs the run, and the training goes on after any error
                     if self.mode == "disabled":
                         raise
-                    wandb.teardown()  # or the id would count as in use
+                    wandb.teardown()  # otherwise the id counts as in use
                     _start_service()
                     self.error, fallback = _one_line(error), "kept offline" if self.mode == "online" else "not logged"
                     log.warning("wandb: the run cannot begin (%s), so this run is %s", self.error, fallback)
@@ -115,63 +127,42 @@ class PrivateWandbLogger(WandbLogger):
             self._log_location(self._experiment)
         return self._experiment
 
+    @_log_errors
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._catch_errors(lambda: super(PrivateWandbLogger, self).log_metrics(metrics, step))
+        super().log_metrics(metrics, step)
 
+    @_log_errors
     def log_hyperparams(self, params: Any) -> None:
-        self._catch_errors(lambda: super(PrivateWandbLogger, self).log_hyperparams(params))
+        super().log_hyperparams(params)
 
+    @_log_errors
     def log_input(self, name: str, kind: str, metadata: dict[str, Any]) -> None:
         """Record that the run has read the store or model ``name``, of ``kind`` "dataset" or "model"."""
+        run, artifact = self.experiment, _reference_artifact(name, kind, metadata)
+        if self.mode == "online":
+            run.use_artifact(artifact)
+        elif self.mode == "offline":  # use_artifact refuses; "wandb sync" sends the same as after this call
+            run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
-        def send() -> None:
-            run = self.experiment
-            if self.mode == "online":
-                run.use_artifact(_reference_artifact(name, kind, metadata))
-            elif self.mode == "offline":  # use_artifact refuses; this is what "wandb sync" sends in its place
-                artifact = _reference_artifact(name, kind, metadata)
-                run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-
-        self._catch_errors(send)
-
+    @_log_errors
     def log_output(self, name: str, kind: str, metadata: dict[str, Any], folder: Path | None = None) -> None:
         """Record that the run has made the store or model ``name``; with ``upload`` the files of ``folder``, too."""
-
-        def send() -> None:
-            artifact = _reference_artifact(name, kind, metadata)
-            if self.upload and folder is not None:
-                artifact.add_dir(str(folder))
-            self.experiment.log_artifact(artifact)
-
-        self._catch_errors(send)
-
-    def _catch_errors(self, send: Callable[[], Any]) -> None:
-        """Call ``send``; log its first error."""
-        try:
-            send()
-        except Exception as error:  # noqa: BLE001 (the training goes on after any error)
-            if self.error is None:
-                log.warning("wandb: some data are not logged (%s); the run goes on", _one_line(error))
-            self.error = self.error or _one_line(error)
+        artifact = _reference_artifact(name, kind, metadata)
+        if self.upload and folder is not None:
+            artifact.add_dir(str(folder))
+        self.experiment.log_artifact(artifact)
 
     def _log_location(self, run: Any) -> None:
-        """Log where the run is."""
         self.folder = Path(run.settings.sync_dir) if self.mode in ("online", "offline") else None
         if self.mode == "online":
             log.info("wandb: %s", run.url)
         elif self.mode == "offline":
-            command = "wandb login, then wandb sync"
-            log.info("wandb: kept offline in %s; to send it: %s %s", self.folder, command, self.folder)
+            log.info("wandb: kept offline in %s; to send it: wandb login, then wandb sync %s", *[self.folder] * 2)
 
 
 @rank_zero_only
 def finish_run(failed: bool = False) -> str | None:
-    """End the open W&B run, if any, so that the next training of this process is a new run.
-
-    Returns why some data were not sent, and logs it; None if all were sent, or nothing was to be sent.
-    """
-    import sys
-
+    """End the open W&B run, if any. Returns and logs why some data were not sent; None if no data are missing."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return None
@@ -184,8 +175,8 @@ def finish_run(failed: bool = False) -> str | None:
     _UPLOAD_ERRORS.messages.clear()
     if not messages:
         return None
-    remedy = f"they are in {folder}; to send them: wandb sync {folder}"
-    log.warning("wandb: some data are not sent (%s); %s", messages[0], remedy)
+    text = "wandb: some data are not sent (%s); they are in %s; to send them: wandb sync %s"
+    log.warning(text, messages[0], folder, folder)
     return messages[0]
 
 
@@ -196,11 +187,9 @@ def _one_line(error: object) -> str:
 
 def _mode(offline: bool | None) -> str:
     """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for online without a key."""
-    mode = {"dryrun": "offline"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE", ""))
+    mode = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
     if offline is False and not _has_key():
-        raise UserError(
-            "logger.wandb.offline=false needs a key: set WANDB_API_KEY or run 'wandb login', or leave it out"
-        )
+        raise UserError("logger.wandb.offline=false needs a key: set WANDB_API_KEY, run 'wandb login', or leave it out")
     if offline is None and mode in ("offline", "disabled"):
         return mode
     return "offline" if offline or not _has_key() else "online"
@@ -232,13 +221,12 @@ def _start_service() -> None:
 
 
 def _settings() -> Any:
-    """W&B's settings, without what may name a patient, a user or a machine."""
+    """W&B's settings; recording of names of patients, users and machines is disabled."""
     import wandb
 
     settings: dict[str, Any] = {"console": "off", "host": "-", "program": "-", "save_code": False, "silent": True}
-    settings |= dict.fromkeys(("disable_code", "disable_git"), True)
-    settings |= dict.fromkeys(("x_disable_machine_info", "x_disable_meta", "x_disable_stats"), True)
-    settings |= {"init_timeout": SERVER_TIMEOUT}
+    disabled = ("disable_code", "disable_git", "x_disable_machine_info", "x_disable_meta", "x_disable_stats")
+    settings |= {**dict.fromkeys(disabled, True), "init_timeout": SERVER_TIMEOUT}
     if "finish_timeout" in wandb.Settings.model_fields:  # newer versions only
         settings |= {"finish_timeout": UPLOAD_TIMEOUT, "finish_timeout_raises": True}
     return wandb.Settings(**settings)

@@ -1,4 +1,4 @@
-"""Checks of a composed configuration, before anything heavy is imported. Each raises ``UserError``."""
+"""Checks of a composed configuration, before slow imports. Each check raises ``UserError``."""
 
 import json
 import re
@@ -18,22 +18,17 @@ _REQUIRED_IN_TRAINING = ("src", "dst", "work", "callbacks.checkpoint")
 
 
 def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Refuse ``+key=value`` unless the key is an argument of an object in ``cfg``: nothing else would read it.
-
-    Also refuse ``group=[a,b]`` if both files set the same key, because one value would be lost.
-    """
+    """Refuse ``+key=value`` that no object in ``cfg`` reads, and ``group=[a,b]`` if both files set the same key."""
     for override in overrides:
         _refuse_duplicate_keys(override)
         key = override.lstrip("+").split("=", 1)[0]
         parts = key.split(".")
-        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # ``_check_generator`` checks it
+        is_guidance_scale = parts[0] == "guidance" and len(parts) == 2  # see ``_check_generator``
         if not override.startswith("+") or "@" in key or is_group(key) or is_guidance_scale:
             continue
         parents = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
         if not any(OmegaConf.is_dict(node) and "_target_" in node for node in parents):
-            raise UserError(
-                f"{override!r} adds a key that nothing reads: remove it, or write an existing key without '+'"
-            )
+            raise UserError(f"{override!r} adds a key that nothing reads: remove it, or write a known key without '+'")
 
 
 def _refuse_duplicate_keys(override: str) -> None:
@@ -59,10 +54,8 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
         choice = chosen.get(group)
         if choice not in possible:
             experiment = "" if chosen.get("experiment") is None else f" of experiment={chosen['experiment']}"
-            raise UserError(
-                f"{kind}={chosen[kind]}{experiment} does not go with {group}={choice}: choose one of "
-                f"{join_names(possible)}"
-            )
+            names = f"{kind}={chosen[kind]}{experiment} does not go with {group}={choice}"
+            raise UserError(f"{names}: choose one of {join_names(possible)}")
     video = OmegaConf.select(cfg, "denoiser.video")
     if video is not None and video != cfg.model.video:
         kind, model = ("clips", "lvdm") if video else ("images", "lidm")
@@ -82,8 +75,7 @@ def _check_generator(cfg: DictConfig) -> None:
         conditions = [str(condition["name"]) for condition in metadata.get("conditioning", {}).get("conditions", ())]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return  # the stage reports what is wrong with the artifact
-    unknown = [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]
-    if unknown:
+    if unknown := [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]:
         known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])
         raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
     if sampler is not None:

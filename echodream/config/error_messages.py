@@ -1,4 +1,4 @@
-"""Errors of the user as one sentence on stderr and exit status 1, whichever library raised them."""
+"""Turns errors of the user, from any library, into one sentence on stderr and exit status 1."""
 
 import contextlib
 import errno
@@ -25,7 +25,6 @@ _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECU
 """The jobs of a launcher inherit the variable from ``_hydra_raises`` below."""
 _NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
-_NULL_GROUP = "Config group override must be a string or a list"
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 _DISK_FULL = re.compile(f"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}")
 _LIST_GROUPS = ("conditioning", "logger")
@@ -38,9 +37,9 @@ _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandat
 def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a command: an error of the user ends it with one sentence. HYDRA_FULL_ERROR=1 shows tracebacks.
 
-    It is needed both around ``hydra.main``, for errors of composition, and inside it, for errors of the job, because
-    hydra prints a page of its own about an exception that passes through it. In a sweep, a failed run prints its
-    sentence and raises the error, so that hydra runs the others and then fails.
+    Used around ``hydra.main``, for errors of composition, and inside it, for errors of the job: hydra prints a long
+    text about an exception that passes through it. In a sweep, a failed run prints its sentence and raises the error,
+    so that hydra runs the other runs and then fails.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,10 +81,7 @@ def _hydra_raises() -> Iterator[None]:
 
 
 def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
-    """The message about an ``error`` of the user; None for a defect of the program.
-
-    ``config`` is "train" or "sample", ``arguments`` is the command line.
-    """
+    """Message about an ``error`` of the user, of the command ``config`` with ``arguments``; None for a defect."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return str(cause)
@@ -94,14 +90,13 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"the override {error.override!r} cannot be read: write key=value, and quote values with special characters"
-        )
+        remedy = "write key=value, and quote values with special characters"
+        return f"the override {error.override!r} cannot be read: {remedy}"
     if isinstance(error, HydraException) and (match := _GROUP_NEEDED.search(str(error))):
         return f"{match[1]}= is needed: choose one of {join_names(group_choices(match[1]))}"
     if isinstance(error, HydraException) and (match := _NO_MATCH.search(str(error))):
         return _unknown_key(match[1], config, list(arguments), error)
-    if isinstance(error, ValueError) and str(error).startswith(_NULL_GROUP):
+    if isinstance(error, ValueError) and "Config group override must be a string or a list" in str(error):
         return _null_group(arguments)
     for cause in _causes(error):
         if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
@@ -110,9 +105,11 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
         return _wrong_argument(error, arguments)
     if (message := _write_error(error)) is not None:
         return message
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(str(error).split())
-    return None
+    return _one_line(error) if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -136,7 +133,7 @@ def _write_error(error: BaseException) -> str | None:
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
-        return " ".join(str(error).split())
+        return _one_line(error)
     if (message := missing_package_message(group)) is not None:
         return message
     if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a choice in a subfolder, as denoiser=image_unet/small
@@ -146,31 +143,30 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _null_group(arguments: Iterable[str]) -> str | None:
-    keys = [argument[: -len("=null")] for argument in arguments if argument.lower().endswith("=null")]
-    for key in keys:
-        group = key.partition("@")[0]
-        if is_group(group):
+    for argument in arguments:
+        key, _, value = argument.rpartition("=")
+        if value.lower() == "null" and is_group(group := key.partition("@")[0]):
             empty = ", or [] for none" if group in _LIST_GROUPS else ""
             return f"{key}=null is not possible: choose one of {join_names(group_choices(group))}{empty}"
     return None
 
 
 def _unknown_key(key: str, config: str, arguments: list[str], error: BaseException) -> str:
-    """Name the keys that exist in the place of ``key``, by composing without it."""
+    """Message about an unknown ``key`` with the existing keys, from the configuration composed without ``key``."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     all_overrides = [argument for argument in arguments if not argument.startswith("-")]
     overrides = [override for override in all_overrides if override.split("=", 1)[0].lstrip("+~") != key]
     if len(overrides) == len(all_overrides):
-        return " ".join(str(error).split())  # the key is in a file of conf/ or --config-dir
+        return _one_line(error)  # the key is in a file of conf/ or --config-dir
     parent, _, last = key.rpartition(".")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(config, overrides)
     except (HydraException, OmegaConfBaseException) as other:
-        return error_sentence(other, config, overrides) or " ".join(str(error).split())
+        return error_sentence(other, config, overrides) or _one_line(error)
     while parent and not OmegaConf.is_dict(OmegaConf.select(cfg, parent, throw_on_missing=False)):
         parent, _, last = parent.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -178,7 +174,7 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
     if parent in ("stage", "then") and "_target_" in node:
         names = list(parameter_hints(str(node["_target_"])))
         if last in names and last in cfg:
-            return f"unknown key {key!r}: write {last}="
+            return f"unknown key {key!r}: write {key.removeprefix(f'{parent}.')}="
     if last in names:  # hydra cannot replace a mapping by a command-line override
         return f"{key} is a mapping: add its entries one by one, +{key}.<name>=<value>"
     where = f"{parent} has" if parent else "the keys here are"
@@ -198,7 +194,7 @@ def _wrong_argument(error: InstantiationException, arguments: Iterable[str]) -> 
     """Message about an unknown or wrong argument of an object in the configuration; None for an error inside it."""
     if not isinstance(error.__cause__, TypeError | ValueError | ImportError):
         return None
-    reason, full_key = " ".join(str(error.__cause__).split()), re.search(r"full_key: (\S+)", str(error))
+    reason, full_key = _one_line(error.__cause__), re.search(r"full_key: (\S+)", str(error))
     where, target = full_key[1] if full_key else "the configuration", _TARGET.search(str(error))
     unknown = _UNEXPECTED_ARGUMENT.search(reason)
     if unknown is None or target is None:

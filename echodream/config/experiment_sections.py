@@ -1,4 +1,4 @@
-"""Experiments keep the settings of all models, or of all stages, in one file: hydra reads its sections as files."""
+"""Lets hydra read sections of an experiment file, one for each model or stage, as if they were files."""
 
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,9 @@ class ExperimentSections(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """The word before :// in the search path."""
         return "sections"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The section as a configuration of its own."""
         section = self._section(config_path)
         if section is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
@@ -40,7 +38,6 @@ class ExperimentSections(ConfigSource):
         return self._section(config_path) is not None
 
     def available(self) -> bool:
-        """Whether the configuration folder exists."""
         return CONF_DIR.is_dir()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> Any:
@@ -56,21 +53,18 @@ class ExperimentSections(ConfigSource):
         file = Path(CONF_DIR, group, f"{experiment}.yaml")
         if group not in _GROUPS or not file.is_file():
             return None
-        sections = OmegaConf.load(file)
-        assert isinstance(sections, DictConfig)
-        found: DictConfig | None = sections.get(section)
-        return found
+        sections: Any = OmegaConf.load(file)
+        return sections.get(section)
 
 
 class SectionsSearchPath(SearchPathPlugin):
-    """Adds sections to the search path. The setting hydra.searchpath cannot, because a command line may replace it."""
+    """Adds ``ExperimentSections`` to the search path; a command line may replace the setting hydra.searchpath."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the source."""
         search_path.append("echodream", "sections://conf")
 
 
 def register() -> None:
-    """Let hydra find sections. Has to be called before a configuration is composed."""
+    """Let hydra find sections. Call before a configuration is composed."""
     SourcesRegistry.instance().register(ExperimentSections)
     Plugins.instance().register(SectionsSearchPath)

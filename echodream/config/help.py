@@ -31,7 +31,7 @@ _FLAGS = """  --cfg job             print the complete configuration and stop
 
 
 def print_help(config: str) -> None:
-    """If --help is among the arguments, print the help page of ``config`` ("train" or "sample") and exit with 0."""
+    """With --help on the command line, print the help page of ``config`` ("train" or "sample") and exit with 0."""
     arguments = sys.argv[1:]
     if not {"-h", "--help"} & set(arguments):
         return
@@ -46,10 +46,7 @@ def print_help(config: str) -> None:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with hydra's options before the overrides, as hydra needs it, and with aliases replaced.
-
-    Raises ``UserError`` for an unknown option.
-    """
+    """``arguments`` with aliases replaced, hydra's options first. Raises ``UserError`` for an unknown option."""
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:
             raise UserError(f"{argument} is not an option: write key=value, or one of {', '.join(_OPTIONS)}")

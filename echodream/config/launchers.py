@@ -30,9 +30,7 @@ def launcher_error_message(error: BaseException) -> str | None:
     """Message about an ``error`` of submitit; None for another error."""
     text = str(error).strip()
     if "Could not detect" in text and "srun" in text:
-        return (
-            "launcher=slurm needs SLURM, and srun is not here: run this on a login node of the cluster, or leave it out"
-        )
+        return "launcher=slurm needs SLURM, and srun is not here: run this on a login node, or leave it out"
     if type(error).__name__ not in ("FailedJobError", "UncompletedJobError", "FailedSubmissionError"):
         return None
     if "sbatch: error" in text:
@@ -40,10 +38,8 @@ def launcher_error_message(error: BaseException) -> str | None:
         return f"SLURM refused the job ({'; '.join(lines)}): change that hydra.launcher. setting"
     log = _LOG.search(text)
     where = f"read {log[0]}" if log else "read its log below .submitit in the run's folder"
-    return (
-        "a job ended without a result (cancelled, out of memory, out of time or killed): "
-        f"{where}, then run the same command again to resume"
-    )
+    problem = "a job ended without a result (cancelled, out of memory, out of time or killed)"
+    return f"{problem}: {where}, then run the same command again to resume"
 
 
 def is_sweep_run() -> bool:
@@ -58,10 +54,7 @@ def check_objective(name: str | None) -> None:
 
 
 def objective_value(name: str | None, metrics: Mapping[str, Any]) -> float | None:
-    """The metric ``name``, which a search optimizes; None without a search, and in a process without metrics.
-
-    Raises ``UserError`` if there is no such metric.
-    """
+    """The metric ``name``, for a search; None without a search or metrics. Raises ``UserError`` if it is missing."""
     check_objective(name)
     if name is None or not metrics:
         return None

@@ -1,4 +1,4 @@
-"""The parameters of a stage's function, read from its source: a stage imports torch, which takes seconds."""
+"""The parameters of a stage's function, parsed from its source, because importing the stage would import torch."""
 
 import ast
 from importlib.util import find_spec
@@ -8,22 +8,22 @@ from typing import TypeAlias
 InputPath: TypeAlias = str
 """A store, an artifact, or another file or folder that a stage reads."""
 ExtractorPath: TypeAlias = str
-"""``kind:path``, where the path is that of a network that a stage reads."""
+"""``kind:path``, with the path of a network that a stage reads."""
 OutputPath: TypeAlias = str
 """A folder that a stage writes."""
 ENGINE_PARAMETERS = ("command", "code_version")
-"""Parameters of every stage that are no settings: the engine passes them."""
+"""Parameters that the engine passes to every stage; they are not settings."""
 
 
 def parameter_hints(target: str) -> dict[str, str]:
-    """Names and type hints, as they are written, of the settings that the function ``target`` takes."""
+    """Type hints, as in the source, of the settings that the function ``target`` takes, by name."""
     module, _, name = target.rpartition(".")
     spec = find_spec(module) if module else None
     if spec is None or spec.origin is None:
         return {}
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
-    parameters = [parameter for function in functions for parameter in (*function.args.args, *function.args.kwonlyargs)]
+    arguments = [node.args for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
+    parameters = [parameter for each in arguments for parameter in (*each.args, *each.kwonlyargs)]
     hints = {parameter.arg: ast.unparse(parameter.annotation) for parameter in parameters if parameter.annotation}
     return {name: hint for name, hint in hints.items() if name not in ENGINE_PARAMETERS}
 

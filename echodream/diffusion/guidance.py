@@ -19,7 +19,7 @@ class Guidance:
     """Guidance scales. With all scales at 1, the guided prediction is that of the conditional model."""
 
     scales: Mapping[str, float] = field(default_factory=dict)
-    """By name of the condition; 1 for a condition that is not named, 0 leaves out its contribution."""
+    """By name of the condition; 0 leaves out the contribution of a condition. Default: 1."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Relative times, 0 data and 1 noise, between which guidance is applied (2404.07724)."""
     rescale: float = 0.0
@@ -41,21 +41,17 @@ class Guidance:
         """Coefficient of the prediction for each set of kept conditions; they sum to 1.
 
         The guided prediction is d = D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., with the conditions in the
-        order of ``names``, sorted by prediction D. Predictions with coefficient 0 are left out. Outside of the interval
-        (``inside`` false) all scales are 1.
+        order of ``names``, sorted by prediction D, without coefficients of 0. If not ``inside``, all scales are 1.
         """
-        for name in self.scales:
-            if name not in names:
-                known = ", ".join(names) or "none"
-                raise UserError(f"guidance.{name} is no condition of this model; its conditions are {known}")
+        if unknown := [name for name in self.scales if name not in names]:
+            known = ", ".join(names) or "none"
+            raise UserError(f"guidance.{unknown[0]} is no condition of this model; its conditions are {known}")
         sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
         if not inside:
             return {sets[-1]: 1.0}
         scales = [1.0, *(float(self.scales.get(name, 1.0)) for name in names), 0.0]
-        differences = {
-            kept: scale - following for kept, scale, following in zip(sets, scales, scales[1:], strict=False)
-        }
-        return {kept: coefficient for kept, coefficient in differences.items() if coefficient}
+        terms = zip(sets, scales, scales[1:], strict=False)
+        return {kept: scale - following for kept, scale, following in terms if scale != following}
 
     def guided_denoiser(
         self, predict: Predict, names: Sequence[str], process: Process, weak: Predict | None = None
@@ -90,15 +86,12 @@ class Guidance:
             return True
         inside = ((low <= time) & (time <= high)).unique().tolist()
         if len(inside) != 1:
-            raise ValueError("the rows of one call stand on both sides of the interval: give them one time")
+            raise ValueError("the rows of one call are on both sides of the interval: give all rows one time")
         return bool(inside[0])
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, strength: float) -> Tensor:
-    """Mix ``guided`` with its version rescaled to the standard deviation of ``conditional``; both (B, C, *rest).
-
-    Per sample; equations 15 and 16 of 2305.08891.
-    """
+    """Rescale ``guided``, (B, C, *rest), per sample to the std of ``conditional`` (2305.08891, equations 15, 16)."""
     dims = tuple(range(1, guided.dim()))
     std = guided.std(dims, keepdim=True)
     factor = conditional.std(dims, keepdim=True) / std.clamp(min=torch.finfo(std.dtype).tiny)

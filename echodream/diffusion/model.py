@@ -24,7 +24,7 @@ from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.registry import load_denoiser
 from echodream.store import Statistics
 from echodream.types import Batch
-from echodream.weights import fingerprint, load_exactly, read_weights
+from echodream.weights import fingerprint, load_exactly, read_weights, save_weights
 
 METADATA_FILE = "diffusion.json"
 CONDITIONER_FILE = "conditioner.safetensors"
@@ -47,14 +47,13 @@ class ModelMetadata:
     encoder: str
     """Fingerprint of the autoencoder of the latents."""
     reference_times: tuple[float, ...] = ()
-    """Mean time of each reference frame in training, in frames; key frames relative to the first; empty: random."""
+    """Mean time of each reference frame in training, in frames, of key frames after the first; empty: random times."""
     beat_spread: float | None = None
     """Coefficient of variation of the beat length; None where references are not the key frames of a beat."""
     shared_noise: float = 0.0
     """Correlation of the noise between the frames of a clip."""
     residual: tuple[float, ...] | None = None
-    """Standard deviation per channel of the residual, the clip minus the interpolation of its references, where the
-    process models the residual; None where it models the clip itself."""
+    """Standard deviation per channel of clips minus interpolated references, if the process models these residuals."""
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
@@ -74,24 +73,18 @@ class ModelMetadata:
 
 
 class DiffusionModel(nn.Module):
-    """A denoiser with its conditioner, process and metadata.
+    """A denoiser with its conditioner, process and metadata, for whitened latents.
 
-    Latents are whitened: images (B, C, H, W), C = 3 x ``metadata.channels`` for jointly generated key frames; clips
-    (B, C, F, H, W).
+    Images are (B, C, H, W), C = 3 x ``metadata.channels`` for jointly generated key frames; clips (B, C, F, H, W).
     """
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
         super().__init__()
-        self.denoiser, self.conditioner = denoiser, conditioner
-        self.process, self.metadata = process, metadata
-
-    @property
-    def is_video(self) -> bool:
-        """Whether samples are clips."""
-        return self.denoiser.is_video
+        self.denoiser, self.conditioner, self.process, self.metadata = denoiser, conditioner, process, metadata
+        self.is_video = denoiser.is_video
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
-        """Prediction for x_t, (B, C, *rest), at t, (B,), with conditions' ``values``; the null where not ``keep``."""
+        """Prediction for x_t, (B, C, *rest), at t, (B,); conditions have ``values``, or are null where not ``keep``."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
@@ -99,7 +92,7 @@ class DiffusionModel(nn.Module):
         return self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
 
     def repeat_key_frames(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-        """``values`` with the key frames of one beat repeated over a clip of ``frames``, where references are such."""
+        """``values`` with references repeated over a clip of ``frames`` frames, if they are key frames of one beat."""
         if self.metadata.beat_spread is None:
             return values
         reference, time = repeat_key_frames(values["reference"], values["reference_time"], frames)
@@ -144,19 +137,13 @@ class DiffusionModel(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Process, conditions and metadata, as JSON values."""
-        return {
-            "process": self.process.settings(),
-            "conditioning": self.conditioner.settings(),
-            "facts": asdict(self.metadata),
-        }
+        process, conditioning = self.process.settings(), self.conditioner.settings()
+        return {"process": process, "conditioning": conditioning, "facts": asdict(self.metadata)}
 
     def save(self, folder: Path) -> None:
         """Write the network as diffusers does, the weights of the conditioner, and ``settings`` as JSON."""
-        from safetensors.torch import save_file
-
         self.denoiser.save(folder)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.conditioner.state_dict().items()}
-        save_file(state, folder / CONDITIONER_FILE)
+        save_weights(self.conditioner, folder / CONDITIONER_FILE)
         (folder / METADATA_FILE).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
 
 

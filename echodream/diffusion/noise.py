@@ -13,8 +13,7 @@ def sample_noise(
     """Standard normal noise of ``shape``, (..., C, *rest); two frames of a clip have the correlation ``shared``.
 
     With ``shared`` above 0 the shape is (..., C, F, H, W): sqrt(shared) times noise common to all frames plus
-    sqrt(1 - shared) times noise of each frame (mixed noise of 2305.10474). The noise then hides motion, the difference
-    between frames, less than appearance.
+    sqrt(1 - shared) times noise of each frame (mixed noise of 2305.10474), which hides motion less than appearance.
     """
     independent = torch.randn(tuple(shape), generator=generator, device=device)
     if not shared:
@@ -26,8 +25,8 @@ def sample_noise(
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
     """``noise``, (B, C, *rest), plus ``offset`` times a normal random number for each row and channel.
 
-    It lets models without zero terminal SNR generate other brightnesses than the mean; with zero terminal SNR it is not
-    needed (2305.08891, section 4).
+    With an offset, models without zero terminal SNR can generate images that are darker or brighter than the mean;
+    models with zero terminal SNR do not need the offset (2305.08891, section 4).
     """
     if not offset:
         return noise

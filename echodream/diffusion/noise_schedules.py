@@ -1,15 +1,13 @@
 """Registry of the noise schedules of ``process=ddpm``. To add one, add an entry to ``NOISE_SCHEDULES``.
 
-Tests compute every entry with every sampler: a name is enough only if all schedulers of diffusers know it.
+Tests run every entry with every sampler. A name of diffusers can only be used if all its schedulers accept it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Betas = Callable[[int, float, float], Sequence[float]]
-"""A function of the number of noise levels, beta_start and beta_end. It returns one beta per noise level, from low
-to high noise, each between 0 and 1.
-"""
+"""(noise levels, beta_start, beta_end) to one beta for each noise level, from low to high noise, between 0 and 1."""
 
 NOISE_SCHEDULES: dict[str, str | Betas] = {
     "linear": "linear",

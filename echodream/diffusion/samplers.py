@@ -27,13 +27,9 @@ class Sampler:
     stochastic: bool = False
     """Whether each step adds noise; the step then takes one random generator per row."""
     predicts_x0: bool = True
-    """``process=ddpm``: whether the class accepts the prediction type "sample"; if false, the process converts the
-    predicted x_0 to v."""
+    """``process=ddpm``: whether the class accepts the prediction type "sample"; else x_0 is converted to v."""
     subsampled: bool = False
-    """``process=ddpm``: the scheduler gets a noise schedule that consists of the sampling timesteps alone.
-
-    DDIMScheduler steps by the integer part of 1000 / steps and would miss its own timesteps otherwise.
-    """
+    """``process=ddpm``: restrict the noise schedule to the sampling timesteps, which DDIMScheduler might skip."""
     shift: str = "shift"
     """``process=flow``: the argument of the class that takes ``process.shift``."""
 
@@ -88,11 +84,10 @@ def run_solver(
 ) -> Tensor:
     """Integrate ``solver`` from ``x``, (B, C, *rest), at its first time, to data.
 
-    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x`` and x_t have
-    the scale of the process (sqrt(a_t) x_0 + sqrt(1 - a_t) noise for ``ddpm``). Schedulers that work on another scale
-    (Euler: x_0 + sigma noise) convert it with ``scale_model_input``; the start is divided by the factor of the first
-    step, which is ``init_noise_sigma`` at the full noise level and right at any other one. Computed in float32,
-    returned in the dtype of ``x``.
+    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x`` and x_t have the scale of the
+    process (sqrt(a_t) x_0 + sqrt(1 - a_t) noise for ``ddpm``). Schedulers with another scale (Euler: x_0 + sigma noise)
+    convert it with ``scale_model_input``; so ``x`` is divided by the factor of the first step, which is
+    ``init_noise_sigma`` at the full noise level. Computed in float32, returned in the dtype of ``x``.
     """
     dtype, x, scheduler = x.dtype, x.float(), solver.scheduler
     extra = {"generator": list(generators)} if solver.stochastic and generators is not None else {}

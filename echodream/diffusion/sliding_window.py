@@ -11,17 +11,13 @@ from echodream.diffusion.processes.base import Denoise
 from echodream.errors import UserError
 
 DenoiseWindows = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""(x (N*B, C, window, *rest), t (N*B,), first frames of N windows) to the prediction for x.
-
-Row n * B + b is window n of clip b.
-"""
+"""(x (N*B, C, window, *rest), window by window, t (N*B,), first frames of N windows) to the prediction for x."""
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
     """First frame of each window over ``frames``: evenly spaced, neighbors share at least ``overlap`` frames.
 
-    The first window starts at frame 0 and the last one ends with the last frame. If ``frames`` is at most ``window``,
-    there is one window, as long as the clip.
+    The windows cover all frames. If ``frames`` is at most ``window``, there is one window, as long as the clip.
     """
     for key, value, least in (("frames", frames, 1), ("window", window, 1), ("overlap", overlap, 0)):
         validation.whole_number(key, value, least)

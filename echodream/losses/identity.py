@@ -60,11 +60,19 @@ class PublishedPairLoss(IdentityLoss):
         return functional.binary_cross_entropy_with_logits(pair_logits(features[first], features[second]), same)
 
 
-class NTXentLoss(IdentityLoss):
-    """NT-Xent contrastive loss (2002.05709) with cosine similarity divided by ``temperature``.
+class _LibraryLoss(IdentityLoss):
+    """Base class of losses of pytorch-metric-learning: ``loss`` takes embeddings and identity labels."""
 
-    All frames of the same identity in the batch are positives of each other, not only those sampled as a pair.
-    """
+    loss: nn.Module
+
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
+    ) -> Tensor:
+        return self.loss(features, identity)
+
+
+class NTXentLoss(_LibraryLoss):
+    """NT-Xent contrastive loss (2002.05709): all frames of one identity in the batch are positives."""
 
     def __init__(self, temperature: float = 0.1) -> None:
         from pytorch_metric_learning.losses import NTXentLoss as Loss
@@ -73,46 +81,29 @@ class NTXentLoss(IdentityLoss):
         validation.positive_number("head.temperature", temperature)
         self.loss = Loss(temperature=temperature)
 
-    def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
-    ) -> Tensor:
-        loss: Tensor = self.loss(features, identity)
-        return loss
 
-
-class ArcFaceLoss(IdentityLoss):
-    """Additive angular margin softmax (ArcFace, 1801.07698) over one learned direction per training identity.
-
-    ``margin`` is the angular margin in degrees, ``scale`` multiplies the cosines.
-    """
+class ArcFaceLoss(_LibraryLoss):
+    """ArcFace (1801.07698) over training identities: cosines times ``scale``, angular ``margin`` in degrees."""
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
         super().__init__()
         validation.positive_number("head.scale", scale)
         validation.number("head.margin", margin, 0, below=90, note=" degrees")
         self.margin, self.scale = margin, scale
-        self.loss: nn.Module
 
     def configure(self, features: int, identities: int) -> None:
         from pytorch_metric_learning.losses import ArcFaceLoss as Loss
 
         self.loss = Loss(identities, features, margin=self.margin, scale=self.scale)
 
-    def forward(
-        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
-    ) -> Tensor:
-        loss: Tensor = self.loss(features, identity)
-        return loss
-
 
 class CopyCodeLoss(IdentityLoss):
     """Squared distance between the embedding of a copy and the linear code of its original frame.
 
-    The linear code has the ``features`` largest principal components of the training frames. Each component is divided
-    by its posterior standard deviation after the frame has been noised by ``sigma`` (whitened units) and denoised by a
-    Gaussian model. So the distance between two codes is small where one frame can be a noised and denoised version of
-    the other. New patients have a code in the same way as training patients. The network learns to undo the changes
-    that were made to a frame.
+    The linear code has the ``features`` largest principal components of the training frames, each divided by its
+    posterior standard deviation after the frame has been noised by ``sigma`` (whitened units) and denoised by a
+    Gaussian model. So two codes are close if one frame may be a noised and denoised version of the other. Codes exist
+    for new patients, too. The network learns to undo the changes that were made to a frame.
     """
 
     needs_linear_code = True
@@ -126,8 +117,7 @@ class CopyCodeLoss(IdentityLoss):
     def linear_code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (features, M) and bias (features,) of the linear code, scaled to mean square 1 over training frames.
 
-        ``mean``: (M,) of the flattened training frames; ``variance``: ascending, (M,); ``axes``: principal axes, (M,
-        M).
+        ``mean`` (M,), ascending ``variance`` (M,) and principal ``axes`` (M, M) are those of flattened training frames.
         """
         if self.features > len(variance):
             raise UserError(f"head.features={self.features}, and frames have {len(variance)} values: give at most that")
@@ -170,10 +160,8 @@ class MarginSoftmaxLoss(IdentityLoss):
         super().__init__()
         m1, m2, m3 = margins if len(margins) == 3 else (math.nan, 0, 0)
         if not (1 <= m1 <= 10 and 0 <= m2 < math.pi / 2 and 0 <= m3 < 1):
-            raise UserError(
-                f"head.margins is {list(margins)}: give m1 from 1 to 10, m2 from 0 to below pi / 2, and m3 from 0 to "
-                "below 1"
-            )
+            remedy = "give m1 from 1 to 10, m2 from 0 to below pi / 2, and m3 from 0 to below 1"
+            raise UserError(f"head.margins is {list(margins)}: {remedy}")
         validation.positive_number("head.scale", scale)
         validation.number("head.share", share, maximum=1, above=0)
         self.margins, self.scale, self.share, self.seed = (m1, m2, m3), scale, share, seed
@@ -206,18 +194,13 @@ class MarginSoftmaxLoss(IdentityLoss):
         """The identities whose centers this step uses, int64, in ascending order."""
         count, number = len(self.centers), int(self.step)
         self.step += 1
-        in_batch = np.unique(_gather_from_all_processes(identity).cpu().numpy())
+        if distributed.is_available() and distributed.is_initialized():
+            from torch.distributed.nn.functional import all_gather
+
+            identity = torch.cat(all_gather(identity.contiguous()))  # batches of all processes have the same size
+        in_batch = np.unique(identity.cpu().numpy())
         keys = np.random.default_rng([self.seed, number]).random(count)
         keys[in_batch] = -1
         others = count - len(in_batch)
         size = len(in_batch) + min(others, max(1, round(self.share * others)))
         return torch.from_numpy(np.sort(np.argsort(keys, kind="stable")[:size])).to(identity.device)
-
-
-def _gather_from_all_processes(identity: Tensor) -> Tensor:
-    """Concatenate the labels of all processes, whose batches have the same size."""
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return identity
-    parts = [torch.empty_like(identity) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, identity.contiguous())
-    return torch.cat(parts)

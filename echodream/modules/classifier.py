@@ -46,22 +46,24 @@ class EvaluationResult:
 
     def record(self) -> dict[str, Any]:
         """For JSON: null for an undefined value."""
-        figures = {
-            name: {key: value if math.isfinite(value) else None for key, value in metric.items()}
-            for name, metric in self.metrics.items()
-        }
+        figures = {name: null_if_not_finite(metric) for name, metric in self.metrics.items()}
         labels = {} if self.label_counts is None else {"labels": self.label_counts}
         return {"figures": figures, "recordings": self.recordings, "patients": self.patients, **labels}
+
+
+def null_if_not_finite(metric: Mapping[str, float]) -> dict[str, float | None]:
+    """``metric`` with None, which is null in JSON, instead of NaN and infinity."""
+    return {key: value if math.isfinite(value) else None for key, value in metric.items()}
 
 
 class ClipClassifier(Trainable):
     """Train a classifier of clips, (B, C, F, H, W) in [-1, 1], for the task of the data module.
 
-    ``backbone`` is a partial that takes ``classes``, the number of outputs, and ``channels``. If ``balanced``, classes
-    are weighted by inverse frequency in training, and positives of a label by the ratio of negatives to positives. With
+    ``backbone`` is a partial with the arguments ``classes``, the number of outputs, and ``channels``. ``balanced``:
+    weight classes by inverse frequency, and positives of a label by the ratio of negatives to positives. With
     probability ``blur`` a training batch is downsampled by a random factor between ``smallest`` and 1 and upsampled
-    again, since decoded latents lack detail. ``optimizer`` and ``schedule`` are partials (see ``Trainable``). Intervals
-    of test metrics use ``repeats`` bootstrap samples of patients.
+    again, because decoded latents lack detail. ``optimizer`` and ``schedule``: see ``Trainable``. ``repeats``:
+    bootstrap samples of patients for the intervals of test metrics.
     """
 
     task: ClassifierTask
@@ -95,7 +97,6 @@ class ClipClassifier(Trainable):
         self._patients = data.store.table["PatientID"].astype(str).to_numpy()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Blur, classify, compare, log."""
         x = batch["x"]
         if torch.rand(()) < self.blur:
             x = blur_by_downsampling(x, self.smallest + (1 - self.smallest) * float(torch.rand(())))
@@ -112,11 +113,9 @@ class ClipClassifier(Trainable):
         self._outputs.append((self.network(batch["x"]).float(), self.task.target(batch), rows))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Same as ``validation_step``, for the test patients of each test set."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and the mean metrics."""
         out, target, _ = self._gather_outputs("val/")[0]
         means = ("auc", "balanced_accuracy", "r2", "mae")
         self._log("val/", {name: v[0] for name, v in self.task.measure(out, target).items() if name in means})
@@ -189,8 +188,7 @@ def _write_metrics(folder: Path, results: Mapping[str, EvaluationResult], repeat
     records = {name: result.record() for name, result in results.items()}
     record = {**records.pop(""), "interval": f"95 %, {repeats} bootstrap samples of patients"}
     if records:
-        record["anonymised"] = records
-        record["train_on"] = train_on
+        record |= {"anonymised": records, "train_on": train_on}
     (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -216,8 +214,6 @@ def _label_row(label: str, result: EvaluationResult, count: Mapping[str, int]) -
 
 
 def _label_metrics(suffix: str, result: EvaluationResult) -> str:
-    shown = {name: result.metrics[key + suffix] for name, key in _TABLE_METRICS.items()}
+    keys = {"AUC": "auc", "average precision": "average_precision"}
+    shown = {name: result.metrics[key + suffix] for name, key in keys.items()}
     return "  ".join(f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in shown.items())
-
-
-_TABLE_METRICS = {"AUC": "auc", "average precision": "average_precision"}

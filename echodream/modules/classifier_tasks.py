@@ -12,15 +12,8 @@ from torch.nn import functional
 from echodream.datamodules.real_and_synthetic import RealAndSyntheticData
 from echodream.datamodules.tasks import Classification, Labels, Regression
 from echodream.errors import UserError
-from echodream.metrics.classification import (
-    confusion_matrix,
-    known_labels,
-    multiclass_metrics,
-    multiclass_patients,
-    multilabel_metrics,
-    multilabel_patients,
-    roc_curve,
-)
+from echodream.metrics import classification
+from echodream.metrics.classification import known_labels, roc_curve
 from echodream.metrics.regression import regression_metrics
 from echodream.networks.classifiers import Classifier
 from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
@@ -44,7 +37,7 @@ class ClassifierTask(ABC):
         """Metrics by name, (R,) each, of outputs (N, outputs) and targets (N, ...), for sample weights (R, N)."""
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """By metric, the number of patients for its exact interval when no error is observed; {}: no such metric."""
+        """Number of patients of metrics that have an exact interval when no error is observed, by metric."""
         return {}
 
     def rescale_output(self, network: Classifier) -> None:
@@ -76,33 +69,25 @@ class ClassificationTask(ClassifierTask):
         return order[torch.bucketize(class_id, sorted_ids)]
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Weighted cross-entropy, scalar."""
         return functional.cross_entropy(out, target, self.weight.to(out.device))
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics of the softmax probabilities; see ``metrics.classification.multiclass_metrics``."""
-        return multiclass_metrics(_softmax(out), target, self.names, weights)
+        return classification.multiclass_metrics(_softmax(out), target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """See ``metrics.classification.multiclass_patients``."""
-        return multiclass_patients(target, self.names, patients)
+        return classification.multiclass_patients(target, self.names, patients)
 
     def metadata(self) -> dict[str, Any]:
-        """Classes in the order of the logits."""
         return {"task": "classification", "class_ids": self.ids, "class_names": self.names}
 
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Confusion matrix, and the one-vs-rest ROC curve of each class."""
-        table = confusion_matrix(out.argmax(axis=1), target, self.outputs)
+        table = classification.confusion_matrix(out.argmax(axis=1), target, self.outputs)
         probabilities, metrics = _softmax(out), self.measure(out, target)
         auc = {name: metrics[f"auc_{name}"][0] for name in self.names}
-        curves = {
-            f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k)
-            for k, name in enumerate(self.names)
-            if np.isfinite(auc[name])
-        }
-        if self.outputs == 2:  # the curve of the second class is the same
-            curves = dict([*curves.items()][:1])
+        defined = [(k, name) for k, name in enumerate(self.names) if np.isfinite(auc[name])]
+        shown = defined[:1] if self.outputs == 2 else defined  # two classes have the same curve
+        curves = {f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k) for k, name in shown}
         return {"confusion": plot_confusion_matrix(table, self.names), "roc": plot_roc(curves)}
 
 
@@ -115,11 +100,9 @@ class RegressionTask(ClassifierTask):
         self.column, self.mean, self.std = column, mean, std
 
     def target(self, batch: Any) -> Tensor:
-        """Value of ``column``: float32, (B,)."""
         return torch.as_tensor(batch["columns"][self.column]).float()
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error of the standardized value, scalar."""
         return functional.mse_loss(out[:, 0], (target - self.mean) / self.std)
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -127,7 +110,6 @@ class RegressionTask(ClassifierTask):
         return regression_metrics(out[:, 0] * self.std + self.mean, target, weights)
 
     def rescale_output(self, network: Classifier) -> None:
-        """Undo the standardization in the last layer."""
         with torch.no_grad():
             network.head.weight.mul_(self.std)
             network.head.bias.mul_(self.std).add_(self.mean)
@@ -141,10 +123,7 @@ class RegressionTask(ClassifierTask):
 
 
 class MultilabelTask(ClassifierTask):
-    """Predict the labels ``names`` independently. Unknown labels (NaN) are ignored.
-
-    Loss weight of positives relative to negatives, per label: ``weight``.
-    """
+    """Predict the labels ``names`` independently; NaN is unknown. ``weight``: loss weight of positives, per label."""
 
     def __init__(self, names: Sequence[str], weight: Sequence[float]) -> None:
         self.names, self.weight = [*names], torch.tensor(weight, dtype=torch.float32)
@@ -163,15 +142,12 @@ class MultilabelTask(ClassifierTask):
         return (losses * known).sum() / known.sum().clamp(min=1)
 
     def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics of the logits; see ``metrics.classification.multilabel_metrics``."""
-        return multilabel_metrics(out, target, self.names, weights)
+        return classification.multilabel_metrics(out, target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """See ``metrics.classification.multilabel_patients``."""
-        return multilabel_patients(target, self.names, patients)
+        return classification.multilabel_patients(target, self.names, patients)
 
     def metadata(self) -> dict[str, Any]:
-        """Labels in the order of the logits."""
         return {"task": "labels", "labels": self.names, "class_ids": [], "class_names": []}
 
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
@@ -208,9 +184,8 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
         mean = float(np.average(values, weights=sample_weight))
         std = float(np.sqrt(np.average((values - mean) ** 2, weights=sample_weight)))
         if not std > 0:
-            raise UserError(
-                f"{root}: {task.column} has the same value in all training data: choose another task.column"
-            )
+            problem = f"{task.column} has the same value in all training data"
+            raise UserError(f"{root}: {problem}: choose another task.column")
         return RegressionTask(task.column, mean, std)
     assert isinstance(task, Classification)
     trained = set(train["class_id"].tolist())

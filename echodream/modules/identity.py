@@ -18,10 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Identity(MetricLearning):
-    """Metric learning from single frames, (B, C, H, W); the patients are the classes.
-
-    Held-out frames are compared with each other, each frame once, for any number of processes.
-    """
+    """Metric learning from single frames, (B, C, H, W), of patients. Compares each held-out frame with the others."""
 
     def configure_from_data(self, data: StoreData) -> None:
         """Build the network; log how many held-out patients have one image only."""
@@ -40,11 +37,9 @@ class Identity(MetricLearning):
         return rows.patient_numbers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Embed, compare, log."""
         identity = self.identity_of(batch["name"])
         features = self.encoder(self._unwhiten(batch["x"]))
-        no_pairs = identity.new_empty(0, 2)
-        loss = self.head(features, identity, no_pairs, self.encoder.network.pair_logits)
+        loss = self.head(features, identity, identity.new_empty(0, 2), self.encoder.network.pair_logits)
         if not torch.isfinite(loss):
             self.raise_not_finite("loss", batch["name"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(features), sync_dist=True)
@@ -73,15 +68,11 @@ class Identity(MetricLearning):
             raise UserError(f"{split} has only one patient, so there are no pairs of two: ingest with another split")
         single = names[images < 2].tolist()
         if len(single) == len(names):
-            raise UserError(
-                f"{split} has no patient with a second image ({shortened_list(single)}), so verification cannot be "
-                "measured: ingest with another split"
-            )
+            problem = f"{split} has no patient with a second image ({shortened_list(single)})"
+            raise UserError(f"{problem}, so verification cannot be measured: ingest with another split")
         if single:
-            log.info(
-                "identity: %s: %d of %d patients have one image (%s), and no genuine pair",
-                split, len(single), len(names), shortened_list(single),
-            )  # fmt: skip
+            counts = f"{len(single)} of {len(names)} patients have one image ({shortened_list(single)})"
+            log.info("identity: %s: %s, and no genuine pair", split, counts)
 
 
 _KEY_STRIDE = 1 << 20

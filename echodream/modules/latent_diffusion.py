@@ -40,12 +40,11 @@ class LatentDiffusion(Trainable):
     """Training of a latent diffusion model for images (B, C, H, W) or clips (B, C, F, H, W).
 
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``;
-    ``conditions`` are modules by name, with tokens of width ``width``; ``joint_dropout`` is that of ``Conditioner``.
-    ``optimizer`` is a partial that takes parameters; ``schedule`` takes ``optimizer`` and ``num_training_steps``.
-    ``checkpointing``: gradient checkpointing; ``compile``: torch.compile in place; ``channels_last``: memory format of
-    the convolutions. ``shared_noise`` is the correlation of noise between frames, ``noise_offset`` the strength of an
-    offset per channel. With ``residual`` and reference frames, the process models the clip minus the interpolation of
-    its references.
+    ``conditions`` are modules by name, with tokens of width ``width``; ``joint_dropout``: see ``Conditioner``;
+    ``optimizer`` and ``schedule``: see ``Trainable``. ``checkpointing``: gradient checkpointing; ``compile``:
+    torch.compile in place; ``channels_last``: memory format of the convolutions. ``shared_noise`` is the correlation of
+    noise between frames, ``noise_offset`` the strength of an offset per channel. With ``residual`` and reference
+    frames, the process models the clip minus the interpolation of its references.
     """
 
     def __init__(
@@ -86,12 +85,11 @@ class LatentDiffusion(Trainable):
         assert statistics is not None
         times, spread = _reference_times(data)
         if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
-            raise UserError(
-                "conditioning with reference and view.reference go together: set both, or neither "
-                "(conditioning=[class_id] view.reference=none)"
-            )
+            remedy = "set both, or neither (conditioning=[class_id] view.reference=none)"
+            raise UserError(f"conditioning with reference and view.reference go together: {remedy}")
         self.conditioner.fit(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
+        models_residual = self.residual and self.conditioner.interpolates_references
         metadata = ModelMetadata(
             channels=channels,
             height=int(rows.table["FrameHeight"].iloc[0]),
@@ -103,16 +101,11 @@ class LatentDiffusion(Trainable):
             reference_times=times,
             beat_spread=spread,
             shared_noise=self.shared_noise,
-            residual=_residual_std(data, spread is not None)
-            if self.residual and self.conditioner.interpolates_references
-            else None,
+            residual=_residual_std(data, spread is not None) if models_residual else None,
         )
         sample_channels = channels * 3 if isinstance(view, Triplet) else channels
-        network = self.make_denoiser(
-            channels=sample_channels,
-            extra_channels=self.conditioner.extra_channels,
-            token_width=self.conditioner.width,
-        )
+        extra_channels, token_width = self.conditioner.extra_channels, self.conditioner.width
+        network = self.make_denoiser(channels=sample_channels, extra_channels=extra_channels, token_width=token_width)
         check_registered(network)
         self.model = DiffusionModel(network, self.conditioner, self.process, metadata)
         if self.checkpointing:
@@ -128,10 +121,8 @@ class LatentDiffusion(Trainable):
         """Loss, scalar: corrupt the latents, predict, weighted squared error, log."""
         values = self.model.condition_values(batch)
         x = self.model.to_residual(batch["x"], values)
-        noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset).to(
-            x.dtype
-        )
-        noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise)
+        noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset)
+        noised = self.process.corrupt(x, self.process.sample_t(len(x), device=x.device), noise.to(x.dtype))
         keep = {name: kept.to(x.device) for name, kept in self.conditioner.sample_dropout(len(x)).items()}
         prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
@@ -147,11 +138,9 @@ class LatentDiffusion(Trainable):
         self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss on test patients, as in validation."""
         self._evaluate("test", batch, batch_idx)
 
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write network, conditioner and metadata as an artifact."""
         artifact = replace(artifact, fingerprint=self.model.fingerprint())
         write_artifact(root, artifact, config, self.model.save)
 
@@ -222,5 +211,4 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
             reference, time = repeat_key_frames(reference, time, x.shape[1])
         residual = x - interpolate_references(reference, time, x.shape[1])[0]
         squares.append(residual[:, sample["mask"]].double().square().flatten(1))
-    std = torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_MIN_RESIDUAL_STD)
-    return tuple(std.tolist())
+    return tuple(torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist())

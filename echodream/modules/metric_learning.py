@@ -33,9 +33,8 @@ class MetricLearning(Trainable):
     """Train an embedding of frames, (B, C, H, W), in which frames of one patient are close to each other.
 
     ``embedder`` is a ``functools.partial`` that builds the network from ``channels``, ``size`` and ``paired``; ``head``
-    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened, or if ``range`` is given, mapped
-    linearly from ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule`` are
-    ``functools.partial``.
+    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened, or, with ``range``, mapped linearly
+    from ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule``: see ``Trainable``.
     """
 
     def __init__(
@@ -64,10 +63,9 @@ class MetricLearning(Trainable):
         """Build the network for the frames and the identities of ``data``."""
         store = data.store
         if store.dataset.kind != STORE_KINDS[self.on]:
-            raise UserError(
-                f"{store.root} holds {store.dataset.kind}s, but on={self.on} needs {STORE_KINDS[self.on]}s: give src= "
-                "such a store (written by stage=encode or stage=decode), or change on="
-            )
+            problem = f"{store.root} holds {store.dataset.kind}s, but on={self.on} needs {STORE_KINDS[self.on]}s"
+            remedy = "give src= such a store (written by stage=encode or stage=decode), or change on="
+            raise UserError(f"{problem}: {remedy}")
         rows = self._rows = Recordings(store, "TRAIN")
         self._identity_of_row = self.identity_labels(rows, data.view)
         self._train_row = {name: number for number, name in enumerate(rows.names)}
@@ -94,7 +92,6 @@ class MetricLearning(Trainable):
         return embeddings, rows
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Same as ``validation_step``, for the test patients."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -102,14 +99,12 @@ class MetricLearning(Trainable):
         self._log_verification_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the same metrics for the test patients."""
         self._log_verification_metrics("test")
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write the network, its normalization and the specification of its input."""
-        with_fingerprint = replace(artifact, fingerprint=fingerprint(self.encoder.network))
-        write_artifact(root, with_fingerprint, config, self.encoder.save)
+        artifact = replace(artifact, fingerprint=fingerprint(self.encoder.network))
+        write_artifact(root, artifact, config, self.encoder.save)
 
     def identity_of(self, names: Sequence[str]) -> Tensor:
         """Identity labels of the training recordings ``names``, int64 (B,)."""
@@ -128,23 +123,16 @@ class MetricLearning(Trainable):
         return IdentityEncoder(network, spec)
 
     def _input_spec(self, rows: Recordings) -> InputSpec:
-        dataset, first = rows.store.dataset, rows.table.iloc[0]  # all recordings of a store have the same size
-        mean, std = (0.0,) * dataset.channels, (1.0,) * dataset.channels
+        channels = rows.store.dataset.channels
+        mean, std = (0.0,) * channels, (1.0,) * channels
         if self.range is not None:
             low, high = self.range
-            mean, std = ((low + high) / 2,) * dataset.channels, ((high - low) / 2,) * dataset.channels
+            mean, std = ((low + high) / 2,) * channels, ((high - low) / 2,) * channels
         elif self._statistics is not None:
             mean, std = tuple(self._statistics.mean), tuple(self._statistics.std)
-        return InputSpec(
-            on=self.on,
-            channels=dataset.channels,
-            height=int(first["FrameHeight"]),
-            width=int(first["FrameWidth"]),
-            mean=mean,
-            std=std,
-            encoder=self.vae_fingerprint(rows.store),
-            similarity=self.head.similarity,
-        )
+        height, width = map(int, rows.table.iloc[0][["FrameHeight", "FrameWidth"]])  # the same for the whole store
+        encoder = self.vae_fingerprint(rows.store)
+        return InputSpec(self.on, channels, height, width, mean, std, encoder, self.head.similarity)
 
     def _unwhiten(self, x: Tensor) -> Tensor:
         """Frames of a batch, (B, C, H, W), in the scale of the store, which the encoder normalizes by itself."""

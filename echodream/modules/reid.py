@@ -45,7 +45,6 @@ class Reid(MetricLearning):
         return rows.patient_numbers if view.identity == "patient" else np.arange(len(rows))
 
     def prepare_augmentation(self, rows: Recordings) -> None:
-        """Load the autoencoder for copies, and fit the Gaussian."""
         self.augmentation.prepare(rows, latents=self.on == "latents")
 
     def vae_fingerprint(self, store: Store) -> str | None:
@@ -53,11 +52,9 @@ class Reid(MetricLearning):
         return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:
-        """Make the copies of this epoch."""
         self.augmentation.start_epoch(self._rows, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add copies, augment, embed, compare, log."""
         x, originals, identity, pairs = self._add_copies(batch)
         x = self._unwhiten(self.augmentation.augment_whitened(x))
         network: Any = self.encoder.network

@@ -1,8 +1,8 @@
 """Augmentations of ``model=reid``: copies of training frames, redrawn latents and noise.
 
-To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and give
-it a key in conf/model/reid.yaml that is off by default, so that existing models and published settings do not change.
-Changes of the pixels of copies are fields of ``datamodules.augmentation.Augment``.
+To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and add a
+key to conf/model/reid.yaml that is off by default, so that existing models do not change. To change the pixels of
+copies, add a field to ``datamodules.augmentation.Augment``.
 """
 
 import math
@@ -33,8 +33,7 @@ class Copies:
     """Copies of training frames for one batch, in the scale of the store."""
 
     frames: Tensor
-    """With ``originals`` (P, C, H, W). Else P pairs, (2 P, C, H, W): rows 0 to P - 1 are first members, the rest second
-    members."""
+    """With ``originals``: (P, C, H, W). Else P pairs, (2 P, C, H, W): the P first members, then the second ones."""
     rows: Tensor
     """Training recording of each original frame: int64 (P,)."""
     originals: Tensor | None = None
@@ -87,16 +86,12 @@ class CopyAugmentation:
         if not self.frames or not self.share:
             return
         if not Path(self.folder).is_dir():
-            raise UserError(
-                f"model.vae={self.folder} does not exist, and copies are made with it: train it (model=vae), or "
-                "disable copies (model.copies.frames=0)"
-            )
+            remedy = "train it (model=vae), or disable copies (model.copies.frames=0)"
+            raise UserError(f"model.vae={self.folder} does not exist, and copies are made with it: {remedy}")
         self.network = load_frozen_autoencoder(self.folder)
         self.vae_fingerprint = fingerprint(self.network)
         if expected is not None and self.vae_fingerprint != expected:
-            raise UserError(
-                f"model.vae={self.folder} is not the encoder of these latents: give the autoencoder of these latents"
-            )
+            raise UserError(f"model.vae={self.folder} is not the encoder of these latents: give the right autoencoder")
 
     def build_frame_bank(self, rows: Recordings, device: torch.device) -> FrameBank | None:
         """Random frames of random recordings with their copies, on the CPU; None if copies are disabled."""
@@ -112,10 +107,7 @@ class CopyAugmentation:
 
     @torch.no_grad()
     def copy_frames(self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator) -> Tensor:
-        """Frames (K, C, H, W) to their originals and V copies each, as stored: (K, V + 1, C, H, W).
-
-        With ``statistics``, the frames are whitened latents; without, they are pixels.
-        """
+        """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W)."""
         if statistics is not None:
             x = unwhiten(x, statistics, dim=1)
             copies = self._encode(self._change_pixels(self._decode(x), rng))
@@ -127,8 +119,7 @@ class CopyAugmentation:
     def _change_pixels(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         """``variants`` changed versions of each frame: (K, C, H, W) to (K * V, C, H, W)."""
         repeated = [frame[:, None] for frame in pixels.cpu() for _ in range(self.variants)]
-        changed = [self._random_changes(rng)(frame, rng)[:, 0] for frame in repeated]
-        return torch.stack(changed).to(pixels.device)
+        return torch.stack([self._random_changes(rng)(frame, rng)[:, 0] for frame in repeated]).to(pixels.device)
 
     def _random_changes(self, rng: np.random.Generator) -> Augment:
         """``augment`` with a random selection of its changes; a flip has its own probability."""
@@ -184,7 +175,7 @@ class GaussianRedraw:
         return torch.where(chosen.to(x.device).view(-1, 1, 1, 1), redrawn, x)
 
     def sample_posterior(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Add noise of ``sigma``, (B,), to ``x``, (B, C, H, W), and sample the Gaussian's posterior of ``x``."""
+        """Add noise of ``sigma``, (B,), to ``x``, (B, C, H, W), and sample the Gaussian posterior of clean ``x``."""
         mean, variance, axes = (part.to(x.device, x.dtype) for part in (self.mean, self.variance, self.axes))
         noise = sigma.to(x.dtype)[:, None].square()
         components = (x.flatten(1) - mean) @ axes
@@ -239,10 +230,7 @@ class ReidAugmentation:
         return x if self.redraw is None else self.redraw(x)
 
     def augment_inputs(self, x: Tensor, std: Tensor) -> Tensor:
-        """Augment frames and copies before the network, (B, C, H, W): adds Gaussian noise.
-
-        The noise is relative to ``std``, (1, C, 1, 1), by which the network divides its input.
-        """
+        """Add Gaussian noise to frames and copies, (B, C, H, W), relative to ``std``, the network's input std."""
         if not self.noise:
             return x
         level = self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)

@@ -57,10 +57,7 @@ class Trainable(pl.LightningModule):
     def build_optimizers(
         self, groups: Iterable[Iterable[torch.nn.Parameter]]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """One optimizer, and with ``make_schedule`` one learning-rate scheduler, for each group of parameters.
-
-        Raises ``UserError`` for invalid settings.
-        """
+        """An optimizer and, with ``make_schedule``, a scheduler per group. Raises ``UserError`` for bad settings."""
         optimizer, schedule = self.make_optimizer, self.make_schedule
         check_optimizer_settings(optimizer, schedule)
         if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
@@ -77,10 +74,9 @@ class Trainable(pl.LightningModule):
         """Raise ``UserError``: ``quantity``, the loss or the gradient, is not finite on a batch of ``recordings``."""
         names = list(dict.fromkeys(recordings))
         more = f" and {len(names) - 16} more" if len(names) > 16 else ""
-        raise UserError(
-            f"the {quantity} is not finite on a batch of {', '.join(names[:16])}{more}: look at these recordings, or "
-            "lower model.lr; the last good checkpoint is kept, and the same command resumes from it"
-        )
+        problem = f"the {quantity} is not finite on a batch of {', '.join(names[:16])}{more}"
+        resume = "the last good checkpoint is kept, and the same command resumes from it"
+        raise UserError(f"{problem}: look at these recordings, or lower model.lr; {resume}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.store import Store
-from echodream.weights import load_exactly, mismatch_message, read_weights
+from echodream.weights import diffusers_weights_file, load_exactly, mismatch_message, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -31,11 +31,9 @@ def build_autoencoder(
         raise UserError(f"vae.weights={weights} does not exist: give a diffusers folder or a CompVis .ckpt file")
     if weights is not None and Path(weights).is_dir():
         network = load_autoencoder(weights)
-        if network.config.in_channels != channels:
-            raise UserError(
-                f"vae.weights={weights} takes {network.config.in_channels} channels, and vae.channels is {channels}: "
-                "choose another vae=, or other weights"
-            )
+        if (expected := network.config.in_channels) != channels:
+            problem = f"vae.weights={weights} takes {expected} channels, and vae.channels is {channels}"
+            raise UserError(f"{problem}: choose another vae=, or other weights")
         return network
     if not widths or any(width % groups for width in widths):
         raise UserError(f"vae.widths is {list(widths)}, not multiples of vae.groups={groups}")
@@ -56,10 +54,7 @@ def build_autoencoder(
 
 
 def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
-    """Load a diffusers folder: ``config.json`` and ``diffusion_pytorch_model`` as safetensors or .bin.
-
-    Raises ``UserError`` for missing or unexpected weights, and for a pickle that would run code.
-    """
+    """Load config.json and diffusion_pytorch_model of ``folder``. Raises ``UserError`` for other or unsafe weights."""
     from diffusers import AutoencoderKL
 
     folder = Path(folder)
@@ -71,12 +66,9 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}/config.json is not the configuration of an AutoencoderKL: {reason}") from error
-    files = [folder / f"diffusion_pytorch_model{suffix}" for suffix in (".safetensors", ".bin")]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors or .bin: it is not a diffusers folder")
-    state = {_current_diffusers_name(name): value for name, value in read_weights(str(file)).items()}
-    load_exactly(network, state, str(file))
+    file = diffusers_weights_file(folder)
+    state = {_current_diffusers_name(name): value for name, value in read_weights(file).items()}
+    load_exactly(network, state, file)
     return network.eval()
 
 
@@ -93,15 +85,13 @@ def downsampling_factor(network: "AutoencoderKL") -> int:
 def check_frame_size(store: Store, channels: int, factor: int) -> None:
     """Raise ``UserError`` unless videos have ``channels`` channels, and height and width divisible by ``factor``."""
     if store.dataset.channels != channels:
-        raise UserError(
-            f"{store.root} has {store.dataset.channels} channels, this vae takes {channels}: ingest with "
-            f"data.grey={'true' if channels == 1 else 'false'}, or choose another vae"
-        )
+        problem = f"{store.root} has {store.dataset.channels} channels, this vae takes {channels}"
+        grey = "true" if channels == 1 else "false"
+        raise UserError(f"{problem}: ingest with data.grey={grey}, or choose another vae")
     for name, height, width in store.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
         if height % factor or width % factor:
-            raise UserError(
-                f"{store.root}: {name} is {width}x{height}, not divisible by {factor}: ingest with another data.size"
-            )
+            problem = f"{name} is {width}x{height}, not divisible by {factor}"
+            raise UserError(f"{store.root}: {problem}: ingest with another data.size")
 
 
 _COMPVIS_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -137,11 +127,8 @@ def _compvis_name(name: str, last: int) -> str:
     name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda match: f"up.{last - int(match[1])}.block", name)
     name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda match: f"up.{last - int(match[1])}.upsample", name)
     name = re.sub(r"mid_block\.resnets\.(\d+)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
-    name = re.sub(
-        r"mid_block\.attentions\.0\.(group_norm|to_out\.0|to_[qkv])",
-        lambda match: f"mid.attn_1.{_COMPVIS_ATTENTION[match[1]]}",
-        name,
-    )
+    attention = r"mid_block\.attentions\.0\.(group_norm|to_out\.0|to_[qkv])"
+    name = re.sub(attention, lambda match: f"mid.attn_1.{_COMPVIS_ATTENTION[match[1]]}", name)
     return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 

@@ -7,37 +7,22 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over all processes, of the values and of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _AllReduceSum.forward(ctx, gradient)
-
-
 class SharedBatchNorm(_BatchNorm):
-    """Batch normalization over all processes, which must have batches of equal size.
-
-    Same as torch's SyncBatchNorm, which needs GPUs; ``trainer.sync_batchnorm=true`` replaces this module by it.
-    """
+    """SyncBatchNorm that also works on CPUs: batch statistics of all processes, whose batches have equal sizes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) to (B, C, ...); ordinary batch normalization with one process or in ``eval`` mode."""
-        processes = _world_size()
+        is_distributed = distributed.is_available() and distributed.is_initialized()
+        processes = distributed.get_world_size() if is_distributed else 1
         if not self.training or processes == 1:
-            normalized: Tensor = super().forward(x)
-            return normalized
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # all_reduce with gradients
+
         dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() // x.shape[1] * processes
-        mean: Tensor = _AllReduceSum.apply(x.sum(dim=dims)) / count
+        mean: Tensor = all_reduce(x.sum(dim=dims)) / count
         centered = x - mean.view(shape)
-        variance: Tensor = _AllReduceSum.apply(centered.square().sum(dim=dims)) / count
+        variance: Tensor = all_reduce(centered.square().sum(dim=dims)) / count
         self._update_running_statistics(mean.detach(), variance.detach() * count / max(1, count - 1))
         scale = (variance + self.eps).rsqrt() * self.weight
         return centered * scale.view(shape) + self.bias.view(shape)
@@ -69,8 +54,3 @@ def convert_to_shared_batch_norm(network: nn.Module) -> nn.Module:
         else:
             convert_to_shared_batch_norm(child)
     return network
-
-
-def _world_size() -> int:
-    initialized = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if initialized else 1

@@ -13,6 +13,7 @@ from torch.nn import functional
 from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.densenet import DenseNetBackbone, monai_densenet_name
+from echodream.networks.resnet import build_resnet
 from echodream.networks.video_resnet import R2Plus1dBackbone
 from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
@@ -37,7 +38,6 @@ class FramePooling(nn.Module):
             self.score = nn.Sequential(nn.Linear(features, last.in_features), nn.Tanh(), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, D) to (B, D)."""
         if self.score is not None:
             return (torch.softmax(self.score(x), dim=1) * x).sum(dim=1)
         return x.amax(dim=1) if self.kind == "max" else x.mean(dim=1)
@@ -70,7 +70,9 @@ class Classifier(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        _check_are_lists(widths=widths, layers=layers, stem=stem, stride=stride)
+        for name, value in {"widths": widths, "layers": layers, "stem": stem, "stride": stride}.items():
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                validation.refuse(f"backbone.{name}", value, "give a list of whole numbers, as [64,128,256,512]")
         self.settings: dict[str, Any] = {"classes": classes, "channels": channels, "dims": dims, "max_pool": max_pool}
         self.settings |= {"widths": [*widths], "layers": [*layers], "stem": [*stem], "stride": [*stride]}
         self.settings |= {"block": block, "factorised": factorised, "pooling": pooling}
@@ -87,26 +89,17 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Input of the last layer: (B, C, F, H, W) in [-1, 1] to (B, D)."""
         if self.settings["dims"] == 3:
-            features: Tensor = self.body(x)
-            return features
-        per_frame: Tensor = self.body(flatten_frames(x).contiguous(memory_format=torch.channels_last))
-        pooled: Tensor = self.pooling(per_frame.unflatten(0, (len(x), -1)))
-        return pooled
+            return self.body(x)
+        per_frame = self.body(flatten_frames(x).contiguous(memory_format=torch.channels_last))
+        return self.pooling(per_frame.unflatten(0, (len(x), -1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, C, F, H, W) in [-1, 1] to (B, K)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.head(self.features(x))
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
         """Write the weights as safetensors, and the architecture and ``metadata`` to config.json."""
         save_network(self, folder, {"_class_name": "Classifier", "architecture": self.settings, **metadata})
-
-
-def _check_are_lists(**settings: Any) -> None:
-    for name, value in settings.items():
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            validation.refuse(f"backbone.{name}", value, "give a list of whole numbers, as [64,128,256,512]")
 
 
 def _check_architecture(settings: dict[str, Any]) -> None:
@@ -134,27 +127,13 @@ def _build_body(settings: dict[str, Any]) -> nn.Module:
     if settings["block"] == "dense":
         shape = {name: settings[name] for name in ("channels", "layers", "stem", "stride", "max_pool")}
         return DenseNetBackbone(width=settings["widths"][0], growth=settings["widths"][1], **shape)
-    from monai.networks.nets.resnet import ResNet
-
-    return ResNet(
-        settings["block"],
-        list(settings["layers"]),
-        list(settings["widths"]),
-        spatial_dims=settings["dims"],
-        n_input_channels=settings["channels"],
-        conv1_t_size=tuple(settings["stem"]),
-        conv1_t_stride=tuple(settings["stride"]),
-        no_max_pool=not settings["max_pool"],
-        bias_downsample=False,
-        feed_forward=False,
-    )
+    return build_resnet(settings, spatial_dims=settings["dims"], feed_forward=False)
 
 
 def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
     """Load the torchvision weights at ``path``, without their classification layer, into ``body``.
 
-    For one channel, the first convolution's weights are summed over the three colors. Raises ``UserError`` if the
-    weights have another architecture.
+    For one channel, the first weights are summed over colors. Raises ``UserError`` for another architecture.
     """
     classification = ("fc.", "classifier.")
     state = {name: value for name, value in read_weights(path).items() if not name.startswith(classification)}
@@ -183,8 +162,8 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
     """Load what ``Classifier.save`` wrote: the network in ``eval`` mode, and config.json.
 
     In config.json, ``class_ids`` and ``class_names`` are in the order of the logits. ``task`` is "classification",
-    "labels" or "regression"; for regression the output is the value of ``column`` in its unit. Raises ``UserError`` if
-    the folder is not readable.
+    "labels" or "regression", whose output is the value of ``column`` in its unit. Raises ``UserError`` for other
+    folders.
     """
     folder = Path(folder)
     if (folder / RUNS_FILE).is_file():

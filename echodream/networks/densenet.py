@@ -12,8 +12,7 @@ class DenseNetBackbone(nn.Module):
     """DenseNet without its classification layer: (B, C, H, W) to (B, D). DenseNet-121 has ``layers`` (6, 12, 24, 16).
 
     The first convolution has kernel size ``stem``, ``stride`` and ``width`` output channels; each layer adds ``growth``
-    channels. A transition after each block but the last halves channels, height and width, so height and width must be
-    at least 8 after the stem.
+    channels. Three transitions between blocks halve channels, height and width, which are at least 8 after the stem.
     """
 
     def __init__(
@@ -45,12 +44,9 @@ class DenseNetBackbone(nn.Module):
         """(B, C, H, W) to (B, D). Raises ``UserError`` if height or width is below ``minimum_side``."""
         height, width = x.shape[-2:]
         if min(height, width) < self.minimum_side:
-            raise UserError(
-                f"images of {width}x{height} are too small for this DenseNet, which needs {self.minimum_side}: give "
-                "backbone=densenet121_latents, which needs 8"
-            )
-        features: Tensor = self.net(x)
-        return features
+            problem = f"images of {width}x{height} are too small for this DenseNet, which needs {self.minimum_side}"
+            raise UserError(f"{problem}: give backbone=densenet121_latents, which needs 8")
+        return self.net(x)
 
 
 def monai_densenet_name(name: str) -> str:

@@ -58,14 +58,14 @@ class IResNet(nn.Module):
         super().__init__()
         if paired or code is not None:
             raise UserError("embedder=iresnet... supports only head=margin, head=arcface and head=cosine")
-        _check_architecture(layers, widths, features, dropout)
+        for name, value in (("layers", layers), ("widths", widths)):
+            validation.whole_numbers(f"embedder.{name}", value, 4)
+        validation.whole_number("embedder.features", features)
+        validation.number("embedder.dropout", dropout, 0, below=1)
         self.settings: dict[str, Any] = {"channels": channels, "size": [*size], "layers": [*layers]}
         self.settings |= {"widths": [*widths], "features": features, "dropout": dropout}
-        self.conv1, self.bn1, self.prelu = (
-            _convolution(channels, widths[0]),
-            nn.BatchNorm2d(widths[0]),
-            nn.PReLU(widths[0]),
-        )
+        self.conv1 = _convolution(channels, widths[0])
+        self.bn1, self.prelu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         height, width, inputs = size[0], size[1], widths[0]
         for level, (count, outputs) in enumerate(zip(layers, widths, strict=True), 1):
             others = (IResNetBlock(outputs, outputs, 1) for _ in range(1, count))
@@ -87,8 +87,7 @@ class IResNet(nn.Module):
         x = self.prelu(self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last))))
         for level in range(1, 5):
             x = self.get_submodule(f"layer{level}")(x)
-        embeddings: Tensor = self.features(self.fc(self.dropout(self.bn2(x).flatten(1))))
-        return embeddings
+        return self.features(self.fc(self.dropout(self.bn2(x).flatten(1))))
 
     def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
         """Not supported: raises ``UserError``."""
@@ -97,10 +96,3 @@ class IResNet(nn.Module):
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-
-
-def _check_architecture(layers: Sequence[int], widths: Sequence[int], features: int, dropout: float) -> None:
-    for name, value in (("layers", layers), ("widths", widths)):
-        validation.whole_numbers(f"embedder.{name}", value, 4)
-    validation.whole_number("embedder.features", features)
-    validation.number("embedder.dropout", dropout, 0, below=1)

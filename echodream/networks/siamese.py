@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.iresnet import IResNet
+from echodream.networks.resnet import build_resnet
 from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
@@ -56,8 +58,6 @@ class Siamese(nn.Module):
         weights: str | None = None,
         size: Sequence[int] | None = None,
     ) -> None:
-        from monai.networks.nets.resnet import ResNet
-
         super().__init__()
         validation.one_of("embedder.block", block, ("basic", "bottleneck"))
         for name, value in (("layers", layers), ("widths", widths)):
@@ -70,18 +70,7 @@ class Siamese(nn.Module):
         if code is not None:
             self.settings |= {"code": [*code], "features": code[0]}
             features = code[0]
-        self.body = ResNet(
-            block,
-            list(layers),
-            list(widths),
-            spatial_dims=2,
-            n_input_channels=channels,
-            conv1_t_size=stem,
-            conv1_t_stride=stride,
-            no_max_pool=not max_pool,
-            bias_downsample=False,
-            num_classes=features,
-        )
+        self.body = build_resnet(self.settings, spatial_dims=2, num_classes=features)
         self.pair = nn.Linear(features, 1) if paired else None
         self.code: nn.Linear | None = None
         if code is not None:
@@ -90,7 +79,8 @@ class Siamese(nn.Module):
                 self.body.fc.weight.mul_(0.01)
                 self.body.fc.bias.zero_()
         if weights is not None:
-            state = {_name_from_published(name): value for name, value in read_weights(weights).items()}
+            renamed = ((re.sub(r"^model\.", "body.", name), value) for name, value in read_weights(weights).items())
+            state = {re.sub(r"^fc_end\.", "pair.", name): value for name, value in renamed}
             remedy = "choose the embedder=, head= and src= of these weights (published weights: head=published)"
             load_exactly(self, state, weights, remedy)
 
@@ -121,17 +111,7 @@ class Siamese(nn.Module):
         """Logit that two embeddings, (B, D) each, have the same identity: (B,). Only for ``paired`` networks."""
         if self.pair is None:
             raise UserError("this identity network has no layer that compares pairs: train it with head=published")
-        logits: Tensor = self.pair((a - b).abs())
-        return logits.squeeze(1)
-
-
-_PUBLISHED_PREFIXES = {"model.": "body.", "fc_end.": "pair."}
-
-
-def _name_from_published(name: str) -> str:
-    """Name in ``Siamese`` of the published weight ``name``; names of ``Siamese`` are unchanged."""
-    prefix = next((prefix for prefix in _PUBLISHED_PREFIXES if name.startswith(prefix)), None)
-    return name if prefix is None else _PUBLISHED_PREFIXES[prefix] + name.removeprefix(prefix)
+        return self.pair((a - b).abs()).squeeze(1)
 
 
 IdentityNetwork = Siamese | IResNet
@@ -180,8 +160,7 @@ class IdentityEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings of unscaled latents, as stored, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
-        embeddings: Tensor = self.network(self.normalize(x))
-        return embeddings
+        return self.network(self.normalize(x))
 
     def normalize(self, x: Tensor) -> Tensor:
         """Normalize frames per channel: (B, C, H, W)."""
@@ -189,10 +168,7 @@ class IdentityEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """Same as ``forward``, in float32 and without gradients.
-
-        Raises ``UserError`` if frames do not have the size of the training frames.
-        """
+        """``forward`` in float32, without gradients. Raises ``UserError`` if the frame size differs from training."""
         self._check_input(x)
         return self(x.float()).float()
 
@@ -206,25 +182,19 @@ class IdentityEncoder(nn.Module):
         """Same as ``embed``, without correction. Only for networks with a linear code."""
         self._check_input(x)
         network: Any = self.network
-        code: Tensor = network.linear_code(self.normalize(x.float()))
-        return code.float()
+        return network.linear_code(self.normalize(x.float())).float()
 
     def _check_input(self, x: Tensor) -> None:
         size = (self.input_spec.channels, self.input_spec.height, self.input_spec.width)
         if x.ndim != 4 or x.shape[1:] != size:
-            raise UserError(
-                f"the identity network takes {self.input_spec.on} of {' x '.join(map(str, size))}, and the input has "
-                f"{' x '.join(map(str, x.shape[1:]))}: choose the network that was trained on this study"
-            )
+            required, given = (" x ".join(map(str, shape)) for shape in (size, x.shape[1:]))
+            problem = f"the identity network takes {self.input_spec.on} of {required}, and the input has {given}"
+            raise UserError(f"{problem}: choose the network that was trained on this study")
 
     def save(self, folder: Path) -> None:
         """Write the weights as safetensors, and the architecture and the input specification to config.json."""
-        config = {
-            "_class_name": type(self.network).__name__,
-            "architecture": self.network.settings,
-            "sees": asdict(self.input_spec),
-        }
-        save_network(self.network, folder, config)
+        config = {"_class_name": type(self.network).__name__, "architecture": self.network.settings}
+        save_network(self.network, folder, {**config, "sees": asdict(self.input_spec)})
 
 
 def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
@@ -236,8 +206,7 @@ def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
         input_spec = InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])})
         network = NETWORKS[config["_class_name"]](**config["architecture"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{folder} is not a readable identity network: train one with train.py model=reid or model=identity"
-        ) from error
+        remedy = "train one with train.py model=reid or model=identity"
+        raise UserError(f"{folder} is not a readable identity network: {remedy}") from error
     load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
     return IdentityEncoder(network, input_spec).requires_grad_(False).eval()

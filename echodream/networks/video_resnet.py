@@ -24,9 +24,8 @@ class R2Plus1dBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         middle = inputs * outputs * 27 // (inputs * 9 + 3 * outputs)
-        self.conv1 = nn.Sequential(
-            factorized_convolution(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU(inplace=True)
-        )
+        first = factorized_convolution(inputs, outputs, middle, stride)
+        self.conv1 = nn.Sequential(first, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
         self.conv2 = nn.Sequential(factorized_convolution(outputs, outputs, middle), nn.BatchNorm3d(outputs))
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
@@ -37,8 +36,7 @@ class R2Plus1dBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F, H, W) to the same number of axes; F, H and W are divided by the stride."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        y: Tensor = self.relu(self.conv2(self.conv1(x)) + shortcut)
-        return y
+        return self.relu(self.conv2(self.conv1(x)) + shortcut)
 
 
 class R2Plus1dBackbone(nn.Module):

@@ -34,18 +34,17 @@ def lock(folder: Path, file: str | None = None, action: str = "written", key: st
     try:
         return lock_folder(folder, file)
     except BlockingIOError as error:
-        reason = f"{folder} is being {action} by another process: wait for it, or choose another {key}"
-        raise UserError(reason) from error
+        text = f"{folder} is being {action} by another process"
+        raise UserError(f"{text}: wait for it, or choose another {key}") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}; choose another {key}") from error
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path | None]:
-    """``<target>.partial``, locked, and renamed to ``target`` if the block ends without an error.
+    """``<target>.partial``, locked, and renamed to ``target`` at the end of the block; None if ``target`` exists.
 
-    Yields None if ``target`` exists. The partial folder still has the files of a run that was killed. Raises
-    ``UserError`` if another process is writing.
+    The partial folder still has the files of a killed run. Raises ``UserError`` if another process is writing.
     """
     if target.exists():
         yield None
@@ -53,8 +52,8 @@ def atomic_folder(target: Path) -> Iterator[Path | None]:
     work = partial_path(target)
     handle = lock(work)
     try:
-        if target.exists():  # the process that held the lock before has finished
-            with contextlib.suppress(OSError):  # it was renamed
+        if target.exists():  # another process has finished it while this one waited for the lock
+            with contextlib.suppress(OSError):  # the other process has renamed the partial folder
                 work.rmdir()
             yield None
         else:
@@ -96,24 +95,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_same_settings(path: Path, settings: Mapping[str, Any], kind: str) -> None:
-    """Raise ``UserError`` unless the record at ``path`` has these ``settings``.
-
-    Without a record its folder is not ``kind``. The setting ``source`` is the fingerprint of the recordings.
-    """
+    """Raise ``UserError`` unless the record at ``path`` has these ``settings``; ``kind`` describes its folder."""
     record = read_record(path)
     if record is None:
         raise UserError(f"{path.parent} exists and is not {kind}: choose another dst=, or remove it")
     for name, value in json.loads(json.dumps(settings)).items():
         if record.get(name) != value:
+            # the setting ``source`` is the fingerprint of the recordings
             how = "from other recordings" if name == "source" else f"with {name}={record.get(name)}, now {value}"
             raise UserError(f"{path.parent} already exists, made {how}: choose another dst=, or remove it")
 
 
 def begin_or_resume(path: Path, settings: Mapping[str, Any], kind: str) -> None:
-    """Write ``settings`` to ``path`` in a new folder, or check that an interrupted run had the same settings.
-
-    Unfinished files are removed. Raises ``UserError`` as ``require_same_settings`` does.
-    """
+    """Write ``settings`` to ``path``, or ``require_same_settings`` of an interrupted run; remove unfinished files."""
     folder = path.parent
     if path.exists() or any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):
         require_same_settings(path, settings, kind)
@@ -124,7 +118,7 @@ def begin_or_resume(path: Path, settings: Mapping[str, Any], kind: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to ``source``, or a copy if the file system has no links."""
+    """Make ``target`` a hard link to ``source``, or a copy if the file system does not support links."""
     try:
         os.link(source, target)
     except OSError:

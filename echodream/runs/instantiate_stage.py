@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
-
-if TYPE_CHECKING:
-    from echodream.runs.summary import Summary
+from echodream.runs.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class StageCall:
         written = [name for name, hint in self.hints.items() if "OutputPath" in hint]
         return {name: value for name, value in self.arguments.items() if name not in written}
 
-    def instantiate(self) -> "Callable[..., Summary]":
+    def instantiate(self) -> Callable[..., Summary]:
         """The function with its arguments; objects among them are built. Raises ``UserError`` for unknown arguments."""
         if unknown := sorted(set(self.arguments) - set(self.hints)):
             raise UserError(f"unknown key '{self.key}.{unknown[0]}'; {self.key} has {', '.join(self.hints)}")

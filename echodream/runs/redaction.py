@@ -1,10 +1,8 @@
-"""Removal of what may identify a patient or a user: paths in commands and configurations, names in texts."""
+"""Removes paths from commands and configurations, and finds patients' names in texts."""
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from echodream.store import Store
+from echodream.store import Store
 
 _VALUE = re.compile(r"=(.*?)(?=\s+[+~]*(?:hydra/)?[\w.@]+=|\s*$)", re.DOTALL)
 """The value of a key in a command: up to the next key, since a path may contain spaces."""
@@ -23,11 +21,11 @@ def redact_paths_in_command(command: str) -> str:
     return _VALUE.sub(lambda match: "=..." if set(match[1]) & {"/", "\\"} else match[0], command)
 
 
-def find_patient_name(real: "Store", text: str, public_text: str = "") -> str | None:
-    """The first PatientID or FileName of the store ``real`` that occurs in ``text``; None if none does.
+def find_patient_name(real: Store, text: str, public_text: str = "") -> str | None:
+    """The first PatientID or FileName of the store ``real`` that occurs in ``text``; None if there is no such name.
 
-    Names that cannot identify a patient are not searched for: numbers of fewer than six digits, other names of fewer
-    than four letters, and words of ``public_text``.
+    Numbers of fewer than six digits, other names of fewer than four letters, and words of ``public_text`` are ignored,
+    because they cannot identify a patient.
     """
     table = real.table
     for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):

@@ -1,7 +1,7 @@
 """Skips a stage that has already run with the same settings and files, before anything heavy is imported.
 
-A finished stage leaves a note outside of its output: a digest of its settings and of the state of the files that it
-read, and the state of the files that it wrote. If anything differs, the stage runs and does its own, closer check.
+A finished stage writes a note outside of its output: digests of its settings, and of the size and time of the files
+that it read and wrote. If any of them has changed, the stage runs and makes its own, closer check.
 """
 
 import contextlib
@@ -20,15 +20,12 @@ from echodream.store.verify import require_intact
 
 
 def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary]) -> Summary:
-    """``run`` the ``stage``, unless a note in the folder ``notes`` says that it is complete.
-
-    Raises ``StoreError`` before the run if a store that the stage reads is damaged.
-    """
+    """Run ``stage``, unless a note says that it is complete. Raises ``StoreError`` first if an input is damaged."""
     stores = [] if stage.name == "verify" else stage.inputs()  # stage=verify itself reports every damage
     if notes is None:
         check_stores(stores)
         return run()
-    request = request_digest(stage)  # before the run: a file that is replaced during the run was not read
+    request = request_digest(stage)  # before the run, because files may be replaced during the run
     summary = finished_summary(notes, stage, request)
     if summary is None:
         check_stores(stores)
@@ -59,12 +56,11 @@ def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> 
     """Note in the folder ``notes`` that ``stage`` is complete. A full disk is ignored: the note is a convenience."""
     if summary.problem is not None or _distributed() or not stage.dst.is_dir():
         return
-    facts = {name: str(value) for name, value in summary.facts.items()}
+    note = {"request": request, "files": [*summary.files], "facts": {n: str(v) for n, v in summary.facts.items()}}
     with contextlib.suppress(OSError):
         path = _note_path(notes, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        output = _output_digest(stage.dst, summary.files)
-        write_record(path, {"request": request, "output": output, "files": [*summary.files], "facts": facts})
+        write_record(path, {**note, "output": _output_digest(stage.dst, summary.files)})
 
 
 def request_digest(stage: StageCall) -> str:
@@ -85,8 +81,8 @@ def _distributed() -> bool:
 
 
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
-    """Digest of the state of a store, or of the files of a report, not of its folders: all, or those with ``names``."""
-    files = [path for path in sorted(_files(dst)) if not names or path.name in names]
+    """Digest of the state of a store, or of the files directly in a report's folder: all, or those with ``names``."""
+    files = [path for path in sorted(dst.glob("*")) if path.is_file() and (not names or path.name in names)]
     state = _state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
@@ -97,10 +93,6 @@ def _state(path: Path) -> Any:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return [[str(file.relative_to(path)), *_size_and_time(file)] for file in files]
     return _size_and_time(path) if path.is_file() else None
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -37,33 +37,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary.replace(path)
 
 
+def _on_stderr(start: Callable[[TQDMProgressBar], Tqdm]) -> Callable[[TQDMProgressBar], Tqdm]:
+    def wrapped(bar: TQDMProgressBar) -> Tqdm:
+        with redirect_stdout(sys.stderr):
+            return start(bar)
+
+    return wrapped
+
+
 class StderrProgressBar(TQDMProgressBar):
     """Lightning's progress bar, on stderr: stdout is for the summary of the stage, which scripts read."""
 
-    def init_sanity_tqdm(self) -> Tqdm:
-        """Progress of the sanity check."""
-        with redirect_stdout(sys.stderr):
-            return super().init_sanity_tqdm()
-
-    def init_train_tqdm(self) -> Tqdm:
-        """Progress of a training epoch."""
-        with redirect_stdout(sys.stderr):
-            return super().init_train_tqdm()
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """Progress of a validation."""
-        with redirect_stdout(sys.stderr):
-            return super().init_validation_tqdm()
-
-    def init_test_tqdm(self) -> Tqdm:
-        """Progress of a test."""
-        with redirect_stdout(sys.stderr):
-            return super().init_test_tqdm()
-
-    def init_predict_tqdm(self) -> Tqdm:
-        """Progress of a prediction."""
-        with redirect_stdout(sys.stderr):
-            return super().init_predict_tqdm()
+    init_sanity_tqdm = _on_stderr(TQDMProgressBar.init_sanity_tqdm)
+    init_train_tqdm = _on_stderr(TQDMProgressBar.init_train_tqdm)
+    init_validation_tqdm = _on_stderr(TQDMProgressBar.init_validation_tqdm)
+    init_test_tqdm = _on_stderr(TQDMProgressBar.init_test_tqdm)
+    init_predict_tqdm = _on_stderr(TQDMProgressBar.init_predict_tqdm)
 
 
 IGNORED_WARNINGS = (
@@ -107,11 +96,7 @@ def make_trainer(
 
 
 def _slurm() -> list[SLURMEnvironment]:
-    """Lightning's environment for a SLURM job, without its requeueing; empty outside of a job.
-
-    A requeued job would resume in the middle of an epoch, and so would any other run in the same folder. Our own
-    checkpoints, at the end of an epoch, are all that a restarted run needs.
-    """
+    """Lightning's environment in a SLURM job, without requeueing, which would resume in the middle of an epoch."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
@@ -123,16 +108,12 @@ def _check_process_count(trainer: pl.Trainer) -> None:
     """
     environment, processes = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
     if isinstance(environment, SLURMEnvironment):
-        if environment.world_size() != processes:
-            raise UserError(
-                f"this SLURM job has {environment.world_size()} tasks and trainer= is for {processes}: use "
-                "trainer=ddp, or request one task"
-            )
+        if (tasks := environment.world_size()) != processes:
+            text = f"this SLURM job has {tasks} tasks and trainer= is for {processes}"
+            raise UserError(f"{text}: use trainer=ddp, or request one task")
     elif trainer.num_devices > 1 and is_sweep_run():
-        raise UserError(
-            f"trainer.devices={trainer.num_devices} is not possible in a sweep on this machine: use launcher=slurm, or "
-            "a separate command for each run"
-        )
+        text = f"trainer.devices={trainer.num_devices} is not possible in a sweep on this machine"
+        raise UserError(f"{text}: use launcher=slurm, or a separate command for each run")
 
 
 def is_sharded(trainer: pl.Trainer) -> bool:

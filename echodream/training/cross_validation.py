@@ -1,9 +1,8 @@
-"""Cross-validation: one training run per fold and seed, an artifact of all runs, and their metrics together."""
+"""Cross-validation: one training run per fold and seed, and one artifact with all runs and their pooled metrics."""
 
 import hashlib
 import json
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,18 +20,19 @@ from echodream.evaluation.classifier_inference import open_classifier, predict_s
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import multiclass_metrics, multiclass_patients
 from echodream.metrics.regression import regression_metrics
+from echodream.modules.classifier import null_if_not_finite
 from echodream.networks.classifiers import RUNS_FILE
 from echodream.runs.atomic_folder import is_first_process
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.training.fit import train_model
+from echodream.training.fit import metric_lines, train_model
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs: ``fold_<k>_seed_<s>``, ``fold_<k>`` or ``seed_<s>``."""
+    """A training run, called ``fold_<k>_seed_<s>``, ``fold_<k>`` or ``seed_<s>``."""
 
     name: str
     seed: int
@@ -65,8 +65,7 @@ def list_runs(cfg: DictConfig) -> list[Run]:
 def cross_validate(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
     """Train each run in its own subfolder of ``folder``, then write all artifacts and a summary to ``cfg.dst``.
 
-    Runs that are complete are not repeated. Returns the mean of each metric over the runs, and its standard deviation
-    as ``<metric>_std``.
+    Complete runs are not repeated. Returns the mean and, as ``<metric>_std``, standard deviation of metrics over runs.
     """
     runs, run_metrics = list_runs(cfg), {}
     for number, run in enumerate(runs, 1):
@@ -89,16 +88,8 @@ def cross_validate(cfg: DictConfig, folder: Path, settings: str, command: str, c
     if is_first_process():
         kept = {str(key): value for key, value in cfg.items() if key not in ("logger", "callbacks")}
         write_artifact(cfg.dst, artifact, OmegaConf.to_yaml(OmegaConf.create(kept)), save)
-        log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), _metric_lines(metrics))
+        log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), metric_lines(metrics))
     return metrics
-
-
-def _metric_lines(metrics: dict[str, float]) -> str:
-    """A line for each metric: mean +- standard deviation."""
-    names = [name for name in metrics if not name.endswith("_std")]
-    spread = {name: f" +- {metrics[f'{name}_std']:.4f}" if f"{name}_std" in metrics else "" for name in names}
-    width = max((len(name) for name in names), default=0) + 2
-    return "\n".join(f"  {name:<{width}}{metrics[name]:.4f}{spread[name]}" for name in names)
 
 
 def run_config(cfg: DictConfig, run: Run, folder: Path) -> DictConfig:
@@ -133,10 +124,8 @@ def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[s
         predictions.append((model.metadata, table, logits))
     metadata = predictions[0][0]
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in predictions])
-    outputs, weights = (
-        np.concatenate([out for _, _, out in predictions]),
-        bootstrap_weights(patients, cfg.model.repeats),
-    )
+    outputs = np.concatenate([out for _, _, out in predictions])
+    weights = bootstrap_weights(patients, cfg.model.repeats)
     truth = np.concatenate([_targets(metadata, table) for _, table, _ in predictions])
     if metadata["task"] == "regression":
         metrics, metric_patients = regression_metrics(outputs[:, 0], truth, weights), {}
@@ -146,10 +135,7 @@ def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[s
         metrics = multiclass_metrics(probabilities, truth, metadata["class_names"], weights)
         metric_patients = multiclass_patients(truth, metadata["class_names"], patients)
     intervals = {
-        name: {
-            key: value if math.isfinite(value) else None
-            for key, value in asdict(bootstrap_interval(values, patients=metric_patients.get(name))).items()
-        }
+        name: null_if_not_finite(asdict(bootstrap_interval(values, patients=metric_patients.get(name))))
         for name, values in metrics.items()
     }
     recordings = len({name for _, table, _ in predictions for name in table["FileName"]})  # each occurs once per seed

@@ -35,13 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class SeedEpochs(Callback):
-    """Seeds each epoch with a function of (seed, epoch, rank), so that a resumed run repeats the random numbers."""
+    """Seeds torch at each epoch by (seed, epoch, rank), so that a resumed run repeats the random numbers."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed torch's generators."""
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
 
@@ -61,7 +60,9 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
-        trainer = build_trainer(cfg, module, loggers)
+        callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+        unused = module.has_unused_parameters
+        trainer = make_trainer(instantiate(cfg.trainer), callbacks, unused_parameters=unused, logger=loggers)
         with interruptible(trainer):
             fit(trainer, module, data, folder / "last.ckpt")
             if is_sharded(trainer):
@@ -77,16 +78,14 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise ``UserError`` for settings that Lightning or the optimizer would refuse late, or take in another sense."""
+    """Raise ``UserError`` for settings that Lightning or the optimizer would refuse late or misinterpret."""
     check_objective(cfg.get("objective"))
     validation.whole_number("trainer.max_epochs", cfg.trainer.get("max_epochs"), 0)
     validation.positive_number("model.lr", cfg.model.get("lr", 1.0))
     precision = str(cfg.trainer.get("precision"))
     if cfg.model.name in ("lidm", "lvdm") and precision.endswith("-true") and precision != "32-true":
-        raise UserError(
-            f"trainer.precision={precision} is too coarse to train a diffusion model: use 32-true, bf16-mixed or "
-            "16-mixed"
-        )
+        choices = "use 32-true, bf16-mixed or 16-mixed"
+        raise UserError(f"trainer.precision={precision} is too coarse to train a diffusion model: {choices}")
     if str(cfg.trainer.get("strategy")).startswith("fsdp"):
         not_sharded = ("callbacks.ema", "trainer.gradient_clip_val")
         if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in not_sharded):
@@ -104,26 +103,18 @@ def build(cfg: DictConfig) -> tuple[Trainable, StoreData]:
     return module, data
 
 
-def build_trainer(cfg: DictConfig, module: Trainable, loggers: list[Logger]) -> pl.Trainer:
-    """The trainer with the callbacks of ``cfg``."""
-    callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    return make_trainer(
-        instantiate(cfg.trainer), callbacks, unused_parameters=module.has_unused_parameters, logger=loggers
-    )
-
-
 def fit(trainer: pl.Trainer, module: Trainable, data: StoreData, checkpoint: Path) -> None:
     """Train, from ``checkpoint`` if there is one."""
-    if checkpoint.is_file():
-        log.info("train: resumes from %s", checkpoint)
     path = str(checkpoint) if checkpoint.is_file() else None
+    if path is not None:
+        log.info("train: resumes from %s", path)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
 
 
 def test(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
     """Metrics on the test patients, and ``cfg.objective`` on the validation patients."""
     values = dict(trainer.test(module, datamodule=data, verbose=False)[0])
-    if cfg.get("objective") is not None:  # a search must not choose by the patients whose results are reported
+    if cfg.get("objective") is not None:  # a search must not select models on the test patients
         validated = trainer.validate(module, datamodule=data, verbose=False)[0]
         objective_value(cfg.objective, validated)
         values[cfg.objective] = validated[cfg.objective]
@@ -133,9 +124,15 @@ def test(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreDat
 def export(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData, artifact: Artifact) -> None:
     """Write the artifact to ``cfg.dst`` and log its metrics."""
     module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
-    width = max((len(name) for name in artifact.metrics), default=0) + 2
-    lines = [f"  {name:<{width}}{value:.4f}" for name, value in artifact.metrics.items()]
-    log.info("train: %s done\n%s", cfg.dst, "\n".join(lines))
+    log.info("train: %s done\n%s", cfg.dst, metric_lines(artifact.metrics))
+
+
+def metric_lines(metrics: Mapping[str, float]) -> str:
+    """A line for each metric; with ``<metric>_std``, mean +- standard deviation."""
+    names = [name for name in metrics if not name.endswith("_std")]
+    spread = {name: f" +- {metrics[f'{name}_std']:.4f}" if f"{name}_std" in metrics else "" for name in names}
+    width = max((len(name) for name in names), default=0) + 2
+    return "\n".join(f"  {name:<{width}}{metrics[name]:.4f}{spread[name]}" for name in names)
 
 
 def gather_shards(
@@ -158,15 +155,13 @@ def finite_metrics(values: Mapping[str, float], undefined: Collection[str]) -> d
     rounded = {name.removeprefix("test/"): round(float(value), 6) for name, value in values.items()}
     metrics = {name: value for name, value in rounded.items() if not (name in undefined and math.isnan(value))}
     if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise UserError(
-            f"{', '.join(wrong)} on the test patients is not finite, so nothing was exported: train again with a lower "
-            "model.lr"
-        )
+        problem = f"{', '.join(wrong)} on the test patients is not finite, so nothing was exported"
+        raise UserError(f"{problem}: train again with a lower model.lr")
     return metrics
 
 
 def training_yaml(cfg: DictConfig) -> str:
-    """The settings that decide the weights, as yaml; not those of logs and pictures, which differ from run to run."""
+    """The settings that decide the weights, as yaml, without the settings of loggers and other callbacks."""
     kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
     callbacks = cfg.callbacks or {}
     kept["callbacks"] = {name: callbacks.get(name) for name in ("ema", "early_stopping") if name in ("ema", *callbacks)}

@@ -1,4 +1,4 @@
-"""The hash of the settings that decide a model's weights. An artifact with another hash has to be trained again."""
+"""The hash of the settings that decide a model's weights; it tells whether an artifact has to be trained again."""
 
 import hashlib
 import logging
@@ -18,11 +18,7 @@ log = logging.getLogger(__name__)
 _KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
 _OTHER_STORES = ("synthetic", "anonymised")
 """Keys of a datamodule that name stores besides src."""
-_NOT_HASHED = {
-    "datamodule": ("src", "workers", *_OTHER_STORES),
-    "trainer": ("log_every_n_steps",),
-    "model": ("vae",),
-}
+_NOT_HASHED = {"datamodule": ("src", "workers", *_OTHER_STORES), "trainer": ("log_every_n_steps",), "model": ("vae",)}
 """Settings below the hashed keys that do not decide the weights, or that are hashed by content."""
 
 
@@ -45,10 +41,7 @@ def settings_hash(cfg: DictConfig) -> str:
 
 
 def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
-    """The metrics of the artifact at ``cfg.dst`` if it was trained with ``settings``; None if it does not exist.
-
-    Raises ``UserError`` if ``cfg.dst`` has other files or was trained with other settings.
-    """
+    """Metrics of the artifact at ``cfg.dst``; None if absent. Raises ``UserError`` if ``settings`` differ."""
     dst = Path(cfg.dst)
     if not dst.exists():
         return None
@@ -71,12 +64,12 @@ def _other_stores(cfg: DictConfig) -> list[Path]:
 
 
 def _with_class_names(value: Any) -> Any:
-    """``value`` with the name of each of our classes instead of its import path, so that a class may be moved."""
-    if isinstance(value, dict):
-        return {
-            key: entry.rpartition(".")[2]
-            if key == "_target_" and str(entry).startswith("echodream.")
-            else _with_class_names(entry)
-            for key, entry in value.items()
-        }
-    return [_with_class_names(entry) for entry in value] if isinstance(value, list) else value
+    """``value`` with the names of this package's classes instead of their import paths: a class may be moved."""
+    if isinstance(value, list):
+        return [_with_class_names(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    named = {key: _with_class_names(entry) for key, entry in value.items()}
+    if str(value.get("_target_")).startswith("echodream."):
+        named["_target_"] = value["_target_"].rpartition(".")[2]
+    return named

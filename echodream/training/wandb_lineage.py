@@ -1,4 +1,4 @@
-"""What a training reports to its loggers besides metrics: configuration, stores and models read, artifact made."""
+"""Lineage of a training run for its loggers: configuration, input stores and models, output artifact."""
 
 import hashlib
 from pathlib import Path
@@ -26,25 +26,20 @@ SHORT = 12
 def make_loggers(cfg: DictConfig, folder: Path, artifact: Artifact, config: str) -> list[Logger]:
     """The loggers of ``cfg``. W&B's get the id and the configuration ``config`` (yaml) of the run, and its inputs.
 
-    The id is a function of ``folder`` and of the settings: the same command in the same place is the same run.
+    The id depends on ``folder`` and the settings only: a repeated command in the same folder continues the same run.
     """
     loggers: list[Logger] = [instantiate(logger) for logger in (cfg.logger or {}).values() if logger]
+    run = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(config))
     for logger in _wandb_loggers(loggers):
-        logger.set_run(run_id(folder, artifact.settings), _run_config(config, artifact))
+        logger.set_run(run_id(folder, artifact.settings), redact_values({**resolved, "run": run}))
         _log_inputs(logger, cfg)
     return loggers
 
 
 def run_id(folder: Path, settings: str) -> str:
-    """The id of a run, by its ``folder`` and the hash of its settings; a resumed run has the same id."""
+    """The id of a run in ``folder`` with the hash ``settings``; a resumed run has the same id."""
     return hashlib.sha256(f"{folder.absolute()} {settings}".encode()).hexdigest()[:16]
-
-
-def _run_config(config: str, artifact: Artifact) -> dict[str, Any]:
-    """The resolved configuration with the command and the code version, without absolute paths."""
-    run = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(config))
-    return dict(redact_values({**resolved, "run": run}))
 
 
 def redact_values(value: Any) -> Any:
@@ -57,7 +52,7 @@ def redact_values(value: Any) -> Any:
 
 
 def log_artifact(loggers: list[Logger], folder: Path) -> None:
-    """Log the artifact in ``folder``, which the training has made, and its plots."""
+    """Log the trained artifact in ``folder`` and its plots."""
     for path in sorted(folder.glob("*.png")):
         send_image(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
     for logger in _wandb_loggers(loggers):

@@ -4,16 +4,14 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from echodream import validation
 from echodream.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Raw = Tensor | Sequence[Any]
 """Cells of a column: numbers as a tensor (B,), or any sequence. None, NaN and "" are missing."""
@@ -25,9 +23,9 @@ CONDITIONS: dict[str, type["ConditionModule"]] = {}
 
 
 class ConditionModule(nn.Module, ABC):
-    """One condition of a denoiser. In training each row drops it with the probability ``dropout``.
+    """A condition of a denoiser, which is dropped in a training row with the probability ``dropout``.
 
-    The module has no parameters until ``metadata`` was learnt from the training rows (``fit``) or loaded.
+    Parameters are created by ``build``, from ``metadata`` that was learned from training rows (``fit``) or loaded.
     """
 
     kind: ClassVar[str]
@@ -52,7 +50,7 @@ class TokenCondition(ConditionModule):
     """A condition that is a column of FileList.csv and becomes tokens for cross-attention."""
 
     fixed_width: ClassVar[int | None] = None
-    """Width D of the tokens, where the condition has only one; None: any width."""
+    """Width D of the tokens if the condition has a fixed one; None: any width."""
     clamps: ClassVar[bool] = False
     """Whether values outside of the training range are encoded as the nearest bound."""
 
@@ -61,7 +59,7 @@ class TokenCondition(ConditionModule):
         self.column = column
 
     @abstractmethod
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Learn ``metadata`` from the training rows ``table``, which has the column. Raises ``UserError``."""
 
     @abstractmethod
@@ -93,11 +91,43 @@ class TokenCondition(ConditionModule):
         """Tokens, (B, L, D), of the output of ``encode``; the null embedding where ``keep``, bool (B,), is false."""
 
 
+class LookupCondition(TokenCondition):
+    """A condition with a learned embedding for each of its values, which are numbered from 0."""
+
+    def create_embedding(self, count: int, width: int) -> None:
+        """Create the embeddings, (``count``, ``width``), and the null embedding, (``width``,)."""
+        self.embedding = nn.Embedding(count, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, value: Tensor, keep: Tensor) -> Tensor:
+        tokens = self.embedding(value.clamp(min=0))
+        return torch.where((keep & (value != MISSING))[:, None], tokens, self.null)[:, None]
+
+
+class NumericCondition(TokenCondition):
+    """A condition that is a number; empty cells are missing."""
+
+    range_keys: ClassVar[tuple[str, str]]
+    """Entries of ``metadata`` with the minimum and the maximum of the training rows."""
+
+    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
+        """float32, (B,), in the unit of the column; NaN if missing."""
+        if isinstance(raw, Tensor):
+            return raw.to(device, torch.float32)
+        return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
+
+    def value_at(self, fraction: float) -> float:
+        if not self.metadata:
+            return float(super().value_at(fraction))
+        low, high = (self.metadata[key] for key in self.range_keys)
+        return min(max(round(low + fraction * (high - low), 6), low), high)
+
+
 class ReferenceCondition(ConditionModule):
     """Reference frames, which become channels concatenated to the noisy clip."""
 
     interpolates: ClassVar[bool]
-    """Whether it takes any number of frames, and interpolates between them in time."""
+    """Whether the condition takes any number of frames, and interpolates between them in time."""
 
     @abstractmethod
     def build(self, channels: int) -> None:
@@ -116,49 +146,20 @@ class ReferenceCondition(ConditionModule):
         """
 
 
-def embed_or_null(embedding: nn.Embedding, null: Tensor, value: Tensor, keep: Tensor) -> Tensor:
-    """Embedding of ``value``, int64 (B,), as (B, 1, D); ``null`` where it is missing or ``keep`` is false."""
-    tokens = embedding(value.clamp(min=0))
-    return torch.where((keep & (value != MISSING))[:, None], tokens, null)[:, None]
-
-
 def parse_numbers(column: str, raw: Raw) -> list[float]:
     """Cells as numbers, NaN where they are missing. Raises ``UserError`` for text."""
-    cells = raw.tolist() if isinstance(raw, Tensor) else raw
-    try:
-        return [math.nan if cell is None or cell == "" else float(cell) for cell in cells]
-    except (TypeError, ValueError) as error:
-        wrong = next(cell for cell in cells if cell not in (None, "") and not _is_number(cell))
-        raise UserError(
-            f"{column} is {str(wrong)[:40]!r}, not a number: correct it in FileList.csv or the csv"
-        ) from error
-
-
-def encode_numbers(column: str, raw: Raw, device: torch.device | None = None) -> Tensor:
-    """Cells as float32, (B,), NaN where they are missing."""
-    if isinstance(raw, Tensor):
-        return raw.to(device, torch.float32)
-    return torch.tensor(parse_numbers(column, raw), dtype=torch.float32, device=device)
-
-
-def interpolate_range(low: float, high: float, fraction: float) -> float:
-    """Number at a ``fraction`` of the range from ``low`` to ``high``, rounded to 6 decimals."""
-    return min(max(round(low + fraction * (high - low), 6), low), high)
+    numbers = []
+    for cell in raw.tolist() if isinstance(raw, Tensor) else raw:
+        try:
+            numbers.append(math.nan if cell is None or cell == "" else float(cell))
+        except (TypeError, ValueError) as error:
+            text = str(cell)[:40]
+            raise UserError(f"{column} is {text!r}, not a number: correct it in FileList.csv or the csv") from error
+    return numbers
 
 
 def parse_texts(raw: Raw) -> list[str]:
     """Cells as text, "" where they are missing; integral floats without a decimal point."""
     cells = raw.tolist() if isinstance(raw, Tensor) else raw
-    return ["" if cell is None or cell != cell else _to_text(cell) for cell in cells]
-
-
-def _to_text(cell: Any) -> str:
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-
-
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell)
-    except (TypeError, ValueError):
-        return False
-    return True
+    texts = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells)
+    return ["" if cell is None or cell != cell else str(cell) for cell in texts]

@@ -1,24 +1,22 @@
 """A text column with few different values, such as the view of the heart: a learned embedding for each value."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from echodream.diffusion.conditioning.base import MAX_CLASSES, MISSING, Raw, TokenCondition, embed_or_null, parse_texts
+from echodream.diffusion.conditioning.base import MAX_CLASSES, MISSING, LookupCondition, Raw, parse_texts
 from echodream.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-class Category(TokenCondition):
+class Category(LookupCondition):
     """A categorical ``column``; empty cells are missing."""
 
     kind = "category"
 
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Metadata: ``categories`` of the training rows, each with name and row count, in alphabetical order."""
         counts = Counter(text for text in parse_texts(table[self.column].tolist()) if text)
         if not counts:
@@ -29,8 +27,7 @@ class Category(TokenCondition):
 
     def build(self, width: int) -> None:
         self.indices = {str(item["name"]): index for index, item in enumerate(self.metadata["categories"])}
-        self.embedding = nn.Embedding(len(self.indices), width)
-        self.null = nn.Parameter(torch.randn(width))
+        self.create_embedding(len(self.indices), width)
 
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
         """Index of the category, int64, (B,); -1 where it is missing or was not in training."""
@@ -40,13 +37,8 @@ class Category(TokenCondition):
     def check(self, raw: Raw) -> None:
         for text in parse_texts(raw):
             if text and text not in self.indices:
-                raise UserError(
-                    f"{self.column}={text[:40]} is not what the model was trained on: give one of "
-                    f"{', '.join(list(self.indices)[:20])}"
-                )
+                problem = f"{self.column}={text[:40]} is not what the model was trained on"
+                raise UserError(f"{problem}: give one of {', '.join(list(self.indices)[:20])}")
 
     def choices(self) -> list[Any]:
         return list(self.indices)
-
-    def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        return embed_or_null(self.embedding, self.null, value, keep)

@@ -2,27 +2,17 @@
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from echodream.diffusion.conditioning.base import (
-    MAX_CLASSES,
-    MISSING,
-    Raw,
-    TokenCondition,
-    embed_or_null,
-    parse_numbers,
-    parse_texts,
-)
+from echodream.diffusion.conditioning.base import MAX_CLASSES, MISSING, LookupCondition, Raw, parse_numbers, parse_texts
 from echodream.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-class ClassId(TokenCondition):
+class ClassId(LookupCondition):
     """The class, by its number in the column ``class_id``; -1 and empty cells are missing."""
 
     kind = "class_id"
@@ -30,7 +20,7 @@ class ClassId(TokenCondition):
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__("class_id", dropout)
 
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Metadata: ``classes`` of the training rows, each with id, row count, and its most frequent class_name."""
         ids = [_class_number(cell) for cell in parse_numbers(self.column, table[self.column].tolist())]
         counts = Counter(number for number in ids if number != MISSING)
@@ -41,19 +31,15 @@ class ClassId(TokenCondition):
             for number, name in zip(ids, parse_texts(table["class_name"].tolist()), strict=True):
                 if number != MISSING and name:
                     names[number][name] += 1
-        self.metadata = {
-            "classes": [
-                {"id": number, "name": max(names[number], key=names[number].__getitem__, default=""), "count": count}
-                for number, count in sorted(counts.items())
-            ]
-        }
+        most_frequent = {number: max(names[number], key=names[number].__getitem__, default="") for number in names}
+        classes = [{"id": number, "name": most_frequent[number], "count": counts[number]} for number in sorted(counts)]
+        self.metadata = {"classes": classes}
 
     def build(self, width: int) -> None:
         self.known_ids = [int(item["id"]) for item in self.metadata["classes"]]
         self.known_ids_tensor: Tensor
         self.register_buffer("known_ids_tensor", torch.tensor(self.known_ids), persistent=False)
-        self.embedding = nn.Embedding(max(self.known_ids) + 1, width)
-        self.null = nn.Parameter(torch.randn(width))
+        self.create_embedding(max(self.known_ids) + 1, width)
 
     def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
         """int64, (B,); -1 where the class is missing or was not in training."""
@@ -80,15 +66,11 @@ class ClassId(TokenCondition):
         names = {item["id"]: item["name"] for item in self.metadata["classes"]}
         return {self.column: number, **({"class_name": names[number]} if names.get(number) else {})}
 
-    def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        return embed_or_null(self.embedding, self.null, value, keep)
-
 
 def _class_number(cell: float) -> int:
     if math.isnan(cell) or cell == MISSING:
         return MISSING
     if not cell.is_integer() or not 0 <= cell < MAX_CLASSES:
-        raise UserError(
-            f"class_id is {cell:g}, not a whole number from 0 to {MAX_CLASSES - 1}: correct it in FileList.csv"
-        )
+        allowed = f"a whole number from 0 to {MAX_CLASSES - 1}"
+        raise UserError(f"class_id is {cell:g}, not {allowed}: correct it in FileList.csv")
     return int(cell)

@@ -4,8 +4,9 @@ import itertools
 import pkgutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +15,6 @@ from echodream.diffusion.conditioning.base import CONDITIONS, ConditionModule, R
 from echodream.errors import UserError
 from echodream.types import Batch, Condition
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 REFERENCE = "reference"
 """Name of the reference frames, as a condition and in a batch; a batch has their ``reference_time``, too."""
 _IRRATIONAL_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
@@ -24,11 +22,11 @@ _IRRATIONAL_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
 
 
 class Conditioner(nn.Module):
-    """Conditions by name. Each has its own null embedding and dropout, so that all subsets of them are trained.
+    """Conditions by name. Each has its own null embedding and dropout, so that all subsets of conditions are trained.
 
-    If there are several, a row also drops all of them with the probability ``joint_dropout``: guidance needs the
-    unconditional prediction. Tokens of all conditions are concatenated along L; their width D is ``width``, or 1 with a
-    published token. Parameters exist after ``fit`` or ``from_settings``.
+    With several conditions, a row also drops all of them with the probability ``joint_dropout``, because guidance needs
+    the unconditional prediction. Tokens are concatenated along L; their width D is ``width``, or 1 with a published
+    token. Parameters exist after ``fit`` or ``from_settings``.
     """
 
     def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
@@ -44,10 +42,9 @@ class Conditioner(nn.Module):
         self.conditions = nn.ModuleDict(dict(ordered))
         fixed = [name for name, module in self._tokens.items() if module.fixed_width is not None]
         if fixed and len(self._tokens) > 1:
-            raise UserError(
-                f"conditioning.{fixed[0]} is the published one, which goes with no condition but a reference: leave "
-                f"out {', '.join(name for name in self._tokens if name != fixed[0])}"
-            )
+            others = ", ".join(name for name in self._tokens if name != fixed[0])
+            problem = f"conditioning.{fixed[0]} is the published one, which goes with no condition but a reference"
+            raise UserError(f"{problem}: leave out {others}")
         validation.whole_number("the width of the condition's tokens", width)
         self.width = next((module.fixed_width or width for module in self._tokens.values()), width)
         self.channels: int | None = None
@@ -80,18 +77,15 @@ class Conditioner(nn.Module):
     def _reference(self) -> ReferenceCondition | None:
         return cast(ReferenceCondition, self.conditions[REFERENCE]) if REFERENCE in self.conditions else None
 
-    def fit(self, table: "pd.DataFrame", channels: int) -> None:
+    def fit(self, table: pd.DataFrame, channels: int) -> None:
         """Learn classes, categories and ranges from the training rows ``table``, and create the parameters.
 
-        ``channels`` is the number of channels of a frame. Raises ``UserError`` for a column that is missing, empty, or
-        of another type.
+        ``channels``: those of a frame. Raises ``UserError`` for a column that is missing, empty, or of another type.
         """
         for name, module in self._tokens.items():
             if module.column not in table:
-                raise UserError(
-                    f"conditioning={name} needs the column {module.column!r}, which the store does not have; it has "
-                    f"{', '.join(map(str, table.columns))}"
-                )
+                problem = f"conditioning={name} needs the column {module.column!r}, which the store does not have"
+                raise UserError(f"{problem}; it has {', '.join(map(str, table.columns))}")
             module.fit(table)
         self.build(channels)
 
@@ -104,18 +98,13 @@ class Conditioner(nn.Module):
             self._reference.build(channels)
 
     def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
-        """Values of the conditions for a batch, by name, and ``reference_time``; the first dimension of each is B.
-
-        Missing cells, and classes that were not in training, are marked and become the null embedding in ``forward``.
-        """
+        """Encoded conditions by name, and ``reference_time``, (B, ...) each; missing or unknown values are marked."""
         device = batch["x"].device
         values = {name: module.encode(batch["columns"][module.column], device) for name, module in self._tokens.items()}
         if self._reference is not None:
             if "reference" not in batch or "reference_time" not in batch:
-                raise UserError(
-                    "conditioning=reference needs reference frames: choose view=clips with view.reference=random, "
-                    "first, even or keyframes"
-                )
+                choices = "view=clips with view.reference=random, first, even or keyframes"
+                raise UserError(f"conditioning=reference needs reference frames: choose {choices}")
             values |= {REFERENCE: batch["reference"], "reference_time": batch["reference_time"]}
         return values
 
@@ -127,9 +116,8 @@ class Conditioner(nn.Module):
         """
         for column in requests:
             if column not in self.columns:
-                raise UserError(
-                    f"{column} is no condition of this model: it has {', '.join(self.columns) or 'no conditions'}"
-                )
+                known = ", ".join(self.columns) or "no conditions"
+                raise UserError(f"{column} is no condition of this model: it has {known}")
         counts = {column: len(cells) for column, cells in requests.items()}
         if len(set(counts.values())) > 1:
             raise UserError(f"the conditions are not for the same number of samples: {counts}")
@@ -145,8 +133,7 @@ class Conditioner(nn.Module):
     def uniform_requests(self, count: int) -> dict[str, list[Any]]:
         """``count`` cells for each column, evenly distributed over the training values.
 
-        Classes and categories run through all their combinations; numbers change from one round to the next. Row n does
-        not depend on ``count``.
+        Rows run through all combinations of classes and categories; numbers change with each round of combinations.
         """
         requests: dict[str, list[Any]] = {}
         stride, continuous = 1, []
@@ -174,22 +161,19 @@ class Conditioner(nn.Module):
             return torch.rand(count, generator=generator, device=device) >= dropout
 
         keep_any = keep(self.joint_dropout) if len(self.conditions) > 1 else True
-        return {
-            name: keep(cast(ConditionModule, module).dropout) & keep_any for name, module in self.conditions.items()
-        }
+        modules = cast(Mapping[str, ConditionModule], self.conditions)
+        return {name: keep(module.dropout) & keep_any for name, module in modules.items()}
 
     def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], rest: torch.Size) -> Condition:
         """Tokens and channels for samples (B, C, *``rest``); the null where ``keep``, bool (B,) by name, is false.
 
-        ``rest`` is (H, W) for images, (F, H, W) for clips. A condition without value is null in all rows. Without token
-        conditions there is one token of zeros.
+        ``rest``: (H, W) or (F, H, W). A condition without value is null. Without token conditions, one token of zeros.
         """
-        tokens = [
-            module(values[name], keep[name].to(values[name].device))
-            if name in values
-            else module(*self._missing_value(module, keep[name]))
-            for name, module in self._tokens.items()
-        ]
+        tokens = []
+        for name, module in self._tokens.items():
+            device = next(module.parameters(), keep[name]).device
+            value = values[name] if name in values else module.encode([None] * len(keep[name]), device)
+            tokens.append(module(value, keep[name].to(value.device)))
         joined = torch.cat(tokens, dim=1) if tokens else torch.zeros(1, 1, self.width)
         if self._reference is None:
             return Condition(joined)
@@ -201,20 +185,13 @@ class Conditioner(nn.Module):
             frames, time, kept = frames.to(kept.device), time.to(kept.device), torch.zeros_like(kept)
         return Condition(joined, self._reference(frames, time.to(frames.device), kept.to(frames.device), rest))
 
-    def _missing_value(self, module: TokenCondition, keep: Tensor) -> tuple[Tensor, Tensor]:
-        like = next(module.parameters(), keep)
-        return module.encode([None] * len(keep), like.device), keep.to(like.device)
-
     def settings(self) -> dict[str, Any]:
-        """What ``from_settings`` needs besides the weights, as JSON values: classes and ranges, no row of the data."""
-        return {
-            "width": self.width,
-            "channels": self.channels,
-            "conditions": [  # a list: its order is the order of guidance
-                {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
-                for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()
-            ],
-        }
+        """Arguments of ``from_settings`` as JSON values: classes and ranges, no rows of the data."""
+        conditions = [  # a list: its order is the order of guidance
+            {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
+            for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()
+        ]
+        return {"width": self.width, "channels": self.channels, "conditions": conditions}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Conditioner":
@@ -229,9 +206,8 @@ class Conditioner(nn.Module):
             conditioner = cls(conditions, settings["width"])
             conditioner.build(settings["channels"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"the settings of the conditions are damaged ({type(error).__name__}: {error}): train the model again"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"the settings of the conditions are damaged ({reason}): train the model again") from error
         return conditioner
 
 

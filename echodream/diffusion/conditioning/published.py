@@ -5,41 +5,32 @@ A single number in a token of width 1 shifts the features along a line, and the 
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.diffusion.conditioning.base import (
-    Raw,
-    ReferenceCondition,
-    TokenCondition,
-    encode_numbers,
-    interpolate_range,
-    parse_numbers,
-    parse_texts,
-)
+from echodream.diffusion.conditioning.base import NumericCondition, Raw, ReferenceCondition, parse_numbers, parse_texts
 from echodream.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MAX_LISTED = 64
 """Columns with more different values than this are treated as continuous."""
 
 
-class PublishedToken(TokenCondition):
+class PublishedToken(NumericCondition):
     """The number divided by ``scale``, as the only token: (B, 1, 1). The null value is 0; there are no parameters."""
 
     kind = "published_token"
     fixed_width = 1
+    range_keys = ("low", "high")
 
     def __init__(self, column: str, scale: float = 1.0, dropout: float = 0.1) -> None:
         super().__init__(column, dropout)
         self.scale = validation.positive_number(f"conditioning: the scale of {column}", scale)
 
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Metadata: ``low`` and ``high`` of the training rows; their ``values``, if few; the ``names`` of classes."""
         cells = table[self.column].tolist()
         values = sorted({value for value in parse_numbers(self.column, cells) if math.isfinite(value)})
@@ -54,10 +45,6 @@ class PublishedToken(TokenCondition):
 
     def build(self, width: int) -> None:
         return
-
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """float32, (B,); NaN where it is missing."""
-        return encode_numbers(self.column, raw, device)
 
     def check(self, raw: Raw) -> None:
         """Accepts everything if the training rows are unknown (imported weights)."""
@@ -82,11 +69,6 @@ class PublishedToken(TokenCondition):
         shown = int(number) if number.is_integer() else number
         return {self.column: shown, **({"class_name": name} if name else {})}
 
-    def value_at(self, fraction: float) -> float:
-        if not self.metadata:
-            return float(super().value_at(fraction))
-        return interpolate_range(self.metadata["low"], self.metadata["high"], fraction)
-
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         present = keep & ~value.isnan()
         return torch.where(present, value / self.scale, torch.zeros_like(value))[:, None, None]
@@ -107,8 +89,7 @@ class PublishedReference(ReferenceCondition):
 
     def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
         if reference.shape[2] != 1:
-            raise UserError(
-                f"the published conditioning takes one reference frame, not {reference.shape[2]}: set view.references=1"
-            )
+            count = reference.shape[2]
+            raise UserError(f"the published conditioning takes one reference frame, not {count}: set view.references=1")
         repeated = reference.expand(-1, -1, rest[0], -1, -1)
         return torch.where(keep[:, None, None, None, None], repeated, torch.zeros_like(repeated))

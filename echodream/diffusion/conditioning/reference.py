@@ -14,8 +14,7 @@ _TIME_TOLERANCE = 3e-4
 def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
     """Linear interpolation in time between reference frames, at each of ``frames`` frames: (B, C, frames, H, W).
 
-    ``reference`` is (B, C, R, H, W), its ``time`` (B, R), in frames. Before the first and after the last reference the
-    nearest one is repeated.
+    ``reference`` is (B, C, R, H, W) at ``time`` (B, R), in frames; outside, the nearest reference frame is repeated.
     """
     return _ReferencePlacement(reference, time, frames).interpolated
 
@@ -23,8 +22,8 @@ def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tens
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """Repeat the three key frames of one heart beat until they cover the frames 0 to ``frames`` - 1.
 
-    Key frames are (B, C, 3, H, W) at ``time`` (B, 3): end diastole, end systole, end diastole. Returns the references,
-    (B, C, R, H, W), and their times, (B, R).
+    Key frames (B, C, 3, H, W) at ``time`` (B, 3): end diastole, end systole, end diastole. Returns (B, C, R, H, W) and
+    times (B, R).
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))

@@ -1,19 +1,16 @@
 """A number, such as the ejection fraction: a learned function of its position in the training range."""
 
 import math
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning.base import Raw, TokenCondition, encode_numbers, interpolate_range, parse_numbers
+from echodream.diffusion.conditioning.base import NumericCondition, Raw, parse_numbers
 from echodream.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-class Scalar(TokenCondition):
+class Scalar(NumericCondition):
     """A numeric ``column``, in the unit of the store; empty cells are missing.
 
     ``low`` and ``high`` limit the values that can be requested; None: minimum and maximum of the training rows. Sine
@@ -23,6 +20,7 @@ class Scalar(TokenCondition):
 
     kind = "scalar"
     clamps = True
+    range_keys = ("least", "greatest")
     frequencies = 8
 
     def __init__(self, column: str, low: float | None = None, high: float | None = None, dropout: float = 0.1) -> None:
@@ -31,7 +29,7 @@ class Scalar(TokenCondition):
             raise UserError(f"conditioning: the range of {column} is {low} to {high}: give low below high, or null")
         self.low, self.high = low, high
 
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Metadata: the range ``low`` to ``high``; minimum, maximum and ``count`` of the training rows."""
         values = [value for value in parse_numbers(self.column, table[self.column].tolist()) if math.isfinite(value)]
         if not values or min(values) == max(values):
@@ -40,20 +38,15 @@ class Scalar(TokenCondition):
         low = min(values) if self.low is None else self.low
         high = max(values) if self.high is None else self.high
         if min(values) < low or max(values) > high:
-            raise UserError(
-                f"{self.column} is {min(values):g} to {max(values):g} in TRAIN, beyond the range {low:g} to {high:g} "
-                "of conditioning=: widen low and high, or set them to null"
-            )
-        bounds = {"low": low, "high": high, "least": min(values), "greatest": max(values)}
-        self.metadata = {**bounds, "count": len(values)}
+            values_text = f"{self.column} is {min(values):g} to {max(values):g} in TRAIN"
+            limits = f"beyond the range {low:g} to {high:g} of conditioning="
+            raise UserError(f"{values_text}, {limits}: widen low and high, or set them to null")
+        training = {"least": min(values), "greatest": max(values), "count": len(values)}
+        self.metadata = {"low": low, "high": high, **training}
 
     def build(self, width: int) -> None:
         self.layers = nn.Sequential(nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.randn(width))
-
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """float32, (B,), in the unit of the column; NaN where it is missing."""
-        return encode_numbers(self.column, raw, device)
 
     def check(self, raw: Raw) -> None:
         low, high, minimum = (float(self.metadata[name]) for name in ("low", "high", "least"))
@@ -62,12 +55,8 @@ class Scalar(TokenCondition):
             is_fraction = 0 <= value <= 1 < minimum
             if not math.isnan(value) and (is_fraction or not low - tolerance <= value <= high + tolerance):
                 advice = "give percent" if is_fraction and high <= 100 else "give it in the same unit and range"
-                raise UserError(
-                    f"{self.column}={value:g} is not what the model was trained on, {low:g} to {high:g}: {advice}"
-                )
-
-    def value_at(self, fraction: float) -> float:
-        return interpolate_range(self.metadata["least"], self.metadata["greatest"], fraction)
+                problem = f"{self.column}={value:g} is not what the model was trained on"
+                raise UserError(f"{problem}, {low:g} to {high:g}: {advice}")
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         missing = value.isnan()

@@ -1,8 +1,9 @@
 """A text, encoded by a frozen CLIP text encoder in a local folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -10,20 +11,16 @@ from echodream.diffusion.conditioning.base import MISSING, Raw, TokenCondition, 
 from echodream.errors import UserError
 from echodream.weights import fingerprint
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 class FrozenTextEncoder:
-    """A tokenizer and its text encoder. Copies of a module share it, and it is no part of the module's weights."""
+    """A tokenizer and its text encoder. Copies of a module share this object; its weights are not in the module's."""
 
     def __init__(self, folder: str) -> None:
         try:
             from transformers import AutoTokenizer, CLIPTextModel
         except ImportError as error:
-            raise UserError(
-                'conditioning=text needs the package transformers: install it with pip install "echodream[text]"'
-            ) from error
+            remedy = 'install it with pip install "echodream[text]"'
+            raise UserError(f"conditioning=text needs the package transformers: {remedy}") from error
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.encoder: Any = CLIPTextModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -49,12 +46,11 @@ class Text(TokenCondition):
     def __init__(self, folder: str, column: str = "text", dropout: float = 0.1) -> None:
         super().__init__(column, dropout)
         if not (Path(folder) / "config.json").is_file():
-            raise UserError(
-                f"conditioning.text.folder={folder} holds no config.json: give the local folder of a CLIP text encoder"
-            )
+            remedy = "give the local folder of a CLIP text encoder"
+            raise UserError(f"conditioning.text.folder={folder} holds no config.json: {remedy}")
         self.folder = folder
 
-    def fit(self, table: "pd.DataFrame") -> None:
+    def fit(self, table: pd.DataFrame) -> None:
         """Metadata: ``fingerprint`` of the encoder's weights."""
         if not any(parse_texts(table[self.column].tolist())):
             raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave text out of conditioning=")
@@ -65,9 +61,7 @@ class Text(TokenCondition):
         if not hasattr(self, "frozen"):
             self.frozen = FrozenTextEncoder(self.folder)
         if fingerprint(self.frozen.encoder) != self.metadata["fingerprint"]:
-            raise UserError(
-                f"{self.folder} is not the text encoder that the model was trained with: put that one there"
-            )
+            raise UserError(f"{self.folder} is not the text encoder of the training: put that text encoder there")
         self.project = nn.Linear(self.frozen.encoder.config.hidden_size, width)
         self.null = nn.Parameter(torch.randn(width))
 
@@ -84,10 +78,8 @@ class Text(TokenCondition):
         for cell in parse_texts(raw):
             length = len(self.frozen.tokenizer(cell)["input_ids"])
             if length > self.frozen.max_length:
-                raise UserError(
-                    f"{self.column}={cell[:40]!r}... has {length} tokens: the text encoder takes "
-                    f"{self.frozen.max_length}"
-                )
+                limit = f"the text encoder takes {self.frozen.max_length}"
+                raise UserError(f"{self.column}={cell[:40]!r}... has {length} tokens: {limit}")
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         present = keep & (value[:, 0] != MISSING)

@@ -1,7 +1,4 @@
-"""Base class of noise processes: how data are corrupted with noise, and how noise is sampled back to data.
-
-All tensors are (B, C, *rest): images (B, C, H, W), clips (B, C, F, H, W).
-"""
+"""Base class of noise processes: adding noise to data, and sampling. Tensors are (B, C, *rest)."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -74,7 +71,7 @@ class Process(ABC):
         """Estimate of the data, (B, C, *rest), from the network's ``prediction`` for ``x_t`` at ``t``, (B,)."""
 
     def settings(self) -> dict[str, Any]:
-        """Name, and arguments of the constructor, which are attributes of the same names: for ``build_process``."""
+        """Name and constructor arguments, which are attributes of the same names, for ``build_process``."""
         return {"name": self.name, **{key: getattr(self, key) for key in inspect.signature(type(self)).parameters}}
 
     @abstractmethod

@@ -21,11 +21,10 @@ class DDPM(Process):
 
     ``prediction`` is the network's output: ``v`` = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), ``epsilon`` (the
     noise) or ``sample`` (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas so that
-    the last level is pure noise. ``spacing`` places the sampling timesteps: ``trailing`` evenly, starting at the last
-    level (2305.08891); ``quadratic`` from the last level too, but denser at low noise (2010.02502, appendix D.2);
-    ``leading`` evenly, but without the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556);
-    None: all weights are 1. With zero SNR these weights approach 0 for the noisier half of the levels;
-    ``least_weight`` is their lower bound.
+    the last level is pure noise. ``spacing`` of the sampling timesteps: ``trailing``, even from the last level
+    (2305.08891); ``quadratic``, from the last level but denser at low noise (2010.02502, appendix D.2); ``leading``,
+    even without the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556), None for weights of 1;
+    ``least_weight`` is their lower bound, because with zero SNR they approach 0 for the noisier half of the levels.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -46,10 +45,8 @@ class DDPM(Process):
         self.schedule = validation.one_of("process.schedule", schedule, tuple(NOISE_SCHEDULES))
         self.spacing = validation.one_of("process.spacing", spacing, SPACINGS)
         if not (validation.is_finite(beta_start) and validation.is_finite(beta_end) and 0 < beta_start <= beta_end < 1):
-            raise UserError(
-                f"process.beta_start={beta_start} and process.beta_end={beta_end} make no schedule; "
-                "give two rising numbers between 0 and 1, for example 0.0001 and 0.02"
-            )
+            problem = f"process.beta_start={beta_start} and process.beta_end={beta_end} make no schedule"
+            raise UserError(f"{problem}; give two rising numbers between 0 and 1, for example 0.0001 and 0.02")
         validation.whole_number("process.steps", steps, 2, note=", for example 1000")
         if min_snr is not None:
             validation.positive_number("process.min_snr", min_snr, note=", or null for no weights")
@@ -176,11 +173,8 @@ def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> A
     """Scheduler of ``entry`` on a noise schedule of the levels at ``times`` of ``scheduler`` only, all visited."""
     alphas = scheduler.alphas_cumprod[times[::-1]].double()
     betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
-    subsampled = entry.build(
-        num_train_timesteps=len(times),
-        trained_betas=betas.tolist(),
-        prediction_type=scheduler.config.prediction_type,
-    )
+    kind = scheduler.config.prediction_type
+    subsampled = entry.build(num_train_timesteps=len(times), trained_betas=betas.tolist(), prediction_type=kind)
     subsampled.set_timesteps(len(times))
     return subsampled
 

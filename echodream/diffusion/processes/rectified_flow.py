@@ -19,8 +19,7 @@ class RectifiedFlow(Process):
     """x_t = (1 - s) x_0 + s noise, with s from 0 to 1; the target is the velocity noise - x_0, the time is 1000 s.
 
     ``times`` is the distribution of s in training: ``logit_normal`` (most in the middle) or ``uniform``. ``shift``
-    above 1 moves training times and sampler steps towards noise: s becomes shift s / (1 + (shift - 1) s)
-    (2403.03206, section 5.3.2).
+    above 1 moves all times towards noise: s becomes shift s / (1 + (shift - 1) s) (2403.03206, section 5.3.2).
     """
 
     name: ClassVar[str] = "flow"
@@ -53,17 +52,14 @@ class RectifiedFlow(Process):
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """Steps of equal length from ``strength`` to 0, before the shift. Heun evaluates the network twice per step.
-
-        Times come from the sigmas of the scheduler: its own timesteps are integers for UniPC.
-        """
+        """Equal steps from ``strength`` to 0, before the shift. Uses sigmas: timesteps of UniPC are integers."""
         first = strength / (self.shift - (self.shift - 1) * strength)
         grid = first * (1 - np.arange(steps) / steps)
         entry = SAMPLERS[self.name][sampler]
         scheduler = entry.build(**{entry.shift: self.shift})
         if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
             scheduler.set_timesteps(sigmas=grid)
-        else:  # Heun: its last step is a step of Euler, and is made short; it would shift these limits twice
+        else:  # Heun shifts sigma_max and sigma_min by itself; its last step is an Euler step, so it has to be short
             scheduler.sigma_max, scheduler.sigma_min = first, min(1 / SCALE, float(grid[-1]))
             scheduler.set_timesteps(steps)
         scheduler.set_begin_index(0)

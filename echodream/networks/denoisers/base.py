@@ -13,7 +13,7 @@ from echodream.types import Condition
 
 
 class Denoiser(nn.Module, ABC):
-    """A network of diffusers that receives the time t and a condition; the process defines what it predicts."""
+    """A network of diffusers with the inputs x_t, t and a condition; the process defines the predicted quantity."""
 
     is_video: ClassVar[bool]
     """Whether samples are clips, (B, C, F, H, W), instead of images, (B, C, H, W)."""
@@ -77,10 +77,8 @@ class Denoiser(nn.Module, ABC):
             ("width of the condition's tokens", token_width, self.token_width),
         ):
             if required != actual:
-                raise UserError(
-                    f"the denoiser has {actual} as {description}, and {required} is needed: choose the vae and the "
-                    "conditioning= that it was trained with"
-                )
+                problem = f"the denoiser has {actual} as {description}, and {required} is needed"
+                raise UserError(f"{problem}: choose the vae and the conditioning= that it was trained with")
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of the blocks in the backward pass instead of storing them."""

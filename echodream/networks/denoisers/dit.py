@@ -38,16 +38,13 @@ class ImageTransformer(_Transformer):
 
 
 class VideoTransformer(_Transformer):
-    """Denoiser of clips with any number of frames, (B, C, F, H, W): LatteTransformer3DModel (2401.03048).
-
-    Blocks alternate between attention within each frame, and over frames at each position.
-    """
+    """Denoiser of clips of any length, (B, C, F, H, W): LatteTransformer3DModel (2401.03048)."""
 
     is_video = True
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
-        del network.temp_pos_embed  # position embeddings for the frames of its config only
+        del network.temp_pos_embed  # fixed to the number of frames in the config; ``predict`` makes new ones
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
@@ -82,10 +79,8 @@ def build_transformer(
         validation.whole_number(f"denoiser.{key}", value)
     width = heads * head_width
     if width % 4:
-        raise UserError(
-            f"denoiser.heads={heads} times denoiser.head_width={head_width} is {width}: give a multiple of 4 "
-            "(sines and cosines of two coordinates)"
-        )
+        problem = f"denoiser.heads={heads} times denoiser.head_width={head_width} is {width}"
+        raise UserError(f"{problem}: give a multiple of 4 (sines and cosines of two coordinates)")
     arguments: dict[str, Any] = {
         "num_attention_heads": heads,
         "attention_head_dim": head_width,

@@ -14,11 +14,8 @@ from echodream.networks.denoisers.base import Denoiser
 class _UNet(Denoiser):
     network_name = "unet"
     unsupported_settings = (
-        "class_embed_type",
-        "num_class_embeds",
-        "addition_embed_type",
-        "encoder_hid_dim_type",
-        "time_cond_proj_dim",
+        *("class_embed_type", "num_class_embeds", "addition_embed_type"),
+        *("encoder_hid_dim_type", "time_cond_proj_dim"),
     )
 
     @property
@@ -41,10 +38,7 @@ class ImageUNet(_UNet):
 
 
 class VideoUNet(_UNet):
-    """Denoiser of clips with any number of frames, (B, C, F, H, W): UNetSpatioTemporalConditionModel.
-
-    Its "added time ids" (frame rate, camera motion) are always zero.
-    """
+    """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel, added time ids all zero."""
 
     is_video = True
 
@@ -66,10 +60,7 @@ _VIDEO_BLOCKS = {
     "cross": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
 }
 _VIDEO_GROUPS = 32
-"""Groups of the group norms in the spatio-temporal blocks of diffusers.
-
-GroupNorm(32) on 32 channels removes the timestep embedding: such a level receives t through wider levels only.
-"""
+"""Groups of diffusers' spatio-temporal norms. On 32 channels they would remove the timestep embedding."""
 
 
 def build_unet(
@@ -88,8 +79,7 @@ def build_unet(
     ``widths`` are the channels of each level. ``attention`` is the attention in the blocks of each level: "none",
     "self" (images only: over pixels), or "cross" (over pixels, over the frames of a clip, and to the tokens); the
     middle block always has "cross". ``heads`` is the number of attention heads, one number or one per level; for "self"
-    it is the dimension of a head, as diffusers interprets its attention_head_dim. ``groups`` of the group norms: images
-    only.
+    it is the dimension of a head, as diffusers interprets attention_head_dim. ``groups``: of the norms, images only.
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
@@ -100,10 +90,8 @@ def build_unet(
         validation.whole_number(f"denoiser.{key}", number)
     blocks = _VIDEO_BLOCKS if video else _IMAGE_BLOCKS
     if len(attention) != len(widths) or any(kind not in blocks for kind in attention):
-        raise UserError(
-            f"denoiser.attention is {list(attention)}: give one of {', '.join(blocks)} for each of "
-            f"denoiser.widths={list(widths)}"
-        )
+        remedy = f"give one of {', '.join(blocks)} for each of denoiser.widths={list(widths)}"
+        raise UserError(f"denoiser.attention is {list(attention)}: {remedy}")
     divisor, name = (_VIDEO_GROUPS, "the groups of its norms,") if video else (groups, "denoiser.groups")
     if any(width % divisor for width in widths):
         raise UserError(f"denoiser.widths is {list(widths)}: give multiples of {name} {divisor}")

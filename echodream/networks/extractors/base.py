@@ -20,7 +20,7 @@ class Extractor(ABC):
     weights: str
     """SHA-256 of the weights."""
     resize: str
-    """How frames are resized, in words, for the protocol."""
+    """Description of the resizing of frames, for the protocol."""
     inputs: tuple[str, ...]
     """``FRAMES``, ``CLIPS`` or both."""
     clips: tuple[tuple[int, int], ...] = ()

@@ -10,10 +10,7 @@ from echodream.weights import fingerprint
 
 
 class ClassifierExtractor(Extractor):
-    """The penultimate features of the classifier artifact in ``folder``; clips have the length of its training clips.
-
-    ``metadata`` is its config.json; ``size`` is (height, width, channels) of its frames.
-    """
+    """Penultimate features of the classifier in ``folder``, for clips of its training length; ``size`` is (H, W, C)."""
 
     network: Classifier
     inputs = (FRAMES, CLIPS)
@@ -28,10 +25,7 @@ class ClassifierExtractor(Extractor):
         self.resize = f"none: {self.size[1]}x{self.size[0]}"
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to (B, D)."""
         return self.network.features(x)
 
     def scores(self, features: Tensor) -> Tensor | None:
-        """(B, D) to logits, (B, K)."""
-        scores: Tensor = self.network.head(features)
-        return scores
+        return self.network.head(features)

@@ -50,9 +50,7 @@ class DinoV2(TransformersExtractor):
     )
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, 1, H, W) to (B, D)."""
-        features: Tensor = self.network(pixel_values=self.pixels(x)[:, 0]).pooler_output
-        return features
+        return self.network(pixel_values=self.pixels(x)[:, 0]).pooler_output
 
 
 class VideoMae(TransformersExtractor):
@@ -69,9 +67,7 @@ class VideoMae(TransformersExtractor):
         self.clips = ((int(self.config["num_frames"]), 1),)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to (B, D)."""
-        tokens: Tensor = self.network(pixel_values=self.pixels(x)).last_hidden_state
-        return tokens.mean(dim=1)
+        return self.network(pixel_values=self.pixels(x)).last_hidden_state.mean(dim=1)
 
 
 def _read_config(path: str, kind: str, instructions: str) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def _read_config(path: str, kind: str, instructions: str) -> dict[str, Any]:
     if not (Path(path) / "config.json").is_file() or not list(Path(path).glob("*.safetensors")):
         raise UserError(f"{path} has no config.json and safetensors file: {instructions}")
     try:
-        config: Any = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
         model_type = config["model_type"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}/config.json is not readable: {instructions}") from error
@@ -95,13 +91,11 @@ def _load_network(path: str, instructions: str) -> Any:
     except ImportError as error:
         raise UserError("dinov2 and videomae need transformers: pip install 'echodream[text]'") from error
     try:
-        network, report = AutoModel.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        network, report = AutoModel.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0][:100]}): {instructions}") from error
-    wrong = [*report["missing_keys"], *report.get("mismatched_keys", [])]
-    if wrong:
+    if wrong := [*report["missing_keys"], *report.get("mismatched_keys", [])]:
         raise UserError(f"{path} lacks {len(wrong)} weights ({str(sorted(map(str, wrong))[0])[:60]}): {instructions}")
     return network
 

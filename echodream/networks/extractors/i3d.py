@@ -51,20 +51,16 @@ class I3d(Extractor):
         self.weights, self.clips = file_sha256(Path(path)), tuple((length, 1) for length in lengths)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to (B, 400)."""
         frames = x.expand(-1, 3, -1, -1, -1)
         size = (x.shape[2], SIDE, SIDE)
-        features: Tensor = self.network(functional.interpolate(frames, size=size, mode="trilinear"))
-        return features
+        return self.network(functional.interpolate(frames, size=size, mode="trilinear"))
 
     def title(self, metric: str, frames: int) -> str:
-        """FVD16 and FVD128, or the metric with the length of clips."""
         if metric == "frechet" and frames in (16, 128):
             return f"FVD{frames}"
         return f"{metric}[i3d, {frames} frames]"
 
     def published_samples(self) -> int:
-        """Samples of published FVD."""
         return 2048
 
 
@@ -87,8 +83,7 @@ class InceptionI3d(nn.Module):
             if name in POOLS:
                 x = max_pool_same(x, *POOLS[name])
             x = self.get_submodule(name)(x)
-        logits: Tensor = self.logits(functional.avg_pool3d(x, (2, 7, 7), stride=1))
-        return logits.mean(dim=(2, 3, 4))
+        return self.logits(functional.avg_pool3d(x, (2, 7, 7), stride=1)).mean(dim=(2, 3, 4))
 
 
 class ConvBatchNorm(nn.Module):
@@ -124,8 +119,7 @@ class InceptionBlock(nn.Module):
 
 def max_pool_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """3D max pool with TensorFlow's "same" padding by zeros."""
-    pooled: Tensor = functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
-    return pooled
+    return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
 def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:

@@ -19,9 +19,30 @@ INSTRUCTIONS = (
     "FID's weights are pt_inception-2015-12-05-6726825d.pth, published at github.com/mseitzer/pytorch-fid/releases: "
     "download them and give extractors=[inception:/path/to/the/file]"
 )
-Size = int | tuple[int, int]
-Layers = list[tuple[int, Size]]
-"""Output channels and kernel of consecutive convolutions."""
+Branches = dict[str, list[tuple[int, str]]]
+"""By name of a branch: output channels and kernel of each convolution; "1x3 3x1" are two parallel convolutions."""
+BRANCHES_5: Branches = {
+    "branch1x1": [(64, "1x1")],
+    "branch5x5": [(48, "1x1"), (64, "5x5")],
+    "branch3x3dbl": [(64, "1x1"), (96, "3x3"), (96, "3x3")],
+}
+BRANCHES_6A: Branches = {"branch3x3": [(384, "3x3")], "branch3x3dbl": [(64, "1x1"), (96, "3x3"), (96, "3x3")]}
+BRANCHES_7A: Branches = {
+    "branch3x3": [(192, "1x1"), (320, "3x3")],
+    "branch7x7x3": [(192, "1x1"), (192, "1x7"), (192, "7x1"), (192, "3x3")],
+}
+BRANCHES_7: Branches = {
+    "branch1x1": [(320, "1x1")],
+    "branch3x3": [(384, "1x1"), (384, "1x3 3x1")],
+    "branch3x3dbl": [(448, "1x1"), (384, "3x3"), (384, "1x3 3x1")],
+}
+
+
+def branches_6(width: int) -> Branches:
+    """Branches with factorized 7x7 convolutions of ``width`` channels."""
+    doubled = [(width, "1x1"), (width, "7x1"), (width, "1x7"), (width, "7x1"), (192, "1x7")]
+    single = [(width, "1x1"), (width, "1x7"), (192, "7x1")]
+    return {"branch1x1": [(192, "1x1")], "branch7x7": single, "branch7x7dbl": doubled}
 
 
 class Inception(Extractor):
@@ -37,24 +58,19 @@ class Inception(Extractor):
         self.weights = file_sha256(Path(path))
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, 1, H, W) to (B, 2048)."""
         frames = x[:, :, 0].expand(-1, 3, -1, -1)
         resized = functional.interpolate(frames, size=(SIDE, SIDE), mode="bicubic", antialias=True)
         gray_levels = (resized + 1) * 127.5
-        features: Tensor = self.network((gray_levels - 128) / 128)
-        return features
+        return self.network((gray_levels - 128) / 128)
 
     def scores(self, features: Tensor) -> Tensor:
-        """(B, 2048) to logits without the bias, (B, 1008), as in the inception score of the FID network."""
-        scores: Tensor = self.network.fc(features) - self.network.fc.bias
-        return scores
+        """Logits without the bias, (B, 1008), as in the inception score of the FID network."""
+        return self.network.fc(features) - self.network.fc.bias
 
     def title(self, metric: str, frames: int) -> str:
-        """FID, KID and IS, or the metric with the name of the extractor."""
         return {"frechet": "FID", "kernel": "KID", "IS": "IS"}.get(metric, super().title(metric, frames))
 
     def published_samples(self) -> int:
-        """Samples of published FID."""
         return 10_000
 
 
@@ -68,28 +84,36 @@ class InceptionV3(nn.Module):
         self.Conv2d_2b_3x3 = ConvBatchNorm(32, 64, 3, padding=1)
         self.Conv2d_3b_1x1 = ConvBatchNorm(64, 80, 1)
         self.Conv2d_4a_3x3 = ConvBatchNorm(80, 192, 3)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = InceptionA(192, 32), InceptionA(256, 64), InceptionA(288, 64)
-        self.Mixed_6a = Reduction(288, {"branch3x3": [(384, 3)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3)]})
-        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = map(InceptionC, (128, 160, 160, 192))
-        branch_7x7: Layers = [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)]
-        self.Mixed_7a = Reduction(768, {"branch3x3": [(192, 1), (320, 3)], "branch7x7x3": branch_7x7})
-        self.Mixed_7b, self.Mixed_7c = InceptionE(1280, "average"), InceptionE(2048, "maximum")
+        for name, channels, pooled in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
+            self.add_module(f"Mixed_{name}", InceptionBlock(channels, BRANCHES_5, pooled))
+        self.Mixed_6a = InceptionBlock(288, BRANCHES_6A, stride=2)
+        for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+            self.add_module(f"Mixed_{name}", InceptionBlock(768, branches_6(width), 192))
+        self.Mixed_7a = InceptionBlock(768, BRANCHES_7A, stride=2)
+        self.Mixed_7b = InceptionBlock(1280, BRANCHES_7, 192)
+        self.Mixed_7c = InceptionBlock(2048, BRANCHES_7, 192, max_pool=True)
         self.fc = nn.Linear(2048, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, stride=2)))
         x = functional.max_pool2d(x, 3, stride=2)
-        for name, block in self.named_children():
-            if name.startswith("Mixed"):
-                x = block(x)
+        for block in self.children():
+            x = block(x) if isinstance(block, InceptionBlock) else x
         return x.mean(dim=(2, 3))
 
 
 class ConvBatchNorm(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, channels: int, out: int, kernel: Size, stride: int = 1, padding: Size = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(out, eps=0.001)
@@ -99,108 +123,43 @@ class ConvBatchNorm(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Parallel branches of named convolutions."""
+    """Parallel ``branches``, concatenated, and a pool: average, or ``max_pool``, and a 1x1 convolution to ``pooled``.
 
-    def add_conv(self, name: str, channels: int, out: int, kernel: Size) -> None:
-        """Add a convolution that keeps the size."""
-        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        self.add_module(name, ConvBatchNorm(channels, out, kernel, padding=(sides[0] // 2, sides[1] // 2)))
+    With ``stride`` 2, the last convolutions and a max pool have stride 2 and no padding; the pool has no convolution.
+    """
 
-    def apply_layers(self, x: Tensor, *names: str) -> Tensor:
-        """Apply the layers ``names`` to ``x`` one after the other."""
-        for name in names:
-            x = self.get_submodule(name)(x)
-        return x
-
-
-class InceptionA(InceptionBlock):
-    """Mixed_5b to 5d: branches of one, two and three convolutions, and an average pool with ``pooled`` channels."""
-
-    def __init__(self, channels: int, pooled: int) -> None:
+    def __init__(
+        self, channels: int, branches: Branches, pooled: int = 0, max_pool: bool = False, stride: int = 1
+    ) -> None:
         super().__init__()
-        self.add_conv("branch1x1", channels, 64, 1)
-        self.add_conv("branch5x5_1", channels, 48, 1)
-        self.add_conv("branch5x5_2", 48, 64, 5)
-        self.add_conv("branch3x3dbl_1", channels, 64, 1)
-        self.add_conv("branch3x3dbl_2", 64, 96, 3)
-        self.add_conv("branch3x3dbl_3", 96, 96, 3)
-        self.add_conv("branch_pool", channels, pooled, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = [self.apply_layers(x, "branch1x1"), self.apply_layers(x, "branch5x5_1", "branch5x5_2")]
-        parts.append(self.apply_layers(x, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-        return torch.cat([*parts, self.apply_layers(_average_pool(x), "branch_pool")], dim=1)
-
-
-class InceptionC(InceptionBlock):
-    """Mixed_6b to 6e: branches with 7x1 and 1x7 convolutions of ``width`` channels."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.add_conv("branch1x1", 768, 192, 1)
-        layers: Layers = [(width, 1), (width, (1, 7)), (192, (7, 1))]
-        doubled: Layers = [(width, 1), (width, (7, 1)), (width, (1, 7)), (width, (7, 1)), (192, (1, 7))]
-        self.branches = [_add_branch(self, "branch7x7", layers), _add_branch(self, "branch7x7dbl", doubled)]
-        self.add_conv("branch_pool", 768, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = [self.apply_layers(x, *names) for names in (["branch1x1"], *self.branches)]
-        return torch.cat([*parts, self.apply_layers(_average_pool(x), "branch_pool")], dim=1)
-
-
-class Reduction(InceptionBlock):
-    """Mixed_6a and 7a: branches whose last convolution has stride 2, and a max pool with stride 2."""
-
-    def __init__(self, channels: int, branches: dict[str, Layers]) -> None:
-        super().__init__()
-        self.branches = []
+        self.stride, self.max_pool = stride, max_pool or stride > 1
+        self.branches: list[list[list[str]]] = []
+        """Names of the parallel convolutions of each step of each branch."""
         for branch, layers in branches.items():
-            names, channels_in = [], channels
-            for number, (out, kernel) in enumerate(layers, 1):
-                names.append(f"{branch}_{number}" if len(layers) > 1 else branch)
-                if number == len(layers):
-                    self.add_module(names[-1], ConvBatchNorm(channels_in, out, kernel, stride=2))
-                else:
-                    self.add_conv(names[-1], channels_in, out, kernel)
-                channels_in = out
-            self.branches.append(names)
+            steps, inputs = [], channels
+            for number, (outputs, kernels) in enumerate(layers, 1):
+                name = f"{branch}_{number}" if len(layers) > 1 else branch
+                steps.append([f"{name}{letter}" for letter in "ab"] if " " in kernels else [name])
+                step_stride = stride if number == len(layers) else 1
+                for layer, kernel in zip(steps[-1], kernels.split(), strict=True):
+                    height, width = map(int, kernel.split("x"))
+                    padding = (height // 2, width // 2) if step_stride == 1 else (0, 0)
+                    self.add_module(layer, ConvBatchNorm(inputs, outputs, (height, width), step_stride, padding))
+                inputs = outputs
+            self.branches.append(steps)
+        self.branch_pool = ConvBatchNorm(channels, pooled, 1) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [self.apply_layers(x, *names) for names in self.branches]
-        return torch.cat([*parts, functional.max_pool2d(x, 3, stride=2)], dim=1)
+        parts = []
+        for steps in self.branches:
+            y = x
+            for names in steps:
+                y = torch.cat([self.get_submodule(name)(y) for name in names], dim=1)
+            parts.append(y)
+        pooled = functional.max_pool2d(x, 3, self.stride, 2 - self.stride) if self.max_pool else average_pool(x)
+        return torch.cat([*parts, self.branch_pool(pooled)], dim=1)
 
 
-class InceptionE(InceptionBlock):
-    """Mixed_7b and 7c: branches that end in parallel 1x3 and 3x1 convolutions; ``pool`` is "average" or "maximum"."""
-
-    def __init__(self, channels: int, pool: str) -> None:
-        super().__init__()
-        self.pool = pool
-        self.add_conv("branch1x1", channels, 320, 1)
-        self.add_conv("branch3x3_1", channels, 384, 1)
-        self.add_conv("branch3x3dbl_1", channels, 448, 1)
-        self.add_conv("branch3x3dbl_2", 448, 384, 3)
-        for branch in ("branch3x3_2", "branch3x3dbl_3"):
-            self.add_conv(f"{branch}a", 384, 384, (1, 3))
-            self.add_conv(f"{branch}b", 384, 384, (3, 1))
-        self.add_conv("branch_pool", channels, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        short, long = self.apply_layers(x, "branch3x3_1"), self.apply_layers(x, "branch3x3dbl_1", "branch3x3dbl_2")
-        parts = [self.apply_layers(short, f"branch3x3_2{side}") for side in "ab"]
-        parts += [self.apply_layers(long, f"branch3x3dbl_3{side}") for side in "ab"]
-        pooled = _average_pool(x) if self.pool == "average" else functional.max_pool2d(x, 3, stride=1, padding=1)
-        return torch.cat([self.apply_layers(x, "branch1x1"), *parts, self.apply_layers(pooled, "branch_pool")], dim=1)
-
-
-def _add_branch(block: InceptionBlock, branch: str, layers: Layers) -> list[str]:
-    """Add the convolutions ``branch``_1, ``branch``_2, ... with 768 input channels. Returns their names."""
-    channels_in = 768
-    for number, (out, kernel) in enumerate(layers, 1):
-        block.add_conv(f"{branch}_{number}", channels_in, out, kernel)
-        channels_in = out
-    return [f"{branch}_{number}" for number in range(1, len(layers) + 1)]
-
-
-def _average_pool(x: Tensor) -> Tensor:
+def average_pool(x: Tensor) -> Tensor:
+    """3x3 average pool that keeps the size and does not count the padding."""
     return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

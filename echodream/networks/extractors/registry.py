@@ -1,4 +1,4 @@
-"""The extractors of ``extractors=``: an entry of ``EXTRACTORS`` for each kind."""
+"""Registry of feature extractors by kind, for ``extractors=``."""
 
 from collections.abc import Callable, Sequence
 

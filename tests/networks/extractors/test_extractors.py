@@ -83,22 +83,29 @@ def runs(values: Tensor) -> Iterator[tuple[int, int]]:
 
 def test_branches_are_concatenated_in_the_published_order() -> None:
     x = torch.zeros(1, 192, 5, 7)
-    wide = numbered(image.InceptionA(192, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"])
+    wide = numbered(
+        image.InceptionBlock(192, image.BRANCHES_5, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"]
+    )
     assert [*runs(wide(x)[0, :, 2, 3])] == [(1, 64), (2, 64), (3, 96), (4, 32)]
     names = ["branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"]
-    forked = numbered(image.InceptionE(192, "maximum"), names)
+    forked = numbered(image.InceptionBlock(192, image.BRANCHES_7, 192, max_pool=True), names)
     assert [*runs(forked(x)[0, :, 2, 3])] == [(1, 320), (2, 384), (3, 384), (4, 384), (5, 384), (6, 192)]
-    long = numbered(image.InceptionC(128), ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
+    block = image.InceptionBlock(768, image.branches_6(128), 192)
+    long = numbered(block, ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
     assert [*runs(long(torch.zeros(1, 768, 5, 7))[0, :, 2, 3])] == [(1, 192), (2, 192), (3, 192), (4, 192)]
     mixed = numbered(video.InceptionBlock(*video.MIXED["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
     assert [*runs(mixed(torch.zeros(1, 480, 2, 3, 4))[0, :, 1, 1, 1])] == [(1, 192), (2, 208), (3, 48), (4, 64)]
 
 
 def test_pools_are_those_of_fid() -> None:
-    """Average pools do not count the padding: ones stay ones. Only the last block has a max pool."""
-    assert image._average_pool(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
+    """Average pools do not count the padding: ones stay ones. Reductions and the last block have a max pool."""
+    assert image.average_pool(torch.ones(1, 2, 5, 7)).allclose(torch.ones(1, 2, 5, 7))
     with torch.device("meta"):
-        assert [block.pool for block in InceptionV3().children() if hasattr(block, "pool")] == ["average", "maximum"]
+        blocks = {
+            name: block for name, block in InceptionV3().named_children() if isinstance(block, image.InceptionBlock)
+        }
+    assert [name for name, block in blocks.items() if block.max_pool] == ["Mixed_6a", "Mixed_7a", "Mixed_7c"]
+    assert [name for name, block in blocks.items() if block.stride == 2] == ["Mixed_6a", "Mixed_7a"]
 
 
 @pytest.mark.parametrize(
