@@ -82,7 +82,7 @@ def _training_view(path: Path) -> View:
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         view = dict(settings["view"])
         training_view: View = VIEWS[view.pop("_target_").rpartition(".")[2]](**view)
-        return replace(training_view, per_recording=1, posterior="mean")  # type: ignore[call-arg]
+        return replace(training_view, per_recording=1, posterior="mean")
     except (OSError, OmegaConfBaseException, KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "train the generator again, or give generator=null"
         raise UserError(f"{path} does not record the view that the generator was trained on: {remedy}") from error

@@ -65,8 +65,8 @@ def versions_table(
     Versions of ``other_names`` are ignored. Raises ``UserError`` if a version is missing or has no original.
     """
     if match not in store.table:
-        columns = ", ".join(map(str, store.table))
-        raise UserError(f"match={match} is not a column of {store.root}: give a column among {columns}")
+        problem = f"match={match} is not a column of {store.root}, which has {', '.join(map(str, store.table))}"
+        raise UserError(f"{problem}: give the column that names the originals")
     originals = real.table[real.table["Split"].isin(list(splits))].reset_index(drop=True)
     names = originals["FileName"]
     remedy = f"anonymize all images of {real.root}, or give src= the store that was anonymized"

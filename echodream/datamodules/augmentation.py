@@ -13,12 +13,12 @@ from echodream import validation
 
 def gain(x: Tensor, factor: float) -> Tensor:
     """Multiply the intensities of pixels by ``factor``, clipped at white. (C, F, H, W)."""
-    return _from_intensity(_intensity(x) * factor)
+    return _from_intensity((x + 1) / 2 * factor)
 
 
 def contrast(x: Tensor, gamma: float) -> Tensor:
     """Raise the intensities of pixels, 0 to 1, to the power ``gamma``. (C, F, H, W)."""
-    return _from_intensity(_intensity(x).clamp(0, 1) ** gamma)
+    return _from_intensity(((x + 1) / 2).clamp(0, 1) ** gamma)
 
 
 def speckle(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -27,7 +27,7 @@ def speckle(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     The noise is independent for each frame and shared by the channels of a pixel.
     """
     noise = torch.from_numpy(rng.standard_normal((1, *x.shape[1:]), dtype=np.float32))
-    return _from_intensity(_intensity(x) * (1 + strength * noise))
+    return _from_intensity((x + 1) / 2 * (1 + strength * noise))
 
 
 def add_noise(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -56,10 +56,6 @@ def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 
     frames = x.reshape(1, -1, height, width)
     grid = functional.affine_grid(theta, [1, 1, height, width], align_corners=False)
     return functional.grid_sample(frames, grid, padding_mode="border", align_corners=False).reshape(x.shape)
-
-
-def _intensity(x: Tensor) -> Tensor:
-    return (x + 1) / 2
 
 
 def _from_intensity(intensity: Tensor) -> Tensor:

@@ -108,10 +108,5 @@ class StoreData(LightningDataModule):
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 
     def _loader_settings(self) -> dict[str, Any]:
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.workers,
-            "persistent_workers": self.workers > 0,
-            "collate_fn": collate,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        settings = {"batch_size": self.batch_size, "collate_fn": collate, "pin_memory": torch.cuda.is_available()}
+        return {**settings, "num_workers": self.workers, "persistent_workers": self.workers > 0}

@@ -76,8 +76,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class MixedDataset(Dataset[dict[str, Any]]):
     """Dataset of one or two parts, such as real and synthetic samples; a function of (seed, epoch, index).
 
-    A round contains all N samples of the first part and ``ratio`` * N of the second, different ones in each
-    round (None: all). An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
+    A round contains all N samples of the first part and ``ratio`` * N samples of the second part (None: all), other
+    samples in each round. An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
     rounds, so that the number of steps does not depend on the size of the parts.
     """
 
@@ -164,8 +164,8 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 class ResumableLoader(DataLoader[dict[str, Any]]):
     """A DataLoader over an ``EpochSampler`` that can resume in the middle of an epoch.
 
-    Lightning saves its state in checkpoints. The sampler is read when the first batch is requested, because Lightning
-    sets the epoch only then.
+    Lightning saves the state of the loader in checkpoints. The sampler is read when the first batch is requested,
+    because Lightning sets the epoch only then.
     """
 
     _position: tuple[int, int] = (0, 0)

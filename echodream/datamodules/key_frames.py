@@ -33,8 +33,8 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
     where = f"{rows.store.root}: split {rows.split}"
     if not usable:
         raise UserError(
-            f"{where}: {rows.names[0]} has no ED-ES-ED key frames (ED {rows.column('ED')[0]!r}, ES "
-            f"{rows.column('ES')[0]!r}), nor has any other recording: mark one beat of each, or use another view"
+            f"{where}: no recording has ED-ES-ED key frames; {rows.names[0]} has ED {rows.column('ED')[0]!r} and ES "
+            f"{rows.column('ES')[0]!r}: mark one beat of each recording, or use another view"
         )
     if len(usable) == len(rows):
         return rows

@@ -58,12 +58,10 @@ class PosteriorMoments:
         self._sum_of_squares = self._sum_of_squares + (mean.square() + std.square()).sum(dim=(0, 2, 3))
 
     def mean(self) -> list[float]:
-        """One number per channel; needs at least one posterior."""
-        mean: list[float] = (self._sum / self.count).tolist()
-        return mean
+        """Mean of each channel; at least one posterior is needed."""
+        return [float(value) for value in self._sum / self.count]
 
     def std(self) -> list[float]:
-        """One number per channel, at least 1e-6; total variance: of the posterior means, plus within posteriors."""
+        """Standard deviation of each channel, at least 1e-6: variance of the means plus mean variance of posteriors."""
         variance = self._sum_of_squares / self.count - (self._sum / self.count).square()
-        std: list[float] = variance.clamp(min=1e-12).sqrt().tolist()
-        return std
+        return [float(value) for value in variance.clamp(min=1e-12).sqrt()]

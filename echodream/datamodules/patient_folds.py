@@ -20,7 +20,7 @@ def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int
 
     least = min(len(np.unique(patients[strata == value])) for value in np.unique(strata))
     if least < folds:
-        raise UserError(f"folds={folds} needs {folds} patients of each class, and one class has {least}: lower it")
+        raise UserError(f"folds={folds} needs {folds} patients of each class, and one class has {least}: lower folds")
     fold_of_row = np.full(len(patients), -1)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for number, (_, test_rows) in enumerate(split.split(strata, strata, patients)):

@@ -95,19 +95,15 @@ class RealAndSyntheticData(StoreData):
                 raise UserError(f"class_id of {wrong[0]} differs in synthetic={path} and src={real.root}: ingest again")
         table = self.task.select_rows(store.table, self.output_names)
         if self.output_names and (unknown := sorted(set(table["class_id"].tolist()) - set(self.output_names))):
-            raise UserError(
-                f"synthetic={path} has class_id {unknown[0]}, which no recording of src={real.root} has: set "
-                "task.classes= to classes of both stores"
-            )
+            problem = f"class_id {unknown[0]}, which no recording of src={real.root} has"
+            raise UserError(f"synthetic={path} has {problem}: set task.classes= to classes of both stores")
         table = table[table["Split"] == "TRAIN"]
         if not len(table):
             raise UserError(f"synthetic={path} has no TRAIN recording of this task: generate some")
         held_out = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
         if overlap := held_out & set(table["PatientID"].astype(str)):
-            raise UserError(
-                f"synthetic={path} has {len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}: "
-                "remove them"
-            )
+            patients = f"{len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}"
+            raise UserError(f"synthetic={path} has {patients}: remove them")
         store.table = table
         return store
 

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 class Task(ABC):
-    """Targets of a classifier and the recordings that have them."""
+    """The targets of a classifier, and the recordings that have these targets."""
 
     name: str
+    column: str
+    """The column of the target, of a task with a single target."""
 
     @abstractmethod
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
@@ -28,17 +30,17 @@ class Task(ABC):
         ``table`` is FileList.csv of the store at ``root``. Raises ``UserError`` when it lacks the targets.
         """
 
-    @abstractmethod
-    def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":
-        """The rows that have a target."""
-
-    @abstractmethod
     def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
         """The columns that hold the targets."""
+        return (self.column,)
 
-    @abstractmethod
+    def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":
+        """The rows that have at least one target."""
+        return table[table[[*self.target_columns(output_names)]].notna().any(axis=1)]
+
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
-        """Strata of the rows for stratified folds: int64, (N,)."""
+        """Strata of the rows for stratified folds: int64, (N,). All rows are in one stratum by default."""
+        return np.zeros(len(table), np.int64)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Classification(Task):
 
     classes: Sequence[str] | None = None
     name: str = "classification"
-    column: ClassVar[str] = "class_id"
+    column: str = field(default="class_id", init=False)
 
     def __post_init__(self) -> None:
         classes = self.classes
@@ -71,9 +73,6 @@ class Classification(Task):
         selected = table if self.classes is None else table[table[self.column].isin(list(output_names))]
         return selected.assign(class_id=selected[self.column].astype(np.int64))
 
-    def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
-        return (self.column,)
-
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
         return table[self.column].to_numpy(np.int64)
 
@@ -92,12 +91,6 @@ class Regression(Task):
             raise UserError(f"task.column={self.column} of {root} holds no numbers: choose another column")
         return {}
 
-    def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":
-        return table[table[self.column].notna()]
-
-    def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
-        return (self.column,)
-
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
         values = table[self.column].to_numpy(np.float64)
         return np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values, side="right")
@@ -107,8 +100,8 @@ class Regression(Task):
 class Labels(Task):
     """Multi-label classification of the columns ``labels``: 1 yes, 0 no, a soft label between, empty for unknown.
 
-    None: the labels of the study's yaml, ``study``, else the columns that are CheXpert labels. A recording needs at
-    least one known label. Folds are not stratified.
+    None: ``study``, the labels in the yaml of the study, else the columns that are CheXpert labels. A recording needs
+    at least one known label. Folds are not stratified.
     """
 
     labels: Sequence[str] | None = None
@@ -140,18 +133,12 @@ class Labels(Task):
                 raise UserError(f"{key} has {name}, but in {root} {problem}: labels are 0 (no) to 1 (yes), or empty")
         return dict(enumerate(names))
 
-    def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":
-        return table[table[list(output_names.values())].notna().any(axis=1)]
-
     def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
         return tuple(output_names.values())
 
-    def strata(self, table: "pd.DataFrame") -> np.ndarray:
-        return np.zeros(len(table), np.int64)
-
 
 def _label_problem(table: "pd.DataFrame", name: str) -> str | None:
-    """Why the column ``name`` is not a column of labels, for a message; None if it is one."""
+    """The reason, for a message, why the column ``name`` cannot hold labels; None if the column can."""
     values = table[name]
     if values.dtype.kind not in "iuf":
         return f"it holds text, such as {str(values.iloc[0])[:40]!r}"

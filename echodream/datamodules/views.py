@@ -46,13 +46,17 @@ class View(ABC):
     """Base class of all views. The constructors raise ``UserError`` for invalid settings."""
 
     posterior: str = "sample"
-    """For latents: "sample" from the stored posterior, or its "mean"."""
+    """For latents: a "sample" of the stored posterior, or the "mean" of the posterior."""
+    per_recording: int = 1
+    """Number of samples of each recording in an epoch."""
 
     stacks_frames: ClassVar[bool] = False
     """Whether the frames of a sample are stacked along the channels: batches are (B, F * C, H, W)."""
 
     def __post_init__(self) -> None:
         validation.one_of("view.posterior", self.posterior, ("sample", "mean"))
+        if self.per_recording is not None:
+            validation.whole_number("view.per_recording", self.per_recording)
 
     def for_evaluation(self) -> Self:
         """The view used for validation and test, without random choices of frames."""
@@ -62,9 +66,9 @@ class View(ABC):
         """The recordings that this view can use, by default all. Raises ``UserError`` if there are none."""
         return rows
 
-    @abstractmethod
     def number_of_samples(self, rows: Recordings) -> int:
         """Number of samples in an epoch."""
+        return len(rows) * self.per_recording
 
     @abstractmethod
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
@@ -78,7 +82,7 @@ class Frames(View):
     Validation and test use the middle ``held_out`` frames of each recording as a clip; two or more frames show motion.
     """
 
-    per_recording: int | None = None
+    per_recording: int | None = None  # type: ignore[assignment]
     held_out: int = 2
 
     stacks_frames: ClassVar[bool] = True
@@ -86,8 +90,6 @@ class Frames(View):
     def __post_init__(self) -> None:
         super().__post_init__()
         validation.whole_number("view.held_out", self.held_out)
-        if self.per_recording is not None:
-            validation.whole_number("view.per_recording", self.per_recording)
 
     def for_evaluation(self) -> "Clips":  # type: ignore[override]
         return Clips(frames=self.held_out, start="centre", posterior=self.posterior)
@@ -123,11 +125,10 @@ class Clips(View):
     at least ``stride``."""
     reference: str = "none"
     references: int = 1
-    per_recording: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("frames", "stride", "references", "per_recording"):
+        for name in ("frames", "stride", "references"):
             validation.whole_number(f"view.{name}", getattr(self, name))
         validation.one_of("view.start", self.start, ("random", "first", "centre", "spread"))
         validation.one_of("view.reference", self.reference, ("none", "random", "first", "even", "keyframes"))
@@ -140,9 +141,6 @@ class Clips(View):
 
     def select_recordings(self, rows: Recordings) -> Recordings:
         return recordings_with_triples(rows) if self.reference == "keyframes" else rows
-
-    def number_of_samples(self, rows: Recordings) -> int:
-        return len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
@@ -182,18 +180,16 @@ class Clips(View):
 class Triplet(View):
     """The ED-ES-ED key frames of one beat, stacked along the channels: ED is [0:C], ES [C:2C], the next ED [2C:3C].
 
-    ``beat``: a "random" beat of each recording, ``per_recording`` times in an epoch, or the beat nearest to its
-    "centre", which validation and test use. ``reference_time`` holds their times in frames after the first ED.
+    ``beat``: a "random" beat of a recording, or the beat nearest to the "centre" of the recording, which validation and
+    test use. ``reference_time`` holds the times of the key frames in frames after the first ED.
     """
 
-    per_recording: int = 1
     beat: str = "random"
 
     stacks_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.whole_number("view.per_recording", self.per_recording)
         validation.one_of("view.beat", self.beat, ("random", "centre"))
 
     def for_evaluation(self) -> Self:
@@ -201,9 +197,6 @@ class Triplet(View):
 
     def select_recordings(self, rows: Recordings) -> Recordings:
         return recordings_with_triples(rows)
-
-    def number_of_samples(self, rows: Recordings) -> int:
-        return len(rows) * self.per_recording
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
         row = index // self.per_recording
@@ -231,7 +224,6 @@ class Pairs(View):
     """"patient" or "recording": frames of the same patient, or of the same recording, form positive pairs."""
     prefer_other_recording: bool = True
     negatives: str = "any"
-    per_recording: int = 1
 
     stacks_frames: ClassVar[bool] = True
 
@@ -239,7 +231,6 @@ class Pairs(View):
         super().__post_init__()
         validation.one_of("view.identity", self.identity, ("patient", "recording"))
         validation.one_of("view.negatives", self.negatives, ("any", "same_class"))
-        validation.whole_number("view.per_recording", self.per_recording)
 
     def select_recordings(self, rows: Recordings) -> Recordings:
         where = f"{rows.store.root}: split {rows.split}"

@@ -46,7 +46,6 @@ class Camus:
         validation.frame_rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List the half sequences of ``views``; see ``Source``."""
         root = listing.require_folder(raw, "CAMUS")
         entries = listing.list_files(root)
         listed = list(self._list_recordings(entries, _read_splits(entries)))
@@ -64,7 +63,6 @@ class Camus:
                 yield listing.non_recording(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one half sequence; see ``Source``."""
         assert isinstance(recording, ListedRecording)
         frames, frame_step = read_nifti(recording.file, limits)
         fps = check_fps(recording.fps or plausible_frame_rate(frame_step) or self.fps)

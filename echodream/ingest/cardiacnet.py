@@ -7,15 +7,7 @@ from pathlib import Path
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest import listing
-from echodream.ingest.csv_tables import (
-    check_column_names,
-    parse_cells,
-    parse_number,
-    parse_seconds,
-    parse_split,
-    read_table,
-)
+from echodream.ingest import csv_tables, listing
 from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.nifti import is_nifti, label_state, plausible_frame_rate, read_nifti
 from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
@@ -65,14 +57,14 @@ class CardiacNet:
             validation.text("table", self.table)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List both cohorts; see ``Source``."""
         root = listing.require_folder(raw, "CardiacNet")
         classes = _classes(root)
         table = self._find_table(root, {folder.parent.parent for folder in classes})
         listed = list(_list_recordings(root, classes, table))
         if table is not None:
-            rows = read_table(table, ("FileName", "PatientID"))
-            check_column_names([name for name in rows[0] if name not in _RAW_COLUMNS] if rows else [], table.name)
+            rows = csv_tables.read_table(table, ("FileName", "PatientID"))
+            columns = [name for name in (rows[0] if rows else ()) if name not in _RAW_COLUMNS]
+            csv_tables.check_column_names(columns, table.name)
             listed = list(_join_table(listed, rows, table.name))
         return listing.with_unique_names(listed)
 
@@ -90,7 +82,6 @@ class CardiacNet:
         return None
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one recording; see ``Source``."""
         assert isinstance(recording, CardiacRecording)
         frames, frame_step = read_nifti(recording.file, limits)
         frames = rotate_and_flip(frames, self.rotate, self.flip)
@@ -189,15 +180,15 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], 
 
 
 def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
-    columns = parse_cells(row, [name for name in row if name not in _RAW_COLUMNS])
+    columns = csv_tables.parse_cells(row, [name for name in row if name not in _RAW_COLUMNS])
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
         return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")
     return replace(
         recording,
         patient=row["PatientID"],
-        split=parse_split(row.get("Split", ""), f"{table}, row {recording.name},"),
+        split=csv_tables.parse_split(row.get("Split", ""), f"{table}, row {recording.name},"),
         columns={**recording.columns, **columns},
         problem=recording.problem or (None if row["PatientID"] else f"no PatientID in {table}"),
-        fps=parse_number(row.get("FPS", "")),
-        marks={name: marks for name in ("ED", "ES") if (marks := parse_seconds(row.get(name, "")))},
+        fps=csv_tables.parse_number(row.get("FPS", "")),
+        marks={name: marks for name in ("ED", "ES") if (marks := csv_tables.parse_seconds(row.get(name, "")))},
     )

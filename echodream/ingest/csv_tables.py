@@ -47,10 +47,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
         raise UserError(f"{path} has two columns {duplicates[0]!r}: rename or remove one of them")
     for line, cells in lines[1:]:
         if any(cell.strip() for cell in cells[len(names) :]):
-            raise UserError(
-                f"{path}, line {line}: {len(cells)} cells for {len(names)} columns: "
-                f"quote cells that contain a {_DELIMITERS[delimiter]}"
-            )
+            remedy = f"quote cells that contain a {_DELIMITERS[delimiter]}"
+            raise UserError(f"{path}, line {line}: {len(cells)} cells for {len(names)} columns: {remedy}")
     rows = (cells[: len(names)] for _, cells in lines[1:] if any(cell.strip() for cell in cells))
     return [{name: cell.strip() for name, cell in zip_longest(names, cells, fillvalue="") if name} for cells in rows]
 

@@ -57,7 +57,6 @@ class Dicom:
             validation.frame_rate("fps", self.fps)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List all files below ``raw`` by their pseudonyms; see ``Source``."""
         root = require_folder(raw, "DICOM")
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listed: list[Recording] = []
@@ -72,16 +71,12 @@ class Dicom:
         return with_unique_names(listed)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one file and set the pixels outside the sector to 0; see ``Source``."""
-        try:
-            with _silence_pydicom():
-                dataset = _read_dataset(recording.file, limits)
-                frames = _decode_frames(dataset)
-                times, fps = _frame_times(dataset, len(frames), self.fps)
-                if self.keep == "sector":
-                    frames = mask_outside(frames, sector_mask(frames, _region_boxes(dataset)))
-        except _DECODER_ERRORS as error:  # the messages of pydicom quote the file, which may name the patient
-            raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
+        with _silence_pydicom("unreadable: the DICOM file does not decode"):
+            dataset = _read_dataset(recording.file, limits)
+            frames = _decode_frames(dataset)
+            times, fps = _frame_times(dataset, len(frames), self.fps)
+            if self.keep == "sector":
+                frames = mask_outside(frames, sector_mask(frames, _region_boxes(dataset)))
         return make_video(frames, times, fps)
 
 
@@ -90,23 +85,26 @@ def read_still(path: Path, limits: Limits) -> np.ndarray:
 
     Raises ``Rejected``, also if the tag BurnedInAnnotation is YES.
     """
-    try:
-        with _silence_pydicom():
-            dataset = _read_dataset(path, limits)
-            if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
-                raise Rejected("text that may name the patient is burned into the pixels (BurnedInAnnotation)")
-            return _decode_frames(dataset)
-    except _DECODER_ERRORS as error:  # the messages of pydicom quote the file, which may name the patient
-        raise Rejected(f"unreadable: the DICOM file does not decode ({type(error).__name__})") from None
+    with _silence_pydicom("unreadable: the DICOM file does not decode"):
+        dataset = _read_dataset(path, limits)
+        if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+            raise Rejected("text that may name the patient is burned into the pixels (BurnedInAnnotation)")
+        return _decode_frames(dataset)
 
 
 @contextmanager
-def _silence_pydicom() -> Iterator[None]:
-    """Suppress the warnings of pydicom, which quote values of the file."""
+def _silence_pydicom(reason: str) -> Iterator[None]:
+    """Suppress warnings and error messages of pydicom, which quote values of the file that may name the patient.
+
+    Raises ``Rejected`` with the ``reason`` and the type of the error.
+    """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _DECODER_ERRORS as error:
+        raise Rejected(f"{reason} ({type(error).__name__})") from None
 
 
 def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
@@ -118,23 +116,22 @@ def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
     if entry.problem:
         return Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)
     try:
-        with _silence_pydicom():
+        with _silence_pydicom("unreadable: the DICOM header is damaged"):
             _check_deflated(entry.path, Limits())
             header = dcmread(entry.path, stop_before_pixels=True, specific_tags=list(_LISTED_TAGS))
             values = {tag: str(header.get(tag, None) or "").strip() for tag in _LISTED_TAGS}
             media_class = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
     except InvalidDicomError:
-        likely = _DICOM_SUFFIX.fullmatch(entry.path.suffix) is not None
-        return Recording(name, "", entry.path, problem="not a DICOM file", counted=likely)
-    except (*_DECODER_ERRORS, Rejected):
+        counted = _DICOM_SUFFIX.fullmatch(entry.path.suffix) is not None
+        return Recording(name, "", entry.path, problem="not a DICOM file", counted=counted)
+    except Rejected:
         return Recording(name, "", entry.path, problem="unreadable: the DICOM header is damaged")
     if values["SOPInstanceUID"]:
         name = pseudonyms.recording(f"uid {values['SOPInstanceUID']}")
     known = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
     patient = pseudonyms.patient(known[0] if known else f"recording {name}")
-    if problem := _why_not_a_recording(values, media_class):
-        return Recording(name, patient, entry.path, problem=problem, counted=False)
-    return Recording(name, patient, entry.path)
+    problem = _why_not_a_recording(values, media_class)
+    return Recording(name, patient, entry.path, problem=problem, counted=problem is None)
 
 
 def _why_not_a_recording(values: dict[str, str], media_class: str) -> str | None:
@@ -147,7 +144,7 @@ def _why_not_a_recording(values: dict[str, str], media_class: str) -> str | None
 
 
 def _check_deflated(path: Path, limits: Limits) -> None:
-    """Reject a deflated file that exceeds ``max_bytes`` when inflated: pydicom would inflate it at once."""
+    """Reject a deflated file that exceeds ``max_bytes`` when inflated: pydicom would inflate the whole file at once."""
     from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:

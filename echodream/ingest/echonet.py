@@ -20,8 +20,18 @@ FILE_LIST = "FileList.csv"
 TRACINGS = "VolumeTracings.csv"
 
 
+class _EchoNet:
+    """Base class: reads the videos of an EchoNet study."""
+
+    def read(self, recording: Recording, limits: Limits) -> Video:
+        assert isinstance(recording, ListedRecording)
+        video = read_video_file(recording.file, limits)
+        marks = convert_marks_to_seconds(video.times, recording.mark_frames)
+        return replace(video, marks={name: moments for name, moments in marks.items() if moments})
+
+
 @dataclass(frozen=True)
-class EchoNetDynamic:
+class EchoNetDynamic(_EchoNet):
     """EchoNet-Dynamic: ``FileList.csv`` and ``Videos/*.avi``, apical four-chamber.
 
     Splits are those of the study. The study has no patient identifiers: each video counts as one patient. Columns: EF,
@@ -29,7 +39,6 @@ class EchoNetDynamic:
     """
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = listing.require_folder(raw, "EchoNet-Dynamic")
         home = next(filter(_is_study_folder, listing.folders_below(root)), None)
         if home is None:
@@ -38,13 +47,9 @@ class EchoNetDynamic:
         splits = [parse_split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
         return _join_files(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
-    def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one video; see ``Source``."""
-        return _read_video(recording, limits)
-
 
 @dataclass(frozen=True)
-class EchoNetPediatric:
+class EchoNetPediatric(_EchoNet):
     """One view of EchoNet-Pediatric: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
 
     ``raw`` is the folder of both views, or the folder of one view. The study has ten folds instead of splits, and no
@@ -67,7 +72,6 @@ class EchoNetPediatric:
             raise UserError(f"val_folds is {self.val_folds}, test_folds {self.test_folds}: use 0 to 9, each once")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List the rows of FileList.csv and the files in Videos; see ``Source``."""
         root = listing.require_folder(raw, "EchoNet-Pediatric")
         view = self.view.casefold()
         homes = [folder for folder in listing.folders_below(root) if folder.name.casefold() == view]
@@ -75,19 +79,14 @@ class EchoNetPediatric:
         if home is None:
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
         rows = _read_file_list(root, home, ("FileName", "EF", "Split"))
-        return _join_files(
-            root, home, rows, map(self._split, rows), ("EF", "Sex", "Age", "Weight", "Height"), self.view
-        )
+        columns = ("EF", "Sex", "Age", "Weight", "Height")
+        return _join_files(root, home, rows, map(self._split, rows), columns, self.view)
 
     def _split(self, row: Mapping[str, str]) -> str:
         fold = parse_number(row["Split"])
         if fold not in range(10):
             raise UserError(f"{FILE_LIST}, row {row['FileName']}, has the fold {row['Split']!r}: 0 to 9 are expected")
         return "VAL" if fold in self.val_folds else "TEST" if fold in self.test_folds else "TRAIN"
-
-    def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one video; see ``Source``."""
-        return _read_video(recording, limits)
 
 
 def _is_study_folder(folder: Path) -> bool:
@@ -101,17 +100,10 @@ def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dic
     return read_table(home / FILE_LIST, required)
 
 
-def _read_video(recording: Recording, limits: Limits) -> Video:
-    assert isinstance(recording, ListedRecording)
-    video = read_video_file(recording.file, limits)
-    marks = convert_marks_to_seconds(video.times, recording.mark_frames)
-    return replace(video, marks={name: moments for name, moments in marks.items() if moments})
-
-
 def _join_files(
     root: Path, home: Path, rows: list[dict[str, str]], splits: Iterable[str | None], columns: Sequence[str], view: str
 ) -> list[Recording]:
-    """Rows joined with the files in Videos; rejects rows and files without a partner and links out of ``root``."""
+    """The rows joined with the files in Videos; rows without a file and files without a row are rejected."""
     tables = {home / FILE_LIST, home / TRACINGS}
     folder = listing.find_entry(home, "Videos")
     videos: dict[str, RawFile] = {}
@@ -138,7 +130,7 @@ def _join_files(
 
 
 def _without_suffix(name: str) -> str:
-    """FileName without the suffix of a video: only one of FileList.csv and VolumeTracings.csv has the suffix."""
+    """FileName without the suffix of a video, which either FileList.csv or VolumeTracings.csv omits."""
     path = Path(name)
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
 

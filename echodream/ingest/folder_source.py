@@ -47,6 +47,10 @@ class FolderSource(ABC):
         object.__setattr__(self, "columns", validation.column_names("columns", self.columns))
         if self.classes is not None:
             object.__setattr__(self, "classes", validation.list_of_values("classes", self.classes))
+            if len(set(self.classes)) < len(self.classes):
+                raise UserError(f"classes {list(self.classes)} has a class twice")
+            if self.csv is None or "class_name" not in self.columns:
+                raise UserError("classes needs csv= and class_name in columns")
         if "FileName" not in self.columns:
             raise UserError("columns has no FileName: set it to the csv column with the names of the files")
         check_column_names([name for name in self.columns if name not in self.special], "columns")
@@ -56,13 +60,8 @@ class FolderSource(ABC):
             validation.one_of("patient_from", self.patient_from, PATIENT_FROM)
         if self.patient_from == "csv" and (self.csv is None or "PatientID" not in self.columns):
             raise UserError("patient_from=csv needs csv= and PatientID in columns")
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise UserError(f"classes {list(self.classes)} has a class twice")
-        if self.classes is not None and (self.csv is None or "class_name" not in self.columns):
-            raise UserError("classes needs csv= and class_name in columns")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List every file below ``raw``; see ``Source``."""
         root = listing.require_folder(raw, self.kind)
         if self.csv is not None:
             listing.require_inside_raw(root, root / self.csv, f"csv={self.csv}")

@@ -58,7 +58,6 @@ class Images(FolderSource):
             validation.text("key_file", self.key_file)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List all files below ``raw``; see ``Source``."""
         listed = super().recordings(raw)
         for name, column in self.labels.items():
             if "=" in column and not any(recording.columns.get(name) == 1 for recording in listed):
@@ -78,7 +77,6 @@ class Images(FolderSource):
         return images, [entry for entry in entries if not is_image(entry)]
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one image; see ``Source``."""
         return read_image(recording.file, limits)
 
     def read_columns(self) -> dict[str, str]:

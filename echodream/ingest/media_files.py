@@ -121,9 +121,8 @@ def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarra
                 frames.append(frame.to_ndarray(format=form))
                 pts.append(frame.time)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        raise Rejected(
-            f"unreadable: {_decoder_message(error)}, after {len(frames)} of {len(header.pts)} frames"
-        ) from error
+        count = f"{len(frames)} of {len(header.pts)} frames"
+        raise Rejected(f"unreadable: {_decoder_message(error)}, after {count}") from error
     if len(frames) != len(header.pts):
         raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.pts)} are in the file")
     return np.stack(frames), pts
@@ -146,7 +145,7 @@ def _frame_times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
 
 
 def _frame_rate(times: np.ndarray, rate: float | None) -> float:
-    """The stated frame rate if it agrees with the median of the time stamps within 10 %, else the rate of these."""
+    """The stated frame rate if it agrees within 10 % with the rate measured from the time stamps, else the latter."""
     measured = 1 / float(np.median(np.diff(times)))
     return check_fps(rate if rate is not None and abs(rate / measured - 1) < 0.1 else measured)
 
@@ -208,7 +207,7 @@ def _to_array(image: "Image") -> np.ndarray:
         turned = image.getexif().get(_ORIENTATION, 1)
     except _pillow_errors():  # damaged tags, maybe with intact pixels
         turned = 1
-    if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 garbles them
+    if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 decodes them wrongly
         raise Rejected("unreadable: the TIFF is rotated by 90 degrees, save it upright")
     image = ImageOps.exif_transpose(image) if turned != 1 else image
     if image.mode in ("1", "LA", "La"):

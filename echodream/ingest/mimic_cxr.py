@@ -68,7 +68,6 @@ class MimicCxr:
         return CHEXPERT if self.labels is None else tuple(name.replace(" ", "_") for name in self.labels)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List the rows of the split table and every file below ``raw``; see ``Source``."""
         root = listing.require_folder(raw, "MIMIC-CXR")
         paths = self._table_paths(root)
         tables = [Table(path) for path in paths]
@@ -85,7 +84,6 @@ class MimicCxr:
         return listing.with_unique_names(join.recordings(entries))
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one image; see ``Source``."""
         return read_image(recording.file, limits)
 
     def _table_paths(self, root: Path) -> list[Path]:

@@ -6,7 +6,6 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,16 +36,6 @@ class Volume(NamedTuple):
     """Voxel size along the frame axis in the header; 0 if the header has none. Its unit is not reliable."""
 
 
-@dataclass(frozen=True)
-class _Axes:
-    shape: tuple[int, ...]
-    frames: int
-    height: int
-    width: int
-    frame_axis: int
-    item_bytes: int
-
-
 def is_nifti(name: str) -> bool:
     """Whether a file name has a suffix of NIfTI."""
     return name.lower().endswith(SUFFIXES)
@@ -60,14 +49,14 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
     """
     try:
         with _open_nifti(path) as (image, header):
-            layout = _axes(header)
-            limits.check(layout.frames, layout.height, layout.width, layout.item_bytes)
+            sides, frame_axis, pixel_bytes = _axes(header)
+            limits.check(sides[2], sides[1], sides[0], pixel_bytes)
             data = np.asanyarray(image.dataobj)
     except _header_errors() as error:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_as_frames(data, layout), float([*header.get_zooms(), 0, 0][layout.frame_axis]))
+    return Volume(_as_frames(data, sides), float([*header.get_zooms(), 0, 0][frame_axis]))
 
 
 def label_state(path: Path | None, image: Path) -> str:
@@ -143,8 +132,8 @@ def _offset(header: Any) -> int:
     return int(offset)
 
 
-def _axes(header: Any) -> _Axes:
-    """The axes of the volume. ``item_bytes`` is the memory per pixel while reading, after the header's scaling."""
+def _axes(header: Any) -> tuple[tuple[int, ...], int, int]:
+    """Shape (W, H, F) or (W, H, F, C) of the volume, its frame axis, and the bytes of a pixel after scaling."""
     shape = tuple(int(side) for side in header.get_data_shape())
     dtype = header.get_data_dtype()
     if min(shape, default=0) < 1 or len(shape) > 5:
@@ -162,17 +151,16 @@ def _axes(header: Any) -> _Axes:
     if dtype.kind not in "iufV" or (dtype.kind == "V" and dtype not in (_RGB, _RGBA)):
         raise Rejected(f"pixels of type {dtype} are not supported")
     scaled = header.get_slope_inter() not in ((1.0, 0.0), (None, None))
-    item_bytes = (8 if scaled else dtype.itemsize) * (sides[3] if color else 1)
-    return _Axes(tuple(sides), sides[2], sides[1], sides[0], frame_axis, item_bytes)
+    return tuple(sides), frame_axis, (8 if scaled else dtype.itemsize) * (sides[3] if color else 1)
 
 
-def _as_frames(data: np.ndarray, layout: _Axes) -> np.ndarray:
+def _as_frames(data: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
     """(W, H, F[, C]) or RGB voxels -> uint8 (F, H, W[, 3])."""
     if data.dtype.kind == "V":
         data = np.stack([data[channel] for channel in ("R", "G", "B")], axis=-1)
-        frames = data.reshape(*layout.shape[:3], 3).transpose(2, 1, 0, 3)
+        frames = data.reshape(*sides[:3], 3).transpose(2, 1, 0, 3)
     else:
-        data = data.reshape(layout.shape)
+        data = data.reshape(sides)
         frames = data.transpose(2, 1, 0) if data.ndim == 3 else data.transpose(2, 1, 0, 3)[..., :3]
         frames = frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
     return np.ascontiguousarray(to_uint8(frames))

@@ -47,15 +47,10 @@ class Phantom:
         validation.whole_number(key + "size", self.size, 32, 1024)
         validation.number(key + "fps", self.fps, 1, 500)
         if not 2 / self.fps <= self.seconds[0] <= self.seconds[1] <= 600:
-            validation.refuse(
-                key + "seconds",
-                self.seconds,
-                "give the shortest duration, two frames or more, and the longest, up to 600 s",
-            )
+            remedy = "give the shortest duration, two frames or more, and the longest, up to 600 s"
+            validation.refuse(key + "seconds", self.seconds, remedy)
         if not 1 <= self.per_patient[0] <= self.per_patient[1] <= 100:
-            validation.refuse(
-                key + "per_patient", self.per_patient, "give the smallest and the largest number, 1 to 100"
-            )
+            validation.refuse(key + "per_patient", self.per_patient, "give the smallest and the largest, 1 to 100")
         if not sum(self.shares):
             validation.refuse(key + "shares", self.shares, "give four numbers that are not all 0")
 
@@ -96,7 +91,7 @@ class Phantom:
 def _recordings_per_class(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
     """For each class, (patient, recording) numbers from 1, in the order of the names of the recordings.
 
-    Each patient is assigned to the class that is furthest below its share: a larger study extends a smaller one.
+    Each patient goes to the class that is furthest below its share, so that a larger study extends a smaller one.
     """
     few, many = phantom.per_patient
     counts, total = [0] * len(CLASSES), sum(phantom.shares)

@@ -9,7 +9,7 @@ from echodream.errors import Rejected
 from echodream.ingest.source import CellValue, Video
 
 MAX_GAP = 10.0
-"""Longest accepted time between two frames in seconds: resampling would fill a longer one with repeated frames."""
+"""Longest accepted time between two frames in seconds: resampling would fill a longer gap with repeated frames."""
 FPS_RANGE = (0.5, 1000.0)
 ROTATIONS = (0, 90, 180, 270)
 FLIPS = ("none", "horizontal", "vertical")

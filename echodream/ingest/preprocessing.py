@@ -82,8 +82,8 @@ def check_video(video: Video) -> None:
 
 
 def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
-    """Preprocess ``video``. Raises ``Rejected`` if it is mostly black or frozen, or larger than ``max_bytes`` after
-    resampling."""
+    """Preprocess ``video``. Raises ``Rejected`` if the video is mostly black or frozen, or larger than ``max_bytes``
+    after resampling."""
     check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
     height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
@@ -122,7 +122,7 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """Index of the source frame nearest in time to each output frame at k / ``fps``; of two equally near the earlier.
+    """Index of the source frame nearest in time to each output frame at k / ``fps``, the earlier of two equally near.
 
     ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration is kept to
     within half an output frame. Returns int, (F_out,).
@@ -150,9 +150,8 @@ def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
 def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
     """Convert RGB to luma (ITU-R BT.601, rounded) if ``grey``, else gray to RGB: uint8, (F, H, W, 1 or 3)."""
     if grey and frames.shape[-1] == 3:
-        return np.stack([np.rint(frame @ np.array([0.299, 0.587, 0.114])).astype(np.uint8) for frame in frames])[
-            ..., None
-        ]
+        luma = np.array([0.299, 0.587, 0.114])
+        return np.stack([np.rint(frame @ luma).astype(np.uint8)[..., None] for frame in frames])
     return frames if grey or frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
 
 

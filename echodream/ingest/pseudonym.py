@@ -56,7 +56,7 @@ class Pseudonyms:
 
 
 def _create_key(path: Path) -> None:
-    """Create ``path`` with a random key unless it exists; atomically, also if two commands do so at the same time."""
+    """Create ``path`` with a random key unless the file exists; safe if two commands do so at the same time."""
     if path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")

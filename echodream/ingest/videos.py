@@ -38,7 +38,6 @@ class Videos(FolderSource):
         validation.frame_rate("image_fps", self.image_fps)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one recording; see ``Source``."""
         assert isinstance(recording, ListedRecording)
         suffix = recording.file.suffix.lower()
         if suffix in IMAGE_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Converts raw recordings to media files of a Store, in worker processes that a damaged file cannot stop."""
+"""Converts raw recordings to media files of a Store, in worker processes: a damaged file cannot stop the others."""
 
 import ctypes
 import os
@@ -68,7 +68,7 @@ def convert_all(
 ) -> Iterator[tuple[Recording, dict[str, Any] | str]]:
     """Run ``convert_recording`` on all ``jobs``; yields each recording with its result, in order of completion.
 
-    A worker that crashes, or needs more than ``timeout`` seconds, costs only its recording.
+    If a worker crashes or needs more than ``timeout`` seconds, only its recording is rejected.
     """
     if workers == 0:
         yield from ((job.recording, convert_recording(job)) for job in jobs)
@@ -92,7 +92,7 @@ def convert_all(
                     yield futures[future], f"took longer than {timeout:g} s to read"
                 except ProcessExpired as error:
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
-                except (UserError, OSError):  # the disk or the command, not this recording
+                except (UserError, OSError):  # a failure of the disk or of the settings, not of this recording
                     raise
                 except Exception as error:  # noqa: BLE001 - an unexpected file must not stop the study; it is rejected
                     kind = type(error).__name__
@@ -103,7 +103,7 @@ def convert_all(
 
 
 def _start_worker() -> None:
-    """Set up a worker process: no keyboard interrupt, limited memory, and an end with its parent."""
+    """Set up a worker process: ignore keyboard interrupts, limit the memory, and end when the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         import resource

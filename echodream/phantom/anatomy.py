@@ -2,9 +2,9 @@
 
 Normal values of adults and their spread follow the chamber quantification guideline of ASE and EACVI (Lang et al. 2015,
 doi:10.1016/j.echo.2014.10.003) and the right-heart guideline of ASE (Rudski et al. 2010,
-doi:10.1016/j.echo.2010.05.010). They are rounded, and the spread is reduced to hearts that fit into the sector. The
-changes in atrial septal defect (ASD) and pulmonary arterial hypertension (PAH) follow the descriptions in these
-guidelines; their amounts are chosen.
+doi:10.1016/j.echo.2010.05.010). The values are rounded, and the spread is reduced so that all hearts fit into the
+sector. The changes in atrial septal defect (ASD) and pulmonary arterial hypertension (PAH) follow the descriptions in
+these guidelines; the sizes of the changes are not measured values.
 """
 
 from dataclasses import dataclass, field, fields

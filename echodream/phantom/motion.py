@@ -65,7 +65,7 @@ def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, 
 
 
 def cycle_at(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
-    """The cycle at ``times``, (F,) in seconds; ``beats``, (N,) in seconds, are the end diastoles around them.
+    """State of the cycle at ``times``, (F,) in seconds; ``beats``, (N,) in seconds, are the end diastoles around them.
 
     Interpolated monotonically between the knots of each beat (PCHIP).
     """

@@ -87,8 +87,8 @@ def _smooth_noise(seed: tuple[int, ...], shape: tuple[int, int], size: float) ->
 def rayleigh_speckle(scene: Scene, angle: np.ndarray, depth: np.ndarray, stream: int) -> np.ndarray:
     """Fully developed speckle at probe coordinates (rad, mm): Rayleigh-distributed amplitude of unit power, float32.
 
-    The magnitude of a complex Gaussian field with a smaller axial than lateral correlation length; the lateral one
-    grows with depth. ``stream`` selects an independent random field.
+    The magnitude of a complex Gaussian field with a smaller axial than lateral correlation length; the lateral
+    correlation length grows with depth. ``stream`` selects an independent random field.
     """
     axial, lateral = max(0.45, 0.42 * scene.spacing), max(0.010, 1.25 * scene.spacing / 85.0)
     rng = np.random.default_rng([*scene.seed, stream])

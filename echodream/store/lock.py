@@ -48,7 +48,7 @@ def _is_still_at(handle: int, path: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Close inherited handles in a forked process: it can outlive its parent, and would keep the parent's locks."""
+    """Close inherited handles in a forked process, which could outlive its parent and keep the parent's locks."""
     while _handles:
         os.close(_handles.pop())
 

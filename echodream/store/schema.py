@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
 MAX_FRAMES = 2**31 - 1
 FPS_RANGE = (0.001, 1000.0)
-"""Frames per second: Matroska's time stamps are whole milliseconds."""
+"""Accepted frames per second; Matroska cannot store more, because its time stamps are whole milliseconds."""
 _MAX_DEPTH = 32
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -140,10 +140,8 @@ def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
         wrong = ~((column >= low) & (column <= high)) | (whole & (column % 1 != 0))
         if wrong.any():
             bad = table.index[wrong][0]
-            raise StoreError(
-                f"{path}: {table['FileName'][bad]} has {name} {column[bad]:g}, not a {'whole ' * whole}number "
-                f"from {low:g} to {high:g}"
-            )
+            number = f"a {'whole ' * whole}number from {low:g} to {high:g}"
+            raise StoreError(f"{path}: {table['FileName'][bad]} has {name} {column[bad]:g}, not {number}")
         table[name] = column.astype("int64") if whole else column
     return table
 

@@ -132,9 +132,8 @@ def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]
             stream = _video_stream(container)
             stored, expected = stream.codec_context.pix_fmt, _PIXEL_FORMATS[channels][0] if channels else None
             if stream.codec_context.name != "ffv1" or expected not in (None, stored):
-                raise StoreError(
-                    f"{path} is {stream.codec_context.name} {stored}, but a store holds ffv1 {expected or ''}".rstrip()
-                )
+                found = f"{stream.codec_context.name} {stored}"
+                raise StoreError(f"{path} is {found}, but a store holds ffv1 {expected or ''}".rstrip())
             count = sum(packet.size > 0 for packet in container.demux(stream))
             return count, stream.height, stream.width
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:

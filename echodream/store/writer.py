@@ -106,9 +106,8 @@ class StoreWriter:
         Raises ``StoreError`` when a name of ``order`` is neither written nor rejected.
         """
         if missing := [name for name in order if name not in self.done]:
-            raise StoreError(
-                f"{self.root} is not complete: {len(missing)} recordings are missing, the first is {missing[0]}"
-            )
+            count = f"{len(missing)} recordings are missing, the first is {missing[0]}"
+            raise StoreError(f"{self.root} is not complete: {count}")
         folder, suffix = schema.MEDIA_FILES[self.dataset.kind]
         names = [name for name in order if name in self.rows]
         write_table(self._store / schema.FILE_LIST, [self.rows[name] for name in names], schema.REQUIRED_COLUMNS)

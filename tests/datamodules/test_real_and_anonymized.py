@@ -166,7 +166,7 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (
             NAMES,
             {"match": "Original"},
-            r"match=Original is not a column of .*masked: give a column among",
+            r"match=Original is not a column of .*masked, which has .*names the originals",
         ),
         (NAMES, {"train_on": "both"}, r"train_on is 'both': choose one of original, anonymised"),
         (NAMES, {"anonymised": None, "train_on": "anonymised"}, r"needs one store as anonymised=, and has none"),

@@ -190,7 +190,7 @@ def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, st
     assert "lacks 2 of the 28" in str(told.value)
     assert "(i00-0, i03-1) and has 2 that are not there (no one, nobody): anonymize all images" in str(told.value)
     for change, says in [
-        ({"match": "Whose"}, "match=Whose is no column"),
+        ({"match": "Whose"}, "match=Whose is not a column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),
         ({"anonymised": str(study / "videos")}, "are the same store: give the anonymized one"),
         ({"anonymised": str(tmp_path / "nowhere")}, "does not exist: create it with stage=anonymise"),
