@@ -110,7 +110,7 @@ def measure(scene: Scene) -> np.ndarray:
     return np.array(sizes)
 
 
-@pytest.mark.parametrize("class_id", range(4))
+@pytest.mark.parametrize("class_id", [0, 3, *(pytest.param(normal, marks=pytest.mark.slow) for normal in (1, 2))])
 def test_a_patient_is_recognised_in_another_recording(class_id: int) -> None:
     count = 16
     first, second = (

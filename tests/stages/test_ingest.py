@@ -65,9 +65,9 @@ def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
 
 def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
     source = Fake(moods={"2": "rejected", "5": "black"})
-    for workers in (0, 1, 2):
+    for workers in (0, 2):
         run(tmp_path / str(workers), source, workers=workers, max_rejected=0.5)
-    assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "2")
+    assert tree(tmp_path / "0") == tree(tmp_path / "2")
 
 
 @pytest.mark.slow

@@ -293,6 +293,7 @@ def test_any_raw_video(tmp_path: Path, decoder: Decoder, name: str) -> None:
     fuzz(CASES[name], st.one_of(head, tail), ask, tmp_path)
 
 
+@pytest.mark.slow
 def test_any_gif(tmp_path: Path, decoder: Decoder) -> None:
     from PIL import Image
 

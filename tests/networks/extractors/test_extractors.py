@@ -155,6 +155,7 @@ def test_only_16_and_128_frames_are_called_fvd(files: Path) -> None:
     assert found.isfinite().all()
 
 
+@pytest.mark.slow
 def test_wrong_and_missing_files_have_instructions(files: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     state = torch.load(files / "inception.pth", weights_only=True)
