@@ -2,10 +2,7 @@
 
 
 class UserError(Exception):
-    """The command cannot be carried out: the command line prints only the message and exits with status 1.
-
-    The message is one sentence: the problem, the file or key, and the remedy.
-    """
+    """The command line prints this message, one sentence: problem, file or key, remedy; the exit status is 1."""
 
 
 class Rejected(Exception):

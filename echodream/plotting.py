@@ -1,7 +1,4 @@
-"""Plots as images, drawn with matplotlib: uint8 (height, width, 3), the same bytes for the same data.
-
-matplotlib is imported on first use, without pyplot, which would need a display and read the user's settings.
-"""
+"""Plots as uint8 images, (height, width, 3), by matplotlib without pyplot: the same bytes for the same data."""
 
 import functools
 import itertools

@@ -49,10 +49,7 @@ class EMA(WeightAveraging):
 
 
 class _Tensors:
-    """Tensors of ``average`` and ``module``, listed once: walking through all modules at each step would be slow.
-
-    Parameters are averaged, buffers are copied; ``count`` is the number of updates so far.
-    """
+    """Parameters and buffers of both models, listed once because walking through all modules takes long."""
 
     def __init__(self, average: AveragedModel, module: pl.LightningModule) -> None:
         self.average = average

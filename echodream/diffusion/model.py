@@ -121,10 +121,9 @@ class DiffusionModel(nn.Module):
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
             sets, rows = len(kept), len(x_t)
-            keep = {
-                name: torch.tensor([name in names for names in kept], device=x_t.device).repeat_interleave(rows)
-                for name in self.conditioner.names
-            }
+            names = self.conditioner.names
+            masks = {name: torch.tensor([name in each for each in kept], device=x_t.device) for name in names}
+            keep = {name: mask.repeat_interleave(rows) for name, mask in masks.items()}
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
             return self(x, t.repeat(sets), repeat_values(values, sets), keep).unflatten(0, (sets, rows))
 

@@ -171,10 +171,7 @@ class MultilabelTask(ClassifierTask):
 
 
 def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
-    """Task of the data module. If ``balanced``, classes are weighted by inverse frequency in training.
-
-    Raises ``UserError`` if the training data have fewer than two classes, or the same value everywhere.
-    """
+    """Task of ``data``; ``balanced``: weight classes. Raises ``UserError`` if all training targets are equal."""
     task, train, root = data.task, data.training_table(), data.store.root
     sample_weight = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
     if isinstance(task, Labels):

@@ -23,10 +23,7 @@ POOLINGS = ("mean", "max", "attention")
 
 
 class FramePooling(nn.Module):
-    """Pool frame features over time, (B, F, D) to (B, D), by "mean", "max" or "attention".
-
-    Attention is a mean weighted by a softmax over frames of learned scores (Ilse et al. 2018); its weights start equal.
-    """
+    """Pool frame features, (B, F, D) to (B, D): "mean", "max" or "attention" (Ilse et al. 2018, equal at first)."""
 
     def __init__(self, kind: str, features: int) -> None:
         super().__init__()

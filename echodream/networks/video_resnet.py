@@ -1,7 +1,4 @@
-"""R(2+1)D residual networks: 3D convolutions factorized into a spatial and a temporal convolution (arXiv 1711.11248).
-
-Modules have torchvision's names, so that its published weights can be loaded.
-"""
+"""R(2+1)D residual networks (arXiv 1711.11248), with the module names of torchvision, to load its weights."""
 
 from collections.abc import Sequence
 

@@ -102,8 +102,8 @@ def require_same_settings(path: Path, settings: Mapping[str, Any], kind: str) ->
     for name, value in json.loads(json.dumps(settings)).items():
         if record.get(name) != value:
             # the setting ``source`` is the fingerprint of the recordings
-            how = "from other recordings" if name == "source" else f"with {name}={record.get(name)}, now {value}"
-            raise UserError(f"{path.parent} already exists, made {how}: choose another dst=, or remove it")
+            difference = "from other recordings" if name == "source" else f"with {name}={record.get(name)}, now {value}"
+            raise UserError(f"{path.parent} already exists, made {difference}: choose another dst=, or remove it")
 
 
 def begin_or_resume(path: Path, settings: Mapping[str, Any], kind: str) -> None:

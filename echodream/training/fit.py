@@ -89,10 +89,9 @@ def check_settings(cfg: DictConfig) -> None:
     if str(cfg.trainer.get("strategy")).startswith("fsdp"):
         not_sharded = ("callbacks.ema", "trainer.gradient_clip_val")
         if cfg.model.name == "vae" or any(OmegaConf.select(cfg, key) is not None for key in not_sharded):
-            raise UserError(
-                "trainer.strategy=fsdp cannot average weights, clip gradients by norm, or train model=vae: use "
-                "trainer=ddp, or, for another model, add callbacks.ema=null trainer.gradient_clip_val=null"
-            )
+            problem = "trainer.strategy=fsdp cannot average weights, clip gradients by norm, or train model=vae"
+            remedy = "for another model, add callbacks.ema=null trainer.gradient_clip_val=null"
+            raise UserError(f"{problem}: use trainer=ddp, or, {remedy}")
 
 
 def build(cfg: DictConfig) -> tuple[Trainable, StoreData]:

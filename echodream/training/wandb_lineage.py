@@ -24,10 +24,7 @@ SHORT = 12
 
 
 def make_loggers(cfg: DictConfig, folder: Path, artifact: Artifact, config: str) -> list[Logger]:
-    """The loggers of ``cfg``. W&B's get the id and the configuration ``config`` (yaml) of the run, and its inputs.
-
-    The id depends on ``folder`` and the settings only: a repeated command in the same folder continues the same run.
-    """
+    """The loggers of ``cfg``; W&B gets ``config`` (yaml), inputs, and an id that depends on folder and settings."""
     loggers: list[Logger] = [instantiate(logger) for logger in (cfg.logger or {}).values() if logger]
     run = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(config))

@@ -52,10 +52,9 @@ class DDPM(Process):
             validation.positive_number("process.min_snr", min_snr, note=", or null for no weights")
         validation.true_or_false("process.zero_snr", zero_snr)
         if prediction == "epsilon" and zero_snr:
-            raise UserError(
-                "process.prediction=epsilon cannot go with process.zero_snr=true, because pure noise holds no "
-                "information on the data; take process.prediction=v, or process.zero_snr=false"
-            )
+            reason = "process.zero_snr=true, because pure noise holds no information on the data"
+            remedy = "take process.prediction=v, or process.zero_snr=false"
+            raise UserError(f"process.prediction=epsilon cannot go with {reason}; {remedy}")
         validation.share("process.least_weight", least_weight)
         self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
