@@ -83,7 +83,7 @@ def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor
 
 @dataclass(frozen=True)
 class AveragedViews:
-    """Test-time augmentation: embeddings are averaged over the image, its mirror image, and rotations both ways."""
+    """Test-time augmentation: the mean embedding of the image, the mirror image, and rotations in both directions."""
 
     flip: bool = False
     degrees: float = 0.0
@@ -93,7 +93,7 @@ class AveragedViews:
         validation.number("views.degrees", self.degrees, 0, 45)
 
     def augment(self, space: ComparisonSpace) -> ComparisonSpace:
-        """``space`` with averaged embeddings as unit vectors; those of latents and pixels are centered before."""
+        """``space`` with averaged embeddings as unit vectors; latents and pixels are compared by correlation."""
         similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
 
         def embed(frames: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class AveragedViews:
 
 
 def rotate(frames: Tensor, degrees: float) -> Tensor:
-    """``frames``, (n, C, H, W), rotated about their center; pixels outside the image repeat its edge."""
+    """``frames``, (n, C, H, W), rotated about their center; pixels outside the image repeat the edge."""
     angle, (height, width) = math.radians(degrees), frames.shape[2:]
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])

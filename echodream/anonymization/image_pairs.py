@@ -113,7 +113,7 @@ def _match_recordings(originals: Recordings, store: Store, match: str) -> Record
     """The recordings of ``store`` in the order of their ``originals``, which the column ``match`` names."""
     recordings = select_recordings(store, SPLITS, "src")
     names = pd.Series(recordings.column(match), name=match)
-    all_originals = originals.store.table["FileName"].tolist()  # those of other splits may be anonymized, too
+    all_originals = originals.store.table["FileName"].tolist()  # images of other splits may be anonymized, too
     remedy = "give anonymized versions of the same images, or splits= with the splits that were anonymized"
     remedy += "; for a set without pairs give paired=false"
     roots = store.root, originals.store.root

@@ -97,7 +97,7 @@ class Blur(Method):
         validation.number("blur", self.blur, above=0, below=1000, note=", a standard deviation in pixels")
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Blurred frames; pixels outside the image repeat its edge."""
+        """Blurred frames; pixels outside the image repeat the edge."""
         from scipy.ndimage import gaussian_filter
 
         latents = torch.cat([copies.recordings.posterior(part.row, part.frames)[0] for part in selections])

@@ -54,7 +54,7 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
                 if patient != owner[image] and pair not in used:
                     used.add(pair)
                     pairs += [(image, int(second[number])), (image, other)]
-                    break  # a pair of one patient is only added with a pair of two: equal numbers
+                    break  # both kinds of pairs are added together, so their numbers are equal
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 

@@ -19,10 +19,10 @@ from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patient
 from echodream.privacy.similarity import Similarity, normalize
 
 BLOCK = 4096
-"""Frames whose latents are in memory at once."""
+"""Number of frames to read and embed at once."""
 
 FramePlan = list[tuple[int, np.ndarray]]
-"""Rows of a store, each with the indices of its frames to embed, (f,)."""
+"""Frames to embed: rows of a store with frame indices, (f,)."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class EmbeddingSet:
 
     names: list[str]
     sample_frames: Tensor
-    """f frames of one recording, selected like those of a sample: (n, f, D)."""
+    """f frames of one recording, selected in the same way for samples and patients: (n, f, D)."""
     two_views: Tensor
-    """Two frames of different recordings, or of one recording if there is no other: (n, 2, D)."""
+    """Two frames of different recordings, or of the only recording: (n, 2, D)."""
     has_two_views: Tensor
     """Whether the two views are different frames: bool, (n,). Always true for samples."""
     all_frames: Tensor
@@ -145,7 +145,7 @@ class EmbeddingSetBuilder:
         return self._embed_plan(recordings, sequences, progress)
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """Frames like those of a sample: the key frames of a beat, a random frame, or evenly spaced frames."""
+        """As many frames as of a sample: the key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
         if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
@@ -197,7 +197,7 @@ class AuditSets:
     far: float
     """False accept rate of the threshold for "the same patient"."""
     cells: int | None
-    """Number of cells of C_T; None: one for every 20 held-out patients."""
+    """Number of cells of C_T; None: the number of held-out patients / 20."""
     suffix: str = ""
     """Name of the embedding, as the suffix of a measure's name; empty for the identity network."""
 

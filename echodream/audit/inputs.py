@@ -82,7 +82,7 @@ def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: 
     """Raise ``UserError`` if records say that ``model`` was not trained on ``real`` or did not sample ``source``."""
     check_training_store(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.metadata.encoder != real.dataset.encoder:
-        raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another one, or null")
+        raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another model, or null")
     sampled_by = sampling_settings(source).get("model")
     if sampled_by is not None and sampled_by != model.fingerprint():
         remedy = "give the lidm or lvdm that did, or generator=null"

@@ -54,14 +54,14 @@ def _two_views(embedding_set: EmbeddingSet) -> tuple[Tensor, Tensor]:
 
 
 def _split_held_out(sets: AuditSets) -> tuple[EmbeddingSet, EmbeddingSet]:
-    """Random halves of the held-out patients; the first half replaces the samples, to measure what chance gives."""
+    """Random halves of the held-out patients; the first half replaces the samples, as a harmless control."""
     order = np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out))
     half = len(order) // 2
     return sets.held_out.subset(order[:half]), sets.held_out.subset(order[half:])
 
 
 def _none_if_too_few(measure: Callable[[], T]) -> T | None:
-    """The result of ``measure``, or None if there are too few patients for it."""
+    """The result of ``measure``, or None if there are too few patients."""
     try:
         return measure()
     except UserError:
@@ -69,7 +69,7 @@ def _none_if_too_few(measure: Callable[[], T]) -> T | None:
 
 
 def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
-    """DCR and NNDR of samples against held-out patients; expected: those of half of the held-out patients."""
+    """DCR and NNDR of samples; the expected values are those of half of the held-out patients."""
     result = _closeness(sets, sets.samples, sets.held_out)
     placebo, control = _split_held_out(sets)
     baseline = _none_if_too_few(lambda: _closeness(sets, placebo, control))

@@ -1,4 +1,4 @@
-"""Membership inference on a diffusion model: are denoising errors of training patients smaller than those of others?"""
+"""Membership inference on a diffusion model: do training patients have smaller denoising errors than others?"""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -69,7 +69,7 @@ def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
 
 
 def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
-    """How often samples of two seeds show one identity."""
+    """Share of pairs of samples that show the same identity."""
     threshold = sets.same_patient_threshold()
     frames = sets.samples.first_frames(), sets.held_out.first_frames()
     samples, new_patients = (collisions(part, threshold, sets.similarity) for part in frames)
@@ -86,7 +86,7 @@ def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
 
 
 def identity_drift(sets: AuditSets) -> Iterator[Measure]:
-    """Whether all frames of a sample show one patient."""
+    """Share of samples whose frames do not all show the same patient."""
     if all(len(sequence) < 2 for sequence in sets.samples.sequences):
         raise UserError("every sample has a single frame")
     options: dict[str, Any] = {"similarity": sets.similarity, "seed": sets.seed}

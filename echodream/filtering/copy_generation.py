@@ -104,7 +104,7 @@ class CopyGenerator:
     def image_batch(
         self, selections: Sequence[FrameSelection], rngs: Sequence[np.random.Generator]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Whitened images as the model samples them, (B, frames C, H, W), and the values of its conditions."""
+        """Whitened images in the model's layout, (B, frames C, H, W), and the values of the model's conditions."""
         metadata = self.model.metadata
         for selection in selections:
             if len(selection.frames) != metadata.frames:
@@ -140,7 +140,7 @@ class CopyGenerator:
         return whiten(self.recordings.posterior_sample(row, frames, rng), self.model.metadata.statistics, dim=1)
 
     def _reference_frames(self, row: int, frames: np.ndarray) -> np.ndarray:
-        """Reference frames of a clip: key frames of the beat in its middle, or evenly spaced frames."""
+        """Reference frames of a clip: key frames of the middle beat, or evenly spaced frames."""
         count = max(1, len(self.model.metadata.reference_times))
         beats = marked_triples(self.recordings, row) if count == 3 else []
         if beats:

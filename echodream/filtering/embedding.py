@@ -33,13 +33,13 @@ def sampling_settings(store: Store) -> Mapping[str, Any]:
 def check_training_store(folder: str, name: str, real: Store, key: str) -> None:
     """Raise ``UserError`` unless the model ``name`` at ``folder``, set by ``key``, was trained on the store ``real``.
 
-    The splits of ``real`` are then those of its training patients and of new patients.
+    Otherwise the splits of ``real`` would not tell training patients from new patients.
     """
     source = read_artifact(folder, name).source
     if source and source != real.checksum:
         raise UserError(
             f"{key}={folder} was trained on another store than real={real.root}, so its training patients are unknown: "
-            "give the store that it was trained on"
+            "give the store that the model was trained on"
         )
 
 
@@ -96,14 +96,14 @@ class FrameEmbedder:
         return self._embed(latents, self.encoder.embed)
 
     def embed_references(self, latents: Tensor) -> Tensor:
-        """Embeddings of reference frames, (n, D): ``embed``, or the linear code of a network that has one."""
+        """Embeddings of reference frames, (n, D): the linear code if the network has a linear code, else ``embed``."""
         encoder = self.encoder
         return self._embed(latents, encoder.embed_linear_code if encoder.has_linear_code else encoder.embed)
 
     def embed_views(self, latents: Tensor, views: Sequence[View] = ()) -> list[Tensor]:
         """All embeddings of queries, (n, D) each: ``embed`` of the frames, and reference embeddings of their ``views``.
 
-        With a linear code, the reference embedding of the unchanged frames is one of the views.
+        If the network has a linear code, the unchanged frames are also a view.
         """
         unchanged = [latents] if self.encoder.has_linear_code else []
         versions = [*unchanged, *(version for view in views for version in view(latents))]

@@ -1,7 +1,7 @@
-"""Positive controls of the privacy filter: known copies of training patients. A new kind is one class in this file.
+"""Positive controls of the privacy filter: known copies of training patients. A new kind is a class in this file.
 
-A class is found by its ``kind``; conf/controls/declared.yaml names the controls that are used, one a line. The filter
-certifies each of them, its record has their settings, and the report describes them with ``describe_control``.
+Classes are registered by ``kind``; conf/controls/declared.yaml lists the controls to use. The filter certifies each
+control and records the settings; the report describes controls with ``describe_control``.
 """
 
 import itertools
@@ -103,10 +103,10 @@ class PosteriorSample(Control):
 class PixelTransform(Control):
     """The frames decoded, transformed and encoded: a sample of the posterior of the transformed pixels.
 
-    Without any transform it is the round trip through the autoencoder. The direction (brighter or darker, left or
-    right) is random for each copy. ``gain`` 0.4 multiplies intensities by 1.4 or 1 / 1.4; ``contrast`` raises them to
-    such a power; ``speckle``: standard deviation of multiplicative noise; ``shift``: fraction of the side, in both
-    directions; ``rotate``: degrees; ``zoom`` 0.1 crops the frame to its inner 1 / 1.1; ``flip`` mirrors it.
+    Without any transform the copy is only encoded and decoded. The direction (brighter or darker, left or right) is
+    random for each copy. ``gain`` 0.4 multiplies intensities by 1.4 or 1 / 1.4; ``contrast`` 0.4 raises intensities to
+    the power 1.4 or 1 / 1.4; ``speckle``: standard deviation of multiplicative noise; ``shift``: fraction of the side,
+    in both directions; ``rotate``: degrees; ``zoom`` 0.1 crops the inner 1 / 1.1 of the frame; ``flip``: mirror image.
     """
 
     kind: ClassVar[str] = "pixels"
@@ -206,7 +206,7 @@ class SDEdit(Control):
 def select_controls(
     controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], views: Sequence[str]
 ) -> dict[str, Control]:
-    """The ``controls`` that are not null and not in ``leave_out``, which may name those in ``report_only`` only.
+    """The ``controls`` that are neither null nor in ``leave_out``, which may only have names of ``report_only``.
 
     Raises ``UserError`` for values that are no controls, unknown names, and if no control would be certified.
     """
@@ -239,7 +239,7 @@ def generate_copies(
 
 
 def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], latents: Tensor) -> list[Tensor]:
-    """Latents, (n, C, H, W), under each of ``controls`` in each of its directions: posterior means after encoding."""
+    """Posterior means of latents, (n, C, H, W), after each transform of ``controls`` in each direction."""
     if not controls:
         return []
     pixels = copy_generator.decode(latents)

@@ -1,4 +1,4 @@
-"""Records of a filter's decision: the private folder, the store of samples that passed, and the summary."""
+"""Records of a filter's decision: private folder, store of samples that passed, and summary."""
 
 import json
 import shutil

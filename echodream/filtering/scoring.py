@@ -150,7 +150,7 @@ def score_samples(
 
 
 def frames_per_sample(store: Store) -> int:
-    """Number of frames of each sample. Raises ``UserError`` if it differs between samples, or there is no sample."""
+    """Number of frames of each sample. Raises ``UserError`` without samples, and for samples of different lengths."""
     lengths = sorted(set(store.table["NumberOfFrames"].tolist()))
     if not lengths:
         raise UserError(f"src={store.root} holds no sample: there is nothing to filter")
@@ -234,8 +234,8 @@ class ReferenceFrames:
         self.patients = recordings.table["PatientID"].astype(str).to_numpy()
         if len(set(self.patients.tolist())) < 2:
             raise UserError(
-                f"{recordings.store.root} has one TRAIN patient only: the nearest patient says nothing then; ingest "
-                "more patients"
+                f"{recordings.store.root} has one TRAIN patient only, and the nearest patient must be found among "
+                "several: ingest more patients"
             )
 
     def score(self, queries: Sequence[Query], similarity: Similarity) -> QueryScores:

@@ -44,12 +44,12 @@ class AvatarComparison:
 
     @property
     def hidden(self) -> np.ndarray:
-        """Whether the record's nearest avatar is not its own: bool."""
+        """Whether the record's nearest avatar is that of another record: bool."""
         return self.nearer_avatars > 0
 
     @property
     def nobody_nearer(self) -> np.ndarray:
-        """Whether neither another avatar nor another record is nearer to the record than its own avatar: bool."""
+        """Whether the avatar is the nearest neighbor of its record, among all avatars and other records: bool."""
         return (self.nearer_avatars == 0) & (self.nearer_records == 0)
 
 
@@ -163,7 +163,7 @@ def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndar
 
 @dataclass(frozen=True)
 class AnonymityMeasure:
-    """One measure with its interval and its published target."""
+    """A measure with its interval and its published target."""
 
     name: str
     value: Interval

@@ -26,7 +26,7 @@ class PatientScores:
         if len(values) != len(patients):
             raise UserError(f"{len(values)} scores came with {len(patients)} patients: each score needs its own.")
         if len(set(patients.tolist())) != len(patients):
-            raise UserError("A patient has two scores: give one score per patient, since the patient is the unit.")
+            raise UserError("A patient has two scores: give one score per patient, the unit of certification.")
         order = np.argsort(patients, kind="stable")
         object.__setattr__(self, "values", values[order])
         object.__setattr__(self, "patients", patients[order])

@@ -241,7 +241,7 @@ class Calibrated(Rule):
             if len(lowest) == 0:
                 continue
             passes = passes_to_aim_for(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
-            if passes >= 0:  # otherwise there are too few copies: tau starts at alpha
+            if passes >= 0:  # otherwise there are too few copies under this transform to choose a threshold
                 beta = min(beta, float(lowest[passes]))
         return {
             "alpha": conformal_threshold(calibration, level),

@@ -76,7 +76,7 @@ def no_controls(beta: float, delta: float, choose: float) -> str:
 
 
 def too_few_controls(transform: str, certifying: int, patients: int, beta: float, delta: float, choose: float) -> str:
-    """There are too few copies to certify beta even if none passes."""
+    """There are too few copies to certify beta, even if no copy passes."""
     needed = controls_needed(beta, delta)
     remedies = [f"make copies of {_patients_needed(needed, choose)} training patients"]
     if patients >= needed:

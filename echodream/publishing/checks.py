@@ -1,4 +1,4 @@
-"""Rules for what may be published: samples that passed the filter, and generators whose audit measured membership."""
+"""Publication rules: samples must have passed the filter, and the generator's audit must have measured membership."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

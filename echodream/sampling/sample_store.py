@@ -26,7 +26,7 @@ from echodream.store import Dataset
 from echodream.store.latents import write_latents
 
 _MAX_RESIDUAL_DIFFERENCE = 0.1
-"""Relative difference of the residual's standard deviation that is allowed between a model and its weak model."""
+"""Maximum relative difference between the residual standard deviations of a model and its weak model."""
 _GUIDANCE_SETTINGS = ("interval", "rescale", "auto")
 """Keys of guidance that are not the scale of a condition."""
 _TRAINING_SETTINGS = ("min_snr", "least_weight", "spacing", "times", "shift")
@@ -55,7 +55,7 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
 
 
 def load_weak_model(guidance: Mapping[str, Any], model: DiffusionModel, name: str) -> DiffusionModel | None:
-    """The weaker model for autoguidance, if any. Raises ``UserError`` if it does not fit ``model``."""
+    """The weak model for autoguidance, if any. Raises ``UserError`` if its settings differ from those of ``model``."""
     folder, scale = guidance["auto"]["artifact"], float(guidance["auto"]["scale"])
     if folder is None:
         if scale != 1:
@@ -146,7 +146,7 @@ def labels_fingerprint(labels: str, requests: Mapping[str, Sequence[Any]]) -> st
 def columns_without_values(
     model: DiffusionModel, guidance: Guidance, requests: Mapping[str, Sequence[Any]]
 ) -> list[str]:
-    """Condition columns that are empty in all rows. Raises ``UserError`` if guidance needs one of them."""
+    """Condition columns that are empty in all rows. Raises ``UserError`` if guidance scales such a condition."""
     conditions = model.conditioner.conditions.items()
     columns = {name: module.column for name, module in conditions if isinstance(module, TokenCondition)}
 

@@ -98,7 +98,7 @@ def _markdown(results: SweepResults, shown: Sequence[str], setting: str) -> str:
 
 
 def _warnings(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
-    """Each warning once, with the results and values that it is about; values are left out if it is about all."""
+    """Each warning once, with the names of its results, and with its values if other values lack the warning."""
     values_by_warning: dict[str, dict[str, list[str]]] = {}
     for value, by_name in results.items():
         for name in shown:

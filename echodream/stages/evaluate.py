@@ -1,4 +1,4 @@
-"""``stage=evaluate``: metrics of synthetic images and videos against real ones, with a real-against-real floor."""
+"""``stage=evaluate``: compare synthetic images and videos with real recordings, with a real-against-real floor."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -148,7 +148,7 @@ def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
 
 
 def _check_generator(folder: str | None, control: str, on: str, store: Store, study: Store) -> str:
-    """The fingerprint of the generator. Raises ``UserError`` if it is missing or did not sample ``store``."""
+    """The fingerprint of the generator. Raises ``UserError`` without a generator, or if it did not sample ``store``."""
     if folder is None:
         raise UserError(f"controls.{control} needs generator=, the model that sampled src; or set the control to null")
     check_training_store(folder, GENERATORS[on], study, "generator")

@@ -19,7 +19,7 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
 _DEFAULT_COUNT = 2000
-"""Number of images where neither ``n`` nor a csv sets it."""
+"""Number of images without ``n`` and without a csv."""
 
 
 def image(

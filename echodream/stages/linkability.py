@@ -147,7 +147,7 @@ def _rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, n
 
 
 def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple[dict[str, Any] | None, str | None]:
-    """How much more often an attacker links two originals of a patient if one is published in anonymized form.
+    """Residual risk that an attacker links two originals of a patient by the published anonymized version of one.
 
     ``x``, ``y``: embeddings of ``originals`` and of the anonymized images, (n, D). Patients with two recordings are
     split at random: of one half the anonymized first image is published; the other half is the control group. Returns

@@ -30,9 +30,9 @@ from echodream.runs.atomic_folder import (
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"
-"""Hidden, so that ingest ignores it."""
+"""Record of the settings; ingest ignores hidden files."""
 _DONE = ".done"
-"""Temporary folder with one file per finished recording: its values for the tables."""
+"""Temporary folder with a file for each finished recording: the recording's values for the tables."""
 _KIND = "a tree that stage=phantom made"
 
 

@@ -1,4 +1,4 @@
-"""``stage=publish``: write a synthetic set or a generator as a folder for the Hugging Face hub, or refuse it."""
+"""``stage=publish``: write a synthetic set or a generator as a folder for the Hugging Face hub, after all checks."""
 
 import hashlib
 import shutil

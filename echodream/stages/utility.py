@@ -81,7 +81,7 @@ def utility(
 
 
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
-    """The existing classifiers by role. Raises ``UserError`` if one has another role or another training set."""
+    """The existing classifiers by role. Raises ``UserError`` for a classifier of another role or training set."""
     if unknown := sorted(set(artifacts) - set(ROLES)):
         raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
     paths = {

@@ -188,7 +188,7 @@ def _select_sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.Data
 
 
 def _condition_requests(model: DiffusionModel, sources: pd.DataFrame, labels: str | None) -> ConditionRequests:
-    """Requested value of each condition column for each video; None where it is missing."""
+    """Requested values of each condition column, for all videos; None where a value is missing."""
     columns = list(model.conditioner.columns)
     missing = [None] * len(sources)
     values = {column: sources[column].tolist() if column in sources else missing for column in columns}
@@ -201,7 +201,7 @@ def _condition_requests(model: DiffusionModel, sources: pd.DataFrame, labels: st
 
 
 def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[int]:
-    """Row of the csv for each source of ``names``: by the column Source if there is one, else in order."""
+    """Row of the csv for each source in ``names``: by the column Source if the csv has it, else in order."""
     count = len(next(iter(table.values.values())))
     if table.sources is None:
         if count < len(names):
@@ -220,7 +220,7 @@ def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[i
 def _reference_times(
     model: DiffusionModel, sources: pd.DataFrame, src: str, length: ClipLengthConfig
 ) -> tuple[float, ...]:
-    """Time of each reference frame of a source: 0 for a single one, or the times of training for several."""
+    """Time of each reference frame of a source: 0 for a single frame, or the times of training for several frames."""
     times, has_key_frames = model.metadata.reference_times, model.metadata.beat_spread is not None
     if times and not has_key_frames and length.frames > length.window and length.join == "crossfade":
         raise UserError(

@@ -1,4 +1,4 @@
-"""Distance to the closest record (DCR) and nearest-neighbor distance ratio (NNDR), against held-out patients."""
+"""Distance to the closest record (DCR) and nearest-neighbor distance ratio (NNDR), compared with held-out patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
