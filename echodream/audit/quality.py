@@ -22,10 +22,8 @@ from echodream.privacy.attacks.retrieval import retrieval
 def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
     """PRDC of samples; the expected value is the PRDC of equally many new patients."""
     count = min(len(sets.samples), len(sets.held_out))
-    subsets = [
-        part.subset(np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]).first_frames()
-        for part in (sets.samples, sets.held_out)
-    ]
+    parts = (sets.samples.first_frames(), sets.held_out.first_frames())
+    subsets = [part[np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]] for part in parts]
     neighbors = min(5, count - 1, len(sets.train) - 1)
     values, expected = (fidelity(part, sets.train.first_frames(), k=neighbors, seed=sets.seed) for part in subsets)
     means = {

@@ -106,12 +106,9 @@ class CopyGenerator:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Whitened images in the model's layout, (B, frames C, H, W), and the values of the model's conditions."""
         metadata = self.model.metadata
-        for selection in selections:
-            if len(selection.frames) != metadata.frames:
-                raise UserError(
-                    f"generator= samples {metadata.frames} frames at once, and samples of src have "
-                    f"{len(selection.frames)}: give the model that sampled src"
-                )
+        if wrong := [count for count in (len(part.frames) for part in selections) if count != metadata.frames]:
+            counts = f"{metadata.frames} frames at once, and samples of src have {wrong[0]}"
+            raise UserError(f"generator= samples {counts}: give the model that sampled src")
         pairs = zip(selections, rngs, strict=True)
         x = [self._whitened_sample(selection.row, selection.frames, rng).flatten(0, 1) for selection, rng in pairs]
         return torch.stack(x), self._condition_values([selection.row for selection in selections])

@@ -91,8 +91,8 @@ class PatientSearch:
             raise UserError(f"{len(embeddings)} references came with {len(patients)} patients: each row needs its own.")
         if len(embeddings) == 0:
             return
-        if embeddings.shape[-1] != (features := self.samples.shape[1]):
-            counts = f"{embeddings.shape[-1]} features and samples {features}"
+        if embeddings.shape[-1] != self.samples.shape[1]:
+            counts = f"{embeddings.shape[-1]} features and samples {self.samples.shape[1]}"
             raise UserError(f"References have {counts}: use one identity network for both.")
         self._rows.append(embeddings.detach().to(self.device))
         self._names.extend(str(patient) for patient in patients)

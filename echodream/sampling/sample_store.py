@@ -40,10 +40,8 @@ def build_guidance(settings: Mapping[str, Any], model: DiffusionModel) -> Guidan
     scales = {name: scale for name, scale in settings.items() if name not in _GUIDANCE_SETTINGS}
     names, interval, auto = model.conditioner.names, settings["interval"], settings["auto"]
     if wrong := [name for name, scale in scales.items() if name not in names and scale != 1]:
-        raise UserError(
-            f"guidance.{wrong[0]}={scales[wrong[0]]} has nothing to guide: this model's conditions are "
-            f"{', '.join(names) or 'none'}"
-        )
+        key, known = f"guidance.{wrong[0]}={scales[wrong[0]]}", ", ".join(names) or "none"
+        raise UserError(f"{key} has nothing to guide: this model's conditions are {known}")
     if not isinstance(auto, Mapping):
         raise UserError(f"guidance.auto={auto}: give guidance.auto.artifact= and guidance.auto.scale=")
     return Guidance(
@@ -208,7 +206,7 @@ def write_sample(path: Path, latents: Tensor) -> dict[str, Any]:
 
 
 def check_precision(trainer: Callable[..., pl.Trainer]) -> str:
-    """Precision of ``trainer``. Raises ``UserError`` if it is not suitable for sampling."""
+    """Precision of ``trainer``. Raises ``UserError`` for precisions that are not suitable for sampling."""
     chosen = trainer_precision(trainer)
     if chosen not in _PRECISIONS:
         raise UserError(f"trainer.precision={chosen} is not for sampling: choose one of {', '.join(_PRECISIONS[:3])}")

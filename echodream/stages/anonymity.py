@@ -69,11 +69,8 @@ def anonymity(
         if paired:
             hidden = avatars.percentage_interval(avatars.hidden_by_patient(x, y, patients), patients, seed)
             measures.insert(1, avatars.AnonymityMeasure("hidden by patient", hidden, "%"))
-        measured[space.name] = {
-            "means": space.description,
-            "network": space.fingerprint,
-            "measures": [measure.record() for measure in measures],
-        }
+        entries = [measure.record() for measure in measures]
+        measured[space.name] = {"means": space.description, "network": space.fingerprint, "measures": entries}
         tables.append(_table(space, comparison, originals, anonymized))
     record: dict[str, Any] = {
         "statement": STATEMENT,

@@ -131,11 +131,9 @@ def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, obje
 
 def _summary(store: Store, state: str, rejected: dict[str, object] | None = None) -> Summary:
     table = store.table
-    splits = Counter(table["Split"])
-    facts: dict[str, object] = {
-        "recordings": ", ".join([str(len(table)), *(f"{name} {splits[name]}" for name in splits)]),
-        "patients": table["PatientID"].nunique(),
-    }
+    splits = [f"{name} {count}" for name, count in Counter(table["Split"]).items()]
+    facts: dict[str, object] = {"recordings": ", ".join([str(len(table)), *splits])}
+    facts["patients"] = table["PatientID"].nunique()
     if (table["NumberOfFrames"] == 1).all():
         facts["frames"] = "one of each: images"
     else:

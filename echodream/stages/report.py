@@ -118,10 +118,9 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
 
 def _summary(target: Path, page: "Page", size: int) -> Summary:
     context = page.context
-    facts: dict[str, object] = {
-        verdict.topic.lower(): f"{verdict.label}{f': {verdict.figure} {verdict.unit}' if verdict.figure else ''}"
-        for verdict in context.verdicts
-    }
+    figures = [f": {verdict.figure} {verdict.unit}" if verdict.figure else "" for verdict in context.verdicts]
+    verdicts = zip(context.verdicts, figures, strict=True)
+    facts: dict[str, object] = {verdict.topic.lower(): f"{verdict.label}{figure}" for verdict, figure in verdicts}
     facts["videos"] = f"{sum(1 for _ in context.clips.all())}, {size / 1e6:.1f} MB with the page"
     facts |= {f"without {name}": record.command for name, record in page.missing.items()}
     facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
