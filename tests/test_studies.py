@@ -68,8 +68,9 @@ SMALL: dict[str, list[str]] = {
 }
 """What is made smaller, by model or stage; what is not named runs at its full size."""
 _RULE = ["rule.alpha=0.34", "rule.alpha_max=0.99", "rule.beta=0.99", "rule.delta=0.5", "rule.choose=0", "views=[]"]
-_BEYOND = ("gain", "contrast", "speckle", "flip", "shift", "rotate", "crop", "sdedit_10", "sdedit_30", "sdedit_50")
-"""Copies that an identity network after two steps of training cannot recognise: not declared."""
+_RECOGNIZED = ("exact", "other_frame", "other_recording", "round_trip")
+_OTHER_CONTROLS = {str(name) for name in OmegaConf.load(CONF_DIR / "controls" / "declared.yaml")} - {*_RECOGNIZED}
+"""Copies that an identity network after two steps of training cannot recognize: not declared."""
 
 
 def smaller(line: Line) -> list[str]:
@@ -81,7 +82,7 @@ def smaller(line: Line) -> list[str]:
     if line.what == "reid" and not published:
         own.append("model.copies.frames=4")
     if line.what == "filter" and line.value("rule") != "percentile":
-        own += [*_RULE, *(f"controls.{name}=null" for name in _BEYOND)]
+        own += [*_RULE, *(f"controls.{name}=null" for name in sorted(_OTHER_CONTROLS))]
     return own + (["folds=3"] if line.value("folds") else [])
 
 

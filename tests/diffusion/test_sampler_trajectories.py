@@ -81,7 +81,7 @@ def config(process: DDPM) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("steps", [10, 50])
-@pytest.mark.parametrize("sampler", DDPM().samplers)
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "unipc", "ddim", "ddpm", "euler", "euler_ancestral"])
 @pytest.mark.parametrize("name", DDPM_NAMES)
 def test_the_ddpm_family_follows_diffusers(name: str, sampler: str, steps: int, shape: tuple[int, ...]) -> None:
     process, noise = PROCESSES[name], normal(*shape)
@@ -103,7 +103,7 @@ def test_the_ddpm_family_follows_diffusers(name: str, sampler: str, steps: int, 
 
 
 @pytest.mark.parametrize("steps", [10, 16, 50])
-@pytest.mark.parametrize("sampler", RectifiedFlow().samplers)
+@pytest.mark.parametrize("sampler", ["unipc", "euler", "heun"])
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_follows_diffusers(sampler: str, steps: int, shift: float) -> None:
     noise = normal(2, C, F, H, W)

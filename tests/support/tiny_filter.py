@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from echodream.artifact import Artifact, write_artifact
@@ -147,8 +147,8 @@ def cfg(folder: Path, *overrides: str) -> DictConfig:
     ]
     if not any(override.startswith("rule=percentile") for override in overrides):
         fixed += ["rule.alpha=0.2", "rule.alpha_max=0.4", "rule.beta=0.3", "rule.delta=0.1", "rule.choose=0"]
-    unused = ("round_trip", "gain", "contrast", "speckle", "flip", "shift", "rotate", "crop", "other_recording")
-    fixed += [f"controls.{name}=null" for name in (*unused, "sdedit_10", "sdedit_30", "sdedit_50")]
+    declared = OmegaConf.load(CONF_DIR / "controls" / "declared.yaml")
+    fixed += [f"controls.{name}=null" for name in map(str, declared) if name not in ("exact", "other_frame")]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("sample", [*fixed, *overrides])
 

@@ -1,6 +1,7 @@
-"""Conditions of a denoiser: one file per condition, each with its own null embedding and dropout.
+"""Conditions of a denoiser, each with its own null embedding and dropout.
 
-A condition that is a number or a category in a column of FileList.csv needs only a file in ``conf/conditioning/``,
-such as ``EF.yaml`` (``Scalar``) or ``view.yaml`` (``Category``). For another kind add a file here with a subclass of
-``TokenCondition`` that has a new ``kind``. ``conditioning=``, ``labels=`` and ``guidance.<name>=`` then work at once.
+To add a condition that is a number or a text in a column of FileList.csv, add only a yaml in ``conf/conditioning/``: a
+copy of ``EF.yaml`` (``Scalar``) or ``view.yaml`` (``Category``). For another type of value, also add a file here with
+a subclass of ``TokenCondition`` that has a new ``kind``. ``conditioning=[<name>]``, ``labels=`` and
+``guidance.<name>=`` then work.
 """

@@ -1,6 +1,6 @@
-"""Sections of the report. A section is a file here and its template in templates/sections/, listed in
-``build.SECTIONS``.
+"""Sections of the report, one file each, with a template of the same name in ``templates/sections/``.
 
-To add a figure to a section, compute it in the section's ``build`` and show it in its template. A new kind of chart is
-a function of ``charts_svg``.
+To add a plot or table: compute it in ``build`` of its section here, and show it in the section's template. Only a new
+type of chart also needs a function in ``charts_svg.py``. To add a section: a file here, its template, and its name in
+``build.SECTIONS``.
 """

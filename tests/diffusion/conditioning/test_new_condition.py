@@ -16,61 +16,61 @@ from echodream.errors import UserError
 from echodream.store import Store
 from tests.support.tiny_diffusion import latent_store, sample_cfg, train_cfg
 
-MODULE = "echodream.diffusion.conditioning.age"
+MODULE = "echodream.diffusion.conditioning.weight"
 CODE = """
 from echodream.diffusion.conditioning.scalar import Scalar
 
-class Age(Scalar):
-    kind = "age"
+class Weight(Scalar):
+    kind = "weight"
 """
-YAML = f"age:\n  _target_: {MODULE}.Age\n  column: Age\n  dropout: 0.1\n"
+YAML = f"weight:\n  _target_: {MODULE}.Weight\n  column: Weight\n  dropout: 0.1\n"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A lidm with the conditions class_id and age, and the configuration folder that has age."""
-    folder = tmp_path_factory.mktemp("age")
+    """A lidm with the conditions class_id and weight, and the configuration folder that has weight."""
+    folder = tmp_path_factory.mktemp("weight")
     (folder / "code").mkdir()
-    (folder / "code" / "age.py").write_text(CODE)
+    (folder / "code" / "weight.py").write_text(CODE)
     (folder / "conf" / "conditioning").mkdir(parents=True)
-    (folder / "conf" / "conditioning" / "age.yaml").write_text(YAML)
+    (folder / "conf" / "conditioning" / "weight.yaml").write_text(YAML)
     conditioning.__path__.append(str(folder / "code"))
-    latent_store(folder / "latents", Age=[31.0 + 5 * number for number in range(8)])
+    latent_store(folder / "latents", Weight=[31.0 + 5 * number for number in range(8)])
     search = f"hydra.searchpath=[file://{folder}/conf]"
-    engine.train(train_cfg(folder, "lidm", search, "conditioning=[class_id,age]", "callbacks.pictures=null"))
-    del sys.modules[MODULE], CONDITIONS["age"]
+    engine.train(train_cfg(folder, "lidm", search, "conditioning=[class_id,weight]", "callbacks.pictures=null"))
+    del sys.modules[MODULE], CONDITIONS["weight"]
     yield folder
     conditioning.__path__.remove(str(folder / "code"))
     sys.modules.pop(MODULE, None)
-    CONDITIONS.pop("age", None)
+    CONDITIONS.pop("weight", None)
 
 
 def test_it_is_loaded_and_sampled_with_its_own_scale(study: Path) -> None:
-    assert load_diffusion_model(str(study / "lidm"), "lidm").conditioner.names == ("class_id", "age")
-    overrides = replace_aliases(["guidance.age=2", "guidance.class_id=3", "n=4", "steps=1"])
-    assert overrides == ["+guidance.age=2", "guidance.class_id=3", "n=4", "steps=1"]
+    assert load_diffusion_model(str(study / "lidm"), "lidm").conditioner.names == ("class_id", "weight")
+    overrides = replace_aliases(["guidance.weight=2", "guidance.class_id=3", "n=4", "steps=1"])
+    assert overrides == ["+guidance.weight=2", "guidance.class_id=3", "n=4", "steps=1"]
     cfg = sample_cfg(study, "image", *overrides)
     refuse_unread_keys(cfg, overrides)
     refuse_impossible_pairs(cfg, {"stage": "image"})
     engine.sample(cfg)
     store = Store(study / "images")
-    assert store.dataset.settings["guidance"]["scales"] == {"class_id": 3.0, "age": 2.0}
-    assert set(store.table["Guidance"]) == {"class_id=3 age=2"}
-    assert store.table["Age"].between(31, 66).all()
-    assert store.table["Age"].nunique() > 1
+    assert store.dataset.settings["guidance"]["scales"] == {"class_id": 3.0, "weight": 2.0}
+    assert set(store.table["Guidance"]) == {"class_id=3 weight=2"}
+    assert store.table["Weight"].between(31, 66).all()
+    assert store.table["Weight"].nunique() > 1
 
 
 def test_without_a_scale_it_is_recorded_as_one(study: Path) -> None:
     engine.sample(sample_cfg(study, "image", f"dst={study}/plain", "n=1", "steps=1"))
-    assert Store(study / "plain").dataset.settings["guidance"]["scales"] == {"class_id": 1.0, "age": 1.0}
+    assert Store(study / "plain").dataset.settings["guidance"]["scales"] == {"class_id": 1.0, "weight": 1.0}
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         (
-            "guidance.agee=2",
-            r"unknown key 'guidance.agee'; guidance of this model has class_id, age, interval, ",
+            "guidance.weightt=2",
+            r"unknown key 'guidance.weightt'; guidance of this model has class_id, weight, interval, ",
         ),
         ("guidance.intervall=[0,1]", r"unknown key 'guidance.intervall'; .* \(did you mean 'interval'\?\)"),
     ],
@@ -83,5 +83,5 @@ def test_another_scale_is_refused_before_the_model_is_loaded(study: Path, overri
 
 
 def test_a_scale_that_is_no_number(study: Path) -> None:
-    with pytest.raises(UserError, match=r"guidance.age is 'strong': give a number, 1 for no guidance"):
-        engine.sample(sample_cfg(study, "image", f"dst={study}/strong", "+guidance.age=strong"))
+    with pytest.raises(UserError, match=r"guidance.weight is 'strong': give a number, 1 for no guidance"):
+        engine.sample(sample_cfg(study, "image", f"dst={study}/strong", "+guidance.weight=strong"))
