@@ -4,7 +4,7 @@ To add a stage: ``conf/stage/<stage>.yaml`` and ``<stage>.py`` here. conf/stage/
 shortest example.
 
 The yaml begins with ``# @package _global_`` and names the function in ``stage._target_``. The function has the name of
-the file (``filter_`` for a Python builtin) and returns a ``runs.summary.Summary``. Each of its parameters is the setting
-of that name; ``command`` and ``code_version`` are passed, too. Type hints ``InputPath`` and ``OutputPath``
-(``config/stage_signature.py``) mark what it reads and writes, so that a rerun knows when nothing changed.
+the file (``filter_`` for a Python builtin) and returns a ``runs.summary.Summary``. Each parameter is the setting of its
+name; ``command`` and ``code_version`` are passed, too. Type hints ``InputPath`` and ``OutputPath``
+(``config/stage_signature.py``) mark the paths that it reads and writes, so that a rerun knows when nothing changed.
 """
