@@ -86,7 +86,7 @@ class Beat:
     """Time of the next end diastole."""
 
     def stretched(self, factor: float) -> "Beat":
-        """This beat, ``factor`` times as long."""
+        """A beat that lasts ``factor`` times as long as this beat."""
         return Beat(self.systole * factor, self.length * factor)
 
     def key_frame_times(self, beats: int) -> tuple[list[int], list[float]]:

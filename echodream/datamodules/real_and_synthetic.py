@@ -80,7 +80,7 @@ class RealAndSyntheticData(StoreData):
             )
 
     def _open_synthetic(self, path: str) -> Store:
-        """The synthetic store at ``path``, with the rows to train on. Raises ``UserError`` when it does not match."""
+        """The training rows of the synthetic store at ``path``. Raises ``UserError`` when the stores do not match."""
         if not Path(path).is_dir():
             raise UserError(f"synthetic={path} does not exist: run stage=decode, or set another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store

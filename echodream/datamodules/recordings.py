@@ -104,7 +104,7 @@ class Recordings:
 
 
 def _frame_span(frames: np.ndarray) -> tuple[int, int, bool]:
-    """The first of ``frames``, the last + 1, and whether to read the whole range between them at once."""
+    """The smallest frame number, the largest + 1, and whether to read all frames between them in one pass."""
     low, high = int(frames.min()), int(frames.max()) + 1
     return low, high, high - low <= SEEK_FRAMES * len(frames)
 

@@ -27,8 +27,8 @@ _COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
 
 @dataclass(frozen=True)
 class Camus:
-    """``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all files in one
-    folder (then with ``patientNNNN_Info_4CH.cfg``).
+    """Reads ``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all files in one
+    folder, which then have names such as ``patientNNNN_Info_4CH.cfg``.
 
     Splits are read from ``subgroup_{training,validation,testing}.txt`` if these lists exist. Columns: View, and EF,
     Sex, Age and ImageQuality of the cfg file. The ED and ES frames of the cfg file (counted from 1) become marks.

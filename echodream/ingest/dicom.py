@@ -178,7 +178,7 @@ def _read_dataset(path: Path, limits: Limits) -> "Dataset":
 
 
 def _check_frames(dataset: "Dataset") -> None:
-    """Check the size in each compressed frame against the header: the decoder allocates what the frame states."""
+    """Check the image size stated in each compressed frame against the header: the decoder allocates this size."""
     from pydicom.encaps import generate_frames
 
     if not dataset.file_meta.TransferSyntaxUID.is_compressed:
@@ -252,7 +252,7 @@ def _tag_numbers(cell: Any) -> list[float]:
 
 
 def _region_boxes(dataset: "Dataset") -> list[Box]:
-    """Boxes of the 2-D image regions. Raises ``Rejected`` for a file with other regions only, as Doppler spectra."""
+    """Boxes of the 2-D image regions. Raises ``Rejected`` if all regions are of another kind, as Doppler spectra."""
     regions = list(dataset.get("SequenceOfUltrasoundRegions") or [])
     image_regions = [region for region in regions if int(region.get("RegionSpatialFormat", 1)) == 1]
     if regions and not image_regions:

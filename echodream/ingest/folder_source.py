@@ -186,7 +186,7 @@ class _FileIndex:
 
 
 def _with_short_names(listed: Mapping[str, ListedRecording]) -> Sequence[ListedRecording]:
-    """Recordings with the file name without suffix as their name if that is unique, else the whole key."""
+    """The recordings, named by the file name without suffix if this name is unique, else by the key."""
     stems = {key: PurePosixPath(key).stem for key in listed}
     count = Counter(stems.values())
     names = {key: stem if count[stem] == 1 else key for key, stem in stems.items()}

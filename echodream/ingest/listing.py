@@ -1,4 +1,4 @@
-"""Listing of a raw folder, for all sources: its files, the names of recordings, and the fingerprint of the listing."""
+"""Lists the files of a raw folder, gives recordings unique names, and computes the fingerprint of the listing."""
 
 import hashlib
 import json

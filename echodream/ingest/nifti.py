@@ -42,7 +42,7 @@ def is_nifti(name: str) -> bool:
 
 
 def read_nifti(path: Path, limits: Limits) -> Volume:
-    """Read a NIfTI-1 or NIfTI-2 file, compressed or not, whatever its suffix. Raises ``Rejected``.
+    """Read a NIfTI-1 or NIfTI-2 file, compressed or not; the suffix of the file is not used. Raises ``Rejected``.
 
     Accepted shapes: (W, H, F), (W, H, 1, F); in color (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
     checked against ``limits`` before pixels are read. Values are scaled by ``pixels.to_uint8``.

@@ -25,7 +25,7 @@ TRACED = "Traced"
 
 
 def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarray, fps: float) -> Row:
-    """Write one recording below ``root`` in the layout of CardiacNet: ``CardiacNet-PAH/PAH/007_image.nii.gz``, label.
+    """Write one recording below ``root`` in the layout of CardiacNet, as ``CardiacNet-PAH/PAH/007_image.nii.gz``.
 
     ``frames`` and ``labels`` are uint8, (F, H, W); volumes are (W, H, F) with the frame time in the header. As in
     copies of the study, every third image is a folder ``NNN_image.nii`` that contains the file, and every fifth label

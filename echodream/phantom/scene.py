@@ -54,7 +54,7 @@ class AcquisitionSettings:
     rate: float = normal(1, 0.04)
     """Heart rate / heart rate of the patient."""
     ef: float = normal(0, 0.01)
-    """Ejection fraction minus that of the patient."""
+    """Ejection fraction of the recording minus the ejection fraction of the patient."""
 
 
 _MEAN, _SD = np.array([f.metadata["normal"] for f in fields(AcquisitionSettings)], dtype=np.float64).T
@@ -147,7 +147,7 @@ class Scene:
 
     @property
     def apex(self) -> tuple[float, float]:
-        """Position of the left ventricular apex in mm, to the right of and below the probe."""
+        """Distances of the left ventricular apex from the probe in mm, to the right and downwards."""
         s = self.settings
         return self.anatomy.heart_x + s.shift_x, 17.0 + self.anatomy.free_wall * 0.5 + s.shift_y
 
@@ -177,7 +177,7 @@ class Scene:
         return left / self.spacing + (self.size - 1) / 2, top / self.spacing + TOP * self.size
 
     def to_probe(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Convert heart coordinates to mm to the right of and below the probe."""
+        """Convert heart coordinates to distances in mm to the right of the probe and below the probe."""
         cos, sin = self._rotation
         x, v = x * self.settings.scale, v * (self.settings.scale * self.settings.foreshorten)
         return cos * x + sin * v + self.apex[0], cos * v - sin * x + self.apex[1]

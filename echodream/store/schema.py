@@ -86,7 +86,7 @@ class Dataset:
     """Fingerprint (SHA-256) of the weights of the VAE that encoded the latents; None for pixels."""
     synthetic: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
-    """Every setting that determines the content, as resolved by the configuration."""
+    """All settings that determine the content, with their resolved values."""
     command: str = ""
     code_version: str = ""
     format_version: int = FORMAT_VERSION
