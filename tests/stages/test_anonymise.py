@@ -280,7 +280,7 @@ REFUSED = [
     ),
     (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymized: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
-    (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give one whose TRAIN"),
+    (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give a LIDM whose"),
     (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),
     (["src=DIR/other"], "autoencoder=.*vae did not encode .*other: give the autoencoder of these latents"),
 ]

@@ -503,7 +503,7 @@ MOMENTS = {
     "before anything": (stage, "score_samples"),
     "scores not yet named": (filter_record, "write_table"),
     "record not yet written": (filter_record, "write_record"),
-    "store not yet begun": (stage, "write_passed_samples"),
+    "store not yet begun": (filter_record, "write_passed_samples"),
     "third row": (StoreWriter, "commit"),
     "before the last step": (StoreWriter, "finish"),
     "renaming": (Path, "rename"),

@@ -105,9 +105,9 @@ IMAGE = [
     (["guidance.auto=2"], "guidance.auto=2: give guidance.auto.artifact= and guidance.auto.scale="),
     (["guidance.auto.scale=2"], "guidance.auto.scale needs guidance.auto.artifact="),
     (["guidance.auto.artifact=DIR/none"], "none has no lidm"),
-    (["guidance.auto.artifact=DIR/flow"], "flow differs from the model in process.name: train it as"),
-    (["guidance.auto.artifact=DIR/foreign"], "foreign differs from the model in encoder: train it as"),
-    (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train it as"),
+    (["guidance.auto.artifact=DIR/flow"], "flow differs from the model in process.name: train the weak model as"),
+    (["guidance.auto.artifact=DIR/foreign"], "foreign differs from the model in encoder: train the weak model as"),
+    (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train the weak model as"),
     (
         ["trainer.precision=16-true"],
         "trainer.precision=16-true is not for sampling: choose one of 32-true, bf16-mixed, ",
