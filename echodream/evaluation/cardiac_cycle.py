@@ -1,6 +1,5 @@
 """Heart rate, periodicity and frame-to-frame change of synthetic and real recordings, from pixels alone."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,36 +8,25 @@ from tqdm import tqdm
 
 from echodream.errors import UserError
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
-from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
+from echodream.evaluation.recording_metrics import RecordingMetrics
 from echodream.metrics import cardiac_cycle
-from echodream.metrics.bootstrap import UNDEFINED, Interval, influence_interval, mean_estimate
-from echodream.metrics.fidelity import SAME
+from echodream.metrics.bootstrap import influence_interval, mean_estimate
 
 MAX_CURVE_FRAMES = 192
 """Length of the curve of frame differences."""
 
 
-class CardiacCycleMetrics:
-    """Cardiac cycle metrics of a random sample of recordings; ``table`` has a column for each metric."""
+class CardiacCycleMetrics(RecordingMetrics):
+    """Cardiac cycle metrics of a random sample of recordings, and their frame differences."""
 
     def __init__(self, recordings: RecordingSet, extraction: FeatureExtraction) -> None:
-        self.seed, rows = extraction.seed, np.sort(extraction.sample_order(len(recordings.rows)))
-        self.units = recordings.units(rows)
-        self.fps = sorted(set(map(float, recordings.rows["FPS"])))
+        rows = np.sort(extraction.sample_order(len(recordings.rows)))
         title = f"beats, {recordings.argument}"
         measured = [_measure(recordings, row) for row in tqdm(rows.tolist(), title, disable=None, leave=False)]
-        self.table = pd.DataFrame([metrics for metrics, _ in measured])
+        table = pd.DataFrame([metrics for metrics, _ in measured])
+        super().__init__(table, recordings.units(rows), extraction.seed)
+        self.fps = sorted(set(map(float, recordings.rows["FPS"])))
         self.differences = [differences for _, differences in measured]
-
-    def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
-        """Interval of the mean; mean, std and count; number of units: over recordings that have the metric ``name``."""
-        values = self.table[name].to_numpy(float)
-        known = np.isfinite(values)
-        values, units = values[known], self.units.select(known)
-        if not len(values):
-            return UNDEFINED, {"mean": UNDEFINED.value, "std": UNDEFINED.value, "count": 0}, 0
-        statistics = {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
-        return influence_interval(mean_estimate(values), units, seed=self.seed), statistics, units.count()
 
     def difference_curve(self) -> dict[str, list[float]]:
         """Mean difference of each frame to the next over recordings of sufficient length, in gray levels of 255."""
@@ -50,20 +38,6 @@ class CardiacCycleMetrics:
             values = np.array([each[frame] for each in self.differences if len(each) > frame])
             points.append(influence_interval(mean_estimate(values), self.units.select(longer), seed=self.seed))
         return {name: [getattr(point, name) for point in points] for name in ("value", "low", "high")}
-
-
-def cardiac_cycle_metrics(
-    synthetic: CardiacCycleMetrics, real: CardiacCycleMetrics
-) -> Iterator[tuple[str, MetricRecord]]:
-    """Name and entry of each metric: mean over synthetic recordings, and over real ones as the floor."""
-    for name in map(str, synthetic.table):
-        value, statistics, recordings = synthetic.summary(name)
-        floor, real_statistics, patients = real.summary(name)
-        warnings = small_sample_warnings(synthetic_recordings=recordings)
-        warnings += small_sample_warnings(TEST_patients=patients) if patients else []
-        counts = int(statistics["count"]), int(real_statistics["count"])
-        record = metric_record(value, floor, *counts, SAME, warnings=warnings)
-        yield name, {**record, "synthetic": statistics, "real": real_statistics}
 
 
 def frame_difference_curves(synthetic: CardiacCycleMetrics, real: CardiacCycleMetrics) -> dict[str, Any]:

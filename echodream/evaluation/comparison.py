@@ -1,7 +1,8 @@
 """Evaluation of one store of images or videos with all extractors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from echodream.errors import UserError
 from echodream.evaluation.class_agreement import check_classes, class_agreement, training_data_warnings
@@ -11,6 +12,10 @@ from echodream.evaluation.protocol import Protocol, samples_per_set
 from echodream.evaluation.table import MetricRecord
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
+from echodream.networks.extractors.registry import BUILT_IN
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Comparison:
     """Predicts classes for the class agreement; one of ``extractors``, or another one."""
     test: RecordingSet
     train: RecordingSet
+    autoencoder: "AutoencoderKL | None"
+    """Its share of the distances is measured; None: it is not."""
     protocol: Protocol
     protocol_path: str | None
     counts: Mapping[str, int] | None
@@ -44,9 +51,12 @@ class Comparison:
     def metrics(self, section: str, synthetic: RecordingSet) -> dict[str, MetricRecord]:
         """Fidelity metrics and class agreement of ``synthetic``, by name; ``section`` is "images" or "videos"."""
         metrics: dict[str, MetricRecord] = {}
+        key_frames = section == "images" and {"ED", "ES"} <= set(synthetic.rows)
         for extractor in self.extractors:
             for kind in self.extraction.sample_kinds(section, extractor):
-                recordings = (synthetic, self.test, self.train)
+                recordings = [synthetic, *(replace(each, key_frames=key_frames) for each in (self.test, self.train))]
+                if self.autoencoder is not None and extractor.name in BUILT_IN:
+                    recordings.append(replace(recordings[1], autoencoder=self.autoencoder))
                 sets = FeatureSets(extractor, kind.frames, *(kind.extract(each) for each in recordings))
                 count = samples_per_set(
                     self.protocol_path, self.counts, kind.name, sets.smallest_set_size(), self.least

@@ -1,35 +1,49 @@
 """Fidelity metrics of feature sets, as entries of evaluation.json, with warnings on their limits."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-
-import numpy as np
+from dataclasses import asdict
 
 from echodream.evaluation.feature_extraction import FeatureSets, RecordingSet
 from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
-from echodream.metrics.fidelity import METRICS, compare_features
+from echodream.metrics.fidelity import METRICS, average_draws, compare_features
 from echodream.networks.extractors.inception import Inception
+
+DRAWS = 8
+"""Random draws of the samples that metrics are averaged over, if a set has more samples than are compared."""
 
 
 def fidelity_metrics(
     sets: FeatureSets, count: int, neighbors: int, seed: int, warnings: Sequence[str] = ()
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """Name and entry of every metric of ``metrics.fidelity.METRICS``, on the first ``count`` samples of each set."""
-    synthetic, test, train = (each.first(count) for each in (sets.synthetic, sets.test, sets.train))
-    if isinstance(sets.extractor, Inception):
-        logits = [np.asarray(each.scores)[:count] for each in (sets.synthetic, sets.test)]
-        synthetic, test = replace(synthetic, logits=logits[0]), replace(test, logits=logits[1])
+    """Name and entry of every metric of ``metrics.fidelity.METRICS`` that applies, on ``count`` samples of each set.
+
+    With reconstructed TEST samples, distances have an entry "autoencoder": their distance from the TEST samples.
+    """
+    spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
+    largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
+    draws, shares = [], []
+    for number in range(DRAWS if largest > count else 1):
+        synthetic, test, train = (
+            each.draw(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)
+        )
+        draws.append(compare_features(synthetic, test, train, neighbors, seed))
+        if sets.reconstructed is not None:
+            reconstructed = sets.reconstructed.draw(count, number, spectra)
+            shares.append(compare_features(reconstructed, test, train, neighbors, seed))
     dimensions = test.rows.shape[1]
     units = {"synthetic_recordings": synthetic, "TEST_patients": test, "TRAIN_patients": train}
     common = small_sample_warnings(**{name: each.units.count() for name, each in units.items()})
     common += [*_published_count_warning(sets, count), *_short_clip_warnings(sets), *warnings]
-    for name, metric in compare_features(synthetic, test, train, neighbors, seed).items():
+    autoencoder = average_draws(shares) if shares else {}
+    for name, metric in average_draws(draws).items():
         biased = name == "frechet" and count <= dimensions
         own = ["N is not above D: the distance is too large, as the floor is"] if biased else []
-        yield (
-            sets.extractor.title(name, sets.frames),
-            metric_record(metric.value, metric.floor, count, count, METRICS[name].better, dimensions, own + common),
+        record = metric_record(
+            metric.value, metric.floor, count, count, METRICS[name].better, dimensions, own + common, metric.spread
         )
+        if METRICS[name].is_distance and name in autoencoder:
+            record["autoencoder"] = asdict(autoencoder[name].value)
+        yield sets.extractor.title(name, sets.frames), record
 
 
 def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from echodream.datamodules.key_frames import evenly_spaced_frames
 from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
+from echodream.networks.autoencoder import reconstruct
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,31 @@ class RecordingSet:
     rows: pd.DataFrame
     argument: str
     """The command line argument, as "videos=<path>", for messages."""
+
+    key_frames: bool = False
+    """Whether frames are compared at key frames (columns ED and ES), because the synthetic images are key frames."""
+    autoencoder: "AutoencoderKL | None" = None
+    """Encodes and decodes all frames that are read, to measure the share of the autoencoder."""
+
+    def comparable_frames(self, row: int) -> np.ndarray:
+        """Numbers of the frames of recording ``row`` that are compared: all, or its key frames if it has any."""
+        count = int(self.rows["NumberOfFrames"][row])
+        if self.key_frames and {"ED", "ES"} <= set(self.rows):
+            words = " ".join(str(self.rows[kind][row]) for kind in ("ED", "ES")).split()
+            marks = sorted({int(float(word)) for word in words if word.replace(".", "").isdigit()})
+            if marks := [mark for mark in marks if mark < count]:
+                return np.array(marks)
+        return np.arange(count)
+
+    @torch.inference_mode()
+    def read(self, row: int, indices: Sequence[int]) -> Tensor:
+        """Frames of a recording, with repetitions: (C, F, H, W) in [-1, 1]."""
+        unique, back = np.unique(indices, return_inverse=True)
+        pixels = self.store.frames(self.rows["FileName"][row], unique.tolist())
+        x = from_uint8(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
+        if self.autoencoder is not None:
+            x = torch.cat([reconstruct(self.autoencoder, chunk) for chunk in x.split(16)])
+        return x[back].transpose(0, 1)
 
     def units(self, rows: np.ndarray) -> SamplingUnits:
         """Sampling units of some ``rows``: patients of a real store, recordings of a synthetic one."""
@@ -94,9 +124,12 @@ class ExtractedFeatures:
     short: int
     """Number of clips that repeat their last frame, because the recording is too short."""
 
-    def first(self, count: int) -> Features:
-        """The first ``count`` samples."""
-        return Features(self.features[:count], self.units.select(slice(count)))
+    def draw(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
+        """Random draw ``number`` of ``count`` samples (0: the first ones), with their ``logits`` if wanted."""
+        rows = np.random.default_rng(number).permutation(len(self.features)) if number else np.arange(count)
+        rows = rows[:count]
+        scores = np.asarray(self.scores)[rows] if logits else None
+        return Features(self.features[rows], self.units.select(rows), scores, spectra)
 
 
 @dataclass(frozen=True)
@@ -109,6 +142,8 @@ class FeatureSets:
     synthetic: ExtractedFeatures
     test: ExtractedFeatures
     train: ExtractedFeatures
+    reconstructed: ExtractedFeatures | None = None
+    """The TEST samples, encoded and decoded by the autoencoder."""
 
     def smallest_set_size(self) -> int:
         """Number of samples of the smallest set."""
@@ -145,15 +180,19 @@ class FeatureExtraction:
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
     def frames(self, recordings: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
-        """Features of single frames, sampled uniformly from all frames of ``recordings``."""
-        ends = np.cumsum(recordings.rows["NumberOfFrames"].to_numpy(np.int64))
-        sampled = np.sort(self.sample_order(int(ends[-1])))
-        rows = np.searchsorted(ends, sampled, side="right")
+        """Features of single frames, equally many of each recording, evenly spread over its frames.
+
+        If the set is compared at key frames, they are spread over the key frames.
+        """
+        order = np.sort(self.sample_order(len(recordings.rows)))
+        per_recording = max(self.max_samples // len(order), 1)
+        frames = [recordings.comparable_frames(int(row)) for row in order]
+        sampled = [each[evenly_spaced_frames(len(each), min(per_recording, len(each)))] for each in frames]
+        rows = np.repeat(order, [len(each) for each in sampled])
 
         def read() -> Iterator[Tensor]:
-            for row in np.unique(rows):
-                indices = sampled[rows == row] - (ends[row - 1] if row else 0)
-                yield from _read_frames(recordings, int(row), indices.tolist()).transpose(0, 1)[:, :, None]
+            for row, indices in zip(order, sampled, strict=True):
+                yield from recordings.read(int(row), indices.tolist()).transpose(0, 1)[:, :, None]
 
         return self._extract(read(), recordings, rows, extractor, 0)
 
@@ -165,7 +204,7 @@ class FeatureExtraction:
 
         def read() -> Iterator[Tensor]:
             for row, clip in zip(rows.tolist(), clips, strict=True):
-                yield _read_frames(recordings, row, [*clip, *[clip[-1]] * (frames - len(clip))])
+                yield recordings.read(row, [*clip, *[clip[-1]] * (frames - len(clip))])
 
         return self._extract(read(), recordings, rows, extractor, sum(len(clip) < frames for clip in clips))
 
@@ -194,10 +233,3 @@ class FeatureExtraction:
                 f"{extractor.name} makes NaN or infinite features of {recordings.argument}: its weights are broken"
             )
         return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)
-
-
-def _read_frames(recordings: RecordingSet, row: int, indices: Sequence[int]) -> Tensor:
-    """Frames of a recording, with repetitions: (C, F, H, W) in [-1, 1]."""
-    unique, back = np.unique(indices, return_inverse=True)
-    pixels = recordings.store.frames(recordings.rows["FileName"][row], unique.tolist())[back]
-    return from_uint8(torch.from_numpy(pixels)).permute(3, 0, 1, 2)

@@ -9,7 +9,7 @@ from typing import Any
 from echodream import validation
 from echodream.errors import UserError
 
-VERSION = 2
+VERSION = 3
 FILE = "protocol.json"
 _KEYS = {"version", "seed", "most", "neighbours", "count", "extractors", "real"}
 

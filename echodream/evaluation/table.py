@@ -23,8 +23,12 @@ def metric_record(
     better: str,
     dimensions: int | None = None,
     warnings: Iterable[str] = (),
+    spread: tuple[float, float] | None = None,
 ) -> MetricRecord:
-    """Entry of evaluation.json. ``floor`` is of real recordings; ``better`` is LOWER, HIGHER or SAME."""
+    """Entry of evaluation.json. ``floor`` is of real recordings; ``better`` is LOWER, HIGHER or SAME.
+
+    ``spread`` is the lowest and highest value over random draws of the samples.
+    """
     return {
         **asdict(value),
         "floor": {**asdict(floor), "count": floor_count},
@@ -32,6 +36,7 @@ def metric_record(
         "dimensions": dimensions,
         "better": better,
         "warning": "; ".join(warnings) or None,
+        **({} if spread is None else {"spread": list(spread)}),
     }
 
 
@@ -44,13 +49,13 @@ def small_sample_warnings(**units: int) -> list[str]:
 def summary_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and text of each line of the summary; warnings come last."""
     warnings: dict[tuple[str, str], list[str]] = {}
-    for key in ("images", "videos", "beat"):
+    for key in ("images", "videos", "beat", "texture"):
         section = {
             name: metric
             for name, metric in record.get(key, {}).items()
             if isinstance(metric, dict) and "value" in metric
         }
-        title = "videos" if key == "beat" else key
+        title = "videos" if key in ("beat", "texture") else key
         for name, text in _metric_lines(section):
             yield f"{title}: {name}", text
         for name, metric in section.items():

@@ -1,9 +1,14 @@
 """Patch-adversarial loss (Isola et al. 1611.07004), with MONAI's discriminator and loss."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from echodream import validation
+from echodream.errors import UserError
 
 
 class PatchAdversarial(nn.Module):
@@ -12,6 +17,11 @@ class PatchAdversarial(nn.Module):
     The generator's loss is used from batch ``start`` on. It is multiplied by ``weight`` and, if ``adaptive``, by the
     ratio of gradient norms at the decoder's last layer (``adaptive_adversarial_weight``). ``criterion`` is MONAI's
     hinge, least_squares or bce, whose scores pass through tanh, leaky ReLU or sigmoid. ``weight`` 0 disables it.
+
+    With ``local_mean`` n, the discriminator gets frames minus their mean over n x n pixels, divided by the standard
+    deviation of this residual in training frames: in dark frames, speckle is otherwise too faint to learn from.
+    With ``decoder_only``, the encoder is fixed from batch ``start`` on, so that latents do not change. ``lr``,
+    ``discriminator_lr`` and ``betas`` are settings of the optimizers from then on (None: those of the model).
     """
 
     def __init__(
@@ -23,6 +33,11 @@ class PatchAdversarial(nn.Module):
         start: int = 50_001,
         weight: float = 0.5,
         adaptive: bool = True,
+        local_mean: int = 0,
+        decoder_only: bool = False,
+        lr: float | None = None,
+        discriminator_lr: float | None = None,
+        betas: Sequence[float] | None = None,
     ) -> None:
         from monai.losses import PatchAdversarialLoss
         from monai.networks.nets import PatchDiscriminator
@@ -31,9 +46,37 @@ class PatchAdversarial(nn.Module):
         validation.one_of("loss.adversarial.criterion", criterion, ("hinge", "least_squares", "bce"))
         validation.number("loss.adversarial.start", start, 0)
         validation.number("loss.adversarial.weight", weight, 0)
+        validation.whole_number("loss.adversarial.local_mean", local_mean, 0)
+        if local_mean and local_mean % 2 == 0:
+            raise UserError(f"loss.adversarial.local_mean is {local_mean}: give an odd number of pixels, or 0")
+        for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr}.items():
+            if rate is not None:
+                validation.positive_number(f"loss.adversarial.{name}", rate)
         self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
         self.criterion = PatchAdversarialLoss(criterion=criterion)
         self.start, self.weight, self.adaptive = start, weight, adaptive
+        self.local_mean, self.decoder_only = local_mean, decoder_only
+        self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
+        self.register_buffer("residual_std", torch.ones(()))
+
+    def optimizer_settings(self, *, discriminator: bool) -> dict[str, Any]:
+        """Keywords of the optimizer of the discriminator, or of the decoder that is trained against it."""
+        rate = self.discriminator_lr if discriminator else self.lr
+        settings: dict[str, Any] = {} if rate is None else {"lr": rate}
+        return settings if self.betas is None else {**settings, "betas": tuple(self.betas)}
+
+    @torch.no_grad()
+    def fit_residual(self, frames: Tensor) -> None:
+        """Measure the standard deviation of the residual in training frames, (B, C, H, W)."""
+        if self.local_mean:
+            self.residual_std = self._residual(frames).std().clamp(min=1e-4)
+
+    def _residual(self, frames: Tensor) -> Tensor:
+        """Frames minus their local mean; the frames themselves if ``local_mean`` is 0."""
+        if not self.local_mean:
+            return frames
+        padded = functional.pad(frames, [self.local_mean // 2] * 4, mode="reflect")
+        return frames - functional.avg_pool2d(padded, self.local_mean, stride=1)
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
@@ -45,6 +88,6 @@ class PatchAdversarial(nn.Module):
         return 0.5 * (real + self._loss(reconstruction.detach(), real=False, for_discriminator=True))
 
     def _loss(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
-        scores = self.discriminator(frames)[-1].float()
+        scores = self.discriminator(self._residual(frames) / self.residual_std)[-1].float()
         with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce need float32
             return self.criterion(scores, target_is_real=real, for_discriminator=for_discriminator)

@@ -5,8 +5,8 @@ it with its description.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from echodream.metrics.frechet import frechet_estimate
 from echodream.metrics.inception_score import inception_score
 from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 from echodream.metrics.prdc import prdc_estimates
+from echodream.metrics.texture import log_spectral_estimate
 
 LOWER, HIGHER, SAME = "lower", "higher", "same"
 """Which value is better; ``SAME``: as close as possible to that of real samples."""
@@ -31,6 +32,8 @@ class Features:
     """Patients, or synthetic recordings, (N,)."""
     logits: np.ndarray | None = None
     """Class logits of the Inception network, (N, K); None for other extractors."""
+    are_spectra: bool = False
+    """Whether the rows are powers at each frequency."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ class FidelityMetric:
     """Whether it is a distance above 0. The report gives distances as multiples of their floor, and its verdict
     uses them.
     """
-    of_logits: bool = False
-    """Whether it uses the logits of the samples and no reference set; its floor is its value for the reference set."""
+    measures: str = "features"
+    """What it is computed from: "features", "spectrum" (powers at each frequency), or "logits" (of the samples, without
+    a reference set; its floor is its value for the reference set)."""
 
 
 _FRECHET = "Distance between the two sets in the features that the name states; smaller is closer."
@@ -110,7 +114,16 @@ METRICS = {
         HIGHER,
         "How sure and how varied a network's classes are; it does not look at real samples.",
         ("inception score",),
-        of_logits=True,
+        measures="logits",
+    ),
+    "log_spectral": FidelityMetric(
+        lambda pair: log_spectral_estimate(pair.samples.rows, pair.reference.rows),
+        LOWER,
+        "Difference between power spectra in decibel: of frames, it notices blur and missing speckle; of the course "
+        "of each pixel, flicker and frozen texture.",
+        ("log-spectral distance", "temporal log-spectral distance"),
+        is_distance=True,
+        measures="spectrum",
     ),
 }
 
@@ -130,6 +143,23 @@ class Compared:
 
     value: Interval
     floor: Interval
+    spread: tuple[float, float] | None = None
+    """Lowest and highest value over random draws of the samples; None for a single draw."""
+
+
+def average_draws(draws: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
+    """Each metric averaged over random draws of the samples: means of values and of interval ends, and their spread."""
+    if len(draws) == 1:
+        return dict(draws[0])
+    averaged = {}
+    for name in draws[0]:
+        value, floor = (
+            Interval(*np.mean([astuple(getattr(draw[name], field)) for draw in draws], axis=0).tolist())
+            for field in ("value", "floor")
+        )
+        values = [draw[name].value.value for draw in draws]
+        averaged[name] = Compared(value, floor, (min(values), max(values)))
+    return averaged
 
 
 def compare_features(
@@ -144,16 +174,17 @@ def compare_features(
         counts = f"{len(synthetic.rows)} synthetic, {len(test.rows)} test and {len(train.rows)} train"
         raise ValueError(f"{counts}: use the same number of each")
     k = min(k, len(test.rows) - 1)
-    values, floors = (_intervals(FeaturePair(samples, test, k), seed, False) for samples in (synthetic, train))
+    measures = "spectrum" if test.are_spectra else "features"
+    values, floors = (_intervals(FeaturePair(samples, test, k), seed, measures) for samples in (synthetic, train))
     if synthetic.logits is not None:
-        values |= _intervals(FeaturePair(synthetic, test, k), seed, True)
-        floors |= _intervals(FeaturePair(test, test, k), seed, True)
+        values |= _intervals(FeaturePair(synthetic, test, k), seed, "logits")
+        floors |= _intervals(FeaturePair(test, test, k), seed, "logits")
     return {name: Compared(values[name], floors[name]) for name in METRICS if name in values}
 
 
-def _intervals(pair: FeaturePair, seed: int, of_logits: bool) -> dict[str, Interval]:
+def _intervals(pair: FeaturePair, seed: int, measures: str) -> dict[str, Interval]:
     return {
         name: influence_interval(metric.function(pair), pair.samples.units, pair.reference.units, seed)
         for name, metric in METRICS.items()
-        if metric.of_logits is of_logits
+        if metric.measures == measures
     }

@@ -1,8 +1,9 @@
 """Base class of all models that ``train.py`` trains."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -22,6 +23,17 @@ _INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("power", {"above": 0}),
 )
 """Settings of optimizers and learning-rate schedules that are numbers, and their intervals."""
+
+
+@dataclass(frozen=True)
+class OptimizerGroup:
+    """Parameters with an optimizer of their own."""
+
+    parameters: Iterable[torch.nn.Parameter]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the optimizer that differ from the model's."""
+    steps: Callable[[int], int] | None = None
+    """Steps of the learning-rate schedule, from the number of training steps; None: all."""
 
 
 class Trainable(pl.LightningModule):
@@ -49,13 +61,13 @@ class Trainable(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimizer for all trainable parameters, with a learning-rate schedule per step."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        (optimizer,), schedulers = self.build_optimizers([trainable])
+        (optimizer,), schedulers = self.build_optimizers([OptimizerGroup(trainable)])
         if not schedulers:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedulers[0], "interval": "step"}}
 
     def build_optimizers(
-        self, groups: Iterable[Iterable[torch.nn.Parameter]]
+        self, groups: Sequence["OptimizerGroup"]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """An optimizer and, with ``make_schedule``, a scheduler per group. Raises ``UserError`` for bad settings."""
         optimizer, schedule = self.make_optimizer, self.make_schedule
@@ -63,12 +75,15 @@ class Trainable(pl.LightningModule):
         if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
             optimizer = partial(optimizer, fused=False)  # Lightning cannot clip gradients of a fused optimizer
         with _torch_errors_as_user_errors("model.module.optimizer"):
-            optimizers = [optimizer(parameters) for parameters in groups]
+            optimizers = [optimizer(group.parameters, **group.settings) for group in groups]
         if schedule is None:
             return optimizers, []
         steps = int(self.trainer.estimated_stepping_batches)
         with _torch_errors_as_user_errors("model.module.schedule"):
-            return optimizers, [schedule(optimizer=item, num_training_steps=steps) for item in optimizers]
+            return optimizers, [
+                schedule(optimizer=item, num_training_steps=steps if group.steps is None else group.steps(steps))
+                for item, group in zip(optimizers, groups, strict=True)
+            ]
 
     def raise_not_finite(self, quantity: str, recordings: Sequence[str]) -> NoReturn:
         """Raise ``UserError``: ``quantity``, the loss or the gradient, is not finite on a batch of ``recordings``."""

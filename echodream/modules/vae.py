@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,8 +22,8 @@ from echodream.errors import UserError
 from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
-from echodream.modules.trainable import Trainable
-from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder
+from echodream.modules.trainable import OptimizerGroup, Trainable
+from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -69,11 +70,22 @@ class VAE(Trainable):
         """Recordings of the current batch, for error messages."""
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """One optimizer for the autoencoder and one for the discriminator, if present, each with a schedule."""
-        trained: list[nn.Module] = [self.network]
-        if self.adversarial is not None:
-            trained.append(self.adversarial.discriminator)
-        return self.build_optimizers([part.parameters() for part in trained])
+        """Optimizers of the autoencoder, the discriminator and, if it is trained alone, the decoder; with schedules."""
+        adversarial = self.adversarial
+        if adversarial is None:
+            return self.build_optimizers([OptimizerGroup(self.network.parameters())])
+        settings = adversarial.optimizer_settings(discriminator=True)
+        discriminator = OptimizerGroup(adversarial.discriminator.parameters(), settings)
+        if not adversarial.decoder_only:
+            return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
+        first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
+        remaining = partial(_remaining_steps, adversarial.start)
+        parts = (self.network.post_quant_conv, self.network.decoder)
+        decoder = itertools.chain(*(part.parameters() for part in parts if part is not None))
+        settings = adversarial.optimizer_settings(discriminator=False)
+        return self.build_optimizers(
+            [first, replace(discriminator, steps=remaining), OptimizerGroup(decoder, settings, remaining)]
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
@@ -90,8 +102,11 @@ class VAE(Trainable):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         started = self.adversarial is not None and self._trained_batches(batch_idx) >= self.adversarial.start
         adversarial = self.adversarial if started else None
-        with self.toggled_optimizer(optimizers[0]):
-            posterior = self.network.encode(x).latent_dist
+        decoder_only = adversarial is not None and adversarial.decoder_only
+        generator = optimizers[2 if decoder_only else 0]
+        with self.toggled_optimizer(generator):
+            with torch.set_grad_enabled(not decoder_only):
+                posterior = self.network.encode(x).latent_dist
             reconstruction = self.network.decode(posterior.sample()).sample
             losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
@@ -102,14 +117,17 @@ class VAE(Trainable):
                     adaptive_adversarial_weight(total, losses["adversarial"], last_layer) if adversarial.adaptive else 1
                 )
                 total = total + adversarial.weight * balance * losses["adversarial"]
-            self._optimizer_step(optimizers[0], total, losses)
+            self._optimizer_step(generator, total, losses)
         if adversarial is not None:
             with self.toggled_optimizer(optimizers[1]):
                 losses["discriminator"] = adversarial.discriminator_loss(x, reconstruction)
                 self._optimizer_step(optimizers[1], losses["discriminator"], losses)
-        schedules = self.lr_schedulers() or []
-        for scheduler in schedules if isinstance(schedules, list) else [schedules]:
-            scheduler.step()  # type: ignore[call-arg]
+        schedules: Any = self.lr_schedulers() or []
+        schedules = schedules if isinstance(schedules, list) else [schedules]
+        if self.adversarial is not None and self.adversarial.decoder_only:
+            schedules = schedules[1:] if decoder_only else schedules[:1]
+        for scheduler in schedules:
+            scheduler.step()
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(x))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
@@ -123,11 +141,15 @@ class VAE(Trainable):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Decode the posterior mean of frames: (B, C, H, W) in [-1, 1] to the same shape and range."""
-        return self.network.decode(self.network.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        return reconstruct(self.network, x)
 
     def configure_from_data(self, data: StoreData) -> None:
         """Raise ``UserError`` if this network cannot take the channels or the size of the frames."""
         check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
+        if self.adversarial is not None:
+            samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
+            frames = [sample["x"] for sample in itertools.islice(map(samples.__getitem__, EpochSampler(samples)), 256)]
+            self.adversarial.fit_residual(torch.stack(frames))
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
@@ -176,6 +198,10 @@ class VAE(Trainable):
     def _trained_batches(self, batch_idx: int) -> int:
         """Number of batches that were trained on before this one."""
         return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
+
+def _remaining_steps(start: int, steps: int) -> int:
+    return max(steps - start, 1)
 
 
 MAX_CPU_FRAMES = 16

@@ -77,6 +77,12 @@ def load_frozen_autoencoder(folder: str | Path) -> "AutoencoderKL":
     return load_autoencoder(folder).requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def reconstruct(network: "AutoencoderKL", x: Tensor) -> Tensor:
+    """Decode the posterior mean of frames: (B, C, H, W) in [-1, 1] to the same shape and range."""
+    y: Tensor = network.decode(network.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+    return y
+
+
 def downsampling_factor(network: "AutoencoderKL") -> int:
     """Factor by which the autoencoder reduces height and width."""
     return 2 ** (len(network.config.block_out_channels) - 1)

@@ -10,6 +10,11 @@ _METRICS = (
         "How often a classifier trained on real patients sees the class that was asked for.",
     ),
     (r"EF (agreement|adherence)", "How close the ejection fraction that a network measures is to the one asked for."),
+    (
+        r"speckle SNR",
+        "Mean over standard deviation of gray levels in small patches of tissue, in the near, middle or far third.",
+    ),
+    (r"speckle width", "Full width at half maximum of the autocorrelation of speckle, in pixels."),
     (r"heart rate", "Beats per minute, from the pixels."),
     (r"periodicity", "How alike one beat is to the next; 1 is a perfect rhythm."),
     (r"area swing", "By how much the dark chambers grow and shrink, as a share of the picture."),

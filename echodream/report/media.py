@@ -70,6 +70,15 @@ def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> 
     )
 
 
+def png_uri(pixels: np.ndarray) -> str:
+    """A frame, uint8 (H, W, 1 or 3), as the ``src`` of an img element."""
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(target, "PNG")
+    return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode()
+
+
 def data_uri(video: bytes) -> str:
     """``video`` as the ``src`` of a video element."""
     return "data:video/mp4;base64," + base64.b64encode(video).decode()

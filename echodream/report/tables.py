@@ -74,6 +74,17 @@ class MissingRecord:
 
 
 @dataclass(frozen=True)
+class Still:
+    """One frame, shown beside a verdict."""
+
+    label: str
+    uri: str
+    width: int
+    height: int
+    """In pixels of the recording."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The result of one section, shown at the top of the page."""
 
@@ -92,6 +103,7 @@ class Verdict:
     missing: Sequence[MissingRecord] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """For metrics.json."""
+    stills: Sequence[Still] = ()
 
     def record(self) -> dict[str, Any]:
         """The verdict in metrics.json."""

@@ -9,11 +9,13 @@ from echodream import validation
 from echodream.config.stage_signature import ExtractorPath, InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
-from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, cardiac_cycle_metrics, frame_difference_curves
+from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, frame_difference_curves
 from echodream.evaluation.comparison import Comparison
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings
 from echodream.evaluation.protocol import FILE, Protocol, recorded_counts
+from echodream.evaluation.recording_metrics import compare_means, speckle_metrics
 from echodream.evaluation.table import summary_lines
+from echodream.modules.vae import load_vae
 from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.registry import load_extractors
@@ -32,6 +34,7 @@ def evaluate(
     extractors: Sequence[ExtractorPath],
     lengths: Sequence[int],
     regressor: InputPath | None,
+    vae: InputPath | None,
     audit: InputPath | None,
     protocol: InputPath | None,
     dst: OutputPath,
@@ -47,7 +50,8 @@ def evaluate(
 
     The reference is the TEST split of ``real``; the floor is TRAIN against TEST with equally many samples. Of a store
     that is not synthetic, such as decoded real latents, TEST rows are compared. ``artifact`` is the classifier for
-    class agreement. Writes evaluation.json and protocol.json to ``dst``. Raises ``UserError`` for unusable input.
+    class agreement, ``vae`` the autoencoder whose share of the distances is measured. Writes evaluation.json and
+    protocol.json to ``dst``. Raises ``UserError`` for unusable input.
     """
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
@@ -67,6 +71,7 @@ def evaluate(
         classifier=_load_classifier(artifact, networks),
         test=test,
         train=train,
+        autoencoder=load_vae(vae) if vae is not None and Path(vae).is_dir() else None,
         protocol=settings,
         protocol_path=protocol,
         counts=None if protocol is None else recorded_counts(protocol, settings),
@@ -102,8 +107,9 @@ def _video_metrics(
     test, extraction = comparison.test, comparison.extraction
     both = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
     identity_metrics, identity_curves = identity_over_time(audit, videos)
-    metrics = dict(cardiac_cycle_metrics(*both))
+    metrics = dict(compare_means(*both))
     metrics |= {} if regressor is None else dict(adherence(regressor, extraction, videos, test))
     curves = {"frame difference": frame_difference_curves(*both)}
     curves |= {"identity": identity_curves} if identity_curves else {}
-    return {"beat": {**metrics, **identity_metrics}, "curves": curves}
+    texture = dict(compare_means(speckle_metrics(videos, extraction), speckle_metrics(test, extraction)))
+    return {"beat": {**metrics, **identity_metrics}, "texture": texture, "curves": curves}

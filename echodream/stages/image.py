@@ -70,6 +70,7 @@ def _table_rows(
 ) -> dict[str, dict[str, Any]]:
     """Row of FileList.csv for each image, by name."""
     rows = {}
+    key_frames = {} if model.metadata.beat_spread is None else {"ED": "0 2", "ES": "1"}
     for row in range(count):
         name = f"image-{row:06d}"
         cells = {column: sample_store.to_python_value(values[row]) for column, values in requests.items()}
@@ -78,6 +79,7 @@ def _table_rows(
             "Split": "TRAIN",
             "PatientID": f"S{row:06d}",
             "FPS": model.metadata.fps,
+            **key_frames,
             **model.conditioner.table_columns(cells),
             **sample_store.sampling_columns(config),
         }

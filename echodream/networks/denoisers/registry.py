@@ -34,7 +34,9 @@ def load_denoiser(folder: str | Path) -> Denoiser:
     if unsupported := [key for key in denoiser.unsupported_settings if config.get(key) is not None]:
         raise UserError(f"{folder}/config.json sets {unsupported[0]}, which is not supported: give another {name}")
     try:
+        patch = config.pop("latent_patch", 1)  # not a setting of diffusers
         network = getattr(diffusers, name).from_config(config)
+        network.register_to_config(latent_patch=patch)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(f"{folder}/config.json is not a {name}'s: {' '.join(str(error).split())}") from error
     file = diffusers_weights_file(folder)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from echodream import validation
 from echodream.errors import UserError
@@ -20,7 +21,20 @@ class _UNet(Denoiser):
 
     @property
     def size_multiple(self) -> int:
-        return int(2 ** (len(self.network.config.block_out_channels) - 1))
+        return int(self.patch * 2 ** (len(self.network.config.block_out_channels) - 1))
+
+    @property
+    def patch(self) -> int:
+        """Side of the square patches of latents that the network takes as one pixel with more channels."""
+        return int(self.network.config.get("latent_patch") or 1)
+
+    @property
+    def channels(self) -> int:
+        return super().channels // self.patch**2
+
+    @property
+    def extra_channels(self) -> int:
+        return int(self.network.config.in_channels) // self.patch**2 - self.channels
 
     @property
     def token_width(self) -> int:
@@ -34,7 +48,8 @@ class ImageUNet(_UNet):
     is_video = False
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        return self.network(x, t, encoder_hidden_states=tokens).sample
+        output = self.network(pixel_unshuffle(x, self.patch), t, encoder_hidden_states=tokens).sample
+        return pixel_shuffle(output, self.patch)
 
 
 class VideoUNet(_UNet):
@@ -45,9 +60,10 @@ class VideoUNet(_UNet):
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         config = self.network.config
         ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
-        frames_first = x.transpose(1, 2)  # b c f h w -> b f c h w
+        frames_first = pixel_unshuffle(x.transpose(1, 2), self.patch)  # b c f h w -> b f c h w
         zeros = torch.zeros(len(x), ids, dtype=x.dtype, device=x.device)
-        return self.network(frames_first, t, tokens, added_time_ids=zeros).sample.transpose(1, 2)
+        output = self.network(frames_first, t, tokens, added_time_ids=zeros).sample
+        return pixel_shuffle(output, self.patch).transpose(1, 2)
 
 
 _IMAGE_BLOCKS = {
@@ -73,6 +89,7 @@ def build_unet(
     attention: Sequence[str],
     heads: int | Sequence[int] = 8,
     groups: int = 32,
+    patch: int = 1,
 ) -> ImageUNet | VideoUNet:
     """A new UNet for samples with ``channels``, conditions with ``extra_channels`` and tokens of ``token_width``.
 
@@ -80,13 +97,21 @@ def build_unet(
     "self" (images only: over pixels), or "cross" (over pixels, over the frames of a clip, and to the tokens); the
     middle block always has "cross". ``heads`` is the number of attention heads, one number or one per level; for "self"
     it is the dimension of a head, as diffusers interprets attention_head_dim. ``groups``: of the norms, images only.
+
+    With ``patch`` p, patches of p x p latents are one pixel of the network with p^2 times the channels, so that larger
+    latents cost as little as those of 1/p their height and width.
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
     for key, value in (("widths", widths), ("attention", attention)):
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             validation.refuse(f"denoiser.{key}", value, "give a list with an entry for each level")
-    for key, number in (*(("widths", width) for width in widths), ("layers", layers), ("groups", groups)):
+    for key, number in (
+        *(("widths", width) for width in widths),
+        ("layers", layers),
+        ("groups", groups),
+        ("patch", patch),
+    ):
         validation.whole_number(f"denoiser.{key}", number)
     blocks = _VIDEO_BLOCKS if video else _IMAGE_BLOCKS
     if len(attention) != len(widths) or any(kind not in blocks for kind in attention):
@@ -97,8 +122,8 @@ def build_unet(
         raise UserError(f"denoiser.widths is {list(widths)}: give multiples of {name} {divisor}")
     _check_heads(heads, widths, attention)
     arguments: dict[str, Any] = {
-        "in_channels": channels + extra_channels,
-        "out_channels": channels,
+        "in_channels": (channels + extra_channels) * patch**2,
+        "out_channels": channels * patch**2,
         "down_block_types": tuple(blocks[kind][0] for kind in attention),
         "up_block_types": tuple(blocks[kind][1] for kind in reversed(attention)),
         "block_out_channels": tuple(widths),
@@ -107,9 +132,13 @@ def build_unet(
     }
     counts = heads if isinstance(heads, int) else tuple(heads)
     if not video:
-        return ImageUNet(UNet2DConditionModel(**arguments, attention_head_dim=counts, norm_num_groups=groups))
+        image_network = UNet2DConditionModel(**arguments, attention_head_dim=counts, norm_num_groups=groups)
+        image_network.register_to_config(latent_patch=patch)
+        return ImageUNet(image_network)
     time_ids = {"addition_time_embed_dim": 1, "projection_class_embeddings_input_dim": 1}
-    return VideoUNet(UNetSpatioTemporalConditionModel(**arguments, num_attention_heads=counts, **time_ids))
+    network = UNetSpatioTemporalConditionModel(**arguments, num_attention_heads=counts, **time_ids)
+    network.register_to_config(latent_patch=patch)
+    return VideoUNet(network)
 
 
 def _check_heads(heads: int | Sequence[int], widths: Sequence[int], attention: Sequence[str]) -> None:

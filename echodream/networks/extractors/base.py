@@ -25,6 +25,8 @@ class Extractor(ABC):
     """``FRAMES``, ``CLIPS`` or both."""
     clips: tuple[tuple[int, int], ...] = ()
     """(frames, stride) of each kind of clips."""
+    measures = "features"
+    """"features", or "spectrum" if ``features`` are powers at each frequency: which metrics apply."""
     start = "centre"
     """Position of clips (``datamodules.views.Clips``)."""
     network: nn.Module
@@ -51,10 +53,13 @@ class Extractor(ABC):
         return {"weights": self.weights, "resize": self.resize, "sees": list(self.inputs), "clips": clips}
 
 
-def load_weights_file(network: nn.Module, path: str, instructions: str) -> None:
-    """Load exactly the weights in the file ``path``. Raises ``UserError`` with download ``instructions``."""
+def load_weights_file(network: nn.Module, path: str, instructions: str, sha256: str | None = None) -> None:
+    """Load exactly the weights in ``path``, a file with this ``sha256``.
+
+    Raises ``UserError`` with ``instructions``.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: {instructions}")
-    weights, expected = read_weights(path), network.state_dict()
+    weights, expected = read_weights(path, sha256), network.state_dict()
     counters = {name: expected[name] for name in expected if name.endswith("num_batches_tracked")}
     load_exactly(network, {**counters, **weights}, path, instructions)

@@ -1,4 +1,4 @@
-"""Registry of feature extractors by kind, for ``extractors=``."""
+"""Registry of feature extractors, for ``extractors=``: by name (``BUILT_IN``) or by kind and path (``EXTRACTORS``)."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,6 +8,8 @@ from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.hub import DinoV2, VideoMae
 from echodream.networks.extractors.i3d import I3d
 from echodream.networks.extractors.inception import Inception
+from echodream.networks.extractors.lite0 import Lite0
+from echodream.networks.extractors.spectra import SpatialSpectrum, TemporalSpectrum
 
 EXTRACTORS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
     "encoder": lambda path, lengths: ClassifierExtractor(path),
@@ -17,21 +19,32 @@ EXTRACTORS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
     "videomae": lambda path, lengths: VideoMae(path),
 }
 """By kind: constructor from a path and the lengths of I3D clips in frames."""
+BUILT_IN: dict[str, Callable[[], Extractor]] = {
+    "lite0": Lite0,
+    "spectrum": SpatialSpectrum,
+    "temporal_spectrum": TemporalSpectrum,
+}
+"""Extractors that need no file, by name."""
 
 
 def load_extractors(specifications: Sequence[str], lengths: Sequence[int]) -> list[Extractor]:
-    """Extractors from ``specifications``, "kind:path". Raises ``UserError`` for an unknown kind and a repeated name."""
+    """Extractors from ``specifications``, each a name of ``BUILT_IN`` or "kind:path".
+
+    Raises ``UserError`` for an unknown kind and a repeated name.
+    """
     if isinstance(lengths, str | int | float):
         raise UserError(f"lengths is {lengths!r}: give a list of numbers of frames, as [16,128]")
     extractors: dict[str, Extractor] = {}
     for text in [specifications] if isinstance(specifications, str) else specifications:
         kind, _, path = str(text).partition(":")
-        if kind not in EXTRACTORS or not path:
-            kinds = ", ".join(EXTRACTORS)
-            raise UserError(f"extractors has {text!r}: give kind:path, with one of {kinds} before the colon")
+        if text not in BUILT_IN and (kind not in EXTRACTORS or not path):
+            raise UserError(
+                f"extractors has {text!r}: give {', '.join(BUILT_IN)}, or kind:path with one of "
+                f"{', '.join(EXTRACTORS)} before the colon"
+            )
         if path == "None":  # from encoder:${artifact} with artifact=null
             raise UserError("artifact=null leaves no network: give extractors=, as [inception:/path/to/the/file]")
-        extractor = EXTRACTORS[kind](path, lengths)
+        extractor = BUILT_IN[kind]() if text in BUILT_IN else EXTRACTORS[kind](path, lengths)
         if extractor.name in extractors:
             raise UserError(f"extractors names {extractor.name} twice: their metrics would have the same names")
         extractors[extractor.name] = extractor

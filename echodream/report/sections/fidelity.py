@@ -1,5 +1,6 @@
 """Section "Fidelity": the synthetic set compared with real test patients; the floor is real against real."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Curve, line_chart
 from echodream.report.glossary import is_distance, metric_meaning
+from echodream.report.media import png_uri
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -20,7 +22,8 @@ from echodream.report.number_format import (
 )
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
-from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
+from echodream.report.tables import SHARE, Row, Still, Table, Verdict, parse_interval
+from echodream.store import Store
 
 PARTS = ("videos", "images")
 AGREEMENT = "class agreement"
@@ -34,6 +37,15 @@ class Distance:
     value: Interval
     floor: Interval
     warning: str
+    spread: tuple[float, float] | None = None
+    """Lowest and highest value over random draws of the samples."""
+    autoencoder: Interval | None = None
+    """The distance of real test recordings that were encoded and decoded."""
+
+    @property
+    def certain_grade(self) -> int:
+        """The grade of the lowest value over the draws of the samples."""
+        return grade((self.spread[0] if self.spread else self.value.value) / self.floor.value)
 
     @property
     def ratio(self) -> float:
@@ -53,52 +65,99 @@ class Distance:
         return {"value": value.value, "low": value.low, "high": value.high, "floor": self.floor.value}
 
 
+GRADES = ((1.5, "good", "Close to real"), (3.0, "note", "Visibly different"), (math.inf, "bad", "Not usable as images"))
+"""Largest multiple of the floor, state and label of each grade."""
+JUDGED = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
+"""The distances that decide the verdict. Not that of a classifier of the study, which can be blind to texture."""
+
+
+def grade(ratio: float) -> int:
+    """Index in ``GRADES`` of a distance that is ``ratio`` times its floor."""
+    return next(number for number, (limit, _, _) in enumerate(GRADES) if ratio <= limit)
+
+
+def judged_distances(sources: Sources) -> dict[str, Distance]:
+    """The distances that decide the verdict, by name, as "images, log-spectral distance"."""
+    record = sources.records.get("evaluation", {})
+    with sources.parsing("evaluation"):
+        return {
+            f"{part}, {distance.metric}": distance
+            for part in PARTS
+            if part in record
+            for distance in _distances(record[part])
+            if distance.metric in JUDGED
+        }
+
+
+def is_unusable(sources: Sources) -> bool:
+    """Whether the verdict is that the synthetic set is not usable as images."""
+    return any(distance.certain_grade == len(GRADES) - 1 for distance in judged_distances(sources).values())
+
+
 def verdict(sources: Sources) -> Verdict:
-    """The largest distance in multiples of its floor, of videos and images."""
+    """The worst of the judged distances, in multiples of its floor, of videos and images."""
     if "evaluation" not in sources.records:
         return _not_known(sources, "The distance between the synthetic set and real patients has not been measured.")
-    record = sources.records["evaluation"]
-    with sources.parsing("evaluation"):
-        by_part = {part: list(_distances(record[part])) for part in PARTS if part in record}
-        distances = {part: max(each, key=lambda one: one.ratio) for part, each in by_part.items() if each}
-        notes = [note for part in distances for note in _agreement_note(record[part], part)]
+    distances = judged_distances(sources)
     if not distances:
-        return _not_known(sources, "No distance between the synthetic set and real patients has been measured.")
-    part, distance = max(distances.items(), key=lambda item: item[1].ratio)
-    ratio = format_ratio(distance.ratio)
+        return _not_known(
+            sources,
+            f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors=",
+        )
+    name, worst = max(distances.items(), key=lambda item: (item[1].certain_grade, item[1].ratio))
+    part, _, metric = name.partition(", ")
+    ratio = format_ratio(worst.ratio)
     sentence = (
         f"Synthetic {part} are {ratio} times as far from real test patients as real training patients are, by "
-        f"{distance.metric}: {_format_interval(distance.value)} against {_format_interval(distance.floor)}."
+        f"{metric}: {_format_interval(worst.value)} against {_format_interval(worst.floor)}."
     )
-    rows = [replace(each.row(), name=name.capitalize()) for name, each in distances.items()]
+    _, state, label = GRADES[worst.certain_grade]
+    record: Mapping[str, Any] = sources.records["evaluation"]
+    with sources.parsing("evaluation"):
+        notes = [note for each in PARTS if each in record for note in _agreement_note(record[each], each)]
+    unstable = [key for key, each in distances.items() if each.certain_grade != grade(each.ratio)]
+    if unstable:
+        notes.insert(
+            0, f"Depends on which samples are drawn, and is judged by its lowest value: {'; '.join(unstable)}."
+        )
+    rows = [replace(each.row(), name=key[0].upper() + key[1:]) for key, each in distances.items()]
     return Verdict(
         "Fidelity",
-        *_state(distance),
+        state,
+        label,
         f"{ratio} ×",
         "the floor; 1 is as close as real",
         sentence,
-        [*[f"{capitalized(distance.warning)}."] * bool(distance.warning), *notes],
+        [*[f"{capitalized(worst.warning)}."] * bool(worst.warning), *notes],
         _with_shared_axis(rows),
-        numbers={f"{name} {each.metric}": each.record() for name, each in distances.items()},
+        numbers={key: each.record() for key, each in distances.items()},
+        stills=_stills(sources),
     )
+
+
+def _stills(sources: Sources) -> list[Still]:
+    """The middle frame of a real test recording (not on a shared page) and of a synthetic one of the same class."""
+    synthetic, real = sources.synthetic, sources.real
+    if synthetic is None:
+        return []
+    row = synthetic.table.iloc[0]
+    stills = [_still(synthetic, row, "Synthetic")]
+    if real is not None and not sources.share:
+        rows = real.table[real.table["Split"] == "TEST"]
+        if {"class_id"} <= set(rows) & set(synthetic.table) and (rows["class_id"] == row["class_id"]).any():
+            rows = rows[rows["class_id"] == row["class_id"]]
+        if len(rows):
+            stills.insert(0, _still(real, rows.iloc[0], "Real"))
+    return stills
+
+
+def _still(store: Store, row: Any, label: str) -> Still:
+    pixels = store.frames(str(row["FileName"]), [int(row["NumberOfFrames"]) // 2])[0]
+    return Still(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
 
 
 def _not_known(sources: Sources, message: str) -> Verdict:
     return Verdict("Fidelity", "missing", "Not known", missing=[sources.missing("evaluation", message)])
-
-
-def _state(distance: Distance) -> tuple[str, str]:
-    """State and label of the verdict."""
-    value, floor = distance.value, distance.floor
-    if value.value <= floor.high:
-        if distance.warning:
-            return "note", "Within the floor, with a warning"
-        if value.high > floor.high:
-            return "note", "Within the floor; its interval reaches beyond"
-        return "good", "Within the floor"
-    if value.low <= floor.high and value.low < value.high:
-        return "note", "Farther than real, within uncertainty"
-    return "note", "Farther than real data"
 
 
 def _format_interval(value: Interval) -> str:
@@ -111,7 +170,8 @@ def _distances(part: Mapping[str, Any]) -> Iterator[Distance]:
         if is_distance(name) and isinstance(entry, Mapping) and entry.get("floor") is not None:
             value, floor = parse_interval(entry), parse_interval(entry["floor"])
             if value is not None and floor is not None and floor.value > 0:
-                yield Distance(name, value, floor, _warning(entry))
+                spread, share = entry.get("spread"), parse_interval(entry.get("autoencoder"))
+                yield Distance(name, value, floor, _warning(entry), tuple(spread) if spread else None, share)
 
 
 def _agreement_note(part: Mapping[str, Any], kind: str) -> list[str]:
@@ -150,14 +210,18 @@ def fidelity_tables(sources: Sources) -> list[Table]:
         for part in (part for part in PARTS if part in record):
             tables += _part_tables(part, record[part])
         rows = [row for name, entry in (record.get("beat") or {}).items() if (row := _metric_row(str(name), entry))]
+        note = "Means over recordings, with their 95 % intervals."
         if rows:
-            note = "Means over recordings, with their 95 % intervals."
             tables.append(Table("How hearts beat", ("Measure", "Synthetic", "Real"), rows, note))
+        texture = (record.get("texture") or {}).items()
+        if rows := [row for name, entry in texture if (row := _metric_row(str(name), entry))]:
+            tables.append(Table("Speckle", ("Measure", "Synthetic", "Real"), rows, note))
     return tables
 
 
 def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
-    distances = [distance.row() for distance in _distances(record)]
+    measured = list(_distances(record))
+    distances = [distance.row() for distance in measured]
     names = {row.name for row in distances}
     classes, others = [], []
     for name, entry in record.items():
@@ -173,6 +237,10 @@ def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
     if distances:
         note = "In multiples of the floor: the distance of real training patients to real test patients."
         tables.append(Table(f"Distance of {part}", columns, _with_shared_axis(distances), note, " ×"))
+    shares = [replace(each, value=each.autoencoder).row() for each in measured if each.autoencoder is not None]
+    if shares:
+        note = "Real test recordings that were encoded and decoded, in multiples of the same floor."
+        tables.append(Table(f"Share of the autoencoder, {part}", columns, _with_shared_axis(shares), note, " ×"))
     if others:
         tables.append(Table(f"Likeness of {part}", columns, others))
     if classes:

@@ -19,6 +19,7 @@ from echodream.report.number_format import (
     format_value,
 )
 from echodream.report.section import PageContext, Section, SectionContent
+from echodream.report.sections.fidelity import is_unusable
 from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
@@ -88,6 +89,8 @@ def verdict(sources: Sources) -> Verdict:
         missing.append(sources.missing("audit_image", message))
     if unfiltered and "filter_video" not in sources.records:
         missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
+    if is_unusable(sources):
+        notes.insert(0, "What is certified here is not usable as images: see Fidelity.")
     return replace(result, notes=notes, missing=missing)
 
 

@@ -63,9 +63,9 @@ def verdict(sources: Sources) -> Verdict:
         "Usefulness",
         state,
         label,
-        format_value(ratio),
-        "of real",
-        sentence,
+        "" if not_learned else format_value(ratio),
+        "" if not_learned else "of real",
+        "" if not_learned else sentence,
         [*limits, f"Both were tested on the same {test_set}, who were not used to train or choose a model.", *notes],
         ratio_rows,
         numbers=numbers,
@@ -83,7 +83,7 @@ def _state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str,
             f"In {', '.join(not_learned)} the model trained on real videos is not better than chance, for these test "
             "patients: to reach it means nothing."
         )
-        return "note", "Not tested", [limit]
+        return "note", "Real training is at chance", [limit]
     intervals = [ratio for ratio in ratios if ratio.low < ratio.high]
     low, high = (min((getattr(ratio, end) for ratio in intervals), default=math.inf) for end in ("low", "high"))
     limits = []

@@ -1,0 +1,66 @@
+"""Metrics of single recordings, such as heart rate or speckle SNR: means over a set, with intervals."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from echodream.datamodules.key_frames import evenly_spaced_frames
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
+from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
+from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, influence_interval, mean_estimate
+from echodream.metrics.fidelity import SAME
+from echodream.metrics.texture import DEPTH_BANDS, speckle_snr, speckle_width
+
+FRAMES = 4
+"""Frames of a recording that speckle statistics are computed on, evenly spread."""
+
+
+@dataclass
+class RecordingMetrics:
+    """A row of ``table`` for each recording, a column for each metric."""
+
+    table: pd.DataFrame
+    units: SamplingUnits
+    seed: int
+
+    def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
+        """Interval of the mean; mean, std and count; number of units: over recordings that have the metric ``name``."""
+        values = self.table[name].to_numpy(float)
+        known = np.isfinite(values)
+        values, units = values[known], self.units.select(known)
+        if not len(values):
+            return UNDEFINED, {"mean": UNDEFINED.value, "std": UNDEFINED.value, "count": 0}, 0
+        statistics = {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
+        return influence_interval(mean_estimate(values), units, seed=self.seed), statistics, units.count()
+
+
+def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterator[tuple[str, MetricRecord]]:
+    """Name and entry of each metric: mean over synthetic recordings, and over real ones as the floor."""
+    for name in map(str, synthetic.table):
+        value, statistics, recordings = synthetic.summary(name)
+        floor, real_statistics, patients = real.summary(name)
+        warnings = small_sample_warnings(synthetic_recordings=recordings)
+        warnings += small_sample_warnings(TEST_patients=patients) if patients else []
+        counts = int(statistics["count"]), int(real_statistics["count"])
+        record = metric_record(value, floor, *counts, SAME, warnings=warnings)
+        yield name, {**record, "synthetic": statistics, "real": real_statistics}
+
+
+def speckle_metrics(recordings: RecordingSet, extraction: FeatureExtraction) -> RecordingMetrics:
+    """Speckle SNR by depth and speckle width of at most ``extraction.max_samples`` recordings."""
+    rows = np.sort(extraction.sample_order(len(recordings.rows)))
+    title = f"speckle, {recordings.argument}"
+    table = [_speckle(recordings, row) for row in tqdm(rows.tolist(), title, disable=None, leave=False)]
+    return RecordingMetrics(pd.DataFrame(table), recordings.units(rows), extraction.seed)
+
+
+def _speckle(recordings: RecordingSet, row: int) -> dict[str, float]:
+    frames = recordings.comparable_frames(row)
+    selected = frames[evenly_spaced_frames(len(frames), min(FRAMES, len(frames)))]
+    gray = (recordings.read(row, selected.tolist()).mean(dim=0).numpy() + 1) * 127.5
+    ratios = {f"speckle SNR, {band}": value for band, value in zip(DEPTH_BANDS, speckle_snr(gray), strict=True)}
+    axial, lateral = speckle_width(gray)
+    return {**ratios, "speckle width along depth": axial, "speckle width across": lateral}

