@@ -34,7 +34,7 @@ def evaluate(
     extractors: Sequence[ExtractorPath],
     lengths: Sequence[int],
     regressor: InputPath | None,
-    vae: InputPath | None,
+    autoencoder: InputPath | None,
     audit: InputPath | None,
     protocol: InputPath | None,
     dst: OutputPath,
@@ -50,7 +50,7 @@ def evaluate(
 
     The reference is the TEST split of ``real``; the floor is TRAIN against TEST with equally many samples. Of a store
     that is not synthetic, such as decoded real latents, TEST rows are compared. ``artifact`` is the classifier for
-    class agreement, ``vae`` the autoencoder whose share of the distances is measured. Writes evaluation.json and
+    class agreement, ``autoencoder`` the one whose share of the distances is measured. Writes evaluation.json and
     protocol.json to ``dst``. Raises ``UserError`` for unusable input.
     """
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
@@ -71,7 +71,7 @@ def evaluate(
         classifier=_load_classifier(artifact, networks),
         test=test,
         train=train,
-        autoencoder=load_vae(vae) if vae is not None and Path(vae).is_dir() else None,
+        autoencoder=load_vae(autoencoder) if autoencoder is not None and Path(autoencoder).is_dir() else None,
         protocol=settings,
         protocol_path=protocol,
         counts=None if protocol is None else recorded_counts(protocol, settings),

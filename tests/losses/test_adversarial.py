@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from echodream.errors import UserError
@@ -73,3 +74,24 @@ def test_bce_works_in_half_precision() -> None:
 def test_invalid_settings_are_refused(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         PatchAdversarial(C, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_discriminator_can_get_frames_minus_their_local_mean() -> None:
+    """In units of the standard deviation of this residual in training frames; the mean is that of scipy."""
+    adversarial, frames = PatchAdversarial(C, width=8, layers=2, start=0, local_mean=5), images(0) * 0.02 - 0.9
+    adversarial.fit_residual(frames)
+    seen: list[Tensor] = []
+    adversarial.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    adversarial.generator_loss(frames)
+    residual = frames - torch.from_numpy(uniform_filter(frames.numpy(), (1, 1, 5, 5), mode="mirror"))
+    assert torch.allclose(seen[0], residual / residual.std(), atol=1e-3)
+    assert seen[0].std().item() == pytest.approx(1, rel=1e-4)
+    assert "residual_std" in adversarial.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("local_mean", 4), ("local_mean", -1), ("lr", 0.0), ("discriminator_lr", -1)]
+)
+def test_invalid_windows_and_rates_are_refused(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"^loss.adversarial.{key} is {value}"):
+        PatchAdversarial(C, width=8, layers=2, **{key: value})

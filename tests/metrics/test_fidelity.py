@@ -1,10 +1,12 @@
 """The table of fidelity metrics: equal N, and the floor from real sets alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import SamplingUnits
-from echodream.metrics.fidelity import METRICS, Features, compare_features, fidelity_metric
+from echodream.metrics.fidelity import METRICS, Features, average_draws, compare_features, fidelity_metric
 from echodream.metrics.frechet import frechet_distance
 from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 
@@ -19,7 +21,7 @@ def side(seed: int, shift: float = 0.0, count: int = N) -> Features:
 def test_the_floor_compares_train_with_test() -> None:
     synthetic, test, train = side(0, 1.5), side(1), side(2)
     found = compare_features(synthetic, test, train)
-    assert set(found) == set(METRICS) - {"IS"}
+    assert set(found) == {name for name, metric in METRICS.items() if metric.measures == "features"}
     for which, other in (("value", synthetic), ("floor", train)):
         products = DotProducts.of(other.rows, test.rows)
         truth = {"frechet": frechet_distance(other.rows, test.rows), "kernel": polynomial_mmd(products).value}
@@ -49,6 +51,20 @@ def test_unequal_sample_counts_are_refused() -> None:
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
         with pytest.raises(ValueError, match="use the same number of each"):
             compare_features(*sides)
+
+
+def test_spectra_have_the_log_spectral_distance_alone() -> None:
+    sides = [replace(each, rows=np.exp(each.rows), are_spectra=True) for each in (side(0), side(1), side(2))]
+    assert set(compare_features(*sides)) == {"log_spectral"}
+
+
+def test_the_average_over_draws_has_their_spread() -> None:
+    draws = [compare_features(side(seed, 0.5), side(seed + 9), side(seed + 18)) for seed in range(3)]
+    values = [draw["frechet"].value for draw in draws]
+    found = average_draws(draws)["frechet"]
+    assert found.spread == (min(each.value for each in values), max(each.value for each in values))
+    assert found.value.low == pytest.approx(np.mean([each.low for each in values]))
+    assert average_draws(draws[:1]) == draws[0]
 
 
 def test_small_sets_use_fewer_neighbors() -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.modules.trainable import Trainable, check_optimizer_settings
+from echodream.modules.trainable import OptimizerGroup, Trainable, check_optimizer_settings
 from tests.support.tiny_diffusion import latent_store, train_cfg
 
 WRONG = [
@@ -92,7 +92,7 @@ def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
     module.make_optimizer = partial(torch.optim.SGD, lr=1e-9)
     words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change that setting"
     with pytest.raises(UserError, match=words):
-        Trainable.build_optimizers(module, [[torch.nn.Parameter(torch.zeros(1))]])
+        Trainable.build_optimizers(module, [OptimizerGroup([torch.nn.Parameter(torch.zeros(1))])])
 
 
 def test_an_invalid_schedule_stops_training_without_an_artifact(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_published_weights_are_exported_unchanged(tmp_path: Path, latents: Path)
     }
     torch.save(state, tmp_path / "siamese.pth")
     given = ["head=published", f"embedder.weights={tmp_path}/siamese.pth", "trainer.max_epochs=0", "model.range=[-4,4]"]
-    given += ["embedder.widths=[4,6,8,10]", f"embedder.features={D}"]
+    given += ["embedder.widths=[4,6,8,10]", f"embedder.features={D}", "embedder.stride=1"]
     engine.train(train_cfg(tmp_path, latents, *given))
     x = torch.randn(B, C, H, W, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

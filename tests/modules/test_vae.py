@@ -1,13 +1,16 @@
 """model=vae: training steps compared with manual steps, metrics, and encoding and decoding in chunks."""
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from diffusers.optimization import get_scheduler
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -305,3 +308,46 @@ def test_the_published_network_trains_one_step_and_encodes() -> None:
     assert mean.shape == std.shape == (2, 4, 14, 14)
     assert torch.isfinite(mean).all()
     assert (std > 0).all()
+
+
+class DecoderWatch(Callback):
+    """Encoder and decoder weights and the learning rates, after each batch."""
+
+    def __init__(self) -> None:
+        self.encoder: list[Tensor] = []
+        self.decoder: list[Tensor] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        for kept, part in ((self.encoder, "encoder"), (self.decoder, "decoder")):
+            weights = getattr(pl_module.network, part).parameters()
+            kept.append(nn.utils.parameters_to_vector(weights).detach().clone())
+        self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
+
+def test_with_decoder_only_the_encoder_is_fixed_from_the_start_of_the_discriminator() -> None:
+    """Latents stay what they are, and the schedule begins again with its own learning rates."""
+    torch.manual_seed(1)
+    judge = PatchAdversarial(C, width=4, layers=1, start=3, decoder_only=True, lr=0.03, discriminator_lr=0.07)
+    watch = DecoderWatch()
+    schedule = partial(get_scheduler, "cosine", num_warmup_steps=0)
+    optimizer = partial(torch.optim.SGD, lr=LR)
+    module = VAE(network(), {"l1": L1(1), "kl": KL(1e-3), "adversarial": judge}, optimizer, schedule=schedule)
+    fit(module, batches(2), watch, epochs=3)
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(watch.encoder)]
+    assert changed == [True, True, False, False, False]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(watch.decoder))
+    first, critic, decoder = zip(*watch.rates, strict=True)
+    assert first == pytest.approx([LR * 0.75, LR * 0.25, 0, 0, 0, 0])
+    assert critic == pytest.approx([0.07] * 3 + [0.07 * 0.75, 0.07 * 0.25, 0])
+    assert decoder == pytest.approx([0.03] * 3 + [0.03 * 0.75, 0.03 * 0.25, 0])
+
+
+def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:
+    """With decoder_only, the steps before `start` are those of a training without a discriminator."""
+    judge = PatchAdversarial(C, width=4, layers=1, start=99, decoder_only=True)
+    modules = [VAE(network(), {"l1": L1(1), "adversarial": term}, sgd) for term in (judge, None)]
+    for module in modules:
+        fit(module, batches(3))
+    for left, right in zip(*(module.network.parameters() for module in modules), strict=True):
+        assert torch.equal(left, right)

@@ -143,7 +143,7 @@ def records(reports: Path, **changed: Any) -> None:
     kernel = {**number(0.14, -0.3, 0.6), "floor": number(-0.2, -0.4, -0.1), "warning": None}
     beat = {"heart rate": {**number(70.0, 66.0, 74.0), "floor": number(72.0, 68.0, 76.0)}}
     beat["seam ratio"] = {**number(1.0, 0.9, 1.1), "floor": {"value": None, "low": None, "high": None}}
-    videos = {"class agreement": agreement, "class agreement, ASD": agreement, "frechet[classifier]": near}
+    videos = {"class agreement": agreement, "class agreement, ASD": agreement, "frechet[lite0]": near}
     videos["kernel[classifier]"] = kernel
     line = {"value": [3.0, 4.0, 3.0], "low": [2.0, 3.0, 2.0], "high": [4.0, 5.0, 4.0]}
     curves = {"frame difference": {"synthetic": line, "real": line}}

@@ -404,3 +404,35 @@ def test_settings_that_cannot_be() -> None:
     for heads in (3, [4, 3], [4], 0):
         with pytest.raises(UserError, match=r"denoiser.heads is .*: give a divisor of each of denoiser.widths"):
             build_unet(4, 0, 8, True, [32, 64], 1, ["cross", "none"], heads)
+
+
+@pytest.mark.parametrize("is_video", [False, True])
+def test_patches_of_latents_are_pixels_of_the_network(is_video: bool, tmp_path: Path) -> None:
+    """Equal to rearranging by hand; the patch size survives saving and loading."""
+    torch.manual_seed(0)
+    widths, groups = ([32, 64], 32) if is_video else ([4, 8], 4)
+    made = build_unet(C, E, D, is_video, widths, 1, ["cross"] * 2, heads=2, groups=groups, patch=2).eval()
+    assert (made.channels, made.extra_channels, made.size_multiple) == (C, E, 4)
+    assert made.network.config.in_channels == 4 * (C + E)
+    rest = (F, 8, 12) if is_video else (8, 12)
+    x, extra, tokens = torch.randn(B, C, *rest), torch.randn(B, E, *rest), torch.randn(B, 2, D)
+    t = torch.tensor([3, 500])
+    with torch.no_grad():
+        found = made(x, t, Condition(tokens, extra))
+        joined = torch.cat([x, extra], dim=1)
+        small = torch.stack(
+            [joined[:, c, ..., row::2, column::2] for c in range(C + E) for row in (0, 1) for column in (0, 1)], dim=1
+        )
+        plain = type(made)(made.network)
+        made.network.register_to_config(latent_patch=1)
+        output = plain.predict(small, t, tokens)
+        expected = torch.empty_like(x)
+        for number in range(4 * C):
+            c, row, column = number // 4, number // 2 % 2, number % 2
+            expected[:, c, ..., row::2, column::2] = output[:, number]
+        made.network.register_to_config(latent_patch=2)
+    assert torch.allclose(found, expected, atol=1e-6)
+    made.save(tmp_path)
+    loaded = load_denoiser(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, t, Condition(tokens, extra)), found)
