@@ -1,11 +1,12 @@
-"""Time of all measures of an anonymized set against local cloaking with a faiss flat index, and peak memory.
+"""Time and peak memory of all measures of an anonymized set, compared with local cloaking by a faiss flat index.
 
     pip install --target /tmp/faiss --no-deps faiss-cpu
     python benchmarks/anonymity.py --faiss /tmp/faiss [--records 20000] [--features 512] [--threads 2] [--noise 1.0]
 
-The index holds records and avatars, and searches the 4,000 nearest of each record, as the published code does. Both are
-timed alternately, after imports and a small first run, in wall time and in CPU time. Memory is the peak of the process
-after the measures alone, including Python, torch and both sets. Without --faiss only the measures are timed.
+The index contains records (originals) and avatars (anonymized versions), and searches the 4,000 nearest neighbors of
+each record, as the published code does. Measures and index are timed alternately, after imports and a small first run,
+in wall time and CPU time. The peak memory is that of the process after the measures, including Python, torch and both
+sets. Without --faiss only the measures are timed.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> None:
     for name, value in {"records": 20_000, "features": 512, "threads": 2, "k": 4000, "repeats": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument(
-        "--noise", type=float, default=1.0, help="standard deviation of the avatars' noise; the records' is 1"
+        "--noise", type=float, default=1.0, help="standard deviation of the noise of avatars; records have 1"
     )
     parser.add_argument("--faiss", help="folder where faiss is installed")
     options = parser.parse_args()

@@ -1,9 +1,10 @@
-"""Clip reads per second: a slice of a latent store against torch.load of one .pt per recording, turn by turn.
+"""Clips per second that are read from a latent store, compared with torch.load of one .pt file per recording.
 
     python benchmarks/clip_reads.py [--recordings 200] [--frames 192] [--clip 64] [--rounds 9]
 
-The .pt holds what the published pipelines keep: one float32 sample (F, 4, 14, 14). The store holds float16 mean and
-std, so its clip is as many numbers again as a sample, and a fresh draw each time. Both are read from the page cache.
+A .pt file contains one float32 sample (F, 4, 14, 14) of the posterior, as in the published pipelines. The store
+contains the float16 mean and std of the posterior, so that every read gives a new sample, from the same number of
+bytes. Both are read in turns, from the page cache.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from echodream.store.latents import write_latents
 
 
 def make(root: Path, recordings: int, frames: int) -> Store:
-    """A latent store, and a folder of .pt files beside it, of random numbers."""
+    """Write random latents to a store at ``root``/store and to .pt files in ``root``/pt."""
     rng = np.random.default_rng(0)
     dataset = Dataset(kind="latent", layout="F,C,H,W", channels=4, height=14, width=14, encoder="0" * 64)
     (root / "pt").mkdir()

@@ -1,10 +1,10 @@
-"""Wall time of ``stage=encode`` over the bare network's for the same frames, and over the published loop's.
+"""Wall time of ``stage=encode``, compared with the network alone and with the published loop, for the same frames.
 
     python benchmarks/encode.py [--recordings 24] [--frames 64] [--size 112] [--channels 1] [--device cpu|cuda]
 
 The stage runs in this process, after imports: it reads a store of phantom videos, encodes, writes and verifies. The
-bare network gets the same frames from memory, in batches of the same size. The published loop takes one recording at a
-time, in batches of 32, float32: it reads, encodes and writes in turn. All are timed ``--repeats`` times, turn by turn.
+network alone gets the same frames from memory, in batches of the same size. The published loop reads, encodes and
+writes one recording at a time, in float32 batches of 32 frames. The three are timed in turns, ``--repeats`` times.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from echodream.store.video import write_video
 
 
 def make(root: Path, options: argparse.Namespace) -> Store:
-    """A store of phantom videos at ``root``/videos, and an untrained network beside it."""
+    """Write a store of phantom videos to ``root``/videos, and an untrained autoencoder to ``root``/vae."""
     torch.manual_seed(0)
     wide = options.widths[0] >= 128
     build_autoencoder(options.channels, options.widths, 2 if wide else 1, groups=32 if wide else 8).save_pretrained(
@@ -60,7 +60,7 @@ def stage(root: Path, options: argparse.Namespace) -> Store:
 
 @torch.inference_mode()
 def bare(network: Any, frames: Tensor, budget: int) -> None:
-    """The network alone, over uint8 frames (N, C, H, W) that lie on its device."""
+    """Encode uint8 frames (N, C, H, W), which are on the device of ``network``."""
     for part in split_into_chunks(frames, budget):
         network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
@@ -78,21 +78,21 @@ def published(network: Any, store: Store, root: Path, device: str) -> dict[str, 
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    """How long ``run`` takes, and what it returns."""
+    """Wall time of ``run`` in seconds, and its result."""
     start, found = time.perf_counter(), run()
     torch.cuda.synchronize() if torch.cuda.is_available() else None
     return time.perf_counter() - start, found
 
 
 def main() -> None:
-    """Print times, ratios, and the largest difference of a stored latent from the published loop's."""
+    """Print times, ratios, and the largest difference between stored latents and those of the published loop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = {"recordings": 24, "frames": 64, "size": 112, "channels": 1, "budget": 64, "workers": 1, "repeats": 5}
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 64], help="published: 128 256 256 512")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", default="32-true", help="of the stage: 32-true, bf16-mixed or 16-mixed")
+    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -1,11 +1,11 @@
-"""Time of the nearest-patient search over that of its matrix product and of a full correlation matrix; its memory.
+"""Time and memory of the nearest-patient search, compared with its matrix product and with a full correlation matrix.
 
     python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
-References come in parts of 64 frames, like recordings, each of its own patient. Search and product are timed in turns,
-``--repeats`` times, after imports and a small first run. The product is in double precision like the search, in blocks
-of the same size, and keeps nothing. Memory is the peak of the process (or the device) above that before. The full
-matrix is torch.corrcoef of samples and references together, as in the published filter.
+References are recordings of 64 frames, each of another patient. Search and product are timed in turns, ``--repeats``
+times, after imports and a small first run. The product is in double precision, in blocks of the same size as in the
+search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the device). The
+full matrix is torch.corrcoef of samples and references together, as in the published filter.
 """
 
 import argparse
@@ -24,12 +24,12 @@ Block = tuple[Tensor, list[str]]
 
 
 def reference_parts(references: Tensor) -> list[Block]:
-    """Embeddings, (m, D), in parts of 64 frames with a patient each."""
+    """Embeddings, (m, D), split into parts of 64 frames, each of another patient."""
     return [(part, [f"patient_{number}"] * len(part)) for number, part in enumerate(references.split(64))]
 
 
 def product_alone(samples: Tensor, references: Tensor, block: int) -> None:
-    """The matrix product alone, by blocks, into one buffer."""
+    """Compute the matrix product in blocks, into one buffer."""
     samples, references = samples.double(), references.double()
     out = torch.empty(block * block, device=samples.device, dtype=torch.float64)
     for right in references.split(block):
@@ -58,7 +58,7 @@ def _wait(device: str) -> None:
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float:
-    """Peak memory of ``run`` above that before, in GB."""
+    """Increase of the peak memory during ``run``, in GB."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

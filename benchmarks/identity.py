@@ -19,7 +19,7 @@ REPEATS = 1000
 
 
 def main(store: str, artifact: str, pairs: str) -> None:
-    """Print the AUC of pixels, that of the network, and the difference, with patient-bootstrap intervals."""
+    """Print the AUC of pixels, the AUC of the network, and their difference, with bootstrap intervals over patients."""
     network = load_reid(artifact)
     for split in ("VAL", "TEST"):
         images = select_images(Store(store), [split], 1, "src")

@@ -1,4 +1,4 @@
-"""Frames per second of stage=ingest by number of worker processes, on the phantom written as a raw CardiacNet tree.
+"""Frames per second of stage=ingest for several numbers of workers, on phantom recordings in the layout of CardiacNet.
 
 python benchmarks/ingest.py [--patients 40] [--workers 0 1 2]
 """
@@ -20,7 +20,7 @@ from echodream.store import Store
 
 
 def main() -> None:
-    """Write a raw tree once, ingest it with each number of workers, print a table."""
+    """Write the raw files once, ingest them with each number of workers, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({0, 1, os.cpu_count() or 1}))

@@ -1,4 +1,4 @@
-"""Key frames of phantoms compared with the truth, at various frame rates, sizes, gains, noise and heart rates.
+"""Detected and true key frames of phantoms, at various frame rates, sizes, gains, noise levels and heart rates.
 
 python benchmarks/keyframes.py [--n 20] [--seed 2000] [--only fast slow]
 """
@@ -16,7 +16,8 @@ from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 @dataclass(frozen=True)
 class Condition:
-    """Settings of phantoms; gain and noise in dB are added to those of the study. ``share`` of ``--n`` are rendered."""
+    """Settings of phantoms. ``gain`` and ``noise``, in dB, are added to those of the study. ``share``: fraction of
+    ``--n`` phantoms that are rendered."""
 
     fps: float = 32.0
     size: int = 64

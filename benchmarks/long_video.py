@@ -1,15 +1,15 @@
-"""Seams, network evaluations and sampling time of videos longer than a window, for each way of joining windows.
+"""Seams, network evaluations and sampling time of videos longer than a window, for each method of joining windows.
 
     python benchmarks/long_video.py [overrides of stage=video] [--study phantom] [--src samples/phantom/images] [--n 52]
         [--frames 64 96 192] [--joins crossfade continue drop]
 
 Run it in the folder that has models/ and samples/ of the study. Videos are sampled by stage=video and decoded by
-stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published way: windows half a window
-apart at every step, of which a later one contributes only the frames that earlier ones do not cover. The seam ratio is
-the mean frame difference at the joins divided by that elsewhere, over all videos, 1 where no seam is visible, with a
-95 % bootstrap interval over videos. It is printed twice: for the frames where a window begins, and for those where the
-window before has ended, which is where "drop" changes from one window to the next. "real" are held-out recordings of
-the same length, at the joins of "crossfade".
+stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published method: windows overlap by
+half a window at every step, and a window contributes only the frames that earlier windows do not cover. The seam ratio
+is the mean frame difference at the joins divided by the mean frame difference elsewhere, over all videos, with a 95 %
+bootstrap interval over videos; it is 1 if no seam is visible. It is printed twice: for the frames where a window
+begins, and for the frames after the end of the previous window, where "drop" changes from one window to the next.
+"real" has held-out recordings of the same length, at the joins of "crossfade".
 """
 
 import argparse
@@ -60,7 +60,7 @@ def run_stage(*overrides: str) -> None:
 
 
 def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[list[np.ndarray], list[int], str]:
-    """Decoded videos, each (F, H, W) gray levels; the joins; rows through the network and seconds per video."""
+    """Decoded videos, each (F, H, W) in gray levels; the joins; network evaluations and seconds per video."""
     count = [0]
     forward = DiffusionModel.forward
 
@@ -88,7 +88,7 @@ def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[
 
 
 def seam_ratio(videos: Sequence[np.ndarray], joins: Sequence[int], resamples: int = 2000) -> str:
-    """Frame difference at ``joins`` divided by that elsewhere, over all videos, with its bootstrap interval."""
+    """Frame difference at ``joins`` divided by the frame difference elsewhere, over all videos, with its interval."""
     if not videos or not joins:
         return "         -          "
     curves = [frame_difference_curve(clip.astype(np.uint8)) for clip in videos]  # entry k is from frame k to k + 1
@@ -108,15 +108,15 @@ def real_videos(options: argparse.Namespace, frames: int) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Print one line for each length and way of joining."""
+    """Print one line for each length and method of joining."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     joins = ("crossfade", "continue", "drop")
     parser.add_argument("--study", default="phantom")
     parser.add_argument("--src", default="samples/phantom/images", help="store of latent images")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 96, 192])
     parser.add_argument("--joins", nargs="+", choices=joins, default=list(joins))
-    parser.add_argument("--n", type=int, default=52, help="videos")
-    parser.add_argument("overrides", nargs="*", help="for stage=video, as steps=20 guidance.class_id=2")
+    parser.add_argument("--n", type=int, default=52, help="number of videos")
+    parser.add_argument("overrides", nargs="*", help="overrides of stage=video, as steps=20 guidance.class_id=2")
     options = parser.parse_args()
     window = load_diffusion_model(f"models/{options.study}/lvdm", "lvdm").metadata.frames
     print(f"{options.n} videos, window {window}, {' '.join(options.overrides) or 'defaults'}")

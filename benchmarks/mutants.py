@@ -1,10 +1,11 @@
-"""Plants known mistakes in a copy of the checkout, one at a time, and checks that the fast tests notice each.
+"""Mutation test: plants known mistakes in a copy of the checkout, one at a time, and checks that a fast test fails.
 
     python benchmarks/mutants.py [name ...]
 
-Each mutant is one replaced line; the mistakes are those of published pipelines and of privacy arithmetic. Prints
-"caught" or "MISSED" for each, and exits 1 if one was missed. tests/test_mutants.py checks that every line to replace is
-in the code, exactly once. Mutants of the noise processes are planted by tests/diffusion/test_process_mutants.py itself.
+A mutant replaces one line by a mistake of a published pipeline or of privacy arithmetic. The script prints "caught" or
+"MISSED" for each mutant, and exits with 1 if a mutant was missed. tests/test_mutants.py checks that every line to
+replace is in the code exactly once. tests/diffusion/test_process_mutants.py plants mutants of the noise processes
+itself.
 """
 
 import argparse
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Mutant(NamedTuple):
-    """A mistake and the tests that must notice it."""
+    """A mistake, and the tests of which one must fail."""
 
     file: str
     """Below echodream/."""
@@ -193,7 +194,7 @@ def is_caught(mutant: Mutant, checkout: Path) -> bool:
 
 
 def main() -> int:
-    """Plant the mutants that are named on the command line, all by default."""
+    """Plant the mutants that are named on the command line, or all mutants."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", choices=[*MUTANTS, []], metavar="name", help=", ".join(MUTANTS))
     names = parser.parse_args().names or list(MUTANTS)

@@ -1,18 +1,18 @@
-"""Recall of the privacy filter: a set with planted copies of training patients, filtered by both rules.
+"""Recall of the privacy filter: both rules filter a set that contains known copies of training patients.
 
     python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
         [--beta 0.05] [--choose 0] [--every 1] [--patients 112] [--out reports/phantom/planted_copies]
 
-``--root`` has a study as launch/demo.sh makes it; missing phantom, autoencoder, latents and identity network are made
-first. The set has ``--novel`` samples of phantom patients of another seed, who are in no split, and one copy of each
-training patient under each transform of conf/controls/declared.yaml, without those that need the generator
-models/<study>/lidm if there is none. A sample has as many frames as the generator samples, or ``--frames``. Both rules
-filter the same samples. "calibrated" compares with every ``--every``-th frame by cosine similarity; its threshold is
-set by the TEST patients and by copies of other frames and with other random numbers than the planted ones, without
-those in report_only of conf/stage/filter.yaml. The highest score over the frames and their ``--views`` counts.
-"percentile" is the published rule: Pearson correlation with first frames, no views. Recall is the fraction of planted
-copies that are rejected, false rejection the fraction of novel samples; intervals are exact (Clopper-Pearson),
-two-sided, 95 %, over patients. Writes planted_copies.json and roc.png to ``--out``.
+``--root`` has a study as launch/demo.sh writes it; if the phantom, autoencoder, latents or identity network is missing,
+it is created first. The set has ``--novel`` samples of phantom patients with another seed, who are in no split, and one
+copy of each training patient under each transform of conf/controls/declared.yaml. Transforms that need the generator
+are left out if models/<study>/lidm does not exist. A sample has as many frames as a sample of the generator, or
+``--frames``. "calibrated" compares samples with every ``--every``-th frame by cosine similarity; the highest score over
+the frames and their ``--views`` counts. Its threshold is set by the TEST patients and by other copies, of other frames
+and with other random numbers, without the controls in report_only of conf/stage/filter.yaml. "percentile" is the
+published rule: Pearson correlation with first frames, no views. Recall is the rejected fraction of the planted copies,
+false rejection the rejected fraction of the novel samples. Intervals are exact (Clopper-Pearson), two-sided, 95 %, over
+patients. The script writes planted_copies.json and roc.png to ``--out``.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def make_study(root: Path, study: str) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """Latents of a sample, (f, C, H, W); of a copy also patient, ``control`` and the copied frames, ``taken``."""
+    """Latents of a sample, (f, C, H, W). A copy also has its patient, ``control`` and the copied frames, ``taken``."""
 
     latents: Tensor
     kind: str
@@ -117,7 +117,7 @@ def score_by_both_rules(
 
 
 def beat_frames(video: Video) -> np.ndarray:
-    """The frames of its first end diastole, of the end systole after it, and of the next end diastole."""
+    """Frame numbers of the first end diastole, the end systole after it, and the next end diastole."""
     marks = {kind: [int(np.abs(video.times - at).argmin()) for at in moments] for kind, moments in video.marks.items()}
     first = marks["ED"][0]
     middle = next((at for at in marks["ES"] if at > first), first)
@@ -127,7 +127,7 @@ def beat_frames(video: Video) -> np.ndarray:
 def novel_samples(shop: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
     """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
 
-    They are rendered like the study and resized as by stage=ingest; with another texture they would be easy to tell.
+    They are rendered like the study and resized as by stage=ingest, because another texture would be easy to recognize.
     """
     size = int(study.table["FrameHeight"].iloc[0])
     rendered = OmegaConf.load(CONF_DIR / "data" / "phantom.yaml")
@@ -188,7 +188,7 @@ def rule_results(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, s
 
 
 def plot_roc_curves(rules: dict[str, Any], path: Path) -> None:
-    """One diagram for each rule: recall of each transform against the share of novel samples rejected, from 0.001."""
+    """A plot for each rule: recall of each transform over the rejected fraction of novel samples, from 0.001."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(rules) + 2, 5), layout="constrained")
@@ -286,7 +286,7 @@ def decide_by_both_rules(given: argparse.Namespace, samples: Sequence[Sample], s
 
 @torch.inference_mode()
 def main() -> None:
-    """Make the set, filter it by both rules, print and write the results."""
+    """Generate the set, filter it by both rules, print and write the results."""
     given = parse_arguments()
     root = Path(given.root).resolve()
     root.mkdir(parents=True, exist_ok=True)

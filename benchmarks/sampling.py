@@ -1,14 +1,14 @@
-"""Compares image sampling as published, 256 steps of DDPM with guidance at every step, with faster settings.
+"""Compares published image sampling (256 DDPM steps with guidance at every step) with faster settings.
 
     python benchmarks/sampling.py [--models models/phantom] [--videos data/phantom/videos] [--n 400] [--guidance 2]
         [--samplers dpmpp_2m unipc] [--steps 10 16 20 30] [--intervals 0:1 0.2:0.8]
 
-Needs the artifacts lidm, vae and classifier in ``--models`` and a store of real videos. Each batch of rows is sampled
-with all settings in turn, so that other load on the machine affects all of them alike. Printed for each setting: rows
-through the network per sample; milliseconds per sample (median over batches, without decoding); Frechet distance of
-the decoded images to real TEST frames in the classifier's features, its ratio to that of the published setting with a
-90 % interval (bootstrap over samples); and agreement of the classifier with the requested class. The floor is the
-distance between as many real TRAIN and TEST frames.
+The script needs the artifacts lidm, vae and classifier in ``--models`` and a store of real videos. Each batch of rows
+is sampled with all settings in turn, so that other load on the machine affects all settings equally. For each setting
+the script prints the network evaluations per sample; milliseconds per sample (median over batches, without decoding);
+the Frechet distance of the decoded images to real TEST frames in the classifier's features, and its ratio to the
+distance of the published setting with a 90 % interval (bootstrap over samples); and how often the classifier predicts
+the requested class. The floor is the distance between the same number of real TRAIN and TEST frames.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Setting:
     correct: list[Tensor] = field(default_factory=list)
 
     def sample(self, rows: list[int], values: dict[str, Tensor]) -> Tensor:
-        """Latents of the samples number ``rows``, (B, C, H, W); measures time and network rows."""
+        """Latents of the samples with the numbers ``rows``, (B, C, H, W); measures time and network evaluations."""
         count = [0]
         denoiser = self.module.model.denoiser
         hook = denoiser.register_forward_pre_hook(lambda _, inputs: count.append(len(inputs[0])))
@@ -157,15 +157,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="models/phantom", help="folder of the artifacts lidm, vae, classifier")
     parser.add_argument("--videos", default="data/phantom/videos", help="store of real videos")
-    parser.add_argument("--n", type=int, default=400, help="images")
+    parser.add_argument("--n", type=int, default=400, help="number of images")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--condition", default="class_id", help="guided condition")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale")
-    parser.add_argument("--published", type=int, default=256, help="steps of ddpm, guided at every step")
+    parser.add_argument("--published", type=int, default=256, help="number of DDPM steps of the published setting")
     parser.add_argument("--samplers", nargs="+", default=["dpmpp_2m"])
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument(
-        "--intervals", nargs="+", default=["0:1"], help="intervals of relative times in which guidance is applied"
+        "--intervals", nargs="+", default=["0:1"], help="intervals of diffusion times in which guidance is applied"
     )
     parser.add_argument("--bootstrap", type=int, default=200, help="bootstrap resamples for the interval of the ratio")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,10 @@
-"""Start-up time of the command line, and import time of each stage and model.
+"""Startup time of the command line, and import time of each stage and model.
 
 python benchmarks/startup.py [--repeats 3] [--launch]
 
-Each figure is the minimum over repeats, each in a new process: wall time and CPU time in seconds. The import time of a
-stage covers the modules that its configuration names, not what they import later, in functions. With --launch the smoke
-pipeline runs twice in a temporary folder, which takes minutes: from the beginning, and when all is complete.
+Each time is the minimum over repeats in new processes: wall time and CPU time in seconds. The import time of a stage
+covers the modules that its configuration names, without imports inside functions. With --launch the smoke pipeline runs
+twice in a temporary folder, which takes minutes: from the beginning, and again when all results are complete.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def run_time(command: list[str], folder: Path) -> tuple[float, float]:
 
 
 def time_pipeline() -> None:
-    """Time the smoke pipeline, and a second run of it that finds all complete."""
+    """Time the smoke pipeline, and a second run when all results are complete."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("train.py", "sample.py", "launch"):

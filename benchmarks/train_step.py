@@ -3,10 +3,10 @@
     python benchmarks/train_step.py [--model lidm|lvdm] [--preset tiny|small|published] [--device cpu|cuda]
         [--precision 32-true|bf16-mixed] [--compile] [--channels-last]
 
-Both have the same network, optimizer, schedule, gradient clipping and EMA, and take the same batches from memory.
-Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing. Within one fit they
-alternate, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up round. Prints medians over rounds. The peak
-GPU memory is that of Lightning alone: the plain loop is built after the first round.
+Both have the same network, optimizer, schedule, gradient clipping and EMA, and use the same batches from memory.
+Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing. Both alternate within one
+fit, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up round. The script prints medians over rounds. The
+peak GPU memory is that of Lightning alone, because the plain loop is built after the first round.
 """
 
 import argparse
@@ -151,7 +151,7 @@ class Clock:
 
 
 class AlternatingBatches:
-    """Batches for Lightning; after each ``steps`` batches the plain loop trains on as many."""
+    """Batches for Lightning; after each ``steps`` batches the plain loop trains on the same number of batches."""
 
     def __init__(self, batches: list[Any], module: LatentDiffusion, cfg: DictConfig, options: argparse.Namespace):
         self.batches, self.options = batches, options
@@ -194,7 +194,7 @@ def print_times(turns: AlternatingBatches, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Train for a few rounds in both ways and print the time of a step."""
+    """Train for a few rounds with Lightning and with the plain loop, and print the time of a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("lidm", "lvdm"), default="lidm")
     parser.add_argument("--preset", choices=("tiny", "small", "published"), default="tiny")
