@@ -4,7 +4,7 @@
 # JOBS=1 in the environment runs one command at a time, which needs less memory.
 total=$(grep -cE '^ *(parallel +)?python ' "launch/$(basename "$0")")
 number=0
-logs=$(mktemp -d)   # of command n: n is its output, n.python and n.shell are its process ids
+logs=$(mktemp -d)   # for command n, file n has its output; n.python and n.shell have its process ids
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 threads=${OMP_NUM_THREADS:-}
 trap ended EXIT
@@ -24,7 +24,7 @@ parallel() {
     return
   fi
   [ -n "$threads" ] || export OMP_NUM_THREADS=$(((cores + 1) / 2))
-  line "$@" 2> >(cat >&2) &   # no terminal, so no progress bar
+  line "$@" 2> >(cat >&2) &   # stderr is not a terminal, so that no progress bar is shown
   echo $! >"$logs/$number.shell"
 }
 
@@ -62,10 +62,10 @@ stopped() {
 
 ended() {
   local one tenths
-  exec 2>/dev/null   # without the messages of bash about ended processes
+  exec 2>/dev/null   # hide the messages of bash about ended processes
   kill $(jobs -pr) $(cat "$logs"/*.python) || true
   for one in "$logs"/*.python; do
-    for tenths in {1..300}; do   # a training ends with its batch, a stage with its recording
+    for tenths in {1..300}; do   # a training ends after the current batch, a stage after the current recording
       [ -e "$one" ] && kill -0 "$(cat "$one")" || break
       sleep 0.1
     done
@@ -76,5 +76,5 @@ ended() {
 
 verdict() {
   sed -n '/^report: /,$p' "$logs/$number"
-  echo "all of it took $(clock $SECONDS)"
+  echo "total time: $(clock $SECONDS)"
 }
