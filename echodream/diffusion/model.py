@@ -53,7 +53,9 @@ class ModelMetadata:
     shared_noise: float = 0.0
     """Correlation of the noise between the frames of a clip."""
     residual: tuple[float, ...] | None = None
-    """Standard deviation per channel of clips minus interpolated references, if the process models these residuals."""
+    """Standard deviation of residuals, if the process models them: of clips minus interpolated references, per channel;
+    of key frames, per channel of each frame: 1 for the first, and those of the others minus the first.
+    """
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
@@ -68,7 +70,9 @@ class ModelMetadata:
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
         stds = self.residual or (1.0,) * self.channels
-        if len(stds) != self.channels or not all(math.isfinite(std) and std > 0 for std in stds):
+        if len(stds) not in (self.channels, self.channels * self.frames) or not all(
+            math.isfinite(std) and std > 0 for std in stds
+        ):
             raise ValueError(f"residuals with standard deviations {stds}")
 
 
@@ -102,19 +106,23 @@ class DiffusionModel(nn.Module):
         """Data of the process for whitened latents ``x``: their standardized residual, or ``x`` itself."""
         if self.metadata.residual is None:
             return x
-        return (x - self._interpolation(x, values)) / self._residual_std(x)
+        return (x - self._baseline(x, values)) / self._residual_std(x)
 
     def from_residual(self, residual: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Whitened latents from data of the process: the inverse of ``to_residual``."""
         if self.metadata.residual is None:
             return residual
-        return residual * self._residual_std(residual) + self._interpolation(residual, values)
+        return residual * self._residual_std(residual) + self._baseline(residual, values)
 
-    def _interpolation(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])
+    def _baseline(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """What residuals are added to: interpolated references of a clip; the first of key frames, part of ``x``."""
+        if self.is_video:
+            return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])
+        first = x[:, : self.metadata.channels]
+        return torch.cat([torch.zeros_like(first), *[first] * (self.metadata.frames - 1)], dim=1)
 
     def _residual_std(self, x: Tensor) -> Tensor:
-        return x.new_tensor(self.metadata.residual).view(-1, 1, 1, 1)
+        return x.new_tensor(self.metadata.residual).view(-1, *[1] * (x.ndim - 2))
 
     def predictor(self, values: Mapping[str, Tensor]) -> Predict:
         """The model with fixed condition ``values``: predictions for all sets of kept conditions in one call."""

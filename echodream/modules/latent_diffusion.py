@@ -43,8 +43,8 @@ class LatentDiffusion(Trainable):
     ``conditions`` are modules by name, with tokens of width ``width``; ``joint_dropout``: see ``Conditioner``;
     ``optimizer`` and ``schedule``: see ``Trainable``. ``checkpointing``: gradient checkpointing; ``compile``:
     torch.compile in place; ``channels_last``: memory format of the convolutions. ``shared_noise`` is the correlation of
-    noise between frames, ``noise_offset`` the strength of an offset per channel. With ``residual`` and reference
-    frames, the process models the clip minus the interpolation of its references.
+    noise between frames, ``noise_offset`` the strength of an offset per channel. With ``residual``, the process models
+    a clip minus the interpolation of its reference frames, and of key frames the difference to the first.
     """
 
     def __init__(
@@ -89,7 +89,11 @@ class LatentDiffusion(Trainable):
             raise UserError(f"conditioning with reference and view.reference go together: {remedy}")
         self.conditioner.fit(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
-        models_residual = self.residual and self.conditioner.interpolates_references
+        residual = None
+        if self.residual and self.conditioner.interpolates_references:
+            residual = _residual_std(data, spread is not None)
+        elif self.residual and isinstance(view, Triplet):
+            residual = _key_frame_std(data, channels)
         metadata = ModelMetadata(
             channels=channels,
             height=int(rows.table["FrameHeight"].iloc[0]),
@@ -101,7 +105,7 @@ class LatentDiffusion(Trainable):
             reference_times=times,
             beat_spread=spread,
             shared_noise=self.shared_noise,
-            residual=_residual_std(data, spread is not None) if models_residual else None,
+            residual=residual,
         )
         sample_channels = channels * 3 if isinstance(view, Triplet) else channels
         extra_channels, token_width = self.conditioner.extra_channels, self.conditioner.width
@@ -212,3 +216,15 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
         residual = x - interpolate_references(reference, time, x.shape[1])[0]
         squares.append(residual[:, sample["mask"]].double().square().flatten(1))
     return tuple(torch.cat(squares, dim=1).mean(dim=1).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist())
+
+
+def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
+    """1 for the first key frame; for the others the standard deviation per channel of the second minus the first.
+
+    The third differs from the first by little, since it is one beat later: in the units of the second its difference
+    has little weight in the loss.
+    """
+    x = torch.stack([sample["x"] for sample in _training_samples(data)]).double()
+    difference = x[:, channels : 2 * channels] - x[:, :channels]
+    std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()
+    return (*[1.0] * channels, *std, *std)

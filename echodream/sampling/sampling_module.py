@@ -89,7 +89,7 @@ class SamplingModule(pl.LightningModule):
         generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
         if not self.model.is_video:
             stacked = (metadata.channels * metadata.frames, metadata.height, metadata.width)
-            whitened = self._sample(self._denoiser(values), stacked, generators)
+            whitened = self.model.from_residual(self._sample(self._denoiser(values), stacked, generators), values)
             whitened = whitened.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
         elif self.length is not None and self.length.join == "continue":
             whitened = self._sample_continued(values, generators)
