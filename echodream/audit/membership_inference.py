@@ -99,7 +99,7 @@ def denoising_errors(
     groups = [_with_statistics_of(model, view.select_recordings(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
     count = min(map(len, patients_of_groups))
-    levels = model.process.evenly_spaced_times(config.levels)
+    levels = model.process.log_snr_times(config.levels)
     values: list[np.ndarray] = []
     names: list[str] = []
     for number, (recordings, patients) in enumerate(zip(groups, patients_of_groups, strict=True)):

@@ -162,7 +162,7 @@ def test_noise_of_clips_is_shared_as_in_training(real: Store) -> None:
     """With .9 in common, any two frames' noise correlates by .9; an image has no frames to share it."""
     _, restorer = attacked(real, "clips", None, shared_noise=0.9)
     x_t, t = restorer.shown[4]  # the highest level: all but noise
-    assert t[0] > 800
+    assert t[0] > 500
     between = torch.corrcoef(x_t.transpose(1, 2).flatten(2)[0])
     assert between[0, 1:].mean() == pytest.approx(0.9, abs=0.1)
 

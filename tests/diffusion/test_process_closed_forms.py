@@ -280,3 +280,13 @@ def test_each_row_wants_its_generator() -> None:
 def test_the_default_sampler_is_the_first() -> None:
     assert DDPM().check_sampler(20) == "dpmpp_2m"
     assert RectifiedFlow().check_sampler(20) == RectifiedFlow().samplers[0]
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_membership_levels_are_even_in_log_snr(count: int) -> None:
+    """Rectified flow: SNR ((1 - t) / t)^2, so t = 1 / (1 + exp(log SNR / 2)). DDPM: from its alphas."""
+    targets = torch.linspace(4 - 4 / count, -4 + 4 / count, count) if count > 1 else torch.zeros(1)
+    flow, ddpm = RectifiedFlow(), DDPM()
+    assert torch.allclose(flow.relative_time(flow.log_snr_times(count)), 1 / (1 + (targets / 2).exp()), atol=2e-3)
+    alphas = ddpm.alphas_cumprod[ddpm.log_snr_times(count)]
+    assert torch.allclose((alphas / (1 - alphas)).log(), targets.to(alphas.dtype), atol=0.02)

@@ -38,6 +38,11 @@ def expand_like(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
+LOG_SNR_LIMIT = 4.0
+"""Natural logarithm of the largest signal-to-noise ratio of ``Process.log_snr_times``."""
+_TIME_GRID = 1000
+
+
 class Process(ABC):
     """A noise process. Its times t are the input of the networks."""
 
@@ -63,12 +68,25 @@ class Process(ABC):
         """Times ``t``, (B,), as a fraction of the whole process: float in [0, 1], 0 data and 1 noise."""
 
     @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Natural logarithm of the signal-to-noise ratio of unit variances at times ``t``, (B,)."""
+
+    @abstractmethod
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
         """Add standard normal ``noise``, shaped like ``x_0`` (B, C, *rest), at the noise level of ``t``, (B,)."""
 
     @abstractmethod
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Estimate of the data, (B, C, *rest), from the network's ``prediction`` for ``x_t`` at ``t``, (B,)."""
+
+    def log_snr_times(self, count: int) -> Tensor:
+        """Times with evenly spaced log signal-to-noise ratios, (count,), in increasing order of noise.
+
+        The ratios are the centers of ``count`` equal parts of [-``LOG_SNR_LIMIT``, ``LOG_SNR_LIMIT``].
+        """
+        times = self.evenly_spaced_times(_TIME_GRID)
+        targets = LOG_SNR_LIMIT * (1 - (2 * torch.arange(count) + 1) / count)
+        return times[(self.log_snr(times) - targets[:, None]).abs().argmin(dim=1)]
 
     def settings(self) -> dict[str, Any]:
         """Name and constructor arguments, which are attributes of the same names, for ``build_process``."""

@@ -75,6 +75,9 @@ class DDPM(Process):
         """(t + 1) / steps."""
         return (t.float() + 1) / self.steps
 
+    def log_snr(self, t: Tensor) -> Tensor:
+        return torch.logit(self._alphas_on(t.device)[t])
+
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
         signal, sigma = self._rates(t, x_0)
         targets = {"epsilon": lambda: noise, "sample": lambda: x_0, "v": lambda: signal * noise - sigma * x_0}

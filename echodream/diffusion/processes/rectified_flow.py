@@ -41,6 +41,9 @@ class RectifiedFlow(Process):
     def relative_time(self, t: Tensor) -> Tensor:
         return t / SCALE
 
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * torch.logit(self.relative_time(t))
+
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
         s = expand_like(self.relative_time(t), x_0)
         return NoisedBatch(((1 - s) * x_0 + s * noise).to(x_0.dtype), t, noise - x_0, torch.ones_like(t))
