@@ -493,3 +493,20 @@ def test_a_loss_that_is_not_finite_names_the_recordings(tmp_path: Path, monkeypa
     assert not (tmp_path / "lidm").exists()
     engine.train(train_cfg(tmp_path, "lidm"))  # goes on from the first epoch's end
     assert json.loads((tmp_path / "lidm" / "artifact.json").read_text())["metrics"]["loss"] > 0
+
+
+def test_key_frames_are_modeled_as_the_first_and_differences_to_it(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second frame's differences have unit spread; the third is in the units of the second."""
+    spied = Spied(monkeypatch, study, "lidm", "view=triplet", "view.per_recording=40")
+    model, data = spied.module.model, spied.data.samples("TRAIN")
+    x = torch.stack([data[number]["x"] for number in range(len(data))])
+    residual = model.to_residual(x, {})
+    assert torch.allclose(model.from_residual(residual, {}), x, atol=1e-5)
+    assert torch.equal(residual[:, :C], x[:, :C])
+    assert residual[:, C : 2 * C].square().mean(dim=(0, 2, 3)) == pytest.approx([1.0] * C, rel=0.15)
+    std = torch.tensor(model.metadata.residual)[2 * C :, None, None]
+    assert torch.allclose(residual[:, 2 * C :], (x[:, 2 * C :] - x[:, :C]) / std, atol=1e-5)
+    plain = Spied(monkeypatch, study, "lidm", "view=triplet", "model.residual=false").module.model
+    assert plain.metadata.residual is None
