@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 experiment=${1:-demo}
+case $experiment in smoke) patients=36 ;; *) patients=372 ;; esac   # the study's own, and 12 or 200 further test patients
 source launch/progress.sh
 
 python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files in the layout of CardiacNet
@@ -11,6 +12,7 @@ python sample.py stage=ingest     data=cardiacnet data.name="${experiment/demo/p
 python sample.py stage=verify     data=phantom experiment="$experiment"
 python train.py  model=vae        data=phantom experiment="$experiment"
 python sample.py stage=encode     data=phantom experiment="$experiment"
+parallel python sample.py stage=ingest     data=phantom data.name="${experiment/demo/phantom}_further" data.source.patients="$patients" experiment="$experiment"
 parallel python train.py  model=reid       data=phantom experiment="$experiment"
 parallel python train.py  model=lvdm       data=phantom experiment="$experiment"
 parallel python train.py  model=classifier data=phantom experiment="$experiment"

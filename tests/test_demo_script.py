@@ -53,6 +53,7 @@ def test_every_line_composes_and_the_sizes_share_the_list(experiment: str) -> No
         "experiment=demo": f"experiment={experiment}",
         "raw/demo": f"raw/{experiment}",
         "data.name=phantom": f"data.name={study}",
+        "data.source.patients=372": f"data.source.patients={372 if experiment == 'demo' else 36}",
     }
     for line, demo in zip(lines("demo.sh", experiment), lines("demo.sh"), strict=True):
         expected = str(demo)
@@ -61,7 +62,7 @@ def test_every_line_composes_and_the_sizes_share_the_list(experiment: str) -> No
         assert str(line) == expected
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose(line.program, list(line.overrides))
-        assert cfg.data.name == study
+        assert cfg.data.name.removesuffix("_further") == study
 
 
 def test_the_demo_s_sizes_leave_another_study_its_name() -> None:
@@ -74,9 +75,9 @@ def test_each_stage_has_its_line_and_the_verdict_stands_at_the_end(tmp_path: Pat
     done = called(tmp_path, "nothing", "smoke")
     said = done.stdout.splitlines()
     assert done.returncode == 0
-    assert said[0] == "[1/21] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
+    assert said[0] == "[1/22] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
     assert said[1] == "        encode: data/smoke/latents already complete, nothing to do (0 min 00 s)"
-    assert sum(line.startswith("[") for line in said) == 21
+    assert sum(line.startswith("[") for line in said) == 22
     assert said[-3:-1] == ["report: reports/smoke/index.html done", "  privacy  shown"]
     assert "epoch" not in done.stdout
     assert "frames" not in done.stdout
@@ -88,7 +89,7 @@ def test_a_line_that_fails_is_the_last(tmp_path: Path) -> None:
     assert sum(line.startswith("[") for line in done.stdout.splitlines()) == 2
     assert "error: raw=raw/smoke does not exist: check raw=\n" in done.stderr
     assert done.stderr.endswith(
-        "stopped at command 2 of 21: fix the error and run the same command again to continue\n"
+        "stopped at command 2 of 22: fix the error and run the same command again to continue\n"
     )
     assert "report:" not in done.stdout
 
@@ -182,7 +183,7 @@ def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Pa
     done = called(tmp_path, "model=reid", "smoke")
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "stopped at command 6 of 21: fix the error and run the same command again to continue\n"
+        "stopped at command 6 of 22: fix the error and run the same command again to continue\n"
     )
     assert "stage=filter" not in (tmp_path / "log").read_text()
     assert "report:" not in done.stdout
@@ -193,7 +194,7 @@ def test_a_line_that_fails_takes_those_beside_it_along(tmp_path: Path) -> None:
     done = called(tmp_path, "model=lidm", "smoke", STUCK="model=lvdm")
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "stopped at command 9 of 21: fix the error and run the same command again to continue\n"
+        "stopped at command 10 of 22: fix the error and run the same command again to continue\n"
     )
     assert done.stderr.count("stopped") == 1
     assert "gone model=lvdm" in events(tmp_path)

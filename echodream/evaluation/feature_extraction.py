@@ -81,17 +81,18 @@ class RecordingSet:
         }
 
 
-def load_recordings(path: str, key: str, split: str | None = None) -> RecordingSet:
-    """The rows of ``split`` of the video store at ``path``, which the argument ``key`` gives.
-
-    Without ``split``: all rows of a synthetic store, TEST of a real one. Raises ``UserError`` if there is none.
-    """
+def load_recordings(path: str, key: str) -> RecordingSet:
+    """The recordings of the video store at ``path``, which the argument ``key`` gives; of a real store TEST only."""
     store = Store(path, kind="video")
-    split = split or (None if store.dataset.synthetic else "TEST")
+    return select_recordings(store, f"{key}={path}", None if store.dataset.synthetic else "TEST")
+
+
+def select_recordings(store: Store, argument: str, split: str | None) -> RecordingSet:
+    """The rows of ``split`` (None: all). Raises ``UserError`` if there is none."""
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
-        raise UserError(f"{key}={path} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
-    return RecordingSet(store, rows.reset_index(drop=True), f"{key}={path}")
+        raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
+    return RecordingSet(store, rows.reset_index(drop=True), argument)
 
 
 def check_frame_size(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:

@@ -11,7 +11,13 @@ from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
 from echodream.evaluation.cardiac_cycle import CardiacCycleMetrics, frame_difference_curves
 from echodream.evaluation.comparison import Comparison
-from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings
+from echodream.evaluation.feature_extraction import (
+    FeatureExtraction,
+    RecordingSet,
+    load_recordings,
+    select_recordings,
+)
+from echodream.evaluation.further_patients import open_test_store
 from echodream.evaluation.protocol import FILE, Protocol, recorded_counts
 from echodream.evaluation.recording_metrics import compare_means, speckle_metrics
 from echodream.evaluation.table import summary_lines
@@ -21,6 +27,7 @@ from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.registry import load_extractors
 from echodream.runs.atomic_folder import write_record
 from echodream.runs.summary import Summary
+from echodream.store import Store
 
 REPORT = "evaluation.json"
 
@@ -28,6 +35,7 @@ REPORT = "evaluation.json"
 def evaluate(
     *,
     real: InputPath,
+    further: InputPath | None,
     images: InputPath | None,
     videos: InputPath | None,
     artifact: InputPath | None,
@@ -48,10 +56,11 @@ def evaluate(
 ) -> Summary:
     """Compare the video stores ``images`` and ``videos`` with the store ``real``, in the features of ``extractors``.
 
-    The reference is the TEST split of ``real``; the floor is TRAIN against TEST with equally many samples. Of a store
-    that is not synthetic, such as decoded real latents, TEST rows are compared. ``artifact`` is the classifier for
-    class agreement, ``autoencoder`` the one whose share of the distances is measured. Writes evaluation.json and
-    protocol.json to ``dst``. Raises ``UserError`` for unusable input.
+    The reference is the TEST split of ``real``, or the patients of the store ``further`` who are not in ``real``; the
+    floor is TRAIN against the reference with equally many samples. Of a store that is not synthetic, such as decoded
+    real latents, TEST rows are compared. ``artifact`` is the classifier for class agreement, ``autoencoder`` the one
+    whose share of the distances is measured. Writes evaluation.json and protocol.json to ``dst``. Raises ``UserError``
+    for unusable input.
     """
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
@@ -61,10 +70,16 @@ def evaluate(
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode wrote")
     networks = load_extractors(extractors, lengths)
     regression = None if regressor is None else load_regressor(regressor)
-    test, train = (load_recordings(real, "real", split) for split in ("TEST", "TRAIN"))
+    real_store = Store(real, kind="video")
+    train = select_recordings(real_store, f"real={real}", "TRAIN")
+    test_store = open_test_store(real_store, further)
+    test = select_recordings(test_store, f"real={real}" if test_store is real_store else f"further={further}", "TEST")
+    real_record = {**test.record(), "sha256": real_store.checksum}
+    if test_store is not real_store:
+        real_record["further"] = test_store.checksum
     paths = {"images": images, "videos": videos}
     stores = {key: load_recordings(path, key) for key, path in paths.items() if path is not None}
-    settings = Protocol(seed, most, neighbours, {each.name: each.record() for each in networks}, test.record(), {})
+    settings = Protocol(seed, most, neighbours, {each.name: each.record() for each in networks}, real_record, {})
     comparison = Comparison(
         extraction=FeatureExtraction(most, batch, seed),
         extractors=networks,

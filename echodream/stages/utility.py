@@ -8,6 +8,7 @@ from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import LoadedClassifier, open_classifier, predict_split
+from echodream.evaluation.further_patients import open_test_store
 from echodream.evaluation.utility import ROLES, Predictions, compare_roles, select_tasks, summary_lines
 from echodream.metrics.bootstrap import CONFIDENCE
 from echodream.runs.atomic_folder import write_record
@@ -22,6 +23,7 @@ _RECORDED += ["frames", "stride", "start"]
 def utility(
     *,
     real: InputPath,
+    further: InputPath | None,
     artifacts: Mapping[str, InputPath | Sequence[InputPath]],
     tasks: Sequence[Any] | None,
     dst: OutputPath,
@@ -33,6 +35,7 @@ def utility(
 ) -> Summary:
     """Test the classifiers ``artifacts``, a folder or list of folders for each role, on the TEST rows of ``real``.
 
+    With ``further``, a store of further patients, they are the test patients instead (``open_test_store``).
     Folders that do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against
     Non-X, or each class if there are no such pairs, and each regression. Writes utility.json to ``dst``: metrics with
     intervals from ``repeats`` bootstrap samples of patients, and ratios to the metrics of the real-trained classifier.
@@ -42,9 +45,9 @@ def utility(
         raise UserError("tasks is empty: give names of classes, or null for all")
     validation.whole_number("repeats", repeats, 100)
     store = Store(real, kind="video")
-    classifiers = _open_classifiers(artifacts, store.checksum)
+    classifiers, test_store = _open_classifiers(artifacts, store.checksum), open_test_store(store, further)
     predictions = {
-        role: [Predictions(each, *predict_split(each, store, "TEST", batch)) for each in loaded]
+        role: [Predictions(each, *predict_split(each, test_store, "TEST", batch)) for each in loaded]
         for role, loaded in classifiers.items()
     }
     entries = {}
@@ -66,6 +69,7 @@ def utility(
             "split": "TEST",
             "models": {role: [_record(each) for each in loaded] for role, loaded in classifiers.items()},
             "real": store.checksum,
+            "further": None if test_store is store else test_store.checksum,
             "interval": f"{CONFIDENCE:.0%}, {repeats} bootstrap samples of patients",
             "seed": seed,
         },

@@ -76,7 +76,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
     """The written record, and the printed summary."""
     fixed = ["stage=evaluate", f"real={folder}/real", f"artifact={folder}/classifier", f"dst={folder}/report"]
-    fixed += ["notes=null", "audit=null", "autoencoder=null", "then=null", f"extractors=[encoder:{folder}/classifier]"]
+    fixed += [
+        "notes=null",
+        "audit=null",
+        "autoencoder=null",
+        "further=null",
+        "then=null",
+        f"extractors=[encoder:{folder}/classifier]",
+    ]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("sample", [*fixed, f"videos={folder}/videos", *overrides])
     said = str(engine.sample(cfg))

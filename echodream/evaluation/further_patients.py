@@ -1,0 +1,23 @@
+"""Further test patients: recordings that are in no split of the study, in a store of their own."""
+
+from pathlib import Path
+
+from echodream.errors import UserError
+from echodream.store import Store
+
+
+def open_test_store(real: Store, further: str | None) -> Store:
+    """The store whose split TEST is the reference: ``real``, or the patients of ``further`` who are not in ``real``.
+
+    A patient is known by the PatientID. A path ``further`` that does not exist is ignored. Raises ``UserError`` if it
+    has no further patient.
+    """
+    if further is None or not Path(further).is_dir():
+        return real
+    store = Store(further, kind="video")
+    known = set(real.table["PatientID"].astype(str))
+    rows = store.table[~store.table["PatientID"].astype(str).isin(known)]
+    if not len(rows):
+        raise UserError(f"further={further} has only patients who are in {real.root}: give a store of other patients")
+    store.table = rows.assign(Split="TEST").reset_index(drop=True)
+    return store
