@@ -183,7 +183,7 @@ def test_a_line_beside_others_that_fails_ends_the_list_and_is_named(tmp_path: Pa
     done = called(tmp_path, "model=reid", "smoke")
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "stopped at command 6 of 22: fix the error and run the same command again to continue\n"
+        "stopped at command 7 of 22: fix the error and run the same command again to continue\n"
     )
     assert "stage=filter" not in (tmp_path / "log").read_text()
     assert "report:" not in done.stdout

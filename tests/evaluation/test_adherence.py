@@ -91,7 +91,7 @@ def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
     encoder, look = load_regressor(str(reader(tmp_path / "ef"))), FeatureExtraction(100, 2, 0)
     made, real = (
         load_recordings(str(tmp_path / "videos"), "videos"),
-        load_recordings(str(tmp_path / "real"), "real", "TEST"),
+        load_recordings(str(tmp_path / "real"), "real"),
     )
     found = dict(adherence(encoder, look, made, real))
     for side, which in ((made, lambda each: each), (real, lambda each: each["floor"])):

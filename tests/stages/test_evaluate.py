@@ -49,7 +49,7 @@ def looked(folder: Path, name: str, split: str | None) -> tuple[np.ndarray, np.n
 def test_videos_are_compared_with_test_and_the_floor_with_train(study: Path) -> None:
     found, said = evaluate(study)
     (synthetic, guess, asked), (test, real_guess, real_class) = (
-        looked(study, name, split) for name, split in (("videos", None), ("real", "TEST"))
+        looked(study, name, split) for name, split in (("videos", None), ("real"))
     )
     distance = found["videos"]["frechet[classifier]"]
     assert (distance["count"], distance["dimensions"]) == (18, 5)
@@ -91,7 +91,7 @@ def test_every_metric_has_the_same_keys(study: Path) -> None:
 def test_the_floor_has_the_same_sample_count(study: Path) -> None:
     """Twenty training clips are cut to eighteen; with all twenty, or against other recordings, it is another number."""
     found, _ = evaluate(study)
-    train, test = looked(study, "real", "TRAIN")[0], looked(study, "real", "TEST")[0]
+    train, test = looked(study, "real", "TRAIN")[0], looked(study, "real")[0]
     pairs = [(i, j) for i in range(20) for j in range(i)]
     possible = [frechet_distance(np.delete(train, pair, axis=0), test) for pair in pairs]
     floor = found["videos"]["frechet[classifier]"]["floor"]["value"]
@@ -102,7 +102,7 @@ def test_the_floor_has_the_same_sample_count(study: Path) -> None:
 @pytest.mark.slow
 def test_cardiac_cycle_is_compared_with_test(study: Path) -> None:
     found, said = evaluate(study)
-    for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
+    for side, name, split in (("synthetic", "videos", None), ("real", "real")):
         store = Store(study / name)
         names = rows_of(store, split)["FileName"]
         frames = [store.frames(recording)[..., 0] for recording in names]
@@ -133,7 +133,7 @@ def test_seams_are_measured_at_the_joins(study: Path) -> None:
 def test_the_difference_curve_uses_recordings_of_sufficient_length(study: Path) -> None:
     found, _ = evaluate(study)
     curve = found["curves"]["frame difference"]
-    for side, name, split in (("synthetic", "videos", None), ("real", "real", "TEST")):
+    for side, name, split in (("synthetic", "videos", None), ("real", "real")):
         store = Store(study / name)
         clips = [store.frames(recording)[..., 0].astype(float) for recording in rows_of(store, split)["FileName"]]
         for frame in (0, 30, 50):
@@ -164,7 +164,7 @@ def test_images_are_compared_by_frames(study: Path) -> None:
 
 
 def test_every_frame_is_used_once_with_its_class(study: Path) -> None:
-    encoder, side = ClassifierExtractor(str(study / "classifier")), load_recordings(str(study / "real"), "real", "TEST")
+    encoder, side = ClassifierExtractor(str(study / "classifier")), load_recordings(str(study / "real"), "real")
     seen = FeatureExtraction(10_000, 7, 0).frames(side, encoder)
     store = Store(study / "real")
     rows = rows_of(store, "TEST")
@@ -257,7 +257,7 @@ def test_training_data_of_the_classifier_has_warnings(tmp_path: Path, study: Pat
 
 def test_cardiac_cycle_uses_a_random_sample_of_recordings(study: Path) -> None:
     """Not the first rows of the table, which may be of one class."""
-    side = load_recordings(str(study / "real"), "real", "TEST")
+    side = load_recordings(str(study / "real"), "real")
     chosen = [CardiacCycleMetrics(side, FeatureExtraction(6, 4, seed)) for seed in (0, 0, 1)]
     rows = [sorted(int(name[1:]) for name in each.units.names) for each in chosen]
     assert rows[0] == rows[1] != rows[2]

@@ -1,0 +1,59 @@
+"""Recordings that are compared: further test patients, key frames, reconstructions by the autoencoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from echodream.errors import UserError
+from echodream.evaluation.feature_extraction import RecordingSet
+from echodream.evaluation.further_patients import open_test_store
+from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
+
+
+def test_patients_of_the_study_are_left_out_whatever_their_split(tmp_path: Path) -> None:
+    real = moving_disc_store(tmp_path / "real", lengths=(5, 4, 6, 4))
+    moving_disc_store(tmp_path / "further")
+    found = open_test_store(real, str(tmp_path / "further"))
+    assert found.table["PatientID"].tolist() == ["p4", "p5", "p6"]
+    assert set(found.table["Split"]) == {"TEST"}
+    assert found.frames("r5").shape[0] == 9
+
+
+def test_without_such_a_store_the_study_itself_is_tested(tmp_path: Path) -> None:
+    real = moving_disc_store(tmp_path / "real")
+    assert open_test_store(real, None) is real
+    assert open_test_store(real, str(tmp_path / "absent")) is real
+
+
+def test_a_store_of_the_same_patients_is_refused(tmp_path: Path) -> None:
+    real = moving_disc_store(tmp_path / "real")
+    with pytest.raises(UserError, match="has only patients who are in .*real: give a store of other patients"):
+        open_test_store(real, str(moving_disc_store(tmp_path / "same", lengths=(5, 4)).root))
+
+
+def test_key_frames_and_frames_of_a_recording_are_evenly_spread(tmp_path: Path) -> None:
+    """At key frames if the synthetic images are key frames and the recording has marks; else over all frames."""
+    marks = {"ED": ["0 4", "", "1", "0", "9", "0 2", "3"], "ES": ["2", "", "", "3", "1", "", "1 5"]}
+    store = moving_disc_store(tmp_path / "real", **marks)
+    recordings = RecordingSet(store, store.table, "real=x", key_frames=True)
+    assert [recordings.comparable_frames(row).tolist() for row in (0, 1, 2, 3)] == [
+        [0, 2, 4],
+        list(range(11)),
+        [1],
+        [0, 3],
+    ]
+    assert recordings.comparable_frames(4).tolist() == [1]  # a mark beyond the recording is ignored
+    plain = RecordingSet(store, store.table, "real=x")
+    assert plain.comparable_frames(0).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_frames_through_the_autoencoder_are_its_reconstructions(tmp_path: Path) -> None:
+    store, network = moving_disc_store(tmp_path / "real"), tiny_autoencoder()
+    raw = RecordingSet(store, store.table, "real=x").read(2, [0, 2, 2])
+    x = raw.transpose(0, 1)
+    with torch.inference_mode():
+        expected = network.decode(network.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    found = RecordingSet(store, store.table, "real=x", autoencoder=network).read(2, [0, 2, 2])
+    assert torch.allclose(found, expected.transpose(0, 1), atol=1e-5)
+    assert not torch.allclose(found, raw, atol=1e-2)
