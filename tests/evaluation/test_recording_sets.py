@@ -28,7 +28,7 @@ def test_without_such_a_store_the_study_itself_is_tested(tmp_path: Path) -> None
 
 def test_a_store_of_the_same_patients_is_refused(tmp_path: Path) -> None:
     real = moving_disc_store(tmp_path / "real")
-    with pytest.raises(UserError, match="has only patients who are in .*real: give a store of other patients"):
+    with pytest.raises(UserError, match=r"has only patients who are in .*real: give a store of other patients"):
         open_test_store(real, str(moving_disc_store(tmp_path / "same", lengths=(5, 4)).root))
 
 
