@@ -22,17 +22,19 @@ _IDENTITY_LOST = "identity lost along a sample"
 
 
 def load_regressor(folder: str) -> ClassifierExtractor:
-    """The regression artifact in ``folder``. Raises ``UserError`` if it is a classifier of classes."""
+    """The regression artifact in ``folder``. Raises ``UserError`` for a classifier with classes."""
     regressor = ClassifierExtractor(folder)
     if regressor.metadata.get("task") != "regression":
-        raise UserError(f"regressor={folder} predicts classes: give one of train.py model=classifier task=regression")
+        raise UserError(
+            f"regressor={folder} predicts classes: train one with train.py model=classifier task=regression"
+        )
     return regressor
 
 
 def adherence(
     regressor: ClassifierExtractor, extraction: FeatureExtraction, synthetic: RecordingSet, real: RecordingSet
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """R2, MAE and RMSE of the ``regressor`` against the condition of synthetic clips, and the truth of real ones."""
+    """R2, MAE and RMSE of ``regressor``: on synthetic clips against their condition, and on real clips as the floor."""
     column, (frames, stride) = str(regressor.metadata["column"]), regressor.clips[0]
     (value, count, _), (floor, floor_count, patients) = (
         _regression(recordings, extraction.clips(recordings, regressor, frames, stride), column, extraction.seed)
@@ -51,22 +53,19 @@ def _regression(
 ) -> tuple[dict[str, Interval], int, int]:
     """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""
     if column not in recordings.rows:
-        raise UserError(f"{recordings.argument} has no column {column}, which regressor= reads: leave regressor= out")
+        raise UserError(f"{recordings.argument} has no column {column}, which regressor= predicts: omit regressor=")
     truth = pd.to_numeric(recordings.rows[column], errors="coerce").to_numpy(float)[features.rows]
     known = np.isfinite(truth)
     if known.sum() < 2:
-        raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: leave regressor= out")
-    assert features.scores is not None  # a regressor has them
+        raise UserError(f"{recordings.argument} has fewer than two recordings with {column}: omit regressor=")
+    assert features.scores is not None  # the predictions of a regressor
     predicted, units = features.scores[:, 0].numpy()[known], features.units.names[known]
     metrics = regression_metrics(predicted, truth[known], bootstrap_weights(units, seed=seed))
     return {name: bootstrap_interval(each) for name, each in metrics.items()}, int(known.sum()), len(np.unique(units))
 
 
 def identity_over_time(audit: str | None, synthetic: RecordingSet) -> tuple[dict[str, MetricRecord], dict[str, Any]]:
-    """The metric and curves of identity along videos, from the ``audit`` of the latents of ``synthetic``.
-
-    Both are empty without an audit of these latents.
-    """
+    """Metric and curves of identity along videos, from the ``audit`` of the latents of ``synthetic``; else empty."""
     record = read_record(Path(audit)) if audit is not None else None
     if record is None or record.get("source") != synthetic.store.dataset.settings.get("source"):
         return {}, {}

@@ -1,41 +1,38 @@
-"""Heart rate, periodicity and frame-to-frame change of synthetic and real recordings, from pixels alone."""
+"""Heart rate, periodicity and frame-to-frame change of synthetic and real recordings, from their pixels."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from echodream.errors import UserError
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
-from echodream.evaluation.recording_metrics import RecordingMetrics
+from echodream.evaluation.recording_metrics import RecordingMetrics, measure_recordings
 from echodream.metrics import cardiac_cycle
 from echodream.metrics.bootstrap import influence_interval, mean_estimate
 
 MAX_CURVE_FRAMES = 192
-"""Length of the curve of frame differences."""
+"""Maximum length of the curve of frame differences."""
 
 
 class CardiacCycleMetrics(RecordingMetrics):
     """Cardiac cycle metrics of a random sample of recordings, and their frame differences."""
 
     def __init__(self, recordings: RecordingSet, extraction: FeatureExtraction) -> None:
-        rows = np.sort(extraction.sample_order(len(recordings.rows)))
-        title = f"beats, {recordings.argument}"
-        measured = [_measure(recordings, row) for row in tqdm(rows.tolist(), title, disable=None, leave=False)]
+        rows, measured = measure_recordings(_measure, recordings, extraction, "beats")
         table = pd.DataFrame([metrics for metrics, _ in measured])
         super().__init__(table, recordings.units(rows), extraction.seed)
         self.fps = sorted(set(map(float, recordings.rows["FPS"])))
         self.differences = [differences for _, differences in measured]
 
     def difference_curve(self) -> dict[str, list[float]]:
-        """Mean difference of each frame to the next over recordings of sufficient length, in gray levels of 255."""
+        """Mean difference between frame n and n + 1 of recordings that are long enough, in gray levels of 255."""
         points = []
         for frame in range(MAX_CURVE_FRAMES):
             longer = np.array([len(each) > frame for each in self.differences])
-            if longer.sum() < 2:
-                break
             values = np.array([each[frame] for each in self.differences if len(each) > frame])
+            if len(values) < 2:
+                break
             points.append(influence_interval(mean_estimate(values), self.units.select(longer), seed=self.seed))
         return {name: [getattr(point, name) for point in points] for name in ("value", "low", "high")}
 
@@ -64,10 +61,10 @@ def _measure(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.n
 
 
 def _joins(recordings: RecordingSet, row: int) -> list[int]:
-    """Frames where generated windows join, from the column Joins; pandas may have read single numbers as floats."""
+    """First frames of generated windows, from the column Joins; pandas may have read single numbers as floats."""
     cell = str(recordings.rows["Joins"][row])
     try:
         return [int(float(text)) for text in cell.split() if text not in ("nan", "None")]
     except (ValueError, OverflowError) as error:
         place = f"{recordings.store.root}: Joins of {recordings.rows['FileName'][row]}"
-        raise UserError(f"{place} is {cell[:40]!r}, not frame numbers separated by spaces") from error
+        raise UserError(f"{place} is {cell[:40]!r}: give frame numbers separated by spaces") from error

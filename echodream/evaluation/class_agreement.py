@@ -12,16 +12,14 @@ from echodream.metrics.fidelity import HIGHER
 from echodream.networks.extractors.encoder import ClassifierExtractor
 
 LABEL_SOURCE = "LabelSource"
-"""Column of a relabeled store: fingerprints of the classifiers that set the label, or "asked" if it was not changed."""
+"""Column of a relabeled store: fingerprints of the classifiers that set the label; "asked" for an unchanged label."""
 
 
 def check_classes(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:
     """Raise ``UserError`` unless each recording has a class that ``classifier`` knows."""
     ids = classifier.metadata["class_ids"]
     if "class_id" not in recordings.rows or recordings.rows["class_id"].isna().any():
-        raise UserError(
-            f"{recordings.argument} lacks class_id for some recordings: evaluate compares it with the classifier"
-        )
+        raise UserError(f"{recordings.argument} has recordings without class_id: label them, or give artifact=null")
     if unknown := sorted(set(recordings.rows["class_id"].astype(int)) - set(ids)):
         raise UserError(
             f"{recordings.argument} has class_id {unknown[0]}, and the classifier knows {ids}: give another artifact=, "
@@ -35,7 +33,7 @@ def class_agreement(
     real: tuple[RecordingSet, ExtractedFeatures],
     seed: int,
 ) -> Iterator[tuple[str, MetricRecord]]:
-    """Share of samples whose predicted class is their class_id: over all classes, and of each class."""
+    """Share of samples whose predicted class equals their class_id: over all classes, and for each class."""
     sets = [(features.units, *_correct(classifier, recordings, features)) for recordings, features in (synthetic, real)]
     warnings = relabeled_warning(synthetic[0]) + training_data_warnings(classifier, real[0])
     titles = [f"class agreement, {name}" for name in classifier.metadata["class_names"]]
@@ -57,11 +55,11 @@ def training_data_warnings(classifier: ClassifierExtractor, test: RecordingSet) 
     source = metadata.get("train_on", "real")
     warnings = []
     if source != "real":
-        warnings.append(f"{classifier.name} was trained on {source}: it may know these synthetic samples")
+        warnings.append(f"{classifier.name} was trained on {source}: its training data may include these samples")
     other_version = (metadata.get("stores") or {}).get("real") not in (None, test.store.checksum)
     if metadata.get("fold") is not None or other_version:
         part = "one fold" if metadata.get("fold") is not None else "another version"
-        warnings.append(f"{classifier.name} was trained on {part} of this study: it may have seen the TEST patients")
+        warnings.append(f"{classifier.name} was trained on {part} of this study, which may include TEST patients")
     return warnings
 
 
@@ -70,13 +68,13 @@ def relabeled_warning(recordings: RecordingSet) -> list[str]:
     if LABEL_SOURCE not in recordings.rows:
         return []
     sources = sorted({str(name) for name in recordings.rows[LABEL_SOURCE].dropna()} - {"asked", ""})
-    return [f"labels were put in by a classifier ({', '.join(sources)}), not asked for"] if sources else []
+    return [f"labels are predictions of a classifier ({', '.join(sources)}), not conditions"] if sources else []
 
 
 def _correct(
     classifier: ClassifierExtractor, recordings: RecordingSet, features: ExtractedFeatures
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the prediction is correct, float (N,), and the index of the true class, (N,)."""
+    """1 for a correct prediction, else 0, float (N,), and the index of the true class, (N,)."""
     ids = classifier.metadata["class_ids"]
     target = np.array([ids.index(int(recordings.rows["class_id"][row])) for row in features.rows])
     assert features.scores is not None  # a classifier has them

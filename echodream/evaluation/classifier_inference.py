@@ -15,8 +15,7 @@ from echodream.artifact import Artifact, read_artifact
 from echodream.datamodules.dataset import ViewDataset, collate
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
-from echodream.errors import UserError
-from echodream.evaluation.feature_extraction import size_text
+from echodream.evaluation.feature_extraction import check_frame_size
 from echodream.networks.classifiers import Classifier, clip_start, load_classifier
 from echodream.store import Store
 
@@ -45,12 +44,14 @@ def predict_split(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of ``split``, and the network's output for each: float64 (N, K).
 
-    Raises ``UserError`` if the frames do not have the size that the network was trained on.
+    Raises ``UserError`` if the frames differ in size from those that the network was trained on.
     """
     validation.whole_number("batch", batch)
     recordings = Recordings(store, split)
-    _check_frame_size(classifier, store, recordings.table)
-    samples = ViewDataset(recordings, clip_view(classifier.metadata), seed=0)
+    metadata = classifier.metadata
+    size = (int(metadata["height"]), int(metadata["width"]), int(metadata["architecture"]["channels"]))
+    check_frame_size(store, recordings.table, size, str(store.root), classifier.folder)
+    samples = ViewDataset(recordings, clip_view(metadata), seed=0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = classifier.network.to(device)
     outputs = []
@@ -61,23 +62,5 @@ def predict_split(
 
 
 def clip_view(metadata: Mapping[str, Any]) -> Clips:
-    """The clip of a recording that a classifier with this ``metadata`` was tested on."""
+    """The test clip of a recording for a classifier with this ``metadata``."""
     return Clips(frames=metadata["frames"], stride=metadata["stride"], start=clip_start(metadata))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities from logits, (N, K)."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def _check_frame_size(classifier: LoadedClassifier, store: Store, table: pd.DataFrame) -> None:
-    metadata = classifier.metadata
-    expected = (int(metadata["height"]), int(metadata["width"]), int(metadata["architecture"]["channels"]))
-    for height, width in set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)):
-        if (size := (int(height), int(width), store.dataset.channels)) != expected:
-            raise UserError(
-                f"{store.root} has recordings of {size_text(size)}, and {classifier.folder} was trained on "
-                f"{size_text(expected)}: bring both to one data.size, data.grey"
-            )

@@ -25,11 +25,11 @@ class Comparison:
     extraction: FeatureExtraction
     extractors: Sequence[Extractor]
     classifier: ClassifierExtractor | None
-    """Predicts classes for the class agreement; one of ``extractors``, or another one."""
+    """Predicts classes for the class agreement; may be one of ``extractors``."""
     test: RecordingSet
     train: RecordingSet
     autoencoder: "AutoencoderKL | None"
-    """Its share of the distances is measured; None: it is not."""
+    """If given, distances of reconstructed TEST recordings are measured too."""
     protocol: Protocol
     protocol_path: str | None
     counts: Mapping[str, int] | None
@@ -40,13 +40,13 @@ class Comparison:
     """Number of samples compared, by sample kind."""
 
     def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
-        """Raise ``UserError`` if a classifier or the regressor cannot process all ``recordings``."""
+        """Raise ``UserError`` if the frame size or class of a recording is not one that the classifiers know."""
         for each in (self.test, self.train, *recordings):
             if self.classifier is not None:
                 check_classes(each, self.classifier)
             for extractor in (*self.extractors, regressor, self.classifier):
                 if isinstance(extractor, ClassifierExtractor):
-                    check_frame_size(each, extractor)
+                    check_frame_size(each.store, each.rows, extractor.size, each.argument, "the classifier")
 
     def metrics(self, section: str, synthetic: RecordingSet) -> dict[str, MetricRecord]:
         """Fidelity metrics and class agreement of ``synthetic``, by name; ``section`` is "images" or "videos"."""
@@ -62,7 +62,9 @@ class Comparison:
                     self.protocol_path, self.counts, kind.name, sets.smallest_set_size(), self.least
                 )
                 if self.used_counts.setdefault(kind.name, count) != count:
-                    raise UserError(f"{kind.name}: {extractor.name} has other samples than the extractors before it")
+                    raise UserError(
+                        f"{kind.name}: {extractor.name} has another number of samples than other extractors"
+                    )
                 warnings = frame_rate_warning(synthetic, self.test) if kind.frames > 1 else []
                 if isinstance(extractor, ClassifierExtractor):
                     warnings += training_data_warnings(extractor, self.test)

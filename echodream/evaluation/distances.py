@@ -1,15 +1,15 @@
-"""Fidelity metrics of feature sets, as entries of evaluation.json, with warnings on their limits."""
+"""Fidelity metrics of feature sets, as entries of evaluation.json, with warnings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from echodream.evaluation.feature_extraction import FeatureSets, RecordingSet
 from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
-from echodream.metrics.fidelity import METRICS, average_draws, compare_features
+from echodream.metrics.fidelity import METRICS, average_subsets, compare_features
 from echodream.networks.extractors.inception import Inception
 
-DRAWS = 8
-"""Random draws of the samples that metrics are averaged over, if a set has more samples than are compared."""
+SUBSETS = 8
+"""Random subsets over which metrics are averaged, if a set has more samples than are compared."""
 
 
 def fidelity_metrics(
@@ -21,25 +21,25 @@ def fidelity_metrics(
     """
     spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
-    draws, shares = [], []
-    for number in range(DRAWS if largest > count else 1):
+    results, autoencoder_results = [], []
+    for number in range(SUBSETS if largest > count else 1):
         synthetic, test, train = (
-            each.draw(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)
+            each.subset(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)
         )
-        draws.append(compare_features(synthetic, test, train, neighbors, seed))
+        results.append(compare_features(synthetic, test, train, neighbors, seed))
         if sets.reconstructed is not None:
-            reconstructed = sets.reconstructed.draw(count, number, spectra)
-            shares.append(compare_features(reconstructed, test, train, neighbors, seed))
+            reconstructed = sets.reconstructed.subset(count, number, spectra)
+            autoencoder_results.append(compare_features(reconstructed, test, train, neighbors, seed))
     dimensions = test.rows.shape[1]
     units = {"synthetic_recordings": synthetic, "TEST_patients": test, "TRAIN_patients": train}
     common = small_sample_warnings(**{name: each.units.count() for name, each in units.items()})
     common += [*_published_count_warning(sets, count), *_short_clip_warnings(sets), *warnings]
-    autoencoder = average_draws(shares) if shares else {}
-    for name, metric in average_draws(draws).items():
-        biased = name == "frechet" and count <= dimensions
-        own = ["N is not above D: the distance is too large, as the floor is"] if biased else []
+    autoencoder = average_subsets(autoencoder_results) if autoencoder_results else {}
+    for name, metric in average_subsets(results).items():
+        is_biased = name == "frechet" and count <= dimensions
+        bias = ["N is not above D: the distance and its floor are biased upward"] if is_biased else []
         record = metric_record(
-            metric.value, metric.floor, count, count, METRICS[name].better, dimensions, own + common, metric.spread
+            metric.value, metric.floor, count, count, METRICS[name].better, dimensions, bias + common, metric.spread
         )
         if METRICS[name].is_distance and name in autoencoder:
             record["autoencoder"] = asdict(autoencoder[name].value)
@@ -47,10 +47,10 @@ def fidelity_metrics(
 
 
 def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]:
-    """A warning if the frame rates differ: clips of equal length in frames then differ in seconds."""
+    """A warning if frame rates differ, because clips with equal numbers of frames then differ in duration."""
     fps, real_fps = (float(recordings.rows["FPS"].median()) for recordings in (synthetic, real))
     rates = f"synthetic videos have {fps:g} frames per second, real ones {real_fps:g}"
-    return [f"{rates}: their clips do not last as long"] if abs(fps / real_fps - 1) > 0.02 else []
+    return [f"{rates}: their clips differ in duration"] if abs(fps / real_fps - 1) > 0.02 else []
 
 
 def _published_count_warning(sets: FeatureSets, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Features of real and synthetic recordings: recordings are read, sampled as frames or clips, and embedded."""
+"""Features of real and synthetic recordings: read recordings, select frames or clips, compute features."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,6 @@ from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
 from echodream.networks.autoencoder import reconstruct
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
-from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.store import Store
 
 if TYPE_CHECKING:
@@ -37,12 +36,12 @@ class RecordingSet:
     """The command line argument, as "videos=<path>", for messages."""
 
     key_frames: bool = False
-    """Whether frames are compared at key frames (columns ED and ES), because the synthetic images are key frames."""
+    """Whether only key frames (columns ED and ES) are compared, because the synthetic images are key frames."""
     autoencoder: "AutoencoderKL | None" = None
-    """Encodes and decodes all frames that are read, to measure the share of the autoencoder."""
+    """Encodes and decodes all frames when they are read, to measure the error of the autoencoder."""
 
     def comparable_frames(self, row: int) -> np.ndarray:
-        """Numbers of the frames of recording ``row`` that are compared: all, or its key frames if it has any."""
+        """Indices of the compared frames of recording ``row``: all, or its key frames if it has any."""
         count = int(self.rows["NumberOfFrames"][row])
         if self.key_frames and {"ED", "ES"} <= set(self.rows):
             words = " ".join(str(self.rows[kind][row]) for kind in ("ED", "ES")).split()
@@ -62,7 +61,7 @@ class RecordingSet:
         return x[back].transpose(0, 1)
 
     def units(self, rows: np.ndarray) -> SamplingUnits:
-        """Sampling units of some ``rows``: patients of a real store, recordings of a synthetic one."""
+        """Sampling units of ``rows``: patients of a real store, recordings of a synthetic store."""
         column = "FileName" if self.store.dataset.synthetic else "PatientID"
         classes = self.rows["class_id"].astype(str).to_numpy()[rows] if "class_id" in self.rows else None
         return SamplingUnits(self.rows[column].astype(str).to_numpy()[rows], classes)
@@ -82,32 +81,30 @@ class RecordingSet:
 
 
 def load_recordings(path: str, key: str) -> RecordingSet:
-    """The recordings of the video store at ``path``, which the argument ``key`` gives; of a real store TEST only."""
+    """All recordings of a synthetic video store, the TEST recordings of a real one; ``key`` names the argument."""
     store = Store(path, kind="video")
     return select_recordings(store, f"{key}={path}", None if store.dataset.synthetic else "TEST")
 
 
 def select_recordings(store: Store, argument: str, split: str | None) -> RecordingSet:
-    """The rows of ``split`` (None: all). Raises ``UserError`` if there is none."""
+    """The rows of ``split`` (None: all). Raises ``UserError`` without rows."""
     rows = store.table if split is None else store.table[store.table["Split"] == split]
     if not len(rows):
         raise UserError(f"{argument} has no recording{f' in split {split}' if split else ''}: nothing to evaluate")
     return RecordingSet(store, rows.reset_index(drop=True), argument)
 
 
-def check_frame_size(recordings: RecordingSet, classifier: ClassifierExtractor) -> None:
-    """Raise ``UserError`` if ``classifier`` was trained on frames of another size or number of channels."""
-    for height, width in zip(recordings.rows["FrameHeight"], recordings.rows["FrameWidth"], strict=True):
-        if (size := (int(height), int(width), recordings.store.dataset.channels)) != classifier.size:
+def check_frame_size(
+    store: Store, rows: pd.DataFrame, expected: tuple[int, int, int], source: str, classifier: str
+) -> None:
+    """Raise ``UserError`` unless frames of ``rows`` have the size (H, W, C) that ``classifier`` was trained on."""
+    for height, width in set(zip(rows["FrameHeight"], rows["FrameWidth"], strict=True)):
+        if (size := (int(height), int(width), store.dataset.channels)) != expected:
+            found, trained = (f"{w}x{h} with {c} channel{'s' * (c > 1)}" for h, w, c in (size, expected))
             raise UserError(
-                f"{recordings.argument} has recordings of {size_text(size)}, the classifier was trained on "
-                f"{size_text(classifier.size)}: bring both to one data.size, data.grey"
+                f"{source} has recordings of {found}, and {classifier} was trained on {trained}: "
+                "use the same data.size and data.grey for both"
             )
-
-
-def size_text(size: tuple[int, int, int]) -> str:
-    """(height, width, channels) as "112x112 with 1 channel"."""
-    return f"{size[1]}x{size[0]} with {size[2]} channel{'s' * (size[2] > 1)}"
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ class ExtractedFeatures:
     short: int
     """Number of clips that repeat their last frame, because the recording is too short."""
 
-    def draw(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
-        """Random draw ``number`` of ``count`` samples (0: the first ones), with their ``logits`` if wanted."""
+    def subset(self, count: int, number: int, spectra: bool = False, logits: bool = False) -> Features:
+        """Random subset ``number`` of ``count`` samples (0: the first samples), with scores if ``logits``."""
         rows = np.random.default_rng(number).permutation(len(self.features)) if number else np.arange(count)
         rows = rows[:count]
         scores = np.asarray(self.scores)[rows] if logits else None
@@ -153,7 +150,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class SampleKind:
-    """How an extractor samples the recordings of one evaluation section."""
+    """The frames or clips of one evaluation section that an extractor takes."""
 
     name: str
     """"images", "videos" or "frames of videos": the key of the sample count in the protocol."""
@@ -170,21 +167,17 @@ class FeatureExtraction:
         self.max_samples, self.batch, self.seed = max_samples, batch, seed
 
     def sample_kinds(self, section: str, extractor: Extractor) -> Iterator[SampleKind]:
-        """Samples of ``section`` ("images" or "videos") that ``extractor`` takes: clips of videos, else frames."""
+        """Inputs of ``extractor`` in ``section`` ("images" or "videos"): clips of videos, else frames."""
         if section == "videos" and CLIPS in extractor.inputs:
             for frames, stride in extractor.clips:
-                yield SampleKind(
-                    section, frames, partial(self.clips, extractor=extractor, frames=frames, stride=stride)
-                )
+                extract = partial(self.clips, extractor=extractor, frames=frames, stride=stride)
+                yield SampleKind(section, frames, extract)
         elif FRAMES in extractor.inputs:
             name = "images" if section == "images" else "frames of videos"
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
     def frames(self, recordings: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
-        """Features of single frames, equally many of each recording, evenly spread over its frames.
-
-        If the set is compared at key frames, they are spread over the key frames.
-        """
+        """Features of single frames: the same number from each recording, evenly spaced over its compared frames."""
         order = np.sort(self.sample_order(len(recordings.rows)))
         per_recording = max(self.max_samples // len(order), 1)
         frames = [recordings.comparable_frames(int(row)) for row in order]
@@ -231,6 +224,6 @@ class FeatureExtraction:
         features = torch.cat(feature_batches)[order]
         if not torch.isfinite(features).all():
             raise UserError(
-                f"{extractor.name} makes NaN or infinite features of {recordings.argument}: its weights are broken"
+                f"{extractor.name} computes NaN or infinite features of {recordings.argument}: give other weights"
             )
         return ExtractedFeatures(features.numpy(), scores, rows, recordings.units(rows), short)

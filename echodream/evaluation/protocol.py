@@ -44,22 +44,24 @@ def read_protocol(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"protocol={path} cannot be read: give a {FILE} that stage=evaluate wrote") from error
     record = record.get("protocol", record) if isinstance(record, dict) else record
-    if not isinstance(record, dict) or set(record) != _KEYS or record["version"] != VERSION or not _is_valid(record):
+    if not isinstance(record, dict) or not _is_valid(record):
         raise UserError(f"protocol={path} is no protocol of version {VERSION}: give a {FILE} that stage=evaluate wrote")
     return record
 
 
 def _is_valid(record: Mapping[str, Any]) -> bool:
-    """Whether the entries have the expected types."""
-    if not all(isinstance(record[key], dict) for key in ("extractors", "count", "real")):
-        return False
-    return all(isinstance(extractor, dict) for extractor in record["extractors"].values()) and all(
-        validation.is_whole(count, 2) for count in record["count"].values()
+    """Whether the keys, the version and the types of entries are as expected."""
+    return (
+        set(record) == _KEYS
+        and record["version"] == VERSION
+        and all(isinstance(record[key], dict) for key in ("extractors", "count", "real"))
+        and all(isinstance(extractor, dict) for extractor in record["extractors"].values())
+        and all(validation.is_whole(count, 2) for count in record["count"].values())
     )
 
 
 def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
-    """N of each kind of samples in the protocol ``path``. Raises ``UserError`` unless all else equals ``current``."""
+    """N of each kind of samples in the protocol ``path``. Raises ``UserError`` if settings differ from ``current``."""
     recorded, record = read_protocol(path), current.record()
     for name in sorted(recorded["extractors"].keys() | current.extractors.keys()):
         _require_same_extractor(path, name, recorded["extractors"].get(name), current.extractors.get(name))
@@ -75,9 +77,9 @@ def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
 
 def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -> None:
     if current is None:
-        raise UserError(f"protocol={path} uses the extractor {name}: add it to extractors=, with its file")
+        raise UserError(f"protocol={path} uses the extractor {name}: add {name} and its file to extractors=")
     if recorded is None:
-        raise UserError(f"protocol={path} does not use the extractor {name}: leave it out of extractors=")
+        raise UserError(f"protocol={path} does not use the extractor {name}: remove {name} from extractors=")
     for key in sorted(recorded.keys() | current.keys()):
         if recorded.get(key) != current.get(key):
             values = f"{key} {_short(recorded.get(key))}, here it is {_short(current.get(key))}"
@@ -89,7 +91,7 @@ def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str
     if available < least:
         raise UserError(
             f"{key}: the smallest of synthetic, TEST and TRAIN has {available} samples, and a distance needs {least}: "
-            "generate more, or lower least="
+            "generate more samples, or lower least="
         )
     if counts is None:
         return available

@@ -1,7 +1,8 @@
 """Metrics of single recordings, such as heart rate or speckle SNR: means over a set, with intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from echodream.metrics.bootstrap import UNDEFINED, Interval, SamplingUnits, infl
 from echodream.metrics.fidelity import SAME
 from echodream.metrics.texture import DEPTH_BANDS, speckle_snr, speckle_width
 
+_T = TypeVar("_T")
 FRAMES = 4
-"""Frames of a recording that speckle statistics are computed on, evenly spread."""
+"""Number of evenly spaced frames of a recording for speckle statistics."""
 
 
 @dataclass
@@ -27,7 +29,7 @@ class RecordingMetrics:
     seed: int
 
     def summary(self, name: str) -> tuple[Interval, dict[str, float], int]:
-        """Interval of the mean; mean, std and count; number of units: over recordings that have the metric ``name``."""
+        """Mean with interval; mean, std and count; number of units: of recordings with a finite metric ``name``."""
         values = self.table[name].to_numpy(float)
         known = np.isfinite(values)
         values, units = values[known], self.units.select(known)
@@ -49,11 +51,18 @@ def compare_means(synthetic: RecordingMetrics, real: RecordingMetrics) -> Iterat
         yield name, {**record, "synthetic": statistics, "real": real_statistics}
 
 
+def measure_recordings(
+    measure: Callable[[RecordingSet, int], _T], recordings: RecordingSet, extraction: FeatureExtraction, title: str
+) -> tuple[np.ndarray, list[_T]]:
+    """At most ``extraction.max_samples`` random rows, ascending, and the result of ``measure`` for each."""
+    rows = np.sort(extraction.sample_order(len(recordings.rows)))
+    progress = tqdm(rows.tolist(), f"{title}, {recordings.argument}", disable=None, leave=False)
+    return rows, [measure(recordings, row) for row in progress]
+
+
 def speckle_metrics(recordings: RecordingSet, extraction: FeatureExtraction) -> RecordingMetrics:
     """Speckle SNR by depth and speckle width of at most ``extraction.max_samples`` recordings."""
-    rows = np.sort(extraction.sample_order(len(recordings.rows)))
-    title = f"speckle, {recordings.argument}"
-    table = [_speckle(recordings, row) for row in tqdm(rows.tolist(), title, disable=None, leave=False)]
+    rows, table = measure_recordings(_speckle, recordings, extraction, "speckle")
     return RecordingMetrics(pd.DataFrame(table), recordings.units(rows), extraction.seed)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from echodream.errors import UserError
-from echodream.evaluation.classifier_inference import LoadedClassifier, predict_split, softmax
+from echodream.evaluation.classifier_inference import LoadedClassifier, predict_split
 from echodream.store import Store
 from echodream.store.schema import SPLITS
 
@@ -28,12 +29,13 @@ class ClassProbabilities:
 
 
 def check_classes(store: Store, classifiers: Sequence[LoadedClassifier]) -> None:
-    """Raise ``UserError`` if classifiers name a class differently, or if no classifier has a class of ``store``."""
+    """Raise ``UserError`` if classifiers have different names of a class, or if none has some class of ``store``."""
     known: dict[int, str] = {}
     for each in classifiers:
         for number, name in zip(each.metadata["class_ids"], each.metadata["class_names"], strict=True):
             if known.setdefault(int(number), name) != name:
-                raise UserError(f"{each.folder} calls class {number} {name}, another {known[number]}: train both again")
+                names = f"{number} is {name} in {each.folder} and {known[number]} in another classifier"
+                raise UserError(f"class {names}: train both with the same class names")
     if "class_id" not in store.table or not known:
         return
     if unknown := sorted(set(store.table["class_id"].dropna().astype(int)) - set(known)):
@@ -65,7 +67,7 @@ def predicted_columns(store: Store, classifiers: Sequence[LoadedClassifier], bat
 def most_confident(class_sets: Sequence[ClassProbabilities]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The most probable class over all sets: index of the set, class index, probability; (N,) each.
 
-    Of equal sets, the first.
+    The first set wins a tie.
     """
     highest = np.stack([each.probabilities.max(axis=1) for each in class_sets])
     index = highest.argmax(axis=0)
@@ -93,15 +95,15 @@ def _average_by_classes(
         if each.metadata["task"] == "regression":
             continue
         ids = tuple(map(int, each.metadata["class_ids"]))
-        probabilities.setdefault(ids, []).append(softmax(output.to_numpy()))
+        probabilities.setdefault(ids, []).append(softmax(output.to_numpy(), axis=1))
         names[ids] = list(each.metadata["class_names"])
     return [ClassProbabilities([*ids], names[ids], np.mean(each, axis=0)) for ids, each in probabilities.items()]
 
 
 def _column_titles(class_sets: Sequence[ClassProbabilities]) -> list[str]:
-    """A column name for each probability, as P_Non_ASD; P2_ASD if a second set of classes has ASD too.
+    """A column name for each probability, as P_Non_ASD, or P2_ASD if a second set of classes has ASD too.
 
-    Names that are equal in ASCII letters end in their class number, as P1_Gr__e_4.
+    Names that are equal after replacing characters by _ get their class number, as P1_Gr__e_4.
     """
     titles: list[str] = []
     for number, each in enumerate(class_sets, start=1):

@@ -10,7 +10,7 @@ from echodream.metrics.bootstrap import Interval
 FEW_UNITS = 20
 """Number of patients or recordings below which an interval is not reliable."""
 _PAIRED = {"precision": "recall", "density": "coverage"}
-"""Metrics that are printed on the same line."""
+"""Metrics printed on one line of the summary."""
 
 MetricRecord = dict[str, Any]
 
@@ -27,7 +27,7 @@ def metric_record(
 ) -> MetricRecord:
     """Entry of evaluation.json. ``floor`` is of real recordings; ``better`` is LOWER, HIGHER or SAME.
 
-    ``spread`` is the lowest and highest value over random draws of the samples.
+    ``spread`` is the lowest and highest value over random subsets of the samples.
     """
     return {
         **asdict(value),

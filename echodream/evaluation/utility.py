@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from echodream.errors import UserError
 from echodream.evaluation.classifier_inference import LoadedClassifier
@@ -52,7 +53,7 @@ class Predictions:
         return task.positive in metadata["class_names"] and set(metadata["class_ids"]) >= present
 
     def truth(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that belong to ``task``, bool (N,); and the true value, or whether the class is ``positive``, (N,)."""
+        """Rows of ``task``, bool (N,), and their truth, (N,): the value, or whether the class is ``positive``."""
         if task.positive is None:
             values = self.table[task.name].to_numpy(np.float64)
             return np.isfinite(values), values
@@ -65,21 +66,20 @@ class Predictions:
         return positive | (class_id == ids[task.negative]), positive
 
     def predictions(self, task: Task) -> np.ndarray:
-        """Predicted value, or probability of ``positive`` (of a pair: given that it is one of the two), (N,)."""
+        """Predicted value, or probability of ``positive`` (for a pair: renormalized over both classes), (N,)."""
         if task.positive is None:
             return self.outputs[:, 0]
         names = self.classifier.metadata["class_names"]
         k = names.index(task.positive)
         others = [names.index(task.negative)] if task.negative is not None else [*range(len(names))]
-        logits = self.outputs[:, sorted({k, *others})]
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.exp(self.outputs[:, k] - logits.max(axis=1)) / powers.sum(axis=1)
+        classes = sorted({k, *others})
+        return np.asarray(softmax(self.outputs[:, classes], axis=1)[:, classes.index(k)])
 
 
 def select_tasks(tasks: Sequence[Any] | None, predictions: Sequence[Predictions]) -> list[Task]:
-    """Tasks from ``tasks``, names or pairs of names; None: each class X against Non-X, or each class; each regression.
+    """Tasks from ``tasks``, names or pairs of names. Raises ``UserError`` for an unknown name.
 
-    Raises ``UserError`` for an unknown name.
+    None: each class X against Non-X if there are such pairs, else each class; and each regression.
     """
     every = [each.classifier.metadata for each in predictions]
     columns = list(dict.fromkeys(metadata["column"] for metadata in every if metadata["task"] == "regression"))
@@ -104,12 +104,12 @@ def _parse_task(task: Any, names: Sequence[str], columns: Sequence[str]) -> Task
 
 
 def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: int, seed: int) -> dict[str, Any]:
-    """Metrics of each role and their ratios to real, with intervals from the same bootstrap samples of patients."""
+    """Metrics of each role and their ratios to role "real", with intervals from the same bootstrap samples."""
     first = next(iter(predictions.values()))
     rows, truth = first.truth(task)
     patients = first.table["PatientID"].astype(str).to_numpy()[rows]
     if task.positive is not None and not 0 < truth[rows].sum() < rows.sum():
-        raise UserError(f"{task.name}: TEST has patients of one of the two classes only: choose tasks=")
+        raise UserError(f"{task.name}: all TEST patients have the same class: choose other tasks=")
     weights = bootstrap_weights(patients, repeats, seed)
     function = regression_metrics if task.positive is None else binary_metrics
     metrics = {
@@ -139,17 +139,17 @@ def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: i
 
 
 def _note(entry: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> str:
-    """Limits of the metrics, in sentences."""
+    """Sentences about the limits of the metrics."""
     notes = []
     perfect = [role for role in predictions if (entry[role].get("auc") or {}).get("value") == 1]
     if perfect:
         notes.append(
-            f"Trained on {' or '.join(perfect)}, no two of the {entry['test']['patients']} patients are in the wrong "
-            "order: the interval of the AUC is then the exact one of so few."
+            f"Trained on {' or '.join(perfect)}, the classifier ranks all {entry['test']['patients']} patients "
+            "correctly: the AUC has an exact (Clopper-Pearson) interval."
         )
     for role, each in predictions.items():
         if (labels := each.classifier.metadata.get("synthetic_labels", "asked")) != "asked":
-            notes.append(f"Classes of the synthetic videos of {role} were given by the classifier {labels}.")
+            notes.append(f"Classes of the synthetic videos of {role} are predictions of the classifier {labels}.")
     return " ".join(notes)
 
 

@@ -14,14 +14,14 @@ from echodream.errors import UserError
 class PatchAdversarial(nn.Module):
     """A patch discriminator, with the loss of the generator and its own loss.
 
-    The generator's loss is used from batch ``start`` on. It is multiplied by ``weight`` and, if ``adaptive``, by the
-    ratio of gradient norms at the decoder's last layer (``adaptive_adversarial_weight``). ``criterion`` is MONAI's
-    hinge, least_squares or bce, whose scores pass through tanh, leaky ReLU or sigmoid. ``weight`` 0 disables it.
+    The generator's loss is used from batch ``start`` on. It is multiplied by ``weight`` (0: no adversarial loss) and,
+    if ``adaptive``, by the ratio of gradient norms at the decoder's last layer (``adaptive_adversarial_weight``).
+    ``criterion`` is MONAI's hinge, least_squares or bce, with tanh, leaky ReLU or sigmoid on the scores.
 
     With ``local_mean`` n, the discriminator gets frames minus their mean over n x n pixels, divided by the standard
-    deviation of this residual in training frames: in dark frames, speckle is otherwise too faint to learn from.
-    With ``decoder_only``, the encoder is fixed from batch ``start`` on, so that latents do not change. ``lr``,
-    ``discriminator_lr`` and ``betas`` are settings of the optimizers from then on (None: those of the model).
+    deviation of this residual in training frames; without it, speckle of dark frames has too little contrast.
+    With ``decoder_only``, the encoder is frozen from batch ``start`` on, so that latents do not change. ``lr``,
+    ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None: those of the model).
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class PatchAdversarial(nn.Module):
         self.register_buffer("residual_std", torch.ones(()))
 
     def optimizer_settings(self, *, discriminator: bool) -> dict[str, Any]:
-        """Keywords of the optimizer of the discriminator, or of the decoder that is trained against it."""
+        """Optimizer settings of the discriminator, or of the decoder if it is trained alone."""
         rate = self.discriminator_lr if discriminator else self.lr
         settings: dict[str, Any] = {} if rate is None else {"lr": rate}
         return settings if self.betas is None else {**settings, "betas": tuple(self.betas)}
 
     @torch.no_grad()
     def fit_residual(self, frames: Tensor) -> None:
-        """Measure the standard deviation of the residual in training frames, (B, C, H, W)."""
+        """Set the standard deviation of the residual from training frames, (B, C, H, W)."""
         if self.local_mean:
             self.residual_std = self._residual(frames).std().clamp(min=1e-4)
 

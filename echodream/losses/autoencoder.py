@@ -3,9 +3,8 @@
 To add a term, write a class here and give it a name and a weight in conf/loss/autoencoder.yaml.
 
 ``x`` and ``reconstruction`` are frames in [-1, 1], (B, C, H, W). ``posterior`` is diffusers' diagonal Gaussian with
-mean and std of shape (B, D, h, w). Terms are averaged over pixels. Rombach et al. (2112.10752) sum both the
-reconstruction loss over pixels and the KL divergence over the latent; the KL divergence is divided here by the number
-of values of a frame, so that a weight of 1e-6 means the same as theirs.
+mean and std of shape (B, D, h, w). Terms are averaged over pixels, where Rombach et al. (2112.10752) sum. The KL
+divergence is divided by the number of values of a frame, so their weight of 1e-6 has the same effect here.
 """
 
 from typing import TYPE_CHECKING

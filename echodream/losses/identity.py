@@ -1,6 +1,6 @@
-"""Losses of identity networks (``head=``): they pull embeddings of one identity together and push identities apart.
+"""Losses of identity networks (``head=``): embeddings of one identity become similar, of different identities not.
 
-To add one, write a subclass of ``IdentityLoss`` here and a conf/head/<name>.yaml, and list it in ``model.needs.head``.
+To add a loss, write a subclass of ``IdentityLoss`` here and conf/head/<name>.yaml; list it in ``model.needs.head``.
 """
 
 import math
@@ -17,7 +17,7 @@ from echodream import validation
 from echodream.errors import UserError
 
 PairLogits = Callable[[Tensor, Tensor], Tensor]
-"""From two batches of embeddings, (P, D) each, to the logit that each pair has the same identity, (P,)."""
+"""From embeddings of both frames of P pairs, (P, D) each, to the logit of "same identity" of each pair, (P,)."""
 
 
 class IdentityLoss(nn.Module):
@@ -40,9 +40,9 @@ class IdentityLoss(nn.Module):
     ) -> Tensor:
         """Loss, scalar.
 
-        ``features``: embeddings (N, D). ``identity``: labels, int64 (N,). ``pairs``: rows that form pairs, int64 (P,
-        2). ``pair_logits``: the network's classifier of pairs. ``targets``: linear codes, (N, D), of the original
-        frames, if ``needs_linear_code``.
+        ``features``: embeddings (N, D). ``identity``: labels, int64 (N,). ``pairs``: row indices of pairs, int64
+        (P, 2). ``pair_logits``: classifier of pairs. ``targets``: linear codes of the original frames, (N, D), if
+        ``needs_linear_code``.
         """
 
 
@@ -101,9 +101,9 @@ class CopyCodeLoss(IdentityLoss):
     """Squared distance between the embedding of a copy and the linear code of its original frame.
 
     The linear code has the ``features`` largest principal components of the training frames, each divided by its
-    posterior standard deviation after the frame has been noised by ``sigma`` (whitened units) and denoised by a
-    Gaussian model. So two codes are close if one frame may be a noised and denoised version of the other. Codes exist
-    for new patients, too. The network learns to undo the changes that were made to a frame.
+    posterior standard deviation after noising with ``sigma`` (whitened units) and denoising with a Gaussian model. Two
+    codes are close if one frame may be a noised and denoised version of the other. The code is also defined for new
+    patients. The network learns to undo the transforms of a copy.
     """
 
     needs_linear_code = True
@@ -120,7 +120,9 @@ class CopyCodeLoss(IdentityLoss):
         ``mean`` (M,), ascending ``variance`` (M,) and principal ``axes`` (M, M) are those of flattened training frames.
         """
         if self.features > len(variance):
-            raise UserError(f"head.features={self.features}, and frames have {len(variance)} values: give at most that")
+            raise UserError(
+                f"head.features={self.features} exceeds the {len(variance)} values of a frame: give at most that"
+            )
         variance, axes = variance[-self.features :], axes[:, -self.features :]
         gain = variance / (variance + self.sigma**2)
         residual = gain * (1 + gain) * self.sigma**2
@@ -136,10 +138,11 @@ class CopyCodeLoss(IdentityLoss):
 
 
 def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
-    """cos(m1 theta + m2) - m3 for cosines of angles theta, continued monotonically where m1 theta + m2 exceeds pi.
+    """cos(m1 theta + m2) - m3 for cosines of angles theta, of any shape.
 
-    (1, m, 0) is ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). As in
-    SphereFace, the continuation is (-1)^k cos(angle) - 2 k for angles from k pi to (k + 1) pi. Any shape.
+    (1, m, 0) is ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). Beyond an
+    angle of pi, the function is continued monotonically as in SphereFace: (-1)^k cos(angle) - 2 k from k pi to
+    (k + 1) pi.
     """
     angle = m1 * cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos() + m2
     half_turns = (angle.detach() / math.pi).floor()
@@ -150,8 +153,8 @@ class MarginSoftmaxLoss(IdentityLoss):
     """Cross-entropy over one learned class center per training identity, with ``combined_margin``.
 
     Logits are ``scale`` times the cosine to each center; the margins (m1, m2, m3) apply to the correct center. With
-    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of the others
-    (Partial FC, 2010.05222), sampled by ``seed`` and step number, so that all processes use the same centers.
+    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of all other
+    centers (Partial FC, 2010.05222), sampled by ``seed`` and step number, so that all processes use the same centers.
     """
 
     def __init__(

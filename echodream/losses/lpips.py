@@ -35,9 +35,7 @@ def build_lpips(
         if file is None or sha256.get(name) is None:
             key = name if file is None else f"sha256.{name}"
             raise UserError(f"loss.perceptual.{key} is needed: LPIPS takes two weight files, each with its SHA-256")
-    assert backbone is not None
-    assert linear is not None
-    return LPIPS(weight, backbone, linear, {name: str(value) for name, value in sha256.items()})
+    return LPIPS(weight, str(backbone), str(linear), {name: str(value) for name, value in sha256.items()})
 
 
 class LPIPS(LossTerm):
@@ -89,5 +87,5 @@ class LPIPS(LossTerm):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    """Normalize features, (B, D, h, w), to unit length at each location, in float32, since squares overflow in half."""
+    """Features, (B, D, h, w), with unit length at each location; float32, because squares overflow in float16."""
     return functional.normalize(features.float(), dim=1, eps=1e-10)

@@ -1,7 +1,7 @@
-"""Exact binomial (Clopper-Pearson) bounds, and the numbers of patients that they need."""
+"""Exact binomial (Clopper-Pearson) bounds, and the sample sizes that certify a bound."""
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
 from functools import lru_cache
 
 
@@ -20,8 +20,8 @@ def clopper_pearson_lower(passes: int, trials: int, delta: float) -> float:
 
 @lru_cache(maxsize=4096)
 def allowed_passes(trials: int, beta: float, delta: float) -> int:
-    """The most passes in ``trials`` whose upper bound is at most ``beta``; -1 if the bound of 0 passes is higher."""
-    return _largest_true(lambda passes: clopper_pearson_upper(passes, trials, delta) <= beta, trials)
+    """The most passes in ``trials`` with an upper bound of at most ``beta``; -1 if the bound of 0 passes is higher."""
+    return bisect_left(range(trials + 1), True, key=lambda n: clopper_pearson_upper(n, trials, delta) > beta) - 1
 
 
 def controls_needed(beta: float, delta: float) -> int:
@@ -49,23 +49,17 @@ def calibration_patients_needed(alpha: float) -> int:
 
 @lru_cache(maxsize=4096)
 def passes_to_aim_for(choosing: int, certifying: int, beta: float, delta: float, power: float) -> int:
-    """The most of ``choosing`` controls that a threshold may let pass, so that the others certify it with ``power``.
+    """Number k of ``choosing`` controls that pass at the threshold, so that the others certify it with ``power``.
 
-    A threshold at the (k + 1)-th lowest of ``choosing`` scores lets a beta-binomial number of ``certifying`` controls
-    pass (Beta(k + 1, choosing - k)), for any distribution of scores. -1 if k = 0 does not reach ``power``.
+    With the threshold at the (k + 1)-th lowest of ``choosing`` scores, the number of ``certifying`` controls that pass
+    is beta-binomial, Beta(k + 1, choosing - k), for any distribution of scores. -1 if k = 0 does not reach ``power``.
     """
     from scipy.stats import betabinom
 
     allowed = allowed_passes(certifying, beta, delta)
     if allowed < 0:
         return -1
-    return _largest_true(lambda k: betabinom.cdf(allowed, certifying, k + 1, choosing - k) >= power, choosing - 1)
-
-
-def _largest_true(holds: Callable[[int], bool], most: int) -> int:
-    """The largest number from 0 to ``most`` for which ``holds``, true up to some number, is true; -1 if for none."""
-    low, high = -1, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
+    too_many = bisect_left(
+        range(choosing), True, key=lambda k: not betabinom.cdf(allowed, certifying, k + 1, choosing - k) >= power
+    )
+    return too_many - 1

@@ -1,9 +1,9 @@
-"""Confidence intervals whose sampling unit is the patient: bootstrap, exact binomial and Wilson intervals.
+"""Confidence intervals with the patient as the sampling unit: bootstrap, exact binomial and Wilson intervals.
 
-Rows (frames, recordings, pairs) of one patient depend on each other, so the bootstrap resamples whole patients. Four
-forms are offered: the mean or median of rows (``bootstrap_mean``, ``bootstrap_median``); any statistic of independent
-rows (``bootstrap_statistic``); a metric of weighted rows (``bootstrap_weights``, ``bootstrap_interval``); a distance
-between two sets from the influence of each row on it (``Estimate``, ``influence_interval``).
+Rows (frames, recordings, pairs) of one patient are not independent, so the bootstrap resamples whole patients. It
+takes the mean or median of rows (``bootstrap_mean``, ``bootstrap_median``), any statistic of independent rows
+(``bootstrap_statistic``), a metric of weighted rows (``bootstrap_weights``, ``bootstrap_interval``), or a distance
+between two sets from the influence of each row (``Estimate``, ``influence_interval``).
 """
 
 import math
@@ -38,7 +38,7 @@ UNDEFINED = Interval(math.nan, math.nan, math.nan)
 def clopper_pearson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """A proportion of independent trials with its exact interval (Clopper and Pearson 1934)."""
     if trials < 1:
-        raise UserError("A proportion needs at least one trial, and there is none.")
+        raise UserError("A proportion needs at least one trial, but there are no trials.")
     delta = (1 - confidence) / 2
     low = clopper_pearson_lower(successes, trials, delta)
     return Interval(successes / trials, low, clopper_pearson_upper(successes, trials, delta))
@@ -55,16 +55,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
 
 
 def unit_indices(units: Labels | None, count: int) -> np.ndarray:
-    """Index 0, 1, ... of the sampling unit of each of ``count`` rows, (count,); without ``units`` each row is one."""
+    """Index 0, 1, ... of the sampling unit of each row, (count,); without ``units`` each row is its own unit."""
     if units is None:
         return np.arange(count)
     if len(units) != count:
-        raise UserError(f"{count} rows came with {len(units)} patients: each row needs its own.")
+        raise UserError(f"{count} rows came with {len(units)} patients: give a patient for each row.")
     return np.unique(np.array([str(name) for name in units]), return_inverse=True)[1]
 
 
 def resample(generator: np.random.Generator, count: int, repeats: int) -> Iterator[np.ndarray]:
-    """``repeats`` bootstrap samples of ``count`` units: indices drawn with replacement, (count,)."""
+    """``repeats`` bootstrap samples of ``count`` units: indices sampled with replacement, (count,)."""
     return (generator.integers(count, size=count) for _ in range(repeats))
 
 
@@ -126,9 +126,9 @@ def bootstrap_statistic(
 
 
 def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.ndarray:
-    """Weights of N rows, float64 (1 + repeats, N): ones, then how often each row's unit is in each bootstrap sample.
+    """Weights of N rows, float64 (1 + repeats, N): ones, then the count of each row's unit in each bootstrap sample.
 
-    A metric of weighted rows maps them to 1 + ``repeats`` values, of which the first is the estimate.
+    A metric of weighted rows maps the weights to 1 + ``repeats`` values; the first value is the estimate.
     """
     unit = unit_indices(units, len(units))
     count = int(unit.max()) + 1
@@ -138,12 +138,11 @@ def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.n
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patients: int | None = None) -> Interval:
-    """The first of ``values``, (1 + repeats,), with percentiles of the others, which come from ``bootstrap_weights``.
+    """The first of ``values``, (1 + repeats,), with percentiles of the others; see ``bootstrap_weights``.
 
-    A metric without a single error (or right answer) has no variation in the bootstrap. In this case, if ``patients``
-    is given, the other end is taken from the exact (Clopper-Pearson) interval of a proportion of ``patients`` trials.
-    The exact interval holds for a ROC AUC too, with n patients of the smaller class: the probability that n disjoint
-    pairs are all ordered correctly is at most AUC^n.
+    A metric of exactly 0 or 1 does not vary in the bootstrap. In this case, with ``patients``, the interval is the
+    exact (Clopper-Pearson) one of a proportion of ``patients`` trials. It also holds for a ROC AUC, with n patients of
+    the smaller class: the probability that n disjoint pairs are all ordered correctly is at most AUC^n.
     """
     if not np.isfinite(values[0]):
         return Interval(float(values[0]), math.nan, math.nan)
@@ -190,7 +189,7 @@ class SamplingUnits:
     """(N,); the class of a unit is that of its first row. Ignored if a class has less than ``MIN_UNITS_PER_CLASS``."""
 
     def select(self, rows: np.ndarray | slice) -> "SamplingUnits":
-        """The units of some ``rows``."""
+        """The units of ``rows``."""
         return SamplingUnits(self.names[rows], None if self.classes is None else self.classes[rows])
 
     def count(self) -> int:
@@ -206,12 +205,12 @@ def mean_estimate(values: np.ndarray, proportion: bool = False) -> Estimate:
 
 
 def influence_interval(estimate: Estimate, x: SamplingUnits, y: SamplingUnits | None = None, seed: int = 0) -> Interval:
-    """``estimate`` with its 95 % bootstrap interval over the units of both sets, of N and M rows.
+    """``estimate`` with its 95 % bootstrap interval over the units of both sets, ``x`` of N rows and ``y`` of M rows.
 
-    The ends are NaN if a set that matters has a single unit.
+    The ends are NaN if a set with an influence other than 0 has a single unit.
     """
-    sets = [(estimate.x, x)] + ([] if y is None else [(estimate.y, y)])
-    sets = [(influence, units) for influence, units in sets if len(influence)]
+    pairs = [(estimate.x, x), (estimate.y, y)]
+    sets = [(influence, units) for influence, units in pairs if units is not None and len(influence)]
     if estimate.proportion and not any(influence.any() for influence, _ in sets):
         count = sum(units.count() for _, units in sets)
         exact = clopper_pearson_interval(round(estimate.value) * count, count)

@@ -1,6 +1,6 @@
-"""Cardiac cycle of a video from pixels alone: chamber area, heart rate, periodicity, frame-to-frame change.
+"""Cardiac cycle of a video from its pixels, without a model: chamber area, heart rate, periodicity, frame differences.
 
-Frames are (F, H, W): uint8, or floats in [-1, 1]. Nothing is trained.
+Frames are (F, H, W): uint8, or floats in [-1, 1].
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def gray_levels(frames: np.ndarray) -> np.ndarray:
 
 
 def sector_mask(frames: np.ndarray) -> np.ndarray:
-    """Mask of the ultrasound sector: in each row the span of pixels that are ever bright. (F, H, W) to bool (H, W)."""
+    """Mask of the ultrasound sector, (F, H, W) to bool (H, W): in each row, from the first to the last bright pixel."""
     bright = ndimage.binary_opening(frames.max(axis=0) > _SECTOR_THRESHOLD, iterations=1)
     return np.logical_or.accumulate(bright, axis=1) & np.logical_or.accumulate(bright[:, ::-1], axis=1)[:, ::-1]
 
@@ -49,7 +49,7 @@ def sector_mask(frames: np.ndarray) -> np.ndarray:
 def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
     """Area of the blood pool in each frame, (F,): share of dark pixels in the top ``depth`` of the sector's height.
 
-    Dark is below the Otsu threshold of the whole clip after smoothing. Shadows count too, but they do not move, so the
+    A pixel is dark below the Otsu threshold of the smoothed clip. Shadows are included, but they do not move, so the
     range of the curve comes from the chambers. NaN without a sector.
     """
     levels = gray_levels(frames)
@@ -60,15 +60,13 @@ def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
     threshold = _otsu_threshold(smooth[:, inside])
     rows = np.flatnonzero(inside.any(axis=1))
     inside[rows[0] + max(1, round(depth * (rows[-1] + 1 - rows[0]))) :] = False
-    area: np.ndarray = np.clip((threshold - smooth[:, inside]) / _EDGE_WIDTH + 0.5, 0, 1).mean(axis=1)
-    return area
+    return np.asarray(np.clip((threshold - smooth[:, inside]) / _EDGE_WIDTH + 0.5, 0, 1).mean(axis=1))
 
 
 def smooth_frames(levels: np.ndarray) -> np.ndarray:
     """Frames, (F, H, W), after a spatial Gaussian filter of the size of speckle, which scales with the resolution."""
     widths = (max(size / 64, 0.5) for size in levels.shape[1:])
-    smooth: np.ndarray = ndimage.gaussian_filter(levels, (0, *widths))
-    return smooth
+    return np.asarray(ndimage.gaussian_filter(levels, (0, *widths)))
 
 
 def percentile_range(curve: np.ndarray) -> float:
@@ -104,8 +102,8 @@ def estimate_rhythm(frames: np.ndarray, fps: float) -> Rhythm:
 def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
     """Correlation of frames that are ``lag`` frames apart, for lags 0 to ``lags``: (lags + 1,).
 
-    Each pixel enters with its deviation from its mean over time, after spatial smoothing, so that static pixels and
-    speckle contribute little. All zero if nothing moves.
+    Pixels are smoothed in space and their mean over time is subtracted, so that static pixels and speckle contribute
+    little. All zero if nothing moves.
     """
     levels = gray_levels(frames)
     smooth = smooth_frames(levels)
@@ -122,14 +120,13 @@ def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
 
 def frame_difference_curve(frames: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each frame from the previous one, in gray levels of 255: (F - 1,)."""
-    change: np.ndarray = np.abs(np.diff(gray_levels(frames), axis=0)).mean(axis=(1, 2))
-    return change
+    return np.asarray(np.abs(np.diff(gray_levels(frames), axis=0)).mean(axis=(1, 2)))
 
 
 def jump_ratio(frames: np.ndarray) -> float:
     """Ratio of the 95th percentile and the median of the frame differences; NaN if the median is 0.
 
-    A video that jumps between poses changes in few frames only and has a high ratio, whatever its mean difference is.
+    A video that jumps between poses changes in few frames only, and has a high ratio.
     """
     low, high = np.percentile(frame_difference_curve(frames), [50, 95])
     return float(high / low) if low > 0 else float("nan")
@@ -138,8 +135,8 @@ def jump_ratio(frames: np.ndarray) -> float:
 def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
     """Mean frame difference at ``joins`` over the mean elsewhere; 1 if no seam is visible.
 
-    A join is the first frame of a generated window, 1 to F - 1. NaN without joins, without other frames, or if nothing
-    changes elsewhere. Raises ``ValueError`` for a join outside the clip.
+    A join is the first frame of a generated window, 1 to F - 1. NaN if there are no joins, no other frames, or no
+    changes between other frames. Raises ``ValueError`` for a join outside the clip.
     """
     if wrong := [join for join in joins if not 1 <= join < len(frames)]:
         raise ValueError(f"a join at frame {wrong[0]} is outside a clip of {len(frames)} frames")

@@ -14,7 +14,7 @@ THRESHOLD = 0.5
 
 
 def confusion_matrix(predicted: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
-    """How often class i (row) is predicted as class j (column): int (N,) twice to int64 (K, K)."""
+    """Counts of true class i (row) predicted as class j (column): int (N,) twice to int64 (K, K)."""
     return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -152,9 +152,9 @@ def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarr
 
 
 def known_labels(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a soft label, (N,), that are above or below one half, bool (N,); and which of these n are above, (n,).
+    """Rows with a known label, bool (N,), from a soft label, (N,), and whether each of these n rows is positive, (n,).
 
-    One half and NaN are unknown.
+    Labels of 0.5 and NaN are unknown, labels above 0.5 positive.
     """
     rows = np.isfinite(share) & (share != THRESHOLD)
     return rows, share[rows] > THRESHOLD

@@ -1,7 +1,7 @@
 """The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples.
 
-``METRICS`` is the only place to edit for a new metric: ``compare_features`` computes every entry, the report explains
-it with its description.
+To add a metric, add an entry to ``METRICS``: ``compare_features`` computes each entry, and the report shows its
+description.
 """
 
 import re
@@ -38,7 +38,7 @@ class Features:
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """A set of samples and the reference set, with what several metrics share computed once."""
+    """A set of samples and the reference set, with cached intermediate results of several metrics."""
 
     samples: Features
     reference: Features
@@ -64,20 +64,22 @@ class FidelityMetric:
     better: str
     """``LOWER`` or ``HIGHER``."""
     description: str
-    """One sentence for the report."""
+    """Explanation for the report."""
     published_names: tuple[str, ...] = ()
-    """Beginnings of the names that extractors give it (``Extractor.title``)."""
+    """Prefixes of other names of the metric in records (``Extractor.title``)."""
     is_distance: bool = False
-    """Whether it is a distance above 0. The report gives distances as multiples of their floor, and its verdict
-    uses them.
-    """
+    """Whether the metric is a distance above 0, which the report shows as a multiple of its floor."""
     measures: str = "features"
-    """What it is computed from: "features", "spectrum" (powers at each frequency), or "logits" (of the samples, without
-    a reference set; its floor is its value for the reference set)."""
+    """Input of the metric: "features", "spectrum" (power at each frequency), or "logits" (of the samples alone; the
+    floor is the value of the reference set)."""
 
 
-_FRECHET = "Distance between the two sets in the features that the name states; smaller is closer."
-_MMD = "Difference between the two sets in the features that the name states; about 0 if there is none."
+def _prdc(name: str, description: str) -> FidelityMetric:
+    return FidelityMetric(lambda pair: pair.prdc[name], HIGHER, description)
+
+
+_FRECHET = "Frechet distance between synthetic and real features of the network in the name; smaller is closer."
+_MMD = "Maximum mean discrepancy between synthetic and real features of the network in the name; 0 if they agree."
 METRICS = {
     "frechet": FidelityMetric(
         lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows),
@@ -91,36 +93,24 @@ METRICS = {
     "quadratic": FidelityMetric(
         lambda pair: polynomial_mmd(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)
     ),
-    "precision": FidelityMetric(
-        lambda pair: pair.prdc["precision"],
-        HIGHER,
-        "Share of synthetic samples that lie where real ones lie: are they plausible?",
+    "precision": _prdc("precision", "Share of synthetic samples near real ones: are the samples plausible?"),
+    "recall": _prdc("recall", "Share of real samples near synthetic ones: is the variety of real data covered?"),
+    "density": _prdc(
+        "density", "Density of real samples around synthetic ones; about 1 for a second set of real data."
     ),
-    "recall": FidelityMetric(
-        lambda pair: pair.prdc["recall"],
-        HIGHER,
-        "Share of real samples that lie where synthetic ones lie: is the whole variety there?",
-    ),
-    "density": FidelityMetric(
-        lambda pair: pair.prdc["density"],
-        HIGHER,
-        "How densely real samples lie around a synthetic one; about 1 for a second real set.",
-    ),
-    "coverage": FidelityMetric(
-        lambda pair: pair.prdc["coverage"], HIGHER, "Share of real samples that have a synthetic one nearby."
-    ),
+    "coverage": _prdc("coverage", "Share of real samples that have a synthetic sample nearby."),
     "IS": FidelityMetric(
         lambda pair: inception_score(np.asarray(pair.samples.logits)),
         HIGHER,
-        "How sure and how varied a network's classes are; it does not look at real samples.",
+        "Confidence and variety of the Inception network's predicted classes; it uses no real samples.",
         ("inception score",),
         measures="logits",
     ),
     "log_spectral": FidelityMetric(
         lambda pair: log_spectral_estimate(pair.samples.rows, pair.reference.rows),
         LOWER,
-        "Difference between power spectra in decibel: of frames, it notices blur and missing speckle; of the course "
-        "of each pixel, flicker and frozen texture.",
+        "Difference between power spectra in decibels: spectra of frames show blur and missing speckle, spectra over "
+        "time show flicker and frozen texture.",
         ("log-spectral distance", "temporal log-spectral distance"),
         is_distance=True,
         measures="spectrum",
@@ -129,7 +119,7 @@ METRICS = {
 
 
 def fidelity_metric(title: str) -> FidelityMetric | None:
-    """The metric that a record calls ``title``, as frechet[classifier] or FVD16; None if it is no fidelity metric."""
+    """The metric of a record's entry ``title``, as frechet[classifier] or FVD16; None if it is not in ``METRICS``."""
     for name, metric in METRICS.items():
         names = "|".join(map(re.escape, (name, *metric.published_names)))
         if re.match(rf"(?:{names})(?![a-z])", title, re.IGNORECASE):
@@ -144,20 +134,20 @@ class Compared:
     value: Interval
     floor: Interval
     spread: tuple[float, float] | None = None
-    """Lowest and highest value over random draws of the samples; None for a single draw."""
+    """Lowest and highest value over random subsets of the samples; None for a single subset."""
 
 
-def average_draws(draws: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
-    """Each metric averaged over random draws of the samples: means of values and of interval ends, and their spread."""
-    if len(draws) == 1:
-        return dict(draws[0])
+def average_subsets(subsets: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
+    """Each metric averaged over random subsets of the samples: mean values and interval ends, and the spread."""
+    if len(subsets) == 1:
+        return dict(subsets[0])
     averaged = {}
-    for name in draws[0]:
+    for name in subsets[0]:
         value, floor = (
-            Interval(*np.mean([astuple(getattr(draw[name], field)) for draw in draws], axis=0).tolist())
+            Interval(*np.mean([astuple(getattr(subset[name], field)) for subset in subsets], axis=0).tolist())
             for field in ("value", "floor")
         )
-        values = [draw[name].value.value for draw in draws]
+        values = [subset[name].value.value for subset in subsets]
         averaged[name] = Compared(value, floor, (min(values), max(values)))
     return averaged
 
@@ -167,8 +157,8 @@ def compare_features(
 ) -> dict[str, Compared]:
     """Every metric of ``METRICS`` of ``synthetic`` against ``test``; the floor is ``train`` against ``test``.
 
-    All sets need the same N, because distances depend on it: raises ``ValueError`` otherwise. ``k`` neighbors, or N - 1
-    if that is less.
+    Raises ``ValueError`` unless all sets have the same N, because distances depend on N. PRDC uses min(``k``, N - 1)
+    neighbors.
     """
     if not len(synthetic.rows) == len(test.rows) == len(train.rows):
         counts = f"{len(synthetic.rows)} synthetic, {len(test.rows)} test and {len(train.rows)} train"

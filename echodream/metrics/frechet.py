@@ -6,26 +6,19 @@ from echodream.metrics.bootstrap import Estimate
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Frechet distance between Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D), not square-rooted.
-
-    |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with unbiased covariances (Dowson and Landau 1982), in
-    float64. The last trace is the sum of the singular values of A_x A_y', where S = A' A, so singular covariances
-    (N <= D) are no problem. Raises ``ValueError`` for other shapes and values that are not finite.
-    """
-    x, y = _check_features(x, y)
-    a, b = _covariance_factor(x), _covariance_factor(y)
-    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    means = float(((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum())
-    return max(means + float((a**2).sum() + (b**2).sum() - 2 * overlap), 0.0)
+    """Frechet distance between Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D)."""
+    return frechet_estimate(x, y).value
 
 
 def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """``frechet_distance`` with the influence of each sample.
+    """Frechet distance, not square-rooted, with the influence of each sample, in float64.
 
-    The derivative of the sum of the singular values of M = A_x A_y' = U s V' with respect to the weight of sample i of
-    ``x`` is (U s U')_ii. Centering adds nothing, because the columns of A sum to zero.
+    |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with unbiased covariances (Dowson and Landau 1982). The
+    last trace is the sum of the singular values of A_x A_y' = U s V', where S = A' A, also for singular covariances
+    (N <= D). Its derivative by the weight of sample i of ``x`` is (U s U')_ii. Centering adds nothing, because the
+    columns of A sum to zero. Raises ``ValueError`` for other shapes and values that are not finite.
     """
-    x, y = _check_features(x, y)
+    x, y = check_features(x, y)
     a, b = ((rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
     u, s, v = _svd_of_product(a, b)
     difference = x.mean(axis=0) - y.mean(axis=0)
@@ -40,7 +33,7 @@ def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
 
 
 def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """SVD of A B', (N, M): U (N, k), s, V (M, k). By QR if there are fewer dimensions than samples."""
+    """SVD of A B', (N, M): U (N, k), s, V (M, k). Uses QR if there are fewer dimensions than samples."""
     if min(len(a), len(b)) <= a.shape[1]:
         u, s, vt = np.linalg.svd(a @ b.T, full_matrices=False)
         return u, s, vt.T
@@ -49,16 +42,11 @@ def _svd_of_product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return qa @ u, s, qb @ vt.T
 
 
-def _check_features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features as float64. Raises ``ValueError`` unless they are (N, D) and (M, D), finite, with N and M at least 2."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("features are not finite")
     return x, y
-
-
-def _covariance_factor(x: np.ndarray) -> np.ndarray:
-    """A matrix A with A' A the covariance of ``x``, (N, D): at most D rows."""
-    centered = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.asarray(np.linalg.qr(centered, mode="r")) if len(x) > x.shape[1] else centered

@@ -1,8 +1,8 @@
-"""Detection of end diastole (ED) and end systole (ES) in echocardiography videos from pixels alone. Nothing is trained.
+"""Detection of end diastole (ED) and end systole (ES) in echocardiography videos from their pixels, without a model.
 
 Frames are (F, H, W): uint8, or floats in [-1, 1]. The ventricles move most, so the first principal component of the
-smoothed frames follows their contraction; its maxima and minima are ED and ES. The area of the blood pool near the
-probe, and the shorter duration of systole, decide which of them is which.
+smoothed frames follows their contraction; its extrema are ED and ES. The area of the blood pool near the probe and the
+shorter duration of systole decide whether ED are the maxima or the minima.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from scipy import ndimage, signal
 from echodream.metrics.cardiac_cycle import MIN_BEATS, area_curve, estimate_rhythm, gray_levels, smooth_frames
 
 MIN_SIDE = 48
-"""Frames are downsampled by a whole factor, to at least so many pixels on the shorter side."""
+"""Minimum pixels on the shorter side of frames after downsampling by a whole factor."""
 VENTRICLE_DEPTH = 0.5
 """Share of the height of the sector, from the probe, in which the blood pool belongs to the ventricles."""
 MIN_PERIODICITY = 0.5
@@ -34,14 +34,14 @@ _SYSTOLE_WEIGHT = 8.0  # of the share of systole in a beat, relative to the corr
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Frame numbers of the end diastoles and end systoles of a clip; both are empty if there is a ``problem``."""
+    """Frame numbers of the end diastoles and end systoles of a clip; without any if there is a ``problem``."""
 
     ed: tuple[int, ...] = ()
     es: tuple[int, ...] = ()
     heart_rate: float = float("nan")
     """Beats per minute."""
     problem: str | None = None
-    """The reason why there are none, a clause."""
+    """Why no key frames were found, a clause for messages."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     correlation = _correlation(trajectory[:, 0], area)
     expected = _MIN_FOUND * (len(levels) / beat - 1)
     if not all(len(each) >= max(1.0, expected) for each in times.values()):
-        return KeyFrames(problem="what repeats does not turn around once a beat")
+        return KeyFrames(problem="the periodic motion does not have one maximum and minimum per beat")
     if correlation + _SYSTOLE_WEIGHT * (0.5 - _systole_share(times, beat)) < 0:
         times = reversed_times
     ed, es = (tuple(int(t) for t in np.round(np.clip(times[kind], 0, len(levels) - 1))) for kind in ("ED", "ES"))
@@ -103,8 +103,7 @@ def _remove_slow_changes(levels: np.ndarray) -> np.ndarray:
     """Frames, (F, H, W), without the quadratic trend of each pixel over time, as from a sliding probe."""
     flat = levels.reshape(len(levels), -1)
     basis, _ = np.linalg.qr(np.vander(np.linspace(-1, 1, len(levels)), 3))
-    residual: np.ndarray = flat - basis @ (basis.T @ flat)
-    return np.clip(residual.reshape(levels.shape), -1, 1)
+    return np.clip((flat - basis @ (basis.T @ flat)).reshape(levels.shape), -1, 1)
 
 
 def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
@@ -120,8 +119,7 @@ def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
     drift = (components[lag:] - components[:-lag]).mean(axis=0) / lag
     components = components - drift * np.arange(len(components))[:, None]
     left, size, _ = np.linalg.svd(components - components.mean(axis=0), full_matrices=False)
-    without_drift: np.ndarray = left * size
-    return without_drift
+    return np.asarray(left * size)
 
 
 def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str, np.ndarray]:
@@ -143,7 +141,7 @@ def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str
 
 
 def _peak_times(curve: np.ndarray, height: float, beat: float, extrapolation: float) -> list[float]:
-    """Arrival times at the peaks of ``curve`` with range ``height``; without peaks that an end of the clip cuts off."""
+    """Arrival times at the peaks of ``curve`` with range ``height``, except peaks that an end of the clip cuts off."""
     options = {"prominence": _PROMINENCE * height, "distance": max(1.0, _MIN_DISTANCE * beat)}
     inner, _ = signal.find_peaks(curve, **options)
     padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # the prominence of peaks near an end is not reduced

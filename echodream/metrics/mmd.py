@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from echodream.metrics.bootstrap import Estimate
+from echodream.metrics.frechet import check_features
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,8 @@ class DotProducts:
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
-        """From features. Raises ``ValueError`` for other shapes, and for fewer than two rows."""
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-            raise ValueError(f"features are {x.shape} and {y.shape}, not (N, D) and (M, D) with N and M at least 2")
+        """From features. Raises ``ValueError`` as ``check_features``."""
+        x, y = check_features(x, y)
         return cls(x @ x.T, x @ y.T, y @ y.T, x.shape[1])
 
     def squared_distances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
-"""Texture and motion of ultrasound without a network: spatial and temporal power spectra, speckle statistics."""
+"""Texture and motion of ultrasound, without a network: spatial and temporal power spectra, speckle statistics."""
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from echodream.metrics.bootstrap import Estimate
 
@@ -8,7 +9,9 @@ PATCH = 7
 """Height and width of the patches of ``speckle_snr``, in pixels."""
 DEPTH_BANDS = ("near", "middle", "far")
 _DARK = 8
-"""Mean gray level of 255 from which a patch counts as tissue."""
+"""Minimum mean gray level, of 255, of a patch of tissue."""
+_MIN_POWER = 1e-12
+"""Added to powers before the logarithm, for black frames."""
 
 
 def radial_power(frames: np.ndarray) -> np.ndarray:
@@ -31,8 +34,8 @@ def radial_power(frames: np.ndarray) -> np.ndarray:
 def temporal_power(clip: np.ndarray) -> np.ndarray:
     """Temporal power spectrum of a clip, (F, H, W), averaged over pixels, at frequencies 1 to F/2 - 1 per F frames.
 
-    Each pixel's course is made mean-free and Hann-windowed. Flicker (fresh noise in every frame) raises the high
-    frequencies; a static texture over moving tissue lowers them. Shape (F/2 - 1,).
+    The time series of each pixel is centered and Hann-windowed. Flicker (new noise in every frame) increases the high
+    frequencies; a static texture over moving tissue decreases them. Shape (F/2 - 1,).
     """
     centered = clip - clip.mean(axis=0)
     spectrum = np.fft.rfft(centered * np.hanning(len(clip))[:, None, None], axis=0)
@@ -45,7 +48,7 @@ def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     Root mean square over the R frequencies of 10 log10 P_x - 10 log10 P_y, with the influence of each row: the
     derivative of D by the weight of row i is mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
     """
-    x, y = np.asarray(x, np.float64) + _SILENCE, np.asarray(y, np.float64) + _SILENCE
+    x, y = np.asarray(x, np.float64) + _MIN_POWER, np.asarray(y, np.float64) + _MIN_POWER
     means = x.mean(axis=0), y.mean(axis=0)
     difference = 10 * np.log10(means[0] / means[1])
     value = float(np.sqrt(np.mean(difference**2)))
@@ -58,16 +61,12 @@ def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     return Estimate(value, influence_x, influence_y, bounds=(0.0, np.inf))
 
 
-_SILENCE = 1e-12
-"""Added to powers, so that black frames have a logarithm."""
-
-
 def speckle_snr(frames: np.ndarray) -> np.ndarray:
     """Mean over standard deviation of gray levels in 7x7 patches of tissue, averaged by depth band.
 
     ``frames``: (N, H, W), gray levels 0 to 255. Returns (3,): near, middle and far third of the depth; NaN without
-    tissue. It is the signal-to-noise ratio of first-order speckle statistics (Burckhardt 1978: 1.91 for fully
-    developed speckle before log compression), here of log-compressed pixels.
+    tissue. This is the signal-to-noise ratio of first-order speckle statistics, of log-compressed pixels (before log
+    compression, fully developed speckle has 1.91: Burckhardt 1978).
     """
     n, height, width = frames.shape
     rows, columns = height // PATCH, width // PATCH
@@ -84,8 +83,6 @@ def speckle_width(frames: np.ndarray) -> np.ndarray:
 
     ``frames``: (N, H, W). Speckle is the frame minus its mean over 9x9 pixels, where the frame is not black.
     """
-    from scipy.ndimage import uniform_filter
-
     values = frames.astype(np.float64)
     residual = (values - uniform_filter(values, size=(0, 9, 9))) * (values > 0)
     power = (np.abs(np.fft.fft2(residual)) ** 2).mean(axis=0)

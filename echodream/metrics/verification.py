@@ -34,14 +34,14 @@ class Pairs:
         return self.first == self.second
 
     def weights(self, counts: Array) -> Array:
-        """Weight of each pair, float64 (P,), if patient p is ``counts[p]`` times in a bootstrap sample.
+        """Weight of each pair, float64 (P,), if a bootstrap sample contains patient p ``counts[p]`` times.
 
         A genuine pair has the count of its patient, an impostor pair the product of both counts.
         """
         return np.where(self.same, counts[self.first], counts[self.first] * counts[self.second]).astype(np.float64)
 
     def select(self, rows: Array) -> "Pairs":
-        """Some of the pairs, by a mask or indices that keep their order."""
+        """The pairs of ``rows``, a mask or ascending indices."""
         return Pairs(self.score[rows], self.first[rows], self.second[rows], self.patients)
 
 
@@ -82,7 +82,7 @@ def pairs_from_scores(score: Array, first: Array, second: Array) -> Pairs:
 def roc_curve(pairs: Pairs, weight: Array | None = None) -> tuple[Array, Array, Array]:
     """False accept rate, true accept rate and threshold, (T,) each, from no accepted pair to all.
 
-    There is a point for each distinct score. Rates are NaN without a pair of their kind.
+    There is a point for each distinct score. Rates are NaN without genuine (or impostor) pairs.
     """
     weight = np.ones(len(pairs.score)) if weight is None else weight
     same = pairs.same
@@ -155,7 +155,7 @@ class VerificationRates:
     frr: float
     """False reject rate: share of genuine pairs that are not accepted."""
     average_accuracy: float
-    """1 - (FAR + FRR) / 2: both kinds have equal weight, whatever their numbers."""
+    """1 - (FAR + FRR) / 2: genuine and impostor pairs have equal weight."""
 
 
 RATE_NAMES = tuple(field.name for field in fields(VerificationRates))
@@ -184,7 +184,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def best_f1_threshold(pairs: Pairs) -> float:
-    """The threshold with the highest F1; the highest of several. NaN without a genuine pair."""
+    """The highest of the thresholds with the best F1. NaN without a genuine pair."""
     far, tar, threshold = roc_curve(pairs)
     genuine = np.count_nonzero(pairs.same)
     impostor = len(pairs.score) - genuine
@@ -217,7 +217,7 @@ class CrossValidatedThreshold:
     accuracy: float
     """Mean over held-out folds, as ``f1``."""
     count: int
-    """Number of folds that have a threshold."""
+    """Number of folds with a threshold."""
 
 
 def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> CrossValidatedThreshold:
@@ -226,7 +226,7 @@ def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> C
     The number of folds is at most the number of patients. Raises ``ValueError`` without pairs of both kinds.
     """
     if not pairs.same.any() or pairs.same.all():
-        raise ValueError("a threshold needs pairs of one patient and pairs of two")
+        raise ValueError("a threshold needs genuine pairs (of one patient) and impostor pairs (of two patients)")
     count = min(folds, len(np.unique(pairs.first)))
     order = np.random.default_rng(seed).permutation(np.unique(pairs.first))
     fold_of_patient = np.full(pairs.patients, -1)
@@ -251,7 +251,7 @@ def _finite_mean(values: Array) -> float:
 
 
 def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> float:
-    """How often the most similar frame of all other recordings is of the same patient, averaged over patients.
+    """Share of frames whose most similar frame of another recording is of the same patient, averaged over patients.
 
     ``similarities`` is (N, N), ``patient`` and ``recording`` are (N,). Queries are frames of patients with at least two
     recordings, the gallery is all recordings. NaN without such a patient. Ties count as errors.
@@ -271,7 +271,7 @@ def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> flo
 def subsample_patients(patient: Array, max_frames: int, frames_per_patient: int = 4) -> Array:
     """At most ``max_frames`` of N frames, ``frames_per_patient`` of each chosen patient: rows, (M,).
 
-    Patients are spaced evenly in the order of their names; the first frames of each are chosen. Rows are ascending.
+    Chosen patients are evenly spaced in the order of their names. The first frames of each are chosen. Rows ascend.
     """
     names, number = np.unique(patient, return_inverse=True)
     each = max(frames_per_patient, max_frames // max(len(names), 1))

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,14 +33,14 @@ if TYPE_CHECKING:
 class VAE(Trainable):
     """Train an autoencoder of frames, (B, C, H, W) in [-1, 1], with a diagonal Gaussian posterior.
 
-    ``losses`` are the loss terms by name, as in conf/loss/autoencoder.yaml; a term that is None or has weight 0 is off.
-    A ``PatchAdversarial`` among them adds a discriminator with its own optimizer. ``optimizer`` is a partial that takes
-    parameters. ``clip`` is the maximum gradient norm (0: no clipping). ``schedule`` is a partial that takes
-    ``optimizer`` and ``num_training_steps`` (None: constant learning rate).
+    ``losses``: loss terms by name, as in conf/loss/autoencoder.yaml; a term that is None or has weight 0 is off. A
+    ``PatchAdversarial`` adds a discriminator with its own optimizer. ``optimizer``: partial that takes parameters.
+    ``clip``: maximum gradient norm (0: no clipping). ``schedule``: partial that takes ``optimizer`` and
+    ``num_training_steps`` (None: constant learning rate).
     """
 
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
-    """NaN if nothing moves."""
+    """Metrics that are NaN without moving pixels."""
 
     def __init__(
         self,
@@ -63,9 +62,7 @@ class VAE(Trainable):
         if not clip >= 0:
             raise UserError(f"model.clip is {clip}; give the maximum gradient norm, or 0 to disable clipping")
         self.has_unused_parameters = self.adversarial is not None
-        self.make_optimizer = optimizer
-        self.clip = clip
-        self.make_schedule = schedule
+        self.make_optimizer, self.make_schedule, self.clip = optimizer, schedule, clip
         self._recordings: list[str] = []
         """Recordings of the current batch, for error messages."""
 
@@ -79,28 +76,30 @@ class VAE(Trainable):
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        remaining = partial(_remaining_steps, adversarial.start)
         parts = (self.network.post_quant_conv, self.network.decoder)
         decoder = itertools.chain(*(part.parameters() for part in parts if part is not None))
-        settings = adversarial.optimizer_settings(discriminator=False)
-        return self.build_optimizers(
-            [first, replace(discriminator, steps=remaining), OptimizerGroup(decoder, settings, remaining)]
+        second = OptimizerGroup(
+            decoder,
+            adversarial.optimizer_settings(discriminator=False),
+            lambda steps: max(steps - adversarial.start, 1),
         )
+        return self.build_optimizers([first, replace(discriminator, steps=second.steps), second])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient norm, after mixed precision has unscaled it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None and not torch.isfinite(norm):  # a gradient scaler skips such a step by itself
+        if scaler is None and not torch.isfinite(norm):  # a gradient scaler skips steps with infinite gradients
             self.raise_not_finite("gradient", self._recordings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Reconstruct, compare, log; then train the discriminator on the same batch."""
+        """Train the autoencoder, then the discriminator on the same batch; log the losses."""
         x, self._recordings = batch["x"], batch["name"]
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        started = self.adversarial is not None and self._trained_batches(batch_idx) >= self.adversarial.start
+        trained_batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        started = self.adversarial is not None and trained_batches >= self.adversarial.start
         adversarial = self.adversarial if started else None
         decoder_only = adversarial is not None and adversarial.decoder_only
         generator = optimizers[2 if decoder_only else 0]
@@ -144,7 +143,7 @@ class VAE(Trainable):
         return reconstruct(self.network, x)
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Raise ``UserError`` if this network cannot take the channels or the size of the frames."""
+        """Check the channels and the size of the frames (``UserError``), and fit the discriminator's residual."""
         check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
         if self.adversarial is not None:
             samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
@@ -174,7 +173,7 @@ class VAE(Trainable):
         x = clips.transpose(1, 2).flatten(0, 1)
         reconstruction = self.reconstruct(x).float()
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
-        has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # with fewer moving pixels the metric is mostly noise
+        has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # metrics over fewer pixels are too noisy
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
             self._log_mean(f"{stage}/{name}", metric(x, reconstruction))
             self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[has_motion])
@@ -195,17 +194,9 @@ class VAE(Trainable):
         self.manual_backward(loss)
         optimizer.step()
 
-    def _trained_batches(self, batch_idx: int) -> int:
-        """Number of batches that were trained on before this one."""
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-
-
-def _remaining_steps(start: int, steps: int) -> int:
-    return max(steps - start, 1)
-
 
 MAX_CPU_FRAMES = 16
-"""Maximum frames per forward pass on a CPU: 64 take 1.4 times as long, since they do not fit its cache."""
+"""Maximum frames per forward pass on a CPU; 64 frames exceed the cache and take 1.4 times as long per frame."""
 
 
 def split_into_chunks(frames: Tensor, budget: int) -> tuple[Tensor, ...]:

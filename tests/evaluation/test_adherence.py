@@ -11,7 +11,7 @@ import torch
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
-from echodream.evaluation.distances import DRAWS, FeatureSets, fidelity_metrics
+from echodream.evaluation.distances import SUBSETS, FeatureSets, fidelity_metrics
 from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, load_recordings
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.inception_score import inception_score
@@ -44,7 +44,7 @@ def test_only_inception_has_fid_kid_and_is() -> None:
     assert set(found) == {"FID", "KID", "IS", *(f"{name}[inception]" for name in rest)}
     for which, side in ((found["IS"], seen.synthetic), (found["IS"]["floor"], seen.test)):
         assert side.scores is not None
-        draws = [side.draw(N, number, logits=True).logits for number in range(DRAWS)]
+        draws = [side.subset(N, number, logits=True).logits for number in range(SUBSETS)]
         assert which["value"] == pytest.approx(np.mean([inception_score(each).value for each in draws]))
     assert "published figures use 10,000 samples" in found["FID"]["warning"]
 
@@ -107,7 +107,7 @@ def test_adherence_metrics_by_hand(tmp_path: Path) -> None:
         assert which(found["EF R2"])["count"] == len(asked)
     assert (found["EF R2"]["better"], found["EF MAE"]["better"]) == ("higher", "lower")
     write(tmp_path / "without", ["TRAIN"] * 3, synthetic=True)
-    with pytest.raises(UserError, match=r"videos=.*without has no column EF, which regressor= reads"):
+    with pytest.raises(UserError, match=r"videos=.*without has no column EF, which regressor= predicts"):
         dict(adherence(encoder, look, load_recordings(str(tmp_path / "without"), "videos"), real))
 
 

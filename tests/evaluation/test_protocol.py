@@ -86,7 +86,7 @@ def test_other_extractors_than_in_the_protocol_are_refused(
     classifier(tmp_path / "second")
     rules = ["most=30", "seed=4", "neighbours=2", f"protocol={first[0]}"]
     both = f"extractors=[encoder:{study}/classifier,encoder:{tmp_path}/second]"
-    with pytest.raises(UserError, match=r"does not use the extractor second: leave it out of extractors="):
+    with pytest.raises(UserError, match=r"does not use the extractor second: remove second from extractors="):
         evaluate(study, *rules, both)
     with pytest.raises(UserError, match=r"uses the extractor classifier: add it to extractors=, with its file"):
         evaluate(study, *rules, f"extractors=[encoder:{tmp_path}/second]")

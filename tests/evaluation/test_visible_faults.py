@@ -14,7 +14,7 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.ingest.phantom import Phantom
 from echodream.metrics.texture import log_spectral_estimate
-from echodream.networks.extractors.spectra import CLIP_FRAMES, SpatialSpectrum, TemporalSpectrum
+from echodream.networks.extractors.spectra import CLIP_FRAMES, spatial_spectrum, temporal_spectrum
 from echodream.phantom.render import render
 from echodream.report.sections.fidelity import GRADES, grade
 from echodream.store import Store
@@ -59,9 +59,9 @@ def spectra(clips: Clips, fault: Callable[[np.ndarray], np.ndarray]) -> tuple[np
     for clip in clips:
         x = torch.from_numpy(np.clip(np.rint(fault(clip)), 0, 255) / 127.5 - 1)[None, None]
         frames = np.linspace(0, len(clip) - 1, 4).round().astype(int)
-        spatial += [SpatialSpectrum().features(x[:, :, frame : frame + 1]).numpy() for frame in frames]
+        spatial += [spatial_spectrum().features(x[:, :, frame : frame + 1]).numpy() for frame in frames]
         start = max(len(clip) - CLIP_FRAMES, 0) // 2  # as stage=evaluate takes clips
-        temporal.append(TemporalSpectrum().features(x[:, :, start : start + CLIP_FRAMES]).numpy())
+        temporal.append(temporal_spectrum().features(x[:, :, start : start + CLIP_FRAMES]).numpy())
     return np.concatenate(spatial), np.concatenate(temporal)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import SamplingUnits
-from echodream.metrics.fidelity import METRICS, Features, average_draws, compare_features, fidelity_metric
+from echodream.metrics.fidelity import METRICS, Features, average_subsets, compare_features, fidelity_metric
 from echodream.metrics.frechet import frechet_distance
 from echodream.metrics.mmd import DotProducts, gaussian_mmd, polynomial_mmd
 
@@ -61,10 +61,10 @@ def test_spectra_have_the_log_spectral_distance_alone() -> None:
 def test_the_average_over_draws_has_their_spread() -> None:
     draws = [compare_features(side(seed, 0.5), side(seed + 9), side(seed + 18)) for seed in range(3)]
     values = [draw["frechet"].value for draw in draws]
-    found = average_draws(draws)["frechet"]
+    found = average_subsets(draws)["frechet"]
     assert found.spread == (min(each.value for each in values), max(each.value for each in values))
     assert found.value.low == pytest.approx(np.mean([each.low for each in values]))
-    assert average_draws(draws[:1]) == draws[0]
+    assert average_subsets(draws[:1]) == draws[0]
 
 
 def test_small_sets_use_fewer_neighbors() -> None:

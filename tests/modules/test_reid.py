@@ -279,7 +279,7 @@ def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
     made = Reid(embedder_with_linear_code, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
     with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
         made.configure_from_data(data(latents))
-    with pytest.raises(UserError, match=f"head.features=9999, and frames have {C * H * W} values"):
+    with pytest.raises(UserError, match=f"head.features=9999 exceeds the {C * H * W} values"):
         Reid(embedder_with_linear_code, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 

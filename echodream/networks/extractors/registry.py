@@ -9,7 +9,7 @@ from echodream.networks.extractors.hub import DinoV2, VideoMae
 from echodream.networks.extractors.i3d import I3d
 from echodream.networks.extractors.inception import Inception
 from echodream.networks.extractors.lite0 import Lite0
-from echodream.networks.extractors.spectra import SpatialSpectrum, TemporalSpectrum
+from echodream.networks.extractors.spectra import spatial_spectrum, temporal_spectrum
 
 EXTRACTORS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
     "encoder": lambda path, lengths: ClassifierExtractor(path),
@@ -21,8 +21,8 @@ EXTRACTORS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
 """By kind: constructor from a path and the lengths of I3D clips in frames."""
 BUILT_IN: dict[str, Callable[[], Extractor]] = {
     "lite0": Lite0,
-    "spectrum": SpatialSpectrum,
-    "temporal_spectrum": TemporalSpectrum,
+    "spectrum": spatial_spectrum,
+    "temporal_spectrum": temporal_spectrum,
 }
 """Extractors that need no file, by name."""
 

@@ -1,5 +1,7 @@
 """Power spectra as features, without a network: ``extractors=[spectrum, temporal_spectrum]``."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,15 +10,17 @@ from echodream.metrics.texture import radial_power, temporal_power
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 
 CLIP_FRAMES = 32
-"""Length of the clips of ``TemporalSpectrum``."""
+"""Length of the clips of ``temporal_spectrum``."""
 
 
-class _Spectrum(Extractor):
-    """Power of gray levels, 0 to 255, averaged over channels."""
+class Spectrum(Extractor):
+    """Power spectra of gray levels, 0 to 255, averaged over channels; ``power`` maps a clip, (F, H, W), to (R,)."""
 
     weights, resize, measures = "none", "none", "spectrum"
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, metric: str, power: Callable[[np.ndarray], np.ndarray], clip_frames: int = 1) -> None:
+        self.name, self.metric, self.power = name, metric, power
+        self.inputs, self.clips = ((FRAMES,), ()) if clip_frames == 1 else ((CLIPS,), ((clip_frames, 1),))
         self.network = nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:
@@ -24,32 +28,15 @@ class _Spectrum(Extractor):
         gray = ((x.mean(dim=1) + 1) * 127.5).cpu().double().numpy()
         return torch.from_numpy(np.stack([self.power(clip) for clip in gray]))
 
-    def power(self, clip: np.ndarray) -> np.ndarray:
-        """Power spectrum of a clip, (F, H, W), as (R,)."""
-        raise NotImplementedError
-
-
-class SpatialSpectrum(_Spectrum):
-    """Radially averaged spatial power spectrum of single frames (``texture.radial_power``)."""
-
-    name, inputs = "spectrum", (FRAMES,)
-
-    def power(self, clip: np.ndarray) -> np.ndarray:
-        """(1, H, W) to (n/2 - 1,)."""
-        return radial_power(clip)[0]
-
     def title(self, metric: str, frames: int) -> str:
-        return "log-spectral distance"
+        return self.metric
 
 
-class TemporalSpectrum(_Spectrum):
-    """Temporal power spectrum of pixels in clips (``texture.temporal_power``)."""
+def spatial_spectrum() -> Spectrum:
+    """Radially averaged spatial power spectrum of single frames, R = n/2 - 1 (``texture.radial_power``)."""
+    return Spectrum("spectrum", "log-spectral distance", lambda clip: radial_power(clip)[0])
 
-    name, inputs, clips = "temporal_spectrum", (CLIPS,), ((CLIP_FRAMES, 1),)
 
-    def power(self, clip: np.ndarray) -> np.ndarray:
-        """(F, H, W) to (F/2 - 1,)."""
-        return temporal_power(clip)
-
-    def title(self, metric: str, frames: int) -> str:
-        return "temporal log-spectral distance"
+def temporal_spectrum() -> Spectrum:
+    """Temporal power spectrum of pixels in clips, R = F/2 - 1 (``texture.temporal_power``)."""
+    return Spectrum("temporal_spectrum", "temporal log-spectral distance", temporal_power, CLIP_FRAMES)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from echodream.metrics.bootstrap import Interval, bootstrap_mean
-from echodream.metrics.prdc import BallMembership
+from echodream.metrics.prdc import prdc_rows
 from echodream.privacy.nearest_neighbors import check_embeddings, distance_blocks, neighbor_radii
 
 
@@ -24,6 +24,5 @@ def fidelity(
     blocks = distance_blocks(x, y)
     parts = [torch.stack([block < radii_y, block < radii_x[rows][:, None]]).cpu() for rows, block in blocks]
     in_real_ball, in_synthetic_ball = np.asarray(torch.cat(parts, dim=1))
-    per_row = BallMembership(in_real_ball, in_synthetic_ball).per_row(k)
-    units = {"recall": real_patients, "coverage": real_patients}
-    return {name: bootstrap_mean(values, units.get(name), seed=seed) for name, values in per_row.items()}
+    rows, units = prdc_rows(in_real_ball, in_synthetic_ball, k), {"recall": real_patients, "coverage": real_patients}
+    return {name: bootstrap_mean(values, units.get(name), seed=seed) for name, values in rows.items()}
