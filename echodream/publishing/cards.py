@@ -80,7 +80,7 @@ def _tidy(text: str) -> str:
 def _common_values(approval: Approval) -> dict[str, Any]:
     """Template variables of both cards: verdicts, filter, audits, metrics, commands."""
     sources, records, generators = approval.sources, approval.sources.records, approval.generators
-    other_stores = {mismatch.record for mismatch in find_mismatches(sources)}
+    other_stores = {name for name, _ in find_mismatches(sources)}
     usable = {"utility", "evaluation"} & (records.keys() - other_stores if sources.synthetic is not None else set())
     tables, verdicts = [], [privacy.verdict(sources)]
     if "utility" in usable:

@@ -1,4 +1,4 @@
-"""The page: everything known about a study's synthetic set, in one HTML file that opens offline."""
+"""The page: all results on a study's synthetic set, in one HTML file that opens offline."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ SECTIONS = (
 """All sections, in the order of the page."""
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "echodream"
-"""The page's meta element "generator"; a file without it is not overwritten."""
+"""The page's meta element "generator"; a file without this element is not overwritten."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Page:
 
     @property
     def missing(self) -> dict[str, MissingRecord]:
-        """What the study does not have yet, of all sections."""
+        """Missing records of all sections."""
         return {name: record for content in self.contents.values() for name, record in content.missing.items()}
 
 
 def build_page(sources: Sources, settings: ClipSettings, command: str, code_version: str) -> Page:
-    """Build all sections. Raises ``UserError`` if a record or store is not what its stage writes."""
+    """Build all sections. Raises ``UserError`` for a record or store that its stage cannot have written."""
     verdicts = [section.verdict(sources) for section in SECTIONS if section.verdict is not None]
     context = PageContext(sources, choose_clips(sources, settings), verdicts, command, code_version)
     contents = [(section, section.build(context)) for section in SECTIONS]
@@ -77,15 +77,15 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        axis_tick_labels=axis_tick_labels, histogram_charts=histogram_charts, interval_chart=interval_chart
-    )
-    environment.globals.update(study=page.context.sources.study, share=page.context.sources.share)
+    charts = (axis_tick_labels, histogram_charts, interval_chart)
     formats = (format_count, format_ends, format_number, format_percent, format_ratio, format_value)
+    environment.globals.update({function.__name__: function for function in charts})
+    environment.globals.update(study=page.context.sources.study, share=page.context.sources.share)
     environment.filters.update({function.__name__: function for function in formats})
-    sections = [
-        (section, Markup(_render_section(environment, section, content))) for section, content in page.contents.items()
-    ]
+    sections = []
+    for section, content in page.contents.items():
+        template = environment.get_template(f"sections/{section.name}.html")
+        sections.append((section, Markup(template.render(**content.data, missing=content.missing))))
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; style-src '{_policy_hash(style)}'; script-src '{_policy_hash(script)}'; img-src data:; "
@@ -94,11 +94,6 @@ def render_page(page: Page) -> str:
     return environment.get_template("page.html").render(
         sections=sections, style=style, script=script, policy=policy, generator=GENERATOR
     )
-
-
-def _render_section(environment: Any, section: Section, content: SectionContent) -> str:
-    template = environment.get_template(f"sections/{section.name}.html")
-    return str(template.render(**content.data, missing=content.missing))
 
 
 def _policy_hash(text: str) -> str:

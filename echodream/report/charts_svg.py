@@ -1,8 +1,9 @@
-"""Charts as inline SVG. Horizontal positions are percentages: a chart fits any width, and its text keeps its size."""
+"""Charts as inline SVG. Horizontal positions are percentages, so that charts fit any width with constant text size."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -23,7 +24,7 @@ def _position(value: float, scale: Scale) -> str:
 
 
 def interval_chart(row: Row) -> Markup:
-    """A row's value as a dot on its interval, and behind it the reference interval as a band."""
+    """A row's value as a dot with its interval as a line, over the reference interval as a band."""
     parts = [
         f'<line class="rule" x1="{_position(tick, row.scale)}" x2="{_position(tick, row.scale)}" y1="0" y2="28"/>'
         for tick in axis_ticks(row.scale)
@@ -63,7 +64,7 @@ class ScoreGroup:
 
 
 def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scale) -> list[tuple[ScoreGroup, Markup]]:
-    """Each group with its histogram over ``scale``, and ``threshold`` as a line; the highest bin has full height."""
+    """Each group with its histogram over ``scale``, scaled to full height, and ``threshold`` as a line."""
     edges = np.linspace(*scale, BINS + 1)
     charts = []
     for group in groups:
@@ -90,6 +91,12 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     group: str
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], key: str, group: str) -> "Curve":
+        """The curve of a record with the lists ``key`` (values), "low" and "high"."""
+        y, low, high = (np.array(record[each], float) for each in (key, "low", "high"))
+        return cls(y, low, high, group)
 
 
 def line_chart(curves: Mapping[str, Curve], scale: Scale, label: str) -> Markup:
@@ -127,9 +134,10 @@ class Point:
 def scatter_chart(
     series: Mapping[str, tuple[str, Sequence[Point]]], scale: Scale, axis_labels: tuple[str, str], label: str
 ) -> Markup:
-    """Points with error bars of x and y; those of a series, (color, points), are joined. Both axes have one ``scale``.
+    """Points with error bars of x and y; the points of a series, (color, points), are joined.
 
-    ``axis_labels`` are those of x and y. Point labels stand below the first series, above the second, and so on.
+    ``scale`` is that of both axes, ``axis_labels`` are those of x and y. Point labels are below the points of the
+    first series, above those of the second, and so on.
     """
     ticks = axis_ticks(scale)
     parts = [
@@ -144,10 +152,10 @@ def scatter_chart(
         shapes = []
         for before, point in zip([None, *points], points, strict=False):
             x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
-            ends = f'x1="{_scatter_x(point.x.low, scale)}" x2="{_scatter_x(point.x.high, scale)}" y1="{y}" y2="{y}"'
-            shapes.append(f'<line class="line faint" {ends}/>')
-            ends = f'x1="{x}" x2="{x}" y1="{_scatter_y(point.y.low, scale)}" y2="{_scatter_y(point.y.high, scale)}"'
-            shapes.append(f'<line class="line faint" {ends}/>')
+            left, right = (_scatter_x(end, scale) for end in (point.x.low, point.x.high))
+            bottom, top = (_scatter_y(end, scale) for end in (point.y.low, point.y.high))
+            shapes.append(f'<line class="line faint" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+            shapes.append(f'<line class="line faint" x1="{x}" x2="{x}" y1="{bottom}" y2="{top}"/>')
             if before is not None:
                 start = f'x1="{_scatter_x(before.x.value, scale)}" y1="{_scatter_y(before.y.value, scale)}"'
                 shapes.append(f'<line class="line" {start} x2="{x}" y2="{y}"/>')
@@ -184,6 +192,6 @@ def _tick_label(value: float) -> str:
 
 
 def _svg(kind: str, height: int, parts: Sequence[str], group: str = "", label: str = "") -> Markup:
-    """An SVG element; without ``label`` it repeats a number in the text, and is hidden from screen readers."""
+    """An SVG element. Without ``label`` it is hidden from screen readers, as its numbers are in the text."""
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     return Markup(f'<svg class="{kind} {group}" width="100%" height="{height}" {role}>{"".join(parts)}</svg>')

@@ -74,9 +74,9 @@ class NearestPair:
     real: Clip
     score: float
     nearer: int
-    """New patients at least as close to a training patient."""
+    """Number of new patients that are at least as close to a training patient."""
     patients: int
-    """New patients."""
+    """Number of new patients."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class PageClips:
 
 
 def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
-    """Choose recordings and encode their videos. A page that is shared has synthetic ones only."""
+    """Choose recordings and encode their videos; only synthetic ones for a shared page."""
     chosen = PageClips()
     if sources.synthetic is not None:
         _choose_groups(chosen, sources, settings)
@@ -124,8 +124,6 @@ def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) 
     for name in names:
         rows, count = synthetic.table[classes == name], settings.per_class * (1 + sources.share)
         synthetic_clips = _choose_clips(synthetic, rows, "Synthetic", str(name), count, settings.seed)
-        for clip in synthetic_clips:
-            clip.caption = clip.name
         real_clips: list[Clip] = []
         if real is not None and test is not None:
             rows = (test if name == ALL else test[test_classes == name]).drop_duplicates("PatientID")
@@ -134,7 +132,7 @@ def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) 
 
 
 def _classes(table: "pd.DataFrame") -> "pd.Series":
-    """The group of each recording: its class, if all have one."""
+    """The group of each recording: its class, if all recordings have a class."""
     for column in ("class_name", "class_id"):
         if column in table and table[column].notna().all():
             values = table[column].astype(str)
@@ -143,17 +141,17 @@ def _classes(table: "pd.DataFrame") -> "pd.Series":
 
 
 def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str, count: int, seed: int) -> list[Clip]:
-    """``count`` of the rows at random, independent of their order; ``kind`` "Real" or "Synthetic" is for the label."""
+    """``count`` random rows, for any order of rows; ``kind`` is "Real" or "Synthetic", which have a caption."""
     names = sorted(rows["FileName"])
     chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:count]
     return [
-        Clip(store, names[place], f"{kind} video {number}, {class_name}", "")
-        for number, place in enumerate(chosen.tolist(), 1)
+        Clip(store, names[index], f"{kind} video {number}, {class_name}", names[index] if kind == "Synthetic" else "")
+        for number, index in enumerate(chosen.tolist(), 1)
     ]
 
 
 def _choose_frames(clip: Clip, settings: ClipSettings, chosen: PageClips) -> None:
-    """Set the frames: those from ``start`` on, or earlier ones if too few follow."""
+    """Set the range of frames: from ``start``, or earlier if fewer frames than needed follow."""
     row = clip.store.table[clip.store.table["FileName"] == clip.name].iloc[0]
     total, clip.fps = int(row["NumberOfFrames"]), float(row["FPS"])
     clip.count = max(1, min(total, int(settings.seconds * clip.fps)))
@@ -162,7 +160,7 @@ def _choose_frames(clip: Clip, settings: ClipSettings, chosen: PageClips) -> Non
 
 
 def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]:
-    """The samples nearest to a training patient, of those that passed the filter."""
+    """The samples nearest to a training patient among those that passed the filter."""
     synthetic, real, kind = sources.synthetic, sources.real, sources.video_filter()
     if synthetic is None or real is None or kind is None or not settings.pairs:
         return []
@@ -179,8 +177,8 @@ def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]
         recordings = set(real.table["FileName"])
         if absent := [row["NearestRecording"] for row in rows if row["NearestRecording"] not in recordings]:
             raise UserError(
-                f"real={real.root} has no recording {absent[0]}, which the filter compared with: give the study that "
-                "the filter was run with"
+                f"real={real.root} lacks the recording {absent[0]} of the filter's record: give the study that the "
+                "filter was run with"
             )
         return [_nearest_pair(synthetic, real, row, patients) for row in rows]
 

@@ -5,34 +5,28 @@ import re
 from echodream.metrics.fidelity import fidelity_metric
 
 _METRICS = (
-    (
-        r"class (agreement|adherence)",
-        "How often a classifier trained on real patients sees the class that was asked for.",
-    ),
-    (r"EF (agreement|adherence)", "How close the ejection fraction that a network measures is to the one asked for."),
+    (r"class (agreement|adherence)", "Share of samples whose requested class a classifier of real patients predicts."),
+    (r"EF (agreement|adherence)", "Agreement of the requested ejection fraction with the one that a network measures."),
     (
         r"speckle SNR",
         "Mean over standard deviation of gray levels in small patches of tissue, in the near, middle or far third.",
     ),
     (r"speckle width", "Full width at half maximum of the autocorrelation of speckle, in pixels."),
     (r"heart rate", "Beats per minute, from the pixels."),
-    (r"periodicity", "How alike one beat is to the next; 1 is a perfect rhythm."),
-    (r"area swing", "By how much the dark chambers grow and shrink, as a share of the picture."),
-    (r"frame difference", "How much changes from one frame to the next, in grey levels of 255."),
-    (r"jump ratio", "The largest changes between frames over the usual one; high where a video jumps between poses."),
-    (r"seam ratio", "Change where generated windows join over change elsewhere; 1 where no seam can be seen."),
-    (r"identity", "For how long a video still looks like the same patient."),
-    (r"^auc$|roc", "Chance that a patient with the disease gets a higher score than one without; 0.5 is chance."),
-    (
-        r"average.precision",
-        "Precision averaged over all thresholds; a random guess scores the share of patients with the disease.",
-    ),
+    (r"periodicity", "Correlation of one beat with the next; 1 is a perfect rhythm."),
+    (r"area swing", "Change of the area of the dark chambers over the video, as a share of the image."),
+    (r"frame difference", "Mean change from one frame to the next, in gray levels of 255."),
+    (r"jump ratio", "Largest changes between frames over the median change; high if a video jumps between poses."),
+    (r"seam ratio", "Change where generated windows join over change elsewhere; 1 if no seam is visible."),
+    (r"identity", "Loss of similarity to the first frame, measured by the identity network, along the video."),
+    (r"^auc$|roc", "Probability that a patient with the disease scores above one without; 0.5 is chance."),
+    (r"average.precision", "Precision averaged over all thresholds; chance is the share of patients with the disease."),
     (r"balanced.accuracy", "Mean of sensitivity and specificity."),
-    (r"sensitivity|recall", "Share of patients with the disease who are found."),
-    (r"specificity", "Share of patients without the disease who are left alone."),
-    (r"^f1", "Balance of precision and sensitivity."),
-    (r"calibration|^ece", "How far stated probabilities are from what happens; 0 is best."),
-    (r"^r2", "Share of the variation of the ejection fraction that is explained; 1 is perfect."),
+    (r"sensitivity|recall", "Share of patients with the disease who are detected."),
+    (r"specificity", "Share of patients without the disease who are classified correctly."),
+    (r"^f1", "Harmonic mean of precision and sensitivity."),
+    (r"calibration|^ece", "Mean difference of predicted probability and observed frequency; 0 is best."),
+    (r"^r2", "Explained share of the variance of the ejection fraction; 1 is perfect."),
     (r"^mae", "Mean error of the ejection fraction, in points."),
     (r"^rmse", "Root of the mean squared error of the ejection fraction, in points."),
 )
@@ -60,6 +54,6 @@ def metric_meaning(name: str) -> str:
 
 
 def is_distance(name: str) -> bool:
-    """Whether a metric is a distance above 0, which can be given as a multiple of its floor."""
+    """Whether a metric is a distance above 0, which the page shows as a multiple of its floor."""
     metric = fidelity_metric(name)
     return metric is not None and metric.is_distance

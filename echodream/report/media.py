@@ -52,9 +52,9 @@ def _planes(frame: np.ndarray) -> np.ndarray:
 
 
 def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> list[bytes]:
-    """All ``clips``, (frames, fps), at the best quality at which they fit into ``max_bytes`` together.
+    """Videos of all ``clips``, (frames, fps), at the best quality whose total size is at most ``max_bytes``.
 
-    Raises ``UserError`` if they do not fit at any quality.
+    Raises ``UserError`` if no quality is small enough.
     """
     for quality in QUALITIES:
         videos: list[bytes] = []

@@ -1,7 +1,6 @@
-"""Records of other stores than those of the page: every record holds the digests of the stores it was measured on."""
+"""Finds records of other stores than those of the page, by the store digests in the records."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from echodream.report.sources import Sources
@@ -16,35 +15,24 @@ _SUBJECTS = {
     "audit_video": "The audit of videos was made",
     "anonymity": "Anonymity was measured",
     "linkability": "Linkability was measured",
-    "filter_image": "The filter of images looked",
-    "filter_video": "The filter of videos looked",
+    "filter_image": "The filter of images was run",
+    "filter_video": "The filter of videos was run",
 }
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """A ``record`` that was made of another store, as a sentence with the command that makes it again."""
+def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
+    """Name of each record made of other stores than those of the page, and a sentence with the command to repeat.
 
-    record: str
-    message: str
-
-
-def find_mismatches(sources: Sources) -> list[Mismatch]:
-    """All records made of other stores than those of the page. A record without a digest is taken as it is."""
-    mismatches = []
+    A record without a digest is not checked.
+    """
     for name, recorded, current, contents in _digests(sources):
         if current and isinstance(recorded, str) and recorded not in current:
-            preposition = "at" if name.startswith("filter") else "on"
-            message = (
-                f"{_SUBJECTS[name]} {preposition} other {contents} than those of this page: "
-                f"run {sources.command(name)} again."
-            )
-            mismatches.append(Mismatch(name, message))
-    return mismatches
+            subject, command = _SUBJECTS[name], sources.command(name)
+            yield name, f"{subject} on other {contents} than those of this page: run {command} again."
 
 
 def _digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
-    """Record, the digest of a store that it holds, the digests it may hold, and what the store contains."""
+    """Name of a record, the store digest in the record, the digests of current stores, and the store's content."""
     records, real, videos = sources.records, _store_digest(sources.real), _store_digest(sources.synthetic)
     evaluation, utility = records.get("evaluation"), records.get("utility")
     yield "evaluation", _nested_value(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"
@@ -69,7 +57,7 @@ def _store_digest(store: Store | None) -> set[str]:
 
 
 def _nested_value(record: Any, *keys: str) -> Any:
-    """The value that ``keys`` lead to; None if there is none."""
+    """The value at the path ``keys`` of nested mappings; None if absent."""
     for key in keys:
         record = record.get(key) if isinstance(record, Mapping) else None
     return record

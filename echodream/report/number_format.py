@@ -1,4 +1,4 @@
-"""How numbers, intervals and axes are written on the page."""
+"""Formats of numbers, intervals and axes on the page."""
 
 import math
 
@@ -6,7 +6,7 @@ from echodream.metrics.bootstrap import Interval
 
 
 def format_number(value: float) -> str:
-    """Two to four significant digits, thousands apart, U+2212 for minus: ``0.91``, ``12.3``, ``1 234``."""
+    """Two to four significant digits, with a thousands separator, U+2212 for minus: ``0.91``, ``12.3``, ``1 234``."""
     size = abs(value)
     if size >= 100 or (size >= 10 and value == round(value)):
         text = f"{value:,.0f}".replace(",", "\u202f")
@@ -26,7 +26,7 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_value(interval: Interval) -> str:
-    """The value, rounded to the decimals that the width of its interval justifies."""
+    """The value, rounded according to the width of its interval."""
     decimals = _decimals(interval)
     return format_number(interval.value) if decimals is None else _fixed(interval.value, decimals)
 

@@ -13,7 +13,7 @@ LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
 """Results for the linkability of a version to its original, and of two versions of a patient to each other."""
 LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
 UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
-"""Parts of the names of results that measure utility; the first one that exists is used."""
+"""Results that measure utility, by a part of their name; the first that exists is used."""
 
 
 def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | None:
@@ -42,9 +42,9 @@ def _interval_record(result: SweepResult) -> dict[str, float]:
 
 
 def x_positions(values: Iterable[str], shown: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Positions of the values ``shown`` on the x axis, (n,), and tick labels if some of all ``values`` are texts.
+    """Positions of the values ``shown`` on the x axis, (n,), and tick labels if not all ``values`` are numbers.
 
-    Numbers are their own positions; texts are at 0, 1, ... in the order of ``values``.
+    Numbers are their own positions; otherwise positions are 0, 1, ... in the order of ``values``.
     """
     names = list(values)
     if all(sort_key(name)[0] == 0 for name in names):

@@ -1,4 +1,4 @@
-"""What every section of the page is made of; build.py lists the sections."""
+"""Types of a section of the page; build.py lists the sections."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from echodream.report.tables import MissingRecord, Table, Verdict
 
 @dataclass(frozen=True)
 class PageContext:
-    """What sections are built from."""
+    """Input of all sections."""
 
     sources: Sources
     clips: PageClips
@@ -24,7 +24,7 @@ class PageContext:
 
 @dataclass(frozen=True)
 class SectionContent:
-    """What a section shows, and its part of metrics.json."""
+    """Content of a section on the page and in metrics.json."""
 
     data: Mapping[str, Any]
     """Variables of its template."""
@@ -33,7 +33,7 @@ class SectionContent:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Other entries of metrics.json."""
     missing: Mapping[str, MissingRecord] = field(default_factory=dict)
-    """What the study does not have yet, by name: a variable of the template, and an entry of metrics.json."""
+    """Missing records, by name: a variable of the template, and an entry of metrics.json."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""What the report reads: stores and records of a study, each of which may be missing."""
+"""Inputs of the report: stores and records of a study; any of them may be missing."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echodream.errors import UserError
-from echodream.report.tables import MissingRecord
+from echodream.report.tables import MissingRecord, Verdict
+from echodream.runs.atomic_folder import read_record
 from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -47,11 +47,11 @@ _NEAREST = ("NearestPatient", "NearestRecording", "NearestFrame")
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that a page is made from."""
+    """Inputs of a page."""
 
     study: str
     share: bool
-    """Whether the page may show no frame and no name of a patient."""
+    """Whether the page is for sharing: without frames and names of patients."""
     real: Store | None
     synthetic: Store | None
     passed_stores: Mapping[str, Path]
@@ -71,14 +71,18 @@ class Sources:
         """``message`` with the command that makes the record or store ``name``."""
         return MissingRecord(message, self.command(name))
 
+    def unknown_verdict(self, topic: str, name: str, message: str) -> Verdict:
+        """The verdict on ``topic`` without the record ``name``."""
+        return Verdict(topic, "missing", "Not known", missing=[self.missing(name, message)])
+
     @contextlib.contextmanager
     def parsing(self, name: str) -> Iterator[None]:
-        """Raise ``UserError`` if the block cannot parse the record ``name``."""
+        """Context that turns parsing errors of the record ``name`` into ``UserError``."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
-                f"{self.paths[name]} is not what its stage writes ({error}): make it again with {self.command(name)}"
+                f"{self.paths[name]} is not what its stage writes ({error}): run {self.command(name)} again"
             ) from error
 
     def scores(self, kind: str) -> "pd.DataFrame":
@@ -97,7 +101,7 @@ class Sources:
         try:
             return pd.read_csv(path, dtype=types, usecols=lambda column: column not in omitted, keep_default_na=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: make it again with {self.command(f'filter_{kind}')}") from error
+            raise UserError(f"{path} cannot be read: run {self.command(f'filter_{kind}')} again") from error
 
     def video_filter(self) -> str | None:
         """The filter that the page's synthetic videos passed, "image" or "video"; None if they passed none."""
@@ -125,18 +129,21 @@ def load_sources(
 ) -> Sources:
     """Open the stores "real" and "videos" of ``stores`` and the records that exist. Raises ``UserError``."""
     paths = {name: Path(records[name]) / file if file else Path(records[name]) for name, file in FILES.items()}
-    existing = {name: _load_record(path) for name, path in paths.items() if path.is_file()}
+    existing = {name: read_record(path) for name, path in paths.items() if path.is_file()}
+    if damaged := [paths[name] for name, record in existing.items() if record is None]:
+        raise UserError(f"{damaged[0]} is not a JSON object: remove the file and run its stage again")
     real, synthetic = (_open_store(stores[name], name) for name in ("real", "videos"))
     if real is not None and real.dataset.synthetic:
         raise UserError(f"real={real.root} is synthetic: give the recordings of patients")
     if synthetic is not None and not synthetic.dataset.synthetic:
         raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode wrote from samples")
     passed, places = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
-    return Sources(study, share, real, synthetic, passed, existing, paths, places)
+    complete = {name: record for name, record in existing.items() if record is not None}
+    return Sources(study, share, real, synthetic, passed, complete, paths, places)
 
 
 def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-    """Whether a filter's store, by its ``settings``, and its record are of one run: no common entry differs."""
+    """Whether the ``settings`` of a filter's store and a filter ``record`` are of one run: common entries are equal."""
     if record is None:
         return True
     pairs = [(settings, record), (settings["decision"], record.get("decision") or {})]
@@ -151,13 +158,3 @@ def _open_store(path: str | None, name: str) -> Store | None:
     if not (store.root / CHECKSUMS).is_file():
         raise UserError(f"{store.root / CHECKSUMS} is missing: {name}={store.root} is not a complete store")
     return store
-
-
-def _load_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: remove it and run its stage again") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is not a JSON object: remove it and run its stage again")
-    return record

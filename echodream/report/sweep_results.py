@@ -58,11 +58,11 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
 
 
 def swept_folders(pattern: str) -> Iterator[tuple[str, Path]]:
-    """The values that the one * of ``pattern`` stands for, each with its folder, which may not exist."""
+    """The values that match the * of ``pattern``, each with its folder, which may not exist."""
     parts = Path(pattern).parts
     stars = [number for number, part in enumerate(parts) if "*" in part]
     if pattern.count("*") != 1:
-        raise UserError(f"points has {pattern!r}: write one * in place of the value, as reports/x/g*")
+        raise UserError(f"points has {pattern!r}: write one * in place of the swept value, as reports/x/g*")
     base, name, rest = Path(*parts[: stars[0]]), parts[stars[0]], parts[stars[0] + 1 :]
     prefix, _, suffix = name.partition("*")
     for entry in sorted(base.iterdir()) if base.is_dir() else []:
@@ -88,14 +88,14 @@ def _results_in(folder: Path) -> Iterator[tuple[str, SweepResult]]:
             continue
         record = read_record(path)
         if record is None:
-            raise UserError(f"{path} is no report: make it again")
+            raise UserError(f"{path} is not a record: run its stage again")
         if file == "filter.json":
             yield from _rejected_share(record, path)
             continue
         try:
             parts = _parts(record, file)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no report: make it again") from error
+            raise UserError(f"{path} is not what its stage writes: run the stage again") from error
         yield from _nested_results(parts, "")
 
 

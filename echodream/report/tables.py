@@ -1,4 +1,4 @@
-"""What a section of the page consists of: verdicts, and tables of numbers with intervals."""
+"""Parts of a section of the page: verdicts, and tables of numbers with intervals."""
 
 import math
 from collections import Counter
@@ -20,14 +20,14 @@ class Row:
     name: str
     value: Interval
     reference: Interval | None = None
-    """The same number for real data, or the one expected of a harmless generator."""
+    """The same number for real data, or the value expected of a harmless generator."""
     meaning: str = ""
     """One sentence."""
     warning: str = ""
     scale: tuple[float, float] = SHARE
     """Ends of the row's axis."""
     group: str = "synthetic"
-    """"synthetic", "real", "both" or "copy": the color, and nothing else."""
+    """The color: "synthetic", "real", "both" or "copy"."""
     stands_out: bool = False
     raw_value: Interval | None = None
     """The measured value, if ``value`` is in another unit for the chart."""
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under one title, on one axis if they have the same."""
+    """Rows under one title, on one axis if their axes are equal."""
 
     title: str
     columns: tuple[str, str, str]
@@ -56,18 +56,18 @@ class Table:
     unit: str = ""
     """Unit of the axis: " ×", or "%" for shares in percent."""
     collapsible: bool = False
-    """Whether the table may be folded away if the page has a later one of the same kind."""
+    """Whether the table may be collapsed if the page has a later table of the same kind."""
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The axis of most rows, drawn once in the head; None if no two rows have the same."""
+        """The most frequent axis of the rows, shown in the head; None if no two rows have the same axis."""
         scale, rows = Counter(row.scale for row in self.rows).most_common(1)[0]
         return scale if rows > 1 or len(self.rows) == 1 else None
 
 
 @dataclass(frozen=True)
 class MissingRecord:
-    """A sentence that says what is missing, and the command that makes it."""
+    """A sentence on a missing record, and the command that writes the record."""
 
     message: str
     command: str
@@ -90,7 +90,7 @@ class Verdict:
 
     topic: str
     state: str
-    """"good", "note", "bad" or "missing": the color; ``label`` says it in words."""
+    """The color: "good", "note", "bad" or "missing"."""
     label: str
     figure: str = ""
     """The main number, with ``unit``."""

@@ -67,7 +67,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The record that ``write_record`` wrote; None if the file is absent or is not a record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -113,7 +113,7 @@ def test_histogram_chart_positions() -> None:
         ("precision[dinov2]", False, "plausible"),
         ("coverage", False, "nearby"),
         ("average_precision", False, "all thresholds"),
-        ("specificity", False, "left alone"),
+        ("specificity", False, "classified correctly"),
         ("something new", False, ""),
     ],
 )

@@ -136,7 +136,7 @@ def test_chosen_figures(tmp_path: Path) -> None:
             ["points=[{0}/g*/study]", "figures=[fid]"],
             r"figures has 'fid', which no report has: choose from videos: fre",
         ),
-        (["points=[{0}/g*/bad]"], r"bad/utility.json is no report: make it again"),
+        (["points=[{0}/g*/bad]"], r"bad/utility.json is not a record: run its stage again"),
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
     ],
 )
@@ -246,7 +246,7 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
     run(tmp_path, f"points=[{tmp_path}/s*]", "name=strength")
     assert not (tmp_path / "out" / "curve.json").exists()
     write(tmp_path / "s1" / "linkability.json", {"sets": []})
-    with pytest.raises(UserError, match=r"linkability.json is no report: make it again"):
+    with pytest.raises(UserError, match=r"linkability.json is not what its stage writes: run the stage again"):
         run(tmp_path, f"points=[{tmp_path}/s*]")
 
 

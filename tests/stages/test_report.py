@@ -287,7 +287,7 @@ def test_same_inputs_give_same_bytes_and_a_rerun_does_nothing(mine: Path) -> Non
     ("file", "content", "says"),
     [
         ("evaluation.json", "[1]", "evaluation.json is not a JSON object"),
-        ("utility.json", "{", "utility.json is not JSON"),
+        ("utility.json", "{", "utility.json is not a JSON object"),
         ("utility.json", '{"tasks": {"ASD": {"ratio": {"synthetic": {"auc": "high"}}}}}', "stage=utility data=phantom"),
         (
             "filter_video/filter.json",

@@ -104,7 +104,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """``convolution`` with TensorFlow's "same" padding: output size ceil(H / stride), an odd pixel is added at the end."""
+    """``convolution`` with TensorFlow's "same" padding: output size ceil(H / stride), odd padding at the end."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
     y: Tensor = convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))

@@ -23,16 +23,13 @@ RATES = {"recall": "linked, of one patient", "far": "falsely linked, of two pati
 
 
 def build(context: PageContext) -> SectionContent | None:
-    """Linkability, anonymity and their trade-off with utility, without names in any case; None if not measured."""
+    """Linkability, anonymity and their trade-off with utility, without patient names; None if not measured."""
     sources = context.sources
     tables: list[Table] = []
-    if (record := sources.records.get("linkability")) is not None:
-        with sources.parsing("linkability"):
-            tables += _linkability_tables(record)
-    if (record := sources.records.get("anonymity")) is not None:
-        with sources.parsing("anonymity"):
-            note = f"{capitalized(str(record['assignment']))}."
-            tables += [_anonymity_table(str(name), space, note) for name, space in record["spaces"].items()]
+    for name, tables_of in (("linkability", _linkability_tables), ("anonymity", _anonymity_tables)):
+        if name in sources.records:
+            with sources.parsing(name):
+                tables += tables_of(sources.records[name])
     chart = _tradeoff_chart(sources)
     if not tables and chart is None:
         return None
@@ -45,7 +42,7 @@ def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
     for entry, name, group in sets:
         value = parse_interval(entry["AUC"])
         if value is not None:
-            text = "the upper limit of this network" if group == "real" else ""
+            text = "upper limit for this network" if group == "real" else ""
             reference = None if group == "real" else CHANCE
             rows.append(Row(name, value, reference, str(entry["means"]), group=group, reference_text=text))
     note = f"Compared by {record['compared by']}."
@@ -59,27 +56,28 @@ def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
             for rate, rate_name in RATES.items()
             if (value := parse_interval(entry[criterion][rate])) is not None
         ]
-        note = "Chosen on pairs of originals. Read both shares: if all versions are alike, all of them are linked."
+        note = "Chosen on pairs of originals. Compare both shares: if all versions look alike, all pairs are linked."
         yield Table(f"At the threshold of {criterion}", ("Pairs", "Share", ""), rates, note)
     if (risk := record.get("residual risk")) is not None and (value := parse_interval(risk["risk"])) is not None:
-        meaning = "What an attacker gains by a patient's version in the set."
+        meaning = "Gain of an attacker if a version of the patient is in the set."
         row = Row("beyond a control group", value, meaning=meaning)
         yield Table("Residual risk of linkability", ("Share of patients", "Risk", ""), [row])
 
 
-def _anonymity_table(name: str, space: Mapping[str, Any], note: str) -> Table:
-    rows = []
-    for measure in space["measures"]:
-        value, target = parse_interval(measure), measure["target"]
-        if value is None:
-            continue
-        text = "none stated" if target is None else f"{target}: {'met' if measure['met'] else 'not met'}"
-        is_percent = measure["unit"] == "%"
-        scale = (0.0, 100.0) if is_percent else (min(0.0, value.low), axis_end(max(value.high, 1e-9)))
-        label = f"{measure['name']}, %" if is_percent else str(measure["name"])
-        rows.append(Row(label, value, reference_text=text, scale=scale))
-    title = f"How near are they to their originals? In {name} space"
-    return Table(title, ("Measure", "Value", "Target in the literature"), rows, note)
+def _anonymity_tables(record: Mapping[str, Any]) -> Iterator[Table]:
+    for name, space in record["spaces"].items():
+        rows = []
+        for measure in space["measures"]:
+            value, target = parse_interval(measure), measure["target"]
+            if value is None:
+                continue
+            text = "none stated" if target is None else f"{target}: {'met' if measure['met'] else 'not met'}"
+            is_percent = measure["unit"] == "%"
+            scale = (0.0, 100.0) if is_percent else (min(0.0, value.low), axis_end(max(value.high, 1e-9)))
+            label = f"{measure['name']}, %" if is_percent else str(measure["name"])
+            rows.append(Row(label, value, reference_text=text, scale=scale))
+        columns, note = ("Measure", "Value", "Target in the literature"), f"{capitalized(str(record['assignment']))}."
+        yield Table(f"Distance to the originals, {name} space", columns, rows, note)
 
 
 def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
@@ -38,13 +37,13 @@ class Distance:
     floor: Interval
     warning: str
     spread: tuple[float, float] | None = None
-    """Lowest and highest value over random draws of the samples."""
+    """Lowest and highest value over random subsets of the samples."""
     autoencoder: Interval | None = None
     """The distance of real test recordings that were encoded and decoded."""
 
     @property
     def certain_grade(self) -> int:
-        """The grade of the lowest value over the draws of the samples."""
+        """The grade of the lowest value over random subsets of the samples."""
         return grade((self.spread[0] if self.spread else self.value.value) / self.floor.value)
 
     @property
@@ -61,14 +60,13 @@ class Distance:
         return Row(self.metric, value, floor, meaning, self.warning, raw_value=self.value, raw_reference=self.floor)
 
     def record(self) -> dict[str, float]:
-        value = self.value
-        return {"value": value.value, "low": value.low, "high": value.high, "floor": self.floor.value}
+        return {**asdict(self.value), "floor": self.floor.value}
 
 
 GRADES = ((1.5, "good", "Close to real"), (3.0, "note", "Visibly different"), (math.inf, "bad", "Not usable as images"))
 """Largest multiple of the floor, state and label of each grade."""
 JUDGED = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
-"""The distances that decide the verdict. Not that of a classifier of the study, which can be blind to texture."""
+"""The distances that decide the verdict. Features of a classifier of the study are excluded: they can miss texture."""
 
 
 def grade(ratio: float) -> int:
@@ -97,13 +95,14 @@ def is_unusable(sources: Sources) -> bool:
 def verdict(sources: Sources) -> Verdict:
     """The worst of the judged distances, in multiples of its floor, of videos and images."""
     if "evaluation" not in sources.records:
-        return _not_known(sources, "The distance between the synthetic set and real patients has not been measured.")
+        message = "The distance between the synthetic set and real patients has not been measured."
+        return sources.unknown_verdict("Fidelity", "evaluation", message)
     distances = judged_distances(sources)
     if not distances:
-        return _not_known(
-            sources,
-            f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors=",
+        message = (
+            f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
         )
+        return sources.unknown_verdict("Fidelity", "evaluation", message)
     name, worst = max(distances.items(), key=lambda item: (item[1].certain_grade, item[1].ratio))
     part, _, metric = name.partition(", ")
     ratio = format_ratio(worst.ratio)
@@ -118,9 +117,9 @@ def verdict(sources: Sources) -> Verdict:
     unstable = [key for key, each in distances.items() if each.certain_grade != grade(each.ratio)]
     if unstable:
         notes.insert(
-            0, f"Depends on which samples are drawn, and is judged by its lowest value: {'; '.join(unstable)}."
+            0, f"Varies between random subsets of the samples; the lowest value counts: {'; '.join(unstable)}."
         )
-    rows = [replace(each.row(), name=key[0].upper() + key[1:]) for key, each in distances.items()]
+    rows = [replace(each.row(), name=capitalized(key)) for key, each in distances.items()]
     return Verdict(
         "Fidelity",
         state,
@@ -156,10 +155,6 @@ def _still(store: Store, row: Any, label: str) -> Still:
     return Still(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
 
 
-def _not_known(sources: Sources, message: str) -> Verdict:
-    return Verdict("Fidelity", "missing", "Not known", missing=[sources.missing("evaluation", message)])
-
-
 def _format_interval(value: Interval) -> str:
     return f"{format_value(value)} ({format_ends(value)})" if format_ends(value) else format_value(value)
 
@@ -190,11 +185,8 @@ def _agreement_note(part: Mapping[str, Any], kind: str) -> list[str]:
 def build(context: PageContext) -> SectionContent:
     """All metrics of the evaluation."""
     sources = context.sources
-    if "evaluation" not in sources.records:
-        tables: list[Table] = []
-        chart = None
-    else:
-        tables, chart = fidelity_tables(sources), _frame_change_chart(sources)
+    measured = "evaluation" in sources.records
+    tables, chart = (fidelity_tables(sources), _frame_change_chart(sources)) if measured else ([], None)
     missing = {}
     if not tables:
         message = "The synthetic set has not been compared with real patients."
@@ -209,13 +201,10 @@ def fidelity_tables(sources: Sources) -> list[Table]:
     with sources.parsing("evaluation"):
         for part in (part for part in PARTS if part in record):
             tables += _part_tables(part, record[part])
-        rows = [row for name, entry in (record.get("beat") or {}).items() if (row := _metric_row(str(name), entry))]
-        note = "Means over recordings, with their 95 % intervals."
-        if rows:
-            tables.append(Table("How hearts beat", ("Measure", "Synthetic", "Real"), rows, note))
-        texture = (record.get("texture") or {}).items()
-        if rows := [row for name, entry in texture if (row := _metric_row(str(name), entry))]:
-            tables.append(Table("Speckle", ("Measure", "Synthetic", "Real"), rows, note))
+        for key, title in (("beat", "Cardiac cycle"), ("texture", "Speckle")):
+            if rows := [row for name, entry in (record.get(key) or {}).items() if (row := _metric_row(name, entry))]:
+                note = "Means over recordings, with their 95 % intervals."
+                tables.append(Table(title, ("Measure", "Synthetic", "Real"), rows, note))
     return tables
 
 
@@ -240,11 +229,11 @@ def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
     shares = [replace(each, value=each.autoencoder).row() for each in measured if each.autoencoder is not None]
     if shares:
         note = "Real test recordings that were encoded and decoded, in multiples of the same floor."
-        tables.append(Table(f"Share of the autoencoder, {part}", columns, _with_shared_axis(shares), note, " ×"))
+        tables.append(Table(f"Error of the autoencoder, {part}", columns, _with_shared_axis(shares), note, " ×"))
     if others:
         tables.append(Table(f"Likeness of {part}", columns, others))
     if classes:
-        tables.append(Table(f"Class asked for is class seen, {part}", ("Class", "Synthetic", "Real"), classes))
+        tables.append(Table(f"Class agreement, {part}", ("Class", "Synthetic", "Real"), classes))
     return tables
 
 
@@ -271,14 +260,13 @@ def _warning(entry: Mapping[str, Any]) -> str:
 
 
 def _frame_change_chart(sources: Sources) -> Markup | None:
-    """Mean absolute difference of each frame to the one before, of synthetic and real videos."""
+    """Mean absolute difference of consecutive frames, of synthetic and real videos."""
     curves = {}
     with sources.parsing("evaluation"):
         record = (sources.records["evaluation"].get("curves") or {}).get("frame difference") or {}
         for group in ("synthetic", "real"):
             if group in record and len(record[group]["value"]) > 1:
-                y, low, high = (np.array(record[group][key], float) for key in ("value", "low", "high"))
-                curves[group] = Curve(y, low, high, group)
+                curves[group] = Curve.from_record(record[group], "value", group)
     high_end = axis_end(max([1e-9, *(float(curve.high.max()) for curve in curves.values())]))
     return line_chart(curves, (0.0, high_end), "Change from each frame to the next") if curves else None
 

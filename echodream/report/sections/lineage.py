@@ -1,7 +1,7 @@
 """Section "How it was made": the commands recorded in stores, artifacts and records, in the order of the pipeline."""
 
-import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +11,7 @@ from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.errors import UserError
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
+from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.schema import DATASET, read_dataset
 
@@ -42,7 +43,7 @@ def build(context: PageContext) -> SectionContent:
 
 
 def lineage(sources: Sources) -> list[LineageEntry]:
-    """All stores, artifacts and records with a command; of those that one command made, only the first."""
+    """The first store, artifact or record of each command, in the order of the pipeline."""
     entries = dict(_entries(sources))
     keys = [key for pattern in ORDER for key in sorted(entries) if _matches(key, pattern)]
     by_command: dict[str, LineageEntry] = {}
@@ -73,15 +74,11 @@ def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
 
 
 def _artifact_entry(key: str, folder: Path, sources: Sources) -> LineageEntry:
-    try:
-        record = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-        config = (folder / TRAINING_FILE).read_text(encoding="utf-8") if (folder / TRAINING_FILE).is_file() else ""
-        fingerprint = str(record.get("fingerprint", ""))[:12]
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder / METADATA_FILE} cannot be read: {folder} is not an artifact, train it again"
-        ) from error
+    if (record := read_record(folder / METADATA_FILE)) is None:
+        raise UserError(f"{folder / METADATA_FILE} cannot be read: train {folder} again")
+    config = (folder / TRAINING_FILE).read_text(encoding="utf-8") if (folder / TRAINING_FILE).is_file() else ""
     config = redact_absolute_paths(config) if sources.share else config
+    fingerprint = str(record.get("fingerprint", ""))[:12]
     return _entry(key, record.get("command"), record.get("code_version"), sources, fingerprint, config)
 
 
@@ -94,13 +91,11 @@ def _entry(
 
 
 def package_versions() -> list[tuple[str, str]]:
-    """Versions of the installed packages that decide the result."""
+    """Name and version of installed packages that influence the results."""
     versions = []
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
     return versions
 
 

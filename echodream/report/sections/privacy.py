@@ -1,8 +1,8 @@
 """Section "Privacy": the filter's guarantee and rejections, copies that pass, nearest samples, and the audits."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,56 +23,24 @@ from echodream.report.sections.fidelity import is_unusable
 from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
+KINDS = ("video", "image")
+"""Kinds of samples that are filtered and audited."""
 WEAKEST = "weakest of all"
-"""The row of the decision's table for the transform, chosen per patient, with the lowest score."""
-
-
-@dataclass(frozen=True)
-class Rejections:
-    """Numbers of samples, of ``kind`` "image" or "video", before and after the filter."""
-
-    kind: str
-    drawn: int
-    kept: int
-
-    @property
-    def rejected(self) -> int:
-        return self.drawn - self.kept
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Similarity of samples, new patients and copies to their nearest training patients."""
-
-    kind: str
-    groups: Sequence[ScoreGroup]
-    threshold: float
-    scale: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What the audit of samples, of ``kind`` "image" or "video", has measured."""
-
-    kind: str
-    tables: list[Table]
-    drift: Markup | None
-    """Chart of the similarity to the first frame along a sample."""
-    not_measured: list[str]
+"""Row of the decision's table in which each patient has the transform whose copy has the lowest score."""
 
 
 def verdict(sources: Sources) -> Verdict:
     """The guarantee of the filter that the videos passed, or of the last filter, with the results of the audits."""
-    existing = [kind for kind in ("video", "image") if f"filter_{kind}" in sources.records]
+    existing = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
     kind = sources.video_filter() or next(iter(existing), "")
     if f"filter_{kind}" not in sources.records:
-        message = "No filter has looked at these samples, so nothing can be promised about them."
-        return Verdict("Privacy", "missing", "Not known", missing=[sources.missing("filter_image", message)])
+        message = "These samples have not been filtered, so they have no privacy guarantee."
+        return sources.unknown_verdict("Privacy", "filter_image", message)
     with sources.parsing(f"filter_{kind}"):
         result = _guarantee(sources.records[f"filter_{kind}"], kind)
     unfiltered = sources.synthetic is not None and sources.video_filter() is None
     if unfiltered and result.numbers["passed"]:
-        sentence = "The videos on this page are not the ones that passed the filter: the statement is not about them."
+        sentence = "The videos on this page are not those that passed the filter, so the guarantee does not cover them."
         result = replace(
             result, state="bad", label="Not for these videos", figure="", unit="", sentence=sentence, notes=[]
         )
@@ -90,7 +58,7 @@ def verdict(sources: Sources) -> Verdict:
     if unfiltered and "filter_video" not in sources.records:
         missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
     if is_unusable(sources):
-        notes.insert(0, "What is certified here is not usable as images: see Fidelity.")
+        notes.insert(0, "The certified samples are not usable as images: see Fidelity.")
     return replace(result, notes=notes, missing=missing)
 
 
@@ -131,7 +99,7 @@ def _guarantee(record: Mapping[str, Any], kind: str) -> Verdict:
 
 
 def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
-    """One sentence about an audit, and whether a privacy measure stands out."""
+    """A sentence on an audit, and whether a privacy measure stands out."""
     measures = [measure for measure in record["measures"] if measure["about"] == "privacy"]
     findings = [measure for measure in measures if measure["stands_out"]]
     subject = f"The audit of {name.removeprefix('audit_')}s"
@@ -149,10 +117,10 @@ def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
 def build(context: PageContext) -> SectionContent:
     """Results of the filters and audits that exist."""
     sources, missing = context.sources, {}
-    filters = [kind for kind in ("video", "image") if f"filter_{kind}" in sources.records]
-    rejections = _rejections(sources)
+    filters = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
+    rejections = {kind: _rejections(sources, kind) for kind in reversed(filters)}
     copies = {kind: tables for kind in filters if (tables := copy_tables(sources, kind))}
-    audits = [_audit(sources, kind) for kind in ("video", "image") if f"audit_{kind}" in sources.records]
+    audits = {kind: _audit(sources, f"audit_{kind}") for kind in KINDS if f"audit_{kind}" in sources.records}
     if not copies:
         missing["filter"] = sources.missing("filter_image", "The privacy filter has not been run.")
     if not audits:
@@ -165,21 +133,17 @@ def build(context: PageContext) -> SectionContent:
         "audits": audits,
     }
     all_tables = {f"filter of {kind}s": tables for kind, tables in copies.items()}
-    all_tables |= {f"audit of {audit.kind}s": audit.tables for audit in audits}
-    counts = {
-        f"{each.kind}s": {"drawn": each.drawn, "rejected": each.rejected, "kept": each.kept} for each in rejections
-    }
+    all_tables |= {f"audit of {kind}s": audit["tables"] for kind, audit in audits.items()}
+    counts = {f"{kind}s": each for kind, each in rejections.items()}
     return SectionContent(data, all_tables, {"funnel": counts}, missing)
 
 
-def _rejections(sources: Sources) -> list[Rejections]:
-    rejections = []
-    for kind in ("image", "video"):
-        if (record := sources.records.get(f"filter_{kind}")) is not None:
-            with sources.parsing(f"filter_{kind}"):
-                decision = record["decision"]
-                rejections.append(Rejections(kind, int(decision["drawn"]), int(decision["kept"])))
-    return rejections
+def _rejections(sources: Sources, kind: str) -> dict[str, int]:
+    """Numbers of samples before the filter, rejected and kept."""
+    with sources.parsing(f"filter_{kind}"):
+        decision = sources.records[f"filter_{kind}"]["decision"]
+        drawn, kept = int(decision["drawn"]), int(decision["kept"])
+    return {"drawn": drawn, "rejected": drawn - kept, "kept": kept}
 
 
 def copy_tables(sources: Sources, kind: str) -> list[Table]:
@@ -194,11 +158,11 @@ def copy_tables(sources: Sources, kind: str) -> list[Table]:
         scale = SHARE if most > 0.5 else (0.0, axis_end(most))
         columns = ("Copy", "Passed", "At most")
         if rows := [_copy_row(row, controls, scale, beta) for row in covered]:
-            note = f"The band ends at the {format_percent(beta)} that is allowed." if beta else ""
+            note = f"The band ends at the allowed {format_percent(beta)}." if beta else ""
             tables.append(Table("Covered by the guarantee", columns, rows, note, "%", collapsible=bool(beta)))
         if rows := [_copy_row(row, controls, scale, None) for row in others]:
-            note = "The guarantee does not cover these transforms."
-            tables.append(Table("Measured, and not covered", columns, rows, note, "%"))
+            note = "Measured only: the guarantee does not cover these transforms."
+            tables.append(Table("Not covered by the guarantee", columns, rows, note, "%"))
     return tables
 
 
@@ -219,8 +183,11 @@ def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[
     )
 
 
-def _scores(sources: Sources, kind: str) -> Scores | None:
-    """Scores of samples, new patients and covered copies; None if the filter kept none."""
+def _scores(sources: Sources, kind: str) -> dict[str, Any] | None:
+    """Histogram of the similarity of samples, new patients and covered copies to the nearest training patient.
+
+    None if the filter's folder has no scores.
+    """
     record = sources.records[f"filter_{kind}"]
     folder = sources.paths[f"filter_{kind}"].parent
     if not (folder / "evidence.csv").is_file() or not (folder / "scores.csv").is_file():
@@ -240,15 +207,17 @@ def _scores(sources: Sources, kind: str) -> Scores | None:
         return None
     low = min(float(np.min(group.values)) for group in groups)
     high = max(float(tau), *(float(np.max(group.values)) for group in groups))
-    return Scores(kind, groups, float(tau), (math.floor(low * 20) / 20, math.ceil(high * 20) / 20))
+    scale = (math.floor(low * 20) / 20, math.ceil(high * 20) / 20)
+    return {"kind": kind, "groups": groups, "threshold": float(tau), "scale": scale}
 
 
-def _audit(sources: Sources, kind: str) -> Audit:
-    name = f"audit_{kind}"
+def _audit(sources: Sources, name: str) -> dict[str, Any]:
+    """Tables, chart of the similarity to the first frame, and sentences on measures that were not computed."""
     with sources.parsing(name):
         reasons = sources.records[name].get("not measured") or {}
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
-    return Audit(kind, audit_tables(sources, name), _drift_chart(sources, name), not_measured)
+    tables, drift = audit_tables(sources, name), _drift_chart(sources, name)
+    return {"tables": tables, "drift": drift, "not_measured": not_measured}
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:
@@ -278,7 +247,7 @@ def _measure_row(measure: Mapping[str, Any]) -> Row | None:
 
 
 def _drift_chart(sources: Sources, name: str) -> Markup | None:
-    """Similarity of each frame to the first, by the identity network, of samples and of new patients' recordings."""
+    """Similarity of each frame to the first, measured by the identity network, of samples and of new patients."""
     curves: dict[str, Curve] = {}
     with sources.parsing(name):
         for measure in sources.records[name]["measures"]:
@@ -287,8 +256,7 @@ def _drift_chart(sources: Sources, name: str) -> Markup | None:
             for key, group in (("samples", "synthetic"), ("new patients", "real")):
                 curve = measure["details"].get(key)
                 if curve and len(curve["curve"]) > 3:
-                    y, low, high = (np.array(curve[end], float) for end in ("curve", "low", "high"))
-                    curves[key] = Curve(y, low, high, group)
+                    curves[key] = Curve.from_record(curve, "curve", group)
     low_end = min([0.0, *(float(curve.low.min()) for curve in curves.values())])
     return line_chart(curves, (low_end, 1.0), "Similarity to the first frame, frame by frame") if curves else None
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from echodream.metrics.bootstrap import Interval
@@ -22,24 +22,23 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 TRAINING_SETS = {"real": "real", "synthetic": "synthetic", "both": "real and synthetic"}
 """Keys of a task in utility.json, and their names on the page."""
 GOOD_RATIO = 0.9
-"""Least lower end of the ratio synthetic / real for a good verdict."""
+"""Minimum lower end of the ratio synthetic / real for a good verdict."""
 CHANCE = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
-"""The main metrics, and their values for a model that has learned nothing."""
+"""The main metrics, and their values at chance level."""
 ONE = Interval(1, 1, 1)
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The ratio synthetic / real of the main metric, of the task with the lowest lower end."""
+    """The ratio synthetic / real of the main metric, for the task whose ratio has the lowest lower end."""
     if "utility" not in sources.records:
-        return _not_known(
-            sources, "Whether a model trained on the synthetic set works on real patients has not been tested."
-        )
+        message = "Whether a model trained on the synthetic set works on real patients has not been tested."
+        return sources.unknown_verdict("Usefulness", "utility", message)
     with sources.parsing("utility"):
         record = sources.records["utility"]
         rows = list(_ratios(record))
         if not rows:
             message = "No model trained on the synthetic set has been compared with one trained on real patients."
-            return _not_known(sources, message)
+            return sources.unknown_verdict("Usefulness", "utility", message)
         task, metric, ratio = min(rows, key=lambda row: (row[2].low, row[2].value))
         entry = record["tasks"][task]
         patients = (entry.get("test") or {}).get("patients") or _test_patients(record)
@@ -57,7 +56,7 @@ def verdict(sources: Sources) -> Verdict:
         Row(name, ratio, ONE, f"{metric_label(metric)}, synthetic over real", scale=(0.0, end))
         for name, metric, ratio in rows
     ]
-    numbers = {f"{name} {metric} ratio": {"value": r.value, "low": r.low, "high": r.high} for name, metric, r in rows}
+    numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in rows}
     state, label, limits = _state([ratio for _, _, ratio in rows], not_learned)
     return Verdict(
         "Usefulness",
@@ -66,22 +65,18 @@ def verdict(sources: Sources) -> Verdict:
         "" if not_learned else format_value(ratio),
         "" if not_learned else "of real",
         "" if not_learned else sentence,
-        [*limits, f"Both were tested on the same {test_set}, who were not used to train or choose a model.", *notes],
+        [*limits, f"Both models were tested on the same {test_set}, not used for training or model selection.", *notes],
         ratio_rows,
         numbers=numbers,
     )
-
-
-def _not_known(sources: Sources, message: str) -> Verdict:
-    return Verdict("Usefulness", "missing", "Not known", missing=[sources.missing("utility", message)])
 
 
 def _state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str, str, list[str]]:
     """State and label of the verdict, and its limits; ``not_learned``: tasks in which training on real data failed."""
     if not_learned:
         limit = (
-            f"In {', '.join(not_learned)} the model trained on real videos is not better than chance, for these test "
-            "patients: to reach it means nothing."
+            f"In {', '.join(not_learned)} the model trained on real videos is not better than chance on these test "
+            "patients, so the ratio to this model means nothing."
         )
         return "note", "Real training is at chance", [limit]
     intervals = [ratio for ratio in ratios if ratio.low < ratio.high]
@@ -103,7 +98,7 @@ def _includes_chance(entry: Mapping[str, Any], metric: str) -> bool:
 
 
 def _ratios(record: Mapping[str, Any]) -> list[tuple[str, str, Interval]]:
-    """Task, main metric and ratio synthetic / real, of every task that has one."""
+    """Task, main metric and ratio synthetic / real, for every task with a ratio."""
     rows = []
     for task, entry in record["tasks"].items():
         ratios = (entry.get("ratio") or {}).get("synthetic") or {}
@@ -180,7 +175,7 @@ def _task_tables(sources: Sources) -> list[Table]:
 
 
 def _metric_rows(metric: str, entry: Mapping[str, Any], keys: Sequence[str], prefix: str) -> list[Row]:
-    """A row for each of the training sets ``keys``; the first one has the meaning of the metric."""
+    """A row for each of the training sets ``keys``; the first row explains the metric."""
     values = {key: parse_interval(entry[key][metric]) for key in keys}
     ends = [end for value in values.values() if value for end in (value.low, value.high)]
     if not ends:

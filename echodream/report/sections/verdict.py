@@ -22,11 +22,11 @@ def build(context: PageContext) -> SectionContent:
 
 
 def _notices(sources: Sources) -> list[str]:
-    """Warnings: classes assigned after sampling; records made of other stores than those of the page."""
+    """Warnings about classes assigned after sampling, and about records of other stores than those of the page."""
     notices, table = [], None if sources.synthetic is None else sources.synthetic.table
     if table is not None and "LabelSource" in table and (table["LabelSource"].astype(str) != "asked").any():
-        notices.append("The classes of these synthetic videos were given by a classifier, not asked of the generator.")
-    return [*notices, *(mismatch.message for mismatch in find_mismatches(sources))]
+        notices.append("Classes of these synthetic videos are predictions of a classifier, not conditions.")
+    return [*notices, *(message for _, message in find_mismatches(sources))]
 
 
 def _counts(sources: Sources) -> list[tuple[str, str, str]]:

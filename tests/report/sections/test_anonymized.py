@@ -71,7 +71,7 @@ def test_measures_are_shown_with_their_targets(root: Path, share: bool, path: st
     assert re.search(r"hidden rate, % 37.0 30.0 to 44.0 > 90 %: not met", text)
     assert re.search(r"DCR 0.53 0.50 to 0.60 > 0.2: met", text)
     assert re.search(r"distance to own avatar 1.02 0.90 to 1.10 none stated", text)
-    assert re.search(r"two originals pairs at 0.93 0.930? 0.910? to 0.950? the upper limit of this network", text)
+    assert re.search(r"two originals pairs at 0.93 0.930? 0.910? to 0.950? upper limit for this network", text)
     assert re.search(r"inner: two versions pairs at 0.62 0.620? 0.600? to 0.640? 0.50", text)
     assert re.search(r"outer: an original and its version: linked, of one patient 0.7", text)
     assert "At the threshold of best F1" in text
@@ -85,7 +85,7 @@ def test_measures_are_shown_with_their_targets(root: Path, share: bool, path: st
         assert "rec01x" not in whole
         assert "Doe-" not in whole
     numbers = json.loads((root / path / "metrics.json").read_text())
-    rows = numbers["tables"]["anonymised images"]["How near are they to their originals? In identity space"]
+    rows = numbers["tables"]["anonymised images"]["Distance to the originals, identity space"]
     assert rows[0]["value"] == number(37.0, 30.0, 44.0)
     assert not [notice for notice in numbers["notices"] if "originals" in notice]
 
