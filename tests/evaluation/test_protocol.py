@@ -88,7 +88,7 @@ def test_other_extractors_than_in_the_protocol_are_refused(
     both = f"extractors=[encoder:{study}/classifier,encoder:{tmp_path}/second]"
     with pytest.raises(UserError, match=r"does not use the extractor second: remove second from extractors="):
         evaluate(study, *rules, both)
-    with pytest.raises(UserError, match=r"uses the extractor classifier: add it to extractors=, with its file"):
+    with pytest.raises(UserError, match=r"uses the extractor classifier: add classifier and its file to extractors="):
         evaluate(study, *rules, f"extractors=[encoder:{tmp_path}/second]")
 
 

@@ -109,7 +109,7 @@ def test_histogram_chart_positions() -> None:
     [
         ("frechet[classifier]", True, "smaller is closer"),
         ("FVD16", True, "smaller is closer"),
-        ("kernel[i3d]", False, "about 0"),
+        ("kernel[i3d]", False, "0 if they agree"),
         ("precision[dinov2]", False, "plausible"),
         ("coverage", False, "nearby"),
         ("average_precision", False, "all thresholds"),
