@@ -1,5 +1,6 @@
-"""Perceptual loss from the stages of EfficientNet-lite0 (extra ``features``), which needs no weight file."""
+"""Perceptual loss from the stages of EfficientNet-lite0, whose weights come with the extra ``features``."""
 
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,13 @@ class Lite0Loss(LossTerm):
     def __init__(self, weight: float, stages: int = 3) -> None:
         super().__init__(weight)
         self.stages = stages
-        self._frozen = [lite0.load_lite0()]  # in a list: not a submodule, so neither trained nor saved
+        self._frozen = [lite0.load_lite0()]  # a list, so that the network is not a submodule, which would be saved
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Loss, scalar. ``x`` and ``reconstruction``: (B, C, H, W) with C = 1 or 3."""
         network = self._frozen[0].to(x.device)
-        total, pairs = (
-            x.new_zeros(()),
-            zip(*(network.stages(lite0.normalize(y)) for y in (x, reconstruction)), strict=True),
-        )
-        for _, (left, right) in zip(range(self.stages), pairs, strict=False):
+        total, stages = x.new_zeros(()), (network.stages(lite0.normalize(y)) for y in (x, reconstruction))
+        for left, right in itertools.islice(zip(*stages, strict=True), self.stages):
             difference = unit_length(left.float(), dim=1) - unit_length(right.float(), dim=1)
             total = total + difference.square().sum(dim=1).mean() / self.stages
         return total

@@ -115,7 +115,7 @@ def test_cross_validated_threshold_by_hand() -> None:
     assert found.accuracy == pytest.approx(np.nanmean(scores))
     assert found.count == 4
     assert found == verification.cross_validated_threshold(pairs, folds=4, seed=1)
-    with pytest.raises(ValueError, match="genuine pairs .of one patient. and impostor pairs"):
+    with pytest.raises(ValueError, match=r"genuine pairs .of one patient. and impostor pairs"):
         verification.cross_validated_threshold(verification.pairs_from_scores(np.ones(3), np.arange(3), np.arange(3)))
     few = verification.cross_validated_threshold(
         verification.pairs_from_scores(np.array([0.9, 0.1]), np.array([0, 0]), np.array([0, 1]))

@@ -36,6 +36,11 @@ _TAPS = (0, 2, 4, 10, 15)
 """Indices of the last blocks at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size."""
 
 
+def is_installed() -> bool:
+    """Whether the package with the weights is installed."""
+    return find_spec(PACKAGE) is not None
+
+
 def load_lite0() -> "EfficientNetLite0":
     """The frozen network. Raises ``UserError`` if the extra ``features`` is missing or the file has another hash."""
     spec = find_spec(PACKAGE)

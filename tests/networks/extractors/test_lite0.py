@@ -1,7 +1,5 @@
 """EfficientNet-lite0 against what its weights were trained to recognize, and its absence."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from echodream.errors import UserError
 from echodream.networks.extractors import lite0
 from echodream.networks.extractors.base import FRAMES
 
-pytestmark = pytest.mark.skipif(find_spec(lite0.PACKAGE) is None, reason="needs the extra features")
+pytestmark = pytest.mark.skipif(not lite0.is_installed(), reason="needs the extra features")
 PALACE, DAISY = 698, 985
 """ImageNet classes."""
 
