@@ -30,15 +30,23 @@ class StoreWriterCallback(Callback):
         self.writer: StoreWriter | None = None
         self.done: set[str] = set()
         """Names of the recordings that need no prediction; set in ``setup``."""
-        self.already_complete = False
-        """Whether the complete store existed before; set in ``setup``."""
+
+    @property
+    def already_complete(self) -> bool:
+        """Whether the complete store existed before."""
+        return self.writer is not None and self.writer.complete
+
+    @property
+    def state(self) -> str:
+        """Result of the run for the summary of a stage."""
+        assert self.writer is not None
+        return self.writer.state
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the store, first on rank 0, then on the other ranks."""
         for first in (True, False):
             if (trainer.global_rank == 0) == first:
                 self.writer = StoreWriter(self.dst, self.dataset, shard=trainer.global_rank).__enter__()
-                self.already_complete = self.writer.complete
                 self.done |= set(self.rows) if self.writer.complete else self.writer.done
             trainer.strategy.barrier()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,7 @@ class Protocol:
 
     def record(self) -> dict[str, Any]:
         """The content of protocol.json."""
-        settings = {"seed": self.seed, "most": self.most, "neighbours": self.neighbours}
-        mappings = {"extractors": dict(self.extractors), "real": dict(self.real), "count": dict(self.count)}
-        return {"version": VERSION, **settings, **mappings}
+        return {"version": VERSION, **asdict(self)}
 
 
 def read_protocol(path: str) -> dict[str, Any]:

@@ -114,9 +114,7 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
             return
         for name, row in passed.items():
             if name not in writer.done:
-                media = writer.scratch_path(name)
-                shutil.copyfile(store.path(name), media)
-                writer.commit({**row, **columns[name]}, media)
+                writer.copy(store.path(name), {**row, **columns[name]})
         writer.finish(list(passed), store.dataset.statistics)
 
 

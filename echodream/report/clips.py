@@ -108,7 +108,7 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
         _choose_frames(clip, settings, chosen)
     frames = [(clip.store.frames(clip.name, range(clip.start, clip.start + clip.count)), clip.fps) for clip in clips]
     for clip, video, (pixels, _) in zip(clips, encode_within(frames, MAX_BYTES), frames, strict=True):
-        clip.uri, (clip.height, clip.width) = data_uri(video), pixels.shape[1:3]
+        clip.uri, (clip.height, clip.width) = data_uri(video, "video/mp4"), pixels.shape[1:3]
     return chosen
 
 

@@ -76,9 +76,9 @@ def png_uri(pixels: np.ndarray) -> str:
 
     target = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(target, "PNG")
-    return "data:image/png;base64," + base64.b64encode(target.getvalue()).decode()
+    return data_uri(target.getvalue(), "image/png")
 
 
-def data_uri(video: bytes) -> str:
-    """``video`` as the ``src`` of a video element."""
-    return "data:video/mp4;base64," + base64.b64encode(video).decode()
+def data_uri(content: bytes, media_type: str) -> str:
+    """A file as the ``src`` of an HTML element."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -30,8 +30,7 @@ def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | Non
             points.append({"value": value, **linkability, "utility": _interval_record(by_name[utility])})
     if len(points) < 2:
         return None
-    inner = LINKABILITY["inner"]
-    floors = [by_name[inner].floor for by_name in results.values() if inner in by_name]
+    floors = [by_name[LINKABILITY["inner"]].floor for by_name in results.values() if LINKABILITY["inner"] in by_name]
     originals = next((floor for floor in floors if floor is not None), None)
     return {"swept": setting, "utility": utility, "points": points, "inner of originals": originals}
 

@@ -88,7 +88,8 @@ def _json_value(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, completely or not at all."""
+    """Write a file, completely or not at all; creates its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -115,11 +116,3 @@ def begin_or_resume(path: Path, settings: Mapping[str, Any], kind: str) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     if not path.exists():
         write_record(path, settings)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to ``source``, or a copy if the file system does not support links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

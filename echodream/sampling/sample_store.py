@@ -178,7 +178,7 @@ def sample_to_store(
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: statistics)
     data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writer.done, references), workers)
     run_prediction(trainer, sampler, data, writer)
-    return "already complete, nothing to do" if writer.already_complete else "done"
+    return writer.state
 
 
 def samples_dataset(model: DiffusionModel, settings: dict[str, Any], command: str, code_version: str) -> Dataset:

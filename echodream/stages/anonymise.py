@@ -76,11 +76,10 @@ def anonymise(
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
-    state = "already complete, nothing to do" if writer.already_complete else "done"
     values = transform.settings().items()
     amount = ", ".join(f"{k} {v:g}" if validation.is_finite(v) else f"{k} {v}" for k, v in values)
     facts = {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
-    return Summary(f"anonymise: {dst} {state}", facts)
+    return Summary(f"anonymise: {dst} {writer.state}", facts)
 
 
 def _rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:

@@ -87,7 +87,6 @@ def anonymity(
         "command": command,
         "code_version": code_version,
     }
-    Path(dst).mkdir(parents=True, exist_ok=True)
     write_text(Path(dst) / RECORDS, pd.concat(tables).to_csv(index=False))
     write_record(Path(dst) / REPORT, record)
     return Summary(f"anonymity: {dst}/{REPORT} done", _summary(record))

@@ -63,11 +63,9 @@ def decode(
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, module, data, writer)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
-    if writer.already_complete:
-        return Summary(f"decode: {dst} already complete, nothing to do", facts)
-    if reference is not None and (Path(reference) / "dataset.json").is_file():
+    if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():
         facts["PSNR to source"] = _mean_psnr(Store(dst), Store(reference, kind="video"))
-    return Summary(f"decode: {dst} done", facts)
+    return Summary(f"decode: {dst} {writer.state}", facts)
 
 
 def _mean_psnr(decoded: Store, source: Store) -> str:

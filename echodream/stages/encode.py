@@ -69,10 +69,9 @@ def encode(
     writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, statistics)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, VaeEncoder(network, budget), data, writer)
-    state = "already complete, nothing to do" if writer.already_complete else "done"
     frames = int(store.table["NumberOfFrames"].sum())
     facts = {"recordings": len(store), "frames": frames, "encoder": dataset.encoder}
-    return Summary(f"encode: {dst} {state}", facts)
+    return Summary(f"encode: {dst} {writer.state}", facts)
 
 
 def _save_posterior(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:

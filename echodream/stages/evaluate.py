@@ -99,7 +99,6 @@ def evaluate(
     for key, store in stores.items():
         metrics[key]["store"] = store.record()
     settings = replace(settings, count=comparison.used_counts)
-    Path(dst).mkdir(parents=True, exist_ok=True)
     write_record(Path(dst) / FILE, settings.record())
     record = {"protocol": settings.record(), **metrics, "command": command, "code_version": code_version}
     write_record(Path(dst) / REPORT, record)

@@ -1,23 +1,17 @@
 """``stage=keyframes``: detect end-diastolic (ED) and end-systolic (ES) frames; write them to a copy of a Store."""
 
-import multiprocessing
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
-from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
-from echodream.runs.atomic_folder import link_or_copy
+from echodream.runs.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
-from echodream.store.schema import media_path, partial_path
+from echodream.store.schema import partial_path
 from echodream.store.video import read_video
 
 VERSION = 1
@@ -48,8 +42,7 @@ def keyframes(
     ``onto`` are replaced; the summary compares detected key frames with those of ``src``. Raises ``UserError`` if no
     recording has a heartbeat, and for stores that do not belong together.
     """
-    if workers is not None:
-        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
+    check_workers(workers)
     videos = Store(src, kind="video")
     store = videos if Path(onto) == Path(src) else Store(onto)
     _check_stores(videos, store, dst)
@@ -58,17 +51,14 @@ def keyframes(
     dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
     rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
-        complete = writer.complete
-        if not complete:
+        if not writer.complete:
             jobs = [job for job in _detection_jobs(videos) if job.name in rows and job.name not in writer.done]
-            results = tqdm(_run_jobs(jobs, workers), "key frames", len(jobs), unit="rec", disable=None)
+            results = map_in_processes(detect, jobs, workers, "key frames")
             for job, key_frames in zip(jobs, results, strict=True):
-                media = writer.scratch_path(job.name)
-                link_or_copy(media_path(store.root, store.dataset.kind, job.name), media)
-                writer.commit({**rows[job.name], **_columns(key_frames)}, media)
+                writer.copy(store.path(job.name), {**rows[job.name], **_columns(key_frames)}, link=True)
             if any(row[STATUS] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), store.dataset.statistics)
-    if not complete and not Path(dst).exists():
+    if not writer.complete and not Path(dst).exists():
         shutil.rmtree(partial_path(Path(dst)), ignore_errors=True)
         problems = [str(row[STATUS]) for row in writer.rows.values()]
         raise UserError(
@@ -76,8 +66,7 @@ def keyframes(
             f"({max(set(problems), key=problems.count)}): nothing was written; give recordings of hearts, of more than "
             "one beat"
         )
-    state = "already complete, nothing to do" if complete else "done"
-    return Summary(f"keyframes: {dst} {state}", _summary(videos, Store(dst)))
+    return Summary(f"keyframes: {dst} {writer.state}", _summary(videos, Store(dst)))
 
 
 def detect(job: DetectionJob) -> KeyFrames:
@@ -89,14 +78,6 @@ def detect(job: DetectionJob) -> KeyFrames:
 def _detection_jobs(store: Store) -> list[DetectionJob]:
     columns = zip(*(store.table[name].tolist() for name in ("FileName", "NumberOfFrames", "FPS")), strict=True)
     return [DetectionJob(name, store.path(name), store.dataset.channels, frames, fps) for name, frames, fps in columns]
-
-
-def _run_jobs(jobs: Sequence[DetectionJob], workers: int | None) -> Iterator[KeyFrames]:
-    if workers == 0 or len(jobs) < 2:
-        yield from map(detect, jobs)
-        return
-    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(detect, jobs)
 
 
 def _check_stores(videos: Store, store: Store, dst: str) -> None:

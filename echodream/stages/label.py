@@ -12,7 +12,6 @@ from echodream.errors import UserError
 from echodream.evaluation.class_agreement import LABEL_SOURCE
 from echodream.evaluation.classifier_inference import open_classifier
 from echodream.evaluation.relabeling import CONFIDENCE, check_classes, predicted_columns
-from echodream.runs.atomic_folder import link_or_copy
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 
@@ -47,20 +46,16 @@ def label(
     dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
     rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
-        complete = writer.complete
-        if not complete:
+        if not writer.complete:
             columns = predicted_columns(store, classifiers, batch)
             source = {LABEL_SOURCE: "+".join(fingerprint[:12] for fingerprint in fingerprints)}
             for name, row in rows.items():
                 if name not in writer.done:
-                    media = writer.scratch_path(name)
-                    link_or_copy(store.path(name), media)
                     titles = {key: f"{ORIGINAL}_{key}" for key in columns[name] if key in row}
                     previous = {title: row.get(title, row[key]) for key, title in titles.items()}
-                    writer.commit({**row, **columns[name], **previous, **source}, media)
+                    writer.copy(store.path(name), {**row, **columns[name], **previous, **source}, link=True)
             writer.finish(list(rows), store.dataset.statistics)
-    state = "already complete, nothing to do" if complete else "done"
-    return Summary(f"label: {dst} {state}", _summary(Store(dst).table))
+    return Summary(f"label: {dst} {writer.state}", _summary(Store(dst).table))
 
 
 def _summary(table: pd.DataFrame) -> dict[str, object]:

@@ -95,7 +95,6 @@ def linkability(
         "command": command,
         "code_version": code_version,
     }
-    Path(dst).mkdir(parents=True, exist_ok=True)
     write_record(Path(dst) / REPORT, record)
     return Summary(f"linkability: {dst}/{REPORT} done", _summary(record))
 

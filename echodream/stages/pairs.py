@@ -45,7 +45,6 @@ def pairs(
         note = f"; patients without a second image: {single}" if single else ""
         summary[split] = f"{len(sampled) // 2} pairs of one patient, {len(sampled) // 2} of two{note}"
     folder = Path(dst)
-    folder.mkdir(parents=True, exist_ok=True)
     for split, table in tables.items():
         write_text(folder / f"{split}.csv", table.to_csv(index=False))
     record = {"source": store.checksum, "frames": frames, "per_patient": per_patient, "within": within}

@@ -1,15 +1,9 @@
 """``stage=phantom``: write the simulated study (phantom) as raw files in the layout of a real study."""
 
-import multiprocessing
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from echodream import validation
 from echodream.config.stage_signature import OutputPath
@@ -27,6 +21,7 @@ from echodream.runs.atomic_folder import (
     require_same_settings,
     write_record,
 )
+from echodream.runs.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"
@@ -59,8 +54,7 @@ def phantom(
     validation.one_of("layout", layout, LAYOUTS)
     if not isinstance(source, Phantom):
         raise UserError("stage=phantom writes the simulated study: use data=phantom")
-    if workers is not None:
-        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
+    check_workers(workers)
     root, settings = Path(dst), {"layout": layout, **asdict(source)}
     with atomic_folder(root) as work:
         if work is None:
@@ -70,7 +64,7 @@ def phantom(
         (work / _DONE).mkdir(exist_ok=True)
         resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _DONE).iterdir())
         jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
-        rows = list(tqdm(_write_all(jobs, workers), "phantom", len(jobs), unit="rec", disable=None))
+        rows = list(map_in_processes(write_recording, jobs, workers, "phantom"))
         LAYOUTS[layout][1](work, rows)
         shutil.rmtree(work / _DONE)
     state = f"done, {resumed} recordings were already there" if resumed else "done"
@@ -87,11 +81,3 @@ def write_recording(job: Job) -> dict[str, Any]:
     moments = {mark: " ".join(repr(float(at)) for at in times) for mark, times in key_frame_times(scene).items()}
     row = {"FileName": name, "PatientID": job.recording.patient, **job.recording.columns, **moments}
     return {**row, **(read_record(done) or {})}
-
-
-def _write_all(jobs: Sequence[Job], workers: int | None) -> Iterator[dict[str, Any]]:
-    if workers == 0:
-        yield from map(write_recording, jobs)
-        return
-    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(write_recording, jobs)

@@ -177,9 +177,7 @@ def _write_store(root: Path, request: _Request) -> str:
         for row in sorted(source.table.to_dict("records"), key=lambda row: new_names[row["FileName"]]):
             new_name = new_names[row["FileName"]]
             if not writer.complete and new_name not in writer.done:
-                media = writer.scratch_path(new_name)
-                shutil.copyfile(source.path(row["FileName"]), media)
-                writer.commit(_public_row(row, kept, new_name), media)
+                writer.copy(source.path(row["FileName"]), _public_row(row, kept, new_name))
         if not writer.complete:
             writer.finish(sorted(new_names.values()))
     contents = {

@@ -76,7 +76,6 @@ def utility(
         "command": command,
         "code_version": code_version,
     }
-    Path(dst).mkdir(parents=True, exist_ok=True)
     write_record(Path(dst) / REPORT, record)
     lines = summary_lines(entries)
     if absent := [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]:

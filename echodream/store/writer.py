@@ -55,6 +55,11 @@ class StoreWriter:
         """Names of the recordings that have been written or rejected."""
         return self.rows.keys() | self.rejected.keys()
 
+    @property
+    def state(self) -> str:
+        """Result of the run for the summary of a stage."""
+        return "already complete, nothing to do" if self.complete else "done"
+
     def __enter__(self) -> Self:
         if self._is_complete():
             return self
@@ -94,6 +99,16 @@ class StoreWriter:
         entry = {"row": _checked_row(row), "sha256": file_sha256(media)}
         media.replace(schema.media_path(self._store, self.dataset.kind, name))
         self._append_to_journal(entry)
+
+    def copy(self, source: Path, row: Mapping[str, Any], *, link: bool = False) -> None:
+        """Add a recording with its ``row`` and a copy, or if possible a hard ``link``, of the media file ``source``."""
+        media = self.scratch_path(row["FileName"])
+        if link:
+            with contextlib.suppress(OSError):  # the file system does not support links
+                os.link(source, media)
+        if not media.exists():
+            shutil.copyfile(source, media)
+        self.commit(row, media)
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
         """Leave out the recording ``name`` and write ``reason`` to rejected.csv."""

@@ -4,12 +4,12 @@ from echodream.report.section import PageContext, Section, SectionContent
 
 
 def build(context: PageContext) -> SectionContent:
-    """The videos that ``clips.choose_clips`` has chosen."""
+    """The videos of ``clips.choose_clips``."""
     sources, missing = context.sources, {}
     if sources.synthetic is None:
         missing["gallery"] = sources.missing("videos", "There are no synthetic videos yet.")
     elif sources.real is None:
-        missing["gallery"] = sources.missing("real", "There are no real videos to show beside them.")
+        missing["gallery"] = sources.missing("real", "There are no real videos for comparison.")
     return SectionContent({"clips": context.clips}, missing=missing)
 
 

@@ -1,0 +1,36 @@
+"""Runs a function in several processes."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from echodream import validation
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise ``UserError`` unless ``workers`` is a whole number or None."""
+    if workers is not None:
+        validation.whole_number("workers", workers, 0, note=", or null for one process per core")
+
+
+def map_in_processes(
+    function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int | None, title: str
+) -> Iterator[_Result]:
+    """Results of ``function`` for ``jobs``, in their order, with a progress bar.
+
+    ``workers`` is the number of processes (None: one per core; 0: this process). A single job runs in this process.
+    """
+    progress = partial(tqdm, desc=title, total=len(jobs), unit="rec", disable=None)
+    if workers == 0 or len(jobs) < 2:
+        yield from progress(map(function, jobs))
+        return
+    with ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from progress(pool.map(function, jobs))
