@@ -128,7 +128,7 @@ def test_chosen_figures(tmp_path: Path) -> None:
     ("overrides", "says"),
     [
         ([], r"points= is needed: folders of reports with \* for the value"),
-        (["points=[{0}/study]"], r"points has '.*study': write one \* in place of the value"),
+        (["points=[{0}/study]"], r"points has '.*study': write one \* in place of the swept value"),
         (["points=[{0}/h*/study]"], r"of fewer than two values \(none\): check the pattern"),
         (["points=[{0}/g*3/study]"], r"of fewer than two values \(none\)"),
         (["points=[{0}/g*/study,{0}/g*/again]"], r"have videos: frechet\[classifier\] for 1.5"),

@@ -175,7 +175,7 @@ def test_a_shared_page_needs_the_study_to_check_against(mine: Path) -> None:
     shutil.rmtree(mine / "data")
     with pytest.raises(UserError, match="share=true needs real="):
         run(mine, "share=true")
-    assert "There are no real videos to show" in words(page(mine))
+    assert "There are no real videos for comparison" in words(page(mine))
 
 
 def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
@@ -402,8 +402,8 @@ def test_fidelity_verdict_is_the_grade_of_the_worst_judged_distance(
     change(path, ("videos", "temporal log-spectral distance", judged))
     text = words(page(mine))
     assert said in text
-    assert ("Depends on which samples are drawn" in text) == (spread == [1.2, 5.0])
-    assert ("What is certified here is not usable as images" in text) == (said == "Not usable as images")
+    assert ("Varies between random subsets of the samples" in text) == (spread == [1.2, 5.0])
+    assert ("The certified samples are not usable as images" in text) == (said == "Not usable as images")
     if said != "Close to real":
         assert f"Synthetic videos are {value} times as far" in text
 
@@ -442,7 +442,7 @@ def test_every_record_of_another_store_gives_a_notice(mine: Path) -> None:
         "Usefulness was measured on other synthetic videos",
         "The audit of videos was made on other samples",
         "The audit of videos was made on other patients",
-        "The filter of videos looked at other patients",
+        "The filter of videos was run on other patients",
     ):
         assert f"{said} than those of this page: run python sample.py stage=" in text
 
