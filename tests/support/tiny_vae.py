@@ -78,6 +78,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         "vae.widths=[8,16]",
         "vae.layers=1",
         "vae.groups=4",
+        "loss.lite0.weight=0",
         "datamodule.workers=0",
         "datamodule.batch_size=4",
         "trainer.max_epochs=2",
