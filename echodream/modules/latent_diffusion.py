@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from echodream import validation
 from echodream.artifact import Artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.normalization import unwhiten
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Triplet
 from echodream.diffusion.conditioning.conditioner import Conditioner
@@ -21,6 +22,7 @@ from echodream.diffusion.model import DiffusionModel, ModelMetadata
 from echodream.diffusion.noise import add_noise_offset, sample_noise
 from echodream.diffusion.processes.base import Process
 from echodream.errors import UserError
+from echodream.losses.auxiliary import AuxiliaryClassifier
 from echodream.losses.denoising import mean_squared_errors
 from echodream.modules.trainable import Trainable
 from echodream.networks.denoisers.base import Denoiser
@@ -44,7 +46,8 @@ class LatentDiffusion(Trainable):
     ``optimizer`` and ``schedule``: see ``Trainable``. ``checkpointing``: gradient checkpointing; ``compile``:
     torch.compile in place; ``channels_last``: memory format of the convolutions. ``shared_noise`` is the correlation of
     noise between frames, ``noise_offset`` the strength of an offset per channel. With ``residual``, the process models
-    a clip minus the interpolation of its reference frames, and of key frames the difference to the first.
+    a clip minus the interpolation of its reference frames, and of key frames the difference to the first. ``auxiliary``
+    is an additional loss on the denoised estimate of clips.
     """
 
     def __init__(
@@ -62,15 +65,17 @@ class LatentDiffusion(Trainable):
         residual: bool = False,
         joint_dropout: float = 0.0,
         noise_offset: float = 0.0,
+        auxiliary: AuxiliaryClassifier | None = None,
     ) -> None:
         super().__init__()
+        self.auxiliary = auxiliary
         self.residual = residual
         note = ", for example 0.5"
         self.shared_noise = float(validation.number("model.shared_noise", shared_noise, 0, below=1, note=note))
         self.noise_offset = validation.number("model.noise_offset", noise_offset, 0, note=", for example 0.1")
         self.make_denoiser, self.process = denoiser, process
         self.conditioner = Conditioner(conditions, width, joint_dropout)
-        self.columns = tuple(self.conditioner.columns)
+        self.columns = tuple(dict.fromkeys([*self.conditioner.columns, *(["class_id"] if auxiliary else [])]))
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.checkpointing, self.compiled, self.channels_last = checkpointing, compile, channels_last
         self.model: DiffusionModel
@@ -131,6 +136,13 @@ class LatentDiffusion(Trainable):
         prediction = self.model(noised.x_t, noised.t, values, keep)
         errors = mean_squared_errors(prediction, noised.target, batch.get("mask"))
         loss = (noised.weight * errors).mean()
+        if self.auxiliary is not None:
+            estimate = self.model.from_residual(self.process.predict_x0(noised.x_t, noised.t, prediction), values)
+            latents = unwhiten(estimate, self.model.metadata.statistics, dim=1)
+            signal = torch.sigmoid(self.process.log_snr(noised.t))
+            term = self.auxiliary(latents, torch.as_tensor(batch["columns"]["class_id"]), signal)
+            self.log("train/auxiliary", term.detach(), batch_size=len(x))
+            loss = loss + self.auxiliary.weight * term
         if not torch.isfinite(loss):
             self.raise_not_finite("loss", batch["name"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))

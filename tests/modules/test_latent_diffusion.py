@@ -510,3 +510,36 @@ def test_key_frames_are_modeled_as_the_first_and_differences_to_it(
     assert torch.allclose(residual[:, 2 * C :], (x[:, 2 * C :] - x[:, :C]) / std, atol=1e-5)
     plain = Spied(monkeypatch, study, "lidm", "view=triplet", "model.residual=false").module.model
     assert plain.metadata.residual is None
+
+
+class Auxiliary(nn.Module):
+    """Records what an auxiliary loss is given."""
+
+    weight = 0.5
+
+    def forward(self, latents: Tensor, class_id: Tensor, signal: Tensor) -> Tensor:
+        self.given = latents, class_id, signal
+        return latents.mean()
+
+
+def test_the_auxiliary_loss_gets_the_denoised_estimate_in_the_units_of_the_store(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At next to no noise the estimate is the clip itself; the published code passes another quantity."""
+    spied = Spied(monkeypatch, study, "lvdm", network=per_frame)
+    module, batch = spied.module, spied.batch()
+    times = torch.zeros(len(batch["x"]), dtype=torch.long)
+    monkeypatch.setattr(module.process, "sample_t", lambda count, device: times)
+    torch.manual_seed(0)
+    plain = module.training_step(batch, 0)
+    module.auxiliary = Auxiliary()  # type: ignore[assignment]
+    torch.manual_seed(0)
+    total = module.training_step(batch, 0)
+    latents, class_id, signal = module.auxiliary.given  # type: ignore[union-attr]
+    statistics = module.model.metadata.statistics
+    std = torch.tensor(statistics.std)[:, None, None, None]
+    expected = batch["x"] * std + torch.tensor(statistics.mean)[:, None, None, None]
+    assert ((latents - expected) / std).abs().mean() < 0.05
+    assert torch.equal(class_id, torch.as_tensor(batch["columns"]["class_id"]))
+    assert signal.min() > 0.99
+    assert (total - plain).item() == pytest.approx(0.5 * latents.mean().item(), rel=1e-4, abs=1e-5)

@@ -1,0 +1,66 @@
+"""Auxiliary loss of diffusion models of clips: a frozen classifier of the study sees the denoised estimate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from echodream import validation
+from echodream.errors import UserError
+from echodream.networks.autoencoder import load_autoencoder
+from echodream.networks.classifiers import clip_start, load_classifier
+
+
+def build_auxiliary_loss(weight: float, classifier: str, vae: str) -> "AuxiliaryClassifier | None":
+    """``AuxiliaryClassifier`` of the artifacts ``classifier`` and ``vae``; None if the weight is 0."""
+    if not validation.number("loss.auxiliary.weight", weight, 0, note=" (off)"):
+        return None
+    return AuxiliaryClassifier(float(weight), classifier, vae)
+
+
+class AuxiliaryClassifier(nn.Module):
+    """Cross-entropy of the clip's class, as predicted by a frozen classifier from the decoded denoised estimate.
+
+    Only the frames that the classifier takes are decoded. Each sample is weighted by its signal share, alpha-bar of
+    DDPM, because the estimate is blurred where there is mostly noise. The frozen networks are not saved in checkpoints.
+    Raises ``UserError`` if ``classifier`` does not predict classes.
+    """
+
+    def __init__(self, weight: float, classifier: str, vae: str) -> None:
+        super().__init__()
+        self.weight = weight
+        network, self.metadata = load_classifier(Path(classifier))
+        if self.metadata["task"] != "classification":
+            raise UserError(
+                f"loss.auxiliary.classifier={classifier} predicts no classes: give one of task=classification"
+            )
+        frozen: Sequence[nn.Module] = (network, load_autoencoder(vae))
+        self._frozen: list[Any] = [module.requires_grad_(False).eval() for module in frozen]  # no submodules: not saved
+        self.class_ids: list[int] = [int(number) for number in self.metadata["class_ids"]]
+
+    def frame_indices(self, frames: int) -> list[int]:
+        """Frames of a clip that the classifier takes, at its stride: as many as fit, from the middle or the start."""
+        stride = int(self.metadata["stride"])
+        count = min(int(self.metadata["frames"]), (frames - 1) // stride + 1)
+        span = (count - 1) * stride + 1
+        first = 0 if clip_start(self.metadata) == "first" else (frames - span) // 2
+        return list(range(first, first + span, stride))
+
+    def forward(self, latents: Tensor, class_id: Tensor, signal: Tensor) -> Tensor:
+        """Loss, scalar: mean over the batch of ``signal`` times cross-entropy; 0 for classes the network does not know.
+
+        ``latents``: unscaled estimates, (B, C, F, h, w); ``class_id``: (B,); ``signal``: signal shares, (B,).
+        """
+        classifier, vae = (module.to(latents.device) for module in self._frozen)
+        ids = torch.tensor(self.class_ids, device=latents.device)
+        matches = class_id.to(latents.device)[:, None] == ids
+        known = matches.any(dim=1)
+        frames = latents[:, :, self.frame_indices(latents.shape[2])].transpose(1, 2)
+        pixels = checkpoint(lambda z: vae.decode(z).sample, frames.flatten(0, 1), use_reentrant=False)
+        logits = classifier(pixels.unflatten(0, frames.shape[:2]).transpose(1, 2))
+        errors = cross_entropy(logits.float(), matches.long().argmax(dim=1), reduction="none")
+        return (errors * signal.to(errors) * known).mean()
