@@ -62,7 +62,7 @@ class LinePlot:
     ticks: Sequence[str] = ()
 
 
-def _rendered(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
+def _return_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
     """Decorator: return the pixels of the figure that ``plot`` returns; ``__wrapped__`` is ``plot`` itself."""
 
     @functools.wraps(plot)
@@ -86,7 +86,7 @@ def _new_figure(width: int, height: int, rows: int = 1, columns: int = 1) -> "tu
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-@_rendered
+@_return_pixels
 def plot_lines(*plots: LinePlot, columns: int = 1) -> "Figure":
     """Panels of 640 x 400 pixels, ``columns`` in a row."""
     rows = -(-len(plots) // columns)
@@ -114,7 +114,7 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
         ax.annotate(text, (x, y), label_offset, textcoords="offset points", color=color)
 
 
-@_rendered
+@_return_pixels
 def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
     """Histogram of each of ``series``, (n,), on common bins; the highest bin of each has height 1."""
     figure, (ax,) = _new_figure(640, 400)
@@ -133,7 +133,7 @@ def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) ->
     ax.legend(loc="best")
 
 
-@_rendered
+@_return_pixels
 def plot_intervals(
     title: str, rows: Sequence[tuple[str, Interval, Interval | None]], x_label: str, names: tuple[str, str]
 ) -> "Figure":
@@ -154,7 +154,7 @@ def plot_intervals(
     return figure
 
 
-@_rendered
+@_return_pixels
 def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     """``counts``, (K, K): how often class i (row) was predicted as class j (column); shades are shares of a row."""
     side = 84 * len(names)
@@ -171,7 +171,7 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     return figure
 
 
-@_rendered
+@_return_pixels
 def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "ROC curve") -> "Figure":
     """ROC ``curves`` by name: false and true positive rates, (n,) each."""
     figure, (ax,) = _new_figure(480, 480)
@@ -184,7 +184,7 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "
     return figure
 
 
-@_rendered
+@_return_pixels
 def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "Figure":
     """A point for each recording: true and predicted value of ``column``, (N,) each."""
     figure, (ax,) = _new_figure(480, 480)
@@ -199,7 +199,7 @@ def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "
     return figure
 
 
-@_rendered
+@_return_pixels
 def plot_verification(
     false_accept_rate: np.ndarray, true_accept_rate: np.ndarray, similarity: Mapping[str, np.ndarray]
 ) -> "Figure":

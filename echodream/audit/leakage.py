@@ -70,9 +70,9 @@ def _none_if_too_few(measure: Callable[[], T]) -> T | None:
 
 def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     """DCR and NNDR of samples; the expected values are those of half of the held-out patients."""
-    result = _closeness(sets, sets.samples, sets.held_out)
+    result = _measure_closeness(sets, sets.samples, sets.held_out)
     placebo, control = _split_held_out(sets)
-    baseline = _none_if_too_few(lambda: _closeness(sets, placebo, control))
+    baseline = _none_if_too_few(lambda: _measure_closeness(sets, placebo, control))
     expected = exact_value(0.5) if baseline is None else baseline.nearest_in_train
     yield Measure(
         f"nearest in training (DCR){sets.suffix}",
@@ -86,7 +86,7 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
-def _closeness(sets: AuditSets, samples: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
+def _measure_closeness(sets: AuditSets, samples: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
     rows, groups = samples.grouped_frames()
     return closeness(rows, *sets.train.reference_frames(), *held_out.reference_frames(), groups, sets.seed)
 

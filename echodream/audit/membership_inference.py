@@ -96,7 +96,7 @@ def denoising_errors(
     Noise is the same for all patients: a function of the seed, the level and the record's number within its patient.
     The model is conditioned on all values that the recordings have.
     """
-    groups = [_with_statistics_of(model, view.select_recordings(recordings)) for recordings in (members, others)]
+    groups = [_use_model_statistics(model, view.select_recordings(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
     count = min(map(len, patients_of_groups))
     levels = model.process.log_snr_times(config.levels)
@@ -113,7 +113,7 @@ def denoising_errors(
     return DenoisingErrors(np.stack(values), member, names, model.process.relative_time(levels).tolist())
 
 
-def _with_statistics_of(model: DiffusionModel, recordings: Recordings) -> Recordings:
+def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Recordings:
     """The same recordings, whitened with the statistics of ``model``."""
     copied = recordings.select(range(len(recordings)))
     copied.store = Store(recordings.store.root)
@@ -181,7 +181,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
         result.auc,
         exact_value(0.5),
         result.auc.low > 0.5,
-        _details(errors, result, kind, seed),
+        _describe_membership_test(errors, result, kind, seed),
     )
     yield Measure(
         f"membership inference ({kind}), TPR at 1 % FPR",
@@ -195,7 +195,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     )
 
 
-def _details(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
+def _describe_membership_test(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
     by_level = [membership(-values, errors.member, errors.patients, FPR, seed=seed) for values in errors.values.T]
     return {
         "generator": kind,

@@ -103,11 +103,11 @@ def identity_drift(sets: AuditSets) -> Iterator[Measure]:
         samples.lost,
         new_patients.lost,
         samples.lost.low > new_patients.lost.high,
-        {"threshold": threshold, "samples": _curves(samples), "new patients": _curves(new_patients)},
+        {"threshold": threshold, "samples": _drift_curves(samples), "new patients": _drift_curves(new_patients)},
     )
 
 
-def _curves(result: Drift) -> dict[str, Any]:
+def _drift_curves(result: Drift) -> dict[str, Any]:
     """Similarity to the first frame, by frame, for the record."""
     curves = {name: [float(value) for value in getattr(result, name)] for name in ("curve", "low", "high")}
     return {**curves, "last": asdict(result.last), "step": asdict(result.step)}

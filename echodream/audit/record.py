@@ -43,7 +43,7 @@ def build_record(
 ) -> dict[str, Any]:
     """Sizes of the compared sets, measures, and reasons for missing measures."""
 
-    def size(recordings: Recordings, embedding_set: EmbeddingSet) -> dict[str, int]:
+    def describe_set(recordings: Recordings, embedding_set: EmbeddingSet) -> dict[str, int]:
         return {
             "units": len(embedding_set),
             "recordings": len(recordings),
@@ -54,9 +54,9 @@ def build_record(
     return {
         "statement": STATEMENT,
         "sizes": {
-            "samples": size(inputs.samples, sets.samples),
-            "training": size(inputs.train, sets.train),
-            "held out": size(inputs.held_out, sets.held_out),
+            "samples": describe_set(inputs.samples, sets.samples),
+            "training": describe_set(inputs.train, sets.train),
+            "held out": describe_set(inputs.held_out, sets.held_out),
         },
         "similarity": sets.similarity,
         "measures": [asdict(measure) for measure in measures],
@@ -71,7 +71,7 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     lines: dict[str, object] = {"compared": counts}
     for entry in record["measures"]:
         mark = "  <- stands out" if entry["stands_out"] else ""
-        lines[entry["name"]] = f"{_text(entry['value'])}, expected {_text(entry['expected'])}{mark}"
+        lines[entry["name"]] = f"{_interval_text(entry['value'])}, expected {_interval_text(entry['expected'])}{mark}"
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
     worse = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
@@ -80,7 +80,7 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     return Summary(f"audit: {path} {state}", lines)
 
 
-def _text(interval: Mapping[str, float] | None) -> str:
+def _interval_text(interval: Mapping[str, float] | None) -> str:
     if interval is None:
         return "-"
     value, low, high = (interval[name] for name in ("value", "low", "high"))

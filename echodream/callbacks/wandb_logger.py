@@ -92,8 +92,8 @@ class PrivateWandbLogger(WandbLogger):
             validation.refuse("logger.wandb.project", project, "give a name without / \\ # ? % :")
         validation.true_or_false("logger.wandb.upload", upload)
         validation.true_or_false("logger.wandb.offline", offline is not None and offline)
-        self.pictures, self.upload, self.mode = pictures, upload, _mode(offline)
-        super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_settings())
+        self.pictures, self.upload, self.mode = pictures, upload, _wandb_mode(offline)
+        super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_wandb_setup())
 
     def set_run(self, id: str, config: dict[str, Any]) -> None:
         """Set the configuration, and the id unless the settings have one. A run whose id exists is resumed."""
@@ -185,7 +185,7 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _mode(offline: bool | None) -> str:
+def _wandb_mode(offline: bool | None) -> str:
     """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for online without a key."""
     mode = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
     if offline is False and not _has_key():
@@ -220,7 +220,7 @@ def _start_service() -> None:
     logging.getLogger("wandb").propagate = False  # W&B writes these messages to its own file
 
 
-def _settings() -> Any:
+def _wandb_setup() -> Any:
     """W&B's settings; recording of names of patients, users and machines is disabled."""
     import wandb
 

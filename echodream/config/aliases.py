@@ -18,10 +18,10 @@ def replace_aliases(arguments: Sequence[str]) -> list[str]:
     The guidance scale of a condition that conf/guidance does not list is added: guidance.age=2 becomes
     +guidance.age=2, and is checked against the conditions of the model.
     """
-    return [_replace(argument) for argument in arguments]
+    return [_replace_alias(argument) for argument in arguments]
 
 
-def _replace(argument: str) -> str:
+def _replace_alias(argument: str) -> str:
     if old := _UNET_GROUP.match(argument):
         choices = re.sub(r"\b(?!(?:imported|null|choice)\b)\w+", rf"{old[1]}/\g<0>", old[2])
         print(f"{argument} is an old spelling; write denoiser={choices}", file=sys.stderr)

@@ -22,7 +22,7 @@ from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
 
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECUTOR" not in os.environ
-"""The jobs of a launcher inherit the variable from ``_hydra_raises`` below."""
+"""The jobs of a launcher inherit the variable from ``_make_hydra_raise_errors`` below."""
 _NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -48,7 +48,7 @@ def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[.
             if _SHOW_TRACEBACKS:
                 return command(*job)
             try:
-                with _hydra_raises():
+                with _make_hydra_raise_errors():
                     return command(*job)
             except KeyboardInterrupt:
                 print("interrupted: run the same command again to resume", file=sys.stderr)
@@ -68,7 +68,7 @@ def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[.
 
 
 @contextlib.contextmanager
-def _hydra_raises() -> Iterator[None]:
+def _make_hydra_raise_errors() -> Iterator[None]:
     """Make hydra raise errors instead of printing them."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -82,7 +82,7 @@ def _hydra_raises() -> Iterator[None]:
 
 def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
     """Message about an ``error`` of the user, of the command ``config`` with ``arguments``; None for a defect."""
-    for cause in _causes(error):
+    for cause in _error_chain(error):
         if isinstance(cause, UserError):
             return str(cause)
         if (message := launcher_error_message(cause)) is not None:
@@ -98,7 +98,7 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
         return _unknown_key(match[1], config, list(arguments), error)
     if isinstance(error, ValueError) and "Config group override must be a string or a list" in str(error):
         return _null_group(arguments)
-    for cause in _causes(error):
+    for cause in _error_chain(error):
         if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
             return _missing_key(cause)
     if isinstance(error, InstantiationException):
@@ -112,7 +112,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _error_chain(error: BaseException) -> Iterator[BaseException]:
     """``error`` and the errors that caused it."""
     cause: BaseException | None = error
     while cause is not None:
@@ -121,7 +121,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _write_error(error: BaseException) -> str | None:
-    full = (cause for cause in _causes(error) if _DISK_FULL.search(str(cause)))  # wrapped by torch or safetensors
+    full = (cause for cause in _error_chain(error) if _DISK_FULL.search(str(cause)))  # wrapped by torch or safetensors
     cause = error if isinstance(error, OSError) and error.errno in _WRITE_ERRORS else next(full, None)
     if cause is None:
         return None

@@ -24,7 +24,7 @@ class ExperimentSections(ConfigSource):
         return "sections"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        section = self._section(config_path)
+        section = self._load_section(config_path)
         if section is None:
             raise ConfigLoadError(f"Config not found : {config_path}")
         return ConfigResult(self.provider, self.full_path(), section, {"package": "_global_"})
@@ -35,7 +35,7 @@ class ExperimentSections(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether an experiment has the section ``config_path``."""
-        return self._section(config_path) is not None
+        return self._load_section(config_path) is not None
 
     def available(self) -> bool:
         return CONF_DIR.is_dir()
@@ -47,7 +47,7 @@ class ExperimentSections(ConfigSource):
         files = sorted((CONF_DIR / config_path).glob("*.yaml"))
         return [f"{file.stem}_{section}" for file in files for section in map(str, OmegaConf.load(file))]
 
-    def _section(self, config_path: str) -> DictConfig | None:
+    def _load_section(self, config_path: str) -> DictConfig | None:
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         experiment, _, section = name.rpartition("_")
         file = Path(CONF_DIR, group, f"{experiment}.yaml")

@@ -41,7 +41,7 @@ def print_help(config: str) -> None:
     if files:
         print("\n".join(f"# {path.relative_to(CONF_DIR)}\n{path.read_text()}" for path in files))
     else:
-        print("\n".join([purpose, "", f"  {usage}", "", *map(_group, groups), _FLAGS]))
+        print("\n".join([purpose, "", f"  {usage}", "", *map(_config_group_help, groups), _FLAGS]))
     sys.exit(0)
 
 
@@ -55,7 +55,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
     return [a for a in arguments if a not in overrides] + overrides
 
 
-def _group(name: str) -> str:
+def _config_group_help(name: str) -> str:
     """A config group: each choice with the first comment of its file."""
     lines = [f"{name}="]
     for path in sorted((CONF_DIR / name).glob("*.yaml")):

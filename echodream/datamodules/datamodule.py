@@ -84,7 +84,7 @@ class StoreData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Training batches, shuffled by (seed, epoch). The loader can resume in the middle of an epoch."""
         samples = self.training_dataset()
-        sampler = self._sampler(samples, fixed=False)
+        sampler = self._epoch_sampler(samples, fixed=False)
         world = self.trainer.world_size if self.trainer is not None else 1
         if self.drop_last and self.batch_size * world < 2:
             raise UserError("batch_size=1 is too small for batch normalization: use at least 2")
@@ -101,9 +101,9 @@ class StoreData(LightningDataModule):
         return self._evaluation_loader(self.samples("TEST"))
 
     def _evaluation_loader(self, samples: ViewDataset) -> DataLoader[dict[str, Any]]:
-        return DataLoader(samples, sampler=self._sampler(samples, fixed=True), **self._loader_settings())
+        return DataLoader(samples, sampler=self._epoch_sampler(samples, fixed=True), **self._loader_settings())
 
-    def _sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:
+    def _epoch_sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 

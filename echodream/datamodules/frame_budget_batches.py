@@ -63,9 +63,9 @@ class FrameBudgetBatches(Dataset[FrameBatch]):
     def __getitem__(self, number: int) -> FrameBatch:
         batch = self.batches[number]
         names, lengths = (tuple(values[index] for index in batch) for values in (self.names, self.lengths))
-        return FrameBatch(names, lengths, torch.cat([self._read(name) for name in names]))
+        return FrameBatch(names, lengths, torch.cat([self._read_recording(name) for name in names]))
 
-    def _read(self, name: str) -> Tensor:
+    def _read_recording(self, name: str) -> Tensor:
         if self.store.dataset.kind == "latent":
             return self.store.latents(name)[0].float()
         return torch.from_numpy(self.store.frames(name)).permute(0, 3, 1, 2).contiguous()

@@ -250,7 +250,7 @@ class Pairs(View):
 
     def anchor_rows(self, rows: Recordings) -> np.ndarray:
         """Rows that can be the first of a positive pair: their identity has at least two frames."""
-        identity = self._identity(rows)
+        identity = self._identity_labels(rows)
         return np.flatnonzero(np.bincount(identity, rows.frames)[identity] >= 2)
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
@@ -264,11 +264,11 @@ class Pairs(View):
         x, other = (rows.read(r, [f], rng, self.posterior) for r, f in ((row, frame), (partner, second)))
         return Sample(row, x, other=other, other_row=partner, same=same)
 
-    def _identity(self, rows: Recordings) -> np.ndarray:
+    def _identity_labels(self, rows: Recordings) -> np.ndarray:
         return rows.patient_numbers if self.identity == "patient" else np.arange(len(rows))
 
     def _positive_rows(self, rows: Recordings, row: int) -> np.ndarray:
-        identity = self._identity(rows)
+        identity = self._identity_labels(rows)
         members = np.flatnonzero(identity == identity[row])
         others = members[members != row]
         use_others = self.prefer_other_recording or rows.frames[row] < 2

@@ -106,15 +106,15 @@ class DiffusionModel(nn.Module):
         """Data of the process for whitened latents ``x``: their standardized residual, or ``x`` itself."""
         if self.metadata.residual is None:
             return x
-        return (x - self._baseline(x, values)) / self._residual_std(x)
+        return (x - self._residual_baseline(x, values)) / self._residual_std(x)
 
     def from_residual(self, residual: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """Whitened latents from data of the process: the inverse of ``to_residual``."""
         if self.metadata.residual is None:
             return residual
-        return residual * self._residual_std(residual) + self._baseline(residual, values)
+        return residual * self._residual_std(residual) + self._residual_baseline(residual, values)
 
-    def _baseline(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    def _residual_baseline(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """What residuals are added to: interpolated references of a clip; the first of key frames, part of ``x``."""
         if self.is_video:
             return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])

@@ -37,7 +37,7 @@ def adherence(
     """R2, MAE and RMSE of ``regressor``: on synthetic clips against their condition, and on real clips as the floor."""
     column, (frames, stride) = str(regressor.metadata["column"]), regressor.clips[0]
     (value, count, _), (floor, floor_count, patients) = (
-        _regression(recordings, extraction.clips(recordings, regressor, frames, stride), column, extraction.seed)
+        _score_regression(recordings, extraction.clips(recordings, regressor, frames, stride), column, extraction.seed)
         for recordings in (synthetic, real)
     )
     for name, (title, better) in _TITLES.items():
@@ -48,7 +48,7 @@ def adherence(
         )
 
 
-def _regression(
+def _score_regression(
     recordings: RecordingSet, features: ExtractedFeatures, column: str, seed: int
 ) -> tuple[dict[str, Interval], int, int]:
     """R2, MAE and RMSE with intervals, the number of recordings, and the number of sampling units."""

@@ -19,7 +19,7 @@ class CardiacCycleMetrics(RecordingMetrics):
     """Cardiac cycle metrics of a random sample of recordings, and their frame differences."""
 
     def __init__(self, recordings: RecordingSet, extraction: FeatureExtraction) -> None:
-        rows, measured = measure_recordings(_measure, recordings, extraction, "beats")
+        rows, measured = measure_recordings(_measure_beats, recordings, extraction, "beats")
         table = pd.DataFrame([metrics for metrics, _ in measured])
         super().__init__(table, recordings.units(rows), extraction.seed)
         self.fps = sorted(set(map(float, recordings.rows["FPS"])))
@@ -43,12 +43,12 @@ def frame_difference_curves(synthetic: CardiacCycleMetrics, real: CardiacCycleMe
     return {name: {**metrics.difference_curve(), "fps": metrics.fps} for name, metrics in named.items()}
 
 
-def _measure(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
+def _measure_beats(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.ndarray]:
     """Metrics of a recording by name, and its frame differences, (F - 1,)."""
     frames = recordings.store.frames(recordings.rows["FileName"][row]).mean(axis=-1) / 127.5 - 1
     rhythm = cardiac_cycle.estimate_rhythm(frames, float(recordings.rows["FPS"][row]))
     differences = cardiac_cycle.frame_difference_curve(frames)
-    joins = _joins(recordings, row) if "Joins" in recordings.rows else []
+    joins = _window_joins(recordings, row) if "Joins" in recordings.rows else []
     metrics = {
         "heart rate": rhythm.heart_rate,
         "periodicity": rhythm.periodicity,
@@ -60,7 +60,7 @@ def _measure(recordings: RecordingSet, row: int) -> tuple[dict[str, float], np.n
     return metrics, differences
 
 
-def _joins(recordings: RecordingSet, row: int) -> list[int]:
+def _window_joins(recordings: RecordingSet, row: int) -> list[int]:
     """First frames of generated windows, from the column Joins; pandas may have read single numbers as floats."""
     cell = str(recordings.rows["Joins"][row])
     try:

@@ -34,13 +34,16 @@ def class_agreement(
     seed: int,
 ) -> Iterator[tuple[str, MetricRecord]]:
     """Share of samples whose predicted class equals their class_id: over all classes, and for each class."""
-    sets = [(features.units, *_correct(classifier, recordings, features)) for recordings, features in (synthetic, real)]
+    sets = [
+        (features.units, *_correct_predictions(classifier, recordings, features))
+        for recordings, features in (synthetic, real)
+    ]
     warnings = relabeled_warning(synthetic[0]) + training_data_warnings(classifier, real[0])
     titles = [f"class agreement, {name}" for name in classifier.metadata["class_names"]]
     for index, title in enumerate(["class agreement", *titles], start=-1):
         masks = [np.ones(len(target), bool) if index < 0 else target == index for _, _, target in sets]
         value, floor = (
-            _share(correct[mask], units.select(mask), seed)
+            _share_correct(correct[mask], units.select(mask), seed)
             for mask, (units, correct, _) in zip(masks, sets, strict=True)
         )
         count, real_count = (int(mask.sum()) for mask in masks)
@@ -71,7 +74,7 @@ def relabeled_warning(recordings: RecordingSet) -> list[str]:
     return [f"labels are predictions of a classifier ({', '.join(sources)}), not conditions"] if sources else []
 
 
-def _correct(
+def _correct_predictions(
     classifier: ClassifierExtractor, recordings: RecordingSet, features: ExtractedFeatures
 ) -> tuple[np.ndarray, np.ndarray]:
     """1 for a correct prediction, else 0, float (N,), and the index of the true class, (N,)."""
@@ -81,5 +84,5 @@ def _correct(
     return (features.scores.argmax(dim=1).numpy() == target).astype(float), target
 
 
-def _share(correct: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
+def _share_correct(correct: np.ndarray, units: SamplingUnits, seed: int) -> Interval:
     return influence_interval(mean_estimate(correct, proportion=True), units, seed=seed) if len(correct) else UNDEFINED

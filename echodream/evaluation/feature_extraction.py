@@ -66,7 +66,7 @@ class RecordingSet:
         classes = self.rows["class_id"].astype(str).to_numpy()[rows] if "class_id" in self.rows else None
         return SamplingUnits(self.rows[column].astype(str).to_numpy()[rows], classes)
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Checksum, numbers of recordings and frames, class counts and frame rates, for evaluation.json."""
         classes = {}
         if "class_id" in self.rows:

@@ -24,13 +24,13 @@ class Protocol:
     neighbours: int
     """k of precision, recall, density and coverage."""
     extractors: Mapping[str, Any]
-    """By name: SHA-256 of the weights, resizing and clips (``Extractor.record``)."""
+    """By name: SHA-256 of the weights, resizing and clips (``Extractor.as_json``)."""
     real: Mapping[str, Any]
-    """The real recordings (``RecordingSet.record``)."""
+    """The real recordings (``RecordingSet.as_json``)."""
     count: Mapping[str, int]
     """N, the samples of each set, by kind: "images", "videos", "frames of videos". Empty before the evaluation."""
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The content of protocol.json."""
         return {"version": VERSION, **asdict(self)}
 
@@ -60,7 +60,7 @@ def _is_valid(record: Mapping[str, Any]) -> bool:
 
 def recorded_counts(path: str, current: Protocol) -> dict[str, int]:
     """N of each kind of samples in the protocol ``path``. Raises ``UserError`` if settings differ from ``current``."""
-    recorded, record = read_protocol(path), current.record()
+    recorded, record = read_protocol(path), current.as_json()
     for name in sorted(recorded["extractors"].keys() | current.extractors.keys()):
         _require_same_extractor(path, name, recorded["extractors"].get(name), current.extractors.get(name))
     if recorded["real"] != record["real"]:
@@ -80,7 +80,7 @@ def _require_same_extractor(path: str, name: str, recorded: Any, current: Any) -
         raise UserError(f"protocol={path} does not use the extractor {name}: remove {name} from extractors=")
     for key in sorted(recorded.keys() | current.keys()):
         if recorded.get(key) != current.get(key):
-            values = f"{key} {_short(recorded.get(key))}, here it is {_short(current.get(key))}"
+            values = f"{key} {_shorten(recorded.get(key))}, here it is {_shorten(current.get(key))}"
             raise UserError(f"protocol={path} uses {name} with {values}: set the same value")
 
 
@@ -102,5 +102,5 @@ def samples_per_set(path: str | None, counts: Mapping[str, int] | None, key: str
     return counts[key]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else json.dumps(value)

@@ -62,11 +62,11 @@ def measure_recordings(
 
 def speckle_metrics(recordings: RecordingSet, extraction: FeatureExtraction) -> RecordingMetrics:
     """Speckle SNR by depth and speckle width of at most ``extraction.max_samples`` recordings."""
-    rows, table = measure_recordings(_speckle, recordings, extraction, "speckle")
+    rows, table = measure_recordings(_measure_speckle, recordings, extraction, "speckle")
     return RecordingMetrics(pd.DataFrame(table), recordings.units(rows), extraction.seed)
 
 
-def _speckle(recordings: RecordingSet, row: int) -> dict[str, float]:
+def _measure_speckle(recordings: RecordingSet, row: int) -> dict[str, float]:
     frames = recordings.comparable_frames(row)
     selected = frames[evenly_spaced_frames(len(frames), min(FRAMES, len(frames)))]
     gray = (recordings.read(row, selected.tolist()).mean(dim=0).numpy() + 1) * 127.5

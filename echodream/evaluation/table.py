@@ -68,11 +68,11 @@ def summary_lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _metric_lines(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, str]]:
-    partners = {_partner(name) for name in section}
+    partners = {_paired_metric(name) for name in section}
     for name, metric in section.items():
         if name in partners or not metric["count"]:
             continue
-        partner = _partner(name)
+        partner = _paired_metric(name)
         if partner is not None and partner in section:
             pair = (metric, section[partner])
             values, floors = (
@@ -84,7 +84,7 @@ def _metric_lines(section: Mapping[str, MetricRecord]) -> Iterator[tuple[str, st
             yield name, f"{_interval_text(metric)}, real {_interval_text(metric['floor'])}{size}"
 
 
-def _partner(name: str) -> str | None:
+def _paired_metric(name: str) -> str | None:
     metric, bracket, rest = name.partition("[")
     return f"{_PAIRED[metric]}{bracket}{rest}" if metric in _PAIRED else None
 

@@ -134,11 +134,11 @@ def compare_roles(task: Task, predictions: Mapping[str, Predictions], repeats: i
     entry["test"] = {"recordings": int(rows.sum()), "patients": len(set(patients.tolist()))}
     if task.positive is not None:
         entry["test"]["positive"] = int(truth[rows].sum())
-    entry["note"] = _note(entry, predictions)
+    entry["note"] = _limitations(entry, predictions)
     return entry
 
 
-def _note(entry: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> str:
+def _limitations(entry: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> str:
     """Sentences about the limits of the metrics."""
     notes = []
     perfect = [role for role in predictions if (entry[role].get("auc") or {}).get("value") == 1]

@@ -83,7 +83,7 @@ class CopyGenerator:
 
     def batches(self, requests: Sequence[CopyRequest]) -> Iterator[Sequence[CopyRequest]]:
         """The requests in batches of about ``BATCH_FRAMES`` frames."""
-        return _batches(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))
+        return _chunks(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))
 
     def sdedit(self, requests: Sequence[CopyRequest], strength: float) -> Iterator[Tensor]:
         """For each request, frames noised to the time ``strength`` and sampled from there (SDEdit, 2108.01073).
@@ -94,7 +94,7 @@ class CopyGenerator:
         """
         model = self.model
         size = BATCH_CLIPS if model.is_video else BATCH_FRAMES // model.metadata.frames
-        for batch in _batches(requests, size):
+        for batch in _chunks(requests, size):
             selections, rngs = [selection for selection, _ in batch], [rng for _, rng in batch]
             x, conditions = (self.clip_batch if model.is_video else self.image_batch)(selections, rngs)
             regenerated = self.regenerate(x, conditions, strength, rngs)
@@ -173,7 +173,7 @@ class CopyGenerator:
         return unwhiten(by_frame, metadata.statistics, dim=2)
 
 
-def _batches(requests: Sequence[CopyRequest], size: int) -> Iterator[Sequence[CopyRequest]]:
+def _chunks(requests: Sequence[CopyRequest], size: int) -> Iterator[Sequence[CopyRequest]]:
     return (requests[start : start + max(1, size)] for start in range(0, len(requests), max(1, size)))
 
 

@@ -93,12 +93,12 @@ class FrameEmbedder:
 
     def embed(self, latents: Tensor) -> Tensor:
         """Unscaled latents, or pixels, (n, C, H, W), to embeddings, (n, D), float32 on the CPU. They must be finite."""
-        return self._embed(latents, self.encoder.embed)
+        return self._embed_batches(latents, self.encoder.embed)
 
     def embed_references(self, latents: Tensor) -> Tensor:
         """Embeddings of reference frames, (n, D): the linear code if the network has a linear code, else ``embed``."""
         encoder = self.encoder
-        return self._embed(latents, encoder.embed_linear_code if encoder.has_linear_code else encoder.embed)
+        return self._embed_batches(latents, encoder.embed_linear_code if encoder.has_linear_code else encoder.embed)
 
     def embed_views(self, latents: Tensor, views: Sequence[View] = ()) -> list[Tensor]:
         """All embeddings of queries, (n, D) each: ``embed`` of the frames, and reference embeddings of their ``views``.
@@ -110,7 +110,7 @@ class FrameEmbedder:
         return [self.embed(latents), *(self.embed_references(version) for version in versions)]
 
     @torch.no_grad()
-    def _embed(self, latents: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def _embed_batches(self, latents: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         parts = []
         for part in latents.float().split(BATCH_FRAMES):
             batch = torch.cat([part, part.new_zeros(BATCH_FRAMES - len(part), *part.shape[1:])]).to(self.device)

@@ -261,7 +261,7 @@ class ReferenceFrames:
             for number in numbers:
                 others = (nearest.second_score if nearest.patient[number] == patient else nearest.score)[number]
                 score[number] = max(others, own[number]) if np.isfinite(own[number]) else np.nan
-        rows, frames = self._locate(nearest.reference)
+        rows, frames = self._locate_references(nearest.reference)
         names = np.array(self.recordings.names, dtype=object)[rows]
         return QueryScores(score, nearest.patient, names, frames, nearest.references, nearest.patients)
 
@@ -276,7 +276,7 @@ class ReferenceFrames:
         x = normalize(query.embeddings, similarity, "samples")
         return float(similarity_matrix(x, normalize(embeddings[kept], similarity, "references"), similarity).max())
 
-    def _locate(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _locate_references(self, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and frame of references by their index in the stream; int64 (n,) each."""
         rows = range(len(self.recordings))
         sizes = [len(reference_frames(self.recordings, row, self.every, self.first)) for row in rows]

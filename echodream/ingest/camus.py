@@ -58,7 +58,7 @@ class Camus:
             match = _SEQUENCE.fullmatch(entry.path.name)
             known = match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
             if match and VIEWS[match["view"].upper()] in self.views:
-                yield _recording(entry, match["patient"].lower(), match["view"].upper(), splits)
+                yield _build_recording(entry, match["patient"].lower(), match["view"].upper(), splits)
             elif entry.problem or not known:
                 yield listing.non_recording(entry)
 
@@ -70,7 +70,7 @@ class Camus:
         return make_video(frames, times, fps, marks=convert_marks_to_seconds(times, recording.mark_frames))
 
 
-def _recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
+def _build_recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
     info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
     columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _COLUMNS)}
     marks = {

@@ -58,7 +58,7 @@ class CardiacNet:
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "CardiacNet")
-        classes = _classes(root)
+        classes = _class_folders(root)
         table = self._find_table(root, {folder.parent.parent for folder in classes})
         listed = list(_list_recordings(root, classes, table))
         if table is not None:
@@ -94,7 +94,7 @@ def _folder_letters(name: str) -> str:
     return re.sub("[^a-z]", "", name.casefold())
 
 
-def _classes(root: Path) -> dict[Path, dict[str, CellValue]]:
+def _class_folders(root: Path) -> dict[Path, dict[str, CellValue]]:
     """Class folder, at most three levels below ``root`` -> columns of its recordings, in the order of the class ids."""
     found: dict[int, Path] = {}
     columns: dict[int, dict[str, CellValue]] = {}
@@ -121,7 +121,7 @@ def _list_recordings(
         parts = _group_files(root, folder, rest)
         for number in sorted({number for number, _ in parts}):
             images, labels = (parts.get((number, kind), {}) for kind in ("image", "label"))
-            yield from _recordings_of_number(f"{columns['class_name']}-{number}", columns, images, labels)
+            yield from _pair_images_with_labels(f"{columns['class_name']}-{number}", columns, images, labels)
     yield from map(listing.non_recording, rest.values())
 
 
@@ -143,7 +143,7 @@ def _group_files(
     return parts
 
 
-def _recordings_of_number(
+def _pair_images_with_labels(
     name: str,
     columns: Mapping[str, CellValue],
     images: Mapping[str, list[RawFile]],
@@ -175,11 +175,11 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], 
         elif (found := by_name.pop(recording.name, None)) is None:
             yield replace(recording, problem=recording.problem or f"no row in {table}")
         else:
-            yield _with_row(recording, found, table)
+            yield _add_table_row(recording, found, table)
     yield from (Recording(name, "", problem=listing.MISSING_FILE) for name in by_name)
 
 
-def _with_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
+def _add_table_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
     columns = csv_tables.parse_cells(row, [name for name in row if name not in _RAW_COLUMNS])
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
         return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")

@@ -62,9 +62,12 @@ class Dicom:
         listed: list[Recording] = []
         seen: set[str] = set()
         for entry in list_files(root):
-            recording = _recording(entry, pseudonyms)
+            recording = _read_recording(entry, pseudonyms)
             if recording.name in seen:
-                name, problem = pseudonyms.recording(f"file {entry.relative}"), f"a second copy of {recording.name}"
+                name, problem = (
+                    pseudonyms.hash_recording(f"file {entry.relative}"),
+                    f"a second copy of {recording.name}",
+                )
                 recording = Recording(name, "", entry.path, problem=problem, counted=False)
             seen.add(recording.name)
             listed.append(recording)
@@ -107,12 +110,12 @@ def _silence_pydicom(reason: str) -> Iterator[None]:
         raise Rejected(f"{reason} ({type(error).__name__})") from None
 
 
-def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
+def _read_recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
     """The recording in a file, from the DICOM header; other files have a ``problem``."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    name = pseudonyms.recording(f"file {entry.relative}")
+    name = pseudonyms.hash_recording(f"file {entry.relative}")
     if entry.problem:
         return Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)
     try:
@@ -127,9 +130,9 @@ def _recording(entry: RawFile, pseudonyms: Pseudonyms) -> Recording:
     except Rejected:
         return Recording(name, "", entry.path, problem="unreadable: the DICOM header is damaged")
     if values["SOPInstanceUID"]:
-        name = pseudonyms.recording(f"uid {values['SOPInstanceUID']}")
+        name = pseudonyms.hash_recording(f"uid {values['SOPInstanceUID']}")
     known = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
-    patient = pseudonyms.patient(known[0] if known else f"recording {name}")
+    patient = pseudonyms.hash_patient(known[0] if known else f"recording {name}")
     problem = _why_not_a_recording(values, media_class)
     return Recording(name, patient, entry.path, problem=problem, counted=problem is None)
 

@@ -80,9 +80,9 @@ class EchoNetPediatric(_EchoNet):
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
         rows = _read_file_list(root, home, ("FileName", "EF", "Split"))
         columns = ("EF", "Sex", "Age", "Weight", "Height")
-        return _join_files(root, home, rows, map(self._split, rows), columns, self.view)
+        return _join_files(root, home, rows, map(self._split_of_row, rows), columns, self.view)
 
-    def _split(self, row: Mapping[str, str]) -> str:
+    def _split_of_row(self, row: Mapping[str, str]) -> str:
         fold = parse_number(row["Split"])
         if fold not in range(10):
             raise UserError(f"{FILE_LIST}, row {row['FileName']}, has the fold {row['Split']!r}: 0 to 9 are expected")

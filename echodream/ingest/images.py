@@ -66,7 +66,11 @@ class Images(FolderSource):
             return listed
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         return [
-            replace(r, name=pseudonyms.recording(r.name), patient=pseudonyms.patient(r.patient) if r.patient else "")
+            replace(
+                r,
+                name=pseudonyms.hash_recording(r.name),
+                patient=pseudonyms.hash_patient(r.patient) if r.patient else "",
+            )
             for r in listed
         ]
 

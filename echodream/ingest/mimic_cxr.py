@@ -151,25 +151,25 @@ class _Join:
         for line in range(len(self.rows.cells)):
             image = {name: self.rows.cell(line, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
             if self.rows.row_number(image) != line:
-                name = self.pseudonyms.recording(f"row {line}")
+                name = self.pseudonyms.hash_recording(f"row {line}")
                 listed.append(Recording(name, "", problem="a second row for the same image", counted=False))
                 continue
-            recording = self._recording(image, files.pop(image["dicom_id"], []), line + 2)
+            recording = self._build_recording(image, files.pop(image["dicom_id"], []), line + 2)
             split_check.add(recording, line + 2)
             listed.append(recording)
         lost = f"no row in {self.rows.name}"
         listed += [self._unlisted_file(entry, lost) for unused in files.values() for entry in unused]
         return listed + [self._unlisted_file(entry) for entry in entries if not is_image(entry)]
 
-    def _recording(self, image: Mapping[str, str], files: Sequence[RawFile], line: int) -> Recording:
+    def _build_recording(self, image: Mapping[str, str], files: Sequence[RawFile], line: int) -> Recording:
         where = f"{self.rows.name}, line {line},"
-        name = self.pseudonyms.recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {line}")
+        name = self.pseudonyms.hash_recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {line}")
         if not all(_IDENTIFIER.fullmatch(image[key]) for key in ("dicom_id", "study_id", "subject_id")):
             return Recording(name, "", problem="the row has no usable dicom_id, study_id or subject_id")
-        columns, view = self._columns(image)
+        columns, view = self._study_columns(image)
         if self.source.views is not None and view not in self.source.views:
             return Recording(name, "", problem=f"not selected: view {view or 'unknown'}", counted=False)
-        patient = self.pseudonyms.patient(image["subject_id"])
+        patient = self.pseudonyms.hash_patient(image["subject_id"])
         part = parse_split(image["split"], where)
         if part is None:
             return Recording(name, patient, problem=f"no split in {self.rows.name}")
@@ -184,9 +184,9 @@ class _Join:
             problem = f"the file is in the folder of another patient or study than {self.rows.name} states"
         return Recording(name, patient, files[0].path, part, columns, problem)
 
-    def _columns(self, image: Mapping[str, str]) -> tuple[dict[str, CellValue], str]:
+    def _study_columns(self, image: Mapping[str, str]) -> tuple[dict[str, CellValue], str]:
         """The study columns of an image, and its view."""
-        columns: dict[str, CellValue] = {"Study": self.pseudonyms.study(image["study_id"])}
+        columns: dict[str, CellValue] = {"Study": self.pseudonyms.hash_study(image["study_id"])}
         view = ""
         if self.view is not None and (line := self.view.row_number(image)) is not None:
             view = str(parse_cell(self.view.cell(line, _VIEW)) or "")
@@ -202,7 +202,7 @@ class _Join:
 
     def _unlisted_file(self, entry: RawFile, problem: str | None = None) -> Recording:
         """A rejected file without a row, named by a pseudonym because its path identifies the patient."""
-        rejected = replace(listing.non_recording(entry), name=self.pseudonyms.recording(f"file {entry.relative}"))
+        rejected = replace(listing.non_recording(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative}"))
         return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 

@@ -49,7 +49,7 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
     """
     try:
         with _open_nifti(path) as (image, header):
-            sides, frame_axis, pixel_bytes = _axes(header)
+            sides, frame_axis, pixel_bytes = _volume_shape(header)
             limits.check(sides[2], sides[1], sides[0], pixel_bytes)
             data = np.asanyarray(image.dataobj)
     except _header_errors() as error:
@@ -69,7 +69,7 @@ def label_state(path: Path | None, image: Path) -> str:
     try:
         with _open_nifti(path) as (_, header), _open_nifti(image) as (_, reference):
             shape, image_shape = header.get_data_shape(), reference.get_data_shape()
-            needed = _offset(header) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
+            needed = _pixel_data_offset(header) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
         return "complete" if shape[:3] == image_shape[:3] and _has_bytes(path, needed) else "truncated"
     except (*_READ_ERRORS, Rejected):
         return "truncated"
@@ -118,21 +118,21 @@ def _open_nifti(path: Path) -> Iterator[tuple[Any, "Nifti1Header"]]:
         stream.seek(0)
         kind = Nifti2Image if size in (540, 0x1C020000) else Nifti1Image
         header = kind.header_class.from_fileobj(stream, check=True)
-        if _offset(header) > _HEADER_BYTES:
+        if _pixel_data_offset(header) > _HEADER_BYTES:
             raise Rejected("unreadable: the header states an implausible offset of the pixels")
         stream.seek(0)
         holder = FileHolder(fileobj=stream)
         yield kind.from_file_map({"header": holder, "image": holder}, mmap=False), header
 
 
-def _offset(header: Any) -> int:
+def _pixel_data_offset(header: Any) -> int:
     offset = float(header["vox_offset"])
     if not 0 <= offset < 1 << 40:
         raise Rejected("unreadable: not a valid NIfTI header")
     return int(offset)
 
 
-def _axes(header: Any) -> tuple[tuple[int, ...], int, int]:
+def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
     """Shape (W, H, F) or (W, H, F, C) of the volume, its frame axis, and the bytes of a pixel after scaling."""
     shape = tuple(int(side) for side in header.get_data_shape())
     dtype = header.get_data_dtype()

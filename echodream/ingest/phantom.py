@@ -61,7 +61,7 @@ class Phantom:
         listed = []
         for class_id, recordings_of_class in enumerate(_recordings_per_class(self)):
             for k, (patient, n) in enumerate(recordings_of_class, start=1):
-                scene = self._scene(class_id, patient, n)
+                scene = self._sample_scene(class_id, patient, n)
                 name, person = f"{CLASSES[class_id]}-{k:03d}", f"{CLASSES[class_id]}-P{patient:03d}"
                 listed.append(Recording(name=name, patient=person, columns=_ground_truth_columns(scene)))
         return listed
@@ -80,10 +80,10 @@ class Phantom:
             class_id = CLASSES.index(class_name)
             recordings_of_class = _recordings_per_class(self)[class_id]
             if 1 <= int(number) <= len(recordings_of_class):
-                return self._scene(class_id, *recordings_of_class[int(number) - 1])
+                return self._sample_scene(class_id, *recordings_of_class[int(number) - 1])
         raise Rejected("this phantom has no such recording")
 
-    def _scene(self, class_id: int, patient: int, number: int) -> Scene:
+    def _sample_scene(self, class_id: int, patient: int, number: int) -> Scene:
         return sample_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds)
 
 

@@ -38,19 +38,19 @@ class Pseudonyms:
             raise UserError(f"key_file={path} holds {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
         return cls(key)
 
-    def patient(self, identifier: str) -> str:
+    def hash_patient(self, identifier: str) -> str:
         """The pseudonym of a patient."""
-        return "p" + self._digits("patient", identifier)
+        return "p" + self._hmac_digits("patient", identifier)
 
-    def study(self, identifier: str) -> str:
+    def hash_study(self, identifier: str) -> str:
         """The pseudonym of a study, which is one visit of a patient."""
-        return "s" + self._digits("study", identifier)
+        return "s" + self._hmac_digits("study", identifier)
 
-    def recording(self, identifier: str) -> str:
+    def hash_recording(self, identifier: str) -> str:
         """The pseudonym of a recording."""
-        return "r" + self._digits("recording", identifier)
+        return "r" + self._hmac_digits("recording", identifier)
 
-    def _digits(self, kind: str, identifier: str) -> str:
+    def _hmac_digits(self, kind: str, identifier: str) -> str:
         message = f"{kind}\0{identifier}".encode("utf-8", "surrogateescape")
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:16]
 

@@ -35,8 +35,8 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     radius = max(2, round(min(change.shape) / 60))
     # the edges are repeated outwards, so that closing and opening keep areas at the edge of the image
     moving = np.pad((change > _STATIC_CHANGE + noise) & allowed, radius, mode="edge")
-    moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk(radius // 2)))
-    moving = ndimage.binary_opening(moving, _disk(radius))[radius:-radius, radius:-radius]
+    moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk_mask(radius // 2)))
+    moving = ndimage.binary_opening(moving, _disk_mask(radius))[radius:-radius, radius:-radius]
     labels, count = ndimage.label(moving)
     if not count:
         raise Rejected("no sector found: nothing moves")
@@ -44,7 +44,7 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     if area.mean() < _MIN_AREA:
         raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
     overlay = (change <= _STATIC_CHANGE + noise) & (grey.max(axis=0) >= _OVERLAY_LEVEL) & ~area
-    overlay = ndimage.binary_dilation(overlay, _disk(radius // 2)) & ~area
+    overlay = ndimage.binary_dilation(overlay, _disk_mask(radius // 2)) & ~area
     return np.asarray(_convex_hull(area) & allowed & ~overlay)
 
 
@@ -67,7 +67,7 @@ def _region_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
     return allowed if boxes else ~allowed
 
 
-def _disk(radius: int) -> np.ndarray:
+def _disk_mask(radius: int) -> np.ndarray:
     rows, columns = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return np.asarray(rows**2 + columns**2 <= radius**2 + radius)
 

@@ -80,14 +80,14 @@ class PatchAdversarial(nn.Module):
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
-        return self._loss(reconstruction, real=True, for_discriminator=False)
+        return self._criterion(reconstruction, real=True, for_discriminator=False)
 
     def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """Loss of the discriminator, scalar, for real and reconstructed frames (detached), (B, C, H, W) each."""
-        real = self._loss(x.detach(), real=True, for_discriminator=True)
-        return 0.5 * (real + self._loss(reconstruction.detach(), real=False, for_discriminator=True))
+        real = self._criterion(x.detach(), real=True, for_discriminator=True)
+        return 0.5 * (real + self._criterion(reconstruction.detach(), real=False, for_discriminator=True))
 
-    def _loss(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
+    def _criterion(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
         scores = self.discriminator(self._residual(frames) / self.residual_std)[-1].float()
         with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce need float32
             return self.criterion(scores, target_is_real=real, for_discriminator=for_discriminator)

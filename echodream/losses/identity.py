@@ -179,9 +179,9 @@ class MarginSoftmaxLoss(IdentityLoss):
         self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return self._loss(features.float(), identity)
+            return self._margin_loss(features.float(), identity)
 
-    def _loss(self, features: Tensor, identity: Tensor) -> Tensor:
+    def _margin_loss(self, features: Tensor, identity: Tensor) -> Tensor:
         centers: Tensor = self.centers
         label = identity
         if self.share < 1:

@@ -54,13 +54,13 @@ class LPIPS(LossTerm):
         channels, number = 3, 0
         for index, widths in enumerate(_STAGES):
             for width in widths:
-                self._register(features, f"features.{number}.weight", (width, channels, 3, 3), backbone)
-                self._register(features, f"features.{number}.bias", (width,), backbone)
+                self._register_weight(features, f"features.{number}.weight", (width, channels, 3, 3), backbone)
+                self._register_weight(features, f"features.{number}.bias", (width,), backbone)
                 channels, number = width, number + 2  # a convolution and its ReLU
-            self._register(heads, f"lin{index}.model.1.weight", (1, channels, 1, 1), linear)
+            self._register_weight(heads, f"lin{index}.model.1.weight", (1, channels, 1, 1), linear)
             number += 1  # max pooling
 
-    def _register(self, state: Mapping[str, Tensor], name: str, shape: tuple[int, ...], file: str) -> None:
+    def _register_weight(self, state: Mapping[str, Tensor], name: str, shape: tuple[int, ...], file: str) -> None:
         weight = state.get(name)
         if weight is None or tuple(weight.shape) != shape:
             problem = f"no {name}" if weight is None else f"{name} of shape {tuple(weight.shape)}"
@@ -76,12 +76,12 @@ class LPIPS(LossTerm):
             if index:
                 left, right, number = functional.max_pool2d(left, 2), functional.max_pool2d(right, 2), number + 1
             for _ in widths:
-                left, right, number = self._layer(left, number), self._layer(right, number), number + 2
+                left, right, number = self._apply_layer(left, number), self._apply_layer(right, number), number + 2
             difference = (_unit_length(left) - _unit_length(right)).square()
             total = total + (difference * self.get_buffer(f"lin{index}_model_1_weight")).sum(dim=1).mean()
         return total
 
-    def _layer(self, x: Tensor, number: int) -> Tensor:
+    def _apply_layer(self, x: Tensor, number: int) -> Tensor:
         weight, bias = (self.get_buffer(f"features_{number}_{kind}") for kind in ("weight", "bias"))
         return functional.relu(functional.conv2d(x, weight, bias, padding=1))
 

@@ -23,7 +23,7 @@ def roc_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None 
     positives, negatives = _weight_per_score(score, positive, weights)
     positives, negatives = positives[:, ::-1], negatives[:, ::-1]  # from the lowest score
     ordered = (positives * (np.cumsum(negatives, axis=1) - negatives / 2)).sum(axis=1)
-    return _ratio(ordered, positives.sum(axis=1) * negatives.sum(axis=1))
+    return _safe_ratio(ordered, positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -31,7 +31,7 @@ def average_precision(score: np.ndarray, positive: np.ndarray, weights: np.ndarr
     positives, negatives = _weight_per_score(score, positive, weights)
     true_positives, predicted = np.cumsum(positives, axis=1), np.cumsum(positives + negatives, axis=1)
     precision = np.divide(true_positives, predicted, out=np.zeros_like(true_positives), where=predicted > 0)
-    average = _ratio((positives * precision).sum(axis=1), true_positives[:, -1])
+    average = _safe_ratio((positives * precision).sum(axis=1), true_positives[:, -1])
     return np.where(negatives.sum(axis=1) > 0, average, np.nan)
 
 
@@ -39,13 +39,13 @@ def roc_curve(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.n
     """False and true positive rates from the highest threshold to the lowest, both from 0 to 1."""
     counts = _weight_per_score(score, positive, None)
     true, false = (np.concatenate([[0.0], np.cumsum(part[0])]) for part in counts)
-    return _ratio(false, false[-1:]), _ratio(true, true[-1:])
+    return _safe_ratio(false, false[-1:]), _safe_ratio(true, true[-1:])
 
 
 def sensitivity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of positives that are ``predicted`` positive: bool (N,) both to (R,)."""
-    w = _weights(weights, len(predicted))
-    return _ratio(w @ (predicted & positive), w @ positive)
+    w = _weights_or_ones(weights, len(predicted))
+    return _safe_ratio(w @ (predicted & positive), w @ positive)
 
 
 def specificity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -55,18 +55,18 @@ def specificity(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray
 
 def f1(predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Harmonic mean of precision and sensitivity, (R,); 0 if no positive is predicted positive."""
-    w = _weights(weights, len(predicted))
-    ratio = _ratio(2 * (w @ (predicted & positive)), w @ predicted + w @ positive)
+    w = _weights_or_ones(weights, len(predicted))
+    ratio = _safe_ratio(2 * (w @ (predicted & positive)), w @ predicted + w @ positive)
     return np.where(w @ positive > 0, ratio, np.nan)
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Expected calibration error, (R,): mean difference of ``confidence``, (N,), and share of ``correct`` per bin."""
-    w = _weights(weights, len(correct))
+    w = _weights_or_ones(weights, len(correct))
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = np.clip(np.digitize(confidence, edges[1:-1]), 0, CALIBRATION_BINS - 1)
     errors = [abs((w * (bins == b)) @ (confidence - correct.astype(np.float64))) for b in range(CALIBRATION_BINS)]
-    return _ratio(np.sum(errors, axis=0), w.sum(axis=1))
+    return _safe_ratio(np.sum(errors, axis=0), w.sum(axis=1))
 
 
 def binary_metrics(
@@ -107,7 +107,10 @@ def multiclass_metrics(
         }
         for name, values in metrics.items():
             per_class.setdefault(name, []).append(values)
-    means = {("balanced_accuracy" if name == "accuracy" else name): _mean(values) for name, values in per_class.items()}
+    means = {
+        ("balanced_accuracy" if name == "accuracy" else name): _finite_mean(values)
+        for name, values in per_class.items()
+    }
     means["calibration_error"] = calibration_error(probabilities.max(axis=1), prediction == target, weights)
     return means | _with_names(per_class, names)
 
@@ -135,11 +138,11 @@ def multilabel_metrics(
     per_label: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for k in range(len(names)):
         rows, positive = known_labels(target[:, k])
-        w = _weights(weights, len(target))[:, rows]
+        w = _weights_or_ones(weights, len(target))[:, rows]
         for name, function in functions.items():
             value = function(probabilities[rows, k], positive, w) if len(positive) else np.full(len(w), np.nan)
             per_label[name].append(value)
-    return {name: _mean(values) for name, values in per_label.items()} | _with_names(per_label, names)
+    return {name: _finite_mean(values) for name, values in per_label.items()} | _with_names(per_label, names)
 
 
 def multilabel_patients(target: np.ndarray, names: list[str], patients: np.ndarray) -> dict[str, int]:
@@ -173,18 +176,18 @@ def _with_names(metrics: dict[str, list[np.ndarray]], names: list[str]) -> dict[
     return {f"{name}_{label}": values for name, labeled in pairs.items() for label, values in labeled}
 
 
-def _mean(values: list[np.ndarray]) -> np.ndarray:
+def _finite_mean(values: list[np.ndarray]) -> np.ndarray:
     """Mean over finite values: K times (R,) to (R,)."""
     stacked = np.stack(values)
     finite = np.isfinite(stacked)
-    return _ratio(np.where(finite, stacked, 0).sum(axis=0), finite.sum(axis=0))
+    return _safe_ratio(np.where(finite, stacked, 0).sum(axis=0), finite.sum(axis=0))
 
 
 def _weight_per_score(
     score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Total weight of positives and of negatives at each distinct score, from the highest: (R, U) both."""
-    w = _weights(weights, len(score))
+    w = _weights_or_ones(weights, len(score))
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))
     w, is_positive = w[:, order], positive[order].astype(bool)
@@ -192,11 +195,11 @@ def _weight_per_score(
     return positives, negatives
 
 
-def _weights(weights: np.ndarray | None, count: int) -> np.ndarray:
+def _weights_or_ones(weights: np.ndarray | None, count: int) -> np.ndarray:
     return np.ones((1, count)) if weights is None else weights
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """``numerator / denominator``, NaN where ``denominator`` is 0."""
     denominator = np.broadcast_to(np.asarray(denominator, np.float64), np.shape(numerator))
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

@@ -165,14 +165,14 @@ def compare_features(
         raise ValueError(f"{counts}: use the same number of each")
     k = min(k, len(test.rows) - 1)
     measures = "spectrum" if test.are_spectra else "features"
-    values, floors = (_intervals(FeaturePair(samples, test, k), seed, measures) for samples in (synthetic, train))
+    values, floors = (_estimate_all(FeaturePair(samples, test, k), seed, measures) for samples in (synthetic, train))
     if synthetic.logits is not None:
-        values |= _intervals(FeaturePair(synthetic, test, k), seed, "logits")
-        floors |= _intervals(FeaturePair(test, test, k), seed, "logits")
+        values |= _estimate_all(FeaturePair(synthetic, test, k), seed, "logits")
+        floors |= _estimate_all(FeaturePair(test, test, k), seed, "logits")
     return {name: Compared(values[name], floors[name]) for name in METRICS if name in values}
 
 
-def _intervals(pair: FeaturePair, seed: int, measures: str) -> dict[str, Interval]:
+def _estimate_all(pair: FeaturePair, seed: int, measures: str) -> dict[str, Interval]:
     return {
         name: influence_interval(metric.function(pair), pair.samples.units, pair.reference.units, seed)
         for name, metric in METRICS.items()

@@ -68,7 +68,7 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     area = area_curve(levels, VENTRICLE_DEPTH)
     times = _turning_points(trajectory, beat, fps)
     reversed_times = _turning_points(-trajectory, beat, fps)
-    correlation = _correlation(trajectory[:, 0], area)
+    correlation = _pearson_correlation(trajectory[:, 0], area)
     expected = _MIN_FOUND * (len(levels) / beat - 1)
     if not all(len(each) >= max(1.0, expected) for each in times.values()):
         return KeyFrames(problem="the periodic motion does not have one maximum and minimum per beat")
@@ -199,7 +199,7 @@ def _systole_share(times: dict[str, np.ndarray], beat: float) -> float:
     return float(np.median(shares)) if shares else 0.5
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _pearson_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson correlation; 0 if one of them is constant or not finite."""
     if not (np.isfinite(b).all() and a.std() > 0 and b.std() > 0):
         return 0.0

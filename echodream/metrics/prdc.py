@@ -37,10 +37,10 @@ def prdc_estimates(within: np.ndarray, between: np.ndarray, others: np.ndarray, 
     rows = prdc_rows(in_real_ball, in_synthetic_ball, k)
     density_of_real = mean_estimate(in_real_ball.mean(axis=0) * (in_real_ball.shape[1] / k))
     return {
-        "precision": _covered(rows["precision"], in_real_ball.T),
-        "recall": _exchanged(_covered(rows["recall"], in_synthetic_ball)),
+        "precision": _coverage_estimate(rows["precision"], in_real_ball.T),
+        "recall": _exchange_sets(_coverage_estimate(rows["recall"], in_synthetic_ball)),
         "density": replace(mean_estimate(rows["density"]), y=density_of_real.x, bounds=(0.0, np.inf)),
-        "coverage": _exchanged(_covered(rows["coverage"], in_real_ball)),
+        "coverage": _exchange_sets(_coverage_estimate(rows["coverage"], in_real_ball)),
     }
 
 
@@ -51,7 +51,7 @@ def squared_radii(within: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(np.partition(distances, k - 1, axis=1)[:, k - 1])
 
 
-def _covered(covered: np.ndarray, balls: np.ndarray) -> Estimate:
+def _coverage_estimate(covered: np.ndarray, balls: np.ndarray) -> Estimate:
     """Proportion of the first set, (C,), that is ``covered`` by the ``balls`` of the second, bool (R, C)."""
     estimate = mean_estimate(covered, proportion=True)
     if estimate.value in (0.0, 1.0):
@@ -60,6 +60,6 @@ def _covered(covered: np.ndarray, balls: np.ndarray) -> Estimate:
     return replace(estimate, y=only_ball.x)
 
 
-def _exchanged(estimate: Estimate) -> Estimate:
+def _exchange_sets(estimate: Estimate) -> Estimate:
     """The estimate with first and second set exchanged."""
     return replace(estimate, x=estimate.y, y=estimate.x)

@@ -167,19 +167,19 @@ def verification_rates(pairs: Pairs, threshold: float, weight: Array | None = No
     accepted, same = pairs.score >= threshold, pairs.same
     true_accepts, false_accepts = float(weight[accepted & same].sum()), float(weight[accepted & ~same].sum())
     genuine, impostor = float(weight[same].sum()), float(weight[~same].sum())
-    recall, far = _ratio(true_accepts, genuine), _ratio(false_accepts, impostor)
+    recall, far = _safe_ratio(true_accepts, genuine), _safe_ratio(false_accepts, impostor)
     return VerificationRates(
-        f1=_ratio(2 * true_accepts, true_accepts + false_accepts + genuine),
-        precision=_ratio(true_accepts, true_accepts + false_accepts) if true_accepts + false_accepts else 0.0,
+        f1=_safe_ratio(2 * true_accepts, true_accepts + false_accepts + genuine),
+        precision=_safe_ratio(true_accepts, true_accepts + false_accepts) if true_accepts + false_accepts else 0.0,
         recall=recall,
-        accuracy=_ratio(true_accepts + impostor - false_accepts, genuine + impostor),
+        accuracy=_safe_ratio(true_accepts + impostor - false_accepts, genuine + impostor),
         far=far,
         frr=1 - recall,
         average_accuracy=1 - (far + 1 - recall) / 2,
     )
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def _safe_ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else float("nan")
 
 

@@ -44,7 +44,7 @@ class EvaluationResult:
     label_counts: dict[str, dict[str, int]] | None = None
     """By label: see ``MultilabelTask.label_counts``."""
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For JSON: null for an undefined value."""
         figures = {name: null_if_not_finite(metric) for name, metric in self.metrics.items()}
         labels = {} if self.label_counts is None else {"labels": self.label_counts}
@@ -118,19 +118,19 @@ class ClipClassifier(Trainable):
     def on_validation_epoch_end(self) -> None:
         out, target, _ = self._gather_outputs("val/")[0]
         means = ("auc", "balanced_accuracy", "r2", "mae")
-        self._log("val/", {name: v[0] for name, v in self.task.measure(out, target).items() if name in means})
+        self._log_metrics("val/", {name: v[0] for name, v in self.task.measure(out, target).items() if name in means})
 
     def on_test_epoch_end(self) -> None:
         """Log all metrics of each test set, and keep them with their intervals for the artifact."""
         prefixes = {name: f"test/{name}{'_' if name else ''}" for name in self._rows_by_set}
         parts = self._gather_outputs(*prefixes.values())
-        results = [self._evaluate(*part, prefix) for part, prefix in zip(parts, prefixes.values(), strict=True)]
+        results = [self._evaluate_split(*part, prefix) for part, prefix in zip(parts, prefixes.values(), strict=True)]
         self._test_results = dict(zip(prefixes, results, strict=True))
 
-    def _evaluate(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
+    def _evaluate_split(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
         patients = self._patients[rows]
         values = self.task.measure(out, target, bootstrap_weights(patients, self.repeats))
-        self._log(prefix, {name: samples[0] for name, samples in values.items()})
+        self._log_metrics(prefix, {name: samples[0] for name, samples in values.items()})
         count = self.task.patients_per_metric(target, patients)
         metrics = {name: asdict(bootstrap_interval(v, patients=count.get(name))) for name, v in values.items()}
         counts = self.task.label_counts(target, patients) if isinstance(self.task, MultilabelTask) else None
@@ -173,19 +173,19 @@ class ClipClassifier(Trainable):
         gathered = []
         for number, prefix in enumerate(prefixes):
             in_set = rows // len(self._patients) == number
-            self._log(prefix, {"loss": float(self.task.loss(out[in_set], target[in_set]))})
+            self._log_metrics(prefix, {"loss": float(self.task.loss(out[in_set], target[in_set]))})
             row_numbers = (rows[in_set] % len(self._patients)).cpu().numpy()
             gathered.append((out[in_set].double().cpu().numpy(), target[in_set].cpu().numpy(), row_numbers))
         return gathered
 
-    def _log(self, prefix: str, values: dict[str, float]) -> None:
+    def _log_metrics(self, prefix: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             if name == "loss" or not math.isnan(value):  # NaN: a class without a patient in this split
                 self.log(f"{prefix}{name}", float(value))
 
 
 def _write_metrics(folder: Path, results: Mapping[str, EvaluationResult], repeats: int, train_on: str) -> None:
-    records = {name: result.record() for name, result in results.items()}
+    records = {name: result.as_json() for name, result in results.items()}
     record = {**records.pop(""), "interval": f"95 %, {repeats} bootstrap samples of patients"}
     if records:
         record |= {"anonymised": records, "train_on": train_on}

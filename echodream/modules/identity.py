@@ -37,7 +37,7 @@ class Identity(MetricLearning):
         return rows.patient_numbers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        identity = self.identity_of(batch["name"])
+        identity = self.recording_labels(batch["name"])
         features = self.encoder(self._unwhiten(batch["x"]))
         loss = self.head(features, identity, identity.new_empty(0, 2), self.encoder.network.pair_logits)
         if not torch.isfinite(loss):

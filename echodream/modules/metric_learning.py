@@ -106,7 +106,7 @@ class MetricLearning(Trainable):
         artifact = replace(artifact, fingerprint=fingerprint(self.encoder.network))
         write_artifact(root, artifact, config, self.encoder.save)
 
-    def identity_of(self, names: Sequence[str]) -> Tensor:
+    def recording_labels(self, names: Sequence[str]) -> Tensor:
         """Identity labels of the training recordings ``names``, int64 (B,)."""
         return torch.from_numpy(self._identity_of_row[[self._train_row[name] for name in names]]).to(self.device)
 

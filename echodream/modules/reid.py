@@ -82,7 +82,7 @@ class Reid(MetricLearning):
         Originals are complete only if the head needs them.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
-        identity = self.identity_of([*batch["name"], *batch["other_name"]])
+        identity = self.recording_labels([*batch["name"], *batch["other_name"]])
         first = torch.arange(len(batch["x"]), device=self.device)
         pairs = torch.stack([first, first + len(first)], dim=1)
         copies = self.augmentation.sample_copies(len(first), with_originals=self.head.needs_linear_code)

@@ -213,11 +213,11 @@ class VaeEncoder(pl.LightningModule):
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
         """Unscaled posterior mean and std of each recording in the batch: float32 (F, D, h, w) on the CPU."""
-        chunks = [self._posterior(frames) for frames in split_into_chunks(batch.frames, self.budget)]
+        chunks = [self._encode_posterior(frames) for frames in split_into_chunks(batch.frames, self.budget)]
         mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*chunks, strict=True))
         return list(zip(mean, std, strict=True))
 
-    def _posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         x = from_uint8(frames).to(self.network.dtype).contiguous(memory_format=torch.channels_last)
         posterior = self.network.encode(x).latent_dist
         return posterior.mean, posterior.std
@@ -232,10 +232,10 @@ class VaeDecoder(pl.LightningModule):
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
         """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
-        chunks = [self._pixels(latents) for latents in split_into_chunks(batch.frames, self.budget)]
+        chunks = [self._decode_pixels(latents) for latents in split_into_chunks(batch.frames, self.budget)]
         return list(torch.cat(chunks).cpu().split(batch.lengths))
 
-    def _pixels(self, latents: Tensor) -> Tensor:
+    def _decode_pixels(self, latents: Tensor) -> Tensor:
         x = self.network.decode(latents.to(self.network.dtype)).sample.float()
         x = x.mean(dim=1, keepdim=True) if self.grey else x
         return to_uint8(x).permute(0, 2, 3, 1)

@@ -17,14 +17,14 @@ class IResNetBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = _convolution(inputs, outputs)
+        self.conv1 = _build_convolution(inputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.prelu = nn.PReLU(outputs)
-        self.conv2 = _convolution(outputs, outputs, stride=stride)
+        self.conv2 = _build_convolution(outputs, outputs, stride=stride)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module | None = None
         if stride > 1 or inputs != outputs:
-            projection = _convolution(inputs, outputs, kernel=1, stride=stride)
+            projection = _build_convolution(inputs, outputs, kernel=1, stride=stride)
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class IResNet(nn.Module):
         validation.number("embedder.dropout", dropout, 0, below=1)
         self.settings: dict[str, Any] = {"channels": channels, "size": [*size], "layers": [*layers]}
         self.settings |= {"widths": [*widths], "features": features, "dropout": dropout}
-        self.conv1 = _convolution(channels, widths[0])
+        self.conv1 = _build_convolution(channels, widths[0])
         self.bn1, self.prelu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         height, width, inputs = size[0], size[1], widths[0]
         for level, (count, outputs) in enumerate(zip(layers, widths, strict=True), 1):
@@ -94,5 +94,5 @@ class IResNet(nn.Module):
         raise UserError("this identity network has no layer that compares pairs: give another head=")
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+def _build_convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)

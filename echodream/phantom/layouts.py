@@ -66,7 +66,7 @@ def write_echonet(home: str, root: Path, name: str, frames: np.ndarray, labels: 
     temporary.replace(path)
     ventricle = labels == LV
     size = ventricle.sum(axis=(1, 2))
-    traced = [[int(frame), _chords(ventricle[frame])] for frame in (size.argmax(), size.argmin())]
+    traced = [[int(frame), _horizontal_chords(ventricle[frame])] for frame in (size.argmax(), size.argmin())]
     facts = {"FrameHeight": frames.shape[1], "FrameWidth": frames.shape[2], "FPS": fps, "NumberOfFrames": len(frames)}
     return {**facts, TRACED: traced}
 
@@ -125,7 +125,7 @@ def _patient_positions(rows: Iterable[Row]) -> list[int]:
     return [positions.setdefault(row["PatientID"], len(positions)) % 10 for row in rows]
 
 
-def _chords(mask: np.ndarray) -> list[Chord]:
+def _horizontal_chords(mask: np.ndarray) -> list[Chord]:
     """Horizontal chords of ``mask``, bool (H, W), one for each row of pixels of the mask, from top to bottom."""
     rows = ((int(y), np.flatnonzero(mask[y])) for y in np.flatnonzero(mask.any(axis=1)))
     return [(int(columns[0]), int(columns[-1]) + 1, y) for y, columns in rows]

@@ -47,7 +47,7 @@ def systole_duration(beat: float) -> float:
     return 0.413 - 0.0017 * (60.0 / beat) + 0.05
 
 
-def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, float, float]]:
+def _cycle_knots(start: float, beat: float, early: float) -> list[tuple[float, float, float, float]]:
     """Knots (time, contraction, filling, valve opening) of the interpolation in one beat that begins at ``start``."""
     end = systole_duration(beat)
     diastole = beat - end
@@ -64,12 +64,12 @@ def _knots(start: float, beat: float, early: float) -> list[tuple[float, float, 
     ]
 
 
-def cycle_at(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
+def interpolate_cycle(times: np.ndarray, beats: np.ndarray, early: float) -> Cycle:
     """State of the cycle at ``times``, (F,) in seconds; ``beats``, (N,) in seconds, are the end diastoles around them.
 
     Interpolated monotonically between the knots of each beat (PCHIP).
     """
-    rows = [row for a, b in pairwise(beats) for row in _knots(a, b - a, early)]
+    rows = [row for a, b in pairwise(beats) for row in _cycle_knots(a, b - a, early)]
     rows.append((float(beats[-1]), 0.0, 0.0, 0.05))
     table = np.array(rows)
     values = PchipInterpolator(table[:, 0], table[:, 1:])(times).astype(np.float32)
@@ -104,23 +104,23 @@ class Motion:
         self._middle = shape.middle.astype(np.float32)
 
     @staticmethod
-    def _row(v: np.ndarray) -> np.ndarray:
+    def _nearest_depth_index(v: np.ndarray) -> np.ndarray:
         return np.clip(((v - V0) * (1 / STEP) + 0.5).astype(np.int32), 0, len(DEPTHS) - 1)
 
-    def _annulus(self, x: np.ndarray, contraction: np.ndarray) -> np.ndarray:
+    def _annulus_depth(self, x: np.ndarray, contraction: np.ndarray) -> np.ndarray:
         """Depth of the plane of the annuli at ``x``; the tricuspid side descends further."""
         side = np.clip((self.lean[0] - x) * np.float32(1 / self.lean[1]), 0, 1)
         return np.float32(self.shape.length) * (1 - np.float32(self.shortening) * contraction * (1 + TAPSE * side))
 
-    def inverse(self, x: np.ndarray, v: np.ndarray, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
+    def material_coordinates(self, x: np.ndarray, v: np.ndarray, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
         """Material coordinates, (F, P) each, of the spatial points ``(x, v)``."""
         length = np.float32(self.shape.length)
         c = cycle.contraction[:, None]
-        ring = self._annulus(x, c)
+        ring = self._annulus_depth(x, c)
         floor = np.float32(self.floor)
         below = np.maximum(v - ring, 0) * ((floor - length) / (floor - ring))
         depth = np.where(v > floor, v, np.clip(v, 0, ring) * (length / ring) + below + np.minimum(v, 0))
-        row = self._row(depth)
+        row = self._nearest_depth_index(depth)
         edge = self._lv[row + np.where(x < 0, np.int32(len(DEPTHS)), np.int32(0))]
         square = x * x
         pull = np.float32(self.squeeze) * c * edge * np.minimum(edge / (square + np.float32(1e-3)), 1)
@@ -134,7 +134,7 @@ class Motion:
     def forward(self, x: np.ndarray, v: np.ndarray, cycle: Cycle) -> tuple[np.ndarray, np.ndarray]:
         """Spatial coordinates, (F, P) each, of the material points ``(x, v)``."""
         c = cycle.contraction[:, None]
-        row = self._row(v)
+        row = self._nearest_depth_index(v)
         away = (self._middle[row] - x) * (1 + self.reservoir * cycle.filling[:, None] * self._atria[row])
         half = RV_GRIP**2 + self.rv_squeeze * c * self._rv[row] - away**2
         closer = np.sqrt(0.5 * (np.sqrt(half**2 + 4 * (away * RV_GRIP) ** 2) - half))
@@ -144,7 +144,7 @@ class Motion:
         near = np.clip(square - pull, 0, None)
         far = 0.5 * (square + np.sqrt(np.clip(square**2 - 4 * pull * edge, 0, None)))
         now = np.copysign(np.sqrt(np.where(near <= edge, near, far)), across)
-        ring = self._annulus(now, c)
+        ring = self._annulus_depth(now, c)
         length, floor = self.shape.length, self.floor
         below = np.maximum(v - length, 0) * ((floor - ring) / (floor - length))
         return now, np.where(v > floor, v, np.clip(v, 0, length) * (ring / length) + below + np.minimum(v, 0))

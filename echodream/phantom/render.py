@@ -26,7 +26,7 @@ def _sector_positions(scene: Scene) -> Iterator[tuple[slice, np.ndarray, np.ndar
     x, v = (c.astype(np.float32) for c in scene.to_heart(column.astype(np.float64), row.astype(np.float64)))
     for first in range(0, scene.frames, CHUNK):
         part = slice(first, min(first + CHUNK, scene.frames))
-        yield part, flat, *grid_index(*scene.motion.inverse(x, v, scene.cycle[part]))
+        yield part, flat, *grid_index(*scene.motion.material_coordinates(x, v, scene.cycle[part]))
 
 
 def _bilinear_lookup(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def _gain_db(scene: Scene) -> np.ndarray:
     return GAIN[scene.cohort][0] + s.gain + profile - max(s.shadow, 3.0) * shade
 
 
-def _reverberation(scene: Scene) -> np.ndarray:
+def _reverberation_power(scene: Scene) -> np.ndarray:
     """Power of the static reverberation near the probe, (H, W)."""
     angle, depth = scene.polar
     level = scene.settings.haze - 30.0 * np.clip((depth - FACE) / 26.0, 0, 3)
@@ -79,7 +79,7 @@ def render(scene: Scene) -> np.ndarray:
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
     tissue, valves = draw_tissue(scene), leaflet_curves(scene)
     gain = (amplitude_from_db(_gain_db(scene)) ** 2).astype(np.float32)
-    noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation(scene).astype(np.float32)
+    noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation_power(scene).astype(np.float32)
     blood = _blood_speckle(scene, rng)
     steepness = np.float32(10 / GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)

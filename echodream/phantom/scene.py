@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from echodream.phantom.anatomy import CLIP, COHORTS, Anatomy, normal, sample_anatomy
-from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, cycle_at, systole_duration
+from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, interpolate_cycle, systole_duration
 from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
 TOP = 0.02
@@ -120,7 +120,7 @@ class Scene:
     @cached_property
     def cycle(self) -> Cycle:
         """State of the cardiac cycle in each frame."""
-        return cycle_at(self.times, self.beats, self.anatomy.early)
+        return interpolate_cycle(self.times, self.beats, self.anatomy.early)
 
     @cached_property
     def shape(self) -> ChamberOutlines:
@@ -166,7 +166,7 @@ class Scene:
     def to_heart(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Convert pixel coordinates to heart coordinates ``(x, v)`` in mm (spatial, not material)."""
         left, top = (column - (self.size - 1) / 2) * self.spacing, (row - TOP * self.size) * self.spacing
-        cos, sin = self._rotation
+        cos, sin = self._rotation_cos_sin
         right, down = left - self.apex[0], top - self.apex[1]
         scale, long = self.settings.scale, self.settings.scale * self.settings.foreshorten
         return (cos * right - sin * down) / scale, (sin * right + cos * down) / long
@@ -178,12 +178,12 @@ class Scene:
 
     def to_probe(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Convert heart coordinates to distances in mm to the right of the probe and below the probe."""
-        cos, sin = self._rotation
+        cos, sin = self._rotation_cos_sin
         x, v = x * self.settings.scale, v * (self.settings.scale * self.settings.foreshorten)
         return cos * x + sin * v + self.apex[0], cos * v - sin * x + self.apex[1]
 
     @property
-    def _rotation(self) -> tuple[float, float]:
+    def _rotation_cos_sin(self) -> tuple[float, float]:
         angle = np.radians(self.anatomy.axis + self.settings.turn)
         return float(np.cos(angle)), float(np.sin(angle))
 

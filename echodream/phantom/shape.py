@@ -24,7 +24,7 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
     return x * x * (3.0 - 2.0 * x)
 
 
-def depth_row(v: np.ndarray) -> np.ndarray:
+def nearest_depth_index(v: np.ndarray) -> np.ndarray:
     """Index of the entry of ``DEPTHS`` nearest to the depths ``v`` in mm, int."""
     return np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)
 
@@ -127,7 +127,7 @@ def chamber_outlines(a: Anatomy) -> ChamberOutlines:
 
 def label_cavities(shape: ChamberOutlines, a: Anatomy, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Label map of the cavities on the grid ``x`` (W,) by ``v`` (H,) in mm: uint8 (H, W), ``OTHER`` elsewhere."""
-    row = depth_row(v)[:, None]
+    row = nearest_depth_index(v)[:, None]
     x, depth = x[None, :], v[:, None]
     labels = np.zeros((len(v), x.shape[1]), dtype=np.uint8)
     labels[(x > shape.ra_outer[row]) & (x < shape.ra_inner[row])] = RA

@@ -13,8 +13,8 @@ from echodream.phantom.shape import (
     RA,
     RV,
     atrial_septum_span,
-    depth_row,
     label_cavities,
+    nearest_depth_index,
     septal_defect_span,
     smoothstep,
     valve_hinges,
@@ -45,7 +45,7 @@ def grid_index(x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return column, np.clip((v - np.float32(DEPTH0)) * np.float32(1 / GRID), 0, np.float32(height - 1.01))
 
 
-def _distance(mask: np.ndarray) -> np.ndarray:
+def _distance_from_mask(mask: np.ndarray) -> np.ndarray:
     """Distance of each grid point from ``mask`` in mm, float32 (GH, GW)."""
     return ndimage.distance_transform_edt(~mask).astype(np.float32) * np.float32(GRID)
 
@@ -57,9 +57,9 @@ def draw_tissue_labels(scene: Scene) -> np.ndarray:
     labels = label_cavities(shape, a, x, v)
     thick = a.septum + (a.free_wall - a.septum) * smoothstep((x + 8.0) / 16.0)[None, :]
     base = smoothstep((v - 0.70 * shape.length) / (0.30 * shape.length))[:, None]
-    wall = _distance(labels == LV) < thick * (1 - 0.45 * base)
-    wall |= _distance(labels == RV) < a.rv_wall
-    wall |= _distance((labels == LA) | (labels == RA)) < 3.0
+    wall = _distance_from_mask(labels == LV) < thick * (1 - 0.45 * base)
+    wall |= _distance_from_mask(labels == RV) < a.rv_wall
+    wall |= _distance_from_mask((labels == LA) | (labels == RA)) < 3.0
     labels[wall & (labels == OTHER)] = MYOCARDIUM
     return labels
 
@@ -121,7 +121,7 @@ def _bright_points(scene: Scene, x: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _moderator_band(scene: Scene, x: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Linear amplitude of the moderator band, which crosses the right ventricle from the septum to the free wall."""
     a, shape = scene.anatomy, scene.shape
-    across = (shape.septal_edge[:, None] - x[None, :])[depth_row(v)]
+    across = (shape.septal_edge[:, None] - x[None, :])[nearest_depth_index(v)]
     line = a.rv_apex * a.lv_length + 0.42 * (shape.tricuspid - a.rv_apex * a.lv_length)
     sag = line - 0.12 * across - 3.0 * np.sin(np.clip(across / a.rv_width, 0, 1) * np.pi)
     strand = np.exp(-0.5 * ((v[:, None] - sag) / 1.3) ** 2)
@@ -132,9 +132,9 @@ def _echo_levels(scene: Scene, labels: np.ndarray, x: np.ndarray, v: np.ndarray)
     """Linear amplitude of diffuse scattering without speckle, (GH, GW); 0 in blood."""
     a, shape = scene.anatomy, scene.shape
     heart = labels != OTHER
-    away = _distance(heart)
+    away = _distance_from_mask(heart)
     clouds = _smooth_noise(scene.seed[:-1], labels.shape, 20.0)
-    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[depth_row(v)][:, None]) - a.septum) / 6.0)
+    free = 1 - smoothstep((np.abs(x[None, :] - shape.middle[nearest_depth_index(v)][:, None]) - a.septum) / 6.0)
     level = MYOCARDIAL + (SEPTAL - MYOCARDIAL) * free + 1.0 * clouds
     first, last = atrial_septum_span(a, 0.28, 0.68)
     thin = smoothstep((v - first) / 4.0) * smoothstep((last - v) / 4.0)

@@ -15,7 +15,7 @@ THICKNESS = 0.85
 """Standard deviation of the profile of a leaflet in mm, before the blur of the image."""
 
 
-def _leaflet(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.ndarray, swing: float) -> np.ndarray:
+def _leaflet_line(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.ndarray, swing: float) -> np.ndarray:
     """Points along one leaflet, (F, POINTS, 2) in mm, from ``hinge`` (F, 2) over a fraction ``share`` to ``other``.
 
     Closed, its tip lies ``TENT`` mm apical of the annulus; open, it is rotated by ``swing`` radians out of this plane.
@@ -40,7 +40,7 @@ def leaflet_curves(scene: Scene) -> np.ndarray:
     now = np.stack(scene.motion.forward(x, v, scene.cycle), axis=-1)
     opening = scene.cycle.opening
     plan = ((0, 1, 0.64, 1.32), (1, 0, 0.38, 1.55), (2, 3, 0.46, 1.45), (3, 2, 0.56, 1.32))
-    return np.stack([_leaflet(now[:, a], now[:, b], share, opening, swing) for a, b, share, swing in plan], axis=1)
+    return np.stack([_leaflet_line(now[:, a], now[:, b], share, opening, swing) for a, b, share, swing in plan], axis=1)
 
 
 def draw_leaflets(scene: Scene, points: np.ndarray) -> np.ndarray:

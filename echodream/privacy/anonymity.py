@@ -67,11 +67,11 @@ def compare_avatars(
             "compare them unpaired."
         )
     with torch.no_grad():
-        x, y, center = _centered(records, avatars)
+        x, y, center = _center(records, avatars)
         closest, source = NearestReferences(len(y)), torch.arange(len(y))
         if not paired:
             for rows, columns, values in similarity_blocks(x, y, "euclidean", block, center):
-                _add(closest, rows, columns, values)
+                _add_records_as_references(closest, rows, columns, values)
             source = torch.from_numpy(closest.reference)
         own = paired_similarity(x[source], y, "euclidean")
         order = source.argsort(stable=True)
@@ -83,7 +83,7 @@ def compare_avatars(
                 places = source[part] - rows.start, own[part], excluded[part] - columns.start
                 nearer[part] += _count_above(values, *places)
                 if paired and others is y:
-                    _add(closest, rows, columns, values)
+                    _add_records_as_references(closest, rows, columns, values)
             count.append(nearer.numpy())
     first_distance, second_distance = -closest.score.astype(np.float64).T
     ratio = np.divide(first_distance, second_distance, out=np.ones_like(first_distance), where=second_distance > 0)
@@ -99,7 +99,7 @@ def compare_avatars(
     )
 
 
-def _centered(*sets: Tensor) -> tuple[Tensor, ...]:
+def _center(*sets: Tensor) -> tuple[Tensor, ...]:
     """The ``sets``, float32 on the CPU, and the mean of all their rows, (D,)."""
     checked = check_embeddings("The comparison of records and avatars", *sets, dtype=torch.float32)
     checked = [embeddings.cpu() for embeddings in checked]
@@ -107,7 +107,7 @@ def _centered(*sets: Tensor) -> tuple[Tensor, ...]:
     return *checked, (total / sum(map(len, checked))).float()
 
 
-def _add(closest: NearestReferences, rows: slice, columns: slice, values: Tensor) -> None:
+def _add_records_as_references(closest: NearestReferences, rows: slice, columns: slice, values: Tensor) -> None:
     """Add the records ``rows`` as references of the avatars ``columns``; ``values``: (r, c)."""
     records = np.arange(rows.start, rows.stop)
     closest.add(columns, values.T, records, records)
@@ -135,12 +135,12 @@ def hidden_by_patient(
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
-    x, y, center = _centered(avatars, records)
+    x, y, center = _center(avatars, records)
     unit = torch.from_numpy(unit_indices(patients, len(records)))
     closest, own = NearestReferences(len(y)), torch.full((len(y),), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
         for rows, columns, values in similarity_blocks(x, y, "euclidean", block, center):
-            _add(closest, rows, columns, values)
+            _add_records_as_references(closest, rows, columns, values)
         for patient in range(int(unit.max()) + 1):
             images = (unit == patient).nonzero().squeeze(1)
             for row in images.tolist():
@@ -177,7 +177,7 @@ class AnonymityMeasure:
             return None
         return self.value.value > self.target
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The fields for anonymity.json."""
         target = None if self.target is None else f"> {self.target:g} {self.unit}".strip()
         return {"name": self.name, "unit": self.unit, **asdict(self.value), "target": target, "met": self.met}

@@ -10,7 +10,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, passes_to_aim_for
+from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, target_pass_count
 from echodream.privacy import certification, statements
 from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
@@ -176,7 +176,7 @@ class Calibrated(Rule):
         tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
         table: tuple[Certificate, ...] = ()
         if not failure and calibration is not None:
-            thresholds = self._thresholds(evidence, calibration, required, choosing, certifying)
+            thresholds = self._candidate_thresholds(evidence, calibration, required, choosing, certifying)
             first, decisive = self._first_and_decisive(thresholds)
             tau = thresholds[decisive]
             tau_range = (thresholds["alpha_max"], thresholds[first]) if decisive == "certified" else None
@@ -189,7 +189,7 @@ class Calibrated(Rule):
             rule=self.name,
             tau=tau,
             passed=not failure,
-            statement=failure or self._guarantee(evidence, decisive, table),
+            statement=failure or self._guarantee_statement(evidence, decisive, table),
             decisive=decisive,
             thresholds=thresholds,
             table=table,
@@ -221,7 +221,7 @@ class Calibrated(Rule):
             raise UserError("rule.benjamini_hochberg=true needs scores of samples: give them, or set it to false.")
         return ""
 
-    def _thresholds(
+    def _candidate_thresholds(
         self,
         evidence: Evidence,
         calibration: np.ndarray,
@@ -240,7 +240,7 @@ class Calibrated(Rule):
             lowest = np.sort(scores.select(choosing))
             if len(lowest) == 0:
                 continue
-            passes = passes_to_aim_for(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
+            passes = target_pass_count(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
             if passes >= 0:  # otherwise there are too few copies under this transform to choose a threshold
                 beta = min(beta, float(lowest[passes]))
         return {
@@ -262,7 +262,7 @@ class Calibrated(Rule):
             return first, first
         return first, "certified" if certified >= alpha_max else "alpha_max"
 
-    def _guarantee(self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...]) -> str:
+    def _guarantee_statement(self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...]) -> str:
         """The statement of a decision that passed."""
         rows = [row for row in table if row.transform != WEAKEST]
         amounts = {row.transform: evidence.amounts.get(row.transform, "") for row in rows}

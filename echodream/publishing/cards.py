@@ -37,7 +37,7 @@ def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[
         configs=[{"config_name": "default", "data_files": "store/FileList.csv"}],
     )
     values = {**_common_values(approval), **contents, "what": what, "license": license}
-    return _tidy(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))
+    return _tidy_text(str(DatasetCard.from_template(data, template_path=str(TEMPLATES / "data_card.md"), **values)))
 
 
 def model_card(approval: Approval, what: str, license: str, artifact: Mapping[str, Any]) -> str:
@@ -48,7 +48,7 @@ def model_card(approval: Approval, what: str, license: str, artifact: Mapping[st
     tags = [*TAGS, "diffusion", what]
     data = ModelCardData(license=license, library_name="diffusers", pipeline_tag=pipeline, tags=tags)
     values = {**_common_values(approval), **artifact, "what": what, "license": license}
-    return _tidy(str(ModelCard.from_template(data, template_path=str(TEMPLATES / "model_card.md"), **values)))
+    return _tidy_text(str(ModelCard.from_template(data, template_path=str(TEMPLATES / "model_card.md"), **values)))
 
 
 def check_card(path: Path, what: str, approval: Approval) -> None:
@@ -72,7 +72,7 @@ def _visible_text(markdown: str) -> str:
     return " ".join(_NOT_SHOWN.sub(" ", markdown).split())
 
 
-def _tidy(text: str) -> str:
+def _tidy_text(text: str) -> str:
     """``text`` without repeated empty lines, ending in a newline."""
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -119,7 +119,7 @@ def _markdown_row(row: Row) -> str:
     mark = " (stands out)" if row.stands_out else ""
     value = row.value_text or _format_interval(row.raw_value or row.value)
     reference = row.reference_text or _format_interval(row.raw_reference or row.reference)
-    return f"| {_cell(row.name)}{mark} | {_cell(value)} | {_cell(reference)} |"
+    return f"| {_table_cell(row.name)}{mark} | {_table_cell(value)} | {_table_cell(reference)} |"
 
 
 def _format_interval(value: Any) -> str:
@@ -129,5 +129,5 @@ def _format_interval(value: Any) -> str:
     return f"{value.value:.3g}{ends}"
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")

@@ -70,7 +70,7 @@ def approve_store(what: str, sources: Sources) -> Approval:
     passed = Store(sources.passed_stores[kind])
     if not_passed := sorted(set(store.table["FileName"]) - set(passed.table["FileName"])):
         raise UserError(f"src={store.root} is refused: {not_passed[0]} is not among the samples that passed the filter")
-    models = _generators(sources, kind)
+    models = _generator_fingerprints(sources, kind)
     findings = [finding for each, model in models.items() for finding in _audit_findings(sources, each, model)]
     return Approval(sources, kind, {GENERATOR_OF[each]: model for each, model in models.items()}, findings)
 
@@ -124,7 +124,7 @@ def _check_decision(sources: Sources, kind: str) -> None:
         raise UserError(f"the filter's rule={rule} guarantees nothing: run {sources.command(name)} rule=calibrated")
 
 
-def _generators(sources: Sources, kind: str) -> dict[str, str]:
+def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
     """Fingerprints of the models that generated the passed samples, by kind; for videos also of their first images."""
     settings = sampling_settings(Store(sources.passed_stores[kind]))
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
@@ -137,7 +137,7 @@ def _generators(sources: Sources, kind: str) -> dict[str, str]:
             f"{sources.passed_stores[kind]} began with other images than {images.parent}, those that passed the "
             "filter: sample the videos again"
         )
-    return {**_generators(sources, "image"), "video": model}
+    return {**_generator_fingerprints(sources, "image"), "video": model}
 
 
 def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
@@ -150,7 +150,7 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
     with sources.parsing(name):
         measures = record["measures"]
         attacked = any(measure["name"].startswith("membership inference") for measure in measures)
-        findings = [_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
+        findings = [_describe_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
     if not attacked:
         raise UserError(f"{path} has no membership inference ({reason}), which publication needs: run {command}")
@@ -162,7 +162,7 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
     return findings
 
 
-def _finding(measure: Mapping[str, Any]) -> str:
+def _describe_finding(measure: Mapping[str, Any]) -> str:
     value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
     expected, text = measure.get("expected"), f"harmless is {measure['harmless']}"
     harmless = f"a harmless generator gives {expected['value']:.3g}" if expected else text

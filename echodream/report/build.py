@@ -109,7 +109,7 @@ def page_metrics(page: Page) -> dict[str, Any]:
     for content in contents:
         metrics |= content.metrics
     metrics["tables"] = {
-        topic: {table.title: [row.record() for row in table.rows] for table in tables}
+        topic: {table.title: [row.as_json() for row in table.rows] for table in tables}
         for content in contents
         for topic, tables in content.tables.items()
     }

@@ -17,7 +17,7 @@ Scale = tuple[float, float]
 """Ends of an axis."""
 
 
-def _position(value: float, scale: Scale) -> str:
+def _x_percent(value: float, scale: Scale) -> str:
     """Position on the axis as a percentage of the width; values beyond the axis lie at its end."""
     share = (value - scale[0]) / (scale[1] - scale[0] or 1.0)
     return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
@@ -26,19 +26,19 @@ def _position(value: float, scale: Scale) -> str:
 def interval_chart(row: Row) -> Markup:
     """A row's value as a dot with its interval as a line, over the reference interval as a band."""
     parts = [
-        f'<line class="rule" x1="{_position(tick, row.scale)}" x2="{_position(tick, row.scale)}" y1="0" y2="28"/>'
+        f'<line class="rule" x1="{_x_percent(tick, row.scale)}" x2="{_x_percent(tick, row.scale)}" y1="0" y2="28"/>'
         for tick in axis_ticks(row.scale)
     ]
     if row.reference is not None:
-        low, high = (_position(end, row.scale) for end in (row.reference.low, row.reference.high))
+        low, high = (_x_percent(end, row.scale) for end in (row.reference.low, row.reference.high))
         width = f"{float(high[:-1]) - float(low[:-1]):.2f}%"
-        middle = _position(row.reference.value, row.scale)
+        middle = _x_percent(row.reference.value, row.scale)
         parts.append(f'<rect class="band" x="{low}" width="{width}" y="4" height="20"/>')
         parts.append(f'<line class="beside" x1="{middle}" x2="{middle}" y1="4" y2="24"/>')
-    low, value, high = (_position(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
+    low, value, high = (_x_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
     parts.append(f'<line class="whisker" x1="{low}" x2="{high}" y1="14" y2="14"/>')
     parts.append(f'<circle cx="{value}" cy="14" r="5"/>')
-    return _svg("track", 28, parts, group=row.group)
+    return _svg_element("track", 28, parts, group=row.group)
 
 
 def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
@@ -46,12 +46,12 @@ def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
     ticks = axis_ticks(scale)
     anchors = {ticks[0]: "start", ticks[-1]: "end"}
     parts = [
-        f'<text x="{_position(tick, scale)}" y="12" text-anchor="{anchors.get(tick, "middle")}">'
+        f'<text x="{_x_percent(tick, scale)}" y="12" text-anchor="{anchors.get(tick, "middle")}">'
         f"{_tick_label(100 * tick if unit == '%' else tick)}{unit.replace('%', ' %') if tick == ticks[-1] else ''}"
         "</text>"
         for tick in ticks
     ]
-    return _svg("axis", 16, parts)
+    return _svg_element("axis", 16, parts)
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scal
         heights = 38 - 34 * counts / max(counts.max(), 1)
         x = np.linspace(0, 100, BINS + 1)
         steps = " ".join(f"L{x[i]:.2f} {h:.1f} L{x[i + 1]:.2f} {h:.1f}" for i, h in enumerate(heights))
-        line = _position(threshold, scale)
+        line = _x_percent(threshold, scale)
         parts = [
             f'<rect class="beyond" x="{line}" width="{100 - float(line[:-1]):.2f}%" y="0" height="38"/>',
             '<svg viewBox="0 0 100 38" width="100%" height="38" preserveAspectRatio="none">'
             f'<path class="hill" d="M0 38 {steps} L100 38 Z"/></svg>',
             f'<line class="cut" x1="{line}" x2="{line}" y1="0" y2="38"/>',
         ]
-        charts.append((group, _svg("ridge", 38, parts, group=group.group)))
+        charts.append((group, _svg_element("ridge", 38, parts, group=group.group)))
     return charts
 
 
@@ -119,7 +119,7 @@ def line_chart(curves: Mapping[str, Curve], scale: Scale, label: str) -> Markup:
     ]
     parts.append('<text x="0" y="166">first frame</text>')
     parts.append(f'<text x="100%" y="166" text-anchor="end">{last + 1}th</text>')
-    return _svg("curves", 170, parts, label=label)
+    return _svg_element("curves", 170, parts, label=label)
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,16 @@ def scatter_chart(
         parts.append(f'<g class="{group}">{"".join(shapes)}</g>')
     parts.append(f'<text x="0" y="12">{escape(axis_labels[1])}</text>')
     parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(axis_labels[0])}</text>')
-    return _svg("curves", 306, parts, label=label)
+    return _svg_element("curves", 306, parts, label=label)
 
 
 def _scatter_x(value: float, scale: Scale) -> str:
     """Position as a percentage of the width, between margins of 8 % and 4 %."""
-    return f"{8 + 0.88 * float(_position(value, scale)[:-1]):.2f}%"
+    return f"{8 + 0.88 * float(_x_percent(value, scale)[:-1]):.2f}%"
 
 
 def _scatter_y(value: float, scale: Scale) -> float:
-    return round(264 - 2.4 * float(_position(value, scale)[:-1]), 1)
+    return round(264 - 2.4 * float(_x_percent(value, scale)[:-1]), 1)
 
 
 def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
@@ -191,7 +191,7 @@ def _tick_label(value: float) -> str:
     return f"{value:.0f}".replace("-", "−") if is_whole else format_number(value)
 
 
-def _svg(kind: str, height: int, parts: Sequence[str], group: str = "", label: str = "") -> Markup:
+def _svg_element(kind: str, height: int, parts: Sequence[str], group: str = "", label: str = "") -> Markup:
     """An SVG element. Without ``label`` it is hidden from screen readers, as its numbers are in the text."""
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     return Markup(f'<svg class="{kind} {group}" width="100%" height="{height}" {role}>{"".join(parts)}</svg>')

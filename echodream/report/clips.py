@@ -116,11 +116,11 @@ def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) 
     synthetic, real = sources.synthetic, None if sources.share else sources.real
     if synthetic is None or not settings.per_class:
         return
-    classes = _classes(synthetic.table)
+    classes = _recording_groups(synthetic.table)
     names = sorted(classes.value_counts().index[:MAX_CLASSES], key=str)
     chosen.classes_left_out = int(classes.nunique()) - len(names)
     test = None if real is None else real.table[real.table["Split"] == "TEST"]
-    test_classes = None if test is None else _classes(test)
+    test_classes = None if test is None else _recording_groups(test)
     for name in names:
         rows, count = synthetic.table[classes == name], settings.per_class * (1 + sources.share)
         synthetic_clips = _choose_clips(synthetic, rows, "Synthetic", str(name), count, settings.seed)
@@ -131,7 +131,7 @@ def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) 
         chosen.groups.append(ClipGroup(str(name), real_clips, synthetic_clips))
 
 
-def _classes(table: "pd.DataFrame") -> "pd.Series":
+def _recording_groups(table: "pd.DataFrame") -> "pd.Series":
     """The group of each recording: its class, if all recordings have a class."""
     for column in ("class_name", "class_id"):
         if column in table and table[column].notna().all():

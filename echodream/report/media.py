@@ -34,14 +34,14 @@ def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"crf": str(quality), "preset": "slow", "tune": "grain", "bf": "0"}
         for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(_planes(frame), format="yuv420p")
+            picture = av.VideoFrame.from_ndarray(_yuv_planes(frame), format="yuv420p")
             picture.pts = index
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return target.getvalue()
 
 
-def _planes(frame: np.ndarray) -> np.ndarray:
+def _yuv_planes(frame: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 1 or 3) with even H and W as YUV 4:2:0 planes of BT.601: (3 H / 2, W)."""
     height, width = frame.shape[:2]
     wide = frame.astype(np.float64) @ (_BT601.T if frame.shape[2] == 3 else _BT601.T.sum(axis=0, keepdims=True))

@@ -25,13 +25,13 @@ def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
 
     A record without a digest is not checked.
     """
-    for name, recorded, current, contents in _digests(sources):
+    for name, recorded, current, contents in _recorded_digests(sources):
         if current and isinstance(recorded, str) and recorded not in current:
             subject, command = _SUBJECTS[name], sources.command(name)
             yield name, f"{subject} on other {contents} than those of this page: run {command} again."
 
 
-def _digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
+def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
     """Name of a record, the store digest in the record, the digests of current stores, and the store's content."""
     records, real, videos = sources.records, _store_digest(sources.real), _store_digest(sources.synthetic)
     evaluation, utility = records.get("evaluation"), records.get("utility")

@@ -27,17 +27,17 @@ def format_ratio(ratio: float) -> str:
 
 def format_value(interval: Interval) -> str:
     """The value, rounded according to the width of its interval."""
-    decimals = _decimals(interval)
-    return format_number(interval.value) if decimals is None else _fixed(interval.value, decimals)
+    decimals = _decimal_places(interval)
+    return format_number(interval.value) if decimals is None else _rounded(interval.value, decimals)
 
 
 def format_ends(interval: Interval) -> str:
     """The ends of an interval: ``0.84 to 0.98``; empty if its width is 0."""
-    decimals = _decimals(interval)
-    return "" if decimals is None else f"{_fixed(interval.low, decimals)} to {_fixed(interval.high, decimals)}"
+    decimals = _decimal_places(interval)
+    return "" if decimals is None else f"{_rounded(interval.low, decimals)} to {_rounded(interval.high, decimals)}"
 
 
-def _decimals(interval: Interval) -> int | None:
+def _decimal_places(interval: Interval) -> int | None:
     """Number of decimals: one or two digits of the interval's width; None if its width is 0."""
     width, size = interval.high - interval.low, max(abs(interval.low), abs(interval.high))
     if width <= 0:
@@ -46,7 +46,7 @@ def _decimals(interval: Interval) -> int | None:
     return min(max(math.ceil(0.7 - math.log10(width)), least), 3 if size >= 0.02 else 5)
 
 
-def _fixed(value: float, decimals: int) -> str:
+def _rounded(value: float, decimals: int) -> str:
     text = f"{value:,.{decimals}f}".replace(",", "\u202f")
     return (text[1:] if text.startswith("-") and float(f"{value:.{decimals}f}") == 0 else text).replace("-", "\u2212")
 

@@ -87,13 +87,13 @@ class Sources:
 
     def scores(self, kind: str) -> "pd.DataFrame":
         """The filter's scores of all samples, of ``kind`` "image" or "video"; without nearest patients if shared."""
-        return self._table(kind, "scores.csv", omitted=_NEAREST if self.share else ())
+        return self._read_table(kind, "scores.csv", omitted=_NEAREST if self.share else ())
 
     def evidence(self, kind: str) -> "pd.DataFrame":
         """The filter's scores of new patients and of copies; without names if shared."""
-        return self._table(kind, "evidence.csv", omitted=("PatientID",) if self.share else ())
+        return self._read_table(kind, "evidence.csv", omitted=("PatientID",) if self.share else ())
 
-    def _table(self, kind: str, name: str, omitted: tuple[str, ...]) -> "pd.DataFrame":
+    def _read_table(self, kind: str, name: str, omitted: tuple[str, ...]) -> "pd.DataFrame":
         import pandas as pd
 
         path = self.paths[f"filter_{kind}"].with_name(name)

@@ -42,7 +42,7 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
     folders: dict[tuple[str, str], Path] = {}
     for pattern in patterns:
         for value, folder in swept_folders(pattern):
-            for name, result in _results_in(folder):
+            for name, result in _read_results(folder):
                 if (other := folders.setdefault((value, name), folder)) != folder:
                     raise UserError(
                         f"points: both {other} and {folder} have {name} for {value}: give patterns of different folders"
@@ -80,7 +80,7 @@ def sort_key(value: str) -> tuple[int, float, str]:
     return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
 
 
-def _results_in(folder: Path) -> Iterator[tuple[str, SweepResult]]:
+def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
     """All results of the records in ``folder``, by name."""
     for file in RECORDS:
         path = folder / file
@@ -93,13 +93,13 @@ def _results_in(folder: Path) -> Iterator[tuple[str, SweepResult]]:
             yield from _rejected_share(record, path)
             continue
         try:
-            parts = _parts(record, file)
+            parts = _collect_metrics(record, file)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not what its stage writes: run the stage again") from error
         yield from _nested_results(parts, "")
 
 
-def _parts(record: Mapping[str, Any], file: str) -> Any:
+def _collect_metrics(record: Mapping[str, Any], file: str) -> Any:
     """The numbers of a record, under keys that differ from those of other records."""
     if file == "linkability.json":
         sets = {name: dict(entry) for name, entry in record["sets"].items()}
@@ -124,12 +124,12 @@ def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str,
     if not isinstance(node, Mapping):
         return
     if "value" in node:
-        value = _finite(node["value"])
+        value = _number(node["value"])
         if value is not None:
             floor = node.get("floor")
             floor = floor.get("value") if isinstance(floor, Mapping) else floor
             warning = clean_text(str(node.get("warning") or note))
-            yield name, SweepResult(value, _finite(node.get("low")), _finite(node.get("high")), _finite(floor), warning)
+            yield name, SweepResult(value, _number(node.get("low")), _number(node.get("high")), _number(floor), warning)
         return
     note = str(node.get("note") or note)
     for key, part in node.items():
@@ -147,5 +147,5 @@ def _rejected_share(record: Mapping[str, Any], path: Path) -> Iterator[tuple[str
         yield f"{record.get('on', 'sample')}s: {REJECTED}", SweepResult(share.value, share.low, share.high)
 
 
-def _finite(value: object) -> float | None:
+def _number(value: object) -> float | None:
     return float(value) if validation.is_finite(value) else None

@@ -36,7 +36,7 @@ class Row:
     """Shown in place of the number."""
     reference_text: str = ""
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The row in metrics.json."""
         value, reference = self.raw_value or self.value, self.raw_reference or self.reference
         numbers = {"name": self.name, "value": asdict(value), "beside": asdict(reference) if reference else None}
@@ -105,7 +105,7 @@ class Verdict:
     """For metrics.json."""
     stills: Sequence[Still] = ()
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The verdict in metrics.json."""
         return {"state": self.state, "word": self.label, "sentence": self.sentence, **self.numbers}
 
@@ -117,13 +117,13 @@ def parse_interval(entry: Any) -> Interval | None:
     """
     if not isinstance(entry, Mapping):
         entry = {"value": entry}
-    value, low, high = _finite(entry["value"]), _finite(entry.get("low")), _finite(entry.get("high"))
+    value, low, high = _to_finite(entry["value"]), _to_finite(entry.get("low")), _to_finite(entry.get("high"))
     if value is None:
         return None
     return Interval(value, value if low is None else low, value if high is None else high)
 
 
-def _finite(number: Any) -> float | None:
+def _to_finite(number: Any) -> float | None:
     if number is None:
         return None
     if not isinstance(number, float) and not validation.is_finite(number):

@@ -40,9 +40,9 @@ class StageCall:
         paths: list[str] = []
         for name, hint in self.hints.items():
             if "InputPath" in hint:
-                paths += _strings(self.arguments.get(name))
+                paths += _collect_strings(self.arguments.get(name))
             elif "ExtractorPath" in hint:
-                paths += [text.partition(":")[2] for text in _strings(self.arguments.get(name))]
+                paths += [text.partition(":")[2] for text in _collect_strings(self.arguments.get(name))]
         return [Path(path) for path in paths if path]
 
     def settings(self) -> dict[str, Any]:
@@ -82,9 +82,9 @@ def _to_container(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _strings(value: Any) -> list[str]:
+def _collect_strings(value: Any) -> list[str]:
     """All strings in ``value``, a nested structure of mappings and sequences."""
     if isinstance(value, str):
         return [value]
     entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else ()
-    return [text for entry in entries for text in _strings(entry)]
+    return [text for entry in entries for text in _collect_strings(entry)]

@@ -45,7 +45,7 @@ def check_stores(paths: Iterable[Path]) -> None:
 def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | None:
     """The summary of an earlier, complete run of ``stage``; None if there is no note or anything changed."""
     note = read_record(_note_path(notes, stage))
-    if note is None or _distributed() or partial_path(stage.dst).exists():
+    if note is None or _is_distributed_run() or partial_path(stage.dst).exists():
         return None
     if note.get("request") != request or note.get("output") != _output_digest(stage.dst, note.get("files", [])):
         return None
@@ -54,7 +54,7 @@ def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | No
 
 def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> None:
     """Note in the folder ``notes`` that ``stage`` is complete. A full disk is ignored: the note is a convenience."""
-    if summary.problem is not None or _distributed() or not stage.dst.is_dir():
+    if summary.problem is not None or _is_distributed_run() or not stage.dst.is_dir():
         return
     note = {"request": request, "files": [*summary.files], "facts": {n: str(v) for n, v in summary.facts.items()}}
     with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> 
 
 def request_digest(stage: StageCall) -> str:
     """Digest of the settings of ``stage`` and of the state of all files that it reads."""
-    inputs = [[str(path), _state(path)] for path in stage.inputs()]
+    inputs = [[str(path), _file_state(path)] for path in stage.inputs()]
     request = {"stage": stage.target, "settings": stage.settings(), "inputs": inputs}
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -75,7 +75,7 @@ def _note_path(notes: str, stage: StageCall) -> Path:
     return Path(notes) / f"{stage.name}-{output}.json"
 
 
-def _distributed() -> bool:
+def _is_distributed_run() -> bool:
     """Whether this is one of several processes that wait for each other."""
     return any(name in os.environ for name in RANK_VARIABLES)
 
@@ -83,11 +83,11 @@ def _distributed() -> bool:
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
     """Digest of the state of a store, or of the files directly in a report's folder: all, or those with ``names``."""
     files = [path for path in sorted(dst.glob("*")) if path.is_file() and (not names or path.name in names)]
-    state = _state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
+    state = _file_state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _state(path: Path) -> Any:
+def _file_state(path: Path) -> Any:
     """Size and modification time of a file, or of all files in a folder; None if ``path`` does not exist."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -84,7 +84,7 @@ def make_trainer(
         warnings.filterwarnings("ignore", message=message)
     try:
         bars = [StderrProgressBar()] if sys.stderr.isatty() else []
-        more |= {"callbacks": [*callbacks, *bars], "plugins": [AtomicCheckpointIO(), *_slurm()]}
+        more |= {"callbacks": [*callbacks, *bars], "plugins": [AtomicCheckpointIO(), *_slurm_environment()]}
         trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
@@ -95,7 +95,7 @@ def make_trainer(
     return trainer
 
 
-def _slurm() -> list[SLURMEnvironment]:
+def _slurm_environment() -> list[SLURMEnvironment]:
     """Lightning's environment in a SLURM job, without requeueing, which would resume in the middle of an epoch."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 

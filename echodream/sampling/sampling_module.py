@@ -89,24 +89,26 @@ class SamplingModule(pl.LightningModule):
         generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
         if not self.model.is_video:
             stacked = (metadata.channels * metadata.frames, metadata.height, metadata.width)
-            whitened = self.model.from_residual(self._sample(self._denoiser(values), stacked, generators), values)
+            whitened = self.model.from_residual(
+                self._run_sampler(self._guided_denoiser(values), stacked, generators), values
+            )
             whitened = whitened.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
         elif self.length is not None and self.length.join == "continue":
-            whitened = self._sample_continued(values, generators)
+            whitened = self._sample_consecutive_windows(values, generators)
         else:
             frames = self.length.frames if self.length else metadata.frames
             shape = (metadata.channels, frames, metadata.height, metadata.width)
-            residual = self._sample(self._clip_denoiser(values), shape, generators)
+            residual = self._run_sampler(self._clip_denoiser(values), shape, generators)
             whitened = self.model.from_residual(residual, values)
         return unwhiten(whitened, metadata.statistics, dim=1)
 
-    def _sample(self, denoise: Denoise, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+    def _run_sampler(self, denoise: Denoise, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
         """A sample of ``shape`` from each generator, (B, *shape): whitened images, or residuals of clips."""
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
         return self.model.process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
-    def _denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
+    def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """The guided model, for x_t with as many frames as in training."""
         model, weak = self.model, self.weak.predictor(values) if self.weak is not None else None
         names = model.conditioner.names
@@ -116,14 +118,14 @@ class SamplingModule(pl.LightningModule):
         """The guided model, for x_t of any number of frames."""
         length = self.length
         if length is None or length.frames <= length.window:
-            return self._denoiser(values)
+            return self._guided_denoiser(values)
 
         def denoise_windows(x: Tensor, t: Tensor, starts: list[int]) -> Tensor:
-            return self._denoiser(shift_references(values, starts))(x, t)
+            return self._guided_denoiser(shift_references(values, starts))(x, t)
 
         return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
 
-    def _sample_continued(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
+    def _sample_consecutive_windows(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
         """Whitened clips, window after window; the last frames of a window are references of the next window."""
         assert self.length is not None
         metadata, length = self.model.metadata, self.length
@@ -137,7 +139,7 @@ class SamplingModule(pl.LightningModule):
                 window_values["reference"] = torch.cat(frames, dim=2)
                 window_values["reference_time"] = torch.cat([window_values["reference_time"], times], dim=1)
             shape = (metadata.channels, length.window, metadata.height, metadata.width)
-            residual = self._sample(self._denoiser(window_values), shape, generators)
+            residual = self._run_sampler(self._guided_denoiser(window_values), shape, generators)
             window = self.model.from_residual(residual, window_values)
             clip = window if clip is None else torch.cat([clip, window[:, :, length.overlap :]], dim=2)
         return clip[:, :, : length.frames]

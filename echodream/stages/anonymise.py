@@ -72,7 +72,7 @@ def anonymise(
         copies = CopyGenerator(recordings, autoencoder)
     origin: dict[str, Any] = {"command": command, "code_version": code_version}
     dataset = replace(store.dataset, fidelity="float16", statistics=None, settings=settings, **origin)
-    rows = _rows(images, frames)
+    rows = _table_rows(images, frames)
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
@@ -82,7 +82,7 @@ def anonymise(
     return Summary(f"anonymise: {dst} {writer.state}", facts)
 
 
-def _rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:
+def _table_rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:
     """The original's row of FileList.csv for each recording, with the column ``OriginalFrames``."""
     indices = images.frame.reshape(-1, frames)
     original_frames = dict(zip(images.recordings.names, indices, strict=True))

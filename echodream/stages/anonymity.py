@@ -69,9 +69,9 @@ def anonymity(
         if paired:
             hidden = avatars.percentage_interval(avatars.hidden_by_patient(x, y, patients), patients, seed)
             measures.insert(1, avatars.AnonymityMeasure("hidden by patient", hidden, "%"))
-        entries = [measure.record() for measure in measures]
+        entries = [measure.as_json() for measure in measures]
         measured[space.name] = {"means": space.description, "network": space.fingerprint, "measures": entries}
-        tables.append(_table(space, comparison, originals, anonymized))
+        tables.append(_distance_table(space, comparison, originals, anonymized))
     record: dict[str, Any] = {
         "statement": STATEMENT,
         "spaces": measured,
@@ -92,7 +92,7 @@ def anonymity(
     return Summary(f"anonymity: {dst}/{REPORT} done", _summary(record))
 
 
-def _table(
+def _distance_table(
     space: ComparisonSpace, comparison: avatars.AvatarComparison, originals: ImageSet, anonymized: ImageSet
 ) -> pd.DataFrame:
     """A row for each anonymized image: its original, distances, and numbers of nearer images."""
@@ -121,11 +121,11 @@ def _summary(record: Mapping[str, Any]) -> dict[str, object]:
     }
     for name, space in record["spaces"].items():
         for entry in space["measures"]:
-            summary[f"{name}: {entry['name']}"] = _line(entry)
+            summary[f"{name}: {entry['name']}"] = _format_measure(entry)
     return summary
 
 
-def _line(entry: Mapping[str, Any]) -> str:
+def _format_measure(entry: Mapping[str, Any]) -> str:
     unit = f" {entry['unit']}" if entry["unit"] else ""
     text = "{:.4g}{} [{:.4g}, {:.4g}]".format(entry["value"], unit, entry["low"], entry["high"])
     if entry["target"] is None:

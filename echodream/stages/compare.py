@@ -48,12 +48,12 @@ def compare(
     shown = _choose_names(results, _list_of_texts("figures", figures))
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
-    text = _markdown(results, shown, name)
-    _write(write_table, folder / TABLE, _table_rows(results))
+    text = _markdown_page(results, shown, name)
+    _write_atomically(write_table, folder / TABLE, _table_rows(results))
     write_text(folder / TEXT, text)
-    _write(save_png, folder / PLOT, _plot(results, shown, name))
+    _write_atomically(save_png, folder / PLOT, _plot_results(results, shown, name))
     if (curve := tradeoff_record(results, name)) is not None:
-        _write(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
+        _write_atomically(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
     all_names = {name for by_name in results.values() for name in by_name}
     facts = {"values": ", ".join(results), "figures": f"{len(shown)} of {len(all_names)}"}
@@ -85,19 +85,19 @@ def _choose_names(results: SweepResults, figures: Sequence[str] | None) -> list[
     return [name for name in names if any(part in name for part in figures)]
 
 
-def _markdown(results: SweepResults, shown: Sequence[str], setting: str) -> str:
+def _markdown_page(results: SweepResults, shown: Sequence[str], setting: str) -> str:
     """A table with a row for each value and a column for each result, the floors in the last row; then warnings."""
-    rows = [[value, *(_cell(by_name.get(name)) for name in shown)] for value, by_name in results.items()]
+    rows = [[value, *(_format_cell(by_name.get(name)) for name in shown)] for value, by_name in results.items()]
     floors = [_mean_floor(results, name) for name in shown]
     if any(floor is not None for floor in floors):
         rows.append(["real", *("" if floor is None else f"{floor:.3g}" for floor in floors)])
     header = [setting, *shown]
     lines = [header, ["---"] * len(header), *rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
-    return text + "".join(f"\n- {warning}\n" for warning in _warnings(results, shown))
+    return text + "".join(f"\n- {warning}\n" for warning in _warning_lines(results, shown))
 
 
-def _warnings(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
+def _warning_lines(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
     """Each warning once, with the names of its results, and with its values if other values lack the warning."""
     values_by_warning: dict[str, dict[str, list[str]]] = {}
     for value, by_name in results.items():
@@ -111,7 +111,7 @@ def _warnings(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
         yield f"{', '.join(values_by_name)}{where}: {warning}"
 
 
-def _cell(result: SweepResult | None) -> str:
+def _format_cell(result: SweepResult | None) -> str:
     if result is None:
         return ""
     ends = "" if result.low is None or result.high is None else f" ({result.low:.3g} to {result.high:.3g})"
@@ -125,7 +125,7 @@ def _mean_floor(results: SweepResults, name: str) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _plot(results: SweepResults, shown: Sequence[str], setting: str) -> np.ndarray:
+def _plot_results(results: SweepResults, shown: Sequence[str], setting: str) -> np.ndarray:
     """A panel for each result: its value and interval over ``setting``, and the floor."""
     panels = []
     for name in shown[:MAX_FIGURES]:
@@ -154,7 +154,7 @@ def _table_rows(results: SweepResults) -> list[dict[str, Any]]:
     return rows
 
 
-def _write(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+def _write_atomically(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
     """Call ``write`` with a temporary path and ``content``, then rename the file to ``path``."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     write(temporary, content)

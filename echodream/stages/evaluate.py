@@ -74,12 +74,12 @@ def evaluate(
     train = select_recordings(real_store, f"real={real}", "TRAIN")
     test_store = open_test_store(real_store, further)
     test = select_recordings(test_store, f"real={real}" if test_store is real_store else f"further={further}", "TEST")
-    real_record = {**test.record(), "sha256": real_store.checksum}
+    real_record = {**test.as_json(), "sha256": real_store.checksum}
     if test_store is not real_store:
         real_record["further"] = test_store.checksum
     paths = {"images": images, "videos": videos}
     stores = {key: load_recordings(path, key) for key, path in paths.items() if path is not None}
-    settings = Protocol(seed, most, neighbours, {each.name: each.record() for each in networks}, real_record, {})
+    settings = Protocol(seed, most, neighbours, {each.name: each.as_json() for each in networks}, real_record, {})
     comparison = Comparison(
         extraction=FeatureExtraction(most, batch, seed),
         extractors=networks,
@@ -97,10 +97,10 @@ def evaluate(
     if "videos" in stores:
         metrics |= _video_metrics(stores["videos"], comparison, regression, audit)
     for key, store in stores.items():
-        metrics[key]["store"] = store.record()
+        metrics[key]["store"] = store.as_json()
     settings = replace(settings, count=comparison.used_counts)
-    write_record(Path(dst) / FILE, settings.record())
-    record = {"protocol": settings.record(), **metrics, "command": command, "code_version": code_version}
+    write_record(Path(dst) / FILE, settings.as_json())
+    record = {"protocol": settings.as_json(), **metrics, "command": command, "code_version": code_version}
     write_record(Path(dst) / REPORT, record)
     return Summary(f"evaluate: {dst}/{REPORT} done", dict(summary_lines(metrics)), files=(REPORT, FILE))
 

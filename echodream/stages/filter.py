@@ -102,7 +102,7 @@ def filter_(
         if decision.rejected(scores.samples.score).all():
             count = len(scores.names)
             problem = f"none of the {count} samples is below the threshold: all resemble a training patient"
-            problem = (problem if decision.passed else decision.statement) + _withdraw(Path(dst))
+            problem = (problem if decision.passed else decision.statement) + _withdraw_passed_store(Path(dst))
             return Summary(f"filter: nothing passes, {dst} was not made", summary_lines(record), problem)
         settings_of_samples = {**record, "samples": store.dataset.settings}
         dataset = replace(store.dataset, settings=settings_of_samples, statistics=None, **origin)
@@ -183,7 +183,7 @@ def _recorded_guidance(store: Store, model: DiffusionModel | None) -> Guidance:
     return Guidance(scales, tuple(recorded["interval"]), recorded["rescale"])
 
 
-def _withdraw(dst: Path) -> str:
+def _withdraw_passed_store(dst: Path) -> str:
     """Rename the store of an earlier run at ``dst``, if any; returns a sentence for the summary."""
     if not dst.exists():
         return ""

@@ -47,7 +47,7 @@ def image(
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
     config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
     weak = sample_store.load_weak_model(guidance, model, "lidm")
-    requests = _condition_requests(model.conditioner, labels, training, n, config.seed)
+    requests = _requested_values(model.conditioner, labels, training, n, config.seed)
     count = len(next(iter(requests.values.values()))) if requests.values else _image_count(n)
     values = model.conditioner.encode_request(requests.values)
     without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
@@ -90,7 +90,7 @@ def _image_count(n: int | None) -> int:
     return _DEFAULT_COUNT if n is None else validation.whole_number("n", n)
 
 
-def _condition_requests(
+def _requested_values(
     conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int
 ) -> ConditionRequests:
     """Requested value of each condition column for each image."""

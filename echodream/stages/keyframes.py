@@ -55,7 +55,7 @@ def keyframes(
             jobs = [job for job in _detection_jobs(videos) if job.name in rows and job.name not in writer.done]
             results = map_in_processes(detect, jobs, workers, "key frames")
             for job, key_frames in zip(jobs, results, strict=True):
-                writer.copy(store.path(job.name), {**rows[job.name], **_columns(key_frames)}, link=True)
+                writer.copy(store.path(job.name), {**rows[job.name], **_key_frame_columns(key_frames)}, link=True)
             if any(row[STATUS] == "found" for row in writer.rows.values()):
                 writer.finish(list(rows), store.dataset.statistics)
     if not writer.complete and not Path(dst).exists():
@@ -95,7 +95,7 @@ def _check_stores(videos: Store, store: Store, dst: str) -> None:
         )
 
 
-def _columns(key_frames: KeyFrames) -> dict[str, str]:
+def _key_frame_columns(key_frames: KeyFrames) -> dict[str, str]:
     """Columns of FileList.csv: frame numbers separated by spaces, and the status."""
     ed, es = (" ".join(map(str, frames)) for frames in (key_frames.ed, key_frames.es))
     return {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}

@@ -70,14 +70,14 @@ def linkability(
     space = augmentation.augment(comparison_spaces(original_store, anonymized_store, artifact, autoencoder)[0])
     inputs = ((test, "originals"), (anonymized, "anonymised"), (val, "validation"))
     (x,), (y,), (z,) = (embed_images(images, [space], progress) for images, progress in inputs)
-    thresholds, chosen = _thresholds(score_pairs(z, z, val_pairs, val), far, folds, seed, pairs)
+    thresholds, chosen = _decision_thresholds(score_pairs(z, z, val_pairs, val), far, folds, seed, pairs)
     sets = {
         "originals": score_pairs(x, x, test_pairs, test),
         "inner": score_pairs(y, y, test_pairs, test),
         "outer": score_pairs(x, y, sample_version_pairs(test, seed), test),
     }
     risk, reason = residual_risk(x, y, test, seed)
-    results = {name: _verification(scored, thresholds, repeats, seed) for name, scored in sets.items()}
+    results = {name: _verification_metrics(scored, thresholds, repeats, seed) for name, scored in sets.items()}
     record: dict[str, Any] = {
         "statement": STATEMENT,
         "sets": {name: {"means": MEANS[name], **result} for name, result in results.items()},
@@ -106,7 +106,7 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
     return verification.pairs_from_scores(score, images.patients[pairs[:, 0]], images.patients[pairs[:, 1]])
 
 
-def _thresholds(
+def _decision_thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """The thresholds that could be chosen, by name; and the record of both, with a reason for a missing threshold."""
@@ -127,7 +127,7 @@ def _thresholds(
     return thresholds, record
 
 
-def _verification(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, seed: int) -> dict[str, Any]:
+def _verification_metrics(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, seed: int) -> dict[str, Any]:
     """AUC, EER, and all rates at each threshold, with intervals."""
 
     def with_interval(statistic: Any) -> dict[str, float]:
@@ -135,13 +135,13 @@ def _verification(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, s
 
     figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
-        rates = {rate: partial(_rate, threshold=threshold, name=rate) for rate in verification.RATE_NAMES}
+        rates = {rate: partial(_verification_rate, threshold=threshold, name=rate) for rate in verification.RATE_NAMES}
         figures[name] = {rate: with_interval(statistic) for rate, statistic in rates.items()}
     same = int(pairs.same.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 
 
-def _rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, name: str) -> float:
+def _verification_rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, name: str) -> float:
     return float(getattr(verification.verification_rates(pairs, threshold, weight), name))
 
 
@@ -180,18 +180,18 @@ def _summary(record: Mapping[str, Any]) -> dict[str, object]:
     for name, entry in record["thresholds"].items():
         summary[f"threshold, {name}"] = f"{entry['threshold']:.4f}" if "threshold" in entry else entry["why not"]
     for name, figures in record["sets"].items():
-        summary[name] = f"AUC {_text(figures['AUC'])}, EER {_text(figures['EER'])}"
+        summary[name] = f"AUC {_format_interval(figures['AUC'])}, EER {_format_interval(figures['EER'])}"
         for threshold in (threshold for threshold in record["thresholds"] if threshold in figures):
-            recall, far, f1 = (_text(figures[threshold][rate]) for rate in ("recall", "far", "f1"))
+            recall, far, f1 = (_format_interval(figures[threshold][rate]) for rate in ("recall", "far", "f1"))
             summary[f"{name}, {threshold}"] = f"linked {recall}, falsely {far}, F1 {f1}"
     risk = record["residual risk"]
     summary["residual risk"] = (
         f"not measured: {record['not measured']}"
         if risk is None
-        else f"{_text(risk['risk'])} of {risk['patients']} patients, {risk['control patients']} in control"
+        else f"{_format_interval(risk['risk'])} of {risk['patients']} patients, {risk['control patients']} in control"
     )
     return summary
 
 
-def _text(entry: Mapping[str, float]) -> str:
+def _format_interval(entry: Mapping[str, float]) -> str:
     return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"

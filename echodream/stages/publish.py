@@ -68,7 +68,7 @@ class _Request:
     def sources(self) -> Sources:
         return self.approval.sources
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The settings for publish.json, with a SHA-256 of the published files and of all records used by the card."""
         if self.what in GENERATORS:
             parts = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
@@ -125,14 +125,14 @@ def publish(
     checks.check_reference_patients(approval, latents)
     command = redact_paths_in_command(command)
     request = _Request(what, license, columns, artifact, approval, command, code_version)
-    target, settings = Path(dst), request.record()
+    target, settings = Path(dst), request.as_json()
     with atomic_folder(target) as work:
         if work is not None:
             begin_or_resume(work / RECORD, settings, _KIND)
             card = _write_model(work, request) if what in GENERATORS else _write_store(work / STORE, request)
             (work / CARD).write_text(card, encoding="utf-8")
             run = {"command": command, "code_version": code_version, "findings": approval.findings}
-            write_record(work / RECORD, {**settings, **run, "sums": _checksums(work)})
+            write_record(work / RECORD, {**settings, **run, "sums": _list_checksums(work)})
             _check_folder(work, request)
     if work is None:
         require_same_settings(target / RECORD, settings, _KIND)
@@ -218,7 +218,7 @@ def _write_model(work: Path, request: _Request) -> str:
     return model_card(request.approval, request.what, request.license, record)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def _list_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a model in ``folder``, or of the list of checksums of a store."""
     names = (f"{STORE}/{CHECKSUMS}", METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
@@ -234,7 +234,7 @@ def _check_folder(folder: Path, request: _Request) -> None:
         raise UserError(f"{folder / unknown[0]} does not belong there: remove {folder}, and run the same command again")
     if is_store:
         verify(folder / STORE)
-    if (read_record(folder / RECORD) or {}).get("sums") != _checksums(folder):
+    if (read_record(folder / RECORD) or {}).get("sums") != _list_checksums(folder):
         raise UserError(f"{folder} was changed since it was checked: remove it, and run the same command again")
     check_card(folder / CARD, request.what, request.approval)
     public_text = " ".join([*(path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.md")), *_COLUMNS])

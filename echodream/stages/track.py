@@ -31,7 +31,7 @@ def track(
     did not accept everything.
     """
     existing = {name: record for name, path in records.items() if (record := read_record(Path(path))) is not None}
-    numbers = {key: value for name, record in existing.items() for key, value in _numbers(name, record)}
+    numbers = {key: value for name, record in existing.items() for key, value in _record_numbers(name, record)}
     if not numbers:
         raise UserError(f"there is nothing to track of {study}: run stage=filter, audit, evaluate or utility before")
     location = " ".join(str(Path(path).absolute()) for path in folders.values())
@@ -61,7 +61,7 @@ def _subfolders(folders: Mapping[str, str]) -> Iterator[Path]:
         yield from sorted(path for path in (folder.iterdir() if folder.is_dir() else ()) if path.is_dir())
 
 
-def _numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _record_numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Key and value of each number in the record ``name``, including interval bounds."""
     if name.startswith("filter"):
         decision = record.get("decision") or {}

@@ -67,7 +67,7 @@ def utility(
         },
         "protocol": {
             "split": "TEST",
-            "models": {role: [_record(each) for each in loaded] for role, loaded in classifiers.items()},
+            "models": {role: [_classifier_record(each) for each in loaded] for role, loaded in classifiers.items()},
             "real": store.checksum,
             "further": None if test_store is store else test_store.checksum,
             "interval": f"{CONFIDENCE:.0%}, {repeats} bootstrap samples of patients",
@@ -110,6 +110,6 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
     return by_role
 
 
-def _record(classifier: LoadedClassifier) -> dict[str, Any]:
+def _classifier_record(classifier: LoadedClassifier) -> dict[str, Any]:
     metadata = {name: classifier.metadata[name] for name in _RECORDED if name in classifier.metadata}
     return {"artifact": classifier.folder, "fingerprint": classifier.artifact.fingerprint, **metadata}

@@ -63,7 +63,7 @@ def video(
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
     clip_length = _clip_length(model, frames, join, overlap, windows)
     sources = _select_sources(store.table, n, repeat)
-    requests = _condition_requests(model, sources, labels)
+    requests = _requested_values(model, sources, labels)
     values = model.conditioner.encode_request(requests.values)
     without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
     settings = {
@@ -187,7 +187,7 @@ def _select_sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.Data
     return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
 
 
-def _condition_requests(model: DiffusionModel, sources: pd.DataFrame, labels: str | None) -> ConditionRequests:
+def _requested_values(model: DiffusionModel, sources: pd.DataFrame, labels: str | None) -> ConditionRequests:
     """Requested values of each condition column, for all videos; None where a value is missing."""
     columns = list(model.conditioner.columns)
     missing = [None] * len(sources)

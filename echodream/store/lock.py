@@ -26,7 +26,7 @@ def lock(folder: Path, file: str | None = None) -> int:
         except OSError:
             os.close(handle)
             raise
-        if _is_still_at(handle, path):
+        if _is_same_file(handle, path):
             _handles.add(handle)
             return handle
         os.close(handle)
@@ -39,7 +39,7 @@ def unlock(handle: int) -> None:
         os.close(handle)
 
 
-def _is_still_at(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     """Whether the opened file is still the file at ``path``, not removed or renamed since."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

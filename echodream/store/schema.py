@@ -95,28 +95,28 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format_version is {_quote(self.format_version)}, this version reads {FORMAT_VERSION}")
+            raise ValueError(f"format_version is {_quoted(self.format_version)}, this version reads {FORMAT_VERSION}")
         if self.kind not in KINDS:
-            raise ValueError(f"kind is {_quote(self.kind)}, not one of {', '.join(KINDS)}")
+            raise ValueError(f"kind is {_quoted(self.kind)}, not one of {', '.join(KINDS)}")
         for name, high in (("channels", 4096), ("height", MAX_SIDE), ("width", MAX_SIDE)):
             value = getattr(self, name)
             if not validation.is_whole(value, 1, high) and (name == "channels" or value is not None):
-                raise ValueError(f"{name} is {_quote(value)}, not a whole number from 1 to {high}")
+                raise ValueError(f"{name} is {_quoted(value)}, not a whole number from 1 to {high}")
         if self.kind == "video" and self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, a video store has 1 (grey) or 3 (RGB)")
         expected = "F,H,W,C" if self.kind == "video" else "F,C,H,W"
         if self.layout != expected:
-            raise ValueError(f"layout is {_quote(self.layout)}, a {self.kind} store has {expected!r}")
+            raise ValueError(f"layout is {_quoted(self.layout)}, a {self.kind} store has {expected!r}")
         if (self.kind == "latent") != (self.encoder is not None):
             raise ValueError("encoder is needed for a latent store, and must be null for a video store")
         if self.encoder is not None and not (isinstance(self.encoder, str) and _HEX.fullmatch(self.encoder)):
-            raise ValueError(f"encoder is {_quote(self.encoder)}, not a SHA-256 in hexadecimal")
+            raise ValueError(f"encoder is {_quoted(self.encoder)}, not a SHA-256 in hexadecimal")
         if self.statistics is not None and len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics have {len(self.statistics.mean)} channels, the store has {self.channels}")
         types = {"fidelity": str, "command": str, "code_version": str, "synthetic": bool, "settings": dict}
         for name, kind in types.items():
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} is {_quote(getattr(self, name))}, not a {kind.__name__}")
+                raise ValueError(f"{name} is {_quoted(getattr(self, name))}, not a {kind.__name__}")
 
     def to_json(self) -> str:
         """Text of dataset.json, with sorted keys and fixed indentation: equal content gives equal bytes."""
@@ -128,7 +128,7 @@ class Dataset:
         raw = _parse_strict_json(text)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(raw) - known):
-            raise ValueError(f"unknown key {_quote(unknown[0])}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {_quoted(unknown[0])}; known are {', '.join(sorted(known))}")
         if missing := sorted({"kind", "channels", "format_version"} - set(raw)):
             raise ValueError(f"key {missing[0]!r} is missing")
         statistics = raw.get("statistics")
@@ -158,7 +158,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
         if key in unique:
-            raise ValueError(f"the key {_quote(key)} occurs twice")
+            raise ValueError(f"the key {_quoted(key)} occurs twice")
         unique[key] = value
     return unique
 
@@ -178,7 +178,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
-def _quote(value: object) -> str:
+def _quoted(value: object) -> str:
     """``value`` as quoted in a message, at most 80 characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -224,13 +224,13 @@ def read_text(path: Path, max_bytes: int) -> str:
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:
     """The first difference of two stores, for a message, ignoring command and statistics; None if they are equal."""
     left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (existing, new))
-    return _difference(left, right)
+    return _first_difference(left, right)
 
 
-def _difference(left: Any, right: Any, key: str = "") -> str | None:
+def _first_difference(left: Any, right: Any, key: str = "") -> str | None:
     if isinstance(left, dict) and isinstance(right, dict):
         for name in sorted(left.keys() | right.keys(), key=lambda name: (name == "listing", name)):
-            if difference := _difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
+            if difference := _first_difference(left.get(name), right.get(name), f"{key}.{name}" if key else name):
                 return difference
         return None
     if left != right and key == "settings.listing":

@@ -64,21 +64,21 @@ class StoreWriter:
         if self._is_complete():
             return self
         if self.shard:
-            self._resume()
+            self._resume_from_journal()
             return self
         self._acquire_lock()
         try:
             if not self._is_complete():  # the writer that held the lock may have finished the store
                 self._prepare_folders()
-                self._resume()
+                self._resume_from_journal()
         except BaseException:
-            self._release()
+            self._release_lock()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._release()
+        self._release_lock()
 
     @property
     def media_folder(self) -> Path:
@@ -182,7 +182,7 @@ class StoreWriter:
             fresh.write_text(self.dataset.to_json(), encoding="utf-8")
             fresh.replace(path)
 
-    def _resume(self) -> None:
+    def _resume_from_journal(self) -> None:
         """Read the journal. Recordings whose media file is missing or has another checksum are written again."""
         self.read_journals()
         journal = self._work / f"journal-{self.shard}.jsonl"
@@ -238,7 +238,7 @@ class StoreWriter:
             self.rows[entry["row"]["FileName"]] = entry["row"]
             self._checksums[entry["row"]["FileName"]] = entry["sha256"]
 
-    def _release(self) -> None:
+    def _release_lock(self) -> None:
         if self._journal is not None:
             with contextlib.suppress(OSError):  # the failed write has already reported a full disk
                 self._journal.close()

@@ -126,7 +126,7 @@ def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[s
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in predictions])
     outputs = np.concatenate([out for _, _, out in predictions])
     weights = bootstrap_weights(patients, cfg.model.repeats)
-    truth = np.concatenate([_targets(metadata, table) for _, table, _ in predictions])
+    truth = np.concatenate([_true_values(metadata, table) for _, table, _ in predictions])
     if metadata["task"] == "regression":
         metrics, metric_patients = regression_metrics(outputs[:, 0], truth, weights), {}
     else:
@@ -142,7 +142,7 @@ def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[s
     return {"figures": intervals, "recordings": recordings, "patients": len(set(patients.tolist()))}
 
 
-def _targets(metadata: dict[str, Any], table: Any) -> np.ndarray:
+def _true_values(metadata: dict[str, Any], table: Any) -> np.ndarray:
     """The true value, or the index of the true class, of each row."""
     if metadata["task"] == "regression":
         return table[metadata["column"]].to_numpy(np.float64)

@@ -56,7 +56,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source)
     module, data = build(cfg)
-    with _locked(folder):
+    with _training_lock(folder):
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
@@ -168,7 +168,7 @@ def training_yaml(cfg: DictConfig) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _training_lock(folder: Path) -> Iterator[None]:
     """Keep other runs out of ``folder``, and end the runs of loggers. Only the first process holds the lock."""
     held = lock(folder, "lock", action="used for training", key="work=") if is_first_process() else None
     try:

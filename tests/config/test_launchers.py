@@ -79,14 +79,14 @@ def test_lightning_does_not_queue_a_job_again_by_itself(monkeypatch: pytest.Monk
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("SLURM_JOB_NAME", raising=False)
-    (environment,) = trainers._slurm()
+    (environment,) = trainers._slurm_environment()
     assert not environment.auto_requeue
     assert (environment.world_size(), environment.global_rank(), environment.node_rank()) == (2, 1, 1)
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(UserError, match="--ntasks-per-node=2"):
         trainers.make_trainer(lambda **_: pytest.fail("not so far"), [])
     monkeypatch.delenv("SLURM_NTASKS")
-    assert trainers._slurm() == []
+    assert trainers._slurm_environment() == []
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def source(tmp_path: Path) -> MimicCxr:
 def of(source: MimicCxr) -> dict[str, str]:
     """dicom_id -> FileName."""
     pseudonyms = Pseudonyms.from_file(Path(source.key_file))
-    return {image[0]: pseudonyms.recording(f"image {image[0]}") for image in IMAGES}
+    return {image[0]: pseudonyms.hash_recording(f"image {image[0]}") for image in IMAGES}
 
 
 def by_image(source: MimicCxr, raw: Path) -> list[Recording]:
@@ -117,7 +117,7 @@ def test_every_image_has_its_patient_split_view_and_study(source: MimicCxr, raw:
     patients, studies = [r.patient for r in listed], [r.columns["Study"] for r in listed]
     assert [patients.index(patient) for patient in patients] == [0, 0, 0, 3, 4]
     assert [studies.index(study) for study in studies] == [0, 0, 2, 3, 4]
-    assert patients[0] == Pseudonyms.from_file(Path(source.key_file)).patient("10000032")
+    assert patients[0] == Pseudonyms.from_file(Path(source.key_file)).hash_patient("10000032")
 
 
 @pytest.mark.parametrize(

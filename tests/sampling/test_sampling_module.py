@@ -137,12 +137,12 @@ def test_guidance_by_hand(kind: str) -> None:
         return made(x, t, values, {name: torch.full((2,), name in kept) for name in names})
 
     scales = {"class_id": 3.0} | ({"reference": 1.5} if kind == "lvdm" else {})
-    guided = SamplingModule(made, recipe(scales=scales))._denoiser(values)(x, t)
+    guided = SamplingModule(made, recipe(scales=scales))._guided_denoiser(values)(x, t)
     first = d("reference") if kind == "lvdm" else d()
     wanted = d() + (1.5 * (first - d()) if kind == "lvdm" else 0) + 3.0 * (d(*names) - first)
     assert torch.allclose(guided, wanted, atol=1e-5)
     assert not torch.allclose(guided, d(*names), atol=1e-2)
-    assert torch.equal(SamplingModule(made, recipe())._denoiser(values)(x, t), d(*names))
+    assert torch.equal(SamplingModule(made, recipe())._guided_denoiser(values)(x, t), d(*names))
 
 
 def test_guidance_away_from_a_weaker_model_by_hand() -> None:
@@ -153,7 +153,7 @@ def test_guidance_away_from_a_weaker_model_by_hand() -> None:
     full, null, worse = made(x, t, values, keep), made(x, t, values, none), weak(x, t, values, keep)
     drawer = SamplingModule(made, recipe(scales={"class_id": 2.0}, auto=1.75), weak=weak)
     wanted = null + 2 * (full - null) + 0.75 * (full - worse)
-    assert torch.allclose(drawer._denoiser(values)(x, t), wanted, atol=1e-5)
+    assert torch.allclose(drawer._guided_denoiser(values)(x, t), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_clips_start_as_in_the_test_of_the_classifier(
 ) -> None:
     """With "spread", frames come from the whole recording, as in ``stage=utility``."""
     encoder = ClassifierExtractor(str(classifier(tmp_path / "other", start=start)))
-    assert encoder.record()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
+    assert encoder.as_json()["clips"] == [{"frames": 4, "stride": 3, "start": start}]
     seen = FeatureExtraction(100, 4, 0).clips(load_recordings(str(study / "videos"), "videos"), encoder, 4, 3)
     store, features = Store(study / "videos"), []
     for name in store.table["FileName"]:

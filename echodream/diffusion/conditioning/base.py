@@ -78,7 +78,7 @@ class TokenCondition(ConditionModule):
         """All values that can be requested; None for a continuous condition."""
         return None
 
-    def value_at(self, fraction: float) -> Any:
+    def range_value(self, fraction: float) -> Any:
         """Value at a ``fraction``, in [0, 1], of the range in the training rows."""
         raise UserError(f"{self.column} has no default values: give labels=training, or the path of a csv")
 
@@ -116,9 +116,9 @@ class NumericCondition(TokenCondition):
             return raw.to(device, torch.float32)
         return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
 
-    def value_at(self, fraction: float) -> float:
+    def range_value(self, fraction: float) -> float:
         if not self.metadata:
-            return float(super().value_at(fraction))
+            return float(super().range_value(fraction))
         low, high = (self.metadata[key] for key in self.range_keys)
         return min(max(round(low + fraction * (high - low), 6), low), high)
 

@@ -40,13 +40,13 @@ class Conditioner(nn.Module):
                 raise UserError(f"conditioning.{name}: reference frames, and nothing else, are called {REFERENCE}")
         ordered = sorted(modules.items(), key=lambda item: item[0] != REFERENCE)
         self.conditions = nn.ModuleDict(dict(ordered))
-        fixed = [name for name, module in self._tokens.items() if module.fixed_width is not None]
-        if fixed and len(self._tokens) > 1:
-            others = ", ".join(name for name in self._tokens if name != fixed[0])
+        fixed = [name for name, module in self._token_conditions.items() if module.fixed_width is not None]
+        if fixed and len(self._token_conditions) > 1:
+            others = ", ".join(name for name in self._token_conditions if name != fixed[0])
             problem = f"conditioning.{fixed[0]} is the published one, which goes with no condition but a reference"
             raise UserError(f"{problem}: leave out {others}")
         validation.whole_number("the width of the condition's tokens", width)
-        self.width = next((module.fixed_width or width for module in self._tokens.values()), width)
+        self.width = next((module.fixed_width or width for module in self._token_conditions.values()), width)
         self.channels: int | None = None
 
     @property
@@ -57,24 +57,24 @@ class Conditioner(nn.Module):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of FileList.csv that the conditions read."""
-        return tuple(dict.fromkeys(module.column for module in self._tokens.values()))
+        return tuple(dict.fromkeys(module.column for module in self._token_conditions.values()))
 
     @property
     def extra_channels(self) -> int:
         """Channels of ``Condition.channels``, E; 0 without reference frames."""
-        return self._reference.extra_channels if self._reference is not None else 0
+        return self._reference_module.extra_channels if self._reference_module is not None else 0
 
     @property
     def interpolates_references(self) -> bool:
         """Whether the model takes any number of reference frames, placed in time."""
-        return self._reference is not None and self._reference.interpolates
+        return self._reference_module is not None and self._reference_module.interpolates
 
     @property
-    def _tokens(self) -> dict[str, TokenCondition]:
+    def _token_conditions(self) -> dict[str, TokenCondition]:
         return {name: module for name, module in self.conditions.items() if isinstance(module, TokenCondition)}
 
     @property
-    def _reference(self) -> ReferenceCondition | None:
+    def _reference_module(self) -> ReferenceCondition | None:
         return cast(ReferenceCondition, self.conditions[REFERENCE]) if REFERENCE in self.conditions else None
 
     def fit(self, table: pd.DataFrame, channels: int) -> None:
@@ -82,7 +82,7 @@ class Conditioner(nn.Module):
 
         ``channels``: those of a frame. Raises ``UserError`` for a column that is missing, empty, or of another type.
         """
-        for name, module in self._tokens.items():
+        for name, module in self._token_conditions.items():
             if module.column not in table:
                 problem = f"conditioning={name} needs the column {module.column!r}, which the store does not have"
                 raise UserError(f"{problem}; it has {', '.join(map(str, table.columns))}")
@@ -92,16 +92,19 @@ class Conditioner(nn.Module):
     def build(self, channels: int) -> None:
         """Create the parameters from the metadata of the conditions."""
         self.channels = channels
-        for module in self._tokens.values():
+        for module in self._token_conditions.values():
             module.build(self.width)
-        if self._reference is not None:
-            self._reference.build(channels)
+        if self._reference_module is not None:
+            self._reference_module.build(channels)
 
     def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Encoded conditions by name, and ``reference_time``, (B, ...) each; missing or unknown values are marked."""
         device = batch["x"].device
-        values = {name: module.encode(batch["columns"][module.column], device) for name, module in self._tokens.items()}
-        if self._reference is not None:
+        values = {
+            name: module.encode(batch["columns"][module.column], device)
+            for name, module in self._token_conditions.items()
+        }
+        if self._reference_module is not None:
             if "reference" not in batch or "reference_time" not in batch:
                 choices = "view=clips with view.reference=random, first, even or keyframes"
                 raise UserError(f"conditioning=reference needs reference frames: choose {choices}")
@@ -122,7 +125,7 @@ class Conditioner(nn.Module):
         if len(set(counts.values())) > 1:
             raise UserError(f"the conditions are not for the same number of samples: {counts}")
         values = {}
-        for name, module in self._tokens.items():
+        for name, module in self._token_conditions.items():
             if counts:
                 cells = requests.get(module.column, [None] * next(iter(counts.values())))
                 if not (clamp and module.clamps):
@@ -137,19 +140,19 @@ class Conditioner(nn.Module):
         """
         requests: dict[str, list[Any]] = {}
         stride, continuous = 1, []
-        for module in self._tokens.values():
+        for module in self._token_conditions.values():
             if choices := module.choices():
                 requests[module.column] = [choices[row // stride % len(choices)] for row in range(count)]
                 stride *= len(choices)
             else:
                 continuous.append(module)
         for module, step in zip(continuous, itertools.cycle(_IRRATIONAL_STEPS), strict=False):
-            requests[module.column] = [module.value_at((0.5 + row // stride * step) % 1) for row in range(count)]
+            requests[module.column] = [module.range_value((0.5 + row // stride * step) % 1) for row in range(count)]
         return requests
 
     def table_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of FileList.csv for one sample with the cells ``request``, by column; class_id adds class_name."""
-        modules = {module.column: module for module in self._tokens.values()}
+        modules = {module.column: module for module in self._token_conditions.values()}
         parts = (modules[column].table_columns(cell) for column, cell in request.items())
         return {name: cell for part in parts for name, cell in part.items()}
 
@@ -170,12 +173,12 @@ class Conditioner(nn.Module):
         ``rest``: (H, W) or (F, H, W). A condition without value is null. Without token conditions, one token of zeros.
         """
         tokens = []
-        for name, module in self._tokens.items():
+        for name, module in self._token_conditions.items():
             device = next(module.parameters(), keep[name]).device
             value = values[name] if name in values else module.encode([None] * len(keep[name]), device)
             tokens.append(module(value, keep[name].to(value.device)))
         joined = torch.cat(tokens, dim=1) if tokens else torch.zeros(1, 1, self.width)
-        if self._reference is None:
+        if self._reference_module is None:
             return Condition(joined)
         kept = keep[REFERENCE]
         if REFERENCE in values:
@@ -183,7 +186,7 @@ class Conditioner(nn.Module):
         else:
             frames, time = torch.zeros(len(kept), self.channels or 0, 1, *rest[1:]), torch.zeros(len(kept), 1)
             frames, time, kept = frames.to(kept.device), time.to(kept.device), torch.zeros_like(kept)
-        return Condition(joined, self._reference(frames, time.to(frames.device), kept.to(frames.device), rest))
+        return Condition(joined, self._reference_module(frames, time.to(frames.device), kept.to(frames.device), rest))
 
     def settings(self) -> dict[str, Any]:
         """Arguments of ``from_settings`` as JSON values: classes and ranges, no rows of the data."""

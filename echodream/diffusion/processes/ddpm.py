@@ -76,10 +76,10 @@ class DDPM(Process):
         return (t.float() + 1) / self.steps
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return torch.logit(self._alphas_on(t.device)[t])
+        return torch.logit(self._device_alphas_cumprod(t.device)[t])
 
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
-        signal, sigma = self._rates(t, x_0)
+        signal, sigma = self._signal_and_noise_rates(t, x_0)
         targets = {"epsilon": lambda: noise, "sample": lambda: x_0, "v": lambda: signal * noise - sigma * x_0}
         x_t = signal * x_0 + sigma * noise
         return NoisedBatch(x_t.to(x_0.dtype), t, targets[self.prediction]().to(x_0.dtype), self.weight(t))
@@ -87,7 +87,7 @@ class DDPM(Process):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         if self.prediction == "sample":
             return prediction
-        signal, sigma = self._rates(t, x_t)
+        signal, sigma = self._signal_and_noise_rates(t, x_t)
         if self.prediction == "v":
             return (signal * x_t - sigma * prediction).to(x_t.dtype)
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
@@ -100,7 +100,7 @@ class DDPM(Process):
         """
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
-        signal = self._alphas_on(t.device)[t]
+        signal = self._device_alphas_cumprod(t.device)[t]
         snr = signal / (1 - signal)
         bounded = snr.clamp(max=self.min_snr)
         weight = bounded / {"v": snr + 1, "epsilon": snr, "sample": torch.ones_like(snr)}[self.prediction]
@@ -124,14 +124,14 @@ class DDPM(Process):
             "timestep_spacing": "trailing" if self.spacing == "quadratic" else self.spacing,
         }
 
-    def _alphas_on(self, device: torch.device) -> Tensor:
+    def _device_alphas_cumprod(self, device: torch.device) -> Tensor:
         if device not in self._alphas_by_device:
             self._alphas_by_device[device] = self.alphas_cumprod.to(device)
         return self._alphas_by_device[device]
 
-    def _rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of the data and of the noise, each (B, 1, ..., 1)."""
-        alpha = expand_like(self._alphas_on(x.device)[t.to(x.device)], x)
+        alpha = expand_like(self._device_alphas_cumprod(x.device)[t.to(x.device)], x)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
@@ -158,7 +158,7 @@ class DDPM(Process):
         return Solver(scheduler, times, entry.stochastic, **({"convert": self._x0_to_v} if converts else {}))
 
     def _x0_to_v(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        signal, sigma = self._rates(t, x_t)
+        signal, sigma = self._signal_and_noise_rates(t, x_t)
         return (signal * x_t - x_0) / sigma
 
 

@@ -32,7 +32,7 @@ class RectifiedFlow(Process):
         """Float, (count,), in 0..1000."""
         distribution = torch.randn if self.times == "logit_normal" else torch.rand
         s = distribution(count, generator=generator, device=device if generator is None else generator.device)
-        return SCALE * self._shifted(s.sigmoid() if self.times == "logit_normal" else s).to(device)
+        return SCALE * self._shift_time(s.sigmoid() if self.times == "logit_normal" else s).to(device)
 
     def evenly_spaced_times(self, count: int) -> Tensor:
         """Float, (count,), in 0..1000."""
@@ -51,7 +51,7 @@ class RectifiedFlow(Process):
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         return (x_t - expand_like(self.relative_time(t), x_t) * prediction).to(x_t.dtype)
 
-    def _shifted(self, s: Tensor) -> Tensor:
+    def _shift_time(self, s: Tensor) -> Tensor:
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:

@@ -47,7 +47,7 @@ class Extractor(ABC):
         """Number of samples behind published values of a metric of this name, as FID; None if there are none."""
         return None
 
-    def record(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The entry of the protocol."""
         clips = [{"frames": frames, "stride": stride, "start": self.start} for frames, stride in self.clips]
         return {"weights": self.weights, "resize": self.resize, "sees": list(self.inputs), "clips": clips}

@@ -64,7 +64,7 @@ class EfficientNetLite0(nn.Module):
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         """Activations at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size: (B, D, h, w) with D 16, 24, 40, 112, 320."""
-        x = functional.relu6(self._bn0(_convolve(self._conv_stem, x)))
+        x = functional.relu6(self._bn0(_convolve_same(self._conv_stem, x)))
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number in _TAPS:
@@ -91,7 +91,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(_convolve(self._depthwise_conv, y)))
+        y = functional.relu6(self._bn1(_convolve_same(self._depthwise_conv, y)))
         y = self._bn2(self._project_conv(y))
         return y + x if self.adds_input else y
 
@@ -108,7 +108,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
-def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def _convolve_same(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """``convolution`` with TensorFlow's "same" padding: output size ceil(H / stride), odd padding at the end."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]

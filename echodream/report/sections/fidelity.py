@@ -42,7 +42,7 @@ class Distance:
     """The distance of real test recordings that were encoded and decoded."""
 
     @property
-    def certain_grade(self) -> int:
+    def grade_of_lowest_value(self) -> int:
         """The grade of the lowest value over random subsets of the samples."""
         return grade((self.spread[0] if self.spread else self.value.value) / self.floor.value)
 
@@ -59,7 +59,7 @@ class Distance:
         meaning = metric_meaning(self.metric)
         return Row(self.metric, value, floor, meaning, self.warning, raw_value=self.value, raw_reference=self.floor)
 
-    def record(self) -> dict[str, float]:
+    def as_json(self) -> dict[str, float]:
         return {**asdict(self.value), "floor": self.floor.value}
 
 
@@ -82,14 +82,14 @@ def judged_distances(sources: Sources) -> dict[str, Distance]:
             f"{part}, {distance.metric}": distance
             for part in PARTS
             if part in record
-            for distance in _distances(record[part])
+            for distance in _distances_with_floor(record[part])
             if distance.metric in JUDGED
         }
 
 
-def is_unusable(sources: Sources) -> bool:
+def synthetic_set_is_unusable(sources: Sources) -> bool:
     """Whether the verdict is that the synthetic set is not usable as images."""
-    return any(distance.certain_grade == len(GRADES) - 1 for distance in judged_distances(sources).values())
+    return any(distance.grade_of_lowest_value == len(GRADES) - 1 for distance in judged_distances(sources).values())
 
 
 def verdict(sources: Sources) -> Verdict:
@@ -103,18 +103,18 @@ def verdict(sources: Sources) -> Verdict:
             f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
         )
         return sources.unknown_verdict("Fidelity", "evaluation", message)
-    name, worst = max(distances.items(), key=lambda item: (item[1].certain_grade, item[1].ratio))
+    name, worst = max(distances.items(), key=lambda item: (item[1].grade_of_lowest_value, item[1].ratio))
     part, _, metric = name.partition(", ")
     ratio = format_ratio(worst.ratio)
     sentence = (
         f"Synthetic {part} are {ratio} times as far from real test patients as real training patients are, by "
         f"{metric}: {_format_interval(worst.value)} against {_format_interval(worst.floor)}."
     )
-    _, state, label = GRADES[worst.certain_grade]
+    _, state, label = GRADES[worst.grade_of_lowest_value]
     record: Mapping[str, Any] = sources.records["evaluation"]
     with sources.parsing("evaluation"):
         notes = [note for each in PARTS if each in record for note in _agreement_note(record[each], each)]
-    unstable = [key for key, each in distances.items() if each.certain_grade != grade(each.ratio)]
+    unstable = [key for key, each in distances.items() if each.grade_of_lowest_value != grade(each.ratio)]
     if unstable:
         notes.insert(
             0, f"Varies between random subsets of the samples; the lowest value counts: {'; '.join(unstable)}."
@@ -129,28 +129,28 @@ def verdict(sources: Sources) -> Verdict:
         sentence,
         [*[f"{capitalized(worst.warning)}."] * bool(worst.warning), *notes],
         _with_shared_axis(rows),
-        numbers={key: each.record() for key, each in distances.items()},
-        stills=_stills(sources),
+        numbers={key: each.as_json() for key, each in distances.items()},
+        stills=_middle_frames(sources),
     )
 
 
-def _stills(sources: Sources) -> list[Still]:
+def _middle_frames(sources: Sources) -> list[Still]:
     """The middle frame of a real test recording (not on a shared page) and of a synthetic one of the same class."""
     synthetic, real = sources.synthetic, sources.real
     if synthetic is None:
         return []
     row = synthetic.table.iloc[0]
-    stills = [_still(synthetic, row, "Synthetic")]
+    stills = [_middle_frame(synthetic, row, "Synthetic")]
     if real is not None and not sources.share:
         rows = real.table[real.table["Split"] == "TEST"]
         if {"class_id"} <= set(rows) & set(synthetic.table) and (rows["class_id"] == row["class_id"]).any():
             rows = rows[rows["class_id"] == row["class_id"]]
         if len(rows):
-            stills.insert(0, _still(real, rows.iloc[0], "Real"))
+            stills.insert(0, _middle_frame(real, rows.iloc[0], "Real"))
     return stills
 
 
-def _still(store: Store, row: Any, label: str) -> Still:
+def _middle_frame(store: Store, row: Any, label: str) -> Still:
     pixels = store.frames(str(row["FileName"]), [int(row["NumberOfFrames"]) // 2])[0]
     return Still(label, png_uri(pixels), pixels.shape[1], pixels.shape[0])
 
@@ -159,7 +159,7 @@ def _format_interval(value: Interval) -> str:
     return f"{format_value(value)} ({format_ends(value)})" if format_ends(value) else format_value(value)
 
 
-def _distances(part: Mapping[str, Any]) -> Iterator[Distance]:
+def _distances_with_floor(part: Mapping[str, Any]) -> Iterator[Distance]:
     """The distances of ``part`` that have a floor above 0."""
     for name, entry in part.items():
         if is_distance(name) and isinstance(entry, Mapping) and entry.get("floor") is not None:
@@ -209,7 +209,7 @@ def fidelity_tables(sources: Sources) -> list[Table]:
 
 
 def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
-    measured = list(_distances(record))
+    measured = list(_distances_with_floor(record))
     distances = [distance.row() for distance in measured]
     names = {row.name for row in distances}
     classes, others = [], []

@@ -44,8 +44,8 @@ def build(context: PageContext) -> SectionContent:
 
 def lineage(sources: Sources) -> list[LineageEntry]:
     """The first store, artifact or record of each command, in the order of the pipeline."""
-    entries = dict(_entries(sources))
-    keys = [key for pattern in ORDER for key in sorted(entries) if _matches(key, pattern)]
+    entries = dict(_make_entries(sources))
+    keys = [key for pattern in ORDER for key in sorted(entries) if _matches_pattern(key, pattern)]
     by_command: dict[str, LineageEntry] = {}
     for key in dict.fromkeys(keys):
         entry = entries[key]
@@ -54,11 +54,11 @@ def lineage(sources: Sources) -> list[LineageEntry]:
     return list(by_command.values())
 
 
-def _matches(key: str, pattern: str) -> bool:
+def _matches_pattern(key: str, pattern: str) -> bool:
     return key == pattern or (pattern.endswith("*") and key.startswith(pattern[:-1]) and key not in ORDER)
 
 
-def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
+def _make_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
     for kind, folder in sources.folders.items():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             key = f"{kind}/{path.name}"
@@ -66,11 +66,11 @@ def _entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
                 continue
             if (path / DATASET).is_file():
                 dataset = read_dataset(path)
-                yield key, _entry(key, dataset.command, dataset.code_version, sources)
+                yield key, _make_entry(key, dataset.command, dataset.code_version, sources)
             elif (path / METADATA_FILE).is_file():
                 yield key, _artifact_entry(key, path, sources)
     for name, record in sources.records.items():
-        yield name, _entry(name.replace("_", " of "), record.get("command"), record.get("code_version"), sources)
+        yield name, _make_entry(name.replace("_", " of "), record.get("command"), record.get("code_version"), sources)
 
 
 def _artifact_entry(key: str, folder: Path, sources: Sources) -> LineageEntry:
@@ -79,10 +79,10 @@ def _artifact_entry(key: str, folder: Path, sources: Sources) -> LineageEntry:
     config = (folder / TRAINING_FILE).read_text(encoding="utf-8") if (folder / TRAINING_FILE).is_file() else ""
     config = redact_absolute_paths(config) if sources.share else config
     fingerprint = str(record.get("fingerprint", ""))[:12]
-    return _entry(key, record.get("command"), record.get("code_version"), sources, fingerprint, config)
+    return _make_entry(key, record.get("command"), record.get("code_version"), sources, fingerprint, config)
 
 
-def _entry(
+def _make_entry(
     name: str, command: Any, code_version: Any, sources: Sources, fingerprint: str = "", config: str = ""
 ) -> LineageEntry:
     text = str(command or "")

@@ -19,7 +19,7 @@ from echodream.report.number_format import (
     format_value,
 )
 from echodream.report.section import PageContext, Section, SectionContent
-from echodream.report.sections.fidelity import is_unusable
+from echodream.report.sections.fidelity import synthetic_set_is_unusable
 from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
@@ -37,7 +37,7 @@ def verdict(sources: Sources) -> Verdict:
         message = "These samples have not been filtered, so they have no privacy guarantee."
         return sources.unknown_verdict("Privacy", "filter_image", message)
     with sources.parsing(f"filter_{kind}"):
-        result = _guarantee(sources.records[f"filter_{kind}"], kind)
+        result = _guarantee_verdict(sources.records[f"filter_{kind}"], kind)
     unfiltered = sources.synthetic is not None and sources.video_filter() is None
     if unfiltered and result.numbers["passed"]:
         sentence = "The videos on this page are not those that passed the filter, so the guarantee does not cover them."
@@ -57,12 +57,12 @@ def verdict(sources: Sources) -> Verdict:
         missing.append(sources.missing("audit_image", message))
     if unfiltered and "filter_video" not in sources.records:
         missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
-    if is_unusable(sources):
+    if synthetic_set_is_unusable(sources):
         notes.insert(0, "The certified samples are not usable as images: see Fidelity.")
     return replace(result, notes=notes, missing=missing)
 
 
-def _guarantee(record: Mapping[str, Any], kind: str) -> Verdict:
+def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     decision = record["decision"]
     drawn, kept, statement = int(decision["drawn"]), int(decision["kept"]), str(decision["statement"])
     numbers: dict[str, Any] = {"on": kind, "rule": decision["rule"], "passed": decision["passed"]}
@@ -118,16 +118,16 @@ def build(context: PageContext) -> SectionContent:
     """Results of the filters and audits that exist."""
     sources, missing = context.sources, {}
     filters = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
-    rejections = {kind: _rejections(sources, kind) for kind in reversed(filters)}
+    rejections = {kind: _count_rejections(sources, kind) for kind in reversed(filters)}
     copies = {kind: tables for kind in filters if (tables := copy_tables(sources, kind))}
-    audits = {kind: _audit(sources, f"audit_{kind}") for kind in KINDS if f"audit_{kind}" in sources.records}
+    audits = {kind: _read_audit(sources, f"audit_{kind}") for kind in KINDS if f"audit_{kind}" in sources.records}
     if not copies:
         missing["filter"] = sources.missing("filter_image", "The privacy filter has not been run.")
     if not audits:
         missing["audit"] = sources.missing("audit_image", "The audit has not been run.")
     data = {
         "rejections": rejections,
-        "scores": [scores for kind in filters if (scores := _scores(sources, kind)) is not None],
+        "scores": [scores for kind in filters if (scores := _read_scores(sources, kind)) is not None],
         "copies": copies,
         "pairs": context.clips.pairs,
         "audits": audits,
@@ -138,7 +138,7 @@ def build(context: PageContext) -> SectionContent:
     return SectionContent(data, all_tables, {"funnel": counts}, missing)
 
 
-def _rejections(sources: Sources, kind: str) -> dict[str, int]:
+def _count_rejections(sources: Sources, kind: str) -> dict[str, int]:
     """Numbers of samples before the filter, rejected and kept."""
     with sources.parsing(f"filter_{kind}"):
         decision = sources.records[f"filter_{kind}"]["decision"]
@@ -183,7 +183,7 @@ def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[
     )
 
 
-def _scores(sources: Sources, kind: str) -> dict[str, Any] | None:
+def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:
     """Histogram of the similarity of samples, new patients and covered copies to the nearest training patient.
 
     None if the filter's folder has no scores.
@@ -211,7 +211,7 @@ def _scores(sources: Sources, kind: str) -> dict[str, Any] | None:
     return {"kind": kind, "groups": groups, "threshold": float(tau), "scale": scale}
 
 
-def _audit(sources: Sources, name: str) -> dict[str, Any]:
+def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
     """Tables, chart of the similarity to the first frame, and sentences on measures that were not computed."""
     with sources.parsing(name):
         reasons = sources.records[name].get("not measured") or {}

@@ -35,7 +35,7 @@ def verdict(sources: Sources) -> Verdict:
         return sources.unknown_verdict("Usefulness", "utility", message)
     with sources.parsing("utility"):
         record = sources.records["utility"]
-        rows = list(_ratios(record))
+        rows = list(_synthetic_to_real_ratios(record))
         if not rows:
             message = "No model trained on the synthetic set has been compared with one trained on real patients."
             return sources.unknown_verdict("Usefulness", "utility", message)
@@ -57,7 +57,7 @@ def verdict(sources: Sources) -> Verdict:
         for name, metric, ratio in rows
     ]
     numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in rows}
-    state, label, limits = _state([ratio for _, _, ratio in rows], not_learned)
+    state, label, limits = _verdict_state([ratio for _, _, ratio in rows], not_learned)
     return Verdict(
         "Usefulness",
         state,
@@ -71,7 +71,7 @@ def verdict(sources: Sources) -> Verdict:
     )
 
 
-def _state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str, str, list[str]]:
+def _verdict_state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str, str, list[str]]:
     """State and label of the verdict, and its limits; ``not_learned``: tasks in which training on real data failed."""
     if not_learned:
         limit = (
@@ -97,7 +97,7 @@ def _includes_chance(entry: Mapping[str, Any], metric: str) -> bool:
     return chance is not None and real is not None and real.low <= chance
 
 
-def _ratios(record: Mapping[str, Any]) -> list[tuple[str, str, Interval]]:
+def _synthetic_to_real_ratios(record: Mapping[str, Any]) -> list[tuple[str, str, Interval]]:
     """Task, main metric and ratio synthetic / real, for every task with a ratio."""
     rows = []
     for task, entry in record["tasks"].items():

@@ -15,13 +15,13 @@ _SPLITS = {
 
 def build(context: PageContext) -> SectionContent:
     """The verdicts of ``context``."""
-    verdicts, notices = context.verdicts, _notices(context.sources)
-    data = {"verdicts": verdicts, "notices": notices, "counts": _counts(context.sources)}
-    metrics = {"verdict": {verdict.topic.lower(): verdict.record() for verdict in verdicts}, "notices": notices}
+    verdicts, notices = context.verdicts, _page_warnings(context.sources)
+    data = {"verdicts": verdicts, "notices": notices, "counts": _split_counts(context.sources)}
+    metrics = {"verdict": {verdict.topic.lower(): verdict.as_json() for verdict in verdicts}, "notices": notices}
     return SectionContent(data, metrics=metrics)
 
 
-def _notices(sources: Sources) -> list[str]:
+def _page_warnings(sources: Sources) -> list[str]:
     """Warnings about classes assigned after sampling, and about records of other stores than those of the page."""
     notices, table = [], None if sources.synthetic is None else sources.synthetic.table
     if table is not None and "LabelSource" in table and (table["LabelSource"].astype(str) != "asked").any():
@@ -29,7 +29,7 @@ def _notices(sources: Sources) -> list[str]:
     return [*notices, *(message for _, message in find_mismatches(sources))]
 
 
-def _counts(sources: Sources) -> list[tuple[str, str, str]]:
+def _split_counts(sources: Sources) -> list[tuple[str, str, str]]:
     """Name, size and explanation of each split, and of the synthetic set."""
     counts = []
     if sources.real is not None:
