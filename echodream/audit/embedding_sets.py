@@ -52,7 +52,7 @@ class EmbeddingSet:
         return self.all_frames.flatten(0, 1), np.repeat(self.names, self.all_frames.shape[1]).tolist()
 
     def grouped_frames(self) -> tuple[Tensor, np.ndarray]:
-        """``sample_frames`` as rows, (n f, D), and the number of the sample or patient of each row."""
+        """``sample_frames`` as rows, (n f, D), and the index of the sample or patient of each row."""
         count, frames = self.sample_frames.shape[:2]
         return self.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
 
@@ -137,7 +137,7 @@ class EmbeddingSetBuilder:
     def _embed_sequences(
         self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
     ) -> list[Tensor]:
-        """Every ``every``-th frame of each recording in ``plan``; ``embedded`` if it has all frames of samples."""
+        """Embeddings of every ``config.every``-th frame of each recording in ``plan``, ``embedded`` if complete."""
         if self.all_frames_embedded:
             return [*embedded]
         lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]
@@ -145,7 +145,7 @@ class EmbeddingSetBuilder:
         return self._embed_plan(recordings, sequences, progress)
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """As many frames as of a sample: the key frames of a beat, a random frame, or evenly spaced frames."""
+        """The number of frames that a sample has: key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
         if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))

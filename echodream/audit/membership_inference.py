@@ -114,7 +114,7 @@ def denoising_errors(
 
 
 def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Recordings:
-    """The same recordings, whitened with the statistics of ``model``."""
+    """A copy of ``recordings`` whose latents are whitened with the statistics of ``model``."""
     copied = recordings.select(range(len(recordings)))
     copied.store = Store(recordings.store.root)
     copied.store.dataset = replace(copied.store.dataset, statistics=model.metadata.statistics)
@@ -171,12 +171,12 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     """AUC and TPR at 1 % FPR over patients, all noise levels combined; the AUC of each level is in ``details``."""
     result = membership(combine_levels(errors.values), errors.member, errors.patients, FPR, seed=seed)
     kind = "lvdm" if model.is_video else "lidm"
-    note = "" if result.resolved else f"; {result.others} others are too few for 1 %: none of them is taken for one"
+    note = "" if result.resolved else f"; {result.others} others are too few for 1 %, so no error is allowed"
     yield Measure(
         f"membership inference ({kind}), AUC",
         PRIVACY,
-        "how well training patients are told from others: those whose recordings the generator restores with a "
-        "smaller error are taken for training patients",
+        "how well training patients are distinguished from others: patients whose recordings the generator denoises "
+        "with a smaller error are classified as training patients",
         ".5: chance",
         result.auc,
         exact_value(0.5),
@@ -186,7 +186,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     yield Measure(
         f"membership inference ({kind}), TPR at 1 % FPR",
         PRIVACY,
-        f"share of training patients who are found where 1 % of others are taken for one{note}",
+        f"share of training patients who are found where 1 % of other patients are misclassified{note}",
         ".01",
         result.tpr,
         exact_value(FPR),

@@ -66,9 +66,10 @@ def _log_errors(send: Callable[..., None]) -> Callable[..., None]:
 class PrivateWandbLogger(WandbLogger):
     """Lightning's W&B logger without data of patients, users or machines by default; its errors never stop a training.
 
-    ``offline``: None means offline if there is no key. ``id``: None is set by ``set_run``. ``pictures``: the most
-    private content of logged images, one of ``CONTENTS``. ``upload``: also log the weights of models. Console, command
-    line, machine and code are not recorded, because they may contain names. Raises ``UserError`` for invalid settings.
+    ``offline``: with None, offline if W&B has no API key. ``id`` of the run: with None, ``set_run`` sets the id.
+    ``pictures``: the most private content of logged images, one of ``CONTENTS``. ``upload``: also log the weights of
+    models. Console, command line, machine and code are not recorded, because they may contain names. Raises
+    ``UserError`` for invalid settings.
     """
 
     error: str | None = None

@@ -57,10 +57,11 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 def _config_group_help(name: str) -> str:
     """A config group: each choice with the first comment of its file."""
-    lines = [f"{name}="]
-    for path in sorted((CONF_DIR / name).glob("*.yaml")):
+    lines, paths = [f"{name}="], sorted((CONF_DIR / name).glob("*.yaml"))
+    width = max(24, *(len(path.stem) + 2 for path in paths))
+    for path in paths:
         comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
         comment = next((text for text in comments if not text.startswith("@package")), "")
         if path.stem != "base":
-            lines.append(f"  {path.stem:<24}{comment}")
+            lines.append(f"  {path.stem:<{width}}{comment}")
     return "\n".join([*lines, ""])

@@ -110,7 +110,7 @@ def _frame_span(frames: np.ndarray) -> tuple[int, int, bool]:
 
 
 def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
-    """A sample of independent normal distributions. All tensors have one shape; float32."""
+    """A sample of independent normal distributions. ``mean``, ``std`` and the sample have the same shape; float32."""
     return mean + std * torch.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
 
 

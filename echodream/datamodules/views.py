@@ -24,7 +24,7 @@ class Sample:
     """One sample of a view, before augmentation and batching."""
 
     row: int
-    """Row number of the recording."""
+    """Index of the recording."""
     x: Tensor
     """(C, F, H, W)."""
     mask: np.ndarray | None = None
@@ -36,7 +36,7 @@ class Sample:
     other: Tensor | None = None
     """Pairs: (C, 1, H, W)."""
     other_row: int | None = None
-    """Pairs: row number of the recording of ``other``."""
+    """Pairs: index of the recording of ``other``."""
     same: bool | None = None
     """Pairs: whether both frames are of the same identity."""
 

@@ -45,7 +45,7 @@ class Guidance:
         """
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
-            raise UserError(f"guidance.{unknown[0]} is no condition of this model; its conditions are {known}")
+            raise UserError(f"guidance.{unknown[0]} is not a condition of this model; its conditions are {known}")
         sets = [frozenset(names[:count]) for count in range(len(names) + 1)]
         if not inside:
             return {sets[-1]: 1.0}

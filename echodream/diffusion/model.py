@@ -66,7 +66,7 @@ class ModelMetadata:
         if self.beat_spread is not None and len(self.reference_times) != 3:
             raise ValueError(f"a beat has 3 key frames, not {len(self.reference_times)}")
         if not re.fullmatch(r"([0-9a-f]{64})?", self.encoder):
-            raise ValueError(f"{self.encoder[:80]!r} is no fingerprint of an encoder")
+            raise ValueError(f"{self.encoder[:80]!r} is not a fingerprint of an encoder")
         if len(self.statistics.mean) != self.channels:
             raise ValueError(f"statistics of {len(self.statistics.mean)} channels, not of {self.channels}")
         stds = self.residual or (1.0,) * self.channels

@@ -67,7 +67,7 @@ class Control(ABC):
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
     def excludes(self, selection: "FrameSelection", row: int, frames: np.ndarray) -> np.ndarray:
-        """Which ``frames``, (n,), of the recording ``row`` are no references for a copy of ``selection``; bool (n,)."""
+        """Which ``frames``, (n,), of recording ``row`` are not compared with a copy of ``selection``; bool (n,)."""
         if self.leave_out == "nothing" or row != selection.row:
             return np.zeros(len(frames), dtype=bool)
         if self.leave_out == "recording":
@@ -197,7 +197,7 @@ class SDEdit(Control):
 
     @property
     def description(self) -> str:
-        return f"{100 * self.strength:.0f} % noised and drawn again by the generator"
+        return f"{100 * self.strength:.0f} % noise added and removed by the generator (SDEdit)"
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         return copy_generator.sdedit(requests, self.strength)
@@ -206,17 +206,17 @@ class SDEdit(Control):
 def select_controls(
     controls: Mapping[str, Control | None], leave_out: Sequence[str], report_only: Sequence[str], views: Sequence[str]
 ) -> dict[str, Control]:
-    """The ``controls`` that are neither null nor in ``leave_out``, which may only have names of ``report_only``.
+    """The ``controls`` that are not null and not in ``leave_out``; ``leave_out`` must be a part of ``report_only``.
 
-    Raises ``UserError`` for values that are no controls, unknown names, and if no control would be certified.
+    Raises ``UserError`` for a value that is not a ``Control``, an unknown name, and if all controls are only reported.
     """
     for key, names in (("leave_out", leave_out), ("report_only", report_only), ("views", views)):
         if isinstance(names, str):
-            raise UserError(f"{key}={names} is no list: give names in brackets, or {key}=[] for none")
+            raise UserError(f"{key}={names} is not a list: give names in brackets, or {key}=[]")
     selected = {name: one for name, one in controls.items() if one is not None and name not in leave_out}
     if wrong := [name for name in sorted(selected) if not isinstance(selected[name], Control)]:
         known_kinds = "echodream.filtering.positive_controls"
-        raise UserError(f"controls.{wrong[0]} is no control: give one of {known_kinds}, or null")
+        raise UserError(f"controls.{wrong[0]} is not a control: give one of {known_kinds}, or null")
     choices = (("leave_out", leave_out, controls), ("report_only", report_only, controls), ("views", views, selected))
     for key, names, known in choices:
         if missing := [name for name in names if name not in known]:

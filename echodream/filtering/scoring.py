@@ -55,8 +55,8 @@ class ScoringConfig:
         splits = [self.calibration] if isinstance(self.calibration, str) else list(self.calibration)
         if not splits or not set(splits) <= {"VAL", "TEST"} or len(set(splits)) < len(splits):
             raise UserError(
-                f"calibration={splits} must be of TEST and VAL: patients on whom the generator or the reid was trained "
-                "say nothing about new patients"
+                f"calibration={splits} is not possible: give TEST, VAL or both; patients on whom the generator or the "
+                "reid was trained say nothing about new patients"
             )
         object.__setattr__(self, "calibration", splits)
         object.__setattr__(self, "views", list(self.views))

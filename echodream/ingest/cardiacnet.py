@@ -149,7 +149,7 @@ def _pair_images_with_labels(
     images: Mapping[str, list[RawFile]],
     labels: Mapping[str, list[RawFile]],
 ) -> Iterator[Recording]:
-    """The recording ``name``; further files of the same image are rejected."""
+    """The recording ``name``, from its image and label files; further copies of the image are rejected."""
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
     if not images:
         yield CardiacRecording(name, name, columns=columns, problem="a label without its image")

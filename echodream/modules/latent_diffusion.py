@@ -31,7 +31,7 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.types import Batch
 
 _MIN_RESIDUAL_STD = 1e-3
-"""In whitened units: lower bound of the residual's standard deviation, for channels without motion."""
+"""Lower bound of the standard deviation of residuals of whitened latents, for channels without motion."""
 NOISE_BANDS = 4
 """Bands of noise levels, from low to high noise, whose errors are logged separately."""
 _ESTIMATION_SAMPLES = 256

@@ -99,7 +99,7 @@ class Reid(MetricLearning):
         return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 
     def _whiten(self, stored: Tensor) -> Tensor:
-        """Frames in the scale of the store, (B, C, H, W), as a batch has them."""
+        """Stored frames, (B, C, H, W), whitened like the frames of a batch."""
         return (stored if self._statistics is None else whiten(stored, self._statistics, dim=1)).to(self.device)
 
 

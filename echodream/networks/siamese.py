@@ -41,7 +41,7 @@ class Siamese(nn.Module):
 
     constant_feature: float = 2.0
     correction_feature: float = 0.3
-    """Both in units in which the mean square of the linear code over training frames is 1."""
+    """Values of the two constants, as multiples of the root mean square of the linear code over training frames."""
 
     def __init__(
         self,

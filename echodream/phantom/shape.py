@@ -25,7 +25,7 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
 
 
 def nearest_depth_index(v: np.ndarray) -> np.ndarray:
-    """Index of the entry of ``DEPTHS`` nearest to the depths ``v`` in mm, int."""
+    """Index of the entry of ``DEPTHS`` that is nearest to each depth in ``v``, in mm; int, the shape of ``v``."""
     return np.clip(np.round((v - V0) / STEP).astype(int), 0, len(DEPTHS) - 1)
 
 

@@ -18,7 +18,8 @@ THICKNESS = 0.85
 def _leaflet_line(hinge: np.ndarray, other: np.ndarray, share: float, opening: np.ndarray, swing: float) -> np.ndarray:
     """Points along one leaflet, (F, POINTS, 2) in mm, from ``hinge`` (F, 2) over a fraction ``share`` to ``other``.
 
-    Closed, its tip lies ``TENT`` mm apical of the annulus; open, it is rotated by ``swing`` radians out of this plane.
+    ``opening``, (F,): 0 closed, with the tip ``TENT`` mm apical of the plane of the annulus; 1 open, rotated about the
+    hinge by ``swing`` radians from this plane towards the apex.
     """
     chord = other - hinge
     width = np.linalg.norm(chord, axis=1)

@@ -44,7 +44,7 @@ class AvatarComparison:
 
     @property
     def hidden(self) -> np.ndarray:
-        """Whether the record's nearest avatar is that of another record: bool."""
+        """Whether the nearest avatar of the record belongs to another record: bool."""
         return self.nearer_avatars > 0
 
     @property
@@ -108,7 +108,7 @@ def _center(*sets: Tensor) -> tuple[Tensor, ...]:
 
 
 def _add_records_as_references(closest: NearestReferences, rows: slice, columns: slice, values: Tensor) -> None:
-    """Add the records ``rows`` as references of the avatars ``columns``; ``values``: (r, c)."""
+    """Update ``closest``; ``values``: similarities of the records ``rows`` to the avatars ``columns``, (r, c)."""
     records = np.arange(rows.start, rows.stop)
     closest.add(columns, values.T, records, records)
 
@@ -188,7 +188,9 @@ def anonymity_measures(
 ) -> list[AnonymityMeasure]:
     """The published measures, with 95 % intervals over the ``patients`` of the avatars' records, (m,)."""
     if not len(comparison.source) or len(patients) != len(comparison.source):
-        raise UserError(f"{len(comparison.source)} avatars came with {len(patients)} patients: each needs its own.")
+        raise UserError(
+            f"{len(comparison.source)} avatars and {len(patients)} patients: give the patient of each avatar."
+        )
 
     def percentage(name: str, values: np.ndarray) -> AnonymityMeasure:
         return AnonymityMeasure(name, percentage_interval(values, patients, seed), "%", TARGETS.get(name))

@@ -24,7 +24,7 @@ class PatientScores:
         values = finite_scores(self.values, "scores of patients")
         patients = np.array([str(name) for name in self.patients])
         if len(values) != len(patients):
-            raise UserError(f"{len(values)} scores came with {len(patients)} patients: each score needs its own.")
+            raise UserError(f"{len(values)} scores and {len(patients)} patients: give the patient of each score.")
         if len(set(patients.tolist())) != len(patients):
             raise UserError("A patient has two scores: give one score per patient, the unit of certification.")
         order = np.argsort(patients, kind="stable")
@@ -35,17 +35,17 @@ class PatientScores:
         return len(self.values)
 
     def select(self, patients: frozenset[str]) -> np.ndarray:
-        """The scores of the given ``patients``, as far as there are any."""
+        """The scores of those of ``patients`` who have a score."""
         return self.values[[name in patients for name in self.patients.tolist()]]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Number of certifying patients' copies under one transform, ``controls``, and of copies that pass, ``passes``.
+    """Under one transform: number of copies of certifying patients, ``controls``, and of accepted copies, ``passes``.
 
     ``bound``, ``lower``: upper and lower bound, at confidence 1 - delta, of the probability that a copy of a random
-    training patient passes. ``joint_bound``: upper bound at 1 - delta / rows, for all rows at once. ``choosing``,
-    ``choosing_passes``: the same counts for the patients who chose the first threshold.
+    training patient passes the filter. ``joint_bound``: upper bound at 1 - delta / rows, for all rows at once.
+    ``choosing``, ``choosing_passes``: the same counts for the patients whose copies chose the first threshold.
     """
 
     transform: str
@@ -110,9 +110,9 @@ def certify(
 ) -> tuple[Certificate, ...]:
     """One row per transform: a copy passes if its score is below ``tau``. Bounds are of ``certifying`` patients.
 
-    ``tau_range``: if the certifying patients lowered tau, the lowest and highest tau that were possible, independent of
-    them. Fewer copies pass a lower threshold, so the upper bound at the highest tau and the lower bound at the lowest
-    tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
+    ``tau_range``: if tau was lowered because of the certifying patients, the lowest and highest possible tau, which do
+    not depend on these patients. Fewer copies pass a lower threshold, so the upper bound at the highest tau and the
+    lower bound at the lowest tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
     """
     lowest, highest = tau_range or (tau, tau)
     rows = []

@@ -45,7 +45,7 @@ class Decision:
     ``statement``: the guarantee, or the reason why there is none and a remedy. ``decisive``: which of the
     ``thresholds`` is ``tau``. ``table``, ``reported``: a row for each transform that is part of the guarantee, or is
     measured only. ``sizes``: numbers of patients. ``settings`` of the rule. ``calibration``: scores of the calibration
-    patients. ``between``: if the certifying copies lowered tau, the lowest and the highest tau that were possible.
+    patients. ``between``: the lowest and highest possible tau, if tau was lowered because of the certifying copies.
     """
 
     rule: str

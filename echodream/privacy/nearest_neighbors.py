@@ -88,7 +88,7 @@ class PatientSearch:
     def add(self, embeddings: Tensor, patients: Sequence[object]) -> None:
         """Add references, (b, D), and the patient of each row."""
         if len(patients) != len(embeddings):
-            raise UserError(f"{len(embeddings)} references came with {len(patients)} patients: each row needs its own.")
+            raise UserError(f"{len(embeddings)} references and {len(patients)} patients: give the patient of each row.")
         if len(embeddings) == 0:
             return
         if embeddings.shape[-1] != self.samples.shape[1]:
@@ -148,7 +148,8 @@ class PatientSearch:
 class NearestReferences:
     """The nearest reference of each of ``count`` samples so far, and, if ``second``, the nearest other patient.
 
-    ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,); -inf and -1 mean none.
+    ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,). Without a
+    reference, the score is -inf and the indices are -1.
     Ties go to the reference that was added first, or, with ``codes`` (patient numbers by name), to the first name.
     """
 
@@ -195,9 +196,9 @@ class NearestReferences:
         return self._ranks
 
     def grouped(self, groups: np.ndarray) -> "NearestReferences":
-        """The nearest over the frames of each sample; ``groups``, (count,): number of the sample of each frame."""
+        """Nearest reference over all frames of a sample; ``groups``, (count,): index of the sample of each frame."""
         if groups.shape != self.reference.shape or set(groups.tolist()) != set(range(int(groups.max()) + 1)):
-            raise UserError("groups must number the sample of every frame, from 0 and without gaps.")
+            raise UserError("groups must have the index of the sample of every frame, from 0 and without gaps.")
         order = np.argsort(groups, kind="stable")
         sizes = np.bincount(groups)
         position = np.arange(len(groups)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -269,7 +270,7 @@ def nearest_other_patient(x: Tensor, patients: np.ndarray) -> Tensor:
 def distance_to_each_patient(x: Tensor, y: Tensor, patients: np.ndarray) -> Tensor:
     """Distance of each row of ``x``, (n, D), to the nearest row of each patient of ``y``, (m, D): (n, patients).
 
-    ``patients``: number of the patient of each row of ``y``, int from 0, (m,).
+    ``patients``: index of the patient of each row of ``y``, int from 0, (m,).
     """
     codes = torch.from_numpy(patients).to(y.device)
     table = torch.full((len(x), int(codes.max()) + 1), torch.inf, dtype=x.dtype, device=x.device)

@@ -129,8 +129,8 @@ class Calibrated(Rule):
     """Rejects samples closer than new patients are (``alpha``); valid only if known copies are recognized (``beta``).
 
     tau starts at the smaller of the conformal threshold of ``alpha`` and the threshold that rejects enough copies of
-    the choosing patients. If the copies of the certifying patients certify ``beta`` at this tau, under every declared
-    transform and with confidence 1 - ``delta``, tau stays. Otherwise tau is lowered to the highest certified threshold,
+    the choosing patients. If at this tau the copies of the certifying patients confirm ``beta`` under every declared
+    transform, with confidence 1 - ``delta``, tau is final. Otherwise tau is lowered to the highest certified threshold,
     but not below the conformal threshold of ``alpha_max``.
 
     Neither several transforms nor several thresholds need a correction. *Each* transform must be certified, so a wrong
@@ -139,7 +139,7 @@ class Calibrated(Rule):
     tau is fixed, so the probability is at most delta (fixed-sequence testing; Bates et al. 2021, Angelopoulos et al.
     2021).
 
-    ``choose``: fraction of the control patients who choose the first tau; with 0 tau starts at ``alpha``.
+    ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
     ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
     ``power``: intended probability that the first tau is certified.
@@ -164,7 +164,9 @@ class Calibrated(Rule):
             raise UserError(
                 f"rule.alpha_max={self.alpha_max} is below rule.alpha={self.alpha}: give at least rule.alpha"
             )
-        validation.number("rule.choose", self.choose, 0, below=1, note=", so that some patients certify")
+        validation.number(
+            "rule.choose", self.choose, 0, below=1, note=", so that the copies of some patients test the threshold"
+        )
 
     def decide(self, evidence: Evidence) -> Decision:
         """Choose tau and certify it. Unless the decision ``passed``, no sample may pass."""
@@ -230,7 +232,7 @@ class Calibrated(Rule):
         certifying: frozenset[str],
     ) -> dict[str, float]:
         """Conformal thresholds ``alpha`` and ``alpha_max``; ``beta``, which rejects enough copies of the choosing
-        patients under each transform; ``certified``, the highest threshold that the certifying patients certify."""
+        patients under each transform; ``certified``, the highest threshold with a bound of at most ``beta``."""
         level = self.alpha
         if self.benjamini_hochberg and evidence.samples is not None:
             samples = finite_scores(evidence.samples, "scores of samples")

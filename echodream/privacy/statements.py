@@ -21,17 +21,18 @@ def percent(value: float) -> str:
 def copy_guarantee(
     transforms: Mapping[str, str], certifying: int, beta: float, delta: float, worst: bool, lowered: bool, choose: float
 ) -> str:
-    """The guarantee for copies. ``transforms``: amounts by name, such as "by 4 %"; ``certifying``: number of patients.
+    """The guarantee for copies. ``transforms``: amounts by name, such as "by 4 %".
 
-    ``worst``: the worst case is certified, too. ``lowered``: the certifying copies lowered the threshold.
+    ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
+    recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
     under = f"any one of the declared transforms ({', '.join(names)})" if several else f"{names[0]!r}"
     joint = " This holds for all of these transforms at once." if several else ""
     weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
-    patients = "patients who did not choose where the threshold begins" if choose else "patients"
-    threshold = " The threshold is the highest at which these copies certify this." if lowered else ""
+    patients = "patients who were not used to choose the first threshold" if choose else "patients"
+    threshold = " The threshold is the highest at which these copies confirm this bound." if lowered else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "
         f"confidence {percent(1 - delta)}, by copies of {certifying} or more {patients}."
@@ -58,17 +59,18 @@ def no_guarantee(percent_: float) -> str:
 
 
 def too_few_calibration_patients(alpha: float, patients: int) -> str:
-    """There are too few calibration patients for a conformal p-value of alpha."""
+    """Reason: there are too few calibration patients for a conformal p-value of ``alpha``."""
     needed = calibration_patients_needed(alpha)
     alternative = f", or allow rule.alpha={_round_up(1 / (patients + 1)):g}" if patients else ""
     return (
-        f"Nothing may pass: rule.alpha={alpha:g} needs {needed} calibration patients and there are {patients}; hold "
-        f"out {needed - patients} more whom neither the generator nor the identity network sees{alternative}."
+        f"Nothing may pass: rule.alpha={alpha:g} needs {needed} calibration patients and there are {patients}; "
+        f"hold out {needed - patients} more patients from the training of the generator and of the identity network"
+        f"{alternative}."
     )
 
 
 def no_controls(beta: float, delta: float, choose: float) -> str:
-    """There are no copies."""
+    """Reason: there are no copies of training patients."""
     return (
         "Nothing may pass: there are no known copies to test with, so nothing can be said of unknown ones; make copies "
         f"of {_patients_needed(controls_needed(beta, delta), choose)} training patients under each transform."
@@ -76,28 +78,28 @@ def no_controls(beta: float, delta: float, choose: float) -> str:
 
 
 def too_few_controls(transform: str, certifying: int, patients: int, beta: float, delta: float, choose: float) -> str:
-    """There are too few copies to certify beta, even if no copy passes."""
+    """Reason: the copies are too few for the bound ``beta``, even if no copy passes the filter."""
     needed = controls_needed(beta, delta)
     remedies = [f"make copies of {_patients_needed(needed, choose)} training patients"]
     if patients >= needed:
-        remedies.append("set rule.choose=0, so that all of them certify")
+        remedies.append("set rule.choose=0, which counts the copies of all patients")
     if certifying:
         remedies.append(f"allow rule.beta={_round_up(1 - delta ** (1 / certifying)):g}")
     return (
-        f"Nothing may pass: under {transform!r}, {certifying} patients certify, and rule.beta={beta:g} with confidence "
-        f"{percent(1 - delta)} needs {needed} even if no copy passes; {', or '.join(remedies)}."
+        f"Nothing may pass: under {transform!r}, copies of {certifying} patients count, and rule.beta={beta:g} with "
+        f"confidence {percent(1 - delta)} needs {needed} even if no copy passes; {', or '.join(remedies)}."
     )
 
 
 def bound_not_reached(row: Certificate, beta: float, delta: float, alpha_max: float, choose: float) -> str:
-    """No allowed threshold is certified; ``row``: the transform with the largest bound."""
+    """Reason: no allowed threshold has a bound of at most ``beta``; ``row``: the transform with the largest bound."""
     rate = row.passes / row.controls
     needed = controls_needed_at_rate(rate, beta, delta) if rate < beta else None
     if needed:
         patients = _patients_needed(needed, choose)
-        remedy = f"if the same share passes, copies of {patients} training patients would certify it"
+        remedy = f"if the same share passes, copies of {patients} training patients would be enough"
         if choose and row.controls + row.choosing >= needed:
-            remedy += " (rule.choose=0 lets all patients certify)"
+            remedy += " (rule.choose=0 counts the copies of all patients)"
     else:
         remedy = "more patients will not help: train a better identity network"
     return (

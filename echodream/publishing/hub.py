@@ -21,9 +21,10 @@ def check_push(push: str | None) -> None:
 
 
 def upload(folder: Path, push: str, kind: str, public: bool) -> str:
-    """Make the repository ``push`` of ``kind`` "dataset" or "model" equal to ``folder``; returns its URL.
+    """Upload ``folder`` to the repository ``push`` on the Hugging Face hub; ``kind``: "dataset" or "model".
 
-    Other files of the repository are deleted. Raises ``UserError`` if the hub does not accept the upload.
+    Returns the URL. Files of the repository that are not in ``folder`` are deleted. Raises ``UserError`` if the hub
+    does not accept the upload.
     """
     from huggingface_hub import HfApi
 

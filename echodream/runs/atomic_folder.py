@@ -29,7 +29,8 @@ def lock(folder: Path, file: str | None = None, action: str = "written", key: st
     """Create ``folder`` if needed and lock it against other processes; returns the handle for ``unlock``.
 
     The lock is on the folder itself, or on a ``file`` in it. Raises ``UserError`` if another process holds the lock;
-    ``action`` and ``key`` are words of its message.
+    its message says
+    that ``folder`` is being ``action``, and to choose another value of ``key``.
     """
     try:
         return lock_folder(folder, file)

@@ -101,10 +101,10 @@ def _slurm_environment() -> list[SLURMEnvironment]:
 
 
 def _check_process_count(trainer: pl.Trainer) -> None:
-    """Raise ``UserError`` if processes would repeat each other's work.
+    """Raise ``UserError`` if several processes would do the same work.
 
-    In a sweep, Lightning would start the whole sweep again for each device. In a SLURM job, each task that ``trainer``
-    does not count would do all of the work in the same folders.
+    In a sweep, Lightning would start the whole sweep again for each device. In a SLURM job with
+    more tasks than ``trainer`` has processes, each further task would do the same work in the same folders.
     """
     environment, processes = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
     if isinstance(environment, SLURMEnvironment):

@@ -31,7 +31,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ClipLengthConfig:
-    """Length of clips, and the windows of which clips longer than those of training consist."""
+    """Length of the sampled clips. A clip longer than the training clips is joined from overlapping windows."""
 
     frames: int
     window: int

@@ -1,4 +1,4 @@
-"""``stage=filter``: copy the synthetic samples that are no copies of training patients to a new store."""
+"""``stage=filter``: reject synthetic samples that resemble training patients; copy the others to a store."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from echodream.store import Store
 from echodream.store.schema import partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
-"""Model name of the generator, by ``on``."""
+"""Model name of the generator for ``on=image`` and ``on=video``."""
 
 
 def filter_(
@@ -148,7 +148,7 @@ def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
 
 
 def _check_generator(folder: str | None, control: str, on: str, store: Store, study: Store) -> str:
-    """The fingerprint of the generator. Raises ``UserError`` without a generator, or if it did not sample ``store``."""
+    """Fingerprint of the generator. Raises ``UserError`` if it is missing, or if ``store`` is of another generator."""
     if folder is None:
         raise UserError(f"controls.{control} needs generator=, the model that sampled src; or set the control to null")
     check_training_store(folder, GENERATORS[on], study, "generator")

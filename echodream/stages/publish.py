@@ -146,7 +146,7 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
     if license is None:
         raise UserError("license= is needed, as the hub writes it (cc-by-nc-4.0, mit, other, ...): it has no default")
     if not is_license(license):
-        raise UserError(f"license={license} is no license identifier of the hub: give cc-by-nc-4.0, mit, other, ...")
+        raise UserError(f"license={license} is not a license identifier of the hub: give cc-by-nc-4.0, mit, other, ...")
     validation.true_or_false("public", public)
     validation.true_or_false("accept_findings", accept_findings)
     if private := [name for name in columns if name not in _COLUMNS]:

@@ -159,10 +159,10 @@ def test_the_weak_model_is_not_asked_at_scale_one() -> None:
     [
         (
             lambda: Guidance({"clas_id": 5}).coefficients(NAMES),
-            "guidance.clas_id is no condition .* conditions are reference, class_id, EF",
+            "guidance.clas_id is not a condition .* conditions are reference, class_id, EF",
         ),
-        (lambda: Guidance({"EF": 5}).coefficients(()), "guidance.EF is no condition .* conditions are none"),
-        (lambda: Guidance({"x": 5}).guided_denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.x is no condition"),
+        (lambda: Guidance({"EF": 5}).coefficients(()), "guidance.EF is not a condition .* conditions are none"),
+        (lambda: Guidance({"x": 5}).guided_denoiser(Linear(), NAMES, RectifiedFlow()), "guidance.x is not a condition"),
         (lambda: Guidance({"EF": float("nan")}), "guidance.EF is nan: give a number"),
         (lambda: Guidance({"EF": "5"}), "guidance.EF is '5': give a number"),  # type: ignore[dict-item]
         (lambda: Guidance({"EF": None}), "guidance.EF is null"),  # type: ignore[dict-item]

@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
             "with rotate 2.5 degrees and zoom 10 %",
             "cut and enlarged by 10 %, turned by 2°",
         ),
-        (SDEdit(0.3), "from 30 % noise", "30 % noised and drawn again by the generator"),
+        (SDEdit(0.3), "from 30 % noise", "30 % noise added and removed by the generator (SDEdit)"),
     ],
 )
 def test_controls_in_words(control: Control, amount: str, description: str) -> None:

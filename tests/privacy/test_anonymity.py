@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare_avatars(x, x[:, :2])
     with pytest.raises(UserError, match="NaN or infinite"):
         compare_avatars(x, x / 0)
-    with pytest.raises(UserError, match="4 avatars came with 3 patients"):
+    with pytest.raises(UserError, match="4 avatars and 3 patients"):
         anonymity_measures(compare_avatars(x, x), ["a"] * 3)
     alone = compare_avatars(x[:1], x[:1] + 1)
     assert np.isnan(alone.distance_ratio).all()

@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
         nearest_patients(x, [(x, ["a"] * 5)], second=True)
     with pytest.raises(UserError, match="8 features and samples 7"):
         nearest_patients(x, [(normal(5, 0, width=8), list("abcde"))])
-    with pytest.raises(UserError, match="5 references came with 4 patients"):
+    with pytest.raises(UserError, match="5 references and 4 patients"):
         nearest_patients(x, [(x, list("abcd"))])
     with pytest.raises(UserError, match="samples have shape"):
         nearest_patients(x[:0], [(x, list("abcde"))])

@@ -91,7 +91,7 @@ def test_the_certifying_copies_lower_tau_as_far_as_they_need() -> None:
     decision = rule.decide(Evidence(calibration(), lowered(two, "flip", names[2:3], 53.0)))
     assert (decision.decisive, decision.tau) == ("certified", 53.0)
     assert decision.passed
-    assert "the highest at which these copies certify this" in decision.statement
+    assert "the highest at which these copies confirm this bound" in decision.statement
     assert "at most 20 %" in decision.statement
     _, flip, gain, weakest_ = decision.table
     assert (flip.passes, flip.bound, flip.joint_bound) == (2, 0.05, 0.05)  # of tau itself the interval would not hold
@@ -241,9 +241,14 @@ def shuffle(one: PatientScores, generator: np.random.Generator) -> PatientScores
         (Calibrated(), 18, 130, "needs 19 calibration patients and there are 18; hold out 1 more .*rule.alpha=0.053"),
         (Calibrated(alpha=0.01), 59, 130, "needs 99 calibration patients and there are 59; hold out 40 more"),
         (Calibrated(), 59, 0, "no known copies.* 118 training patients"),
-        (Calibrated(), 59, 60, "30 patients certify, and rule.beta=0.05 .* needs 59 .*118 training .*rule.choose=0,"),
-        (Calibrated(), 59, 50, "25 patients certify.*rule.beta=0.113"),
-        (Calibrated(beta=0.01, choose=0.0), 59, 130, "130 patients certify.*needs 299 .*of 299 training.*beta=0.023"),
+        (
+            Calibrated(),
+            59,
+            60,
+            "copies of 30 patients count, and rule.beta=0.05 .* needs 59 .*118 training .*rule.choose=0,",
+        ),
+        (Calibrated(), 59, 50, "25 patients count.*rule.beta=0.113"),
+        (Calibrated(beta=0.01, choose=0.0), 59, 130, "130 patients count.*needs 299 .*of 299 training.*beta=0.023"),
     ],
 )
 def test_too_little_evidence_lets_nothing_pass_and_says_what_would_help(
@@ -280,7 +285,7 @@ def test_a_share_of_passes_below_beta_asks_for_more_patients() -> None:
     decision = rule.decide(Evidence(calibration(), lowered(of, "flip", sorted(of["flip"].patients.tolist())[:3], 3.0)))
     assert not decision.passed
     assert "3 of 100 copies pass" in decision.statement
-    assert "training patients would certify it" in decision.statement
+    assert "training patients would be enough" in decision.statement
 
 
 def test_benjamini_hochberg_bounds_discoveries() -> None:
@@ -328,7 +333,7 @@ def test_the_published_rule_is_measured_on_the_same_evidence() -> None:
 def test_broken_evidence_is_refused() -> None:
     with pytest.raises(UserError, match="two scores"):
         PatientScores(np.ones(2), np.array(["a", "a"]))
-    with pytest.raises(UserError, match="2 scores came with 1 patients"):
+    with pytest.raises(UserError, match="2 scores and 1 patients"):
         PatientScores(np.ones(2), np.array(["a"]))
     with pytest.raises(UserError, match="NaN"):
         PatientScores(np.array([1.0, math.nan]), np.array(["a", "b"]))

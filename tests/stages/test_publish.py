@@ -346,7 +346,7 @@ def test_patient_name_in_the_training_settings_is_refused(study: Path) -> None:
         (["what=classifier"], "what=classifier is refused"),
         (["what=film"], "what is 'film': choose one of videos, images, lidm, lvdm"),
         (["license=null"], "license= is needed, as the hub writes it"),
-        (["license=Free"], "license=Free is no license identifier of the hub"),
+        (["license=Free"], "license=Free is not a license identifier of the hub"),
         (["columns=[class_id,Seed]"], r"columns=\[Seed\] is not published"),
         (["columns=[PrivacyScore]"], r"columns=\[PrivacyScore\] is not published"),
         (["public=yes"], "public is 'yes': give true or false"),

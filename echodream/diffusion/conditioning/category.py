@@ -22,7 +22,7 @@ class Category(LookupCondition):
         if not counts:
             raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave it out of conditioning=")
         if len(counts) > MAX_CLASSES:
-            raise UserError(f"{self.column} has {len(counts)} different texts: that is no category, leave it out")
+            raise UserError(f"{self.column} has {len(counts)} different texts: too many for a category, leave it out")
         self.metadata = {"categories": [{"name": name, "count": count} for name, count in sorted(counts.items())]}
 
     def build(self, width: int) -> None:

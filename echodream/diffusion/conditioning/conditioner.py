@@ -120,7 +120,7 @@ class Conditioner(nn.Module):
         for column in requests:
             if column not in self.columns:
                 known = ", ".join(self.columns) or "no conditions"
-                raise UserError(f"{column} is no condition of this model: it has {known}")
+                raise UserError(f"{column} is not a condition of this model: it has {known}")
         counts = {column: len(cells) for column, cells in requests.items()}
         if len(set(counts.values())) > 1:
             raise UserError(f"the conditions are not for the same number of samples: {counts}")

@@ -13,12 +13,12 @@ from echodream.types import Condition
 
 
 class Denoiser(nn.Module, ABC):
-    """A network of diffusers with the inputs x_t, t and a condition; the process defines the predicted quantity."""
+    """A diffusers network with the inputs x_t, t and a condition. The noise process says what it predicts."""
 
     is_video: ClassVar[bool]
     """Whether samples are clips, (B, C, F, H, W), instead of images, (B, C, H, W)."""
     network_name: ClassVar[str]
-    """Prefix of the network's weights."""
+    """Name of the attribute with the diffusers network, and prefix of its weights in the state dict."""
     unsupported_settings: ClassVar[tuple[str, ...]] = ()
     """Keys of ``config.json`` that make the network require inputs that denoisers do not have."""
 

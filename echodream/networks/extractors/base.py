@@ -44,7 +44,7 @@ class Extractor(ABC):
         return f"{metric}[{self.name}]"
 
     def published_samples(self) -> int | None:
-        """Number of samples behind published values of a metric of this name, as FID; None if there are none."""
+        """Number of samples with which values of this metric, such as FID, are usually published; None: unknown."""
         return None
 
     def as_json(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def membership(
     """
     values, member = finite_scores(scores, "membership scores"), np.asarray(member, dtype=bool)
     if len(member) != len(values):
-        raise UserError(f"{len(values)} scores came with {len(member)} memberships: each score needs its own.")
+        raise UserError(f"{len(values)} scores and {len(member)} memberships: give the membership of each score.")
     unit = unit_indices(patients, len(values))
     counts = np.bincount(unit)
     means, member_share = np.bincount(unit, values) / counts, np.bincount(unit, member) / counts

@@ -67,7 +67,7 @@ def test_a_request_is_what_a_batch_of_it_is() -> None:
         ({"EF": [math.inf]}, r"EF=inf is not"),
         ({"EF": [None, "", "high"]}, r"EF is 'high', not a number"),
         ({"View": ["A5C"]}, r"View=A5C is not what the model was trained on: give one of A4C, PLAX, PSAX"),
-        ({"view": ["A4C"]}, r"view is no condition of this model: it has class_id, EF, View"),
+        ({"view": ["A4C"]}, r"view is not a condition of this model: it has class_id, EF, View"),
         ({"class_id": [0], "EF": [50, 60]}, r"the conditions are not for the same number of samples: .*1.*2"),
     ],
 )
