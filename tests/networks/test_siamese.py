@@ -56,7 +56,7 @@ def test_the_yaml_files_are_the_known_architectures(embedder: str, parameters: i
     assert sum(parameter.numel() for parameter in made.parameters()) == parameters
 
 
-@pytest.mark.parametrize("embedder", ["grey", "small", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("embedder", ["grey", "small", "tiny", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_the_first_level_keeps_the_resolution_of_small_latents(embedder: str) -> None:
     with torch.device("meta"):
         made = conf(embedder)(channels=4)
