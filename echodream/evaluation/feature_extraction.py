@@ -177,11 +177,13 @@ class FeatureExtraction:
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
     def frames(self, recordings: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
-        """Features of single frames: the same number from each recording, evenly spaced over its compared frames."""
+        """Features of single frames: about equally many of each recording, evenly spaced over its compared frames."""
         order = np.sort(self.sample_order(len(recordings.rows)))
-        per_recording = max(self.max_samples // len(order), 1)
         frames = [recordings.comparable_frames(int(row)) for row in order]
-        sampled = [each[evenly_spaced_frames(len(each), min(per_recording, len(each)))] for each in frames]
+        counts = self._frame_counts(np.array([len(each) for each in frames]))
+        sampled = [
+            each[evenly_spaced_frames(len(each), count)] for each, count in zip(frames, counts.tolist(), strict=True)
+        ]
         rows = np.repeat(order, [len(each) for each in sampled])
 
         def read() -> Iterator[Tensor]:
@@ -189,6 +191,15 @@ class FeatureExtraction:
                 yield from recordings.read(int(row), indices.tolist()).transpose(0, 1)[:, :, None]
 
         return self._extract(read(), recordings, rows, extractor, 0)
+
+    def _frame_counts(self, available: np.ndarray) -> np.ndarray:
+        """Frames to take of each recording, (N,): equally many, up to those available, ``max_samples`` in total."""
+        total = min(self.max_samples, int(available.sum()))
+        level = next(n for n in range(int(available.max()), -1, -1) if np.minimum(available, n).sum() <= total)
+        counts = np.minimum(available, level)
+        longer = np.flatnonzero(available > level)
+        counts[np.random.default_rng(self.seed).permutation(longer)[: total - counts.sum()]] += 1
+        return counts
 
     def clips(self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int) -> ExtractedFeatures:
         """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame."""

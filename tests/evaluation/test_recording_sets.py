@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from echodream.errors import UserError
-from echodream.evaluation.feature_extraction import RecordingSet
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
 from echodream.evaluation.further_patients import open_test_store
 from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
 
@@ -57,3 +58,12 @@ def test_frames_through_the_autoencoder_are_its_reconstructions(tmp_path: Path) 
     found = RecordingSet(store, store.table, "real=x", autoencoder=network).read(2, [0, 2, 2])
     assert torch.allclose(found, expected.transpose(0, 1), atol=1e-5)
     assert not torch.allclose(found, raw, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(100, [5, 2, 9]), (10, [4, 2, 4]), (11, [4, 2, 4]), (3, [1, 1, 1]), (6, [2, 2, 2])]
+)
+def test_frames_are_divided_equally_among_recordings(most: int, expected: list[int]) -> None:
+    counts = FeatureExtraction(most, 1, 0)._frame_counts(np.array([5, 2, 9]))
+    assert counts.sum() == min(most, 16)
+    assert (np.abs(counts - expected) <= (most == 11)).all()

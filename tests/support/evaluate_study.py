@@ -82,7 +82,7 @@ def evaluate(folder: Path, *overrides: str) -> tuple[dict[str, Any], str]:
         "autoencoder=null",
         "further=null",
         "then=null",
-        f"extractors=[encoder:{folder}/classifier]",
+        'extractors=["encoder:${artifact}"]',
     ]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("sample", [*fixed, f"videos={folder}/videos", *overrides])
