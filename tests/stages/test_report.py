@@ -167,7 +167,7 @@ def test_only_samples_that_passed_the_filter_are_shared(mine: Path, passed: bool
         run(mine, "share=true", videos)
     text = words(page(mine, videos))
     assert "Not for these videos" in text
-    assert "The videos on this page are not the ones that passed the filter" in text
+    assert "The videos on this page are not those that passed the filter" in text
     assert "of copies pass" not in text
 
 
