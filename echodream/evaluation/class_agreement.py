@@ -59,7 +59,7 @@ def training_data_warnings(classifier: ClassifierExtractor, test: RecordingSet) 
     warnings = []
     if source != "real":
         warnings.append(f"{classifier.name} was trained on {source}: its training data may include these samples")
-    other_version = (metadata.get("stores") or {}).get("real") not in (None, test.store.checksum)
+    other_version = (metadata.get("stores") or {}).get("real") not in (None, (test.study or test.store).checksum)
     if metadata.get("fold") is not None or other_version:
         part = "one fold" if metadata.get("fold") is not None else "another version"
         warnings.append(f"{classifier.name} was trained on {part} of this study, which may include TEST patients")

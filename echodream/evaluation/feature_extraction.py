@@ -35,6 +35,8 @@ class RecordingSet:
     argument: str
     """The command line argument, as "videos=<path>", for messages."""
 
+    study: Store | None = None
+    """Of further patients: the study, which they are not in; None: ``store`` is the study."""
     key_frames: bool = False
     """Whether only key frames (columns ED and ES) are compared, because the synthetic images are key frames."""
     autoencoder: "AutoencoderKL | None" = None

@@ -74,6 +74,7 @@ def evaluate(
     train = select_recordings(real_store, f"real={real}", "TRAIN")
     test_store = open_test_store(real_store, further)
     test = select_recordings(test_store, f"real={real}" if test_store is real_store else f"further={further}", "TEST")
+    test = test if test_store is real_store else replace(test, study=real_store)
     real_record = {**test.as_json(), "sha256": real_store.checksum}
     if test_store is not real_store:
         real_record["further"] = test_store.checksum
