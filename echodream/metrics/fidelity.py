@@ -68,7 +68,8 @@ class FidelityMetric:
     published_names: tuple[str, ...] = ()
     """Prefixes of other names of the metric in records (``Extractor.title``)."""
     is_distance: bool = False
-    """Whether the metric is a distance above 0, which the report shows as a multiple of its floor."""
+    """Whether the metric is a distance above 0, which the report shows as a multiple of its floor (the verdict uses
+    those of ``report.sections.fidelity.JUDGED``)."""
     measures: str = "features"
     """Input of the metric: "features", "spectrum" (power at each frequency), or "logits" (of the samples alone; the
     floor is the value of the reference set)."""

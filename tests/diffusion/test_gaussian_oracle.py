@@ -274,12 +274,12 @@ def test_every_noise_schedule_goes_from_data_to_noise(schedule: str) -> None:
 
 
 def test_a_noise_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sigmoid(steps: int, beta_start: float, beta_end: float) -> list[float]:
+    def invented(steps: int, beta_start: float, beta_end: float) -> list[float]:
         return [beta_start + (beta_end - beta_start) / (1 + math.exp(-t)) for t in np.linspace(-6, 6, steps)]
 
-    with pytest.raises(UserError, match=r"process.schedule is .sigmoid.: choose one of linear, scaled_linear, cosine"):
-        DDPM(schedule="sigmoid")
-    monkeypatch.setitem(NOISE_SCHEDULES, "sigmoid", sigmoid)
-    process = DDPM(schedule="sigmoid", zero_snr=False)
+    with pytest.raises(UserError, match=r"process.schedule is .invented.: choose one of linear, scaled_linear, cosine"):
+        DDPM(schedule="invented")
+    monkeypatch.setitem(NOISE_SCHEDULES, "invented", invented)
+    process = DDPM(schedule="invented", zero_snr=False)
     torch.testing.assert_close(process.alphas_cumprod.double(), torch.tensor(cumulative(process)), rtol=1e-4, atol=1e-6)
-    test_every_noise_schedule_goes_from_data_to_noise("sigmoid")
+    test_every_noise_schedule_goes_from_data_to_noise("invented")
