@@ -15,6 +15,8 @@ def open_test_store(real: Store, further: str | None) -> Store:
     if further is None or not Path(further).is_dir():
         return real
     store = Store(further, kind="video")
+    if store.dataset.synthetic:
+        raise UserError(f"further={further} holds synthetic videos: give a store of real patients, or further=null")
     known = set(real.table["PatientID"].astype(str))
     rows = store.table[~store.table["PatientID"].astype(str).isin(known)]
     if not len(rows):

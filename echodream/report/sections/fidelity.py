@@ -103,29 +103,32 @@ def verdict(sources: Sources) -> Verdict:
             f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
         )
         return sources.unknown_verdict("Fidelity", "evaluation", message)
-    name, worst = max(distances.items(), key=lambda item: (item[1].grade_of_lowest_value, item[1].ratio))
+    certain = max(each.grade_of_lowest_value for each in distances.values())
+    name, worst = max(distances.items(), key=lambda item: item[1].ratio)
     part, _, metric = name.partition(", ")
     ratio = format_ratio(worst.ratio)
     sentence = (
         f"Synthetic {part} are {ratio} times as far from real test patients as real training patients are, by "
         f"{metric}: {_format_interval(worst.value)} against {_format_interval(worst.floor)}."
     )
-    _, state, label = GRADES[worst.grade_of_lowest_value]
+    _, state, label = GRADES[certain]
+    settled = certain == grade(worst.ratio)
+    if not settled:
+        state, label = "note", f"Not settled: {label.lower()} or {GRADES[grade(worst.ratio)][2].lower()}"
     record: Mapping[str, Any] = sources.records["evaluation"]
     with sources.parsing("evaluation"):
         notes = [note for each in PARTS if each in record for note in _agreement_note(record[each], each)]
-    unstable = [key for key, each in distances.items() if each.grade_of_lowest_value != grade(each.ratio)]
-    if unstable:
-        notes.insert(
-            0, f"Varies between random subsets of the samples; the lowest value counts: {'; '.join(unstable)}."
-        )
+    if not settled:
+        notes.insert(0, "The word differs between random subsets of the samples: more samples are needed.")
+    if absent := [name for name in JUDGED if not any(key.endswith(f", {name}") for key in distances)]:
+        notes.append(f"Not measured, and not part of this verdict: {', '.join(absent)}.")
     rows = [replace(each.row(), name=capitalized(key)) for key, each in distances.items()]
     return Verdict(
         "Fidelity",
         state,
         label,
-        f"{ratio} ×",
-        "the floor; 1 is as close as real",
+        f"{ratio} ×" if settled else "",
+        "the floor; 1 is as close as real" if settled else "",
         sentence,
         [*[f"{capitalized(worst.warning)}."] * bool(worst.warning), *notes],
         _with_shared_axis(rows),
