@@ -164,9 +164,13 @@ MORE = ("trainer.max_epochs=3", "loss.adversarial.weight=0.5", "loss.adversarial
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder_only: bool
+) -> None:
     """Killed in the first epoch, in the second, after the last but before the export: with both optimisers and EMA."""
     more = [*MORE, "loss.adversarial.layers=1"]
+    more += ["loss.adversarial.decoder_only=true", "loss.adversarial.local_mean=3"] if decoder_only else []
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
     straight, broken = study(tmp_path / "a"), study(tmp_path / "b")
     engine.train(train_cfg(straight, *more))
