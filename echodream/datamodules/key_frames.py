@@ -58,15 +58,23 @@ def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
 
 
 def _key_frames(rows: Recordings, row: int, kind: str) -> list[int]:
-    text = str(rows.column(kind)[row])
+    text, frames = str(rows.column(kind)[row]), int(rows.frames[row])
+    return parse_key_frames(text, frames, f"{rows.store.root}: {rows.names[row]} has {kind}")
+
+
+def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
+    """Frame numbers in a cell of the column ED or ES of a recording with ``frames`` frames.
+
+    Raises ``UserError``, beginning with ``subject``, if it holds anything else.
+    """
     try:
         marks = [int(word) for word in text.split()]
     except ValueError:
         marks = [-1]
-    if any(not 0 <= mark < rows.frames[row] for mark in marks):
+    if any(not 0 <= mark < frames for mark in marks):
         raise UserError(
-            f"{rows.store.root}: {rows.names[row]} has {kind} {text[:60]!r}, not frame numbers from 0 to "
-            f"{rows.frames[row] - 1} separated by spaces: correct it, or use another view"
+            f"{subject} {text[:60]!r}, not frame numbers from 0 to {frames - 1} separated by spaces: correct it, or "
+            "use another view"
         )
     return marks
 

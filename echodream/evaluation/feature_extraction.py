@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from echodream.datamodules.key_frames import evenly_spaced_frames
+from echodream.datamodules.key_frames import evenly_spaced_frames, parse_key_frames
 from echodream.datamodules.normalization import from_uint8
 from echodream.datamodules.views import Clips
 from echodream.errors import UserError
@@ -34,7 +34,6 @@ class RecordingSet:
     rows: pd.DataFrame
     argument: str
     """The command line argument, as "videos=<path>", for messages."""
-
     study: Store | None = None
     """Of further patients: the study, which they are not in; None: ``store`` is the study."""
     key_frames: bool = False
@@ -46,10 +45,13 @@ class RecordingSet:
         """Indices of the compared frames of recording ``row``: all, or its key frames if it has any."""
         count = int(self.rows["NumberOfFrames"][row])
         if self.key_frames and {"ED", "ES"} <= set(self.rows):
-            words = " ".join(str(self.rows[kind][row]) for kind in ("ED", "ES")).split()
-            marks = sorted({int(float(word)) for word in words if word.replace(".", "").isdigit()})
-            if marks := [mark for mark in marks if mark < count]:
-                return np.array(marks)
+            name = f"{self.argument}: {self.rows['FileName'][row]}"
+            cells = {kind: "" if pd.isna(cell := self.rows[kind][row]) else str(cell) for kind in ("ED", "ES")}
+            marks = {
+                mark for kind, cell in cells.items() for mark in parse_key_frames(cell, count, f"{name} has {kind}")
+            }
+            if marks:
+                return np.array(sorted(marks))
         return np.arange(count)
 
     @torch.inference_mode()

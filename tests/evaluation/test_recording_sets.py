@@ -44,7 +44,8 @@ def test_key_frames_and_frames_of_a_recording_are_evenly_spread(tmp_path: Path) 
         [1],
         [0, 3],
     ]
-    assert recordings.comparable_frames(4).tolist() == [1]  # a mark beyond the recording is ignored
+    with pytest.raises(UserError, match=r"^real=x: r4 has ED '9', not frame numbers from 0 to 5 separated by spaces"):
+        recordings.comparable_frames(4)
     plain = RecordingSet(store, store.table, "real=x")
     assert plain.comparable_frames(0).tolist() == [0, 1, 2, 3, 4]
 
