@@ -78,6 +78,7 @@ def evaluate(
     real_record = {**test.as_json(), "sha256": real_store.checksum}
     if test_store is not real_store:
         real_record["further"] = test_store.checksum
+    optional = {"further": further, "autoencoder": autoencoder}
     paths = {"images": images, "videos": videos}
     stores = {key: load_recordings(path, key) for key, path in paths.items() if path is not None}
     settings = Protocol(seed, most, neighbours, {each.name: each.as_json() for each in networks}, real_record, {})
@@ -103,7 +104,10 @@ def evaluate(
     write_record(Path(dst) / FILE, settings.as_json())
     record = {"protocol": settings.as_json(), **metrics, "command": command, "code_version": code_version}
     write_record(Path(dst) / REPORT, record)
-    return Summary(f"evaluate: {dst}/{REPORT} done", dict(summary_lines(metrics)), files=(REPORT, FILE))
+    lines = {"reference": f"{test.rows['PatientID'].nunique()} patients of {test.argument}"}
+    if absent := [f"{key}={path}" for key, path in optional.items() if path is not None and not Path(path).is_dir()]:
+        lines["not there"] = ", ".join(absent)
+    return Summary(f"evaluate: {dst}/{REPORT} done", {**lines, **dict(summary_lines(metrics))}, files=(REPORT, FILE))
 
 
 def _load_classifier(artifact: str | None, extractors: Sequence[Extractor]) -> ClassifierExtractor | None:
