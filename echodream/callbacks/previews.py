@@ -68,5 +68,5 @@ class Previews(Callback):
 
 
 def _has_reference_frames(module: LightningModule) -> bool:
-    """Whether samples depend on real frames of the validation batch, which are then visible in the samples."""
+    """Whether the model is conditioned on real frames of the validation batch, so that previews show patients."""
     return any("reference" in name for name in getattr(getattr(module, "conditioner", None), "names", ()))

@@ -18,7 +18,7 @@ _REQUIRED_IN_TRAINING = ("src", "dst", "work", "callbacks.checkpoint")
 
 
 def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Refuse ``+key=value`` that no object in ``cfg`` reads, and ``group=[a,b]`` if both files set the same key."""
+    """Raise ``UserError`` for overrides: ``+key=value`` that nothing reads, ``group=[a,b]`` that set the same key."""
     for override in overrides:
         _refuse_duplicate_keys(override)
         key = override.lstrip("+").split("=", 1)[0]
@@ -64,7 +64,7 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
 
 
 def _check_generator(cfg: DictConfig) -> None:
-    """Check guidance and sampler against the diffusion model that the stage loads, if it can be read."""
+    """Check that the stage's diffusion model, if readable, supports the requested guidance and sampler."""
     guidance, sampler = OmegaConf.select(cfg, "guidance"), OmegaConf.select(cfg, "sampler")
     artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
     if artifact is None or (guidance is None and sampler is None):

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from echodream.errors import UserError
 from echodream.evaluation.class_agreement import check_classes, class_agreement, training_data_warnings
 from echodream.evaluation.distances import fidelity_metrics, frame_rate_warning
-from echodream.evaluation.feature_extraction import FeatureExtraction, FeatureSets, RecordingSet, check_frame_size
+from echodream.evaluation.feature_extraction import (
+    FeatureExtraction,
+    FeatureSets,
+    RecordingSet,
+    check_frame_size,
+    check_frame_sizes,
+)
 from echodream.evaluation.protocol import Protocol, samples_per_set
 from echodream.evaluation.table import MetricRecord
 from echodream.networks.extractors.base import Extractor
@@ -41,6 +47,7 @@ class Comparison:
 
     def check_recordings(self, recordings: Sequence[RecordingSet], regressor: ClassifierExtractor | None) -> None:
         """Raise ``UserError`` if the frame size or class of a recording is not one that the classifiers know."""
+        check_frame_sizes((self.test, self.train, *recordings), self.extractors)
         for each in (self.test, self.train, *recordings):
             if self.classifier is not None:
                 check_classes(each, self.classifier)

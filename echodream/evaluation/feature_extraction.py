@@ -111,6 +111,25 @@ def check_frame_size(
             )
 
 
+def check_frame_sizes(sets: Sequence[RecordingSet], extractors: Sequence[Extractor]) -> None:
+    """Raise ``UserError`` unless each set has one frame size, and all sets the same if spectra are compared."""
+    sizes = {each.argument: sorted({(int(h), int(w)) for h, w in _frame_sizes(each)}) for each in sets}
+    texts = {name: ", ".join(f"{w}x{h}" for h, w in found) for name, found in sizes.items()}
+    for name, found in sizes.items():
+        if len(found) > 1:
+            raise UserError(f"{name} has frames of several sizes ({texts[name]}): ingest it with one data.size")
+    if any(extractor.measures == "spectrum" for extractor in extractors) and len(set(texts.values())) > 1:
+        found_sizes = "; ".join(f"{name}: {text}" for name, text in texts.items())
+        raise UserError(
+            f"spectra of frames of different sizes cannot be compared ({found_sizes}): use one data.size, or leave "
+            "spectrum and temporal_spectrum out of extractors="
+        )
+
+
+def _frame_sizes(recordings: RecordingSet) -> Iterator[tuple[Any, Any]]:
+    return zip(recordings.rows["FrameHeight"], recordings.rows["FrameWidth"], strict=True)
+
+
 @dataclass(frozen=True)
 class ExtractedFeatures:
     """Features of samples, frames or clips, in random order."""

@@ -41,7 +41,7 @@ class Pairs:
         return np.where(self.same, counts[self.first], counts[self.first] * counts[self.second]).astype(np.float64)
 
     def select(self, rows: Array) -> "Pairs":
-        """The pairs of ``rows``, a mask or ascending indices."""
+        """The pairs at ``rows``, a boolean mask or ascending indices."""
         return Pairs(self.score[rows], self.first[rows], self.second[rows], self.patients)
 
 

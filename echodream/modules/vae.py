@@ -1,6 +1,7 @@
 """``model=vae``: training of the autoencoder of frames, and the modules that encode and decode stores."""
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from echodream.weights import fingerprint
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+log = logging.getLogger(__name__)
 
 
 class VAE(Trainable):
@@ -71,6 +74,13 @@ class VAE(Trainable):
         adversarial = self.adversarial
         if adversarial is None:
             return self.build_optimizers([OptimizerGroup(self.network.parameters())])
+        if (steps := int(self.trainer.estimated_stepping_batches)) <= adversarial.start:
+            log.warning(
+                "train: the adversarial loss is not used: it starts at batch %d, and the training has %d batches: lower "
+                "loss.adversarial.start",
+                adversarial.start,
+                steps,
+            )
         settings = adversarial.optimizer_settings(discriminator=True)
         discriminator = OptimizerGroup(adversarial.discriminator.parameters(), settings)
         if not adversarial.decoder_only:

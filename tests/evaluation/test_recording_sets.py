@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from echodream.errors import UserError
-from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, check_frame_sizes
 from echodream.evaluation.further_patients import open_test_store
+from echodream.networks.extractors.spectra import spatial_spectrum
 from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
 
 
@@ -68,3 +69,15 @@ def test_frames_are_divided_equally_among_recordings(most: int, expected: list[i
     counts = FeatureExtraction(most, 1, 0)._frame_counts(np.array([5, 2, 9]))
     assert counts.sum() == min(most, 16)
     assert (np.abs(counts - expected) <= (most == 11)).all()
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    store = moving_disc_store(tmp_path / "real")
+    one = RecordingSet(store, store.table, "real=x")
+    other = RecordingSet(store, store.table.assign(FrameHeight=20), "videos=y")
+    check_frame_sizes([one, other], [])
+    with pytest.raises(UserError, match=r"\(real=x: 24x16; videos=y: 24x20\): use one data.size, or leave spectrum"):
+        check_frame_sizes([one, other], [spatial_spectrum()])
+    mixed = RecordingSet(store, store.table.assign(FrameWidth=[24] * 6 + [30]), "videos=y")
+    with pytest.raises(UserError, match=r"^videos=y has frames of several sizes \(24x16, 30x16\): ingest it with one"):
+        check_frame_sizes([one, mixed], [])

@@ -351,3 +351,10 @@ def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> Non
         fit(module, batches(3))
     for left, right in zip(*(module.network.parameters() for module in modules), strict=True):
         assert torch.equal(left, right)
+
+
+def test_an_adversarial_loss_that_never_starts_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    for start in (3, 2):
+        caplog.clear()
+        fit(VAE(network(), {"l1": L1(1), "adversarial": discriminator(start=start)}, sgd), batches(3))
+        assert ("the adversarial loss is not used: it starts at batch 3" in caplog.text) == (start == 3)
