@@ -76,8 +76,8 @@ class VAE(Trainable):
             return self.build_optimizers([OptimizerGroup(self.network.parameters())])
         if (steps := int(self.trainer.estimated_stepping_batches)) <= adversarial.start:
             log.warning(
-                "train: the adversarial loss is not used: it starts at batch %d, and the training has %d batches: lower "
-                "loss.adversarial.start",
+                "train: the adversarial loss is not used; it starts at batch %d, and the training has %d batches; "
+                "lower loss.adversarial.start",
                 adversarial.start,
                 steps,
             )
