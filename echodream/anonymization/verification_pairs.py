@@ -84,8 +84,8 @@ def pairs_table(images: ImageSet, pairs: np.ndarray) -> pd.DataFrame:
 def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
     """The pairs of the csv file at ``path`` as indices of ``images``: int64 (P, 2).
 
-    FirstFrame, SecondFrame and Same are optional. Raises ``UserError`` if an image is unknown or Same contradicts
-    PatientID.
+    FirstFrame, SecondFrame and Same are optional. Raises ``UserError`` if an image is not in ``images``, or if the
+    column Same contradicts the PatientID of the two images.
     """
     try:
         table = pd.read_csv(path, dtype={"First": str, "Second": str})

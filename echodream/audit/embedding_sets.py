@@ -119,7 +119,7 @@ class EmbeddingSetBuilder:
         orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
         plan = [self._select_frames(recordings, int(order[0]), rng) for order, rng in zip(orders, rngs, strict=True)]
         patients = zip(orders, plan, rngs, strict=True)
-        second_plan = [self._select_second_view(recordings, order, first, rng) for order, first, rng in patients]
+        second_plan = [self._select_second_frame(recordings, order, first, rng) for order, first, rng in patients]
         embedded = torch.stack(self._embed_plan(recordings, plan, progress))
         second = torch.cat(self._embed_plan(recordings, second_plan, f"{progress}, second view"))
         different = [a[0] != b[0] or a[1][0] != b[1][0] for a, b in zip(plan, second_plan, strict=True)]
@@ -151,7 +151,7 @@ class EmbeddingSetBuilder:
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
         return row, np.array([rng.integers(frames)]) if self.count == 1 else evenly_spaced_frames(frames, self.count)
 
-    def _select_second_view(
+    def _select_second_frame(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
         """One frame of the next recording in ``order``, or another frame of the patient's only recording."""

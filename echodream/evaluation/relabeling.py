@@ -25,7 +25,7 @@ class ClassProbabilities:
     ids: list[int]
     names: list[str]
     probabilities: np.ndarray
-    """(N, K), the mean over the classifiers with these classes."""
+    """Class probabilities, (N, K), averaged over the classifiers that predict these K classes."""
 
 
 def check_classes(store: Store, classifiers: Sequence[LoadedClassifier]) -> None:

@@ -98,14 +98,14 @@ class FrameEmbedder:
     def embed_references(self, latents: Tensor) -> Tensor:
         """Embeddings of reference frames, (n, D): the linear code if the network has a linear code, else ``embed``."""
         encoder = self.encoder
-        return self._embed_batches(latents, encoder.embed_linear_code if encoder.has_linear_code else encoder.embed)
+        return self._embed_batches(latents, encoder.embed_linearly if encoder.has_linear_embedding else encoder.embed)
 
     def embed_views(self, latents: Tensor, views: Sequence[View] = ()) -> list[Tensor]:
         """All embeddings of queries, (n, D) each: ``embed`` of the frames, and reference embeddings of their ``views``.
 
         If the network has a linear code, the unchanged frames are also a view.
         """
-        unchanged = [latents] if self.encoder.has_linear_code else []
+        unchanged = [latents] if self.encoder.has_linear_embedding else []
         versions = [*unchanged, *(version for view in views for version in view(latents))]
         return [self.embed(latents), *(self.embed_references(version) for version in versions)]
 

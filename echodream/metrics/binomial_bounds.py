@@ -48,7 +48,7 @@ def calibration_patients_needed(alpha: float) -> int:
 
 
 @lru_cache(maxsize=4096)
-def target_pass_count(choosing: int, certifying: int, beta: float, delta: float, power: float) -> int:
+def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, power: float) -> int:
     """Number k of ``choosing`` controls that pass at the threshold, so that the others certify it with ``power``.
 
     With the threshold at the (k + 1)-th lowest of ``choosing`` scores, the number of ``certifying`` controls that pass

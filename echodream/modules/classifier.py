@@ -118,7 +118,7 @@ class ClipClassifier(Trainable):
     def on_validation_epoch_end(self) -> None:
         out, target, _ = self._gather_outputs("val/")[0]
         means = ("auc", "balanced_accuracy", "r2", "mae")
-        self._log_metrics("val/", {name: v[0] for name, v in self.task.measure(out, target).items() if name in means})
+        self._log_metrics("val/", {name: v[0] for name, v in self.task.metrics(out, target).items() if name in means})
 
     def on_test_epoch_end(self) -> None:
         """Log all metrics of each test set, and keep them with their intervals for the artifact."""
@@ -129,7 +129,7 @@ class ClipClassifier(Trainable):
 
     def _evaluate_split(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
         patients = self._patients[rows]
-        values = self.task.measure(out, target, bootstrap_weights(patients, self.repeats))
+        values = self.task.metrics(out, target, bootstrap_weights(patients, self.repeats))
         self._log_metrics(prefix, {name: samples[0] for name, samples in values.items()})
         count = self.task.patients_per_metric(target, patients)
         metrics = {name: asdict(bootstrap_interval(v, patients=count.get(name))) for name, v in values.items()}

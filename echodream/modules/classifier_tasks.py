@@ -33,7 +33,7 @@ class ClassifierTask(ABC):
         """Loss, scalar."""
 
     @abstractmethod
-    def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Metrics by name, (R,) each, of outputs (N, outputs) and targets (N, ...), for sample weights (R, N)."""
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
@@ -71,7 +71,7 @@ class ClassificationTask(ClassifierTask):
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(out, target, self.weight.to(out.device))
 
-    def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return classification.multiclass_metrics(_softmax(out), target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
@@ -83,7 +83,7 @@ class ClassificationTask(ClassifierTask):
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """Confusion matrix, and the one-vs-rest ROC curve of each class."""
         table = classification.confusion_matrix(out.argmax(axis=1), target, self.outputs)
-        probabilities, metrics = _softmax(out), self.measure(out, target)
+        probabilities, metrics = _softmax(out), self.metrics(out, target)
         auc = {name: metrics[f"auc_{name}"][0] for name in self.names}
         defined = [(k, name) for k, name in enumerate(self.names) if np.isfinite(auc[name])]
         shown = defined[:1] if self.outputs == 2 else defined  # two classes have the same curve
@@ -105,7 +105,7 @@ class RegressionTask(ClassifierTask):
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return functional.mse_loss(out[:, 0], (target - self.mean) / self.std)
 
-    def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """R2, MAE and RMSE in the unit of ``column``."""
         return regression_metrics(out[:, 0] * self.std + self.mean, target, weights)
 
@@ -141,7 +141,7 @@ class MultilabelTask(ClassifierTask):
         )
         return (losses * known).sum() / known.sum().clamp(min=1)
 
-    def measure(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         return classification.multilabel_metrics(out, target, self.names, weights)
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
@@ -152,7 +152,7 @@ class MultilabelTask(ClassifierTask):
 
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """ROC curve of each label that has positive and negative images."""
-        metrics, curves = self.measure(out, target), {}
+        metrics, curves = self.metrics(out, target), {}
         for k, name in enumerate(self.names):
             rows, positive = known_labels(target[:, k])
             if np.isfinite(auc := metrics[f"auc_{name}"][0]):

@@ -173,12 +173,12 @@ class IdentityEncoder(nn.Module):
         return self(x.float()).float()
 
     @property
-    def has_linear_code(self) -> bool:
+    def has_linear_embedding(self) -> bool:
         """Whether the embedding is a linear code plus a correction."""
         return getattr(self.network, "code", None) is not None
 
     @torch.no_grad()
-    def embed_linear_code(self, x: Tensor) -> Tensor:
+    def embed_linearly(self, x: Tensor) -> Tensor:
         """Same as ``embed``, without correction. Only for networks with a linear code."""
         self._check_input(x)
         network: Any = self.network

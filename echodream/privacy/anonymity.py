@@ -192,17 +192,17 @@ def anonymity_measures(
             f"{len(comparison.source)} avatars and {len(patients)} patients: give the patient of each avatar."
         )
 
-    def percentage(name: str, values: np.ndarray) -> AnonymityMeasure:
+    def percentage_measure(name: str, values: np.ndarray) -> AnonymityMeasure:
         return AnonymityMeasure(name, percentage_interval(values, patients, seed), "%", TARGETS.get(name))
 
     def median(name: str, values: np.ndarray) -> AnonymityMeasure:
         return AnonymityMeasure(name, bootstrap.bootstrap_median(values, patients, seed=seed), "", TARGETS.get(name))
 
     return [
-        percentage("hidden rate", comparison.hidden),
+        percentage_measure("hidden rate", comparison.hidden),
         median("local cloaking, avatars", comparison.nearer_avatars.astype(np.float64)),
         median("local cloaking, records", comparison.nearer_records.astype(np.float64)),
-        percentage("nobody nearer", comparison.nobody_nearer),
+        percentage_measure("nobody nearer", comparison.nobody_nearer),
         median("DCR", comparison.closest_distance),
         median("NNDR", comparison.distance_ratio),
         median("distance to own avatar", comparison.distance),

@@ -10,7 +10,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, target_pass_count
+from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, passes_for_power
 from echodream.privacy import certification, statements
 from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
@@ -242,7 +242,7 @@ class Calibrated(Rule):
             lowest = np.sort(scores.select(choosing))
             if len(lowest) == 0:
                 continue
-            passes = target_pass_count(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
+            passes = passes_for_power(len(lowest), len(scores.select(certifying)), self.beta, self.delta, self.power)
             if passes >= 0:  # otherwise there are too few copies under this transform to choose a threshold
                 beta = min(beta, float(lowest[passes]))
         return {

@@ -150,7 +150,7 @@ def columns_without_values(
 
     def has_value(column: str) -> bool:
         cells = map(to_python_value, requests.get(column, ()))
-        return any(model.conditioner.table_columns({column: cell}) for cell in cells)
+        return any(model.conditioner.filelist_columns({column: cell}) for cell in cells)
 
     empty = {name: column for name, column in columns.items() if not has_value(column)}
     if wrong := [name for name in empty if guidance.scales.get(name, 1) not in (0, 1)]:

@@ -80,7 +80,7 @@ def _table_rows(
             "PatientID": f"S{row:06d}",
             "FPS": model.metadata.fps,
             **key_frames,
-            **model.conditioner.table_columns(cells),
+            **model.conditioner.filelist_columns(cells),
             **sample_store.sampling_columns(config),
         }
     return rows

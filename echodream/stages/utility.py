@@ -93,8 +93,8 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
     by_role = {role: [open_classifier(path) for path in existing] for role, existing in paths.items() if existing}
     if len(by_role) < 2:
         raise UserError(
-            f"artifacts= needs classifiers of two of {', '.join(ROLES)}, and has {', '.join(by_role) or 'none'}: "
-            "train them with train.py model=classifier train_on=..."
+            f"artifacts= must name classifiers trained on at least two of {', '.join(ROLES)}; found: "
+            f"{', '.join(by_role) or 'none'}. Train the missing ones with train.py model=classifier train_on=..."
         )
     for role, loaded in by_role.items():
         for classifier in loaded:

@@ -104,7 +104,7 @@ def _table_rows(
             "Split": source["Split"],
             "PatientID": source["PatientID"] if synthetic else f"S{number:06d}",
             "FPS": model.metadata.fps,
-            **model.conditioner.table_columns(cells),
+            **model.conditioner.filelist_columns(cells),
             **({"HeartRate": round(60 * model.metadata.fps / beats[number].length, 2)} if beats else {}),
             "Source": source["FileName"] if synthetic else "real",
             "Joins": joins,

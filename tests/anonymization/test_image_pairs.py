@@ -125,6 +125,7 @@ def test_without_a_network_there_are_latents_alone_and_without_pairs_the_nearest
     assert "hidden by patient" not in said
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
     run(folder, "pairs")
     for stage in ("anonymity", "pairs", "linkability"):

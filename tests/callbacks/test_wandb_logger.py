@@ -78,6 +78,7 @@ def settings(folder: Path) -> str:
     return read_artifact(folder / "vae", "vae").settings
 
 
+@pytest.mark.slow
 def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path) -> None:
     run, _ = offline_runs(trained / "logs")
     fingerprint, sums = (

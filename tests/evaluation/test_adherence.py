@@ -37,6 +37,7 @@ def sight(extractor: type[Extractor], frames: int) -> FeatureSets:
     return FeatureSets(object.__new__(extractor), frames, *sides)
 
 
+@pytest.mark.slow
 def test_only_inception_has_fid_kid_and_is() -> None:
     seen = sight(Inception, 1)
     found = dict(fidelity_metrics(seen, N, 2, 0))

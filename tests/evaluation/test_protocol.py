@@ -80,6 +80,7 @@ def test_settings_that_differ_from_the_protocol_are_refused(
             evaluate(study, *rules, *overrides)
 
 
+@pytest.mark.slow
 def test_other_extractors_than_in_the_protocol_are_refused(
     study: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -172,6 +172,7 @@ def test_heart_rates_of_phantoms() -> None:
     assert np.nanmedian(errors) < 0.01
 
 
+@pytest.mark.slow
 def test_area_curves_of_phantoms() -> None:
     """With the left ventricle alone, and with all four chambers."""
     ventricle = [np.corrcoef(area_curve(frames), area[:, 1])[0, 1] for frames, area, _ in phantoms()]

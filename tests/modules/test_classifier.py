@@ -142,7 +142,7 @@ def test_regression_is_standardized_in_training_and_exported_in_the_unit_of_the_
     raw = made.network(given["x"]).detach()
     truth = ((raw[:, 0] - (torch.tensor([60.0, 45.0]) - mean) / std) ** 2).mean()
     assert float(made.task.loss(raw, made.task.target(given))) == pytest.approx(float(truth), rel=1e-5)
-    figures = made.task.measure(raw.double().numpy(), np.array([60.0, 45.0]))
+    figures = made.task.metrics(raw.double().numpy(), np.array([60.0, 45.0]))
     made.task.rescale_output(made.network)
     said = made.network(given["x"]).detach()[:, 0]
     assert torch.allclose(said, raw[:, 0] * std + mean, atol=1e-4)

@@ -272,7 +272,7 @@ def test_the_targets_of_copies_are_the_linear_codes_of_their_originals(latents: 
     assert head.seen[:, 5:].tolist() == [pytest.approx([2.0, 0.3])] * 7
     with torch.no_grad():
         made.encoder.network.body.fc.weight.zero_()
-    assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_linear_code(copy)[:, :6], atol=1e-5)
+    assert torch.allclose(made.encoder.embed(copy)[:, :6], made.encoder.embed_linearly(copy)[:, :6], atol=1e-5)
 
 
 def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:

@@ -14,7 +14,7 @@ from echodream.metrics.binomial_bounds import (
     clopper_pearson_upper,
     controls_needed,
     controls_needed_at_rate,
-    target_pass_count,
+    passes_for_power,
 )
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
 
@@ -97,7 +97,7 @@ def test_controls_needed_at_a_rate() -> None:
 def test_the_choosing_patients_reach_their_power() -> None:
     """Thresholds at order statistics of uniform scores: how often others certify them, simulated."""
     choosing, certifying = 200, 190
-    k = target_pass_count(choosing, certifying, 0.05, 0.05, 0.9)
+    k = passes_for_power(choosing, certifying, 0.05, 0.05, 0.9)
     allowed = allowed_passes(certifying, 0.05, 0.05)
     generator, chances = np.random.default_rng(0), []
     for passes in (k, k + 1):
@@ -106,9 +106,9 @@ def test_the_choosing_patients_reach_their_power() -> None:
     assert k >= 1
     assert chances[0] >= 0.885  # .9 within three standard errors
     assert chances[1] < 0.9
-    assert target_pass_count(60, 60, 0.05, 0.05, 0.9) == -1  # at zero passes the chance is one half
-    assert target_pass_count(60, 60, 0.05, 0.05, 0.499) == 0
-    assert target_pass_count(60, 30, 0.05, 0.05, 0.1) == -1
+    assert passes_for_power(60, 60, 0.05, 0.05, 0.9) == -1  # at zero passes the chance is one half
+    assert passes_for_power(60, 60, 0.05, 0.05, 0.499) == 0
+    assert passes_for_power(60, 30, 0.05, 0.05, 0.1) == -1
 
 
 def test_broken_scores_are_refused() -> None:

@@ -185,6 +185,7 @@ def failing_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@pytest.mark.slow
 def test_interruptions_end_with_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["batch=3", "steps=2"]
     run(folder, *more, at="undisturbed")
@@ -237,6 +238,7 @@ def test_blur_is_that_of_the_decoded_pixels(folder: Path) -> None:
     assert "strength" not in made.dataset.settings
 
 
+@pytest.mark.slow
 def test_measured_beside_its_originals(folder: Path) -> None:
     """The middle frame against the middle frame, and three against the same three; others are refused."""
     run(folder, "strength=0")

@@ -165,6 +165,7 @@ def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path, ha
     assert files(folder / "again") == before
 
 
+@pytest.mark.slow
 def test_the_order_of_the_samples_does_not_matter(folder: Path, harmless: tuple[Path, str]) -> None:
     samples(folder / "backwards", strangers, order=-1)
     audit(folder, f"dst={folder}/of-backwards", f"src={folder}/backwards")
@@ -173,6 +174,7 @@ def test_the_order_of_the_samples_does_not_matter(folder: Path, harmless: tuple[
     assert one["measures"] == two["measures"]
 
 
+@pytest.mark.slow
 def test_an_audit_that_was_interrupted_leaves_nothing_with_its_name(
     folder: Path, harmless: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def anonymised(root: Path) -> None:
         write(root / f"u{value}" / "metrics.json", {"figures": figures, "anonymised": versions})
 
 
+@pytest.mark.slow
 def test_curve_of_utility_over_linkability(tmp_path: Path) -> None:
     anonymised(tmp_path)
     run(tmp_path, f"points=[{tmp_path}/s*,{tmp_path}/u*]", "name=strength")
@@ -250,6 +251,7 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
         run(tmp_path, f"points=[{tmp_path}/s*]")
 
 
+@pytest.mark.slow
 def test_utility_of_a_model_of_originals_is_measured_on_versions(tmp_path: Path) -> None:
     """Its result on originals is the same for every strength."""
     anonymised(tmp_path)

@@ -225,7 +225,7 @@ def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> No
     model(tmp_path / "larger", 1, source, "both", height=HEIGHT + 1)
     model(tmp_path / "others", 1, source, "both", class_names=["p", "q", "r", "s"])
     for overrides, says in (
-        (["artifacts.synthetic=null", "artifacts.both=null"], r"needs classifiers of two of .*, and has real: train"),
+        (["artifacts.synthetic=null", "artifacts.both=null"], r"trained on at least two of .*; found: real. Train"),
         ([f"artifacts.both={tmp_path}/elsewhere"], r"both: .*elsewhere was trained on another version of this study"),
         ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, so it may have seen"),
         ([f"artifacts.both={study}/classifier"], r"artifacts.both: .*classifier was trained on real: give another"),

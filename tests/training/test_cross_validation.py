@@ -45,6 +45,7 @@ def train_cfg(folder: Path, *overrides: str) -> DictConfig:
         return compose("train", [*fixed, "datamodule.batch_size=8", *overrides])
 
 
+@pytest.mark.slow
 def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores(tmp_path)
     metrics = engine.train(train_cfg(tmp_path, "folds=3"))
@@ -86,6 +87,7 @@ def _pooled(folder: Path, root: Path, names: list[str]) -> float:
     return float(roc_auc(np.array(said), table["class_id"].to_numpy() == 0)[0])
 
 
+@pytest.mark.slow
 def test_what_is_done_of_several_runs_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first of two seeds, the rest is made and nothing else."""
     stores(tmp_path)

@@ -187,6 +187,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert without_paths(broken / "vae") == without_paths(straight / "vae")
 
 
+@pytest.mark.slow
 def test_an_epoch_without_validation_leaves_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2", "trainer.limit_train_batches=2")
     monkeypatch.setattr(engine, "code_version", lambda: "1.2.3")
@@ -314,6 +315,7 @@ def test_bad_settings_are_one_sentence(tmp_path: Path, override: str, message: s
     assert not (tmp_path / "vae").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, refused = study(tmp_path), []
     cfg = [folder, "trainer.max_epochs=1", "trainer.limit_train_batches=1"]

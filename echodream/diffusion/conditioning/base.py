@@ -82,7 +82,7 @@ class TokenCondition(ConditionModule):
         """Value at a ``fraction``, in [0, 1], of the range in the training rows."""
         raise UserError(f"{self.column} has no default values: give labels=training, or the path of a csv")
 
-    def table_columns(self, cell: Any) -> dict[str, Any]:
+    def filelist_columns(self, cell: Any) -> dict[str, Any]:
         """Columns of FileList.csv for a sample with the value ``cell``; empty if the value is missing."""
         return {self.column: cell} if parse_texts([cell])[0] else {}
 

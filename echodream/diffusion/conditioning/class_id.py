@@ -58,7 +58,7 @@ class ClassId(LookupCondition):
     def choices(self) -> list[Any]:
         return list(self.known_ids)
 
-    def table_columns(self, cell: Any) -> dict[str, Any]:
+    def filelist_columns(self, cell: Any) -> dict[str, Any]:
         """class_id, and class_name where it is known."""
         number = _class_number(parse_numbers(self.column, [cell])[0])
         if number == MISSING:

@@ -150,10 +150,10 @@ class Conditioner(nn.Module):
             requests[module.column] = [module.range_value((0.5 + row // stride * step) % 1) for row in range(count)]
         return requests
 
-    def table_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def filelist_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of FileList.csv for one sample with the cells ``request``, by column; class_id adds class_name."""
         modules = {module.column: module for module in self._token_conditions.values()}
-        parts = (modules[column].table_columns(cell) for column, cell in request.items())
+        parts = (modules[column].filelist_columns(cell) for column, cell in request.items())
         return {name: cell for part in parts for name, cell in part.items()}
 
     def sample_dropout(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:

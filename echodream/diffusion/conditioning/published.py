@@ -60,7 +60,7 @@ class PublishedToken(NumericCondition):
     def choices(self) -> list[Any] | None:
         return self.metadata.get("values")
 
-    def table_columns(self, cell: Any) -> dict[str, Any]:
+    def filelist_columns(self, cell: Any) -> dict[str, Any]:
         """The column, whole numbers without a decimal point; and class_name where it is known."""
         number = parse_numbers(self.column, [cell])[0]
         if math.isnan(number):

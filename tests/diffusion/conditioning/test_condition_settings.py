@@ -50,7 +50,7 @@ def test_a_published_class_is_a_whole_number_with_its_name() -> None:
     told.fit(table, 4)
     again = Conditioner.from_settings(told.settings())
     for made in (told, again):
-        described = [made.table_columns({"class_id": cell}) for cell in (0.0, 3, "3", 1.0, None, float("nan"), "")]
+        described = [made.filelist_columns({"class_id": cell}) for cell in (0.0, 3, "3", 1.0, None, float("nan"), "")]
         pah = {"class_id": 3, "class_name": "PAH"}
         assert described == [{"class_id": 0, "class_name": "ASD"}, pah, pah, {"class_id": 1}, {}, {}, {}]
         assert all(type(row["class_id"]) is int for row in described if row)
@@ -59,7 +59,7 @@ def test_a_published_class_is_a_whole_number_with_its_name() -> None:
 def test_a_published_number_stays_what_it_is() -> None:
     told = Conditioner({"EF": PublishedToken("EF", scale=100.0)}, 1)
     told.fit(pd.DataFrame({"EF": [20.0, 55.5], "class_name": ["a", "b"]}), 4)
-    assert [told.table_columns({"EF": cell}) for cell in (55.5, 50.0, None)] == [{"EF": 55.5}, {"EF": 50}, {}]
+    assert [told.filelist_columns({"EF": cell}) for cell in (55.5, 50.0, None)] == [{"EF": 55.5}, {"EF": 50}, {}]
     untold = Conditioner({"class_id": PublishedToken("class_id")}, 1)  # of weights that came without a table
     untold.build(4)
-    assert untold.table_columns({"class_id": 2.0}) == {"class_id": 2}
+    assert untold.filelist_columns({"class_id": 2.0}) == {"class_id": 2}

@@ -169,12 +169,12 @@ def test_requests_spread_over_all_that_was_seen() -> None:
 
 def test_what_a_row_says_of_what_was_asked() -> None:
     made = conditioner()
-    assert made.table_columns({"class_id": 3, "EF": 40.5, "View": ""}) == {
+    assert made.filelist_columns({"class_id": 3, "EF": 40.5, "View": ""}) == {
         "class_id": 3,
         "class_name": "PAH",
         "EF": 40.5,
     }
-    assert made.table_columns({"class_id": -1, "EF": math.nan, "View": "A4C"}) == {"View": "A4C"}
+    assert made.filelist_columns({"class_id": -1, "EF": math.nan, "View": "A4C"}) == {"View": "A4C"}
 
 
 def test_settings_and_weights_make_it_again() -> None:
