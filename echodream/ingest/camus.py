@@ -10,7 +10,7 @@ from echodream.errors import UserError
 from echodream.ingest import listing
 from echodream.ingest.csv_tables import parse_cells, parse_number
 from echodream.ingest.listing import ListedRecording, RawFile
-from echodream.ingest.nifti import plausible_frame_rate, read_nifti
+from echodream.ingest.nifti import read_nifti
 from echodream.ingest.pixels import check_fps, convert_marks_to_seconds, make_video, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
@@ -37,7 +37,7 @@ class Camus:
     views: tuple[str, ...] = ("A4C", "A2C")
     """The views to read: A4C, A2C or both."""
     fps: float = 50.0
-    """Frames per second where neither the cfg file nor the header states a plausible value."""
+    """Frames per second where neither the cfg file nor the header states them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", validation.list_of_values("views", self.views))
@@ -64,8 +64,8 @@ class Camus:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         assert isinstance(recording, ListedRecording)
-        frames, frame_step = read_nifti(recording.file, limits)
-        fps = check_fps(recording.fps or plausible_frame_rate(frame_step) or self.fps)
+        frames, rate = read_nifti(recording.file, limits)
+        fps = check_fps(recording.fps or rate or self.fps)
         times = uniform_times(len(frames), fps)
         return make_video(frames, times, fps, marks=convert_marks_to_seconds(times, recording.mark_frames))
 

@@ -9,7 +9,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import csv_tables, listing
 from echodream.ingest.listing import ListedRecording, RawFile
-from echodream.ingest.nifti import is_nifti, label_state, plausible_frame_rate, read_nifti
+from echodream.ingest.nifti import is_nifti, label_state, read_nifti
 from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
@@ -39,7 +39,7 @@ class CardiacNet:
     """
 
     fps: float = 32.0
-    """Frames per second where the frame time in the header is not plausible."""
+    """Frames per second where neither the table nor the header states them."""
     rotate: int = 0
     """Rotation in degrees counter-clockwise that puts the apex at the top. With 0, image[h, w] is volume[w, h], which
     equals the published conversion (rotation by 90 degrees and a flip)."""
@@ -83,9 +83,9 @@ class CardiacNet:
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         assert isinstance(recording, CardiacRecording)
-        frames, frame_step = read_nifti(recording.file, limits)
+        frames, rate = read_nifti(recording.file, limits)
         frames = rotate_and_flip(frames, self.rotate, self.flip)
-        fps = check_fps(recording.fps or plausible_frame_rate(frame_step) or self.fps)
+        fps = check_fps(recording.fps or rate or self.fps)
         columns = {"Label": label_state(recording.label, recording.file)}
         return make_video(frames, uniform_times(len(frames), fps), fps, columns, recording.marks)
 

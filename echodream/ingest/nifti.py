@@ -3,6 +3,7 @@
 import gzip
 import io
 import logging
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from echodream.errors import Rejected
-from echodream.ingest.pixels import to_uint8
+from echodream.ingest.pixels import FPS_RANGE, to_uint8
 from echodream.ingest.source import Limits
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ SUFFIXES = (".nii", ".nii.gz")
 _HEADER_BYTES = 1 << 20
 """Largest accepted offset of the pixels in the file: the reader would decompress everything before the pixels."""
 _CHUNK = 1 << 20
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Code of a unit of time in xyzt_units -> seconds."""
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _READ_ERRORS = (EOFError, OSError, zlib.error, ValueError, OverflowError, TypeError, KeyError, IndexError)
@@ -32,8 +35,8 @@ class Volume(NamedTuple):
 
     frames: np.ndarray
     """uint8, (F, H, W) or (F, H, W, 3): image[h, w] = volume[w, h]."""
-    frame_step: float
-    """Voxel size along the frame axis in the header; 0 if the header has none. Its unit is not reliable."""
+    frame_rate: float | None
+    """Frames per second; None if the header does not declare a time between frames, see ``frame_rate``."""
 
 
 def is_nifti(name: str) -> bool:
@@ -45,7 +48,8 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
     """Read a NIfTI-1 or NIfTI-2 file, compressed or not; the suffix of the file is not used. Raises ``Rejected``.
 
     Accepted shapes: (W, H, F), (W, H, 1, F); in color (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
-    checked against ``limits`` before pixels are read. Values are scaled by ``pixels.to_uint8``.
+    checked against ``limits`` before pixels are read. Values, after slope and intercept of the header, are scaled by
+    ``pixels.to_uint8``.
     """
     try:
         with _open_nifti(path) as (image, header):
@@ -56,7 +60,7 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_as_frames(data, sides), float([*header.get_zooms(), 0, 0][frame_axis]))
+    return Volume(_as_frames(data, sides, _declared_range(header)), frame_rate(header, frame_axis))
 
 
 def label_state(path: Path | None, image: Path) -> str:
@@ -154,7 +158,21 @@ def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
     return tuple(sides), frame_axis, (8 if scaled else dtype.itemsize) * (sides[3] if color else 1)
 
 
-def _as_frames(data: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
+    """Lowest and highest value by the header: cal_min and cal_max, or the range of 8-bit voxels after scaling."""
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    if math.isfinite(high - low) and low < high:
+        return low, high
+    if (dtype := header.get_data_dtype()).kind not in "iu" or dtype.itemsize > 1:
+        return None
+    slope, intercept = (
+        value if value is not None else default for value, default in zip(header.get_slope_inter(), (1, 0), strict=True)
+    )
+    ends = [slope * end + intercept for end in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
+    return min(ends), max(ends)
+
+
+def _as_frames(data: np.ndarray, sides: tuple[int, ...], declared: tuple[float, float] | None) -> np.ndarray:
     """(W, H, F[, C]) or RGB voxels -> uint8 (F, H, W[, 3])."""
     if data.dtype.kind == "V":
         data = np.stack([data[channel] for channel in ("R", "G", "B")], axis=-1)
@@ -163,12 +181,19 @@ def _as_frames(data: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
         data = data.reshape(sides)
         frames = data.transpose(2, 1, 0) if data.ndim == 3 else data.transpose(2, 1, 0, 3)[..., :3]
         frames = frames[..., 0] if frames.ndim == 4 and frames.shape[-1] == 1 else frames
-    return np.ascontiguousarray(to_uint8(frames))
+    return np.ascontiguousarray(to_uint8(frames, declared))
 
 
-def plausible_frame_rate(frame_step: float) -> float | None:
-    """Frame rate if ``frame_step`` is a plausible frame time in s or in ms (5 to 200 frames/s), else None."""
-    for unit in (1.0, 1000.0):
-        if frame_step > 0 and 5 <= unit / frame_step <= 200:
-            return round(unit / frame_step, 4)
-    return None
+def frame_rate(header: "Nifti1Header", axis: int) -> float | None:
+    """Frames per second from the voxel size along the frame ``axis``, 2 or 3, if its unit is a time; else None.
+
+    The unit of time of the header is meant for axis 3. On axis 2, a size that equals the width or height of a voxel, or
+    that is not 5 to 200 frames per second, is taken for a distance. A size of 1 is the placeholder of most writers.
+    """
+    step = float([*header.get_zooms(), 0, 0][axis])
+    unit = _SECONDS.get(int(header["xyzt_units"]) & 0x38)
+    if unit is None or not math.isfinite(step) or step <= 0 or step == 1:
+        return None
+    distance = axis == 2 and any(math.isclose(step, side, rel_tol=1e-3) for side in header.get_zooms()[:2])
+    low, high = (5, 200) if axis == 2 else FPS_RANGE
+    return round(1 / (step * unit), 4) if not distance and low <= 1 / (step * unit) <= high else None

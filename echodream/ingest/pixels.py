@@ -15,30 +15,41 @@ ROTATIONS = (0, 90, 180, 270)
 FLIPS = ("none", "horizontal", "vertical")
 
 
-def to_uint8(volume: np.ndarray) -> np.ndarray:
+def to_uint8(volume: np.ndarray, declared: tuple[float, float] | None = None) -> np.ndarray:
     """Convert the pixels of a recording to uint8 with one scale for all frames. Raises ``Rejected``.
 
     uint8 is unchanged; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; other values are
-    scaled linearly from the minimum to the maximum of the recording. NaN and infinity become the minimum.
+    scaled linearly from the ``declared`` range, or else from the minimum to the maximum of the recording. Floats may
+    leave 0..1 or 0..255 by a tenth, as after interpolation, and are clipped. NaN and infinity become the minimum.
     """
     if volume.dtype == np.uint8:
         return volume
     if volume.dtype.kind not in "biuf":
         raise Rejected(f"pixels of type {volume.dtype} are not numbers")
+    slack = 0.0
     if volume.dtype.kind == "f":
+        slack = 0.1
         finite = np.isfinite(volume)
         if not finite.any():
             raise Rejected("unreadable: no pixel is a number")
         if not finite.all():
             volume = np.where(finite, volume, volume[finite].min())
     low, high = float(volume.min()), float(volume.max())
-    if low >= 0 and high <= 255:
-        unit = 255.0 if volume.dtype.kind == "f" and high <= 1 else 1.0
-        return np.stack([np.rint(frame.astype(np.float64) * unit).astype(np.uint8) for frame in volume])
+    if low >= -slack * high:
+        if slack and high <= 1 + slack:
+            return scale_to_uint8(volume, 0, 1)
+        if high <= 255 * (1 + slack):
+            return scale_to_uint8(volume, 0, 255)
     if not math.isfinite(high - low):
         raise Rejected("unreadable: the pixels span more than a number can hold")
+    return scale_to_uint8(volume, *(declared or (low, high)))
+
+
+def scale_to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale ``volume``, (F, ...), linearly from ``low``..``high`` to 0..255, with clipping and rounding: uint8."""
     scale = 255 / (high - low) if high > low else 0.0
-    return np.stack([np.rint((frame.astype(np.float64) - low) * scale).astype(np.uint8) for frame in volume])
+    scaled = ((frame.astype(np.float64) - low) * scale for frame in volume)
+    return np.stack([np.rint(np.clip(frame, 0, 255)).astype(np.uint8) for frame in scaled])
 
 
 def collapse_gray(frames: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ def write_cardiacnet(root: Path, name: str, frames: np.ndarray, labels: np.ndarr
     for part, volume in (("image", frames), ("label", labels)):
         image = nibabel.Nifti1Image(np.ascontiguousarray(volume.transpose(2, 1, 0)), np.eye(4), dtype=np.uint8)
         image.header.set_zooms((1.0, 1.0, 1.0 / fps))
+        image.header.set_xyzt_units(t="sec")
         wrapped = part == "image" and int(number) % 3 == 0
         path = folder / (f"{number}_{part}.nii/{number}_{part}.nii.gz" if wrapped else f"{number}_{part}.nii.gz")
         path.parent.mkdir(parents=True, exist_ok=True)

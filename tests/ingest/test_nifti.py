@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echodream.errors import Rejected
-from echodream.ingest.nifti import label_state, plausible_frame_rate, read_nifti
+from echodream.ingest.nifti import label_state, read_nifti
 from echodream.ingest.pixels import rotate_and_flip, to_uint8
 from echodream.ingest.source import Limits
 from tests.support.raw_files import cut, cut_gzip, moving, write_nifti
@@ -26,7 +26,7 @@ def test_width_height_frames(tmp_path: Path, name: str, dtype: type) -> None:
     volume = VOLUME // 2 if dtype is np.int8 else VOLUME
     read = read_nifti(write_nifti(tmp_path / name, volume.astype(dtype), step=0.04), LIMITS)
     np.testing.assert_array_equal(read.frames, volume.transpose(2, 1, 0))
-    assert read.frame_step == pytest.approx(0.04)
+    assert read.frame_rate == pytest.approx(25)
 
 
 def test_other_ranges_are_stretched_over_the_recording(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_colour_and_singleton_axes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_nifti(write_nifti(tmp_path / "c.nii.gz", rgb), LIMITS).frames, expected)
     timed = read_nifti(write_nifti(tmp_path / "d.nii", VOLUME[:, :, None], step=0.02, axis=3), LIMITS)
     np.testing.assert_array_equal(timed.frames, FRAMES)
-    assert timed.frame_step == pytest.approx(0.02)
+    assert timed.frame_rate == pytest.approx(50)
 
 
 def test_names_may_lie_about_gzip(tmp_path: Path) -> None:
@@ -135,10 +135,83 @@ def test_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"), [(0.03125, 32), (31.25, 32), (0.02, 50), (1.0, None), (0.0, None), (-0.02, None), (0.001, None)]
+    ("zooms", "space", "time", "rate"),
+    [
+        ((0.3, 0.3, 0.02), "mm", "sec", 50),
+        ((1, 1, 0.03125), "unknown", "sec", 32),
+        ((0.3, 0.3, 31.25), "mm", "msec", 32),
+        ((0.3, 0.3, 31250), "mm", "usec", 32),
+        ((0.15, 0.15, 0.15), "mm", "unknown", None),
+        ((0.1, 0.1, 0.1), "mm", "sec", None),  # isotropic
+        ((0.3, 0.1, 0.1), "mm", "sec", None),
+        ((0.3, 0.3, 1), "mm", "sec", None),  # the placeholder
+        ((0.3, 0.3, 31.25), "mm", "sec", None),
+        ((0.2, 0.2, 10), "mm", "unknown", None),
+        ((0.3, 0.3, 0.02), "unknown", "unknown", None),
+        ((0.3, 0.3, 0.02), "mm", "hz", None),
+        ((0.3, 0.3, 5, 0.02), "mm", "sec", 50),
+        ((0.3, 0.3, 5, 3), "mm", "msec", 333.3333),
+        ((0.3, 0.3, 5, 0.3), "mm", "sec", 3.3333),
+        ((0.02, 0.02, 0.02, 1), "mm", "sec", None),
+        ((0.3, 0.3, 5, 0.02), "mm", "unknown", None),
+    ],
 )
-def test_frame_times(step: float, rate: float | None) -> None:
-    assert plausible_frame_rate(step) == rate
+@pytest.mark.parametrize("order", "<>")
+def test_a_frame_rate_needs_a_unit_of_time(
+    tmp_path: Path, zooms: tuple[float, ...], space: str, time: str, rate: float | None, order: str
+) -> None:
+    volume = VOLUME if len(zooms) == 3 else VOLUME[:, :, None]
+    image = nibabel.Nifti1Image(volume, np.eye(4), nibabel.Nifti1Header(endianness=order))
+    image.header.set_zooms(zooms)
+    image.header.set_xyzt_units(space, time)
+    image.to_filename(tmp_path / "a.nii")
+    read = read_nifti(tmp_path / "a.nii", LIMITS)
+    np.testing.assert_array_equal(read.frames, FRAMES)
+    assert read.frame_rate == (rate and pytest.approx(rate, abs=1e-3))
+
+
+def _scaled(path: Path, slope: float, intercept: float, dtype: type, cal: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Write the volume with slope and intercept; the values by nibabel, (F, H, W)."""
+    image = nibabel.Nifti1Image(VOLUME.astype(dtype), np.eye(4))
+    image.header.set_slope_inter(slope, intercept)
+    image.header["cal_min"], image.header["cal_max"] = cal
+    image.to_filename(path)
+    return nibabel.load(path).get_fdata().transpose(2, 1, 0)  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "dtype", "scale"),
+    [
+        (1 / 255, 0, np.uint8, 255),  # 0..1
+        (-1, 255, np.uint8, 1),  # inverted
+        (2, -100, np.uint8, 0.5),  # -100..410 is the range of the voxels
+        (-2, 100, np.uint8, 0.5),
+        (0.5, 3, np.int16, 1),
+    ],
+)
+def test_slope_and_intercept_are_applied_as_nibabel_does(
+    tmp_path: Path, slope: float, intercept: float, dtype: type, scale: float
+) -> None:
+    values = _scaled(tmp_path / "a.nii", slope, intercept, dtype)
+    low = min(intercept, slope * 255 + intercept) if scale == 0.5 else 0
+    expected = np.rint((values - low) * scale).astype(int)
+    found = read_nifti(tmp_path / "a.nii", LIMITS).frames.astype(int)
+    assert np.abs(found - expected).max() <= 1
+    assert np.sign(np.corrcoef(found.ravel(), FRAMES.ravel())[0, 1]) == np.sign(slope)
+
+
+def test_the_display_range_of_the_header_is_the_range(tmp_path: Path) -> None:
+    values = _scaled(tmp_path / "a.nii", 10, -500, np.int16, cal=(-200, 1800))
+    expected = np.rint(np.clip((values + 200) / 2000, 0, 1) * 255)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii", LIMITS).frames, expected)
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_floats_slightly_outside_their_range_are_clipped(top: float) -> None:
+    volume = np.linspace(-0.06, 1.07, 60).reshape(3, 4, 5) * top
+    np.testing.assert_array_equal(to_uint8(volume), np.rint(np.clip(volume / top, 0, 1) * 255))
+    wide = volume - 0.2 * top  # too far outside to be 0..1
+    assert (to_uint8(wide).min(), to_uint8(wide).max()) == (0, 255)
 
 
 def test_orientation() -> None:

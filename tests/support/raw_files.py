@@ -47,12 +47,13 @@ def write_video(
 
 
 def write_nifti(path: Path, volume: np.ndarray, step: float = 1.0, axis: int = 2) -> Path:
-    """A volume as NIfTI; ``step`` is the voxel size along the frame ``axis``."""
+    """A volume as NIfTI; ``step`` is the voxel size along the frame ``axis``, in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(volume, np.eye(4))
     zooms = [1.0] * volume.ndim
     zooms[axis] = step
     image.header.set_zooms(zooms)
+    image.header.set_xyzt_units("mm", "sec")
     image.to_filename(str(path))
     return path
 
