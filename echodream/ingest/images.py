@@ -1,5 +1,6 @@
 """A folder of images with an optional csv. Each image is a recording of one frame."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.csv_tables import check_column_names
 from echodream.ingest.dicom import read_still
+from echodream.ingest.dicom_pixels import is_dicom
 from echodream.ingest.folder_source import FolderSource
 from echodream.ingest.labels import LabelPolicy
 from echodream.ingest.listing import RawFile
@@ -21,7 +23,9 @@ from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FPS = 1.0
 """Frame rate of an image, which has no meaning; a store requires a number."""
-DICOM_SUFFIXES = (".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+_OTHER_DICOM_SUFFIX = re.compile(r"(\.\d+)?")
+"""Of files such as IM0001 or 1.2.840.113619.2.5, which count as images if they are DICOM."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,15 @@ class Images(FolderSource):
 
 
 def is_image(entry: RawFile) -> bool:
-    """Whether the file has a suffix of an image format and is not hidden."""
-    return not entry.path.name.startswith(".") and entry.path.suffix.lower() in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES)
+    """Whether the file has a suffix of an image format, or none and the content of a DICOM file, and is not hidden."""
+    suffix = entry.path.suffix.lower()
+    if entry.path.name.startswith(".") or suffix in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES):
+        return not entry.path.name.startswith(".")
+    return _OTHER_DICOM_SUFFIX.fullmatch(suffix) is not None and not entry.problem and is_dicom(entry.path)
 
 
 def read_image(path: Path, limits: Limits) -> Video:
     """Read an image file as a ``Video`` of one frame. Raises ``Rejected``."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         return make_video(read_still(path, limits), np.zeros(1), FPS)
     return read_image_sequence([path], limits, FPS)

@@ -1,8 +1,10 @@
 """Keyed pseudonyms: reproducible with the key, and not computable without it."""
 
+import csv
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +62,7 @@ def _create_key(path: Path) -> None:
     if path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with open(temporary, "wb", opener=_open_private) as file:
         file.write(os.urandom(_NEW_KEY_BYTES))
     try:
         os.link(temporary, path)
@@ -69,3 +70,25 @@ def _create_key(path: Path) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def write_file_list(key_file: Path, rows: Iterable[tuple[str, Path, str]]) -> Path | None:
+    """Write the file of each pseudonym, (FileName, raw file, reason of rejection), next to the key: key.files.csv.
+
+    Only the owner can read it. Returns its path, or None if the folder of the key is read-only.
+    """
+    path = key_file.with_name(f"{key_file.name}.files.csv")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="", opener=_open_private) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["FileName", "File", "Reason"])
+            writer.writerows((name, raw.absolute(), reason) for name, raw, reason in rows)
+        temporary.replace(path)
+    except OSError:
+        return None
+    return path
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

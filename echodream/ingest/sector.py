@@ -16,6 +16,10 @@ _OVERLAY_LEVEL = 32
 """Smallest gray level of an overlay."""
 _MIN_AREA = 0.02
 """Smallest fraction of the image that is accepted as a sector."""
+_SECOND_SECTOR = 0.5
+"""Smallest area of a second sector, as a fraction of the first."""
+_SAME_REGION = 0.1
+"""Smallest overlap of two boxes of the same image, as a fraction of the smaller box."""
 
 
 def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
@@ -24,7 +28,7 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     The mask is the convex hull of the largest connected area that changes over time, without bridges thinner than about
     3 % of the image (an ECG line, JPEG blocks around a ruler), inside ``boxes``, the 2-D regions of the header, if any.
     Static bright pixels between the area and its hull are overlays and are excluded; overlays on moving tissue are not
-    detected. Raises ``Rejected`` when no moving area is large enough.
+    detected. Raises ``Rejected`` when no moving area is large enough, or two separate areas are.
     """
     from scipy import ndimage
 
@@ -40,12 +44,35 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     labels, count = ndimage.label(moving)
     if not count:
         raise Rejected("no sector found: nothing moves")
-    area = ndimage.binary_fill_holes(labels == 1 + int(np.bincount(labels.ravel())[1:].argmax()))
+    sizes = np.bincount(labels.ravel())[1:]
+    if count > 1 and np.sort(sizes)[-2] >= max(_SECOND_SECTOR * sizes.max(), _MIN_AREA * labels.size):
+        raise Rejected(
+            "two separate areas of similar size move, as in two images side by side, and the file does not state their "
+            "regions: set data.source.keep=all for files without text in their pixels"
+        )
+    area = ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
     if area.mean() < _MIN_AREA:
         raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
     overlay = (change <= _STATIC_CHANGE + noise) & (grey.max(axis=0) >= _OVERLAY_LEVEL) & ~area
     overlay = ndimage.binary_dilation(overlay, _disk_mask(radius // 2)) & ~area
     return np.asarray(_convex_hull(area) & allowed & ~overlay)
+
+
+def group_boxes(boxes: Sequence[Box]) -> list[list[Box]]:
+    """``boxes`` in groups: boxes that overlap, as B-mode and its color Doppler box, belong to one image."""
+    groups: list[list[Box]] = []
+    for box in boxes:
+        same = [group for group in groups if any(_overlap(box, other) >= _SAME_REGION for other in group)]
+        joined = [other for group in same for other in group]
+        groups = [*(group for group in groups if group not in same), [*joined, box]]
+    return groups
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """Area of the intersection of two boxes, as a fraction of the smaller one."""
+    sides = [min(first[axis + 2], second[axis + 2]) - max(first[axis], second[axis]) + 1 for axis in (0, 1)]
+    smaller = min((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second))
+    return max(0, sides[0]) * max(0, sides[1]) / max(1, smaller)
 
 
 def mask_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:

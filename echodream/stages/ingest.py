@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.ingest.listing import listing_fingerprint
 from echodream.ingest.preprocessing import Preprocessing
+from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.ingest.workers import Job, convert_all
@@ -51,6 +52,7 @@ def ingest(
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
     listed = source.recordings(Path(raw) if raw is not None else None)
     recordings = [r if r.problem is None else replace(r, name=clean_text(r.name)) for r in listed]
+    _write_private_list(source, recordings, {})
     _check_listing(recordings, raw)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     settings = {
@@ -85,11 +87,24 @@ def ingest(
                 writer.reject(recording.name, result)
             else:
                 writer.commit(result, writer.scratch_path(recording.name))
+        reasons = {name: row["Reason"] for name, row in writer.rejected.items()}
+        facts = {**_rejection_counts(writer), **_write_private_list(source, recordings, reasons)}
         if problem := _too_many_rejected(writer, recordings, max_rejected):
-            return Summary(f"ingest: {dst} is not complete", _rejection_counts(writer), problem)
+            return Summary(f"ingest: {dst} is not complete", facts, problem)
         store = writer.finish([recording.name for recording in recordings])
     state = f"done, {resumed} recordings were already there" if resumed else "done"
-    return _summary(store, state, _rejection_counts(writer))
+    return _summary(store, state, facts)
+
+
+def _write_private_list(
+    source: Source, recordings: Sequence[Recording], reasons: Mapping[str, str]
+) -> dict[str, object]:
+    """Write the file of each pseudonym, if the source has a key; its entry of the summary, if any is rejected."""
+    if (key_file := getattr(source, "key_file", None)) is None:
+        return {}
+    rows = [(r.name, r.path, reasons.get(r.name, r.problem or "")) for r in recordings if r.path is not None]
+    path = write_file_list(Path(key_file).expanduser(), rows)
+    return {"private": f"{path} names the file of each of them"} if path is not None and reasons else {}
 
 
 def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:

@@ -1,5 +1,6 @@
 """DICOM: the sector comes out, and nothing that names a patient or a site."""
 
+import csv
 import os
 import pickle
 import stat
@@ -10,18 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import dcmread
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.dataset import Dataset
 from pydicom.examples import get_path
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
-    generate_uid,
 )
 
 from echodream.errors import Rejected, UserError
@@ -29,12 +26,13 @@ from echodream.ingest.dicom import Dicom
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Recording
 from echodream.ingest.split import SplitRatios
+from echodream.runs.summary import Summary
 from echodream.stages.ingest import ingest
 from echodream.store.schema import is_valid_name
+from tests.support.dicom_files import SECRETS, encapsulated, write
 from tests.support.fakes import tree
 
 HEIGHT, WIDTH, COUNT = 150, 200, 12
-SECRETS = ("Planted^Patient", "PID4711", "Planted Hospital", "Dr^Planted", "SN0815")
 
 
 def sector() -> np.ndarray:
@@ -59,38 +57,6 @@ def picture(colour: bool = False) -> np.ndarray:
     speckle = np.random.default_rng(0).integers(20, 160, (COUNT, HEIGHT, WIDTH))
     frames = np.where(sector(), speckle, np.where(text(), 230, 0)).astype(np.uint8)
     return np.stack([frames, frames // 2, frames], axis=-1) if colour else frames
-
-
-def write(path: Path, frames: np.ndarray, *drop: str, syntax: str = ExplicitVRLittleEndian, **tags: object) -> Path:
-    """An ultrasound file of ``frames`` with planted names; ``tags`` replace and ``drop`` removes elements."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.3.1")
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    data = FileDataset(str(path), Dataset(), file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.PatientName, data.PatientID, data.InstitutionName, data.ReferringPhysicianName, data.DeviceSerialNumber = (
-        SECRETS
-    )
-    data.Modality, data.StudyInstanceUID, data.FrameTime = "US", "1.2.3.4", "40"
-    data.NumberOfFrames, data.Rows, data.Columns = frames.shape[:3]
-    data.SamplesPerPixel = 3 if frames.ndim == 4 else 1
-    data.PhotometricInterpretation = "RGB" if frames.ndim == 4 else "MONOCHROME2"
-    if frames.ndim == 4:
-        data.PlanarConfiguration = 0
-    data.BitsAllocated = data.BitsStored = 8 * frames.itemsize
-    data.HighBit, data.PixelRepresentation = data.BitsStored - 1, 0
-    data.PixelData = frames.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
-    for name in drop:
-        delattr(data, name)
-    if syntax == RLELossless:
-        data.compress(RLELossless)
-    meta.TransferSyntaxUID = UID(syntax)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path)
-    return path
 
 
 @pytest.fixture
@@ -183,7 +149,7 @@ def test_monochrome1_and_deep_pixels(tmp_path: Path, source: Dicom) -> None:
     deep = picture().astype(np.uint16) * 16
     write(tmp_path / "two" / "a.dcm", deep + 0x8000, BitsStored=12, HighBit=11)
     frames = source.read(_only(source, tmp_path / "two"), Limits()).frames
-    _check_sector(frames, np.rint(picture().astype(np.float64) * (255 / 230)).astype(np.uint8))
+    _check_sector(frames, np.rint(picture().astype(np.float64) * 16 * (255 / 4095)).astype(np.uint8))
 
 
 def _region(kind: int, box: tuple[int, int, int, int]) -> Dataset:
@@ -206,6 +172,63 @@ def test_regions(tmp_path: Path, source: Dicom) -> None:
     write(tmp_path / "c" / "c.dcm", picture(), SequenceOfUltrasoundRegions=[_region(3, (0, 0, 199, 138))])
     with pytest.raises(Rejected, match="no 2-D image region"):
         source.read(_only(source, tmp_path / "c"), Limits())
+
+
+def _two_fans() -> np.ndarray:
+    """Two unlike loops side by side: (F, H, 2 W)."""
+    return np.concatenate([picture(), picture()[::-1, :, ::-1]], axis=2)
+
+
+def test_two_regions_are_two_recordings_of_one_patient(tmp_path: Path, source: Dicom) -> None:
+    boxes = [_region(1, (0, 8, WIDTH - 1, HEIGHT - 1)), _region(1, (WIDTH, 8, 2 * WIDTH - 1, HEIGHT - 1))]
+    spectrum = _region(3, (0, 0, 2 * WIDTH - 1, 7))
+    write(tmp_path / "raw/a.dcm", _two_fans(), SequenceOfUltrasoundRegions=[*boxes, spectrum])
+    first, second = source.recordings(tmp_path / "raw")
+    assert first.patient == second.patient
+    assert first.name != second.name
+    for recording, planted in ((first, picture()), (second, picture()[::-1, :, ::-1])):
+        frames = source.read(recording, Limits()).frames[..., 0]
+        fan = planted[:, 8:] * (sector() if recording is first else sector()[:, ::-1])[8:]
+        assert frames.shape == (COUNT, HEIGHT - 8, WIDTH)
+        kept = frames > 0
+        np.testing.assert_array_equal(frames[kept], fan[kept])
+        assert kept.sum() >= 0.95 * (fan > 0).sum()
+    (whole,) = replace(source, keep="all").recordings(tmp_path / "raw")
+    frames = replace(source, keep="all").read(whole, Limits()).frames
+    np.testing.assert_array_equal(frames[..., 0], _two_fans())
+
+
+def test_regions_that_overlap_are_one_recording(tmp_path: Path, source: Dicom) -> None:
+    whole, color_box = (0, 0, WIDTH - 1, HEIGHT - 1), (80, 40, 120, 90)
+    regions = [_region(1, whole), _region(1, color_box), _region(1, whole)]
+    write(tmp_path / "raw/a.dcm", picture(), SequenceOfUltrasoundRegions=regions)
+    _check_sector(source.read(_only(source, tmp_path / "raw"), Limits()).frames, picture())
+
+
+def test_two_fans_are_never_half_an_image(tmp_path: Path, source: Dicom) -> None:
+    write(tmp_path / "a/a.dcm", _two_fans())
+    with pytest.raises(Rejected, match="two separate areas"):
+        source.read(_only(source, tmp_path / "a"), Limits())
+    boxes = [_region(1, (0, 8, WIDTH - 1, HEIGHT - 1)), _region(1, (WIDTH, 8, 3 * WIDTH, HEIGHT - 1))]
+    write(tmp_path / "b/b.dcm", _two_fans(), SequenceOfUltrasoundRegions=boxes)
+    first, second = source.recordings(tmp_path / "b")
+    assert source.read(first, Limits()).frames.any()
+    with pytest.raises(Rejected, match="outside the image"):
+        source.read(second, Limits())
+
+
+def test_the_sop_class_says_what_a_missing_modality_would(tmp_path: Path, source: Dicom) -> None:
+    write(tmp_path / "raw/a.dcm", picture(), "Modality")
+    write(tmp_path / "raw/b.dcm", picture(), Modality="")
+    write(tmp_path / "raw/c.dcm", picture(), "Modality", "SOPClassUID")  # it is in the file meta information, too
+    assert [recording.problem for recording in source.recordings(tmp_path / "raw")] == [None] * 3
+
+
+def test_files_without_preamble_or_suffix_are_read(tmp_path: Path, source: Dicom) -> None:
+    content = write(tmp_path / "raw/a.dcm", picture()).read_bytes()
+    (tmp_path / "raw/a.dcm").unlink()
+    (tmp_path / "raw/IM0001").write_bytes(content[content.index(b"\x08\0\x16\0") :])
+    _check_sector(source.read(_only(source, tmp_path / "raw"), Limits()).frames, picture())
 
 
 def test_an_ecg_line_does_not_pull_its_text_in(tmp_path: Path, source: Dicom) -> None:
@@ -241,10 +264,13 @@ def test_what_is_no_recording(tmp_path: Path, source: Dicom) -> None:
     write(tmp_path / "c.dcm", picture(), "NumberOfFrames")
     (tmp_path / ".hidden").write_text("x")
     write(tmp_path / "d.dcm", picture()).write_bytes(b"DICM")
+    write(tmp_path / "e.dcm", picture(), "Modality", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     problems = {recording.problem: recording.counted for recording in source.recordings(tmp_path)}
     assert problems == {
         "not a recording: a still image": False,
         "not a recording: not ultrasound": False,
+        "a multi-frame file without NumberOfFrames": True,
+        "neither Modality nor SOPClassUID says ultrasound": True,
         "not a DICOM file": True,
         "not a recording: a hidden file": False,
     }
@@ -274,11 +300,8 @@ def test_damage_and_bounds(tmp_path: Path, source: Dicom) -> None:
 def test_a_frame_that_is_larger_than_the_header_says(tmp_path: Path, source: Dicom, kind: str) -> None:
     packed = BytesIO()
     Image.new("L", (1500, 1000)).save(packed, kind)
-    data = dcmread(write(tmp_path / "raw" / "a.dcm", picture()))
-    data.PixelData = encapsulate([packed.getvalue()] * COUNT)
-    data["PixelData"].is_undefined_length = True
-    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if kind == "JPEG" else JPEG2000Lossless
-    data.save_as(tmp_path / "raw" / "a.dcm")
+    syntax = JPEGBaseline8Bit if kind == "JPEG" else JPEG2000Lossless
+    encapsulated(write(tmp_path / "raw" / "a.dcm", picture()), [packed.getvalue()] * COUNT, syntax)
     with pytest.raises(Rejected, match="1500x1000 instead of 200x150"):
         source.read(_only(source, tmp_path / "raw"), Limits())
 
@@ -332,25 +355,60 @@ def test_a_region_may_end_at_the_border_of_the_image(tmp_path: Path, source: Dic
     assert frames[:, :, 50:].any()
 
 
+def _ingest(source: Dicom, raw: Path, dst: Path, max_rejected: float = 0.0) -> Summary:
+    return ingest(
+        source=source,
+        prepare=Preprocessing(),
+        split=SplitRatios(),
+        limits=Limits(),
+        raw=str(raw),
+        dst=str(dst),
+        max_rejected=max_rejected,
+        workers=0,
+        timeout=60.0,
+        command="",
+        code_version="1",
+    )
+
+
+def test_a_private_list_names_the_file_of_each_pseudonym(tmp_path: Path, source: Dicom) -> None:
+    raw = tmp_path / "raw"
+    write(raw / "good.dcm", picture())
+    path = write(raw / 'of, "Jane" Müller.dcm', picture())
+    path.write_bytes(path.read_bytes()[:-40_000])
+    write(raw / "mr.dcm", picture(), Modality="MR")
+    summary = _ingest(source, raw, tmp_path / "store", max_rejected=0.5)
+    private = Path(source.key_file).with_name("key.files.csv")
+    assert str(private) in str(summary)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    with private.open(newline="", encoding="utf-8") as file:
+        rows = {Path(row["File"]).name: row for row in csv.DictReader(file)}
+    assert set(rows) == {path.name for path in raw.iterdir()}
+    assert rows["good.dcm"]["Reason"] == ""
+    assert rows["mr.dcm"]["Reason"] == "not a recording: not ultrasound"
+    assert "cut short" in rows[path.name]["Reason"]
+    with (tmp_path / "store/rejected.csv").open(newline="") as file:
+        assert {row["FileName"]: row["Reason"] for row in csv.DictReader(file)} == {
+            row["FileName"]: row["Reason"] for row in rows.values() if row["Reason"]
+        }
+    for content in tree(tmp_path / "store").values():
+        assert str(private).encode() not in content
+
+
+def test_the_private_list_is_written_if_nothing_can_be_read(tmp_path: Path, source: Dicom) -> None:
+    write(tmp_path / "raw/mr.dcm", picture(), Modality="MR")
+    with pytest.raises(UserError, match="no recording that can be read"):
+        _ingest(source, tmp_path / "raw", tmp_path / "store")
+    assert "mr.dcm" in Path(source.key_file).with_name("key.files.csv").read_text()
+
+
 def test_nothing_of_raw_folder_key_or_patient_is_in_a_dicom_store(tmp_path: Path) -> None:
     raw, key = tmp_path / "ward_DOE_JANE", tmp_path / "private_folder" / "secret.key"
     raw.mkdir()
     key.parent.mkdir()
     write(raw / "scan_of_jane.dcm", picture())
     (raw / "note_on_jane.txt").write_text("x")
-    ingest(
-        source=Dicom(str(key)),
-        prepare=Preprocessing(),
-        split=SplitRatios(),
-        limits=Limits(),
-        raw=str(raw),
-        dst=str(tmp_path / "store"),
-        max_rejected=0.0,
-        workers=0,
-        timeout=60.0,
-        command="",
-        code_version="1",
-    )
+    _ingest(Dicom(str(key)), raw, tmp_path / "store")
     kept = {name: content for name, content in tree(tmp_path / "store").items() if not name.endswith(".mkv")}
     assert {"dataset.json", "FileList.csv", "rejected.csv"} <= kept.keys()
     words = [str(tmp_path), raw.name, key.parent.name, key.name, "key_file", "jane", *SECRETS, "1.2.3.4"]

@@ -193,7 +193,7 @@ def test_a_still_dicom_with_and_without_a_number_of_frames(tmp_path: Path) -> No
     np.testing.assert_array_equal(inverse, 255 - grey)
     with pytest.raises(Rejected, match="BurnedInAnnotation"):
         read(dicom(tmp_path / "b.dcm", grey, BurnedInAnnotation="YES"))
-    with pytest.raises(Rejected, match="does not decode"):
+    with pytest.raises(Rejected, match="cut short, 0 of 1 frames"):
         read(cut(dicom(tmp_path / "d.dcm", grey), 0.7))
 
 
@@ -330,3 +330,17 @@ def test_a_store_of_images_holds_one_frame_each_whatever_the_rate(tmp_path: Path
     assert "RawSeconds" not in store.table
     for number, name in enumerate("abcdefg"):
         np.testing.assert_array_equal(store.frames(name)[0, ..., 0], ramp(scale=2 + number % 3))
+
+
+def test_dicom_files_without_a_suffix_are_images(tmp_path: Path) -> None:
+    grey = np.ascontiguousarray(ramp()[:, :22])
+    for name in ("IM0001", "1.2.840.5", "a.ima"):
+        dicom(tmp_path / name, grey)
+    (tmp_path / "README").write_text("x" * 200)
+    listed = by_name(Images(), tmp_path)
+    assert {name for name, recording in listed.items() if not recording.problem} == {"IM0001", "1.2.840", "a"}
+    assert listed["README"].problem == "not a recording: no suffix"
+    np.testing.assert_array_equal(read(tmp_path / "IM0001")[..., 0], grey)
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    with pytest.raises(Rejected, match="not a DICOM file"):
+        read(tmp_path / "b.dcm")

@@ -1,0 +1,440 @@
+"""Pixels of DICOM files as uint8, by the values that the header declares. Damaged and cut files raise ``Rejected``."""
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echodream.errors import Rejected
+from echodream.ingest.pixels import scale_to_uint8, to_uint8
+from echodream.ingest.source import Limits
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset, FileDataset
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
+
+_DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
+_VIDEO_CONTAINERS = "mpeg,mpegts,mpegvideo,h264,hevc,mov"
+_DECODER_ERRORS = (
+    AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+_BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
+_EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"
+_GDCM_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))
+"""JPEG lossless and JPEG-LS."""
+
+
+@contextmanager
+def silence_pydicom(reason: str) -> Iterator[None]:
+    """Suppress warnings and error messages of pydicom, which quote values of the file that may name the patient.
+
+    Raises ``Rejected`` with the ``reason`` and the type of the error.
+    """
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _DECODER_ERRORS as error:
+        raise Rejected(f"{reason} ({type(error).__name__})") from None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its first bytes: also a data set without preamble and file meta information."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    if head[128:] == b"DICM" or len(head) < 132:
+        return len(head) == 132
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    if head[:2] in (b"\x02\0", b"\x08\0"):  # the group of the first element
+        return explicit or int.from_bytes(head[4:8], "little") <= 1024
+    return explicit and head[:2] == b"\0\x08"
+
+
+def open_header(path: Path, limits: Limits, tags: list[str] | None = None) -> "FileDataset":
+    """The elements before the pixels, with the transfer syntax; only ``tags`` if given. Raises ``Rejected``."""
+    from pydicom import dcmread
+
+    if not is_dicom(path):
+        raise Rejected("not a DICOM file")
+    with silence_pydicom("unreadable: the DICOM header is damaged"):
+        _check_deflated(path, limits)
+        header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+        _add_transfer_syntax(header)
+    return header
+
+
+def read_pixels(path: Path, limits: Limits) -> tuple["Dataset", np.ndarray]:
+    """The data set of a file and its frames: uint8, gray (F, H, W) or RGB (F, H, W, 3), all pixels.
+
+    Gray values are converted as PS3.3 C.11 of the standard says: modality LUT or rescale, VOI LUT or window, inversion
+    of MONOCHROME1. Without window, ``_declared_range`` is the range. Raises ``Rejected``.
+    """
+    from pydicom import dcmread
+
+    header = open_header(path, limits)
+    syntax = header.file_meta.TransferSyntaxUID
+    if "Rows" not in header:
+        raise Rejected("not an image: the DICOM file has no pixels")
+    with silence_pydicom("unreadable: the DICOM file does not decode"):
+        sample_bytes = int(header.SamplesPerPixel) * max(1, int(header.BitsAllocated) // 8)
+        limits.check(frame_count(header), int(header.Rows), int(header.Columns), sample_bytes)
+        if path.stat().st_size > limits.max_bytes:
+            raise Rejected(f"too large: {path.stat().st_size} bytes, the limit is {limits.max_bytes}")
+        dataset = dcmread(path, force=True)
+        _add_transfer_syntax(dataset)
+    with silence_pydicom(f"unreadable: the pixels do not decode, {_syntax_name(syntax)}"):
+        if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {*dir(dataset)}:
+            raise Rejected("unreadable: cut short, the file ends before or inside its pixels")
+        if _syntax_name(syntax).startswith(("MPEG", "HEVC")):
+            return dataset, _decode_video(dataset, limits)
+        decoder = _find_decoder(syntax)
+        _check_frames(dataset)
+        return dataset, _decode_frames(dataset, decoder)
+
+
+def frame_count(dataset: "Dataset") -> int:
+    """Number of frames in the header; 1 if it states none."""
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def _check_deflated(path: Path, limits: Limits) -> None:
+    """Reject a deflated file that exceeds ``max_bytes`` when inflated: pydicom would inflate the whole file at once."""
+    from pydicom.filereader import read_file_meta_info
+
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return
+    if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != _DEFLATED_SYNTAX:
+        return
+    with path.open("rb") as file:
+        file.seek(140)  # the value of (0002,0000): the number of bytes of the file meta information after it
+        file.seek(int.from_bytes(file.read(4), "little"), 1)
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (piece := unpacker.unconsumed_tail or file.read(1 << 16)) and not unpacker.eof:
+            size += len(unpacker.decompress(piece, 1 << 20))
+            if size > limits.max_bytes:
+                raise Rejected(f"too large: more than {limits.max_bytes} bytes when inflated")
+
+
+def _add_transfer_syntax(dataset: "FileDataset") -> None:
+    """Set the transfer syntax of a file without file meta information: uncompressed, in the encoding of its header."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        raise Rejected("unreadable: compressed pixels without file meta information, which names the compression")
+    implicit, little = dataset.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _syntax_name(syntax: "UID") -> str:
+    """Name of a transfer syntax of the standard, such as "JPEG Baseline (Process 1)"."""
+    return syntax.name if syntax.name != str(syntax) else "an unknown transfer syntax"
+
+
+def _check_frames(dataset: "Dataset") -> None:
+    """Check that all frames are there, and the image size stated in each compressed frame, which the decoder allocates.
+
+    Raises ``Rejected``.
+    """
+    from pydicom.encaps import generate_frames, parse_fragments
+    from pydicom.pixels.utils import get_expected_length
+
+    count, syntax = frame_count(dataset), dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        if "PixelData" in dataset and len(dataset.PixelData) < (expected := get_expected_length(dataset)):
+            raise Rejected(_cut_short(len(dataset.PixelData) * count // expected, count))
+        return
+    tables = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    offsets = (tables[0], tables[1]) if all(tables) else None
+    try:
+        frames = list(generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets))
+    except ValueError:  # fewer fragments than frames
+        raise Rejected(_cut_short(min(count, parse_fragments(dataset.PixelData)[0]), count)) from None
+    present = sum(len(frame) > 0 for frame in frames)
+    if present < count:
+        raise Rejected(_cut_short(present, count))
+    if present > count:
+        raise Rejected(f"unreadable: {present} frames are there, the header states {count}")
+    max_pixels = 4 * int(dataset.Rows) * int(dataset.Columns)
+    for frame in frames:
+        if syntax == _EXTENDED_JPEG and b"\xff\xd9" not in frame[-16:]:  # its decoder would not notice
+            raise Rejected("unreadable: cut short, a frame has no end")
+        height, width = _coded_size(frame)
+        if height * width > max_pixels:
+            raise Rejected(f"unreadable: a frame is {width}x{height} instead of {dataset.Columns}x{dataset.Rows}")
+
+
+def _cut_short(present: int, count: int) -> str:
+    return f"unreadable: cut short, {present} of {count} frames are there"
+
+
+def _coded_size(frame: bytes) -> tuple[int, int]:
+    """Height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for other codecs."""
+    start = frame[:1024].find(b"\xff\x4f\xff\x51")
+    if start >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return max(0, bottom - top), max(0, right - left)
+    place = 2
+    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame):
+        marker = frame[place + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return struct.unpack_from(">2H", frame, place + 5)
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return 0, 0
+
+
+def _decode_video(dataset: "Dataset", limits: Limits) -> np.ndarray:
+    """All frames of an MPEG-2, H.264 or HEVC stream: uint8, RGB (F, H, W, 3)."""
+    import av
+    from pydicom.encaps import generate_fragments, parse_basic_offsets
+
+    av.logging.set_level(av.logging.PANIC)
+    data = BytesIO(dataset.PixelData)
+    parse_basic_offsets(data)  # moves to the first fragment
+    stream = BytesIO(b"".join(generate_fragments(data)))
+    size, count = (int(dataset.Rows), int(dataset.Columns)), frame_count(dataset)
+    options = {"format_whitelist": _VIDEO_CONTAINERS, "max_pixels": str(limits.max_side**2)}
+    frames: list[np.ndarray] = []
+    # a damaged stream has fewer frames
+    with suppress(av.error.FFmpegError, IndexError), av.open(stream, "r", options=options) as container:
+        for frame in container.decode(video=0):
+            if (frame.height, frame.width) != size:
+                raise Rejected(f"unreadable: a frame is {frame.width}x{frame.height} instead of {size[1]}x{size[0]}")
+            frames.append(frame.to_ndarray(format="rgb24"))
+            limits.check(max(len(frames), limits.min_frames), *size)
+    if len(frames) < count:
+        raise Rejected(_cut_short(len(frames), count))
+    return np.stack(frames)
+
+
+def _find_decoder(syntax: "UID") -> "Decoder":
+    from pydicom.pixels import get_decoder
+
+    try:
+        return get_decoder(syntax)
+    except NotImplementedError:
+        raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)}") from None
+
+
+def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
+    """All frames of a file that is not a video, as ``read_pixels`` returns them."""
+    syntax, count = dataset.file_meta.TransferSyntaxUID, frame_count(dataset)
+    plugin = _decoder_plugin(syntax, int(dataset.get("BitsStored") or 0))
+    if plugin and plugin not in decoder.available_plugins:
+        extra = ": install the extra libjpeg (GPL)" if syntax == _EXTENDED_JPEG else f": install {plugin}"
+        raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)} is installed{extra}")
+    if not syntax.is_compressed:
+        options: dict[str, Any] = {"correct_unused_bits": False}
+        frames, properties = decoder.as_array(dataset, **options)
+        frames, color = frames[None] if count == 1 else frames, properties["photometric_interpretation"]
+    else:
+        frames, color, number = np.empty(0), "", 0
+        try:
+            for frame, properties in decoder.iter_array(dataset, decoding_plugin=plugin):
+                color = properties["photometric_interpretation"]
+                frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
+                frames[number] = frame
+                number += 1
+        except _DECODER_ERRORS as error:
+            place = f"frame {number + 1} of {count} is damaged or cut short"
+            raise Rejected(f"unreadable: {_syntax_name(syntax)}, {place} ({type(error).__name__})") from None
+    if color == "RGB":
+        bits = int(dataset.BitsStored)
+        return frames if frames.dtype == np.uint8 and bits == 8 else scale_to_uint8(frames, 0, (1 << bits) - 1)
+    if color not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
+        raise Rejected(f"unreadable: the color space {color} is not supported")
+    if frames.dtype.kind == "f" or frames.dtype.itemsize > 2:
+        values, index = np.unique(frames, return_inverse=True)
+        return _gray(frames, values, index.reshape(frames.shape), dataset)
+    values, index = _stored_values(dataset), _stored_bits(frames, dataset)
+    if color == "PALETTE COLOR":
+        table = _palette(values, dataset)
+        return np.stack([table[frame] for frame in index])
+    return _gray(frames, values, index, dataset)
+
+
+def _decoder_plugin(syntax: str, bits: int) -> str:
+    """Decoder of a transfer syntax; "" for the only one. Pixels do not depend on which others are installed.
+
+    The decoder of pylibjpeg-libjpeg returns noise instead of an error for a frame that is cut short.
+    """
+    if syntax == _BASELINE_JPEG or (syntax == _EXTENDED_JPEG and bits == 8):
+        return "pillow"
+    if syntax in _GDCM_SYNTAXES:
+        return "gdcm"
+    return "pylibjpeg" if syntax.startswith(("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.2", _EXTENDED_JPEG)) else ""
+
+
+def _stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """The BitsStored bits of each value that end at HighBit, unsigned: the other bits may hold overlays."""
+    stored, high = int(dataset.BitsStored), int(dataset.HighBit)
+    bits = frames.astype(frames.dtype.newbyteorder("="), copy=False).view(f"u{frames.dtype.itemsize}")
+    if 8 * bits.itemsize == stored:
+        return bits
+    native = not dataset.file_meta.TransferSyntaxUID.is_compressed
+    shift = max(0, high + 1 - stored) if native else 0
+    return (bits >> bits.dtype.type(shift)) & bits.dtype.type((1 << stored) - 1)
+
+
+def _stored_values(dataset: "Dataset") -> np.ndarray:
+    """The value of each pattern of BitsStored bits: int32, (2 ** BitsStored,)."""
+    values = np.arange(1 << int(dataset.BitsStored), dtype=np.int32)
+    return np.where(values >= len(values) // 2, values - len(values), values) if dataset.PixelRepresentation else values
+
+
+def _palette(values: np.ndarray, dataset: "FileDataset") -> np.ndarray:
+    """Red, green and blue of stored ``values``: uint8, (N, 3)."""
+    from pydicom.pixels import apply_color_lut
+    from pydicom.uid import ExplicitVRBigEndian
+
+    for color in ("Red", "Green", "Blue"):
+        data = dataset.get(name := f"{color}PaletteColorLookupTableData", b"")
+        count = dataset[f"{color}PaletteColorLookupTableDescriptor"].value[0] or 1 << 16
+        if 256 < count == len(data):  # pydicom counts entries of 8 bits modulo 256
+            dataset[name].value = np.frombuffer(data, np.uint8).astype(np.uint16).tobytes()
+        elif len(data) == 2 * count and dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            dataset[name].value = np.frombuffer(data, np.uint16).byteswap().tobytes()
+    table = apply_color_lut(values, dataset)[:, :3]
+    # an entry of 16 bits, 0x7878 or 0x7800, is 0x78; some files declare 16 bits for entries of 8
+    return (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+
+
+def _gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "FileDataset") -> np.ndarray:
+    """Gray pixels as uint8, (F, H, W), by one table for all frames; padding becomes 0.
+
+    ``frames``: the pixels as decoded. ``values[index]``: their stored values; ``values`` is (N,), ``index`` (F, H, W).
+    """
+    hidden = _padding(frames, values, index, dataset)
+    used = np.zeros(len(values), dtype=bool)
+    used[index if hidden is None else index[~hidden]] = True
+    if not used.any():
+        raise Rejected("unreadable: every pixel is padding or not a number")
+    _merge_functional_groups(dataset)
+    modality = _apply_modality(values, dataset)
+    levels = _apply_window(modality, dataset)
+    if levels is not None:
+        table = scale_to_uint8(levels[None], 0, 255)[0]
+    elif (declared := _declared_range(modality, values, dataset)) is not None:
+        table = scale_to_uint8(modality[None], *declared)[0]
+    else:
+        table = to_uint8(np.where(used, modality, modality[used].min())[None])[0]
+    if np.ptp(table[used]) == 0 < np.ptp(modality[used]):
+        raise Rejected(
+            "no contrast: all pixels have the same gray level in the window or range that the header declares"
+        )
+    if "MONOCHROME1" in str(dataset.PhotometricInterpretation) or dataset.get("PresentationLUTShape") == "INVERSE":
+        table = 255 - table
+    pixels = np.stack([table[frame] for frame in index])
+    if hidden is not None:
+        pixels[hidden] = 0
+    return pixels
+
+
+def _padding(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
+    """Mask of the pixels that are padding or not a number, bool (F, H, W); None if the header declares no padding."""
+    if frames.dtype.kind == "f":
+        value = dataset.get("FloatPixelPaddingValue", dataset.get("DoubleFloatPixelPaddingValue"))
+        return ~np.isfinite(frames) | (frames == value)
+    limits = [
+        *tag_numbers(dataset.get("PixelPaddingValue"))[:1],
+        *tag_numbers(dataset.get("PixelPaddingRangeLimit"))[:1],
+    ]
+    if dataset.get("PixelPaddingValue") is None or not limits:
+        return None
+    numbers = 1 << 8 * frames.dtype.itemsize  # -2000 may be stated as 63536
+    top = numbers // 2 if frames.dtype.kind == "i" else numbers
+    limits = [(limit - top) % numbers + top - numbers for limit in limits]
+    low, high = min(limits), max(limits)
+    padded = (values >= low) & (values <= high)
+    return np.asarray(padded[index] | (frames >= low) & (frames <= high))  # may be in bits that are not stored
+
+
+def _merge_functional_groups(dataset: "Dataset") -> None:
+    """Copy rescale and window of an enhanced multi-frame object, which are the same for all frames, to the top level.
+
+    Raises ``Rejected`` if they differ.
+    """
+    groups = [
+        *(dataset.get("SharedFunctionalGroupsSequence") or []),
+        *(dataset.get("PerFrameFunctionalGroupsSequence") or []),
+    ]
+    for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+        items = [group[name].value[0] for group in groups if group.get(name)]
+        if any(item != items[0] for item in items):
+            raise Rejected("the frames have different rescale slopes or windows, and no common gray scale")
+        if items:
+            dataset.update(items[0])
+
+
+def _apply_modality(values: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """Stored values -> values after the modality LUT, or rescale slope and intercept."""
+    from pydicom.pixels import apply_modality_lut
+
+    slope, intercept = (tag_numbers(dataset.get(name))[:1] for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope or intercept:  # pydicom needs both
+        dataset.RescaleSlope, dataset.RescaleIntercept = (slope or [1])[0] or 1, (intercept or [0])[0]
+    return np.asarray(apply_modality_lut(values, dataset))
+
+
+def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
+    """Values after the modality LUT -> gray levels 0..255 by the first VOI LUT or window; None if there is none."""
+    from pydicom.dataset import Dataset
+    from pydicom.pixels import apply_voi, apply_windowing
+
+    for item in (dataset.get("VOILUTSequence") or [])[:1]:
+        count, first, bits = item.LUTDescriptor
+        lut = np.asarray(apply_voi(np.arange(first, first + (count or 1 << 16)), dataset))
+        top = int(lut.max())
+        bits = bits if top >> (bits - 4) else max(1, top.bit_length())  # some files declare 16 bits for 12
+        position = np.clip(np.rint(values), first, first + len(lut) - 1).astype(np.int64) - first
+        return np.asarray(lut[position] * (255 / ((1 << bits) - 1)))
+    center, width = (tag_numbers(dataset.get(name))[:1] for name in ("WindowCenter", "WindowWidth"))
+    if not center or not width or width[0] <= 0:
+        return None
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    window = Dataset()
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0  # 0..255
+    window.WindowCenter, window.WindowWidth = dataset.WindowCenter, dataset.WindowWidth
+    window.VOILUTFunction = "LINEAR_EXACT" if function == "LINEAR" and width[0] < 1 else function
+    return np.asarray(apply_windowing(values, window))
+
+
+def _declared_range(modality: np.ndarray, values: np.ndarray, dataset: "Dataset") -> tuple[float, float] | None:
+    """Lowest and highest value that the header declares: of its modality LUT, of the image, or of BitsStored."""
+    if values.dtype.kind == "f":
+        return None
+    bits = int(dataset.BitsStored)
+    limits = [tag_numbers(dataset.get(f"{name}ImagePixelValue"))[:1] for name in ("Smallest", "Largest")]
+    if dataset.get("ModalityLUTSequence"):
+        ends = modality
+    elif bits > 8 and all(limits) and limits[0] < limits[1]:
+        ends = _apply_modality(np.concatenate(limits), dataset)
+    elif bits <= 8 or bits < int(dataset.BitsAllocated):
+        first = -(1 << bits - 1) if dataset.PixelRepresentation else 0
+        ends = _apply_modality(np.array([first, first + (1 << bits) - 1]), dataset)
+    else:
+        return None
+    return float(ends.min()), float(ends.max())
+
+
+def tag_numbers(cell: Any) -> list[float]:
+    """Numbers of a DICOM element: pydicom returns a single value as a scalar, and no value as None or ""."""
+    if cell is None or cell == "":
+        return []
+    return [float(item) for item in (cell if hasattr(cell, "__iter__") and not isinstance(cell, str) else [cell])]
