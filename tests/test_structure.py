@@ -37,7 +37,7 @@ LAYERS = [
     ["engine"],
     ["cli"],
 ]
-MOST_LINES = 30_000
+MOST_LINES = 30_300
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
