@@ -37,7 +37,7 @@ LAYERS = [
     ["engine"],
     ["cli"],
 ]
-MOST_LINES = 30_300
+MOST_LINES = 33_000
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",

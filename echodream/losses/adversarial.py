@@ -20,8 +20,13 @@ class PatchAdversarial(nn.Module):
 
     With ``local_mean`` n, the discriminator gets frames minus their mean over n x n pixels, divided by the standard
     deviation of this residual in training frames; without it, speckle of dark frames has too little contrast.
+    ``local_share``: share of the L1 and L2 terms, from batch ``start`` on, that compares these local means instead of
+    pixels, so that the speckle need not be that of the original frame.
     With ``decoder_only``, the encoder is frozen from batch ``start`` on, so that latents do not change. ``lr``,
     ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None: those of the model).
+
+    ``latent_noise``: maximum standard deviation of Gaussian noise on the latents of a batch, in units of their standard
+    deviation per channel (RAE, 2510.11690), so that the decoder also works on latents of a diffusion model.
     """
 
     def __init__(
@@ -34,10 +39,12 @@ class PatchAdversarial(nn.Module):
         weight: float = 0.5,
         adaptive: bool = True,
         local_mean: int = 0,
+        local_share: float = 0.0,
         decoder_only: bool = False,
         lr: float | None = None,
         discriminator_lr: float | None = None,
         betas: Sequence[float] | None = None,
+        latent_noise: float = 0.0,
     ) -> None:
         from monai.losses import PatchAdversarialLoss
         from monai.networks.nets import PatchDiscriminator
@@ -49,13 +56,16 @@ class PatchAdversarial(nn.Module):
         validation.whole_number("loss.adversarial.local_mean", local_mean, 0)
         if local_mean and local_mean % 2 == 0:
             raise UserError(f"loss.adversarial.local_mean is {local_mean}: give an odd number of pixels, or 0")
+        if validation.share("loss.adversarial.local_share", local_share) and not local_mean:
+            raise UserError("loss.adversarial.local_share needs loss.adversarial.local_mean, for example 5")
         for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr}.items():
             if rate is not None:
                 validation.positive_number(f"loss.adversarial.{name}", rate)
         self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
         self.criterion = PatchAdversarialLoss(criterion=criterion)
         self.start, self.weight, self.adaptive = start, weight, adaptive
-        self.local_mean, self.decoder_only = local_mean, decoder_only
+        self.local_mean, self.local_share, self.decoder_only = local_mean, local_share, decoder_only
+        self.latent_noise = validation.number("loss.adversarial.latent_noise", latent_noise, 0)
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.register_buffer("residual_std", torch.ones(()))
 
@@ -73,10 +83,21 @@ class PatchAdversarial(nn.Module):
 
     def _residual(self, frames: Tensor) -> Tensor:
         """Frames minus their local mean; the frames themselves if ``local_mean`` is 0."""
-        if not self.local_mean:
-            return frames
+        return frames - self.local_means(frames) if self.local_mean else frames
+
+    def local_means(self, frames: Tensor) -> Tensor:
+        """Mean of ``frames``, (B, C, H, W), over ``local_mean`` x ``local_mean`` pixels, of the same shape."""
         padded = functional.pad(frames, [self.local_mean // 2] * 4, mode="reflect")
-        return frames - functional.avg_pool2d(padded, self.local_mean, stride=1)
+        return functional.avg_pool2d(padded, self.local_mean, stride=1)
+
+    def add_latent_noise(self, latents: Tensor) -> Tensor:
+        """Latents (B, D, h, w) with noise of a random standard deviation for each frame, 0 to ``latent_noise``."""
+        if not self.latent_noise:
+            return latents
+        spread = latents.std(dim=(0, 2, 3), keepdim=True)
+        like = {"device": latents.device, "dtype": latents.dtype}
+        level = self.latent_noise * torch.rand((len(latents), 1, 1, 1), **like)
+        return latents + level * spread * torch.randn(latents.shape, **like)
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +25,7 @@ from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
+from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -86,7 +88,7 @@ class VAE(Trainable):
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        parts = (self.network.post_quant_conv, self.network.decoder)
+        parts = (self.network.post_quant_conv, self.network.decoder, *noise_levels(self.network))
         decoder = itertools.chain(*(part.parameters() for part in parts if part is not None))
         second = OptimizerGroup(
             decoder,
@@ -113,11 +115,20 @@ class VAE(Trainable):
         adversarial = self.adversarial if started else None
         decoder_only = adversarial is not None and adversarial.decoder_only
         generator = optimizers[2 if decoder_only else 0]
+        if started:
+            activate_noise(self.network)
         with self.toggled_optimizer(generator):
             with torch.set_grad_enabled(not decoder_only):
                 posterior = self.network.encode(x).latent_dist
-            reconstruction = self.network.decode(posterior.sample()).sample
+            latents = posterior.sample()
+            if adversarial is not None:
+                latents = adversarial.add_latent_noise(latents)
+            reconstruction = self.network.decode(latents).sample
             losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
+            if adversarial is not None and adversarial.local_share:
+                smooth = adversarial.local_means(x), adversarial.local_means(reconstruction)
+                for name in {"l1", "l2"} & losses.keys():
+                    losses[name] = losses[name].lerp(self.terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)
@@ -241,8 +252,18 @@ class VaeDecoder(pl.LightningModule):
         self.network, self.budget, self.grey = network, budget, grey
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
-        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
-        chunks = [self._decode_pixels(latents) for latents in split_into_chunks(batch.frames, self.budget)]
+        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``.
+
+        All frames of a recording have the same decoder noise, which depends on its name.
+        """
+        seeds = [
+            crc32(name.encode()) for name, length in zip(batch.names, batch.lengths, strict=True) for _ in range(length)
+        ]
+        chunks, done = [], 0
+        for latents in split_into_chunks(batch.frames, self.budget):
+            with noise_seeds(self.network, seeds[done : done + len(latents)]):
+                chunks.append(self._decode_pixels(latents))
+            done += len(latents)
         return list(torch.cat(chunks).cpu().split(batch.lengths))
 
     def _decode_pixels(self, latents: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from echodream import validation
 from echodream.errors import UserError
+from echodream.networks.decoder_noise import CONFIG_KEY, add_decoder_noise, noise_levels
 from echodream.store import Store
 from echodream.weights import diffusers_weights_file, load_exactly, mismatch_message, read_weights
 
@@ -18,12 +20,19 @@ if TYPE_CHECKING:
 
 
 def build_autoencoder(
-    channels: int, widths: Sequence[int], layers: int = 2, latent: int = 4, groups: int = 32, weights: str | None = None
+    channels: int,
+    widths: Sequence[int],
+    layers: int = 2,
+    latent: int = 4,
+    groups: int = 32,
+    noise: float = 0.0,
+    weights: str | None = None,
 ) -> "AutoencoderKL":
     """Build an autoencoder that halves height and width at every level but the last.
 
-    Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``weights`` is a diffusers folder, which also
-    defines the architecture, or a CompVis .ckpt file. Raises ``UserError`` if settings and weights do not fit.
+    Frames are (B, ``channels``, H, W), latents (B, ``latent``, h, w). ``noise`` is the initial scale of the decoder's
+    noise (``DecoderNoise``; 0: none). ``weights`` is a diffusers folder, which also defines the architecture, or a
+    CompVis .ckpt file. Raises ``UserError`` if settings and weights do not fit.
     """
     from diffusers import AutoencoderKL
 
@@ -34,7 +43,7 @@ def build_autoencoder(
         if (expected := network.config.in_channels) != channels:
             problem = f"vae.weights={weights} takes {expected} channels, and vae.channels is {channels}"
             raise UserError(f"{problem}: choose another vae=, or other weights")
-        return network
+        return _with_noise(network, noise)
     if not widths or any(width % groups for width in widths):
         raise UserError(f"vae.widths is {list(widths)}, not multiples of vae.groups={groups}")
     network = AutoencoderKL(
@@ -50,7 +59,12 @@ def build_autoencoder(
     )
     if weights is not None:
         _load_compvis(network, weights)
-    return network
+    return _with_noise(network, noise)
+
+
+def _with_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL":
+    validation.number("vae.noise", scale, 0)
+    return add_decoder_noise(network, scale) if scale and not noise_levels(network) else network
 
 
 def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
@@ -62,7 +76,10 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise TypeError("it is not a JSON object")
+        has_noise = config.pop(CONFIG_KEY, False)
         network = AutoencoderKL.from_config(config)
+        if has_noise:
+            add_decoder_noise(network, 1.0)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}/config.json is not the configuration of an AutoencoderKL: {reason}") from error

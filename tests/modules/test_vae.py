@@ -22,6 +22,7 @@ from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, a
 from echodream.metrics.image_quality import mae, psnr, ssim
 from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, split_into_chunks
 from echodream.networks.autoencoder import build_autoencoder
+from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
 from tests.support.tiny_vae import tiny_autoencoder
 
 B, C, H, W = 2, 1, 16, 24
@@ -341,6 +342,44 @@ def test_with_decoder_only_the_encoder_is_fixed_from_the_start_of_the_discrimina
     assert first == pytest.approx([LR * 0.75, LR * 0.25, 0, 0, 0, 0])
     assert critic == pytest.approx([0.07] * 3 + [0.07 * 0.75, 0.07 * 0.25, 0])
     assert decoder == pytest.approx([0.03] * 3 + [0.03 * 0.75, 0.03 * 0.25, 0])
+
+
+def test_a_step_of_the_decoder_with_latent_noise_and_local_means() -> None:
+    """The first step of the decoder by hand: decoder noise, noisy latents, L1 of pixels and local means."""
+    torch.manual_seed(2)
+    judge = PatchAdversarial(
+        C,
+        width=4,
+        layers=1,
+        start=0,
+        decoder_only=True,
+        local_mean=3,
+        local_share=0.7,
+        latent_noise=0.5,
+        adaptive=False,
+    )
+    net = add_decoder_noise(network(), 0.3)
+    module = VAE(net, {"l1": L1(1), "adversarial": judge}, sgd, clip=0)
+    own, critic, batch = copy.deepcopy(net), copy.deepcopy(judge), batches(1)[0]
+    fit(module, [batch])
+
+    activate_noise(own.train())
+    torch.manual_seed(5)
+    x = batch["x"]
+    with torch.no_grad():
+        z = own.encode(x).latent_dist.sample()
+        level = 0.5 * torch.rand(len(z), 1, 1, 1)
+        z = z + level * z.transpose(0, 1).flatten(1).std(dim=1).view(1, -1, 1, 1) * torch.randn(z.shape)
+    y = own.decode(z).sample
+    means = [nn.functional.avg_pool2d(nn.functional.pad(v, (1, 1, 1, 1), mode="reflect"), 3, 1) for v in (x, y)]
+    loss = 0.3 * (x - y).abs().mean() + 0.7 * (means[0] - means[1]).abs().mean() + 0.5 * critic.generator_loss(y)
+    parameters = {name: p for name, p in own.named_parameters() if not name.startswith(("encoder", "quant"))}
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    assert any(name.startswith("decoder_noise") for name in parameters)
+    for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+        assert torch.allclose(module.network.state_dict()[name], value - LR * gradient, atol=1e-6), name
+    for name, value in own.encoder.state_dict().items():
+        assert torch.equal(module.network.encoder.state_dict()[name], value), name
 
 
 def test_a_later_discriminator_leaves_the_reconstruction_phase_as_it_is() -> None:
