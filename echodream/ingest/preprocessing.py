@@ -9,6 +9,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import Rejected, UserError
+from echodream.ingest import burned_in_text
 from echodream.ingest.pixels import FLIPS, ROTATIONS, rotate_and_flip
 from echodream.ingest.source import CellValue, Video
 from echodream.store.schema import FPS_RANGE
@@ -40,6 +41,8 @@ class Preprocessing:
     """Largest accepted fraction of black frames."""
     max_frozen: float = 0.9
     """Largest accepted fraction of frames that repeat the previous one."""
+    text: str | None = None
+    """What is done about text that is burned into the pixels, one of ``burned_in_text.MODES``; None: no search."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -57,6 +60,9 @@ class Preprocessing:
         for name in ("max_black", "max_frozen"):
             validation.share(f"data.{name}", getattr(self, name))
         validation.true_or_false("data.grey", self.grey)
+        if self.text is not None:
+            validation.one_of("text", self.text, burned_in_text.MODES)
+            burned_in_text.require_installed(f"text={self.text}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class PreprocessedVideo:
     """uint8, (F, H, W, C)."""
     fps: float
     marks: dict[str, CellValue]
-    """Column (ED, ES) -> frame numbers as text, "3 35 67"."""
+    """Column -> frame numbers as text, "3 35 67" (ED, ES), or the number of places with text (TextBoxes)."""
 
 
 def check_video(video: Video) -> None:
@@ -97,9 +103,11 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     if settings.crop == "sector":
         top, bottom, left, right = motion_bounding_box(video.frames)
         frames = frames[:, top:bottom, left:right]
+    marks: dict[str, CellValue] = {}
+    if settings.text is not None:
+        frames, marks[burned_in_text.COLUMN] = burned_in_text.treat_text(frames, settings.text)
     frames = rotate_and_flip(frames, settings.rotate, settings.flip)
     frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[inverse]
-    marks: dict[str, CellValue] = {}
     for name, moments in video.marks.items():
         if resampled:
             last = len(frames) - 1  # a mark on the last raw frame may be later than the last output frame

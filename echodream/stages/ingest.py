@@ -12,6 +12,7 @@ from tqdm import tqdm
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
+from echodream.ingest import burned_in_text
 from echodream.ingest.listing import listing_fingerprint
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.pseudonym import write_file_list
@@ -55,9 +56,12 @@ def ingest(
     _write_private_list(source, recordings, {})
     _check_listing(recordings, raw)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
+    prepared = _public_settings(prepare)
+    if prepare.text is None:
+        del prepared["text"]  # stores that were made before this setting existed stay complete
     settings = {
         "source": {"class": type(source).__name__, **_public_settings(source)},
-        "prepare": _public_settings(prepare),
+        "prepare": prepared,
         "split": _public_settings(split),
         "limits": _public_settings(limits),
         "listing": listing_fingerprint(recordings, splits),
@@ -74,7 +78,7 @@ def ingest(
     )
     with StoreWriter(dst, dataset) as writer:
         if writer.complete:
-            return _summary(Store(dst), "already complete, nothing to do")
+            return _summary(Store(dst), "already complete, nothing to do", raw)
         for recording in recordings:
             if recording.problem is not None and recording.name not in writer.done:
                 writer.reject(recording.name, recording.problem, counted=recording.counted)
@@ -93,7 +97,7 @@ def ingest(
             return Summary(f"ingest: {dst} is not complete", facts, problem)
         store = writer.finish([recording.name for recording in recordings])
     state = f"done, {resumed} recordings were already there" if resumed else "done"
-    return _summary(store, state, facts)
+    return _summary(store, state, raw, facts)
 
 
 def _write_private_list(
@@ -144,7 +148,7 @@ def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, obje
     return {"rejected": "\n    ".join([str(len(writer.rejected)), *lines[:max_lines], *more])}
 
 
-def _summary(store: Store, state: str, rejected: dict[str, object] | None = None) -> Summary:
+def _summary(store: Store, state: str, raw: str | None, rejected: dict[str, object] | None = None) -> Summary:
     table = store.table
     splits = [f"{name} {count}" for name, count in Counter(table["Split"]).items()]
     facts: dict[str, object] = {"recordings": ", ".join([str(len(table)), *splits])}
@@ -156,7 +160,20 @@ def _summary(store: Store, state: str, rejected: dict[str, object] | None = None
         facts["frames"] = f"{table['NumberOfFrames'].sum()} ({seconds:.0f} s)"
     if "class_name" in table:
         facts["classes"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(table["class_name"]).items()))
+    if raw is not None:  # nobody wrote a name into the phantom
+        facts["text"] = _text_found(store)
     return Summary(f"ingest: {store.root} {state}", {**facts, **(rejected or {})})
+
+
+def _text_found(store: Store) -> str:
+    """Entry of the summary: recordings with text in the pixels."""
+    mode = store.dataset.settings.get("prepare", {}).get("text")
+    if mode is None:
+        needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL})"
+        return f"not searched; text=report, blank or refuse finds names and dates in the pixels{needs}"
+    names = store.table["FileName"][store.table[burned_in_text.COLUMN] > 0].tolist()
+    what = "blanked in" if mode == "blank" else "in"
+    return f"{what} {len(names)} recordings{': ' * bool(names)}{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
 
 
 def _public_settings(settings: Any) -> dict[str, Any]:

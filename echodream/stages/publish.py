@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
+from echodream.ingest import burned_in_text
 from echodream.publishing import checks
 from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
 from echodream.publishing.checks import GENERATORS, STORES, Approval
@@ -32,6 +35,7 @@ from echodream.store.schema import CHECKSUMS, REQUIRED_COLUMNS
 
 CARD, STORE, RECORD = "README.md", "store", "publish.json"
 _KIND = "a folder for the hub"
+_NO_TEXT = "none found in the frames"
 _MODEL_FILES = ("config.json", "diffusion.json", "conditioner.safetensors", "diffusion_pytorch_model.safetensors")
 _COLUMNS = {
     "FileName": "name of the recording, in random order",
@@ -88,6 +92,7 @@ def publish(
     push: str | None,
     public: bool,
     accept_findings: bool,
+    accept_text: bool,
     study: str,
     src: InputPath | None,
     real: InputPath,
@@ -105,13 +110,15 @@ def publish(
 
     ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
     passed the filter, ``passed_stores``, must allow publication: see ``publishing.checks``; ``accept_findings`` allows
-    generators with findings. No patient of the store ``real`` may be named; ``latents`` is the store that filter and
-    audit compared with. ``push`` is <namespace>/<name> on the hub. ``folders`` contain stores and artifacts with
-    recorded commands. Raises ``UserError`` if publication is not allowed.
+    generators with findings. No frame may show readable text, unless ``accept_text``. No patient of the store ``real``
+    may be named; ``latents`` is the store that filter and audit compared with. ``push`` is <namespace>/<name> on the
+    hub. ``folders`` contain stores and artifacts with recorded commands. Raises ``UserError`` if publication is not
+    allowed.
     """
     checks.check_publishable(what)
     check_push(push)
     license = _check_settings(license, columns, public, accept_findings)
+    validation.true_or_false("accept_text", accept_text)
     all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
@@ -126,19 +133,20 @@ def publish(
     command = redact_paths_in_command(command)
     request = _Request(what, license, columns, artifact, approval, command, code_version)
     target, settings = Path(dst), request.as_json()
+    text = _check_text(target, request, accept_text)
     with atomic_folder(target) as work:
         if work is not None:
             begin_or_resume(work / RECORD, settings, _KIND)
             card = _write_model(work, request) if what in GENERATORS else _write_store(work / STORE, request)
             (work / CARD).write_text(card, encoding="utf-8")
-            run = {"command": command, "code_version": code_version, "findings": approval.findings}
+            run = {"command": command, "code_version": code_version, "findings": approval.findings, "text": text}
             write_record(work / RECORD, {**settings, **run, "sums": _list_checksums(work)})
             _check_folder(work, request)
     if work is None:
         require_same_settings(target / RECORD, settings, _KIND)
         _check_folder(target, request)
     url = upload(target, push, "dataset" if what in STORES else "model", public) if push else ""
-    return _summary(target, "already complete" if work is None else "done", request, url)
+    return _summary(target, "already complete" if work is None else "done", request, url, text)
 
 
 def _check_settings(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
@@ -152,6 +160,35 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
     if private := [name for name in columns if name not in _COLUMNS]:
         raise UserError(f"columns=[{private[0]}] is not published: choose from {', '.join(_COLUMNS)}")
     return license
+
+
+def _check_text(target: Path, request: _Request, accept_text: bool) -> str:
+    """Search frames of every recording for text; returns what was found.
+
+    A published folder whose record says that nothing was found is not searched again. Raises ``UserError`` if a word, a
+    date or a long number is readable, unless ``accept_text``.
+    """
+    if request.what in GENERATORS:
+        return "a model has no frames"
+    done = (read_record(target / RECORD) or {}).get("text")
+    if done == _NO_TEXT:
+        return _NO_TEXT
+    if not burned_in_text.is_installed():
+        return f"not searched for in the frames: {burned_in_text.INSTALL}"
+    store = request.sources.synthetic
+    assert store is not None
+    found = []
+    for name in tqdm(store.table["FileName"], "text", unit="rec", disable=None):
+        frames = store.frames(name)
+        texts = [text for text in burned_in_text.find_text(frames, threads=0) if text.identifies]
+        found += [f"{name} at column {text.box[0]}, row {text.box[1]}" for text in texts[:1]]
+    if not found:
+        return _NO_TEXT
+    listed = f"{', '.join(found[:5])}{', ...' * (len(found) > 5)}"
+    if not accept_text:
+        problem = f"{len(found)} of {len(store)} recordings of {store.root} show readable text ({listed})"
+        raise UserError(f"{problem}: look at them; accept_text=true publishes them as they are")
+    return f"accepted in {len(found)} recordings"
 
 
 def _write_store(root: Path, request: _Request) -> str:
@@ -248,12 +285,13 @@ def _check_folder(folder: Path, request: _Request) -> None:
                 raise UserError(f"{path} would contain {local}, a folder of this machine; remove {folder}")
 
 
-def _summary(target: Path, state: str, request: _Request, url: str) -> Summary:
+def _summary(target: Path, state: str, request: _Request, url: str, text: str) -> Summary:
     decision = request.approval.decision
     facts: dict[str, object] = {
         "filter": f"{decision['drawn']} samples, {decision['rejected']} rejected, {decision['kept']} kept",
         "statement": decision["statement"],
         "audit": "; ".join(request.approval.findings) or "no measure stands out, which proves nothing",
+        "text": text,
         "license": request.license,
         "uploaded": url or "nothing: push=<namespace>/<name> uploads it",
     }

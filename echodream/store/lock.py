@@ -1,8 +1,14 @@
 """File locks: only one process at a time writes to a folder."""
 
-import fcntl
 import os
 from pathlib import Path
+
+from echodream.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: stores can be read, not written
+    fcntl = None  # type: ignore[assignment]
 
 _handles: set[int] = set()
 
@@ -11,8 +17,11 @@ def lock(folder: Path, file: str | None = None) -> int:
     """Create ``folder`` if needed and lock it against other processes (flock(2)); returns the handle for ``unlock``.
 
     The lock is on the folder itself, or on a ``file`` in it. The system releases it when this process ends.
-    Raises ``BlockingIOError`` when another process holds the lock, another ``OSError`` when locking is impossible.
+    Raises ``BlockingIOError`` when another process holds the lock, another ``OSError`` when locking is impossible, and
+    ``UserError`` on a system without flock(2).
     """
+    if fcntl is None:
+        raise UserError(f"{folder} cannot be locked, because this system lacks flock(2): use Linux, macOS or WSL")
     path = folder / file if file else folder
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW if file else os.O_RDONLY
     while True:
@@ -53,4 +62,5 @@ def _close_in_child() -> None:
         os.close(_handles.pop())
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

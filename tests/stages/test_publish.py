@@ -16,6 +16,8 @@ from echodream import engine
 from echodream.config.paths import CONF_DIR
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
+from echodream.ingest import burned_in_text
+from echodream.ingest.burned_in_text import TextBox
 from echodream.publishing.cards import is_license
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
@@ -557,3 +559,33 @@ def test_paths_with_spaces_are_redacted_in_commands() -> None:
 def test_license_identifiers() -> None:
     assert all(map(is_license, ("cc-by-nc-4.0", "mit", "other", "apache-2.0")))
     assert not any(map(is_license, ("", None, "CC BY", "mit\nx: 1", 4)))
+
+
+@pytest.mark.parametrize("text", ["ANNA WEBER", "12.03.1961"])
+def test_readable_text_in_a_frame_is_refused_unless_it_is_accepted(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    source = Store(study / "samples/phantom/videos")
+    shown = source.frames("video-000002")
+
+    def find_text(frames: np.ndarray, threads: int) -> list[TextBox]:
+        return [TextBox((3, 4, 30, 12), text)] if np.array_equal(frames, shown) else [TextBox((0, 0, 9, 9), "5 cm")]
+
+    monkeypatch.setattr(burned_in_text, "is_installed", lambda: True)
+    monkeypatch.setattr(burned_in_text, "find_text", find_text)
+    with pytest.raises(UserError, match=r"1 of 6 .*\(video-000002 at column 3, row 4\).*accept_text") as told:
+        run(study, f"dst={tmp_path}/out")
+    assert text not in str(told.value)
+    assert not (tmp_path / "out").exists()
+    assert run(study, f"dst={tmp_path}/out", "accept_text=true").facts["text"] == "accepted in 1 recordings"
+    monkeypatch.setattr(burned_in_text, "find_text", lambda frames, threads: [])
+    assert run(study, f"dst={tmp_path}/two").facts["text"] == "none found in the frames"
+    monkeypatch.setattr(burned_in_text, "find_text", lambda frames, threads: pytest.fail("searched again"))
+    assert run(study, f"dst={tmp_path}/two").facts["text"] == "none found in the frames"
+
+
+def test_without_the_extra_the_summary_says_that_no_text_was_searched(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(burned_in_text, "is_installed", lambda: False)
+    assert "pip install 'echodream[text-check]'" in str(run(study, f"dst={tmp_path}/out").facts["text"])

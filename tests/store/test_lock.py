@@ -1,10 +1,13 @@
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from echodream.store.lock import lock, unlock
+from tests.support.fakes import video_store
 
 
 def descriptors() -> int:
@@ -59,6 +62,28 @@ def test_a_lock_that_cannot_be_had_says_why(tmp_path: Path) -> None:
         lock(tmp_path / "file" / "work")
     with pytest.raises(OSError, match="symbolic links"):
         lock(tmp_path, "lock")
+
+
+def test_a_system_without_flock_can_read_and_says_what_writing_needs(tmp_path: Path) -> None:
+    """As Windows, which has no fcntl."""
+    code = f"""
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+import echodream.cli
+from echodream.errors import UserError
+from echodream.store import Store
+from echodream.runs.atomic_folder import atomic_folder
+assert Store(Path({str(video_store(tmp_path / "store", 1).root)!r})).frames("rec-000").shape[0] == 2
+try:
+    with atomic_folder(Path({str(tmp_path / "out")!r})):
+        pass
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert "use Linux, macOS or WSL" in done.stdout
 
 
 def test_a_forked_process_has_no_part_in_the_lock(tmp_path: Path) -> None:
