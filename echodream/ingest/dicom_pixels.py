@@ -235,7 +235,7 @@ def _find_decoder(syntax: "UID") -> "Decoder":
 def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
     """All frames of a file that is not a video, as ``read_pixels`` returns them."""
     syntax, count = dataset.file_meta.TransferSyntaxUID, frame_count(dataset)
-    plugin = _decoder_plugin(syntax, int(dataset.get("BitsStored") or 0))
+    plugin = decoder_plugin(syntax, int(dataset.get("BitsStored") or 0))
     if plugin and plugin not in decoder.available_plugins:
         extra = ": install the extra libjpeg (GPL)" if syntax == _EXTENDED_JPEG else f": install {plugin}"
         raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)} is installed{extra}")
@@ -269,7 +269,7 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
     return _gray(frames, values, index, dataset)
 
 
-def _decoder_plugin(syntax: str, bits: int) -> str:
+def decoder_plugin(syntax: str, bits: int) -> str:
     """Decoder of a transfer syntax; "" for the only one. Pixels do not depend on which others are installed.
 
     The decoder of pylibjpeg-libjpeg returns noise instead of an error for a frame that is cut short.

@@ -19,6 +19,7 @@ from echodream.store.lock import lock, unlock
 EXTRAS = {
     "cluster": "launcher=slurm, launcher=local_jobs",
     "features": "extractors=[lite0], loss.lite0",
+    "libjpeg": "DICOM files in JPEG of 12 bits; GPL-3.0",
     "search": "hparams_search=",
     "text": "conditioning=[text], extractors dinov2 and videomae",
     "text-check": "text= of stage=ingest, and the search for text of stage=publish",
@@ -29,7 +30,8 @@ _SYNTAXES = {
     "uncompressed": ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian"),
     "deflated": ("DeflatedExplicitVRLittleEndian",),
     "RLE": ("RLELossless",),
-    "JPEG": ("JPEGBaseline8Bit", "JPEGExtended12Bit"),
+    "JPEG": ("JPEGBaseline8Bit",),
+    "JPEG of 12 bits": ("JPEGExtended12Bit",),
     "JPEG lossless": ("JPEGLossless", "JPEGLosslessSV1"),
     "JPEG-LS": ("JPEGLSLossless", "JPEGLSNearLossless"),
     "JPEG 2000": ("JPEG2000Lossless", "JPEG2000"),
@@ -241,23 +243,40 @@ def _has_decoder(name: str) -> bool:
 
 
 def _dicom(problems: list[str]) -> str:
-    """The transfer syntaxes that can be read, with the plugins of pydicom that read each."""
+    """The transfer syntaxes that can be read, with the decoder of each."""
     import pydicom
     from pydicom import uid
-    from pydicom.pixels import get_decoder
 
     readers, missing = [], []
     for name, keywords in _SYNTAXES.items():
-        decoders = [get_decoder(getattr(uid, keyword)) for keyword in keywords]
-        plugins = sorted({plugin for decoder in decoders for plugin in decoder.available_plugins}) or ["pydicom"]
-        if all(decoder.is_available for decoder in decoders):
-            readers.append(f"{name} ({', '.join(plugins)})")
+        plugins = {_dicom_plugin(getattr(uid, keyword)) for keyword in keywords}
+        if None in plugins:
+            missing.append(name)
+        else:
+            readers.append(f"{name} ({', '.join(sorted(filter(None, plugins)))})")
+    for name, codec in {"MPEG-2": "mpeg2video", "H.264": "h264", "HEVC": "hevc"}.items():
+        if _has_decoder(codec):
+            readers.append(f"{name} (PyAV)")
         else:
             missing.append(name)
     if "JPEG" in missing:
         problems.append("no decoder for DICOM files in JPEG baseline, as most ultrasound is: install echodream again")
     lines = [f"pydicom {pydicom.__version__}: {'; '.join(readers)}"]
     return _lines([*lines, f"no decoder for {', '.join(missing)}"] if missing else lines)
+
+
+def _dicom_plugin(syntax: str) -> str | None:
+    """The decoder of a transfer syntax; None if it is not installed."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGExtended12Bit
+
+    from echodream.ingest.dicom_pixels import decoder_plugin
+
+    decoder = get_decoder(syntax)
+    plugin = decoder_plugin(syntax, bits=12 if syntax == JPEGExtended12Bit else 8)
+    if plugin:
+        return plugin if plugin in decoder.available_plugins else None
+    return ", ".join(decoder.available_plugins) or "pydicom" if decoder.is_available else None
 
 
 def _other_files(problems: list[str]) -> str:
