@@ -95,9 +95,8 @@ class PatchAdversarial(nn.Module):
         if not self.latent_noise:
             return latents
         spread = latents.std(dim=(0, 2, 3), keepdim=True)
-        like = {"device": latents.device, "dtype": latents.dtype}
-        level = self.latent_noise * torch.rand((len(latents), 1, 1, 1), **like)
-        return latents + level * spread * torch.randn(latents.shape, **like)
+        level = self.latent_noise * torch.rand_like(latents[:, :1, :1, :1])
+        return latents + level * spread * torch.randn_like(latents)
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
