@@ -16,14 +16,14 @@ from echodream.ingest.dicom_pixels import is_dicom
 from echodream.ingest.folder_source import FolderSource
 from echodream.ingest.labels import LabelPolicy
 from echodream.ingest.listing import RawFile
-from echodream.ingest.media_files import IMAGE_SUFFIXES, read_image_sequence
+from echodream.ingest.media_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, read_image_sequence
 from echodream.ingest.pixels import make_video
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 FPS = 1.0
 """Frame rate of an image, which has no meaning; a store requires a number."""
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 _OTHER_DICOM_SUFFIX = re.compile(r"(\.\d+)?")
 """Of files such as IM0001 or 1.2.840.113619.2.5, which count as images if they are DICOM."""
 
@@ -106,13 +106,13 @@ class Images(FolderSource):
 def is_image(entry: RawFile) -> bool:
     """Whether the file has a suffix of an image format, or none and the content of a DICOM file, and is not hidden."""
     suffix = entry.path.suffix.lower()
-    if entry.path.name.startswith(".") or suffix in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES):
+    if entry.path.name.startswith(".") or suffix in (*_IMAGE_SUFFIXES, *DICOM_SUFFIXES):
         return not entry.path.name.startswith(".")
     return _OTHER_DICOM_SUFFIX.fullmatch(suffix) is not None and not entry.problem and is_dicom(entry.path)
 
 
 def read_image(path: Path, limits: Limits) -> Video:
     """Read an image file as a ``Video`` of one frame. Raises ``Rejected``."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() not in _IMAGE_SUFFIXES:
         return make_video(read_still(path, limits), np.zeros(1), FPS)
     return read_image_sequence([path], limits, FPS)

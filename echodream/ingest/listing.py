@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.ingest.media_files import MEDIA_SUFFIXES
 from echodream.ingest.source import Recording
 from echodream.store.table import clean_text
 
@@ -20,6 +21,12 @@ OUTSIDE_RAW = "leaves the raw folder"
 MISSING_FILE = "no such file in the raw folder"
 _MAX_NAME_LENGTH = 128
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
+_DOCUMENT = re.compile(
+    r".*\.(csv|tsv|txt|md|rst|json|xml|html?|pdf|rtf|docx?|xlsx?|od[ts]|pptx?|db|ini|lnk|log|py|pyc|exe|dll|wav|mp3|m4a)(\.gz)?"
+)
+"""Names of files that cannot be recordings, in lower case."""
+_TEXT = bytes([*b"\a\b\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""Bytes of text in any encoding of 8 bits per character."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ def _raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
     """A file, or a folder that is not entered because it is hidden or a link."""
     problem, counted, linked = None, True, path.is_symlink()
     if path.name.startswith(".") and not (linked and is_folder):
-        problem, counted = f"not a recording: a hidden {'folder' if is_folder else 'file'}", False
+        hidden = (Path(*found, name) for *found, _, names in os.walk(path) for name in names) if is_folder else (path,)
+        counted = any(map(_is_media, hidden))
+        problem = f"{'' if counted else 'not a recording: '}a hidden {'folder' if is_folder else 'file'}"
     elif linked and not is_inside(root, path):
         problem = OUTSIDE_RAW
     elif is_folder:
@@ -113,9 +122,26 @@ def require_inside_raw(root: Path, path: Path, name: str) -> None:
 
 
 def non_recording(entry: RawFile) -> Recording:
-    """The rejected entry of a file that is not a recording, or that may not be opened."""
-    problem = entry.problem or f"not a recording: {entry.path.suffix.lower() or 'no suffix'}"
-    return Recording(entry.relative, "", entry.path, problem=problem, counted=bool(entry.problem) and entry.counted)
+    """The rejected entry of a file that is not read. It counts as lost, unless it cannot be a recording."""
+    counted = entry.counted if entry.problem else may_be_recording(entry.path)
+    reason = f"{'not read by this study' if counted else 'not a recording'}: {entry.path.suffix.lower() or 'no suffix'}"
+    return Recording(entry.relative, "", entry.path, problem=entry.problem or reason, counted=counted)
+
+
+def may_be_recording(path: Path) -> bool:
+    """Whether a file is a video or an image by its suffix, or neither a document by its suffix nor plain text."""
+    if _is_media(path):
+        return True
+    try:
+        with path.open("rb") as file:
+            return not _DOCUMENT.fullmatch(path.name.lower()) and bool(file.read(1024).translate(None, _TEXT))
+    except OSError:
+        return True
+
+
+def _is_media(path: Path) -> bool:
+    """Whether a file has the suffix of a video or an image; "._name" is a companion file of macOS."""
+    return path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith("._")
 
 
 def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:

@@ -1,7 +1,7 @@
 """Decodes video files, GIFs and numbered images to a ``Video``. Headers are checked before frames are decoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,18 +9,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from echodream.errors import Rejected
-from echodream.ingest.pixels import check_fps, make_video, to_uint8, uniform_times
+from echodream.ingest.pixels import blend_over_black, check_fps, make_video, to_uint8, uniform_times
 from echodream.ingest.source import Limits, Video
-from echodream.store.video import decord_frames
 
 if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
     from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
     from PIL.Image import Image
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4v", ".wmv")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".mpeg",
+    ".mpg",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".wmv",
+    ".asf",
+    ".flv",
+    ".3gp",
+    ".qt",
+)
+VIDEO_SUFFIXES += (".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".webp", ".bmp", ".dib", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".pgm", ".ppm", ".pbm", ".pnm")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *DICOM_SUFFIXES, ".gif", ".nii"))
+_IMAGE_FORMATS = ("GIF", "PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,matroska,webm,asf,flv"
-_GRAY_FORMATS = ("gray", "ya", "mono")
+_COVER = 1 << 10
+"""Disposition of a stream that is a picture of a cover, not a video."""
+_VP8_SHOWN = 0x10
+"""Bit of the first byte of a VP8 frame: whether it is shown."""
+_MAX_PIXEL_ASPECT = 4.0
+_MAX_CAMERA_FPS = 240
 _ORIENTATION = 0x0112
 _GIF_DEFAULT = 0.1
 """Duration in seconds of a GIF frame without a stated duration, as in browsers."""
@@ -32,28 +57,36 @@ class _Header:
 
     width: int
     height: int
-    pixel_format: str
-    pts: list[float | None]
-    """Time stamps in seconds, one per frame, in the order of the file."""
+    pixel_aspect: float
+    """Width of a pixel divided by its height, before the frames are turned upright."""
+    times: list[float | None]
+    """Time stamps in seconds, one per packet that is shown, in the order of the file."""
+    hidden: int
+    """Number of these packets that may give no frame, because they need a frame before the first key frame."""
+    slot: float | None
+    """AVI: seconds from one frame to the next, where a frame that is missing repeats the one before."""
     rate: float | None
 
 
 def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Video:
-    """Decode a video file with decord, or with PyAV for gray pixel formats and when decord fails.
+    """Decode a video file with PyAV: the frames that a player shows, upright, transparent pixels black.
 
     Times are the time stamps of the file. If these are missing or do not increase, times are frame number / average
     frame rate. ``fps`` replaces both. Raises ``Rejected`` when the file is truncated or damaged.
     """
     header = _read_header(path, limits)
-    frames, pts = None, header.pts
-    if not header.pixel_format.startswith(_GRAY_FORMATS):
-        frames = decord_frames(path, None, len(header.pts))
-    if frames is None:
-        frames, pts = _pyav_frames(path, header, limits)
-    if fps is not None:
-        return make_video(frames, uniform_times(len(frames), fps), fps)
-    times = _frame_times(pts, header.rate)
-    return make_video(frames, times, _frame_rate(times, header.rate))
+    frames, stamps, pixel_aspect = _decode(path, header, limits)
+    if len(frames) == len(header.times):
+        stamps = header.times
+    if header.slot is not None and _increase(stamps):
+        seconds = np.sort(np.asarray(stamps, np.float64))
+        slots = np.rint((seconds - seconds[0]) / header.slot).astype(int)
+        limits.check(int(slots[-1]) + 1, *frames.shape[1:3])
+        frames = np.repeat(frames, np.diff(slots, append=slots[-1] + 1), axis=0)
+        stamps = list(header.slot * np.arange(len(frames)))
+    times = uniform_times(len(frames), fps) if fps is not None else _frame_times(stamps, header.rate)
+    video = make_video(frames, times, fps if fps is not None else _frame_rate(times, header.rate))
+    return replace(video, pixel_aspect=pixel_aspect)
 
 
 def _open_container(path: Path, limits: Limits) -> "InputContainer":
@@ -70,62 +103,145 @@ def _read_header(path: Path, limits: Limits) -> _Header:
 
     try:
         with _open_container(path, limits) as container:
-            if not container.streams.video:
-                raise Rejected("unreadable: no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise Rejected("unreadable: no decoder for the video stream")
-            width, height = stream.width, stream.height
+            stream = _only_video_stream(container)
+            width, height, name = stream.width, stream.height, container.format.name
             limits.check(max(stream.frames, limits.min_frames), height, width)
-            pts, skipped = _packet_times(container, limits)
-            announced, name = stream.frames - skipped, container.format.name
+            packets, skipped = _shown_packets(container, stream, limits)
+            # an edit list of a mp4 or mov file may leave out frames, which are not in the index
+            announced = (len(stream.index_entries) if stream.frames and "mp4" in name else stream.frames) - skipped
             rate = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
-            pixel_format = stream.codec_context.pix_fmt or ""
+            pixel_aspect = _check_pixel_aspect(float(stream.sample_aspect_ratio or 1))
+            tick = float(stream.time_base or 0)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, UnicodeError) as error:
         raise Rejected(f"unreadable: {_decoder_message(error)}") from error
-    limits.check(len(pts), height, width)
-    if announced - len(pts) > (0 if "mp4" in name else 1 + 0.05 * announced):
-        raise Rejected(f"unreadable: truncated, {len(pts)} of {announced} frames are there")
-    return _Header(width, height, pixel_format, pts, rate)
+    limits.check(len(packets), height, width)
+    present, slot = len(packets), None
+    times: list[float | None] = [None if pts is None else pts * tick for pts, _, _ in packets]
+    if name == "avi":  # numbers the frames, also those without a packet, in the order in which they are decoded
+        decoding_times: list[float | None] = [None if dts is None else dts * tick for _, dts, _ in packets]
+        times = times if _increase(times) or not _increase(decoding_times) else decoding_times
+        if _increase(times):
+            seconds = sorted(time for time in times if time is not None)
+            present = round(seconds[-1] / tick) + 1
+            # a finer grid than cameras have was made for uneven times, not for frames that repeat
+            slot = tick if tick > 1 / _MAX_CAMERA_FPS else min((b - a for a, b in pairwise(seconds)), default=tick)
+    if announced - present > (0 if "mp4" in name else 1 + 0.05 * announced):
+        raise Rejected(f"unreadable: truncated, {present} of {announced} frames are there")
+    first = next((index for index, (_, _, is_key) in enumerate(packets) if is_key), 0)
+    start = packets[first][0]
+    early = (pts is not None and start is not None and pts < start for pts, _, _ in packets)
+    hidden = sum(index < first or is_early for index, is_early in enumerate(early))
+    return _Header(width, height, pixel_aspect, times, hidden, slot, rate)
 
 
-def _packet_times(container: "InputContainer", limits: Limits) -> tuple[list[float | None], int]:
-    """Time stamps of the packets that are shown, and the number of packets that an edit list discards."""
-    pts: list[float | None] = []
+def _only_video_stream(container: "InputContainer") -> "VideoStream":
+    """The video stream, without pictures of a cover. Raises ``Rejected`` if there is none, or more than one."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+    if not streams:
+        raise Rejected("unreadable: no video stream")
+    if len(streams) > 1:
+        raise Rejected(f"{len(streams)} videos in one file: save each as a file of its own")
+    if streams[0].metadata.get("alpha_mode") == "1":  # FFmpeg's own decoders of VP8 and VP9 ignore it
+        raise Rejected("unreadable: transparent pixels in WebM, save the video without transparency")
+    if streams[0].codec_context is None:
+        raise Rejected("unreadable: no decoder for the video stream")
+    return streams[0]
+
+
+def _shown_packets(
+    container: "InputContainer", stream: "VideoStream", limits: Limits
+) -> tuple[list[tuple[int | None, int | None, bool]], int]:
+    """(pts, dts, is key frame) of the packets that are shown, and the number of packets that an edit list discards."""
+    packets: list[tuple[int | None, int | None, bool]] = []
     skipped = 0
-    for packet in container.demux(container.streams.video[0]):
-        if not packet.size:
+    for packet in container.demux(stream):
+        if not packet.size or (stream.codec_context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
             continue
         if packet.is_discard:
             skipped += 1
         else:
-            pts.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-        if len(pts) + skipped > limits.max_frames:
+            packets.append((packet.pts, packet.dts, packet.is_keyframe))
+        if len(packets) + skipped > limits.max_frames:
             break
-    return pts, skipped
+    return packets, skipped
 
 
-def _pyav_frames(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None]]:
-    """All frames, gray (F, H, W) or RGB (F, H, W, 3), and their time stamps, decoded by PyAV."""
+def _check_pixel_aspect(aspect: float) -> float:
+    """``aspect``; 1 if it is within 2 % of 1. Raises ``Rejected`` if it is implausible."""
+    if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
+        raise Rejected(f"implausible pixels: {aspect:.3g} times as wide as high, save the file with square pixels")
+    return 1.0 if abs(aspect - 1) <= 0.02 else aspect
+
+
+def _decode(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None], float]:
+    """All frames, gray (F, H, W) or RGB (F, H, W, 3), upright and over black where they are transparent, their time
+    stamps, and the aspect of their pixels."""
     import av
+    from av.video.reformatter import VideoReformatter
 
-    form = "gray" if header.pixel_format.startswith(_GRAY_FORMATS) else "rgb24"
+    reformatter = VideoReformatter()
     frames: list[np.ndarray] = []
-    pts: list[float | None] = []
+    times: list[float | None] = []
+    first = None
     try:
         with _open_container(path, limits) as container:
-            for frame in container.decode(video=0):
-                if (frame.width, frame.height) != (header.width, header.height):
-                    raise Rejected("unreadable: the frame size changes within the recording")
-                limits.check(max(len(frames) + 1, limits.min_frames), header.height, header.width)
-                frames.append(frame.to_ndarray(format=form))
-                pts.append(frame.time)
+            for frame in container.decode(_only_video_stream(container)):
+                layout = (frame.width, frame.height, _orientation(frame))
+                first = first or layout
+                if layout != first:
+                    change = f"from {first[0]}x{first[1]} to {frame.width}x{frame.height}"
+                    raise Rejected(f"unreadable: the frame size changes within the recording, {change}: cut it there")
+                limits.check(max(len(frames) + 1, limits.min_frames), frame.height, frame.width)
+                frames.append(_upright_pixels(reformatter, frame, layout[2]))
+                times.append(frame.time)
+            stacked = np.stack(frames) if frames else np.zeros((0, header.height, header.width), np.uint8)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        count = f"{len(frames)} of {len(header.pts)} frames"
+        count = f"{len(frames)} of {len(header.times)} frames"
         raise Rejected(f"unreadable: {_decoder_message(error)}, after {count}") from error
-    if len(frames) != len(header.pts):
-        raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.pts)} are in the file")
-    return np.stack(frames), pts
+    if len(frames) < max(len(header.times) - header.hidden, 1):
+        raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.times)} are in the file")
+    if stacked.shape[-1] == 4 and stacked.ndim == 4:  # screen grabbers write an alpha channel of zeros, unused
+        stacked = (
+            np.stack([blend_over_black(frame) for frame in stacked]) if stacked[..., 3].any() else stacked[..., :3]
+        )
+    transposed = first is not None and first[2][0]
+    return stacked, times, 1 / header.pixel_aspect if transposed else header.pixel_aspect
+
+
+def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
+    """How the display matrix of a frame turns it: whether axes are exchanged, then the steps along rows and columns."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a frame with a kind of side data that PyAV does not know; the angle can still be read
+        turns = round(frame.rotation / 90) % 4
+        return bool(turns % 2), -1 if turns in (1, 2) else 1, -1 if turns in (2, 3) else 1
+    if matrix is None:
+        return False, 1, 1
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32).astype(float)[:5]  # x' = a x + c y, y' = b x + d y
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    right, down, rest = (c, b, abs(a) + abs(d)) if transposed else (a, d, abs(b) + abs(c))
+    if rest > 0.02 * (abs(right) + abs(down)):
+        raise Rejected("unreadable: it is shown at an angle that is no multiple of 90 degrees, save it upright")
+    return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
+
+
+def _upright_pixels(
+    reformatter: "VideoReformatter", frame: "VideoFrame", orientation: tuple[bool, int, int]
+) -> np.ndarray:
+    """Pixels of a frame, gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4), upright."""
+    name = frame.format.name
+    gray = name.startswith(("gray", "mono"))
+    transparent = any(component.is_alpha for component in frame.format.components)
+    form = "gray" if gray else "rgba" if transparent else "rgb24"
+    pixels = reformatter.reformat(frame, format=form, threads=1).to_ndarray()
+    transposed, down, right = orientation
+    return (pixels.swapaxes(0, 1) if transposed else pixels)[::down, ::right]
+
+
+def _increase(times: Sequence[float | None]) -> bool:
+    """Whether all times are there and, once sorted, increase."""
+    stamps = sorted(time for time in times if time is not None)
+    return len(stamps) == len(times) and all(before < after for before, after in pairwise(stamps))
 
 
 def _decoder_message(error: Exception) -> str:
@@ -136,9 +252,9 @@ def _decoder_message(error: Exception) -> str:
 
 def _frame_times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
     """Time stamps from 0 if all exist and increase, else frame number / ``rate``."""
-    stamps = sorted(stamp for stamp in pts if stamp is not None)
-    if len(stamps) == len(pts) and all(before < after for before, after in pairwise(stamps)):
-        return np.asarray(stamps, dtype=np.float64) - stamps[0]
+    if _increase(pts):
+        stamps = np.sort(np.asarray(pts, dtype=np.float64))
+        return stamps - stamps[0]
     if rate is None:
         raise Rejected("neither time stamps nor a frame rate")
     return uniform_times(len(pts), rate)
@@ -160,7 +276,7 @@ def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
             limits.check(count, image.height, image.width)
             for index in range(count):
                 image.seek(index)
-                frames.append(_to_array(image.convert("RGB")))
+                frames.append(_to_array(image.convert("RGBA")))
                 durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT)
     except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
@@ -180,7 +296,7 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
         for path in paths:
             with _open_image(path) as image:
                 limits.check(len(paths), image.height, image.width, 8)
-                if image.format in ("GIF", "PNG", "TIFF") and (pages := int(getattr(image, "n_frames", 1))) > 1:
+                if image.format in ("GIF", "PNG", "TIFF", "WEBP") and (pages := int(getattr(image, "n_frames", 1))) > 1:
                     raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file with {pages} images")
                 frames.append(_to_array(image))
             if frames[-1].shape[:2] != frames[0].shape[:2]:
@@ -196,11 +312,14 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
 def _open_image(path: Path) -> "Image":
     from PIL import Image
 
-    return Image.open(path, formats=("GIF", "PNG", "JPEG", "BMP", "TIFF"))
+    return Image.open(path, formats=_IMAGE_FORMATS)
 
 
 def _to_array(image: "Image") -> np.ndarray:
-    """Gray (H, W) with the bit depth of the file, or RGB (H, W, 3); the Exif orientation is applied."""
+    """Gray (H, W) with the bit depth of the file, or RGB (H, W, 3), over black where the image is transparent.
+
+    The Exif orientation is applied.
+    """
     from PIL import ImageOps
 
     try:
@@ -210,11 +329,13 @@ def _to_array(image: "Image") -> np.ndarray:
     if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 decodes them wrongly
         raise Rejected("unreadable: the TIFF is rotated by 90 degrees, save it upright")
     image = ImageOps.exif_transpose(image) if turned != 1 else image
-    if image.mode in ("1", "LA", "La"):
-        image = image.convert("L")
-    elif image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
-        image = image.convert("RGB")
-    return np.asarray(image)
+    key = image.info.get("transparency")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        pixels = np.asarray(image)
+        return pixels if key is None else np.where(pixels == key, 0, pixels)
+    if image.has_transparency_data:
+        return blend_over_black(np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")))
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _pillow_errors() -> tuple[type[BaseException], ...]:

@@ -52,6 +52,15 @@ def scale_to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.rint(np.clip(frame, 0, 255)).astype(np.uint8) for frame in scaled])
 
 
+def blend_over_black(pixels: np.ndarray) -> np.ndarray:
+    """uint8 gray and alpha, (H, W, 2), or RGBA, (H, W, 4), as gray, (H, W), or RGB, (H, W, 3), on a black background.
+
+    A text or face below a transparent pixel is still in the file; it does not come into the result.
+    """
+    blended = np.rint(pixels[..., :-1] * (pixels[..., -1:] / 255)).astype(np.uint8)
+    return blended[..., 0] if blended.shape[-1] == 1 else blended
+
+
 def collapse_gray(frames: np.ndarray) -> np.ndarray:
     """Frames as (F, H, W, 1) if they are (F, H, W) or have three equal channels; else (F, H, W, 3), unchanged."""
     if frames.ndim == 3:

@@ -25,7 +25,8 @@ class Preprocessing:
     """Settings of the preprocessing of all recordings of a study. Raises ``UserError`` for invalid values."""
 
     fps: float | None = 32.0
-    """Frames per second after resampling; None keeps the rate of each recording. Single frames are not resampled."""
+    """Frames per second after resampling. None keeps the rate of each recording, and resamples only recordings with a
+    variable frame rate, to their nominal rate. Single frames are not resampled."""
     size: tuple[int, int] | int | None = 112
     """Height and width in pixels, or one number for both; None keeps the size of each recording."""
     crop: str = "none"
@@ -92,8 +93,10 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     after resampling."""
     check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
-    height, width = settings.size if isinstance(settings.size, tuple) else video.frames.shape[1:3]
-    resampled = bool(settings.fps) and len(video.frames) > 1
+    aspect = 1 / video.pixel_aspect if settings.rotate % 180 else video.pixel_aspect
+    raw_size = square_pixel_size(*video.frames.shape[1:3], video.pixel_aspect)
+    height, width = settings.size if isinstance(settings.size, tuple) else raw_size
+    resampled = len(video.frames) > 1 and (bool(settings.fps) or not is_evenly_spaced(video.times, fps))
     count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
     if count * height * width * (1 if settings.grey else 3) > max_bytes:
         raise Rejected(f"too large: {count:.0f} frames after resampling, the limit is {max_bytes} bytes")
@@ -107,7 +110,8 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     if settings.text is not None:
         frames, marks[burned_in_text.COLUMN] = burned_in_text.treat_text(frames, settings.text)
     frames = rotate_and_flip(frames, settings.rotate, settings.flip)
-    frames = resize(convert_color(frames, settings.grey), settings.size, settings.fit)[inverse]
+    size = settings.size if isinstance(settings.size, tuple) else square_pixel_size(*frames.shape[1:3], aspect)
+    frames = resize(convert_color(frames, settings.grey), size, settings.fit, aspect)[inverse]
     for name, moments in video.marks.items():
         if resampled:
             last = len(frames) - 1  # a mark on the last raw frame may be later than the last output frame
@@ -127,6 +131,11 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
     frozen = np.mean(repeats or [False])
     if frozen > settings.max_frozen:
         raise Rejected(f"frozen: {frozen:.0%} of the frames repeat the previous one, limit {settings.max_frozen:.0%}")
+
+
+def is_evenly_spaced(times: np.ndarray, fps: float) -> bool:
+    """Whether ``times``, (F,) with F > 1, are nowhere further from constant steps than a frame lasts at ``fps``."""
+    return bool(np.abs(times - np.linspace(times[0], times[-1], len(times))).max() <= 1 / fps)
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
@@ -163,20 +172,31 @@ def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
     return frames if grey or frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
 
 
-def resize(frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = "stretch") -> np.ndarray:
-    """Resize uint8 frames, (F, H, W, C), to ``size`` = (height, width) with an antialiased bicubic filter."""
+def square_pixel_size(height: int, width: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a frame in square pixels; its own are ``aspect`` times as wide as high. No side shrinks."""
+    return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
+
+
+def resize(
+    frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = "stretch", aspect: float = 1.0
+) -> np.ndarray:
+    """Resize uint8 frames, (F, H, W, C), to ``size`` = (height, width) with an antialiased bicubic filter.
+
+    ``aspect``: width of a pixel of ``frames`` divided by its height; pixels of the result are square, except for
+    ``fit`` "stretch".
+    """
     from PIL import Image
 
-    if size is None or tuple(frames.shape[1:3]) == size:
+    if size is None or (tuple(frames.shape[1:3]) == size and (fit == "stretch" or aspect == 1)):
         return frames
     assert isinstance(size, tuple)
     height, width = frames.shape[1:3]
     if fit == "stretch":
         inner, box = size, (0, 0, width, height)
     else:
-        scale = (min if fit == "pad" else max)(size[0] / height, size[1] / width)
-        inner = (min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * scale))))
-        cut_y, cut_x = (height - inner[0] / scale) / 2, (width - inner[1] / scale) / 2
+        scale = (min if fit == "pad" else max)(size[0] / height, size[1] / (width * aspect))
+        inner = (min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * aspect * scale))))
+        cut_y, cut_x = (height - inner[0] / scale) / 2, (width - inner[1] / (aspect * scale)) / 2
         box = (max(0, cut_x), max(0, cut_y), min(width, width - cut_x), min(height, height - cut_y))
     out = np.zeros((len(frames), *size, frames.shape[3]), np.uint8)
     y, x = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2

@@ -87,6 +87,8 @@ class Video:
     """Columns that are known only after decoding."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Column (ED, ES) -> times in seconds; stored as frame numbers after resampling."""
+    pixel_aspect: float = 1.0
+    """Width of a pixel divided by its height. The store has square pixels."""
 
 
 class Source(Protocol):

@@ -1,7 +1,6 @@
 """A folder of video files, GIFs and image sequences, with an optional csv."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from echodream.ingest.listing import ListedRecording, RawFile, parent_folder
 from echodream.ingest.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Recording, Video
 
-_NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)")
+_ALONE = "an image without others whose names differ from it in one number: number the frames, or use data=images"
 
 
 @dataclass(frozen=True)
@@ -53,39 +52,56 @@ class Videos(FolderSource):
         """Key -> file of a recording (the first image of a sequence), and the files that are not recordings."""
         found: dict[str, RawFile] = {}
         others: list[RawFile] = []
-        series: dict[tuple[str, str, str], list[RawFile]] = {}
+        folders: dict[str, dict[Path, RawFile]] = {}
         for entry in entries:
             suffix = entry.path.suffix.lower()
-            match = _NUMBERED.fullmatch(entry.path.stem)
             if entry.path.name.startswith("."):
                 others.append(entry)
             elif suffix in VIDEO_SUFFIXES or suffix == ".gif":
                 found[entry.relative] = entry
-            elif suffix in IMAGE_SUFFIXES and match and not entry.problem:
-                series.setdefault((parent_folder(entry.relative), match["series"], suffix), []).append(entry)
+            elif suffix in IMAGE_SUFFIXES and not entry.problem and not entry.path.is_symlink():
+                folders.setdefault(parent_folder(entry.relative), {})[entry.path] = entry
             else:
                 others.append(entry)
-        others += [images[0] for images in series.values() if len(images) == 1]
-        sequences = {key: images for key, images in series.items() if len(images) > 1}
-        count = Counter(folder for folder, _, _ in sequences)
-        for (folder, prefix, suffix), images in sequences.items():
+        for folder, images in folders.items():
             name = folder or f"./{root.resolve().name}"
-            key = name if count[folder] == 1 else f"{name}/{prefix}{suffix}"
-            found[key] = replace(images[0], path=_series_files(images[0].path)[0])
+            series = _group_series(images)
+            sequences = {key: paths for key, paths in series.items() if len(paths) > 1}
+            for pattern, paths in sequences.items():
+                label = pattern.replace("\0.", ".").replace("\0", "#")
+                key = name if len(sequences) == 1 else f"{name}/{label}"
+                found[key if key not in found else f"{name}/{paths[0].name}"] = images[paths[0]]
+            alone = {path for paths in series.values() for path in paths if len(paths) == 1}
+            others += [replace(images[path], problem=_ALONE) for path in images if path in alone]
         return found, others
 
 
+def _group_series(images: Iterable[Path]) -> dict[str, list[Path]]:
+    """Name with "\\0" for the number -> images of one folder whose names differ only in that number, in its order.
+
+    The number is the last one that differs between names with the same text: 1 and 2 in ``frame (1).png``,
+    ``frame (2).png`` and in ``p7_1_v3.png``, ``p7_2_v3.png``. An image without a number is a series of its own.
+    """
+    alike: dict[tuple[str, ...], list[tuple[list[str], Path]]] = {}
+    for path in images:
+        parts = re.split(r"(\d+)", path.stem)
+        alike.setdefault((*parts[::2], path.suffix.lower()), []).append((parts, path))
+    series: dict[str, list[tuple[int, str, Path]]] = {}
+    for (*texts, suffix), names in alike.items():
+        places = range(1, 2 * len(texts) - 1, 2)
+        differing = [place for place in places if len({int(parts[place]) for parts, _ in names}) > 1]
+        for parts, path in names:
+            place = max(differing or places, default=None)
+            pattern = path.name if place is None else "".join((*parts[:place], "\0", *parts[place + 1 :], suffix))
+            series.setdefault(pattern, []).append((int(parts[place]) if place else 0, path.name, path))
+    return {pattern: [path for _, _, path in sorted(numbered)] for pattern, numbered in series.items()}
+
+
 def _series_files(first: Path) -> list[Path]:
-    """The images in the folder of ``first`` whose names differ from it only in the number, in order of the numbers."""
-    first_match = _NUMBERED.fullmatch(first.stem)
-    assert first_match is not None
-    series = (first_match["series"], first.suffix.lower())
-    numbered: list[tuple[int, str, Path]] = []
+    """The images of the series of which ``first`` is one, in order. Links are left out."""
     try:
-        for path in first.parent.iterdir():
-            match = _NUMBERED.fullmatch(path.stem)
-            if match and (match["series"], path.suffix.lower()) == series and not path.is_symlink() and path.is_file():
-                numbered.append((int(match["number"]), path.name, path))
+        files = (path for path in first.parent.iterdir() if path.is_file() and not path.is_symlink())
+        images = [path for path in files if path.suffix.lower() == first.suffix.lower() and path.name[0] != "."]
     except OSError as error:
         raise Rejected("unreadable: the folder of images cannot be read") from error
-    return [path for _, _, path in sorted(numbered)]
+    return next((paths for paths in _group_series(images).values() if first in paths), [first])

@@ -89,7 +89,8 @@ def test_each_image_is_a_recording_also_where_names_differ_in_a_number_alone(tmp
         *("p-y.JPG", "q-y.tif", "x1", "x2", "x3")
     ]
     problems = {recording.problem for recording in found.values() if recording.problem}
-    assert problems == {"not a recording: .txt", "not a recording: a hidden file"}
+    assert problems == {"not a recording: .txt", "a hidden file"}
+    assert [r.counted for r in found.values() if r.problem] == [True, False]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
@@ -104,6 +105,57 @@ def test_a_jpg_is_near(tmp_path: Path) -> None:
     assert np.abs(grey[..., 0].astype(int) - ramp()).max() <= 4
     flat = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     assert np.abs(read(save(tmp_path / "c.jpg", flat, quality=95)).astype(int) - flat).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["g.webp", "g.jp2", "g.PNG", "g.gif", "g.pgm", "g.dib"])
+def test_other_formats_without_loss(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(ramp()).save(path, **({"lossless": True} if name == "g.webp" else {}))
+    np.testing.assert_array_equal(read(path)[..., 0], ramp())
+
+
+def test_jpg_under_other_suffixes(tmp_path: Path) -> None:
+    for name in ("a.jfif", "a.jpe"):
+        Image.fromarray(ramp()).save(tmp_path / name, "JPEG", quality=95)
+        assert np.abs(read(tmp_path / name)[..., 0].astype(int) - ramp()).max() <= 4
+    assert {r.problem for r in Images().recordings(tmp_path)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        *(("png", mode) for mode in ("LA", "RGBA", "P", "L", "RGB", "I;16")),
+        *(("tif", "LA"), ("tif", "RGBA"), ("webp", "RGBA"), ("gif", "P")),
+    ],
+)
+def test_what_is_transparent_is_hidden(tmp_path: Path, mode: str, suffix: str) -> None:
+    """A name, of gray level 230, lies below a transparent area."""
+    plain = ramp(dtype=np.uint16 if mode == "I;16" else np.uint8)
+    plain[plain == 230] = 231
+    named = plain.copy()
+    named[4:9, 2:12] = 230
+    image = Image.fromarray(named)
+    options: dict[str, object] = {"lossless": True} if suffix == "webp" else {}
+    if mode in ("LA", "RGBA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(np.where(named == 230, 0, 255).astype(np.uint8)))
+    else:
+        image = image if mode == "I;16" else image.convert(mode)
+        options["transparency"] = (230, 230, 230) if mode == "RGB" else 230
+    image.save(tmp_path / f"a.{suffix}", **options)  # type: ignore[arg-type]
+    found = read(tmp_path / f"a.{suffix}")[..., 0].astype(int)
+    assert found[4:9, 2:12].max() == 0
+    rest = np.ones(plain.shape, bool)
+    rest[4:9, 2:12] = False
+    assert np.abs(found - plain)[rest].max() <= 1
+
+
+def test_half_transparent_pixels_lie_on_black(tmp_path: Path) -> None:
+    pixels = np.dstack(
+        [np.full((20, 20, 3), 200, np.uint8), np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[None], 20, 0)]
+    )
+    found = read(save(tmp_path / "a.png", pixels))
+    np.testing.assert_array_equal(found[..., 0], np.rint(200 * (pixels[..., 3] / 255)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -1,9 +1,14 @@
 """Video files, GIFs and image sequences."""
 
-from collections.abc import Callable
+import io
+import struct
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +16,7 @@ from PIL import Image
 from echodream.errors import Rejected
 from echodream.ingest.media_files import read_gif, read_image_sequence, read_video_file
 from echodream.ingest.source import Limits, Video
+from tests.support.decoding_matrix import CODECS, decode_with_pyav, largest_difference, turned, write_cell
 from tests.support.raw_files import cut, moving, write_video
 
 LIMITS = Limits()
@@ -100,8 +106,7 @@ def test_limits_hold_before_decoding(
     tmp_path: Path, limits: Limits, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", moving())
-    for name in ("decord_frames", "_pyav_frames"):
-        monkeypatch.setattr(f"echodream.ingest.media_files.{name}", lambda *_: pytest.fail("a frame was decoded"))
+    monkeypatch.setattr("echodream.ingest.media_files._decode", lambda *_: pytest.fail("a frame was decoded"))
     with pytest.raises(Rejected, match=reason):
         read_video_file(path, limits)
 
@@ -128,8 +133,6 @@ def test_damage_gives_a_video_or_one_reason_without_a_path(tmp_path: Path, name:
 
 
 def test_a_cut_mp4_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
-    import av
-
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=25)
@@ -196,3 +199,196 @@ def test_deep_images_are_scaled_over_the_whole_sequence(tmp_path: Path) -> None:
     frames = read_image_sequence(paths, LIMITS, 20).frames[..., 0]
     span = deep.max() - deep.min()
     np.testing.assert_array_equal(frames, np.rint((deep - deep.min()) * (255 / span)).astype(np.uint8))
+
+
+H264 = next(codec for codec in CODECS if (codec.suffix, codec.name) == ("mp4", "libx264"))
+
+
+def _write_rgba(path: Path, frames: np.ndarray, codec: str, pix_fmt: str) -> Path:
+    """RGBA frames, (F, H, W, 4), as a video file."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _with_edit_list(path: Path, frames: int, first: int) -> Path:
+    """Change the edit list of a mp4 file of 25 frames per second: it shows ``frames`` frames from number ``first``."""
+    data = bytearray(path.read_bytes())
+    start = data.find(b"elst") + 12
+    data[start : start + 8] = struct.pack(">Ii", 40 * frames, 512 * (first + 2))  # x264 begins at 1024, two frames
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("variant", ["90 degrees", "180 degrees", "270 degrees", "mirrored"])
+def test_a_clip_of_a_phone_is_upright_whether_trimmed_or_not(tmp_path: Path, variant: str) -> None:
+    whole = write_cell(tmp_path / "a.mp4", H264, variant)
+    trimmed = _with_edit_list(write_cell(tmp_path / "b.mp4", H264, variant), frames=10, first=8)
+    for path in (whole, trimmed):
+        video = read_video_file(path, LIMITS)
+        assert largest_difference(video.frames, turned(decode_with_pyav(path), variant)) == 0
+
+
+def test_an_edit_list_is_not_taken_for_a_cut_file(tmp_path: Path) -> None:
+    path = _with_edit_list(write_cell(tmp_path / "a.mp4", H264, "GOP of 6, B-frames"), frames=10, first=8)
+    video, reference = read_video_file(path, LIMITS), decode_with_pyav(path)
+    assert len(video.frames) == len(reference) == 10
+    assert largest_difference(video.frames, reference) == 0
+    np.testing.assert_allclose(video.times, np.arange(10) / 25, atol=1e-3)
+
+
+def _with_empty_chunks(path: Path, dropped: Sequence[int], index: bool = True) -> Path:
+    """Empty the chunks of some frames of an AVI file, as frame grabbers do when a frame is lost."""
+    data = path.read_bytes()
+    movi, end = data.index(b"movi"), data.index(b"idx1")
+    chunks, entries, place, number = b"", b"", movi + 4, 0
+    while place < end:
+        tag, size = struct.unpack("<4sI", data[place : place + 8])
+        chunk = data[place : place + 8 + size + size % 2]
+        place += len(chunk)
+        if tag == b"00dc":
+            chunk = tag + bytes(4) if number in dropped else chunk
+            number += 1
+        entries += tag + struct.pack("<III", 16, 4 + len(chunks), len(chunk) - 8)
+        chunks += chunk
+    body = data[8 : movi - 4] + struct.pack("<I", len(chunks) + 4) + b"movi" + chunks
+    body += (b"idx1" + struct.pack("<I", len(entries)) + entries) * index
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return path
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("mjpeg", "yuvj422p"), ("rawvideo", "bgr24")])
+def test_an_empty_chunk_of_an_avi_repeats_the_frame_before(
+    tmp_path: Path, codec: str, pix_fmt: str, index: bool
+) -> None:
+    whole = read_video_file(write_video(tmp_path / "a.avi", moving(24), codec=codec, pix_fmt=pix_fmt), LIMITS)
+    path = write_video(tmp_path / "b.avi", moving(24), codec=codec, pix_fmt=pix_fmt)
+    dropped = [5, 6, 13, 19]
+    video = read_video_file(_with_empty_chunks(path, dropped, index), LIMITS)
+    order = np.array([number if number not in dropped else -1 for number in range(24)])
+    np.testing.assert_array_equal(video.frames, whole.frames[np.maximum.accumulate(order)])
+    np.testing.assert_allclose(video.times, np.arange(24) / 25)
+    assert video.fps == 25
+
+
+def test_a_stream_that_begins_between_key_frames_gives_the_frames_that_can_be_decoded(tmp_path: Path) -> None:
+    codec = next(codec for codec in CODECS if (codec.suffix, codec.name) == ("ts", "mpeg2video"))
+    path = write_cell(tmp_path / "a.ts", codec, "GOP of 6, B-frames")
+    whole = decode_with_pyav(path)
+    data = path.read_bytes()
+    path.write_bytes(data[188 * (len(data) // 188 // 3) :])
+    video, reference = read_video_file(path, LIMITS), decode_with_pyav(path)
+    assert 6 < len(video.frames) < 22
+    assert largest_difference(video.frames, reference) == 0
+    assert largest_difference(video.frames[-1:], whole[-1:]) == 0
+
+
+def test_several_videos_in_one_file_are_refused_and_covers_ignored(tmp_path: Path) -> None:
+    def write(name: str, cover: bool) -> Path:
+        with av.open(str(tmp_path / name), "w") as container:
+            streams: list[Any] = [container.add_stream("mjpeg" if cover else "libx264", rate=25)]
+            streams.append(container.add_stream("libx264", rate=25))
+            for stream in streams:
+                stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            if cover:
+                streams[0].pix_fmt = "yuvj420p"
+                streams[0].disposition = 1 << 10
+            for index, pixels in enumerate(moving(6)):
+                for stream in streams[cover and index > 0 :]:
+                    frame = av.VideoFrame.from_ndarray(pixels, format="gray")
+                    frame.pts = index
+                    container.mux(stream.encode(frame))
+            for stream in streams:
+                container.mux(stream.encode())
+        return tmp_path / name
+
+    assert len(read_video_file(write("cover.mp4", cover=True), LIMITS).frames) == 6
+    with pytest.raises(Rejected, match="2 videos in one file"):
+        read_video_file(write("two.mp4", cover=False), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mov", "png", "rgba"),
+        ("a.mov", "qtrle", "argb"),
+        ("a.mkv", "ffv1", "yuva420p"),
+        ("a.avi", "rawvideo", "bgra"),
+    ],
+)
+def test_what_is_transparent_is_hidden(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    pixels = np.repeat(moving(5)[..., None], 4, axis=3)
+    pixels[..., 3] = 255
+    pixels[:, 10:20, 5:30, :3], pixels[:, 10:20, 5:30, 3] = 230, 0  # a name under a transparent area
+    video = read_video_file(_write_rgba(tmp_path / name, pixels, codec, pix_fmt), LIMITS)
+    assert video.frames[:, 12:18, 7:28].max() == 0
+    assert np.abs(video.frames[:, 24:].mean(axis=-1) - moving(5)[:, 24:]).max() <= 2
+
+
+def test_an_alpha_channel_of_zeros_is_unused(tmp_path: Path) -> None:
+    pixels = np.repeat(moving(5)[..., None], 4, axis=3)
+    pixels[..., 3] = 0
+    video = read_video_file(_write_rgba(tmp_path / "a.avi", pixels, "rawvideo", "bgra"), LIMITS)
+    np.testing.assert_array_equal(video.frames[..., 0], moving(5))
+
+
+def test_transparency_that_ffmpeg_does_not_read_is_refused(tmp_path: Path) -> None:
+    pixels = np.repeat(moving(5)[..., None], 4, axis=3)
+    with pytest.raises(Rejected, match="transparent pixels in WebM"):
+        read_video_file(_write_rgba(tmp_path / "a.webm", pixels, "libvpx-vp9", "yuva420p"), LIMITS)
+
+
+def test_a_motion_jpeg_with_exif_tags_is_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for index, pixels in enumerate(moving(4)):
+            data = io.BytesIO()
+            Image.fromarray(pixels).convert("RGB").save(data, "JPEG", quality=95, exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 25)
+            container.mux(packet)
+    frames = read_video_file(path, LIMITS).frames
+    assert np.abs(frames.mean(axis=-1) - np.rot90(moving(4), -1, axes=(1, 2))).max() < 25
+
+
+@pytest.mark.parametrize("disposal", [0, 1, 2])
+def test_a_transparent_gif_equals_pyav(tmp_path: Path, disposal: int) -> None:
+    images = []
+    for index, frame in enumerate(moving(6)):
+        pixels = np.dstack([frame, frame, frame, np.full_like(frame, 255)])
+        pixels[:, :20, 3] = 0
+        pixels[30:40, 40:50, 3] = 255 * (index % 2)
+        images.append(Image.fromarray(pixels))
+    path = tmp_path / "a.gif"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=40, disposal=disposal)
+    with av.open(str(path)) as container:
+        reference = np.stack([frame.to_ndarray(format="rgba") for frame in container.decode(video=0)])
+    shown = np.where(reference[..., 3:] > 0, reference[..., :3], 0)
+    assert largest_difference(read_gif(path, LIMITS).frames, shown) == 0
+    assert shown[:, :, :20].max() == 0
+
+
+def test_pixels_of_an_implausible_shape_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(9, 2)
+        for index, pixels in enumerate(moving(4)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="gray")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(Rejected, match=r"4\.5 times as wide as high"):
+        read_video_file(path, LIMITS)

@@ -313,3 +313,43 @@ def test_settings_are_refused_by_name(wrong: dict[str, object]) -> None:
 def test_one_number_is_a_square() -> None:
     assert Preprocessing(size=64).size == (64, 64)
     assert Preprocessing(size=[64, 48]).size == (64, 48)  # type: ignore[arg-type]
+
+
+def _circle(aspect: float) -> Video:
+    """A disc of radius 24 as a camera stores it whose pixels are ``aspect`` times as wide as high."""
+    rows, columns = np.mgrid[:64, : round(96 / aspect)]
+    disc = np.hypot(rows - 31.5, (columns + 0.5) * aspect - 48) < 24
+    frames = np.stack([np.where(disc, 200, 20 + 4 * index).astype(np.uint8) for index in range(3)])[..., None]
+    return Video(frames, np.arange(3) / 25, 25.0, pixel_aspect=aspect)
+
+
+@pytest.mark.parametrize("aspect", [4 / 3, 0.75, 16 / 11, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Preprocessing(fps=None, size=None),
+        Preprocessing(fps=None, size=None, rotate=90),
+        Preprocessing(fps=None, size=(80, 80), fit="pad"),
+        Preprocessing(fps=None, size=(80, 80), fit="centre", rotate=270),
+    ],
+    ids=str,
+)
+def test_a_circle_stays_a_circle_whatever_the_shape_of_a_pixel(aspect: float, settings: Preprocessing) -> None:
+    frames = preprocess(_circle(aspect), settings).frames
+    disc = frames[0, ..., 0] > 110
+    height, width = np.ptp(np.flatnonzero(disc.any(axis=1))) + 1, np.ptp(np.flatnonzero(disc.any(axis=0))) + 1
+    assert abs(height - width) <= 3
+    if settings.size is None:
+        long, short = (max(frames.shape[1:3]), min(frames.shape[1:3]))
+        assert long / short == pytest.approx(1.5, rel=0.02)
+        assert min(frames.shape[1:3]) >= 64
+
+
+def test_a_variable_frame_rate_keeps_its_duration_without_a_rate_of_the_study() -> None:
+    times = np.concatenate([np.arange(12) / 25, 12 / 25 + np.arange(12) * 2 / 25])  # half as fast in its second half
+    frames = np.arange(24, dtype=np.uint8)[:, None, None, None] * np.full((1, 16, 16, 1), 10, np.uint8)
+    ready = preprocess(Video(frames, times, 25.0), Preprocessing(fps=None, size=None))
+    assert ready.fps == 25
+    np.testing.assert_array_equal(ready.frames[:, 0, 0, 0] // 10, [*range(12), *np.arange(12, 24).repeat(2)[:-1]])
+    even = preprocess(Video(frames, np.arange(24) / 24.7, 25.0), Preprocessing(fps=None, size=None))
+    np.testing.assert_array_equal(even.frames, frames)

@@ -35,16 +35,64 @@ def _by_name(source: Videos, root: Path) -> dict[str, Recording]:
 
 def test_every_file_is_a_recording_or_has_its_reason(tmp_path: Path) -> None:
     root = _touch(tmp_path, "a.mp4", "sub/b.AVI", "c.gif", "notes.txt", "labels.csv", ".DS_Store", "one1.png", "x.png")
+    _touch(tmp_path, "README", "s.dcm", ".b.mp4", "._b.mp4", ".thumbs/a.txt", ".lost/a.mp4", "Table.XLSX")
+    (tmp_path / "volume.bin").write_bytes(bytes(range(256)))
     found = _by_name(Videos(), root)
     assert [name for name, recording in found.items() if recording.problem is None] == ["a", "c", "b"]
-    assert {recording.problem for recording in found.values() if recording.problem} == {
-        "not a recording: .txt",
-        "not a recording: .csv",
-        "not a recording: .png",
-        "not a recording: a hidden file",
+    problems = {(r.path.name, r.problem, r.counted) for r in found.values() if r.problem and r.path}
+    alone = "an image without others whose names differ from it in one number: number the frames, or use data=images"
+    assert problems == {
+        ("notes.txt", "not a recording: .txt", False),
+        ("labels.csv", "not a recording: .csv", False),
+        ("Table.XLSX", "not a recording: .xlsx", False),
+        ("README", "not a recording: no suffix", False),
+        (".DS_Store", "not a recording: a hidden file", False),
+        ("._b.mp4", "not a recording: a hidden file", False),
+        (".thumbs", "not a recording: a hidden folder", False),
+        (".b.mp4", "a hidden file", True),
+        (".lost", "a hidden folder", True),
+        ("s.dcm", "not read by this study: .dcm", True),
+        ("volume.bin", "not read by this study: .bin", True),
+        ("one1.png", alone, True),
+        ("x.png", alone, True),
     }
-    assert not any(recording.counted for recording in found.values() if recording.problem)
     assert _by_name(Videos(), root) == found
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "frame ({}).png",
+        "frame_{}.png",
+        "{}-img.png",
+        "IMG_{}.PNG",
+        "{}.png",
+        "p7_{}_v3.png",
+        "2024-01-31 frame {} of 12.png",
+        "frame ({}) - copy.png",
+        "scan_{:03d}_640x480.png",
+        "ü [{}] #2.png",
+    ],
+)
+def test_images_whose_names_differ_in_one_number_are_a_recording(tmp_path: Path, names: str) -> None:
+    for index, frame in enumerate(moving(12), 1):
+        Image.fromarray(frame).save(tmp_path / names.format(index))
+    (recording,) = Videos().recordings(tmp_path)
+    np.testing.assert_array_equal(Videos().read(recording, Limits()).frames[..., 0], moving(12))
+
+
+def test_the_last_number_that_differs_counts_the_frames(tmp_path: Path) -> None:
+    for patient in (1, 2):
+        for index, frame in enumerate(moving(4)):
+            Image.fromarray(np.roll(frame, patient)).save(tmp_path / f"p{patient} ({index}) x2.png")
+    Image.fromarray(moving()[0]).save(tmp_path / "p3 (9) x2.png")
+    found = _by_name(Videos(), tmp_path)
+    read = {name: r for name, r in found.items() if r.problem is None}
+    assert [r.counted for r in found.values()] == [True] * 3
+    assert len(read) == 2
+    for patient, recording in enumerate(read.values(), 1):
+        frames = Videos().read(recording, Limits()).frames[..., 0]
+        np.testing.assert_array_equal(frames, np.stack([np.roll(frame, patient) for frame in moving(4)]))
 
 
 def test_names_keep_their_folder_where_two_files_share_one(tmp_path: Path) -> None:
