@@ -151,15 +151,18 @@ def _pair_images_with_labels(
 ) -> Iterator[Recording]:
     """The recording ``name``, from its image and label files; further copies of the image are rejected."""
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
+    first: Path | None = None
     if not images:
         yield CardiacRecording(name, name, columns=columns, problem="a label without its image")
     for index, (entry_name, files) in enumerate(sorted(images.items())):
         path = files[0].path if files else None
         problem = files[0].problem if len(files) == 1 else f"{len(files)} NIfTI files where one is expected"
         if index:  # the first, by name, is the recording
-            again = f"a second copy of {name}: not read"
-            yield Recording(f"{name}-{entry_name}", name, path, problem=again, counted=False)
+            is_copy = problem is None and listing.have_same_content(first, path)
+            again = f"a second copy of {name}: not read" if is_copy else f"another file for {name}: not read"
+            yield Recording(f"{name}-{entry_name}", name, path, problem=again, counted=not is_copy)
         else:
+            first = None if problem else path
             yield CardiacRecording(name, name, path, columns=columns, problem=problem, label=label)
 
 

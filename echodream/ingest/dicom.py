@@ -1,6 +1,5 @@
 """Multi-frame ultrasound DICOM: only the pixels of the ultrasound sector and the frame times are read."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,14 @@ import numpy as np
 from echodream import validation
 from echodream.errors import Rejected
 from echodream.ingest.dicom_pixels import is_dicom, open_header, read_pixels, silence_pydicom, tag_numbers
-from echodream.ingest.listing import RawFile, list_files, require_folder, with_unique_names
+from echodream.ingest.listing import (
+    RawFile,
+    have_same_content,
+    list_files,
+    may_be_recording,
+    require_folder,
+    with_unique_names,
+)
 from echodream.ingest.pixels import make_video, uniform_times
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.sector import Box, group_boxes, mask_outside, sector_mask
@@ -24,7 +30,6 @@ _REGIONS = "SequenceOfUltrasoundRegions"
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _MULTI_FRAME_CLASSES = ("1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.3.1")
 _ULTRASOUND_CLASS = "1.2.840.10008.5.1.4.1.1.6"
-_DICOM_SUFFIX = re.compile(r"(\.(dcm|dicom|dic|ima|\d+))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,16 @@ class Dicom:
         root = require_folder(raw, "DICOM")
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
         listed: list[Recording] = []
-        seen: set[str] = set()
+        seen: dict[str, Path] = {}
         for entry in list_files(root):
             for recording in self._read_recordings(entry, pseudonyms):
                 if recording.name in seen:
-                    problem = f"a second copy of {recording.name}"
+                    is_copy = have_same_content(seen[recording.name], entry.path)
+                    kind = "a second copy" if is_copy else "another file with the SOPInstanceUID"
+                    problem = f"{kind} of {recording.name}"
                     name = pseudonyms.hash_recording(f"file {entry.relative} {len(listed)}")
-                    recording = Recording(name, "", entry.path, problem=problem, counted=False)
-                seen.add(recording.name)
+                    recording = Recording(name, "", entry.path, problem=problem, counted=not is_copy)
+                seen[recording.name] = entry.path
                 listed.append(recording)
         return with_unique_names(listed)
 
@@ -91,7 +98,7 @@ class Dicom:
         if entry.problem:
             return [Recording(name, "", entry.path, problem=entry.problem, counted=entry.counted)]
         if not is_dicom(entry.path):
-            counted = _DICOM_SUFFIX.fullmatch(entry.path.suffix) is not None
+            counted = may_be_recording(entry.path)
             return [Recording(name, "", entry.path, problem="not a DICOM file", counted=counted)]
         try:
             header = open_header(entry.path, Limits(), [*_LISTED_TAGS, _REGIONS])

@@ -1,11 +1,13 @@
 """Lists the files of a raw folder, gives recordings unique names, and computes the fingerprint of the listing."""
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import stat
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -137,6 +139,21 @@ def may_be_recording(path: Path) -> bool:
             return not _DOCUMENT.fullmatch(path.name.lower()) and bool(file.read(1024).translate(None, _TEXT))
     except OSError:
         return True
+
+
+def have_same_content(first: Path | None, second: Path | None) -> bool:
+    """Whether two files have the same bytes, after decompression of .gz files; False if one cannot be read."""
+    if first is None or second is None:
+        return False
+    try:
+        return _content_sha256(first) == _content_sha256(second)
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _content_sha256(path: Path) -> str:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_media(path: Path) -> bool:

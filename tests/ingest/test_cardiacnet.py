@@ -1,5 +1,6 @@
 """CardiacNet's tree, with what its copies are known for."""
 
+import gzip
 import pickle
 from pathlib import Path
 
@@ -92,7 +93,9 @@ def test_every_file_is_accounted_for(tree: Path) -> None:
     (folder / "004_image.nii").mkdir()
     write_nifti(folder / "005_image.nii" / "a.nii", VOLUME)
     write_nifti(folder / "005_image.nii" / "b.nii", VOLUME)
-    write_nifti(folder / "001_image.nii", VOLUME)
+    write_nifti(folder / "001_image.nii", VOLUME[::-1])
+    write_nifti(folder / "007_image.nii", VOLUME)
+    (folder / "007_image.nii.gz").write_bytes(gzip.compress((folder / "007_image.nii").read_bytes()))
     (folder / "readme.txt").write_text("x")
     (folder / "006_image.nii").symlink_to("/etc/passwd")
     problems = {name: (entry.problem, entry.counted) for name, entry in _by_name(tree).items() if entry.problem}
@@ -101,7 +104,8 @@ def test_every_file_is_accounted_for(tree: Path) -> None:
         "ASD-004": ("0 NIfTI files where one is expected", True),
         "ASD-005": ("2 NIfTI files where one is expected", True),
         "ASD-006": ("leaves the raw folder", True),
-        "ASD-001-001_image.nii.gz": ("a second copy of ASD-001: not read", False),
+        "ASD-001-001_image.nii.gz": ("another file for ASD-001: not read", True),
+        "ASD-007-007_image.nii.gz": ("a second copy of ASD-007: not read", False),
         "CardiacNet-ASD-ASD-readme.txt": ("not a recording: .txt", False),
     }
 

@@ -111,12 +111,14 @@ def test_nothing_of_patient_or_site_comes_out(tmp_path: Path, source: Dicom) -> 
 def test_pseudonyms_depend_on_the_key_alone(tmp_path: Path, source: Dicom) -> None:
     write(tmp_path / "raw" / "a.dcm", picture(), SOPInstanceUID="1.2.3")
     write(tmp_path / "raw" / "b.dcm", picture(), SOPInstanceUID="1.2.4")
-    write(tmp_path / "raw" / "c.dcm", picture(), SOPInstanceUID="1.2.4")
+    (tmp_path / "raw" / "c.dcm").write_bytes((tmp_path / "raw" / "b.dcm").read_bytes())
     write(tmp_path / "raw" / "d.dcm", picture(), SOPInstanceUID="1.2.5", PatientID="other")
-    first, second, copy, other = sorted(source.recordings(tmp_path / "raw"), key=lambda entry: str(entry.path))
+    write(tmp_path / "raw" / "e.dcm", picture()[::-1], SOPInstanceUID="1.2.4")
+    first, second, copy, other, again = sorted(source.recordings(tmp_path / "raw"), key=lambda entry: str(entry.path))
     assert first.patient == second.patient != other.patient
-    assert len({first.name, second.name, copy.name, other.name}) == 4
-    assert copy.problem == f"a second copy of {second.name}"
+    assert len({first.name, second.name, copy.name, other.name, again.name}) == 5
+    assert (copy.problem, copy.counted) == (f"a second copy of {second.name}", False)
+    assert (again.problem, again.counted) == (f"another file with the SOPInstanceUID of {second.name}", True)
     assert (first.name[0], first.patient[0], len(first.name)) == ("r", "p", 17)
     assert source.recordings(tmp_path / "raw")[0] == first
     key = Path(source.key_file)
