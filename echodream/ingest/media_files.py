@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,23 +19,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".mpeg",
-    ".mpg",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".wmv",
-    ".asf",
-    ".flv",
-    ".3gp",
-    ".qt",
+    *(".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4v", ".wmv", ".asf", ".flv", ".3gp", ".qt"),
+    *(".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
 )
-VIDEO_SUFFIXES += (".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".webp", ".bmp", ".dib", ".tif", ".tiff")
-IMAGE_SUFFIXES += (".pgm", ".ppm", ".pbm", ".pnm")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+)
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *DICOM_SUFFIXES, ".gif", ".nii"))
 _IMAGE_FORMATS = ("GIF", "PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "DIB", "TIFF", "PPM")
@@ -211,13 +201,14 @@ def _decode(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, li
 def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
     """How the display matrix of a frame turns it: whether axes are exchanged, then the steps along rows and columns."""
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        side_data: Any = frame.side_data
+        data = side_data["DISPLAYMATRIX"]
+    except KeyError:
+        return False, 1, 1
     except ValueError:  # a frame with a kind of side data that PyAV does not know; the angle can still be read
         turns = round(frame.rotation / 90) % 4
         return bool(turns % 2), -1 if turns in (1, 2) else 1, -1 if turns in (2, 3) else 1
-    if matrix is None:
-        return False, 1, 1
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32).astype(float)[:5]  # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(data, np.int32).astype(float)[:5]  # x' = a x + c y, y' = b x + d y
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     right, down, rest = (c, b, abs(a) + abs(d)) if transposed else (a, d, abs(b) + abs(c))
     if rest > 0.02 * (abs(right) + abs(down)):

@@ -94,7 +94,7 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
     aspect = 1 / video.pixel_aspect if settings.rotate % 180 else video.pixel_aspect
-    raw_size = square_pixel_size(*video.frames.shape[1:3], video.pixel_aspect)
+    raw_size = square_pixel_size(video.frames, video.pixel_aspect)
     height, width = settings.size if isinstance(settings.size, tuple) else raw_size
     resampled = len(video.frames) > 1 and (bool(settings.fps) or not is_evenly_spaced(video.times, fps))
     count = (float(video.times[-1]) + 1 / video.fps) * fps if resampled else len(video.frames)
@@ -110,7 +110,7 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
     if settings.text is not None:
         frames, marks[burned_in_text.COLUMN] = burned_in_text.treat_text(frames, settings.text)
     frames = rotate_and_flip(frames, settings.rotate, settings.flip)
-    size = settings.size if isinstance(settings.size, tuple) else square_pixel_size(*frames.shape[1:3], aspect)
+    size = settings.size if isinstance(settings.size, tuple) else square_pixel_size(frames, aspect)
     frames = resize(convert_color(frames, settings.grey), size, settings.fit, aspect)[inverse]
     for name, moments in video.marks.items():
         if resampled:
@@ -172,8 +172,10 @@ def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
     return frames if grey or frames.shape[-1] == 3 else np.repeat(frames, 3, axis=-1)
 
 
-def square_pixel_size(height: int, width: int, aspect: float) -> tuple[int, int]:
-    """Height and width of a frame in square pixels; its own are ``aspect`` times as wide as high. No side shrinks."""
+def square_pixel_size(frames: np.ndarray, aspect: float) -> tuple[int, int]:
+    """Height and width of ``frames``, (F, H, W, C), whose pixels are ``aspect`` times as wide as high, in square
+    pixels; no side shrinks."""
+    height, width = frames.shape[1:3]
     return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
 
 
