@@ -20,6 +20,8 @@ class PatchAdversarial(nn.Module):
 
     With ``local_mean`` n, the discriminator gets frames minus their mean over n x n pixels, divided by the standard
     deviation of this residual in training frames; without it, speckle of dark frames has too little contrast.
+    With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c, so that
+    speckle of dark areas counts as much as that of bright ones.
     ``local_share``: share of the L1 and L2 terms, from batch ``start`` on, that compares these local means instead of
     pixels, so that the speckle need not be that of the original frame.
     With ``decoder_only``, the encoder is frozen from batch ``start`` on, so that latents do not change. ``lr``,
@@ -39,6 +41,7 @@ class PatchAdversarial(nn.Module):
         weight: float = 0.5,
         adaptive: bool = True,
         local_mean: int = 0,
+        local_contrast: float | None = None,
         local_share: float = 0.0,
         decoder_only: bool = False,
         lr: float | None = None,
@@ -58,13 +61,16 @@ class PatchAdversarial(nn.Module):
             raise UserError(f"loss.adversarial.local_mean is {local_mean}: give an odd number of pixels, or 0")
         if validation.share("loss.adversarial.local_share", local_share) and not local_mean:
             raise UserError("loss.adversarial.local_share needs loss.adversarial.local_mean, for example 5")
+        if local_contrast is not None:
+            validation.positive_number("loss.adversarial.local_contrast", local_contrast)
         for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr}.items():
             if rate is not None:
                 validation.positive_number(f"loss.adversarial.{name}", rate)
         self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
         self.criterion = PatchAdversarialLoss(criterion=criterion)
         self.start, self.weight, self.adaptive = start, weight, adaptive
-        self.local_mean, self.local_share, self.decoder_only = local_mean, local_share, decoder_only
+        self.local_mean, self.local_contrast, self.local_share = local_mean, local_contrast, local_share
+        self.decoder_only = decoder_only
         self.latent_noise = validation.number("loss.adversarial.latent_noise", latent_noise, 0)
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, betas
         self.register_buffer("residual_std", torch.ones(()))
@@ -83,7 +89,11 @@ class PatchAdversarial(nn.Module):
 
     def _residual(self, frames: Tensor) -> Tensor:
         """Frames minus their local mean; the frames themselves if ``local_mean`` is 0."""
-        return frames - self.local_means(frames) if self.local_mean else frames
+        if not self.local_mean:
+            return frames
+        means = self.local_means(frames)
+        contrast = 1 if self.local_contrast is None else (means + 1) / 2 + self.local_contrast
+        return (frames - means) / contrast
 
     def local_means(self, frames: Tensor) -> Tensor:
         """Mean of ``frames``, (B, C, H, W), over ``local_mean`` x ``local_mean`` pixels, of the same shape."""

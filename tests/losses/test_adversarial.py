@@ -89,8 +89,22 @@ def test_the_discriminator_can_get_frames_minus_their_local_mean() -> None:
     assert "residual_std" in adversarial.state_dict()
 
 
+def test_with_local_contrast_dark_and_bright_speckle_count_the_same() -> None:
+    """Multiplicative speckle of a bright and a dark half, with an offset near 0."""
+    speckle = torch.rand(B, C, H, W, generator=torch.Generator().manual_seed(3)) * 0.2 + 0.9
+    level = torch.full((H, W), 0.5)
+    level[:, W // 2 :] = 0.05
+    frames = speckle * level * 2 - 1
+    for contrast, ratio in ((1e-4, 1.0), (None, 0.1)):
+        adversarial = PatchAdversarial(C, width=8, layers=2, start=0, local_mean=5, local_contrast=contrast)
+        residual = adversarial._residual(frames)
+        bright, dark = residual[..., : W // 2 - 3].std(), residual[..., W // 2 + 3 :].std()
+        assert (dark / bright).item() == pytest.approx(ratio, rel=0.1)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("local_mean", 4), ("local_mean", -1), ("lr", 0.0), ("discriminator_lr", -1)]
+    ("key", "value"),
+    [("local_contrast", 0.0), ("local_mean", 4), ("local_mean", -1), ("lr", 0.0), ("discriminator_lr", -1)],
 )
 def test_invalid_windows_and_rates_are_refused(key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"^loss.adversarial.{key} is {value}"):
