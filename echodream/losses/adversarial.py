@@ -105,8 +105,8 @@ class PatchAdversarial(nn.Module):
         if not self.latent_noise:
             return latents
         spread = latents.std(dim=(0, 2, 3), keepdim=True)
-        level = self.latent_noise * torch.rand_like(latents[:, :1, :1, :1])
-        return latents + level * spread * torch.randn_like(latents)
+        level, noise = latents.new_empty(len(latents), 1, 1, 1).uniform_(), latents.new_empty(latents.shape).normal_()
+        return latents + self.latent_noise * level * spread * noise
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
