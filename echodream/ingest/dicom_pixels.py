@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echodream.errors import Rejected
+from echodream.ingest import lossless_jpeg
 from echodream.ingest.pixels import scale_to_uint8, to_uint8
 from echodream.ingest.source import Limits
 
@@ -27,10 +28,10 @@ _DECODER_ERRORS = (
     AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+_RLE = "1.2.840.10008.1.2.5"
 _BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 _EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"
-_GDCM_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))
-"""JPEG lossless and JPEG-LS."""
+_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
 
 @contextmanager
@@ -39,12 +40,14 @@ def silence_pydicom(reason: str) -> Iterator[None]:
 
     Raises ``Rejected`` with the ``reason`` and the type of the error.
     """
+    from pydicom.errors import BytesLengthException
+
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except _DECODER_ERRORS as error:
+    except (*_DECODER_ERRORS, BytesLengthException) as error:
         raise Rejected(f"{reason} ({type(error).__name__})") from None
 
 
@@ -131,9 +134,11 @@ def _check_deflated(path: Path, limits: Limits) -> None:
 
 def _add_transfer_syntax(dataset: "FileDataset") -> None:
     """Set the transfer syntax of a file without file meta information: uncompressed, in the encoding of its header."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    if dataset.file_meta.get("TransferSyntaxUID"):
+    if stated := dataset.file_meta.get("TransferSyntaxUID"):
+        if not isinstance(stated, UID):
+            raise Rejected("unreadable: the DICOM header states several transfer syntaxes")
         return
     if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
         raise Rejected("unreadable: compressed pixels without file meta information, which names the compression")
@@ -173,7 +178,8 @@ def _check_frames(dataset: "Dataset") -> None:
         raise Rejected(f"unreadable: {present} frames are there, the header states {count}")
     max_pixels = 4 * int(dataset.Rows) * int(dataset.Columns)
     for frame in frames:
-        if syntax == _EXTENDED_JPEG and b"\xff\xd9" not in frame[-16:]:  # its decoder would not notice
+        unchecked = syntax == _EXTENDED_JPEG or lossless_jpeg.is_available(syntax)  # by their decoders
+        if unchecked and b"\xff\xd9" not in frame[-16:]:
             raise Rejected("unreadable: cut short, a frame has no end")
         height, width = _coded_size(frame)
         if height * width > max_pixels:
@@ -190,13 +196,7 @@ def _coded_size(frame: bytes) -> tuple[int, int]:
     if start >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         return max(0, bottom - top), max(0, right - left)
-    place = 2
-    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame):
-        marker = frame[place + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack_from(">2H", frame, place + 5)
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
-    return 0, 0
+    return lossless_jpeg.frame_header(frame)[1:]
 
 
 def _decode_video(dataset: "Dataset", limits: Limits) -> np.ndarray:
@@ -239,14 +239,14 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
     if plugin and plugin not in decoder.available_plugins:
         extra = ": install the extra libjpeg (GPL)" if syntax == _EXTENDED_JPEG else f": install {plugin}"
         raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)} is installed{extra}")
+    options: dict[str, Any] = {"correct_unused_bits": False}
     if not syntax.is_compressed:
-        options: dict[str, Any] = {"correct_unused_bits": False}
         frames, properties = decoder.as_array(dataset, **options)
         frames, color = frames[None] if count == 1 else frames, properties["photometric_interpretation"]
     else:
         frames, color, number = np.empty(0), "", 0
         try:
-            for frame, properties in decoder.iter_array(dataset, decoding_plugin=plugin):
+            for frame, properties in decoder.iter_array(dataset, decoding_plugin=plugin, **options):
                 color = properties["photometric_interpretation"]
                 frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
                 frames[number] = frame
@@ -254,8 +254,10 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         except _DECODER_ERRORS as error:
             place = f"frame {number + 1} of {count} is damaged or cut short"
             raise Rejected(f"unreadable: {_syntax_name(syntax)}, {place} ({type(error).__name__})") from None
+    if frames.dtype.kind != "f":
+        dataset.BitsStored = _stored_bit_count(frames, dataset)
     if color == "RGB":
-        bits = int(dataset.BitsStored)
+        bits = dataset.BitsStored
         return frames if frames.dtype == np.uint8 and bits == 8 else scale_to_uint8(frames, 0, (1 << bits) - 1)
     if color not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
         raise Rejected(f"unreadable: the color space {color} is not supported")
@@ -263,32 +265,52 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         values, index = np.unique(frames, return_inverse=True)
         return _gray(frames, values, index.reshape(frames.shape), dataset)
     values, index = _stored_values(dataset), _stored_bits(frames, dataset)
-    if color == "PALETTE COLOR":
-        table = _palette(values, dataset)
-        return np.stack([table[frame] for frame in index])
-    return _gray(frames, values, index, dataset)
+    return _palette(values, dataset)[index] if color == "PALETTE COLOR" else _gray(frames, values, index, dataset)
 
 
 def decoder_plugin(syntax: str, bits: int) -> str:
     """Decoder of a transfer syntax; "" for the only one. Pixels do not depend on which others are installed.
 
-    The decoder of pylibjpeg-libjpeg returns noise instead of an error for a frame that is cut short.
+    The decoder of pylibjpeg-libjpeg returns noise instead of an error for a frame that is cut short, and GDCM may end
+    the process for a damaged one.
     """
+    from pydicom.pixels import get_decoder
+
     if syntax == _BASELINE_JPEG or (syntax == _EXTENDED_JPEG and bits == 8):
         return "pillow"
-    if syntax in _GDCM_SYNTAXES:
-        return "gdcm"
+    if syntax in _JPEG_LS:
+        return "pyjpegls"
+    if lossless_jpeg.is_available(syntax):
+        if "pyav" not in get_decoder(syntax).available_plugins:
+            get_decoder(syntax).add_plugin("pyav", (lossless_jpeg.__name__, lossless_jpeg.decode_frame.__name__))
+        return "pyav"
     return "pylibjpeg" if syntax.startswith(("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.2", _EXTENDED_JPEG)) else ""
+
+
+def _stored_bit_count(frames: np.ndarray, dataset: "Dataset") -> int:
+    """BitsStored, or all bits of the decoded values if these are fewer, or if compressed values exceed BitsStored."""
+    decoded, stored = 8 * frames.dtype.itemsize, int(dataset.BitsStored)
+    if not _has_unused_bits(dataset):
+        first = -(1 << stored - 1) if frames.dtype.kind == "i" else 0
+        if frames.min() < first or frames.max() >= first + (1 << stored):
+            return decoded
+    return min(stored, decoded)
+
+
+def _has_unused_bits(dataset: "Dataset") -> bool:
+    """Whether the decoded values have all BitsAllocated bits of the file: not in JPEG, JPEG-LS and JPEG 2000."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return not syntax.is_compressed or syntax == _RLE
 
 
 def _stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
     """The BitsStored bits of each value that end at HighBit, unsigned: the other bits may hold overlays."""
-    stored, high = int(dataset.BitsStored), int(dataset.HighBit)
+    stored = int(dataset.BitsStored)
     bits = frames.astype(frames.dtype.newbyteorder("="), copy=False).view(f"u{frames.dtype.itemsize}")
     if 8 * bits.itemsize == stored:
         return bits
-    native = not dataset.file_meta.TransferSyntaxUID.is_compressed
-    shift = max(0, high + 1 - stored) if native else 0
+    highest = 8 * bits.itemsize - stored
+    shift = min(max(0, int(dataset.HighBit) + 1 - stored), highest) if _has_unused_bits(dataset) else 0
     return (bits >> bits.dtype.type(shift)) & bits.dtype.type((1 << stored) - 1)
 
 
@@ -330,7 +352,7 @@ def _gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "F
     levels = _apply_window(modality, dataset)
     if levels is not None:
         table = scale_to_uint8(levels[None], 0, 255)[0]
-    elif (declared := _declared_range(modality, values, dataset)) is not None:
+    elif (declared := _declared_range(modality, values, dataset, 8 * frames.dtype.itemsize)) is not None:
         table = scale_to_uint8(modality[None], *declared)[0]
     else:
         table = to_uint8(np.where(used, modality, modality[used].min())[None])[0]
@@ -340,7 +362,7 @@ def _gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "F
         )
     if "MONOCHROME1" in str(dataset.PhotometricInterpretation) or dataset.get("PresentationLUTShape") == "INVERSE":
         table = 255 - table
-    pixels = np.stack([table[frame] for frame in index])
+    pixels = table[index]
     if hidden is not None:
         pixels[hidden] = 0
     return pixels
@@ -415,7 +437,9 @@ def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
     return np.asarray(apply_windowing(values, window))
 
 
-def _declared_range(modality: np.ndarray, values: np.ndarray, dataset: "Dataset") -> tuple[float, float] | None:
+def _declared_range(
+    modality: np.ndarray, values: np.ndarray, dataset: "Dataset", allocated: int
+) -> tuple[float, float] | None:
     """Lowest and highest value that the header declares: of its modality LUT, of the image, or of BitsStored."""
     if values.dtype.kind == "f":
         return None
@@ -425,7 +449,7 @@ def _declared_range(modality: np.ndarray, values: np.ndarray, dataset: "Dataset"
         ends = modality
     elif bits > 8 and all(limits) and limits[0] < limits[1]:
         ends = _apply_modality(np.concatenate(limits), dataset)
-    elif bits <= 8 or bits < int(dataset.BitsAllocated):
+    elif bits <= 8 or bits < allocated:
         first = -(1 << bits - 1) if dataset.PixelRepresentation else 0
         ends = _apply_modality(np.array([first, first + (1 << bits) - 1]), dataset)
     else:

@@ -13,21 +13,21 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
 from echodream.errors import Rejected
-from echodream.ingest.dicom_pixels import is_dicom, read_pixels
+from echodream.ingest.dicom_pixels import decoder_plugin, is_dicom, read_pixels
 from echodream.ingest.source import Limits
-from tests.support.dicom_files import encapsulated, write
+from tests.support.dicom_files import encapsulated, lossless_jpeg, write
 
 LIMITS = Limits(min_frames=1, min_side=1)
 RAMP = np.linspace(0, 4095, 3 * 20 * 24).reshape(3, 20, 24).round().astype(np.uint16)
@@ -189,9 +189,17 @@ def test_only_the_stored_bits_count(tmp_path: Path, syntax: str) -> None:
     overlay = (np.arange(RAMP.size).reshape(RAMP.shape) % 16).astype(np.uint16)
     frames = RAMP | overlay << np.uint16(12)
     close(read(write(tmp_path / "a.dcm", frames, syntax=syntax, **TWELVE)), RAMP / 4095 * 255)
-    if syntax != RLELossless:
-        frames = RAMP << np.uint16(4) | overlay
-        close(read(write(tmp_path / "b.dcm", frames, syntax=syntax, BitsStored=12, HighBit=15)), RAMP / 4095 * 255)
+    frames = RAMP << np.uint16(4) | overlay
+    close(read(write(tmp_path / "b.dcm", frames, syntax=syntax, BitsStored=12, HighBit=15)), RAMP / 4095 * 255)
+
+
+def test_compressed_values_with_other_bits_than_the_header_states(tmp_path: Path) -> None:
+    eight = (RAMP >> 4).astype(np.uint8)
+    path = encapsulated(write(tmp_path / "a.dcm", RAMP, **TWELVE), _compress(eight, "JPEG2000"), JPEG2000Lossless)
+    np.testing.assert_array_equal(read(path), eight)
+    deep = RAMP * np.uint16(16)
+    path = encapsulated(write(tmp_path / "b.dcm", RAMP, **TWELVE), _compress(deep, "JPEG2000"), JPEG2000Lossless)
+    close(read(path), RAMP / 4095 * 255)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
@@ -491,10 +499,33 @@ def test_the_echo_of_pydicom_is_as_pillow_decodes_it() -> None:
 
 
 def test_no_decoder_of_a_common_encoding_is_licensed_under_the_gpl() -> None:
-    """A decoder that is not pylibjpeg-libjpeg reads each of these."""
-    from pydicom.pixels import get_decoder
+    """pylibjpeg-libjpeg registers with pylibjpeg, as pylibjpeg-openjpeg does."""
+    common = [JPEGBaseline8Bit, *(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))]
+    for syntax in common:
+        assert decoder_plugin(syntax, 8) in {*get_decoder(syntax).available_plugins} - {"pylibjpeg"}
+    assert decoder_plugin(JPEG2000Lossless, 8) == "pylibjpeg"
+    requirements = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert "pylibjpeg-libjpeg" not in requirements.partition("[project.optional-dependencies]")[0]
 
-    for syntax in (JPEGBaseline8Bit, JPEGLSLossless, "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"):
-        assert {"gdcm", "pillow"} & {*get_decoder(syntax).available_plugins}
-    for syntax in (JPEG2000Lossless, "1.2.840.10008.1.2.4.202"):
-        assert "pylibjpeg" in get_decoder(syntax).available_plugins  # with pylibjpeg-openjpeg
+
+@pytest.mark.parametrize("predictor", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_lossless_jpeg(tmp_path: Path, bits: int, predictor: int) -> None:
+    frames = (
+        np.random.default_rng(bits).integers(0, 1 << bits - 1, RAMP.shape).astype(np.uint8 if bits == 8 else np.uint16)
+    )
+    frames[:, 5:] += frames[:, 5:]
+    tags = {"BitsStored": bits, "HighBit": bits - 1, "WindowCenter": 1 << bits - 1, "WindowWidth": 1 << bits}
+    packed = [lossless_jpeg(frame, bits, predictor) for frame in frames]
+    path = encapsulated(write(tmp_path / "a.dcm", frames, **tags), packed, JPEGLosslessSV1)
+    close(read(path), frames / ((1 << bits) - 1) * 255)
+    for frame in (packed[2][:-40], packed[2][:-40] + b"\xff\xd9"):
+        with pytest.raises(Rejected, match="cut short"):
+            read(encapsulated(path, [*packed[:2], frame], JPEGLosslessSV1))
+
+
+def test_signed_lossless_jpeg(tmp_path: Path) -> None:
+    frames = RAMP.astype(np.int16) - np.int16(2048)
+    path = write(tmp_path / "a.dcm", frames, WindowCenter="0", WindowWidth="4096")
+    path = encapsulated(path, [lossless_jpeg(frame, 16) for frame in frames], JPEGLosslessSV1)
+    close(read(path), RAMP / 4095 * 255)

@@ -54,3 +54,29 @@ def encapsulated(path: Path, frames: Sequence[bytes], syntax: str) -> Path:
     data.file_meta.TransferSyntaxUID = UID(syntax)
     data.save_as(path)
     return path
+
+
+def lossless_jpeg(frame: np.ndarray, bits: int, predictor: int = 1) -> bytes:
+    """A gray image, (H, W), as JPEG lossless (ITU-T T.81, annex H), with Huffman codes of five bits."""
+    height, width = frame.shape
+    values = frame.astype(np.int64) & 0xFFFF
+    left, up, corner = (np.zeros_like(values) for _ in range(3))
+    left[:, 1:], up[1:], corner[1:, 1:] = values[:, :-1], values[:-1], values[:-1, :-1]
+    inner = {1: left, 2: up, 3: corner, 4: left + up - corner, 5: left + (up - corner >> 1)}[predictor]
+    predicted = np.where(np.arange(height)[:, None] == 0, left, np.where(np.arange(width) == 0, up, inner))
+    predicted[0, 0] = 1 << bits - 1
+    code = ""
+    for number in (((values - predicted + 32768) & 0xFFFF) - 32768).ravel().tolist():
+        size = abs(number).bit_length()
+        code += f"{size:05b}"
+        code += f"{number if number > 0 else number + (1 << size) - 1:0{size}b}" if 0 < size < 16 else ""
+    code += "1" * (-len(code) % 8)
+    scan = bytes(int(code[start : start + 8], 2) for start in range(0, len(code), 8)).replace(b"\xff", b"\xff\0")
+    table = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    return b"".join(
+        (
+            b"\xff\xd8\xff\xc3\0\x0b", bytes([bits]), height.to_bytes(2), width.to_bytes(2), b"\1\1\x11\0",
+            b"\xff\xc4", (2 + len(table)).to_bytes(2), table,
+            b"\xff\xda\0\x08\1\1\0", bytes([predictor]), b"\0\0", scan, b"\xff\xd9",
+        )
+    )  # fmt: skip
