@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _VIDEO_CONTAINERS = "mpeg,mpegts,mpegvideo,h264,hevc,mov"
-_DECODER_ERRORS = (
-    AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RuntimeError,
-    TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
 _RLE = "1.2.840.10008.1.2.5"
 _BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 _EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"
@@ -40,14 +36,15 @@ def silence_pydicom(reason: str) -> Iterator[None]:
 
     Raises ``Rejected`` with the ``reason`` and the type of the error.
     """
-    from pydicom.errors import BytesLengthException
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (*_DECODER_ERRORS, BytesLengthException) as error:
+    except (Rejected, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - pydicom and its plugins raise many kinds of errors for damaged files
         raise Rejected(f"{reason} ({type(error).__name__})") from None
 
 
@@ -251,7 +248,9 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
                 frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
                 frames[number] = frame
                 number += 1
-        except _DECODER_ERRORS as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see silence_pydicom
             place = f"frame {number + 1} of {count} is damaged or cut short"
             raise Rejected(f"unreadable: {_syntax_name(syntax)}, {place} ({type(error).__name__})") from None
     if frames.dtype.kind != "f":

@@ -1,20 +1,41 @@
-"""Whatever a file holds, it is sound or refused with one sentence: 2,840 cases, the same in every run."""
+"""Whatever a file holds, it is sound or refused with one sentence, the same cases in every run.
 
+``ECHODREAM_FUZZ=10000`` runs that many cases instead of those of ``CASES``, see CONTRIBUTING.md.
+"""
+
+import contextlib
 import gzip
 import json
+import math
+import os
+import shutil
 import struct
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset as Dicomset
 from safetensors.numpy import save
 
+from echodream.errors import UserError
+from echodream.ingest.cardiacnet import CardiacNet
+from echodream.ingest.dicom import Dicom
+from echodream.ingest.echonet import EchoNetDynamic
+from echodream.ingest.images import Images, read_image
 from echodream.ingest.media_files import read_gif, read_video_file
 from echodream.ingest.nifti import read_nifti
-from echodream.ingest.source import Limits
+from echodream.ingest.preprocessing import Preprocessing
+from echodream.ingest.source import Limits, Source
+from echodream.ingest.split import SplitRatios
+from echodream.ingest.videos import Videos
+from echodream.stages.ingest import ingest
 from echodream.store import Store, StoreWriter, verify
 from echodream.store.latents import probe_latents, read_latents
 from echodream.store.schema import REQUIRED_COLUMNS, read_dataset
@@ -39,12 +60,27 @@ CASES = {
     "checksums": 80,
     "links": 60,
     "names": 120,
+    "raw csv": 100,
+    "raw FileList": 50,
+    "raw dicom header": 150,
+    "raw dicom bytes": 100,
+    "raw nifti": 60,
+    "raw mpg": 60,
+    "raw mp4": 40,
+    "raw avi": 40,
+    "raw pictures": 60,
+    "yaml": 60,
+    "overrides": 60,
 }
+"""How many cases each test runs. The names with "raw" are ingested: each case ends as a store or as one sentence."""
+if asked := int(os.environ.get("ECHODREAM_FUZZ", "0")):
+    total = sum(CASES.values())
+    CASES = {name: math.ceil(count * asked / total) for name, count in CASES.items()}
 LIMITS = Limits(max_frames=200, max_side=2_000, max_bytes=50_000_000)
 
 
 def test_there_are_enough_cases() -> None:
-    assert sum(CASES.values()) >= 2_000
+    assert sum(CASES.values()) >= max(asked, 2_000)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +305,7 @@ def raw_video(path: Path, codec: str, size: int = 32) -> bytes:
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = size, size, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in noise(6, size, size, 3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -392,6 +428,412 @@ def test_any_nifti(tmp_path: Path, decoder: Decoder, name: str) -> None:
     packed = damaged(nifti()).map(gzip.compress)
     broken = damaged(gzip.compress(nifti()))
     fuzz(CASES[name], volumes() if "header" in name else st.one_of(packed, broken), ask, tmp_path)
+
+
+# --- raw folders: listed, read, preprocessed, written and verified ---
+
+
+def ingest_or_refuse(source: Source, raw: Path) -> None:
+    """``stage=ingest`` without tolerance for rejected recordings."""
+    dst = raw.parent / "store"
+    for left in (dst, dst.with_name("store.partial")):
+        shutil.rmtree(left, ignore_errors=True)
+    summary = ingest(
+        source=source,
+        prepare=Preprocessing(fps=None, size=(16, 16), max_black=1.0, max_frozen=1.0),
+        split=SplitRatios(),
+        limits=replace(LIMITS, min_frames=1 if isinstance(source, Images) else 2),
+        raw=str(raw),
+        dst=str(dst),
+        max_rejected=0.0,
+        workers=0,
+        timeout=60.0,
+        command="",
+        code_version="",
+    )
+    if summary.problem is not None:
+        raise UserError(summary.problem)
+    verify(dst)
+
+
+def fuzz_raw(name: str, source: Source, path: Path, cases: st.SearchStrategy[bytes], decoder: Decoder) -> None:
+    """Ingest the folder of ``path`` with ``cases`` in place of this file."""
+    raw = path.parent
+    assert decoder.ask(ingest_or_refuse, source, raw) is None
+
+    def ask(content: bytes) -> str | None:
+        path.write_bytes(content)
+        return decoder.ask(ingest_or_refuse, source, raw)
+
+    fuzz(CASES[name], cases, ask, raw.parent)
+
+
+def gif(path: Path, seed: int = 0) -> None:
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame[..., 0] // 8) for frame in noise(3, 20, 24, seed=seed)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+
+
+RAW_CELLS = [*NASTY, "1,5", "1.000,5", "1e3", "#N/A", "NULL", "44927", "01/02/2024", "a.gif", "A.GIF", "a", "TEST", "-"]
+
+
+@st.composite
+def raw_tables(draw: st.DrawFn, rows: list[list[str]]) -> bytes:
+    """A table as other programs write it: another separator, encoding, line end; cells replaced, rows repeated."""
+    rows = [list(row) for row in rows]
+    cell = st.one_of(st.sampled_from(RAW_CELLS), CELL)
+    for _ in range(draw(st.integers(0, 3))):
+        row = rows[draw(st.integers(0, len(rows) - 1))]
+        row[draw(st.integers(0, len(row) - 1))] = draw(cell)
+    change = draw(st.sampled_from(["", "", "", "double", "drop", "short", "long", "blank", "header"]))
+    at = draw(st.integers(1, len(rows) - 1))
+    if change == "double":
+        rows.insert(at, rows[at])
+    elif change == "drop":
+        del rows[at]
+    elif change in ("short", "long"):
+        rows[at] = rows[at][:-1] if change == "short" else [*rows[at], draw(cell)]
+    elif change == "blank":
+        rows.insert(at, [""] * draw(st.integers(0, 3)))
+    elif change == "header":
+        rows[0][draw(st.integers(0, len(rows[0]) - 1))] = draw(st.sampled_from([rows[0][0], "", " file ", "FILE"]))
+    separator = draw(st.sampled_from([",", ",", ",", ";", "\t", "|", ", "]))
+    quote = draw(st.booleans())
+    lines = [separator.join('"' + c.replace('"', '""') + '"' if quote else c for c in row) for row in rows]
+    text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(lines) + "\n"
+    encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "latin-1", "utf-16"]))
+    content = text.encode(encoding, "replace")
+    return draw(damaged(content)) if draw(st.integers(0, 9)) == 0 else content
+
+
+@pytest.mark.slow
+def test_any_csv_of_a_raw_study(tmp_path: Path, decoder: Decoder) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    rows = [["file", "patient", "diagnosis", "EF"]]
+    for index, name in enumerate("abc"):
+        gif(raw / f"{name}.gif", index)
+        rows.append([f"{name}.gif", f"p{index}", "sick" if index else "healthy", str(50.5 + index)])
+    path = raw / "labels.csv"
+    path.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    columns = {"FileName": "file", "PatientID": "patient", "class_name": "diagnosis", "EF": "EF"}
+    source = Videos(csv="labels.csv", columns=columns, classes=("healthy", "sick"))
+    fuzz_raw("raw csv", source, path, raw_tables(rows), decoder)
+
+
+@pytest.mark.slow
+def test_any_file_list_of_a_raw_study(tmp_path: Path, decoder: Decoder) -> None:
+    raw = tmp_path / "raw"
+    (raw / "Videos").mkdir(parents=True)
+    rows = [["FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split"]]
+    for index, split in enumerate(("TRAIN", "VAL", "TEST")):
+        raw_video(raw / "Videos" / f"0X{index}.avi", "mpeg4")
+        rows.append([f"0X{index}", "55.5", "40.1", "90.2", "32", "32", "25", "6", split])
+    path = raw / "FileList.csv"
+    path.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    fuzz_raw("raw FileList", EchoNetDynamic(), path, raw_tables(rows), decoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mpg"])
+def test_any_raw_video_is_ingested_or_refused(tmp_path: Path, decoder: Decoder, suffix: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    path = raw / f"a.{suffix}"
+    whole = raw_video(path, {"mp4": "libx264", "avi": "mjpeg", "mpg": "mpeg2video"}[suffix])
+    head = st.integers(300, 2000).flatmap(lambda head: damaged(whole, head))
+    tail = damaged(whole[-1200:]).map(lambda end: whole[:-1200] + end)
+    fuzz_raw(f"raw {suffix}", Videos(), path, st.one_of(head, tail), decoder)
+
+
+@pytest.mark.slow
+def test_any_raw_nifti_is_ingested_or_refused(tmp_path: Path, decoder: Decoder) -> None:
+    path = tmp_path / "raw" / "CardiacNet-ASD" / "ASD" / "001_image.nii.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(nifti(pixdim=[1, 1, 1, 40, 0, 0, 0, 0]))
+    raw = tmp_path / "raw"
+    source = CardiacNet(fps=25.0)
+    assert decoder.ask(ingest_or_refuse, source, raw) is None
+
+    def ask(content: bytes) -> str | None:
+        path.write_bytes(content)
+        return decoder.ask(ingest_or_refuse, source, raw)
+
+    fuzz(CASES["raw nifti"], st.one_of(volumes(), damaged(nifti()).map(gzip.compress)), ask, tmp_path)
+
+
+@pytest.mark.slow
+def test_any_raw_picture_is_ingested_or_refused(tmp_path: Path, decoder: Decoder) -> None:
+    from PIL import Image
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    wholes = []
+    for form, mode in (("png", "RGBA"), ("jpeg", "RGB"), ("tiff", "I;16"), ("bmp", "P")):
+        picture = Image.fromarray(noise(1, 20, 24)[0, ..., 0])
+        if mode == "I;16":
+            picture = Image.fromarray(noise(1, 20, 24)[0, ..., 0].astype(np.uint16) * 100)
+        buffer = BytesIO()
+        (picture if mode == "I;16" else picture.convert(mode)).save(buffer, form)
+        wholes.append(buffer.getvalue())
+    path = raw / "a.png"
+    path.write_bytes(wholes[0])
+    limits = replace(LIMITS, min_frames=1)
+    assert decoder.ask(read_image, path, limits) is None
+    fuzz_raw(
+        "raw pictures", Images(), path, st.sampled_from(wholes).flatmap(lambda whole: damaged(whole, 120)), decoder
+    )
+
+
+DICOM_TAGS = ["Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"]
+DICOM_TAGS += ["PlanarConfiguration", "PhotometricInterpretation", "NumberOfFrames", "FrameTime", "FrameTimeVector"]
+DICOM_TAGS += ["CineRate", "RecommendedDisplayFrameRate", "WindowCenter", "WindowWidth", "VOILUTFunction"]
+DICOM_TAGS += ["RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "Modality"]
+DICOM_TAGS += ["SmallestImagePixelValue", "LargestImagePixelValue", "PatientID", "SOPInstanceUID", "SOPClassUID"]
+DICOM_TAGS += ["StudyInstanceUID", "BurnedInAnnotation", "PixelAspectRatio", "SpecificCharacterSet"]
+DICOM_VALUES = [
+    b"",
+    b"0 ",
+    b"1 ",
+    b"-1",
+    b"2 ",
+    b"8 ",
+    b"16",
+    b"24",
+    b"7 ",
+    b"1e9 ",
+    b"nan ",
+    b"99999999",
+    b"MONOCHROME1 ",
+]
+DICOM_VALUES += [
+    b"RGB ",
+    b"YBR_FULL",
+    b"YBR_FULL_422",
+    b"PALETTE COLOR ",
+    b"ANONYMOUS ",
+    b"1\\2\\3 ",
+    b"ISO_IR 192",
+    b"\\",
+]
+DICOM_VALUES += [struct.pack("<H", value) for value in (0, 1, 3, 4, 8, 12, 16, 32, 64, 1000, 65535)]
+
+
+def dicom(kind: str) -> bytes:
+    """A sound file of four frames of 64x72 pixels, in a transfer syntax."""
+    from PIL import Image
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+
+    frames = noise(4, 64, 72)[..., 0]
+    data = Dicomset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian if kind == "deflated" else ExplicitVRLittleEndian
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    data.Modality, data.PatientID, data.StudyInstanceUID = "US", "P7", "1.2.3"
+    data.Rows, data.Columns, data.NumberOfFrames = 64, 72, 4
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.FrameTime = 40
+    data.PixelData = frames.tobytes()
+    if kind == "16 bit":
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+        data.PixelData = (frames.astype("<u2") * 16).tobytes()
+        data.WindowCenter, data.WindowWidth, data.RescaleSlope, data.RescaleIntercept = 2000, 3000, 1, 0
+    elif kind == "jpeg":
+        buffers = [BytesIO() for _ in frames]
+        for frame, buffer in zip(frames, buffers, strict=True):
+            Image.fromarray(frame).save(buffer, "jpeg")
+        data.PixelData = encapsulate([buffer.getvalue() for buffer in buffers])
+        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        data["PixelData"].VR = "OB"
+    elif kind == "rle":
+        data.compress(RLELossless)
+    content = BytesIO()
+    data.save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+@st.composite
+def dicom_headers(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
+    """A file with some elements of its header replaced, added or removed; values need not fit their type."""
+    from pydicom import dcmread
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    data = dcmread(BytesIO(draw(st.sampled_from(wholes))))
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(DICOM_TAGS))
+        tag = Tag(tag_for_keyword(name))
+        if draw(st.integers(0, 4)) == 0:
+            data.pop(tag, None)
+            continue
+        value = draw(st.one_of(st.sampled_from(DICOM_VALUES), st.binary(max_size=12)))
+        kind = dictionary_VR(tag) if draw(st.integers(0, 4)) else draw(st.sampled_from(["LO", "US", "DS", "UN", "SQ"]))
+        kind = "US" if " or " in kind else kind
+        data[tag] = RawDataElement(tag, kind, len(value), value, 0, False, True)
+    if draw(st.integers(0, 5)) == 0:
+        syntaxes = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"]
+        syntaxes += ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5", "1.2.9", ""]
+        data.file_meta.TransferSyntaxUID = draw(st.sampled_from(syntaxes))
+    content = BytesIO()
+    try:
+        data.save_as(content, implicit_vr=False, little_endian=True)
+    except Exception:  # noqa: BLE001 - pydicom writes what it can
+        return draw(damaged(wholes[0]))
+    return content.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raw dicom header", "raw dicom bytes"])
+def test_any_dicom(tmp_path: Path, decoder: Decoder, name: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    path = raw / "a.dcm"
+    wholes = [dicom(kind) for kind in ("plain", "deflated", "16 bit", "jpeg", "rle")]
+    source = Dicom(key_file=str(tmp_path / "key"), fps=25.0)
+    for whole in wholes:
+        path.write_bytes(whole)
+        assert decoder.ask(ingest_or_refuse, source, raw) is None
+    bytes_cases = st.sampled_from(wholes).flatmap(lambda whole: damaged(whole, 700))
+    fuzz_raw(name, source, path, dicom_headers(wholes) if "header" in name else bytes_cases, decoder)
+
+
+# --- what users type ---
+
+STUDY = """defaults: [videos]
+name: clinic
+size: 16
+fps: null
+max_frozen: 1
+source:
+  csv: labels.csv
+  columns: {FileName: file, PatientID: patient, class_name: diagnosis}
+  classes: [healthy, sick]
+"""
+YAML_VALUES = ["", "no", "yes", "null", "~", "007", "1e3", "0x1F", "1_000", ".nan", "-1", "0", "[]", "{}", "[a, [b]]"]
+YAML_VALUES += ["{a: {b: c}}", "!!python/object/apply:os.getcwd []", "&a [*a]", "*a", "${name}", "${nothing}", "???"]
+YAML_VALUES += [
+    "${oc.env:HOME}",
+    "${oc.env:NOTHING}",
+    "'a b'",
+    '"\\u2028"',
+    "\tx",
+    "a: b",
+    "- x",
+    "# x",
+    "| ",
+    "%",
+    "@x",
+]
+YAML_VALUES += ["2024-01-01", "labels.csv", "../labels.csv", "a=b", "ü", "(x)", "1,5", "9" * 30, "[[[[[[", "true"]
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> bytes:
+    """The yaml of a study with values or keys replaced, lines repeated, removed, or indented by tabs."""
+    lines = STUDY.splitlines()
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.integers(0, len(lines) - 1))
+        key, _, _ = lines[at].partition(":")
+        kind = draw(st.sampled_from(["value", "value", "value", "key", "double", "remove", "tab", "indent"]))
+        if kind == "value":
+            lines[at] = f"{key}: {draw(st.one_of(st.sampled_from(YAML_VALUES), st.text(max_size=8)))}"
+        elif kind == "key":
+            lines[at] = lines[at].replace(
+                key.strip(), draw(st.sampled_from(["nmae", "limits", "split", "1", "", "no"])), 1
+            )
+        elif kind == "double":
+            lines.insert(at, lines[at])
+        elif kind == "remove" and len(lines) > 1:
+            del lines[at]
+        else:
+            lines[at] = ("\t" if kind == "tab" else "   ") + lines[at]
+    content = "\n".join(lines).encode("utf-8", "replace")
+    return draw(damaged(content)) if draw(st.integers(0, 5)) == 0 else content
+
+
+def run_study(root: Path, overrides: list[str]) -> None:
+    """``sample.py --config-dir mine stage=ingest data=clinic``: raises ``UserError`` with what it prints."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from echodream import cli
+
+    for left in ("store", "store.partial"):
+        shutil.rmtree(root / left, ignore_errors=True)
+    fixed = [f"raw='{root}/raw'", f"dst='{root}/store'", "workers=0", "max_rejected=0", f"paths.runs='{root}/runs'"]
+    arguments = ["sample.py", "--config-dir", f"{root}/mine", "stage=ingest", "data=clinic", *fixed, *overrides]
+    GlobalHydra.instance().clear()
+    printed = StringIO()
+    stopped = None
+    with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stderr(printed):
+        try:
+            cli.sample()
+        except SystemExit as error:
+            stopped = error.code
+    if stopped is not None:
+        lines = [line for line in printed.getvalue().splitlines() if line.startswith("error: ")]
+        assert (stopped, len(lines)) == (1, 1), printed.getvalue()
+        raise UserError(lines[0])
+    verify(root / "store")
+
+
+def clinic(root: Path) -> Path:
+    """A study of three clips with a yaml of its own; returns the path of the yaml."""
+    (root / "raw").mkdir()
+    (root / "mine" / "data").mkdir(parents=True)
+    rows = ["file,patient,diagnosis"]
+    for index, name in enumerate("abc"):
+        gif(root / "raw" / f"{name}.gif", index)
+        rows.append(f"{name}.gif,p{index},{'sick' if index else 'healthy'}")
+    (root / "raw" / "labels.csv").write_text("\n".join(rows) + "\n")
+    path = root / "mine" / "data" / "clinic.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.mark.slow
+def test_any_yaml_of_a_study(tmp_path: Path, decoder: Decoder) -> None:
+    path = clinic(tmp_path)
+    assert decoder.ask(run_study, tmp_path, []) is None
+
+    def ask(content: bytes) -> str | None:
+        path.write_bytes(content)
+        return decoder.ask(run_study, tmp_path, [])
+
+    fuzz(CASES["yaml"], studies(), ask, tmp_path)
+
+
+OVERRIDES = [
+    "data.size",
+    "data.fps",
+    "data.crop",
+    "data.grey",
+    "data.split.seed",
+    "data.limits.max_frames",
+    "data.name",
+]
+OVERRIDES += ["data.source.csv", "data.source.classes", "+data.source.columns.EF", "data.source.patient_from", "seed"]
+OVERRIDES += ["max_rejected", "workers", "timeout", "text", "data.max_black", "data.rotate", "data.source.image_fps"]
+
+
+@pytest.mark.slow
+def test_any_overrides(tmp_path: Path, decoder: Decoder) -> None:
+    clinic(tmp_path)
+    assert decoder.ask(run_study, tmp_path, []) is None
+    text = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=8)
+    value = st.one_of(st.sampled_from(YAML_VALUES), text, st.integers().map(str), st.floats().map(repr))
+    override = st.tuples(st.sampled_from(OVERRIDES), value).map("=".join)
+
+    def ask(overrides: list[str]) -> str | None:
+        # workers and paths of this test come first, so an override of the same key replaces them
+        return decoder.ask(run_study, tmp_path, [one for one in overrides if not one.startswith("workers")])
+
+    fuzz(CASES["overrides"], st.lists(override, min_size=1, max_size=2), ask, tmp_path)
 
 
 # --- the folder ---

@@ -48,7 +48,7 @@ def fuzz(cases: int, strategy: st.SearchStrategy[Any], ask: Callable[[Any], Answ
         max_examples=cases,
         derandomize=True,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate] if os.environ.get("ECHODREAM_FUZZ") else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
@@ -83,7 +83,8 @@ class Decoder:
 def _limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, hard))
-    quiet = os.open(os.devnull, os.O_WRONLY)  # decoders complain about each case on stderr
+    quiet = os.open(os.devnull, os.O_WRONLY)  # decoders complain about each case on stderr, stages print summaries
+    os.dup2(quiet, 1)
     os.dup2(quiet, 2)
 
 
