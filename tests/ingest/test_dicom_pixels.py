@@ -423,6 +423,15 @@ def test_what_cannot_be_decoded_says_what_it_is(tmp_path: Path) -> None:
         read(write(tmp_path / "c.dcm", frames, "Rows"))
 
 
+def test_a_value_that_does_not_fit_its_type_is_a_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm", np.zeros((2, 20, 24), np.uint8))
+    content, rows = path.read_bytes(), b"\x28\x00\x10\x00US"
+    assert content.count(rows + b"\x02\x00\x14\x00") == 1
+    path.write_bytes(content.replace(rows + b"\x02\x00\x14\x00", rows + b"\x01\x00\x14"))
+    with pytest.raises(Rejected, match=r"unreadable: .*BytesLengthException"):
+        read(path)
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("meta", [False, True])
 def test_files_without_preamble(tmp_path: Path, syntax: str, meta: bool) -> None:

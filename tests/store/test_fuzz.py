@@ -21,7 +21,6 @@ from unittest import mock
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset as Dicomset
 from safetensors.numpy import save
 
 from echodream.errors import UserError
@@ -41,6 +40,8 @@ from echodream.store.latents import probe_latents, read_latents
 from echodream.store.schema import REQUIRED_COLUMNS, read_dataset
 from echodream.store.table import read_file_list
 from echodream.store.video import probe_video, read_video, write_video
+from tests.support.dicom_files import encapsulated
+from tests.support.dicom_files import write as write_dicom
 from tests.support.fakes import latent_store, noise, posterior, reseal, video_dataset, video_store
 from tests.support.fuzzing import Decoder, answer, check_sentence, damaged, fuzz
 
@@ -620,41 +621,25 @@ DICOM_VALUES += [
 DICOM_VALUES += [struct.pack("<H", value) for value in (0, 1, 3, 4, 8, 12, 16, 32, 64, 1000, 65535)]
 
 
-def dicom(kind: str) -> bytes:
+def dicom(folder: Path, kind: str) -> bytes:
     """A sound file of four frames of 64x72 pixels, in a transfer syntax."""
     from PIL import Image
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.encaps import encapsulate
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
-    frames = noise(4, 64, 72)[..., 0]
-    data = Dicomset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian if kind == "deflated" else ExplicitVRLittleEndian
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    data.Modality, data.PatientID, data.StudyInstanceUID = "US", "P7", "1.2.3"
-    data.Rows, data.Columns, data.NumberOfFrames = 64, 72, 4
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.FrameTime = 40
-    data.PixelData = frames.tobytes()
+    frames, tags = noise(4, 64, 72)[..., 0], {"SOPInstanceUID": "1.2.3.4.5"}
+    path = folder / "whole.dcm"
     if kind == "16 bit":
-        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-        data.PixelData = (frames.astype("<u2") * 16).tobytes()
-        data.WindowCenter, data.WindowWidth, data.RescaleSlope, data.RescaleIntercept = 2000, 3000, 1, 0
+        values = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2000, "WindowWidth": 3000}
+        write_dicom(path, frames.astype("<u2") * 16, **tags, **values, RescaleSlope=1, RescaleIntercept=0)
     elif kind == "jpeg":
         buffers = [BytesIO() for _ in frames]
         for frame, buffer in zip(frames, buffers, strict=True):
             Image.fromarray(frame).save(buffer, "jpeg")
-        data.PixelData = encapsulate([buffer.getvalue() for buffer in buffers])
-        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-        data["PixelData"].VR = "OB"
-    elif kind == "rle":
-        data.compress(RLELossless)
-    content = BytesIO()
-    data.save_as(content, enforce_file_format=True)
-    return content.getvalue()
+        encapsulated(write_dicom(path, frames, **tags), [buffer.getvalue() for buffer in buffers], JPEGBaseline8Bit)
+    else:
+        syntaxes = {"rle": RLELossless, "deflated": DeflatedExplicitVRLittleEndian, "plain": ExplicitVRLittleEndian}
+        write_dicom(path, frames, syntax=syntaxes[kind], **tags)
+    return path.read_bytes()
 
 
 @st.composite
@@ -694,7 +679,7 @@ def test_any_dicom(tmp_path: Path, decoder: Decoder, name: str) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     path = raw / "a.dcm"
-    wholes = [dicom(kind) for kind in ("plain", "deflated", "16 bit", "jpeg", "rle")]
+    wholes = [dicom(tmp_path, kind) for kind in ("plain", "deflated", "16 bit", "jpeg", "rle")]
     source = Dicom(key_file=str(tmp_path / "key"), fps=25.0)
     for whole in wholes:
         path.write_bytes(whole)
