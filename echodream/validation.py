@@ -88,7 +88,8 @@ def one_of(key: str, value: Any, choices: Iterable[object]) -> Any:
 def text(key: str, value: object) -> str:
     """``value`` if it is a string that is not empty."""
     if not isinstance(value, str) or not value:
-        refuse(key, value, "give a text that is not empty")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        refuse(key, value, f"write it in quotes, '{value}'" if is_number else "give a text that is not empty")
     return value
 
 
@@ -107,11 +108,26 @@ def whole_numbers(key: str, value: Any, count: int) -> Sequence[int]:
     return value
 
 
+def list_of_names(key: str, value: object) -> tuple[str, ...]:
+    """The texts of the list ``value``; a number becomes text. YAML turns words such as no into others: refused."""
+    return tuple(name_text(key, entry) for entry in list_of_values(key, value))
+
+
+def name_text(key: str, value: object) -> str:
+    """``value`` if it is a text, or the text of a number."""
+    if value is None or isinstance(value, bool | Mapping) or not isinstance(value, str | int | float):
+        words = {True: "yes, on or true", False: "no, off or false", None: "null or ~"}
+        origin = f", which YAML reads for {words[value]}" if value is None or isinstance(value, bool) else ""
+        quotes = "write each name in quotes, as ['no', 'yes'] in a yaml file and \"['no','yes']\" on the command line"
+        raise UserError(f"{key} has {value!r}{origin}: {quotes}")
+    return str(value)
+
+
 def column_names(key: str, value: object) -> dict[str, str]:
-    """``value`` if it is a mapping from a store's columns to the columns of a csv."""
-    if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
+    """``value`` if it is a mapping from a store's columns to the columns of a csv, without those that are None."""
+    if not isinstance(value, Mapping):
         refuse(key, value, "give a mapping, store column: csv column")
-    return dict(value)
+    return {name_text(key, column): name_text(key, source) for column, source in value.items() if source is not None}
 
 
 def path_list(value: Any) -> list[str]:

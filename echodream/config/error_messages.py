@@ -6,17 +6,21 @@ import functools
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from echodream.config.aliases import quote
 from echodream.config.choices import group_choices, is_group, join_names
 from echodream.config.launchers import is_sweep_run, launcher_error_message, missing_package_message
+from echodream.config.own_studies import yaml_sentence
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
@@ -85,12 +89,16 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
     for cause in _error_chain(error):
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, yaml.YAMLError):
+            return yaml_sentence(cause)
         if (message := launcher_error_message(cause)) is not None:
             return message
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        remedy = "write key=value, and quote values with special characters"
+        key, equals, value = error.override.partition("=")
+        example = f": {shlex.quote(f'{key}={quote(value)}')}" if equals and value[:1] not in "[{'\"" else ""
+        remedy = f"write key=value, and quote values with special characters{example}"
         return f"the override {error.override!r} cannot be read: {remedy}"
     if isinstance(error, HydraException) and (match := _GROUP_NEEDED.search(str(error))):
         return f"{match[1]}= is needed: choose one of {join_names(group_choices(match[1]))}"
@@ -196,6 +204,7 @@ def _wrong_argument(error: InstantiationException, arguments: Iterable[str]) -> 
         return None
     reason, full_key = _one_line(error.__cause__), re.search(r"full_key: (\S+)", str(error))
     where, target = full_key[1] if full_key else "the configuration", _TARGET.search(str(error))
+    where = re.sub(r"^stage\.source\b", "data.source", where)
     unknown = _UNEXPECTED_ARGUMENT.search(reason)
     if unknown is None or target is None:
         return f"{where}: {reason}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import listing
-from echodream.ingest.csv_tables import parse_cells, parse_number
+from echodream.ingest.csv_tables import parse_cells, parse_number_cell
 from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.nifti import read_nifti
 from echodream.ingest.pixels import check_fps, convert_marks_to_seconds, make_video, uniform_times
@@ -23,6 +23,7 @@ _COMPANION = re.compile(
 _SUBGROUP = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
 _SPLITS = {"training": "TRAIN", "validation": "VAL", "testing": "TEST"}
 _COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
+_NUMBERS = ("EF", "Age", "ED", "ES", "FrameRate")
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ class Camus:
 
 def _build_recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
     info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
+    where = f"Info_{view}.cfg of {patient}"
+    numbers = {key: parse_number_cell(info.get(key, ""), f"{where}, {key}") for key in _NUMBERS}
     columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _COLUMNS)}
-    marks = {
-        name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := parse_number(info.get(name, ""))) and frame >= 1
-    }
+    columns |= {name: number for name in _COLUMNS if (number := numbers.get(name)) is not None}
+    marks = {name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := numbers[name]) and frame >= 1}
     return ListedRecording(
         f"{patient}_{view}", patient, entry.path, splits.get(patient), columns, entry.problem,
-        fps=parse_number(info.get("FrameRate", "")), mark_frames=marks,
+        fps=numbers["FrameRate"], mark_frames=marks,
     )  # fmt: skip
 
 

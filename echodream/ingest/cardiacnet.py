@@ -8,10 +8,11 @@ from pathlib import Path
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import csv_tables, listing
+from echodream.ingest.csv_tables import Row
 from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.nifti import is_nifti, label_state, read_nifti
 from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
-from echodream.ingest.source import CellValue, Limits, Recording, Video
+from echodream.ingest.source import CellValue, Limits, PatientEvidence, Recording, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
 """Letters of the name of a class folder -> class id and class name."""
@@ -62,10 +63,11 @@ class CardiacNet:
         table = self._find_table(root, {folder.parent.parent for folder in classes})
         listed = list(_list_recordings(root, classes, table))
         if table is not None:
-            rows = csv_tables.read_table(table, ("FileName", "PatientID"))
+            rows = csv_tables.read_table(table, ("FileName", "PatientID"), unique=True)
             columns = [name for name in (rows[0] if rows else ()) if name not in _RAW_COLUMNS]
             csv_tables.check_column_names(columns, table.name)
-            listed = list(_join_table(listed, rows, table.name))
+            numeric = csv_tables.number_columns(rows, {name: name for name in columns})
+            listed = list(_join_table(listed, rows, table.name, numeric))
         return listing.with_unique_names(listed)
 
     def _find_table(self, root: Path, trees: Iterable[Path]) -> Path | None:
@@ -166,32 +168,35 @@ def _pair_images_with_labels(
             yield CardiacRecording(name, name, path, columns=columns, problem=problem, label=label)
 
 
-def _join_table(listed: Iterable[Recording], rows: Iterable[Mapping[str, str]], table: str) -> Iterator[Recording]:
+def _join_table(listed: Iterable[Recording], rows: Iterable[Row], table: str, numeric: set[str]) -> Iterator[Recording]:
     """The recordings joined with the rows of the table; recordings and rows without a partner are rejected."""
-    by_name: dict[str, Mapping[str, str]] = {}
+    by_name: dict[str, Row] = {}
     for row in rows:
-        if by_name.setdefault(row["FileName"], row) is not row:
-            raise UserError(f"{table} has two rows for {row['FileName']!r}: remove one")
+        if by_name.setdefault(row["FileName"], row) != row:
+            lines = f"lines {by_name[row['FileName']].line} and {row.line}"
+            raise UserError(f"{table} has two rows for {row['FileName']!r}, {lines}: remove one")
     for recording in listed:
         if not isinstance(recording, CardiacRecording):
             yield recording
         elif (found := by_name.pop(recording.name, None)) is None:
             yield replace(recording, problem=recording.problem or f"no row in {table}")
         else:
-            yield _add_table_row(recording, found, table)
+            yield _add_table_row(recording, found, numeric)
     yield from (Recording(name, "", problem=listing.MISSING_FILE) for name in by_name)
 
 
-def _add_table_row(recording: CardiacRecording, row: Mapping[str, str], table: str) -> Recording:
-    columns = csv_tables.parse_cells(row, [name for name in row if name not in _RAW_COLUMNS])
+def _add_table_row(recording: CardiacRecording, row: Row, numeric: set[str]) -> Recording:
+    columns = csv_tables.parse_cells(row, [name for name in row if name not in _RAW_COLUMNS]) | row.numbers(numeric)
     if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
-        return replace(recording, problem=recording.problem or f"{table} and the folder disagree about {wrong[0]}")
+        return replace(recording, problem=recording.problem or f"{row.table} and the folder disagree about {wrong[0]}")
+    times = {name: csv_tables.parse_seconds(row.get(name, ""), row.where(name)) for name in ("ED", "ES")}
     return replace(
         recording,
         patient=row["PatientID"],
-        split=csv_tables.parse_split(row.get("Split", ""), f"{table}, row {recording.name},"),
+        split=csv_tables.parse_split(row.get("Split", ""), row.where("Split")),
         columns={**recording.columns, **columns},
-        problem=recording.problem or (None if row["PatientID"] else f"no PatientID in {table}"),
-        fps=csv_tables.parse_number(row.get("FPS", "")),
-        marks={name: marks for name in ("ED", "ES") if (marks := csv_tables.parse_seconds(row.get(name, "")))},
+        problem=recording.problem or (None if row["PatientID"] else f"no PatientID in {row.table}"),
+        evidence=PatientEvidence(row["PatientID"]),
+        fps=row.number("FPS"),
+        marks={name: marks for name, marks in times.items() if marks},
     )

@@ -20,12 +20,14 @@ from echodream.ingest.listing import (
 from echodream.ingest.pixels import make_video, uniform_times
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.sector import Box, group_boxes, mask_outside, sector_mask
-from echodream.ingest.source import Limits, Recording, Video
+from echodream.ingest.source import Limits, PatientEvidence, Recording, Video
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _LISTED_TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "NumberOfFrames"]
+_PERSON_TAGS = ["PatientBirthDate", "PatientSex", "IssuerOfPatientID"]
+"""Tags that are the same in all files of a patient; only compared, see ``patients.check_patients``."""
 _REGIONS = "SequenceOfUltrasoundRegions"
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _MULTI_FRAME_CLASSES = ("1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.3.1")
@@ -101,9 +103,9 @@ class Dicom:
             counted = may_be_recording(entry.path)
             return [Recording(name, "", entry.path, problem="not a DICOM file", counted=counted)]
         try:
-            header = open_header(entry.path, Limits(), [*_LISTED_TAGS, _REGIONS])
+            header = open_header(entry.path, Limits(), [*_LISTED_TAGS, *_PERSON_TAGS, _REGIONS])
             with silence_pydicom("unreadable: the DICOM header is damaged"):
-                values = {tag: str(header.get(tag, None) or "").strip() for tag in _LISTED_TAGS}
+                values = {tag: str(header.get(tag, None) or "").strip() for tag in (*_LISTED_TAGS, *_PERSON_TAGS)}
                 media_class = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
                 regions = len(group_boxes(_region_boxes(header) or [])) if self.keep == "sector" else 1
         except Rejected as reason:
@@ -112,11 +114,16 @@ class Dicom:
         name = pseudonyms.hash_recording(unique)
         known = [f"{tag} {values[tag]}" for tag in ("PatientID", "StudyInstanceUID") if values[tag]]
         patient = pseudonyms.hash_patient(known[0] if known else f"recording {name}")
+        person = {tag: values[tag] for tag in _PERSON_TAGS if values[tag]}
+        evidence = PatientEvidence(values["PatientID"], study=values["StudyInstanceUID"], person=person)
         problem, counted = _why_not_a_recording(values, media_class)
         if problem or regions < 2:
-            return [Recording(name, patient, entry.path, problem=problem, counted=counted)]
+            return [Recording(name, patient, entry.path, problem=problem, counted=counted, evidence=evidence)]
         names = [pseudonyms.hash_recording(f"{unique} region {region}") for region in range(regions)]
-        return [RegionRecording(name, patient, entry.path, region=region) for region, name in enumerate(names)]
+        return [
+            RegionRecording(name, patient, entry.path, region=region, evidence=evidence)
+            for region, name in enumerate(names)
+        ]
 
 
 def read_still(path: Path, limits: Limits) -> np.ndarray:

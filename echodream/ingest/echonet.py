@@ -10,11 +10,18 @@ import numpy as np
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import listing
-from echodream.ingest.csv_tables import parse_cells, parse_number, parse_split, read_table
+from echodream.ingest.csv_tables import (
+    NUMBER_COLUMNS,
+    Row,
+    parse_cells,
+    parse_number,
+    parse_split,
+    read_table,
+)
 from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
 from echodream.ingest.pixels import convert_marks_to_seconds
-from echodream.ingest.source import CellValue, Limits, Recording, Video
+from echodream.ingest.source import Limits, PatientEvidence, Recording, Video
 
 FILE_LIST = "FileList.csv"
 TRACINGS = "VolumeTracings.csv"
@@ -44,7 +51,7 @@ class EchoNetDynamic(_EchoNet):
         if home is None:
             raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
         rows = _read_file_list(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
-        splits = [parse_split(row["Split"], f"{FILE_LIST}, row {row['FileName']},") for row in rows]
+        splits = [parse_split(row["Split"], row.where("Split")) for row in rows]
         return _join_files(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
 
@@ -82,10 +89,10 @@ class EchoNetPediatric(_EchoNet):
         columns = ("EF", "Sex", "Age", "Weight", "Height")
         return _join_files(root, home, rows, map(self._split_of_row, rows), columns, self.view)
 
-    def _split_of_row(self, row: Mapping[str, str]) -> str:
+    def _split_of_row(self, row: Row) -> str:
         fold = parse_number(row["Split"])
         if fold not in range(10):
-            raise UserError(f"{FILE_LIST}, row {row['FileName']}, has the fold {row['Split']!r}: 0 to 9 are expected")
+            raise UserError(f"{row.where('Split')} has the fold {row['Split']!r}: 0 to 9 are expected")
         return "VAL" if fold in self.val_folds else "TEST" if fold in self.test_folds else "TRAIN"
 
 
@@ -93,7 +100,7 @@ def _is_study_folder(folder: Path) -> bool:
     return (folder / FILE_LIST).is_file() and listing.find_entry(folder, "Videos") is not None
 
 
-def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dict[str, str]]:
+def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[Row]:
     """The rows of FileList.csv. Raises ``UserError`` if one of the two tables is a link that leaves ``root``."""
     for name in (FILE_LIST, TRACINGS):
         listing.require_inside_raw(root, home / name, name)
@@ -101,32 +108,59 @@ def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[dic
 
 
 def _join_files(
-    root: Path, home: Path, rows: list[dict[str, str]], splits: Iterable[str | None], columns: Sequence[str], view: str
+    root: Path, home: Path, rows: list[Row], splits: Iterable[str | None], columns: Sequence[str], view: str
 ) -> list[Recording]:
-    """The rows joined with the files in Videos; rows without a file and files without a row are rejected."""
+    """The rows joined with the files in Videos, ignoring case if it does not matter; rows without a file and files
+    without a row are rejected. Raises ``UserError`` for two rows of one file with different values."""
     tables = {home / FILE_LIST, home / TRACINGS}
     folder = listing.find_entry(home, "Videos")
     videos: dict[str, RawFile] = {}
+    stems: dict[str, list[str]] = {}
     others: list[RawFile] = []
     for entry in listing.list_files(root):
         file = entry.path
         if file.parent == folder and file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
             videos[file.name] = entry
+            stems.setdefault(file.stem.casefold(), []).append(file.name)
         elif file.is_relative_to(home) and file not in tables:
             others.append(entry)
     marks = _key_frames(home / TRACINGS)
     listed: list[Recording] = []
-    seen: set[str] = set()
+    used: dict[str, tuple[Recording, int]] = {}
+    texts = [name for name in columns if name not in NUMBER_COLUMNS]
     for row, split in zip(rows, splits, strict=True):
-        stem = _without_suffix(row["FileName"])
-        cells: dict[str, CellValue] = {**parse_cells(row, columns), "View": view}
-        video = videos.pop(row["FileName"], None) or videos.pop(f"{stem}.avi", None)
-        problem = video.problem if video else "a second row for the same file" if stem in seen else listing.MISSING_FILE
-        seen.add(stem)
-        path = video.path if video else None
-        listed.append(ListedRecording(stem, stem, path, split, cells, problem, mark_frames=marks.get(stem, {})))
-    listed += [Recording(name, "", video.path, problem=f"no row in {FILE_LIST}") for name, video in videos.items()]
+        cells = {**row.numbers(set(columns) - {*texts}), **parse_cells(row, texts)}
+        cells = {**{name: cells[name] for name in columns if name in cells}, "View": view}
+        file_name = _find_file(row["FileName"], videos, stems)
+        stem = _without_suffix(file_name or row["FileName"])
+        video = videos[file_name] if file_name else None
+        problem = video.problem if video else listing.MISSING_FILE
+        recording = ListedRecording(
+            stem, stem, video.path if video else None, split, cells, problem, evidence=PatientEvidence(stem, "file"),
+            mark_frames=marks.get(stem, marks.get(_without_suffix(row["FileName"]), {})),
+        )  # fmt: skip
+        first, line = used.setdefault(stem, (recording, row.line))
+        if line == row.line:
+            listed.append(recording)
+        elif recording == first:
+            name, problem = f"{stem} line {row.line}", "a second row for the same file"
+            listed.append(Recording(name, "", problem=problem, counted=False))
+        else:
+            remedy = "have different values: correct or remove one of them"
+            raise UserError(f"{row.table}, lines {line} and {row.line}: two rows of {stem} {remedy}")
+    rest = {name: video for name, video in videos.items() if _without_suffix(name) not in used}
+    listed += [Recording(name, "", video.path, problem=f"no row in {FILE_LIST}") for name, video in rest.items()]
     return listing.with_unique_names([*listed, *map(listing.non_recording, others)])
+
+
+def _find_file(name: str, videos: Mapping[str, RawFile], stems: Mapping[str, Sequence[str]]) -> str | None:
+    """The file in Videos of a FileName with or without suffix, in the same or, if only one file has it, another case.
+
+    ``stems``: name without suffix in lower case -> files.
+    """
+    alike = stems.get(_without_suffix(name).casefold(), ())
+    exact = [file for file in alike if file in (name, f"{name}.avi", f"{_without_suffix(name)}.avi")]
+    return exact[0] if exact else alike[0] if len(alike) == 1 else None
 
 
 def _without_suffix(name: str) -> str:
@@ -139,10 +173,14 @@ def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger tracing."""
     if not path.is_file():
         return {}
-    traced: dict[str, dict[int, list[Mapping[str, str]]]] = {}
+    traced: dict[str, dict[int, list[Row]]] = {}
     for row in read_table(path, ("FileName", "Frame")):
-        frame = parse_number(row["Frame"])  # text if the expert found no systole
-        if frame is not None and frame >= 0:
+        if row["Frame"].lower().startswith("no "):  # "No Systolic": the expert found none
+            continue
+        frame = row.number("Frame")
+        if frame is not None and (frame < 0 or frame != int(frame)):
+            raise UserError(f"{row.where('Frame')} has the frame {row['Frame']!r}: write a whole number from 0")
+        if frame is not None:
             traced.setdefault(_without_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
     key_frames: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, frames in traced.items():
@@ -152,7 +190,7 @@ def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     return key_frames
 
 
-def _tracing_size(rows: Iterable[Mapping[str, str]]) -> float:
+def _tracing_size(rows: Iterable[Row]) -> float:
     """Size of a tracing: the total length of its chords (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
     chords = list(_parse_points(rows, ("X1", "Y1", "X2", "Y2")))
     if chords:
@@ -162,8 +200,8 @@ def _tracing_size(rows: Iterable[Mapping[str, str]]) -> float:
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
-def _parse_points(rows: Iterable[Mapping[str, str]], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
+def _parse_points(rows: Iterable[Row], names: tuple[str, ...]) -> Iterator[tuple[float, ...]]:
     for row in rows:
-        numbers = tuple(number for name in names if (number := parse_number(row.get(name, ""))) is not None)
+        numbers = row.numbers(names)
         if len(numbers) == len(names):
-            yield numbers
+            yield tuple(float(number) for number in numbers.values())

@@ -10,7 +10,7 @@ import numpy as np
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import check_column_names
+from echodream.ingest.csv_tables import Row, check_column_names
 from echodream.ingest.dicom import read_still
 from echodream.ingest.dicom_pixels import is_dicom
 from echodream.ingest.folder_source import FolderSource
@@ -91,13 +91,14 @@ class Images(FolderSource):
         """Name -> csv column, including the labels."""
         return {**super().read_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
 
-    def study_columns(self, cells: Mapping[str, str], where: str) -> dict[str, CellValue]:
+    def study_columns(self, row: Row, numeric: Iterable[str]) -> dict[str, CellValue]:
         """The study columns of a row, including labels, which ``LabelPolicy`` parses."""
         policy = LabelPolicy(self.uncertain, self.missing)
-        values = super().study_columns(cells, where)
-        for name, column in self.labels.items():
-            _, equals, value = column.partition("=")
-            label = policy.parse_equal(cells[name], value) if equals else policy.parse(cells[name], where)
+        values = super().study_columns(row, numeric)
+        for name, entry in self.labels.items():
+            column, equals, value = entry.partition("=")
+            text, where = row[column], row.where(column)
+            label = policy.parse_equal(text, value, where) if equals else policy.parse(text, where)
             if label is not None:
                 values[name] = label
         return values

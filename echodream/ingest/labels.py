@@ -1,5 +1,6 @@
 """Labels of images, such as those of CheXpert, and the policy for uncertain and missing values."""
 
+import re
 from dataclasses import dataclass
 
 from echodream import validation
@@ -8,6 +9,7 @@ from echodream.ingest.csv_tables import parse_cell, parse_number
 from echodream.ingest.source import CellValue
 
 UNCERTAIN = -1
+_OTHER_LISTS = re.compile(r"[|;,/&+\[\]'\"]")
 
 CHEXPERT = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged_Cardiomediastinum", "Fracture"),
@@ -45,9 +47,18 @@ class LabelPolicy:
             raise UserError(f"{where} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
         return _as_stored(label)
 
-    def parse_equal(self, text: str, value: str) -> CellValue | None:
-        """1 for a cell that equals ``value``, else 0."""
-        return self.missing if parse_cell(text) is None else int(text == value)
+    def parse_equal(self, text: str, value: str, where: str) -> CellValue | None:
+        """1 for a cell that equals ``value``, or has it in a list with "|" (``Cardiomegaly|Emphysema``), else 0.
+
+        Raises ``UserError``, whose message begins with ``where``, for a cell that has ``value`` in another spelling or
+        in a list with other separators.
+        """
+        if value in [part.strip() for part in text.split("|")] or None is not parse_number(value) == parse_number(text):
+            return 1
+        if value.casefold() in [part.strip().casefold() for part in _OTHER_LISTS.split(text)]:
+            remedy = "write it in one way, and separate the labels of a list by |"
+            raise UserError(f"{where} has {text[:60]!r}, which is not {value!r} but contains it: {remedy}")
+        return self.missing if parse_cell(text) is None else 0
 
 
 def _as_stored(label: float) -> float:

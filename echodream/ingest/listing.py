@@ -245,7 +245,8 @@ def listing_fingerprint(recordings: Sequence[Recording], splits: Mapping[str, st
     """
     rows = []
     for recording in recordings:
-        values = {field.name: getattr(recording, field.name) for field in fields(recording)}
+        names = [field.name for field in fields(recording) if field.name != "evidence"]
+        values = {name: getattr(recording, name) for name in names}
         if recording.problem is not None:  # may be a pipe, or a link out of the raw folder: never open it
             values = {name: value for name, value in values.items() if not isinstance(value, Path)}
         rows.append({**values, "split": splits.get(recording.patient)})

@@ -8,7 +8,7 @@ from pathlib import Path
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import listing
-from echodream.ingest.csv_tables import check_column_names, parse_cell, parse_split, read_table
+from echodream.ingest.csv_tables import Row, check_column_names, parse_cell, parse_split, read_table
 from echodream.ingest.images import is_image, read_image
 from echodream.ingest.labels import CHEXPERT, LabelPolicy
 from echodream.ingest.listing import RawFile
@@ -53,7 +53,7 @@ class MimicCxr:
         validation.text("key_file", self.key_file)
         for name in ("csv", "labels", "views"):
             if (values := getattr(self, name)) is not None:
-                object.__setattr__(self, name, validation.list_of_values(name, values))
+                object.__setattr__(self, name, validation.list_of_names(name, values))
         for path in self.csv or ():
             validation.text("csv", path)
         labels = self.label_names()
@@ -106,23 +106,27 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        rows = read_table(path)
-        self.columns = [name.replace(" ", "_") for name in (rows[0] if rows else ())]
+        self.rows = read_table(path, unique=True)
+        self.columns = [name.replace(" ", "_") for name in (self.rows[0] if self.rows else ())]
         self.key = next((name for name in ("dicom_id", "study_id") if name in self.columns), None)
         if self.key is None:
             raise UserError(f"{path.name} has no column dicom_id or study_id: remove it from data.source.csv")
-        self.cells = [tuple(row.values()) for row in rows]
+        self.cells = [tuple(row.values()) for row in self.rows]
         self.line: dict[str, int] = {}
         place = self.columns.index(self.key)
         for line, cells in enumerate(self.cells):
             first = self.line.setdefault(cells[place], line)
             if self.cells[first] != cells:
-                lines = f"{self.name}, lines {first + 2} and {line + 2},"
+                lines = f"{self.name}, lines {self.rows[first].line} and {self.rows[line].line},"
                 raise UserError(f"{lines} have the same {self.key} but different values: remove one of them")
 
     def cell(self, line: int, column: str) -> str:
         """A cell by row number, from 0, and column name."""
         return self.cells[line][self.columns.index(column)]
+
+    def where(self, line: int, column: str = "") -> str:
+        """The place of a row or cell in the file, for messages; row numbers are from 0."""
+        return self.rows[line].where(column)
 
     def row_number(self, image: Mapping[str, str]) -> int | None:
         """Row number of an image with dicom_id and study_id; None if the table has no row for the image."""
@@ -154,23 +158,22 @@ class _Join:
                 name = self.pseudonyms.hash_recording(f"row {line}")
                 listed.append(Recording(name, "", problem="a second row for the same image", counted=False))
                 continue
-            recording = self._build_recording(image, files.pop(image["dicom_id"], []), line + 2)
-            split_check.add(recording, line + 2)
+            recording = self._build_recording(image, files.pop(image["dicom_id"], []), self.rows.rows[line])
+            split_check.add(recording, self.rows.rows[line].line)
             listed.append(recording)
         lost = f"no row in {self.rows.name}"
         listed += [self._unlisted_file(entry, lost) for unused in files.values() for entry in unused]
         return listed + [self._unlisted_file(entry) for entry in entries if not is_image(entry)]
 
-    def _build_recording(self, image: Mapping[str, str], files: Sequence[RawFile], line: int) -> Recording:
-        where = f"{self.rows.name}, line {line},"
-        name = self.pseudonyms.hash_recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {line}")
+    def _build_recording(self, image: Mapping[str, str], files: Sequence[RawFile], row: Row) -> Recording:
+        name = self.pseudonyms.hash_recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {row.line}")
         if not all(_IDENTIFIER.fullmatch(image[key]) for key in ("dicom_id", "study_id", "subject_id")):
             return Recording(name, "", problem="the row has no usable dicom_id, study_id or subject_id")
         columns, view = self._study_columns(image)
         if self.source.views is not None and view not in self.source.views:
             return Recording(name, "", problem=f"not selected: view {view or 'unknown'}", counted=False)
         patient = self.pseudonyms.hash_patient(image["subject_id"])
-        part = parse_split(image["split"], where)
+        part = parse_split(image["split"], row.where("split"))
         if part is None:
             return Recording(name, patient, problem=f"no split in {self.rows.name}")
         if not files:
@@ -195,7 +198,7 @@ class _Join:
         policy = LabelPolicy(self.source.uncertain, self.source.missing)
         for name, table in self.labels.items():
             if (line := table.row_number(image)) is not None:
-                label = policy.parse(table.cell(line, name), f"{table.name}, line {line + 2}, {name},")
+                label = policy.parse(table.cell(line, name), table.where(line, name))
                 if label is not None:
                     columns[name] = label
         return columns, view

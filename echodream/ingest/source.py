@@ -1,6 +1,6 @@
 """Interface of a source of recordings: it lists the recordings of a study and decodes them one by one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +48,27 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class PatientEvidence:
+    """What raw files and tables say about the patient of a recording: checked at ingest, never stored or pickled."""
+
+    identifier: str
+    """The patient before pseudonymization; for a patient per file or folder its path; "" if there is none."""
+    kind: str = "id"
+    """"id" (of a table or tag), "file", "folder" (a path), or "level" (the name of a folder)."""
+    study: str = ""
+    """The examination, as the StudyInstanceUID."""
+    person: Mapping[str, str] = field(default_factory=dict)
+    """Values that all recordings of one patient share, as the date of birth; without empty ones."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _no_evidence, ()
+
+
+def _no_evidence() -> None:
+    """What a pickled ``PatientEvidence`` becomes, so that it does not leave the process."""
+
+
+@dataclass(frozen=True)
 class Recording:
     """One recording in the listing of a raw study, before its pixels are read."""
 
@@ -65,6 +86,8 @@ class Recording:
     """Reason for rejection that is known from the listing; it is written to ``rejected.csv``."""
     counted: bool = True
     """False for a file that is not a recording (a README), which does not count for ``max_rejected``."""
+    evidence: PatientEvidence | None = field(default=None, repr=False)
+    """For ``patients.check_patients``; None: the source knows its patients."""
 
     @property
     def file(self) -> Path:

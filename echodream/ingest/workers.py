@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from echodream.errors import Rejected, UserError
 from echodream.ingest.preprocessing import Preprocessing, check_video, preprocess
 from echodream.ingest.source import Limits, Recording, Source
+from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 
 MAX_MEMORY = 16 << 30
@@ -32,8 +35,12 @@ class Job:
     media: Path
 
 
-def convert_recording(job: Job) -> dict[str, Any] | str:
-    """Read, preprocess and write one recording; returns its row of FileList.csv, or the reason for rejection."""
+Converted = tuple[dict[str, Any], np.ndarray]
+"""The row of FileList.csv of a recording, and its ``hashed_frames``."""
+
+
+def convert_recording(job: Job) -> Converted | str:
+    """Read, preprocess and write one recording; returns its row and small frames, or the reason for rejection."""
     try:
         video = job.source.read(job.recording, job.limits)
         check_video(video)
@@ -60,12 +67,13 @@ def convert_recording(job: Job) -> dict[str, Any] | str:
     if len(video.frames) > 1:  # an image has no duration
         required["RawSeconds"] = float(video.times[-1]) + 1 / video.fps
     # the required columns come first, and no study column replaces them
-    return {**required, **job.recording.columns, **video.columns, **ready.marks, **required}
+    row = {**required, **job.recording.columns, **video.columns, **ready.marks, **required}
+    return row, hashed_frames(ready.frames)
 
 
 def convert_all(
     jobs: Sequence[Job], workers: int | None, timeout: float
-) -> Iterator[tuple[Recording, dict[str, Any] | str]]:
+) -> Iterator[tuple[Recording, Converted | str]]:
     """Run ``convert_recording`` on all ``jobs``; yields each recording with its result, in order of completion.
 
     If a worker crashes or needs more than ``timeout`` seconds, only its recording is rejected.

@@ -14,6 +14,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.ingest import burned_in_text
 from echodream.ingest.listing import listing_fingerprint
+from echodream.ingest.patients import check_patients
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
@@ -21,6 +22,7 @@ from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.ingest.workers import Job, convert_all
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
+from echodream.store.near_duplicates import find_shared_frames, shared_frames_line
 from echodream.store.schema import is_valid_name
 from echodream.store.table import clean_text
 
@@ -36,6 +38,7 @@ def ingest(
     max_rejected: float,
     workers: int | None,
     timeout: float,
+    patients_checked: Sequence[str] | str | bool = (),
     command: str,
     code_version: str,
 ) -> Summary:
@@ -43,7 +46,8 @@ def ingest(
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
     ``timeout`` seconds is rejected. Rejected recordings are listed in ``rejected.csv``; if they exceed the fraction
-    ``max_rejected`` of all recordings, the stage fails and the store does not get its final name.
+    ``max_rejected`` of all recordings, the stage fails and the store does not get its final name. What looks wrong
+    about the patients stops the stage, unless ``patients_checked`` names it (``patients.CHECKS``; True: all).
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
@@ -55,6 +59,7 @@ def ingest(
     recordings = [r if r.problem is None else replace(r, name=clean_text(r.name)) for r in listed]
     _write_private_list(source, recordings, {})
     _check_listing(recordings, raw)
+    check_patients(recordings, patients_checked)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     prepared = _public_settings(prepare)
     if prepare.text is None:
@@ -85,19 +90,21 @@ def ingest(
         todo = [r for r in recordings if r.name not in writer.done]
         jobs = [Job(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name)) for r in todo]
         resumed = len(writer.rows)
-        results = convert_all(jobs, workers, timeout)
+        results, small_frames = convert_all(jobs, workers, timeout), {}
         for recording, result in tqdm(results, "ingest", len(jobs), unit="rec", disable=None):
             if isinstance(result, str):
                 writer.reject(recording.name, result)
             else:
-                writer.commit(result, writer.scratch_path(recording.name))
+                row, small_frames[recording.name] = result
+                writer.commit(row, writer.scratch_path(recording.name))
         reasons = {name: row["Reason"] for name, row in writer.rejected.items()}
         facts = {**_rejection_counts(writer), **_write_private_list(source, recordings, reasons)}
         if problem := _too_many_rejected(writer, recordings, max_rejected):
             return Summary(f"ingest: {dst} is not complete", facts, problem)
         store = writer.finish([recording.name for recording in recordings])
     state = f"done, {resumed} recordings were already there" if resumed else "done"
-    return _summary(store, state, raw, facts)
+    shared = shared_frames_line(find_shared_frames(store, small_frames))
+    return _summary(store, state, raw, {**facts, "shared frames": shared})
 
 
 def _write_private_list(

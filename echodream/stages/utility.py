@@ -78,7 +78,10 @@ def utility(
     }
     write_record(Path(dst) / REPORT, record)
     lines = summary_lines(entries)
-    if absent := [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]:
+    absent = [role for role in ROLES if role not in classifiers and artifacts.get(role) is not None]
+    if further is not None and test_store is store:
+        absent.append(f"further={further}")
+    if absent:
         lines["not there"] = ", ".join(absent)
     return Summary(f"utility: {dst}/{REPORT} done", lines, files=(REPORT,))
 

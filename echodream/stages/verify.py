@@ -2,13 +2,20 @@
 
 import itertools
 
+from echodream import validation
 from echodream.config.stage_signature import InputPath
+from echodream.errors import UserError
 from echodream.runs.summary import Summary
 from echodream.store import Store, find_problems
+from echodream.store.near_duplicates import across_splits, find_shared_frames, shared_frames_line
 
 
-def verify(*, src: InputPath, command: str, code_version: str) -> Summary:
-    """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems."""
+def verify(*, src: InputPath, deep: bool = False, command: str, code_version: str) -> Summary:
+    """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems.
+
+    ``deep``: also look for recordings of two patients that share frames; in two splits, this is a problem.
+    """
+    validation.true_or_false("deep", deep)
     del command, code_version  # nothing is written
     problems = list(itertools.islice(find_problems(src), 1000))
     if problems:
@@ -21,4 +28,14 @@ def verify(*, src: InputPath, command: str, code_version: str) -> Summary:
     counts = f"{store.table['PatientID'].nunique()} patients, {store.table['NumberOfFrames'].sum()} frames"
     kind, recordings = f"{dataset.kind}, {size}, {dataset.fidelity}", f"{len(store)}, {counts}"
     facts = {"kind": kind, "recordings": recordings, "made by": dataset.command}
-    return Summary(f"verify: {src} is a valid store", facts)
+    if not deep:
+        return Summary(f"verify: {src} is a valid store", facts)
+    if dataset.kind != "video":
+        raise UserError(f"deep=true compares frames, and {src} is a {dataset.kind} store: give src= the videos")
+    pairs = find_shared_frames(store)
+    facts["shared frames"] = shared_frames_line(pairs)
+    if not (leaks := across_splits(pairs)):
+        return Summary(f"verify: {src} is a valid store", facts)
+    remedy = "give their recordings one PatientID, or remove copies, and ingest again"
+    problem = f"{len(leaks)} pairs of patients in two splits share frames ({leaks[0]}): {remedy}"
+    return Summary(f"verify: {src} has a patient in two splits", facts, problem)

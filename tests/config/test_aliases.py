@@ -1,6 +1,7 @@
 """Old spellings of the command line, and guidance scales of conditions that conf/guidance does not list."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from echodream.config.aliases import replace_aliases
 from echodream.config.help import options_first
@@ -32,3 +33,58 @@ def test_other_arguments_stay_as_they_are(argument: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize("argument", ["guidance.age=2", "guidance.age=1,2"])
 def test_the_scale_of_a_new_condition_is_added(argument: str) -> None:
     assert replace_aliases([argument]) == [f"+{argument}"]
+
+
+NAMES = ["2024", "1_000", "1e3", "true", "nan", "+5", "a,b", "x=1", "Echo (1)", "Müller", "100%#x", "site[1]", "it's"]
+NAMES += [
+    'a"b',
+    "a{1}",
+    "a&b;c!",
+    "range(3)",
+    " a",
+    "back\\slash (1)",
+    "end (1)\\",
+    "\\'",
+    "007",
+    "a b",
+    "a@b|c:d",
+    "[1]",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["raw", "src", "+dst", "data.name", "data.source.csv", "paths.data", "artifacts.real"])
+def test_a_path_is_read_as_it_is_typed(key: str, name: str) -> None:
+    if name == "[1]" and key in ("data.source.csv", "artifacts.real"):
+        name = "a[1]"  # these keys take lists, too
+    (argument,) = replace_aliases([f"{key}={name}"])
+    assert OverridesParser.create().parse_override(argument).value() == name
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "raw=null",
+        "dst=s${data.size}",
+        "raw='a b'",
+        'raw="a,b"',
+        "artifacts.real=[a,b]",
+        "data.source.csv=[a,b]",
+        "data.size=64",
+        "seed=2024",
+        "data.source.classes=[0,1]",
+        "raw=",
+    ],
+)
+def test_values_that_hydra_reads_rightly_stay_as_they_are(argument: str) -> None:
+    assert replace_aliases([argument]) == [argument]
+
+
+def test_in_a_sweep_a_comma_separates_values() -> None:
+    assert replace_aliases(["-m", "src=a,b"]) == ["-m", "src=a,b"]
+    assert replace_aliases(["src=a,b"]) == ['src="a,b"']
+
+
+def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/doe")
+    assert replace_aliases(["raw=~/x", "raw=a~/x"]) == ["raw=/home/doe/x", 'raw="a~/x"']

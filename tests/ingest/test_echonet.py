@@ -1,6 +1,5 @@
 """EchoNet-Dynamic and EchoNet-Pediatric."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +39,19 @@ def dynamic(tmp_path: Path) -> Path:
 def test_dynamic(dynamic: Path, below: str) -> None:
     source = EchoNetDynamic()
     found = {recording.name: recording for recording in source.recordings(dynamic / below)}
-    first, second = found["0XA-" + _suffix(found, "0XA")], found["0XB"]
+    first, second = found["0XA"], found["0XB"]
     assert (first.patient, first.split, first.problem) == ("0XA", "TRAIN", None)
     assert first.columns == {"EF": 55.5, "ESV": 40, "EDV": 90, "View": "A4C"}
     assert second.columns == {"ESV": 40, "View": "A4C"}
     assert found["0XD"].problem == "no such file in the raw folder"
     problems = sorted(recording.problem or "" for recording in found.values())
     assert problems.count("no row in FileList.csv") == 1
-    assert problems.count("a second row for the same file") == 1
+    again = found["0XA-line-5"]
+    assert (again.problem, again.counted) == ("a second row for the same file", False)
     video = source.read(first, Limits())
     assert len(video.frames) == 12
     assert video.marks == {"ED": (pytest.approx(0.2),), "ES": (pytest.approx(0.06),)}
     assert source.read(second, Limits()).marks == {}
-
-
-def _suffix(found: Mapping[str, object], stem: str) -> str:
-    return next(name.removeprefix(f"{stem}-") for name in found if name.startswith(f"{stem}-"))
 
 
 def test_dynamic_refuses_other_folders(tmp_path: Path, dynamic: Path) -> None:
@@ -127,4 +123,39 @@ def test_tables_that_leave_the_raw_folder_are_not_read(
     table.rename(outside)
     table.symlink_to(outside)
     with pytest.raises(UserError, match=f"^{name} leaves the raw folder: copy it there$"):
+        EchoNetDynamic().recordings(dynamic)
+
+
+def test_names_in_another_case_and_rows_that_contradict(tmp_path: Path) -> None:
+    for name in ("0X1.AVI", "0X2.avi", "0Xa.avi", "0XA.avi"):
+        (tmp_path / "Videos").mkdir(exist_ok=True)
+        (tmp_path / "Videos" / name).write_bytes(b"x")
+    head, row = "FileName;EF;ESV;EDV;Split\n\n", ";55,5;40;90;TRAIN\n"
+    rows = "".join(f"{name}{row}" for name in ("0X1", "0x2.AVI", "0Xa", "0XA.avi"))
+    (tmp_path / "FileList.csv").write_text(head + rows)
+    (tmp_path / "VolumeTracings.csv").write_text("FileName,X1,Y1,X2,Y2,Frame\n0x2,1,1,5,1,3\n0x2,1,1,9,1,7\n")
+    found = EchoNetDynamic().recordings(tmp_path)
+    assert [(r.file.name, r.problem, r.columns["EF"]) for r in found] == [
+        (name, None, 55.5) for name in ("0X1.AVI", "0X2.avi", "0Xa.avi", "0XA.avi")
+    ]
+    assert [r.name for r in found][:2] == ["0X1", "0X2"]
+    assert found[1].mark_frames == {"ED": (7,), "ES": (3,)}  # type: ignore[attr-defined]
+    (tmp_path / "FileList.csv").write_text(head + f"0X1{row}0x1.avi{row.replace('55,5', '56,5')}")
+    with pytest.raises(UserError, match=r"^FileList.csv, lines 3 and 4: two rows of 0X1 have different values"):
+        EchoNetDynamic().recordings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "message"),
+    [
+        ("FileList.csv", "55.5", "55 %", r"^FileList.csv, line 2, column EF: '55 %' is not a number"),
+        ("VolumeTracings.csv", ",3\n", ",3.5\n", r"^VolumeTracings.csv, line 2, column Frame has the frame '3.5'"),
+        ("VolumeTracings.csv", ",3\n", ",x\n", r"^VolumeTracings.csv, line 2, column Frame: 'x' is not a number"),
+        ("VolumeTracings.csv", "25,10", "y,10", r"^VolumeTracings.csv, line 2, column X1: 'y' is not a number"),
+    ],
+)
+def test_a_cell_that_is_no_number(dynamic: Path, table: str, old: str, new: str, message: str) -> None:
+    path = dynamic / "EchoNet-Dynamic" / table
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
         EchoNetDynamic().recordings(dynamic)

@@ -302,11 +302,15 @@ def test_rows_and_files_that_do_not_pair_and_paths_that_leave(tmp_path: Path) ->
             Images(csv="l.csv", columns=COLUMNS, labels={"Male": "sex=male"}),
             "labels.Male is sex=male, but no image",
         ),
-        ({"finding": "2"}, Images(csv="l.csv", columns=COLUMNS, labels={"F": "finding"}), "line 2, has the label '2'"),
+        (
+            {"finding": "2"},
+            Images(csv="l.csv", columns=COLUMNS, labels={"F": "finding"}),
+            "line 2, column finding has the label '2'",
+        ),
         (
             {"finding": "no"},
             Images(csv="l.csv", columns=COLUMNS, labels={"F": "finding"}),
-            "line 2, has the label 'no'",
+            "line 2, column finding has the label 'no'",
         ),
         ({}, Images(csv="../l.csv", columns=COLUMNS), "leaves the raw folder"),
         ({}, Images(csv="gone.csv", columns=COLUMNS), "gone.csv cannot be read"),

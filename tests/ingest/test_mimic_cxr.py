@@ -204,7 +204,7 @@ def split_rows(**changes: str) -> list[dict[str, str]]:
     ("changes", "message"),
     [
         ({"split": "test"}, r"split.csv.gz, lines 2 and 4: one patient is in two splits, TRAIN and TEST"),
-        ({"split": "dev"}, r"split.csv.gz, line 4, has the split 'dev'"),
+        ({"split": "dev"}, r"split.csv.gz, line 4, column split has the split 'dev'"),
         ({"dicom_id": IMAGES[4][0]}, r"split.csv.gz, lines 4 and 6, have the same dicom_id but different"),
     ],
 )
@@ -266,7 +266,7 @@ def test_tables_that_do_not_have_what_is_asked(
 
 def test_a_label_that_is_none_and_a_damaged_table(source: MimicCxr, raw: Path) -> None:
     tables(raw, chexpert=[{"study_id": "50414267", **dict.fromkeys(LABELS, ""), "Edema": "maybe"}])
-    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, Edema, has the label 'maybe': use 1, 0, -1"):
+    with pytest.raises(UserError, match=r"chexpert.csv.gz, line 2, column Edema has the label 'maybe': use 1, 0"):
         source.recordings(raw)
     cut(raw / "mimic-cxr-2.0.0-chexpert.csv.gz", 0.6)
     with pytest.raises(UserError, match=r"chexpert.csv.gz cannot be read: the gzip file is incomplete"):

@@ -131,27 +131,33 @@ def test_a_row_finds_its_file_by_path_or_name_with_or_without_suffix(tmp_path: P
 
 def test_rows_and_files_that_do_not_pair(tmp_path: Path) -> None:
     root = _touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d/x.mp4", "e/x.mp4", "f.mp4")
-    rows = [
-        ROW,
-        ROW,
-        {**ROW, "file": "b.mp4"},
-        {**ROW, "file": "b.mp4", "patient": "other"},
-        {**ROW, "file": "gone.mp4"},
-    ]
+    rows = [ROW, ROW, {**ROW, "file": "gone.mp4"}]
     rows += [{**ROW, "file": "x.mp4"}, {**ROW, "file": ""}, {**ROW, "file": "f.mp4", "patient": ""}]
     write_csv(root / "l.csv", rows)
     found = _by_name(Videos(csv="l.csv", columns=COLUMNS), root)
     problems = {name: recording.problem for name, recording in found.items() if recording.counted}
+    assert found["a.mp4-line-3"].problem == "a second row for the same file: the first is used"
+    assert not found["a.mp4-line-3"].counted
     assert problems.pop("a") is None
-    assert problems.pop("a.mp4-line-3") == "a second row for the same file: the first is used"
-    assert problems.pop("b") == "two rows of l.csv contradict each other"
-    assert "contradict" in (problems.pop("b.mp4-line-5") or "")
     assert problems.pop("gone.mp4") == "no such file in the raw folder"
-    assert problems.pop("c") == problems.pop("d-x.mp4") == problems.pop("e-x.mp4") == "no row in l.csv"
+    assert (
+        problems.pop("b")
+        == problems.pop("c")
+        == problems.pop("d-x.mp4")
+        == problems.pop("e-x.mp4")
+        == "no row in l.csv"
+    )
     assert problems.pop("x.mp4") == "2 files have this name: give the path"
-    assert problems.pop("row-8") == "the row names no file"
+    assert problems.pop("row-6") == "the row names no file"
     assert problems.pop("f") == "no PatientID in the csv"
     assert not problems
+
+
+def test_two_rows_of_one_file_with_different_values_are_refused(tmp_path: Path) -> None:
+    write_csv(_touch(tmp_path, "a.mp4", "b.mp4") / "l.csv", [ROW, {**ROW, "file": "b"}, {**ROW, "patient": "other"}])
+    with pytest.raises(UserError, match=r"^l.csv, lines 2 and 4: two rows of one file have different values") as error:
+        Videos(csv="l.csv", columns=COLUMNS).recordings(tmp_path)
+    assert "other" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../out.mp4", "/etc/passwd", "clips/../../out.mp4", "C:\\out.mp4", "..\\out.mp4"])
@@ -261,5 +267,5 @@ def test_semicolons_and_a_byte_order_mark(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp4")
     (tmp_path / "l.csv").write_text("\ufefffile;EF\na;55,5\n", encoding="utf-8")
     assert _by_name(Videos(csv="l.csv", columns={"FileName": "file", "EF": "EF"}), tmp_path)["a"].columns == {
-        "EF": "55,5"
+        "EF": 55.5
     }
