@@ -33,6 +33,8 @@ class Artifact:
     code_version: str = ""
     source: str = ""
     """SHA-256 of the checksums of the training store, which identifies the training patients."""
+    origin: str = ""
+    """The same of the store that the training store was decoded or encoded from, if known."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:

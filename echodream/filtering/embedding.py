@@ -1,18 +1,24 @@
 """Embeddings of frames of stores by the identity network."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError
 
-from echodream.artifact import read_artifact
+from echodream.artifact import TRAINING_FILE, read_artifact
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid import load_reid
 from echodream.networks.autoencoder import load_frozen_autoencoder
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.weights import fingerprint
 
 BATCH_FRAMES = 256
@@ -30,16 +36,42 @@ def sampling_settings(store: Store) -> Mapping[str, Any]:
     return settings
 
 
-def check_training_store(folder: str, name: str, real: Store, key: str) -> None:
+def check_training_store(folder: str, name: str, real: Store, key: str, decoded: bool = False) -> None:
     """Raise ``UserError`` unless the model ``name`` at ``folder``, set by ``key``, was trained on the store ``real``.
 
-    Otherwise the splits of ``real`` would not tell training patients from new patients.
+    Otherwise the splits of ``real`` would not tell training patients from new patients. ``decoded``: the model was
+    trained on videos that ``real`` was encoded from, or that were decoded from ``real``.
     """
-    source = read_artifact(folder, name).source
-    if source and source != real.checksum:
+    artifact = read_artifact(folder, name)
+    sources = {artifact.source}
+    if decoded:
+        videos = real.root.with_name("decoded")  # for artifacts that do not record the origin of their store
+        if (videos / CHECKSUMS).is_file() and file_sha256(videos / CHECKSUMS) == artifact.source:
+            sources.add(str(Store(videos).dataset.settings.get("source")))
+        sources |= {artifact.origin, real.checksum if artifact.source == real.dataset.settings.get("source") else ""}
+    if artifact.source and real.checksum not in sources:
         raise UserError(
             f"{key}={folder} was trained on another store than real={real.root}, so its training patients are unknown: "
             "give the store that the model was trained on"
+        )
+
+
+def check_not_selected_on(folder: str | None, key: str, splits: Sequence[str]) -> None:
+    """Raise ``UserError`` if VAL is among ``splits``, and decided when to stop training the model at ``folder``, or
+    which model to choose. Its patients would be no new patients to the model, which was set by ``key``."""
+    path = Path(str(folder)) / TRAINING_FILE
+    if folder is None or "VAL" not in splits or not path.is_file():
+        return
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+        callbacks = [part for part in (config.get("callbacks") or {}).values() if isinstance(part, Mapping)]
+    except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path} cannot be read, so the use of VAL in training is unknown: train again") from error
+    monitors = [str(part["monitor"]) for part in callbacks if part.get("monitor")]
+    if used := [name for name in (*monitors, config.get("objective")) if name and str(name).startswith("val")]:
+        raise UserError(
+            f"calibration={[*splits]} is not possible: {key}={folder} was chosen by {used[0]} of the VAL patients "
+            "(early stopping or hyperparameter search), so they are not new to it; give calibration=[TEST]"
         )
 
 

@@ -3,14 +3,16 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
+from echodream.filtering.ledger import Tries
 from echodream.filtering.scoring import FilterScores
-from echodream.privacy.decision import Decision
+from echodream.privacy import statements
+from echodream.privacy.decision import Decision, shared_copies
 from echodream.privacy.rules import Calibrated, Rule
-from echodream.privacy.statements import percent
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, read_record, write_record
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.schema import partial_path, read_dataset
@@ -18,63 +20,101 @@ from echodream.store.table import write_table
 
 RECORD, SCORES, EVIDENCE = "filter.json", "scores.csv", "evidence.csv"
 """Files of the private folder."""
+EARLIER = "earlier"
+"""Folder, in the private folder, of the files of earlier batches of samples."""
 
 
-def count_decisions(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
-    """Number of decisions in a private folder with the record ``previous``; the same settings count only once."""
-    if previous is None:
-        return 1
-    repeated = all(previous.get(name) == value for name, value in json.loads(json.dumps(settings)).items())
-    return int(previous.get("decision", {}).get("tries", 1)) + (0 if repeated else 1)
+def tries_before_the_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+    """Number of decisions that the record ``previous`` counts, and this one, if there was no ledger; else 0."""
+    same_patients = previous is not None and all(previous.get(key) == settings[key] for key in ("real", "reid"))
+    if previous is None or not same_patients or "evidence" in previous:
+        return 0
+    return int(previous.get("decision", {}).get("tries", 1)) + bool(_differences(previous, settings))
 
 
 def is_complete(dst: Path, private: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether both folders are complete. Raises ``UserError`` if one of them has other settings."""
-    expected = json.loads(json.dumps(settings))
-    records = {dst: read_dataset(dst).settings} if dst.exists() else {}
-    record = read_record(private / RECORD)
-    if record is not None and record.get("decision", {}).get("passed"):
-        records[private] = record
-    for folder, recorded in records.items():
-        if different := [name for name, value in expected.items() if recorded.get(name) != value]:
-            key = "private" if folder == private else "dst"
-            raise UserError(
-                f"{folder} already exists, made with another {different[0]}: choose another {key}=, or remove it"
-            )
-    if len(records) == 2:
-        shutil.rmtree(partial_path(dst), ignore_errors=True)
-    return len(records) == 2
+    """Whether both folders are complete. Raises ``UserError`` if one of them has other settings.
 
-
-def public_decision(decision: Decision, scores: FilterScores, rule: Rule, number: int) -> dict[str, Any]:
-    """The part of decision ``number`` that may be shared: no names, no paths. Thresholds are left out,
-    because each is the score of one patient."""
-    record = decision.as_dict()
-    if decision.passed and isinstance(rule, Calibrated):
-        record["statement"] += (
-            " This is the first decision that was written to its private folder; decisions in other folders are not "
-            "counted."
-            if number == 1
-            else f" This was decision number {number} of those written to its private folder, with other settings than "
-            "before, on the same patients: the confidence of all of them together is "
-            f"{percent(max(0.0, 1 - number * rule.delta))}. Decisions in other folders are not counted."
+    ``private`` may have a decision about other samples with the same settings.
+    """
+    shared = read_dataset(dst).settings if dst.exists() else None
+    if shared is not None and (different := _differences(shared, settings, "source")):
+        raise UserError(f"{dst} already exists, made with another {different[0]}: choose another dst=, or remove it")
+    latest = _passed_record(private)
+    if latest is not None and (different := _differences(latest, settings)):
+        raise UserError(
+            f"{private} already exists, made with another {different[0]}: choose another private=; ledger= counts the "
+            "decisions in all folders, and further samples with the same settings need no new decision"
         )
+    batch = _passed_record(_batch_folder(private, settings["source"]))
+    own = any(record is not None and record.get("source") == settings["source"] for record in (latest, batch))
+    if shared is not None and own:
+        shutil.rmtree(partial_path(dst), ignore_errors=True)
+    return shared is not None and own
+
+
+def _differences(record: Mapping[str, Any], settings: Mapping[str, Any], *more: str) -> list[str]:
+    """Names of ``settings`` that differ in ``record``: those of the decision, not of the samples, and ``more``."""
+    expected = json.loads(json.dumps(settings))
+    return [name for name in expected if (name != "source" or name in more) and record.get(name) != expected[name]]
+
+
+def _passed_record(folder: Path) -> dict[str, Any] | None:
+    record = read_record(folder / RECORD)
+    return record if record is not None and record.get("decision", {}).get("passed") else None
+
+
+def _batch_folder(private: Path, source: str) -> Path:
+    """Folder of the scores of an earlier batch of samples, whose store has the checksum ``source``."""
+    return private / EARLIER / source[:16]
+
+
+def public_decision(
+    decision: Decision, scores: FilterScores, rule: Rule, tries: Tries, generator_known: bool
+) -> dict[str, Any]:
+    """The part of the decision that may be shared: no names, no paths. Thresholds are left out,
+    because each is the score of one patient. ``generator_known``: its training patients were checked."""
+    record = decision.as_dict()
     rejected = int(decision.rejected(scores.samples.score).sum())
+    kept, copies = len(scores.names) - rejected, None
+    if decision.passed and isinstance(rule, Calibrated):
+        copies = shared_copies(kept, rejected, rule.beta, rule.delta)
+        sentences = [
+            statements.compared_frames(scores.frames, scores.frames_per_sample),
+            statements.copies_in_the_set(copies, rule.delta),
+            "" if generator_known else statements.UNKNOWN_GENERATOR,
+            statements.number_of_decisions(tries.same, tries.other, rule.delta),
+        ]
+        record["statement"] = " ".join([record["statement"], *filter(None, sentences)])
     return {
         **record,
         "drawn": len(scores.names),
         "rejected": rejected,
-        "kept": len(scores.names) - rejected,
+        "kept": kept,
+        "copies": None if copies is None else asdict(copies),
         "frames": scores.frames,
+        "frames_per_sample": scores.frames_per_sample,
         "references": scores.samples.references,
         "training_patients": scores.samples.patients,
-        "tries": number,
+        "copied_patients": scores.evidence.copied,
+        "tries": tries.same,
+        "tries_with_other_networks": tries.other,
     }
 
 
 def write_private_folder(folder: Path, scores: FilterScores, decision: Decision, record: Mapping[str, Any]) -> None:
-    """Write the scores of samples, calibration patients and copies; each file atomically, the ``record`` last."""
+    """Write the scores of samples, calibration patients and copies; each file atomically, the ``record`` last.
+
+    The files of an earlier batch of samples are kept in a folder of their own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _passed_record(folder)
+    if earlier is not None and earlier.get("source") != record["source"]:
+        batch = _batch_folder(folder, str(earlier.get("source")))
+        batch.mkdir(parents=True, exist_ok=True)
+        for name in (SCORES, EVIDENCE, RECORD):
+            if (folder / name).is_file():
+                (folder / name).replace(batch / name)
     samples, rejected = scores.samples, decision.rejected(scores.samples.score)
     p_values = decision.p_values(samples.score)
     rows = [
@@ -132,5 +172,7 @@ def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
         for row in rows:
             passes = f"{row['passes']} of {row['controls']} pass, at most {100 * row['bound']:.3g} %"
             lines[f"copies: {row['transform']}"] = passes + note
+    if copies := decision.get("copies"):
+        lines["copies in the set"] = f"at most {copies['expected']:.2g} expected; bound {copies['bound']}"
     lines["statement"] = decision["statement"]
     return lines

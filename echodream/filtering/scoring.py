@@ -97,12 +97,16 @@ class QueryScores:
 
 @dataclass(frozen=True)
 class FilterScores:
-    """Scores of samples in the order of ``names``, the evidence for the rule, and the number of frames per query."""
+    """Scores of samples in the order of ``names``, and the evidence for the rule.
+
+    ``frames``: number of compared frames of a sample, calibration patient or copy, of the ``frames_per_sample``.
+    """
 
     names: list[str]
     samples: QueryScores
     evidence: Evidence
     frames: int
+    frames_per_sample: int
 
 
 def score_samples(
@@ -120,7 +124,8 @@ def score_samples(
     references = ReferenceFrames(embedder, recordings, config.reference_every, first)
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
     names = sorted(store.table["FileName"].tolist())
-    frames = len(config.checked_frames(frames_per_sample(store)))
+    total = frames_per_sample(store)
+    frames = len(config.checked_frames(total))
     queries = [Query(part) for part in embed_queries(embedder, _read_samples(store, names, config), views)]
     held_out = [Recordings(real, split) for split in config.calibration]
     new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
@@ -145,8 +150,9 @@ def score_samples(
         train_to_test=maxima,
         samples=scores.score[samples],
         amounts={name: control.amount for name, control in controls.items()},
+        copied=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
     )
-    return FilterScores(names, scores.select(samples), evidence, frames)
+    return FilterScores(names, scores.select(samples), evidence, frames, total)
 
 
 def frames_per_sample(store: Store) -> int:

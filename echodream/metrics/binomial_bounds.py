@@ -63,3 +63,15 @@ def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, 
         range(choosing), True, key=lambda k: not betabinom.cdf(allowed, certifying, k + 1, choosing - k) >= power
     )
     return too_many - 1
+
+
+def passing_copies_bound(rejected: int, beta: float, delta: float) -> int:
+    """Upper bound, with confidence 1 - ``delta``, of the number of copies that pass if ``rejected`` samples do not.
+
+    Each copy passes with probability at most ``beta``, independently of the others. For any number of copies, those
+    that pass before ``rejected`` + 1 are rejected have at most the negative binomial distribution (rejected + 1,
+    1 - beta); the bound is its quantile.
+    """
+    from scipy.stats import nbinom
+
+    return int(nbinom.ppf(1 - delta, rejected + 1, 1 - beta))

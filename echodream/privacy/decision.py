@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from echodream.metrics.binomial_bounds import clopper_pearson_upper
+from echodream.metrics.binomial_bounds import clopper_pearson_upper, passing_copies_bound
 from echodream.privacy.certification import Certificate, PatientScores
 from echodream.privacy.conformal import finite_scores, p_values
 
@@ -21,7 +21,9 @@ class Cost:
     """Rejection of samples that are no closer to the training patients than new patients are.
 
     ``rejected`` of the ``patients`` new patients are rejected. ``level``: conformal level of the threshold, (1 +
-    rejected) / (patients + 1). ``bound``: upper bound, at confidence 1 - delta, of the probability of rejection.
+    rejected) / (patients + 1), the probability on average over calibration sets. ``bound``: upper bound, at confidence
+    1 - delta, of the probability with these calibration patients, which is Beta(1 + rejected, patients - rejected) at
+    an order statistic (Vovk 2012, arXiv 1209.2673). It also holds if known copies lowered the threshold.
     """
 
     level: float
@@ -36,6 +38,28 @@ def rejection_cost(calibration: PatientScores | None, tau: float, delta: float) 
         return None
     rejected, patients = int((calibration.values >= tau).sum()), len(calibration)
     return Cost((1 + rejected) / (patients + 1), clopper_pearson_upper(rejected, patients, delta), rejected, patients)
+
+
+@dataclass(frozen=True)
+class SharedCopies:
+    """Copies among the ``samples`` that pass, if ``rejected`` samples do not and a copy passes with probability beta.
+
+    ``expected``: bound of the expected number of copies. For every copy that is rejected, beta / (1 - beta) are
+    expected to pass, so (rejected + 1) beta / (1 - beta) bounds the number that passes before one more is rejected.
+    ``bound``: of the number of copies, at confidence 1 - delta, if copies pass independently of each other. Neither
+    exceeds ``samples``.
+    """
+
+    samples: int
+    rejected: int
+    expected: float
+    bound: int
+
+
+def shared_copies(samples: int, rejected: int, beta: float, delta: float) -> SharedCopies:
+    """Bounds of the number of copies among ``samples`` that pass, from the number of ``rejected`` samples."""
+    expected, bound = (rejected + 1) * beta / (1 - beta), passing_copies_bound(rejected, beta, delta)
+    return SharedCopies(samples, rejected, min(expected, float(samples)), min(bound, samples))
 
 
 @dataclass(frozen=True)

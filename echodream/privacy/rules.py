@@ -14,7 +14,7 @@ from echodream.metrics.binomial_bounds import calibration_patients_needed, contr
 from echodream.privacy import certification, statements
 from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
-from echodream.privacy.decision import Decision, rejection_cost
+from echodream.privacy.decision import Cost, Decision, rejection_cost
 from echodream.privacy.similarity import Similarity
 
 
@@ -27,6 +27,8 @@ class Evidence:
     are measured but not certified.
     ``train_to_test``: highest similarity of each training image to a test image, (n_train,), for the published rule.
     ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``: strength of each transform, as text.
+    ``copied``: number of training patients who were selected to be copied; a patient without further recordings or
+    frames has no copy under some transforms. None: unknown.
     """
 
     calibration: PatientScores | None = None
@@ -35,6 +37,7 @@ class Evidence:
     train_to_test: np.ndarray | None = None
     samples: np.ndarray | None = None
     amounts: Mapping[str, str] = field(default_factory=dict)
+    copied: int | None = None
 
     def __post_init__(self) -> None:
         if WEAKEST in self.controls:
@@ -187,15 +190,16 @@ class Calibrated(Rule):
             if failing := [row for row in table if row.transform in required and row.bound > self.beta]:
                 worst = max(failing, key=lambda row: row.bound)
                 failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
+        cost = rejection_cost(evidence.calibration, tau, self.delta) if thresholds else None
         return Decision(
             rule=self.name,
             tau=tau,
             passed=not failure,
-            statement=failure or self._guarantee_statement(evidence, decisive, table),
+            statement=failure or self._guarantee_statement(evidence, decisive, table, cost),
             decisive=decisive,
             thresholds=thresholds,
             table=table,
-            cost=rejection_cost(evidence.calibration, tau, self.delta) if thresholds else None,
+            cost=cost,
             sizes=evidence.sizes(choosing, certifying),
             settings=asdict(self),
             calibration=calibration,
@@ -264,14 +268,24 @@ class Calibrated(Rule):
             return first, first
         return first, "certified" if certified >= alpha_max else "alpha_max"
 
-    def _guarantee_statement(self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...]) -> str:
+    def _guarantee_statement(
+        self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...], cost: Cost | None
+    ) -> str:
         """The statement of a decision that passed."""
         rows = [row for row in table if row.transform != WEAKEST]
-        amounts = {row.transform: evidence.amounts.get(row.transform, "") for row in rows}
+        amounts = {
+            row.transform: statements.amount_and_patients(
+                evidence.amounts.get(row.transform, ""), len(evidence.controls[row.transform]), evidence.copied
+            )
+            for row in rows
+        }
         certifying = min(row.controls for row in rows)
         level = self.alpha if decisive == "alpha" else self.alpha_max
         copies = statements.copy_guarantee(
             amounts, certifying, self.beta, self.delta, self.worst_case, decisive == "certified", self.choose
         )
-        rejection = statements.rejection_guarantee(level, self.benjamini_hochberg and decisive == "alpha")
+        fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
+        rejection = statements.rejection_guarantee(
+            level, fdr and decisive == "alpha", None if fdr else cost, self.delta
+        )
         return f"{copies} {rejection}"

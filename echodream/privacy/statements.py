@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, controls_needed_at_rate
 from echodream.privacy.certification import Certificate
-from echodream.privacy.decision import SCOPE
+from echodream.privacy.decision import SCOPE, Cost, SharedCopies
 
 NO_PATIENT_WITH_ALL_COPIES = (
     "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "
@@ -40,14 +40,64 @@ def copy_guarantee(
     )
 
 
-def rejection_guarantee(level: float, false_discovery_rate: bool) -> str:
-    """The guarantee for the rejection of harmless samples."""
+def amount_and_patients(amount: str, patients: int, copied: int | None) -> str:
+    """The ``amount`` of a transform, and of how many of the ``copied`` patients copies exist, if not of all."""
+    missing = copied is not None and patients < copied
+    return f"{amount}{f' for the {patients} of {copied} patients who have such copies' if missing else ''}".strip()
+
+
+def rejection_guarantee(level: float, false_discovery_rate: bool, cost: Cost | None, delta: float) -> str:
+    """The guarantee for the rejection of harmless samples: on average, and with these calibration patients."""
     if false_discovery_rate:
         return f"Of the samples rejected, at most {percent(level)} are expected to be no closer than new patients are."
+    conditional = ""
+    if cost is not None:
+        conditional = (
+            f" With these {cost.patients} calibration patients, the probability is at most {percent(cost.bound)}, with "
+            f"confidence {percent(1 - delta)}."
+        )
     return (
         "A sample that is no closer to the training patients than a new patient is, is rejected with probability at "
-        f"most {percent(level)}, on average over the choice of calibration patients."
+        f"most {percent(level)}, on average over the choice of calibration patients.{conditional}"
     )
+
+
+def compared_frames(compared: int, frames: int) -> str:
+    """How many of the ``frames`` of a sample are compared."""
+    if compared == frames:
+        return f"All {frames} frames of each sample are compared." if frames > 1 else "Samples have one frame."
+    return (
+        f"{compared} of the {frames} frames of each sample are compared, and copies are tested with {compared} copied "
+        "frames: a sample that copies other frames only may pass."
+    )
+
+
+def copies_in_the_set(copies: SharedCopies, delta: float) -> str:
+    """How many copies the shared samples may contain."""
+    return (
+        f"Of the {copies.samples} samples that pass, at most {copies.expected:.2g} are expected to be such copies, "
+        f"because {copies.rejected} were rejected and copies rarely pass; with confidence {percent(1 - delta)} at most "
+        f"{copies.bound} are, if copies pass with this probability and independently of each other."
+    )
+
+
+def number_of_decisions(number: int, other_networks: int, delta: float) -> str:
+    """Which decision on these patients this is; ``other_networks``: number of decisions by means of other networks."""
+    patients = "with these networks on these patients"
+    own = f"This is the first decision {patients}."
+    if number > 1:
+        own = (
+            f"This is one of {number} decisions with different settings {patients}: the confidence of all of them "
+            f"together is {percent(max(0.0, 1 - number * delta))}."
+        )
+    others = f"{other_networks} with other networks on these patients" if other_networks else ""
+    also = ", and decisions on other copies of the study, are not counted"
+    return f"{own} {f'{others}{also}' if others else 'Decisions on other copies of the study are not counted'}."
+
+
+UNKNOWN_GENERATOR = (
+    "It was not checked which patients the generator was trained on, because the filter was not given the generator."
+)
 
 
 def no_guarantee(percent_: float) -> str:

@@ -95,6 +95,7 @@ def _common_values(approval: Approval) -> dict[str, Any]:
         "study": sources.study,
         "kind": approval.kind,
         "decision": approval.decision,
+        "certified": privacy.certified_probability(approval.decision),
         "findings": approval.findings,
         "generators": generators,
         "verdicts": [f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}".strip() for v in verdicts],

@@ -16,7 +16,13 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator
-from echodream.filtering.embedding import FrameEmbedder, check_training_store, sampling_settings
+from echodream.filtering.embedding import (
+    FrameEmbedder,
+    check_not_selected_on,
+    check_training_store,
+    sampling_settings,
+)
+from echodream.filtering.ledger import LedgerEntry, check_ledger, register_decision
 from echodream.filtering.positive_controls import Control, select_controls
 from echodream.filtering.record import RECORD, is_complete, summary_lines
 from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
@@ -36,6 +42,7 @@ def filter_(
     src: InputPath,
     dst: OutputPath,
     private: OutputPath,
+    ledger: OutputPath,
     real: InputPath,
     artifact: InputPath,
     autoencoder: InputPath,
@@ -62,8 +69,8 @@ def filter_(
     ``artifact``: the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
     ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee. ``on``
     to ``seed``: see ``ScoringConfig``. Writes samples that pass to ``dst``, with the decision in dataset.json, and the
-    scores and nearest patients of all samples to ``private``. Without the rule's guarantee no sample passes, and the
-    summary has a problem.
+    scores and nearest patients of all samples to ``private``. The decision is entered in the folder ``ledger``. Without
+    the rule's guarantee no sample passes, and the summary has a problem.
     """
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
@@ -71,22 +78,25 @@ def filter_(
     _check_private_folder(Path(private), Path(dst), store.root)
     selected = select_controls(controls, leave_out, report_only, config.views)
     needing = [name for name, control in selected.items() if control.needs_generator]
-    model_fingerprint = _check_generator(generator, needing[0], on, store, study) if needing else None
+    model_fingerprint = _check_generator(generator, needing, on, store, study)
+    for key, folder in (("artifact", artifact), ("generator", generator), ("autoencoder", autoencoder)):
+        check_not_selected_on(folder, key, config.calibration)
     settings = {
         "source": store.checksum,
         "real": study.checksum,
         "reid": read_artifact(artifact, "reid").fingerprint,
-        "generator": model_fingerprint,
+        "generator": model_fingerprint if needing else None,
         "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
         "controls": {name: control.settings() for name, control in selected.items()},
         "report_only": sorted(set(report_only) & set(selected)),
         **asdict(config),
     }
-    private_lock = lock(Path(private), key="private=")  # so that every decision is counted
+    private_lock = lock(Path(private), key="private=")
     try:
         if is_complete(Path(dst), Path(private), settings):
             record = read_dataset(Path(dst)).settings
             return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
+        check_ledger(Path(ledger))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedder = _load_embedder(artifact, autoencoder, device, (store, study), rule)
         model = load_diffusion_model(str(generator), GENERATORS[on]) if needing else None
@@ -94,8 +104,13 @@ def filter_(
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device)
         scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
-        number = filter_record.count_decisions(read_record(Path(private) / RECORD), settings)
-        record = {**settings, "decision": filter_record.public_decision(decision, scores, rule, number)}
+        entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
+        tries = register_decision(Path(ledger), entry, decision.passed, code_version)
+        before = filter_record.tries_before_the_ledger(read_record(Path(private) / RECORD), settings)
+        tries = replace(tries, same=max(tries.same, before))
+        known = model_fingerprint is not None
+        record = {**settings, "decision": filter_record.public_decision(decision, scores, rule, tries, known)}
+        record["evidence"] = entry.evidence_digest
         command = redact_paths_in_command(command)
         origin: dict[str, Any] = {"command": command, "code_version": code_version}
         filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin})
@@ -147,10 +162,16 @@ def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
             raise UserError(f"private={private} lies in {shared}, which may be shared: choose a folder elsewhere")
 
 
-def _check_generator(folder: str | None, control: str, on: str, store: Store, study: Store) -> str:
-    """Fingerprint of the generator. Raises ``UserError`` if it is missing, or if ``store`` is of another generator."""
-    if folder is None:
-        raise UserError(f"controls.{control} needs generator=, the model that sampled src; or set the control to null")
+def _check_generator(folder: str | None, needing: Sequence[str], on: str, store: Store, study: Store) -> str | None:
+    """Fingerprint of the generator; None if there is none. Raises ``UserError`` if the controls ``needing`` it lack it,
+    if it was trained on another split, or if ``store`` is of another generator.
+    """
+    if folder is None and needing:
+        raise UserError(
+            f"controls.{needing[0]} needs generator=, the model that sampled src; or set the control to null"
+        )
+    if folder is None or not (needing or Path(folder).exists()):
+        return None
     check_training_store(folder, GENERATORS[on], study, "generator")
     fingerprint, recorded = read_artifact(folder, GENERATORS[on]).fingerprint, sampling_settings(store).get("model")
     if recorded is not None and recorded != fingerprint:
@@ -158,13 +179,25 @@ def _check_generator(folder: str | None, control: str, on: str, store: Store, st
     return fingerprint
 
 
+def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, generator: str | None) -> LedgerEntry:
+    """The decision with ``settings`` about the samples of ``store``, of which ``frames`` are compared."""
+    sampling = sampling_settings(store)
+    networks = {"reid": settings["reid"], "generator": sampling.get("model", generator)}
+    rule = settings["rule"]
+    excluded = ["real", "reid", *([] if rule.get("benjamini_hochberg") else ["source"])]
+    decision = {name: value for name, value in settings.items() if name not in excluded}
+    decision["frames"] = frames
+    if settings["generator"] is not None:
+        decision["guidance"] = sampling.get("guidance")
+    return LedgerEntry({"real": settings["real"], **networks}, decision, settings["on"])
+
+
 def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule) -> FrameEmbedder:
     """The identity network. Raises ``UserError`` if it was not trained on the latents of ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
     for store in stores:
         embedder.check(store)
-    if embedder.input_spec.on == "latents":  # a network on pixels was trained on the decoded store
-        check_training_store(artifact, "reid", stores[-1], "artifact")
+    check_training_store(artifact, "reid", stores[-1], "artifact", decoded=embedder.input_spec.on == "pixels")
     similarity = embedder.input_spec.similarity
     if isinstance(rule, Calibrated) and rule.similarity != similarity:
         raise UserError(

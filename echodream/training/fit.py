@@ -56,6 +56,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source)
     module, data = build(cfg)
+    artifact = replace(artifact, origin=str(data.store.dataset.settings.get("source", "")))
     with _training_lock(folder):
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
@@ -163,7 +164,9 @@ def training_yaml(cfg: DictConfig) -> str:
     """The settings that decide the weights, as yaml, without the settings of loggers and other callbacks."""
     kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
     callbacks = cfg.callbacks or {}
-    kept["callbacks"] = {name: callbacks.get(name) for name in ("ema", "early_stopping") if name in ("ema", *callbacks)}
+    stops = [name for name, part in callbacks.items() if "EarlyStopping" in str((part or {}).get("_target_"))]
+    names = ["ema", *(name for name in callbacks if name == "early_stopping" or name in stops)]
+    kept["callbacks"] = {name: callbacks.get(name) for name in names}
     return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 

@@ -1,5 +1,6 @@
 """What the rules promise, held against simulations in which the truth is known."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
+from echodream.metrics.binomial_bounds import passing_copies_bound
 from echodream.privacy.certification import PatientScores
+from echodream.privacy.decision import SharedCopies, shared_copies
 from echodream.privacy.nearest_neighbors import nearest_patients
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
 
@@ -63,6 +66,66 @@ def test_the_share_lost_is_the_conformal_rank(held: int, alpha: float) -> None:
     assert mean == pytest.approx(rank / (held + 1), abs=error)
     missed = (np.array(lost) > np.array(bounds)).mean()
     assert missed == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 1500))  # at an order statistic it is exact
+
+
+@pytest.mark.parametrize(("held", "alpha"), [(26, 0.05), (59, 0.05), (99, 0.1)])
+def test_the_price_with_given_calibration_patients_is_the_quantile_of_a_beta_distribution(
+    held: int, alpha: float
+) -> None:
+    """Vovk 2012: at the r-th highest of n scores the probability of rejection is Beta(r, n + 1 - r)."""
+    copies = {"any": PatientScores(np.full(59, 9.0), named(59, "t"))}
+    values = np.random.default_rng(0).normal(size=held)
+    decision = Calibrated(alpha=alpha, choose=0.0).decide(Evidence(PatientScores(values, named(held, "c")), copies))
+    rank = int(np.floor(alpha * (held + 1)))
+    assert decision.cost is not None
+    truth = float(stats.beta.ppf(0.95, rank, held + 1 - rank))
+    assert decision.cost.bound == pytest.approx(truth)
+    assert f"at most {100 * alpha:g} %, on average over the choice of calibration patients." in decision.statement
+    told = f"With these {held} calibration patients, the probability is at most {100 * truth:.3g} %, with confidence"
+    assert told in decision.statement
+    assert held != 26 or "at most 10.9 %, with confidence 95 %" in decision.statement
+
+
+@pytest.mark.parametrize("mean", [2.6, 2.2])
+def test_the_price_with_given_calibration_patients_holds_where_copies_lower_tau(mean: float) -> None:
+    """1,000 studies in which tau is that of alpha in some and that of the copies in most."""
+    study, rule, studies = Study({"flip": mean}, 200, seed=3), Calibrated(choose=0.0, alpha_max=0.6), 1000
+    wrong, down, passed = 0, 0, 0
+    for _ in range(studies):
+        decision = rule.decide(study.evidence(held=40))
+        if decision.passed:
+            assert decision.cost is not None
+            passed += 1
+            down += decision.decisive == "certified"
+            wrong += stats.norm.sf(decision.tau) > decision.cost.bound
+    assert passed > 0.9 * studies
+    assert down > 0.5 * studies
+    assert 0 < wrong <= 0.05 * studies + 3 * np.sqrt(0.05 * 0.95 * studies)
+
+
+@pytest.mark.parametrize("copies", [0, 3, 40, 400])
+@pytest.mark.parametrize("harmless", [0, 5])
+def test_the_bound_of_the_copies_in_a_set_holds_for_any_number_of_copies(copies: int, harmless: int) -> None:
+    """20,000 sets of 500 samples with ``copies`` copies, each of which passes with beta, and harmless rejections."""
+    beta, delta, sets = 0.05, 0.05, 20_000
+    passing = np.random.default_rng(copies).binomial(copies, beta, sets)
+    counts, numbers = np.unique(passing, return_counts=True)
+    bounds = [shared_copies(500, copies - int(k) + harmless, beta, delta) for k in counts]
+    missed = sum(int(n) for k, n, one in zip(counts, numbers, bounds, strict=True) if k > one.bound) / sets
+    assert missed <= delta + 3 * np.sqrt(delta * (1 - delta) / sets)
+    assert harmless or copies < 40 or missed > 0.01  # it is no looser than the discrete distribution makes it
+    expected = sum(int(n) * one.expected for n, one in zip(numbers, bounds, strict=True)) / sets
+    assert passing.mean() <= expected
+    assert harmless or expected == pytest.approx(passing.mean() + beta / (1 - beta), rel=0.05)
+
+
+def test_the_bound_of_the_copies_in_a_set_is_negative_binomial_and_within_the_set() -> None:
+    for rejected, beta in ((0, 0.05), (3, 0.05), (61, 0.3)):
+        found = passing_copies_bound(rejected, beta, 0.05)
+        chance = [math.comb(rejected + k, k) * beta**k * (1 - beta) ** (rejected + 1) for k in range(found + 1)]
+        assert sum(chance[:-1]) < 0.95 <= sum(chance)
+    assert shared_copies(3, 61, 0.3, 0.05) == SharedCopies(3, 61, 3.0, 3)
+    assert shared_copies(101, 0, 0.05, 0.05).bound == 0  # that a copy passes and none is rejected has probability 5 %
 
 
 class Study:

@@ -165,6 +165,27 @@ def test_joint_bounds_are_bonferronis_over_the_rows() -> None:
         assert row.joint_bound == clopper_pearson_upper(0, 65, 0.05 / 3)
 
 
+def test_the_statement_says_of_how_many_patients_a_transform_has_copies() -> None:
+    """Of 130 patients who were copied, 90 have another recording."""
+    of = controls(130) | {"other_recording": scores(np.full(90, 100.0), "t")}
+    amounts = {"other_recording": "among the patient's others"}
+    decision = Calibrated(choose=0.0).decide(Evidence(calibration(), of, amounts=amounts, copied=130))
+    assert decision.passed
+    told = "other_recording among the patient's others for the 90 of 130 patients who have such copies"
+    assert f"(flip, {told})" in decision.statement
+    assert "by copies of 90 or more patients" in decision.statement
+    whole = Calibrated(choose=0.0).decide(Evidence(calibration(), controls(130), copied=130))
+    assert "who have such copies" not in whole.statement
+
+
+def test_without_a_fixed_level_there_is_no_bound_with_given_calibration_patients() -> None:
+    """The threshold of Benjamini-Hochberg depends on the samples."""
+    rule, samples = Calibrated(benjamini_hochberg=True, alpha=0.2), np.full(40, 200.0)
+    decision = rule.decide(Evidence(scores(np.arange(99.0), "c"), controls(600, flip=1000.0), samples=samples))
+    assert decision.passed
+    assert "calibration patients, the probability" not in decision.statement
+
+
 def test_the_worst_case_is_each_patients_weakest_copy() -> None:
     """Two transforms each miss four patients of 200, six in all: certified apart, but not for the weaker of both."""
     rule = Calibrated(choose=0.0)

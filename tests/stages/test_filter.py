@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from scipy import stats
 
 from echodream import engine
 from echodream.artifact import Artifact, write_artifact
@@ -340,8 +341,181 @@ def test_a_rule_that_cannot_keep_its_promise_lets_nothing_pass(folder: Path) -> 
     run(folder)
     shared = Store(folder / "private").dataset.settings["decision"]
     assert shared["tries"] == 3
-    assert "This was decision number 3 of those written to its private folder, with other" in shared["statement"]
+    assert "This is one of 3 decisions with different settings with these networks" in shared["statement"]
     assert "the confidence of all of them together is 70 %" in shared["statement"]  # delta is .1
+
+
+def decided(folder: Path) -> dict[str, Any]:
+    """The decision that a filtered store records."""
+    found: dict[str, Any] = Store(folder).dataset.settings["decision"]
+    return found
+
+
+def test_decisions_are_counted_in_whichever_folder_and_after_its_removal(folder: Path) -> None:
+    refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
+    shutil.rmtree(folder / "report")
+    refused(folder, "needs 9 calibration patients", "rule.alpha=0.1", f"private={folder}/elsewhere")
+    shutil.rmtree(folder / "elsewhere")
+    run(folder)
+    assert decided(folder / "private")["tries"] == 3
+    for name in ("private", "report"):
+        shutil.rmtree(folder / name)
+    run(folder)
+    assert decided(folder / "private")["tries"] == 3  # the same decision as before
+    run(folder, "seed=1", f"dst={folder}/other", f"private={folder}/fourth")
+    assert decided(folder / "other")["tries"] == 4
+    assert "This is one of 4 decisions" in decided(folder / "other")["statement"]
+
+
+def test_further_samples_under_the_same_decision_are_no_new_attempt(folder: Path) -> None:
+    run(folder)
+    first, scored = decided(folder / "private"), (folder / "report/scores.csv").read_bytes()
+    assert "This is the first decision with these networks on these patients." in first["statement"]
+    samples(folder / "more", {f"more-{number}": recording(400 + number, 0, 1) for number in range(4)})
+    run(folder, f"src={folder}/more", f"dst={folder}/private2")
+    second = decided(folder / "private2")
+    assert (second["tries"], second["tau"], second["table"]) == (1, first["tau"], first["table"])
+    assert second["drawn"] == 4
+    assert {row["FileName"][:4] for row in rows(folder / "report/scores.csv")} == {"more"}
+    kept = folder / "report/earlier" / Store(folder / "images").checksum[:16]
+    assert (kept / "scores.csv").read_bytes() == scored
+    assert json.loads((kept / "filter.json").read_text())["decision"] == first
+    before = tree(folder)
+    for at in ([], [f"src={folder}/more", f"dst={folder}/private2"]):
+        assert "already complete, nothing to do" in str(run(folder, *at))
+    assert tree(folder) == before
+
+
+def test_no_message_advises_to_remove_the_record_of_a_decision(folder: Path) -> None:
+    run(folder)
+    with pytest.raises(UserError, match=r"report already exists.*choose another private=; ledger= counts") as told:
+        run(folder, "reference_every=2", f"dst={folder}/elsewhere")
+    assert "remove" not in str(told.value)
+
+
+def test_decisions_with_other_networks_are_named(folder: Path) -> None:
+    run(folder)
+    shutil.rmtree(folder / "reid")
+    write_artifact(folder / "reid", Artifact("reid", "x", "cd" * 32, "0" * 64), "seed: 0\n", lambda _: None)
+    run(folder, f"dst={folder}/other", f"private={folder}/second")
+    found = decided(folder / "other")
+    assert (found["tries"], found["tries_with_other_networks"]) == (1, 1)
+    assert "first decision with these networks on these patients. 1 with other networks" in found["statement"]
+
+
+def test_decisions_of_before_the_ledger_still_count(folder: Path) -> None:
+    refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08")
+    record = json.loads((folder / "report/filter.json").read_text())
+    for name in ("frames_per_sample", "copies", "copied_patients", "tries_with_other_networks"):
+        record["decision"].pop(name)
+    record.pop("evidence")
+    record["decision"]["tries"] = 5
+    (folder / "report/filter.json").write_text(json.dumps(record))
+    shutil.rmtree(folder / "latents.decisions")
+    run(folder)
+    assert decided(folder / "private")["tries"] == 6
+
+
+def test_a_ledger_that_cannot_be_written_is_refused(folder: Path) -> None:
+    (folder / "file").write_text("")
+    refused(
+        folder, r"ledger=.*file cannot be written .* give a folder that is kept with the study", f"ledger={folder}/file"
+    )
+
+
+def test_the_statement_says_how_many_frames_and_copies(folder: Path) -> None:
+    given = {f"new-{number}": recording(100 + number, 0, 7) for number in range(9)}
+    given["copy"] = recordings()["clip-05-0"][2][:7]
+    samples(folder / "videos", given)
+    run(folder, f"src={folder}/videos", "on=video", "check_every=3", "controls.other_frame=null", "generator=null")
+    found = decided(folder / "private")
+    assert (found["frames"], found["frames_per_sample"], found["copied_patients"]) == (3, 7, 14)
+    assert "3 of the 7 frames of each sample are compared" in found["statement"]
+    rejected, kept = found["rejected"], found["kept"]
+    assert rejected >= 1
+    assert found["copies"] == {
+        "samples": kept,
+        "rejected": rejected,
+        "expected": pytest.approx((rejected + 1) * 0.3 / 0.7),
+        "bound": min(kept, int(stats.nbinom.ppf(0.9, rejected + 1, 0.7))),
+    }
+    assert f"at most {found['copies']['bound']} are, if copies pass" in found["statement"]
+    cost = found["cost"]
+    assert cost["bound"] == pytest.approx(stats.beta.ppf(0.9, 1 + cost["rejected"], 5 - cost["rejected"]))
+    assert "With these 5 calibration patients, the probability is at most" in found["statement"]
+    assert "not checked which patients the generator was trained on" in found["statement"]
+
+
+def generator(folder: Path, config: str = "seed: 0\n", **changes: Any) -> None:
+    """The artifact of a generator."""
+    shutil.rmtree(folder / "lidm", ignore_errors=True)
+    facts = {"source": file_sha256(folder / "latents" / CHECKSUMS), **changes}
+    write_artifact(folder / "lidm", Artifact("lidm", "x", "ab" * 32, "0" * 64, **facts), config, lambda _: None)
+
+
+def test_the_generator_is_checked_without_controls_that_need_it(folder: Path) -> None:
+    generator(folder, source="34" * 32)
+    refused(folder, "generator=.* was trained on another store than real=")
+    generator(folder)
+    shutil.rmtree(folder / "images")
+    samples(folder / "images", drawn(), settings={"model": "77" * 32})
+    refused(folder, "generator=.* did not sample src=")
+    shutil.rmtree(folder / "images")
+    samples(folder / "images", drawn(), settings={"model": "ab" * 32})
+    run(folder)
+    assert "generator" not in decided(folder / "private")["statement"]
+    assert Store(folder / "private").dataset.settings["generator"] is None  # as in stores of before
+
+
+STOPPED = "callbacks:\n  ema: null\n  {name}:\n    _target_: x.EarlyStopping\n    monitor: {monitor}\n"
+
+
+@pytest.mark.parametrize("name", ["early_stopping", "patience"])
+def test_patients_who_stopped_a_training_are_no_new_patients(folder: Path, name: str) -> None:
+    stopped, own = (STOPPED.format(name=name, monitor=monitor) for monitor in ("val/auc", "train/loss"))
+    words = r"calibration=\['VAL'\] is not possible: {key}=.* was chosen by {by} of the VAL patients.*\[TEST\]"
+    enough = ["calibration=[VAL]", "rule.alpha=0.25"]
+    for key, model, config, by in (
+        ("generator", "lidm", stopped, "val/auc"),
+        ("generator", "lidm", "objective: val/loss\n", "val/loss"),
+        ("artifact", "reid", stopped, "val/auc"),
+    ):
+        for each in ("lidm", "reid"):
+            shutil.rmtree(folder / each, ignore_errors=True)
+            made = Artifact(each, "x", "ef" * 32, "0" * 64)
+            write_artifact(folder / each, made, config if each == model else own, lambda _: None)
+        refused(folder, words.format(key=key, by=by), *enough)
+    run(folder)  # TEST
+    assert decided(folder / "private")["passed"]
+
+
+def test_val_patients_calibrate_a_network_that_was_not_chosen_by_them(folder: Path) -> None:
+    generator(folder, STOPPED.format(name="early_stopping", monitor="train/loss") + "objective: null\n")
+    run(folder, "calibration=[VAL]", "rule.alpha=0.25")
+    assert decided(folder / "private")["sizes"]["calibration_patients"] == 3
+
+
+def test_a_network_on_pixels_is_of_this_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was trained on the videos that were decoded from the latents, or that the latents were encoded from."""
+    plant(monkeypatch, folder, on="pixels")
+    latents = file_sha256(folder / "latents" / CHECKSUMS)
+
+    def trained(**facts: str) -> None:
+        shutil.rmtree(folder / "reid")
+        write_artifact(
+            folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64, **facts), "seed: 0\n", lambda _: None
+        )
+
+    trained(source="ab" * 32)
+    refused(folder, "artifact=.* was trained on another store than real=")
+    trained(source="ab" * 32, origin="cd" * 32)
+    refused(folder, "artifact=.* was trained on another store than real=")
+    samples(folder / "decoded", drawn(), settings={"source": latents}, synthetic=False)
+    trained(source=file_sha256(folder / "decoded" / CHECKSUMS))
+    run(folder)
+    shutil.rmtree(folder / "private")
+    trained(source="ab" * 32, origin=latents)
+    run(folder)
 
 
 def test_copies_that_are_not_recognised_let_nothing_pass(folder: Path) -> None:

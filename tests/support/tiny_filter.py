@@ -122,13 +122,16 @@ class Flat(nn.Module):
         return x.flatten(1)
 
 
-def plant(patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", encoder: str = ENCODER) -> None:
+def plant(
+    patch: pytest.MonkeyPatch, folder: Path, similarity: str = "cosine", encoder: str = ENCODER, on: str = "latents"
+) -> None:
     """Both networks in closed form, and the folders ``folder``/reid and vae that stand for them."""
-    sees = InputSpec("latents", C, H, W, STATISTICS.mean, STATISTICS.std, encoder, similarity)
+    sees = InputSpec(on, C, H, W, STATISTICS.mean, STATISTICS.std, encoder, similarity)
     if not (folder / "reid").exists():
         write_artifact(folder / "reid", Artifact("reid", "x", "ef" * 32, "0" * 64), "seed: 0\n", lambda _: None)
     patch.setattr(embedding, "load_reid", lambda _: IdentityEncoder(Flat(), sees).eval())  # type: ignore[arg-type]
-    patch.setattr(copy_generation, "load_frozen_autoencoder", lambda _: Pair())
+    for module in (copy_generation, embedding):
+        patch.setattr(module, "load_frozen_autoencoder", lambda _: Pair())
 
 
 def cfg(folder: Path, *overrides: str) -> DictConfig:

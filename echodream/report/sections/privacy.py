@@ -71,7 +71,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         label = "Nothing was let through" if not decision["passed"] else "No guarantee"
         return Verdict("Privacy", "bad", label, sentence=statement, statement=statement, numbers=numbers)
     settings, decisions = decision["settings"], int(decision.get("tries", 1))
-    beta, confidence = float(settings["beta"]), max(0.0, 1 - decisions * float(settings["delta"]))
+    beta, confidence = float(settings["beta"]), _joint_confidence(decision)
     covered = [row for row in decision["table"] if row["transform"] != WEAKEST]
     transforms = (
         f"any of {len(covered)} declared ways" if len(covered) > 1 else f"the declared way ({covered[0]['transform']})"
@@ -84,6 +84,15 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         f"from copies of {format_count(tested, 'training patient')}.",
         "It covers the transforms listed below and this identity network only. It is not differential privacy.",
     ]
+    compared, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
+    if total is not None and compared < total:
+        notes.append(f"{compared} of the {total} frames of each {kind} are compared.")
+    if copies:
+        notes.append(
+            f"Of the {format_count(kept, 'sample')} that passed, at most {copies['expected']:.2g} are expected to be "
+            f"such copies, and at most {copies['bound']} with {format_percent(1 - settings['delta'])} confidence if "
+            "copies pass independently of each other."
+        )
     return Verdict(
         "Privacy",
         "good",
@@ -96,6 +105,17 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         statement=statement,
         numbers=numbers,
     )
+
+
+def certified_probability(decision: Mapping[str, Any]) -> dict[str, str]:
+    """The largest probability that a copy passes, and the confidence of all decisions, as texts."""
+    beta = format_percent(float(decision["settings"]["beta"]))
+    return {"beta": beta, "confidence": format_percent(_joint_confidence(decision))}
+
+
+def _joint_confidence(decision: Mapping[str, Any]) -> float:
+    """Confidence of all decisions on the same patients together."""
+    return max(0.0, 1 - int(decision.get("tries", 1)) * float(decision["settings"]["delta"]))
 
 
 def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:

@@ -1,0 +1,76 @@
+"""The ledger of decisions of the privacy filter: how often patients were used to decide, in whichever folder.
+
+One file per decision, in a folder next to the study, so that it outlives the output of the filter. Its name consists of
+two digests: of the evidence (study and networks) and of the decision (rule, controls and comparison). The samples are
+not part of a decision, so further samples under the same decision are no new attempt.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echodream.errors import UserError
+from echodream.runs.atomic_folder import read_record, write_record
+
+DIGITS = 16
+"""Hexadecimal digits of a digest in a file name."""
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """A decision. ``evidence``: fingerprints of ``real``, the study, and of the networks. ``decision``: all settings
+    that decide about threshold and statement. ``on``: kind of samples."""
+
+    evidence: Mapping[str, Any]
+    decision: Mapping[str, Any]
+    on: str
+
+    @property
+    def evidence_digest(self) -> str:
+        """Digest of the evidence."""
+        return _digest(self.evidence)
+
+    @property
+    def file(self) -> str:
+        """Name of the file of this decision."""
+        return f"{self.evidence_digest}-{_digest(self.decision)}.json"
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Numbers of decisions on the same patients: with the ``same`` networks, and with ``other`` networks."""
+
+    same: int
+    other: int
+
+
+def check_ledger(folder: Path) -> None:
+    """Create the ``folder`` of the ledger. Raises ``UserError`` if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        problem = f"ledger={folder} cannot be written ({error.strerror}), and decisions have to be counted"
+        raise UserError(f"{problem}: give a folder that is kept with the study") from error
+
+
+def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> Tries:
+    """Enter a decision, unless it is known, and count all decisions on its patients."""
+    if not (folder / entry.file).is_file():
+        facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.on}
+        write_record(folder / entry.file, {**facts, "passed": passed, "code_version": code_version})
+    same, other = 0, 0
+    for path in folder.glob("[0-9a-f]*.json"):
+        if path.name.startswith(entry.evidence_digest):
+            same += 1
+        elif (record := read_record(path)) and record.get("on") == entry.on:
+            other += record.get("evidence", {}).get("real") == entry.evidence["real"]
+    return Tries(same, other)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
