@@ -161,6 +161,24 @@ def test_data_card_has_the_statement_and_the_measures(published: Path) -> None:
     assert "\n\n\n" not in text
 
 
+def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: Path, tmp_path: Path) -> None:
+    """Two decisions, and copies that the set may contain."""
+    run(study, f"dst={tmp_path}/first")
+    text = " ".join((tmp_path / "first/README.md").read_text().split())
+    assert "contains no recording of a patient" not in text
+    assert "passes the filter with probability at most 5\u00a0%, with confidence 95\u00a0%. Other kinds" in text
+
+    def change(record: dict[str, Any]) -> None:
+        record["decision"]["tries"] = 2
+        record["decision"]["copies"] = {"samples": 6, "rejected": 2, "expected": 0.158, "bound": 1}
+
+    changed(study, "filter_video/filter.json", change)
+    run(study, f"dst={tmp_path}/second")
+    text = " ".join((tmp_path / "second/README.md").read_text().split())
+    assert "with confidence 90\u00a0%. At most 0.16 of the 6 samples that passed are expected to be such copies" in text
+    assert "and at most 1 with the confidence in the statement. Other kinds of copies were not tested." in text
+
+
 def test_no_patient_and_no_path_is_named(published: Path, whole: Path) -> None:
     for name, content in contents(published).items():
         for secret in ("Doe-", "rec0", "video-0000", "image-0000", str(whole), "PrivacyScore", "Seed"):

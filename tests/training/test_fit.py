@@ -27,6 +27,8 @@ from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
 from echodream.runs.predict import PredictData
 from echodream.runs.trainer import AtomicCheckpointIO, make_trainer
+from echodream.store.checksums import file_sha256
+from echodream.store.schema import CHECKSUMS
 from echodream.training import fit as training
 from echodream.training.settings_hash import settings_hash
 from echodream.weights import fingerprint
@@ -72,6 +74,20 @@ def test_the_artifact_is_complete_and_diffusers_opens_it(trained: Path) -> None:
     wanted = {f"{name}{part}" for name in ("psnr", "ssim", "mae") for part in ("", "_moving")}
     assert artifact.metrics.keys() == wanted | {"psnr_bicubic", "ssim_bicubic"}
     assert all(math.isfinite(value) for value in artifact.metrics.values())
+
+
+@pytest.mark.parametrize("source", [None, "ab" * 32])
+def test_the_artifact_names_the_origin_of_its_store(tmp_path: Path, source: str | None) -> None:
+    """The store that the training store was decoded from, so that its patients are known."""
+    folder = study(tmp_path)
+    path, sums = folder / "videos/dataset.json", folder / "videos" / CHECKSUMS
+    before, dataset = file_sha256(path), json.loads(path.read_text())
+    dataset["settings"] = {} if source is None else {"source": source}
+    path.write_text(json.dumps(dataset))
+    sums.write_text(sums.read_text().replace(before, file_sha256(path)))
+    engine.train(train_cfg(folder, "trainer.max_epochs=0"))
+    artifact = read_artifact(folder / "vae", "vae")
+    assert (artifact.source, artifact.origin) == (file_sha256(sums), source or "")
 
 
 def test_the_loss_falls_and_each_epoch_is_validated(trained: Path) -> None:
@@ -457,3 +473,6 @@ def test_when_a_training_stops_is_among_its_settings(tmp_path: Path) -> None:
     assert settings_hash(plain) != settings_hash(other)
     assert "early_stopping" not in training.training_yaml(plain)
     assert "patience: 3" in training.training_yaml(other)
+    target = "+callbacks.patience._target_=pytorch_lightning.callbacks.EarlyStopping"
+    named = train_cfg(tmp_path, target, "+callbacks.patience.monitor=val/psnr")
+    assert "monitor: val/psnr" in training.training_yaml(named)
