@@ -166,7 +166,7 @@ def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: P
     run(study, f"dst={tmp_path}/first")
     text = " ".join((tmp_path / "first/README.md").read_text().split())
     assert "contains no recording of a patient" not in text
-    assert "passes the filter with probability at most 5\u00a0%, with confidence 95\u00a0%. Other kinds" in text
+    assert "passes the filter with probability at most 5 %, with confidence 95 %. Other kinds" in text
 
     def change(record: dict[str, Any]) -> None:
         record["decision"]["tries"] = 2
@@ -175,7 +175,7 @@ def test_the_card_says_what_was_certified_and_not_that_no_copy_is_there(study: P
     changed(study, "filter_video/filter.json", change)
     run(study, f"dst={tmp_path}/second")
     text = " ".join((tmp_path / "second/README.md").read_text().split())
-    assert "with confidence 90\u00a0%. At most 0.16 of the 6 samples that passed are expected to be such copies" in text
+    assert "with confidence 90 %. At most 0.16 of the 6 samples that passed are expected to be such copies" in text
     assert "and at most 1 with the confidence in the statement. Other kinds of copies were not tested." in text
 
 
