@@ -7,7 +7,7 @@ not part of a decision, so further samples under the same decision are no new at
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,21 @@ class Tries:
 
     same: int
     other: int
+
+
+def find_ledger(folder: str | None, real: Path, outputs: Iterable[Path]) -> Path:
+    """The ``folder`` of the ledger, by default next to the store ``real``.
+
+    Raises ``UserError`` if it lies in that store, or in one of the ``outputs`` of the filter, which may be removed.
+    """
+    if folder is None:
+        store = real.resolve()
+        return store.with_name(f"{store.name}.decisions")
+    ledger = Path(folder)
+    for other in (real, *outputs):
+        if other.resolve() in (ledger.resolve(), *ledger.resolve().parents):
+            raise UserError(f"ledger={ledger} lies in {other}: choose a folder that is kept with the study")
+    return ledger
 
 
 def check_ledger(folder: Path) -> None:

@@ -22,7 +22,7 @@ from echodream.filtering.embedding import (
     check_training_store,
     sampling_settings,
 )
-from echodream.filtering.ledger import LedgerEntry, check_ledger, register_decision
+from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
 from echodream.filtering.positive_controls import Control, select_controls
 from echodream.filtering.record import RECORD, is_complete, summary_lines
 from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
@@ -42,7 +42,7 @@ def filter_(
     src: InputPath,
     dst: OutputPath,
     private: OutputPath,
-    ledger: OutputPath,
+    ledger: OutputPath | None,
     real: InputPath,
     artifact: InputPath,
     autoencoder: InputPath,
@@ -69,13 +69,14 @@ def filter_(
     ``artifact``: the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
     ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee. ``on``
     to ``seed``: see ``ScoringConfig``. Writes samples that pass to ``dst``, with the decision in dataset.json, and the
-    scores and nearest patients of all samples to ``private``. The decision is entered in the folder ``ledger``. Without
-    the rule's guarantee no sample passes, and the summary has a problem.
+    scores and nearest patients of all samples to ``private``. The decision is entered in the folder ``ledger``, by
+    default next to ``real``. Without the rule's guarantee no sample passes, and the summary has a problem.
     """
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check_stores(store, study)
     _check_private_folder(Path(private), Path(dst), store.root)
+    decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
     selected = select_controls(controls, leave_out, report_only, config.views)
     needing = [name for name, control in selected.items() if control.needs_generator]
     model_fingerprint = _check_generator(generator, needing, on, store, study)
@@ -96,7 +97,7 @@ def filter_(
         if is_complete(Path(dst), Path(private), settings):
             record = read_dataset(Path(dst)).settings
             return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
-        check_ledger(Path(ledger))
+        check_ledger(decisions)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedder = _load_embedder(artifact, autoencoder, device, (store, study), rule)
         model = load_diffusion_model(str(generator), GENERATORS[on]) if needing else None
@@ -105,7 +106,7 @@ def filter_(
         scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
-        tries = register_decision(Path(ledger), entry, decision.passed, code_version)
+        tries = register_decision(decisions, entry, decision.passed, code_version)
         before = filter_record.tries_before_the_ledger(read_record(Path(private) / RECORD), settings)
         tries = replace(tries, same=max(tries.same, before))
         known = model_fingerprint is not None

@@ -416,6 +416,20 @@ def test_decisions_of_before_the_ledger_still_count(folder: Path) -> None:
     assert decided(folder / "private")["tries"] == 6
 
 
+def test_the_ledger_is_next_to_the_study_under_any_name_of_it(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "latents")
+    refused(folder, "needs 28 even if no copy passes", "rule.beta=0.08", f"real={folder}/latents/")
+    run(folder, f"real={folder}/link")
+    assert decided(folder / "private")["tries"] == 2
+    assert len([*(folder / "latents.decisions").iterdir()]) == 2
+    verify(folder / "latents")
+
+
+@pytest.mark.parametrize("inside", ["report/ledger", "private", "latents/ledger", "images/ledger"])
+def test_a_ledger_in_an_output_or_a_store_is_refused(folder: Path, inside: str) -> None:
+    refused(folder, "ledger=.* lies in .*: choose a folder that is kept with the study", f"ledger={folder}/{inside}")
+
+
 def test_a_ledger_that_cannot_be_written_is_refused(folder: Path) -> None:
     (folder / "file").write_text("")
     refused(
