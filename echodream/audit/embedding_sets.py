@@ -1,8 +1,9 @@
 """Embedding sets of ``stage=audit``: samples, training patients and held-out patients, embedded in the same way."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,11 +16,24 @@ from echodream.datamodules.normalization import whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.filtering.embedding import FrameEmbedder, group_parts
-from echodream.privacy.nearest_neighbors import NearestPatients, nearest_patients
+from echodream.privacy.attacks.copying import cell_centers
+from echodream.privacy.nearest_neighbors import (
+    NearestPatients,
+    distance_to_each_patient,
+    fast_distance_blocks,
+    nearest_other_patient,
+    nearest_patients,
+    nearest_rows,
+)
 from echodream.privacy.similarity import Similarity, normalize
 
 BLOCK = 4096
 """Number of frames to read and embed at once."""
+
+MOST_PATIENTS = 2000
+"""Number of patients that are compared with all patients in place of samples."""
+
+T = TypeVar("T")
 
 FramePlan = list[tuple[int, np.ndarray]]
 """Frames to embed: rows of a store with frame indices, (f,)."""
@@ -55,6 +69,14 @@ class EmbeddingSet:
         """``sample_frames`` as rows, (n f, D), and the index of the sample or patient of each row."""
         count, frames = self.sample_frames.shape[:2]
         return self.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+
+    def joined(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
+        """This set, followed by ``others``."""
+        parts: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            values = [value, *(getattr(other, name) for other in others)]
+            parts[name] = torch.cat(values) if isinstance(value, Tensor) else [item for each in values for item in each]
+        return EmbeddingSet(**parts)
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
         """The samples or patients ``rows``, in this order."""
@@ -108,9 +130,19 @@ class EmbeddingSetBuilder:
         plan = [(row, evenly_spaced_frames(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
         embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
         sequences = self._embed_sequences(recordings, plan, embedded, "videos")
+        return self._sample_set(recordings.names, embedded, sequences, plan)
+
+    def embed_copies(self, copies: Sequence[Tensor], name: str) -> EmbeddingSet:
+        """The embedding set of samples that are in no store, unscaled latents (f, C, H, W) with ``count`` frames."""
+        rows = normalize(self.embed(torch.cat([*copies])), self.similarity, f"embeddings of {name}")
+        embedded = torch.stack(rows.split(self.count))
+        plan: FramePlan = [(-1, np.arange(self.count)) for _ in copies]
+        return self._sample_set([f"{name} {number}" for number in range(len(copies))], embedded, [*embedded], plan)
+
+    def _sample_set(self, names: list[str], embedded: Tensor, sequences: list[Tensor], plan: FramePlan) -> EmbeddingSet:
         two_views = torch.stack([embedded[:, 0], embedded[:, self.count // 2]], dim=1)
         has_two_views = torch.ones(len(embedded), dtype=torch.bool)
-        return EmbeddingSet(recordings.names, embedded, two_views, has_two_views, embedded, sequences, plan)
+        return EmbeddingSet(names, embedded, two_views, has_two_views, embedded, sequences, plan)
 
     def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
         """The embedding set of the patients of ``recordings``; without ``sequences``, these are the sample frames."""
@@ -186,6 +218,25 @@ class EmbeddingSetBuilder:
 
 
 @dataclass(frozen=True)
+class SampleTables:
+    """Distances of n samples, or patients in place of samples, that all measures share. Euclidean, float32."""
+
+    to_patients: np.ndarray
+    """Smallest distance between a frame of the sample and of each patient: (n, P), training patients first."""
+    cell: np.ndarray
+    """k-means cell of the sample's frame that is nearest to training: int, (n,)."""
+    authentic: np.ndarray
+    """Whether no frame is closer to its nearest training frame than that frame is to another patient: bool, (n,)."""
+    views: Tensor | None
+    """Distance between the first, and the second views of each patient and the sample: (n, 2, P). None for patients."""
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "SampleTables":
+        """The tables of the samples ``rows``, indices or bool."""
+        parts: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        return SampleTables(**parts)
+
+
+@dataclass(frozen=True)
 class AuditSets:
     """The embedding sets to compare, and the settings of the comparison."""
 
@@ -200,6 +251,80 @@ class AuditSets:
     """Number of cells of C_T; None: the number of held-out patients / 20."""
     suffix: str = ""
     """Name of the embedding, as the suffix of a measure's name; empty for the identity network."""
+    repeats: int = 1000
+    """Number of permutations and bootstrap samples."""
+    baseline: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What does not depend on the samples: see ``once``."""
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """The result of ``compute``, which must not depend on the samples; computed once for any samples."""
+        if name not in self.baseline:
+            self.baseline[name] = compute()
+        result: T = self.baseline[name]
+        return result
+
+    def with_samples(self, rows: Sequence[int] | np.ndarray, repeats: int | None = None) -> "AuditSets":
+        """The same comparison with the samples ``rows`` only. Distances are not computed again."""
+        selected = replace(self, samples=self.samples.subset(rows), repeats=repeats or self.repeats)
+        vars(selected)["sample_tables"] = self.sample_tables.select(rows)
+        return selected
+
+    @property
+    def member(self) -> np.ndarray:
+        """Whether each of the P patients is in training: bool, (P,)."""
+        return np.arange(len(self.train) + len(self.held_out)) < len(self.train)
+
+    @cached_property
+    def sample_tables(self) -> SampleTables:
+        """Distances of the samples."""
+        views = torch.cat([self.train.two_views, self.held_out.two_views]).double()
+        own = self.samples.two_views.double()
+        distances = [torch.cat([part for _, part in fast_distance_blocks(own[:, k], views[:, k])]) for k in (0, 1)]
+        return replace(self._tables(self.samples.sample_frames), views=torch.stack(distances, dim=1).float())
+
+    def patient_tables(self) -> tuple[np.ndarray, SampleTables]:
+        """Indices of q of the P patients, and their distances to all patients in place of samples.
+
+        q is P, or ``MOST_PATIENTS``, chosen at random. A patient's distance to itself has no meaning.
+        """
+        return self.once("patients", self._patient_tables)
+
+    def _patient_tables(self) -> tuple[np.ndarray, SampleTables]:
+        if {*self.train.names} & {*self.held_out.names}:
+            raise UserError("A patient is both in training and held out: split the study by patient.")
+        count = len(self.train) + len(self.held_out)
+        rows = np.sort(np.random.default_rng([self.seed, 4]).permutation(count)[:MOST_PATIENTS])
+        return rows, self._tables(torch.cat([self.train.sample_frames, self.held_out.sample_frames])[rows])
+
+    def held_out_tables(self) -> tuple[np.ndarray, SampleTables]:
+        """The part of ``patient_tables`` of held-out patients; indices among the held-out patients."""
+        rows, tables = self.patient_tables()
+        held_out = rows >= len(self.train)
+        return rows[held_out] - len(self.train), tables.select(held_out)
+
+    def cell_count(self) -> int:
+        """Number of k-means cells of C_T."""
+        return self.cells if self.cells is not None else max(1, len(self.held_out) // 20)
+
+    def _tables(self, sample_frames: Tensor) -> SampleTables:
+        def references() -> tuple[Tensor, np.ndarray, Tensor]:
+            groups = [part.all_frames.double() for part in (self.train, self.held_out)]
+            codes = np.concatenate([np.full(len(frames), n) for n, frames in enumerate([*groups[0], *groups[1]])])
+            train = groups[0].flatten(0, 1)
+            to_other = nearest_other_patient(train, codes[: len(train)])
+            return torch.cat([train, groups[1].flatten(0, 1)]), codes, to_other
+
+        (rows, codes, to_other), (count, frames) = self.once("references", references), sample_frames.shape[:2]
+        train = rows[: len(to_other)]
+        queries = sample_frames.flatten(0, 1).double()
+        to_patients = distance_to_each_patient(queries, rows, codes).view(count, frames, -1).amin(dim=1)
+        distance, index = nearest_rows(queries, train)
+        nearest = queries.view(count, frames, -1)[torch.arange(count), distance.view(count, frames).argmin(dim=1)]
+        cells = self.cell_count()
+        centers = self.once("centers", lambda: cell_centers(train, min(cells, len(train)), self.seed))
+        authentic = torch.gt(distance, to_other[index]).view(count, frames).all(dim=1)
+        cell = nearest_rows(nearest, centers)[1].numpy()
+        return SampleTables(to_patients.float().numpy(), cell, authentic.numpy(), None)
 
     def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
         """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
@@ -228,8 +353,12 @@ def build_audit_sets(
     config: EmbeddingSetConfig,
     far: float,
     cells: int | None,
+    copies: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> list[AuditSets]:
-    """Embedding sets of the identity network, then of whitened latents with Euclidean distances."""
+    """Embedding sets of the identity network, then of whitened latents with Euclidean distances.
+
+    ``copies``: further samples, latents (f, C, H, W), by kind; they follow the samples in ``AuditSets.samples``.
+    """
     statistics = train.store.dataset.statistics
     assert statistics is not None  # Recordings refuse latent stores without statistics
 
@@ -241,6 +370,7 @@ def build_audit_sets(
         training_patients = builder.embed_patients(train, "training patients", sequences=False)
         new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
         sample_set = builder.embed_samples()
+        sample_set = sample_set.joined([builder.embed_copies(part, kind) for kind, part in (copies or {}).items()])
         return AuditSets(sample_set, training_patients, new_patients, similarity, config.seed, far, cells, suffix)
 
     similarity = cast(Similarity, embedder.encoder.input_spec.similarity)

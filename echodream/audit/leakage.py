@@ -8,18 +8,16 @@ from dataclasses import asdict
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
 from echodream.audit.measure import ONE_SIDED_LEVEL, PRIVACY, Measure, exact_value
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
-from echodream.privacy.attacks.authenticity import authenticity
-from echodream.privacy.attacks.closeness import Closeness, closeness
-from echodream.privacy.attacks.copying import data_copying
-from echodream.privacy.attacks.linkability import linkability
-from echodream.privacy.nearest_neighbors import nearest_rows
+from echodream.privacy.attacks.closeness import Closeness, closeness_of_distances
+from echodream.privacy.attacks.copying import copying_score
+from echodream.privacy.attacks.linkability import Linkability, linkability, linkability_of_distances
+from echodream.privacy.attacks.tails import nearer_than_new_patients, singling_out
 
 T = TypeVar("T")
 
@@ -29,9 +27,15 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
     for name, patients in (("in training", sets.train), ("held out", sets.held_out)):
         if (count := int(patients.has_two_views.sum())) < 2:
             raise UserError(f"two or more patients {name} need two frames each, and there are {count}")
-    result = linkability(_two_views(sets.train), _two_views(sets.held_out), _two_views(sets.samples))
-    placebo, control = _split_held_out(sets)
-    baseline = _none_if_too_few(lambda: linkability(_two_views(sets.train), _two_views(control), _two_views(placebo)))
+    views = sets.sample_tables.views
+    assert views is not None
+    groups = views[:, :, : len(sets.train)], views[:, :, len(sets.train) :]
+    train_views, control_views = (
+        [part[:, k, patients.has_two_views].T for k in (0, 1)]
+        for part, patients in zip(groups, (sets.train, sets.held_out), strict=True)
+    )
+    result = linkability_of_distances(train_views, control_views)
+    baseline = sets.once("linkability", lambda: _none_if_too_few(lambda: _linkability_of_new_patients(sets)))
     expected = exact_value(0.0) if baseline is None else baseline.risk
     yield Measure(
         f"linkability, residual risk{sets.suffix}",
@@ -47,17 +51,16 @@ def linkability_risk(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
+def _linkability_of_new_patients(sets: AuditSets) -> Linkability:
+    halves = np.split(np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out)), [len(sets.held_out) // 2])
+    placebo, control = (sets.held_out.subset(half) for half in halves)
+    return linkability(_two_views(sets.train), _two_views(control), _two_views(placebo))
+
+
 def _two_views(embedding_set: EmbeddingSet) -> tuple[Tensor, Tensor]:
     """The first and the second view of all samples or patients with two views: (n, D) each."""
     first, second = embedding_set.two_views[embedding_set.has_two_views].unbind(1)
     return first, second
-
-
-def _split_held_out(sets: AuditSets) -> tuple[EmbeddingSet, EmbeddingSet]:
-    """Random halves of the held-out patients; the first half replaces the samples, as a harmless control."""
-    order = np.random.default_rng([sets.seed, 1]).permutation(len(sets.held_out))
-    half = len(order) // 2
-    return sets.held_out.subset(order[:half]), sets.held_out.subset(order[half:])
 
 
 def _none_if_too_few(measure: Callable[[], T]) -> T | None:
@@ -70,14 +73,16 @@ def _none_if_too_few(measure: Callable[[], T]) -> T | None:
 
 def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     """DCR and NNDR of samples; the expected values are those of half of the held-out patients."""
-    result = _measure_closeness(sets, sets.samples, sets.held_out)
-    placebo, control = _split_held_out(sets)
-    baseline = _none_if_too_few(lambda: _measure_closeness(sets, placebo, control))
+    distances, m = sets.sample_tables.to_patients, len(sets.train)
+    sets.patient_tables()  # raises if a patient is in both groups
+    result = closeness_of_distances(distances[:, :m], distances[:, m:], sets.seed, sets.repeats)
+    baseline = sets.once("closeness", lambda: _none_if_too_few(lambda: _closeness_of_new_patients(sets)))
     expected = exact_value(0.5) if baseline is None else baseline.nearest_in_train
     yield Measure(
         f"nearest in training (DCR){sets.suffix}",
         PRIVACY,
-        "share of samples that are closer to a training patient than to any held-out one, of as many",
+        "share of samples that are closer to a training patient than to any held-out one, of as many, on average over "
+        "random choices of these patients",
         ".5, or what new patients give in place of samples; a high share with a small p_value points to copies",
         result.nearest_in_train,
         expected,
@@ -86,17 +91,61 @@ def closeness_to_training(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
-def _measure_closeness(sets: AuditSets, samples: EmbeddingSet, held_out: EmbeddingSet) -> Closeness:
-    rows, groups = samples.grouped_frames()
-    return closeness(rows, *sets.train.reference_frames(), *held_out.reference_frames(), groups, sets.seed)
+def _closeness_of_new_patients(sets: AuditSets) -> Closeness:
+    """Half of the held-out patients in place of samples, compared with training patients and the other half."""
+    patients, tables = sets.held_out_tables()
+    order = np.random.default_rng([sets.seed, 1]).permutation(len(patients))
+    half, m = len(order) // 2, len(sets.train)
+    placebo = tables.to_patients[order[:half]]
+    return closeness_of_distances(placebo[:, :m], placebo[:, m + patients[order[half:]]], sets.seed, sets.repeats)
+
+
+def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
+    """Share of samples nearer to training than any held-out patient, with a permutation test over the patients."""
+    rows, tables = sets.patient_tables()
+    distances = sets.sample_tables.to_patients, tables.to_patients
+    result = nearer_than_new_patients(*distances, rows, sets.member, sets.repeats, sets.seed)
+    yield Measure(
+        f"nearer to training than any new patient{sets.suffix}",
+        PRIVACY,
+        f"share of samples that are nearer to a training patient than any of {result.controls} held-out patients is",
+        "about one sample per held-out patient and sample; a p_value, over random choices of the training patients, of "
+        "at most .025 points to copies",
+        result.share,
+        result.expected,
+        result.p_value <= ONE_SIDED_LEVEL and result.share.value > result.expected.value,
+        {"samples": asdict(result)},
+    )
+
+
+def singled_out(sets: AuditSets) -> Iterator[Measure]:
+    """Share of samples that are close to one training patient and far from all other patients."""
+    patients, tables = sets.held_out_tables()
+    controls = tables.to_patients.copy()
+    controls[np.arange(len(patients)), len(sets.train) + patients] = np.inf
+    result = singling_out(sets.sample_tables.to_patients, controls, sets.member, ONE_SIDED_LEVEL)
+    yield Measure(
+        f"training patients singled out{sets.suffix}",
+        PRIVACY,
+        "share of samples that are close to one training patient and far from the next, more than chance allows",
+        "0: one or more such samples, among all, with probability of at most .025",
+        result.share,
+        clopper_pearson_interval(result.controls_singled_out, result.controls),
+        result.count > 0,
+        {"samples": asdict(result)},
+    )
 
 
 def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
     """C_T of the frame of each sample and held-out patient that is nearest to a training patient."""
-    train, _ = sets.train.reference_frames()
-    cells = sets.cells if sets.cells is not None else max(1, len(sets.held_out) // 20)
-    samples, held_out = (_frame_nearest_to_training(part, train) for part in (sets.samples, sets.held_out))
-    result = data_copying(samples, train, held_out, cells, seed=sets.seed)
+    cells = sets.cell_count()
+    if cells > sets.train.all_frames.shape[0] * sets.train.all_frames.shape[1]:
+        raise UserError(f"cells={cells} is more than the training embeddings: choose fewer.")
+    samples, held_out = (
+        (tables.to_patients[:, : len(sets.train)].min(axis=1), tables.cell)
+        for tables in (sets.sample_tables, sets.held_out_tables()[1])
+    )
+    result = copying_score(samples, held_out, cells)
     yield Measure(
         f"data copying, C_T{sets.suffix}",
         PRIVACY,
@@ -109,20 +158,10 @@ def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
     )
 
 
-def _frame_nearest_to_training(embedding_set: EmbeddingSet, train: Tensor) -> Tensor:
-    """The frame of each sample or patient that is nearest to any row of ``train``: (n, D)."""
-    frames = embedding_set.sample_frames
-    distance, _ = nearest_rows(frames.flatten(0, 1).double(), train.double())
-    return frames[torch.arange(len(frames)), distance.view(frames.shape[:2]).argmin(dim=1)]
-
-
 def authentic_share(sets: AuditSets) -> Iterator[Measure]:
     """Share of samples whose frames are all authentic."""
-    shares = []
-    for part in (sets.samples, sets.held_out):
-        frames = authenticity(part.sample_frames.flatten(0, 1), *sets.train.reference_frames())
-        authentic = frames.reshape(len(part), -1).all(axis=1)
-        shares.append(clopper_pearson_interval(int(authentic.sum()), len(part)))
+    parts = [tables.authentic for tables in (sets.sample_tables, sets.held_out_tables()[1])]
+    shares = [clopper_pearson_interval(int(authentic.sum()), len(authentic)) for authentic in parts]
     yield Measure(
         f"authenticity{sets.suffix}",
         PRIVACY,
@@ -136,6 +175,8 @@ def authentic_share(sets: AuditSets) -> Iterator[Measure]:
 
 LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "linkability": linkability_risk,
+    "training patients singled out": singled_out,
+    "nearer to training than any new patient": nearer_than_any_new_patient,
     "DCR and NNDR": closeness_to_training,
     "data copying, C_T": data_copying_test,
     "authenticity": authentic_share,

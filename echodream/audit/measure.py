@@ -27,6 +27,8 @@ class Measure:
     stands_out: bool = False
     """Whether the value is worse than expected, by the intervals."""
     details: dict[str, Any] = field(default_factory=dict)
+    power: dict[str, float | None] | None = None
+    """Smallest share of planted copies that the measure finds, by kind; None: none of the shares that were tested."""
 
 
 def exact_value(value: float) -> Interval:

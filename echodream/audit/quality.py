@@ -3,20 +3,23 @@
 A new measure is a function that yields each ``Measure``, and an entry of ``QUALITY_MEASURES``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from echodream.audit.embedding_sets import AuditSets
-from echodream.audit.measure import QUALITY, Measure
+from echodream.audit.measure import ONE_SIDED_LEVEL, QUALITY, Measure
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import Drift, drift
 from echodream.privacy.attacks.fidelity import fidelity
 from echodream.privacy.attacks.retrieval import retrieval
+
+SHORTEST = 0.2
+"""Share of recordings, of samples or of new patients, that may be too short for the measure of identity drift."""
 
 
 def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
@@ -85,26 +88,49 @@ def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
 
 def identity_drift(sets: AuditSets) -> Iterator[Measure]:
     """Share of samples whose frames do not all show the same patient."""
-    if all(len(sequence) < 2 for sequence in sets.samples.sequences):
+    lengths = [np.array([len(part) for part in sets_.sequences]) for sets_ in (sets.samples, sets.held_out)]
+    if lengths[0].max() < 2:
         raise UserError("every sample has a single frame")
-    options: dict[str, Any] = {"similarity": sets.similarity, "seed": sets.seed}
-    threshold, control = sets.same_patient_threshold(), [part for part in sets.held_out.sequences if len(part) > 1]
-    if not control:
+    if lengths[1].max() < 2:
         raise UserError("no held-out patient has a recording of two frames to compare with")
-    samples = drift([part for part in sets.samples.sequences if len(part) > 1], threshold=threshold, **options)
-    new_patients = drift(control, threshold=threshold, **options)
+    options: dict[str, Any] = {"similarity": sets.similarity, "seed": sets.seed}
+    threshold = sets.same_patient_threshold()
+    frames = int(min(np.quantile(part[part > 1], SHORTEST, method="lower") for part in lengths))
+    parts = [
+        [rows[:frames] for rows in part.sequences if len(rows) >= frames] for part in (sets.samples, sets.held_out)
+    ]
+    samples, new_patients = (drift(part, threshold=threshold, **options) for part in parts)
     assert samples.lost is not None
     assert new_patients.lost is not None
+    lost = [
+        (round(share.value * len(part)), len(part))
+        for share, part in zip((samples.lost, new_patients.lost), parts, strict=True)
+    ]
+    p_value = _fisher(*lost)
+    details = {"threshold": threshold, "samples": _drift_curves(samples), "new patients": _drift_curves(new_patients)}
+    left_out = {
+        name: len(part) - len(kept)
+        for name, part, kept in zip(("samples", "new patients"), lengths, parts, strict=True)
+    }
     yield Measure(
         "identity lost along a sample",
         QUALITY,
-        "share of samples with a frame that is not recognized as the patient of the first frame, by the same threshold",
+        f"share of samples with a frame, of {frames} each, that is not recognized as the patient of the first frame, "
+        "by the same threshold",
         "as much as recordings of new patients",
         samples.lost,
         new_patients.lost,
-        samples.lost.low > new_patients.lost.high,
-        {"threshold": threshold, "samples": _drift_curves(samples), "new patients": _drift_curves(new_patients)},
+        p_value <= ONE_SIDED_LEVEL,
+        {**details, "p_value": p_value, "frames": frames, "shorter, left out": left_out},
     )
+
+
+def _fisher(samples: Sequence[int], controls: Sequence[int]) -> float:
+    """One-sided p-value of Fisher's exact test: the share of ``samples``, (hits, total), is above ``controls``."""
+    from scipy.stats import fisher_exact
+
+    table = [[hits, total - hits] for hits, total in (samples, controls)]
+    return float(fisher_exact(table, alternative="greater")[1])
 
 
 def _drift_curves(result: Drift) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
 from echodream.audit.inputs import AuditInputs
 from echodream.audit.leakage import LEAKAGE_MEASURES
 from echodream.audit.measure import PRIVACY, Measure
+from echodream.audit.planted_copies import KINDS, SHARES
 from echodream.audit.quality import QUALITY_MEASURES
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
@@ -75,9 +76,27 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
     worse = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
+    lines |= _power_lines(record)
     found = f"{len(worse)} of the measures stand out: {', '.join(worse)}"
     lines["privacy"] = found if worse else "no measure stands out; no proof"
     return Summary(f"audit: {path} {state}", lines)
+
+
+def _power_lines(record: Mapping[str, Any]) -> dict[str, object]:
+    """What this audit can find: the smallest share of planted copies of each kind, and the measures without power."""
+    powers = {entry["name"]: entry["power"] for entry in record["measures"] if entry.get("power")}
+    lines: dict[str, object] = {}
+    for kind in (record.get("power") or {}).get("copies", {}):
+        shares = {name: power[kind] for name, power in powers.items() if power.get(kind) is not None}
+        if not shares:
+            lines[f"power, {KINDS[kind]} copies"] = f"none: no measure finds {100 * SHARES[-1]:g} % of copies"
+            continue
+        best = min(shares.values())
+        finders = ", ".join(name for name, share in shares.items() if share == best)
+        lines[f"power, {KINDS[kind]} copies"] = f"{100 * best:g} % of the samples are found, by {finders}"
+    if blind := [name for name, power in powers.items() if all(share is None for share in power.values())]:
+        lines["no power"] = f"at {100 * SHARES[-1]:g} % of copies: {', '.join(blind)}"
+    return lines
 
 
 def _interval_text(interval: Mapping[str, float] | None) -> str:

@@ -37,6 +37,14 @@ class Guidance:
             validation.refuse("guidance.interval", times, "give two rising numbers from 0 to 1")
         validation.share("guidance.rescale", self.rescale)
 
+    @classmethod
+    def from_record(cls, record: object, conditions: Sequence[str]) -> "Guidance":
+        """The guidance of recorded sampling settings, for a model with ``conditions``, without autoguidance."""
+        if not isinstance(record, Mapping):
+            return cls()
+        scales = {name: scale for name, scale in record["scales"].items() if name in conditions}
+        return cls(scales, tuple(record["interval"]), record["rescale"])
+
     def coefficients(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
         """Coefficient of the prediction for each set of kept conditions; they sum to 1.
 

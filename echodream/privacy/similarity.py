@@ -66,13 +66,21 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
         return (x @ y.T).float()
     if center is not None:  # exact: the difference of two float32 numbers fits into a double
         x, y = x - center.double(), y - center.double()
+    return -euclidean_distances(x, y).float()
+
+
+def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of each row of ``x``, float64 (n, D), to each row of ``y``, (m, D), both near the origin: (n, m).
+
+    Computed from dot products, or from differences where rounding would be too large.
+    """
     sizes = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     squared = torch.addmm(sizes, x, y.T, alpha=-2)
     if squared.amin() < CANCELLATION * sizes.amax():
         row, column = (squared <= CANCELLATION * sizes).nonzero(as_tuple=True)
         if 16 * len(row) > squared.numel():
-            return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").float()
+            return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         size = max(1, CHUNK_NUMBERS // x.shape[1])
         for rows, columns in zip(row.split(size), column.split(size), strict=True):
             squared[rows, columns] = (x[rows] - y[columns]).square().sum(dim=1)
-    return -squared.sqrt_().float()
+    return squared.sqrt_()

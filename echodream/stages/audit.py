@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from echodream import validation
 from echodream.audit.embedding_sets import EmbeddingSetConfig, build_audit_sets
 from echodream.audit.figures import audit_figures
 from echodream.audit.inputs import open_inputs
 from echodream.audit.membership_inference import MembershipConfig, denoising_errors, membership_measures
+from echodream.audit.planted_copies import PlantedCopies, make_copies, measure_power, power_record
 from echodream.audit.record import build_record, measure_all, summarize
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
@@ -36,6 +38,7 @@ def audit(
     cells: int | None,
     far: float,
     pairs: int,
+    plant: int,
     membership: Mapping[str, int],
     command: str,
     code_version: str,
@@ -43,8 +46,9 @@ def audit(
     """Compare the synthetic latents ``src`` with the patients of the store ``real``; write the folder ``dst``.
 
     ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. ``held_out`` are
-    splits that the generator was not trained on. Without ``generator`` there is no membership inference. Raises
-    ``UserError`` for inputs that do not belong together, and if ``dst`` has other content.
+    splits that the generator was not trained on. Without ``generator`` there is no membership inference. ``plant``:
+    number of random plantings of copies, to measure the power; 0: none. Raises ``UserError`` for inputs that do not
+    belong together, and if ``dst`` has other content.
     """
     from PIL import Image
 
@@ -53,6 +57,7 @@ def audit(
         validation.whole_number("cells", cells, note=", or null")
     validation.number("far", far, above=0, below=1, note=", for example 0.01")
     validation.whole_number("pairs", pairs, 0)
+    validation.whole_number("plant", plant, 0)
     config = EmbeddingSetConfig(frames=frames, per_patient=per_patient, every=every, seed=seed)
     membership_config = MembershipConfig(**membership)
     inputs = open_inputs(src, real, held_out, artifact, autoencoder, generator, decode=pairs > 0)
@@ -63,6 +68,7 @@ def audit(
         "cells": cells,
         "far": far,
         "pairs": pairs,
+        "plant": plant,
         "membership": membership_config.settings() if inputs.generator else None,
     }
     target = Path(dst)
@@ -73,9 +79,16 @@ def audit(
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         recordings = (inputs.samples, inputs.train, inputs.held_out)
-        spaces = build_audit_sets(inputs.embedder, *recordings, config, far, cells)
+        shown = min(frames, int(inputs.samples.frames.min()))
+        copies = make_copies(inputs, autoencoder, shown, seed) if plant else PlantedCopies()
+        planted = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents)
+        spaces = [sets.with_samples(range(len(inputs.samples))) for sets in planted]
         identity = spaces[0]
         measures, missing = measure_all(spaces)
+        found: dict[str, Any] = {}
+        if plant:
+            counts = {kind: len(part) for kind, part in copies.latents.items()}
+            measures, found = measure_power(planted, counts, measures, plant)
         errors = None
         if inputs.generator is None:
             missing["membership inference"] = "generator=null: no network was given to attack"
@@ -91,5 +104,6 @@ def audit(
         for name, pixels in audit_figures(inputs, identity, measures, errors, pairs):
             Image.fromarray(pixels).save(folder / f"{name}.png")
         record = {**settings, **build_record(inputs, identity, measures, missing)}
+        record["power"] = power_record(copies, plant, found)
         write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
     return summarize(target / RECORD, "done", read_record(target / RECORD) or {})

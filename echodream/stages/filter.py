@@ -211,10 +211,7 @@ def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store]
 def _recorded_guidance(store: Store, model: DiffusionModel | None) -> Guidance:
     """The guidance that the samples of ``store`` were generated with, without autoguidance."""
     recorded = sampling_settings(store).get("guidance")
-    if model is None or not isinstance(recorded, Mapping):
-        return Guidance()
-    scales = {name: scale for name, scale in recorded["scales"].items() if name in model.conditioner.names}
-    return Guidance(scales, tuple(recorded["interval"]), recorded["rescale"])
+    return Guidance() if model is None else Guidance.from_record(recorded, model.conditioner.names)
 
 
 def _withdraw_passed_store(dst: Path) -> str:

@@ -86,6 +86,20 @@ def test_a_harmless_generator_does_not(folder: Path, harmless: tuple[Path, str])
     assert "40 samples, 30 training, 24 held out" in said
 
 
+def test_the_audit_says_which_share_of_copies_it_would_find(folder: Path, harmless: tuple[Path, str]) -> None:
+    record = made(folder, "of-strangers")
+    assert record["power"]["copies"]["exact"] == {"about": "exact", "number": 4}
+    assert record["power"]["copies"]["rotated"]["number"] == 4
+    assert "need generator=" in record["power"]["not planted"]["redrawn"]
+    power = {measure["name"]: measure["power"] for measure in record["measures"]}
+    assert power["training patients singled out by latents"]["exact"] == 0.01  # one of 40
+    assert power["authenticity by latents"] is None or set(power["authenticity by latents"]) == {"exact", "rotated"}
+    assert power["recall"] is None
+    assert "power, exact copies" in harmless[1]
+    assert "1 % of the samples are found, by " in harmless[1]
+    assert "40 samples, 30 training, 24 held out" in harmless[1]  # without the copies
+
+
 def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Path) -> None:
     """Of five frames only the third is a training patient's; the others are of nobody."""
     real = {row["FileName"]: row for row in study(tmp_path / "real").table.to_dict("records")}
@@ -237,6 +251,7 @@ MISTAKES = [
     (["cells=0"], "cells is 0: give a whole number from 1"),
     (["far=1.5"], "far is 1.5: give a number above 0"),
     (["pairs=-1"], "pairs is -1"),
+    (["plant=-1"], "plant is -1"),
     (["membership.levels=0"], "membership.levels is 0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch import Tensor
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, bootstrap_mean, bootstrap_median, unit_indices
 from echodream.privacy.nearest_neighbors import check_embeddings, distance_to_each_patient
+
+DRAWS = 50
+"""Number of random subsets of the larger group."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Closeness:
     patient than to any held-out one (ties count half), with its interval over samples; .5 is expected of a generator
     that copies nobody. ``p_value``: how often a random split of the patients gives a share as high (permutation test).
     ``patients``: number in each group. A small DCR alone proves nothing (arXiv 2505.01524).
+
+    The larger group is compared by random subsets of the size of the smaller: ``nearest_in_train`` is the mean over all
+    subsets, in closed form, and ``spread`` its standard deviation over ``draws`` subsets. Medians are over samples and
+    subsets.
     """
 
     dcr_train: Interval
@@ -29,6 +37,8 @@ class Closeness:
     nearest_in_train: Interval
     p_value: float
     patients: int
+    spread: float
+    draws: int
 
 
 def closeness(
@@ -43,37 +53,53 @@ def closeness(
 ) -> Closeness:
     """DCR, NNDR and the share nearest in training, of embeddings (n, D), (m, D), (l, D), by Euclidean distance.
 
-    All patients need equally many frames. The larger group of patients is subsampled to the size of the smaller. With
-    ``groups``, (n,), rows of ``synthetic`` are frames, and the closest frame of each sample counts. Raises
-    ``UserError`` if a patient is in both groups, or a group has fewer than two patients.
+    All patients need equally many frames. With ``groups``, (n,), rows of ``synthetic`` are frames, and the closest
+    frame of each sample counts. Raises ``UserError`` if a patient is in both groups, or a group has fewer than two
+    patients.
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
     x, y, z = check_embeddings("closeness", synthetic, train, holdout)
-    generator = np.random.default_rng(seed)
     sample = unit_indices(groups, len(x))
     distances = [
         _sample_distances(distance_to_each_patient(x, rows, unit_indices(names, len(rows))).cpu().numpy(), sample)
         for rows, names in ((y, train_patients), (z, holdout_patients))
     ]
-    patients = min(part.shape[1] for part in distances)
+    return closeness_of_distances(distances[0], distances[1], seed, repeats)
+
+
+def closeness_of_distances(
+    to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000
+) -> Closeness:
+    """``closeness`` of distances of n samples to training patients, (n, m), and to held-out patients, (n, l)."""
+    m, patients = to_train.shape[1], min(to_train.shape[1], to_holdout.shape[1])
     if patients < 2:
         raise UserError("closeness needs two or more patients in training and held out.")
-    to_train, to_holdout = (part[:, generator.permutation(part.shape[1])[:patients]] for part in distances)
-    to_all = np.concatenate([to_train, to_holdout], axis=1)
-    closer = _closer_to_first(to_train, to_holdout)
+    generator = np.random.default_rng(seed)
+    draws = 1 if to_train.shape == to_holdout.shape else DRAWS
+    drawn = [
+        [part[:, generator.permutation(part.shape[1])[:patients]] for part in (to_train, to_holdout)]
+        for _ in range(draws)
+    ]
+    shares = [float(_share_closer_to_first(*parts).mean()) for parts in drawn]
+    unit = np.tile(np.arange(len(to_train)), draws)
+    nearest = [np.concatenate([parts[k].min(axis=1) for parts in drawn]) for k in (0, 1)]
+    ratios = [np.concatenate([_distance_ratio(parts[k]) for parts in drawn]) for k in (0, 1)]
+    closer, to_all = _share_closer_to_first(to_train, to_holdout), np.concatenate([to_train, to_holdout], axis=1)
     permuted = np.empty(repeats)
     for repeat in range(repeats):
-        order = generator.permutation(2 * patients)
-        permuted[repeat] = _closer_to_first(to_all[:, order[:patients]], to_all[:, order[patients:]]).mean()
+        order = generator.permutation(to_all.shape[1])
+        permuted[repeat] = _share_closer_to_first(to_all[:, order[:m]], to_all[:, order[m:]]).mean()
     return Closeness(
-        dcr_train=bootstrap_median(to_train.min(axis=1), repeats=repeats, seed=seed),
-        dcr_holdout=bootstrap_median(to_holdout.min(axis=1), repeats=repeats, seed=seed),
-        nndr_train=bootstrap_median(_distance_ratio(to_train), repeats=repeats, seed=seed),
-        nndr_holdout=bootstrap_median(_distance_ratio(to_holdout), repeats=repeats, seed=seed),
+        dcr_train=bootstrap_median(nearest[0], unit, repeats=repeats, seed=seed),
+        dcr_holdout=bootstrap_median(nearest[1], unit, repeats=repeats, seed=seed),
+        nndr_train=bootstrap_median(ratios[0], unit, repeats=repeats, seed=seed),
+        nndr_holdout=bootstrap_median(ratios[1], unit, repeats=repeats, seed=seed),
         nearest_in_train=bootstrap_mean(closer, repeats=repeats, seed=seed),
         p_value=float((1 + (permuted >= closer.mean() - 1e-12).sum()) / (repeats + 1)),
         patients=patients,
+        spread=float(np.std(shares)),
+        draws=draws,
     )
 
 
@@ -85,10 +111,28 @@ def _sample_distances(distances: np.ndarray, sample: np.ndarray) -> np.ndarray:
     return minimum
 
 
-def _closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """1 where a sample is closer to the first group of patients, .5 for a tie, else 0; (n, patients) each to (n,)."""
-    near, far = first.min(axis=1), second.min(axis=1)
-    return (near < far) + 0.5 * (near == far)
+def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Share of the subsets of equal size for which a sample is closer to the first group; (n, m), (n, l) to (n,).
+
+    Of the m patients of the larger group, l are in a subset. With a of them closer than the nearest of the smaller
+    group, a subset has none of these with probability C(m - a, l) / C(m, l). Ties count half.
+    """
+    if first.shape[1] < second.shape[1]:
+        share: np.ndarray = 1 - _share_closer_to_first(second, first)
+        return share
+    near = second.min(axis=1, keepdims=True)
+    none = _none_in_subset(first.shape[1], second.shape[1])
+    share = 1 - (none[(first < near).sum(axis=1)] + none[(first <= near).sum(axis=1)]) / 2
+    return share
+
+
+@lru_cache(maxsize=32)
+def _none_in_subset(total: int, size: int) -> np.ndarray:
+    """Probability that a random subset of ``size`` of ``total`` has none of a given items, for a = 0, ..., total."""
+    from scipy.stats import hypergeom
+
+    none: np.ndarray = hypergeom.pmf(0, total, np.arange(total + 1), size)
+    return none
 
 
 def _distance_ratio(distances: np.ndarray) -> np.ndarray:

@@ -52,23 +52,34 @@ def data_copying(
     x, y, z = check_embeddings("data_copying", synthetic, train, held_out)
     if cells > len(y):
         raise UserError(f"cells={cells} is more than the {len(y)} training embeddings: choose fewer.")
-    centers = _cell_centers(y, cells, seed)
-    sample_distance, held_out_distance = (nearest_rows(rows, y)[0].cpu().numpy() for rows in (x, z))
-    sample_cell, held_out_cell = (nearest_rows(rows, centers)[1].cpu().numpy() for rows in (x, z))
+    centers = cell_centers(y, cells, seed)
+    return copying_score(locate(x, y, centers), locate(z, y, centers), cells, least)
+
+
+def copying_score(
+    samples: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], cells: int, least: int = 10
+) -> Copying:
+    """C_T of distances to the training set and cells, as ``locate`` gives them, of samples and of held-out rows."""
     scores, weights = [], []
-    for cell in range(len(centers)):
-        samples, reference = sample_distance[sample_cell == cell], held_out_distance[held_out_cell == cell]
-        if min(len(samples), len(reference)) >= least:
-            scores.append(mann_whitney_z(reference, samples))
+    for cell in range(cells):
+        near, reference = (distance[cells_of == cell] for distance, cells_of in (samples, held_out))
+        if min(len(near), len(reference)) >= least:
+            scores.append(mann_whitney_z(reference, near))
             weights.append(len(reference))
     if not scores:
         raise UserError(f"No cell has {least} samples and {least} held-out rows: choose fewer cells or a lower least.")
     shares = np.array(weights) / sum(weights)
     score, half = float(shares @ scores), float(1.96 * np.sqrt((shares**2).sum()))
-    return Copying(Interval(score, score - half, score + half), tuple(scores), len(centers) - len(scores))
+    return Copying(Interval(score, score - half, score + half), tuple(scores), cells - len(scores))
 
 
-def _cell_centers(train: Tensor, cells: int, seed: int) -> Tensor:
+def locate(rows: Tensor, train: Tensor, centers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of ``rows``, (n, D), to the nearest training embedding, and the cell of each row; (n,) each."""
+    distance, cell = nearest_rows(rows, train)[0], nearest_rows(rows, centers)[1]
+    return distance.cpu().numpy(), cell.cpu().numpy()
+
+
+def cell_centers(train: Tensor, cells: int, seed: int) -> Tensor:
     """Centers of the k-means cells of ``train``, (m, D): (cells, D)."""
     from scipy.cluster.vq import kmeans2
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from echodream.errors import UserError
-from echodream.metrics.bootstrap import Interval, bootstrap_mean
+from echodream.metrics.bootstrap import Interval, bootstrap_mean, clopper_pearson_interval, unit_indices
 from echodream.privacy.similarity import Similarity, normalize, paired_similarity
 
 
@@ -17,7 +17,8 @@ class Drift:
 
     ``curve``, (F,): mean similarity of frame f, over videos of at least f + 1 frames, with its interval ``low``,
     ``high``, (F,). ``last``: mean similarity of the last frame. ``step``: mean similarity of consecutive frames.
-    ``lost``: share of videos with a frame below the threshold; None without a threshold.
+    ``lost``: share of videos with a frame below the threshold, with its exact interval for the number of patients; None
+    without a threshold.
     """
 
     curve: np.ndarray
@@ -67,5 +68,13 @@ def drift(
         high=np.array([point.high for point in points]),
         last=bootstrap_mean(np.array([curve[-1] for curve in curves]), names, seed=seed),
         step=bootstrap_mean(np.array(step), step_names, seed=seed),
-        lost=None if below is None else bootstrap_mean(below, names, seed=seed),
+        lost=None if below is None else _exact_share(below, names),
     )
+
+
+def _exact_share(values: np.ndarray, patients: Sequence[object]) -> Interval:
+    """The mean of zeros and ones, (n,), with the exact interval of a proportion of as many trials as patients."""
+    unit = unit_indices(patients, len(values))
+    share = float(np.mean(values))
+    exact = clopper_pearson_interval(round(share * (int(unit.max()) + 1)), int(unit.max()) + 1)
+    return Interval(share, min(exact.low, share), max(exact.high, share))

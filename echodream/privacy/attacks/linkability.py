@@ -1,6 +1,7 @@
 """Linkability: does the synthetic set help to link two views of one training patient?"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,19 +54,26 @@ def linkability(
     for name, (first, second) in (("train", train), ("control", control), ("synthetic", synthetic)):
         if len(first) != len(second):
             raise UserError(f"The two views of {name} have {len(first)} and {len(second)} rows: they must be paired.")
-    samples = len(synthetic[0])
+    distances = [
+        tuple(
+            torch.cat([block for _, block in distance_blocks(*check_embeddings("linkability", x, y))]) for x, y in pair
+        )
+        for pair in (zip(views, synthetic, strict=True) for views in (train, control))
+    ]
+    return linkability_of_distances(distances[0], distances[1], neighbors, confidence)
+
+
+def linkability_of_distances(
+    train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1, confidence: float = 0.95
+) -> Linkability:
+    """``linkability`` of distances of the first, and of the second views to those of the samples: (n, samples) each."""
+    samples = train[0].shape[1]
     if not 1 <= neighbors <= samples:
         raise UserError(f"neighbors={neighbors} must be between 1 and the number of synthetic samples, {samples}.")
     rates = []
     for views in (train, control):
-        first, second = (_nearest_samples(x, y, neighbors) for x, y in zip(views, synthetic, strict=True))
+        first, second = (view.topk(neighbors, largest=False).indices for view in views)
         linked = (first[:, :, None] == second[:, None, :]).any(dim=2).any(dim=1)
         rates.append(wilson_interval(int(linked.sum()), len(linked), confidence))
     disjoint = math.prod((samples - neighbors - i) / (samples - i) for i in range(neighbors))
     return Linkability(rates[0], rates[1], 1 - max(disjoint, 0.0), residual_risk(*rates))
-
-
-def _nearest_samples(x: Tensor, y: Tensor, neighbors: int) -> Tensor:
-    """Indices of the rows of ``y`` nearest to each row of ``x``: (n, neighbors)."""
-    x, y = check_embeddings("linkability", x, y)
-    return torch.cat([distances.topk(neighbors, largest=False).indices for _, distances in distance_blocks(x, y)])

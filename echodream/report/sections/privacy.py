@@ -250,7 +250,29 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
             rows.sort(key=lambda row: not row.stands_out)
             if rows:
                 tables.append(Table(title, ("Measure", "Synthetic", "Expected"), rows))
+        if rows := [row for measure in measures if (row := _power_row(measure, sources.records[name].get("power")))]:
+            note = (
+                "The audit planted copies of training patients among the samples: 1, 5 and 10 %. The table has the "
+                "smallest share that each measure found; none: no power at 10 %."
+            )
+            tables.append(Table("What can this audit find?", ("Measure", "Smallest share found", ""), rows, note, "%"))
     return tables
+
+
+def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> Row | None:
+    """The smallest shares of planted copies that a privacy measure finds; the chart shows that of exact copies."""
+    from echodream.audit.planted_copies import SHARES, power_text
+
+    if not record or not record.get("copies") or measure["about"] != "privacy":
+        return None
+    name, power = str(measure["name"]), measure.get("power")
+    if not power:
+        text = "stands out without copies" if measure["stands_out"] else "not tested: the samples are not its input"
+        return Row(capitalized(name), Interval(SHARES[-1], 0.0, SHARES[-1]), scale=(0.0, SHARES[-1]), value_text=text)
+    share = next(iter(power.values()))
+    value = SHARES[-1] if share is None else float(share)
+    interval = Interval(value, 0.0 if share is None else value, value)
+    return Row(capitalized(name), interval, scale=(0.0, SHARES[-1]), group="copy", value_text=power_text(power))
 
 
 def _measure_row(measure: Mapping[str, Any]) -> Row | None:

@@ -1,0 +1,81 @@
+"""Power of the audit: planted copies are found from the smallest share on, and only by measures that can see them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
+from echodream.audit.leakage import LEAKAGE_MEASURES
+from echodream.audit.planted_copies import SHARES, copy_count, measure_power, power_text
+from echodream.audit.record import measure_all
+
+TRAIN, HELD, SAMPLES, WIDTH = 40, 26, 60, 12
+
+
+def normal(rows: int, seed: int, frames: int = 2) -> Tensor:
+    """Frames of persons, (rows, frames, D): a person differs more from others than frames from each other."""
+    generator = torch.Generator().manual_seed(seed)
+    persons = torch.randn(rows, 1, WIDTH, generator=generator)
+    return persons + 0.1 * torch.randn(rows, frames, WIDTH, generator=generator)
+
+
+def embedding_set(frames: Tensor, name: str) -> EmbeddingSet:
+    count = len(frames)
+    plan = [(n, np.arange(frames.shape[1])) for n in range(count)]
+    views, all_true = frames[:, :2], torch.ones(count, dtype=torch.bool)
+    return EmbeddingSet([f"{name}{n}" for n in range(count)], frames, views, all_true, frames, [*frames], plan)
+
+
+def spaces(copies: dict[str, Tensor]) -> list[AuditSets]:
+    samples = embedding_set(normal(SAMPLES, 2), "s").joined([embedding_set(each, k) for k, each in copies.items()])
+    train, held = embedding_set(normal(TRAIN, 0), "t"), embedding_set(normal(HELD, 1), "h")
+    return [AuditSets(samples, train, held, "euclidean", 0, 0.05, None, " by latents")]
+
+
+def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None:
+    (everything,) = spaces({"exact": normal(TRAIN, 0)[:6]})
+    rows = np.r_[3:50, 61, 64]
+    selected = everything.with_samples(rows)
+    alone = AuditSets(
+        everything.samples.subset(rows), everything.train, everything.held_out, "euclidean", 0, 0.05, None
+    )
+    for name, value in vars(alone.sample_tables).items():
+        assert np.array_equal(value, getattr(selected.sample_tables, name)), name
+    for measure in LEAKAGE_MEASURES.values():
+        for one, two in zip(measure(selected), measure(alone), strict=True):
+            assert (one.value, one.expected, one.details) == (two.value, two.expected, two.details)
+
+
+def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:
+    size = copy_count(SHARES[-1], SAMPLES)
+    copies = {"exact": normal(TRAIN, 0)[:size], "rotated": normal(size, 9)}  # the latter are of nobody
+    sets = spaces(copies)
+    clean = [each.with_samples(range(SAMPLES)) for each in sets]
+    measures, _ = measure_all(clean)
+    measures, found = measure_power(sets, {kind: len(part) for kind, part in copies.items()}, measures, 5)
+    power = {measure.name: measure.power for measure in measures}
+    assert power["training patients singled out by latents"] == {"exact": 0.01, "rotated": None}
+    assert found["training patients singled out by latents"]["exact"] == {"0.01": 1.0}
+    assert [*found["training patients singled out by latents"]["rotated"]] == ["0.01", "0.05", "0.1"]
+    assert all(each["rotated"] is None for each in power.values() if each)
+    assert power["precision"] is None  # a measure of quality is not a test for copies
+
+
+def test_a_measure_that_stands_out_without_copies_has_no_power_to_measure() -> None:
+    copies = {"exact": normal(TRAIN, 0)[:6]}
+    sets = spaces(copies)
+    everything = [each.with_samples(range(SAMPLES + 6)) for each in sets]
+    measures, _ = measure_all(everything)
+    assert next(measure for measure in measures if "singled out" in measure.name).stands_out
+    measures, _ = measure_power(sets, {"exact": 6}, measures, 1)
+    assert next(measure for measure in measures if "singled out" in measure.name).power is None
+
+
+@pytest.mark.parametrize(("share", "samples", "copies"), [(0.01, 96, 1), (0.01, 200, 2), (0.05, 96, 5), (0.1, 100, 10)])
+def test_number_of_copies(share: float, samples: int, copies: int) -> None:
+    assert copy_count(share, samples) == copies
+
+
+def test_power_in_words() -> None:
+    assert power_text({"exact": 0.01, "rotated": 0.05, "redrawn": None}) == "exact 1 %, rotated 5 %, redrawn none"
