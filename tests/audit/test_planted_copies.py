@@ -1,14 +1,20 @@
 """Power of the audit: planted copies are found from the smallest share on, and only by measures that can see them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from echodream.audit.embedding_sets import AuditSets, EmbeddingSet
+from echodream.audit.inputs import open_inputs
 from echodream.audit.leakage import LEAKAGE_MEASURES
-from echodream.audit.planted_copies import SHARES, copy_count, measure_power, power_text
+from echodream.audit.planted_copies import KINDS, SHARES, copy_count, make_copies, measure_power, power_text
 from echodream.audit.record import measure_all
+from tests.support.audit_study import ENCODER, generator, networks, samples, strangers, study
+from tests.support.tiny_diffusion import C, H, W, model
 
 TRAIN, HELD, SAMPLES, WIDTH = 40, 26, 60, 12
 
@@ -45,6 +51,31 @@ def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None
     for measure in LEAKAGE_MEASURES.values():
         for one, two in zip(measure(selected), measure(alone), strict=True):
             assert (one.value, one.expected, one.details) == (two.value, two.expected, two.details)
+
+
+def test_copies_show_random_training_patients_and_are_redrawn_by_the_generator(tmp_path: Path) -> None:
+    real, folder = study(tmp_path / "real", train=12, held=3), networks(tmp_path)
+    made = model("lidm", frames=3, encoder=ENCODER)
+    lidm = str(generator(tmp_path / "lidm", made, "lidm", "Triplet"))
+    samples(tmp_path / "samples", strangers, count=40, frames=3, settings={"model": made.fingerprint()})
+    places = (str(tmp_path / "samples"), str(real.root), ["TEST", "VAL"], str(folder / "reid"), str(folder / "vae"))
+    inputs = open_inputs(*places, lidm, decode=False)
+    copies = make_copies(inputs, str(folder / "vae"), 3, 0)
+    assert not copies.missing
+    assert {kind: len(part) for kind, part in copies.latents.items()} == dict.fromkeys(KINDS, 4)
+    assert {tuple(part.shape) for each in copies.latents.values() for part in each} == {(3, C, H, W)}
+    train = real.table["FileName"][real.table["Split"] == "TRAIN"]
+    frames = torch.cat([real.latents(name)[0].float() for name in train]).flatten(1)
+    distance = {kind: torch.cdist(torch.cat(part).flatten(1), frames).min() for kind, part in copies.latents.items()}
+    assert distance["exact"] < 0.2
+    assert distance["exact"] < distance["redrawn"]
+    again = make_copies(inputs, str(folder / "vae"), 3, 0)
+    assert all(
+        torch.equal(*pair) for kind in KINDS for pair in zip(copies.latents[kind], again.latents[kind], strict=True)
+    )
+    alone = make_copies(replace(inputs, generator=None), str(folder / "vae"), 3, 0)
+    assert [*alone.latents] == ["exact", "rotated"]
+    assert "need generator=" in alone.missing["redrawn"]
 
 
 def test_exact_copies_are_found_and_unrelated_samples_are_not() -> None:

@@ -50,16 +50,17 @@ def nearer_than_new_patients(
     """
     from scipy.stats import betabinom
 
-    orders = [np.argsort(table, axis=1, kind="stable") for table in (to_patients, between_patients)]
+    columns = _columns_with_a_member(len(member), int(member.sum()))
+    orders = [_nearest_columns(table, columns) for table in (to_patients, between_patients)]
 
     def count_nearer(member: np.ndarray) -> tuple[int, float]:
         """Number of samples nearer to ``member`` patients than all other patients of ``rows``, and the threshold."""
         new, first = ~member[rows], [member[order].argmax(axis=1)[:, None] for order in orders]
         if not new.any():
             return 0, np.inf
-        columns = [np.take_along_axis(order, at, axis=1) for order, at in zip(orders, first, strict=True)]
-        threshold = float(np.take_along_axis(between_patients, columns[1], axis=1)[new].min())
-        return int((np.take_along_axis(to_patients, columns[0], axis=1) < threshold).sum()), threshold
+        nearest = [np.take_along_axis(order, at, axis=1) for order, at in zip(orders, first, strict=True)]
+        threshold = float(np.take_along_axis(between_patients, nearest[1], axis=1)[new].min())
+        return int((np.take_along_axis(to_patients, nearest[0], axis=1) < threshold).sum()), threshold
 
     count, threshold = count_nearer(member)
     generator, n, controls = np.random.default_rng(seed), len(to_patients), int((~member[rows]).sum())
@@ -77,6 +78,20 @@ def nearer_than_new_patients(
         p_value=float((1 + (np.array(permuted) >= count).sum()) / (repeats + 1)),
         smallest_p_value=float(smallest),
     )
+
+
+def _columns_with_a_member(patients: int, members: int) -> int:
+    """Number of random patients of whom at least one is a member, but for a probability of 1e-12."""
+    outside = 1 - members / patients
+    return patients if patients <= 100 or outside <= 0 else min(patients, int(np.ceil(np.log(1e-12) / np.log(outside))))
+
+
+def _nearest_columns(distances: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the ``count`` smallest values of each row, (n, P), in rising order: int (n, count)."""
+    nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+    order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind="stable")
+    columns: np.ndarray = np.take_along_axis(nearest, order, axis=1)
+    return columns
 
 
 @dataclass(frozen=True)
