@@ -109,8 +109,8 @@ def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
         f"nearer to training than any new patient{sets.suffix}",
         PRIVACY,
         f"share of samples that are nearer to a training patient than any of {result.controls} held-out patients is",
-        "about one sample per held-out patient and sample; a p_value, over random choices of the training patients, of "
-        "at most .025 points to copies",
+        "1 / (held-out patients + 1); a p_value, over random choices of the training patients, of at most .025 points "
+        "to copies",
         result.share,
         result.expected,
         result.p_value <= ONE_SIDED_LEVEL and result.share.value > result.expected.value,

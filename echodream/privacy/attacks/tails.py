@@ -19,9 +19,10 @@ class NearerCount:
     """Number of ``samples`` that are nearer to a training patient than any of ``controls`` new patients is.
 
     ``share``: with its exact interval. ``expected``: of samples that are like new patients; the number is then
-    beta-binomial, Beta(1, controls). ``threshold``: distance of the nearest new patient. ``p_value``: share of random
-    choices of the training patients with at least this count. ``smallest_p_value``: that of copies of ``count``
-    different patients, if nothing else is near; the test cannot find fewer copies than this allows.
+    beta-binomial, Beta(1, controls). ``threshold``: distance of the nearest new patient. ``nearest``: number of samples
+    that are nearer to a training patient than any two patients are to each other. ``p_value``: share of random choices
+    of the training patients with at least as many. ``smallest_p_value``: that of ``nearest`` copies of as many
+    patients; the test cannot find fewer copies than this allows.
     """
 
     count: int
@@ -30,6 +31,7 @@ class NearerCount:
     expected: Interval
     controls: int
     threshold: float
+    nearest: int
     p_value: float
     smallest_p_value: float
 
@@ -46,28 +48,23 @@ def nearer_than_new_patients(
 
     ``to_patients``, (n, P): distance of each sample to each patient. ``between_patients``, (q, P): the same of the
     patients ``rows``, indices (q,), in place of samples; the distance of a patient to itself is not used. ``member``,
-    bool (P,): training patients. The test is exact if patients are exchangeable, for groups of any two sizes.
+    bool (P,): training patients. The test is exact if patients are exchangeable, for groups of any two sizes, since the
+    smallest distance of two patients does not depend on who is in training.
     """
-    from scipy.stats import betabinom
+    from scipy.stats import betabinom, hypergeom
 
-    columns = _columns_with_a_member(len(member), int(member.sum()))
-    orders = [_nearest_columns(table, columns) for table in (to_patients, between_patients)]
-
-    def count_nearer(member: np.ndarray) -> tuple[int, float]:
-        """Number of samples nearer to ``member`` patients than all other patients of ``rows``, and the threshold."""
-        new, first = ~member[rows], [member[order].argmax(axis=1)[:, None] for order in orders]
-        if not new.any():
-            return 0, np.inf
-        nearest = [np.take_along_axis(order, at, axis=1) for order, at in zip(orders, first, strict=True)]
-        threshold = float(np.take_along_axis(between_patients, nearest[1], axis=1)[new].min())
-        return int((np.take_along_axis(to_patients, nearest[0], axis=1) < threshold).sum()), threshold
-
-    count, threshold = count_nearer(member)
-    generator, n, controls = np.random.default_rng(seed), len(to_patients), int((~member[rows]).sum())
-    permuted = [count_nearer(generator.permutation(member))[0] for _ in range(repeats)]
+    new, n = ~member[rows], len(to_patients)
+    threshold = float(between_patients[new][:, member].min(initial=np.inf))
+    count = int((to_patients[:, member].min(axis=1) < threshold).sum())
+    others = between_patients.copy()
+    others[np.arange(len(rows)), rows] = np.inf
+    near = (to_patients < others.min()).astype(np.float32)
+    generator = np.random.default_rng(seed)
+    choices = np.stack([member, *(generator.permutation(member) for _ in range(repeats))]).astype(np.float32)
+    nearest = (near @ choices.T > 0).sum(axis=0)
+    patients, training, controls = len(member), int(member.sum()), int(new.sum())
     low, high = betabinom.ppf([0.025, 0.975], n, 1, controls) / n
-    patients, training = len(member), int(member.sum())
-    smallest = np.prod([max(training - i, 0) / (patients - i) for i in range(min(count, training))])
+    copied = int(min(nearest[0], training))
     return NearerCount(
         count=count,
         samples=n,
@@ -75,23 +72,10 @@ def nearer_than_new_patients(
         expected=Interval(1 / (controls + 1), float(low), float(high)),
         controls=controls,
         threshold=threshold,
-        p_value=float((1 + (np.array(permuted) >= count).sum()) / (repeats + 1)),
-        smallest_p_value=float(smallest),
+        nearest=int(nearest[0]),
+        p_value=float((nearest >= nearest[0]).sum() / (repeats + 1)),
+        smallest_p_value=float(hypergeom.pmf(copied, patients, training, copied)),
     )
-
-
-def _columns_with_a_member(patients: int, members: int) -> int:
-    """Number of random patients of whom at least one is a member, but for a probability of 1e-12."""
-    outside = 1 - members / patients
-    return patients if patients <= 100 or outside <= 0 else min(patients, int(np.ceil(np.log(1e-12) / np.log(outside))))
-
-
-def _nearest_columns(distances: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the ``count`` smallest values of each row, (n, P), in rising order: int (n, count)."""
-    nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-    order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind="stable")
-    columns: np.ndarray = np.take_along_axis(nearest, order, axis=1)
-    return columns
 
 
 @dataclass(frozen=True)
