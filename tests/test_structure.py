@@ -37,7 +37,7 @@ LAYERS = [
     ["engine"],
     ["cli"],
 ]
-MOST_LINES = 33_000
+MOST_LINES = 33_200
 """Of Python in the package."""
 MODELS = {
     "process": "lidm",
