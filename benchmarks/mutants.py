@@ -154,8 +154,8 @@ MUTANTS = {
     ),
     "pixels outside of the sector are kept": Mutant(
         "ingest/dicom.py",
-        "frames = mask_outside(frames, sector_mask(frames, _region_boxes(dataset)))",
-        "frames = np.where(True, frames, mask_outside(frames, sector_mask(frames, _region_boxes(dataset))))",
+        "frames = mask_outside(frames, sector_mask(frames, boxes))",
+        "frames = np.where(True, frames, mask_outside(frames, sector_mask(frames, boxes)))",
         "ingest/test_dicom.py",
     ),
     "a table may name files outside of the raw folder": Mutant(

@@ -44,8 +44,10 @@ begin() {
 }
 
 line() {
-  local started_at=$SECONDS output=$logs/$number
-  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >"$output" || stopped
+  local started_at=$SECONDS output=$logs/$number file
+  { exec {file}>"$output"; } 2>/dev/null || exit 1   # the script has ended
+  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >&"$file" || stopped
+  exec {file}>&-
   [ -d "$logs" ] || exit 1   # the script has ended
   rm -f "$output.python"
   echo "        $(grep -sE ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(clock $((SECONDS - started_at))))"

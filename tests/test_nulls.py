@@ -83,4 +83,4 @@ def test_every_setting_of_a_stage_is_a_key_and_paths_are_declared_as_such(stage:
         value = call.arguments[name]
         if isinstance(value, str) and value.startswith(("data/", "models/", "samples/", "reports/", "raw/")):
             assert "Path" in hint, name
-    assert (call.hints.get("dst") == "OutputPath") == (stage not in ("verify", "track"))
+    assert (call.hints.get("dst") == "OutputPath") == (stage not in ("doctor", "verify", "track"))

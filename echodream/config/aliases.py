@@ -14,6 +14,8 @@ from echodream.config.paths import CONF_DIR
 
 _UNET_GROUP = re.compile(r"^(image_unet|video_unet)@denoiser=(.*)$")
 _GUIDANCE_SCALE = re.compile(r"^guidance\.(\w+)=")
+_SWEEP = re.compile(r"(-m|--multirun)$|launcher=(?!null$)|hparams_search=(?!null$)|hydra.mode=MULTIRUN$")
+"""Arguments of a command that runs once per value."""
 _TEXT_KEY = re.compile(
     r"\+*(raw|src|dst|work|real|further|training|reference|artifact|generator|autoencoder|regressor|images|videos|latents"
     r"|labels|onto|pairs|protocol|audit|private|paths\.\w+|data\.name|data\.source\.(table|key_file))"
@@ -29,7 +31,7 @@ def replace_aliases(arguments: Sequence[str]) -> list[str]:
     The guidance scale of a condition that conf/guidance does not list is added: guidance.age=2 becomes
     +guidance.age=2, and is checked against the conditions of the model.
     """
-    is_sweep = bool({"-m", "--multirun"} & set(arguments))
+    is_sweep = any(_SWEEP.match(argument) for argument in arguments)
     return [_quote_text(_replace_alias(argument), is_sweep) for argument in arguments]
 
 
