@@ -17,10 +17,10 @@ _GUIDANCE_SCALE = re.compile(r"^guidance\.(\w+)=")
 _SWEEP = re.compile(r"(-m|--multirun)$|launcher=(?!null$)|hparams_search=(?!null$)|hydra.mode=MULTIRUN$")
 """Arguments of a command that runs once per value."""
 _TEXT_KEY = re.compile(
-    r"\+*(raw|src|dst|work|real|further|training|reference|artifact|generator|autoencoder|regressor|images|videos|latents"
+    r"\+*(data|experiment|raw|src|dst|work|real|further|training|reference|artifact|generator|autoencoder|regressor|images|videos|latents"
     r"|labels|onto|pairs|protocol|audit|private|paths\.\w+|data\.name|data\.source\.(table|key_file))"
 )
-"""Keys whose values are paths or other texts."""
+"""Keys whose values are paths, names of yaml files or other texts."""
 _TEXT_OR_LIST_KEY = re.compile(r"\+*(artifacts\.\w+|synthetic|anonymised|data\.source\.(csv|(columns|labels)\.\w+))")
 """Keys whose values are texts, or lists of them."""
 

@@ -32,8 +32,24 @@ def check_own_study(arguments: Sequence[str]) -> None:
     known = ["defaults", *map(str, OmegaConf.load(CONF_DIR / "data" / "base.yaml"))]
     if unknown := [str(key) for key in content if key not in known]:
         raise UserError(f"{path} has the unknown key {unknown[0]!r}; a study has {join_names(known, unknown[0])}")
+    _check_spelling(path)
     if isinstance(name := content.get("name", ""), bool) or not isinstance(name, str | int):
         raise UserError(f"{path}: name is {name!r} for YAML: write it in quotes")
+
+
+def _check_spelling(path: Path) -> None:
+    """Raise ``UserError`` for a name or a value of the source that YAML reads as another number, as 2024_01 or 1:30."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    nodes = [pair for pair in root.value if pair[0].value in ("name", "source")]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, yaml.ScalarNode):
+            nodes += node if isinstance(node, tuple) else node.value
+        elif (
+            node.tag.endswith(":int") and node.style is None and str(number := yaml.safe_load(node.value)) != node.value
+        ):
+            place = f"{path}, line {node.start_mark.line + 1}"
+            raise UserError(f"{place}: YAML reads {node.value} as {number}: write it in quotes, '{node.value}'")
 
 
 def yaml_sentence(error: yaml.YAMLError) -> str:

@@ -29,6 +29,7 @@ _LISTED_TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID"
 _PERSON_TAGS = ["PatientBirthDate", "PatientSex", "IssuerOfPatientID"]
 """Tags that are the same in all files of a patient; only compared, see ``patients.check_patients``."""
 _REGIONS = "SequenceOfUltrasoundRegions"
+_FRAME_TIME = 0x00181063
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _MULTI_FRAME_CLASSES = ("1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.3.1")
 _ULTRASOUND_CLASS = "1.2.840.10008.5.1.4.1.1.6"
@@ -160,8 +161,13 @@ def _why_not_a_recording(values: dict[str, str], media_class: str) -> tuple[str 
 
 
 def _frame_times(dataset: "Dataset", count: int, fallback: float | None) -> tuple[np.ndarray, float]:
-    """Times of the frames in seconds and the frame rate, from the first tag with plausible values."""
-    steps = np.asarray(tag_numbers(dataset.get("FrameTimeVector")), dtype=np.float64) / 1000
+    """Times of the frames in seconds and the frame rate, from the first tag with plausible values.
+
+    If FrameIncrementPointer is FrameTime, a FrameTimeVector, left over by other software, does not count.
+    """
+    is_uniform = dataset.get("FrameIncrementPointer") == _FRAME_TIME and dataset.get("FrameTime")
+    vector = [] if is_uniform else tag_numbers(dataset.get("FrameTimeVector"))
+    steps = np.asarray(vector, dtype=np.float64) / 1000
     if len(steps) == count:
         steps = steps[1:]  # the first value is the time before the first frame
     if count > 1 and len(steps) == count - 1 and (steps > 0).all():

@@ -237,6 +237,9 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         extra = ": install the extra libjpeg (GPL)" if syntax == _EXTENDED_JPEG else f": install {plugin}"
         raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)} is installed{extra}")
     options: dict[str, Any] = {"correct_unused_bits": False}
+    is_rgb = plugin == "pillow" and dataset.SamplesPerPixel == 3 and _has_adobe_marker(dataset)
+    if is_rgb:  # pydicom would convert the colors again
+        options["raw"] = True
     if not syntax.is_compressed:
         frames, properties = decoder.as_array(dataset, **options)
         frames, color = frames[None] if count == 1 else frames, properties["photometric_interpretation"]
@@ -244,7 +247,7 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         frames, color, number = np.empty(0), "", 0
         try:
             for frame, properties in decoder.iter_array(dataset, decoding_plugin=plugin, **options):
-                color = properties["photometric_interpretation"]
+                color = "RGB" if is_rgb else properties["photometric_interpretation"]
                 frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
                 frames[number] = frame
                 number += 1
@@ -265,6 +268,16 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         return _gray(frames, values, index.reshape(frames.shape), dataset)
     values, index = _stored_values(dataset), _stored_bits(frames, dataset)
     return _palette(values, dataset)[index] if color == "PALETTE COLOR" else _gray(frames, values, index, dataset)
+
+
+def _has_adobe_marker(dataset: "Dataset") -> bool:
+    """Whether the first JPEG frame states its color transform (Adobe APP14), so that Pillow decodes it to RGB."""
+    from PIL import Image
+    from pydicom.encaps import generate_frames
+
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=frame_count(dataset)))
+    with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
+        return "adobe_transform" in image.info
 
 
 def decoder_plugin(syntax: str, bits: int) -> str:

@@ -53,7 +53,9 @@ NAMES += [
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", ["raw", "src", "+dst", "data.name", "data.source.csv", "paths.data", "artifacts.real"])
+@pytest.mark.parametrize(
+    "key", ["raw", "src", "+dst", "data", "experiment", "data.name", "data.source.csv", "paths.data", "artifacts.real"]
+)
 def test_a_path_is_read_as_it_is_typed(key: str, name: str) -> None:
     if name == "[1]" and key in ("data.source.csv", "artifacts.real"):
         name = "a[1]"  # these keys take lists, too

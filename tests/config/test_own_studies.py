@@ -44,6 +44,12 @@ def composed(folder: Path) -> DictConfig:
         ("- a\n", r"own.yaml has no list of defaults"),
         (f"{HEAD}sorce: {{csv: t.csv}}\n", r"own.yaml has the unknown key 'sorce'; .*did you mean 'source'"),
         ("defaults: [videos]\nname: no\n", r"own.yaml: name is False for YAML: write it in quotes"),
+        ("defaults: [videos]\nname: 2024_01\n", r"own.yaml, line 2: YAML reads 2024_01 as 202401: .*quotes, '2024_01'"),
+        (
+            f"{HEAD}source: {{classes: [1:10]}}\n",
+            r"own.yaml, line 3: YAML reads 1:10 as 70: write it in quotes, '1:10'",
+        ),
+        (f"{HEAD}source:\n  columns:\n    Site: 010\n", r"own.yaml, line 5: YAML reads 010 as 8: .*'010'"),
         ("defaults: [videos]\nname: M\xfcller\n".encode("latin-1"), r"own.yaml is not UTF-8 text: save it as UTF-8"),
     ],
 )

@@ -249,6 +249,10 @@ def test_frame_times(tmp_path: Path, source: Dicom) -> None:
     write(tmp_path / "a" / "a", picture(), FrameTimeVector=steps)
     video = source.read(_only(source, tmp_path / "a"), Limits())
     np.testing.assert_allclose(video.times, np.cumsum(steps) / 1000)
+    both = {"FrameTimeVector": steps, "FrameTime": "25"}
+    for name, pointer, end in (("vector", 0x00181065, sum(steps) / 1000), ("uniform", 0x00181063, 11 * 0.025)):
+        write(tmp_path / name / "a", picture(), FrameIncrementPointer=pointer, **both)
+        assert source.read(_only(source, tmp_path / name), Limits()).times[-1] == pytest.approx(end)
     write(tmp_path / "b" / "b", picture(), "FrameTime", CineRate=50)
     assert source.read(_only(source, tmp_path / "b"), Limits()).fps == 50
     write(tmp_path / "c" / "c", picture(), FrameTime="0", RecommendedDisplayFrameRate=20)

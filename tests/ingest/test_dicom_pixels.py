@@ -517,6 +517,26 @@ def test_no_decoder_of_a_common_encoding_is_licensed_under_the_gpl() -> None:
     assert "pylibjpeg-libjpeg" not in requirements.partition("[project.optional-dependencies]")[0]
 
 
+@pytest.mark.parametrize("space", ["RGB", "YBR_FULL_422", "YBR_FULL"])
+@pytest.mark.parametrize("marker", ["JFIF", "Adobe YCbCr", "Adobe RGB", "JFIF and Adobe YCbCr"])
+def test_the_markers_of_a_jpeg_say_its_colors(tmp_path: Path, marker: str, space: str) -> None:
+    """Whatever PhotometricInterpretation says: https://www.w3.org/Graphics/JPEG/jfif.pdf, ITU-T T.872."""
+    rgb = np.zeros((3, 16, 48, 3), np.uint8)
+    rgb[:, :, :16], rgb[:, :, 16:32], rgb[:, :, 32:] = 60, (200, 40, 40), (90, 120, 30)
+    packed = []
+    for frame in rgb:
+        planes = [Image.fromarray(np.ascontiguousarray(frame[..., channel])) for channel in range(3)]
+        image = Image.merge("YCbCr", planes) if marker == "Adobe RGB" else Image.fromarray(frame)
+        image.save(stream := BytesIO(), "JPEG", quality=98, subsampling=0)
+        jfif, tables = stream.getvalue()[2:20], stream.getvalue()[20:]
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0" + bytes(["RGB" not in marker])
+        packed.append(
+            b"\xff\xd8" + (jfif if "JFIF" in marker else b"") + (adobe if "Adobe" in marker else b"") + tables
+        )
+    path = write(tmp_path / "a.dcm", rgb, PhotometricInterpretation=space)
+    close(read(encapsulated(path, packed, JPEGBaseline8Bit)), rgb, 4)
+
+
 @pytest.mark.parametrize("predictor", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_lossless_jpeg(tmp_path: Path, bits: int, predictor: int) -> None:
