@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def read_table(path: Path, required: Sequence[str] = (), *, unique: bool = False
     ``UserError`` when the file is missing or not a csv, lacks a ``required`` column or has it twice (``unique``: has
     any column twice), or has a row that is longer or shorter than the header.
     """
-    text = _read_text(path)
+    text = unicodedata.normalize("NFC", _read_text(path))
     first, _, rest = text.partition("\n")
     declared = _EXCEL_SEPARATOR.fullmatch(first.strip())
     text = f"\n{rest}" if declared else text

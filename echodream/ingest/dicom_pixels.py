@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,8 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
     else:
         frames, color, number = np.empty(0), "", 0
         try:
-            for frame, properties in decoder.iter_array(dataset, decoding_plugin=plugin, **options):
+            # an empty fragment may follow the last frame
+            for frame, properties in islice(decoder.iter_array(dataset, decoding_plugin=plugin, **options), count):
                 color = "RGB" if is_rgb else properties["photometric_interpretation"]
                 frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
                 frames[number] = frame

@@ -1,6 +1,7 @@
 """Base class of the sources ``Videos`` and ``Images``: a folder of files with an optional csv."""
 
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -206,7 +207,7 @@ class _FileIndex:
         for key in self.exact:
             path = PurePosixPath(key)
             forms = {str(path.with_suffix("")), path.name, path.stem}
-            for form in {*forms, *map(str.casefold, (key, *forms))} - {key}:
+            for form in {*forms, *map(_fold, (key, *forms))} - {key}:
                 self.loose.setdefault(form, []).append(key)
         tops = {PurePosixPath(text.replace("\\", "/")).parent.parts[:1] for text in texts if text}
         self.top = next(iter(tops)) if len(tops) == 1 else ()
@@ -223,13 +224,18 @@ class _FileIndex:
             return None, listing.OUTSIDE_RAW
         path = PurePosixPath(*path.parts[len(self.top) :])
         forms = (str(path), str(PurePosixPath(self.base) / path))
-        for form in (*forms, *map(str.casefold, forms)):
+        for form in (*forms, *map(_fold, forms)):
             keys = [form] if form in self.exact else self.loose.get(form, [])
             if len(keys) == 1:
                 return keys[0], None
             if keys:
                 return None, f"{len(keys)} files have this name: give the path"
         return None, listing.MISSING_FILE
+
+
+def _fold(text: str) -> str:
+    """``text`` in lower case and in the composed form (NFC): macOS writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _with_short_names(listed: Mapping[str, ListedRecording]) -> Sequence[ListedRecording]:

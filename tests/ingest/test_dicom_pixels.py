@@ -517,6 +517,19 @@ def test_no_decoder_of_a_common_encoding_is_licensed_under_the_gpl() -> None:
     assert "pylibjpeg-libjpeg" not in requirements.partition("[project.optional-dependencies]")[0]
 
 
+def test_an_empty_fragment_after_the_last_frame(tmp_path: Path) -> None:
+    frames = (RAMP >> 4).astype(np.uint8)
+    packed = _compress(frames, "JPEG", quality=98)
+    for count in (3, 2):
+        path = encapsulated(write(tmp_path / f"{count}.dcm", frames), packed[:count], JPEGBaseline8Bit)
+        data = dcmread(path)
+        data.PixelData += b"\xfe\xff\x00\xe0" + bytes(4)
+        data.save_as(path)
+    close(read(tmp_path / "3.dcm"), frames, 4)
+    with pytest.raises(Rejected, match="2 of 3 frames"):
+        read(tmp_path / "2.dcm")
+
+
 @pytest.mark.parametrize("space", ["RGB", "YBR_FULL_422", "YBR_FULL"])
 @pytest.mark.parametrize("marker", ["JFIF", "Adobe YCbCr", "Adobe RGB", "JFIF and Adobe YCbCr"])
 def test_the_markers_of_a_jpeg_say_its_colors(tmp_path: Path, marker: str, space: str) -> None:

@@ -1,6 +1,7 @@
 """Any folder of videos, with and without a csv."""
 
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,17 @@ def test_a_csv_says_what_a_file_is(tmp_path: Path) -> None:
 def test_a_row_finds_its_file_by_path_or_name_with_or_without_suffix(tmp_path: Path, name: str) -> None:
     write_csv(_touch(tmp_path, "clips/a.mp4") / "l.csv", [{**ROW, "file": name}])
     assert _by_name(Videos(csv="l.csv", columns=COLUMNS), tmp_path)["a"].problem is None
+
+
+def test_accents_of_macos_and_of_other_systems_are_the_same(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    _touch(tmp_path, *(f"{name}_{number}.avi" for number, name in enumerate(names)))
+    rows = [{"FileName": f"{name}_{1 - number}.avi", "Site": name} for number, name in enumerate(names)]
+    write_csv(tmp_path / "t.csv", rows)
+    found = Videos(csv="t.csv", columns={"FileName": "FileName", "Site": "Site"}).recordings(tmp_path)
+    videos = [recording for recording in found if recording.file and recording.file.suffix == ".avi"]
+    assert [recording.problem for recording in videos] == [None, None]
+    assert {recording.columns["Site"] for recording in videos} == {names[0]}
 
 
 def test_rows_and_files_that_do_not_pair(tmp_path: Path) -> None:
