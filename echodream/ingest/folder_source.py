@@ -211,7 +211,7 @@ class _FileIndex:
                 self.loose.setdefault(form, []).append(key)
         tops = {PurePosixPath(text.replace("\\", "/")).parent.parts[:1] for text in texts if text}
         self.top = next(iter(tops)) if len(tops) == 1 else ()
-        """The first folder of all paths of the csv, if it does not exist: the raw folder itself, under its old name."""
+        """First folder of every path of the csv if no such folder exists in raw, which was renamed; it is ignored."""
         if any(PurePosixPath(key).parts[:1] == self.top for key in self.exact):
             self.top = ()
 

@@ -31,7 +31,7 @@ FILES = {
     "JPEG-LS": "MR_small_jpeg_ls_lossless.dcm",
     "JPEG 2000": "MR_small_jp2klossless.dcm",
 }
-"""A file of pydicom in each group of transfer syntaxes."""
+"""An example file shipped with pydicom for each group of transfer syntaxes."""
 
 
 def report(tmp_path: Path, **folders: str) -> SimpleNamespace:
