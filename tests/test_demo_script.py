@@ -76,7 +76,8 @@ def test_each_stage_has_its_line_and_the_verdict_stands_at_the_end(tmp_path: Pat
     said = done.stdout.splitlines()
     assert done.returncode == 0
     assert said[0] == "[1/22] sample.py stage=phantom data=phantom dst=raw/smoke experiment=smoke"
-    assert said[1] == "        encode: data/smoke/latents already complete, nothing to do (0 min 00 s)"
+    encoded = r" {8}encode: data/smoke/latents already complete, nothing to do \(\d+ min \d\d s\)"
+    assert re.fullmatch(encoded, said[1])
     assert sum(line.startswith("[") for line in said) == 22
     assert said[-3:-1] == ["report: reports/smoke/index.html done", "  privacy  shown"]
     assert "epoch" not in done.stdout
