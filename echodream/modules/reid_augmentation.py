@@ -21,6 +21,7 @@ from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.vae import split_into_chunks
 from echodream.networks.autoencoder import load_frozen_autoencoder
+from echodream.networks.decoder_noise import noise_levels, noise_seeds
 from echodream.store import Statistics
 from echodream.weights import fingerprint
 
@@ -67,8 +68,10 @@ class CopyAugmentation:
     """Make ``variants`` copies of each of ``frames`` random training frames at the start of each epoch.
 
     Copies go through the frozen autoencoder at the folder ``vae``. For latents: decode, change the pixels by
-    ``augment``, encode. For pixels: change, encode, decode. Each kind of change is switched off with probability 0.5,
-    so that copies with a single change occur too. For a batch of B pairs, ``share`` * B pairs of copies are sampled.
+    ``augment``, encode. For pixels: change, encode, decode. If the decoder has noise, each copy is decoded with new
+    noise, so that the model learns to ignore the generated speckle. Each kind of change is switched off with
+    probability 0.5, so that copies with a single change occur too. For a batch of B pairs, ``share`` * B pairs of
+    copies are sampled.
     All randomness comes from torch's global generator.
     """
 
@@ -110,16 +113,17 @@ class CopyAugmentation:
         """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W)."""
         if statistics is not None:
             x = unwhiten(x, statistics, dim=1)
-            copies = self._encode(self._change_pixels(self._decode(x), rng))
+            copies = self._encode(self._change_pixels(self._decode_variants(x), rng))
         else:
-            copies = self._decode(self._encode(self._change_pixels(x, rng)))
+            repeated = x.repeat_interleave(self.variants, dim=0)
+            copies = self._decode(self._encode(self._change_pixels(repeated, rng)))
             copies = copies.mean(dim=1, keepdim=True) if x.shape[1] == 1 else copies
         return torch.cat([x[:, None], copies.unflatten(0, (len(x), self.variants))], dim=1)
 
     def _change_pixels(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """``variants`` changed versions of each frame: (K, C, H, W) to (K * V, C, H, W)."""
-        repeated = [frame[:, None] for frame in pixels.cpu() for _ in range(self.variants)]
-        return torch.stack([self._random_changes(rng)(frame, rng)[:, 0] for frame in repeated]).to(pixels.device)
+        """Frames with random changes, (N, C, H, W)."""
+        changed = [self._random_changes(rng)(frame[:, None], rng)[:, 0] for frame in pixels.cpu()]
+        return torch.stack(changed).to(pixels.device)
 
     def _random_changes(self, rng: np.random.Generator) -> Augment:
         """``augment`` with a random selection of its changes; a flip has its own probability."""
@@ -129,8 +133,20 @@ class CopyAugmentation:
         pixels = pixels.expand(-1, self.network.config.in_channels, -1, -1)
         return torch.cat([self.network.encode(x).latent_dist.sample() for x in split_into_chunks(pixels, 64)])
 
+    def _decode_variants(self, latents: Tensor) -> Tensor:
+        """Decode each latent V times, (K, D, h, w) to (K * V, C, H, W); equal results without decoder noise."""
+        if noise_levels(self.network):
+            return self._decode(latents.repeat_interleave(self.variants, dim=0))
+        return self._decode(latents).repeat_interleave(self.variants, dim=0)
+
     def _decode(self, latents: Tensor) -> Tensor:
-        return torch.cat([self.network.decode(x).sample for x in split_into_chunks(latents, 64)]).clamp(-1, 1)
+        """Pixels in [-1, 1], (N, C, H, W), of latents (N, D, h, w); each has new noise if the decoder has noise."""
+        parts = []
+        for part in split_into_chunks(latents, 64):
+            seeds = torch.randint(2**32, (len(part),)).tolist() if noise_levels(self.network) else [0]
+            with noise_seeds(self.network, seeds):
+                parts.append(self.network.decode(part).sample)
+        return torch.cat(parts).clamp(-1, 1)
 
 
 def sample_frames(rows: Recordings, frames: int = 4096, seed: int = 0) -> Tensor:

@@ -1,5 +1,6 @@
 """Known copies: each kind against its closed form, whatever is made together with it, and what its references lack."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from echodream.filtering.positive_controls import (
     generate_copies,
     latent_views,
 )
+from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
 from tests.support import tiny_diffusion as tiny
 from tests.support import tiny_filter
 from tests.support.tiny_filter import MEAN, STD, TRAIN, C, H, Pair, W, plant, recordings, study
+from tests.support.tiny_vae import tiny_autoencoder
 
 
 @pytest.fixture
@@ -104,6 +107,30 @@ def test_pixels_are_changed_by_the_declared_amount_one_way_or_the_other(copier: 
         - 1
     )
     assert 0.07 < ratio.std() < 0.13
+
+
+@torch.no_grad()
+def test_decoder_noise_differs_between_recordings_and_is_the_same_in_their_frames(
+    copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = add_decoder_noise(tiny_autoencoder(), 0.5).eval()
+    activate_noise(network)
+    monkeypatch.setattr(copier, "vae", network)
+    decoded: list[torch.Tensor] = []
+    decode = copier.decode
+
+    def record(latents: torch.Tensor, seeds: Sequence[int] = ()) -> torch.Tensor:
+        decoded.append(decode(torch.zeros(len(latents), C, H, W), seeds))
+        return decoded[-1]
+
+    monkeypatch.setattr(copier, "decode", record)
+    monkeypatch.setattr(copier, "encode", lambda pixels: (pixels, pixels))
+    selections = list(select_frames(copier.recordings, 3, 0).values())[:2]
+    generated(copier, PixelTransform(), selections)
+    first, second = torch.cat(decoded).split([len(one.frames) for one in selections])
+    for frames in (first, second):
+        torch.testing.assert_close(frames, frames[:1].expand_as(frames))
+    assert (first[0] - second[0]).abs().mean() > 0.01
 
 
 def test_a_copy_is_drawn_from_the_posterior_of_the_changed_pixels(

@@ -13,6 +13,7 @@ from echodream.datamodules.normalization import unwhiten, whiten
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw, sample_frames
+from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
 from echodream.weights import fingerprint
 from tests.support.patients import STATISTICS, C, H, W, latent_store
 from tests.support.tiny_vae import tiny_autoencoder, write_vae_artifact
@@ -66,6 +67,20 @@ def test_copies_of_latents_are_changed_as_pixels(tmp_path: Path) -> None:
     assert float(far.std()) == pytest.approx(1, abs=0.03)  # draws from the posterior of the flipped pixels
     mean, unflipped = found[:, 1:].mean(dim=1), network.encode(network.decode(stored).sample.clamp(-1, 1)).latent_dist
     assert (mean - posterior.mean).abs().mean() < 0.7 * (mean - unflipped.mean).abs().mean()
+
+
+@torch.no_grad()
+def test_each_copy_is_decoded_with_new_decoder_noise(tmp_path: Path) -> None:
+    made, _ = copies(tmp_path / "vae", variants=5)
+    z = torch.randn(2, C, 4, 6, generator=torch.Generator().manual_seed(0))
+    without = made._decode_variants(z).unflatten(0, (2, 5))
+    assert torch.equal(without, without[:, :1].expand_as(without))
+    activate_noise(add_decoder_noise(made.network, 0.5).eval())
+    decoded = made._decode_variants(z).unflatten(0, (2, 5))
+    distances = torch.cdist(decoded.flatten(0, 1).flatten(1), decoded.flatten(0, 1).flatten(1))
+    assert distances[~torch.eye(10, dtype=torch.bool)].min() > 0.01
+    noise = decoded - decoded.mean(dim=1, keepdim=True)
+    assert abs(float(torch.corrcoef(noise[:, 0].flatten(1))[0, 1])) < 0.5  # frames do not share their noise
 
 
 @torch.no_grad()
