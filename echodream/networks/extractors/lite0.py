@@ -21,6 +21,8 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INSTALL = "install the extra: pip install 'echodream[features]'"
 SIZE = 224
 """Height and width of input frames."""
+STEP = 4
+"""Distance in frames between those frames of a clip whose features are averaged."""
 _MEAN, _STD = 127 / 127.5 - 1, 128 / 127.5  # (pixel - 127) / 128 for pixels in [-1, 1]
 _BLOCKS = (
     (1, 3, 1, 1, 16),
@@ -49,7 +51,7 @@ def load_lite0() -> "EfficientNetLite0":
     path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     network = EfficientNetLite0()
     load_weights_file(network, str(path), INSTALL, SHA256)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
 
 class EfficientNetLite0(nn.Module):
@@ -124,13 +126,13 @@ def normalize(x: Tensor) -> Tensor:
 class Lite0(Extractor):
     """Features of frames, and of clips of 16 frames. Frames are resized to 224x224.
 
-    Features of a clip: mean features of every second frame, concatenated with mean features of the differences between
-    these frames and their successors, amplified by four.
+    Features of a clip: mean features of frames 0, 4, 8 and 12, concatenated with mean features of the differences
+    between these frames and their successors, amplified by four.
     """
 
     network: EfficientNetLite0
     name, weights, inputs, clips = "lite0", SHA256, (FRAMES, CLIPS), ((16, 1),)
-    resize = f"bicubic to {SIZE}x{SIZE}"
+    resize = f"bicubic to {SIZE}x{SIZE}; every {STEP}th frame of a clip, and its difference from the next"
 
     def __init__(self) -> None:
         self.network = load_lite0()
@@ -139,7 +141,7 @@ class Lite0(Extractor):
         """(B, C, F, H, W) in [-1, 1] to (B, 1280) for F = 1, else (B, 2560)."""
         if x.shape[2] == 1:
             return self._mean_features(x)
-        first, second = x[:, :, 0::2], x[:, :, 1::2]
+        first, second = x[:, :, 0::STEP], x[:, :, 1::STEP]
         differences = (4 * (second - first[:, :, : second.shape[2]])).clamp(-1, 1)
         return torch.cat([self._mean_features(first), self._mean_features(differences)], dim=1)
 
@@ -147,5 +149,6 @@ class Lite0(Extractor):
         frames = functional.interpolate(
             x.transpose(1, 2).flatten(0, 1), (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False
         ).clamp(-1, 1)
-        features = torch.cat([self.network(normalize(chunk)) for chunk in frames.split(16)])
+        frames = normalize(frames).contiguous(memory_format=torch.channels_last)
+        features = torch.cat([self.network(chunk) for chunk in frames.split(16)])
         return features.unflatten(0, (x.shape[0], x.shape[2])).mean(dim=1)
