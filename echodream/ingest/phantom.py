@@ -33,6 +33,8 @@ class Phantom:
     """Smallest and largest number of recordings per patient."""
     shares: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     """Relative numbers of patients per class, in the order of the class ids."""
+    severity: float = 1.0
+    """Severity of ASD and PAH: 1 pronounced, 0 as in a healthy heart."""
 
     def __post_init__(self) -> None:
         key = "the phantom's "
@@ -46,6 +48,7 @@ class Phantom:
         validation.whole_number(key + "seed", self.seed, 0)
         validation.whole_number(key + "size", self.size, 32, 1024)
         validation.number(key + "fps", self.fps, 1, 500)
+        validation.number(key + "severity", self.severity, 0, 1)
         if not 2 / self.fps <= self.seconds[0] <= self.seconds[1] <= 600:
             remedy = "give the shortest duration, two frames or more, and the longest, up to 600 s"
             validation.refuse(key + "seconds", self.seconds, remedy)
@@ -84,7 +87,7 @@ class Phantom:
         raise Rejected("this phantom has no such recording")
 
     def _sample_scene(self, class_id: int, patient: int, number: int) -> Scene:
-        return sample_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds)
+        return sample_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds, self.severity)
 
 
 @lru_cache(maxsize=8)

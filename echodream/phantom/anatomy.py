@@ -142,9 +142,13 @@ _PARAMETERS = [
 """Mean and standard deviation of every field in each class, (2, N)."""
 
 
-def sample_anatomy(class_id: int, rng: np.random.Generator) -> Anatomy:
-    """Sample a patient of class ``class_id``: independent normal variation, and one factor for body size."""
-    mean, sd = _PARAMETERS[class_id]
+def sample_anatomy(class_id: int, rng: np.random.Generator, severity: float = 1.0) -> Anatomy:
+    """Sample a patient of class ``class_id``: independent normal variation, and one factor for body size.
+
+    ``severity``: 1 for the disease as in ``_CHANGES``, 0 for the values of a healthy heart, linear in between.
+    """
+    healthy = _PARAMETERS[CLASSES.index("Non-ASD")]
+    mean, sd = severity * _PARAMETERS[class_id] + (1 - severity) * healthy
     z = np.clip(rng.standard_normal(len(mean) + 1), -CLIP, CLIP)
     values = mean + sd * z[1:]
     values[_GROWS] *= 1 + BODY_SD * z[0]

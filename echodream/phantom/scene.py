@@ -211,19 +211,21 @@ def key_frame_times(scene: Scene) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=256)
-def sample_patient(seed: int, class_id: int, patient: int) -> tuple[float, Anatomy]:
+def sample_patient(seed: int, class_id: int, patient: int, severity: float = 1.0) -> tuple[float, Anatomy]:
     """A number in [0, 1) that determines the number of recordings of a patient, and the anatomy of the patient."""
     rng = np.random.default_rng([seed, class_id, patient])
-    return float(rng.random()), sample_anatomy(class_id, rng)
+    return float(rng.random()), sample_anatomy(class_id, rng, severity)
 
 
-def sample_scene(key: tuple[int, int, int, int], size: int, fps: float, seconds: tuple[float, float]) -> Scene:
+def sample_scene(
+    key: tuple[int, int, int, int], size: int, fps: float, seconds: tuple[float, float], severity: float = 1.0
+) -> Scene:
     """Sample the scene of one recording; ``key`` is (seed, class id, patient number in the class, recording number)."""
     rng = np.random.default_rng(key)
     settings, (length, start) = sample_settings(rng), rng.random(2)
     return Scene(
         class_id=key[1],
-        anatomy=sample_patient(*key[:3])[1],
+        anatomy=sample_patient(*key[:3], severity)[1],
         settings=settings,
         size=size,
         fps=fps,

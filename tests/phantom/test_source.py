@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from echodream.errors import Rejected, UserError
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.source import Limits, Recording
-from echodream.phantom.anatomy import CLASSES
+from echodream.phantom.anatomy import CLASSES, sample_anatomy
 from echodream.phantom.render import render_labels
 from echodream.phantom.scene import Scene, sample_scene
 from echodream.phantom.shape import LA, LV, RA, RV
@@ -173,3 +173,21 @@ def test_limits_are_held() -> None:
     phantom = Phantom(patients=4, size=64)
     with pytest.raises(Rejected, match="too large"):
         phantom.read(phantom.recordings(None)[0], Limits(max_side=32))
+
+
+@pytest.mark.parametrize("class_id", [0, 3])
+def test_severity_interpolates_between_a_healthy_heart_and_the_disease(class_id: int) -> None:
+    none, half, full = (
+        np.array(astuple(sample_anatomy(class_id, np.random.default_rng(4), severity))) for severity in (0.0, 0.5, 1.0)
+    )
+    healthy = np.array(astuple(sample_anatomy(1, np.random.default_rng(4))))
+    assert np.array_equal(none, healthy)
+    assert np.array_equal(full, np.array(astuple(sample_anatomy(class_id, np.random.default_rng(4)))))
+    positive = (none > 0) & (full > 0)  # other fields are cut at 0
+    assert half[positive] == pytest.approx((none[positive] + full[positive]) / 2)
+    assert np.abs(full - none).max() > 5
+
+
+def test_severity_is_between_0_and_1() -> None:
+    with pytest.raises(UserError, match="the phantom's severity"):
+        Phantom(severity=1.5)
