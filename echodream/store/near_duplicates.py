@@ -108,12 +108,13 @@ def _candidates(small: Mapping[str, np.ndarray], patients: Mapping[str, str]) ->
     share = -(-_SAMPLE // len(vectors))
     sample = np.concatenate([own[:: -(-len(own) // share) or 1] for own in vectors.values()])
     center = sample.mean(axis=0)
-    _, scales, axes = np.linalg.svd(sample - center, full_matrices=False)
-    variance = np.cumsum(scales**2)
-    if not variance[-1]:  # all frames are equal
-        axes, scales = axes[:1], np.ones(1)
-    kept = min(_COMPONENTS, 1 + int((variance < _VARIANCE * variance[-1]).sum()))
-    basis = (axes[:kept].T / scales[:kept] * np.sqrt(len(sample))).astype(np.float32)
+    variances, axes = np.linalg.eigh(np.cov((sample - center).astype(np.float64), rowvar=False, bias=True))
+    variances, axes = variances[::-1].clip(min=0), axes[:, ::-1]
+    cumulative = np.cumsum(variances)
+    if not cumulative[-1]:  # all frames are equal
+        variances, axes = np.ones(1), axes[:, :1]
+    kept = min(_COMPONENTS, 1 + int((cumulative < _VARIANCE * cumulative[-1]).sum()))
+    basis = (axes[:, :kept] / np.sqrt(variances[:kept])).astype(np.float32)
     whitened = np.concatenate([(own - center) @ basis for own in vectors.values()])
     order = {name: index for index, name in enumerate(small)}
     rng = np.random.default_rng(0)
