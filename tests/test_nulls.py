@@ -73,6 +73,7 @@ def test_training_needs_its_folders_and_its_checkpoints(model: str, key: str) ->
         refuse_missing_and_null(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_of_a_stage_is_a_key_and_paths_are_declared_as_such(stage: str) -> None:
     """What a stage reads decides whether it is complete, so no path may be declared as another text."""

@@ -228,6 +228,7 @@ def test_the_other_networks_are_the_published_ones(experiment: str) -> None:
     assert count(classifier) == r3d_18 - 64 * (3 - channels) * 3 * 49
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_settings_are_those_of_the_publication(experiment: str) -> None:
     published, ef = "published" in experiment, experiment.startswith("echonet")

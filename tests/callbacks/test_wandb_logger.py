@@ -96,6 +96,7 @@ def test_the_model_is_named_by_its_weights_and_linked_to_its_store(trained: Path
     assert json.loads(model.metadata)["metrics"]["psnr"] > 0
 
 
+@pytest.mark.slow
 def test_offline_run_has_no_patient_path_or_machine(trained: Path) -> None:
     """Reconstructions show patients: they stay in the run's folder, and in TensorBoard's files there."""
     run, _ = offline_runs(trained / "logs")

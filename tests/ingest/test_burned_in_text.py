@@ -89,6 +89,7 @@ def test_a_heart_without_text_has_none(hearts: list[np.ndarray]) -> None:
     assert [find_text(frames) for frames in hearts] == [[]] * len(hearts)
 
 
+@pytest.mark.slow
 def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[np.ndarray]) -> None:
     mask = letters("JOHNSON", "DejaVuSans", 12)
     frames = write(hearts[0], mask, 100, 60)
@@ -154,6 +155,7 @@ def run(raw: Path, text: str | None, max_rejected: float = 0.5) -> tuple[Store, 
     return Store(dst), dict(summary.facts)
 
 
+@pytest.mark.slow
 def test_ingest_reports_blanks_or_refuses(clips: Path) -> None:
     plain, facts = run(clips, None)
     assert "not searched" in str(facts["text"])

@@ -137,6 +137,7 @@ def test_the_artifact_loads_and_predicts_bit_for_bit(study: Path, trained: dict[
         assert made.process.settings() == DDPM(least_weight=0.1).settings()
 
 
+@pytest.mark.slow
 def test_the_facts_are_those_of_the_data(trained: dict[str, LatentDiffusion]) -> None:
     for kind, frames in (("lidm", 1), ("lvdm", WINDOW)):
         facts = trained[kind].model.metadata

@@ -63,6 +63,7 @@ def test_recordings_and_truth_come_back(layout: tuple[str, Path]) -> None:
     assert {split for splits in of.values() for split in splits} == {"TRAIN", "VAL", "TEST"}
 
 
+@pytest.mark.slow
 def test_tables_have_the_columns_of_the_study(layout: tuple[str, Path]) -> None:
     name, root = layout
     below = root / home(name)

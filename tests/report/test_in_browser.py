@@ -136,6 +136,7 @@ _CONTRAST = """(() => {
 })()"""
 
 
+@pytest.mark.slow
 def test_structure_for_screen_readers(page: Path, chromium: Browser) -> None:
     chromium.open(page)
     assert chromium.ask("document.documentElement.lang") == "en"

@@ -100,6 +100,7 @@ def test_the_audit_says_which_share_of_copies_it_would_find(folder: Path, harmle
     assert "40 samples, 30 training, 24 held out" in harmless[1]  # without the copies
 
 
+@pytest.mark.slow
 def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Path) -> None:
     """Of five frames only the third is a training patient's; the others are of nobody."""
     real = {row["FileName"]: row for row in study(tmp_path / "real").table.to_dict("records")}
@@ -126,6 +127,7 @@ def test_copies_are_found_in_whichever_frame_they_are(folder: Path, tmp_path: Pa
     assert curve.index(min(curve)) == 2  # the frame of somebody else
 
 
+@pytest.mark.slow
 def test_samples_that_are_all_of_one_identity_collide(folder: Path) -> None:
     samples(folder / "one", lambda number: 1000 + number // 10)
     audit(folder, f"src={folder}/one", f"dst={folder}/of-one")
@@ -135,6 +137,7 @@ def test_samples_that_are_all_of_one_identity_collide(folder: Path) -> None:
     assert found["expected"]["value"] == pytest.approx(0.01, abs=0.006)
 
 
+@pytest.mark.slow
 def test_what_is_not_measured_is_said_with_the_reason(folder: Path, harmless: tuple[Path, str], tmp_path: Path) -> None:
     record = made(folder, harmless[0].name)
     assert set(record["not measured"]) == {
@@ -164,6 +167,7 @@ def test_what_is_not_measured_is_said_with_the_reason(folder: Path, harmless: tu
         assert (title in by_name(record)) != (name in record["not measured"]), name
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_and_is_then_done(folder: Path, harmless: tuple[Path, str]) -> None:
     before = files(harmless[0])
     assert set(before) == {"audit.json", "measures.png", "nearest.png"}

@@ -77,6 +77,7 @@ def planted() -> dict[str, tuple[str, np.ndarray]]:
     return {**hearts(), **copies}
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_no_others(tmp_path: Path) -> None:
     recordings = planted()
     store = make(tmp_path / "store", recordings, train)
@@ -92,6 +93,7 @@ def test_planted_copies_are_found_and_no_others(tmp_path: Path) -> None:
     assert find_shared_frames(store, known) == found
 
 
+@pytest.mark.slow
 def test_copies_in_two_splits_are_an_error_and_others_are_not(tmp_path: Path) -> None:
     recordings = planted()
     make(tmp_path / "two", recordings, train)

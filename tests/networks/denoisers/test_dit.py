@@ -117,6 +117,7 @@ def test_saved_and_loaded(video: bool, tmp_path: Path) -> None:
         assert torch.equal(loaded(*inputs(video)), denoiser(*inputs(video)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lidm", "lvdm"])
 def test_trained_exported_and_sampled(kind: str, tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
