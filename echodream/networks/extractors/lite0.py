@@ -51,7 +51,8 @@ def load_lite0() -> "EfficientNetLite0":
     path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     network = EfficientNetLite0()
     load_weights_file(network, str(path), INSTALL, SHA256)
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+    return network.eval().requires_grad_(False)
 
 
 class EfficientNetLite0(nn.Module):
