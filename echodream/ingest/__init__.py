@@ -1,6 +1,5 @@
 """Reads raw studies: a ``source.Source`` lists the recordings of a study and decodes them one by one.
 
-To add a study that is a folder of videos or images with a csv: one yaml in ``conf/data/`` (as ``lung.yaml`` or
-``chest_xray.yaml``). To add another layout: one file here with a frozen dataclass that has ``recordings`` and ``read``
-(as ``camus.py``), and its yaml in ``conf/data/``.
+A study of videos or images with a csv needs one yaml in ``conf/data/``, like ``lung.yaml`` or ``chest_xray.yaml``.
+Another folder layout also needs a file in this package: a frozen dataclass like ``Camus`` in ``camus.py``.
 """

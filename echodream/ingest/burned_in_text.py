@@ -1,6 +1,6 @@
-"""Text that is burned into the pixels (names, dates, numbers), found by optical character recognition.
+"""Finds text that is burned into the pixels (names, dates, numbers), by optical character recognition (OCR).
 
-Needs the extra ``text-check``: RapidOCR with the models of its package (PP-OCR, Apache-2.0), on the CPU, offline.
+The extra ``text-check`` is required: RapidOCR with the PP-OCR models of its package (Apache-2.0), on the CPU, offline.
 """
 
 import re
@@ -12,40 +12,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echodream.errors import Rejected, UserError
-from echodream.ingest.sector import Box
+from echodream.ingest.sector import Box, overlap_fraction
 
 if TYPE_CHECKING:
     from rapidocr import RapidOCR
 
-MODES = ("blank", "report", "refuse")
-"""What is done about text: set its pixels to 0, count it, or reject the recording."""
-INSTALL = "pip install 'echodream[text-check]'"
-COLUMN = "TextBoxes"
-"""Column of FileList.csv: number of places with text, 0 if there is none."""
+TEXT_MODES = ("blank", "report", "refuse")
+"""Treatments of burned-in text: set its pixels to 0, count text boxes, or reject the recording."""
+INSTALL_COMMAND = "pip install 'echodream[text-check]'"
+COUNT_COLUMN = "TextBoxes"
+"""Column of FileList.csv with the number of text boxes in a recording."""
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _DATE = re.compile(
     r"\d{1,4}\s?[./-]\s?(\d{1,2}|[^\W\d_]{3})\s?[./-]\s?\d{2,4}|\d{1,2}\s?[^\W\d_]{3}\s?\d{4}|(\d[./-]?){6,}"
 )
-"""12.03.1961, 12-Mar-61, 12 Mar 1961; and six digits or more, as in the number of a patient."""
-_LEAST_SCORE = 0.6
-"""Smallest confidence of the recognition, 0 to 1."""
-_MOST_FRAMES = 32
-"""Frames of a recording that are read: text is in the same place for many frames."""
-_LEAST_SIDE = 400
-"""Images with a shorter side are enlarged to it, at most ``_MOST_SCALE`` times: small letters are found more often."""
-_MOST_SCALE = 3.0
+"""Dates such as 12.03.1961, 12-Mar-61 and 12 Mar 1961, and six or more digits, such as a hospital number."""
+_MIN_CONFIDENCE = 0.6
+"""Smallest accepted confidence of the text recognition, 0 to 1."""
+_MAX_FRAMES = 32
+"""Number of frames of a recording that are searched; text stays in place for many frames."""
+_MIN_SIDE = 400
+"""Smallest side of an image in pixels for OCR; smaller images are enlarged, at most by the factor ``_MAX_SCALE``."""
+_MAX_SCALE = 3.0
 
 
 @dataclass(frozen=True)
 class TextBox:
-    """A place with text."""
+    """Box around a text in an image."""
 
     box: Box
     text: str
-    """What was recognized. It may name a patient: never write it to a file or a message."""
+    """Recognized text. Never write this text to a file or message, because it may name a patient."""
 
     @property
-    def identifies(self) -> bool:
+    def may_identify_patient(self) -> bool:
         """Whether the text has a word of four letters or more, a date, or a number of six digits or more."""
         return bool(_WORD.search(self.text) or _DATE.search(self.text))
 
@@ -56,55 +56,50 @@ def is_installed() -> bool:
 
 
 def require_installed(key: str) -> None:
-    """Raise ``UserError`` unless the extra is installed; ``key`` is the setting that needs it."""
+    """Raise ``UserError``, which begins with the setting ``key``, unless the extra ``text-check`` is installed."""
     if not is_installed():
-        raise UserError(f"{key} needs the extra text-check: {INSTALL}")
+        raise UserError(f"{key} needs the extra text-check: {INSTALL_COMMAND}")
 
 
 def find_text(frames: np.ndarray, threads: int = 1) -> list[TextBox]:
-    """Places with readable text in ``frames``, uint8 (F, H, W) or (F, H, W, C), each place once.
+    """Find readable text in ``frames``, uint8 (F, H, W) or (F, H, W, C), without overlapping boxes.
 
-    Read are the minimum and the maximum over up to 32 frames: text that stays in place stands out from tissue that
-    moves in the minimum, and bright text that is only in some frames is in the maximum.
+    OCR reads the minimum and the maximum over up to 32 frames. The minimum shows static text on moving tissue, the
+    maximum shows bright text of some frames.
     """
-    found: list[TextBox] = []
-    for image in _images(frames):
-        for text in _read(image, threads):
-            if not any(_overlap(text.box, other.box) for other in found):
-                found.append(text)
-    return found
+    frames = frames[np.unique(np.linspace(0, len(frames) - 1, min(_MAX_FRAMES, len(frames))).round().astype(int))]
+    boxes: list[TextBox] = []
+    for image in [frames[0]] if len(frames) == 1 else [frames.min(axis=0), frames.max(axis=0)]:
+        for text in _recognize_text(image, threads):
+            if not any(overlap_fraction(text.box, other.box) for other in boxes):
+                boxes.append(text)
+    return boxes
 
 
-def treat_text(frames: np.ndarray, mode: str) -> tuple[np.ndarray, int]:
-    """Find text in ``frames``, (F, H, W, C), and treat it as ``mode``, one of ``MODES``; returns frames and count.
+def handle_text(frames: np.ndarray, mode: str) -> tuple[np.ndarray, int]:
+    """Find text in ``frames``, (F, H, W, C), and apply ``mode``, one of ``TEXT_MODES``. Raises ``Rejected``.
 
-    Raises ``Rejected`` in mode "refuse" if a text may identify somebody.
+    Returns the frames and the number of text boxes.
     """
-    found = find_text(frames)
-    if mode == "refuse" and any(text.identifies for text in found):
+    texts = find_text(frames)
+    if mode == "refuse" and any(text.may_identify_patient for text in texts):
         raise Rejected("text that may name the patient is in the pixels (text=refuse)")
-    if mode == "blank" and found:
+    if mode == "blank" and texts:
         frames = frames.copy()
-        for left, top, right, bottom in (text.box for text in found):
+        for left, top, right, bottom in (text.box for text in texts):
             frames[:, top : bottom + 1, left : right + 1] = 0
-    return frames, len(found)
-
-
-def _images(frames: np.ndarray) -> list[np.ndarray]:
-    """The images that are read: uint8, (H, W) or (H, W, C)."""
-    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(_MOST_FRAMES, len(frames))).round().astype(int))]
-    return [frames[0]] if len(frames) == 1 else [chosen.min(axis=0), chosen.max(axis=0)]
+    return frames, len(texts)
 
 
 @cache
-def _reader(threads: int) -> "RapidOCR":
+def _ocr_engine(threads: int) -> "RapidOCR":
     from rapidocr import RapidOCR
 
     settings: dict[str, Any] = {
         "Global.log_level": "critical",
         "Global.use_cls": False,
         "Global.max_side_len": 4000,
-        "Global.text_score": _LEAST_SCORE,
+        "Global.text_score": _MIN_CONFIDENCE,
         "Det.limit_type": "min",
         "Det.limit_side_len": 32,
         "EngineConfig.onnxruntime.intra_op_num_threads": threads,
@@ -113,35 +108,28 @@ def _reader(threads: int) -> "RapidOCR":
     return RapidOCR(params=settings)
 
 
-def _read(image: np.ndarray, threads: int) -> list[TextBox]:
-    """Text in one image that has at least two letters or digits. Small images are enlarged."""
+def _recognize_text(image: np.ndarray, threads: int) -> list[TextBox]:
+    """Recognize texts with at least two letters or digits in ``image``, uint8 (H, W) or (H, W, C)."""
     from PIL import Image
 
     height, width = image.shape[:2]
-    scale = min(_MOST_SCALE, max(1.0, _LEAST_SIDE / min(height, width)))
+    scale = min(_MAX_SCALE, max(1.0, _MIN_SIDE / min(height, width)))
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).convert("RGB")
     picture = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    result: Any = _reader(threads)(np.asarray(picture))
+    result: Any = _ocr_engine(threads)(np.asarray(picture))
     if result.boxes is None or result.txts is None:
         return []
-    found = []
-    for corners, text in zip(np.asarray(result.boxes) / scale, result.txts, strict=True):
-        if sum(character.isalnum() for character in text) >= 2:
-            found.append(TextBox(_margin(corners, height, width), text))
-    return found
+    return [
+        TextBox(_box_with_margin(corners, height, width), text)
+        for corners, text in zip(np.asarray(result.boxes) / scale, result.txts, strict=True)
+        if sum(character.isalnum() for character in text) >= 2
+    ]
 
 
-def _margin(corners: np.ndarray, height: int, width: int) -> Box:
-    """The box around ``corners``, (4, 2) as x and y, with a margin of a fifth of its height, inside the image."""
-    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-    margin = 1 + 0.2 * (bottom - top)
-    return (
-        max(0, int(left - margin)),
-        max(0, int(top - margin)),
-        min(width - 1, int(right + margin)),
-        min(height - 1, int(bottom + margin)),
-    )
-
-
-def _overlap(first: Box, second: Box) -> bool:
-    return all(first[axis] <= second[axis + 2] and second[axis] <= first[axis + 2] for axis in (0, 1))
+def _box_with_margin(corners: np.ndarray, height: int, width: int) -> Box:
+    """Enlarge the box around ``corners``, (4, 2) as x and y, by a fifth of its height, within the image."""
+    first, last = corners.min(axis=0), corners.max(axis=0)
+    margin = 1 + 0.2 * (last[1] - first[1])
+    left, top = np.maximum(first - margin, 0).astype(int).tolist()
+    right, bottom = np.minimum(last + margin, (width - 1, height - 1)).astype(int).tolist()
+    return left, top, right, bottom

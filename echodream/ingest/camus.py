@@ -1,4 +1,4 @@
-"""CAMUS: apical two- and four-chamber half cycles of 500 patients, NIfTI files, each with an Info_*.cfg text file."""
+"""Source of CAMUS: apical two- and four-chamber half cycles of 500 patients, as NIfTI files with Info_*.cfg files."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,29 +16,29 @@ from echodream.ingest.source import CellValue, Limits, Recording, Video
 
 VIEWS = {"4CH": "A4C", "2CH": "A2C"}
 _SEQUENCE = re.compile(r"(?P<patient>patient\d+)_(?P<view>[24]CH)_half_sequence\.nii(\.gz)?", re.IGNORECASE)
-_COMPANION = re.compile(
-    r"patient\d+_[24]CH_(ED|ES|half_sequence)(_gt)?\.(nii|nii\.gz|mhd|raw)|Info_[24]CH\.cfg|(patient\d+_)?Info_[24]CH\.cfg",
+_OTHER_CAMUS_FILE = re.compile(
+    r"patient\d+_[24]CH_(ED|ES|half_sequence)(_gt)?\.(nii|nii\.gz|mhd|raw)|(patient\d+_)?Info_[24]CH\.cfg",
     re.IGNORECASE,
 )
-_SUBGROUP = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
+_SPLIT_LIST = re.compile(r"subgroup_(training|validation|testing)\.txt", re.IGNORECASE)
 _SPLITS = {"training": "TRAIN", "validation": "VAL", "testing": "TEST"}
-_COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
-_NUMBERS = ("EF", "Age", "ED", "ES", "FrameRate")
+_INFO_COLUMNS = ("EF", "Sex", "Age", "ImageQuality")
+_NUMERIC_KEYS = ("EF", "Age", "ED", "ES", "FrameRate")
 
 
 @dataclass(frozen=True)
 class Camus:
-    """Reads ``patientNNNN/patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg``, or all files in one
-    folder, which then have names such as ``patientNNNN_Info_4CH.cfg``.
+    """Reads ``patientNNNN_{2CH,4CH}_half_sequence.nii.gz`` with ``Info_{2CH,4CH}.cfg`` from a folder per patient.
 
-    Splits are read from ``subgroup_{training,validation,testing}.txt`` if these lists exist. Columns: View, and EF,
-    Sex, Age and ImageQuality of the cfg file. The ED and ES frames of the cfg file (counted from 1) become marks.
+    All files may also be in one folder, with names such as ``patientNNNN_Info_4CH.cfg``. Splits are read from
+    ``subgroup_{training,validation,testing}.txt`` if these files exist. Columns: View, and EF, Sex, Age and
+    ImageQuality of the cfg file. ED and ES frame numbers of the cfg file, which start at 1, become marks.
     """
 
     views: tuple[str, ...] = ("A4C", "A2C")
-    """The views to read: A4C, A2C or both."""
+    """Views to read: A4C, A2C or both."""
     fps: float = 50.0
-    """Frames per second where neither the cfg file nor the header states them."""
+    """Frames per second if neither the cfg file nor the NIfTI header states a frame rate."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", validation.list_of_values("views", self.views))
@@ -56,12 +56,12 @@ class Camus:
 
     def _list_recordings(self, entries: Iterable[RawFile], splits: dict[str, str]) -> Iterator[Recording]:
         for entry in entries:
-            match = _SEQUENCE.fullmatch(entry.path.name)
-            known = match or _COMPANION.fullmatch(entry.path.name) or _SUBGROUP.fullmatch(entry.path.name)
+            name = entry.path.name
+            match = _SEQUENCE.fullmatch(name)
             if match and VIEWS[match["view"].upper()] in self.views:
                 yield _build_recording(entry, match["patient"].lower(), match["view"].upper(), splits)
-            elif entry.problem or not known:
-                yield listing.non_recording(entry)
+            elif entry.problem or not (match or _OTHER_CAMUS_FILE.fullmatch(name) or _SPLIT_LIST.fullmatch(name)):
+                yield listing.reject_file(entry)
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         assert isinstance(recording, ListedRecording)
@@ -73,10 +73,10 @@ class Camus:
 
 def _build_recording(entry: RawFile, patient: str, view: str, splits: dict[str, str]) -> Recording:
     info = {} if entry.problem else _read_info(entry.path.parent, patient, view)
-    where = f"Info_{view}.cfg of {patient}"
-    numbers = {key: parse_number_cell(info.get(key, ""), f"{where}, {key}") for key in _NUMBERS}
-    columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _COLUMNS)}
-    columns |= {name: number for name in _COLUMNS if (number := numbers.get(name)) is not None}
+    file = f"Info_{view}.cfg of {patient}"
+    numbers = {key: parse_number_cell(info.get(key, ""), f"{file}, {key}") for key in _NUMERIC_KEYS}
+    columns: dict[str, CellValue] = {"View": VIEWS[view], **parse_cells(info, _INFO_COLUMNS)}
+    columns |= {name: number for name in _INFO_COLUMNS if (number := numbers.get(name)) is not None}
     marks = {name: (int(frame) - 1,) for name in ("ED", "ES") if (frame := numbers[name]) and frame >= 1}
     return ListedRecording(
         f"{patient}_{view}", patient, entry.path, splits.get(patient), columns, entry.problem,
@@ -85,7 +85,7 @@ def _build_recording(entry: RawFile, patient: str, view: str, splits: dict[str, 
 
 
 def _read_info(folder: Path, patient: str, view: str) -> dict[str, str]:
-    """The ``key: value`` lines of the cfg file of a sequence; empty if there is no readable file."""
+    """Read the ``key: value`` lines of the cfg file of a sequence; empty if there is no readable file."""
     for name in (f"Info_{view}.cfg", f"{patient}_Info_{view}.cfg"):
         path = folder / name
         if path.is_file() and not path.is_symlink():
@@ -99,10 +99,10 @@ def _read_info(folder: Path, patient: str, view: str) -> dict[str, str]:
 
 
 def _read_splits(entries: Iterable[RawFile]) -> dict[str, str]:
-    """Patient -> split, from the ``subgroup_*.txt`` files. Raises ``UserError`` for a patient with two splits."""
+    """Read patient -> split from ``subgroup_*.txt`` files. Raises ``UserError`` for a patient with two splits."""
     splits: dict[str, str] = {}
     for entry in entries:
-        if (match := _SUBGROUP.fullmatch(entry.path.name)) and not entry.problem:
+        if (match := _SPLIT_LIST.fullmatch(entry.path.name)) and not entry.problem:
             split = _SPLITS[match[1].lower()]
             for patient in entry.path.read_text(encoding="utf-8", errors="replace").lower().split():
                 if splits.setdefault(patient, split) != split:

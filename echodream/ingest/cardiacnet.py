@@ -1,4 +1,4 @@
-"""CardiacNet: apical four-chamber echocardiograms, two cohorts (ASD, PAH) with controls, NIfTI files."""
+"""Source of CardiacNet: apical four-chamber NIfTI recordings of two cohorts (ASD, PAH), each with a control group."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +10,15 @@ from echodream.errors import UserError
 from echodream.ingest import csv_tables, listing
 from echodream.ingest.csv_tables import Row
 from echodream.ingest.listing import ListedRecording, RawFile
-from echodream.ingest.nifti import is_nifti, label_state, read_nifti
+from echodream.ingest.nifti import NIFTI_SUFFIXES, label_state, read_nifti
 from echodream.ingest.pixels import FLIPS, ROTATIONS, check_fps, make_video, rotate_and_flip, uniform_times
 from echodream.ingest.source import CellValue, Limits, PatientEvidence, Recording, Video
 
 CLASSES = {"asd": (0, "ASD"), "nonasd": (1, "Non-ASD"), "nonpah": (2, "Non-PAH"), "pah": (3, "PAH")}
 """Letters of the name of a class folder -> class id and class name."""
 COHORTS = {"cardiacnetasd": ("ASD", (0, 1)), "cardiacnetpah": ("PAH", (2, 3))}
-_PART = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
+"""Letters of the name of a cohort folder -> cohort and class ids."""
+_IMAGE_OR_LABEL = re.compile(r"(?P<number>\d+)_(?P<kind>image|label)\.nii(?:\.gz)?", re.IGNORECASE)
 _RAW_COLUMNS = ("FileName", "PatientID", "Split", "FPS", "ED", "ES", "NumberOfFrames", "FrameHeight", "FrameWidth")
 _DEFAULT_TABLE = "recordings.csv"
 
@@ -31,24 +32,24 @@ class CardiacRecording(ListedRecording):
 
 @dataclass(frozen=True)
 class CardiacNet:
-    """``CardiacNet-ASD/{ASD,Non-ASD}`` and ``CardiacNet-PAH/{PAH,Non-PAH}`` with ``NNN_image.nii.gz`` (and labels).
+    """Reads ``NNN_image.nii.gz`` from ``CardiacNet-ASD/{ASD,Non-ASD}`` and ``CardiacNet-PAH/{PAH,Non-PAH}``.
 
-    ``raw`` is the folder of both cohorts, or a parent folder; a single cohort is allowed. A folder called
-    ``NNN_image.nii`` that contains the file is accepted. FileName and PatientID are the class and the number of the
-    file (``ASD-001``), because the study has no other identifiers. Columns: class_id, class_name, Cohort, and Label
-    (the segmentation is complete, truncated or missing; it is not used).
+    ``raw`` is the folder of one or both cohorts, or a parent folder. The image may be in a folder ``NNN_image.nii``.
+    FileName and PatientID are the class and the number of the file (``ASD-001``), because the study has no other
+    identifiers. Columns: class_id, class_name, Cohort, and Label. Label states whether the segmentation
+    ``NNN_label.nii.gz``, which is not used, is complete, truncated or missing.
     """
 
     fps: float = 32.0
-    """Frames per second where neither the table nor the header states them."""
+    """Frames per second if neither the table nor the NIfTI header states a frame rate."""
     rotate: int = 0
-    """Rotation in degrees counter-clockwise that puts the apex at the top. With 0, image[h, w] is volume[w, h], which
-    equals the published conversion (rotation by 90 degrees and a flip)."""
+    """Rotation in degrees counter-clockwise that puts the apex at the top. Without rotation, image[h, w] is
+    volume[w, h], which equals the published conversion (rotation by 90 degrees and a flip)."""
     flip: str = "none"
-    """"none", "horizontal" or "vertical", after the rotation."""
+    """Flip after the rotation: "none", "horizontal" or "vertical"."""
     table: str | None = _DEFAULT_TABLE
-    """Name of a csv in ``raw`` with FileName (``ASD-001``), PatientID and study columns. Split and FPS are used, if
-    present; ED and ES hold seconds, separated by spaces. The default file may be missing."""
+    """Name of a csv in ``raw`` with FileName (``ASD-001``), PatientID and study columns. The columns Split, FPS, ED and
+    ES are optional; ED and ES are in seconds, separated by spaces. The file ``recordings.csv`` may be missing."""
 
     def __post_init__(self) -> None:
         validation.one_of("rotate", self.rotate, ROTATIONS)
@@ -66,7 +67,7 @@ class CardiacNet:
             rows = csv_tables.read_table(table, ("FileName", "PatientID"), unique=True)
             columns = [name for name in (rows[0] if rows else ()) if name not in _RAW_COLUMNS]
             csv_tables.check_column_names(columns, table.name)
-            numeric = csv_tables.number_columns(rows, {name: name for name in columns})
+            numeric = csv_tables.find_numeric_columns(rows, {name: name for name in columns})
             listed = list(_join_table(listed, rows, table.name, numeric))
         return listing.with_unique_names(listed)
 
@@ -97,52 +98,51 @@ def _folder_letters(name: str) -> str:
 
 
 def _class_folders(root: Path) -> dict[Path, dict[str, CellValue]]:
-    """Class folder, at most three levels below ``root`` -> columns of its recordings, in the order of the class ids."""
-    found: dict[int, Path] = {}
-    columns: dict[int, dict[str, CellValue]] = {}
+    """Map each class folder below ``root`` to the columns of its recordings, in the order of the class ids."""
+    folders: dict[int, tuple[Path, dict[str, CellValue]]] = {}
     for folder in listing.folders_below(root, 3):
         cohort, ids = COHORTS.get(_folder_letters(folder.name), ("", ()))
         for child in listing.subfolders(folder):
             class_id, class_name = CLASSES.get(_folder_letters(child.name), (-1, ""))
             if class_id not in ids:
                 continue
-            if class_id in found:
-                raise UserError(f"{found[class_id]} and {child} are both {class_name}: remove one of them")
-            found[class_id] = child
-            columns[class_id] = {"class_id": class_id, "class_name": class_name, "Cohort": cohort}
-    if not found:
+            if class_id in folders:
+                raise UserError(f"{folders[class_id][0]} and {child} are both {class_name}: remove one of them")
+            folders[class_id] = child, {"class_id": class_id, "class_name": class_name, "Cohort": cohort}
+    if not folders:
         raise UserError(f"{root} holds no CardiacNet-ASD/{{ASD,Non-ASD}} or CardiacNet-PAH/{{PAH,Non-PAH}} folder")
-    return {found[class_id]: columns[class_id] for class_id in sorted(found)}
+    return dict(folders[class_id] for class_id in sorted(folders))
 
 
 def _list_recordings(
     root: Path, classes: Mapping[Path, dict[str, CellValue]], table: Path | None
 ) -> Iterator[Recording]:
-    rest = {entry.relative: entry for entry in listing.list_files(root) if entry.path != table}
+    unused = {entry.relative: entry for entry in listing.list_files(root) if entry.path != table}
     for folder, columns in classes.items():
-        parts = _group_files(root, folder, rest)
-        for number in sorted({number for number, _ in parts}):
-            images, labels = (parts.get((number, kind), {}) for kind in ("image", "label"))
+        groups = _group_nifti_files(root, folder, unused)
+        for number in sorted({number for number, _ in groups}):
+            images, labels = (groups.get((number, kind), {}) for kind in ("image", "label"))
             yield from _pair_images_with_labels(f"{columns['class_name']}-{number}", columns, images, labels)
-    yield from map(listing.non_recording, rest.values())
+    yield from map(listing.reject_file, unused.values())
 
 
-def _group_files(
-    root: Path, class_folder: Path, rest: dict[str, RawFile]
+def _group_nifti_files(
+    root: Path, class_folder: Path, unused: dict[str, RawFile]
 ) -> dict[tuple[str, str], dict[str, list[RawFile]]]:
-    """(number, "image" or "label") -> name in the class folder -> files. Removes these files from ``rest``."""
-    parts: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
+    """Map (number, "image" or "label") -> name in the class folder -> files, and remove these files from ``unused``."""
+    groups: dict[tuple[str, str], dict[str, list[RawFile]]] = {}
     for folder in listing.subfolders(class_folder):
-        if part := _PART.fullmatch(folder.name):
-            parts.setdefault((part["number"], part["kind"].lower()), {})[folder.name] = []
+        if match := _IMAGE_OR_LABEL.fullmatch(folder.name):
+            groups.setdefault((match["number"], match["kind"].lower()), {})[folder.name] = []
     prefix = f"{class_folder.relative_to(root).as_posix()}/"
-    for entry in [entry for relative, entry in rest.items() if relative.startswith(prefix)]:
-        part = _PART.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
-        if part and (is_nifti(entry.path.name) or entry.problem) and not entry.path.name.startswith("."):
-            key = part["number"], part["kind"].lower()
-            parts.setdefault(key, {}).setdefault(part[0], []).append(entry)
-            del rest[entry.relative]
-    return parts
+    for entry in [entry for relative, entry in unused.items() if relative.startswith(prefix)]:
+        match = _IMAGE_OR_LABEL.fullmatch(entry.relative.removeprefix(prefix).split("/")[0])
+        name = entry.path.name.lower()
+        if match and (name.endswith(NIFTI_SUFFIXES) or entry.problem) and not name.startswith("."):
+            key = match["number"], match["kind"].lower()
+            groups.setdefault(key, {}).setdefault(match[0], []).append(entry)
+            del unused[entry.relative]
+    return groups
 
 
 def _pair_images_with_labels(
@@ -151,7 +151,7 @@ def _pair_images_with_labels(
     images: Mapping[str, list[RawFile]],
     labels: Mapping[str, list[RawFile]],
 ) -> Iterator[Recording]:
-    """The recording ``name``, from its image and label files; further copies of the image are rejected."""
+    """Yield the recording ``name`` from its image and label files; further copies of the image are rejected."""
     label = next((files[0].path for files in labels.values() if files and not files[0].problem), None)
     first: Path | None = None
     if not images:
@@ -159,17 +159,17 @@ def _pair_images_with_labels(
     for index, (entry_name, files) in enumerate(sorted(images.items())):
         path = files[0].path if files else None
         problem = files[0].problem if len(files) == 1 else f"{len(files)} NIfTI files where one is expected"
-        if index:  # the first, by name, is the recording
+        if index:  # the recording is the first image by name
             is_copy = problem is None and listing.have_same_content(first, path)
-            again = f"a second copy of {name}: not read" if is_copy else f"another file for {name}: not read"
-            yield Recording(f"{name}-{entry_name}", name, path, problem=again, counted=not is_copy)
+            problem = f"a second copy of {name}: not read" if is_copy else f"another file for {name}: not read"
+            yield Recording(f"{name}-{entry_name}", name, path, problem=problem, counted=not is_copy)
         else:
             first = None if problem else path
             yield CardiacRecording(name, name, path, columns=columns, problem=problem, label=label)
 
 
 def _join_table(listed: Iterable[Recording], rows: Iterable[Row], table: str, numeric: set[str]) -> Iterator[Recording]:
-    """The recordings joined with the rows of the table; recordings and rows without a partner are rejected."""
+    """Join recordings with csv rows by name; both are rejected without a match. Raises ``UserError``."""
     by_name: dict[str, Row] = {}
     for row in rows:
         if by_name.setdefault(row["FileName"], row) != row:
@@ -178,22 +178,23 @@ def _join_table(listed: Iterable[Recording], rows: Iterable[Row], table: str, nu
     for recording in listed:
         if not isinstance(recording, CardiacRecording):
             yield recording
-        elif (found := by_name.pop(recording.name, None)) is None:
+        elif (matching_row := by_name.pop(recording.name, None)) is None:
             yield replace(recording, problem=recording.problem or f"no row in {table}")
         else:
-            yield _add_table_row(recording, found, numeric)
+            yield _add_table_row(recording, matching_row, numeric)
     yield from (Recording(name, "", problem=listing.MISSING_FILE) for name in by_name)
 
 
 def _add_table_row(recording: CardiacRecording, row: Row, numeric: set[str]) -> Recording:
     columns = csv_tables.parse_cells(row, [name for name in row if name not in _RAW_COLUMNS]) | row.numbers(numeric)
-    if wrong := [name for name, known in recording.columns.items() if columns.get(name, known) != known]:
-        return replace(recording, problem=recording.problem or f"{row.table} and the folder disagree about {wrong[0]}")
-    times = {name: csv_tables.parse_seconds(row.get(name, ""), row.where(name)) for name in ("ED", "ES")}
+    if different := [name for name, value in recording.columns.items() if columns.get(name, value) != value]:
+        problem = recording.problem or f"{row.table} and the folder disagree about {different[0]}"
+        return replace(recording, problem=problem)
+    times = {name: csv_tables.parse_seconds(row.get(name, ""), row.location(name)) for name in ("ED", "ES")}
     return replace(
         recording,
         patient=row["PatientID"],
-        split=csv_tables.parse_split(row.get("Split", ""), row.where("Split")),
+        split=csv_tables.parse_split(row.get("Split", ""), row.location("Split")),
         columns={**recording.columns, **columns},
         problem=recording.problem or (None if row["PatientID"] else f"no PatientID in {row.table}"),
         evidence=PatientEvidence(row["PatientID"]),

@@ -1,4 +1,4 @@
-"""Pixels of DICOM files as uint8, by the values that the header declares. Damaged and cut files raise ``Rejected``."""
+"""Decodes the pixels of DICOM files to uint8. Damaged and truncated files raise ``Rejected``."""
 
 import logging
 import struct
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _VIDEO_CONTAINERS = "mpeg,mpegts,mpegvideo,h264,hevc,mov"
-_RLE = "1.2.840.10008.1.2.5"
+_RLE_SYNTAX = "1.2.840.10008.1.2.5"
 _BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 _EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
@@ -33,11 +33,7 @@ _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
 @contextmanager
 def silence_pydicom(reason: str) -> Iterator[None]:
-    """Suppress warnings and error messages of pydicom, which quote values of the file that may name the patient.
-
-    Raises ``Rejected`` with the ``reason`` and the type of the error.
-    """
-
+    """Convert errors of pydicom to ``Rejected`` with ``reason``, without messages that may name the patient."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -45,12 +41,12 @@ def silence_pydicom(reason: str) -> Iterator[None]:
             yield
     except (Rejected, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - pydicom and its plugins raise many kinds of errors for damaged files
+    except Exception as error:  # noqa: BLE001 - pydicom and its plugins raise many error types for damaged files
         raise Rejected(f"{reason} ({type(error).__name__})") from None
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its first bytes: also a data set without preamble and file meta information."""
+    """Whether the first bytes of a file are DICOM; preamble and file meta information may be missing."""
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -59,13 +55,13 @@ def is_dicom(path: Path) -> bool:
     if head[128:] == b"DICM" or len(head) < 132:
         return len(head) == 132
     explicit = head[4:6].isalpha() and head[4:6].isupper()
-    if head[:2] in (b"\x02\0", b"\x08\0"):  # the group of the first element
+    if head[:2] in (b"\x02\0", b"\x08\0"):  # group number of the first element
         return explicit or int.from_bytes(head[4:8], "little") <= 1024
     return explicit and head[:2] == b"\0\x08"
 
 
 def open_header(path: Path, limits: Limits, tags: list[str] | None = None) -> "FileDataset":
-    """The elements before the pixels, with the transfer syntax; only ``tags`` if given. Raises ``Rejected``."""
+    """Read all elements before the pixels, or only ``tags``, and set the transfer syntax. Raises ``Rejected``."""
     from pydicom import dcmread
 
     if not is_dicom(path):
@@ -78,12 +74,13 @@ def open_header(path: Path, limits: Limits, tags: list[str] | None = None) -> "F
 
 
 def read_pixels(path: Path, limits: Limits) -> tuple["Dataset", np.ndarray]:
-    """The data set of a file and its frames: uint8, gray (F, H, W) or RGB (F, H, W, 3), all pixels.
+    """Read the data set of a file and its frames, uint8, gray (F, H, W) or RGB (F, H, W, 3).
 
-    Gray values are converted as PS3.3 C.11 of the standard says: modality LUT or rescale, VOI LUT or window, inversion
-    of MONOCHROME1. Without window, ``_declared_range`` is the range. Raises ``Rejected``.
+    Gray values are converted by DICOM PS3.3 C.11: modality LUT or rescale, VOI LUT or window, inversion of MONOCHROME1.
+    Without a window, ``_declared_range`` is scaled to 0..255. Raises ``Rejected``.
     """
     from pydicom import dcmread
+    from pydicom.pixels import get_decoder
 
     header = open_header(path, limits)
     syntax = header.file_meta.TransferSyntaxUID
@@ -101,18 +98,21 @@ def read_pixels(path: Path, limits: Limits) -> tuple["Dataset", np.ndarray]:
             raise Rejected("unreadable: cut short, the file ends before or inside its pixels")
         if _syntax_name(syntax).startswith(("MPEG", "HEVC")):
             return dataset, _decode_video(dataset, limits)
-        decoder = _find_decoder(syntax)
-        _check_frames(dataset)
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)}") from None
+        _check_encoded_frames(dataset)
         return dataset, _decode_frames(dataset, decoder)
 
 
 def frame_count(dataset: "Dataset") -> int:
-    """Number of frames in the header; 1 if it states none."""
+    """Return the number of frames by the header; 1 if the header states no number."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _check_deflated(path: Path, limits: Limits) -> None:
-    """Reject a deflated file that exceeds ``max_bytes`` when inflated: pydicom would inflate the whole file at once."""
+    """Reject a deflated file that exceeds ``max_bytes`` when inflated; pydicom inflates the whole file at once."""
     from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:
@@ -121,17 +121,17 @@ def _check_deflated(path: Path, limits: Limits) -> None:
     if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != _DEFLATED_SYNTAX:
         return
     with path.open("rb") as file:
-        file.seek(140)  # the value of (0002,0000): the number of bytes of the file meta information after it
+        file.seek(140)  # element (0002,0000) is the size of the file meta information after this element
         file.seek(int.from_bytes(file.read(4), "little"), 1)
-        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while (piece := unpacker.unconsumed_tail or file.read(1 << 16)) and not unpacker.eof:
-            size += len(unpacker.decompress(piece, 1 << 20))
+        decompressor, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (chunk := decompressor.unconsumed_tail or file.read(1 << 16)) and not decompressor.eof:
+            size += len(decompressor.decompress(chunk, 1 << 20))
             if size > limits.max_bytes:
                 raise Rejected(f"too large: more than {limits.max_bytes} bytes when inflated")
 
 
 def _add_transfer_syntax(dataset: "FileDataset") -> None:
-    """Set the transfer syntax of a file without file meta information: uncompressed, in the encoding of its header."""
+    """Set the transfer syntax of uncompressed pixels without file meta information. Raises ``Rejected``."""
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if stated := dataset.file_meta.get("TransferSyntaxUID"):
@@ -146,50 +146,47 @@ def _add_transfer_syntax(dataset: "FileDataset") -> None:
 
 
 def _syntax_name(syntax: "UID") -> str:
-    """Name of a transfer syntax of the standard, such as "JPEG Baseline (Process 1)"."""
+    """Return the standard name of a transfer syntax, such as "JPEG Baseline (Process 1)"."""
     return syntax.name if syntax.name != str(syntax) else "an unknown transfer syntax"
 
 
-def _check_frames(dataset: "Dataset") -> None:
-    """Check that all frames are there, and the image size stated in each compressed frame, which the decoder allocates.
-
-    Raises ``Rejected``.
-    """
+def _check_encoded_frames(dataset: "Dataset") -> None:
+    """Raise ``Rejected`` if frames are missing, or if a compressed frame is much larger than the header states."""
     from pydicom.encaps import generate_frames, parse_fragments
     from pydicom.pixels.utils import get_expected_length
 
     count, syntax = frame_count(dataset), dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
         if "PixelData" in dataset and len(dataset.PixelData) < (expected := get_expected_length(dataset)):
-            raise Rejected(_cut_short(len(dataset.PixelData) * count // expected, count))
+            raise Rejected(_truncation_message(len(dataset.PixelData) * count // expected, count))
         return
     tables = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
     offsets = (tables[0], tables[1]) if all(tables) else None
     try:
         frames = list(generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets))
-    except ValueError:  # fewer fragments than frames
-        raise Rejected(_cut_short(min(count, parse_fragments(dataset.PixelData)[0]), count)) from None
+    except ValueError:  # the file has fewer fragments than frames
+        raise Rejected(_truncation_message(min(count, parse_fragments(dataset.PixelData)[0]), count)) from None
     present = sum(len(frame) > 0 for frame in frames)
     if present < count:
-        raise Rejected(_cut_short(present, count))
+        raise Rejected(_truncation_message(present, count))
     if present > count:
         raise Rejected(f"unreadable: {present} frames are there, the header states {count}")
     max_pixels = 4 * int(dataset.Rows) * int(dataset.Columns)
+    accepts_truncated = syntax == _EXTENDED_JPEG or lossless_jpeg.is_available(syntax)
     for frame in frames:
-        unchecked = syntax == _EXTENDED_JPEG or lossless_jpeg.is_available(syntax)  # by their decoders
-        if unchecked and b"\xff\xd9" not in frame[-16:]:
+        if accepts_truncated and b"\xff\xd9" not in frame[-16:]:
             raise Rejected("unreadable: cut short, a frame has no end")
-        height, width = _coded_size(frame)
+        height, width = _encoded_frame_size(frame)
         if height * width > max_pixels:
             raise Rejected(f"unreadable: a frame is {width}x{height} instead of {dataset.Columns}x{dataset.Rows}")
 
 
-def _cut_short(present: int, count: int) -> str:
+def _truncation_message(present: int, count: int) -> str:
     return f"unreadable: cut short, {present} of {count} frames are there"
 
 
-def _coded_size(frame: bytes) -> tuple[int, int]:
-    """Height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for other codecs."""
+def _encoded_frame_size(frame: bytes) -> tuple[int, int]:
+    """Read height and width in the header of a JPEG, JPEG-LS or JPEG 2000 frame; zeros for other codecs."""
     start = frame[:1024].find(b"\xff\x4f\xff\x51")
     if start >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
@@ -198,18 +195,18 @@ def _coded_size(frame: bytes) -> tuple[int, int]:
 
 
 def _decode_video(dataset: "Dataset", limits: Limits) -> np.ndarray:
-    """All frames of an MPEG-2, H.264 or HEVC stream: uint8, RGB (F, H, W, 3)."""
+    """Decode all frames of an MPEG-2, H.264 or HEVC stream. Returns uint8, RGB (F, H, W, 3). Raises ``Rejected``."""
     import av
     from pydicom.encaps import generate_fragments, parse_basic_offsets
 
     av.logging.set_level(av.logging.PANIC)
     data = BytesIO(dataset.PixelData)
-    parse_basic_offsets(data)  # moves to the first fragment
+    parse_basic_offsets(data)  # moves the stream position to the first fragment
     stream = BytesIO(b"".join(generate_fragments(data)))
     size, count = (int(dataset.Rows), int(dataset.Columns)), frame_count(dataset)
     options = {"format_whitelist": _VIDEO_CONTAINERS, "max_pixels": str(limits.max_side**2)}
     frames: list[np.ndarray] = []
-    # a damaged stream has fewer frames
+    # a damaged stream gives fewer frames, which are counted below
     with suppress(av.error.FFmpegError, IndexError), av.open(stream, "r", options=options) as container:
         for frame in container.decode(video=0):
             if (frame.height, frame.width) != size:
@@ -217,21 +214,12 @@ def _decode_video(dataset: "Dataset", limits: Limits) -> np.ndarray:
             frames.append(frame.to_ndarray(format="rgb24"))
             limits.check(max(len(frames), limits.min_frames), *size)
     if len(frames) < count:
-        raise Rejected(_cut_short(len(frames), count))
+        raise Rejected(_truncation_message(len(frames), count))
     return np.stack(frames)
 
 
-def _find_decoder(syntax: "UID") -> "Decoder":
-    from pydicom.pixels import get_decoder
-
-    try:
-        return get_decoder(syntax)
-    except NotImplementedError:
-        raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)}") from None
-
-
 def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
-    """All frames of a file that is not a video, as ``read_pixels`` returns them."""
+    """Decode all frames of a file that is not a video. Returns uint8, gray (F, H, W) or RGB (F, H, W, 3)."""
     syntax, count = dataset.file_meta.TransferSyntaxUID, frame_count(dataset)
     plugin = decoder_plugin(syntax, int(dataset.get("BitsStored") or 0))
     if plugin and plugin not in decoder.available_plugins:
@@ -239,25 +227,25 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         raise Rejected(f"unreadable: no decoder for {_syntax_name(syntax)} is installed{extra}")
     options: dict[str, Any] = {"correct_unused_bits": False}
     is_rgb = plugin == "pillow" and dataset.SamplesPerPixel == 3 and _has_adobe_marker(dataset)
-    if is_rgb:  # pydicom would convert the colors again
+    if is_rgb:  # Pillow has converted the colors to RGB
         options["raw"] = True
     if not syntax.is_compressed:
         frames, properties = decoder.as_array(dataset, **options)
         frames, color = frames[None] if count == 1 else frames, properties["photometric_interpretation"]
     else:
-        frames, color, number = np.empty(0), "", 0
+        frames, color, decoded = np.empty(0), "", 0
         try:
             # an empty fragment may follow the last frame
             for frame, properties in islice(decoder.iter_array(dataset, decoding_plugin=plugin, **options), count):
                 color = "RGB" if is_rgb else properties["photometric_interpretation"]
-                frames = frames if number else np.empty((count, *frame.shape), frame.dtype)
-                frames[number] = frame
-                number += 1
+                frames = frames if decoded else np.empty((count, *frame.shape), frame.dtype)
+                frames[decoded] = frame
+                decoded += 1
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - see silence_pydicom
-            place = f"frame {number + 1} of {count} is damaged or cut short"
-            raise Rejected(f"unreadable: {_syntax_name(syntax)}, {place} ({type(error).__name__})") from None
+            problem = f"frame {decoded + 1} of {count} is damaged or cut short"
+            raise Rejected(f"unreadable: {_syntax_name(syntax)}, {problem} ({type(error).__name__})") from None
     if frames.dtype.kind != "f":
         dataset.BitsStored = _stored_bit_count(frames, dataset)
     if color == "RGB":
@@ -267,13 +255,15 @@ def _decode_frames(dataset: "FileDataset", decoder: "Decoder") -> np.ndarray:
         raise Rejected(f"unreadable: the color space {color} is not supported")
     if frames.dtype.kind == "f" or frames.dtype.itemsize > 2:
         values, index = np.unique(frames, return_inverse=True)
-        return _gray(frames, values, index.reshape(frames.shape), dataset)
-    values, index = _stored_values(dataset), _stored_bits(frames, dataset)
-    return _palette(values, dataset)[index] if color == "PALETTE COLOR" else _gray(frames, values, index, dataset)
+        return _to_gray(frames, values, index.reshape(frames.shape), dataset)
+    values, index = _stored_values(dataset), _extract_stored_bits(frames, dataset)
+    if color == "PALETTE COLOR":
+        return _palette_colors(values, dataset)[index]
+    return _to_gray(frames, values, index, dataset)
 
 
 def _has_adobe_marker(dataset: "Dataset") -> bool:
-    """Whether the first JPEG frame states its color transform (Adobe APP14), so that Pillow decodes it to RGB."""
+    """Whether the first JPEG frame states its color transform (Adobe APP14); then Pillow decodes to RGB."""
     from PIL import Image
     from pydicom.encaps import generate_frames
 
@@ -283,10 +273,10 @@ def _has_adobe_marker(dataset: "Dataset") -> bool:
 
 
 def decoder_plugin(syntax: str, bits: int) -> str:
-    """Decoder of a transfer syntax; "" for the only one. Pixels do not depend on which others are installed.
+    """Choose the pydicom plugin for a transfer syntax; "" if pydicom has only one plugin.
 
-    The decoder of pylibjpeg-libjpeg returns noise instead of an error for a frame that is cut short, and GDCM may end
-    the process for a damaged one.
+    The choice does not depend on the installed plugins, so pixels are reproducible. For truncated frames,
+    pylibjpeg-libjpeg returns noise instead of an error. For damaged frames, GDCM may end the process.
     """
     from pydicom.pixels import get_decoder
 
@@ -302,23 +292,23 @@ def decoder_plugin(syntax: str, bits: int) -> str:
 
 
 def _stored_bit_count(frames: np.ndarray, dataset: "Dataset") -> int:
-    """BitsStored, or all bits of the decoded values if these are fewer, or if compressed values exceed BitsStored."""
+    """Return BitsStored, at most the bits of the decoded type; all bits if values of a JPEG codec exceed BitsStored."""
     decoded, stored = 8 * frames.dtype.itemsize, int(dataset.BitsStored)
     if not _has_unused_bits(dataset):
-        first = -(1 << stored - 1) if frames.dtype.kind == "i" else 0
-        if frames.min() < first or frames.max() >= first + (1 << stored):
+        lowest = -(1 << stored - 1) if frames.dtype.kind == "i" else 0
+        if frames.min() < lowest or frames.max() >= lowest + (1 << stored):
             return decoded
     return min(stored, decoded)
 
 
 def _has_unused_bits(dataset: "Dataset") -> bool:
-    """Whether the decoded values have all BitsAllocated bits of the file: not in JPEG, JPEG-LS and JPEG 2000."""
+    """Whether decoded values have all BitsAllocated bits of the file, unlike JPEG, JPEG-LS and JPEG 2000."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    return not syntax.is_compressed or syntax == _RLE
+    return not syntax.is_compressed or syntax == _RLE_SYNTAX
 
 
-def _stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """The BitsStored bits of each value that end at HighBit, unsigned: the other bits may hold overlays."""
+def _extract_stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """Extract the BitsStored bits of each value up to HighBit, unsigned; other bits may contain overlays."""
     stored = int(dataset.BitsStored)
     bits = frames.astype(frames.dtype.newbyteorder("="), copy=False).view(f"u{frames.dtype.itemsize}")
     if 8 * bits.itemsize == stored:
@@ -329,36 +319,36 @@ def _stored_bits(frames: np.ndarray, dataset: "Dataset") -> np.ndarray:
 
 
 def _stored_values(dataset: "Dataset") -> np.ndarray:
-    """The value of each pattern of BitsStored bits: int32, (2 ** BitsStored,)."""
+    """Compute the signed or unsigned value of each pattern of BitsStored bits, int32, (2 ** BitsStored,)."""
     values = np.arange(1 << int(dataset.BitsStored), dtype=np.int32)
     return np.where(values >= len(values) // 2, values - len(values), values) if dataset.PixelRepresentation else values
 
 
-def _palette(values: np.ndarray, dataset: "FileDataset") -> np.ndarray:
-    """Red, green and blue of stored ``values``: uint8, (N, 3)."""
+def _palette_colors(values: np.ndarray, dataset: "FileDataset") -> np.ndarray:
+    """Look up red, green and blue of the stored ``values``, uint8, (N, 3)."""
     from pydicom.pixels import apply_color_lut
     from pydicom.uid import ExplicitVRBigEndian
 
     for color in ("Red", "Green", "Blue"):
         data = dataset.get(name := f"{color}PaletteColorLookupTableData", b"")
         count = dataset[f"{color}PaletteColorLookupTableDescriptor"].value[0] or 1 << 16
-        if 256 < count == len(data):  # pydicom counts entries of 8 bits modulo 256
+        if 256 < count == len(data):  # pydicom counts 8-bit entries modulo 256
             dataset[name].value = np.frombuffer(data, np.uint8).astype(np.uint16).tobytes()
         elif len(data) == 2 * count and dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
             dataset[name].value = np.frombuffer(data, np.uint16).byteswap().tobytes()
     table = apply_color_lut(values, dataset)[:, :3]
-    # an entry of 16 bits, 0x7878 or 0x7800, is 0x78; some files declare 16 bits for entries of 8
+    # 16-bit entries such as 0x7878 or 0x7800 become 0x78; some files declare 16 bits for 8-bit entries
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8)
 
 
-def _gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "FileDataset") -> np.ndarray:
-    """Gray pixels as uint8, (F, H, W), by one table for all frames; padding becomes 0.
+def _to_gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "FileDataset") -> np.ndarray:
+    """Convert decoded ``frames`` to gray uint8, (F, H, W), by one table for all frames; padding becomes 0.
 
-    ``frames``: the pixels as decoded. ``values[index]``: their stored values; ``values`` is (N,), ``index`` (F, H, W).
+    ``values[index]`` are stored values, with ``values`` (N,) and ``index`` (F, H, W). Raises ``Rejected``.
     """
-    hidden = _padding(frames, values, index, dataset)
+    padding = _padding_mask(frames, values, index, dataset)
     used = np.zeros(len(values), dtype=bool)
-    used[index if hidden is None else index[~hidden]] = True
+    used[index if padding is None else index[~padding]] = True
     if not used.any():
         raise Rejected("unreadable: every pixel is padding or not a number")
     _merge_functional_groups(dataset)
@@ -371,45 +361,36 @@ def _gray(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "F
     else:
         table = to_uint8(np.where(used, modality, modality[used].min())[None])[0]
     if np.ptp(table[used]) == 0 < np.ptp(modality[used]):
-        raise Rejected(
-            "no contrast: all pixels have the same gray level in the window or range that the header declares"
-        )
+        raise Rejected("no contrast: all pixels have the same gray level in the window or range of the header")
     if "MONOCHROME1" in str(dataset.PhotometricInterpretation) or dataset.get("PresentationLUTShape") == "INVERSE":
         table = 255 - table
     pixels = table[index]
-    if hidden is not None:
-        pixels[hidden] = 0
+    if padding is not None:
+        pixels[padding] = 0
     return pixels
 
 
-def _padding(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
-    """Mask of the pixels that are padding or not a number, bool (F, H, W); None if the header declares no padding."""
+def _padding_mask(frames: np.ndarray, values: np.ndarray, index: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
+    """Compute the mask of padding and NaN pixels, bool (F, H, W); None if the header declares no padding."""
     if frames.dtype.kind == "f":
         value = dataset.get("FloatPixelPaddingValue", dataset.get("DoubleFloatPixelPaddingValue"))
         return ~np.isfinite(frames) | (frames == value)
-    limits = [
-        *tag_numbers(dataset.get("PixelPaddingValue"))[:1],
-        *tag_numbers(dataset.get("PixelPaddingRangeLimit"))[:1],
-    ]
+    tags = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    limits = [number for tag in tags for number in tag_numbers(dataset.get(tag))[:1]]
     if dataset.get("PixelPaddingValue") is None or not limits:
         return None
-    numbers = 1 << 8 * frames.dtype.itemsize  # -2000 may be stated as 63536
+    numbers = 1 << 8 * frames.dtype.itemsize  # some files state -2000 as 63536
     top = numbers // 2 if frames.dtype.kind == "i" else numbers
     limits = [(limit - top) % numbers + top - numbers for limit in limits]
     low, high = min(limits), max(limits)
     padded = (values >= low) & (values <= high)
-    return np.asarray(padded[index] | (frames >= low) & (frames <= high))  # may be in bits that are not stored
+    return np.asarray(padded[index] | (frames >= low) & (frames <= high))  # padding can use bits above BitsStored
 
 
 def _merge_functional_groups(dataset: "Dataset") -> None:
-    """Copy rescale and window of an enhanced multi-frame object, which are the same for all frames, to the top level.
-
-    Raises ``Rejected`` if they differ.
-    """
-    groups = [
-        *(dataset.get("SharedFunctionalGroupsSequence") or []),
-        *(dataset.get("PerFrameFunctionalGroupsSequence") or []),
-    ]
+    """Copy rescale and window of enhanced multi-frame objects to the top level; ``Rejected`` if frames differ."""
+    names = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    groups = [group for name in names for group in dataset.get(name) or []]
     for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
         items = [group[name].value[0] for group in groups if group.get(name)]
         if any(item != items[0] for item in items):
@@ -419,25 +400,26 @@ def _merge_functional_groups(dataset: "Dataset") -> None:
 
 
 def _apply_modality(values: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Stored values -> values after the modality LUT, or rescale slope and intercept."""
+    """Apply the modality LUT, or rescale slope and intercept, to the stored ``values``."""
     from pydicom.pixels import apply_modality_lut
 
     slope, intercept = (tag_numbers(dataset.get(name))[:1] for name in ("RescaleSlope", "RescaleIntercept"))
-    if slope or intercept:  # pydicom needs both
+    if slope or intercept:  # pydicom requires both tags
         dataset.RescaleSlope, dataset.RescaleIntercept = (slope or [1])[0] or 1, (intercept or [0])[0]
     return np.asarray(apply_modality_lut(values, dataset))
 
 
 def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
-    """Values after the modality LUT -> gray levels 0..255 by the first VOI LUT or window; None if there is none."""
+    """Convert ``values`` to gray levels 0..255 by the first VOI LUT or window; None if the header has neither."""
     from pydicom.dataset import Dataset
     from pydicom.pixels import apply_voi, apply_windowing
 
-    for item in (dataset.get("VOILUTSequence") or [])[:1]:
-        count, first, bits = item.LUTDescriptor
+    if dataset.get("VOILUTSequence"):
+        count, first, bits = dataset.VOILUTSequence[0].LUTDescriptor
         lut = np.asarray(apply_voi(np.arange(first, first + (count or 1 << 16)), dataset))
-        top = int(lut.max())
-        bits = bits if top >> (bits - 4) else max(1, top.bit_length())  # some files declare 16 bits for 12
+        highest = int(lut.max())
+        if not highest >> (bits - 4):  # some files declare 16 bits for tables of 12 bits
+            bits = max(1, highest.bit_length())
         position = np.clip(np.rint(values), first, first + len(lut) - 1).astype(np.int64) - first
         return np.asarray(lut[position] * (255 / ((1 << bits) - 1)))
     center, width = (tag_numbers(dataset.get(name))[:1] for name in ("WindowCenter", "WindowWidth"))
@@ -445,7 +427,7 @@ def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     window = Dataset()
-    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0  # 0..255
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
     window.WindowCenter, window.WindowWidth = dataset.WindowCenter, dataset.WindowWidth
     window.VOILUTFunction = "LINEAR_EXACT" if function == "LINEAR" and width[0] < 1 else function
     return np.asarray(apply_windowing(values, window))
@@ -454,25 +436,25 @@ def _apply_window(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
 def _declared_range(
     modality: np.ndarray, values: np.ndarray, dataset: "Dataset", allocated: int
 ) -> tuple[float, float] | None:
-    """Lowest and highest value that the header declares: of its modality LUT, of the image, or of BitsStored."""
+    """Return the value range by modality LUT, Smallest/LargestImagePixelValue or BitsStored; None if not declared."""
     if values.dtype.kind == "f":
         return None
     bits = int(dataset.BitsStored)
     limits = [tag_numbers(dataset.get(f"{name}ImagePixelValue"))[:1] for name in ("Smallest", "Largest")]
     if dataset.get("ModalityLUTSequence"):
-        ends = modality
+        extremes = modality
     elif bits > 8 and all(limits) and limits[0] < limits[1]:
-        ends = _apply_modality(np.concatenate(limits), dataset)
+        extremes = _apply_modality(np.concatenate(limits), dataset)
     elif bits <= 8 or bits < allocated:
-        first = -(1 << bits - 1) if dataset.PixelRepresentation else 0
-        ends = _apply_modality(np.array([first, first + (1 << bits) - 1]), dataset)
+        lowest = -(1 << bits - 1) if dataset.PixelRepresentation else 0
+        extremes = _apply_modality(np.array([lowest, lowest + (1 << bits) - 1]), dataset)
     else:
         return None
-    return float(ends.min()), float(ends.max())
+    return float(extremes.min()), float(extremes.max())
 
 
-def tag_numbers(cell: Any) -> list[float]:
-    """Numbers of a DICOM element: pydicom returns a single value as a scalar, and no value as None or ""."""
-    if cell is None or cell == "":
+def tag_numbers(value: Any) -> list[float]:
+    """Convert the value of a DICOM element (a list, a number, None or "") to a list of numbers."""
+    if value is None or value == "":
         return []
-    return [float(item) for item in (cell if hasattr(cell, "__iter__") and not isinstance(cell, str) else [cell])]
+    return [float(item) for item in (value if hasattr(value, "__iter__") and not isinstance(value, str) else [value])]

@@ -1,4 +1,4 @@
-"""EchoNet-Dynamic and EchoNet-Pediatric: FileList.csv, Videos/, and expert tracings of one ED and one ES frame."""
+"""Sources of EchoNet-Dynamic and EchoNet-Pediatric: videos with FileList.csv and expert tracings at ED and ES."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,14 +10,7 @@ import numpy as np
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest import listing
-from echodream.ingest.csv_tables import (
-    NUMBER_COLUMNS,
-    Row,
-    parse_cells,
-    parse_number,
-    parse_split,
-    read_table,
-)
+from echodream.ingest.csv_tables import NUMBER_COLUMNS, Row, parse_cells, parse_number, parse_split, read_table
 from echodream.ingest.listing import ListedRecording, RawFile
 from echodream.ingest.media_files import VIDEO_SUFFIXES, read_video_file
 from echodream.ingest.pixels import convert_marks_to_seconds
@@ -33,42 +26,41 @@ class _EchoNet:
     def read(self, recording: Recording, limits: Limits) -> Video:
         assert isinstance(recording, ListedRecording)
         video = read_video_file(recording.file, limits)
-        marks = convert_marks_to_seconds(video.times, recording.mark_frames)
-        return replace(video, marks={name: moments for name, moments in marks.items() if moments})
+        return replace(video, marks=convert_marks_to_seconds(video.times, recording.mark_frames))
 
 
 @dataclass(frozen=True)
 class EchoNetDynamic(_EchoNet):
-    """EchoNet-Dynamic: ``FileList.csv`` and ``Videos/*.avi``, apical four-chamber.
+    """EchoNet-Dynamic, in the apical four-chamber view: ``FileList.csv`` and ``Videos/*.avi``.
 
-    Splits are those of the study. The study has no patient identifiers: each video counts as one patient. Columns: EF,
-    ESV, EDV, View. ED and ES are marked if ``VolumeTracings.csv`` has two frames of a video (ED is the larger tracing).
+    The study defines the splits, but no patient identifiers, so each video counts as one patient. Columns: EF, ESV,
+    EDV, View. ED and ES are the two traced frames of a video in ``VolumeTracings.csv``; ED has the larger tracing.
     """
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "EchoNet-Dynamic")
-        home = next(filter(_is_study_folder, listing.folders_below(root)), None)
-        if home is None:
+        study = next(filter(_is_study_folder, listing.folders_below(root)), None)
+        if study is None:
             raise UserError(f"{root} has no {FILE_LIST} next to a folder Videos: set raw= to the folder of both")
-        rows = _read_file_list(root, home, ("FileName", "EF", "ESV", "EDV", "Split"))
-        splits = [parse_split(row["Split"], row.where("Split")) for row in rows]
-        return _join_files(root, home, rows, splits, ("EF", "ESV", "EDV"), "A4C")
+        rows = _read_file_list(root, study, ("FileName", "EF", "ESV", "EDV", "Split"))
+        splits = [parse_split(row["Split"], row.location("Split")) for row in rows]
+        return _join_files(root, study, rows, splits, ("EF", "ESV", "EDV"), "A4C")
 
 
 @dataclass(frozen=True)
 class EchoNetPediatric(_EchoNet):
     """One view of EchoNet-Pediatric: ``A4C/`` or ``PSAX/`` with ``FileList.csv`` and ``Videos/*.avi``.
 
-    ``raw`` is the folder of both views, or the folder of one view. The study has ten folds instead of splits, and no
-    patient identifiers: each video counts as one patient. Columns: EF, Sex, Age, Weight, Height, View.
+    ``raw`` is the folder of one view or of both views. The study has ten folds instead of splits, but no patient
+    identifiers, so each video counts as one patient. Columns: EF, Sex, Age, Weight, Height, View.
     """
 
     view: str = "A4C"
-    """A4C or PSAX."""
+    """View to read: A4C or PSAX."""
     val_folds: tuple[int, ...] = (8,)
-    """Folds that become VAL."""
+    """Folds of the split VAL."""
     test_folds: tuple[int, ...] = (9,)
-    """Folds that become TEST. The other folds are TRAIN."""
+    """Folds of the split TEST. Folds in neither ``val_folds`` nor ``test_folds`` are TRAIN."""
 
     def __post_init__(self) -> None:
         for name in ("val_folds", "test_folds"):
@@ -81,39 +73,41 @@ class EchoNetPediatric(_EchoNet):
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "EchoNet-Pediatric")
         view = self.view.casefold()
-        homes = [folder for folder in listing.folders_below(root) if folder.name.casefold() == view]
-        home = next(filter(_is_study_folder, [*homes, root]), None)
-        if home is None:
+        folders = [folder for folder in listing.folders_below(root) if folder.name.casefold() == view]
+        study = next(filter(_is_study_folder, [*folders, root]), None)
+        if study is None:
             raise UserError(f"{root} has no folder {self.view} with {FILE_LIST} and Videos in it")
-        rows = _read_file_list(root, home, ("FileName", "EF", "Split"))
+        rows = _read_file_list(root, study, ("FileName", "EF", "Split"))
         columns = ("EF", "Sex", "Age", "Weight", "Height")
-        return _join_files(root, home, rows, map(self._split_of_row, rows), columns, self.view)
+        return _join_files(root, study, rows, map(self._split_of_row, rows), columns, self.view)
 
     def _split_of_row(self, row: Row) -> str:
         fold = parse_number(row["Split"])
         if fold not in range(10):
-            raise UserError(f"{row.where('Split')} has the fold {row['Split']!r}: 0 to 9 are expected")
+            raise UserError(f"{row.location('Split')} has the fold {row['Split']!r}: 0 to 9 are expected")
         return "VAL" if fold in self.val_folds else "TEST" if fold in self.test_folds else "TRAIN"
 
 
 def _is_study_folder(folder: Path) -> bool:
-    return (folder / FILE_LIST).is_file() and listing.find_entry(folder, "Videos") is not None
+    return (folder / FILE_LIST).is_file() and listing.find_ignoring_case(folder, "Videos") is not None
 
 
-def _read_file_list(root: Path, home: Path, required: Sequence[str]) -> list[Row]:
-    """The rows of FileList.csv. Raises ``UserError`` if one of the two tables is a link that leaves ``root``."""
+def _read_file_list(root: Path, study: Path, required: Sequence[str]) -> list[Row]:
+    """Read FileList.csv. Raises ``UserError`` if FileList.csv or VolumeTracings.csv is a link that leaves ``root``."""
     for name in (FILE_LIST, TRACINGS):
-        listing.require_inside_raw(root, home / name, name)
-    return read_table(home / FILE_LIST, required)
+        listing.require_inside_raw(root, study / name, name)
+    return read_table(study / FILE_LIST, required)
 
 
 def _join_files(
-    root: Path, home: Path, rows: list[Row], splits: Iterable[str | None], columns: Sequence[str], view: str
+    root: Path, study: Path, rows: list[Row], splits: Iterable[str | None], columns: Sequence[str], view: str
 ) -> list[Recording]:
-    """The rows joined with the files in Videos, ignoring case if it does not matter; rows without a file and files
-    without a row are rejected. Raises ``UserError`` for two rows of one file with different values."""
-    tables = {home / FILE_LIST, home / TRACINGS}
-    folder = listing.find_entry(home, "Videos")
+    """Join the rows of FileList.csv with the files in Videos; rows without a file and files without a row are rejected.
+
+    Raises ``UserError`` for two rows of one file with different values.
+    """
+    tables = {study / FILE_LIST, study / TRACINGS}
+    folder = listing.find_ignoring_case(study, "Videos")
     videos: dict[str, RawFile] = {}
     stems: dict[str, list[str]] = {}
     others: list[RawFile] = []
@@ -122,16 +116,16 @@ def _join_files(
         if file.parent == folder and file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith("."):
             videos[file.name] = entry
             stems.setdefault(file.stem.casefold(), []).append(file.name)
-        elif file.is_relative_to(home) and file not in tables:
+        elif file.is_relative_to(study) and file not in tables:
             others.append(entry)
-    marks = _key_frames(home / TRACINGS)
+    marks = _read_key_frames(study / TRACINGS)
     listed: list[Recording] = []
-    used: dict[str, tuple[Recording, int]] = {}
+    first_rows: dict[str, tuple[Recording, int]] = {}
     texts = [name for name in columns if name not in NUMBER_COLUMNS]
     for row, split in zip(rows, splits, strict=True):
         cells = {**row.numbers(set(columns) - {*texts}), **parse_cells(row, texts)}
         cells = {**{name: cells[name] for name in columns if name in cells}, "View": view}
-        file_name = _find_file(row["FileName"], videos, stems)
+        file_name = _find_video(row["FileName"], stems)
         stem = _without_suffix(file_name or row["FileName"])
         video = videos[file_name] if file_name else None
         problem = video.problem if video else listing.MISSING_FILE
@@ -139,7 +133,7 @@ def _join_files(
             stem, stem, video.path if video else None, split, cells, problem, evidence=PatientEvidence(stem, "file"),
             mark_frames=marks.get(stem, marks.get(_without_suffix(row["FileName"]), {})),
         )  # fmt: skip
-        first, line = used.setdefault(stem, (recording, row.line))
+        first, line = first_rows.setdefault(stem, (recording, row.line))
         if line == row.line:
             listed.append(recording)
         elif recording == first:
@@ -148,38 +142,38 @@ def _join_files(
         else:
             remedy = "have different values: correct or remove one of them"
             raise UserError(f"{row.table}, lines {line} and {row.line}: two rows of {stem} {remedy}")
-    rest = {name: video for name, video in videos.items() if _without_suffix(name) not in used}
-    listed += [Recording(name, "", video.path, problem=f"no row in {FILE_LIST}") for name, video in rest.items()]
-    return listing.with_unique_names([*listed, *map(listing.non_recording, others)])
+    listed += [
+        Recording(name, "", video.path, problem=f"no row in {FILE_LIST}")
+        for name, video in videos.items()
+        if _without_suffix(name) not in first_rows
+    ]
+    return listing.with_unique_names([*listed, *map(listing.reject_file, others)])
 
 
-def _find_file(name: str, videos: Mapping[str, RawFile], stems: Mapping[str, Sequence[str]]) -> str | None:
-    """The file in Videos of a FileName with or without suffix, in the same or, if only one file has it, another case.
-
-    ``stems``: name without suffix in lower case -> files.
-    """
-    alike = stems.get(_without_suffix(name).casefold(), ())
-    exact = [file for file in alike if file in (name, f"{name}.avi", f"{_without_suffix(name)}.avi")]
-    return exact[0] if exact else alike[0] if len(alike) == 1 else None
+def _find_video(name: str, stems: Mapping[str, Sequence[str]]) -> str | None:
+    """Find a video by name, with or without suffix; ``stems`` maps names without suffix, in lower case, to files."""
+    files = stems.get(_without_suffix(name).casefold(), ())
+    exact = [file for file in files if file in (name, f"{name}.avi", f"{_without_suffix(name)}.avi")]
+    return exact[0] if exact else files[0] if len(files) == 1 else None
 
 
 def _without_suffix(name: str) -> str:
-    """FileName without the suffix of a video, which either FileList.csv or VolumeTracings.csv omits."""
+    """Remove the suffix of a video from ``name``; FileList.csv or VolumeTracings.csv omits this suffix."""
     path = Path(name)
     return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
 
 
-def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Video -> its ED and ES frame, for videos with exactly two traced frames; ED is the larger tracing."""
+def _read_key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Read the ED and ES frames of videos with exactly two traced frames; ED is the frame of the larger tracing."""
     if not path.is_file():
         return {}
     traced: dict[str, dict[int, list[Row]]] = {}
     for row in read_table(path, ("FileName", "Frame")):
-        if row["Frame"].lower().startswith("no "):  # "No Systolic": the expert found none
+        if row["Frame"].lower().startswith("no "):  # "No Systolic" marks a video without a traced frame
             continue
         frame = row.number("Frame")
         if frame is not None and (frame < 0 or frame != int(frame)):
-            raise UserError(f"{row.where('Frame')} has the frame {row['Frame']!r}: write a whole number from 0")
+            raise UserError(f"{row.location('Frame')} has the frame {row['Frame']!r}: write a whole number from 0")
         if frame is not None:
             traced.setdefault(_without_suffix(row["FileName"]), {}).setdefault(int(frame), []).append(row)
     key_frames: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -191,7 +185,7 @@ def _key_frames(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _tracing_size(rows: Iterable[Row]) -> float:
-    """Size of a tracing: the total length of its chords (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
+    """Compute the total length of the chords of a tracing (X1, Y1, X2, Y2), or the area of its outline (X, Y)."""
     chords = list(_parse_points(rows, ("X1", "Y1", "X2", "Y2")))
     if chords:
         return sum(math.hypot(x2 - x1, y2 - y1) for x1, y1, x2, y2 in chords)

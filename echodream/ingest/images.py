@@ -1,7 +1,7 @@
-"""A folder of images with an optional csv. Each image is a recording of one frame."""
+"""Source of a folder of images with an optional csv. Each image is a recording of one frame."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,7 @@ import numpy as np
 from echodream import validation
 from echodream.errors import UserError
 from echodream.ingest.csv_tables import Row, check_column_names
-from echodream.ingest.dicom import read_still
+from echodream.ingest.dicom import read_single_frame
 from echodream.ingest.dicom_pixels import is_dicom
 from echodream.ingest.folder_source import FolderSource
 from echodream.ingest.labels import LabelPolicy
@@ -21,30 +21,30 @@ from echodream.ingest.pixels import make_video
 from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 
-FPS = 1.0
-"""Frame rate of an image, which has no meaning; a store requires a number."""
-_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+_IMAGE_FPS = 1.0
+"""Nominal frame rate of a single image; a store requires a frame rate."""
+_SINGLE_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 _OTHER_DICOM_SUFFIX = re.compile(r"(\.\d+)?")
-"""Of files such as IM0001 or 1.2.840.113619.2.5, which count as images if they are DICOM."""
+"""Suffixes of possible DICOM files such as IM0001 or 1.2.840.113619.2.5."""
 
 
 @dataclass(frozen=True)
 class Images(FolderSource):
-    """All png, jpg, bmp, tif and single-frame DICOM files below ``raw``.
+    """Reads all png, jpg, bmp, tif and single-frame DICOM files below ``raw``.
 
-    FileName, csv and patients: see ``FolderSource``. Images with more than 8 bits are scaled by ``pixels.to_uint8``.
+    ``FolderSource`` describes FileName, csv and patients. ``pixels.to_uint8`` scales images of more than 8 bits.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Label -> csv column with 1, 0, -1 (uncertain) or an empty cell; or -> ``column=value``: the label is 1 where the
+    """Label -> csv column with 1, 0, -1 (uncertain) or an empty cell. With ``column=value``, the label is 1 if the
     column has this value, else 0."""
     uncertain: float | None = None
-    """Stored value for -1; None stores an empty cell."""
+    """Stored value of an uncertain label (-1); None stores an empty cell."""
     missing: float | None = None
-    """Stored value for an empty cell; None stores an empty cell."""
+    """Stored value of an empty cell of a label; None stores an empty cell."""
     key_file: str | None = field(default=None, metadata={"private": True})
-    """File with a secret key (created if it does not exist) that replaces FileName and PatientID by pseudonyms, as for
-    DICOM. None: no pseudonyms."""
+    """File with the secret key of pseudonyms for FileName and PatientID; created if the file does not exist. None
+    disables pseudonyms."""
 
     kind: ClassVar[str] = "images"
     expected_files: ClassVar[str] = "image"
@@ -69,51 +69,48 @@ class Images(FolderSource):
         if self.key_file is None:
             return listed
         pseudonyms = Pseudonyms.from_file(Path(self.key_file).expanduser())
-        return [
-            replace(
-                r,
-                name=pseudonyms.hash_recording(r.name),
-                patient=pseudonyms.hash_patient(r.patient) if r.patient else "",
-            )
-            for r in listed
-        ]
+        for index, recording in enumerate(listed):
+            patient = pseudonyms.hash_patient(recording.patient) if recording.patient else ""
+            listed[index] = replace(recording, name=pseudonyms.hash_recording(recording.name), patient=patient)
+        return listed
 
-    def group(self, entries: Iterable[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
-        """Key -> image, and the files that are not images."""
-        entries = list(entries)
+    def group_files(self, entries: Sequence[RawFile], root: Path) -> tuple[dict[str, RawFile], list[RawFile]]:
+        """Separate images, by path, from files that are not images."""
         images = {entry.relative: entry for entry in entries if is_image(entry)}
-        return images, [entry for entry in entries if not is_image(entry)]
+        return images, [entry for entry in entries if entry.relative not in images]
 
     def read(self, recording: Recording, limits: Limits) -> Video:
         return read_image(recording.file, limits)
 
-    def read_columns(self) -> dict[str, str]:
-        """Name -> csv column, including the labels."""
-        return {**super().read_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
+    def csv_columns(self) -> dict[str, str]:
+        """Return store column -> csv column, including the labels."""
+        return {**super().csv_columns(), **{name: column.partition("=")[0] for name, column in self.labels.items()}}
 
-    def study_columns(self, row: Row, numeric: Iterable[str]) -> dict[str, CellValue]:
-        """The study columns of a row, including labels, which ``LabelPolicy`` parses."""
+    def parse_study_columns(self, row: Row, numeric: Iterable[str]) -> dict[str, CellValue]:
+        """Parse the study columns and the labels of a csv row. Raises ``UserError``."""
         policy = LabelPolicy(self.uncertain, self.missing)
-        values = super().study_columns(row, numeric)
+        values = super().parse_study_columns(row, numeric)
         for name, entry in self.labels.items():
             column, equals, value = entry.partition("=")
-            text, where = row[column], row.where(column)
-            label = policy.parse_equal(text, value, where) if equals else policy.parse(text, where)
+            text, location = row[column], row.location(column)
+            label = policy.parse_category(text, value, location) if equals else policy.parse(text, location)
             if label is not None:
                 values[name] = label
         return values
 
 
 def is_image(entry: RawFile) -> bool:
-    """Whether the file has a suffix of an image format, or none and the content of a DICOM file, and is not hidden."""
+    """Whether a visible file has the suffix of an image format, or is DICOM and has no suffix or a number as suffix."""
     suffix = entry.path.suffix.lower()
-    if entry.path.name.startswith(".") or suffix in (*_IMAGE_SUFFIXES, *DICOM_SUFFIXES):
-        return not entry.path.name.startswith(".")
+    if entry.path.name.startswith("."):
+        return False
+    if suffix in (*_SINGLE_IMAGE_SUFFIXES, *DICOM_SUFFIXES):
+        return True
     return _OTHER_DICOM_SUFFIX.fullmatch(suffix) is not None and not entry.problem and is_dicom(entry.path)
 
 
 def read_image(path: Path, limits: Limits) -> Video:
     """Read an image file as a ``Video`` of one frame. Raises ``Rejected``."""
-    if path.suffix.lower() not in _IMAGE_SUFFIXES:
-        return make_video(read_still(path, limits), np.zeros(1), FPS)
-    return read_image_sequence([path], limits, FPS)
+    if path.suffix.lower() not in _SINGLE_IMAGE_SUFFIXES:
+        return make_video(read_single_frame(path, limits), np.zeros(1), _IMAGE_FPS)
+    return read_image_sequence([path], limits, _IMAGE_FPS)

@@ -1,4 +1,4 @@
-"""Labels of images, such as those of CheXpert, and the policy for uncertain and missing values."""
+"""Parses labels of images, such as the labels of CheXpert, with a policy for uncertain and missing labels."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from echodream.ingest.csv_tables import parse_cell, parse_number
 from echodream.ingest.source import CellValue
 
 UNCERTAIN = -1
-_OTHER_LISTS = re.compile(r"[|;,/&+\[\]'\"]")
+_LIST_SEPARATORS = re.compile(r"[|;,/&+\[\]'\"]")
 
 CHEXPERT = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged_Cardiomediastinum", "Fracture"),
@@ -21,10 +21,10 @@ CHEXPERT = (
 
 @dataclass(frozen=True)
 class LabelPolicy:
-    """Parses labels: 1 is yes, 0 is no, values between are soft labels, -1 is uncertain, an empty cell is missing.
+    """Parses labels: 1 is positive, 0 negative, 0 to 1 a soft label, -1 uncertain, an empty cell missing.
 
-    ``uncertain`` and ``missing`` are the values that the store gets for such labels. None stores an empty cell, which
-    is ignored in training and evaluation.
+    ``uncertain`` and ``missing`` are the stored values of uncertain and missing labels. None stores an empty cell,
+    which training and evaluation ignore.
     """
 
     uncertain: float | None = None
@@ -34,33 +34,33 @@ class LabelPolicy:
         for name in ("uncertain", "missing"):
             if (value := getattr(self, name)) is not None:
                 validation.share(name, value, note=", or null to leave the cell empty")
-                object.__setattr__(self, name, _as_stored(value))
+                object.__setattr__(self, name, _integer_if_binary(value))
 
-    def parse(self, text: str, where: str) -> CellValue | None:
-        """Stored value of a cell with a label. Raises ``UserError``; its message begins with ``where``."""
+    def parse(self, text: str, location: str) -> CellValue | None:
+        """Convert the label in a cell to its stored value. Raises ``UserError``, which begins with ``location``."""
         if parse_cell(text) is None:
             return self.missing
         label = parse_number(text)
         if label == UNCERTAIN:
             return self.uncertain
         if label is None or not 0 <= label <= 1:
-            raise UserError(f"{where} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
-        return _as_stored(label)
+            raise UserError(f"{location} has the label {text[:40]!r}: use 1, 0, -1 (uncertain), empty, or 0 to 1")
+        return _integer_if_binary(label)
 
-    def parse_equal(self, text: str, value: str, where: str) -> CellValue | None:
-        """1 for a cell that equals ``value``, or has it in a list with "|" (``Cardiomegaly|Emphysema``), else 0.
+    def parse_category(self, text: str, value: str, location: str) -> CellValue | None:
+        """Return 1 if a cell equals ``value`` or lists it (``Cardiomegaly|Emphysema``), else 0.
 
-        Raises ``UserError``, whose message begins with ``where``, for a cell that has ``value`` in another spelling or
-        in a list with other separators.
+        Raises ``UserError``, which begins with ``location``, if the cell has ``value`` in another spelling or in a list
+        with separators other than "|".
         """
-        if value in [part.strip() for part in text.split("|")] or None is not parse_number(value) == parse_number(text):
+        if value in [name.strip() for name in text.split("|")] or None is not parse_number(value) == parse_number(text):
             return 1
-        if value.casefold() in [part.strip().casefold() for part in _OTHER_LISTS.split(text)]:
+        if value.casefold() in [name.strip().casefold() for name in _LIST_SEPARATORS.split(text)]:
             remedy = "write it in one way, and separate the labels of a list by |"
-            raise UserError(f"{where} has {text[:60]!r}, which is not {value!r} but contains it: {remedy}")
+            raise UserError(f"{location} has {text[:60]!r}, which is not {value!r} but contains it: {remedy}")
         return self.missing if parse_cell(text) is None else 0
 
 
-def _as_stored(label: float) -> float:
-    """0 and 1 as integers, as FileList.csv stores them."""
+def _integer_if_binary(label: float) -> float:
+    """Convert 0.0 and 1.0 to integers, so that FileList.csv contains 0 and 1."""
     return int(label) if label in (0, 1) else label

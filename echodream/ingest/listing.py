@@ -19,47 +19,47 @@ from echodream.ingest.media_files import MEDIA_SUFFIXES
 from echodream.ingest.source import Recording
 from echodream.store.table import clean_text
 
-OUTSIDE_RAW = "leaves the raw folder"
+OUTSIDE_RAW = "is outside the raw folder"
 MISSING_FILE = "no such file in the raw folder"
 _MAX_NAME_LENGTH = 128
-_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
-_DOCUMENT = re.compile(
+_FORBIDDEN_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
+_DOCUMENT_NAME = re.compile(
     r".*\.(csv|tsv|txt|md|rst|json|xml|html?|pdf|rtf|docx?|xlsx?|od[ts]|pptx?|db|ini|lnk|log|py|pyc|exe|dll|wav|mp3|m4a)(\.gz)?"
 )
-"""Names of files that cannot be recordings, in lower case."""
-_TEXT = bytes([*b"\a\b\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
-"""Bytes of text in any encoding of 8 bits per character."""
+"""Lower-case names of files that cannot be recordings."""
+_TEXT_BYTES = bytes([*b"\a\b\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""Bytes that occur in text files, in any encoding of 8 bits per character."""
 
 
 @dataclass(frozen=True)
 class ListedRecording(Recording):
-    """A recording with values from the tables of a study, which ``Source.read`` uses."""
+    """A recording with values from the tables of its study, which ``Source.read`` uses."""
 
     fps: float | None = None
-    """Frames per second from a table, which replace those of the file."""
+    """Frames per second from a table; None to use the frame rate of the file."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Column (ED, ES) -> times in seconds."""
     mark_frames: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Column (ED, ES) -> frame numbers of the raw file, from 0."""
+    """Column (ED, ES) -> frame numbers in the raw file, starting at 0."""
     sizes: tuple[int, ...] = ()
-    """Sizes in bytes of the files of a recording with several files."""
+    """Sizes in bytes of the files of an image sequence; () for a recording in one file."""
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file below the raw folder."""
+    """A file below the raw folder, or a folder that is not searched."""
 
     path: Path
     relative: str
-    """Path below the raw folder, with "/"."""
+    """Path below the raw folder, separated by "/"."""
     problem: str | None = None
-    """Reason why the file may not be opened."""
+    """Reason why the file must not be opened; None if it may be opened."""
     counted: bool = True
-    """Whether the file counts as a lost recording if it is rejected."""
+    """Whether the rejected file counts for ``max_rejected``."""
 
 
 def require_folder(raw: Path | None, study: str) -> Path:
-    """``raw``, which must be an existing folder. Raises ``UserError``."""
+    """Return ``raw``. Raises ``UserError`` unless ``raw`` is an existing folder."""
     if raw is None:
         raise UserError(f"{study} needs a folder of raw files: set raw=/path/to/{study}")
     if not raw.is_dir():
@@ -68,27 +68,29 @@ def require_folder(raw: Path | None, study: str) -> Path:
 
 
 def list_files(root: Path) -> list[RawFile]:
-    """All files below ``root``, sorted by path; files that may not be opened have a ``problem``.
+    """List all files below ``root``, sorted by path; a file that must not be opened has a ``problem``.
 
-    Links to folders and hidden folders are listed, but not entered. Links to files must point below ``root``.
+    Linked folders and hidden folders are listed, but not searched. Linked files must be below ``root``.
     """
-    unreadable: list[str] = []
     listed: list[RawFile] = []
-    for folder, folders, files in os.walk(root, onerror=lambda error: unreadable.append(error.filename)):
+
+    def add_unreadable_folder(error: OSError) -> None:
+        path = Path(error.filename)
+        listed.append(RawFile(path, path.relative_to(root).as_posix(), "the folder cannot be read"))
+
+    for folder, folders, files in os.walk(root, onerror=add_unreadable_folder):
         skipped = [name for name in folders if name.startswith(".") or Path(folder, name).is_symlink()]
         folders[:] = [name for name in folders if name not in skipped]
-        listed += [_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
-        listed += [_raw_file(root, Path(folder, name), is_folder=False) for name in files]
-    for path in map(Path, unreadable):
-        listed.append(RawFile(path, path.relative_to(root).as_posix(), "the folder cannot be read"))
+        listed += [_describe_raw_file(root, Path(folder, name), is_folder=True) for name in skipped]
+        listed += [_describe_raw_file(root, Path(folder, name), is_folder=False) for name in files]
     return sorted(listed, key=lambda entry: entry.relative)
 
 
-def _raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
-    """A file, or a folder that is not entered because it is hidden or a link."""
+def _describe_raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
+    """Describe a file below ``root``, or a hidden or linked folder."""
     problem, counted, linked = None, True, path.is_symlink()
     if path.name.startswith(".") and not (linked and is_folder):
-        hidden = (Path(*found, name) for *found, _, names in os.walk(path) for name in names) if is_folder else (path,)
+        hidden = (Path(parent, name) for parent, _, names in os.walk(path) for name in names) if is_folder else (path,)
         counted = any(map(_is_media, hidden))
         problem = f"{'' if counted else 'not a recording: '}a hidden {'folder' if is_folder else 'file'}"
     elif linked and not is_inside(root, path):
@@ -99,54 +101,54 @@ def _raw_file(root: Path, path: Path, *, is_folder: bool) -> RawFile:
         try:
             problem = None if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
         except OSError:
-            problem = "a link that leads nowhere" if linked else MISSING_FILE
+            problem = "a link to a missing file" if linked else MISSING_FILE
     return RawFile(path, path.relative_to(root).as_posix(), problem, counted)
 
 
 def is_inside(root: Path, path: Path) -> bool:
-    """Whether ``path`` lies below ``root`` after resolving links."""
+    """Whether ``path`` is below ``root`` after links are resolved."""
     try:
         return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links, or an invalid name
+    except (OSError, RuntimeError, ValueError):  # links form a loop, or the name is invalid
         return False
 
 
 def parent_folder(relative: str) -> str:
-    """Parent folder of a path below ``raw``; "" for files directly in ``raw``."""
+    """Return the parent folder of a path below ``raw``; "" for files directly in ``raw``."""
     folder = PurePosixPath(relative).parent.as_posix()
     return "" if folder == "." else folder
 
 
 def require_inside_raw(root: Path, path: Path, name: str) -> None:
-    """Raise ``UserError`` if ``path``, called ``name`` in the message, is not below the raw folder ``root``."""
+    """Raise ``UserError`` if ``path`` is not below the raw folder ``root``; ``name`` begins the error message."""
     if not is_inside(root, path):
-        raise UserError(f"{name} {OUTSIDE_RAW}: copy it there")
+        raise UserError(f"{name} {OUTSIDE_RAW}: copy it into this folder")
 
 
-def non_recording(entry: RawFile) -> Recording:
-    """The rejected entry of a file that is not read. It counts as lost, unless it cannot be a recording."""
+def reject_file(entry: RawFile) -> Recording:
+    """List an unread file as a rejected recording, which counts for ``max_rejected`` if it may be a recording."""
     counted = entry.counted if entry.problem else may_be_recording(entry.path)
     reason = f"{'not read by this study' if counted else 'not a recording'}: {entry.path.suffix.lower() or 'no suffix'}"
     return Recording(entry.relative, "", entry.path, problem=entry.problem or reason, counted=counted)
 
 
 def may_be_recording(path: Path) -> bool:
-    """Whether a file is a video or an image by its suffix, or neither a document by its suffix nor plain text."""
+    """Whether a file has the suffix of a video or image, or else is neither a document by its suffix nor plain text."""
     if _is_media(path):
         return True
     try:
         with path.open("rb") as file:
-            return not _DOCUMENT.fullmatch(path.name.lower()) and bool(file.read(1024).translate(None, _TEXT))
+            return not _DOCUMENT_NAME.fullmatch(path.name.lower()) and bool(
+                file.read(1024).translate(None, _TEXT_BYTES)
+            )
     except OSError:
         return True
 
 
 def have_same_content(first: Path | None, second: Path | None) -> bool:
-    """Whether two files have the same bytes, after decompression of .gz files; False if one cannot be read."""
-    if first is None or second is None:
-        return False
+    """Whether two files have equal content after decompression of .gz files; False if one cannot be read."""
     try:
-        return _content_sha256(first) == _content_sha256(second)
+        return first is not None and second is not None and _content_sha256(first) == _content_sha256(second)
     except (OSError, EOFError, zlib.error):
         return False
 
@@ -157,12 +159,12 @@ def _content_sha256(path: Path) -> str:
 
 
 def _is_media(path: Path) -> bool:
-    """Whether a file has the suffix of a video or an image; "._name" is a companion file of macOS."""
+    """Whether a file has the suffix of a video or image, and is not a metadata file of macOS ("._name")."""
     return path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith("._")
 
 
 def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
-    """The recordings with valid, unique FileNames made from their names, and PatientIDs without control characters."""
+    """Replace names by valid, unique FileNames, and remove control characters from PatientIDs."""
     listed = list(recordings)
     names = unique_names([recording.name for recording in listed])
     return [
@@ -171,53 +173,53 @@ def with_unique_names(recordings: Iterable[Recording]) -> list[Recording]:
 
 
 def folders_below(root: Path, depth: int = 2) -> Iterator[Path]:
-    """``root`` and its subfolders down to ``depth`` levels, breadth first, without links and hidden folders."""
+    """Yield ``root`` and its subfolders down to ``depth`` levels, breadth first, without linked and hidden folders."""
     level = [root]
     for _ in range(depth + 1):
         yield from level
         level = [child for folder in level for child in subfolders(folder)]
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Subfolders of ``folder``, sorted by name, without links and hidden folders."""
+def folder_contents(folder: Path) -> list[Path]:
+    """List the files and folders in ``folder``, sorted by name; [] if ``folder`` cannot be read."""
     try:
-        children = sorted(folder.iterdir())
+        return sorted(folder.iterdir())
     except OSError:
         return []
-    return [path for path in children if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
 
 
-def find_entry(folder: Path, name: str) -> Path | None:
-    """Path of the entry ``name`` of ``folder``, ignoring case; None if there is none."""
-    try:
-        matches = sorted(path for path in folder.iterdir() if path.name.casefold() == name.casefold())
-    except OSError:
-        return None
+def subfolders(folder: Path) -> list[Path]:
+    """List the subfolders of ``folder``, sorted by name, without linked and hidden folders."""
+    visible = (path for path in folder_contents(folder) if not path.name.startswith("."))
+    return [path for path in visible if path.is_dir() and not path.is_symlink()]
+
+
+def find_ignoring_case(folder: Path, name: str) -> Path | None:
+    """Find the file or folder ``name`` in ``folder``, ignoring case; None if there is none."""
+    matches = [path for path in folder_contents(folder) if path.name.casefold() == name.casefold()]
     return min(matches, key=lambda path: path.name != name, default=None)
 
 
-def file_name(text: str) -> str:
-    """A valid FileName made from ``text``: ASCII, other characters replaced by "-", at most 128 characters.
+def valid_file_name(text: str) -> str:
+    """Convert ``text`` to a valid FileName of at most 128 ASCII characters, with "-" for characters not allowed.
 
-    A text without any ASCII letter or digit gives ``recording-`` and a hash of the text.
+    A text without ASCII letters and digits becomes ``recording-`` and a hash of the text.
     """
-    ascii_name = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    ascii_name = _NOT_ALLOWED.sub("-", ascii_name).lstrip("._-").rstrip(".-")
-    if not ascii_name:
-        return f"recording-{_short_hash(text)}"
-    return ascii_name if len(ascii_name) <= _MAX_NAME_LENGTH else _with_short_hash(ascii_name, text)
+    name = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    name = _FORBIDDEN_CHARACTERS.sub("-", name).lstrip("._-").rstrip(".-")
+    return name if 0 < len(name) <= _MAX_NAME_LENGTH else _append_hash(name or "recording", text)
 
 
 def unique_names(texts: Sequence[str]) -> list[str]:
-    """One FileName for each text, all unique, also on file systems that ignore case.
+    """Convert each text to a FileName; names are unique even on file systems that ignore case.
 
-    Texts with the same FileName each get a suffix, a hash of the text, so that names do not depend on the order of the
-    listing; equal texts are numbered.
+    Different texts with equal FileNames get a hash of the text as suffix, which does not depend on the order of the
+    listing. Equal texts are numbered.
     """
-    names = [file_name(text) for text in texts]
+    names = [valid_file_name(text) for text in texts]
     count = Counter(name.casefold() for name in names)
     names = [
-        name if count[name.casefold()] == 1 else _with_short_hash(name, text)
+        name if count[name.casefold()] == 1 else _append_hash(name, text)
         for name, text in zip(names, texts, strict=True)
     ]
     used: set[str] = set()
@@ -230,31 +232,27 @@ def unique_names(texts: Sequence[str]) -> list[str]:
     return names
 
 
-def _with_short_hash(name: str, text: str) -> str:
-    return f"{name[: _MAX_NAME_LENGTH - 9]}-{_short_hash(text)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+def _append_hash(name: str, text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[: _MAX_NAME_LENGTH - 9]}-{digest[:8]}"
 
 
 def listing_fingerprint(recordings: Sequence[Recording], splits: Mapping[str, str]) -> str:
-    """SHA-256 of the listing, the splits (patient -> split) and the content of the raw files.
+    """Compute the SHA-256 of the listing, the splits (patient -> split) and the content of the raw files.
 
-    An unfinished store is continued only with the same fingerprint. Paths are not part of it: a raw folder may move.
+    An unfinished store is continued only if the fingerprint is unchanged. The path of the raw folder is not included.
     """
     rows = []
     for recording in recordings:
-        names = [field.name for field in fields(recording) if field.name != "evidence"]
-        values = {name: getattr(recording, name) for name in names}
-        if recording.problem is not None:  # may be a pipe, or a link out of the raw folder: never open it
+        values = {item.name: getattr(recording, item.name) for item in fields(recording) if item.name != "evidence"}
+        if recording.problem is not None:  # a pipe or a link out of the raw folder must not be opened
             values = {name: value for name, value in values.items() if not isinstance(value, Path)}
         rows.append({**values, "split": splits.get(recording.patient)})
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=_json_value).encode()).hexdigest()
 
 
 def _json_value(value: Any) -> Any:
-    """JSON for a value of a recording; a path becomes a fingerprint of the file."""
+    """Convert a value of a recording to JSON, and a path to the fingerprint of its file."""
     if isinstance(value, Path):
         return _file_fingerprint(value)
     if isinstance(value, Mapping):
@@ -262,8 +260,9 @@ def _json_value(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _file_fingerprint(path: Path, piece: int = 1 << 16) -> list[Any] | None:
-    """Size of a file and SHA-256 of its first and last 64 KiB; for a folder the sizes of its files; else None."""
+def _file_fingerprint(path: Path) -> list[Any] | None:
+    """Return the size of a file and the SHA-256 of its first and last 64 KiB; for a folder, the sizes of its files."""
+    chunk_bytes = 1 << 16
     try:
         if path.is_dir():
             return sorted(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -271,10 +270,10 @@ def _file_fingerprint(path: Path, piece: int = 1 << 16) -> list[Any] | None:
             return None
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            ends = hashlib.sha256()
-            for start in (0, max(0, size - piece)):
+            digest = hashlib.sha256()
+            for start in (0, max(0, size - chunk_bytes)):
                 file.seek(start)
-                ends.update(file.read(piece))
-    except OSError:  # the source reports it when it reads the file
+                digest.update(file.read(chunk_bytes))
+    except OSError:  # ``Source.read`` reports the error
         return None
-    return [size, ends.hexdigest()]
+    return [size, digest.hexdigest()]

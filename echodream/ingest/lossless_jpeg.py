@@ -1,4 +1,4 @@
-"""Decoder of JPEG lossless (process 14) frames by PyAV, in the form of a decoding plugin of pydicom."""
+"""Plugin of pydicom that decodes JPEG lossless (process 14) frames with PyAV."""
 
 import struct
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ DECODER_DEPENDENCIES = {"1.2.840.10008.1.2.4.57": ("av",), "1.2.840.10008.1.2.4.
 
 
 def is_available(syntax: str) -> bool:
-    """Whether the plugin decodes the transfer syntax."""
+    """Whether the plugin decodes the transfer syntax; pydicom calls this function."""
     return syntax in DECODER_DEPENDENCIES
 
 
 def decode_frame(data: bytes, runner: "DecodeRunner") -> bytes:
-    """Pixels of one frame, with 8 or 16 bits for each sample, by pixel. Raises ``ValueError`` for a damaged frame."""
+    """Decode one frame to samples of 8 or 16 bits, ordered by pixel. Raises ``ValueError`` for a damaged frame."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -27,22 +27,22 @@ def decode_frame(data: bytes, runner: "DecodeRunner") -> bytes:
     name = images[0].format.name
     if runner.samples_per_pixel == 1 and not name.startswith("gray"):
         raise ValueError("a color image in a gray file")
-    if runner.samples_per_pixel == 1 or name.startswith("yuv"):  # three planes
+    if runner.samples_per_pixel == 1 or name.startswith("yuv"):  # yuv frames have three planes
         pixels = images[0].to_ndarray()
     else:
         pixels = images[0].to_ndarray(format="rgb24" if runner.bits_stored <= 8 else "rgb48le")
-    pixels = pixels >> (8 * pixels.itemsize - frame_header(data)[0])  # FFmpeg moves 12 bits to the upper 12 of 16
+    pixels = pixels >> (8 * pixels.itemsize - frame_header(data)[0])  # FFmpeg stores 12 bits in the upper 12 of 16
     runner.set_option("planar_configuration", int(name.startswith("yuv")))
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     return pixels.tobytes()
 
 
 def frame_header(data: bytes) -> tuple[int, int, int]:
-    """Bits of a sample, height and width in the header of a JPEG or JPEG-LS frame; zeros for other codecs."""
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 <= len(data):
-        marker = data[place + 1]
+    """Read bits per sample, height and width in the header of a JPEG or JPEG-LS frame; zeros for other codecs."""
+    offset = 2
+    while data[:2] == b"\xff\xd8" and offset + 9 <= len(data):
+        marker = data[offset + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack_from(">BHH", data, place + 4)
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            return struct.unpack_from(">BHH", data, offset + 4)
+        offset += 1 if marker == 0xFF else 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
     return 0, 0, 0

@@ -1,5 +1,7 @@
-"""Decodes video files, GIFs and numbered images to a ``Video``. Headers are checked before frames are decoded."""
+"""Decodes video files, GIFs and sequences of numbered images to a ``Video``, after a check of the file header."""
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -30,19 +32,19 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *DICOM_SUFFIXES, ".gif", ".nii"))
 _IMAGE_FORMATS = ("GIF", "PNG", "JPEG", "JPEG2000", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,matroska,webm,asf,flv"
-_COVER = 1 << 10
-"""Disposition of a stream that is a picture of a cover, not a video."""
-_VP8_SHOWN = 0x10
-"""Bit of the first byte of a VP8 frame: whether it is shown."""
+_ATTACHED_PICTURE = 1 << 10
+"""FFmpeg disposition of a stream that is a cover picture instead of a video."""
+_VP8_SHOW_FRAME = 0x10
+"""Bit ``show_frame`` in the first byte of a VP8 frame."""
 _MAX_PIXEL_ASPECT = 4.0
 _MAX_CAMERA_FPS = 240
-_ORIENTATION = 0x0112
-_GIF_DEFAULT = 0.1
-"""Duration in seconds of a GIF frame without a stated duration, as in browsers."""
+_EXIF_ORIENTATION = 0x0112
+_GIF_DEFAULT_DURATION = 0.1
+"""Duration in seconds of a GIF frame whose file states no duration; browsers use the same value."""
 
 
 @dataclass(frozen=True)
-class _Header:
+class _VideoHeader:
     """Properties of a video file that are known without decoding."""
 
     width: int
@@ -50,37 +52,37 @@ class _Header:
     pixel_aspect: float
     """Width of a pixel divided by its height, before the frames are turned upright."""
     times: list[float | None]
-    """Time stamps in seconds, one per packet that is shown, in the order of the file."""
-    hidden: int
-    """Number of these packets that may give no frame, because they need a frame before the first key frame."""
-    slot: float | None
-    """AVI: seconds from one frame to the next, where a frame that is missing repeats the one before."""
-    rate: float | None
+    """Time stamps of the displayed packets in seconds, in the order of the file."""
+    undecodable: int
+    """Number of displayed packets that may give no frame, because their reference frames are missing."""
+    frame_interval: float | None
+    """Seconds between frames of an AVI file, in which a frame without packet repeats its predecessor; else None."""
+    fps: float | None
 
 
 def read_video_file(path: Path, limits: Limits, fps: float | None = None) -> Video:
-    """Decode a video file with PyAV: the frames that a player shows, upright, transparent pixels black.
+    """Decode the displayed frames of a video file with PyAV, upright, with transparent pixels black.
 
-    Times are the time stamps of the file. If these are missing or do not increase, times are frame number / average
-    frame rate. ``fps`` replaces both. Raises ``Rejected`` when the file is truncated or damaged.
+    Times are the time stamps of the file. If time stamps are missing or do not increase, times are frame number /
+    average frame rate. ``fps`` replaces time stamps and frame rate. Raises ``Rejected`` for truncated or damaged files.
     """
     header = _read_header(path, limits)
-    frames, stamps, pixel_aspect = _decode(path, header, limits)
+    frames, stamps, pixel_aspect = _decode_frames(path, header, limits)
     if len(frames) == len(header.times):
         stamps = header.times
-    if header.slot is not None and _increase(stamps):
+    if header.frame_interval is not None and _are_distinct(stamps):
         seconds = np.sort(np.asarray(stamps, np.float64))
-        slots = np.rint((seconds - seconds[0]) / header.slot).astype(int)
-        limits.check(int(slots[-1]) + 1, *frames.shape[1:3])
-        frames = np.repeat(frames, np.diff(slots, append=slots[-1] + 1), axis=0)
-        stamps = list(header.slot * np.arange(len(frames)))
-    times = uniform_times(len(frames), fps) if fps is not None else _frame_times(stamps, header.rate)
-    video = make_video(frames, times, fps if fps is not None else _frame_rate(times, header.rate))
+        positions = np.rint((seconds - seconds[0]) / header.frame_interval).astype(int)
+        limits.check(int(positions[-1]) + 1, *frames.shape[1:3])
+        frames = np.repeat(frames, np.diff(positions, append=positions[-1] + 1), axis=0)
+        stamps = list(header.frame_interval * np.arange(len(frames)))
+    times = uniform_times(len(frames), fps) if fps is not None else _frame_times(stamps, header.fps)
+    video = make_video(frames, times, fps if fps is not None else _frame_rate(times, header.fps))
     return replace(video, pixel_aspect=pixel_aspect)
 
 
 def _open_container(path: Path, limits: Limits) -> "InputContainer":
-    """Open a file with PyAV, as a video container only: a playlist could make the reader open other files."""
+    """Open a video container with PyAV. Playlists are refused, because they can refer to other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -88,7 +90,7 @@ def _open_container(path: Path, limits: Limits) -> "InputContainer":
     return av.open(str(path.absolute()), options=options)
 
 
-def _read_header(path: Path, limits: Limits) -> _Header:
+def _read_header(path: Path, limits: Limits) -> _VideoHeader:
     import av
 
     try:
@@ -96,76 +98,78 @@ def _read_header(path: Path, limits: Limits) -> _Header:
             stream = _only_video_stream(container)
             width, height, name = stream.width, stream.height, container.format.name
             limits.check(max(stream.frames, limits.min_frames), height, width)
-            packets, skipped = _shown_packets(container, stream, limits)
-            # an edit list of a mp4 or mov file may leave out frames, which are not in the index
-            announced = (len(stream.index_entries) if stream.frames and "mp4" in name else stream.frames) - skipped
-            rate = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
+            packets, discarded = _displayed_packets(container, stream, limits)
+            # the edit list of an mp4 or mov file can skip frames, which the index does not contain
+            announced = (len(stream.index_entries) if stream.frames and "mp4" in name else stream.frames) - discarded
+            fps = next((float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r), None)
             pixel_aspect = _check_pixel_aspect(float(stream.sample_aspect_ratio or 1))
             tick = float(stream.time_base or 0)
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, UnicodeError) as error:
         raise Rejected(f"unreadable: {_decoder_message(error)}") from error
     limits.check(len(packets), height, width)
-    present, slot = len(packets), None
+    present, interval = len(packets), None
     times: list[float | None] = [None if pts is None else pts * tick for pts, _, _ in packets]
-    if name == "avi":  # numbers the frames, also those without a packet, in the order in which they are decoded
+    if name == "avi":  # AVI numbers all frames in decoding order, including frames without a packet
         decoding_times: list[float | None] = [None if dts is None else dts * tick for _, dts, _ in packets]
-        times = times if _increase(times) or not _increase(decoding_times) else decoding_times
-        if _increase(times):
+        times = times if _are_distinct(times) or not _are_distinct(decoding_times) else decoding_times
+        if _are_distinct(times):
             seconds = sorted(time for time in times if time is not None)
             present = round(seconds[-1] / tick) + 1
-            # a finer grid than cameras have was made for uneven times, not for frames that repeat
-            slot = tick if tick > 1 / _MAX_CAMERA_FPS else min((b - a for a, b in pairwise(seconds)), default=tick)
+            # a time base finer than camera frame rates encodes irregular times instead of repeated frames
+            interval = tick if tick > 1 / _MAX_CAMERA_FPS else min((b - a for a, b in pairwise(seconds)), default=tick)
     if announced - present > (0 if "mp4" in name else 1 + 0.05 * announced):
         raise Rejected(f"unreadable: truncated, {present} of {announced} frames are there")
     first = next((index for index, (_, _, is_key) in enumerate(packets) if is_key), 0)
     start = packets[first][0]
     early = (pts is not None and start is not None and pts < start for pts, _, _ in packets)
-    hidden = sum(index < first or is_early for index, is_early in enumerate(early))
-    return _Header(width, height, pixel_aspect, times, hidden, slot, rate)
+    undecodable = sum(index < first or is_early for index, is_early in enumerate(early))
+    return _VideoHeader(width, height, pixel_aspect, times, undecodable, interval, fps)
 
 
 def _only_video_stream(container: "InputContainer") -> "VideoStream":
-    """The video stream, without pictures of a cover. Raises ``Rejected`` if there is none, or more than one."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _COVER]
+    """Return the video stream, ignoring cover pictures. Raises ``Rejected`` unless exactly one stream is a video."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED_PICTURE]
     if not streams:
         raise Rejected("unreadable: no video stream")
     if len(streams) > 1:
-        raise Rejected(f"{len(streams)} videos in one file: save each as a file of its own")
-    if streams[0].metadata.get("alpha_mode") == "1":  # FFmpeg's own decoders of VP8 and VP9 ignore it
+        raise Rejected(f"{len(streams)} videos in one file: save each video as a separate file")
+    if streams[0].metadata.get("alpha_mode") == "1":  # FFmpeg's own decoders of VP8 and VP9 ignore transparency
         raise Rejected("unreadable: transparent pixels in WebM, save the video without transparency")
     if streams[0].codec_context is None:
         raise Rejected("unreadable: no decoder for the video stream")
     return streams[0]
 
 
-def _shown_packets(
+def _displayed_packets(
     container: "InputContainer", stream: "VideoStream", limits: Limits
 ) -> tuple[list[tuple[int | None, int | None, bool]], int]:
-    """(pts, dts, is key frame) of the packets that are shown, and the number of packets that an edit list discards."""
+    """List (pts, dts, is key frame) of the displayed packets, and count the packets that an edit list discards."""
     packets: list[tuple[int | None, int | None, bool]] = []
-    skipped = 0
+    discarded = 0
     for packet in container.demux(stream):
-        if not packet.size or (stream.codec_context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
+        if not packet.size or (stream.codec_context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOW_FRAME):
             continue
         if packet.is_discard:
-            skipped += 1
+            discarded += 1
         else:
             packets.append((packet.pts, packet.dts, packet.is_keyframe))
-        if len(packets) + skipped > limits.max_frames:
+        if len(packets) + discarded > limits.max_frames:
             break
-    return packets, skipped
+    return packets, discarded
 
 
 def _check_pixel_aspect(aspect: float) -> float:
-    """``aspect``; 1 if it is within 2 % of 1. Raises ``Rejected`` if it is implausible."""
+    """Return ``aspect``, or 1 if ``aspect`` is within 2 % of 1. Raises ``Rejected`` for an implausible ``aspect``."""
     if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
         raise Rejected(f"implausible pixels: {aspect:.3g} times as wide as high, save the file with square pixels")
     return 1.0 if abs(aspect - 1) <= 0.02 else aspect
 
 
-def _decode(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, list[float | None], float]:
-    """All frames, gray (F, H, W) or RGB (F, H, W, 3), upright and over black where they are transparent, their time
-    stamps, and the aspect of their pixels."""
+def _decode_frames(path: Path, header: _VideoHeader, limits: Limits) -> tuple[np.ndarray, list[float | None], float]:
+    """Decode all frames upright, gray (F, H, W) or RGB (F, H, W, 3), blending transparent pixels over black.
+
+    Returns the frames, their time stamps in seconds, and the pixel aspect ratio of the upright frames.
+    """
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -176,7 +180,7 @@ def _decode(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, li
     try:
         with _open_container(path, limits) as container:
             for frame in container.decode(_only_video_stream(container)):
-                layout = (frame.width, frame.height, _orientation(frame))
+                layout = (frame.width, frame.height, _display_orientation(frame))
                 first = first or layout
                 if layout != first:
                     change = f"from {first[0]}x{first[1]} to {frame.width}x{frame.height}"
@@ -188,77 +192,77 @@ def _decode(path: Path, header: _Header, limits: Limits) -> tuple[np.ndarray, li
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
         count = f"{len(frames)} of {len(header.times)} frames"
         raise Rejected(f"unreadable: {_decoder_message(error)}, after {count}") from error
-    if len(frames) < max(len(header.times) - header.hidden, 1):
+    if len(frames) < max(len(header.times) - header.undecodable, 1):
         raise Rejected(f"unreadable: {len(frames)} frames can be decoded, {len(header.times)} are in the file")
-    if stacked.shape[-1] == 4 and stacked.ndim == 4:  # screen grabbers write an alpha channel of zeros, unused
-        stacked = (
-            np.stack([blend_over_black(frame) for frame in stacked]) if stacked[..., 3].any() else stacked[..., :3]
-        )
+    if stacked.shape[-1] == 4 and stacked.ndim == 4:
+        if stacked[..., 3].any():
+            stacked = np.stack([blend_over_black(frame) for frame in stacked])
+        else:  # screen recorders write an unused alpha channel of zeros
+            stacked = stacked[..., :3]
     transposed = first is not None and first[2][0]
     return stacked, times, 1 / header.pixel_aspect if transposed else header.pixel_aspect
 
 
-def _orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
-    """How the display matrix of a frame turns it: whether axes are exchanged, then the steps along rows and columns."""
+def _display_orientation(frame: "VideoFrame") -> tuple[bool, int, int]:
+    """Read the display matrix of a frame: whether the axes are swapped, and the steps (1 or -1) of rows and columns."""
     try:
         side_data: Any = frame.side_data
         data = side_data["DISPLAYMATRIX"]
     except KeyError:
         return False, 1, 1
-    except ValueError:  # a frame with a kind of side data that PyAV does not know; the angle can still be read
+    except ValueError:  # PyAV cannot parse another kind of side data of this frame, but the angle is known
         turns = round(frame.rotation / 90) % 4
         return bool(turns % 2), -1 if turns in (1, 2) else 1, -1 if turns in (2, 3) else 1
-    a, b, _, c, d = np.frombuffer(data, np.int32).astype(float)[:5]  # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(data, np.int32).astype(float)[:5]  # display matrix: x' = a x + c y, y' = b x + d y
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    right, down, rest = (c, b, abs(a) + abs(d)) if transposed else (a, d, abs(b) + abs(c))
-    if rest > 0.02 * (abs(right) + abs(down)):
-        raise Rejected("unreadable: it is shown at an angle that is no multiple of 90 degrees, save it upright")
+    right, down, oblique = (c, b, abs(a) + abs(d)) if transposed else (a, d, abs(b) + abs(c))
+    if oblique > 0.02 * (abs(right) + abs(down)):
+        raise Rejected("unreadable: the rotation of the video is no multiple of 90 degrees, save the video upright")
     return transposed, -1 if down < 0 else 1, -1 if right < 0 else 1
 
 
 def _upright_pixels(
     reformatter: "VideoReformatter", frame: "VideoFrame", orientation: tuple[bool, int, int]
 ) -> np.ndarray:
-    """Pixels of a frame, gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4), upright."""
-    name = frame.format.name
-    gray = name.startswith(("gray", "mono"))
-    transparent = any(component.is_alpha for component in frame.format.components)
-    form = "gray" if gray else "rgba" if transparent else "rgb24"
-    pixels = reformatter.reformat(frame, format=form, threads=1).to_ndarray()
+    """Convert a frame to upright pixels, gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4)."""
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    is_gray = frame.format.name.startswith(("gray", "mono"))
+    pixel_format = "gray" if is_gray else "rgba" if has_alpha else "rgb24"
+    pixels = reformatter.reformat(frame, format=pixel_format, threads=1).to_ndarray()
     transposed, down, right = orientation
     return (pixels.swapaxes(0, 1) if transposed else pixels)[::down, ::right]
 
 
-def _increase(times: Sequence[float | None]) -> bool:
-    """Whether all times are there and, once sorted, increase."""
-    stamps = sorted(time for time in times if time is not None)
-    return len(stamps) == len(times) and all(before < after for before, after in pairwise(stamps))
+def _are_distinct(times: Sequence[float | None]) -> bool:
+    """Whether all ``times`` exist and are distinct."""
+    return None not in times and len(set(times)) == len(times)
 
 
 def _decoder_message(error: Exception) -> str:
-    """Text of a decoder error, without the file path."""
+    """Return the message of a decoder error, without the file path."""
     reason = getattr(error, "strerror", None) or type(error).__name__
     return str(reason).strip().rstrip(".").lower()
 
 
-def _frame_times(pts: Sequence[float | None], rate: float | None) -> np.ndarray:
-    """Time stamps from 0 if all exist and increase, else frame number / ``rate``."""
-    if _increase(pts):
-        stamps = np.sort(np.asarray(pts, dtype=np.float64))
-        return stamps - stamps[0]
-    if rate is None:
+def _frame_times(stamps: Sequence[float | None], stated_fps: float | None) -> np.ndarray:
+    """Return the time stamps, starting at 0, if all exist and are distinct; else frame number / ``stated_fps``."""
+    if _are_distinct(stamps):
+        times = np.sort(np.asarray(stamps, dtype=np.float64))
+        return times - times[0]
+    if stated_fps is None:
         raise Rejected("neither time stamps nor a frame rate")
-    return uniform_times(len(pts), rate)
+    return uniform_times(len(stamps), stated_fps)
 
 
-def _frame_rate(times: np.ndarray, rate: float | None) -> float:
-    """The stated frame rate if it agrees within 10 % with the rate measured from the time stamps, else the latter."""
-    measured = 1 / float(np.median(np.diff(times)))
-    return check_fps(rate if rate is not None and abs(rate / measured - 1) < 0.1 else measured)
+def _frame_rate(times: np.ndarray, stated_fps: float | None) -> float:
+    """Return ``stated_fps`` if the median rate of ``times`` confirms it within 10 %, else the median rate."""
+    median_fps = 1 / float(np.median(np.diff(times)))
+    is_confirmed = stated_fps and abs(stated_fps / median_fps - 1) < 0.1
+    return check_fps(stated_fps if stated_fps and is_confirmed else median_fps)
 
 
 def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
-    """Decode an animated GIF with its own frame durations (0.1 s where the file states none)."""
+    """Decode an animated GIF with its frame durations, or 0.1 s for a frame without a stated duration."""
     frames: list[np.ndarray] = []
     durations: list[float] = []
     try:
@@ -267,8 +271,8 @@ def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
             limits.check(count, image.height, image.width)
             for index in range(count):
                 image.seek(index)
-                frames.append(_to_array(image.convert("RGBA")))
-                durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT)
+                frames.append(_image_to_array(image.convert("RGBA")))
+                durations.append(float(image.info.get("duration") or 0) / 1000 or _GIF_DEFAULT_DURATION)
     except _pillow_errors() as error:
         raise Rejected(f"unreadable: {type(error).__name__} after {len(frames)} frames") from error
     if fps is not None:
@@ -278,9 +282,9 @@ def read_gif(path: Path, limits: Limits, fps: float | None = None) -> Video:
 
 
 def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Video:
-    """Images of one size, in the order of ``paths``, as a recording with ``fps`` frames per second.
+    """Read images of equal size, in the order of ``paths``, as a recording with ``fps`` frames per second.
 
-    Images with more than 8 bits are scaled with one scale for the whole recording, see ``pixels.to_uint8``.
+    ``pixels.to_uint8`` scales images of more than 8 bits, with one scale for the whole recording.
     """
     frames: list[np.ndarray] = []
     try:
@@ -289,7 +293,7 @@ def read_image_sequence(paths: Sequence[Path], limits: Limits, fps: float) -> Vi
                 limits.check(len(paths), image.height, image.width, 8)
                 if image.format in ("GIF", "PNG", "TIFF", "WEBP") and (pages := int(getattr(image, "n_frames", 1))) > 1:
                     raise Rejected(f"image {len(frames) + 1} of {len(paths)} is a file with {pages} images")
-                frames.append(_to_array(image))
+                frames.append(_image_to_array(image))
             if frames[-1].shape[:2] != frames[0].shape[:2]:
                 raise Rejected(f"image {len(frames)} of {len(paths)} has another size than the first")
     except _pillow_errors() as error:
@@ -306,34 +310,28 @@ def _open_image(path: Path) -> "Image":
     return Image.open(path, formats=_IMAGE_FORMATS)
 
 
-def _to_array(image: "Image") -> np.ndarray:
-    """Gray (H, W) with the bit depth of the file, or RGB (H, W, 3), over black where the image is transparent.
-
-    The Exif orientation is applied.
-    """
+def _image_to_array(image: "Image") -> np.ndarray:
+    """Convert to upright gray, (H, W), with the bit depth of the file, or RGB, (H, W, 3), without transparency."""
     from PIL import ImageOps
 
     try:
-        turned = image.getexif().get(_ORIENTATION, 1)
-    except _pillow_errors():  # damaged tags, maybe with intact pixels
-        turned = 1
-    if image.format == "TIFF" and turned in (5, 6, 7, 8):  # Pillow 13 decodes them wrongly
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _pillow_errors():  # the tags are damaged, but the pixels may be intact
+        orientation = 1
+    if image.format == "TIFF" and orientation in (5, 6, 7, 8):  # Pillow 13 decodes these orientations wrongly
         raise Rejected("unreadable: the TIFF is rotated by 90 degrees, save it upright")
-    image = ImageOps.exif_transpose(image) if turned != 1 else image
-    key = image.info.get("transparency")
+    image = ImageOps.exif_transpose(image) if orientation != 1 else image
+    transparent_value = image.info.get("transparency")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels = np.asarray(image)
-        return pixels if key is None else np.where(pixels == key, 0, pixels)
+        return pixels if transparent_value is None else np.where(pixels == transparent_value, 0, pixels)
     if image.has_transparency_data:
         return blend_over_black(np.asarray(image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")))
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _pillow_errors() -> tuple[type[BaseException], ...]:
-    """Exceptions that Pillow raises for damaged files."""
-    import struct
-    import zlib
-
+    """Return the exceptions that Pillow raises for damaged files."""
     from PIL import Image
 
     damaged = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG: chest X-rays by patient and study, with csv tables of splits, labels and views."""
+"""Source of MIMIC-CXR-JPG: chest X-rays with csv tables of splits, labels and views."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,38 +16,38 @@ from echodream.ingest.pseudonym import Pseudonyms
 from echodream.ingest.source import CellValue, Limits, Recording, Video
 from echodream.ingest.split import PatientSplitCheck
 
-_TABLE = re.compile(r"mimic-cxr-.*-(split|chexpert|metadata)\.csv(\.gz)?", re.IGNORECASE)
-_ANY_TABLE = re.compile(r"[^.].*\.csv(\.gz)?", re.IGNORECASE)
+_TABLE_NAME = re.compile(r"mimic-cxr-.*-(split|chexpert|metadata)\.csv(\.gz)?", re.IGNORECASE)
+_CSV_NAME = re.compile(r"[^.].*\.csv(\.gz)?", re.IGNORECASE)
 _IMAGE_PATH = re.compile(r"(?:.*/)?p\d+/p(?P<subject_id>\d+)/s(?P<study_id>\d+)/[^/]+")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VIEW = "ViewPosition"
+_VIEW_COLUMN = "ViewPosition"
 
 
 @dataclass(frozen=True)
 class MimicCxr:
-    """``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the tables of the study.
+    """Reads ``p10/p10000032/s50414267/<dicom_id>.jpg`` anywhere below ``raw``, with the csv tables of the study.
 
-    The tables are joined by dicom_id, or by study_id if they have no dicom_id. The first table with dicom_id and split
-    lists the images; it needs subject_id and study_id too. FileName, PatientID and the column Study are keyed
-    pseudonyms. Columns: View (ViewPosition) if a table has it, and ``labels``. A study without a row in the table of
-    labels gets empty cells, whatever the value of ``missing``.
+    Tables are joined by dicom_id, or by study_id if a table has no dicom_id. The first table with dicom_id and split
+    lists the images, and requires subject_id and study_id. FileName, PatientID and the column Study are keyed
+    pseudonyms. Other columns are View, if a table has ViewPosition, and ``labels``. A study without a row of labels has
+    empty cells for any value of ``missing``.
     """
 
     key_file: str = field(metadata={"private": True})
-    """File with the secret key of the pseudonyms, see ``Pseudonyms``; created if it does not exist."""
+    """File with the secret key of the pseudonyms; created if the file does not exist."""
     csv: tuple[str, ...] | None = None
-    """Paths of csv files, plain or .gz, below ``raw``. None: mimic-cxr-*-split and, in the same folder, -chexpert and
-    -metadata; or the only csv of ``raw``."""
+    """Paths of csv files, plain or .gz, below ``raw``. None selects mimic-cxr-*-split with -chexpert and -metadata in
+    the same folder, or the only csv of ``raw``."""
     labels: tuple[str, ...] | None = None
-    """Labels, by their csv columns with "_" for a space. None: the 14 labels of CheXpert; empty: none."""
+    """Csv columns of labels, with "_" for a space. None selects the 14 labels of CheXpert, [] no labels."""
     uncertain: float | None = None
-    """Stored value for -1 (uncertain). None stores an empty cell, which is ignored in training and evaluation."""
+    """Stored value of an uncertain label (-1). None stores an empty cell, which training and evaluation ignore."""
     missing: float | None = 0.0
-    """Stored value for a label that the report does not mention; None stores an empty cell."""
+    """Stored value of a label that the report does not mention; None stores an empty cell."""
     views: tuple[str, ...] | None = None
-    """Views to read, such as PA and AP; None: all."""
+    """Views to read, such as PA and AP; None reads all views."""
     subset: bool = False
-    """Whether ``raw`` contains only a part of the images: rows without a file are then not counted as lost."""
+    """Whether ``raw`` contains only some of the images; then rows without a file do not count for ``max_rejected``."""
 
     def __post_init__(self) -> None:
         validation.text("key_file", self.key_file)
@@ -64,23 +64,23 @@ class MimicCxr:
         validation.true_or_false("subset", self.subset)
 
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels that are read."""
+        """Return the names of the labels, which are columns of the store."""
         return CHEXPERT if self.labels is None else tuple(name.replace(" ", "_") for name in self.labels)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "MIMIC-CXR")
         paths = self._table_paths(root)
-        tables = [Table(path) for path in paths]
-        rows = next((table for table in tables if {"dicom_id", "split"} <= {*table.columns}), None)
-        if rows is None or not {"subject_id", "study_id"} <= {*rows.columns}:
+        tables = [MimicTable(path) for path in paths]
+        images = next((table for table in tables if {"dicom_id", "split"} <= {*table.columns}), None)
+        if images is None or not {"subject_id", "study_id"} <= {*images.columns}:
             names = ", ".join(path.name for path in paths)
             raise UserError(f"no table has dicom_id, subject_id, study_id and split ({names}): set data.source.csv")
-        columns = {name: _table_with_column(tables, name) for name in self.label_names()}
-        view = next((table for table in tables if _VIEW in table.columns), None)
-        if self.views is not None and view is None:
-            raise UserError(f"data.source.views needs a table with {_VIEW}: add it to data.source.csv")
+        labels = {name: _table_with_column(tables, name) for name in self.label_names()}
+        views = next((table for table in tables if _VIEW_COLUMN in table.columns), None)
+        if self.views is not None and views is None:
+            raise UserError(f"data.source.views needs a table with {_VIEW_COLUMN}: add it to data.source.csv")
         entries = [entry for entry in listing.list_files(root) if entry.path not in paths]
-        join = _Join(self, rows, columns, view, Pseudonyms.from_file(Path(self.key_file).expanduser()))
+        join = _TableFileJoin(self, images, labels, views, Pseudonyms.from_file(Path(self.key_file).expanduser()))
         return listing.with_unique_names(join.recordings(entries))
 
     def read(self, recording: Recording, limits: Limits) -> Video:
@@ -90,9 +90,9 @@ class MimicCxr:
         if self.csv is not None:
             paths = [root / name for name in self.csv]
         else:
-            groups = (_matching_files(folder, _TABLE) for folder in listing.folders_below(root))
-            study = next((paths for paths in groups if any("split" in path.name for path in paths)), None)
-            paths = study or _matching_files(root, _ANY_TABLE)
+            tables = (_matching_files(folder, _TABLE_NAME) for folder in listing.folders_below(root))
+            study = next((paths for paths in tables if any("split" in path.name for path in paths)), None)
+            paths = study or _matching_files(root, _CSV_NAME)
             paths = [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
             if not paths or (study is None and len(paths) > 1):
                 raise UserError(f"{root} holds no mimic-cxr-*-split.csv: set data.source.csv to the tables below raw")
@@ -101,81 +101,78 @@ class MimicCxr:
         return paths
 
 
-class Table:
-    """A csv file with one row per image (dicom_id) or study (study_id); spaces in column names become "_"."""
+class MimicTable:
+    """A csv file with one row per image (dicom_id) or study (study_id)."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self.rows = read_table(path, unique=True)
-        self.columns = [name.replace(" ", "_") for name in (self.rows[0] if self.rows else ())]
-        self.key = next((name for name in ("dicom_id", "study_id") if name in self.columns), None)
-        if self.key is None:
+        self.columns: dict[str, str] = {}
+        """Column name with "_" for a space -> column name in the file."""
+        for name in self.rows[0] if self.rows else ():
+            self.columns.setdefault(name.replace(" ", "_"), name)
+        self.key = next((name for name in ("dicom_id", "study_id") if name in self.columns), "")
+        if not self.key:
             raise UserError(f"{path.name} has no column dicom_id or study_id: remove it from data.source.csv")
-        self.cells = [tuple(row.values()) for row in self.rows]
-        self.line: dict[str, int] = {}
-        place = self.columns.index(self.key)
-        for line, cells in enumerate(self.cells):
-            first = self.line.setdefault(cells[place], line)
-            if self.cells[first] != cells:
-                lines = f"{self.name}, lines {self.rows[first].line} and {self.rows[line].line},"
+        self._row_by_key: dict[str, Row] = {}
+        for row in self.rows:
+            first = self._row_by_key.setdefault(self.cell(row, self.key), row)
+            if first != row:
+                lines = f"{self.name}, lines {first.line} and {row.line},"
                 raise UserError(f"{lines} have the same {self.key} but different values: remove one of them")
 
-    def cell(self, line: int, column: str) -> str:
-        """A cell by row number, from 0, and column name."""
-        return self.cells[line][self.columns.index(column)]
+    def cell(self, row: Row, column: str) -> str:
+        """Return a cell by the name of its column with "_" for a space."""
+        return row[self.columns[column]]
 
-    def where(self, line: int, column: str = "") -> str:
-        """The place of a row or cell in the file, for messages; row numbers are from 0."""
-        return self.rows[line].where(column)
-
-    def row_number(self, image: Mapping[str, str]) -> int | None:
-        """Row number of an image with dicom_id and study_id; None if the table has no row for the image."""
-        assert self.key is not None
-        return self.line.get(image[self.key])
+    def find_row(self, image: Mapping[str, str]) -> Row | None:
+        """Find the first row of an image with dicom_id and study_id; None if the table has no such row."""
+        return self._row_by_key.get(image[self.key])
 
 
 @dataclass(frozen=True)
-class _Join:
+class _TableFileJoin:
     """Joins the rows of the tables with the image files."""
 
     source: MimicCxr
-    rows: Table
-    labels: Mapping[str, Table]
-    view: Table | None
+    images: MimicTable
+    labels: Mapping[str, MimicTable]
+    views: MimicTable | None
     pseudonyms: Pseudonyms
 
     def recordings(self, entries: Sequence[RawFile]) -> list[Recording]:
-        """Recordings for all rows and files, named by pseudonyms."""
+        """List recordings for all rows and files, named by pseudonyms."""
         files: dict[str, list[RawFile]] = {}
         for entry in entries:
             if is_image(entry):
                 files.setdefault(entry.path.stem, []).append(entry)
         listed: list[Recording] = []
-        split_check = PatientSplitCheck(self.rows.name)
-        for line in range(len(self.rows.cells)):
-            image = {name: self.rows.cell(line, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
-            if self.rows.row_number(image) != line:
-                name = self.pseudonyms.hash_recording(f"row {line}")
+        split_check = PatientSplitCheck(self.images.name)
+        for index, row in enumerate(self.images.rows):
+            image = {name: self.images.cell(row, name) for name in ("dicom_id", "study_id", "subject_id", "split")}
+            if self.images.find_row(image) is not row:
+                name = self.pseudonyms.hash_recording(f"row {index}")
                 listed.append(Recording(name, "", problem="a second row for the same image", counted=False))
                 continue
-            recording = self._build_recording(image, files.pop(image["dicom_id"], []), self.rows.rows[line])
-            split_check.add(recording, self.rows.rows[line].line)
+            recording = self._build_recording(image, files.pop(image["dicom_id"], []), row)
+            split_check.add(recording, row.line)
             listed.append(recording)
-        lost = f"no row in {self.rows.name}"
-        listed += [self._unlisted_file(entry, lost) for unused in files.values() for entry in unused]
-        return listed + [self._unlisted_file(entry) for entry in entries if not is_image(entry)]
+        problem = f"no row in {self.images.name}"
+        listed += [self._reject_file(entry, problem) for same_name in files.values() for entry in same_name]
+        return listed + [self._reject_file(entry) for entry in entries if not is_image(entry)]
 
     def _build_recording(self, image: Mapping[str, str], files: Sequence[RawFile], row: Row) -> Recording:
         name = self.pseudonyms.hash_recording(f"image {image['dicom_id']}" if image["dicom_id"] else f"row {row.line}")
         if not all(_IDENTIFIER.fullmatch(image[key]) for key in ("dicom_id", "study_id", "subject_id")):
             return Recording(name, "", problem="the row has no usable dicom_id, study_id or subject_id")
-        columns, view = self._study_columns(image)
+        columns = self._study_columns(image)
+        view = columns.get("View")
         if self.source.views is not None and view not in self.source.views:
             return Recording(name, "", problem=f"not selected: view {view or 'unknown'}", counted=False)
         patient = self.pseudonyms.hash_patient(image["subject_id"])
-        part = parse_split(image["split"], row.where("split"))
-        if part is None:
-            return Recording(name, patient, problem=f"no split in {self.rows.name}")
+        split = parse_split(image["split"], row.location("split"))
+        if split is None:
+            return Recording(name, patient, problem=f"no split in {self.images.name}")
         if not files:
             return Recording(name, patient, problem=listing.MISSING_FILE, counted=not self.source.subset)
         problem = files[0].problem
@@ -184,42 +181,37 @@ class _Join:
         elif (path := _IMAGE_PATH.fullmatch(files[0].relative)) and any(
             image[key].lstrip("ps") != number for key, number in path.groupdict().items()
         ):
-            problem = f"the file is in the folder of another patient or study than {self.rows.name} states"
-        return Recording(name, patient, files[0].path, part, columns, problem)
+            problem = f"the file is in the folder of another patient or study than {self.images.name} states"
+        return Recording(name, patient, files[0].path, split, columns, problem)
 
-    def _study_columns(self, image: Mapping[str, str]) -> tuple[dict[str, CellValue], str]:
-        """The study columns of an image, and its view."""
+    def _study_columns(self, image: Mapping[str, str]) -> dict[str, CellValue]:
+        """Return the study columns of an image: Study, View if known, and labels."""
         columns: dict[str, CellValue] = {"Study": self.pseudonyms.hash_study(image["study_id"])}
-        view = ""
-        if self.view is not None and (line := self.view.row_number(image)) is not None:
-            view = str(parse_cell(self.view.cell(line, _VIEW)) or "")
-        if view:
-            columns["View"] = view
+        row = self.views.find_row(image) if self.views else None
+        if self.views and row and (view := parse_cell(self.views.cell(row, _VIEW_COLUMN))):
+            columns["View"] = str(view)
         policy = LabelPolicy(self.source.uncertain, self.source.missing)
         for name, table in self.labels.items():
-            if (line := table.row_number(image)) is not None:
-                label = policy.parse(table.cell(line, name), table.where(line, name))
+            if (row := table.find_row(image)) is not None:
+                label = policy.parse(table.cell(row, name), row.location(name))
                 if label is not None:
                     columns[name] = label
-        return columns, view
+        return columns
 
-    def _unlisted_file(self, entry: RawFile, problem: str | None = None) -> Recording:
-        """A rejected file without a row, named by a pseudonym because its path identifies the patient."""
-        rejected = replace(listing.non_recording(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative}"))
+    def _reject_file(self, entry: RawFile, problem: str | None = None) -> Recording:
+        """Reject a file without a row, under a pseudonym because the path of the file identifies the patient."""
+        rejected = replace(listing.reject_file(entry), name=self.pseudonyms.hash_recording(f"file {entry.relative}"))
         return replace(rejected, problem=problem, counted=True) if problem and not entry.problem else rejected
 
 
-def _table_with_column(tables: Iterable[Table], label: str) -> Table:
-    """The first table that has the column ``label``. Raises ``UserError``."""
+def _table_with_column(tables: Iterable[MimicTable], label: str) -> MimicTable:
+    """Find the first table with the column ``label``. Raises ``UserError`` if no table has this column."""
     for table in tables:
         if label in table.columns:
             return table
-    available = ", ".join(f"{table.name} has {', '.join(table.columns[:20])}" for table in tables)
+    available = ", ".join(f"{table.name} has {', '.join([*table.columns][:20])}" for table in tables)
     raise UserError(f"data.source.labels has {label}, but no table has this column: {available}")
 
 
 def _matching_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_file())
-    except OSError:
-        return []
+    return [path for path in listing.folder_contents(folder) if pattern.fullmatch(path.name) and path.is_file()]

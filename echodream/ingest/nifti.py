@@ -1,4 +1,4 @@
-"""Reads NIfTI volumes of echocardiograms, (W, H, F) or color. Damaged and oversized files raise ``Rejected``."""
+"""Reads gray or color NIfTI recordings. Damaged and oversized files raise ``Rejected``."""
 
 import gzip
 import io
@@ -19,37 +19,30 @@ from echodream.ingest.source import Limits
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-SUFFIXES = (".nii", ".nii.gz")
-_HEADER_BYTES = 1 << 20
-"""Largest accepted offset of the pixels in the file: the reader would decompress everything before the pixels."""
-_CHUNK = 1 << 20
-_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
-"""Code of a unit of time in xyzt_units -> seconds."""
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_MAX_PIXEL_OFFSET = 1 << 20
+"""Largest accepted offset of the pixels in the file; nibabel decompresses all bytes before the pixels."""
+_UNIT_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Code of a time unit in xyzt_units -> seconds."""
 _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _READ_ERRORS = (EOFError, OSError, zlib.error, ValueError, OverflowError, TypeError, KeyError, IndexError)
 
 
 class Volume(NamedTuple):
-    """The pixels of a NIfTI file as frames."""
+    """Frames of a NIfTI file."""
 
     frames: np.ndarray
-    """uint8, (F, H, W) or (F, H, W, 3): image[h, w] = volume[w, h]."""
+    """Pixels, uint8, (F, H, W) or (F, H, W, 3), with image[h, w] = volume[w, h]."""
     frame_rate: float | None
-    """Frames per second; None if the header does not declare a time between frames, see ``frame_rate``."""
-
-
-def is_nifti(name: str) -> bool:
-    """Whether a file name has a suffix of NIfTI."""
-    return name.lower().endswith(SUFFIXES)
+    """Frames per second; None if the header states no time between frames."""
 
 
 def read_nifti(path: Path, limits: Limits) -> Volume:
-    """Read a NIfTI-1 or NIfTI-2 file, compressed or not; the suffix of the file is not used. Raises ``Rejected``.
+    """Read a NIfTI-1 or NIfTI-2 file with any suffix, compressed or uncompressed. Raises ``Rejected``.
 
     Accepted shapes: (W, H, F), (W, H, 1, F); in color (W, H, F, 3), (W, H, F, 1, 3) or RGB voxels. The header is
-    checked against ``limits`` before pixels are read. Values, after slope and intercept of the header, are scaled by
-    ``pixels.to_uint8``.
+    checked against ``limits`` before pixels are read. ``pixels.to_uint8`` scales values after slope and intercept.
     """
     try:
         with _open_nifti(path) as (image, header):
@@ -60,29 +53,30 @@ def read_nifti(path: Path, limits: Limits) -> Volume:
         raise Rejected("unreadable: not a valid NIfTI header") from error
     except _READ_ERRORS as error:
         raise Rejected(f"unreadable: damaged or truncated ({type(error).__name__})") from error
-    return Volume(_as_frames(data, sides, _declared_range(header)), frame_rate(header, frame_axis))
+    return Volume(_volume_to_frames(data, sides, _declared_range(header)), frame_rate(header, frame_axis))
 
 
 def label_state(path: Path | None, image: Path) -> str:
-    """ "complete", "truncated" or "missing": whether the segmentation ``path`` has all voxels stated in its header.
+    """Return "complete", "truncated" or "missing" for the segmentation ``path`` of the recording ``image``.
 
-    The file is decompressed in small pieces. A label with another size than its image counts as truncated.
+    A segmentation with fewer voxels than its header states, or of another size than ``image``, is "truncated".
     """
     if path is None:
         return "missing"
     try:
-        with _open_nifti(path) as (_, header), _open_nifti(image) as (_, reference):
-            shape, image_shape = header.get_data_shape(), reference.get_data_shape()
-            needed = _pixel_data_offset(header) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
-        return "complete" if shape[:3] == image_shape[:3] and _has_bytes(path, needed) else "truncated"
-    except (*_READ_ERRORS, Rejected):
+        with _open_nifti(path) as (_, header), _open_nifti(image) as (_, image_header):
+            shape, image_shape = header.get_data_shape(), image_header.get_data_shape()
+            size = _pixel_data_offset(header) + int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
+        with _open_stream(path) as stream:
+            stream.seek(max(size - 1, 0))
+            is_complete = shape[:3] == image_shape[:3] and len(stream.read(1)) == 1
+    except (*_READ_ERRORS, *_header_errors(), Rejected):
         return "truncated"
-    except _header_errors():
-        return "truncated"
+    return "complete" if is_complete else "truncated"
 
 
 def _header_errors() -> tuple[type[Exception], ...]:
-    """Exceptions that nibabel raises for invalid headers; none of them is a ValueError."""
+    """Return the exceptions that nibabel raises for invalid headers; none is a ``ValueError``."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError, HeaderTypeError
     from nibabel.wrapstruct import WrapStructError
@@ -90,28 +84,18 @@ def _header_errors() -> tuple[type[Exception], ...]:
     return (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
 
 
-def _has_bytes(path: Path, needed: int) -> bool:
-    with _open_stream(path) as stream:
-        while needed > 0:
-            piece = stream.read(min(_CHUNK, needed))
-            if not piece:
-                return False
-            needed -= len(piece)
-    return True
-
-
 @contextmanager
 def _open_stream(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The content of a file, decompressed if it is gzip."""
+    """Open a file, and decompress a gzip file while it is read."""
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        yield gzip.GzipFile(fileobj=file) if packed else file
+        yield gzip.GzipFile(fileobj=file) if is_gzip else file
 
 
 @contextmanager
 def _open_nifti(path: Path) -> Iterator[tuple[Any, "Nifti1Header"]]:
-    """A nibabel image, without reading its pixels, and its checked header."""
+    """Open a nibabel image without reading its pixels, and check its header. Raises ``Rejected``."""
     from nibabel.fileholders import FileHolder
     from nibabel.nifti1 import Nifti1Image
     from nibabel.nifti2 import Nifti2Image
@@ -120,13 +104,13 @@ def _open_nifti(path: Path) -> Iterator[tuple[Any, "Nifti1Header"]]:
     with _open_stream(path) as stream:
         size = int.from_bytes(stream.read(4), "little")
         stream.seek(0)
-        kind = Nifti2Image if size in (540, 0x1C020000) else Nifti1Image
-        header = kind.header_class.from_fileobj(stream, check=True)
-        if _pixel_data_offset(header) > _HEADER_BYTES:
+        image_class = Nifti2Image if size in (540, 0x1C020000) else Nifti1Image
+        header = image_class.header_class.from_fileobj(stream, check=True)
+        if _pixel_data_offset(header) > _MAX_PIXEL_OFFSET:
             raise Rejected("unreadable: the header states an implausible offset of the pixels")
         stream.seek(0)
         holder = FileHolder(fileobj=stream)
-        yield kind.from_file_map({"header": holder, "image": holder}, mmap=False), header
+        yield image_class.from_file_map({"header": holder, "image": holder}, mmap=False), header
 
 
 def _pixel_data_offset(header: Any) -> int:
@@ -137,18 +121,17 @@ def _pixel_data_offset(header: Any) -> int:
 
 
 def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
-    """Shape (W, H, F) or (W, H, F, C) of the volume, its frame axis, and the bytes of a pixel after scaling."""
+    """Return the shape (W, H, F) or (W, H, F, C), the frame axis of the file, and the bytes of a scaled pixel."""
     shape = tuple(int(side) for side in header.get_data_shape())
     dtype = header.get_data_dtype()
     if min(shape, default=0) < 1 or len(shape) > 5:
         raise Rejected(f"a volume of {'x'.join(map(str, shape))} is not a recording")
-    sides = list(shape)
+    sides, frame_axis = list(shape), 2
     if len(sides) == 5 and sides[3] == 1:
         del sides[3]
-    frame_axis = 2
     if len(sides) == 4 and sides[2] == 1 and sides[3] > 1:
         frame_axis = 3
-        sides = [sides[0], sides[1], sides[3]]
+        del sides[2]
     color = len(sides) == 4 and sides[3] in (1, 3, 4)
     if len(sides) != 3 and not color:
         raise Rejected(f"a volume of {'x'.join(map(str, shape))} is not a recording: W x H x F is expected")
@@ -159,21 +142,19 @@ def _volume_shape(header: Any) -> tuple[tuple[int, ...], int, int]:
 
 
 def _declared_range(header: "Nifti1Header") -> tuple[float, float] | None:
-    """Lowest and highest value by the header: cal_min and cal_max, or the range of 8-bit voxels after scaling."""
+    """Return the range of values in the header: cal_min and cal_max, or the range of 8-bit voxels after scaling."""
     low, high = float(header["cal_min"]), float(header["cal_max"])
     if math.isfinite(high - low) and low < high:
         return low, high
     if (dtype := header.get_data_dtype()).kind not in "iu" or dtype.itemsize > 1:
         return None
-    slope, intercept = (
-        value if value is not None else default for value, default in zip(header.get_slope_inter(), (1, 0), strict=True)
-    )
-    ends = [slope * end + intercept for end in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
-    return min(ends), max(ends)
+    slope, intercept = header.get_slope_inter()  # (None, None) without scaling
+    limits = [(slope or 1) * value + (intercept or 0) for value in (np.iinfo(dtype).min, np.iinfo(dtype).max)]
+    return min(limits), max(limits)
 
 
-def _as_frames(data: np.ndarray, sides: tuple[int, ...], declared: tuple[float, float] | None) -> np.ndarray:
-    """(W, H, F[, C]) or RGB voxels -> uint8 (F, H, W[, 3])."""
+def _volume_to_frames(data: np.ndarray, sides: tuple[int, ...], declared: tuple[float, float] | None) -> np.ndarray:
+    """Convert a volume, (W, H, F[, C]) or RGB voxels, to uint8 frames, (F, H, W[, 3])."""
     if data.dtype.kind == "V":
         data = np.stack([data[channel] for channel in ("R", "G", "B")], axis=-1)
         frames = data.reshape(*sides[:3], 3).transpose(2, 1, 0, 3)
@@ -185,15 +166,15 @@ def _as_frames(data: np.ndarray, sides: tuple[int, ...], declared: tuple[float, 
 
 
 def frame_rate(header: "Nifti1Header", axis: int) -> float | None:
-    """Frames per second from the voxel size along the frame ``axis``, 2 or 3, if its unit is a time; else None.
+    """Compute frames per second from the voxel size along the frame ``axis``, 2 or 3; None if it is not a time.
 
-    The unit of time of the header is meant for axis 3. On axis 2, a size that equals the width or height of a voxel, or
-    that is not 5 to 200 frames per second, is taken for a distance. A size of 1 is the placeholder of most writers.
+    NIfTI defines a time unit for axis 3. On axis 2, a voxel size is a distance if it equals the width or height of a
+    voxel, or does not give 5 to 200 frames per second. The size 1 is the default value of most writers, and ignored.
     """
     step = float([*header.get_zooms(), 0, 0][axis])
-    unit = _SECONDS.get(int(header["xyzt_units"]) & 0x38)
+    unit = _UNIT_SECONDS.get(int(header["xyzt_units"]) & 0x38)
     if unit is None or not math.isfinite(step) or step <= 0 or step == 1:
         return None
-    distance = axis == 2 and any(math.isclose(step, side, rel_tol=1e-3) for side in header.get_zooms()[:2])
+    is_distance = axis == 2 and any(math.isclose(step, side, rel_tol=1e-3) for side in header.get_zooms()[:2])
     low, high = (5, 200) if axis == 2 else FPS_RANGE
-    return round(1 / (step * unit), 4) if not distance and low <= 1 / (step * unit) <= high else None
+    return round(1 / (step * unit), 4) if not is_distance and low <= 1 / (step * unit) <= high else None

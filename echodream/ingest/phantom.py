@@ -16,9 +16,9 @@ from echodream.phantom.scene import Scene, key_frame_times, sample_patient, samp
 class Phantom:
     """A study of simulated patients, each with an individual heart and one or more recordings.
 
-    The pixels are a function of the seed, the class, the number of the patient within the class and the number of the
-    recording within the patient: a study with more patients contains the recordings of a smaller one unchanged. Class
-    ids: 0 ASD, 1 Non-ASD, 2 Non-PAH, 3 PAH.
+    Pixels are a function of the seed, the class, the number of the patient in the class, and the number of the
+    recording of the patient. A study with more patients contains all recordings of a smaller study. Class ids: 0 ASD,
+    1 Non-ASD, 2 Non-PAH, 3 PAH.
     """
 
     patients: int = 160
@@ -28,13 +28,13 @@ class Phantom:
     """Side of the square image in pixels."""
     fps: float = 32.0
     seconds: tuple[float, float] = (2.0, 3.0)
-    """Duration of the shortest and the longest recording, in seconds."""
+    """Smallest and largest duration of a recording in seconds."""
     per_patient: tuple[int, int] = (1, 3)
     """Smallest and largest number of recordings per patient."""
     shares: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     """Relative numbers of patients per class, in the order of the class ids."""
     severity: float = 1.0
-    """Severity of ASD and PAH: 1 pronounced, 0 as in a healthy heart."""
+    """Severity of ASD and PAH, from 0 (a healthy heart) to 1 (pronounced disease)."""
 
     def __post_init__(self) -> None:
         key = "the phantom's "
@@ -58,61 +58,52 @@ class Phantom:
             validation.refuse(key + "shares", self.shares, "give four numbers that are not all 0")
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List all recordings by class, with their ground truth as columns, without rendering them."""
+        """List all recordings by class, with ground truth as columns, without rendering frames."""
         if raw is not None:
             raise UserError(f"the phantom reads no files, but raw={raw} is set: use data=cardiacnet for raw files")
-        listed = []
-        for class_id, recordings_of_class in enumerate(_recordings_per_class(self)):
-            for k, (patient, n) in enumerate(recordings_of_class, start=1):
-                scene = self._sample_scene(class_id, patient, n)
-                name, person = f"{CLASSES[class_id]}-{k:03d}", f"{CLASSES[class_id]}-P{patient:03d}"
-                listed.append(Recording(name=name, patient=person, columns=_ground_truth_columns(scene)))
-        return listed
+        return [
+            Recording(name, f"{CLASSES[class_id]}-P{patient:03d}", columns=_ground_truth_columns(self.scene(name)))
+            for name, (_, class_id, patient, _) in _recording_keys(self).items()
+        ]
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Render one recording, gray."""
+        """Render one recording as gray frames."""
         scene = self.scene(recording.name)
         limits.check(scene.frames, scene.size, scene.size, channels=1)
-        marks = {name: moments.tolist() for name, moments in key_frame_times(scene).items()}
+        marks = {name: times.tolist() for name, times in key_frame_times(scene).items()}
         return Video(frames=render(scene)[..., None], times=scene.times, fps=self.fps, marks=marks)
 
     def scene(self, name: str) -> Scene:
-        """Scene of the recording ``name``, which holds its ground truth. Raises ``Rejected`` for an unknown name."""
-        class_name, _, number = name.rpartition("-")
-        if class_name in CLASSES and number.isdecimal():
-            class_id = CLASSES.index(class_name)
-            recordings_of_class = _recordings_per_class(self)[class_id]
-            if 1 <= int(number) <= len(recordings_of_class):
-                return self._sample_scene(class_id, *recordings_of_class[int(number) - 1])
-        raise Rejected("this phantom has no such recording")
-
-    def _sample_scene(self, class_id: int, patient: int, number: int) -> Scene:
-        return sample_scene((self.seed, class_id, patient, number), self.size, self.fps, self.seconds, self.severity)
+        """Return the scene of the recording ``name`` with its ground truth. Raises ``Rejected`` for an unknown name."""
+        if (key := _recording_keys(self).get(name)) is None:
+            raise Rejected(f"the phantom has no recording {name!r}: use a name of the listing")
+        return sample_scene(key, self.size, self.fps, self.seconds, self.severity)
 
 
 @lru_cache(maxsize=8)
-def _recordings_per_class(phantom: Phantom) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """For each class, (patient, recording) numbers from 1, in the order of the names of the recordings.
+def _recording_keys(phantom: Phantom) -> dict[str, tuple[int, int, int, int]]:
+    """Map recording names to (seed, class id, patient number in the class, recording number of the patient).
 
-    Each patient goes to the class that is furthest below its share, so that a larger study extends a smaller one.
+    Each patient is assigned to the class that is furthest below its share, so a larger study extends a smaller study.
     """
-    few, many = phantom.per_patient
+    low, high = phantom.per_patient
     counts, total = [0] * len(CLASSES), sum(phantom.shares)
     for assigned in range(1, phantom.patients + 1):
         deficit = [share * assigned / total - count for share, count in zip(phantom.shares, counts, strict=True)]
         counts[deficit.index(max(deficit))] += 1
-    return tuple(
-        tuple(
-            (patient, n)
-            for patient in range(1, count + 1)
-            for n in range(1, few + int(sample_patient(phantom.seed, class_id, patient)[0] * (many - few + 1)) + 1)
-        )
-        for class_id, count in enumerate(counts)
-    )
+    keys: dict[str, tuple[int, int, int, int]] = {}
+    for class_id, patients in enumerate(counts):
+        number = 0
+        for patient in range(1, patients + 1):
+            recordings = low + int(sample_patient(phantom.seed, class_id, patient)[0] * (high - low + 1))
+            for recording in range(1, recordings + 1):
+                number += 1
+                keys[f"{CLASSES[class_id]}-{number:03d}"] = (phantom.seed, class_id, patient, recording)
+    return keys
 
 
 def _ground_truth_columns(scene: Scene) -> dict[str, CellValue]:
-    """Ground truth of a recording as columns: EF in percent, HeartRate per minute, areas in cm2."""
+    """Return the ground truth of a recording as columns: EF in percent, HeartRate per minute, areas in cm2."""
     largest, smallest = scene.lv_area
     return {
         "class_id": scene.class_id,

@@ -1,4 +1,4 @@
-"""Converts decoded arrays to a ``Video``: uint8 frames, gray if all channels are equal, and increasing times."""
+"""Converts decoded arrays to a ``Video`` with uint8 frames, which are gray if all channels are equal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 from echodream.errors import Rejected
 from echodream.ingest.source import CellValue, Video
 
-MAX_GAP = 10.0
-"""Longest accepted time between two frames in seconds: resampling would fill a longer gap with repeated frames."""
+MAX_FRAME_GAP = 10.0
+"""Longest accepted time between two frames in seconds; resampling repeats frames to fill gaps."""
 FPS_RANGE = (0.5, 1000.0)
 ROTATIONS = (0, 90, 180, 270)
 FLIPS = ("none", "horizontal", "vertical")
@@ -18,51 +18,51 @@ FLIPS = ("none", "horizontal", "vertical")
 def to_uint8(volume: np.ndarray, declared: tuple[float, float] | None = None) -> np.ndarray:
     """Convert the pixels of a recording to uint8 with one scale for all frames. Raises ``Rejected``.
 
-    uint8 is unchanged; floats within 0..1 are multiplied by 255; values within 0..255 are rounded; other values are
-    scaled linearly from the ``declared`` range, or else from the minimum to the maximum of the recording. Floats may
-    leave 0..1 or 0..255 by a tenth, as after interpolation, and are clipped. NaN and infinity become the minimum.
+    uint8 is unchanged. Floats within 0..1 are multiplied by 255, values within 0..255 are rounded; for floats, both
+    ranges have a tolerance of a tenth, as after interpolation. Other values are scaled linearly from the ``declared``
+    range, or else from the range of the recording. NaN and infinity become the minimum.
     """
     if volume.dtype == np.uint8:
         return volume
     if volume.dtype.kind not in "biuf":
         raise Rejected(f"pixels of type {volume.dtype} are not numbers")
-    slack = 0.0
+    tolerance = 0.0
     if volume.dtype.kind == "f":
-        slack = 0.1
+        tolerance = 0.1
         finite = np.isfinite(volume)
         if not finite.any():
             raise Rejected("unreadable: no pixel is a number")
         if not finite.all():
             volume = np.where(finite, volume, volume[finite].min())
     low, high = float(volume.min()), float(volume.max())
-    if low >= -slack * high:
-        if slack and high <= 1 + slack:
+    if low >= -tolerance * high:
+        if tolerance and high <= 1 + tolerance:
             return scale_to_uint8(volume, 0, 1)
-        if high <= 255 * (1 + slack):
+        if high <= 255 * (1 + tolerance):
             return scale_to_uint8(volume, 0, 255)
     if not math.isfinite(high - low):
-        raise Rejected("unreadable: the pixels span more than a number can hold")
+        raise Rejected("unreadable: the range of the pixel values exceeds floating point")
     return scale_to_uint8(volume, *(declared or (low, high)))
 
 
 def scale_to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Scale ``volume``, (F, ...), linearly from ``low``..``high`` to 0..255, with clipping and rounding: uint8."""
+    """Scale ``volume``, (F, ...), linearly from ``low``..``high`` to 0..255, clip, and round to uint8."""
     scale = 255 / (high - low) if high > low else 0.0
     scaled = ((frame.astype(np.float64) - low) * scale for frame in volume)
     return np.stack([np.rint(np.clip(frame, 0, 255)).astype(np.uint8) for frame in scaled])
 
 
 def blend_over_black(pixels: np.ndarray) -> np.ndarray:
-    """uint8 gray and alpha, (H, W, 2), or RGBA, (H, W, 4), as gray, (H, W), or RGB, (H, W, 3), on a black background.
+    """Blend uint8 gray and alpha, (H, W, 2), or RGBA, (H, W, 4), over black. Returns (H, W) or (H, W, 3).
 
-    A text or face below a transparent pixel is still in the file; it does not come into the result.
+    The result does not show the color of transparent pixels, which may contain a text or a face.
     """
     blended = np.rint(pixels[..., :-1] * (pixels[..., -1:] / 255)).astype(np.uint8)
     return blended[..., 0] if blended.shape[-1] == 1 else blended
 
 
 def collapse_gray(frames: np.ndarray) -> np.ndarray:
-    """Frames as (F, H, W, 1) if they are (F, H, W) or have three equal channels; else (F, H, W, 3), unchanged."""
+    """Reshape gray frames, (F, H, W) or three equal channels, to (F, H, W, 1); color frames stay (F, H, W, 3)."""
     if frames.ndim == 3:
         frames = frames[..., None]
     elif frames.shape[-1] == 3 and all((frame == frame[..., :1]).all() for frame in frames):
@@ -77,7 +77,7 @@ def rotate_and_flip(frames: np.ndarray, rotate: int, flip: str) -> np.ndarray:
 
 
 def check_fps(fps: float) -> float:
-    """``fps``, if it is a plausible frame rate. Raises ``Rejected``."""
+    """Return ``fps``. Raises ``Rejected`` if ``fps`` is an implausible frame rate."""
     low, high = FPS_RANGE
     if not (math.isfinite(fps) and low <= fps <= high):
         raise Rejected(f"implausible frame rate: {fps:g} frames per second, {low:g} to {high:g} are accepted")
@@ -85,7 +85,7 @@ def check_fps(fps: float) -> float:
 
 
 def uniform_times(frames: int, fps: float) -> np.ndarray:
-    """Times in seconds of ``frames`` frames at a constant frame rate: float64, (F,)."""
+    """Compute the times of ``frames`` frames at a constant frame rate, in seconds, float64, (F,)."""
     return np.arange(frames, dtype=np.float64) / check_fps(fps)
 
 
@@ -96,9 +96,9 @@ def make_video(
     columns: Mapping[str, CellValue] | None = None,
     marks: Mapping[str, Sequence[float]] | None = None,
 ) -> Video:
-    """A ``Video`` of uint8 ``frames``, (F, H, W) or (F, H, W, C), at ``times`` in seconds, (F,), after checking both.
+    """Build a ``Video`` of uint8 ``frames``, (F, H, W) or (F, H, W, C), at ``times`` in seconds, (F,).
 
-    Marks outside the recording are dropped. Raises ``Rejected``.
+    Marks outside the recording are removed. Raises ``Rejected`` for invalid times or frame rates.
     """
     times = np.asarray(times, dtype=np.float64)
     if len(frames) != len(times):
@@ -106,17 +106,15 @@ def make_video(
     gaps = np.diff(times)
     if not (np.isfinite(times).all() and (gaps > 0).all()):
         raise Rejected("the times of the frames do not increase")
-    if gaps.size and gaps.max() > MAX_GAP:
-        raise Rejected(f"implausible times: {gaps.max():.6g} s between two frames, the limit is {MAX_GAP:g} s")
+    if gaps.size and gaps.max() > MAX_FRAME_GAP:
+        raise Rejected(f"implausible times: {gaps.max():.6g} s between two frames, the limit is {MAX_FRAME_GAP:g} s")
     end = float(times[-1]) + 1 / check_fps(fps)
-    kept = {name: tuple(moment for moment in moments if 0 <= moment < end) for name, moments in (marks or {}).items()}
-    kept = {name: moments for name, moments in kept.items() if moments}
-    return Video(collapse_gray(frames), times - times[0], fps, dict(columns or {}), kept)
+    inside = {name: tuple(time for time in seconds if 0 <= time < end) for name, seconds in (marks or {}).items()}
+    inside = {name: seconds for name, seconds in inside.items() if seconds}
+    return Video(collapse_gray(frames), times - times[0], fps, dict(columns or {}), inside)
 
 
 def convert_marks_to_seconds(times: np.ndarray, frames: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:
-    """Convert marks from frame numbers (from 0) to seconds; numbers outside the recording are dropped."""
-    return {
-        name: tuple(float(times[number]) for number in numbers if 0 <= number < len(times))
-        for name, numbers in frames.items()
-    }
+    """Convert marks from frame numbers (from 0) to seconds, without marks outside the recording."""
+    inside = {name: [number for number in numbers if 0 <= number < len(times)] for name, numbers in frames.items()}
+    return {name: tuple(times[numbers].tolist()) for name, numbers in inside.items() if numbers}

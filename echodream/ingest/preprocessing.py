@@ -15,9 +15,9 @@ from echodream.ingest.source import CellValue, Video
 from echodream.store.schema import FPS_RANGE
 
 _BLACK_LEVEL = 12
-"""A frame without a pixel above this gray level is black; compression noise stays below this level."""
+"""Largest gray level of a black frame; compression noise is below this level."""
 _FROZEN_LEVEL = 1
-"""Two frames whose pixels differ by at most this many gray levels are the same frame."""
+"""Largest difference in gray levels between a frame and its repetition."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,25 @@ class Preprocessing:
     """Settings of the preprocessing of all recordings of a study. Raises ``UserError`` for invalid values."""
 
     fps: float | None = 32.0
-    """Frames per second after resampling. None keeps the rate of each recording, and resamples only recordings with a
-    variable frame rate, to their nominal rate. Single frames are not resampled."""
+    """Frames per second after resampling. None keeps the frame rate of each recording, except that recordings with a
+    variable frame rate are resampled to their nominal rate. Single frames are not resampled."""
     size: tuple[int, int] | int | None = 112
     """Height and width in pixels, or one number for both; None keeps the size of each recording."""
     crop: str = "none"
     """"sector" crops to the bounding box of moving pixels (the ultrasound sector), "none" does not crop."""
     fit: str = "stretch"
-    """For another aspect ratio than ``size``: "stretch", "pad" (with black), or "centre" (center crop)."""
+    """Fit to the aspect ratio of ``size``: "stretch", "pad" (with black), or "centre" (center crop)."""
     grey: bool = True
     rotate: int = 0
     """Rotation in degrees counter-clockwise: 0, 90, 180 or 270."""
     flip: str = "none"
-    """"horizontal", "vertical" or "none"; after the rotation."""
+    """Flip after the rotation: "horizontal", "vertical" or "none"."""
     max_black: float = 0.5
     """Largest accepted fraction of black frames."""
     max_frozen: float = 0.9
-    """Largest accepted fraction of frames that repeat the previous one."""
+    """Largest accepted fraction of frames that repeat the previous frame."""
     text: str | None = None
-    """What is done about text that is burned into the pixels, one of ``burned_in_text.MODES``; None: no search."""
+    """Treatment of burned-in text, one of ``burned_in_text.TEXT_MODES``; None disables the search for text."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -62,7 +62,7 @@ class Preprocessing:
             validation.share(f"data.{name}", getattr(self, name))
         validation.true_or_false("data.grey", self.grey)
         if self.text is not None:
-            validation.one_of("text", self.text, burned_in_text.MODES)
+            validation.one_of("text", self.text, burned_in_text.TEXT_MODES)
             burned_in_text.require_installed(f"text={self.text}")
 
 
@@ -71,14 +71,14 @@ class PreprocessedVideo:
     """Preprocessed frames of a recording."""
 
     frames: np.ndarray
-    """uint8, (F, H, W, C)."""
+    """Pixels, uint8, (F, H, W, C)."""
     fps: float
     marks: dict[str, CellValue]
-    """Column -> frame numbers as text, "3 35 67" (ED, ES), or the number of places with text (TextBoxes)."""
+    """Frame numbers of the columns ED and ES as text, such as "3 35 67", and the number of TextBoxes."""
 
 
 def check_video(video: Video) -> None:
-    """Raise ``Rejected`` when ``video`` does not meet the contract of ``Source.read``."""
+    """Raise ``Rejected`` if shapes, types, times or frame rate of ``video`` are invalid."""
     frames, times = video.frames, np.asarray(video.times)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3):
         raise Rejected(f"unreadable: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
@@ -89,8 +89,7 @@ def check_video(video: Video) -> None:
 
 
 def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000_000) -> PreprocessedVideo:
-    """Preprocess ``video``. Raises ``Rejected`` if the video is mostly black or frozen, or larger than ``max_bytes``
-    after resampling."""
+    """Preprocess ``video``. Raises ``Rejected`` for too many black or frozen frames, or more than ``max_bytes``."""
     check_black_and_frozen(video.frames, settings)
     fps = settings.fps or video.fps
     aspect = 1 / video.pixel_aspect if settings.rotate % 180 else video.pixel_aspect
@@ -108,22 +107,22 @@ def preprocess(video: Video, settings: Preprocessing, max_bytes: int = 4_000_000
         frames = frames[:, top:bottom, left:right]
     marks: dict[str, CellValue] = {}
     if settings.text is not None:
-        frames, marks[burned_in_text.COLUMN] = burned_in_text.treat_text(frames, settings.text)
+        frames, marks[burned_in_text.COUNT_COLUMN] = burned_in_text.handle_text(frames, settings.text)
     frames = rotate_and_flip(frames, settings.rotate, settings.flip)
     size = settings.size if isinstance(settings.size, tuple) else square_pixel_size(frames, aspect)
     frames = resize(convert_color(frames, settings.grey), size, settings.fit, aspect)[inverse]
-    for name, moments in video.marks.items():
+    for name, times in video.marks.items():
         if resampled:
             last = len(frames) - 1  # a mark on the last raw frame may be later than the last output frame
-            marked = {min(round(moment * fps), last) for moment in moments}
+            numbers = {min(round(time * fps), last) for time in times}
         else:
-            marked = {int(np.abs(video.times - moment).argmin()) for moment in moments}
-        marks[name] = " ".join(str(frame) for frame in sorted(marked) if 0 <= frame < len(frames))
+            numbers = {int(np.abs(video.times - time).argmin()) for time in times}
+        marks[name] = " ".join(str(number) for number in sorted(numbers) if 0 <= number < len(frames))
     return PreprocessedVideo(np.ascontiguousarray(frames), fps, marks)
 
 
 def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
-    """Raise ``Rejected`` when too many of ``frames``, (F, H, W, C), are black or repeat the previous frame."""
+    """Raise ``Rejected`` if too many of ``frames``, (F, H, W, C), are black or repeat the previous frame."""
     black = np.mean([frame.max() <= _BLACK_LEVEL for frame in frames])
     if black > settings.max_black:
         raise Rejected(f"black: {black:.0%} of the frames, the limit is {settings.max_black:.0%}")
@@ -134,28 +133,28 @@ def check_black_and_frozen(frames: np.ndarray, settings: Preprocessing) -> None:
 
 
 def is_evenly_spaced(times: np.ndarray, fps: float) -> bool:
-    """Whether ``times``, (F,) with F > 1, are nowhere further from constant steps than a frame lasts at ``fps``."""
+    """Whether ``times``, (F,) with F > 1, deviate from uniform times by at most 1 / ``fps`` seconds."""
     return bool(np.abs(times - np.linspace(times[0], times[-1], len(times))).max() <= 1 / fps)
 
 
 def resample_indices(times: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """Index of the source frame nearest in time to each output frame at k / ``fps``, the earlier of two equally near.
+    """Find the source frame nearest in time to each output time k / ``fps``; the earlier frame wins a tie.
 
-    ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration is kept to
-    within half an output frame. Returns int, (F_out,).
+    ``times`` are in seconds, (F,), increasing from 0; the last frame lasts 1 / ``source_fps``. The duration changes by
+    at most half an output frame. Returns int, (F_out,).
     """
     duration = float(times[-1]) + 1 / source_fps
     count = max(1, int(np.floor(duration * fps + 0.5)))
-    moments = np.arange(count) / fps
-    right = np.clip(np.searchsorted(times, moments), 1, len(times) - 1) if len(times) > 1 else np.zeros(count, int)
+    output_times = np.arange(count) / fps
+    right = np.clip(np.searchsorted(times, output_times), 1, len(times) - 1) if len(times) > 1 else np.zeros(count, int)
     left = np.maximum(right - 1, 0)
-    return np.where(times[right] - moments < moments - times[left] - 1e-9, right, left)
+    return np.where(times[right] - output_times < output_times - times[left] - 1e-9, right, left)
 
 
 def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the pixels that change over ``frames``, (F, H, W, C), without static text.
+    """Find top, bottom, left and right of the pixels that change over ``frames``, (F, H, W, C).
 
-    A row or column counts if at least 2 % of its pixels change, so that a blinking marker does not widen the box.
+    Rows and columns in which fewer than 2 % of the pixels change are ignored, such as those of a blinking marker.
     """
     moves = (frames.max(axis=0).astype(int) - frames.min(axis=0)).max(axis=-1) > 16
     rows, columns = (np.flatnonzero(moves.mean(axis=axis) >= 0.02) for axis in (1, 0))
@@ -165,7 +164,7 @@ def motion_bounding_box(frames: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
-    """Convert RGB to luma (ITU-R BT.601, rounded) if ``grey``, else gray to RGB: uint8, (F, H, W, 1 or 3)."""
+    """Convert RGB to rounded luma (ITU-R BT.601) if ``grey``, else gray to RGB. Returns uint8, (F, H, W, 1 or 3)."""
     if grey and frames.shape[-1] == 3:
         luma = np.array([0.299, 0.587, 0.114])
         return np.stack([np.rint(frame @ luma).astype(np.uint8)[..., None] for frame in frames])
@@ -173,26 +172,25 @@ def convert_color(frames: np.ndarray, grey: bool) -> np.ndarray:
 
 
 def square_pixel_size(frames: np.ndarray, aspect: float) -> tuple[int, int]:
-    """Height and width of ``frames``, (F, H, W, C), whose pixels are ``aspect`` times as wide as high, in square
-    pixels; no side shrinks."""
+    """Compute height and width of ``frames``, (F, H, W, C), in square pixels, without reducing a side.
+
+    ``aspect`` is the width of a pixel of ``frames`` divided by its height.
+    """
     height, width = frames.shape[1:3]
     return (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
 
 
-def resize(
-    frames: np.ndarray, size: "tuple[int, int] | int | None", fit: str = "stretch", aspect: float = 1.0
-) -> np.ndarray:
+def resize(frames: np.ndarray, size: tuple[int, int], fit: str = "stretch", aspect: float = 1.0) -> np.ndarray:
     """Resize uint8 frames, (F, H, W, C), to ``size`` = (height, width) with an antialiased bicubic filter.
 
-    ``aspect``: width of a pixel of ``frames`` divided by its height; pixels of the result are square, except for
-    ``fit`` "stretch".
+    ``aspect`` is the width of a pixel of ``frames`` divided by its height. Unless ``fit`` is "stretch", output pixels
+    are square.
     """
     from PIL import Image
 
-    if size is None or (tuple(frames.shape[1:3]) == size and (fit == "stretch" or aspect == 1)):
-        return frames
-    assert isinstance(size, tuple)
     height, width = frames.shape[1:3]
+    if (height, width) == size and (fit == "stretch" or aspect == 1):
+        return frames
     if fit == "stretch":
         inner, box = size, (0, 0, width, height)
     else:
@@ -204,6 +202,6 @@ def resize(
     y, x = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     for target, frame in zip(out, frames, strict=True):
         picture = Image.fromarray(np.ascontiguousarray(frame[..., 0] if frame.shape[-1] == 1 else frame))
-        small = np.asarray(picture.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, box=box))
-        target[y : y + inner[0], x : x + inner[1]] = small[..., None] if small.ndim == 2 else small
+        resized = np.asarray(picture.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, box=box))
+        target[y : y + inner[0], x : x + inner[1]] = resized.reshape(*inner, -1)
     return out

@@ -1,4 +1,4 @@
-"""Keyed pseudonyms: reproducible with the key, and not computable without it."""
+"""Keyed pseudonyms, which are reproducible with the secret key and cannot be computed without it."""
 
 import csv
 import hashlib
@@ -6,6 +6,7 @@ import hmac
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 
 from echodream.errors import UserError
@@ -16,7 +17,7 @@ _NEW_KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """The first 16 hexadecimal digits of the HMAC-SHA256 of an identifier, after a letter for its kind (p, s, r)."""
+    """Pseudonyms of identifiers: p, s or r, then the first 16 hexadecimal digits of the HMAC-SHA256 with ``key``."""
 
     key: bytes
 
@@ -29,7 +30,7 @@ class Pseudonyms:
 
     @classmethod
     def from_file(cls, path: Path) -> "Pseudonyms":
-        """Read the key, or create a key file that only its owner can read. Raises ``UserError``."""
+        """Read the key from the file ``path``, or create a file that only its owner can read. Raises ``UserError``."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _create_key(path)
@@ -40,25 +41,18 @@ class Pseudonyms:
             raise UserError(f"key_file={path} holds {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
         return cls(key)
 
-    def hash_patient(self, identifier: str) -> str:
-        """The pseudonym of a patient."""
-        return "p" + self._hmac_digits("patient", identifier)
-
-    def hash_study(self, identifier: str) -> str:
-        """The pseudonym of a study, which is one visit of a patient."""
-        return "s" + self._hmac_digits("study", identifier)
-
-    def hash_recording(self, identifier: str) -> str:
-        """The pseudonym of a recording."""
-        return "r" + self._hmac_digits("recording", identifier)
-
-    def _hmac_digits(self, kind: str, identifier: str) -> str:
+    def hash_identifier(self, kind: str, identifier: str) -> str:
+        """Compute the pseudonym of the identifier of a "patient", "study" (one visit of a patient) or "recording"."""
         message = f"{kind}\0{identifier}".encode("utf-8", "surrogateescape")
-        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:16]
+        return kind[0] + hmac.new(self.key, message, hashlib.sha256).hexdigest()[:16]
+
+    hash_patient = partialmethod(hash_identifier, "patient")
+    hash_study = partialmethod(hash_identifier, "study")
+    hash_recording = partialmethod(hash_identifier, "recording")
 
 
 def _create_key(path: Path) -> None:
-    """Create ``path`` with a random key unless the file exists; safe if two commands do so at the same time."""
+    """Create ``path`` with a random key unless the file exists; concurrent processes get the same key."""
     if path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -73,9 +67,9 @@ def _create_key(path: Path) -> None:
 
 
 def write_file_list(key_file: Path, rows: Iterable[tuple[str, Path, str]]) -> Path | None:
-    """Write the file of each pseudonym, (FileName, raw file, reason of rejection), next to the key: key.files.csv.
+    """Write ``rows``, (FileName, raw file, reason for rejection), to ``<key_file>.files.csv`` next to the key.
 
-    Only the owner can read it. Returns its path, or None if the folder of the key is read-only.
+    Only the owner can read the file. Returns the path of the file, or None if the folder of the key is read-only.
     """
     path = key_file.with_name(f"{key_file.name}.files.csv")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -91,4 +85,5 @@ def write_file_list(key_file: Path, rows: Iterable[tuple[str, Path, str]]) -> Pa
 
 
 def _open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read."""
     return os.open(path, flags, 0o600)

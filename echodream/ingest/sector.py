@@ -1,4 +1,4 @@
-"""Detection of the ultrasound sector: moving pixels are tissue, static pixels around them text, rulers and logos."""
+"""Detects the ultrasound sector: moving pixels show tissue; static pixels around them show text, rulers and logos."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from echodream.errors import Rejected
 
 Box = tuple[int, int, int, int]
-"""First column, first row, last column, last row."""
+"""Box in pixels: first column, first row, last column, last row."""
 
 _STATIC_CHANGE = 3
 """Largest change of a static pixel over a recording, in gray levels above the noise."""
@@ -15,29 +15,29 @@ _MAX_NOISE = 8
 _OVERLAY_LEVEL = 32
 """Smallest gray level of an overlay."""
 _MIN_AREA = 0.02
-"""Smallest fraction of the image that is accepted as a sector."""
-_SECOND_SECTOR = 0.5
-"""Smallest area of a second sector, as a fraction of the first."""
-_SAME_REGION = 0.1
+"""Smallest accepted area of a sector, as a fraction of the image."""
+_MIN_SECOND_AREA = 0.5
+"""Smallest area of a second sector, as a fraction of the area of the first sector."""
+_MIN_BOX_OVERLAP = 0.1
 """Smallest overlap of two boxes of the same image, as a fraction of the smaller box."""
 
 
 def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
-    """Mask of the sector, bool (H, W), of frames (F, H, W) or (F, H, W, C).
+    """Compute the mask of the sector, bool (H, W), from frames (F, H, W) or (F, H, W, C).
 
-    The mask is the convex hull of the largest connected area that changes over time, without bridges thinner than about
-    3 % of the image (an ECG line, JPEG blocks around a ruler), inside ``boxes``, the 2-D regions of the header, if any.
-    Static bright pixels between the area and its hull are overlays and are excluded; overlays on moving tissue are not
-    detected. Raises ``Rejected`` when no moving area is large enough, or two separate areas are.
+    The mask is the convex hull of the largest connected area that changes over time. Structures thinner than about 3 %
+    of the image (an ECG line, JPEG blocks around a ruler) do not connect areas. ``boxes``, the 2-D regions of the DICOM
+    header, limit the mask. Static bright pixels of the hull are excluded as overlays, except on moving tissue. Raises
+    ``Rejected`` if no moving area, or more than one, is large enough.
     """
     from scipy import ndimage
 
-    grey = frames if frames.ndim == 3 else frames.max(axis=-1)
-    change = grey.max(axis=0).astype(np.int16) - grey.min(axis=0)
+    gray = frames if frames.ndim == 3 else frames.max(axis=-1)
+    change = gray.max(axis=0).astype(np.int16) - gray.min(axis=0)
     allowed = _region_mask(change.shape, boxes)
     noise = min(float(np.percentile(change, 10)), _MAX_NOISE)
     radius = max(2, round(min(change.shape) / 60))
-    # the edges are repeated outwards, so that closing and opening keep areas at the edge of the image
+    # padding lets closing and opening keep areas at the edge of the image
     moving = np.pad((change > _STATIC_CHANGE + noise) & allowed, radius, mode="edge")
     moving = ndimage.binary_fill_holes(ndimage.binary_closing(moving, _disk_mask(radius // 2)))
     moving = ndimage.binary_opening(moving, _disk_mask(radius))[radius:-radius, radius:-radius]
@@ -45,31 +45,31 @@ def sector_mask(frames: np.ndarray, boxes: Sequence[Box] = ()) -> np.ndarray:
     if not count:
         raise Rejected("no sector found: nothing moves")
     sizes = np.bincount(labels.ravel())[1:]
-    if count > 1 and np.sort(sizes)[-2] >= max(_SECOND_SECTOR * sizes.max(), _MIN_AREA * labels.size):
+    if count > 1 and np.sort(sizes)[-2] >= max(_MIN_SECOND_AREA * sizes.max(), _MIN_AREA * labels.size):
         raise Rejected(
-            "two separate areas of similar size move, as in two images side by side, and the file does not state their "
-            "regions: set data.source.keep=all for files without text in their pixels"
+            "two separate areas of similar size move, and the header has no regions: set data.source.keep=all for "
+            "files without text in their pixels"
         )
     area = ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
     if area.mean() < _MIN_AREA:
         raise Rejected(f"no sector found: {area.mean():.1%} of the image moves, {_MIN_AREA:.0%} are needed")
-    overlay = (change <= _STATIC_CHANGE + noise) & (grey.max(axis=0) >= _OVERLAY_LEVEL) & ~area
+    overlay = (change <= _STATIC_CHANGE + noise) & (gray.max(axis=0) >= _OVERLAY_LEVEL) & ~area
     overlay = ndimage.binary_dilation(overlay, _disk_mask(radius // 2)) & ~area
     return np.asarray(_convex_hull(area) & allowed & ~overlay)
 
 
-def group_boxes(boxes: Sequence[Box]) -> list[list[Box]]:
-    """``boxes`` in groups: boxes that overlap, as B-mode and its color Doppler box, belong to one image."""
+def group_overlapping_boxes(boxes: Sequence[Box]) -> list[list[Box]]:
+    """Group ``boxes`` by image: overlapping boxes, such as B-mode and its color Doppler box, show one image."""
     groups: list[list[Box]] = []
     for box in boxes:
-        same = [group for group in groups if any(_overlap(box, other) >= _SAME_REGION for other in group)]
+        same = [group for group in groups if any(overlap_fraction(box, other) >= _MIN_BOX_OVERLAP for other in group)]
         joined = [other for group in same for other in group]
         groups = [*(group for group in groups if group not in same), [*joined, box]]
     return groups
 
 
-def _overlap(first: Box, second: Box) -> float:
-    """Area of the intersection of two boxes, as a fraction of the smaller one."""
+def overlap_fraction(first: Box, second: Box) -> float:
+    """Compute the area of the intersection of two boxes, as a fraction of the smaller box."""
     sides = [min(first[axis + 2], second[axis + 2]) - max(first[axis], second[axis]) + 1 for axis in (0, 1)]
     smaller = min((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second))
     return max(0, sides[0]) * max(0, sides[1]) / max(1, smaller)
@@ -81,7 +81,7 @@ def mask_outside(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _region_mask(shape: tuple[int, ...], boxes: Sequence[Box]) -> np.ndarray:
-    """Mask of the union of ``boxes``; the whole image if a box does not fit into it or there is none.
+    """Compute the mask of the union of ``boxes``; without boxes, or with a box outside the image, the whole image.
 
     A box may end one pixel outside the image, because some files count pixels from 1.
     """
@@ -100,7 +100,7 @@ def _disk_mask(radius: int) -> np.ndarray:
 
 
 def _convex_hull(area: np.ndarray) -> np.ndarray:
-    """The convex hull of a mask, as a mask."""
+    """Compute the convex hull of a mask, bool (H, W)."""
     from scipy.spatial import ConvexHull
 
     rows = np.flatnonzero(area.any(axis=1))

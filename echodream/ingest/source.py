@@ -1,6 +1,6 @@
-"""Interface of a source of recordings: it lists the recordings of a study and decodes them one by one."""
+"""Interface ``Source`` of the raw studies, and the recordings and videos that a source returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,13 +11,12 @@ from echodream import validation
 from echodream.errors import Rejected, UserError
 
 CellValue = str | int | float
-"""Value of a study column."""
+"""Type of the values of a study column."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the size of a recording, checked in the header of its file before frames are decoded. Raises
-    ``UserError`` for invalid limits."""
+    """Limits of the size of a recording; file headers are checked before frames are decoded. Raises ``UserError``."""
 
     min_frames: int = 2
     max_frames: int = 20_000
@@ -34,7 +33,7 @@ class Limits:
                 raise UserError(f"data.limits.min_{name} is {least}, more than max_{name}={most}: lower the minimum")
 
     def check(self, frames: int, height: int, width: int, channels: int = 3) -> None:
-        """Raise ``Rejected`` when a recording of ``frames`` x ``height`` x ``width`` exceeds the limits."""
+        """Raise ``Rejected`` if a recording of ``frames`` x ``height`` x ``width`` pixels is outside the limits."""
         if frames < self.min_frames:
             raise Rejected(f"too short: {frames} frames, at least {self.min_frames} are needed")
         if frames > self.max_frames:
@@ -49,23 +48,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class PatientEvidence:
-    """What raw files and tables say about the patient of a recording: checked at ingest, never stored or pickled."""
+    """Identifying data on the patient of a recording, for ``check_patients``; neither stored nor pickled."""
 
     identifier: str
-    """The patient before pseudonymization; for a patient per file or folder its path; "" if there is none."""
+    """Patient identifier before pseudonymization, or the path of the patient's file or folder; "" if there is none."""
     kind: str = "id"
-    """"id" (of a table or tag), "file", "folder" (a path), or "level" (the name of a folder)."""
+    """Origin of ``identifier``: "id" (a table or tag), "file" or "folder" (a path), "level" (the name of a folder)."""
     study: str = ""
-    """The examination, as the StudyInstanceUID."""
+    """Identifier of the examination, such as the StudyInstanceUID; "" if unknown."""
     person: Mapping[str, str] = field(default_factory=dict)
-    """Values that all recordings of one patient share, as the date of birth; without empty ones."""
+    """Non-empty values that are constant for a person, such as the date of birth."""
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return _no_evidence, ()
-
-
-def _no_evidence() -> None:
-    """What a pickled ``PatientEvidence`` becomes, so that it does not leave the process."""
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # unpickling gives None, so identifying data does not leave the process
 
 
 @dataclass(frozen=True)
@@ -73,25 +68,25 @@ class Recording:
     """One recording in the listing of a raw study, before its pixels are read."""
 
     name: str
-    """FileName in the store (``store.schema.is_valid_name``). Never the name or hospital number of a patient."""
+    """FileName in the store (``store.schema.is_valid_name``), without the name or hospital number of a patient."""
     patient: str
     """PatientID in the store, the unit of splits and of privacy."""
     path: Path | None = None
-    """The raw file; None for a source without files (the phantom)."""
+    """Raw file of the recording; None for the phantom, which has no files."""
     split: str | None = None
     """TRAIN, VAL or TEST, if the study defines splits; None for a random split."""
     columns: Mapping[str, CellValue] = field(default_factory=dict)
-    """Study columns: class_id, class_name, EF, View, ..."""
+    """Values of the study columns, such as class_id, class_name, EF, View."""
     problem: str | None = None
-    """Reason for rejection that is known from the listing; it is written to ``rejected.csv``."""
+    """Reason for rejection that is known before decoding; ``rejected.csv`` lists it."""
     counted: bool = True
-    """False for a file that is not a recording (a README), which does not count for ``max_rejected``."""
+    """Whether a rejected recording counts for ``max_rejected``; False for files such as a README."""
     evidence: PatientEvidence | None = field(default=None, repr=False)
-    """For ``patients.check_patients``; None: the source knows its patients."""
+    """Identifying data for ``patients.check_patients``; None if the PatientID needs no check."""
 
     @property
     def file(self) -> Path:
-        """The raw file of a recording of a source with files."""
+        """Raw file of the recording, not None."""
         assert self.path is not None
         return self.path
 
@@ -101,29 +96,27 @@ class Video:
     """The decoded frames of one recording, before preprocessing."""
 
     frames: np.ndarray
-    """uint8, (F, H, W, C) with C 1 (grey) or 3 (RGB)."""
+    """Pixels, uint8, (F, H, W, C) with C 1 (gray) or 3 (RGB)."""
     times: np.ndarray
-    """float64, (F,): time of each frame in seconds, from 0, strictly increasing."""
+    """Time of each frame in seconds, float64, (F,), starting at 0 and strictly increasing."""
     fps: float
     """Nominal frame rate of the raw file; the last frame lasts 1 / fps seconds."""
     columns: Mapping[str, CellValue] = field(default_factory=dict)
-    """Columns that are known only after decoding."""
+    """Values of study columns that are known only after decoding."""
     marks: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Column (ED, ES) -> times in seconds; stored as frame numbers after resampling."""
+    """Column (ED, ES) -> times in seconds; the store has frame numbers instead."""
     pixel_aspect: float = 1.0
     """Width of a pixel divided by its height. The store has square pixels."""
 
 
 class Source(Protocol):
-    """The layout of a raw study. Implementations are frozen dataclasses, so that worker processes can receive them."""
+    """Reader of the file layout of a raw study: a frozen dataclass, which worker processes can unpickle."""
 
     def recordings(self, raw: Path | None) -> list[Recording]:
-        """List all recordings below ``raw`` in a fixed order without decoding pixels. Every file is listed.
+        """List all recordings and other files below ``raw`` in a fixed order, without decoding pixels.
 
-        Raises ``UserError`` when ``raw`` is not such a study (missing folder, csv or column).
+        Raises ``UserError`` if a folder, csv or column of the study is missing.
         """
-        ...
 
     def read(self, recording: Recording, limits: Limits) -> Video:
-        """Decode one recording. Raises ``Rejected`` with the reason if it cannot be used."""
-        ...
+        """Decode one recording. Raises ``Rejected`` with the reason if the recording cannot be used."""

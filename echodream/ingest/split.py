@@ -1,4 +1,4 @@
-"""Random splits into TRAIN, VAL and TEST, by patient and stratified by class."""
+"""Splits the patients of a study into TRAIN, VAL and TEST, at random and stratified by class."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ class PatientSplitCheck:
 
     def __init__(self, table: str) -> None:
         self.table = table
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._first_rows: dict[str, tuple[str, int]] = {}
 
     def add(self, recording: Recording, line: int) -> None:
-        """Check the recording of a ``line`` of the csv, counted from 1 (the header). Raises ``UserError``."""
+        """Check the recording in ``line`` of the csv; the header is line 1. Raises ``UserError``."""
         if recording.split is None or recording.problem is not None:
             return
-        split, first = self._seen.setdefault(recording.patient, (recording.split, line))
+        split, first = self._first_rows.setdefault(recording.patient, (recording.split, line))
         if split != recording.split:
             raise UserError(
                 f"{self.table}, lines {first} and {line}: one patient is in two splits, {split} and "
@@ -50,11 +50,11 @@ class PatientSplitCheck:
 
 
 def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str = "class_name") -> dict[str, str]:
-    """Patient -> split: that of the study if it defines one, else a random split stratified by the column ``by``.
+    """Map each patient to the split of the study, or else to a random split stratified by the column ``by``.
 
-    The sizes are rounded by largest remainders: in every class they differ from the ratios by less than one patient.
-    The remainders are carried over between classes, so that the totals are near the ratios too. Raises ``UserError``
-    when the study has one patient in two splits.
+    Split sizes are rounded by largest remainders, with less than one patient of error in each class. Rounding errors
+    are carried over between classes, so that total sizes are also near the ratios. Raises ``UserError`` if the study
+    has one patient in two splits.
     """
     splits: dict[str, str] = {}
     classes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -70,13 +70,13 @@ def assign_splits(recordings: Sequence[Recording], ratios: SplitRatios, by: str 
         strata[min(classes[patient].items(), key=lambda item: (-item[1], item[0]))[0]].append(patient)
     rng = np.random.default_rng(ratios.seed)
     shares = np.array([ratios.train, ratios.val, ratios.test])
-    owed = np.zeros(3)  # rounding error of each split over the classes so far
+    deficit = np.zeros(3)  # rounding error of each split, summed over the previous classes
     for class_name in sorted(strata):
         patients = [strata[class_name][index] for index in rng.permutation(len(strata[class_name]))]
         exact = shares * len(patients)
         sizes = np.floor(exact).astype(int)
-        for split in np.argsort(-(exact - sizes + owed), kind="stable")[: len(patients) - sizes.sum()]:
+        for split in np.argsort(-(exact - sizes + deficit), kind="stable")[: len(patients) - sizes.sum()]:
             sizes[split] += 1
-        owed += exact - sizes
+        deficit += exact - sizes
         splits.update(zip(patients, np.repeat(SPLITS, sizes).tolist(), strict=True))
     return splits

@@ -1,4 +1,4 @@
-"""Converts raw recordings to media files of a Store, in worker processes: a damaged file cannot stop the others."""
+"""Converts raw recordings to media files of a Store in worker processes; a damaged file does not stop the study."""
 
 import ctypes
 import os
@@ -20,12 +20,12 @@ from echodream.store.near_duplicates import hashed_frames
 from echodream.store.video import write_video
 
 MAX_MEMORY = 16 << 30
-"""Bytes of address space that a worker process may use (Linux)."""
+"""Largest address space of a worker process in bytes, on Linux."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a worker process needs to convert one recording to one media file."""
+class ConversionJob:
+    """Inputs of a worker process that converts one recording to one media file."""
 
     source: Source
     recording: Recording
@@ -35,12 +35,12 @@ class Job:
     media: Path
 
 
-Converted = tuple[dict[str, Any], np.ndarray]
-"""The row of FileList.csv of a recording, and its ``hashed_frames``."""
+ConvertedRecording = tuple[dict[str, Any], np.ndarray]
+"""Row of a recording in FileList.csv, and its ``hashed_frames``."""
 
 
-def convert_recording(job: Job) -> Converted | str:
-    """Read, preprocess and write one recording; returns its row and small frames, or the reason for rejection."""
+def convert_recording(job: ConversionJob) -> ConvertedRecording | str:
+    """Read, preprocess and write one recording. Returns the converted recording, or the reason for rejection."""
     try:
         video = job.source.read(job.recording, job.limits)
         check_video(video)
@@ -66,17 +66,17 @@ def convert_recording(job: Job) -> Converted | str:
     }
     if len(video.frames) > 1:  # an image has no duration
         required["RawSeconds"] = float(video.times[-1]) + 1 / video.fps
-    # the required columns come first, and no study column replaces them
+    # ``required`` is merged twice: its columns come first, and study columns cannot replace their values
     row = {**required, **job.recording.columns, **video.columns, **ready.marks, **required}
     return row, hashed_frames(ready.frames)
 
 
-def convert_all(
-    jobs: Sequence[Job], workers: int | None, timeout: float
-) -> Iterator[tuple[Recording, Converted | str]]:
-    """Run ``convert_recording`` on all ``jobs``; yields each recording with its result, in order of completion.
+def convert_recordings(
+    jobs: Sequence[ConversionJob], workers: int | None, timeout: float
+) -> Iterator[tuple[Recording, ConvertedRecording | str]]:
+    """Run ``convert_recording`` on all ``jobs``, and yield each recording with its result, in order of completion.
 
-    If a worker crashes or needs more than ``timeout`` seconds, only its recording is rejected.
+    If a worker process crashes or needs more than ``timeout`` seconds, only the recording of this process is rejected.
     """
     if workers == 0:
         yield from ((job.recording, convert_recording(job)) for job in jobs)
@@ -100,9 +100,9 @@ def convert_all(
                     yield futures[future], f"took longer than {timeout:g} s to read"
                 except ProcessExpired as error:
                     yield futures[future], f"unreadable: the decoder crashed (exit code {error.exitcode})"
-                except (UserError, OSError):  # a failure of the disk or of the settings, not of this recording
+                except (UserError, OSError):  # the disk or the settings failed, so other recordings would fail too
                     raise
-                except Exception as error:  # noqa: BLE001 - an unexpected file must not stop the study; it is rejected
+                except Exception as error:  # noqa: BLE001 - an unexpected error rejects one file, not the study
                     kind = type(error).__name__
                     yield futures[future], f"unreadable: unexpected {kind} (workers=0 HYDRA_FULL_ERROR=1 shows where)"
         except BaseException:
@@ -111,11 +111,11 @@ def convert_all(
 
 
 def _start_worker() -> None:
-    """Set up a worker process: ignore keyboard interrupts, limit the memory, and end when the parent process ends."""
+    """Make a worker process ignore keyboard interrupts, limit its memory, and end with its parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         import resource
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent process
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, hard))

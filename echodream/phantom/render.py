@@ -1,94 +1,97 @@
-"""Renders a scene to pixels and to label maps."""
+"""Renders a scene of the phantom to pixels and to label maps."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage
 
-from echodream.phantom.scene import FACE, GAIN, Scene
+from echodream.phantom.scene import COHORT_GAIN, START_DEPTH, Scene
 from echodream.phantom.shape import OTHER
-from echodream.phantom.tissue import amplitude_from_db, draw_tissue, draw_tissue_labels, grid_index, rayleigh_speckle
-from echodream.phantom.valves import draw_leaflets, leaflet_curves
+from echodream.phantom.tissue import amplitude_from_db, grid_index, rayleigh_speckle, tissue_amplitude, tissue_labels
+from echodream.phantom.valves import leaflet_amplitude, leaflet_curves
 
-CHUNK = 8
-"""Number of frames that are computed at once, so that they fit into the processor cache."""
-BLOOD = -59.0
-"""Echo level of blood, dB."""
-BLUR = 0.45
+FRAMES_PER_CHUNK = 8
+"""Number of frames that are rendered together; their arrays fit into the processor cache."""
+BLOOD_DB = -59.0
+"""Echo level of blood in dB."""
+BLUR_SD = 0.45
 """Standard deviation of the point spread function on the display, in pixels."""
 
 
 def _sector_positions(scene: Scene) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each chunk of frames: the frames, the indices of the P pixels inside the sector in the flattened image, and
-    their fractional column and row on the material grid, (F, P) each."""
-    flat = np.flatnonzero(scene.sector > 0)
-    row, column = np.divmod(flat, scene.size)
+    """Yield, for each chunk of frames, the frames and the positions of the P pixels inside the sector.
+
+    The positions are the index in the flattened image, (P,), and the fractional column and row on the material grid,
+    (F, P) each.
+    """
+    pixels = np.flatnonzero(scene.sector > 0)
+    row, column = np.divmod(pixels, scene.size)
     x, v = (c.astype(np.float32) for c in scene.to_heart(column.astype(np.float64), row.astype(np.float64)))
-    for first in range(0, scene.frames, CHUNK):
-        part = slice(first, min(first + CHUNK, scene.frames))
-        yield part, flat, *grid_index(*scene.motion.material_coordinates(x, v, scene.cycle[part]))
+    for first in range(0, scene.frames, FRAMES_PER_CHUNK):
+        chunk = slice(first, min(first + FRAMES_PER_CHUNK, scene.frames))
+        yield chunk, pixels, *grid_index(*scene.motion.material_coordinates(x, v, scene.cycle[chunk]))
 
 
 def _bilinear_lookup(image: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Bilinear interpolation of ``image`` at fractional positions inside it."""
+    """Interpolate ``image`` bilinearly at fractional positions inside the image."""
     left, top = column.astype(np.int32), row.astype(np.int32)
     right, down = column - left, row - top
-    at, flat, width = top * np.int32(image.shape[1]) + left, image.ravel(), image.shape[1]
-    upper = flat[at] + (flat[at + 1] - flat[at]) * right
-    lower = flat[at + width] + (flat[at + width + 1] - flat[at + width]) * right
+    index, flat, width = top * np.int32(image.shape[1]) + left, image.ravel(), image.shape[1]
+    upper = flat[index] + (flat[index + 1] - flat[index]) * right
+    lower = flat[index + width] + (flat[index + width + 1] - flat[index + width]) * right
     return upper + (lower - upper) * down
 
 
 def _gain_db(scene: Scene) -> np.ndarray:
-    """Gain of each pixel in dB, (H, W): machine, error of the time gain compensation, and attenuation by a shadow."""
-    s, (angle, depth) = scene.settings, scene.polar
-    share = depth / scene.depth - 0.5
-    profile = s.tilt_gain * share + s.curve_gain * (share**2 - 1 / 12) * 2
-    aside = angle / np.radians(s.half_angle) * np.sign(s.shadow_at) - abs(s.shadow_at)
-    shade = 1 / (1 + np.exp(-aside / 0.055))
-    return GAIN[scene.cohort][0] + s.gain + profile - max(s.shadow, 3.0) * shade
+    """Compute the gain of each pixel in dB, (H, W), with errors of the time gain compensation and with a shadow."""
+    s, (angle, depth) = scene.settings, scene.polar_coordinates
+    relative_depth = depth / scene.depth - 0.5
+    error = s.linear_gain_error * relative_depth + s.quadratic_gain_error * (relative_depth**2 - 1 / 12) * 2
+    from_edge = angle / np.radians(s.half_angle) * np.sign(s.shadow_angle) - abs(s.shadow_angle)
+    shadow = 1 / (1 + np.exp(-from_edge / 0.055))
+    return COHORT_GAIN[scene.cohort][0] + s.gain + error - max(s.shadow_attenuation, 3.0) * shadow
 
 
 def _reverberation_power(scene: Scene) -> np.ndarray:
-    """Power of the static reverberation near the probe, (H, W)."""
-    angle, depth = scene.polar
-    level = scene.settings.haze - 30.0 * np.clip((depth - FACE) / 26.0, 0, 3)
+    """Compute the power of the static reverberation near the probe, (H, W)."""
+    angle, depth = scene.polar_coordinates
+    level = scene.settings.reverberation - 30.0 * np.clip((depth - START_DEPTH) / 26.0, 0, 3)
     return (amplitude_from_db(level) * rayleigh_speckle(scene, angle, depth, 3)) ** 2
 
 
 def _blood_speckle(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Power of blood speckle, (2H, 2W); each frame uses another crop of it."""
+    """Sample the power of blood speckle, (2H, 2W); each frame shows a different crop."""
     field = rng.standard_normal((2, 2 * scene.size, 2 * scene.size), dtype=np.float32)
     field = ndimage.gaussian_filter(field, (0, 0.7, 1.1), mode="wrap")
     power = (field**2).sum(axis=0)
-    return (power * (amplitude_from_db(BLOOD) ** 2 / power.mean())).astype(np.float32)
+    return (power * (amplitude_from_db(BLOOD_DB) ** 2 / power.mean())).astype(np.float32)
 
 
 def _noise_power(scene: Scene) -> np.ndarray:
-    """Mean power of the electronic noise, (H, W); the time gain compensation amplifies it in the far field."""
-    far = (scene.polar[1] / scene.depth) ** 2
-    return amplitude_from_db(scene.settings.noise + GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
+    """Compute the mean power of electronic noise, (H, W), which time gain compensation amplifies in the far field."""
+    far = (scene.polar_coordinates[1] / scene.depth) ** 2
+    return amplitude_from_db(scene.settings.noise + COHORT_GAIN[scene.cohort][0]) ** 2 * (0.4 + 1.6 * far)
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Render ``scene``: uint8, (F, H, W), black outside the sector. A deterministic function of the scene.
+    """Render ``scene`` to pixels, uint8, (F, H, W), black outside the sector. The result depends only on the scene.
 
-    Power of tissue, reverberation and blood, times gain, plus exponentially distributed noise power; then logarithmic
-    compression with the dynamic range of the machine.
+    The power of tissue, reverberation and blood is multiplied by the gain. Exponentially distributed noise power is
+    added. Logarithmic compression uses the dynamic range of the machine.
     """
     rng, size = np.random.default_rng([*scene.seed, 4]), scene.size
-    tissue, valves = draw_tissue(scene), leaflet_curves(scene)
+    tissue, valves = tissue_amplitude(scene), leaflet_curves(scene)
     gain = (amplitude_from_db(_gain_db(scene)) ** 2).astype(np.float32)
     noise, reverberation = _noise_power(scene).astype(np.float32), _reverberation_power(scene).astype(np.float32)
     blood = _blood_speckle(scene, rng)
-    steepness = np.float32(10 / GAIN[scene.cohort][1])
+    steepness = np.float32(10 / COHORT_GAIN[scene.cohort][1])
     frames = np.empty((scene.frames, size, size), dtype=np.uint8)
     corner = rng.integers(0, size, 2)
-    for part, flat, column, row in _sector_positions(scene):
-        echo = draw_leaflets(scene, valves[part]).reshape(-1, size * size)
-        echo[:, flat] += _bilinear_lookup(tissue, column, row)
-        images = ndimage.gaussian_filter(echo.reshape(-1, size, size), (0, BLUR, BLUR), truncate=3.0)
-        for f, image in enumerate(images, start=part.start):
+    for chunk, pixels, column, row in _sector_positions(scene):
+        echo = leaflet_amplitude(scene, valves[chunk]).reshape(-1, size * size)
+        echo[:, pixels] += _bilinear_lookup(tissue, column, row)
+        images = ndimage.gaussian_filter(echo.reshape(-1, size, size), (0, BLUR_SD, BLUR_SD), truncate=3.0)
+        for f, image in enumerate(images, start=chunk.start):
             corner = (corner + rng.integers(-3, 4, 2)) % size
             blood_crop = blood[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
             power = (image * image + reverberation + blood_crop) * gain
@@ -99,9 +102,9 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def render_labels(scene: Scene) -> np.ndarray:
-    """Label maps of all frames (values: see ``shape``), uint8 (F, H, W); ``OTHER`` outside the sector."""
-    tissue = draw_tissue_labels(scene)
+    """Render the label maps of all frames, uint8 (F, H, W), with the label values of the module ``shape``."""
+    tissue = tissue_labels(scene)
     labels = np.full((scene.frames, scene.size**2), OTHER, dtype=np.uint8)
-    for part, flat, column, row in _sector_positions(scene):
-        labels[part, flat] = tissue[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
+    for chunk, pixels, column, row in _sector_positions(scene):
+        labels[chunk, pixels] = tissue[(row + 0.5).astype(np.int32), (column + 0.5).astype(np.int32)]
     return labels.reshape(-1, scene.size, scene.size)

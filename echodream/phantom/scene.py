@@ -1,76 +1,76 @@
-"""One recording: a heart, the pose of the probe, the settings of the machine, and the coordinates of pixels."""
+"""One recording of the phantom: a heart, the pose of the probe, the settings of the machine, and pixel coordinates."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from echodream.phantom.anatomy import CLIP, COHORTS, Anatomy, normal, sample_anatomy
-from echodream.phantom.motion import Cycle, Motion, contraction_for_ef, interpolate_cycle, systole_duration
+from echodream.phantom.anatomy import COHORTS, MAX_DEVIATION, Anatomy, normal_field, sample_anatomy
+from echodream.phantom.motion import CardiacCycle, Motion, contraction_for_ef, interpolate_cycle, systole_duration
 from echodream.phantom.shape import ChamberOutlines, chamber_outlines, lv_outline
 
-TOP = 0.02
+PROBE_POSITION = 0.02
 """Vertical position of the probe face, as a fraction of the image height."""
-BOTTOM = 0.985
+DEPTH_POSITION = 0.985
 """Vertical position of the largest depth, as a fraction of the image height."""
-FACE = 4.0
-"""Depth in mm at which the image begins."""
-HALF_FACE = 2.5
-"""Half of the width of the face of the probe in mm."""
+START_DEPTH = 4.0
+"""Smallest imaged depth in mm."""
+HALF_PROBE_WIDTH = 2.5
+"""Half of the width of the probe face in mm."""
 
-GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
-"""Cohort -> gain and dynamic range of its machine in dB."""
+COHORT_GAIN = {"ASD": (0.0, 58.0), "PAH": (5.0, 63.0)}
+"""Cohort -> gain and dynamic range of its ultrasound machine in dB."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcquisitionSettings:
     """Differences between recordings of one patient: pose of the probe, settings of the machine, heart rate and EF."""
 
-    turn: float = normal(0, 2.5)
-    """Rotation about the left ventricular apex, degrees."""
-    shift_x: float = normal(0, 2.5)
-    shift_y: float = normal(0, 1.5)
-    """Position of the apex relative to that of the patient, in mm."""
-    scale: float = normal(1, 0.015)
-    foreshorten: float = normal(0.97, 0.018)
-    """Apparent / true length of the left ventricular axis."""
-    zoom: float = normal(1.03, 0.02)
+    rotation: float = normal_field(0, 2.5)
+    """Rotation about the left ventricular apex in degrees."""
+    apex_shift_x: float = normal_field(0, 2.5)
+    apex_shift_y: float = normal_field(0, 1.5)
+    """Position of the apex in the recording minus its mean position in the patient, in mm."""
+    scale: float = normal_field(1, 0.015)
+    foreshortening: float = normal_field(0.97, 0.018)
+    """Apparent length of the left ventricular axis / true length."""
+    depth_ratio: float = normal_field(1.03, 0.02)
     """Imaging depth / depth of the heart."""
-    gain: float = normal(0, 2.0)
+    gain: float = normal_field(0, 2.0)
     """Gain in dB, relative to the gain of the simulated ultrasound machine."""
-    tilt_gain: float = normal(0, 3.5)
-    curve_gain: float = normal(0, 4.0)
-    """Linear and quadratic error of the time gain compensation, in dB over the whole depth."""
-    shadow: float = normal(14, 5.0)
-    """Attenuation at one side of the sector by a rib or the lung, in dB."""
-    shadow_at: float = normal(0, 1.0)
-    """Angle at which the shadow begins, as a fraction of the half angle; the sign is the side."""
-    noise: float = normal(-62.5, 1.5)
+    linear_gain_error: float = normal_field(0, 3.5)
+    quadratic_gain_error: float = normal_field(0, 4.0)
+    """Linear and quadratic error of the time gain compensation in dB over the imaging depth."""
+    shadow_attenuation: float = normal_field(14, 5.0)
+    """Attenuation at one side of the sector by a rib or the lung in dB."""
+    shadow_angle: float = normal_field(0, 1.0)
+    """Angle of the edge of the shadow, as a fraction of the half angle; the sign is the side."""
+    noise: float = normal_field(-62.5, 1.5)
     """Level of the electronic noise in dB."""
-    haze: float = normal(-17, 3.0)
+    reverberation: float = normal_field(-17, 3.0)
     """Level of the reverberation near the probe in dB."""
-    half_angle: float = normal(39, 1.0)
-    """Half of the opening angle of the sector, in degrees."""
-    rate: float = normal(1, 0.04)
-    """Heart rate / heart rate of the patient."""
-    ef: float = normal(0, 0.01)
-    """Ejection fraction of the recording minus the ejection fraction of the patient."""
+    half_angle: float = normal_field(39, 1.0)
+    """Half of the opening angle of the sector in degrees."""
+    heart_rate_ratio: float = normal_field(1, 0.04)
+    """Heart rate in the recording / mean heart rate of the patient."""
+    ef_difference: float = normal_field(0, 0.01)
+    """Ejection fraction in the recording minus mean ejection fraction of the patient."""
 
 
 _MEAN, _SD = np.array([f.metadata["normal"] for f in fields(AcquisitionSettings)], dtype=np.float64).T
 
 
 def sample_settings(rng: np.random.Generator) -> AcquisitionSettings:
-    """Sample the settings of a recording. The shadow begins near one of the two edges of the sector."""
-    values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -CLIP, CLIP)
+    """Sample the settings of a recording, with a shadow near one of the two edges of the sector."""
+    values = _MEAN + _SD * np.clip(rng.standard_normal(len(_MEAN)), -MAX_DEVIATION, MAX_DEVIATION)
     settings = AcquisitionSettings(*values.tolist())
-    edge = float(np.copysign(0.62 + 0.12 * abs(settings.shadow_at), settings.shadow_at))
-    return replace(settings, shadow_at=edge)
+    angle = float(np.copysign(0.62 + 0.12 * abs(settings.shadow_angle), settings.shadow_angle))
+    return replace(settings, shadow_angle=angle)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All parameters of one recording; they determine its pixels."""
+    """Parameters of one recording, which determine its pixels."""
 
     class_id: int
     anatomy: Anatomy
@@ -86,8 +86,8 @@ class Scene:
 
     @property
     def ef(self) -> float:
-        """Ejection fraction of this recording, 0 to 1, by disk summation of the left ventricle."""
-        return self.anatomy.ef + self.settings.ef
+        """Ejection fraction of the recording, 0 to 1, by disk summation of the left ventricle."""
+        return self.anatomy.ef + self.settings.ef_difference
 
     @property
     def seconds(self) -> float:
@@ -96,20 +96,20 @@ class Scene:
 
     @cached_property
     def beats(self) -> np.ndarray:
-        """Times of end diastole in seconds, (N,), the first at or before 0 and the last after the end.
+        """Times of end diastole in seconds, (N,), from at or before the first frame to after the last frame.
 
         Beat lengths vary by about 2 % and are a function of the seed.
         """
-        beat = 60.0 / (self.anatomy.heart_rate * self.settings.rate)
+        beat = 60.0 / (self.anatomy.heart_rate * self.settings.heart_rate_ratio)
         count = int(self.seconds / (0.93 * beat)) + 4
-        variation = np.clip(np.random.default_rng([*self.seed, 1]).standard_normal(count), -CLIP, CLIP)
-        lengths = beat * (1 + 0.02 * variation)
-        ends = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start * lengths[0]
-        return ends[: int(np.searchsorted(ends, self.seconds, side="right")) + 1]
+        variation = np.random.default_rng([*self.seed, 1]).standard_normal(count)
+        lengths = beat * (1 + 0.02 * np.clip(variation, -MAX_DEVIATION, MAX_DEVIATION))
+        times = np.concatenate([[0.0], np.cumsum(lengths)]) - self.start * lengths[0]
+        return times[: int(np.searchsorted(times, self.seconds, side="right")) + 1]
 
     @property
     def heart_rate(self) -> float:
-        """Mean heart rate of the beats of the recording, per minute."""
+        """Mean heart rate of the recording in beats per minute."""
         return 60.0 * (len(self.beats) - 1) / float(self.beats[-1] - self.beats[0])
 
     @cached_property
@@ -118,9 +118,9 @@ class Scene:
         return np.arange(self.frames) / self.fps
 
     @cached_property
-    def cycle(self) -> Cycle:
+    def cycle(self) -> CardiacCycle:
         """State of the cardiac cycle in each frame."""
-        return interpolate_cycle(self.times, self.beats, self.anatomy.early)
+        return interpolate_cycle(self.times, self.beats, self.anatomy.e_wave_fraction)
 
     @cached_property
     def shape(self) -> ChamberOutlines:
@@ -137,82 +137,87 @@ class Scene:
         """Area of the left ventricle at end diastole and end systole in cm2, with foreshortening."""
         s, a = self.settings, self.anatomy
         septal, free = lv_outline(a, (np.arange(100) + 0.5) / 100)
-        diastolic = float((septal + free).mean()) * a.lv_length / 100 * s.scale**2 * s.foreshorten
-        return diastolic, diastolic * (1 - a.shortening) * float(np.sqrt(1 - contraction_for_ef(a, self.ef)))
+        diastolic = float((septal + free).mean()) * a.lv_length / 100 * s.scale**2 * s.foreshortening
+        return diastolic, diastolic * (1 - a.lv_shortening) * float(np.sqrt(1 - contraction_for_ef(a, self.ef)))
 
     @property
     def cohort(self) -> str:
-        """ASD or PAH; each cohort has its own ultrasound machine."""
+        """Cohort, ASD or PAH; each cohort has a different ultrasound machine."""
         return COHORTS[self.class_id]
 
     @property
-    def apex(self) -> tuple[float, float]:
-        """Distances of the left ventricular apex from the probe in mm, to the right and downwards."""
+    def apex_position(self) -> tuple[float, float]:
+        """Position of the left ventricular apex relative to the probe in mm, to the right and downwards."""
         s = self.settings
-        return self.anatomy.heart_x + s.shift_x, 17.0 + self.anatomy.free_wall * 0.5 + s.shift_y
+        return self.anatomy.apex_x + s.apex_shift_x, 17.0 + self.anatomy.free_wall_thickness * 0.5 + s.apex_shift_y
 
     @property
     def depth(self) -> float:
-        """Imaging depth in mm: the depth of the heart at end diastole, rounded up to 5 mm."""
+        """Imaging depth in mm: the depth of the heart at end diastole with a margin, rounded up to 5 mm."""
         a, s = self.anatomy, self.settings
-        reach = max(a.lv_length + a.la_length, a.lv_length - a.offset + a.ra_length) * s.scale * s.foreshorten
-        return 5.0 * np.ceil((self.apex[1] + reach + 9.0) * s.zoom / 5.0)
+        length = max(a.lv_length + a.la_length, a.lv_length - a.tricuspid_offset + a.ra_length)
+        return 5.0 * np.ceil((self.apex_position[1] + length * s.scale * s.foreshortening + 9.0) * s.depth_ratio / 5.0)
 
     @property
-    def spacing(self) -> float:
-        """Millimeters per pixel."""
-        return self.depth / (self.size * (BOTTOM - TOP))
+    def pixel_spacing(self) -> float:
+        """Pixel spacing in mm."""
+        return self.depth / (self.size * (DEPTH_POSITION - PROBE_POSITION))
 
     def to_heart(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Convert pixel coordinates to heart coordinates ``(x, v)`` in mm (spatial, not material)."""
-        left, top = (column - (self.size - 1) / 2) * self.spacing, (row - TOP * self.size) * self.spacing
+        """Convert pixel coordinates to spatial heart coordinates ``(x, v)`` in mm."""
+        right, down = self._pixel_to_probe(column, row)
+        right, down = right - self.apex_position[0], down - self.apex_position[1]
         cos, sin = self._rotation_cos_sin
-        right, down = left - self.apex[0], top - self.apex[1]
-        scale, long = self.settings.scale, self.settings.scale * self.settings.foreshorten
-        return (cos * right - sin * down) / scale, (sin * right + cos * down) / long
+        x_scale, v_scale = self.settings.scale, self.settings.scale * self.settings.foreshortening
+        return (cos * right - sin * down) / x_scale, (sin * right + cos * down) / v_scale
 
     def to_pixel(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Convert heart coordinates in mm to pixel coordinates ``(column, row)``: the inverse of ``to_heart``."""
-        left, top = self.to_probe(x, v)
-        return left / self.spacing + (self.size - 1) / 2, top / self.spacing + TOP * self.size
+        """Convert spatial heart coordinates in mm to pixel coordinates ``(column, row)``, inverting ``to_heart``."""
+        right, down = self.to_probe(x, v)
+        return right / self.pixel_spacing + (self.size - 1) / 2, down / self.pixel_spacing + PROBE_POSITION * self.size
+
+    def _pixel_to_probe(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Convert pixel coordinates to distances in mm to the right of the probe and below the probe."""
+        right, down = column - (self.size - 1) / 2, row - PROBE_POSITION * self.size
+        return right * self.pixel_spacing, down * self.pixel_spacing
 
     def to_probe(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Convert heart coordinates to distances in mm to the right of the probe and below the probe."""
+        """Convert spatial heart coordinates to distances in mm to the right of the probe and below the probe."""
         cos, sin = self._rotation_cos_sin
-        x, v = x * self.settings.scale, v * (self.settings.scale * self.settings.foreshorten)
-        return cos * x + sin * v + self.apex[0], cos * v - sin * x + self.apex[1]
+        x, v = x * self.settings.scale, v * (self.settings.scale * self.settings.foreshortening)
+        return cos * x + sin * v + self.apex_position[0], cos * v - sin * x + self.apex_position[1]
 
     @property
     def _rotation_cos_sin(self) -> tuple[float, float]:
-        angle = np.radians(self.anatomy.axis + self.settings.turn)
+        angle = np.radians(self.anatomy.lv_axis_angle + self.settings.rotation)
         return float(np.cos(angle)), float(np.sin(angle))
 
     @cached_property
     def sector(self) -> np.ndarray:
         """Mask of the sector, float32 (H, W), 0 outside, 1 inside, with antialiased edges of one pixel."""
-        angle, depth = self.polar
-        side = (np.radians(self.settings.half_angle) - np.abs(angle)) * depth + HALF_FACE
-        rim = np.minimum(np.minimum(side, self.depth - depth), depth * np.cos(angle) - FACE) / self.spacing
-        return np.clip(rim + 0.5, 0, 1).astype(np.float32)
+        angle, depth = self.polar_coordinates
+        side = (np.radians(self.settings.half_angle) - np.abs(angle)) * depth + HALF_PROBE_WIDTH
+        distance = np.minimum(np.minimum(side, self.depth - depth), depth * np.cos(angle) - START_DEPTH)
+        return np.clip(distance / self.pixel_spacing + 0.5, 0, 1).astype(np.float32)
 
     @cached_property
-    def polar(self) -> tuple[np.ndarray, np.ndarray]:
+    def polar_coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """Angle in radians (positive to the right) and depth in mm of each pixel, (H, W) each."""
         row, column = np.mgrid[: self.size, : self.size].astype(np.float64)
-        left, top = (column - (self.size - 1) / 2) * self.spacing, (row - TOP * self.size) * self.spacing
-        return np.arctan2(left, top), np.hypot(left, top)
+        right, down = self._pixel_to_probe(column, row)
+        return np.arctan2(right, down), np.hypot(right, down)
 
 
 def key_frame_times(scene: Scene) -> dict[str, np.ndarray]:
-    """Times in seconds of end diastole (ED) and end systole (ES) in the recording."""
-    starts, ends = scene.beats[:-1], scene.beats[1:]
-    moments = {"ED": scene.beats, "ES": starts + np.array([systole_duration(beat) for beat in ends - starts])}
-    return {name: at[(at >= 0) & (at <= scene.seconds)] for name, at in moments.items()}
+    """Compute the times of end diastole (ED) and end systole (ES) in the recording, in seconds."""
+    systole = np.array([systole_duration(beat) for beat in np.diff(scene.beats)])
+    times = {"ED": scene.beats, "ES": scene.beats[:-1] + systole}
+    return {name: t[(t >= 0) & (t <= scene.seconds)] for name, t in times.items()}
 
 
 @lru_cache(maxsize=256)
 def sample_patient(seed: int, class_id: int, patient: int, severity: float = 1.0) -> tuple[float, Anatomy]:
-    """A number in [0, 1) that determines the number of recordings of a patient, and the anatomy of the patient."""
+    """Sample a number in [0, 1), which determines the number of recordings of a patient, and the patient's anatomy."""
     rng = np.random.default_rng([seed, class_id, patient])
     return float(rng.random()), sample_anatomy(class_id, rng, severity)
 

@@ -19,7 +19,7 @@ from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.pseudonym import write_file_list
 from echodream.ingest.source import Limits, Recording, Source
 from echodream.ingest.split import SplitRatios, assign_splits
-from echodream.ingest.workers import Job, convert_all
+from echodream.ingest.workers import ConversionJob, convert_recordings
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.near_duplicates import find_shared_frames, shared_frames_line
@@ -88,9 +88,9 @@ def ingest(
             if recording.problem is not None and recording.name not in writer.done:
                 writer.reject(recording.name, recording.problem, counted=recording.counted)
         todo = [r for r in recordings if r.name not in writer.done]
-        jobs = [Job(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name)) for r in todo]
+        jobs = [ConversionJob(source, r, splits[r.patient], prepare, limits, writer.scratch_path(r.name)) for r in todo]
         resumed = len(writer.rows)
-        results, small_frames = convert_all(jobs, workers, timeout), {}
+        results, small_frames = convert_recordings(jobs, workers, timeout), {}
         for recording, result in tqdm(results, "ingest", len(jobs), unit="rec", disable=None):
             if isinstance(result, str):
                 writer.reject(recording.name, result)
@@ -176,9 +176,9 @@ def _text_found(store: Store) -> str:
     """Entry of the summary: recordings with text in the pixels."""
     mode = store.dataset.settings.get("prepare", {}).get("text")
     if mode is None:
-        needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL})"
+        needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL_COMMAND})"
         return f"not searched; text=report, blank or refuse finds names and dates in the pixels{needs}"
-    names = store.table["FileName"][store.table[burned_in_text.COLUMN] > 0].tolist()
+    names = store.table["FileName"][store.table[burned_in_text.COUNT_COLUMN] > 0].tolist()
     what = "blanked in" if mode == "blank" else "in"
     return f"{what} {len(names)} recordings{': ' * bool(names)}{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
 

@@ -174,13 +174,13 @@ def _check_text(target: Path, request: _Request, accept_text: bool) -> str:
     if done == _NO_TEXT:
         return _NO_TEXT
     if not burned_in_text.is_installed():
-        return f"not searched for in the frames: {burned_in_text.INSTALL}"
+        return f"not searched for in the frames: {burned_in_text.INSTALL_COMMAND}"
     store = request.sources.synthetic
     assert store is not None
     found = []
     for name in tqdm(store.table["FileName"], "text", unit="rec", disable=None):
         frames = store.frames(name)
-        texts = [text for text in burned_in_text.find_text(frames, threads=0) if text.identifies]
+        texts = [text for text in burned_in_text.find_text(frames, threads=0) if text.may_identify_patient]
         found += [f"{name} at column {text.box[0]}, row {text.box[1]}" for text in texts[:1]]
     if not found:
         return _NO_TEXT

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from echodream.errors import Rejected, UserError
 from echodream.ingest import burned_in_text
-from echodream.ingest.burned_in_text import TextBox, find_text, treat_text
+from echodream.ingest.burned_in_text import TextBox, find_text, handle_text
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits
@@ -77,8 +77,8 @@ def test_names_and_dates_are_found_on_tissue_and_beside_it(hearts: list[np.ndarr
         middle = (column + mask.shape[1] / 2, row + mask.shape[0] / 2)
         hits = [t for t in boxes if t.box[0] <= middle[0] <= t.box[2] and t.box[1] <= middle[1] <= t.box[3]]
         found += bool(hits)
-        identified += any(hit.identifies for hit in hits)
-        if not any(hit.identifies for hit in hits):
+        identified += any(hit.may_identify_patient for hit in hits)
+        if not any(hit.may_identify_patient for hit in hits):
             missed.append((font, height, text))
     assert found >= 0.95 * len(cases), missed
     assert identified >= 0.95 * len(cases), missed
@@ -94,8 +94,8 @@ def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[
     mask = letters("JOHNSON", "DejaVuSans", 12)
     frames = write(hearts[0], mask, 100, 60)
     frames[: len(frames) // 2] = hearts[0][: len(frames) // 2]  # the text appears late
-    blanked, count = treat_text(frames, "blank")
-    kept, same = treat_text(frames, "report")
+    blanked, count = handle_text(frames, "blank")
+    kept, same = handle_text(frames, "report")
     assert count == same == 1
     assert kept is frames
     place = np.zeros((SIDE, SIDE), bool)
@@ -107,7 +107,7 @@ def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[
     assert columns.min() > 40
     assert columns.max() < 60 + mask.shape[1] + 20
     with pytest.raises(Rejected, match="text that may name the patient") as refused:
-        treat_text(frames, "refuse")
+        handle_text(frames, "refuse")
     assert "JOHNSON" not in str(refused.value).upper()
 
 
@@ -120,7 +120,7 @@ def test_text_is_blanked_in_all_frames_and_nothing_else_is_changed(hearts: list[
     ],
 )
 def test_a_word_of_four_letters_a_date_or_a_long_number_identifies(text: str, identifies: bool) -> None:
-    assert TextBox((0, 0, 1, 1), text).identifies is identifies
+    assert TextBox((0, 0, 1, 1), text).may_identify_patient is identifies
 
 
 @pytest.fixture
@@ -159,9 +159,9 @@ def run(raw: Path, text: str | None, max_rejected: float = 0.5) -> tuple[Store, 
 def test_ingest_reports_blanks_or_refuses(clips: Path) -> None:
     plain, facts = run(clips, None)
     assert "not searched" in str(facts["text"])
-    assert burned_in_text.COLUMN not in plain.table
+    assert burned_in_text.COUNT_COLUMN not in plain.table
     reported, facts = run(clips, "report")
-    assert reported.table[burned_in_text.COLUMN].tolist() == [0, 1, 1]
+    assert reported.table[burned_in_text.COUNT_COLUMN].tolist() == [0, 1, 1]
     assert facts["text"] == "in 2 recordings: b, c"
     blanked, facts = run(clips, "blank")
     assert facts["text"] == "blanked in 2 recordings: b, c"

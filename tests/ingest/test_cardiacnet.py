@@ -103,7 +103,7 @@ def test_every_file_is_accounted_for(tree: Path) -> None:
         "ASD-003": ("a label without its image", True),
         "ASD-004": ("0 NIfTI files where one is expected", True),
         "ASD-005": ("2 NIfTI files where one is expected", True),
-        "ASD-006": ("leaves the raw folder", True),
+        "ASD-006": ("is outside the raw folder", True),
         "ASD-001-001_image.nii.gz": ("another file for ASD-001: not read", True),
         "ASD-007-007_image.nii.gz": ("a second copy of ASD-007: not read", False),
         "CardiacNet-ASD-ASD-readme.txt": ("not a recording: .txt", False),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from echodream.errors import UserError
-from echodream.ingest.csv_tables import Row, number_columns, parse_cell, parse_number, parse_seconds, read_table
+from echodream.ingest.csv_tables import Row, find_numeric_columns, parse_cell, parse_number, parse_seconds, read_table
 from echodream.ingest.source import Limits
 from echodream.store.table import is_numeric_text
 
@@ -123,9 +123,9 @@ def test_a_cell_of_a_column_of_numbers_that_is_none(tmp_path: Path, cell: str) -
     for name in ("EF", "Score"):
         rows = _rows(tmp_path, f'FileName;{name}\n\na;1\nb;2\nc;"{cell}"\n', name)
         with pytest.raises(UserError, match=rf"^t.csv, line 5, column {name}: ") as error:
-            number_columns(rows, {name: name})
+            find_numeric_columns(rows, {name: name})
         assert repr(cell) in str(error.value)
-        assert number_columns(rows, {name: name}, [name]) == set()
+        assert find_numeric_columns(rows, {name: name}, [name]) == set()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_cell_of_a_column_of_numbers_that_is_none(tmp_path: Path, cell: str) -
 )
 def test_columns_of_text(tmp_path: Path, cells: list[str]) -> None:
     rows = _rows(tmp_path, "Code\n" + "\n".join(cells), "Code")
-    assert number_columns(rows, {"Code": "Code"}) == set()
+    assert find_numeric_columns(rows, {"Code": "Code"}) == set()
 
 
 def test_numbers_in_a_free_spelling_are_numbers_in_the_store(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_tables_that_leave_the_raw_folder_are_not_read(
     outside = tmp_path_factory.mktemp("outside") / name
     table.rename(outside)
     table.symlink_to(outside)
-    with pytest.raises(UserError, match=f"^{name} leaves the raw folder: copy it there$"):
+    with pytest.raises(UserError, match=f"^{name} is outside the raw folder: copy it into this folder$"):
         EchoNetDynamic().recordings(dynamic)
 
 

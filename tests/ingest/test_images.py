@@ -284,10 +284,10 @@ def test_rows_and_files_that_do_not_pair_and_paths_that_leave(tmp_path: Path) ->
     assert problems == {
         "a": None,
         "b": "no row in l.csv",
-        "link": "leaves the raw folder",
+        "link": "is outside the raw folder",
         "gone": "no such file in the raw folder",
-        "out.png": "leaves the raw folder",
-        "etc-passwd": "leaves the raw folder",
+        "out.png": "is outside the raw folder",
+        "etc-passwd": "is outside the raw folder",
         "l.csv": "not a recording: .csv",
     }
 
@@ -312,7 +312,7 @@ def test_rows_and_files_that_do_not_pair_and_paths_that_leave(tmp_path: Path) ->
             Images(csv="l.csv", columns=COLUMNS, labels={"F": "finding"}),
             "line 2, column finding has the label 'no'",
         ),
-        ({}, Images(csv="../l.csv", columns=COLUMNS), "leaves the raw folder"),
+        ({}, Images(csv="../l.csv", columns=COLUMNS), "is outside the raw folder"),
         ({}, Images(csv="gone.csv", columns=COLUMNS), "gone.csv cannot be read"),
     ],
 )
@@ -355,7 +355,7 @@ def test_an_image_that_is_not_taken_puts_its_patient_in_no_split(tmp_path: Path)
     (raw / "link.png").symlink_to(folder(tmp_path, "out.png") / "out.png")
     write_csv(raw / "l.csv", [{**ROW, "part": "train"}, {**ROW, "image": "link", "part": "test"}])
     listed = by_name(Images(csv="l.csv", columns={**COLUMNS, "Split": "part"}), raw)
-    assert (listed["a"].problem, listed["link"].problem) == (None, "leaves the raw folder")
+    assert (listed["a"].problem, listed["link"].problem) == (None, "is outside the raw folder")
 
 
 def test_names_and_patients_become_pseudonyms_with_a_key(tmp_path: Path) -> None:

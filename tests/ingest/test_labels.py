@@ -22,7 +22,7 @@ from echodream.ingest.labels import LabelPolicy
     ],
 )
 def test_a_value_in_a_cell(text: str, value: str, label: int | None) -> None:
-    assert LabelPolicy().parse_equal(text, value, "t.csv, line 2") == label
+    assert LabelPolicy().parse_category(text, value, "t.csv, line 2") == label
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_value_in_a_cell(text: str, value: str, label: int | None) -> None:
 )
 def test_a_value_in_another_spelling_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^t.csv, line 2 has .*'Cardiomegaly' but contains it: .* by |"):
-        LabelPolicy().parse_equal(text, "Cardiomegaly", "t.csv, line 2")
+        LabelPolicy().parse_category(text, "Cardiomegaly", "t.csv, line 2")

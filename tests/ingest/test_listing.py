@@ -2,7 +2,7 @@
 
 import pytest
 
-from echodream.ingest.listing import file_name, unique_names
+from echodream.ingest.listing import unique_names, valid_file_name
 from echodream.store.schema import is_valid_name
 
 
@@ -11,8 +11,8 @@ from echodream.store.schema import is_valid_name
     ["a.mov", "../../etc/passwd", "/abs", "Übung 1", "患者", "", " ", ".hidden", "x" * 500, "a\nb\0c", "a.", "\udcff"],
 )
 def test_every_text_becomes_a_valid_name(text: str) -> None:
-    assert is_valid_name(file_name(text))
-    assert file_name(text) == file_name(text)
+    assert is_valid_name(valid_file_name(text))
+    assert valid_file_name(text) == valid_file_name(text)
 
 
 def test_names_are_unique_and_do_not_depend_on_order() -> None:

@@ -106,7 +106,7 @@ def test_limits_hold_before_decoding(
     tmp_path: Path, limits: Limits, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", moving())
-    monkeypatch.setattr("echodream.ingest.media_files._decode", lambda *_: pytest.fail("a frame was decoded"))
+    monkeypatch.setattr("echodream.ingest.media_files._decode_frames", lambda *_: pytest.fail("a frame was decoded"))
     with pytest.raises(Rejected, match=reason):
         read_video_file(path, limits)
 

@@ -244,8 +244,8 @@ def test_links_that_leave_are_not_opened(source: MimicCxr, raw: Path, tmp_path: 
     outside = tmp_path / "out.jpg"
     (raw / place(IMAGES[0])).rename(outside)
     (raw / place(IMAGES[0])).symlink_to(outside)
-    assert by_image(source, raw)[0].problem == "leaves the raw folder"
-    with pytest.raises(UserError, match=r"out.csv leaves the raw folder"):
+    assert by_image(source, raw)[0].problem == "is outside the raw folder"
+    with pytest.raises(UserError, match=r"out.csv is outside the raw folder"):
         replace(source, csv=("../out.csv",)).recordings(raw)
 
 

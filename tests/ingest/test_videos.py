@@ -41,7 +41,7 @@ def test_every_file_is_a_recording_or_has_its_reason(tmp_path: Path) -> None:
     found = _by_name(Videos(), root)
     assert [name for name, recording in found.items() if recording.problem is None] == ["a", "c", "b"]
     problems = {(r.path.name, r.problem, r.counted) for r in found.values() if r.problem and r.path}
-    alone = "an image without others whose names differ from it in one number: number the frames, or use data=images"
+    alone = "an image outside a numbered sequence: number the frames, or use data=images"
     assert problems == {
         ("notes.txt", "not a recording: .txt", False),
         ("labels.csv", "not a recording: .csv", False),
@@ -177,7 +177,7 @@ def test_paths_that_leave_the_raw_folder(tmp_path: Path, name: str) -> None:
     _touch(tmp_path, "out.mp4", "raw/a.mp4")
     write_csv(tmp_path / "raw" / "l.csv", [ROW, {**ROW, "file": name}])
     found = Videos(csv="l.csv", columns=COLUMNS).recordings(tmp_path / "raw")
-    assert [recording.problem for recording in found if recording.path is None] == ["leaves the raw folder"]
+    assert [recording.problem for recording in found if recording.path is None] == ["is outside the raw folder"]
 
 
 def test_links_that_leave_the_raw_folder_are_never_opened(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_links_that_leave_the_raw_folder_are_never_opened(tmp_path: Path) -> Non
     (raw / "nowhere.mp4").symlink_to(raw / "gone")
     (raw / "loop.mp4").symlink_to(raw / "loop.mp4")
     problems = {name: recording.problem for name, recording in _by_name(Videos(), raw).items()}
-    assert problems["link"] == problems["linked"] == "leaves the raw folder"
+    assert problems["link"] == problems["linked"] == "is outside the raw folder"
     assert problems["again"] is problems["a"] is None
-    assert problems["nowhere"] == "a link that leads nowhere"
+    assert problems["nowhere"] == "a link to a missing file"
     assert problems["loop"]
 
 

@@ -106,7 +106,7 @@ def measure(scene: Scene) -> np.ndarray:
     for chamber in (LV, RV, LA, RA):
         row, column = np.nonzero(frame == chamber)
         x, v = scene.to_heart(column.astype(float), row.astype(float))
-        sizes += [x.std(), v.std() * scene.settings.foreshorten]
+        sizes += [x.std(), v.std() * scene.settings.foreshortening]
     return np.array(sizes)
 
 

@@ -7,11 +7,11 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from echodream.phantom.anatomy import CLASSES
-from echodream.phantom.motion import Cycle
+from echodream.phantom.motion import CardiacCycle
 from echodream.phantom.render import render, render_labels
-from echodream.phantom.scene import HALF_FACE, Scene, key_frame_times, sample_scene
+from echodream.phantom.scene import HALF_PROBE_WIDTH, Scene, key_frame_times, sample_scene
 from echodream.phantom.shape import LA, LV, MYOCARDIUM, OTHER, RA, RV
-from echodream.phantom.tissue import draw_tissue_labels, material_grid
+from echodream.phantom.tissue import material_grid, tissue_labels
 from tests.support.hearts import label_areas
 
 
@@ -36,7 +36,7 @@ def disk_volume(scene: Scene, mask: np.ndarray) -> float:
     """Simpson's rule with one plane: slices of 2 mm across the long axis, each a disk as wide as the mask is there."""
     row, column = np.nonzero(mask)
     _, v = scene.to_heart(column.astype(float), row.astype(float))
-    width = np.bincount(np.floor((v - v.min()) / 2.0).astype(int)) * scene.spacing**2 / 2.0
+    width = np.bincount(np.floor((v - v.min()) / 2.0).astype(int)) * scene.pixel_spacing**2 / 2.0
     return float((np.pi / 4 * width**2 * 2.0).sum())
 
 
@@ -152,12 +152,12 @@ def test_walls_thicken_in_systole() -> None:
     scene = scene_of(1)
     a, shape = scene.anatomy, scene.shape
     row = int(np.argmax(shape.lv_free))
-    x = np.array([shape.lv_free[row], shape.lv_free[row] + a.free_wall])
+    x = np.array([shape.lv_free[row], shape.lv_free[row] + a.free_wall_thickness])
     v = np.full(2, 0.25 * row - 35.0)
-    ends = Cycle(*(np.array(c, dtype=np.float32) for c in ([0.0, 1.0], [0.0, 0.9], [0.0, 0.0])))
-    now, _ = scene.motion.forward(x, v, ends)
+    ends = CardiacCycle(*(np.array(c, dtype=np.float32) for c in ([0.0, 1.0], [0.0, 0.9], [0.0, 0.0])))
+    now, _ = scene.motion.spatial_coordinates(x, v, ends)
     diastole, systole = np.diff(now, axis=1)[:, 0]
-    assert diastole == pytest.approx(a.free_wall)
+    assert diastole == pytest.approx(a.free_wall_thickness)
     assert 1.25 < systole / diastole < 1.8
 
 
@@ -165,9 +165,11 @@ def test_walls_thicken_in_systole() -> None:
 def test_inverse_undoes_forward(class_id: int) -> None:
     scene = scene_of(class_id)
     x, v = material_grid()
-    rows, columns = np.nonzero(draw_tissue_labels(scene) == MYOCARDIUM)
+    rows, columns = np.nonzero(tissue_labels(scene) == MYOCARDIUM)
     x, v = x[columns[::23]], v[rows[::23]]
-    back_x, back_v = scene.motion.material_coordinates(*scene.motion.forward(x, v, scene.cycle), scene.cycle)
+    back_x, back_v = scene.motion.material_coordinates(
+        *scene.motion.spatial_coordinates(x, v, scene.cycle), scene.cycle
+    )
     assert np.abs(back_v - v).max() < 0.05
     assert np.abs(back_x - x).max() < 0.3
 
@@ -175,9 +177,9 @@ def test_inverse_undoes_forward(class_id: int) -> None:
 def test_outside_of_the_sector_is_black_and_unlabelled() -> None:
     scene = scene_of(3)
     frames, labels = render(scene), render_labels(scene)
-    angle, depth = scene.polar
+    angle, depth = scene.polar_coordinates
     aside = (np.abs(angle) - np.radians(scene.settings.half_angle)) * depth
-    outside = (aside > HALF_FACE + scene.spacing) | (depth > scene.depth + scene.spacing)
+    outside = (aside > HALF_PROBE_WIDTH + scene.pixel_spacing) | (depth > scene.depth + scene.pixel_spacing)
     assert outside.mean() > 0.2
     assert frames[:, outside].max() == 0
     assert (labels[:, outside] == OTHER).all()
@@ -204,9 +206,9 @@ def test_speckle_moves_with_the_tissue() -> None:
     frames = render(scene).astype(float)
     x, v = np.meshgrid(np.linspace(-6, 6, 13), np.linspace(-9, 9, 19))
     a, shape = scene.anatomy, scene.shape
-    middle = float(np.interp(0.75 * a.lv_length, np.arange(len(shape.middle)) * 0.25 - 35, shape.middle))
+    middle = float(np.interp(0.75 * a.lv_length, np.arange(len(shape.septum_middle)) * 0.25 - 35, shape.septum_middle))
     x, v = x.ravel() * 0.5 + middle, v.ravel() + 0.75 * a.lv_length
-    column, row = scene.to_pixel(*scene.motion.forward(x, v, scene.cycle))
+    column, row = scene.to_pixel(*scene.motion.spatial_coordinates(x, v, scene.cycle))
 
     def likeness(columns: np.ndarray, rows: np.ndarray) -> float:
         """Mean correlation of a patch in each frame of systole with the first frame's."""

@@ -70,4 +70,4 @@ def label_areas(scene: Scene) -> np.ndarray:
     """Area of each label in each rendered frame in cm2, (F, 6), with foreshortening."""
     labels = render_labels(scene).reshape(scene.frames, -1)
     counts = np.stack([np.bincount(frame, minlength=6) for frame in labels])
-    return counts * (scene.spacing / 10.0) ** 2
+    return counts * (scene.pixel_spacing / 10.0) ** 2
