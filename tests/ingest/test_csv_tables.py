@@ -81,7 +81,7 @@ def test_the_same_table_in_many_spellings(tmp_path: Path, content: str, encoding
 def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     rows = _rows(tmp_path, '\nFileName,Note\n\na,"two\nlines"\n,\n\nb,x\n', "FileName")
     assert [(row["FileName"], row.line) for row in rows] == [("a", 4), ("b", 8)]
-    assert rows[1].where("Note") == "t.csv, line 8, column Note"
+    assert rows[1].location("Note") == "t.csv, line 8, column Note"
 
 
 def test_the_delimiter_is_the_one_that_finds_the_columns(tmp_path: Path) -> None:

@@ -265,13 +265,15 @@ def test_frame_times(tmp_path: Path, source: Dicom) -> None:
 
 
 def test_what_is_no_recording(tmp_path: Path, source: Dicom) -> None:
-    write(tmp_path / "a.dcm", picture()[:1], NumberOfFrames=1)
-    write(tmp_path / "b.dcm", picture(), Modality="MR")
-    write(tmp_path / "c.dcm", picture(), "NumberOfFrames")
-    (tmp_path / ".hidden").write_text("x")
-    write(tmp_path / "d.dcm", picture()).write_bytes(b"DICM")
-    write(tmp_path / "e.dcm", picture(), "Modality", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
-    problems = {recording.problem: recording.counted for recording in source.recordings(tmp_path)}
+    raw = tmp_path / "raw"  # without the key file, whose random bytes may look like text
+    raw.mkdir()
+    write(raw / "a.dcm", picture()[:1], NumberOfFrames=1)
+    write(raw / "b.dcm", picture(), Modality="MR")
+    write(raw / "c.dcm", picture(), "NumberOfFrames")
+    (raw / ".hidden").write_text("x")
+    write(raw / "d.dcm", picture()).write_bytes(b"DICM")
+    write(raw / "e.dcm", picture(), "Modality", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    problems = {recording.problem: recording.counted for recording in source.recordings(raw)}
     assert problems == {
         "not a recording: a still image": False,
         "not a recording: not ultrasound": False,

@@ -258,7 +258,7 @@ def test_bad_fields_are_refused_at_birth(fields: dict[str, object], message: str
         ({"label": "odd"}, Videos(csv="l.csv", columns=COLUMNS, classes=("sick",)), "'odd'.*sick"),
         ({"part": "fold"}, Videos(csv="l.csv", columns=COLUMNS), "'fold'"),
         ({}, Videos(csv="gone.csv", columns=COLUMNS), "gone.csv"),
-        ({}, Videos(csv="../l.csv", columns=COLUMNS), "leaves"),
+        ({}, Videos(csv="../l.csv", columns=COLUMNS), "outside"),
         ({}, Videos(csv="l.csv", columns={**COLUMNS, "EF": "ejection"}), "'ejection'"),
         ({"probe": "fast"}, Videos(csv="l.csv", columns={"FileName": "file", "FPS": "probe"}), "'fast'"),
     ],
