@@ -70,7 +70,9 @@ def label_state(path: Path | None, image: Path) -> str:
         with _open_stream(path) as stream:
             stream.seek(max(size - 1, 0))
             is_complete = shape[:3] == image_shape[:3] and len(stream.read(1)) == 1
-    except (*_READ_ERRORS, *_header_errors(), Rejected):
+    except (*_READ_ERRORS, Rejected):
+        return "truncated"
+    except _header_errors():
         return "truncated"
     return "complete" if is_complete else "truncated"
 
