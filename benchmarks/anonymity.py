@@ -3,42 +3,34 @@
     pip install --target /tmp/faiss --no-deps faiss-cpu
     python benchmarks/anonymity.py --faiss /tmp/faiss [--records 20000] [--features 512] [--threads 2] [--noise 1.0]
 
-The index contains records (originals) and avatars (anonymized versions), and searches the 4,000 nearest neighbors of
-each record, as the published code does. Measures and index are timed alternately, after imports and a small first run,
-in wall time and CPU time. The peak memory is that of the process after the measures, including Python, torch and both
-sets. Without --faiss only the measures are timed.
+The faiss index contains records (originals) and avatars (anonymized versions), and searches the 4,000 nearest neighbors
+of each record, as the published code does. Measures and index are timed alternately, after imports and a small first
+run, in wall time and CPU time. The peak memory is that of the process after the measures, including Python, torch and
+both sets. Without --faiss only the measures are timed.
 """
 
 import argparse
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import run_timed
 
 from echodream.privacy.anonymity import compare_avatars
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """Wall time and CPU time of ``run``, in seconds."""
-    clock, processor = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
 def search_with_faiss(faiss: Any, records: np.ndarray, avatars: np.ndarray, k: int) -> None:
-    """Search the neighbors that local cloaking counts."""
+    """Search the ``k`` nearest neighbors of each record, which local cloaking counts."""
     flat = faiss.IndexFlatL2(records.shape[1])
     flat.add(np.concatenate([records, avatars]))
     flat.search(records, min(k, 2 * len(records)))
 
 
 def main() -> None:
-    """Print seconds, the median and range of their ratio, and memory."""
+    """Print the time of the measures and of faiss, the median and range of the ratio, and the peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"records": 20_000, "features": 512, "threads": 2, "k": 4000, "repeats": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -52,7 +44,7 @@ def main() -> None:
     records = torch.randn(options.records, options.features, generator=generator)
     avatars = records + options.noise * torch.randn(records.shape, generator=generator)
     compare_avatars(records[:500], avatars[:500])
-    ours = [timed(lambda: compare_avatars(records, avatars))]
+    ours = [run_timed(lambda: compare_avatars(records, avatars))]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(f"{options.records} records and avatars of {options.features} features, {options.threads} threads")
     print(f"{'peak memory of the process (target below 2)':<58}{memory:8.2f} GB")
@@ -64,20 +56,18 @@ def main() -> None:
         faiss.omp_set_num_threads(options.threads)
         x, y = records.numpy(), avatars.numpy()
         search_with_faiss(faiss, x[:500], y[:500], 100)
-        theirs = [timed(lambda: search_with_faiss(faiss, x, y, options.k))]
+        theirs = [run_timed(lambda: search_with_faiss(faiss, x, y, options.k))]
         for _ in range(options.repeats - 1):
-            ours.append(timed(lambda: compare_avatars(records, avatars)))
-            theirs.append(timed(lambda: search_with_faiss(faiss, x, y, options.k)))
-    for kind, what in enumerate(("wall time", "CPU time")):
-        print(f"{'all five measures, ' + what:<58}{statistics.median(run[kind] for run in ours):8.2f} s")
+            ours.append(run_timed(lambda: compare_avatars(records, avatars)))
+            theirs.append(run_timed(lambda: search_with_faiss(faiss, x, y, options.k)))
+    for kind, name in (("wall", "wall time"), ("cpu", "CPU time")):
+        seconds, faiss_seconds = ([getattr(run, kind) for run in runs] for runs in (ours, theirs))
+        print(f"{'all five measures, ' + name:<58}{statistics.median(seconds):8.2f} s")
         if theirs:
-            print(
-                f"{'faiss, local cloaking alone, ' + what:<58}{statistics.median(run[kind] for run in theirs):8.2f} s"
-            )
-            ratios = sorted(b[kind] / a[kind] for a, b in zip(ours, theirs, strict=True))
-            low, high = ratios[0], ratios[-1]
-            text = f"faiss / measures, {what} (target 1 or more)"
-            print(f"{text:<58}{statistics.median(ratios):8.2f}  ({low:.2f} to {high:.2f})")
+            print(f"{'faiss, local cloaking alone, ' + name:<58}{statistics.median(faiss_seconds):8.2f} s")
+            ratios = sorted(b / a for a, b in zip(seconds, faiss_seconds, strict=True))
+            text = f"faiss / measures, {name} (target 1 or more)"
+            print(f"{text:<58}{statistics.median(ratios):8.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/clip_reads.py [--recordings 200] [--frames 192] [--clip 64] [--rounds 9]
 
 A .pt file contains one float32 sample (F, 4, 14, 14) of the posterior, as in the published pipelines. The store
-contains the float16 mean and std of the posterior, so that every read gives a new sample, from the same number of
-bytes. Both are read in turns, from the page cache.
+contains the float16 mean and std of the posterior, so that every read gives a new sample, from an equal number of
+bytes. Store and .pt files are read in turns, from the page cache.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from echodream.store import Dataset, Store, StoreWriter
 from echodream.store.latents import write_latents
 
 
-def make(root: Path, recordings: int, frames: int) -> Store:
+def write_store_and_files(root: Path, recordings: int, frames: int) -> Store:
     """Write random latents to a store at ``root``/store and to .pt files in ``root``/pt."""
     rng = np.random.default_rng(0)
     dataset = Dataset(kind="latent", layout="F,C,H,W", channels=4, height=14, width=14, encoder="0" * 64)
@@ -39,8 +39,8 @@ def make(root: Path, recordings: int, frames: int) -> Store:
         return writer.finish(names)
 
 
-def rate(read: Callable[[str, int], object], names: list[str], spare: int) -> float:
-    """Clips per second over all ``names`` in random order, each from a random start."""
+def clips_per_second(read: Callable[[str, int], object], names: list[str], spare: int) -> float:
+    """Clips read per second: one clip of each recording ``names``, in random order, from a start of 0 to ``spare``."""
     order = random.sample(names, len(names))
     start = time.perf_counter()
     for name in order:
@@ -49,14 +49,14 @@ def rate(read: Callable[[str, int], object], names: list[str], spare: int) -> fl
 
 
 def main() -> None:
-    """Print the median of both rates and of their ratio."""
+    """Print the median clips per second of the store and of torch.load, and of their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("recordings", 200), ("frames", 192), ("clip", 64), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=value)
     arguments = parser.parse_args()
     clip = arguments.clip
     with tempfile.TemporaryDirectory() as folder:
-        store = make(Path(folder), arguments.recordings, arguments.frames)
+        store = write_store_and_files(Path(folder), arguments.recordings, arguments.frames)
         names, spare = store.table["FileName"].tolist(), arguments.frames - clip
 
         def ours(name: str, start: int) -> object:
@@ -65,7 +65,10 @@ def main() -> None:
         def theirs(name: str, start: int) -> object:
             return torch.load(Path(folder, "pt", f"{name}.pt"), weights_only=True)[start : start + clip]
 
-        rates = [(rate(ours, names, spare), rate(theirs, names, spare)) for _ in range(arguments.rounds + 1)][1:]
+        rates = [
+            (clips_per_second(ours, names, spare), clips_per_second(theirs, names, spare))
+            for _ in range(arguments.rounds + 1)
+        ][1:]
     slices, loads = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(a / b for a, b in rates)
     print(f"store slice {slices:8.0f} clips/s\ntorch.load  {loads:8.0f} clips/s\nratio       {ratio:8.2f}")

@@ -3,21 +3,20 @@
     python benchmarks/encode.py [--recordings 24] [--frames 64] [--size 112] [--channels 1] [--device cpu|cuda]
 
 The stage runs in this process, after imports: it reads a store of phantom videos, encodes, writes and verifies. The
-network alone gets the same frames from memory, in batches of the same size. The published loop reads, encodes and
-writes one recording at a time, in float32 batches of 32 frames. The three are timed in turns, ``--repeats`` times.
+network alone gets the frames from memory, in batches of the same size. The published loop reads, encodes and writes one
+recording at a time, in float32 batches of 32 frames. Stage, network and loop are timed in turns, ``--repeats`` times.
 """
 
 import argparse
 import functools
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from measuring import run_timed
 from torch import Tensor
 
 from echodream.ingest.phantom import Phantom
@@ -30,7 +29,7 @@ from echodream.store.latents import write_latents
 from echodream.store.video import write_video
 
 
-def make(root: Path, options: argparse.Namespace) -> Store:
+def write_store_and_autoencoder(root: Path, options: argparse.Namespace) -> Store:
     """Write a store of phantom videos to ``root``/videos, and an untrained autoencoder to ``root``/vae."""
     torch.manual_seed(0)
     wide = options.widths[0] >= 128
@@ -48,8 +47,8 @@ def make(root: Path, options: argparse.Namespace) -> Store:
         return writer.finish(sorted(writer.done))
 
 
-def stage(root: Path, options: argparse.Namespace) -> Store:
-    """``stage=encode`` as the command runs it, each time into a new folder."""
+def run_encode_stage(root: Path, options: argparse.Namespace) -> Store:
+    """Run ``stage=encode`` like the command, and return the latent store in a new folder."""
     dst = tempfile.mkdtemp(dir=root) + "/latents"
     settings = {"accelerator": "gpu" if options.device == "cuda" else "cpu", "precision": options.precision}
     trainer = functools.partial(pl.Trainer, **settings, devices=1, enable_model_summary=False, inference_mode=True)
@@ -59,15 +58,15 @@ def stage(root: Path, options: argparse.Namespace) -> Store:
 
 
 @torch.inference_mode()
-def bare(network: Any, frames: Tensor, budget: int) -> None:
-    """Encode uint8 frames (N, C, H, W), which are on the device of ``network``."""
+def encode_frames(network: Any, frames: Tensor, budget: int) -> None:
+    """Encode uint8 frames (N, C, H, W) from memory; ``frames`` and ``network`` are on one device."""
     for part in split_into_chunks(frames, budget):
         network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
 
 @torch.inference_mode()
-def published(network: Any, store: Store, root: Path, device: str) -> dict[str, Tensor]:
-    """One recording at a time, batches of 32, float32: mean and std of each, (2, F, D, h, w), unrounded."""
+def encode_by_recording(network: Any, store: Store, root: Path, device: str) -> dict[str, Tensor]:
+    """Encode one recording at a time in float32 batches of 32 frames; return mean and std, (2, F, D, h, w), by name."""
     found = {}
     for name in store.table["FileName"]:
         frames = torch.from_numpy(store.frames(name)).permute(0, 3, 1, 2)
@@ -75,13 +74,6 @@ def published(network: Any, store: Store, root: Path, device: str) -> dict[str, 
         found[name] = torch.stack([torch.cat([getattr(p, what) for p in posteriors]) for what in ("mean", "std")]).cpu()
         write_latents(root / "one.safetensors", *found[name].numpy())
     return found
-
-
-def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall time of ``run`` in seconds, and its result."""
-    start, found = time.perf_counter(), run()
-    torch.cuda.synchronize() if torch.cuda.is_available() else None
-    return time.perf_counter() - start, found
 
 
 def main() -> None:
@@ -96,18 +88,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        store = make(root, options)
+        store = write_store_and_autoencoder(root, options)
         network, plain = (load_vae(str(root / "vae")).eval().to(options.device) for _ in range(2))
         plain = plain.to(memory_format=torch.contiguous_format)
         pixels = [torch.from_numpy(store.frames(name)).permute(0, 3, 1, 2) for name in store.table["FileName"]]
         frames = torch.cat(pixels).to(options.device)
-        bare(network, frames[: options.budget], options.budget)  # warm
+        encode_frames(network, frames[: options.budget], options.budget)  # warm
         times: list[tuple[float, float, float]] = []
         for _ in range(options.repeats):
-            one, result = seconds(lambda: stage(root, options))
-            two = seconds(lambda: bare(network, frames, options.budget))[0]
-            three, truth = seconds(lambda: published(plain, store, root, options.device))
-            times.append((one, two, three))
+            stage_run = run_timed(lambda: run_encode_stage(root, options))
+            network_run = run_timed(lambda: encode_frames(network, frames, options.budget))
+            loop_run = run_timed(lambda: encode_by_recording(plain, store, root, options.device))
+            times.append((stage_run.wall, network_run.wall, loop_run.wall))
+        result, truth = stage_run.result, loop_run.result
         made = {name: result.latents(name) for name in truth}
     pairs = [pair for name in truth for pair in zip(made[name], truth[name], strict=True)]
     largest = max((stored.float() - exact).abs().max().item() for stored, exact in pairs)

@@ -2,30 +2,29 @@
 
     python benchmarks/evaluate.py [--samples 2000] [--features 2048] [--threads 2]
 
-There are three sets of random vectors: synthetic, TEST and TRAIN, with 10 vectors per patient. For comparison, the same
-values without intervals are computed with torch and torchmetrics: the Frechet distance from covariances and
+The benchmark has three sets of random vectors: synthetic, TEST and TRAIN, with 10 vectors per patient. For comparison,
+the values without intervals are computed with torch and torchmetrics: the Frechet distance from covariances and
 eigenvalues, the kernel distance from torchmetrics, precision, recall, density and coverage with torch.cdist. Memory is
 the increase of the peak memory of the process.
 """
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
-from measuring import run_with_peak_memory
+from measuring import Timing, run_timed, run_with_peak_memory
 
 
-def measure(run: Callable[[], Any]) -> tuple[Any, float, float, float]:
-    """Result of ``run``, wall-clock seconds, processor seconds, and peak memory in GB."""
-    start, cpu = time.perf_counter(), time.process_time()
-    result, memory = run_with_peak_memory(run)
-    return result, time.perf_counter() - start, time.process_time() - cpu, memory
+def measure_time_and_memory(run: Callable[[], Any]) -> tuple[Timing, float]:
+    """Result and time of ``run``, and its peak memory in GB."""
+    timing = run_timed(lambda: run_with_peak_memory(run))
+    result, memory = timing.result
+    return timing._replace(result=result), memory
 
 
-def reference(x: Any, y: Any, k: int = 5) -> dict[str, float]:
-    """Values from torch and torchmetrics, of float64 tensors (N, D)."""
+def distances_by_torch(x: Any, y: Any, k: int = 5) -> dict[str, float]:
+    """Distances of the float64 feature vectors ``x`` and ``y``, (N, D), by torch and torchmetrics."""
     import torch
     from torchmetrics.image.fid import _compute_fid
     from torchmetrics.image.kid import poly_mmd
@@ -43,7 +42,7 @@ def reference(x: Any, y: Any, k: int = 5) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print time and memory of both implementations, and the largest difference of a value."""
+    """Print time and memory of compare_features and of torch alone, and the largest difference of a value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"samples": 2000, "features": 2048, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -65,13 +64,14 @@ def main() -> None:
     )
     few = [Features(each.rows[:50], each.units.select(slice(50))) for each in (synthetic, test, train)]
     compare_features(*few)
-    compared, wall, cpu, memory = measure(lambda: compare_features(synthetic, test, train))
-    print(f"{n} x {n} vectors of {options.features}, {options.threads} threads")
-    print(f"compare: values, floor, intervals    {wall:6.1f} s, {cpu:6.1f} s of processor, {memory:5.2f} GB")
     x, y = torch.from_numpy(synthetic.rows), torch.from_numpy(test.rows)
-    values, wall, cpu, memory = measure(lambda: reference(x, y))
-    print(f"torch alone: values                  {wall:6.1f} s, {cpu:6.1f} s of processor, {memory:5.2f} GB")
-    worst = max(abs(compared[name].value.value - value) / max(abs(value), 1e-9) for name, value in values.items())
+    ours = measure_time_and_memory(lambda: compare_features(synthetic, test, train))
+    torch_alone = measure_time_and_memory(lambda: distances_by_torch(x, y))
+    print(f"{n} x {n} vectors of {options.features}, {options.threads} threads")
+    for text, (timing, memory) in (("values, floor, intervals", ours), ("torch alone: values", torch_alone)):
+        print(f"{text:<37}{timing.wall:6.1f} s, {timing.cpu:6.1f} s of processor, {memory:5.2f} GB")
+    values, expected = ours[0].result, torch_alone[0].result
+    worst = max(abs(values[name].value.value - value) / max(abs(value), 1e-9) for name, value in expected.items())
     print(f"largest relative difference of a value {worst:.1e}  (targets: 30 s, 2 GB)")
 
 

@@ -2,34 +2,33 @@
 
     python benchmarks/filter.py [--samples 10000] [--references 200000] [--full 10000] [--features 128] [--threads 2]
 
-References are recordings of 64 frames, each of another patient. Search and product are timed in turns, ``--repeats``
-times, after imports and a small first run. The product is in double precision, in blocks of the same size as in the
-search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the device). The
-full matrix is torch.corrcoef of samples and references together, as in the published filter.
+References are recordings of 64 frames, each of another patient. Search and matrix product are timed in turns,
+``--repeats`` times, after imports and a small first run. The product is in double precision, in blocks of the size of
+the search, and its results are discarded. Memory is the increase of the peak memory of the process (or of the device).
+The full matrix is torch.corrcoef of samples and references together, as in the published filter.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from measuring import run_with_peak_memory
+from measuring import run_timed, run_with_peak_memory
 from torch import Tensor
 
 from echodream.privacy.nearest_neighbors import BLOCK, nearest_patients
 
-Block = tuple[Tensor, list[str]]
+Recording = tuple[Tensor, list[str]]
 
 
-def reference_parts(references: Tensor) -> list[Block]:
-    """Embeddings, (m, D), split into parts of 64 frames, each of another patient."""
+def split_into_recordings(references: Tensor) -> list[Recording]:
+    """Split embeddings, (m, D), into recordings of 64 frames, each of another patient."""
     return [(part, [f"patient_{number}"] * len(part)) for number, part in enumerate(references.split(64))]
 
 
-def product_alone(samples: Tensor, references: Tensor, block: int) -> None:
-    """Compute the matrix product in blocks, into one buffer."""
+def matrix_product_in_blocks(samples: Tensor, references: Tensor, block: int) -> None:
+    """Compute the matrix product of samples and references in blocks, into one buffer."""
     samples, references = samples.double(), references.double()
     out = torch.empty(block * block, device=samples.device, dtype=torch.float64)
     for right in references.split(block):
@@ -37,24 +36,10 @@ def product_alone(samples: Tensor, references: Tensor, block: int) -> None:
             torch.mm(left, right.T, out=out[: len(left) * len(right)].view(len(left), len(right)))
 
 
-def correlation_matrix(samples: Tensor, references: Tensor) -> Tensor:
+def highest_correlations(samples: Tensor, references: Tensor) -> Tensor:
     """The highest correlation of each sample with a reference, from the correlation matrix of all rows."""
     together = torch.corrcoef(torch.cat([references, samples]))
     return together[len(references) :, : len(references)].amax(dim=1)
-
-
-def seconds_of(run: Callable[[], Any], device: str) -> float:
-    """Seconds that ``run`` takes."""
-    _wait(device)
-    start = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float:
@@ -67,14 +52,14 @@ def peak_memory(run: Callable[[], Any], device: str) -> float:
     return run_with_peak_memory(run)[1]
 
 
-def time_in_turns(runs: dict[str, Callable[[], Any]], repeats: int, device: str) -> Iterator[dict[str, float]]:
-    """Seconds of each run, in turns."""
+def seconds_in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> Iterator[dict[str, float]]:
+    """Call all ``runs`` in turn, ``repeats`` times; yield the seconds of each run by name."""
     for _ in range(repeats):
-        yield {name: seconds_of(run, device) for name, run in runs.items()}
+        yield {name: run_timed(run).wall for name, run in runs.items()}
 
 
 def main() -> None:
-    """Print seconds and their ratios (medians of ratios within a turn, with the range), and memory."""
+    """Print times, their ratios (median and range over turns), and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = {"samples": 10_000, "references": 200_000, "full": 10_000, "features": 128, "repeats": 3, "threads": 0}
     for name, value in numbers.items():
@@ -88,22 +73,22 @@ def main() -> None:
         torch.randn(count, options.features, generator=generator).to(device)
         for count in (options.samples, options.references)
     )
-    blocks, fewer = reference_parts(references), references[: options.full]
-    some = reference_parts(fewer)
+    blocks, fewer = split_into_recordings(references), references[: options.full]
+    some = split_into_recordings(fewer)
     nearest_patients(samples[:256], some[:8], "pearson")
     memory = peak_memory(lambda: nearest_patients(samples, blocks, "pearson"), device)
     runs = {
         "search": lambda: nearest_patients(samples, blocks, "pearson"),
-        "bare product": lambda: product_alone(samples, references, BLOCK[device]),
+        "bare product": lambda: matrix_product_in_blocks(samples, references, BLOCK[device]),
     }
-    large = list(time_in_turns(runs, options.repeats, device))
+    large = list(seconds_in_turns(runs, options.repeats))
     runs = {
         "search": lambda: nearest_patients(samples[: options.full], some, "pearson"),
-        "full matrix": lambda: correlation_matrix(samples[: options.full], fewer),
+        "full matrix": lambda: highest_correlations(samples[: options.full], fewer),
     }
-    small = list(time_in_turns(runs, options.repeats, device))
+    small = list(seconds_in_turns(runs, options.repeats))
     found = torch.from_numpy(nearest_patients(samples[: options.full], some, "pearson").score)
-    difference = (found - correlation_matrix(samples[: options.full], fewer).cpu()).abs().max().item()
+    difference = (found - highest_correlations(samples[: options.full], fewer).cpu()).abs().max().item()
 
     where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"{options.samples} samples, {options.references} references, {options.features} features, {where}")
@@ -115,7 +100,7 @@ def main() -> None:
 
 
 def print_ratio(taken: list[dict[str, float]], above: str, below: str, words: str) -> None:
-    """Print the seconds of both and their ratio."""
+    """Print the median seconds of the runs ``above`` and ``below``, and the median and range of their ratio."""
     for name in (above, below):
         print(f"{name:<58}{statistics.median(turn[name] for turn in taken):8.2f} s")
     ratios = sorted(turn[above] / turn[below] for turn in taken)

@@ -33,14 +33,14 @@ def main(store: str, artifact: str, pairs: str) -> None:
 
 
 def select_pairs(similarity: np.ndarray, pairs: np.ndarray, patient: np.ndarray) -> Pairs:
-    """``pairs``, (P, 2), with their ``similarity``, (N, N), sorted by falling score."""
+    """Pairs of images, (P, 2), with scores from the similarity matrix, (N, N), sorted by falling score."""
     score = similarity[pairs[:, 0], pairs[:, 1]]
     order = np.argsort(-score, kind="stable")
     return Pairs(score[order], patient[pairs[order, 0]], patient[pairs[order, 1]], int(patient.max()) + 1)
 
 
 def auc_texts(pixels: Pairs, network: Pairs) -> tuple[str, ...]:
-    """Both AUCs and their difference, each with its 95 % interval, as text."""
+    """AUC of pixels, AUC of the network and their difference, each with its 95 % interval, as text."""
     rng, patients = np.random.default_rng(0), pixels.patients
     counts = [rng.multinomial(patients, np.full(patients, 1 / patients)) for _ in range(REPEATS)]
     values = np.array([[auc(each, each.weights(count)) for each in (pixels, network)] for count in counts])

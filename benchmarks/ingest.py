@@ -20,7 +20,7 @@ from echodream.store import Store
 
 
 def main() -> None:
-    """Write the raw files once, ingest them with each number of workers, print a table."""
+    """Write the raw files once, ingest them with each number of workers, and print the frames per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=40)
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({0, 1, os.cpu_count() or 1}))

@@ -16,8 +16,10 @@ from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 @dataclass(frozen=True)
 class Condition:
-    """Settings of phantoms. ``gain`` and ``noise``, in dB, are added to those of the study. ``share``: fraction of
-    ``--n`` phantoms that are rendered."""
+    """Settings of simulated recordings; ``gain`` and ``noise``, in dB, are added to those of the phantom study.
+
+    ``share`` is the fraction of the ``--n`` recordings that is rendered.
+    """
 
     fps: float = 32.0
     size: int = 64
@@ -45,7 +47,7 @@ CONDITIONS = {
 
 
 def sample_scenes(condition: Condition, count: int, seed: int) -> list[Scene]:
-    """``count`` random scenes that cycle through the classes."""
+    """Sample ``count`` scenes of the condition, whose classes alternate."""
     rng, scenes = np.random.default_rng(seed), []
     for k in range(count):
         scene = sample_scene((seed, k % 4, k // 4 + 1, 1), condition.size, condition.fps, condition.seconds)
@@ -58,7 +60,7 @@ def sample_scenes(condition: Condition, count: int, seed: int) -> list[Scene]:
 
 
 def main() -> None:
-    """Render each condition, detect key frames, and count matches within one frame."""
+    """Render the recordings of each condition, detect key frames, and count matches within one frame."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2000)

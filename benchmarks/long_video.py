@@ -3,13 +3,13 @@
     python benchmarks/long_video.py [overrides of stage=video] [--study phantom] [--src samples/phantom/images] [--n 52]
         [--frames 64 96 192] [--joins crossfade continue drop]
 
-Run it in the folder that has models/ and samples/ of the study. Videos are sampled by stage=video and decoded by
-stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published method: windows overlap by
+The script runs in the folder that has models/ and samples/ of the study. Videos are sampled by stage=video and decoded
+by stage=decode. "crossfade" and "continue" are values of ``join=``. "drop" is the published method: windows overlap by
 half a window at every step, and a window contributes only the frames that earlier windows do not cover. The seam ratio
 is the mean frame difference at the joins divided by the mean frame difference elsewhere, over all videos, with a 95 %
-bootstrap interval over videos; it is 1 if no seam is visible. It is printed twice: for the frames where a window
-begins, and for the frames after the end of the previous window, where "drop" changes from one window to the next.
-"real" has held-out recordings of the same length, at the joins of "crossfade".
+bootstrap interval over videos; 1 means that no seam is visible. The seam ratio is printed twice: for the frames where a
+window begins, and for the frames after the end of the previous window, where "drop" changes from one window to the
+next. The row "real" is for held-out recordings of equal length, at the joins of "crossfade".
 """
 
 import argparse
@@ -35,7 +35,7 @@ from echodream.store import Store
 
 
 class DroppedOverlapSampling(SamplingModule):
-    """Windows whose overlap is predicted twice; the second prediction is discarded."""
+    """Sampling by overlapping windows, which discards the second prediction of an overlap, as published."""
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         length = self.length
@@ -54,13 +54,13 @@ class DroppedOverlapSampling(SamplingModule):
 
 
 def run_stage(*overrides: str) -> None:
-    """Run one stage."""
+    """Run a stage of sample.py with ``overrides``."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         engine.sample(compose("sample", ["notes=null", *overrides]))
 
 
 def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[list[np.ndarray], list[int], str]:
-    """Decoded videos, each (F, H, W) in gray levels; the joins; network evaluations and seconds per video."""
+    """Sample and decode videos; return gray levels (F, H, W), joins, and evaluations and seconds per video as text."""
     count = [0]
     forward = DiffusionModel.forward
 
@@ -88,7 +88,7 @@ def sample_videos(options: argparse.Namespace, frames: int, join: str) -> tuple[
 
 
 def seam_ratio(videos: Sequence[np.ndarray], joins: Sequence[int], resamples: int = 2000) -> str:
-    """Frame difference at ``joins`` divided by the frame difference elsewhere, over all videos, with its interval."""
+    """Seam ratio over all videos with its 95 % interval, as text."""
     if not videos or not joins:
         return "         -          "
     curves = [frame_difference_curve(clip.astype(np.uint8)) for clip in videos]  # entry k is from frame k to k + 1
@@ -108,7 +108,7 @@ def real_videos(options: argparse.Namespace, frames: int) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Print one line for each length and method of joining."""
+    """Print one line for each number of frames and method of joining windows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     joins = ("crossfade", "continue", "drop")
     parser.add_argument("--study", default="phantom")

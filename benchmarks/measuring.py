@@ -1,10 +1,36 @@
-"""Peak memory of a benchmark."""
+"""Wall time, CPU time and peak memory of a benchmark."""
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+
+
+class Timing(NamedTuple):
+    """Result of a function, and its wall time and CPU time in seconds."""
+
+    result: Any
+    wall: float
+    cpu: float
+
+
+def run_timed(run: Callable[[], Any]) -> Timing:
+    """Call ``run`` and measure its time, including the kernels that it starts on the GPU."""
+    synchronize_gpu()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    synchronize_gpu()
+    return Timing(result, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def synchronize_gpu() -> None:
+    """Wait for all kernels on the GPU, if there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def run_with_peak_memory(run: Callable[[], Any]) -> tuple[Any, float]:

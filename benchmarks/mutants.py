@@ -2,10 +2,10 @@
 
     python benchmarks/mutants.py [name ...]
 
-A mutant replaces one line by a mistake of a published pipeline or of privacy arithmetic. The script prints "caught" or
-"MISSED" for each mutant, and exits with 1 if a mutant was missed. tests/test_mutants.py checks that every line to
-replace is in the code exactly once. tests/diffusion/test_process_mutants.py plants mutants of the noise processes
-itself.
+A mutant replaces one line of code by a mistake of a published pipeline or of privacy arithmetic. The script prints
+"caught" or "MISSED" for each mutant, and exits with 1 if a mutant was missed. tests/test_mutants.py checks that every
+line to replace is in the code exactly once. tests/diffusion/test_process_mutants.py has the mutants of the noise
+processes.
 """
 
 import argparse
@@ -21,14 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Mutant(NamedTuple):
-    """A mistake, and the tests of which one must fail."""
+    """A mistake in a line of code, and the tests of which at least one must fail.
+
+    ``file`` is a path below echodream/. ``tests`` has paths below tests/, separated by spaces.
+    """
 
     file: str
-    """Below echodream/."""
     code: str
     mistake: str
     tests: str
-    """Below tests/; several are separated by spaces."""
 
 
 MUTANTS = {
@@ -180,7 +181,7 @@ MUTANTS = {
 
 
 def is_caught(mutant: Mutant, checkout: Path) -> bool:
-    """Whether a test fails with the mistake. The file is restored."""
+    """Whether a test of ``mutant`` fails with the mistake in ``checkout``; the file is restored afterwards."""
     path = checkout / "echodream" / mutant.file
     text = path.read_text()
     path.write_text(text.replace(mutant.code, mutant.mistake))
@@ -194,7 +195,7 @@ def is_caught(mutant: Mutant, checkout: Path) -> bool:
 
 
 def main() -> int:
-    """Plant the mutants that are named on the command line, or all mutants."""
+    """Test the mutants that the command line names, or all mutants; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", choices=[*MUTANTS, []], metavar="name", help=", ".join(MUTANTS))
     names = parser.parse_args().names or list(MUTANTS)

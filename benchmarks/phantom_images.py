@@ -15,11 +15,11 @@ from echodream.phantom.render import render
 from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 MARGIN = 14
-"""Height of a line of text in pixels."""
+"""Height of a line of text, in pixels."""
 
 
-def one_beat(scene: Scene, frames: int) -> Scene:
-    """``scene`` with exactly one beat in ``frames`` frames, from end diastole."""
+def limit_to_one_beat(scene: Scene, frames: int) -> Scene:
+    """Change a scene to exactly one beat in ``frames`` frames, which starts at end diastole."""
     scene = replace(scene, start=0.0)
     return replace(scene, frames=frames, fps=frames / float(scene.beats[1]))
 
@@ -28,8 +28,8 @@ def _draw_text(image: Image.Image, column: int, row: int, text: str) -> None:
     ImageDraw.Draw(image).text((column, row), text, fill=200)
 
 
-def mosaic(patients: int, size: int, seed: int) -> Image.Image:
-    """Gray image with one row per class and two columns (ED, ES) per patient."""
+def draw_key_frames(patients: int, size: int, seed: int) -> Image.Image:
+    """Draw a gray image with one row per class and two columns (ED, ES) per patient."""
     image = Image.new("L", (2 * patients * size, len(CLASSES) * (size + MARGIN)))
     for class_id, name in enumerate(CLASSES):
         top = class_id * (size + MARGIN)
@@ -43,10 +43,11 @@ def mosaic(patients: int, size: int, seed: int) -> Image.Image:
     return image
 
 
-def one_beat_images(frames: int, size: int, seed: int) -> list[Image.Image]:
-    """Frames of one beat of one patient of each class, side by side, in 48 gray levels."""
+def draw_one_beat(frames: int, size: int, seed: int) -> list[Image.Image]:
+    """Draw the frames of one beat, with one patient of each class side by side, in 48 gray levels."""
     films = [
-        render(one_beat(sample_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames)) for c in range(len(CLASSES))
+        render(limit_to_one_beat(sample_scene((seed, c, 1, 1), size, 32.0, (2.0, 2.0)), frames))
+        for c in range(len(CLASSES))
     ]
     images = []
     for row in np.concatenate(films, axis=2):
@@ -59,10 +60,10 @@ def one_beat_images(frames: int, size: int, seed: int) -> list[Image.Image]:
 
 
 def main(folder: str) -> None:
-    """Write both images to ``folder``."""
+    """Write phantom.png and phantom.gif to ``folder``."""
     place = Path(folder)
-    mosaic(patients=4, size=112, seed=0).save(place / "phantom.png", optimize=True)
-    first, *rest = one_beat_images(frames=26, size=112, seed=0)
+    draw_key_frames(patients=4, size=112, seed=0).save(place / "phantom.png", optimize=True)
+    first, *rest = draw_one_beat(frames=26, size=112, seed=0)
     first.save(place / "phantom.gif", save_all=True, append_images=rest, duration=30, loop=0, optimize=True)
 
 

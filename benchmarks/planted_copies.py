@@ -3,16 +3,16 @@
     python benchmarks/planted_copies.py [--root .] [--study phantom] [--novel 200] [--views flip shift] [--share 0.2]
         [--beta 0.05] [--choose 0] [--every 1] [--patients 112] [--out reports/phantom/planted_copies]
 
-``--root`` has a study as launch/demo.sh writes it; if the phantom, autoencoder, latents or identity network is missing,
-it is created first. The set has ``--novel`` samples of phantom patients with another seed, who are in no split, and one
-copy of each training patient under each transform of conf/controls/declared.yaml. Transforms that need the generator
-are left out if models/<study>/lidm does not exist. A sample has as many frames as a sample of the generator, or
+``--root`` has a study as launch/demo.sh writes it; a missing phantom, autoencoder, latent store or identity network is
+created first. The set has ``--novel`` samples of phantom patients with another seed, who are in no split, and one copy
+of each training patient under each transform of conf/controls/declared.yaml. Transforms that need the generator are
+left out if models/<study>/lidm does not exist. A sample has as many frames as a sample of the generator, or
 ``--frames``. "calibrated" compares samples with every ``--every``-th frame by cosine similarity; the highest score over
-the frames and their ``--views`` counts. Its threshold is set by the TEST patients and by other copies, of other frames
-and with other random numbers, without the controls in report_only of conf/stage/filter.yaml. "percentile" is the
-published rule: Pearson correlation with first frames, no views. Recall is the rejected fraction of the planted copies,
-false rejection the rejected fraction of the novel samples. Intervals are exact (Clopper-Pearson), two-sided, 95 %, over
-patients. The script writes planted_copies.json and roc.png to ``--out``.
+the frames and their ``--views`` counts. The threshold of "calibrated" is set by the TEST patients and by other copies,
+of other frames and with other random numbers, without the controls in report_only of conf/stage/filter.yaml.
+"percentile" is the published rule: Pearson correlation with first frames, without views. Recall is the rejected
+fraction of the planted copies, false rejection the rejected fraction of the novel samples. Intervals are exact
+(Clopper-Pearson), two-sided, 95 %, over patients. The script writes planted_copies.json and roc.png to ``--out``.
 """
 
 import argparse
@@ -55,11 +55,11 @@ CODE = Path(__file__).resolve().parent.parent
 DECLARED = instantiate(OmegaConf.load(CONF_DIR / "controls" / "declared.yaml"), _convert_="all")
 REPORT_ONLY = list(OmegaConf.load(CONF_DIR / "stage" / "filter.yaml").report_only)
 TRANSFORMS: dict[str, Control] = {str(name): control for name, control in DECLARED.items() if control is not None}
-HELD, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
+CALIBRATION, NOVEL, CONTROL, COPY = "calibration", "novel", "control", "copy"
 
 
-def make_study(root: Path, study: str) -> None:
-    """Run the stages whose result is missing."""
+def complete_study(root: Path, study: str) -> None:
+    """Run the stages and trainings whose output is missing."""
     data, models, raw = root / "data" / study, root / "models" / study, root / "raw" / study
     names = [f"data={study}", "experiment=demo"]
     ingest = ["stage=ingest", "data=cardiacnet", f"data.name={study}", f"raw=raw/{study}", "experiment=demo"]
@@ -78,18 +78,18 @@ def make_study(root: Path, study: str) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """Latents of a sample, (f, C, H, W). A copy also has its patient, ``control`` and the copied frames, ``taken``."""
+    """Latents of a sample, (F, C, H, W); a copy also has its patient, its control and the copied frames."""
 
     latents: Tensor
     kind: str
     patient: str = ""
     control: Control | None = None
-    taken: FrameSelection | None = None
+    selected_frames: FrameSelection | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of each sample for the two rules, and the train-to-test maxima of the published rule."""
+    """Scores of the samples by each rule, and the train-to-test maxima of the published rule."""
 
     calibrated: np.ndarray
     percentile: np.ndarray
@@ -101,22 +101,22 @@ def score_by_both_rules(
     embedder: FrameEmbedder,
     rows: Recordings,
     test: Recordings,
-    ways: Sequence[View],
+    view_functions: Sequence[View],
     every: int,
 ) -> Scores:
-    """Scores of all samples against the training recordings ``rows``, as each rule compares them."""
+    """Score all samples against the training recordings by the comparison of each rule."""
 
     def compare(references: ReferenceFrames, views: Sequence[View], similarity: Similarity) -> np.ndarray:
         found = embed_queries(embedder, (sample.latents for sample in samples), views)
-        queries = [Query(x, sample.control, sample.taken) for x, sample in zip(found, samples, strict=True)]
+        queries = [Query(x, sample.control, sample.selected_frames) for x, sample in zip(found, samples, strict=True)]
         return references.score(queries, similarity).score
 
     first = ReferenceFrames(embedder, rows, first=True)
-    wide = compare(ReferenceFrames(embedder, rows, every), ways, embedder.input_spec.similarity)  # type: ignore[arg-type]
+    wide = compare(ReferenceFrames(embedder, rows, every), view_functions, embedder.input_spec.similarity)  # type: ignore[arg-type]
     return Scores(wide, compare(first, (), "pearson"), train_to_test(first, test, "pearson"))
 
 
-def beat_frames(video: Video) -> np.ndarray:
+def key_frames_of_first_beat(video: Video) -> np.ndarray:
     """Frame numbers of the first end diastole, the end systole after it, and the next end diastole."""
     marks = {kind: [int(np.abs(video.times - at).argmin()) for at in moments] for kind, moments in video.marks.items()}
     first = marks["ED"][0]
@@ -124,31 +124,35 @@ def beat_frames(video: Video) -> np.ndarray:
     return np.array([first, middle, next((at for at in marks["ED"] if at > middle), first)])
 
 
-def novel_samples(shop: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
-    """Latents, (f, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
+def novel_samples(copy_generator: CopyGenerator, study: Store, count: int, frames: int, seed: int) -> Iterable[Tensor]:
+    """Latents, (F, C, H, W), of ``count`` phantom patients of another seed; three frames are ED, ES and ED.
 
-    They are rendered like the study and resized as by stage=ingest, because another texture would be easy to recognize.
+    Novel samples are rendered and resized like the study, because another texture would be easy to recognize.
     """
     size = int(study.table["FrameHeight"].iloc[0])
     rendered = OmegaConf.load(CONF_DIR / "data" / "phantom.yaml")
     phantom = Phantom(count, seed=seed, size=rendered.source.size, per_patient=(1, 1))
     for recording in phantom.recordings(None):
         video = phantom.read(recording, Limits())
-        places = evenly_spaced_frames(len(video.frames), frames) if frames != 3 else beat_frames(video)
+        places = evenly_spaced_frames(len(video.frames), frames) if frames != 3 else key_frames_of_first_beat(video)
         x = from_uint8(torch.from_numpy(resize(video.frames[places], (size, size)))).permute(0, 3, 1, 2)
-        mean, std = shop.encode(x.expand(-1, shop.vae.config.in_channels, -1, -1))
+        mean, std = copy_generator.encode(x.expand(-1, copy_generator.vae.config.in_channels, -1, -1))
         yield gaussian_sample(mean, std, named_rng(seed, recording.name))
 
 
-def copies_of(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) -> list[Sample]:
-    """A copy of each of the frames ``taken`` of training patients under each transform."""
-    rows, found = shop.recordings, []
+def generate_copy_samples(
+    copy_generator: CopyGenerator, selected_frames: dict[str, FrameSelection], kind: str
+) -> list[Sample]:
+    """Copy the selected frames of each training patient under each transform."""
+    rows, found = copy_generator.recordings, []
     several = rows.table.groupby(rows.table["PatientID"].astype(str))["FileName"].count()
     for name, control in TRANSFORMS.items():
-        if control.needs_generator and shop.generator is None:
+        if control.needs_generator and copy_generator.generator is None:
             continue
-        chosen = {key: one for key, one in taken.items() if several[key] > 1 or control.leave_out != "recording"}
-        made = generate_copies(shop, name, control, list(chosen.values()))
+        chosen = {
+            key: one for key, one in selected_frames.items() if several[key] > 1 or control.leave_out != "recording"
+        }
+        made = generate_copies(copy_generator, name, control, list(chosen.values()))
         for x, (patient, one) in zip(
             tqdm(made, f"{kind} {name}", len(chosen), disable=None), chosen.items(), strict=True
         ):
@@ -156,14 +160,14 @@ def copies_of(shop: CopyGenerator, taken: dict[str, FrameSelection], kind: str) 
     return found
 
 
-def rate_interval(hits: int, of: int) -> dict[str, float]:
-    """A fraction with its 95 % Clopper-Pearson interval."""
+def fraction_with_interval(hits: int, of: int) -> dict[str, float]:
+    """Fraction ``hits`` / ``of`` with its 95 % Clopper-Pearson interval."""
     found = clopper_pearson_interval(hits, of)
     return {"count": hits, "of": of, "share": found.value, "low": found.low, "high": found.high}
 
 
 def roc_of_copies(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
-    """The ROC curve of copies against novel samples: false rejection, recall, and the area under it."""
+    """ROC curve of the scores of copies and novel samples: false rejection, recall, and AUC."""
     score = np.concatenate([copied, novel])
     other = np.r_[np.zeros(len(copied), np.int64), np.ones(len(novel), np.int64)]
     order = np.argsort(-score, kind="stable")
@@ -172,10 +176,12 @@ def roc_of_copies(copied: np.ndarray, novel: np.ndarray) -> dict[str, Any]:
     return {"auc": float(auc(pairs)), "false_rejection": false.round(6).tolist(), "recall": true.round(6).tolist()}
 
 
-def rule_results(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: float) -> dict[str, Any]:
+def recall_and_false_rejection(
+    copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, share: float
+) -> dict[str, Any]:
     """Recall and false rejection at the threshold ``tau``, from the scores of copies and novel samples."""
-    recall = {name: rate_interval(int((found >= tau).sum()), len(found)) for name, found in copied.items()}
-    false = rate_interval(int((novel >= tau).sum()), len(novel))
+    recall = {name: fraction_with_interval(int((found >= tau).sum()), len(found)) for name, found in copied.items()}
+    false = fraction_with_interval(int((novel >= tau).sum()), len(novel))
     passing = share * (1 - float(np.mean([row["share"] for row in recall.values()])))
     clean = (1 - share) * (1 - false["share"])
     return {
@@ -188,7 +194,7 @@ def rule_results(copied: dict[str, np.ndarray], novel: np.ndarray, tau: float, s
 
 
 def plot_roc_curves(rules: dict[str, Any], path: Path) -> None:
-    """A plot for each rule: recall of each transform over the rejected fraction of novel samples, from 0.001."""
+    """Plot for each rule the recall of each transform over the false rejection, from 0.001."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(rules) + 2, 5), layout="constrained")
@@ -203,7 +209,7 @@ def plot_roc_curves(rules: dict[str, Any], path: Path) -> None:
 
 
 def print_table(rules: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print recall, AUC and false rejection of each rule."""
     print(f"{'':18}" + "".join(f"{rule + ': recall (95 %)  AUC':>36}" for rule in rules))
     share = "{share:.3f} ({low:.3f} - {high:.3f})".format
     for name in next(iter(rules.values()))["recall"]:
@@ -221,7 +227,7 @@ def print_table(rules: dict[str, Any]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (("root", "."), ("study", "phantom"), ("reid", None), ("vae", None), ("generator", None)):
         parser.add_argument(f"--{name}", default=text)
@@ -236,34 +242,40 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def samples_and_scores(given: argparse.Namespace, root: Path) -> tuple[list[Sample], Scores]:
-    """All samples and their scores."""
-    models, data = root / "models" / given.study, root / "data" / given.study
-    vae, lidm = given.vae or str(models / "vae"), Path(given.generator or models / "lidm")
+def generate_and_score(options: argparse.Namespace, root: Path) -> tuple[list[Sample], Scores]:
+    """Generate novel samples and copies, and score all samples by both rules."""
+    models, data = root / "models" / options.study, root / "data" / options.study
+    vae, lidm = options.vae or str(models / "vae"), Path(options.generator or models / "lidm")
     generator = load_diffusion_model(str(lidm), "lidm") if lidm.is_dir() else None
-    frames = generator.metadata.frames if generator is not None else given.frames
+    frames = generator.metadata.frames if generator is not None else options.frames
     store = Store(data / "latents")
     train, test = Recordings(store, "TRAIN"), Recordings(store, "TEST")
-    shops = [
-        CopyGenerator(train, vae, generator, None, given.steps, given.seed + turn, given.device) for turn in (0, 1)
+    copy_generators = [
+        CopyGenerator(train, vae, generator, None, options.steps, options.seed + turn, options.device)
+        for turn in (0, 1)
     ]
-    embedder = FrameEmbedder(given.reid or str(models / "reid"), vae, given.device)
+    embedder = FrameEmbedder(options.reid or str(models / "reid"), vae, options.device)
     embedder.check(store)
-    held = select_frames_by_patient(test, frames, given.seed)
+    held = select_frames_by_patient(test, frames, options.seed)
     samples = [
-        Sample(test.posterior_sample(x.row, x.frames, named_rng(given.seed, key)), HELD, key) for key, x in held.items()
+        Sample(test.posterior_sample(x.row, x.frames, named_rng(options.seed, key)), CALIBRATION, key)
+        for key, x in held.items()
     ]
-    seed = int(named_rng(given.seed, NOVEL).integers(2**31))
-    samples += [Sample(x, NOVEL) for x in novel_samples(shops[0], Store(data / "videos"), given.novel, frames, seed)]
+    seed = int(named_rng(options.seed, NOVEL).integers(2**31))
+    samples += [
+        Sample(x, NOVEL) for x in novel_samples(copy_generators[0], Store(data / "videos"), options.novel, frames, seed)
+    ]
     for turn, kind in enumerate((CONTROL, COPY)):
-        taken = dict(list(select_frames_by_patient(train, frames, given.seed + turn).items())[: given.patients])
-        samples += copies_of(shops[turn], taken, kind)
-    ways = [partial(latent_views, shops[0], [TRANSFORMS[name] for name in given.views])]
-    return samples, score_by_both_rules(samples, embedder, train, test, ways, given.every)
+        selected_frames = dict(
+            list(select_frames_by_patient(train, frames, options.seed + turn).items())[: options.patients]
+        )
+        samples += generate_copy_samples(copy_generators[turn], selected_frames, kind)
+    view_functions = [partial(latent_views, copy_generators[0], [TRANSFORMS[name] for name in options.views])]
+    return samples, score_by_both_rules(samples, embedder, train, test, view_functions, options.every)
 
 
-def decide_by_both_rules(given: argparse.Namespace, samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
-    """Results by rule."""
+def decide_by_both_rules(options: argparse.Namespace, samples: Sequence[Sample], scores: Scores) -> dict[str, Any]:
+    """Decide by both rules; return threshold, recall, false rejection and ROC curves by the name of the rule."""
     kinds, patients = (np.array([getattr(sample, key) for sample in samples]) for key in ("kind", "patient"))
 
     def of(kind: str, values: np.ndarray, what: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -273,13 +285,13 @@ def decide_by_both_rules(given: argparse.Namespace, samples: Sequence[Sample], s
     wide, whose = scores.calibrated, of(CONTROL, scores.calibrated, patients)
     declared = {name: found for name, found in of(CONTROL, wide).items() if name not in REPORT_ONLY}
     controls = {name: PatientScores(found, whose[name]) for name, found in declared.items()}
-    evidence = Evidence(PatientScores(wide[kinds == HELD], patients[kinds == HELD]), controls)
-    rule = Calibrated(alpha=given.alpha, beta=given.beta, choose=given.choose, seed=given.seed)
+    evidence = Evidence(PatientScores(wide[kinds == CALIBRATION], patients[kinds == CALIBRATION]), controls)
+    rule = Calibrated(alpha=options.alpha, beta=options.beta, choose=options.choose, seed=options.seed)
     decisions = (rule.decide(evidence), Percentile().decide(Evidence(train_to_test=scores.train_to_test)))
     found = {}
     for decision, values in zip(decisions, (wide, scores.percentile), strict=True):
         tau = decision.tau if decision.passed else decision.thresholds.get("alpha", decision.tau)
-        facts = rule_results(of(COPY, values), values[kinds == NOVEL], tau, given.share)
+        facts = recall_and_false_rejection(of(COPY, values), values[kinds == NOVEL], tau, options.share)
         found[decision.rule] = {**facts, "passed": decision.passed, "statement": decision.statement}
     return found
 
@@ -287,18 +299,18 @@ def decide_by_both_rules(given: argparse.Namespace, samples: Sequence[Sample], s
 @torch.inference_mode()
 def main() -> None:
     """Generate the set, filter it by both rules, print and write the results."""
-    given = parse_arguments()
-    root = Path(given.root).resolve()
+    options = parse_arguments()
+    root = Path(options.root).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    make_study(root, given.study)
-    samples, scores = samples_and_scores(given, root)
-    rules = decide_by_both_rules(given, samples, scores)
+    complete_study(root, options.study)
+    samples, scores = generate_and_score(options, root)
+    rules = decide_by_both_rules(options, samples, scores)
     print_table(rules)
-    out = given.out or root / "reports" / given.study / "planted_copies"
+    out = options.out or root / "reports" / options.study / "planted_copies"
     out.mkdir(parents=True, exist_ok=True)
     kinds = [sample.kind.split()[0] for sample in samples]
     facts: dict[str, Any] = {"sizes": {kind: kinds.count(kind) for kind in sorted(set(kinds))}}
-    facts |= {"frames": len(samples[0].latents), "share": given.share, "views": given.views, "seed": given.seed}
+    facts |= {"frames": len(samples[0].latents), "share": options.share, "views": options.views, "seed": options.seed}
     (out / "planted_copies.json").write_text(json.dumps({**facts, "rules": rules}, indent=2) + "\n", encoding="utf-8")
     plot_roc_curves(rules, out / "roc.png")
     print(f"{out}: planted_copies.json, roc.png")

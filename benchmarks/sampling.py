@@ -8,17 +8,17 @@ is sampled with all settings in turn, so that other load on the machine affects 
 the script prints the network evaluations per sample; milliseconds per sample (median over batches, without decoding);
 the Frechet distance of the decoded images to real TEST frames in the classifier's features, and its ratio to the
 distance of the published setting with a 90 % interval (bootstrap over samples); and how often the classifier predicts
-the requested class. The floor is the distance between the same number of real TRAIN and TEST frames.
+the requested class. The floor is the distance between equally many real TRAIN and TEST frames.
 """
 
 import argparse
 import itertools
 import statistics
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from measuring import run_timed
 from torch import Tensor
 
 from echodream.datamodules.frame_budget_batches import FrameBatch
@@ -36,44 +36,37 @@ PUBLISHED = "ddpm"
 
 @dataclass
 class Setting:
-    """One sampling setting, and its measurements so far."""
+    """A sampling configuration and its measurements."""
 
     config: SamplingConfig
     module: SamplingModule
-    rows: int = 0
-    """Rows through the network."""
+    evaluations: int = 0
+    """Number of network evaluations, summed over the rows of all calls."""
     seconds: list[float] = field(default_factory=list)
-    """Seconds per sample, for each batch."""
+    """Seconds per sample, one entry for each batch."""
     features: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
 
     def sample(self, rows: list[int], values: dict[str, Tensor]) -> Tensor:
-        """Latents of the samples with the numbers ``rows``, (B, C, H, W); measures time and network evaluations."""
+        """Sample the rows ``rows``, (B, C, H, W), and record time and network evaluations."""
         count = [0]
         denoiser = self.module.model.denoiser
         hook = denoiser.register_forward_pre_hook(lambda _, inputs: count.append(len(inputs[0])))
-        _synchronize()
-        start = time.perf_counter()
-        latents = self.module.sample_latents(rows, values)[:, :, 0]
-        _synchronize()
-        self.seconds.append((time.perf_counter() - start) / len(rows))
+        timing = run_timed(lambda: self.module.sample_latents(rows, values)[:, :, 0])
+        self.seconds.append(timing.wall / len(rows))
         hook.remove()
-        self.rows += sum(count)
+        self.evaluations += sum(count)
+        latents: Tensor = timing.result
         return latents
 
     def name(self) -> str:
-        """Name in the table."""
+        """Sampler, steps and guidance interval, as the first columns of the table."""
         low, high = self.config.guidance.interval
         return f"{self.config.sampler:<9}{self.config.steps:>6}{low:>7g} to {high:<4g}"
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def build_settings(options: argparse.Namespace) -> list[Setting]:
-    """The published setting, then the others."""
+    """Settings to compare; the published setting is first."""
     model = load_diffusion_model(f"{options.models}/lidm", "lidm")
     combinations = [(PUBLISHED, options.published, "0:1")]
     combinations += itertools.product(options.samplers, options.steps, options.intervals)
@@ -86,7 +79,7 @@ def build_settings(options: argparse.Namespace) -> list[Setting]:
     return settings
 
 
-def measure(settings: list[Setting], options: argparse.Namespace, classifier: ClassifierExtractor) -> None:
+def measure_settings(settings: list[Setting], options: argparse.Namespace, classifier: ClassifierExtractor) -> None:
     """Sample, decode and classify ``options.n`` images with all settings, batch by batch."""
     model = settings[0].module.model
     network = load_vae(f"{options.models}/vae").eval().to(options.device)
@@ -110,7 +103,7 @@ def measure(settings: list[Setting], options: argparse.Namespace, classifier: Cl
 def ratio_interval(
     features: np.ndarray, published: np.ndarray, real: np.ndarray, resamples: int
 ) -> tuple[float, float]:
-    """90 % bootstrap interval of the ratio of both distances to ``real``."""
+    """90 % bootstrap interval of the Frechet distance to ``real``, divided by that of the published setting."""
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(resamples):
@@ -121,7 +114,7 @@ def ratio_interval(
 
 
 def print_table(settings: list[Setting], classifier: ClassifierExtractor, options: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print one row of measurements for each setting."""
     extraction = FeatureExtraction(options.n, 64, options.seed)
     test, train = (
         extraction.frames(load_recordings(options.videos, "videos", split), classifier).features
@@ -145,7 +138,8 @@ def print_table(settings: list[Setting], classifier: ClassifierExtractor, option
         )
         faster = statistics.median(a / b for a, b in zip(settings[0].seconds, setting.seconds, strict=True))
         print(
-            f"{setting.name()}{setting.rows / options.n:12.1f}{settings[0].rows / setting.rows:7.1f}"
+            f"{setting.name()}{setting.evaluations / options.n:12.1f}"
+            f"{settings[0].evaluations / setting.evaluations:7.1f}"
             f"{1000 * statistics.median(setting.seconds):12.2f}{faster:8.1f}{distance:10.3f}{distance / base:7.3f}"
             f"  {low:.3f} to {high:.3f}{torch.cat(setting.correct).double().mean():10.3f}"
         )
@@ -153,7 +147,7 @@ def print_table(settings: list[Setting], classifier: ClassifierExtractor, option
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure all settings and print the table."""
+    """Measure all settings and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="models/phantom", help="folder of the artifacts lidm, vae, classifier")
     parser.add_argument("--videos", default="data/phantom/videos", help="store of real videos")
@@ -174,7 +168,7 @@ def main() -> None:
     classifier = ClassifierExtractor(f"{options.models}/classifier")
     classifier.network.to(options.device)
     settings = build_settings(options)
-    measure(settings, options, classifier)
+    measure_settings(settings, options, classifier)
     print_table(settings, classifier, options)
 
 

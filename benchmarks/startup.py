@@ -2,7 +2,7 @@
 
 python benchmarks/startup.py [--repeats 3] [--launch]
 
-Each time is the minimum over repeats in new processes: wall time and CPU time in seconds. The import time of a stage
+The printed wall time and CPU time, in seconds, are minima over repeats in new processes. The import time of a stage
 covers the modules that its configuration names, without imports inside functions. With --launch the smoke pipeline runs
 twice in a temporary folder, which takes minutes: from the beginning, and again when all results are complete.
 """
@@ -36,11 +36,11 @@ with initialize_config_dir({conf!r}, version_base="1.3"):
 for name in names:
     importlib.import_module(name.rpartition(".")[0])
 """
-"""Code that imports all modules that a configuration names."""
+"""Python code that imports all modules of the ``_target_`` entries of a configuration."""
 
 
 def main() -> None:
-    """Print a table of commands, a table of imports, and with --launch a table of the pipeline."""
+    """Print the time of commands, of imports, and with --launch of the smoke pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--launch", action="store_true", help="also run the smoke pipeline")

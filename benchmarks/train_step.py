@@ -3,10 +3,11 @@
     python benchmarks/train_step.py [--model lidm|lvdm] [--preset tiny|small|published] [--device cpu|cuda]
         [--precision 32-true|bf16-mixed] [--compile] [--channels-last]
 
-Both have the same network, optimizer, schedule, gradient clipping and EMA, and use the same batches from memory.
-Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing. Both alternate within one
-fit, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up round. The script prints medians over rounds. The
-peak GPU memory is that of Lightning alone, because the plain loop is built after the first round.
+Lightning and the plain loop have equal networks, optimizers, schedules, gradient clipping and EMA, and use equal
+batches from memory. Lightning runs with the callbacks and the logging of train.py; the plain loop logs nothing.
+Lightning and the plain loop alternate within one fit, ``--steps`` steps each, for ``--rounds`` rounds after a warm-up
+round. The script prints medians over rounds. The peak GPU memory is that of Lightning alone, because the plain loop is
+built after the first round.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning_fabric.utilities import move_data_to_device
+from measuring import synchronize_gpu
 from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.paths import CONF_DIR
@@ -36,15 +38,17 @@ from echodream.store import Dataset, Statistics, StoreWriter
 from echodream.store.latents import write_latents
 from echodream.training.fit import SeedEpochs
 
-POOL = 4
-"""Number of batches in memory, used in turn."""
+BATCHES = 4
+"""Number of different training batches in memory."""
 
 
 def write_latent_store(root: Path, options: argparse.Namespace) -> None:
-    """Write a store of random latents of four classes, enough for ``POOL`` batches, to ``root``/latents."""
+    """Write random latents of four classes, enough for ``BATCHES`` batches, to the store ``root``/latents."""
     rng, side = np.random.default_rng(0), 8 if options.preset == "tiny" else 14
     video = options.model == "lvdm"
-    recordings, frames = (POOL * options.batch, options.frames + 8) if video else (-(-POOL * options.batch // 64), 64)
+    recordings, frames = (
+        (BATCHES * options.batch, options.frames + 8) if video else (-(-BATCHES * options.batch // 64), 64)
+    )
     sizes = {"NumberOfFrames": frames, "FPS": 32.0, "FrameHeight": side, "FrameWidth": side}
     dataset = Dataset(kind="latent", layout="F,C,H,W", channels=4, height=side, width=side, encoder="0" * 64)
     names = [f"r{number:04d}" for number in range(recordings)]
@@ -57,8 +61,8 @@ def write_latent_store(root: Path, options: argparse.Namespace) -> None:
         writer.finish(names, Statistics((0.0,) * 4, (1.0,) * 4))
 
 
-def configure(root: Path, options: argparse.Namespace) -> DictConfig:
-    """The configuration of train.py, without pictures and checkpoints."""
+def training_config(root: Path, options: argparse.Namespace) -> DictConfig:
+    """Compose the configuration of train.py, without pictures and checkpoints."""
     overrides = [
         f"model={options.model}",
         f"preset={options.preset}",
@@ -86,8 +90,8 @@ def configure(root: Path, options: argparse.Namespace) -> DictConfig:
     return cfg
 
 
-def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
-    """The module and the data, as at the beginning of training."""
+def build_module_and_data(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
+    """Instantiate the module and the data, as at the beginning of training."""
     pl.seed_everything(cfg.seed, verbose=False)
     module: LatentDiffusion = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
@@ -96,7 +100,7 @@ def build(cfg: DictConfig) -> tuple[LatentDiffusion, StoreData]:
 
 
 class PlainLoop:
-    """An optimizer step in plain PyTorch."""
+    """Optimizer steps of LatentDiffusion in plain PyTorch."""
 
     def __init__(self, module: LatentDiffusion, cfg: DictConfig, device: str, total: int) -> None:
         self.module, self.device = module.to(device), device
@@ -109,7 +113,7 @@ class PlainLoop:
         self.schedule = module.make_schedule(optimizer=self.optimizer, num_training_steps=total)
 
     def __call__(self, batch: Any) -> None:
-        """One step on ``batch``, a batch on the CPU."""
+        """Do one optimizer step on ``batch``, which is on the CPU."""
         batch, module = move_data_to_device(batch, torch.device(self.device)), self.module
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             x = batch["x"]
@@ -129,7 +133,7 @@ class PlainLoop:
 
 
 @dataclass
-class Clock:
+class RoundTimer:
     """Wall time and CPU time per step, in seconds, of each round."""
 
     wall: list[float] = field(default_factory=list)
@@ -146,17 +150,17 @@ class Clock:
         self.processor.append(processor / steps)
 
     def _now(self) -> tuple[float, float]:
-        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        synchronize_gpu()
         return time.perf_counter(), time.process_time()
 
 
 class AlternatingBatches:
-    """Batches for Lightning; after each ``steps`` batches the plain loop trains on the same number of batches."""
+    """Batches for Lightning; after every ``--steps`` batches, the plain loop trains on equally many batches."""
 
     def __init__(self, batches: list[Any], module: LatentDiffusion, cfg: DictConfig, options: argparse.Namespace):
         self.batches, self.options = batches, options
         self.make_plain = lambda: PlainLoop(module, cfg, options.device, cfg.trainer.limit_train_batches)
-        self.lightning, self.plain = Clock(), Clock()
+        self.lightning, self.plain = RoundTimer(), RoundTimer()
         self.memory = 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -177,7 +181,7 @@ class AlternatingBatches:
 
 
 def print_times(turns: AlternatingBatches, options: argparse.Namespace) -> None:
-    """Print medians over all rounds after the first."""
+    """Print the median time of a step over all rounds after the warm-up round."""
     sides = {"Lightning": turns.lightning, "plain loop": turns.plain}
     print(f"{options.model} {options.preset}, batch {options.batch}, {options.device}, {options.precision}")
     for name, clock in sides.items():
@@ -210,9 +214,9 @@ def main() -> None:
     options.batch = options.batch or {"lidm": 128, "lvdm": 6}[options.model]
     with tempfile.TemporaryDirectory() as folder:
         write_latent_store(Path(folder), options)
-        cfg = configure(Path(folder), options)
-        (module, data), (plain_module, _) = build(cfg), build(cfg)
-        batches = list(itertools.islice(data.train_dataloader(), POOL))
+        cfg = training_config(Path(folder), options)
+        (module, data), (plain_module, _) = build_module_and_data(cfg), build_module_and_data(cfg)
+        batches = list(itertools.islice(data.train_dataloader(), BATCHES))
         turns = AlternatingBatches(batches, plain_module, cfg, options)
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
         loggers = [instantiate(logger) for logger in cfg.logger.values()]

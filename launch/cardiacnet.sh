@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # CardiacNet at the published size, from raw files to the report: launch/cardiacnet.sh /path/to/CardiacNet
-# If it is started again, it skips the steps that are complete. Compare with launch/echodream_published.sh.
+# A repeated run skips the complete steps. Compare with launch/echodream_published.sh.
 set -euo pipefail
 raw=$(realpath "${1:?give the folder of CardiacNet: launch/cardiacnet.sh /path/to/CardiacNet}")
 cd "$(dirname "$0")/.."
@@ -37,5 +37,5 @@ python train.py  model=classifier $study task.classes='[PAH,Non-PAH]' dst='${pat
 python sample.py stage=label      $study artifacts='[${paths.models}/cardiacnet/asd,${paths.models}/cardiacnet/pah]'
 python train.py  model=classifier $study train_on=both synthetic='${paths.samples}/cardiacnet/videos_relabelled' dst='${paths.models}/cardiacnet/relabelled'
 
-python sample.py stage=evaluate   $study                            # writes the report, too
+python sample.py stage=evaluate   $study                            # evaluation and report
 verdict

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Anonymity and utility of anonymized chest X-rays: launch/chest.sh /path/to/chest_xray_ccby
-# Two methods are compared: a strong blur, and SDEdit (partial noising and denoising) at noise level 0.5. See docs/chest.md.
+# The script compares two methods: a strong blur, and SDEdit (partial noising and denoising) at noise level 0.5. See docs/chest.md.
 set -euo pipefail
 raw=$(realpath "${1:?give the folder of the X-rays: launch/chest.sh /path/to/chest_xray_ccby}")
 cd "$(dirname "$0")/.."

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The pipeline on the phantom, from raw files to the report: launch/demo.sh [demo|smoke]
-# If it is started again, it skips the steps that are complete.
+# A repeated run skips the complete steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 experiment=${1:-demo}
-case $experiment in smoke) patients=36 ;; *) patients=372 ;; esac   # the study's own, and 12 or 200 further test patients
+case $experiment in smoke) patients=36 ;; *) patients=372 ;; esac   # patients of the study, and 12 or 200 further test patients
 source launch/progress.sh
 
 python sample.py stage=phantom    data=phantom dst="raw/$experiment" experiment="$experiment"      # raw files in the layout of CardiacNet

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Echodream on CardiacNet as published, for comparison with launch/cardiacnet.sh:
 #   launch/echodream_published.sh /path/to/CardiacNet
-# It writes to data/published, models/published, ... If it is started again, it skips the steps that are complete.
+# Results are in data/published, models/published, ... A repeated run skips the complete steps.
 set -euo pipefail
 raw=$(realpath "${1:?give the folder of CardiacNet: launch/echodream_published.sh /path/to/CardiacNet}")
 cd "$(dirname "$0")/.."
@@ -25,5 +25,5 @@ python train.py  model=classifier $study
 python train.py  model=classifier $study train_on=synthetic
 python train.py  model=classifier $study train_on=both
 python sample.py stage=utility    $study
-python sample.py stage=evaluate   $study                            # writes the report, too
+python sample.py stage=evaluate   $study                            # evaluation and report
 verdict

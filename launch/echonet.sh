@@ -2,7 +2,7 @@
 # EchoNet-Dynamic or EchoNet-Pediatric at the published size, from raw files to the report:
 #   launch/echonet.sh <study> /path/to/raw
 # <study>: echonet_dynamic | echonet_pediatric_a4c | echonet_pediatric_psax
-# If it is started again, it skips the steps that are complete. Compare with launch/echonet_synthetic_published.sh.
+# A repeated run skips the complete steps. Compare with launch/echonet_synthetic_published.sh.
 set -euo pipefail
 raw=$(realpath "${2:?give a study and its folder: launch/echonet.sh echonet_dynamic /path/to/EchoNet-Dynamic}")
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ study="data=$1 experiment=echonet"
 
 python sample.py stage=ingest     $study raw="$raw"
 python sample.py stage=verify     $study
-python sample.py stage=keyframes  $study                            # all beats: the tracings have only one
+python sample.py stage=keyframes  $study                            # key frames of all beats; the tracings have only one beat
 python train.py  model=vae        $study
 python sample.py stage=encode     $study
 python train.py  model=lidm       $study conditioning=[EF] view=triplet
@@ -29,5 +29,5 @@ python train.py  model=classifier $study task=regression            # predicts t
 python train.py  model=classifier $study task=regression train_on=synthetic
 python train.py  model=classifier $study task=regression train_on=both
 python sample.py stage=utility    $study
-python sample.py stage=evaluate   $study                            # writes the report, too
+python sample.py stage=evaluate   $study                            # evaluation and report
 verdict

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # EchoNet-Synthetic as published, for comparison with launch/echonet.sh:
 #   launch/echonet_synthetic_published.sh <study> /path/to/raw
-# It writes to data/published, models/published, ... If it is started again, it skips the steps that are complete.
+# Results are in data/published, models/published, ... A repeated run skips the complete steps.
 set -euo pipefail
 raw=$(realpath "${2:?give a study and its folder: launch/echonet_synthetic_published.sh echonet_dynamic /path}")
 cd "$(dirname "$0")/.."
@@ -25,5 +25,5 @@ python train.py  model=classifier $study task=regression            # predicts t
 python train.py  model=classifier $study task=regression train_on=synthetic
 python train.py  model=classifier $study task=regression train_on=both
 python sample.py stage=utility    $study
-python sample.py stage=evaluate   $study                            # writes the report, too
+python sample.py stage=evaluate   $study                            # evaluation and report
 verdict

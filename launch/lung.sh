@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The pipeline on 43 lung ultrasound clips of 13 patients: launch/lung.sh /path/to/lung_ultrasound_ccby
-# Results and their limits: docs/results/lung.md. If it is started again, it skips the steps that are complete.
+# docs/results/lung.md has results and their limits. A repeated run skips the complete steps.
 set -euo pipefail
 raw=$(realpath "${1:?give the folder of the clips: launch/lung.sh /path/to/lung_ultrasound_ccby}")
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ parallel python sample.py stage=audit      data=lung experiment=lung_demo
 python sample.py stage=decode     data=lung experiment=lung_demo on=image
 wait_parallel
 python sample.py stage=video      data=lung experiment=lung_demo
-python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.45   # allows one of nine copies to pass
+python sample.py stage=filter     data=lung experiment=lung_demo on=video rule.choose=0 rule.alpha=0.34 rule.alpha_max=0.67 rule.beta=0.45   # beta 0.45 allows one of nine copies to pass
 parallel python sample.py stage=audit      data=lung experiment=lung_demo on=video
 python sample.py stage=decode     data=lung experiment=lung_demo
 parallel python train.py  model=classifier data=lung experiment=lung_demo train_on=synthetic

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits each line of a launch script as a SLURM job that starts when the previous job has succeeded:
 #   launch/slurm/submit.sh launch/cardiacnet.sh /path/to/CardiacNet
-# The resources of a job are in <stage>.sbatch or <model>.sbatch in this folder, otherwise in stage.sbatch.
+# The resources of each model and stage are in resources.sh.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 PREVIOUS="$(mktemp)" REAL_PATH="$PATH"

@@ -251,9 +251,9 @@ def test_submit_makes_a_chain_of_jobs_of_a_launch_script(tmp_path: Path, script:
     for number, (job, line) in enumerate(zip(jobs, meant, strict=True)):
         after = [word for word in job if word.startswith("--dependency")]
         assert after == ([f"--dependency=afterok:{40 + number}"] if number else [])
-        header = Path(job[job.index("python") - 1])
-        assert header.is_file()
-        assert header.stem in (line.what, "stage")
+        assert Path(job[job.index("python") - 1]).is_file()
+        assert ("--gpus-per-node=1" in job) == (line.what not in ("phantom", "ingest", "verify", "keyframes"))
+        assert sum(word.startswith(("--cpus-per-task=", "--mem=", "--time=")) for word in job) == 3
         assert job[job.index("python") :] == str(line).split(" ")
 
 
