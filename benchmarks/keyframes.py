@@ -15,7 +15,7 @@ from echodream.phantom.scene import Scene, key_frame_times, sample_scene
 
 
 @dataclass(frozen=True)
-class Condition:
+class PhantomSettings:
     """Settings of simulated recordings; ``gain`` and ``noise``, in dB, are added to those of the phantom study.
 
     ``share`` is the fraction of the ``--n`` recordings that is rendered.
@@ -30,48 +30,48 @@ class Condition:
     share: float = 1.0
 
 
-CONDITIONS = {
-    "20 fps": Condition(fps=20.0),
-    "25 fps": Condition(fps=25.0),
-    "50 fps": Condition(fps=50.0),
-    "80 fps": Condition(fps=80.0, seconds=(1.5, 2.5), share=0.5),
-    "45 to 58 beats/min": Condition(heart_rate=(45, 58), seconds=(2.5, 4.0)),
-    "100 to 140 beats/min": Condition(heart_rate=(100, 140)),
-    "gain + 8 dB": Condition(gain=8.0),
-    "gain - 8 dB": Condition(gain=-8.0),
-    "noise + 12 dB": Condition(noise=12.0),
-    "48 x 48": Condition(size=48),
-    "112 x 112": Condition(size=112, share=0.5),
-    "6 to 8 s": Condition(seconds=(6.0, 8.0), share=0.5),
+PHANTOMS = {
+    "20 fps": PhantomSettings(fps=20.0),
+    "25 fps": PhantomSettings(fps=25.0),
+    "50 fps": PhantomSettings(fps=50.0),
+    "80 fps": PhantomSettings(fps=80.0, seconds=(1.5, 2.5), share=0.5),
+    "45 to 58 beats/min": PhantomSettings(heart_rate=(45, 58), seconds=(2.5, 4.0)),
+    "100 to 140 beats/min": PhantomSettings(heart_rate=(100, 140)),
+    "gain + 8 dB": PhantomSettings(gain=8.0),
+    "gain - 8 dB": PhantomSettings(gain=-8.0),
+    "noise + 12 dB": PhantomSettings(noise=12.0),
+    "48 x 48": PhantomSettings(size=48),
+    "112 x 112": PhantomSettings(size=112, share=0.5),
+    "6 to 8 s": PhantomSettings(seconds=(6.0, 8.0), share=0.5),
 }
 
 
-def sample_scenes(condition: Condition, count: int, seed: int) -> list[Scene]:
-    """Sample ``count`` scenes of the condition, whose classes alternate."""
+def sample_scenes(phantom: PhantomSettings, count: int, seed: int) -> list[Scene]:
+    """Sample ``count`` scenes with the settings ``phantom``, whose classes alternate."""
     rng, scenes = np.random.default_rng(seed), []
     for k in range(count):
-        scene = sample_scene((seed, k % 4, k // 4 + 1, 1), condition.size, condition.fps, condition.seconds)
-        if condition.heart_rate is not None:
-            rate = float(rng.uniform(*condition.heart_rate))
+        scene = sample_scene((seed, k % 4, k // 4 + 1, 1), phantom.size, phantom.fps, phantom.seconds)
+        if phantom.heart_rate is not None:
+            rate = float(rng.uniform(*phantom.heart_rate))
             scene = replace(scene, anatomy=replace(scene.anatomy, heart_rate=rate))
-        settings = {"gain": scene.settings.gain + condition.gain, "noise": scene.settings.noise + condition.noise}
+        settings = {"gain": scene.settings.gain + phantom.gain, "noise": scene.settings.noise + phantom.noise}
         scenes.append(replace(scene, settings=replace(scene.settings, **settings)))
     return scenes
 
 
 def main() -> None:
-    """Render the recordings of each condition, detect key frames, and count matches within one frame."""
+    """Render the recordings of all settings, detect key frames, and count matches within one frame."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--only", nargs="*", default=None, help="words in the names of the conditions to run")
+    parser.add_argument("--only", nargs="*", default=None, help="words in the names of the settings to run")
     arguments = parser.parse_args()
     print(f"{'':<22}{'recordings':>11}{'kind':>6}{'marks':>7}{'found':>7}{'missed':>8}{'spurious':>10}{'s each':>8}")
-    for number, (name, condition) in enumerate(CONDITIONS.items()):
+    for number, (name, phantom) in enumerate(PHANTOMS.items()):
         if arguments.only is not None and not any(word in name for word in arguments.only):
             continue
         counts, seconds = np.zeros((2, 3), int), 0.0
-        scenes = sample_scenes(condition, round(arguments.n * condition.share), arguments.seed + number)
+        scenes = sample_scenes(phantom, round(arguments.n * phantom.share), arguments.seed + number)
         for scene in scenes:
             frames, start = render(scene), time.perf_counter()
             detected = detect_key_frames(frames, scene.fps)

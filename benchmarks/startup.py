@@ -69,12 +69,12 @@ def main() -> None:
 def print_row(name: str, arguments: list[str], repeats: int) -> None:
     """Print the minimum time of ``repeats`` runs of python with ``arguments``."""
     with tempfile.TemporaryDirectory() as folder:
-        times = [run_time([sys.executable, *arguments], Path(folder)) for _ in range(repeats)]
+        times = [measure_command([sys.executable, *arguments], Path(folder)) for _ in range(repeats)]
     wall, cpu = (min(values) for values in zip(*times, strict=True))
     print(f"{name:<58}{wall:>8.2f}{cpu:>8.2f}", flush=True)
 
 
-def run_time(command: list[str], folder: Path) -> tuple[float, float]:
+def measure_command(command: list[str], folder: Path) -> tuple[float, float]:
     """Wall time and CPU time of ``command`` and its child processes, in seconds."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -93,7 +93,7 @@ def time_pipeline() -> None:
             (folder / part).symlink_to(ROOT / part)
         print(f"\n{'bash launch/demo.sh smoke':<58}{'wall s':>8}{'CPU s':>8}")
         for run in ("first run", "second run"):
-            wall, cpu = run_time(["bash", f"{folder}/launch/demo.sh", "smoke"], folder)
+            wall, cpu = measure_command(["bash", f"{folder}/launch/demo.sh", "smoke"], folder)
             print(f"{run:<58}{wall:>8.1f}{cpu:>8.1f}", flush=True)
 
 

@@ -1,30 +1,31 @@
-# Functions for the other scripts in this folder, which source this file. `python ...` runs a command and prints its number and
-# duration. `parallel python ...` runs a command in the background, each with half of the cores; `wait_parallel` waits for all of them.
-# `verdict` prints the first lines of the report. The full log of a stage is in runs/<study>/<stage>/<time>/.
+# Functions for the other scripts in this folder, which source this file.
+# `python ...` runs a command and prints its number and duration; its full log is in runs/<study>/<stage>/<time>/.
+# `parallel python ...` runs a command in the background with half of the cores; `wait_parallel` waits for all commands.
+# `verdict` prints the first lines of the report.
 # JOBS=1 in the environment runs one command at a time, which needs less memory.
 total=$(grep -cE '^ *(parallel +)?python ' "launch/$(basename "$0")")
 number=0
-logs=$(mktemp -d)   # for command n, file n has its output; n.python and n.shell have its process ids
+logs=$(mktemp -d)   # file n has the output of command n; files n.python and n.shell have its process ids
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 threads=${OMP_NUM_THREADS:-}
-trap ended EXIT
+trap stop_commands EXIT
 
-clock() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
+format_duration() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
 python() {
-  begin "$@"
-  line "$@"
+  print_command "$@"
+  run_command "$@"
 }
 
 parallel() {
   shift
-  begin "$@"
+  print_command "$@"
   if [ "${JOBS:-}" = 1 ]; then
-    line "$@"
+    run_command "$@"
     return
   fi
   [ -n "$threads" ] || export OMP_NUM_THREADS=$(((cores + 1) / 2))
-  line "$@" 2> >(cat >&2) &   # stderr is not a terminal, so that no progress bar is shown
+  run_command "$@" 2> >(cat >&2) &   # stderr is not a terminal, so that no progress bar is shown
   echo $! >"$logs/$number.shell"
 }
 
@@ -37,23 +38,23 @@ wait_parallel() {
   [ -n "$threads" ] || unset OMP_NUM_THREADS
 }
 
-begin() {
+print_command() {
   [ ! -e "$logs/failed" ] || exit 1
   number=$((number + 1))
   echo "[$number/$total] $*"
 }
 
-line() {
+run_command() {
   local started_at=$SECONDS output=$logs/$number file
   { exec {file}>"$output"; } 2>/dev/null || exit 1   # the script has ended
-  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >&"$file" || stopped
+  sh -c 'echo $$ >"$0.python" && exec python "$@"' "$output" "$@" >&"$file" || report_failure
   exec {file}>&-
   [ -d "$logs" ] || exit 1   # the script has ended
   rm -f "$output.python"
-  echo "        $(grep -sE ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(clock $((SECONDS - started_at))))"
+  echo "        $(grep -sE ' (done|done, .*|already complete, nothing to do|is a valid store)$' "$output" | tail -n 1) ($(format_duration $((SECONDS - started_at))))"
 }
 
-stopped() {
+report_failure() {
   [ -d "$logs" ] || exit 1
   rm -f "$logs/$number.python"
   touch "$logs/failed"
@@ -62,7 +63,7 @@ stopped() {
   exit 1
 }
 
-ended() {
+stop_commands() {
   local one tenths
   exec 2>/dev/null   # hide the messages of bash about ended processes
   kill $(jobs -pr) $(cat "$logs"/*.python) || true
@@ -78,5 +79,5 @@ ended() {
 
 verdict() {
   sed -n '/^report: /,$p' "$logs/$number"
-  echo "total time: $(clock $SECONDS)"
+  echo "total time: $(format_duration $SECONDS)"
 }
