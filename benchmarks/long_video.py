@@ -46,7 +46,7 @@ class DroppedOverlapSampling(SamplingModule):
             joined = x_t[:, :, :0]
             for start in starts:
                 window = x_t[:, :, start : start + length.window]
-                prediction = self._denoiser(shift_references(values, [start]))(window, t)
+                prediction = self._guided_denoiser(shift_references(values, [start]))(window, t)
                 joined = torch.cat([joined, prediction[:, :, joined.shape[2] - start :]], dim=2)
             return joined
 
