@@ -1,1 +1,1 @@
-"""Anonymization of images, and comparison with the originals. A new method is a class in ``methods.py``."""
+"""Anonymization of images, and the comparison of anonymized images with their originals."""

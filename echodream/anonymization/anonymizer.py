@@ -1,4 +1,4 @@
-"""Anonymization of all recordings of a store, as a Lightning prediction."""
+"""LightningModule that anonymizes the recordings of a store, and its batches."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 
 @dataclass(frozen=True)
 class RecordingBatch:
-    """Recordings that are anonymized together: their names, and their rows in ``Recordings``."""
+    """Names of recordings that are anonymized together, and their rows in ``Recordings``."""
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> Self:
-        """The same object: the batch holds no tensors."""
+        """Return this batch, which has no tensors to move."""
         return self
 
 
 class RecordingBatches(Dataset[RecordingBatch]):
-    """The batches of about ``batch`` frames, ``frames`` of each recording, that have a recording not yet ``done``."""
+    """Dataset of batches of recordings, with about ``batch`` frames each and without batches that are ``done``."""
 
     def __init__(self, recordings: Recordings, frames: int, batch: int, done: Collection[str] = ()) -> None:
         sizes = list(zip(recordings.table["FrameHeight"], recordings.table["FrameWidth"], strict=True))
-        rows_of_batches = map(tuple, plan_batches([frames] * len(recordings), sizes, batch))
-        batches = [RecordingBatch(tuple(recordings.names[row] for row in rows), rows) for rows in rows_of_batches]
+        planned = plan_batches([frames] * len(recordings), sizes, batch)
+        batches = [RecordingBatch(tuple(recordings.names[row] for row in rows), tuple(rows)) for rows in planned]
         self.batches = [batch for batch in batches if any(name not in done for name in batch.names)]
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class RecordingBatches(Dataset[RecordingBatch]):
 
 
 class Anonymizer(pl.LightningModule):
-    """Anonymizes ``frames`` evenly spaced frames of each recording with ``method``."""
+    """Anonymizes ``frames`` evenly spaced frames of each recording with ``method`` and the networks of ``copies``."""
 
     def __init__(self, copies: CopyGenerator, method: Method, frames: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Spaces in which images are compared: embeddings of the identity network, latents, or pixels."""
+"""Spaces in which images are compared: identity embeddings, latents, or pixels."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from echodream.store import Store
 from echodream.weights import fingerprint
 
 MAX_FRAMES = 1024
-"""Number of frames to embed at once."""
+"""Frames per call of the network."""
 
 
 @dataclass(frozen=True)
 class ComparisonSpace:
     """``embed`` maps unscaled latents, or pixels in [-1, 1], (n, C, H, W), to embeddings, (n, D).
 
-    ``name``: "identity", "latents" or "pixels"; ``fingerprint``: that of the identity network, None for the others.
+    ``name`` is "identity", "latents" or "pixels". ``fingerprint`` identifies the identity network, if any.
     """
 
     name: str
@@ -39,9 +39,9 @@ class ComparisonSpace:
 def comparison_spaces(
     original: Store, anonymized: Store, artifact: str | None, autoencoder: str
 ) -> list[ComparisonSpace]:
-    """The space of the identity network ``artifact``, if given, then the space of latents or of pixels.
+    """The space of the identity network ``artifact``, unless it is None, and the space of latents or of pixels.
 
-    Latents are whitened with the statistics of ``original``. Raises ``UserError`` if the network embeds other images.
+    Latents are whitened with the statistics of ``original``. Raises ``UserError`` for images of another encoder.
     """
     spaces = []
     if artifact is not None:
@@ -57,16 +57,16 @@ def comparison_spaces(
 
         spaces.append(ComparisonSpace("identity", description, embed, fingerprint(embedder.encoder.network)))
     if original.dataset.kind == "video":
-        return [*spaces, ComparisonSpace("pixels", "pixels in [-1, 1], as they are", lambda x: x.flatten(1))]
+        return [*spaces, ComparisonSpace("pixels", "pixels in [-1, 1]", lambda x: x.flatten(1))]
     statistics = original.dataset.statistics
-    assert statistics is not None  # Recordings refuse latent stores without statistics
-    description = "posterior means, whitened by the mean and deviation of each channel over the originals in training"
+    assert statistics is not None  # ``Recordings`` refuses a latent store without statistics
+    description = "posterior means, whitened by the mean and standard deviation of each channel in the TRAIN originals"
     whitened = ComparisonSpace("latents", description, lambda x: whiten(x.float(), statistics, dim=1).flatten(1))
     return [*spaces, whitened]
 
 
 def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: str) -> list[Tensor]:
-    """Embeddings of all images in each of the ``spaces``: float32 (n, D) each. Each frame is read once."""
+    """Embeddings of ``images``, float32 (n, D), in each of the ``spaces``. Each frame is read once."""
     starts = np.flatnonzero(np.diff(images.row, prepend=-1))
     bar: Any = tqdm(np.split(np.arange(len(images)), starts[1:]), progress, unit="rec", disable=None, leave=False)
     read = (_read_frames(images.recordings, int(images.row[part[0]]), images.frame[part]) for part in bar)
@@ -75,15 +75,15 @@ def embed_images(images: ImageSet, spaces: Sequence[ComparisonSpace], progress: 
 
 
 def _read_frames(recordings: Recordings, row: int, frames: np.ndarray) -> Tensor:
-    """Frames of a recording: unscaled posterior means, or pixels in [-1, 1]; float32 (f, C, H, W)."""
+    """Unscaled posterior means, or pixels in [-1, 1], of ``frames`` of a recording: float32 (f, C, H, W)."""
     if recordings.store.dataset.kind == "latent":
         return recordings.posterior(row, frames)[0]
     return recordings.read(row, frames.tolist(), np.random.default_rng(0)).transpose(0, 1)
 
 
 @dataclass(frozen=True)
-class AveragedViews:
-    """Test-time augmentation: the mean embedding of the image, the mirror image, and rotations in both directions."""
+class EmbeddingAugmentation:
+    """Test-time augmentation: mean of the embeddings of an image, its mirror image, and two rotations."""
 
     flip: bool = False
     degrees: float = 0.0
@@ -93,21 +93,21 @@ class AveragedViews:
         validation.number("views.degrees", self.degrees, 0, 45)
 
     def augment(self, space: ComparisonSpace) -> ComparisonSpace:
-        """``space`` with averaged embeddings as unit vectors; latents and pixels are compared by correlation."""
+        """``space`` with mean embeddings as unit vectors. Latents and pixels are compared by Pearson correlation."""
         similarity: Similarity = "cosine" if space.fingerprint is not None else "pearson"
 
         def embed(frames: Tensor) -> Tensor:
             versions = [frames, frames.flip(-1)] if self.flip else [frames]
             versions += [rotate(frames, sign * self.degrees) for sign in (1, -1)] if self.degrees else []
-            parts = [normalize(space.embed(version), similarity, "embeddings") for version in versions]
-            return normalize(torch.stack(parts).mean(dim=0), "cosine", "embeddings")
+            embeddings = [normalize(space.embed(version), similarity, "embeddings") for version in versions]
+            return normalize(torch.stack(embeddings).mean(dim=0), "cosine", "embeddings")
 
         description = space.description if space.fingerprint is not None else f"correlation of {space.name}"
         return replace(space, description=description, embed=embed)
 
 
 def rotate(frames: Tensor, degrees: float) -> Tensor:
-    """``frames``, (n, C, H, W), rotated about their center; pixels outside the image repeat the edge."""
+    """``frames``, (n, C, H, W), rotated about their center, with edge padding."""
     angle, (height, width) = math.radians(degrees), frames.shape[2:]
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])

@@ -1,4 +1,4 @@
-"""Sets of images (selected frames of recordings), and the anonymized version of each original image."""
+"""Sets of images, which are selected frames of recordings, and the matching of anonymized images with originals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from echodream.store import Store
 from echodream.store.schema import CHECKSUMS, SPLITS
 
 ORIGINAL_FRAMES = "OriginalFrames"
-"""Column of a store of anonymized images: frame indices in the original. Absent if all frames are anonymized."""
+"""Column of a store of anonymized images: frame numbers in the original. Absent if all frames are anonymized."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images; image i is the frame ``frame[i]`` of the recording ``row[i]`` of ``recordings``. (n,) int64 each."""
+    """Set of n images: image i is frame ``frame[i]`` of recording ``row[i]``. Both arrays are (n,), int64."""
 
     recordings: Recordings
     row: np.ndarray
@@ -33,11 +33,11 @@ class ImageSet:
 
     @property
     def names(self) -> np.ndarray:
-        """FileName of each image's recording: (n,)."""
+        """FileName of the recording of each image: (n,)."""
         return np.array(self.recordings.names, dtype=object)[self.row]
 
     def sizes(self) -> dict[str, int]:
-        """Number of images, recordings and patients."""
+        """Numbers of images, recordings and patients."""
         return {"images": len(self), "recordings": len(self.recordings), "patients": len(set(self.patients.tolist()))}
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class ImageSet:
 
 
 def open_complete_store(path: str, key: str) -> Store:
-    """The store at ``path``. Raises ``UserError``, which names the setting ``key``, if the store is not complete."""
+    """The store at ``path``, the value of the setting ``key``. Raises ``UserError`` if the store is not complete."""
     store = Store(path)
     if not (store.root / CHECKSUMS).is_file():
         raise UserError(f"{key}: {store.root / CHECKSUMS} is missing: {store.root} is not a complete store")
@@ -53,7 +53,7 @@ def open_complete_store(path: str, key: str) -> Store:
 
 
 def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
-    """The stores ``real`` and ``src``. Raises ``UserError`` if they are equal or hold other kinds of images."""
+    """The stores ``real`` and ``src``. Raises ``UserError`` if they are equal, or hold different kinds of images."""
     original, anonymized = open_complete_store(real, "real"), open_complete_store(src, "src")
     a, b = original.dataset, anonymized.dataset
     if (a.kind, a.channels) != (b.kind, b.channels):
@@ -62,36 +62,36 @@ def open_original_and_anonymized(real: str, src: str) -> tuple[Store, Store]:
             f"{b.kind}s with {b.channels} channels: give two stores of the same kind"
         )
     if a.encoder != b.encoder:
-        both = f"{original.root} and {anonymized.root}"
-        raise UserError(f"{both} were encoded by different autoencoders: encode both with the same autoencoder")
+        stores = f"{original.root} and {anonymized.root}"
+        raise UserError(f"{stores} were encoded by different autoencoders: encode both with the same autoencoder")
     if original.root.resolve() == anonymized.root.resolve():
-        both = f"src={anonymized.root} and real={original.root}"
-        raise UserError(f"{both} are the same store: give the store of anonymized images as src=")
+        stores = f"src={anonymized.root} and real={original.root}"
+        raise UserError(f"{stores} are the same store: give the store of anonymized images as src=")
     return original, anonymized
 
 
 def select_images(store: Store, splits: Sequence[str] | None, frames: int, key: str) -> ImageSet:
-    """``frames`` evenly spaced frames of each recording in ``splits`` (None: all splits); 1 is the middle frame.
+    """``frames`` evenly spaced frames of each recording in ``splits`` (None: all splits); one is the middle frame.
 
-    Recordings are sorted by FileName. Raises ``UserError``, which names the setting ``key``, if a split is empty.
+    Recordings are sorted by FileName. ``key`` is the setting of ``store``. Raises ``UserError`` without recordings.
     """
     unknown = [split for split in splits or () if split not in SPLITS]
     if unknown or splits == []:
         raise UserError(f"splits={list(splits or ())} is not possible: give some of {', '.join(SPLITS)}, or null")
     recordings = select_recordings(store, splits or SPLITS, key)
     validation.whole_number("frames", frames)
-    if recordings.frames.min() < frames:
+    if (least := int(recordings.frames.min())) < frames:
         shortest = recordings.names[int(recordings.frames.argmin())]
-        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {int(recordings.frames.min())}")
+        raise UserError(f"frames={frames} is too many: {shortest} of {store.root} has {least} frames")
     indices = [evenly_spaced_frames(int(count), frames) for count in recordings.frames]
     rows = np.repeat(np.arange(len(recordings)), frames)
     return ImageSet(recordings, rows, np.concatenate(indices).astype(np.int64))
 
 
 def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
-    """The anonymized version of each image of ``originals``, in the same order.
+    """The anonymized version of each image of ``originals``, in the order of ``originals``.
 
-    Columns of ``store``: ``match`` names the original recording, ``OriginalFrames`` (optional) the original frames.
+    Columns of ``store``: ``match`` has the FileName of the original, ``OriginalFrames`` (optional) its frame numbers.
     Raises ``UserError`` if a version is missing, has no original, or has another size.
     """
     recordings = _match_recordings(originals.recordings, store, match)
@@ -103,17 +103,17 @@ def match_images(originals: ImageSet, store: Store, match: str) -> ImageSet:
         if frame not in anonymized[row]:
             raise UserError(
                 f"{store.root} has no version of frame {frame} of {originals.recordings.names[row]}, only of "
-                f"{', '.join(map(str, anonymized[row]))}: give frames={len(anonymized[row])}, as for stage=anonymise"
+                f"{', '.join(map(str, anonymized[row]))}: give frames={len(anonymized[row])}, as in stage=anonymise"
             )
         frames.append(anonymized[row].index(frame))
     return ImageSet(recordings, originals.row, np.array(frames, np.int64))
 
 
 def _match_recordings(originals: Recordings, store: Store, match: str) -> Recordings:
-    """The recordings of ``store`` in the order of their ``originals``, which the column ``match`` names."""
+    """The recordings of ``store`` in the order of ``originals``; the column ``match`` has the names of originals."""
     recordings = select_recordings(store, SPLITS, "src")
     names = pd.Series(recordings.column(match), name=match)
-    all_originals = originals.store.table["FileName"].tolist()  # images of other splits may be anonymized, too
+    all_originals = originals.store.table["FileName"].tolist()  # anonymized images of other splits are allowed
     remedy = "give anonymized versions of the same images, or splits= with the splits that were anonymized"
     remedy += "; for a set without pairs give paired=false"
     roots = store.root, originals.store.root
@@ -124,6 +124,6 @@ def _match_recordings(originals: Recordings, store: Store, match: str) -> Record
         original_size, size = (", ".join(map("{} {}".format, columns, part[wrong[0]])) for part in sizes)
         raise UserError(
             f"{originals.names[wrong[0]]} has {original_size} in {originals.store.root} and {size} in {store.root}, so "
-            "the two are not a pair: anonymize the original again without changing its size"
+            "they are not a pair: anonymize the original again without changing its size"
         )
     return matched

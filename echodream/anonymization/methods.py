@@ -1,6 +1,6 @@
-"""Anonymization methods of ``stage=anonymise``. A new method is a subclass of ``Method`` and an entry of ``METHODS``.
+"""Anonymization methods of ``stage=anonymise``: subclasses of ``Method``, with an entry in ``METHODS``.
 
-The values of its fields come from ``methods.<name>`` in conf/stage/anonymise.yaml.
+The fields of a method are the keys of ``methods.<name>`` in conf/stage/anonymise.yaml.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,29 @@ from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 
 
 class Method:
-    """A transform that removes identity from frames. Subclasses are frozen dataclasses."""
+    """Base class of transforms that remove identity from frames. Subclasses are frozen dataclasses."""
 
     needs_generator: ClassVar[bool] = False
-    """Whether the method samples from the LIDM ``generator=``."""
+    """Whether the method samples with the LIDM at ``generator=``."""
 
     def settings(self) -> dict[str, Any]:
-        """The fields, numbers as floats, for dataset.json."""
+        """The fields of the method for dataset.json, with whole numbers as floats."""
         return {name: float(value) if isinstance(value, int) else value for name, value in asdict(self).items()}  # type: ignore[call-overload]
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
         """Raise ``UserError`` if ``model`` cannot anonymize the ``recordings``."""
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """The anonymized frames of each selection, with the networks of ``copies``: unscaled latents (f, C, H, W)."""
+        """Anonymize each of the ``selections`` with the networks of ``copies``: unscaled latents, (f, C, H, W) each."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Redraw(Method):
-    """SDEdit (arXiv 2108.01073): add noise up to the time ``strength``, then sample from there.
+class SDEditMethod(Method):
+    """SDEdit (arXiv 2108.01073): add noise up to the diffusion time ``strength``, then sample from that time.
 
-    ``strength`` is a fraction of the process's time: 0 returns the stored frame, 1 ignores the stored frame. Samples
-    are conditioned on the recording's labels. For a generator of key frames, the frame replaces the nearest key frame
-    and all are sampled together.
+    ``strength`` is a fraction: 0 returns the stored frame, 1 starts from pure noise. Samples are conditioned on the
+    labels of the recording. If the generator samples key frames jointly, the frame replaces the nearest key frame.
     """
 
     strength: float
@@ -54,7 +53,7 @@ class Redraw(Method):
         validation.share("strength", self.strength)
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
-        """Refuse latents of another size, and labels that ``model`` was not trained on, such as an unknown class."""
+        """Raise ``UserError`` for latents of another size, and for labels that ``model`` was not trained on."""
         metadata, root = model.metadata, recordings.store.root
         for name, height, width in recordings.table[["FileName", "FrameHeight", "FrameWidth"]].itertuples(index=False):
             if (height, width) != (metadata.height, metadata.width):
@@ -75,21 +74,21 @@ class Redraw(Method):
                     ) from error
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Samples that start from the noised frames; the noise is a function of seed, recording and frame."""
+        """Samples that start from noisy frames. The noise is a function of seed, recording and frame."""
         if self.strength == 0:
             return [copies.recordings.posterior(selection.row, selection.frames)[0] for selection in selections]
         frames = [(selection.row, int(frame)) for selection in selections for frame in selection.frames]
         rngs = [named_rng(copies.seed, f"{copies.recordings.names[row]}/{frame}") for row, frame in frames]
-        joint = [frames_around(copies.recordings, row, frame, copies.model.metadata.frames) for row, frame in frames]
+        joint = [joint_frames(copies.recordings, row, frame, copies.model.metadata.frames) for row, frame in frames]
         x, values = copies.image_batch([selection for selection, _ in joint], rngs)
         sampled = copies.regenerate(x, values, self.strength, rngs)
-        sampled = sampled[torch.arange(len(sampled)), torch.tensor([position for _, position in joint])]
-        return sampled.split([len(selection.frames) for selection in selections])
+        positions = torch.tensor([position for _, position in joint])
+        return sampled[torch.arange(len(sampled)), positions].split([len(selection.frames) for selection in selections])
 
 
 @dataclass(frozen=True)
-class Blur(Method):
-    """Decode, blur with a Gaussian kernel of standard deviation ``blur`` pixels, encode: posterior means."""
+class BlurMethod(Method):
+    """Gaussian blur of decoded frames, with a standard deviation of ``blur`` pixels; the blurred frames are encoded."""
 
     blur: float
 
@@ -97,21 +96,21 @@ class Blur(Method):
         validation.number("blur", self.blur, above=0, below=1000, note=", a standard deviation in pixels")
 
     def anonymize(self, copies: CopyGenerator, selections: Sequence[FrameSelection]) -> Sequence[Tensor]:
-        """Blurred frames; pixels outside the image repeat the edge."""
+        """Posterior means of the blurred frames; the blur pads with edge pixels."""
         from scipy.ndimage import gaussian_filter
 
-        latents = torch.cat([copies.recordings.posterior(part.row, part.frames)[0] for part in selections])
+        latents = torch.cat([copies.recordings.posterior(each.row, each.frames)[0] for each in selections])
         blurred = gaussian_filter(copies.decode(latents).numpy(), (0, 0, self.blur, self.blur), mode="nearest")
         mean, _ = copies.encode(torch.from_numpy(blurred))
         return mean.split([len(selection.frames) for selection in selections])
 
 
-METHODS: dict[str, type[Method]] = {"redraw": Redraw, "blur": Blur}
-"""Values of ``method=``."""
+METHODS: dict[str, type[Method]] = {"redraw": SDEditMethod, "blur": BlurMethod}
+"""Anonymization methods by the value of ``method=``."""
 
 
 def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Method:
-    """The method ``name`` with ``settings[name]``. Raises ``UserError`` for an unknown name or setting."""
+    """The method ``name`` with the fields ``settings[name]``. Raises ``UserError`` for an unknown name or field."""
     validation.one_of("method", name, METHODS)
     try:
         return METHODS[name](**settings.get(name, {}))
@@ -120,10 +119,10 @@ def create_method(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Metho
         raise UserError(f"methods.{name}={dict(settings.get(name, {}))} is not possible: give {fields}") from error
 
 
-def frames_around(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
-    """``count`` frames of a recording to sample together, and the position of ``frame`` among them.
+def joint_frames(recordings: Recordings, row: int, frame: int, count: int) -> tuple[FrameSelection, int]:
+    """``count`` frames of a recording that are sampled jointly, and the position of ``frame`` among these frames.
 
-    Three frames are the key frames of the nearest beat, where beats are marked; otherwise frames are evenly spaced.
+    If ``count`` is 3 and beats are marked, they are the key frames of the nearest beat; otherwise evenly spaced frames.
     """
     beats, length = marked_triples(recordings, row) if count == 3 else [], int(recordings.frames[row])
     frames = np.array(nearest_triple(beats, frame)) if beats else evenly_spaced_frames(length, count)

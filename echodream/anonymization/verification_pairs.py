@@ -1,4 +1,4 @@
-"""Pairs of images for verification: do two images show the same patient?"""
+"""Pairs of images for verification: whether both images of a pair show the same patient."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,43 +7,42 @@ import numpy as np
 import pandas as pd
 
 from echodream.anonymization.image_pairs import ImageSet
-from echodream.datamodules.recordings import MAX_LISTED
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 
-COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
+PAIR_COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
 _ATTEMPTS = 50
-"""Attempts to find an unused pair of two patients."""
+"""Maximum number of attempts to sample an unused pair of two patients."""
 
 
 def images_by_patient(images: ImageSet, within: bool) -> dict[str, np.ndarray]:
-    """Image indices of each patient with images of two recordings, or, if ``within``, with two images."""
+    """Image indices by patient, of patients with images of two recordings (with ``within``: with two images)."""
     indices = {str(patient): np.flatnonzero(images.patients == patient) for patient in np.unique(images.patients)}
-    rows = images.row if not within else np.arange(len(images))
-    return {patient: part for patient, part in indices.items() if len(np.unique(rows[part])) > 1}
+    rows = np.arange(len(images)) if within else images.row
+    return {patient: each for patient, each in indices.items() if len(np.unique(rows[each])) > 1}
 
 
 def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequence[int]) -> np.ndarray:
     """Random pairs of images without repetition, alternately of one patient and of two patients: int64 (P, 2).
 
-    At most ``per_patient`` pairs of each patient, of images of different recordings unless ``within``. Raises
+    A patient has at most ``per_patient`` pairs of own images, from different recordings unless ``within``. Raises
     ``UserError`` if no patient has a pair.
     """
     store, split = images.recordings.store, images.recordings.split
     rng, owner = np.random.default_rng(list(seed)), images.patients
     by_patient, patients = images_by_patient(images, within), sorted(set(owner.tolist()))
     if not by_patient:
-        listed = ", ".join(patients[:MAX_LISTED])
         raise UserError(
-            f"{store.root} has no patient with a second image in {split} ({listed} and all others have one): "
+            f"{store.root} has no patient with a second image in {split} ({shortened_list(patients)} have one image): "
             "give other splits=, or within=true with frames= above 1"
         )
     if len(patients) < 2:
-        raise UserError(f"{store.root} has one patient only in {split}: give other splits=")
+        raise UserError(f"{store.root} has only one patient in {split}: give other splits=")
     images_of = {patient: np.flatnonzero(owner == patient) for patient in patients}
     pairs: list[tuple[int, int]] = []
     used: set[tuple[int, int]] = set()
     for indices in by_patient.values():
-        first, second = (indices[part] for part in np.triu_indices(len(indices), 1))
+        first, second = (indices[position] for position in np.triu_indices(len(indices), 1))
         allowed = np.flatnonzero(within | (images.row[first] != images.row[second]))
         for number in rng.permutation(allowed)[:per_patient]:
             image = int(first[number])
@@ -54,17 +53,17 @@ def sample_pairs(images: ImageSet, per_patient: int, within: bool, seed: Sequenc
                 if patient != owner[image] and pair not in used:
                     used.add(pair)
                     pairs += [(image, int(second[number])), (image, other)]
-                    break  # both kinds of pairs are added together, so their numbers are equal
+                    break  # one pair of each kind was added, so both kinds have equally many pairs
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
-    """Pairs of an original and a version, alternately of one image and of two random patients: int64 (2n, 2)."""
+    """Pairs (original, anonymized image), alternately of one image and of two random patients: int64 (2n, 2)."""
     rng, owner = np.random.default_rng([seed, 1]), originals.patients
     patients = np.unique(owner)
     if len(patients) < 2:
         recordings = originals.recordings
-        raise UserError(f"{recordings.store.root} has one patient only in {recordings.split}: pairs need two patients")
+        raise UserError(f"{recordings.store.root} has only one patient in {recordings.split}: pairs need two patients")
     pairs = []
     for image, patient in enumerate(owner):
         others = patients[patients != patient]
@@ -74,15 +73,15 @@ def sample_version_pairs(originals: ImageSet, seed: int) -> np.ndarray:
 
 
 def pairs_table(images: ImageSet, pairs: np.ndarray) -> pd.DataFrame:
-    """``pairs``, (P, 2), with the columns of the csv file."""
+    """Table of ``pairs``, (P, 2), with the columns ``PAIR_COLUMNS`` of the csv file."""
     first, second = pairs.T
     same = (images.patients[first] == images.patients[second]).astype(int)
     columns = (images.names[first], images.frame[first], images.names[second], images.frame[second], same)
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    return pd.DataFrame(dict(zip(PAIR_COLUMNS, columns, strict=True)))
 
 
 def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
-    """The pairs of the csv file at ``path`` as indices of ``images``: int64 (P, 2).
+    """Read pairs from the csv file at ``path``, as indices of ``images``: int64 (P, 2).
 
     FirstFrame, SecondFrame and Same are optional. Raises ``UserError`` if an image is not in ``images``, or if the
     column Same contradicts the PatientID of the two images.
@@ -93,31 +92,27 @@ def read_pairs(path: Path, images: ImageSet) -> np.ndarray:
         remedy = "run stage=pairs, or set pairs= to a folder of csv files"
         raise UserError(f"{path} cannot be read as pairs: {remedy}") from error
     if missing := [name for name in ("First", "Second") if name not in table]:
-        raise UserError(f"{path} has no column {missing[0]}: give First and Second, names of images")
+        raise UserError(f"{path} has no column {missing[0]}: give the columns First and Second with FileNames")
     pairs = np.stack([_image_indices(table, side, images, path) for side in ("First", "Second")], axis=1).reshape(-1, 2)
-    owner = images.patients
     if "Same" in table:
-        same = owner[pairs[:, 0]] == owner[pairs[:, 1]]
-        if len(wrong := np.flatnonzero(same != (table["Same"].to_numpy() == 1))):
+        first, second = images.patients[pairs].T
+        if len(wrong := np.flatnonzero((first == second) != (table["Same"] == 1))):
             line = int(wrong[0]) + 2
             raise UserError(f"{path}: Same in line {line} contradicts the PatientID of its images: correct Same")
     return pairs
 
 
 def _image_indices(table: pd.DataFrame, side: str, images: ImageSet, path: Path) -> np.ndarray:
-    """Indices of the images in the column ``side``; without a frame column, the first image of the recording."""
-    names = table[side].tolist()
+    """Indices of the images in the column ``side``; without a frame column, the first image of each recording."""
     if f"{side}Frame" in table:
-        index = {(name, int(frame)): k for k, (name, frame) in enumerate(zip(images.names, images.frame, strict=True))}
-        frames = pd.to_numeric(table[f"{side}Frame"], errors="coerce").fillna(-1).astype(int)
-        indices = [index.get((name, frame), -1) for name, frame in zip(names, frames, strict=True)]
+        frames = pd.to_numeric(table[f"{side}Frame"], errors="coerce")
     else:
-        first = {str(name): k for k, name in reversed([*enumerate(images.names)])}
-        indices = [first.get(name, -1) for name in names]
-    if unknown := [str(name) for name, k in zip(names, indices, strict=True) if k < 0]:
-        listed = ", ".join(list(dict.fromkeys(unknown))[:MAX_LISTED])
+        frames = table[side].map(pd.Series(images.frame, images.names).groupby(level=0).first())
+    known = pd.MultiIndex.from_arrays([images.names, images.frame])
+    indices = known.get_indexer(pd.MultiIndex.from_arrays([table[side], frames.fillna(-1).astype(int)]))
+    if unknown := table[side][indices < 0].astype(str).unique().tolist():
         raise UserError(
             f"{path} names images that are not in {images.recordings.split} of {images.recordings.store.root} "
-            f"({listed}): run stage=pairs again with the same frames="
+            f"({shortened_list(unknown)}): run stage=pairs again with the same frames="
         )
-    return np.array(indices, np.int64)
+    return np.asarray(indices, np.int64)

@@ -1,7 +1,7 @@
 """Model and dataset cards (README.md) for the Hugging Face hub, filled from the records of a study."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parent
 TAGS = ["medical", "ultrasound", "echocardiography", "synthetic", "echodream"]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NOT_SHOWN = re.compile(r"<!--.*?-->|^[>\s]+", re.DOTALL | re.MULTILINE)
-"""HTML comments, and quotation marks (>) of Markdown."""
+"""HTML comments, and > marks of quotations in Markdown."""
 
 
 def is_license(name: object) -> bool:
@@ -25,7 +25,7 @@ def is_license(name: object) -> bool:
 
 
 def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[str, Any]) -> str:
-    """README.md of a store; ``contents``: number of recordings, frames and columns."""
+    """README.md of a store. ``contents``: numbers of recordings and frames, columns, and the pixel format."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     count = int(contents["recordings"])
@@ -41,7 +41,7 @@ def dataset_card(approval: Approval, what: str, license: str, contents: Mapping[
 
 
 def model_card(approval: Approval, what: str, license: str, artifact: Mapping[str, Any]) -> str:
-    """README.md of a generator; ``artifact``: the content of its artifact.json."""
+    """README.md of a generator. ``artifact`` is the content of its artifact.json."""
     from huggingface_hub import ModelCard, ModelCardData
 
     pipeline = {"lidm": "unconditional-image-generation", "lvdm": "image-to-video"}[what]
@@ -61,14 +61,14 @@ def check_card(path: Path, what: str, approval: Approval) -> None:
         "a finding of the audit": approval.findings,
         "the section Limits": [limits],
     }
-    for name, parts in required.items():
-        if any(_visible_text(part) not in text for part in parts):
+    for name, texts in required.items():
+        if any(_visible_text(each) not in text for each in texts):
             remedy = f"put it back word for word, or remove {path.parent} and run the same command again"
             raise UserError(f"{path} lacks {name}: {remedy}")
 
 
 def _visible_text(markdown: str) -> str:
-    """The text of Markdown on one line."""
+    """The text of ``markdown`` that readers see, on one line."""
     return " ".join(_NOT_SHOWN.sub(" ", markdown).split())
 
 
@@ -78,7 +78,7 @@ def _tidy_text(text: str) -> str:
 
 
 def _common_values(approval: Approval) -> dict[str, Any]:
-    """Template variables of both cards: verdicts, filter, audits, metrics, commands."""
+    """Variables of both templates: verdicts, filter, audits, metrics, commands."""
     sources, records, generators = approval.sources, approval.sources.records, approval.generators
     other_stores = {name for name, _ in find_mismatches(sources)}
     usable = {"utility", "evaluation"} & (records.keys() - other_stores if sources.synthetic is not None else set())
@@ -89,25 +89,31 @@ def _common_values(approval: Approval) -> dict[str, Any]:
     if "evaluation" in usable:
         tables += fidelity.fidelity_tables(sources)
         verdicts.append(fidelity.verdict(sources))
-    kinds = [kind for kind in ("video", "image") if f"audit_{kind}" in records and GENERATOR_OF[kind] in generators]
-    audits = [(kind, _markdown_tables(privacy.audit_tables(sources, f"audit_{kind}"))) for kind in kinds]
+    audits = []
+    for kind in ("video", "image"):
+        if f"audit_{kind}" in records and GENERATOR_OF[kind] in generators:
+            audits += [f"### Audit of {kind}s", _markdown_tables(privacy.audit_tables(sources, f"audit_{kind}"))]
     return {
         "study": sources.study,
         "kind": approval.kind,
         "decision": approval.decision,
         "certified": privacy.certified_probability(approval.decision),
-        "findings": approval.findings,
-        "generators": generators,
-        "verdicts": [f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}".strip() for v in verdicts],
-        "audits": audits,
+        "findings": _markdown_list(approval.findings),
+        "generators": _markdown_list(f"{name}: weights {weights}" for name, weights in generators.items()),
+        "verdicts": _markdown_list(f"**{v.topic}: {v.label}.** {' '.join([v.sentence, *v.notes])}" for v in verdicts),
+        "audits": "\n\n".join(audits),
         "metric_tables": _markdown_tables(tables),
-        "commands": [entry.command for entry in lineage(sources) if entry.command],
-        "packages": package_versions(),
+        "commands": "\n".join(entry.command for entry in lineage(sources) if entry.command),
+        "packages": _markdown_list(f"{name} {number}" for name, number in package_versions()),
     }
 
 
-def _markdown_tables(tables: Sequence[Table]) -> list[str]:
-    return [_markdown_table(table) for table in tables if table.rows]
+def _markdown_list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line.strip()}" for line in lines)
+
+
+def _markdown_tables(tables: Sequence[Table]) -> str:
+    return "\n\n".join(_markdown_table(table) for table in tables if table.rows)
 
 
 def _markdown_table(table: Table) -> str:

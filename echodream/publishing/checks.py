@@ -1,4 +1,4 @@
-"""Publication rules: samples must have passed the filter, and the generator's audit must have measured membership."""
+"""Conditions of publication: samples passed the privacy filter, and the audit measured membership inference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,28 +15,25 @@ from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
 STORES = {"videos": "video", "images": "image"}
-"""Stores that may be published, and the kind of samples that the filter must have checked."""
+"""Stores that may be published, and the kind of samples that passed the filter."""
 GENERATORS = {"lidm": "image", "lvdm": "video"}
 """Models that may be published, and the kind of samples that each generates."""
 GENERATOR_OF = {kind: name for name, kind in GENERATORS.items()}
 _NO_AUDIT = "contains information about its training patients that no audit measures, so it is not published"
 REFUSED = {
     "vae": f"an autoencoder {_NO_AUDIT}; publish decoded videos instead",
-    "reid": f"the identity network {_NO_AUDIT}, and it recognizes patients",
-    "identity": f"the identity network {_NO_AUDIT}, and it recognizes patients",
-    "verifier": f"the identity network {_NO_AUDIT}, and it recognizes patients",
-    "classifier": f"a classifier that was trained or chosen on real patients {_NO_AUDIT}",
-    "utility": f"a classifier that was trained or chosen on real patients {_NO_AUDIT}",
+    **dict.fromkeys(("reid", "identity", "verifier"), f"the identity network {_NO_AUDIT}, and it recognizes patients"),
+    **dict.fromkeys(("classifier", "utility"), f"a classifier that was trained or chosen on real patients {_NO_AUDIT}"),
 }
-"""Models that are never published, and why."""
+"""Models that are never published, with the reasons."""
 
 
 @dataclass(frozen=True)
 class Approval:
     """Result of the checks of a store or generator that may be published.
 
-    ``kind``: the filter that decided, "image" or "video". ``generators``: fingerprints of the models that generated the
-    samples, by "lidm" and "lvdm". ``findings``: privacy measures of the audits that stand out.
+    ``kind``: the filter of the samples, "image" or "video". ``generators``: fingerprints of the models that generated
+    the samples, by "lidm" and "lvdm". ``findings``: privacy measures of the audits that stand out.
     """
 
     sources: Sources
@@ -58,7 +55,7 @@ def check_publishable(what: str) -> None:
 
 
 def approve_store(what: str, sources: Sources) -> Approval:
-    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit forbid publication."""
+    """Check the synthetic store of ``sources``. Raises ``UserError`` if filter or audit do not allow publication."""
     assert sources.synthetic is not None
     store, kind = sources.synthetic, STORES[what]
     if sources.video_filter() != kind:
@@ -76,14 +73,14 @@ def approve_store(what: str, sources: Sources) -> Approval:
 
 
 def approve_model(what: str, folder: str, sources: Sources, accept_findings: bool) -> Approval:
-    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit forbid publication.
+    """Check the generator ``what`` in ``folder``. Raises ``UserError`` if filter or audit do not allow publication.
 
-    A generator on which membership inference stands out is refused, unless ``accept_findings``.
+    A finding of membership inference is refused, unless ``accept_findings``.
     """
     from echodream.diffusion.model import load_diffusion_model
 
     kind, artifact = GENERATORS[what], read_artifact(folder, what)
-    load_diffusion_model(folder, what)  # raises if the weights are not those of artifact.json
+    load_diffusion_model(folder, what)  # raises ``UserError`` if the weights do not match artifact.json
     _check_decision(sources, kind)
     record, models = sources.records[f"filter_{kind}"], set()
     if (sources.passed_stores[kind] / CHECKSUMS).is_file():
@@ -104,14 +101,14 @@ def approve_model(what: str, folder: str, sources: Sources, accept_findings: boo
     findings = _audit_findings(sources, kind, artifact.fingerprint)
     if (membership := [finding for finding in findings if "membership" in finding]) and not accept_findings:
         raise UserError(
-            f"artifact={folder} is refused: {membership[0]}, so the model reveals who its training patients are; train "
-            "with more patients or fewer steps, or publish with accept_findings=true, which the card states"
+            f"artifact={folder} is refused: {membership[0]}, so the model reveals its training patients: train with "
+            "more patients or fewer steps, or publish with accept_findings=true, which the card states"
         )
     return Approval(sources, kind, {what: artifact.fingerprint}, findings)
 
 
 def _check_decision(sources: Sources, kind: str) -> None:
-    """Raise ``UserError`` unless the filter of ``kind`` was run with the calibrated rule and let samples pass."""
+    """Raise ``UserError`` unless samples passed the filter of ``kind`` with the calibrated rule."""
     name = f"filter_{kind}"
     if name not in sources.records:
         raise UserError(f"{sources.paths[name]} is missing: publishing needs the filter, run {sources.command(name)}")
@@ -119,13 +116,13 @@ def _check_decision(sources: Sources, kind: str) -> None:
         decision = sources.records[name]["decision"]
         passed, rule, statement = decision["passed"], decision["rule"], decision["statement"]
     if passed is not True:
-        raise UserError(f"the filter of {kind}s let nothing pass, so nothing is published: {statement}")
+        raise UserError(f"no sample passed the filter of {kind}s, so nothing is published: {statement}")
     if rule != "calibrated":
-        raise UserError(f"the filter's rule={rule} guarantees nothing: run {sources.command(name)} rule=calibrated")
+        raise UserError(f"the filter's rule={rule} gives no guarantee: run {sources.command(name)} rule=calibrated")
 
 
 def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
-    """Fingerprints of the models that generated the passed samples, by kind; for videos also of their first images."""
+    """Fingerprints by kind of the models that generated the passed samples; for videos also the model of images."""
     settings = sampling_settings(Store(sources.passed_stores[kind]))
     model, images = settings.get("model"), sources.passed_stores["image"] / CHECKSUMS
     if not isinstance(model, str):
@@ -134,14 +131,14 @@ def _generator_fingerprints(sources: Sources, kind: str) -> dict[str, str]:
         return {"image": model}
     if not images.is_file() or settings.get("source") != file_sha256(images):
         raise UserError(
-            f"{sources.passed_stores[kind]} began with other images than {images.parent}, those that passed the "
-            "filter: sample the videos again"
+            f"{sources.passed_stores[kind]} was not generated from {images.parent}, the images that passed the filter: "
+            "sample the videos again"
         )
     return {**_generator_fingerprints(sources, "image"), "video": model}
 
 
 def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
-    """The findings of the audit of ``kind``. Raises ``UserError`` without membership inference on this ``model``."""
+    """Findings of the audit of ``kind``. Raises ``UserError`` without membership inference on the ``model``."""
     name = f"audit_{kind}"
     path, command = sources.paths[name], sources.command(name)
     if name not in sources.records:
@@ -153,9 +150,9 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
         findings = [_describe_finding(each) for each in measures if each["about"] == "privacy" and each["stands_out"]]
         reason = record["not measured"].get("membership inference", "it is not in the record")
     if not attacked:
-        raise UserError(f"{path} has no membership inference ({reason}), which publication needs: run {command}")
+        raise UserError(f"{path} has no membership inference ({reason}), but publication needs it: run {command}")
     if record.get("generator") != model:
-        raise UserError(f"{path} attacked another {GENERATOR_OF[kind]} than that of these samples: run {command} again")
+        raise UserError(f"{path} is of another {GENERATOR_OF[kind]} than these samples: run {command} again")
     checksums = sources.passed_stores[kind] / CHECKSUMS
     if not checksums.is_file() or record.get("source") != file_sha256(checksums):
         raise UserError(f"{path} is of other samples than {sources.passed_stores[kind]}: run {command} again")
@@ -163,16 +160,15 @@ def _audit_findings(sources: Sources, kind: str, model: str) -> list[str]:
 
 
 def _describe_finding(measure: Mapping[str, Any]) -> str:
-    value, low, high = (f"{measure['value'][end]:.3g}" for end in ("value", "low", "high"))
-    expected, text = measure.get("expected"), f"harmless is {measure['harmless']}"
-    harmless = f"a harmless generator gives {expected['value']:.3g}" if expected else text
-    return f"{measure['name']} is {value} [{low}, {high}] where {harmless}"
+    value, low, high = (f"{measure['value'][name]:.3g}" for name in ("value", "low", "high"))
+    expected = f"{measure['expected']['value']:.3g}" if measure.get("expected") else measure["harmless"]
+    return f"{measure['name']} is {value} [{low}, {high}] where a harmless generator gives {expected}"
 
 
 def check_reference_patients(approval: Approval, latents: str | None) -> None:
-    """Raise ``UserError`` unless the real store has all patients and recordings that filter and audits compared with.
+    """Raise ``UserError`` unless ``latents`` is the store of filter and audits, and the real store has its names.
 
-    These are the patients of the store ``latents``; published text is searched for the names in the real store.
+    Published texts are searched for the names of the real store.
     """
     sources, root = approval.sources, Path(str(latents))
     assert sources.real is not None
@@ -183,12 +179,12 @@ def check_reference_patients(approval: Approval, latents: str | None) -> None:
     for name in (f"filter_{approval.kind}", *(f"audit_{GENERATORS[name]}" for name in approval.generators)):
         if sources.records[name].get("real") != checksum:
             path = sources.paths[name]
-            raise UserError(f"{path} is of another study than latents={latents}: give the store that was its real=")
+            raise UserError(f"{path} is of another study than latents={latents}: give the store of filter and audit")
     table = Store(root).table
     for column in ("FileName", "PatientID"):
         if missing := set(table[column].astype(str)) - set(sources.real.table[column].astype(str)):
             raise UserError(
-                f"real={sources.real.root} is not the study that filter and audit compared with: {len(missing)} of the "
-                f"{table[column].nunique()} names in column {column} of latents={latents} are not in it, so they could "
-                "not be searched for; give the recordings that were encoded"
+                f"real={sources.real.root} is not the study of filter and audit: {len(missing)} of the "
+                f"{table[column].nunique()} names in column {column} of latents={latents} are not in real=; give the "
+                "recordings that were encoded"
             )

@@ -1,4 +1,4 @@
-"""Upload to the Hugging Face hub."""
+"""Upload of a folder to the Hugging Face hub."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def check_push(push: str | None) -> None:
-    """Raise ``UserError`` if ``push`` is not <namespace>/<name>, or if there is no token."""
+    """Raise ``UserError`` unless ``push`` is None, or is <namespace>/<name> and there is a token for the hub."""
     if push is None:
         return
     from huggingface_hub import get_token
@@ -23,8 +23,7 @@ def check_push(push: str | None) -> None:
 def upload(folder: Path, push: str, kind: str, public: bool) -> str:
     """Upload ``folder`` to the repository ``push`` on the Hugging Face hub; ``kind``: "dataset" or "model".
 
-    Returns the URL. Files of the repository that are not in ``folder`` are deleted. Raises ``UserError`` if the hub
-    does not accept the upload.
+    Returns the URL. Other files of the repository are deleted. Raises ``UserError`` if the hub refuses the upload.
     """
     from huggingface_hub import HfApi
 

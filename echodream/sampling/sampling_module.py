@@ -1,4 +1,4 @@
-"""Sampling from a trained diffusion model: each sample is a function of the seed and its row only."""
+"""Sampling from a trained diffusion model: each sample is a function of the seed and its row number only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,29 +20,29 @@ from echodream.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Seed, sampler and guidance."""
+    """Settings of sampling: seed, number of steps, sampler and guidance."""
 
     seed: int
     steps: int
     sampler: str | None
-    """None: the default of the process."""
+    """Entry of ``SAMPLERS``; None: the default sampler of the diffusion process."""
     guidance: Guidance
 
 
 @dataclass(frozen=True)
 class ClipLengthConfig:
-    """Length of the sampled clips. A clip longer than the training clips is joined from overlapping windows."""
+    """Length of the sampled clips. A clip that is longer than a training clip consists of overlapping windows."""
 
     frames: int
     window: int
-    """Frames of a training clip."""
+    """Number of frames of a training clip."""
     overlap: int
-    """Frames that neighboring windows share."""
+    """Number of frames that neighboring windows share."""
     batch: int
-    """Windows per call of the network."""
+    """Number of windows per call of the network."""
     join: str = "crossfade"
-    """"crossfade": all windows are denoised together and blended at every sampler step; "continue": windows are sampled
-    one after another, each with the last frames of the previous window as references."""
+    """"crossfade": all windows are denoised together, and overlaps are blended at every sampler step; "continue":
+    windows are sampled one after another, with the last frames of the previous window as reference frames."""
 
 
 def seeded_generator(*key: int) -> torch.Generator:
@@ -52,19 +52,19 @@ def seeded_generator(*key: int) -> torch.Generator:
 
 
 def row_generator(seed: int, row: int, video: bool = False) -> torch.Generator:
-    """Random generator of the sample number ``row``; different for images and videos of the same seed and row."""
+    """Random generator of the sample number ``row``, different for images and videos of the same seed and row."""
     return seeded_generator(seed, row, int(video))
 
 
 def batch_noise(
     shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device, shared: float = 0.0
 ) -> Tensor:
-    """Noise of one ``shape``, (C, *rest), from each generator, on ``device``: (B, C, *rest); see ``sample_noise``."""
+    """Noise of ``shape``, (C, *rest), from each of B generators, on ``device``: (B, C, *rest); see ``sample_noise``."""
     return torch.stack([sample_noise(shape, shared, generator) for generator in generators]).to(device)
 
 
 class SamplingModule(pl.LightningModule):
-    """Samples images, or clips of ``length`` (default: as in training). ``weak``: a weaker model for autoguidance."""
+    """Samples images, or clips of ``length`` (default: as in training). ``weak`` is the model for autoguidance."""
 
     def __init__(
         self,
@@ -77,22 +77,21 @@ class SamplingModule(pl.LightningModule):
         self.model, self.config, self.length, self.weak = model, config, length, weak
 
     def predict_step(self, batch: SamplingRequest, batch_idx: int) -> list[Tensor]:
-        """Unscaled latents of each row, float32 (F, C, H, W) on the CPU."""
+        """Sampled latents of each row: unscaled, float32 (F, C, H, W), on the CPU."""
         latents = self.sample_latents(batch.rows, batch.values)
         if not torch.isfinite(latents).all():
-            raise UserError("a sample is not finite: the model's training failed, or guidance is far too strong")
+            raise UserError("a sample is not finite: train the model again, or lower the scales of guidance")
         return [row.transpose(0, 1).float().cpu() for row in latents]
 
     def sample_latents(self, rows: list[int], values: Mapping[str, Tensor]) -> Tensor:
-        """Samples number ``rows`` with the conditions' ``values``: unscaled latents, (B, C, F, H, W)."""
+        """Samples with the numbers ``rows`` and the condition ``values``: unscaled latents, (B, C, F, H, W)."""
         metadata = self.model.metadata
         generators = [row_generator(self.config.seed, row, self.model.is_video) for row in rows]
         if not self.model.is_video:
-            stacked = (metadata.channels * metadata.frames, metadata.height, metadata.width)
-            whitened = self.model.from_residual(
-                self._run_sampler(self._guided_denoiser(values), stacked, generators), values
-            )
-            whitened = whitened.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
+            shape: tuple[int, ...] = (metadata.channels * metadata.frames, metadata.height, metadata.width)
+            residual = self._run_sampler(self._guided_denoiser(values), shape, generators)
+            stacked = self.model.from_residual(residual, values)
+            whitened = stacked.unflatten(1, (metadata.frames, metadata.channels)).transpose(1, 2)
         elif self.length is not None and self.length.join == "continue":
             whitened = self._sample_consecutive_windows(values, generators)
         else:
@@ -103,19 +102,19 @@ class SamplingModule(pl.LightningModule):
         return unwhiten(whitened, metadata.statistics, dim=1)
 
     def _run_sampler(self, denoise: Denoise, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
-        """A sample of ``shape`` from each generator, (B, *shape): whitened images, or residuals of clips."""
+        """Samples, (B, *shape), one for each of the ``generators``: whitened images, or residuals of clips."""
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
         return self.model.process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The guided model, for x_t with as many frames as in training."""
+        """The model with guidance, for noisy latents x_t with as many frames as in training."""
         model, weak = self.model, self.weak.predictor(values) if self.weak is not None else None
         names = model.conditioner.names
         return self.config.guidance.guided_denoiser(model.predictor(values), names, model.process, weak)
 
     def _clip_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
-        """The guided model, for x_t of any number of frames."""
+        """The model with guidance, for noisy latents x_t with any number of frames."""
         length = self.length
         if length is None or length.frames <= length.window:
             return self._guided_denoiser(values)
@@ -126,7 +125,7 @@ class SamplingModule(pl.LightningModule):
         return sliding_window_denoiser(denoise_windows, length.frames, length.window, length.overlap, length.batch)
 
     def _sample_consecutive_windows(self, values: Mapping[str, Tensor], generators: list[torch.Generator]) -> Tensor:
-        """Whitened clips, window after window; the last frames of a window are references of the next window."""
+        """Whitened clips, sampled window by window; the last frames of a window are references for the next window."""
         assert self.length is not None
         metadata, length = self.model.metadata, self.length
         clip: Tensor | None = None
@@ -146,7 +145,7 @@ class SamplingModule(pl.LightningModule):
 
 
 def shift_references(values: Mapping[str, Tensor], starts: list[int]) -> dict[str, Tensor]:
-    """``values`` repeated for each window; reference times become relative to the window's first frame, ``starts``."""
+    """Condition ``values`` for each window; times of reference frames count from the first frame of the window."""
     shifted = repeat_values(values, len(starts))
     if "reference_time" in shifted:
         times = shifted["reference_time"]

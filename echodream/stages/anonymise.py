@@ -1,4 +1,4 @@
-"""``stage=anonymise``: an anonymized version of each real image, as a baseline for synthetic images."""
+"""``stage=anonymise``: write an anonymized version of each real image, as a baseline for synthetic images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from echodream import validation
 from echodream.anonymization.anonymizer import Anonymizer, RecordingBatches
-from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, ImageSet, open_complete_store, select_images
+from echodream.anonymization.image_pairs import ORIGINAL_FRAMES, open_complete_store, select_images
 from echodream.anonymization.methods import create_method
 from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.config.stage_signature import InputPath, OutputPath
@@ -17,14 +17,14 @@ from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.runs.predict import PredictData, run_prediction
 from echodream.runs.summary import Summary
-from echodream.sampling.sample_store import check_precision, sampling_config, sampling_settings, write_sample
+from echodream.sampling.sample_store import check_precision, sampling_config, sampling_record, write_sample
 
 PRIVATE = (
     "versions of patients' images, paired with them by FileName and PatientID: as private as the originals; nothing of "
     "it is for sharing as it is"
 )
 _FRAME_COLUMNS = ("ED", "ES")
-"""Columns with frame indices of the original recording, which an anonymized selection of frames does not have."""
+"""Columns with frame numbers of the original recording. A store of anonymized frames does not have them."""
 
 
 def anonymise(
@@ -46,14 +46,14 @@ def anonymise(
 ) -> Summary:
     """Anonymize ``frames`` frames of each recording of the latent store ``src``; write the latent store ``dst``.
 
-    ``methods`` has the settings of each ``method``. ``seed``, ``steps`` and ``guidance`` are for methods that sample
-    from the LIDM ``generator``. Raises ``UserError`` for models of other latents.
+    ``methods`` has the settings of each ``method``. Methods that sample with the LIDM ``generator`` use ``seed``,
+    ``steps`` and ``guidance``. Raises ``UserError`` for models of other latents.
     """
     transform = create_method(method, methods)
     precision = check_precision(trainer)
     store = open_complete_store(src, "src")
     if store.dataset.kind != "latent":
-        raise UserError(f"src={src} holds {store.dataset.kind}s, and latents are anonymized: run stage=encode first")
+        raise UserError(f"src={src} holds {store.dataset.kind}s, but latents are anonymized: run stage=encode first")
     images = select_images(store, None, frames, "src")
     recordings = images.recordings
     validation.whole_number("batch", batch)
@@ -63,31 +63,23 @@ def anonymise(
         model = load_diffusion_model(generator, "lidm")
         auto = guidance["auto"]
         if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
-            raise UserError(f"guidance.auto={auto} is not for stage=anonymise: leave it out")
+            raise UserError(f"guidance.auto={auto} is not possible in stage=anonymise: leave it out")
         config = sampling_config(model, seed, steps, None, guidance)
         transform.check_generator(model, recordings)
-        settings |= sampling_settings(config, model, None)
+        settings |= sampling_record(config, model, None)
         copies = CopyGenerator(recordings, autoencoder, model, config.guidance, config.steps, config.seed)
     else:
         copies = CopyGenerator(recordings, autoencoder)
-    origin: dict[str, Any] = {"command": command, "code_version": code_version}
-    dataset = replace(store.dataset, fidelity="float16", statistics=None, settings=settings, **origin)
-    rows = _table_rows(images, frames)
+    dataset = replace(store.dataset, fidelity="float16", statistics=None, settings=settings)
+    dataset = replace(dataset, command=command, code_version=code_version)
+    original_frames = dict(zip(recordings.names, images.frame.reshape(-1, frames), strict=True))
+    rows = store.rows()
+    for name, row in rows.items():
+        kept = {column: cell for column, cell in row.items() if column not in _FRAME_COLUMNS}
+        rows[name] = {**kept, ORIGINAL_FRAMES: " ".join(map(str, original_frames[name]))}
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: store.dataset.statistics)
     data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
-    values = transform.settings().items()
-    amount = ", ".join(f"{k} {v:g}" if validation.is_finite(v) else f"{k} {v}" for k, v in values)
-    facts = {**images.sizes(), "method": f"{method} ({amount})", "private": PRIVATE}
+    fields = ", ".join(f"{name} {value}" for name, value in transform.settings().items())
+    facts = {**images.sizes(), "method": f"{method} ({fields})", "private": PRIVATE}
     return Summary(f"anonymise: {dst} {writer.state}", facts)
-
-
-def _table_rows(images: ImageSet, frames: int) -> dict[str, dict[str, Any]]:
-    """The original's row of FileList.csv for each recording, with the column ``OriginalFrames``."""
-    indices = images.frame.reshape(-1, frames)
-    original_frames = dict(zip(images.recordings.names, indices, strict=True))
-    return {
-        name: {key: value for key, value in row.items() if key not in _FRAME_COLUMNS}
-        | {ORIGINAL_FRAMES: " ".join(map(str, original_frames[name]))}
-        for name, row in images.recordings.store.rows().items()
-    }

@@ -1,4 +1,4 @@
-"""``stage=audit``: measure what a synthetic set reveals about its training patients. It gives no guarantee."""
+"""``stage=audit``: measure the information that a synthetic set contains about its training patients."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,8 @@ def audit(
     """Compare the synthetic latents ``src`` with the patients of the store ``real``; write the folder ``dst``.
 
     ``on``, "image" or "video", selects the default folders. ``artifact`` is the identity network. ``held_out`` are
-    splits that the generator was not trained on. Without ``generator`` there is no membership inference. ``plant``:
-    number of random plantings of copies, to measure the power; 0: none. Raises ``UserError`` for inputs that do not
-    belong together, and if ``dst`` has other content.
+    splits that the generator was not trained on. Membership inference needs ``generator``. ``plant`` is the number of
+    random plantings of copies, which measure the power. Raises ``UserError`` for inputs that do not match.
     """
     from PIL import Image
 
@@ -79,19 +78,18 @@ def audit(
         for leftover in folder.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         recordings = (inputs.samples, inputs.train, inputs.held_out)
-        shown = min(frames, int(inputs.samples.frames.min()))
-        copies = make_copies(inputs, autoencoder, shown, seed) if plant else PlantedCopies()
+        frame_count = min(frames, int(inputs.samples.frames.min()))
+        copies = make_copies(inputs, autoencoder, frame_count, seed) if plant else PlantedCopies()
         planted = build_audit_sets(inputs.embedder, *recordings, config, far, cells, copies.latents)
         spaces = [sets.with_samples(range(len(inputs.samples))) for sets in planted]
-        identity = spaces[0]
         measures, missing = measure_all(spaces)
-        found: dict[str, Any] = {}
+        power: dict[str, Any] = {}
         if plant:
-            counts = {kind: len(part) for kind, part in copies.latents.items()}
-            measures, found = measure_power(planted, counts, measures, plant)
+            counts = {kind: len(latents) for kind, latents in copies.latents.items()}
+            measures, power = measure_power(planted, counts, measures, plant)
         errors = None
         if inputs.generator is None:
-            missing["membership inference"] = "generator=null: no network was given to attack"
+            missing["membership inference"] = "generator=null: no network to attack"
         else:
             model, view = inputs.generator
             try:
@@ -100,10 +98,10 @@ def audit(
             except UserError as error:
                 missing["membership inference"] = str(error)
         if not pairs:
-            missing["picture of the nearest samples"] = "pairs=0: not asked for"
-        for name, pixels in audit_figures(inputs, identity, measures, errors, pairs):
+            missing["picture of the nearest samples"] = "pairs=0"
+        for name, pixels in audit_figures(inputs, spaces[0], measures, errors, pairs):
             Image.fromarray(pixels).save(folder / f"{name}.png")
-        record = {**settings, **build_record(inputs, identity, measures, missing)}
-        record["power"] = power_record(copies, plant, found)
-        write_record(folder / RECORD, {**record, "command": command, "code_version": code_version})
+        record = {**settings, **build_record(inputs, spaces[0], measures, missing)}
+        record |= {"power": power_record(copies, plant, power), "command": command, "code_version": code_version}
+        write_record(folder / RECORD, record)
     return summarize(target / RECORD, "done", read_record(target / RECORD) or {})

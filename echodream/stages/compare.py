@@ -1,16 +1,18 @@
 """``stage=compare``: compare the results of a sweep in a table and a plot."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from echodream import validation
 from echodream.config.stage_signature import OutputPath
 from echodream.errors import UserError
 from echodream.plotting import LinePlot, Series, plot_lines, save_png
-from echodream.report.privacy_utility_curve import ENDS, axis_range, plot_tradeoff, tradeoff_record, x_positions
+from echodream.report.privacy_utility_curve import axis_range, plot_tradeoff, tradeoff_record, x_positions
 from echodream.report.sweep_results import REJECTED, SweepResult, SweepResults, read_sweep, sort_key, swept_folders
 from echodream.runs.atomic_folder import TEMPORARY_PREFIX, write_record, write_text
 from echodream.runs.summary import Summary
@@ -22,10 +24,11 @@ DEFAULT_FIGURES = (
     *("frechet", "FID", "FVD", "class agreement", "EF", "ratio: synthetic: auc", REJECTED),
     *("inner: AUC", "outer: AUC", "identity: hidden rate", "utility: auc", "utility of versions: auc"),
 )
-"""Parts of the names of the default results: fidelity, adherence, utility, rejection, linkability."""
+"""Substrings of the names of the results that are shown by default."""
 MAX_FIGURES = 12
-"""Maximum number of results in the default table, and in the plot."""
-_DETAILS = re.compile(r", |support|count|auc_")  # results of single classes: not shown by default
+"""Maximum number of results in the default table and in the plot."""
+_CLASS_RESULT = re.compile(r", |support|count|auc_")
+"""Part of the names of results for single classes, which are not shown by default."""
 
 
 def compare(
@@ -37,121 +40,98 @@ def compare(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Read the records in the folders ``points``, patterns in which * stands for the value of the setting ``name``.
+    """Read the records in the folders ``points``: patterns in which * stands for the value of the setting ``name``.
 
-    Writes ``dst``/comparison.csv (all results), .md and .png (results whose names contain one of ``figures``, or the
-    default results), and curve.json and .png if linkability and utility of anonymized images were measured. Raises
-    ``UserError`` for fewer than two values, or if no result has one of ``figures`` in its name.
+    Writes comparison.csv with all results to ``dst``. comparison.md and comparison.png show the results whose names
+    contain one of ``figures``, by default ``DEFAULT_FIGURES``. curve.json and curve.png need results of linkability and
+    utility. Raises ``UserError`` for fewer than two values, or if no result has a name with one of ``figures``.
     """
     patterns = _list_of_texts("points", points) or []
     results = read_sweep(patterns)
-    shown = _choose_names(results, _list_of_texts("figures", figures))
+    rows = [_table_row(value, name, result) for value, by_name in results.items() for name, result in by_name.items()]
+    table = pd.DataFrame(rows).astype(dict.fromkeys(["Value", "Low", "High", "Floor"], float))
+    shown = _choose_names(table["Figure"].unique().tolist(), _list_of_texts("figures", figures))
+    table = table[table["Figure"].isin(shown)]
     folder = Path(dst)
     folder.mkdir(parents=True, exist_ok=True)
-    text = _markdown_page(results, shown, name)
-    _write_atomically(write_table, folder / TABLE, _table_rows(results))
+    text = _markdown_page(results, table, shown, name)
+    _write_atomically(write_table, folder / TABLE, rows)
     write_text(folder / TEXT, text)
-    _write_atomically(save_png, folder / PLOT, _plot_results(results, shown, name))
+    _write_atomically(save_png, folder / PLOT, _plot_results(results, table, shown, name))
     if (curve := tradeoff_record(results, name)) is not None:
         _write_atomically(save_png, folder / CURVE_PLOT, plot_tradeoff(curve))
         write_record(folder / CURVE, {**curve, "command": command, "code_version": code_version})
-    all_names = {name for by_name in results.values() for name in by_name}
+    all_names = {row["Figure"] for row in rows}
     facts = {"values": ", ".join(results), "figures": f"{len(shown)} of {len(all_names)}"}
     all_values = {value for pattern in patterns for value, _ in swept_folders(pattern)}
     if without_records := sorted(all_values - set(results), key=sort_key):
-        facts["without reports"] = f"{', '.join(without_records)}: these points are not in the table"
+        facts["without reports"] = f"{', '.join(without_records)}: not in the table"
     return Summary(f"compare: {dst} done\n\n{text}", facts)
 
 
+def _table_row(value: str, name: str, result: SweepResult) -> dict[str, Any]:
+    numbers = {"Value": result.value, "Low": result.low, "High": result.high, "Floor": result.floor}
+    return {"Point": value, "Figure": name, **numbers, "Warning": result.warning}
+
+
 def _list_of_texts(key: str, value: Any) -> list[str] | None:
-    """A setting that is a text or a list of texts, as a list; None if it is null."""
+    """The value of the setting ``key``, a text, a list of texts or None, as a list of texts or None."""
     if value is None or isinstance(value, str):
         return value if value is None else [value]
-    if not isinstance(value, Sequence):
-        example = "a*" if key == "points" else "auc"
-        raise UserError(f"{key}={value} is not possible: give a list of texts, as [{example}]")
-    return [str(item) for item in value]
+    return [str(item) for item in validation.list_of_values(key, value)]
 
 
-def _choose_names(results: SweepResults, figures: Sequence[str] | None) -> list[str]:
-    """Names of the results that are shown, in the order of the records."""
-    names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
+def _choose_names(names: Sequence[str], figures: Sequence[str] | None) -> list[str]:
+    """The ``names`` of results for the Markdown table and the plot: those that contain one of ``figures``."""
     if figures is None:
-        chosen = [name for name in names if any(part in name for part in DEFAULT_FIGURES) and not _DETAILS.search(name)]
-        return (chosen or names)[:MAX_FIGURES]
+        totals = [name for name in names if not _CLASS_RESULT.search(name)]
+        chosen = [name for name in totals if any(part in name for part in DEFAULT_FIGURES)]
+        return (chosen or list(names))[:MAX_FIGURES]
     for part in figures:
         if not any(part in name for name in names):
-            raise UserError(f"figures has {part!r}, which no report has: choose from {'; '.join(names[:40])}")
+            raise UserError(f"figures has {part!r}, but no result has such a name: choose from {'; '.join(names[:40])}")
     return [name for name in names if any(part in name for part in figures)]
 
 
-def _markdown_page(results: SweepResults, shown: Sequence[str], setting: str) -> str:
-    """A table with a row for each value and a column for each result, the floors in the last row; then warnings."""
+def _markdown_page(results: SweepResults, table: pd.DataFrame, shown: Sequence[str], setting: str) -> str:
+    """Table with a row for each value, a column for each result, and the mean floors in the last row; then warnings."""
     rows = [[value, *(_format_cell(by_name.get(name)) for name in shown)] for value, by_name in results.items()]
-    floors = [_mean_floor(results, name) for name in shown]
-    if any(floor is not None for floor in floors):
-        rows.append(["real", *("" if floor is None else f"{floor:.3g}" for floor in floors)])
-    header = [setting, *shown]
-    lines = [header, ["---"] * len(header), *rows]
+    floors = table.groupby("Figure")["Floor"].mean()
+    if floors.notna().any():
+        rows.append(["real", *("" if np.isnan(floors[name]) else f"{floors[name]:.3g}" for name in shown)])
+    lines = [[setting, *shown], ["---"] * (len(shown) + 1), *rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
-    return text + "".join(f"\n- {warning}\n" for warning in _warning_lines(results, shown))
-
-
-def _warning_lines(results: SweepResults, shown: Sequence[str]) -> Iterator[str]:
-    """Each warning once, with the names of its results, and with its values if other values lack the warning."""
-    values_by_warning: dict[str, dict[str, list[str]]] = {}
-    for value, by_name in results.items():
-        for name in shown:
-            if name in by_name and by_name[name].warning:
-                values_by_warning.setdefault(by_name[name].warning, {}).setdefault(name, []).append(value)
-    for warning, values_by_name in values_by_warning.items():
-        values = list(dict.fromkeys(value for each in values_by_name.values() for value in each))
-        for_all = all(len(each) == len(results) for each in values_by_name.values())
-        where = "" if for_all else f" (at {', '.join(values)})"
-        yield f"{', '.join(values_by_name)}{where}: {warning}"
+    for warning, part in table[table["Warning"] != ""].groupby("Warning", sort=False):
+        is_everywhere = (part["Figure"].value_counts() == len(results)).all()
+        where = "" if is_everywhere else f" (at {', '.join(part['Point'].unique())})"
+        text += f"\n- {', '.join(part['Figure'].unique())}{where}: {warning}\n"
+    return text
 
 
 def _format_cell(result: SweepResult | None) -> str:
     if result is None:
         return ""
-    ends = "" if result.low is None or result.high is None else f" ({result.low:.3g} to {result.high:.3g})"
-    return f"{result.value:.3g}{ends}"
+    interval = "" if result.low is None or result.high is None else f" ({result.low:.3g} to {result.high:.3g})"
+    return f"{result.value:.3g}{interval}"
 
 
-def _mean_floor(results: SweepResults, name: str) -> float | None:
-    """Mean of the floors over all values, whose numbers of samples may differ."""
-    floors = [by_name[name].floor for by_name in results.values() if name in by_name]
-    known = [floor for floor in floors if floor is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _plot_results(results: SweepResults, shown: Sequence[str], setting: str) -> np.ndarray:
-    """A panel for each result: its value and interval over ``setting``, and the floor."""
+def _plot_results(results: SweepResults, table: pd.DataFrame, shown: Sequence[str], setting: str) -> np.ndarray:
+    """Plot of each result with its interval and mean floor over the values of ``setting``: RGB pixels."""
     panels = []
     for name in shown[:MAX_FIGURES]:
-        points = {value: by_name[name] for value, by_name in results.items() if name in by_name}
-        x, ticks = x_positions(results, points)
-        y, low, high = (np.array([getattr(point, end) for point in points.values()], dtype=float) for end in ENDS)
-        low, high = np.where(np.isnan(low), y, low), np.where(np.isnan(high), y, high)
-        series = {"value and 95 % interval" if (high > low).any() else "value": Series(x, y, low, high)}
-        floor = _mean_floor(results, name)
-        if floor is not None:
-            series["real recordings (mean over the points)"] = Series(x[[0, -1]], np.full(2, floor))
-        ends = np.concatenate([low, high, [] if floor is None else [floor]])
-        margin = 0.08 * (ends.max() - ends.min()) or 0.5
-        y_range = (float(ends.min() - margin), float(ends.max() + margin))
+        part = table[table["Figure"] == name]
+        x, ticks = x_positions(results, part["Point"])
+        y, low, high = part["Value"], part["Low"].fillna(part["Value"]), part["High"].fillna(part["Value"])
+        curve = Series(x, y.to_numpy(), low.to_numpy(), high.to_numpy())
+        series = {"value and 95 % interval" if (high > low).any() else "value": curve}
+        floor = part["Floor"].mean()
+        if not np.isnan(floor):
+            series["real recordings, mean over all values"] = Series(x[[0, -1]], np.full(2, floor))
+        bottom, top = np.nanmin([low.min(), floor]), np.nanmax([high.max(), floor])
+        margin = 0.08 * (top - bottom) or 0.5
+        y_range = (float(bottom - margin), float(top + margin))
         panels.append(LinePlot(name, series, setting, name, axis_range(x), y_range, ticks))
     return plot_lines(*panels)
-
-
-def _table_rows(results: SweepResults) -> list[dict[str, Any]]:
-    """A row of comparison.csv for each result."""
-    rows = []
-    for value, by_name in results.items():
-        for name, result in by_name.items():
-            numbers = {"Value": result.value, "Low": result.low, "High": result.high, "Floor": result.floor}
-            rows.append({"Point": value, "Figure": name, **numbers, "Warning": result.warning})
-    return rows
 
 
 def _write_atomically(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:

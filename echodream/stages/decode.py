@@ -1,4 +1,4 @@
-"""``stage=decode``: decode a Store of latents with the VAE and write a Store of videos."""
+"""``stage=decode``: decode a Store of latents with the VAE, and write a Store of videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +36,8 @@ def decode(
 ) -> Summary:
     """Decode the posterior means of the latent store ``src`` with the VAE at ``artifact``, ``budget`` frames per batch.
 
-    Writes gray videos if ``grey``, else videos with the channels of the VAE. If the video store ``reference`` exists,
-    the summary reports the PSNR to its recordings of the same name and size, unless ``dst`` was already complete.
+    Writes gray videos if ``grey``, else videos with the channels of the VAE. If the video store ``reference`` exists
+    and ``dst`` is new, the summary has the PSNR between recordings of ``dst`` and ``reference`` with the same name.
     """
     network = load_vae(artifact)
     store, scale = Store(src, kind="latent", encoder=fingerprint(network)), downsampling_factor(network)
@@ -54,11 +54,11 @@ def decode(
     )
     rows = store.rows()
 
-    def save(path: Path, pixels: Tensor) -> dict[str, Any]:
+    def save_video(path: Path, pixels: Tensor) -> dict[str, Any]:
         write_video(path, pixels.numpy(), float(rows[path.stem]["FPS"]))
         return {"FrameHeight": pixels.shape[1], "FrameWidth": pixels.shape[2]}
 
-    writer = StoreWriterCallback(dst, dataset, rows, save)
+    writer = StoreWriterCallback(dst, dataset, rows, save_video)
     module = VaeDecoder(network, budget, grey and network.config.out_channels > 1)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, module, data, writer)
@@ -69,11 +69,11 @@ def decode(
 
 
 def _mean_psnr(decoded: Store, source: Store) -> str:
-    """Mean over the recordings of both stores, of equal size, of the PSNR in dB over all pixels."""
+    """Mean PSNR in dB of the recordings that have the same name and size in both stores."""
     source_names, values = set(source.table["FileName"]), []
     for name in (name for name in decoded.table["FileName"] if name in source_names):
-        left, right = decoded.frames(name).astype(np.float32), source.frames(name).astype(np.float32)
-        if left.shape[:3] == right.shape[:3]:
-            error = np.mean((left.mean(axis=-1) - right.mean(axis=-1)) ** 2)
+        frames, source_frames = (store.frames(name).astype(np.float32).mean(axis=-1) for store in (decoded, source))
+        if frames.shape == source_frames.shape:
+            error = np.mean((frames - source_frames) ** 2)
             values.append(10 * np.log10(255**2 / max(error, 1e-4)))
     return f"{np.mean(values):.2f} dB over {len(values)} recordings" if values else "no recording in common"

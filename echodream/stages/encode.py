@@ -1,4 +1,4 @@
-"""``stage=encode``: encode a Store of videos with the VAE and write a Store of latents."""
+"""``stage=encode``: encode a Store of videos with the VAE, and write a Store of latents."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,8 +36,8 @@ def encode(
 ) -> Summary:
     """Encode every frame of the video store ``src`` with the VAE at ``artifact``, in batches of ``budget`` frames.
 
-    Writes the unscaled posterior mean and std in float16 to ``dst``, and the statistics that readers normalize latents
-    with: mean and std of the TRAIN recordings, or, with ``scaling``, 0 and 1 / scaling, as published models expect.
+    Writes the unscaled posterior mean and std in float16 to ``dst``. The statistics in dataset.json, which normalize
+    latents, are the mean and std of the TRAIN recordings, or 0 and 1 / ``scaling`` for published models.
     """
     if scaling is not None:
         validation.positive_number("scaling", scaling, note=", or null to whiten latents")
@@ -61,12 +61,12 @@ def encode(
     )
     train = set(store.table.loc[store.table["Split"] == "TRAIN", "FileName"])
 
-    def statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
+    def compute_statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
         if scaling is not None:
             return Statistics((0.0,) * dataset.channels, (1 / scaling,) * dataset.channels)
         return latent_statistics(folder, [name for name in names if name in train])
 
-    writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, statistics)
+    writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, compute_statistics)
     data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, VaeEncoder(network, budget), data, writer)
     frames = int(store.table["NumberOfFrames"].sum())
@@ -75,14 +75,14 @@ def encode(
 
 
 def _save_posterior(path: Path, posterior: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Write mean and std, (F, C, H, W) each; returns changed columns of FileList.csv."""
+    """Write the posterior mean and std, (F, C, H, W) each; returns the changed columns of FileList.csv."""
     mean, std = posterior
     write_latents(path, mean.numpy(), std.numpy())
     return {"FrameHeight": mean.shape[2], "FrameWidth": mean.shape[3]}
 
 
 def latent_statistics(folder: Path, names: Sequence[str]) -> Statistics | None:
-    """Mean and std per channel of samples from the posteriors of the recordings ``names``; None without recordings."""
+    """Mean and std per channel of posterior samples of the recordings ``names``; None without recordings."""
     moments = PosteriorMoments()
     for name in names:
         moments.add(*read_latents(folder / f"{name}.safetensors"))

@@ -1,4 +1,4 @@
-"""``stage=evaluate``: compare synthetic images and videos with real recordings, with a real-against-real floor."""
+"""``stage=evaluate``: fidelity metrics of synthetic images and videos, with the metrics of real recordings as floor."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +22,6 @@ from echodream.evaluation.protocol import FILE, Protocol, recorded_counts
 from echodream.evaluation.recording_metrics import compare_means, speckle_metrics
 from echodream.evaluation.table import summary_lines
 from echodream.modules.vae import load_vae
-from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
 from echodream.networks.extractors.registry import load_extractors
 from echodream.runs.atomic_folder import write_record
@@ -56,11 +55,10 @@ def evaluate(
 ) -> Summary:
     """Compare the video stores ``images`` and ``videos`` with the store ``real``, in the features of ``extractors``.
 
-    The reference is the TEST split of ``real``, or the patients of the store ``further`` who are not in ``real``; the
-    floor is TRAIN against the reference with equally many samples. Of a store that is not synthetic, such as decoded
-    real latents, TEST rows are compared. ``artifact`` is the classifier for class agreement, ``autoencoder`` the one
-    whose share of the distances is measured. Writes evaluation.json and protocol.json to ``dst``. Raises ``UserError``
-    for unusable input.
+    The reference is the TEST split of ``real``, or the patients of the store ``further`` who are not in ``real``. The
+    floor compares TRAIN with the reference, with equally many samples. If ``images`` or ``videos`` are not synthetic,
+    such as decoded real latents, only their TEST rows are compared. ``artifact`` is the classifier for class agreement;
+    the distances that ``autoencoder`` causes are measured. Writes evaluation.json and protocol.json to ``dst``.
     """
     for name, value, minimum in (("most", most, 2), ("least", least, 2), ("neighbours", neighbours, 1)):
         validation.whole_number(name, value, minimum)
@@ -69,6 +67,10 @@ def evaluate(
     if images is None and videos is None:
         raise UserError("nothing to evaluate: give images= or videos=, a store that stage=decode wrote")
     networks = load_extractors(extractors, lengths)
+    classifier = None if artifact is None else ClassifierExtractor(artifact)
+    if classifier is not None:  # an extractor with the same weights replaces the classifier
+        candidates = [each for each in networks if isinstance(each, ClassifierExtractor)]
+        classifier = next((each for each in candidates if each.weights == classifier.weights), classifier)
     regression = None if regressor is None else load_regressor(regressor)
     real_store = Store(real, kind="video")
     train = select_recordings(real_store, f"real={real}", "TRAIN")
@@ -78,14 +80,13 @@ def evaluate(
     real_record = {**test.as_json(), "sha256": real_store.checksum}
     if test_store is not real_store:
         real_record["further"] = test_store.checksum
-    optional = {"further": further, "autoencoder": autoencoder}
     paths = {"images": images, "videos": videos}
     stores = {key: load_recordings(path, key) for key, path in paths.items() if path is not None}
     settings = Protocol(seed, most, neighbours, {each.name: each.as_json() for each in networks}, real_record, {})
     comparison = Comparison(
         extraction=FeatureExtraction(most, batch, seed),
         extractors=networks,
-        classifier=_load_classifier(artifact, networks),
+        classifier=classifier,
         test=test,
         train=train,
         autoencoder=load_vae(autoencoder) if autoencoder is not None and Path(autoencoder).is_dir() else None,
@@ -105,24 +106,16 @@ def evaluate(
     record = {"protocol": settings.as_json(), **metrics, "command": command, "code_version": code_version}
     write_record(Path(dst) / REPORT, record)
     lines = {"reference": f"{test.rows['PatientID'].nunique()} patients of {test.argument}"}
+    optional = {"further": further, "autoencoder": autoencoder}
     if absent := [f"{key}={path}" for key, path in optional.items() if path is not None and not Path(path).is_dir()]:
-        lines["not there"] = ", ".join(absent)
+        lines["missing"] = ", ".join(absent)
     return Summary(f"evaluate: {dst}/{REPORT} done", {**lines, **dict(summary_lines(metrics))}, files=(REPORT, FILE))
-
-
-def _load_classifier(artifact: str | None, extractors: Sequence[Extractor]) -> ClassifierExtractor | None:
-    """The classifier ``artifact``; an extractor with the same weights is reused."""
-    if artifact is None:
-        return None
-    classifier = ClassifierExtractor(artifact)
-    classifiers = [each for each in extractors if isinstance(each, ClassifierExtractor)]
-    return next((each for each in classifiers if each.weights == classifier.weights), classifier)
 
 
 def _video_metrics(
     videos: RecordingSet, comparison: Comparison, regressor: ClassifierExtractor | None, audit: str | None
 ) -> dict[str, Any]:
-    """Metrics over time: cardiac cycle, adherence to a numeric condition, identity along a video; and curves."""
+    """Metrics of videos: cardiac cycle, adherence to a numeric condition, identity over time, and speckle."""
     test, extraction = comparison.test, comparison.extraction
     both = CardiacCycleMetrics(videos, extraction), CardiacCycleMetrics(test, extraction)
     identity_metrics, identity_curves = identity_over_time(audit, videos)

@@ -32,15 +32,15 @@ def export(
 ) -> Summary:
     """Write the recordings of the store ``src`` to the folder ``dst`` in one of ``export_formats.FORMATS``.
 
-    FileList.csv is copied, with the sizes and frame rates of the exported files. After an interruption the same command
-    continues. Latents can only be exported as pt. Raises ``UserError`` for another format, or if ``dst`` is another
-    export or being written; ``StoreError`` if a recording cannot be read.
+    The exported FileList.csv has the sizes and frame rates of the exported files. After an interruption the same
+    command continues. Raises ``UserError`` for an unknown format, for latents in a format other than pt, and if ``dst``
+    is another export or is being written. Raises ``StoreError`` if a recording cannot be read.
     """
     if format is None:
         raise UserError(f"format= is needed: choose one of {', '.join(FORMATS)}")
     validation.one_of("format", format, FORMATS)
     store, target = Store(src), Path(dst)
-    _check_request(store, target, format)
+    _check_exportable(store, target, format)
     quality = jpg_quality if format == "jpg" else None
     settings = ExportSettings(format, store.checksum, quality, crf if format == "mp4" else None)
     with atomic_folder(target) as work:
@@ -58,8 +58,8 @@ def export(
     return _summary(target, store, settings, f"done, {resumed} recordings were already there" if resumed else "done")
 
 
-def _check_request(store: Store, target: Path, format: str) -> None:
-    """Raise ``UserError`` when ``store`` cannot be exported to ``target`` in this format."""
+def _check_exportable(store: Store, target: Path, format: str) -> None:
+    """Raise ``UserError`` if ``store`` cannot be exported to ``target`` in ``format``."""
     if store.dataset.kind == "latent" and format != "pt":
         raise UserError(f"{store.root} holds latents, which can only be exported as pt: decode them with stage=decode")
     if store.root.resolve() in (target.resolve(), *target.resolve().parents):
@@ -94,7 +94,7 @@ def _export_recording(store: Store, name: str, work: Path, settings: ExportSetti
 
 
 def _exported_row(row: Mapping[Any, str], settings: ExportSettings) -> dict[str, Any]:
-    """``row`` of FileList.csv, as text, with the size and frame rate of the exported file."""
+    """The ``row`` of FileList.csv, a mapping of texts, with the size and frame rate of the exported file."""
     changed: dict[str, Any] = {str(name): text for name, text in row.items()}
     if settings.format == "mp4":
         sides = {name: int(float(row[name])) for name in ("FrameHeight", "FrameWidth")}
@@ -114,5 +114,5 @@ def _summary(target: Path, store: Store, settings: ExportSettings, state: str) -
     if settings.format == "mp4" and odd:
         facts["padded"] = f"{odd} recordings by one row or column: H.264 4:2:0 needs an even height and width"
     if settings.format == "gif" and (fast := int((table["FPS"] > MAX_GIF_FPS).sum())):
-        facts["slowed"] = f"{fast} recordings to {MAX_GIF_FPS:g} frames/s, the fastest that players show a GIF"
+        facts["slowed"] = f"{fast} recordings to {MAX_GIF_FPS:g} frames/s, the highest frame rate of a GIF in players"
     return Summary(f"export: {target} {state}", facts)

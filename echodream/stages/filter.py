@@ -1,4 +1,4 @@
-"""``stage=filter``: reject synthetic samples that resemble training patients; copy the others to a store."""
+"""``stage=filter``: reject synthetic samples that resemble training patients; copy the other samples to a Store."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from echodream.artifact import read_artifact
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator
@@ -64,13 +64,13 @@ def filter_(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Reject samples of ``src`` that ``rule`` finds too close to a TRAIN patient of ``real``; both are latent stores.
+    """Reject samples of ``src`` that are too close to a TRAIN patient of ``real`` by ``rule``; both are latent stores.
 
-    ``artifact``: the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
-    ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee. ``on``
-    to ``seed``: see ``ScoringConfig``. Writes samples that pass to ``dst``, with the decision in dataset.json, and the
-    scores and nearest patients of all samples to ``private``. The decision is entered in the folder ``ledger``, by
-    default next to ``real``. Without the rule's guarantee no sample passes, and the summary has a problem.
+    ``artifact`` is the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
+    ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee.
+    ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
+    dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records
+    all decisions. Without the guarantee of the rule no sample passes, and the summary has a problem.
     """
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
@@ -101,8 +101,10 @@ def filter_(
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedder = _load_embedder(artifact, autoencoder, device, (store, study), rule)
         model = load_diffusion_model(str(generator), GENERATORS[on]) if needing else None
-        recordings, guidance = Recordings(study, "TRAIN"), _recorded_guidance(store, model)
-        copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device)
+        guidance = Guidance()
+        if model is not None:
+            guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
+        copy_generator = CopyGenerator(Recordings(study, "TRAIN"), autoencoder, model, guidance, steps, seed, device)
         scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
@@ -116,12 +118,11 @@ def filter_(
         origin: dict[str, Any] = {"command": command, "code_version": code_version}
         filter_record.write_private_folder(Path(private), scores, decision, {**record, **origin})
         if decision.rejected(scores.samples.score).all():
-            count = len(scores.names)
-            problem = f"none of the {count} samples is below the threshold: all resemble a training patient"
+            problem = f"none of the {len(scores.names)} samples is below the threshold: all resemble a training patient"
             problem = (problem if decision.passed else decision.statement) + _withdraw_passed_store(Path(dst))
-            return Summary(f"filter: nothing passes, {dst} was not made", summary_lines(record), problem)
-        settings_of_samples = {**record, "samples": store.dataset.settings}
-        dataset = replace(store.dataset, settings=settings_of_samples, statistics=None, **origin)
+            return Summary(f"filter: no sample passes, {dst} was not written", summary_lines(record), problem)
+        samples_record = {**record, "samples": store.dataset.settings}
+        dataset = replace(store.dataset, settings=samples_record, statistics=None, **origin)
         filter_record.write_passed_samples(store, Path(dst), dataset, decision, scores)
         return Summary(f"filter: {dst} done", summary_lines(record))
     finally:
@@ -129,34 +130,34 @@ def filter_(
 
 
 def _check_stores(store: Store, study: Store) -> None:
-    """Raise ``UserError`` unless ``store`` has synthetic samples, and ``study`` real recordings of the same encoder."""
+    """Raise ``UserError`` unless ``store`` has synthetic samples and ``study`` real recordings, of one encoder."""
     frames_per_sample(store)
     if not store.dataset.synthetic:
-        raise UserError(f"src={store.root} holds recordings of people, not samples of a generator: give samples")
+        raise UserError(f"src={store.root} holds recordings of patients: give samples of a generator")
     if study.dataset.synthetic:
         raise UserError(f"real={study.root} holds samples of a generator: give the latents of the real study")
     if store.dataset.encoder != study.dataset.encoder:
         raise UserError(
-            f"src={store.root} and real={study.root} are latents of different encoders, which cannot be compared: "
-            "generate the samples again with models of this study"
+            f"src={store.root} and real={study.root} are latents of different encoders: generate the "
+            "samples again with models of this study"
         )
     sources = store.table["Source"].astype(str).tolist() if "Source" in store.table else []
     if "real" in sources or sampling_settings(store).get("source") == study.checksum:
         raise UserError(
-            f"src={store.root} began from real recordings, such as those of {study.root}: videos of real hearts are "
-            "not synthetic; generate videos from the images of stage=image"
+            f"src={store.root} was generated from real recordings, as in {study.root}, so the samples are not "
+            "synthetic: generate videos from the images of stage=image"
         )
-    people = {"FileName": set(study.table["FileName"]), "PatientID": set(study.table["PatientID"].astype(str))}
-    for column, known in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
-        if column in store.table and people[known] & set(store.table[column].astype(str)):
+    for column, real_column in (("FileName", "FileName"), ("Source", "FileName"), ("PatientID", "PatientID")):
+        real_names = set(study.table[real_column].astype(str))
+        if column in store.table and real_names & set(store.table[column].astype(str)):
             raise UserError(
-                f"src={store.root} names people of {study.root} in its column {column}: samples that began from their "
-                "recordings are not synthetic; generate samples from the images of stage=image"
+                f"src={store.root} has names of {study.root} in the column {column}, so the samples are not synthetic: "
+                "generate samples from the images of stage=image"
             )
 
 
 def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
-    """Raise ``UserError`` if ``private`` lies in a folder that may be shared."""
+    """Raise ``UserError`` if ``private`` lies in ``dst`` or ``src``, which may be shared."""
     folder = private.resolve()
     for shared in (dst, partial_path(dst), src):
         if shared.resolve() in (folder, *folder.parents):
@@ -164,13 +165,13 @@ def _check_private_folder(private: Path, dst: Path, src: Path) -> None:
 
 
 def _check_generator(folder: str | None, needing: Sequence[str], on: str, store: Store, study: Store) -> str | None:
-    """Fingerprint of the generator; None if there is none. Raises ``UserError`` if the controls ``needing`` it lack it,
-    if it was trained on another split, or if ``store`` is of another generator.
+    """Fingerprint of the generator in ``folder``, or None.
+
+    Raises ``UserError`` if controls ``needing`` a generator have none, or if it did not sample ``store``.
     """
     if folder is None and needing:
-        raise UserError(
-            f"controls.{needing[0]} needs generator=, the model that sampled src; or set the control to null"
-        )
+        control = f"controls.{needing[0]}"
+        raise UserError(f"{control} needs generator=, the model that sampled src: give it, or {control}=null")
     if folder is None or not (needing or Path(folder).exists()):
         return None
     check_training_store(folder, GENERATORS[on], study, "generator")
@@ -181,7 +182,7 @@ def _check_generator(folder: str | None, needing: Sequence[str], on: str, store:
 
 
 def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, generator: str | None) -> LedgerEntry:
-    """The decision with ``settings`` about the samples of ``store``, of which ``frames`` are compared."""
+    """Ledger entry of the decision with ``settings`` on ``frames`` frames of the samples of ``store``."""
     sampling = sampling_settings(store)
     networks = {"reid": settings["reid"], "generator": sampling.get("model", generator)}
     rule = settings["rule"]
@@ -194,7 +195,7 @@ def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, genera
 
 
 def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule) -> FrameEmbedder:
-    """The identity network. Raises ``UserError`` if it was not trained on the latents of ``stores``, (src, real)."""
+    """Load the identity network. Raises ``UserError`` if it was not trained for ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
     for store in stores:
         embedder.check(store)
@@ -202,23 +203,17 @@ def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store]
     similarity = embedder.input_spec.similarity
     if isinstance(rule, Calibrated) and rule.similarity != similarity:
         raise UserError(
-            f"rule.similarity={rule.similarity}, and this reid was trained for {similarity} similarity: set "
+            f"rule.similarity={rule.similarity}, but this reid was trained for {similarity} similarity: set "
             f"rule.similarity={similarity}"
         )
     return embedder
 
 
-def _recorded_guidance(store: Store, model: DiffusionModel | None) -> Guidance:
-    """The guidance that the samples of ``store`` were generated with, without autoguidance."""
-    recorded = sampling_settings(store).get("guidance")
-    return Guidance() if model is None else Guidance.from_record(recorded, model.conditioner.names)
-
-
 def _withdraw_passed_store(dst: Path) -> str:
-    """Rename the store of an earlier run at ``dst``, if any; returns a sentence for the summary."""
+    """Rename the store that an earlier run wrote to ``dst``; returns a sentence for the summary, or "" if absent."""
     if not dst.exists():
         return ""
     withdrawn = dst.with_name(f"{dst.name}.withdrawn")
     shutil.rmtree(withdrawn, ignore_errors=True)
     dst.rename(withdrawn)
-    return f" What was there before is now {withdrawn}: do not share it."
+    return f" The earlier {dst} is now {withdrawn}: do not share it."

@@ -19,7 +19,7 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Store
 
 _DEFAULT_COUNT = 2000
-"""Number of images without ``n`` and without a csv."""
+"""Default number of images, if ``labels`` is not a csv."""
 
 
 def image(
@@ -39,36 +39,36 @@ def image(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Sample ``n`` images with the LIDM at ``artifact``; each is a function of the seed and its number only.
+    """Sample ``n`` images with the LIDM at ``artifact``. Each image is a function of the seed and its number only.
 
-    ``labels`` sets the conditions: evenly distributed ("uniform"), of random TRAIN rows of the store ``training``
-    ("training"), or of the rows of a csv (a path). Default of ``n``: the number of rows of the csv, or 2000.
+    ``labels`` sets the condition values: "uniform" distributes them evenly, "training" copies random TRAIN rows of the
+    store ``training``, and a path reads the rows of a csv. ``n`` is by default the number of rows of the csv, or 2000.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lidm")
     config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
     weak = sample_store.load_weak_model(guidance, model, "lidm")
     requests = _requested_values(model.conditioner, labels, training, n, config.seed)
-    count = len(next(iter(requests.values.values()))) if requests.values else _image_count(n)
+    count = len(next(iter(requests.values.values()))) if requests.values else n or _DEFAULT_COUNT
     values = model.conditioner.encode_request(requests.values)
     without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **sample_store.sampling_settings(config, model, weak),
+        **sample_store.sampling_record(config, model, weak),
         "n": count,
         "labels": sample_store.labels_fingerprint(labels, requests.values),
         "precision": precision,
     }
-    rows = _table_rows(model, config, requests.values, count)
+    rows = _file_list_rows(model, config, requests.values, count)
     dataset = sample_store.samples_dataset(model, settings, command, code_version)
     module = SamplingModule(model, config, weak=weak)
     state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer)
-    counts = sample_store.summary_counts(rows, without_values, requests.unread_columns)
+    counts = sample_store.sampling_summary(rows, without_values, requests.unread_columns)
     return Summary(f"image: {dst} {state}", {"images": count, **counts})
 
 
-def _table_rows(
+def _file_list_rows(
     model: DiffusionModel, config: SamplingConfig, requests: Mapping[str, list[Any]], count: int
 ) -> dict[str, dict[str, Any]]:
-    """Row of FileList.csv for each image, by name."""
+    """Rows of FileList.csv by image name."""
     rows = {}
     key_frames = {} if model.metadata.beat_spread is None else {"ED": "0 2", "ES": "1"}
     for row in range(count):
@@ -86,28 +86,22 @@ def _table_rows(
     return rows
 
 
-def _image_count(n: int | None) -> int:
-    return _DEFAULT_COUNT if n is None else validation.whole_number("n", n)
-
-
 def _requested_values(
     conditioner: Conditioner, labels: str, training: str, n: int | None, seed: int
 ) -> ConditionRequests:
-    """Requested value of each condition column for each image."""
-    columns = list(conditioner.columns)
-    if labels in ("uniform", "training") and not columns:
-        return ConditionRequests({})
-    if labels == "uniform":
-        return ConditionRequests(conditioner.uniform_requests(_image_count(n)))
+    """Requested condition values of all images, by column."""
+    columns, count = list(conditioner.columns), _DEFAULT_COUNT if n is None else validation.whole_number("n", n)
+    if labels == "uniform" or (labels == "training" and not columns):
+        return ConditionRequests(conditioner.uniform_requests(count))
     if labels == "training":
         rows = Recordings(Store(training), "TRAIN")
-        picked = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(_image_count(n))]
-        return ConditionRequests({column: rows.column(column)[picked].tolist() for column in columns})
+        sampled = [int(np.random.default_rng((seed, row)).integers(len(rows))) for row in range(count)]
+        return ConditionRequests({column: rows.column(column)[sampled].tolist() for column in columns})
     if not labels.endswith(".csv"):
         raise UserError(f"labels={labels}: choose uniform or training, or give the path of a csv")
     table = read_labels(labels, columns)
-    count = len(next(iter(table.values.values())))
-    if n is not None and validation.whole_number("n", n) > count:
-        raise UserError(f"n={n}, and labels={labels} has {count} rows: lower n, or leave it out")
+    row_count = len(next(iter(table.values.values())))
+    if n is not None and n > row_count:
+        raise UserError(f"n={n}, but labels={labels} has {row_count} rows: lower n, or leave it out")
     unread = (*table.unread_columns, *([SOURCE] if table.sources is not None else []))
     return ConditionRequests({column: cells[:n] for column, cells in table.values.items()}, unread_columns=unread)

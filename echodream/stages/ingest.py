@@ -1,4 +1,4 @@
-"""``stage=ingest``: read a raw study and write a Store of videos."""
+"""``stage=ingest``: read the raw files of a study, and write a Store of videos."""
 
 import json
 from collections import Counter
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 from echodream.ingest import burned_in_text
 from echodream.ingest.listing import listing_fingerprint
@@ -45,9 +46,9 @@ def ingest(
     """Read the study in the folder ``raw`` with ``source``, preprocess it, and write the video store ``dst``.
 
     ``workers`` processes read the recordings (None: one per core; 0: this process). A recording that takes more than
-    ``timeout`` seconds is rejected. Rejected recordings are listed in ``rejected.csv``; if they exceed the fraction
-    ``max_rejected`` of all recordings, the stage fails and the store does not get its final name. What looks wrong
-    about the patients stops the stage, unless ``patients_checked`` names it (``patients.CHECKS``; True: all).
+    ``timeout`` seconds is rejected. rejected.csv lists the rejected recordings; if they exceed the fraction
+    ``max_rejected`` of all recordings, the store is not finished and the summary has a problem. Implausible patients
+    raise ``UserError``, unless ``patients_checked`` names the check of ``patients.CHECKS`` (True: all checks).
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
@@ -58,12 +59,12 @@ def ingest(
     listed = source.recordings(Path(raw) if raw is not None else None)
     recordings = [r if r.problem is None else replace(r, name=clean_text(r.name)) for r in listed]
     _write_private_list(source, recordings, {})
-    _check_listing(recordings, raw)
+    _check_recordings(recordings, raw)
     check_patients(recordings, patients_checked)
     splits = assign_splits([recording for recording in recordings if recording.problem is None], split)
     prepared = _public_settings(prepare)
     if prepare.text is None:
-        del prepared["text"]  # stores that were made before this setting existed stay complete
+        del prepared["text"]  # stores of before this setting existed stay complete
     settings = {
         "source": {"class": type(source).__name__, **_public_settings(source)},
         "prepare": prepared,
@@ -99,8 +100,12 @@ def ingest(
                 writer.commit(row, writer.scratch_path(recording.name))
         reasons = {name: row["Reason"] for name, row in writer.rejected.items()}
         facts = {**_rejection_counts(writer), **_write_private_list(source, recordings, reasons)}
-        if problem := _too_many_rejected(writer, recordings, max_rejected):
-            return Summary(f"ingest: {dst} is not complete", facts, problem)
+        total = sum(recording.counted for recording in recordings)
+        rejected = sum(row["Counted"] == "true" for row in writer.rejected.values())
+        if rejected > max_rejected * total or not writer.rows:
+            problem = f"{rejected} of {total} recordings cannot be used, more than max_rejected={max_rejected:g}"
+            remedy = f"repair them and remove {writer.root}.partial, or rerun with a larger max_rejected"
+            return Summary(f"ingest: {dst} is not complete", facts, f"{problem}: {remedy}")
         store = writer.finish([recording.name for recording in recordings])
     state = f"done, {resumed} recordings were already there" if resumed else "done"
     shared = shared_frames_line(find_shared_frames(store, small_frames))
@@ -110,16 +115,16 @@ def ingest(
 def _write_private_list(
     source: Source, recordings: Sequence[Recording], reasons: Mapping[str, str]
 ) -> dict[str, object]:
-    """Write the file of each pseudonym, if the source has a key; its entry of the summary, if any is rejected."""
+    """Write the private table of pseudonyms and files, if the source has a key; returns an entry of the summary."""
     if (key_file := getattr(source, "key_file", None)) is None:
         return {}
     rows = [(r.name, r.path, reasons.get(r.name, r.problem or "")) for r in recordings if r.path is not None]
     path = write_file_list(Path(key_file).expanduser(), rows)
-    return {"private": f"{path} names the file of each of them"} if path is not None and reasons else {}
+    return {"private": f"{path} names the files of the rejected recordings"} if path is not None and reasons else {}
 
 
-def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
-    """Raise ``UserError`` if no recording can be read, or a FileName is invalid or not unique."""
+def _check_recordings(recordings: Sequence[Recording], raw: str | None) -> None:
+    """Raise ``UserError`` if no recording is readable, or if a FileName is invalid or occurs twice."""
     if not any(recording.problem is None for recording in recordings):
         first = next((f"; the first of {len(recordings)} files: {r.problem}" for r in recordings), "")
         raise UserError(f"raw={raw} holds no recording that can be read{first}: check raw= and data=")
@@ -132,25 +137,13 @@ def _check_listing(recordings: Sequence[Recording], raw: str | None) -> None:
         used.add(recording.name.casefold())
 
 
-def _too_many_rejected(writer: StoreWriter, recordings: Sequence[Recording], max_rejected: float) -> str | None:
-    """The error message if more than the fraction ``max_rejected`` of the recordings is rejected, else None."""
-    total = sum(recording.counted for recording in recordings)
-    rejected = sum(row["Counted"] == "true" for row in writer.rejected.values())
-    if rejected <= max_rejected * total and writer.rows:
-        return None
-    return (
-        f"{rejected} of {total} recordings cannot be used, more than max_rejected={max_rejected:g}: repair them "
-        f"and remove {writer.root}.partial, or rerun with a larger max_rejected"
-    )
-
-
 def _rejection_counts(writer: StoreWriter, max_lines: int = 8) -> dict[str, object]:
     """Entry of the summary: the reasons for rejection, with counts and examples."""
     by_reason: dict[str, list[str]] = {}
     for row in writer.rejected.values():
         by_reason.setdefault(row["Reason"], []).append(row["FileName"])
     counts = sorted(by_reason.items(), key=lambda item: -len(item[1]))
-    lines = [f"{len(names)} x {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" for reason, names in counts]
+    lines = [f"{len(names)} x {reason}: {shortened_list(names, 3)}" for reason, names in counts]
     more = ["..."] * (len(lines) > max_lines)
     return {"rejected": "\n    ".join([str(len(writer.rejected)), *lines[:max_lines], *more])}
 
@@ -161,30 +154,30 @@ def _summary(store: Store, state: str, raw: str | None, rejected: dict[str, obje
     facts: dict[str, object] = {"recordings": ", ".join([str(len(table)), *splits])}
     facts["patients"] = table["PatientID"].nunique()
     if (table["NumberOfFrames"] == 1).all():
-        facts["frames"] = "one of each: images"
+        facts["frames"] = "one per recording: images"
     else:
         seconds = (table["NumberOfFrames"] / table["FPS"]).sum()
         facts["frames"] = f"{table['NumberOfFrames'].sum()} ({seconds:.0f} s)"
     if "class_name" in table:
         facts["classes"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(table["class_name"]).items()))
-    if raw is not None:  # nobody wrote a name into the phantom
-        facts["text"] = _text_found(store)
+    if raw is not None:  # the phantom has no text in the pixels
+        facts["text"] = _describe_text(store)
     return Summary(f"ingest: {store.root} {state}", {**facts, **(rejected or {})})
 
 
-def _text_found(store: Store) -> str:
+def _describe_text(store: Store) -> str:
     """Entry of the summary: recordings with text in the pixels."""
     mode = store.dataset.settings.get("prepare", {}).get("text")
     if mode is None:
         needs = "" if burned_in_text.is_installed() else f" ({burned_in_text.INSTALL_COMMAND})"
         return f"not searched; text=report, blank or refuse finds names and dates in the pixels{needs}"
     names = store.table["FileName"][store.table[burned_in_text.COUNT_COLUMN] > 0].tolist()
-    what = "blanked in" if mode == "blank" else "in"
-    return f"{what} {len(names)} recordings{': ' * bool(names)}{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    result = "blanked in" if mode == "blank" else "in"
+    return f"{result} {len(names)} recordings{': ' * bool(names)}{shortened_list(names, 3)}"
 
 
 def _public_settings(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values, without private fields (a key file)."""
+    """Fields of the dataclass ``settings`` as JSON values, without private fields such as a key file."""
     private = {field.name for field in fields(settings) if field.metadata.get("private")}
     public = {name: value for name, value in asdict(settings).items() if name not in private}
     return json.loads(json.dumps(public, default=str))

@@ -1,4 +1,4 @@
-"""``stage=keyframes``: detect end-diastolic (ED) and end-systolic (ES) frames; write them to a copy of a Store."""
+"""``stage=keyframes``: detect end-diastolic (ED) and end-systolic (ES) frames; add them to a copy of a Store."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echodream.config.stage_signature import InputPath, OutputPath
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
 from echodream.runs.process_pool import check_workers, map_in_processes
@@ -15,16 +16,16 @@ from echodream.store.schema import partial_path
 from echodream.store.video import read_video
 
 VERSION = 1
-"""Version of the detection, recorded in dataset.json."""
+"""Version of the detection algorithm, for dataset.json."""
 STATUS = "KeyFrames"
-"""Column of FileList.csv: "found", or the reason why no key frames were detected."""
+"""Column of FileList.csv: "found", or the reason for missing key frames."""
 TOLERANCE = 1
-"""Maximum distance, in frames, of a detected key frame to a key frame of the source for a match."""
+"""Maximum distance, in frames, between a detected key frame and a matching key frame of the source."""
 
 
 @dataclass(frozen=True)
 class DetectionJob:
-    """A recording to be processed by a worker."""
+    """Arguments of a worker process that detects the key frames of one recording."""
 
     name: str
     path: Path
@@ -38,8 +39,8 @@ def keyframes(
 ) -> Summary:
     """Detect ED and ES in each recording of the video store ``src``, and write them to a copy of the store ``onto``.
 
-    ``onto`` has the same recordings, as videos or latents; media files are hard links if possible. Key frames of
-    ``onto`` are replaced; the summary compares detected key frames with those of ``src``. Raises ``UserError`` if no
+    ``onto`` has the recordings of ``src`` as videos or latents; its media files are linked if possible. Its key frames
+    are replaced; the summary compares the detected key frames with those of ``src``. Raises ``UserError`` if no
     recording has a heartbeat, and for stores that do not belong together.
     """
     check_workers(workers)
@@ -52,7 +53,12 @@ def keyframes(
     rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
         if not writer.complete:
-            jobs = [job for job in _detection_jobs(videos) if job.name in rows and job.name not in writer.done]
+            table = videos.table[["FileName", "NumberOfFrames", "FPS"]]
+            jobs = [
+                DetectionJob(name, videos.path(name), videos.dataset.channels, frames, fps)
+                for name, frames, fps in table.itertuples(index=False)
+                if name in rows and name not in writer.done
+            ]
             results = map_in_processes(detect, jobs, workers, "key frames")
             for job, key_frames in zip(jobs, results, strict=True):
                 writer.copy(store.path(job.name), {**rows[job.name], **_key_frame_columns(key_frames)}, link=True)
@@ -63,34 +69,28 @@ def keyframes(
         problems = [str(row[STATUS]) for row in writer.rows.values()]
         raise UserError(
             f"none of the {len(problems)} recordings of src={videos.root} shows a beating heart "
-            f"({max(set(problems), key=problems.count)}): nothing was written; give recordings of hearts, of more than "
-            "one beat"
+            f"({max(set(problems), key=problems.count)}): give recordings of hearts with more than one beat"
         )
-    return Summary(f"keyframes: {dst} {writer.state}", _summary(videos, Store(dst)))
+    return Summary(f"keyframes: {dst} {writer.state}", _summary_lines(videos, Store(dst)))
 
 
 def detect(job: DetectionJob) -> KeyFrames:
-    """Key frames of a recording."""
+    """Detect the key frames of the recording of ``job``."""
     pixels = read_video(job.path, job.channels, None, job.frames)
     return detect_key_frames(pixels.mean(axis=-1).round().astype("uint8"), job.fps)
-
-
-def _detection_jobs(store: Store) -> list[DetectionJob]:
-    columns = zip(*(store.table[name].tolist() for name in ("FileName", "NumberOfFrames", "FPS")), strict=True)
-    return [DetectionJob(name, store.path(name), store.dataset.channels, frames, fps) for name, frames, fps in columns]
 
 
 def _check_stores(videos: Store, store: Store, dst: str) -> None:
     """Raise ``UserError`` unless ``store`` has recordings of ``videos`` with equally many frames."""
     if not len(videos):
-        raise UserError(f"src={videos.root} has no recording: there is nothing to detect")
+        raise UserError(f"src={videos.root} has no recording")
     if Path(dst).resolve() in (videos.root.resolve(), store.root.resolve()):
-        raise UserError(f"dst={dst} is a store that is read: a store is never changed, choose another dst=")
+        raise UserError(f"dst={dst} is also src= or onto=: choose another dst=")
     tables = (each.table.set_index("FileName") for each in (videos, store))
     video_frames, store_frames = (table["NumberOfFrames"].to_dict() for table in tables)
     if wrong := [name for name, count in store_frames.items() if video_frames.get(name) != count]:
         raise UserError(
-            f"onto={store.root} has {wrong[0]} with {store_frames[wrong[0]]} frames, and src={videos.root} has "
+            f"onto={store.root} has {wrong[0]} with {store_frames[wrong[0]]} frames, but src={videos.root} has "
             f"{video_frames.get(wrong[0], 'no such recording')}: give the latents that were encoded from these videos"
         )
 
@@ -101,33 +101,30 @@ def _key_frame_columns(key_frames: KeyFrames) -> dict[str, str]:
     return {"ED": ed, "ES": es, STATUS: key_frames.problem or "found"}
 
 
-def _summary(videos: Store, result: Store) -> dict[str, object]:
-    """Numbers of key frames, recordings without key frames, and agreement with key frames of ``videos`` by split."""
+def _summary_lines(videos: Store, result: Store) -> dict[str, object]:
+    """Lines of the summary: numbers of key frames, failed recordings, and agreement with key frames of ``videos``."""
     without = result.table[result.table[STATUS] != "found"]
     lines: dict[str, object] = {"recordings": f"{len(result)}, {len(result) - len(without)} with key frames"}
-    for problem, part in without.groupby(STATUS, sort=True):
-        more = f" and {len(part) - 5} more" if len(part) > 5 else ""
-        lines[f"without: {problem}"] = f"{len(part)}: {', '.join(part['FileName'][:5])}{more}"
+    for problem, names in without.groupby(STATUS)["FileName"]:
+        lines[f"without: {problem}"] = f"{len(names)}: {shortened_list(names.tolist())}"
     for kind in ("ED", "ES"):
         lines[kind] = str(sum(len(_frame_numbers(text)) for text in result.table[kind]))
-        if kind in videos.table:
-            reference = dict(zip(videos.table["FileName"], map(_frame_numbers, videos.table[kind]), strict=True))
-            for split, rows in result.table.groupby("Split", sort=False):
-                marks = [reference.get(name) for name in rows["FileName"]]
-                pairs = [(_frame_numbers(text), mark) for text, mark in zip(rows[kind], marks, strict=True) if mark]
-                if matches := [match_key_frames(detected, mark, TOLERANCE) for detected, mark in pairs]:
-                    lines[f"{kind}, {split}"] = _match_text(matches)
+        if kind not in videos.table:
+            continue
+        recorded = videos.table[["FileName", kind]].rename(columns={kind: "key frames of src"})
+        for split, rows in result.table.merge(recorded, on="FileName").groupby("Split", sort=False):
+            pairs = zip(rows[kind].map(_frame_numbers), rows["key frames of src"].map(_frame_numbers), strict=True)
+            if matches := [match_key_frames(frames, reference, TOLERANCE) for frames, reference in pairs if reference]:
+                lines[f"{kind}, {split}"] = _describe_matches(matches)
     return lines
 
 
-def _match_text(matches: Sequence[KeyFrameMatch]) -> str:
-    counts = ([getattr(match, name) for match in matches] for name in ("matched", "missed", "spurious"))
-    matched, missed, spurious = map(sum, counts)
-    return (
-        f"of {matched + missed} marks that src has in {len(matches)} recordings "
-        f"{100 * matched / (matched + missed):.1f} % were found within {TOLERANCE} frame, {missed} missed, "
-        f"{spurious} more found"
-    )
+def _describe_matches(matches: Sequence[KeyFrameMatch]) -> str:
+    names = ("matched", "missed", "spurious")
+    matched, missed, spurious = (sum(getattr(match, name) for match in matches) for name in names)
+    share = f"{100 * matched / (matched + missed):.1f} % of {matched + missed} key frames of src"
+    detected = f"{share} in {len(matches)} recordings were detected within {TOLERANCE} frame"
+    return f"{detected}, {missed} missed, {spurious} other detections"
 
 
 def _frame_numbers(text: object) -> list[int]:

@@ -1,12 +1,12 @@
-"""``stage=label``: replace the labels of a Store by the predictions of classifiers."""
+"""``stage=label``: copy a Store with the predictions of classifiers as labels."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
 from echodream.evaluation.class_agreement import LABEL_SOURCE
@@ -15,8 +15,8 @@ from echodream.evaluation.relabeling import CONFIDENCE, check_classes, predicted
 from echodream.runs.summary import Summary
 from echodream.store import Store, StoreWriter
 
-ORIGINAL = "Asked"
-"""Prefix of the column that keeps the previous value, as Asked_class_id."""
+PREVIOUS_PREFIX = "Asked"
+"""Prefix of the columns with previous labels, for example Asked_class_id."""
 
 
 def label(
@@ -24,25 +24,24 @@ def label(
 ) -> Summary:
     """Copy the video store ``src`` to ``dst`` with the classes that the classifiers ``artifacts`` predict.
 
-    Probabilities of classifiers with the same classes are averaged; of several sets of classes, the most confident
-    prediction is used, the first of equals. A regression sets its column. The column ``LABEL_SOURCE`` has the first 12
-    digits of the classifiers' fingerprints, joined by "+". Media files are hard links if possible. Raises ``UserError``
-    for classifiers with contradictory class names, or without a class of ``src``.
+    Probabilities of classifiers with the same classes are averaged. Among several sets of classes, the most confident
+    prediction is used, the first one in a tie. A regression model sets the column of its target. The column
+    ``LABEL_SOURCE`` has the first 12 digits of the fingerprints of the classifiers. Media files are hard links if
+    possible. Raises ``UserError`` for classifiers with contradictory class names, or without a class of ``src``.
     """
-    if artifacts is not None and not isinstance(artifacts, str | Sequence):
-        raise UserError(f"artifacts={artifacts} is not possible: give the folder of a classifier, or a list of them")
-    folders = [artifacts] if isinstance(artifacts, str) else [str(folder) for folder in artifacts or []]
+    if not isinstance(artifacts, str | Sequence | None):
+        raise UserError(f"artifacts={artifacts} is not possible: give the folders of one or more classifiers")
+    folders = validation.path_list(artifacts)
     if not folders:
         raise UserError("artifacts= is empty: give the folder of at least one classifier")
     store, classifiers = Store(src, kind="video"), [open_classifier(folder) for folder in folders]
     if Path(dst).resolve() == store.root.resolve():
-        raise UserError(f"dst={dst} is also src=: a store is never changed, choose another dst=")
+        raise UserError(f"dst={dst} is also src=: choose another dst=")
     if not len(store):
-        raise UserError(f"src={store.root} has no recording: there is nothing to label")
+        raise UserError(f"src={store.root} has no recording")
     check_classes(store, classifiers)
     fingerprints = [each.artifact.fingerprint for each in classifiers]
-    labels: dict[str, Any] = {"classifiers": fingerprints, "source": store.checksum}
-    settings = {**store.dataset.settings, "labels": labels}
+    settings = {**store.dataset.settings, "labels": {"classifiers": fingerprints, "source": store.checksum}}
     dataset = replace(store.dataset, settings=settings, command=command, code_version=code_version, statistics=None)
     rows = store.rows()
     with StoreWriter(dst, dataset) as writer:
@@ -51,26 +50,26 @@ def label(
             source = {LABEL_SOURCE: "+".join(fingerprint[:12] for fingerprint in fingerprints)}
             for name, row in rows.items():
                 if name not in writer.done:
-                    titles = {key: f"{ORIGINAL}_{key}" for key in columns[name] if key in row}
+                    titles = {key: f"{PREVIOUS_PREFIX}_{key}" for key in columns[name] if key in row}
                     previous = {title: row.get(title, row[key]) for key, title in titles.items()}
                     writer.copy(store.path(name), {**row, **columns[name], **previous, **source}, link=True)
             writer.finish(list(rows), store.dataset.statistics)
-    return Summary(f"label: {dst} {writer.state}", _summary(Store(dst).table))
+    return Summary(f"label: {dst} {writer.state}", _summary_lines(Store(dst).table))
 
 
-def _summary(table: pd.DataFrame) -> dict[str, object]:
-    """Class counts, confidence, and agreement with the previous classes."""
+def _summary_lines(table: pd.DataFrame) -> dict[str, object]:
+    """Lines of the summary: class counts, confidence, and agreement with the previous classes."""
     lines: dict[str, object] = {"recordings": len(table), "labelled by": table[LABEL_SOURCE].iloc[0]}
     if CONFIDENCE not in table:
         return lines
     counts = table["class_name"].value_counts().sort_index()
     lines["classes"] = ", ".join(f"{name} {count}" for name, count in counts.items())
     lines["confidence"] = f"median {table[CONFIDENCE].median():.3f}, lowest {table[CONFIDENCE].min():.3f}"
-    previous = f"{ORIGINAL}_class_id"
+    previous = f"{PREVIOUS_PREFIX}_class_id"
     if previous in table:
         same = table["class_id"] == table[previous]
         lines["as before"] = f"{int(same.sum())} of {len(table)}"
-        key = f"{ORIGINAL}_class_name" if f"{ORIGINAL}_class_name" in table else previous
+        key = f"{PREVIOUS_PREFIX}_class_name" if f"{PREVIOUS_PREFIX}_class_name" in table else previous
         for name, part in same.groupby(table[key]):
             lines[f"as before, {name}"] = f"{int(part.sum())} of {len(part)}"
     return lines

@@ -1,9 +1,8 @@
-"""``stage=linkability``: does the identity network link anonymized images to their patient, at fixed thresholds?"""
+"""``stage=linkability``: verification metrics of anonymized images, with the thresholds of original images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.anonymization.comparison_spaces import AveragedViews, comparison_spaces, embed_images
+from echodream.anonymization.comparison_spaces import EmbeddingAugmentation, comparison_spaces, embed_images
 from echodream.anonymization.image_pairs import ImageSet, match_images, open_original_and_anonymized, select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_version_pairs
 from echodream.config.stage_signature import InputPath, OutputPath
@@ -25,13 +24,13 @@ from echodream.runs.summary import Summary
 
 REPORT = "linkability.json"
 MEANS = {
-    "originals": "two original images of one patient, against two of two patients: what the network can do",
-    "inner": "two anonymised images of one patient, against two of two patients",
-    "outer": "an original image and its own anonymised one, against that of another patient",
+    "originals": "pairs of original images: of one patient, or of two patients",
+    "inner": "pairs of anonymized images: of one patient, or of two patients",
+    "outer": "pairs of an original and an anonymized image: the same image, or images of two patients",
 }
 STATEMENT = (
-    "Thresholds were chosen on original validation pairs and then fixed. 95 % intervals are over patients. An AUC of "
-    ".5 means that this network cannot link; another network, or one trained on anonymised images, may."
+    "Thresholds were chosen on pairs of original validation images. 95 % intervals are over patients. With an AUC of "
+    "0.5, this network cannot link images; another network, or one trained on anonymized images, may link them."
 )
 
 
@@ -55,20 +54,20 @@ def linkability(
 ) -> Summary:
     """Verify TEST pairs of originals ``real``, of anonymized images ``src``, and of originals with anonymized images.
 
-    ``pairs`` is a folder with VAL.csv and TEST.csv. Two thresholds are chosen on VAL pairs of originals: the best F1 by
-    ``folds`` folds, and a false accept rate of ``far``. Without ``artifact`` images are compared by correlation. Writes
-    ``dst``/linkability.json. Raises ``UserError`` for images that cannot be compared.
+    ``pairs`` is a folder with VAL.csv and TEST.csv. Two thresholds are chosen on VAL pairs of originals: the best F1 in
+    ``folds``-fold cross-validation, and a false accept rate of ``far``. Without the identity network ``artifact``,
+    images are compared by correlation. Writes ``dst``/linkability.json. Raises ``UserError`` for unusable images.
     """
     validation.number("far", far, above=0, below=1, note=", for example 0.001")
     validation.whole_number("folds", folds, 2)
     validation.whole_number("repeats", repeats, 100)
-    augmentation = AveragedViews(**views)
+    augmentation = EmbeddingAugmentation(**views)
     original_store, anonymized_store = open_original_and_anonymized(real, src)
     test, val = (select_images(original_store, [split], frames, "real") for split in ("TEST", "VAL"))
     anonymized = match_images(test, anonymized_store, match)
     val_pairs, test_pairs = (read_pairs(Path(pairs) / f"{x.recordings.split}.csv", x) for x in (val, test))
     space = augmentation.augment(comparison_spaces(original_store, anonymized_store, artifact, autoencoder)[0])
-    inputs = ((test, "originals"), (anonymized, "anonymised"), (val, "validation"))
+    inputs = ((test, "originals"), (anonymized, "anonymized"), (val, "validation"))
     (x,), (y,), (z,) = (embed_images(images, [space], progress) for images, progress in inputs)
     thresholds, chosen = _decision_thresholds(score_pairs(z, z, val_pairs, val), far, folds, seed, pairs)
     sets = {
@@ -96,7 +95,7 @@ def linkability(
         "code_version": code_version,
     }
     write_record(Path(dst) / REPORT, record)
-    return Summary(f"linkability: {dst}/{REPORT} done", _summary(record))
+    return Summary(f"linkability: {dst}/{REPORT} done", _summary_lines(record))
 
 
 def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pairs:
@@ -109,48 +108,46 @@ def score_pairs(x: Tensor, y: Tensor, pairs: np.ndarray, images: ImageSet) -> Pa
 def _decision_thresholds(
     pairs: Pairs, far: float, folds: int, seed: int, folder: str
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """The thresholds that could be chosen, by name; and the record of both, with a reason for a missing threshold."""
+    """Thresholds by name; and the record of both thresholds, with the reason for a missing threshold."""
     if not pairs.same.any() or pairs.same.all():
-        raise UserError(f"{folder}/VAL.csv must have pairs of one patient and pairs of two: run stage=pairs again")
+        raise UserError(f"{folder}/VAL.csv needs pairs of one patient and pairs of two patients: run stage=pairs again")
     best, strict = verification.cross_validated_threshold(pairs, folds, seed), verification.threshold_at_far(pairs, far)
     thresholds, name = {"best F1": best.threshold}, f"FAR {far:g}"
     record: dict[str, dict[str, Any]] = {"best F1": {**asdict(best), "squared distance": 2 - 2 * best.threshold}}
     if math.isfinite(strict):
         thresholds[name] = strict
         record[name] = {"threshold": strict, "squared distance": 2 - 2 * strict}
-    elif math.isnan(strict):
+        return thresholds, record
+    reason = "a pair of two patients has the highest similarity: no pair could be accepted"
+    if math.isnan(strict):
         count = int(np.count_nonzero(~pairs.same))
-        reason = f"it needs {math.ceil(1 / far)} pairs of two patients in validation, and there are {count}"
-        record[name] = {"why not": reason}
-    else:
-        record[name] = {"why not": "pairs of two patients have the highest similarity: nothing could be accepted"}
-    return thresholds, record
+        reason = f"it needs {math.ceil(1 / far)} pairs of two patients in validation, but there are {count}"
+    return thresholds, {**record, name: {"why not": reason}}
 
 
 def _verification_metrics(pairs: Pairs, thresholds: Mapping[str, float], repeats: int, seed: int) -> dict[str, Any]:
-    """AUC, EER, and all rates at each threshold, with intervals."""
+    """AUC, EER, and the rates at each threshold, with intervals from ``repeats`` bootstrap samples of patients."""
 
     def with_interval(statistic: Any) -> dict[str, float]:
         return asdict(bootstrap_pairs(pairs, statistic, repeats, seed=seed))
 
     figures: dict[str, Any] = {"AUC": with_interval(auc), "EER": with_interval(verification.equal_error_rate)}
     for name, threshold in thresholds.items():
-        rates = {rate: partial(_verification_rate, threshold=threshold, name=rate) for rate in verification.RATE_NAMES}
-        figures[name] = {rate: with_interval(statistic) for rate, statistic in rates.items()}
+        figures[name] = {rate: with_interval(_rate_statistic(rate, threshold)) for rate in verification.RATE_NAMES}
     same = int(pairs.same.sum())
     return {**figures, "pairs": {"of one patient": same, "of two": len(pairs.score) - same, "patients": pairs.patients}}
 
 
-def _verification_rate(pairs: Pairs, weight: np.ndarray | None = None, *, threshold: float, name: str) -> float:
-    return float(getattr(verification.verification_rates(pairs, threshold, weight), name))
+def _rate_statistic(name: str, threshold: float) -> Callable[..., float]:
+    return lambda pairs, weight=None: float(getattr(verification.verification_rates(pairs, threshold, weight), name))
 
 
 def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple[dict[str, Any] | None, str | None]:
-    """Residual risk that an attacker links two originals of a patient by the published anonymized version of one.
+    """Residual risk that an attacker links two originals of a patient by an anonymized version of the first original.
 
     ``x``, ``y``: embeddings of ``originals`` and of the anonymized images, (n, D). Patients with two recordings are
-    split at random: of one half the anonymized first image is published; the other half is the control group. Returns
-    the risk, or the reason why it cannot be measured.
+    split at random: the anonymized first images of one half are published; the other half is the control group.
+    Returns the risk, or the reason for a missing risk.
     """
     rng, owner = np.random.default_rng([seed, 2]), originals.patients
     views = []
@@ -162,7 +159,7 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
     order = rng.permutation(len(views))
     half = len(views) // 2
     if half < 2:
-        return None, f"residual risk needs 4 patients with two recordings, and there are {len(views)}"
+        return None, f"residual risk needs 4 patients with two recordings, but there are {len(views)}"
     first, second = torch.from_numpy(np.array(views)[order]).T
     single = np.flatnonzero(~np.isin(owner, owner[first]))
     published = torch.cat([first[:half], torch.from_numpy(single)])
@@ -174,8 +171,8 @@ def residual_risk(x: Tensor, y: Tensor, originals: ImageSet, seed: int) -> tuple
     return {**asdict(result), "patients": half, "control patients": len(views) - half, "images": len(published)}, None
 
 
-def _summary(record: Mapping[str, Any]) -> dict[str, object]:
-    """Thresholds, verification and residual risk."""
+def _summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
+    """Lines of the summary: thresholds, verification metrics and residual risk."""
     summary: dict[str, object] = {"compared by": record["compared by"]}
     for name, entry in record["thresholds"].items():
         summary[f"threshold, {name}"] = f"{entry['threshold']:.4f}" if "threshold" in entry else entry["why not"]
@@ -184,12 +181,10 @@ def _summary(record: Mapping[str, Any]) -> dict[str, object]:
         for threshold in (threshold for threshold in record["thresholds"] if threshold in figures):
             recall, far, f1 = (_format_interval(figures[threshold][rate]) for rate in ("recall", "far", "f1"))
             summary[f"{name}, {threshold}"] = f"linked {recall}, falsely {far}, F1 {f1}"
-    risk = record["residual risk"]
-    summary["residual risk"] = (
-        f"not measured: {record['not measured']}"
-        if risk is None
-        else f"{_format_interval(risk['risk'])} of {risk['patients']} patients, {risk['control patients']} in control"
-    )
+    summary["residual risk"] = f"not measured: {record['not measured']}"
+    if (risk := record["residual risk"]) is not None:
+        groups = f"{risk['patients']} patients, {risk['control patients']} in control"
+        summary["residual risk"] = f"{_format_interval(risk['risk'])} of {groups}"
     return summary
 
 

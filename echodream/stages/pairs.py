@@ -1,4 +1,4 @@
-"""``stage=pairs``: pairs of images for ``stage=linkability``, half of one patient and half of two patients."""
+"""``stage=pairs``: sample pairs of images for ``stage=linkability``, half of one patient and half of two patients."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +28,13 @@ def pairs(
 ) -> Summary:
     """Sample pairs of images of the store ``src`` for each of ``splits``; write ``dst``/<split>.csv.
 
-    Images are ``frames`` of each recording. Pairs of one patient, at most ``per_patient`` of each patient, are of
-    different recordings, or, with ``within``, also of one recording. Raises ``UserError`` if no patient of a split has
-    two images.
+    Images are ``frames`` frames of each recording. A patient has at most ``per_patient`` pairs of own images, from
+    different recordings unless ``within``. Raises ``UserError`` if no patient of a split has two images.
     """
     validation.whole_number("per_patient", per_patient)
     store = open_complete_store(src, "src")
     if len(set(splits)) != len(splits) or not splits:
-        raise UserError(f"splits={list(splits)} is not possible: give TRAIN, VAL, TEST, or some of them, once each")
+        raise UserError(f"splits={list(splits)} is not possible: give some of TRAIN, VAL and TEST, each once")
     summary, tables = {}, {}
     for split in splits:
         images = select_images(store, [split], frames, "src")

@@ -25,15 +25,15 @@ from echodream.runs.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary
 
 RECORD = ".phantom.json"
-"""Record of the settings; ingest ignores hidden files."""
+"""Record of the settings. ``stage=ingest`` ignores hidden files."""
 _DONE = ".done"
-"""Temporary folder with a file for each finished recording: the recording's values for the tables."""
+"""Temporary folder with a file for each finished recording: its values for the tables of the study."""
 _KIND = "a tree that stage=phantom made"
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a worker process needs to write one recording."""
+class RenderingJob:
+    """Arguments of a worker process that writes one recording."""
 
     source: Phantom
     recording: Recording
@@ -46,9 +46,8 @@ def phantom(
 ) -> Summary:
     """Render the simulated study ``source`` and write it to ``dst`` in the raw ``layout`` of a real study.
 
-    After an interruption the same command continues. ``workers`` is the number of processes (None: one per core; 0:
-    this process). Raises ``UserError`` for an unknown layout or another source, or if ``dst`` has other content or is
-    being written.
+    After an interruption the same command continues. ``workers`` processes render (None: one per core; 0: this
+    process). Raises ``UserError`` for an unknown layout or another source, or if ``dst`` has other content.
     """
     del command, code_version  # raw files of a real study do not record them
     validation.one_of("layout", layout, LAYOUTS)
@@ -63,7 +62,7 @@ def phantom(
         begin_or_resume(work / RECORD, settings, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
         resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _DONE).iterdir())
-        jobs = [Job(source, recording, layout, work) for recording in source.recordings(None)]
+        jobs = [RenderingJob(source, recording, layout, work) for recording in source.recordings(None)]
         rows = list(map_in_processes(write_recording, jobs, workers, "phantom"))
         LAYOUTS[layout][1](work, rows)
         shutil.rmtree(work / _DONE)
@@ -71,8 +70,8 @@ def phantom(
     return Summary(f"phantom: {dst} {state}", {"layout": layout, "recordings": len(rows)})
 
 
-def write_recording(job: Job) -> dict[str, Any]:
-    """Write one recording unless it is finished; returns its row for the tables of the study."""
+def write_recording(job: RenderingJob) -> dict[str, Any]:
+    """Write the recording of ``job`` unless it is finished; returns its row for the tables of the study."""
     name, done = job.recording.name, job.root / _DONE / job.recording.name
     scene = job.source.scene(name)
     if not done.exists():

@@ -1,4 +1,4 @@
-"""``stage=publish``: write a synthetic set or a generator as a folder for the Hugging Face hub, after all checks."""
+"""``stage=publish``: check a synthetic set or a generator, and write it as a folder for the Hugging Face hub."""
 
 import hashlib
 import shutil
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 from echodream.filtering.record import SCORES
 from echodream.ingest import burned_in_text
@@ -53,12 +54,12 @@ _COLUMNS = {
     "ED": "end-diastolic frames",
     "ES": "end-systolic frames",
 }
-"""Columns that may be published, with descriptions. Others may reveal which patient a sample resembles."""
+"""Columns that may be published, with descriptions. Other columns may reveal which patient a sample resembles."""
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The store or generator to publish, with the settings and the outcome of the checks."""
+class _Publication:
+    """Settings of the store or generator to publish, and the result of the checks."""
 
     what: str
     license: str
@@ -72,16 +73,20 @@ class _Request:
     def sources(self) -> Sources:
         return self.approval.sources
 
+    @property
+    def store(self) -> Store:
+        assert self.sources.synthetic is not None
+        return self.sources.synthetic
+
     def as_json(self) -> dict[str, Any]:
-        """The settings for publish.json, with a SHA-256 of the published files and of all records used by the card."""
+        """Settings for publish.json, with a SHA-256 of the published content and of all records of the study."""
         if self.what in GENERATORS:
-            parts = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
+            hashes = [str((read_record(Path(str(self.artifact)) / METADATA_FILE) or {}).get("fingerprint"))]
         else:
-            assert self.sources.synthetic is not None
-            parts = [self.sources.synthetic.checksum]
+            hashes = [self.store.checksum]
         paths = sorted(self.sources.paths.items())
-        parts += [f"{name} {file_sha256(path)}" for name, path in paths if path.is_file()]
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        hashes += [f"{name} {file_sha256(path)}" for name, path in paths if path.is_file()]
+        digest = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
         return {"what": self.what, "license": self.license, "columns": [*self.columns], "of": digest}
 
 
@@ -106,14 +111,13 @@ def publish(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Write ``dst``: README.md, and the store ``src`` or the generator ``artifact``; upload it if ``push`` is given.
+    """Write README.md and the store ``src`` or the generator ``artifact`` to ``dst``; upload ``dst`` to ``push``.
 
     ``what`` is one of ``STORES`` or ``GENERATORS``. The ``records`` of filter and audit, and the stores of samples that
-    passed the filter, ``passed_stores``, must allow publication: see ``publishing.checks``; ``accept_findings`` allows
-    generators with findings. No frame may show readable text, unless ``accept_text``. No patient of the store ``real``
-    may be named; ``latents`` is the store that filter and audit compared with. ``push`` is <namespace>/<name> on the
-    hub. ``folders`` contain stores and artifacts with recorded commands. Raises ``UserError`` if publication is not
-    allowed.
+    passed the filter, ``passed_stores``, must allow publication (``publishing.checks``); ``accept_findings`` allows
+    generators with findings, ``accept_text`` allows readable text in frames. No file may name a patient of the store
+    ``real``; ``latents`` is the store of filter and audit. ``push`` is <namespace>/<name> on the hub, or None.
+    ``folders`` contain stores and artifacts with recorded commands. Raises ``UserError`` if publication is not allowed.
     """
     checks.check_publishable(what)
     check_push(push)
@@ -122,7 +126,7 @@ def publish(
     all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
-        raise UserError(f"real={real} does not exist: give the real store, to check that no patient is named")
+        raise UserError(f"real={real} does not exist: give the real store, whose patients must not be named")
     if what in GENERATORS:
         approval = checks.approve_model(what, str(artifact), sources, accept_findings)
     elif sources.synthetic is None:
@@ -131,9 +135,9 @@ def publish(
         approval = checks.approve_store(what, sources)
     checks.check_reference_patients(approval, latents)
     command = redact_paths_in_command(command)
-    request = _Request(what, license, columns, artifact, approval, command, code_version)
+    request = _Publication(what, license, columns, artifact, approval, command, code_version)
     target, settings = Path(dst), request.as_json()
-    text = _check_text(target, request, accept_text)
+    text = _check_readable_text(target, request, accept_text)
     with atomic_folder(target) as work:
         if work is not None:
             begin_or_resume(work / RECORD, settings, _KIND)
@@ -150,11 +154,10 @@ def publish(
 
 
 def _check_settings(license: str | None, columns: Sequence[str], public: bool, accept_findings: bool) -> str:
-    """The license. Raises ``UserError`` for invalid settings."""
-    if license is None:
-        raise UserError("license= is needed, as the hub writes it (cc-by-nc-4.0, mit, other, ...): it has no default")
-    if not is_license(license):
-        raise UserError(f"license={license} is not a license identifier of the hub: give cc-by-nc-4.0, mit, other, ...")
+    """Return the license. Raises ``UserError`` for invalid settings."""
+    if license is None or not is_license(license):
+        given = "license= is needed" if license is None else f"license={license} is not a license identifier of the hub"
+        raise UserError(f"{given}: give a license identifier of the hub, such as cc-by-nc-4.0, mit or other")
     validation.true_or_false("public", public)
     validation.true_or_false("accept_findings", accept_findings)
     if private := [name for name in columns if name not in _COLUMNS]:
@@ -162,39 +165,31 @@ def _check_settings(license: str | None, columns: Sequence[str], public: bool, a
     return license
 
 
-def _check_text(target: Path, request: _Request, accept_text: bool) -> str:
-    """Search frames of every recording for text; returns what was found.
+def _check_readable_text(target: Path, request: _Publication, accept_text: bool) -> str:
+    """Search the frames of the published recordings for text; returns a sentence for the summary.
 
-    A published folder whose record says that nothing was found is not searched again. Raises ``UserError`` if a word, a
-    date or a long number is readable, unless ``accept_text``.
+    A folder whose record states that it has no text is not searched again. Raises ``UserError`` if a word, a date or a
+    long number is readable, unless ``accept_text``.
     """
     if request.what in GENERATORS:
         return "a model has no frames"
-    done = (read_record(target / RECORD) or {}).get("text")
-    if done == _NO_TEXT:
+    if (read_record(target / RECORD) or {}).get("text") == _NO_TEXT:
         return _NO_TEXT
     if not burned_in_text.is_installed():
         return f"not searched for in the frames: {burned_in_text.INSTALL_COMMAND}"
-    store = request.sources.synthetic
-    assert store is not None
-    found = []
+    store, places = request.store, []
     for name in tqdm(store.table["FileName"], "text", unit="rec", disable=None):
-        frames = store.frames(name)
-        texts = [text for text in burned_in_text.find_text(frames, threads=0) if text.may_identify_patient]
-        found += [f"{name} at column {text.box[0]}, row {text.box[1]}" for text in texts[:1]]
-    if not found:
-        return _NO_TEXT
-    listed = f"{', '.join(found[:5])}{', ...' * (len(found) > 5)}"
-    if not accept_text:
-        problem = f"{len(found)} of {len(store)} recordings of {store.root} show readable text ({listed})"
-        raise UserError(f"{problem}: look at them; accept_text=true publishes them as they are")
-    return f"accepted in {len(found)} recordings"
+        texts = [text for text in burned_in_text.find_text(store.frames(name), threads=0) if text.may_identify_patient]
+        places += [f"{name} at column {text.box[0]}, row {text.box[1]}" for text in texts[:1]]
+    if places and not accept_text:
+        problem = f"{len(places)} of {len(store)} recordings of {store.root} show readable text"
+        raise UserError(f"{problem} ({shortened_list(places)}): check the frames, or give accept_text=true")
+    return f"accepted in {len(places)} recordings" if places else _NO_TEXT
 
 
-def _write_store(root: Path, request: _Request) -> str:
-    """Write the recordings under new names, in random order; returns the card."""
-    approval, source = request.approval, request.sources.synthetic
-    assert source is not None
+def _write_store(root: Path, request: _Publication) -> str:
+    """Write the recordings with new names in random order to ``root``; returns the text of the card."""
+    approval, source = request.approval, request.store
     verify(source.root)
     kept = [name for name in _COLUMNS if name in REQUIRED_COLUMNS or (name in request.columns and name in source.table)]
     order = _random_order(source, request.sources.paths[f"filter_{approval.kind}"].with_name(SCORES))
@@ -208,26 +203,25 @@ def _write_store(root: Path, request: _Request) -> str:
         command=request.command,
         code_version=request.code_version,
     )
-    digits = max(4, len(str(len(order))))
+    rows, digits = source.table.set_index("FileName", drop=False).to_dict("index"), max(4, len(str(len(order))))
     new_names = {name: f"{request.sources.study}-{number:0{digits}}" for number, name in enumerate(order, 1)}
     with StoreWriter(root, dataset) as writer:
-        for row in sorted(source.table.to_dict("records"), key=lambda row: new_names[row["FileName"]]):
-            new_name = new_names[row["FileName"]]
+        for name, new_name in new_names.items():
             if not writer.complete and new_name not in writer.done:
-                writer.copy(source.path(row["FileName"]), _public_row(row, kept, new_name))
+                writer.copy(source.path(name), _public_row(rows[name], kept, new_name))
         if not writer.complete:
-            writer.finish(sorted(new_names.values()))
+            writer.finish(list(new_names.values()))
     contents = {
         "recordings": len(order),
         "frames": int(source.table["NumberOfFrames"].sum()),
-        "columns": [(name, _COLUMNS[name]) for name in kept],
+        "columns": "\n".join(f"| `{name}` | {_COLUMNS[name]} |" for name in kept),
         "pixels": "gray" if source.dataset.channels == 1 else "rgb24",
     }
     return dataset_card(approval, request.what, request.license, contents)
 
 
 def _random_order(source: Store, secret: Path) -> list[str]:
-    """The names of ``source`` in a fixed order that cannot be reconstructed without the private file ``secret``."""
+    """FileNames of ``source``, in a fixed order that cannot be reconstructed without the private file ``secret``."""
     key = file_sha256(secret if secret.is_file() else source.root / CHECKSUMS)
     names = [str(name) for name in source.table["FileName"]]
     return sorted(names, key=lambda name: hashlib.sha256(f"{key} {name}".encode()).hexdigest())
@@ -235,15 +229,15 @@ def _random_order(source: Store, secret: Path) -> list[str]:
 
 def _public_row(row: Mapping[Any, Any], kept: Sequence[str], name: str) -> dict[str, Any]:
     """The columns ``kept`` of ``row``, with the new ``name``."""
-    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # None instead of NaN
+    public = {column: None if row[column] != row[column] else row[column] for column in kept}  # None replaces NaN
     for column in ("HeartRate", "EF"):  # decimals may identify a patient
         if (value := public.get(column)) is not None:
             public[column] = round(float(value))
     return {**public, "FileName": name, "PatientID": name.rpartition("-")[2]}
 
 
-def _write_model(work: Path, request: _Request) -> str:
-    """Copy weights and configuration, and artifact.json and training.yaml without paths; returns the card."""
+def _write_model(work: Path, request: _Publication) -> str:
+    """Copy the generator to ``work``, with redacted paths in its metadata; returns the text of the card."""
     artifact = Path(str(request.artifact))
     for name in _MODEL_FILES:
         if (artifact / name).is_file():
@@ -256,13 +250,13 @@ def _write_model(work: Path, request: _Request) -> str:
 
 
 def _list_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of a model in ``folder``, or of the list of checksums of a store."""
+    """SHA-256 of the model files in ``folder``, or of the SHA256SUMS of its store."""
     names = (f"{STORE}/{CHECKSUMS}", METADATA_FILE, TRAINING_FILE, *_MODEL_FILES)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _check_folder(folder: Path, request: _Request) -> None:
-    """Raise ``UserError`` if ``folder`` has unexpected files, or its text contains a patient's name or a local path."""
+def _check_folder(folder: Path, request: _Publication) -> None:
+    """Raise ``UserError`` if ``folder`` has unknown files, or texts with the name of a patient or a local path."""
     real = request.sources.real
     assert real is not None
     is_store = (folder / STORE).is_dir()
@@ -280,22 +274,23 @@ def _check_folder(folder: Path, request: _Request) -> None:
         if path.suffix in (".md", ".json", ".yaml", ".csv"):
             text = path.read_text(encoding="utf-8")
             if name := find_patient_name(real, text, public_text):
-                raise UserError(f"{path} would name {name} of {real.root}: remove the name at its source, and {folder}")
+                remedy = f"remove the name from the setting or record with it, and remove {folder}"
+                raise UserError(f"{path} would name {name} of {real.root}: {remedy}")
             if local := next((local for local in local_folders if local in text), None):
                 raise UserError(f"{path} would contain {local}, a folder of this machine; remove {folder}")
 
 
-def _summary(target: Path, state: str, request: _Request, url: str, text: str) -> Summary:
+def _summary(target: Path, state: str, request: _Publication, url: str, text: str) -> Summary:
     decision = request.approval.decision
     facts: dict[str, object] = {
         "filter": f"{decision['drawn']} samples, {decision['rejected']} rejected, {decision['kept']} kept",
         "statement": decision["statement"],
-        "audit": "; ".join(request.approval.findings) or "no measure stands out, which proves nothing",
+        "audit": "; ".join(request.approval.findings) or "no measure stands out, which is no proof of privacy",
         "text": text,
         "license": request.license,
-        "uploaded": url or "nothing: push=<namespace>/<name> uploads it",
+        "uploaded": url or "no: push=<namespace>/<name> uploads the folder",
     }
     names = [name for name in (*STORES, *GENERATORS) if name != target.name]
     if others := [name for name in names if (target.parent / name / CARD).is_file()]:
-        facts["also here"] = f"{', '.join(others)}: publish samples or their generators, not both; see docs/privacy.md"
+        facts["also published"] = f"{', '.join(others)}: publish samples or generators, not both; see docs/privacy.md"
     return Summary(f"publish: {target} {state}", facts)

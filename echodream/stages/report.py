@@ -1,4 +1,4 @@
-"""``stage=report``: all results of a study's synthetic set, as one HTML page that opens offline."""
+"""``stage=report``: all results of the synthetic set of a study, as one HTML page that opens offline."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 METRICS = "metrics.json"
 SHARED = '<p class="status">For sharing.'
-"""Text that only pages with ``share`` contain."""
+"""Text of pages that were written with ``share``."""
 MAX_BYTES = 15_000_000
 _MEDIA = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]*")
 
@@ -40,13 +40,12 @@ def report(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Write ``dst``/index.html and ``dst``/metrics.json from the stores and records of ``study`` that exist.
+    """Write ``dst``/index.html and ``dst``/metrics.json from the existing stores and records of ``study``.
 
     Stores: ``real``, ``videos`` (synthetic, decoded) and ``passed_stores`` (samples that passed the filter).
-    ``records``: folders and files of filter, audit, evaluation and utility. ``folders``: folders of stores and
-    artifacts with recorded commands. ``look``: fields of ``ClipSettings``. With ``share`` the page has no frame and no
-    name of a patient. Raises ``UserError`` if there is nothing to report, if a record is invalid, and if a shared page
-    would contain a patient's name.
+    ``records``: folders and files of filter, audit, evaluation and utility. ``folders`` contain stores and artifacts
+    with recorded commands. ``look``: fields of ``ClipSettings``. With ``share``, the page has no frame and no name of a
+    patient; such a name raises ``UserError``. Raises ``UserError`` for invalid records, and without any input.
     """
     validation.true_or_false("share", share)
     from echodream.report.build import GENERATOR, build_page, page_metrics, render_page
@@ -64,7 +63,7 @@ def report(
         _refuse_patient_names(sources, text + str(metrics))
     if len(text.encode()) > MAX_BYTES:
         size = len(text) // 1_000_000
-        raise UserError(f"{target} would take {size} MB: lower look.per_class, look.pairs or look.seconds")
+        raise UserError(f"{target} would have {size} MB: lower look.per_class, look.pairs or look.seconds")
     handle = lock(target.parent)
     try:
         write_text(target, text)
@@ -75,7 +74,7 @@ def report(
 
 
 def _check_target(target: Path, share: bool, generator: str) -> None:
-    """Raise ``UserError`` if ``target`` is in a store, or would replace a shared page or a file that is no page."""
+    """Raise ``UserError`` if ``target`` lies in a store, or would replace a shared page or another file."""
     for folder in (target.parent.resolve(), *target.parent.resolve().parents):
         if (folder / DATASET).is_file():
             raise UserError(f"dst={target.parent} lies in the store {folder}, which may be shared: choose another")
@@ -83,19 +82,19 @@ def _check_target(target: Path, share: bool, generator: str) -> None:
     if existing and generator not in existing[:4000]:
         raise UserError(f"{target} exists and is not a report: remove it, or choose another dst=")
     if not share and SHARED in existing:
-        raise UserError(f"{target} is a shared page, and a private one would replace it: choose another dst=")
+        raise UserError(f"{target} is a shared page, and a private page would replace it: choose another dst=")
 
 
 def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None:
     if sources.synthetic is None and not sources.records:
         raise UserError(
-            f"there is nothing to report: neither videos={stores['videos']} nor any record of filter, audit, evaluate "
-            "or utility exists; run these stages before"
+            f"there is nothing to report: videos={stores['videos']} and the records of filter, audit, evaluate and "
+            "utility do not exist; run one of these stages"
         )
     if not sources.share:
         return
     if sources.real is None:
-        raise UserError(f"share=true needs real={stores['real']}, to check that the page names none of its patients")
+        raise UserError(f"share=true needs real={stores['real']}, whose patients must not be named in the page")
     if sources.synthetic is not None and sources.video_filter() is None:
         raise UserError(
             f"videos={stores['videos']} was not made from samples that passed the filter, as share=true "
@@ -104,7 +103,7 @@ def _check_sources(sources: "Sources", stores: Mapping[str, str | None]) -> None
 
 
 def _refuse_patient_names(sources: "Sources", text: str) -> None:
-    """Raise ``UserError`` if the page ``text`` contains the name of a patient or recording."""
+    """Raise ``UserError`` if ``text``, the HTML of a page, contains the name of a patient or recording."""
     from echodream.report.build import TEMPLATES
 
     assert sources.real is not None
@@ -121,8 +120,8 @@ def _summary(target: Path, page: "Page", size: int) -> Summary:
     figures = [f": {verdict.figure} {verdict.unit}" if verdict.figure else "" for verdict in context.verdicts]
     verdicts = zip(context.verdicts, figures, strict=True)
     facts: dict[str, object] = {verdict.topic.lower(): f"{verdict.label}{figure}" for verdict, figure in verdicts}
-    facts["videos"] = f"{sum(1 for _ in context.clips.all())}, {size / 1e6:.1f} MB with the page"
+    facts["videos"] = f"{sum(1 for _ in context.clips.all())}, the page has {size / 1e6:.1f} MB"
     facts |= {f"without {name}": record.command for name, record in page.missing.items()}
     facts |= {f"note {number}": notice for number, notice in enumerate(page.notices, 1)}
-    facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "you only: shows patients"
+    facts["for"] = "sharing: no frame and no name of a patient" if context.sources.share else "private use"
     return Summary(f"report: {target} done", facts, files=(PAGE, METRICS))

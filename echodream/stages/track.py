@@ -25,21 +25,20 @@ def track(
     command: str,
     code_version: str,
 ) -> Summary:
-    """Log the numbers of the ``records`` that exist, by name, and all stores and artifacts in ``folders``.
+    """Log the numbers of the existing ``records``, and all stores and artifacts in ``folders``, to W&B.
 
-    The same ``study`` and ``folders`` give the same W&B run. Raises ``UserError`` if there is nothing to log, or if W&B
-    did not accept everything.
+    Equal ``study`` and ``folders`` give the same W&B run. Raises ``UserError`` without records, or if W&B fails.
     """
     existing = {name: record for name, path in records.items() if (record := read_record(Path(path))) is not None}
     numbers = {key: value for name, record in existing.items() for key, value in _record_numbers(name, record)}
     if not numbers:
-        raise UserError(f"there is nothing to track of {study}: run stage=filter, audit, evaluate or utility before")
+        raise UserError(f"{study} has no results to track: run stage=filter, audit, evaluate or utility")
     location = " ".join(str(Path(path).absolute()) for path in folders.values())
     config = {"study": study, "run": {"command": redact_absolute_paths(command), "code_version": code_version}}
     logger.set_run(hashlib.sha256(f"figures {study} {location}".encode()).hexdigest()[:16], config)
     inputs = 0
     try:
-        for folder in _subfolders(folders):
+        for folder in (path for parent in folders.values() for path in sorted(Path(parent).glob("*/"))):
             if (folder / CHECKSUMS).is_file():
                 log_store_input(logger, folder, study)
                 inputs += 1
@@ -56,34 +55,20 @@ def track(
     return Summary(f"track: {study} done, {logger.mode}", facts)
 
 
-def _subfolders(folders: Mapping[str, str]) -> Iterator[Path]:
-    for folder in map(Path, folders.values()):
-        yield from sorted(path for path in (folder.iterdir() if folder.is_dir() else ()) if path.is_dir())
-
-
 def _record_numbers(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Key and value of each number in the record ``name``, including interval bounds."""
+    """Key and value of each number of a ``record``, with the bounds of intervals; ``name`` begins the keys."""
     if name.startswith("filter"):
         decision = record.get("decision") or {}
-        keys = [key for key in ("drawn", "kept", "rejected", "passed") if key in decision]
-        yield from ((f"{name}/{key}", float(decision[key])) for key in keys)
+        values = {key: {"value": decision.get(key)} for key in ("drawn", "kept", "rejected", "passed")}
     elif name.startswith("audit"):
-        for measure in record.get("measures") or []:
-            yield from _interval_numbers(f"{name}/{measure['name']}", measure["value"])
-    elif name == "utility":
-        for task, entry in (record.get("tasks") or {}).items():
-            for training_set in ("real", "synthetic", "both"):
-                for metric, value in (entry.get(training_set) or {}).items():
-                    yield from _interval_numbers(f"{name}/{task}/{training_set}/{metric}", value)
+        values = {measure["name"]: measure["value"] for measure in record.get("measures") or []}
     else:
-        for part in ("images", "videos", "beat"):
-            for metric, value in (record.get(part) or {}).items():
-                yield from _interval_numbers(f"{name}/{part}/{metric}", value)
-
-
-def _interval_numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The entries "value", "low" and "high" of ``value`` that are numbers."""
-    if isinstance(value, Mapping) and "value" in value:
-        for key, suffix in (("value", ""), ("low", " low"), ("high", " high")):
-            if isinstance(value.get(key), int | float):
-                yield f"{name}{suffix}", float(value[key])
+        tasks = record.get("tasks") or {}
+        parts = {f"{task}/{role}": tasks[task].get(role) for task in tasks for role in ("real", "synthetic", "both")}
+        parts |= {part: record.get(part) for part in ("images", "videos", "beat")}
+        values = {f"{part}/{metric}": value for part in parts for metric, value in (parts[part] or {}).items()}
+    for key, interval in values.items():
+        if isinstance(interval, Mapping) and "value" in interval:
+            for end, suffix in (("value", ""), ("low", " low"), ("high", " high")):
+                if isinstance(bound := interval.get(end), int | float):
+                    yield f"{name}/{key}{suffix}", float(bound)

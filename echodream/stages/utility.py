@@ -35,14 +35,14 @@ def utility(
 ) -> Summary:
     """Test the classifiers ``artifacts``, a folder or list of folders for each role, on the TEST rows of ``real``.
 
-    With ``further``, a store of further patients, they are the test patients instead (``open_test_store``).
-    Folders that do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against
-    Non-X, or each class if there are no such pairs, and each regression. Writes utility.json to ``dst``: metrics with
-    intervals from ``repeats`` bootstrap samples of patients, and ratios to the metrics of the real-trained classifier.
-    Raises ``UserError`` for fewer than two roles, and for a classifier whose training may include TEST patients.
+    ``further`` is a store of further test patients, which replace those of ``real`` (``open_test_store``). Folders that
+    do not exist are ignored. ``tasks``: names of classes or pairs of names; None: each class X against Non-X, or each
+    class without such pairs, and each regression. Writes utility.json to ``dst``: metrics with intervals from
+    ``repeats`` bootstrap samples of patients, and ratios to the metrics of the classifier that was trained on real
+    videos. Raises ``UserError`` for fewer than two roles, and if TEST patients may be in the training set.
     """
     if tasks is not None and not tasks:
-        raise UserError("tasks is empty: give names of classes, or null for all")
+        raise UserError("tasks is empty: give names of classes, or null for all tasks")
     validation.whole_number("repeats", repeats, 100)
     store = Store(real, kind="video")
     classifiers, test_store = _open_classifiers(artifacts, store.checksum), open_test_store(store, further)
@@ -82,22 +82,23 @@ def utility(
     if further is not None and test_store is store:
         absent.append(f"further={further}")
     if absent:
-        lines["not there"] = ", ".join(absent)
+        lines["missing"] = ", ".join(absent)
     return Summary(f"utility: {dst}/{REPORT} done", lines, files=(REPORT,))
 
 
 def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, list[LoadedClassifier]]:
-    """The existing classifiers by role. Raises ``UserError`` for a classifier of another role or training set."""
+    """Open the existing classifiers by role. Raises ``UserError`` for a classifier of another role or study."""
     if unknown := sorted(set(artifacts) - set(ROLES)):
         raise UserError(f"artifacts.{unknown[0]} is not known: give {', '.join(ROLES)}")
-    paths = {
-        role: [path for path in validation.path_list(artifacts.get(role)) if Path(path).is_dir()] for role in ROLES
-    }
-    by_role = {role: [open_classifier(path) for path in existing] for role, existing in paths.items() if existing}
+    by_role = {}
+    for role in ROLES:
+        paths = [path for path in validation.path_list(artifacts.get(role)) if Path(path).is_dir()]
+        if paths:
+            by_role[role] = [open_classifier(path) for path in paths]
     if len(by_role) < 2:
         raise UserError(
-            f"artifacts= must name classifiers trained on at least two of {', '.join(ROLES)}; found: "
-            f"{', '.join(by_role) or 'none'}. Train the missing ones with train.py model=classifier train_on=..."
+            f"artifacts= has classifiers trained on {', '.join(by_role) or 'nothing'}, but needs at least two of "
+            f"{', '.join(ROLES)}: train the others with train.py model=classifier train_on=..."
         )
     for role, loaded in by_role.items():
         for classifier in loaded:
@@ -107,8 +108,8 @@ def _open_classifiers(artifacts: Mapping[str, Any], source: str) -> dict[str, li
             if is_fold or classifier.artifact.source != source:
                 part = "one fold" if is_fold else "another version"
                 raise UserError(
-                    f"artifacts.{role}: {classifier.folder} was trained on {part} of this study, so it may have seen "
-                    "the TEST patients of real=: train a classifier with src= the same store and without folds="
+                    f"artifacts.{role}: {classifier.folder} was trained on {part} of this study, maybe with TEST "
+                    "patients of real=: train a classifier with src= the same store and without folds="
                 )
     return by_role
 

@@ -13,7 +13,7 @@ from echodream.store.near_duplicates import across_splits, find_shared_frames, s
 def verify(*, src: InputPath, deep: bool = False, command: str, code_version: str) -> Summary:
     """Check the store at ``src`` against docs/format.md, including all checksums, and list the problems.
 
-    ``deep``: also look for recordings of two patients that share frames; in two splits, this is a problem.
+    ``deep``: also search for recordings of two patients with equal frames, which are a problem in two splits.
     """
     validation.true_or_false("deep", deep)
     del command, code_version  # nothing is written
@@ -31,7 +31,7 @@ def verify(*, src: InputPath, deep: bool = False, command: str, code_version: st
     if not deep:
         return Summary(f"verify: {src} is a valid store", facts)
     if dataset.kind != "video":
-        raise UserError(f"deep=true compares frames, and {src} is a {dataset.kind} store: give src= the videos")
+        raise UserError(f"deep=true compares frames, but {src} is a {dataset.kind} store: give src= the videos")
     pairs = find_shared_frames(store)
     facts["shared frames"] = shared_frames_line(pairs)
     if not (leaks := across_splits(pairs)):

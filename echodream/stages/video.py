@@ -25,9 +25,9 @@ from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig,
 from echodream.store import Store
 
 _BEAT_STREAM = 2
-"""Entry in the seed of the random beat length."""
+"""Third integer of the seed of a random beat length."""
 _MIN_BEAT_LENGTH = 0.5
-"""Shortest beat, relative to the mean of the training beats."""
+"""Minimum length of a beat, divided by the mean length of the training beats."""
 
 
 def video(
@@ -54,38 +54,38 @@ def video(
 ) -> Summary:
     """Sample a video for each row of the latent store ``src``, with the LVDM at ``artifact``.
 
-    Each video is a function of the seed, its number and its source only. Conditions are columns of the source, or of
-    the csv ``labels``. For ``frames``, ``join``, ``overlap`` and ``windows`` see ``ClipLengthConfig``.
+    Each video is a function of the seed, its number and its source only. Condition values are columns of ``src``, or of
+    the csv ``labels``. ``ClipLengthConfig`` describes ``frames``, ``join``, ``overlap`` and ``windows``.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
     config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
-    clip_length = _clip_length(model, frames, join, overlap, windows)
+    clip_length = _clip_config(model, frames, join, overlap, windows)
     sources = _select_sources(store.table, n, repeat)
     requests = _requested_values(model, sources, labels)
     values = model.conditioner.encode_request(requests.values)
     without_values = sample_store.columns_without_values(model, config.guidance, requests.values)
     settings = {
-        **sample_store.sampling_settings(config, model, weak),
+        **sample_store.sampling_record(config, model, weak),
         "source": store.checksum,
         "labels": None if labels is None else sample_store.labels_fingerprint(labels, requests.values),
         **{"frames": clip_length.frames, "join": clip_length.join, "overlap": clip_length.overlap, "n": len(sources)},
         "precision": precision,
     }
     beats = _sample_beats(model, config.seed, len(sources))
-    rows = _table_rows(model, config, clip_length, sources, requests.values, store.dataset.synthetic, beats)
+    rows = _file_list_rows(model, config, clip_length, sources, requests.values, store.dataset.synthetic, beats)
     dataset = sample_store.samples_dataset(model, settings, command, code_version)
     module, references = SamplingModule(model, config, clip_length, weak), None
     if "reference" in model.conditioner.names:
         references = _reference_reader(model, store, sources, beats, clip_length)
     state = sample_store.sample_to_store(module, dst, dataset, rows, values, batch, workers, trainer, references)
     sizes = {"videos": len(rows), "frames each": clip_length.frames, "fps": round(model.metadata.fps, 3)}
-    counts = sample_store.summary_counts(rows, without_values, requests.unread_columns)
+    counts = sample_store.sampling_summary(rows, without_values, requests.unread_columns)
     return Summary(f"video: {dst} {state}", {**sizes, **counts})
 
 
-def _table_rows(
+def _file_list_rows(
     model: DiffusionModel,
     config: SamplingConfig,
     length: ClipLengthConfig,
@@ -94,7 +94,7 @@ def _table_rows(
     synthetic: bool,
     beats: list[Beat],
 ) -> dict[str, dict[str, Any]]:
-    """Row of FileList.csv for each video, by name, without patient and name of a real source. HeartRate in 1/min."""
+    """Rows of FileList.csv by video name, without patient and name of a real source. HeartRate in 1/min."""
     joins, rows = " ".join(map(str, _join_frames(length))), {}
     for number, source in enumerate(sources.to_dict("records")):
         name = f"video-{number:06d}"
@@ -114,7 +114,7 @@ def _table_rows(
 
 
 def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
-    """Beat of each video, with a random length distributed as in training; empty for a model without key frames."""
+    """Beat of each video, with a random length distributed as in training; [] for a model without key frames."""
     times, spread = model.metadata.reference_times, model.metadata.beat_spread
     if spread is None:
         return []
@@ -126,15 +126,15 @@ def _sample_beats(model: DiffusionModel, seed: int, count: int) -> list[Beat]:
 def _reference_reader(
     model: DiffusionModel, store: Store, sources: pd.DataFrame, beats: list[Beat], length: ClipLengthConfig
 ) -> References:
-    """Function from the row of a video to its reference frames and their times."""
+    """Function from the number of a video to its reference frames and their times."""
     metadata, times = model.metadata, _reference_times(model, sources, str(store.root), length)
     max_beats = math.ceil(length.frames / (_MIN_BEAT_LENGTH * metadata.reference_times[-1])) if beats else 0
     sizes = set(zip(sources["FrameHeight"], sources["FrameWidth"], strict=True))
     if wrong := sizes - {(metadata.height, metadata.width)}:
         height, width = min(wrong)
         raise UserError(
-            f"{store.root} has latents of {width}x{height}, this lvdm makes {metadata.width}x{metadata.height}: "
-            "give src= of images in the size of its training latents"
+            f"{store.root} has latents of {width}x{height}, but this lvdm samples {metadata.width}x{metadata.height}: "
+            "give src= with images of the size of its training latents"
         )
     names = sources["FileName"].tolist()
 
@@ -149,23 +149,21 @@ def _reference_reader(
     return read_references
 
 
-def _clip_length(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
-    window, conditioner = model.metadata.frames, model.conditioner
+def _clip_config(model: DiffusionModel, frames: int, join: str, overlap: int | None, windows: int) -> ClipLengthConfig:
+    window = model.metadata.frames
     validation.whole_number("frames", frames)
     validation.whole_number("windows", windows)
     validation.one_of("join", join, ("crossfade", "continue"))
-    if join == "continue" and "reference" not in conditioner.names and frames > window:
-        raise UserError("join=continue needs a model trained with conditioning on reference frames: use join=crossfade")
-    if join == "continue" and not conditioner.interpolates_references and frames > window:
-        raise UserError("join=continue gives several reference frames, and this model takes one: use join=crossfade")
+    if join == "continue" and frames > window and not model.conditioner.interpolates_references:
+        raise UserError("join=continue needs a model conditioned on several reference frames: use join=crossfade")
     shared = (window // 2 if join == "crossfade" else 1) if overlap is None else overlap
     if frames > window and not 0 < validation.whole_number("overlap", shared, 0) < window:
-        raise UserError(f"overlap={shared}: give 1 to {window - 1} frames, fewer than the {window} of a window")
+        raise UserError(f"overlap={shared} is not possible: give 1 to {window - 1} frames, fewer than a window has")
     return ClipLengthConfig(frames, window, shared, windows, join)
 
 
 def _join_frames(length: ClipLengthConfig) -> list[int]:
-    """First frame of each window except the first window."""
+    """Number of the first frame of each window after the first window."""
     if length.frames <= length.window:
         return []
     if length.join == "continue":
@@ -174,21 +172,20 @@ def _join_frames(length: ClipLengthConfig) -> list[int]:
 
 
 def _select_sources(table: pd.DataFrame, n: int | None, repeat: bool) -> pd.DataFrame:
-    """Row of the source for each video."""
+    """Table with the source of each video in its rows."""
     count = len(table) if n is None else validation.whole_number("n", n)
     validation.true_or_false("repeat", repeat)
     if not len(table):
-        raise UserError("src= holds no recording: give the store of images to start from")
+        raise UserError("src= has no recording: give a store of images")
     if count > len(table) and not repeat:
         raise UserError(
-            f"n={count}, and src= has {len(table)} rows: lower n, sample more images, or use each more than once with "
-            "repeat=true"
+            f"n={count}, but src= has {len(table)} rows: lower n, sample more images, or repeat images with repeat=true"
         )
     return table.iloc[[number % len(table) for number in range(count)]].reset_index(drop=True)
 
 
 def _requested_values(model: DiffusionModel, sources: pd.DataFrame, labels: str | None) -> ConditionRequests:
-    """Requested values of each condition column, for all videos; None where a value is missing."""
+    """Requested condition values of all videos, by column; None for a missing value."""
     columns = list(model.conditioner.columns)
     missing = [None] * len(sources)
     values = {column: sources[column].tolist() if column in sources else missing for column in columns}
@@ -201,40 +198,40 @@ def _requested_values(model: DiffusionModel, sources: pd.DataFrame, labels: str 
 
 
 def _csv_rows(table: ConditionRequests, names: list[str], labels: str) -> list[int]:
-    """Row of the csv for each source in ``names``: by the column Source if the csv has it, else in order."""
+    """Row of the csv for each source in ``names``, by the column Source; without that column, in order."""
     count = len(next(iter(table.values.values())))
     if table.sources is None:
         if count < len(names):
             remedy = "add rows, lower n, or add a column Source"
             raise UserError(f"labels={labels} has {count} rows for {len(names)} videos: {remedy}")
         return list(range(len(names)))
-    row_of_source = {source: row for row, source in enumerate(table.sources)}
-    if len(row_of_source) < count:
-        duplicate = next(source for row, source in enumerate(table.sources) if row_of_source[source] != row)
+    index = pd.Index(table.sources)
+    if index.has_duplicates:
+        duplicate = index[index.duplicated()][0]
         raise UserError(f"labels={labels} has two rows whose Source is {duplicate}: keep one of them")
-    if missing := [name for name in names if name not in row_of_source]:
-        raise UserError(f"labels={labels} has no row whose Source is {missing[0]}: add it, or leave the column out")
-    return [row_of_source[name] for name in names]
+    if missing := [name for name in names if name not in index]:
+        raise UserError(f"labels={labels} has no row whose Source is {missing[0]}: add a row, or leave the column out")
+    return [int(row) for row in index.get_indexer(pd.Index(names))]
 
 
 def _reference_times(
     model: DiffusionModel, sources: pd.DataFrame, src: str, length: ClipLengthConfig
 ) -> tuple[float, ...]:
-    """Time of each reference frame of a source: 0 for a single frame, or the times of training for several frames."""
+    """Times of the reference frames of a source: 0 for one frame, the times in training for several frames."""
     times, has_key_frames = model.metadata.reference_times, model.metadata.beat_spread is not None
     if times and not has_key_frames and length.frames > length.window and length.join == "crossfade":
         raise UserError(
-            f"this lvdm takes reference frames at fixed times of {length.window} frames, and frames={length.frames}: "
+            f"this lvdm has reference frames at fixed times in {length.window} frames, but frames={length.frames}: "
             "use join=continue, or an lvdm trained with view.reference=random or keyframes"
         )
     if len(times) < 2:
         return times or (0.0,)
     if len(wrong := sources[sources["NumberOfFrames"] != len(times)]):
-        kind, remedy = "reference frames", f"give src= of recordings that are these {len(times)} frames"
+        kind, remedy = "reference frames", f"give src= with recordings of {len(times)} frames"
         if has_key_frames:
             kind, remedy = "key frames", "sample them with a lidm trained with view=triplet"
         raise UserError(
-            f"this lvdm takes {len(times)} {kind}, and {wrong['FileName'].iloc[0]} of {src} has "
+            f"this lvdm needs {len(times)} {kind}, but {wrong['FileName'].iloc[0]} of {src} has "
             f"{wrong['NumberOfFrames'].iloc[0]}: {remedy}"
         )
     return times

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.comparison_spaces import AveragedViews, ComparisonSpace, rotate
+from echodream.anonymization.comparison_spaces import ComparisonSpace, EmbeddingAugmentation, rotate
 from echodream.anonymization.image_pairs import select_images
 from echodream.anonymization.verification_pairs import read_pairs, sample_pairs
 from echodream.config.paths import CONF_DIR
@@ -119,7 +119,7 @@ def test_without_a_network_there_are_latents_alone_and_without_pairs_the_nearest
     ]
     store(folder / "drawn", made, 0.0, synthetic=True)
     said = run(folder, "anonymity", f"src={folder}/drawn", "paired=false", "splits=[TEST]")
-    assert "taken for a version of the nearest original" in said
+    assert "no pairs: each image is compared with the nearest original" in said
     table = pd.read_csv(folder / "anonymity" / "records.csv")
     assert (table["Original"] == table["ClosestOriginal"]).all()
     assert "hidden by patient" not in said
@@ -207,7 +207,7 @@ def test_a_copy_is_linked_and_noise_is_not(folder: Path) -> None:
     for name in ("AUC", "EER", "best F1"):
         assert sets["inner"][name] == sets["originals"][name]
     assert sets["originals"]["AUC"]["value"] > 0.95
-    assert "it needs 1000 pairs of two patients in validation, and there are 7" in said
+    assert "it needs 1000 pairs of two patients in validation, but there are 7" in said
     assert record["residual risk"]["patients"] == 4
     assert record["residual risk"]["attack"]["value"] > record["residual risk"]["control"]["value"]
     assert "secret" not in json.dumps(record)
@@ -245,17 +245,17 @@ def test_images_are_also_seen_mirrored_androtate() -> None:
     x = torch.randn(2, C, 6, 6, generator=torch.Generator().manual_seed(0))
     space = ComparisonSpace("latents", "", lambda frames: frames.flatten(1))
     plain, both = (
-        AveragedViews().augment(space).embed(x),
-        AveragedViews(flip=True).augment(space).embed(x),
+        EmbeddingAugmentation().augment(space).embed(x),
+        EmbeddingAugmentation(flip=True).augment(space).embed(x),
     )
-    assert torch.allclose(both, AveragedViews(flip=True).augment(space).embed(x.flip(-1)), atol=1e-6)
+    assert torch.allclose(both, EmbeddingAugmentation(flip=True).augment(space).embed(x.flip(-1)), atol=1e-6)
     assert not torch.allclose(plain, both, atol=1e-2)
     assert torch.allclose(plain.norm(dim=1), torch.ones(2))
     assert torch.allclose(rotate(x, 90.0), x.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
         rotate(x, 90.0), x.rot90(-1, (2, 3)), atol=1e-4
     )
     with pytest.raises(UserError, match=r"views\.(flip|degrees) is .*: give"):
-        AveragedViews(degrees=90)
+        EmbeddingAugmentation(degrees=90)
 
 
 def test_stores_of_pixels_are_compared_by_pixels(tmp_path: Path) -> None:

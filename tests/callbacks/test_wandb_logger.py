@@ -258,7 +258,7 @@ def figures_of(root: Path, *overrides: str) -> str:
 
 
 def test_track_logs_numbers_stores_and_models(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to track of phantom: run stage=filter"):
+    with pytest.raises(UserError, match="phantom has no results to track: run stage=filter"):
         figures_of(tmp_path)
     tiny_report.study(tmp_path)
     said = figures_of(tmp_path)

@@ -377,7 +377,7 @@ def test_a_store_of_images_holds_one_frame_each_whatever_the_rate(tmp_path: Path
     cut(save(raw / "broken.jpg", ramp()), 0.6)
     done = run(tmp_path / "store", Images(), raw, fps=fps, max_rejected=0.2)
     assert done.problem is None
-    assert "one of each: images" in str(done)
+    assert "one per recording: images" in str(done)
     assert "1 x unreadable: OSError in image 1 of 1: broken" in str(done)
     assert verify(src=str(tmp_path / "store"), command="", code_version="").problem is None
     store = Store(tmp_path / "store", kind="video")

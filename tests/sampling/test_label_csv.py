@@ -21,7 +21,7 @@ def test_labels_of_a_csv_go_row_by_row(tmp_path: Path) -> None:
     assert store.table["EF"].fillna(-1).tolist() == [44.5, -1, 60, 41]
     assert "View" not in store.table
     assert len(image(folder, "n=2", f"labels={labels}", at="two")) == 2
-    refused("n=5, and labels=.* has 4 rows", lambda: image(folder, f"labels={labels}", at="five"), folder, "five")
+    refused("n=5, but labels=.* has 4 rows", lambda: image(folder, f"labels={labels}", at="five"), folder, "five")
     write_csv(labels, "EF,class_id", "44.5,3", ",1", "60,0", "41,0")
     words = r"images already exists with other settings \(settings.labels was 'csv "
     with pytest.raises(UserError, match=words):
@@ -52,17 +52,17 @@ STRICT = [
     ("class_id,note\n1,2,x\n", "asked.csv, line 2: 3 cells for 2 columns"),
     ("class_id\n1,\n3,\n", "asked.csv, line 2: 2 cells for 1 columns"),
     ("class_id,note\n1,x\n3\n", "asked.csv, line 3: 1 cells for 2 columns"),
-    ("class_id,note,class_id\n1,x,3\n", "asked.csv, line 1: the column 'class_id' is there twice; keep one"),
-    ("class_id, class_id\n1,3\n", "asked.csv, line 1: the column 'class_id' is there twice"),
-    ("class_id\n1\n\n3\n", 'asked.csv, line 3 is empty: remove it, or write ""'),
-    ("class_id,EF\n1,50\n3,nan\n", "asked.csv, line 3: EF is 'nan'; leave a cell empty"),
+    ("class_id,note,class_id\n1,x,3\n", "asked.csv, line 1: the column 'class_id' occurs twice; keep one"),
+    ("class_id, class_id\n1,3\n", "asked.csv, line 1: the column 'class_id' occurs twice"),
+    ("class_id\n1\n\n3\n", 'asked.csv, line 3 is empty: remove the line, or write ""'),
+    ("class_id,EF\n1,50\n3,nan\n", "asked.csv, line 3: EF is 'nan'; leave an unknown value empty"),
     ('class_id\n"1\n', "asked.csv, line .* is not csv"),
     ("class_id\n1\n\x07\n", "asked.csv, line 3: a control character in a cell"),
     (
         "class_id,View\n1,A4C\n",
-        "asked.csv has a column View, and this model has the conditions class_id, EF only: remove it",
+        "asked.csv has a column View, but this model has only the conditions class_id, EF: remove it",
     ),
-    ("class_id,text\n1,a heart\n", "asked.csv has a column text, and this model has the conditions class_id, EF only"),
+    ("class_id,text\n1,a heart\n", "asked.csv has a column text, but this model has only the conditions class_id, EF"),
     ("class_id,ef\n1,50\n", "asked.csv has a column 'ef': write EF"),
     ("class_id, EF\n1,50\n", "asked.csv has a column ' EF': write EF"),
     ("class,note\n1,50\n", "asked.csv has no rows with class_id or EF"),
@@ -104,15 +104,15 @@ def test_columns_that_nothing_reads_are_named(tmp_path: Path, caplog: pytest.Log
     labels = write_csv(tmp_path / "asked.csv", "Source,class_id,note,device", *rows)
     with caplog.at_level("INFO"):
         image(folder, f"labels={labels}")
-    assert "columns not read  note, device, Source\n" in caplog.text
+    assert "ignored columns  note, device, Source\n" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
         video(folder, f"labels={labels}")
-    assert "columns not read  note, device\n" in caplog.text
+    assert "ignored columns  note, device\n" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
         image(folder, "steps=1", at="uniform")
-    assert "columns not read" not in caplog.text
+    assert "ignored columns" not in caplog.text
 
 
 def test_a_model_that_is_told_nothing_takes_no_csv(tmp_path: Path) -> None:

@@ -77,6 +77,6 @@ def test_a_model_whose_predictions_mean_something_else_is_refused(
 ) -> None:
     strong = load_diffusion_model(parent_folder(tmp_path / "own", kind, **own), kind)
     weak = parent_folder(tmp_path / "weak", kind, **other)
-    reason = f"differs from the model in {key}: train the weak model"
+    reason = f"differs from the model in {key}: train the weak model with the same settings"
     with pytest.raises(UserError, match=f"^guidance.auto.artifact={weak} {reason}"):
         load_weak_model(asked(weak), strong, kind)

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from echodream import engine
-from echodream.anonymization.methods import frames_around
+from echodream.anonymization.methods import joint_frames
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import select_recordings
 from echodream.diffusion.model import DiffusionModel
@@ -208,10 +208,10 @@ def test_of_key_frames_drawn_jointly_it_takes_the_place_of_the_nearest(
 ) -> None:
     rows = select_recordings(Store(folder / "real"), SPLITS, "src")
     for place, shown, slot in ((4, [0, 4, 8], 1), (6, [0, 2, 6], 2), (1, [1, 2, 8], 0), (8, [0, 2, 8], 2)):
-        taken, where = frames_around(rows, 0, place, 3)  # marked are 0, 2 and 8
+        taken, where = joint_frames(rows, 0, place, 3)  # marked are 0, 2 and 8
         assert (taken.frames.tolist(), where) == (shown, slot)
-    assert frames_around(rows, 1, 6, 1)[0].frames.tolist() == [6]
-    assert frames_around(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
+    assert joint_frames(rows, 1, 6, 1)[0].frames.tolist() == [6]
+    assert joint_frames(rows, 1, 5, 2)[0].frames.tolist() == [5, 11]
     generator(folder, frames=3)
     planted(monkeypatch, lambda *_: torch.zeros(1, 1, 1, 1), 1.0)
     made = whitened(run(folder, "strength=0.01"))
@@ -254,7 +254,7 @@ def test_measured_beside_its_originals(folder: Path) -> None:
     for own in ([f"src={folder}/made"], [f"src={folder}/three", "frames=3"]):
         found = measured(*own)
         assert found["hidden rate"] == found["distance to own avatar"] == 0
-    with pytest.raises(UserError, match="made has no version of frame 0 of r0, only of 4: give frames=1, as for"):
+    with pytest.raises(UserError, match="made has no version of frame 0 of r0, only of 4: give frames=1, as in"):
         measured(f"src={folder}/made", "frames=3")
 
 
@@ -268,8 +268,8 @@ REFUSED = [
     (["frames=6"], "frames=6 is too many: r2 of .*real has 5"),
     (["batch=0"], "batch is 0: give a whole number from 1"),
     (["steps=0"], "steps is 0: give"),
-    (["guidance.auto.scale=2"], "guidance.auto=.* is not for stage=anonymise: leave it out"),
-    (["guidance.EF=2"], "guidance.EF=2 has nothing to guide"),
+    (["guidance.auto.scale=2"], "guidance.auto=.* is not possible in stage=anonymise: leave it out"),
+    (["guidance.EF=2"], "guidance.EF=2 is not possible"),
     (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
     (["generator=DIR/none"], "none has no lidm"),
     (
@@ -280,7 +280,7 @@ REFUSED = [
         ["generator=DIR/wide"],
         "r0 of .*real is 6x4, and generator= samples 7x4: give the LIDM that was trained on",
     ),
-    (["src=DIR/pixels"], "src=.*pixels holds videos, and latents are anonymized: run stage=encode first"),
+    (["src=DIR/pixels"], "src=.*pixels holds videos, but latents are anonymized: run stage=encode first"),
     (["src=DIR/nowhere"], "nowhere does not exist"),
     (["src=DIR/strange"], "r1 of .*strange has class_id=2, which generator= was not trained on: give a LIDM whose"),
     (["src=DIR/oblique", "generator=DIR/views"], "r2 of .*oblique has View=PLAX, which generator= was not trained on"),

@@ -134,7 +134,7 @@ def test_chosen_figures(tmp_path: Path) -> None:
         (["points=[{0}/g*/study,{0}/g*/again]"], r"have videos: frechet\[classifier\] for 1.5"),
         (
             ["points=[{0}/g*/study]", "figures=[fid]"],
-            r"figures has 'fid', which no report has: choose from videos: fre",
+            r"figures has 'fid', but no result has such a name: choose from videos: fre",
         ),
         (["points=[{0}/g*/bad]"], r"bad/utility.json is not a record: run its stage again"),
         (["points=[{0}/g*/odd]"], r"odd/filter.json has no decision: run stage=filter again"),
@@ -181,13 +181,13 @@ def test_points_without_reports_are_named(tmp_path: Path) -> None:
     sweep(tmp_path)
     (tmp_path / "g20").mkdir()
     (tmp_path / "g4" / "study").mkdir(parents=True)
-    assert run(tmp_path, both(tmp_path)).facts["without reports"] == "4, 20: these points are not in the table"
+    assert run(tmp_path, both(tmp_path)).facts["without reports"] == "4, 20: not in the table"
 
 
 @pytest.mark.parametrize("wrong", ["points=5", "figures=5"])
 def test_settings_that_are_no_list_are_refused(tmp_path: Path, wrong: str) -> None:
     sweep(tmp_path)
-    with pytest.raises(UserError, match=f"{wrong} is not possible"):
+    with pytest.raises(UserError, match=f"{wrong.replace('=', ' is ')}: give a list"):
         run(tmp_path, *dict.fromkeys([both(tmp_path) if wrong.startswith("figures") else wrong, wrong]))
 
 

@@ -111,7 +111,10 @@ def test_gif(tmp_path: Path, channels: int, least: float) -> None:
 
 def test_a_gif_faster_than_players_show_is_slowed_and_says_so(tmp_path: Path) -> None:
     src, dst = store(tmp_path / "videos", fps=80.0), tmp_path / "out"
-    assert run(src, dst, "gif").facts["slowed"] == "2 recordings to 50 frames/s, the fastest that players show a GIF"
+    assert (
+        run(src, dst, "gif").facts["slowed"]
+        == "2 recordings to 50 frames/s, the highest frame rate of a GIF in players"
+    )
     with Image.open(dst / "Videos" / "b.gif") as image:
         assert {frame.info["duration"] for frame in ImageSequence.Iterator(image)} == {20}
     assert [float(entry["FPS"]) for entry in table(dst)] == [50, 50]

@@ -572,13 +572,13 @@ def flat(root: Path) -> None:
 
 SRC: list[tuple[str, Callable[[Path], Any]]] = [
     ("holds no sample", lambda root: samples(root, {})),
-    ("holds recordings of people, not samples", lambda root: samples(root, drawn(), synthetic=False)),
+    ("holds recordings of patients: give samples of a generator", lambda root: samples(root, drawn(), synthetic=False)),
     ("latents of different encoders", lambda root: samples(root, drawn(), encoder="12" * 32)),
     ("samples of 1 and of 4 frames", lambda root: samples(root, {**drawn(), "long": recording(300, 0, 4)})),
-    ("names people of .* in its column Source", with_source),
-    ("began from real recordings", of_real_hearts),
-    ("began from real recordings", of_this_study),
-    ("names people of .* in its column FileName", lambda root: samples(root, {"clip-01-0": recording(300, 0, 1)})),
+    ("has names of .* in the column Source", with_source),
+    ("was generated from real recordings", of_real_hearts),
+    ("was generated from real recordings", of_this_study),
+    ("has names of .* in the column FileName", lambda root: samples(root, {"clip-01-0": recording(300, 0, 1)})),
 ]
 REAL: list[tuple[str, Callable[[Path], Any]]] = [
     ("holds samples of a generator: give the latents", lambda root: study(root, synthetic=True)),
@@ -754,7 +754,7 @@ def test_what_no_longer_passes_is_withdrawn(folder: Path, monkeypatch: pytest.Mo
     decide = Calibrated.decide
     broken = {"passed": False, "statement": "Nothing may pass: planted."}
     monkeypatch.setattr(Calibrated, "decide", lambda own, evidence: replace(decide(own, evidence), **broken))
-    with pytest.raises(UserError, match=r"What was there before is now .*private.withdrawn: do not share it"):
+    with pytest.raises(UserError, match=r"The earlier .*private is now .*private.withdrawn: do not share it"):
         run(folder)
     assert not (folder / "private").exists()
     assert (folder / "private.withdrawn").exists()

@@ -92,9 +92,11 @@ def test_existing_key_frames_are_compared_and_replaced(tmp_path: Path) -> None:
     heart_store(tmp_path / "videos", CLIPS, **texts)
     said = run(tmp_path).facts
     count = sum(map(len, wrong))
-    assert f"of {count} marks that src has in 3 recordings {100 * (count - 1) / count:.1f} %" in str(said["ED, TRAIN"])
-    assert f"1 missed, {len(ed[1])} more found" in str(said["ED, TRAIN"])
-    assert f"of {sum(map(len, es))} marks that src has in 3 recordings 100.0 %" in str(said["ES, TRAIN"])
+    assert f"{100 * (count - 1) / count:.1f} % of {count} key frames of src in 3 recordings were detected" in str(
+        said["ED, TRAIN"]
+    )
+    assert f"1 missed, {len(ed[1])} other detections" in str(said["ED, TRAIN"])
+    assert f"100.0 % of {sum(map(len, es))} key frames of src in 3 recordings were detected" in str(said["ES, TRAIN"])
     assert Store(tmp_path / "videos_keyframes").table["ED"][1] != texts["ED"][1]
 
 
@@ -149,8 +151,8 @@ def test_workers_give_the_same_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["dst={0}/videos"], r"dst=.*videos is a store that is read: .*choose another dst="),
-        (["onto={0}/latents"], r"onto=.*latents has a with 9 frames, and src=.*videos has 61: give the latents"),
+        (["dst={0}/videos"], r"dst=.*videos is also src= or onto=: choose another dst="),
+        (["onto={0}/latents"], r"onto=.*latents has a with 9 frames, but src=.*videos has 61: give the latents"),
         (["onto={0}/nowhere"], r"nowhere does not exist"),
         (["workers=-1"], r"workers is -1: give a whole number from 0"),
         (["src={0}/latents"], r"latents is a latent store, but a video store is needed"),

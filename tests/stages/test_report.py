@@ -458,7 +458,7 @@ def test_page_is_not_written_into_a_store_or_over_a_shared_page(mine: Path) -> N
         with pytest.raises(UserError, match="lies in the store"):
             run(mine, f"dst={folder}")
     page(mine, "share=true", path=SHARED)
-    with pytest.raises(UserError, match="is a shared page, and a private one would replace it"):
+    with pytest.raises(UserError, match="is a shared page, and a private page would replace it"):
         run(mine, f"dst={(mine / SHARED).parent}")
 
 

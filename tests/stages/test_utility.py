@@ -227,7 +227,7 @@ def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> No
     for overrides, says in (
         (["artifacts.synthetic=null", "artifacts.both=null"], r"trained on at least two of .*; found: real. Train"),
         ([f"artifacts.both={tmp_path}/elsewhere"], r"both: .*elsewhere was trained on another version of this study"),
-        ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, so it may have seen"),
+        ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, maybe with TEST patients"),
         ([f"artifacts.both={study}/classifier"], r"artifacts.both: .*classifier was trained on real: give another"),
         ([f"artifacts.both={tmp_path}/larger"], r"has recordings of 7x5 with 1 channel, and .* trained on 7x6"),
         ([f"artifacts.both={study}/real"], r"real has no classifier"),

@@ -38,9 +38,7 @@ def test_key_frames_become_three_frames_and_the_video_takes_all_three(
     assert seen[0]["reference"].numpy() == pytest.approx(reference, abs=1e-5)
     assert seen[0]["reference_time"].tolist() == [list(times)] * 2
     image(study(tmp_path / "single"), "n=2")
-    words = (
-        r"takes 3 reference frames, and image-000000 of .*images has 1: give src= of recordings that are these 3 frames"
-    )
+    words = r"needs 3 reference frames, but image-000000 of .*images has 1: give src= with recordings of 3 frames"
     refused(words, lambda: video(tmp_path, f"src={tmp_path}/single/images", at="other"), tmp_path, "other")
 
 
@@ -128,9 +126,9 @@ def test_what_nobody_asked_for_is_told(tmp_path: Path, caplog: pytest.LogCapture
     image(folder)
     with caplog.at_level("INFO"):
         store = video(folder, f"artifact={folder}/both")
-    assert "not asked for  EF" in caplog.text
+    assert "not conditioned on  EF" in caplog.text
     assert "EF" not in store.table
-    words = "guidance.EF=2 has nothing to guide: no row has a value of EF"
+    words = "guidance.EF=2 is not possible: no sample has a value of EF"
     guided = [f"artifact={folder}/both", "guidance.EF=2"]
     refused(words, lambda: video(folder, *guided, at="guided"), folder, "guided")
 
@@ -141,12 +139,12 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 VIDEO = [
-    (["n=4"], "n=4, and src= has 3 rows: lower n, sample more images, or use each more than once with repeat=true"),
+    (["n=4"], "n=4, but src= has 3 rows: lower n, sample more images, or repeat images with repeat=true"),
     (["n=0"], "n is 0"),
     (["frames=0"], "frames is 0: give a whole number from 1"),
     (["frames=8.5"], "frames is 8.5"),
-    (["frames=9", "overlap=8"], "overlap=8: give 1 to 7 frames, fewer than the 8 of a window"),
-    (["frames=9", "overlap=0"], "overlap=0: give 1 to 7 frames"),
+    (["frames=9", "overlap=8"], "overlap=8 is not possible: give 1 to 7 frames, fewer than a window has"),
+    (["frames=9", "overlap=0"], "overlap=0 is not possible: give 1 to 7 frames"),
     (["frames=9", "overlap=-1"], "overlap is -1"),
     (["windows=0"], "windows is 0"),
     (["repeat=maybe", "n=4"], "repeat is 'maybe': give true or false"),
@@ -159,20 +157,26 @@ VIDEO = [
     (["batch=0"], "batch is 0"),
     (["steps=0"], "steps is 0: give a whole number"),
     (["sampler=heun"], "sampler=heun does not go with process=ddpm"),
-    (["guidance.text=2"], "guidance.text=2 has nothing to guide"),
+    (["guidance.text=2"], "guidance.text=2 is not possible"),
     (["src=DIR/other"], r"other was encoded by efef.*, this model needs cdcd"),
     (["src=DIR/pixels"], "pixels is a video store, but a latent store is needed"),
     (["src=DIR/none"], "none"),
     (["src=DIR/unknown"], "class_id=2 is a class that the model was not trained on"),
     (["src=DIR/fraction"], "EF=0.55 is not what the model was trained on"),
     (["artifact=DIR/lidm"], "lidm is a lidm, a lvdm is needed here"),
-    (["artifact=DIR/free", "join=continue", "frames=9"], "join=continue needs a model trained with .*reference"),
+    (
+        ["artifact=DIR/free", "join=continue", "frames=9"],
+        "needs a model conditioned on several reference frames",
+    ),
     (
         ["artifact=DIR/shared", "sampler=ddpm"],
         "sampler=ddpm adds independent noise to each frame, .*shared_noise=0.5: .* dpmpp_2m, unipc, ddim, euler$",
     ),
-    (["artifact=DIR/published", "join=continue", "frames=9"], "join=continue gives several reference frames"),
-    (["artifact=DIR/wide"], "images has latents of 6x4, this lvdm makes 5x7"),
+    (
+        ["artifact=DIR/published", "join=continue", "frames=9"],
+        "needs a model conditioned on several reference frames",
+    ),
+    (["artifact=DIR/wide"], "images has latents of 6x4, but this lvdm samples 5x7"),
 ]
 
 

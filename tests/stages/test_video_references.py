@@ -22,7 +22,7 @@ def drawn(folder: Path, *overrides: str, synthetic: bool = True, length: int = 1
 
 @pytest.mark.parametrize("times", [(0.0,), (3.5,), (0.0, 3.5, 7.0)])
 def test_references_at_fixed_places_cannot_be_cross_faded(tmp_path: Path, times: tuple[float, ...]) -> None:
-    words = f"at fixed times of {WINDOW} frames, and frames=20: use join=continue, or an lvdm trained with"
+    words = f"at fixed times in {WINDOW} frames, but frames=20: use join=continue, or an lvdm trained with"
     with pytest.raises(UserError, match=words):
         drawn(tmp_path, length=len(times), reference_times=times)
     assert not (tmp_path / "videos").exists()
@@ -53,6 +53,6 @@ def test_a_real_source_is_not_named(tmp_path: Path, synthetic: bool) -> None:
 
 
 def test_other_references_than_three_key_frames_are_asked_for_by_their_number(tmp_path: Path) -> None:
-    words = r"takes 2 reference frames, and r0 of .*images has 1: give src= of recordings that are these 2 frames"
+    words = r"needs 2 reference frames, but r0 of .*images has 1: give src= with recordings of 2 frames"
     with pytest.raises(UserError, match=words):
         drawn(tmp_path, "frames=8", reference_times=(0.0, 7.0))
