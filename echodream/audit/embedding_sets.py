@@ -1,5 +1,6 @@
 """Embedding sets of ``stage=audit``: samples, training patients and held-out patients, embedded in the same way."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,42 +28,40 @@ from echodream.privacy.nearest_neighbors import (
 )
 from echodream.privacy.similarity import Similarity, normalize
 
-BLOCK = 4096
-"""Number of frames to read and embed at once."""
-
-MOST_PATIENTS = 2000
-"""Number of patients that are compared with all patients in place of samples."""
-
+FRAMES_PER_BATCH = 4096
+"""Number of frames per batch of the embedding network."""
+MAX_CONTROL_PATIENTS = 2000
+"""Maximum number of patients that take the place of samples in the control measurements."""
 T = TypeVar("T")
 
 FramePlan = list[tuple[int, np.ndarray]]
-"""Frames to embed: rows of a store with frame indices, (f,)."""
+"""Frames to embed: a row of a store and frame indices, (f,), per sample or patient."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """Normalized embeddings of n samples, or of n patients, sorted by ``names``."""
+    """Normalized embeddings of n samples or n patients, in the order of ``names``."""
 
     names: list[str]
     sample_frames: Tensor
-    """f frames of one recording, selected in the same way for samples and patients: (n, f, D)."""
+    """f embedded frames of one recording per sample or patient: (n, f, D)."""
     two_views: Tensor
-    """Two frames of different recordings, or of the only recording: (n, 2, D)."""
+    """Two embedded frames per patient, of different recordings if the patient has several: (n, 2, D)."""
     has_two_views: Tensor
-    """Whether the two views are different frames: bool, (n,). Always true for samples."""
+    """Whether the ``two_views`` are different frames: bool, (n,). Always true for samples."""
     all_frames: Tensor
-    """P frames spread over all recordings of a patient: (n, P, D). For samples, the same as ``sample_frames``."""
+    """P embedded frames per patient, evenly spaced over all recordings: (n, P, D). For samples: ``sample_frames``."""
     sequences: list[Tensor]
-    """Frames of one recording each in temporal order: (F_i, D)."""
+    """Embedded frames of one recording per sample or patient, in temporal order: (F_i, D)."""
     frame_plan: FramePlan
-    """Row and frame indices of ``sample_frames``."""
+    """Store rows and frame indices of ``sample_frames``."""
 
     def first_frames(self) -> Tensor:
-        """The first sample frame of each sample or patient: (n, D)."""
+        """The first of the ``sample_frames`` of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
     def reference_frames(self) -> tuple[Tensor, list[str]]:
-        """``all_frames`` as rows, (n P, D), and the name of each row."""
+        """``all_frames`` as rows, (n P, D), and the name of the sample or patient of each row."""
         return self.all_frames.flatten(0, 1), np.repeat(self.names, self.all_frames.shape[1]).tolist()
 
     def grouped_frames(self) -> tuple[Tensor, np.ndarray]:
@@ -71,21 +70,21 @@ class EmbeddingSet:
         return self.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
 
     def joined(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
-        """This set, followed by ``others``."""
-        parts: dict[str, Any] = {}
+        """The concatenation of this set and ``others``."""
+        joined: dict[str, Any] = {}
         for name, value in vars(self).items():
             values = [value, *(getattr(other, name) for other in others)]
-            parts[name] = torch.cat(values) if isinstance(value, Tensor) else [item for each in values for item in each]
-        return EmbeddingSet(**parts)
+            joined[name] = torch.cat(values) if isinstance(value, Tensor) else [*itertools.chain(*values)]
+        return EmbeddingSet(**joined)
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingSet":
-        """The samples or patients ``rows``, in this order."""
-        kept = [int(row) for row in rows]
-        parts: dict[str, Any] = {
-            name: value[kept] if isinstance(value, Tensor) else [value[row] for row in kept]
+        """The embedding set of the samples or patients at the indices ``rows``, in the order of ``rows``."""
+        indices = [int(row) for row in rows]
+        selected: dict[str, Any] = {
+            name: value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
             for name, value in vars(self).items()
         }
-        return EmbeddingSet(**parts)
+        return EmbeddingSet(**selected)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,9 +92,10 @@ class EmbeddingSet:
 
 @dataclass(frozen=True)
 class EmbeddingSetConfig:
-    """Number of frames to embed. Raises ``UserError`` for invalid numbers.
+    """Numbers of frames to embed. Raises ``UserError`` for invalid numbers.
 
-    ``frames`` in ``sample_frames``, ``per_patient`` in ``all_frames``; ``every``: stride of frames in ``sequences``.
+    ``frames``: number of ``sample_frames``. ``per_patient``: number of ``all_frames``. ``every``: stride of the frames
+    in ``sequences``.
     """
 
     frames: int
@@ -109,31 +109,31 @@ class EmbeddingSetConfig:
 
 
 class EmbeddingSetBuilder:
-    """Builds embedding sets of samples and of patients with equally many frames, selected in the same way.
+    """Builds embedding sets of samples and of patients, with the same number and the same selection of frames.
 
-    ``embed`` maps unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. Frames
-    are selected independently of ``embed``. If samples are the key frames ED-ES-ED, key frames of patients are used.
+    ``embed`` maps unscaled latents, (n, C, H, W), to embeddings, (n, D), which are compared by ``similarity``. The
+    selection of frames does not depend on ``embed``. If the samples are key frames (end diastole, end systole, end
+    diastole), the key frames of patients are embedded.
     """
 
     def __init__(
         self, embed: Callable[[Tensor], Tensor], similarity: Similarity, config: EmbeddingSetConfig, samples: Recordings
     ) -> None:
         self.embed, self.similarity, self.config, self.samples = embed, similarity, config, samples
-        self.shortest, self.longest = int(samples.frames.min()), int(samples.frames.max())
-        self.count = min(config.frames, self.shortest)
-        self.all_frames_embedded = self.longest == self.count
-        """Whether ``sample_frames`` has all frames of all samples."""
+        self.longest = int(samples.frames.max())
+        self.count = min(config.frames, int(samples.frames.min()))
+        """Number of ``sample_frames``."""
 
     def embed_samples(self) -> EmbeddingSet:
         """The embedding set of all samples."""
         recordings = self.samples
         plan = [(row, evenly_spaced_frames(int(frames), self.count)) for row, frames in enumerate(recordings.frames)]
         embedded = torch.stack(self._embed_plan(recordings, plan, "samples"))
-        sequences = self._embed_sequences(recordings, plan, embedded, "videos")
+        sequences = self._embed_sequences(recordings, plan, embedded, "samples")
         return self._sample_set(recordings.names, embedded, sequences, plan)
 
     def embed_copies(self, copies: Sequence[Tensor], name: str) -> EmbeddingSet:
-        """The embedding set of samples that are in no store, unscaled latents (f, C, H, W) with ``count`` frames."""
+        """The embedding set of ``copies``: unscaled latents, (``count``, C, H, W) each, that are in no store."""
         rows = normalize(self.embed(torch.cat([*copies])), self.similarity, f"embeddings of {name}")
         embedded = torch.stack(rows.split(self.count))
         plan: FramePlan = [(-1, np.arange(self.count)) for _ in copies]
@@ -145,7 +145,7 @@ class EmbeddingSetBuilder:
         return EmbeddingSet(names, embedded, two_views, has_two_views, embedded, sequences, plan)
 
     def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
-        """The embedding set of the patients of ``recordings``; without ``sequences``, these are the sample frames."""
+        """The embedding set of the patients of ``recordings``; without ``sequences``, these are ``sample_frames``."""
         names = np.unique(recordings.table["PatientID"].astype(str).to_numpy())
         rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
         orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
@@ -155,29 +155,28 @@ class EmbeddingSetBuilder:
         embedded = torch.stack(self._embed_plan(recordings, plan, progress))
         second = torch.cat(self._embed_plan(recordings, second_plan, f"{progress}, second view"))
         different = [a[0] != b[0] or a[1][0] != b[1][0] for a, b in zip(plan, second_plan, strict=True)]
-        time = f"{progress}, time"
         return EmbeddingSet(
             names=names.tolist(),
             sample_frames=embedded,
             two_views=torch.stack([embedded[:, 0], second], dim=1),
             has_two_views=torch.tensor(different),
             all_frames=self._embed_all_frames(recordings, len(names), progress),
-            sequences=self._embed_sequences(recordings, plan, embedded, time) if sequences else [*embedded],
+            sequences=self._embed_sequences(recordings, plan, embedded, progress) if sequences else [*embedded],
             frame_plan=plan,
         )
 
     def _embed_sequences(
         self, recordings: Recordings, plan: FramePlan, embedded: Tensor, progress: str
     ) -> list[Tensor]:
-        """Embeddings of every ``config.every``-th frame of each recording in ``plan``, ``embedded`` if complete."""
-        if self.all_frames_embedded:
+        """Embeddings of every ``config.every``-th frame of each recording; ``embedded`` if it has all frames."""
+        if self.longest == self.count:
             return [*embedded]
         lengths = [(row, min(int(recordings.frames[row]), self.longest)) for row, _ in plan]
         sequences = [(row, np.arange(0, length, self.config.every)) for row, length in lengths]
-        return self._embed_plan(recordings, sequences, progress)
+        return self._embed_plan(recordings, sequences, f"{progress}, sequences")
 
     def _select_frames(self, recordings: Recordings, row: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        """The number of frames that a sample has: key frames of a beat, a random frame, or evenly spaced frames."""
+        """``row`` with ``count`` frame indices: key frames of a beat, a random frame, or evenly spaced frames."""
         frames = int(recordings.frames[row])
         if self.count == self.longest == 3 and (triples := marked_triples(recordings, row)):
             return row, np.array(nearest_triple(triples, (frames - 1) / 2))
@@ -186,7 +185,7 @@ class EmbeddingSetBuilder:
     def _select_second_frame(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
-        """One frame of the next recording in ``order``, or another frame of the patient's only recording."""
+        """Row and frame index of the patient's second recording in ``order``, or of another frame of the only one."""
         row, indices = self._select_frames(recordings, int(order[1 % len(order)]), rng)
         index, frames = int(indices[self.count // 2]), int(recordings.frames[row])
         if row == first[0] and index == int(first[1][0]):
@@ -211,34 +210,34 @@ class EmbeddingSetBuilder:
         """Normalized embeddings of each entry of ``plan``, (f, D) each."""
         bar = tqdm(plan, progress, unit="rec", disable=None, leave=False)
         embedded: list[Tensor] = []
-        for group in group_parts((recordings.posterior(row, indices)[0] for row, indices in bar), BLOCK):
-            embeddings = normalize(self.embed(torch.cat(group)), self.similarity, f"embeddings of {progress}")
-            embedded += embeddings.split([len(part) for part in group])
+        for batch in group_parts((recordings.posterior(row, indices)[0] for row, indices in bar), FRAMES_PER_BATCH):
+            embeddings = normalize(self.embed(torch.cat(batch)), self.similarity, f"embeddings of {progress}")
+            embedded += embeddings.split([len(frames) for frames in batch])
         return embedded
 
 
 @dataclass(frozen=True)
-class SampleTables:
-    """Distances of n samples, or patients in place of samples, that all measures share. Euclidean, float32."""
+class SampleDistances:
+    """Euclidean distances, float32, of n samples, or of n patients in place of samples, for the privacy measures."""
 
     to_patients: np.ndarray
-    """Smallest distance between a frame of the sample and of each patient: (n, P), training patients first."""
+    """Smallest distance between frames of the sample and frames of each patient: (n, P), training patients first."""
     cell: np.ndarray
-    """k-means cell of the sample's frame that is nearest to training: int, (n,)."""
+    """k-means cell of the frame of the sample that is nearest to a training frame: int, (n,)."""
     authentic: np.ndarray
     """Whether no frame is closer to its nearest training frame than that frame is to another patient: bool, (n,)."""
     views: Tensor | None
-    """Distance between the first, and the second views of each patient and the sample: (n, 2, P). None for patients."""
+    """Distances of the first views, and of the second views, of sample and patient: (n, 2, P). None for patients."""
 
-    def select(self, rows: Sequence[int] | np.ndarray) -> "SampleTables":
-        """The tables of the samples ``rows``, indices or bool."""
-        parts: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
-        return SampleTables(**parts)
+    def select(self, rows: Sequence[int] | np.ndarray) -> "SampleDistances":
+        """The distances of the samples ``rows``: indices, or a boolean mask."""
+        selected: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        return SampleDistances(**selected)
 
 
 @dataclass(frozen=True)
 class AuditSets:
-    """The embedding sets to compare, and the settings of the comparison."""
+    """The embedding sets of an audit, and the settings of their comparison."""
 
     samples: EmbeddingSet
     train: EmbeddingSet
@@ -246,27 +245,27 @@ class AuditSets:
     similarity: Similarity
     seed: int
     far: float
-    """False accept rate of the threshold for "the same patient"."""
+    """False accept rate of the similarity threshold at which two frames count as frames of one patient."""
     cells: int | None
-    """Number of cells of C_T; None: the number of held-out patients / 20."""
+    """Number of k-means cells of the data-copying test C_T; None: number of held-out patients / 20."""
     suffix: str = ""
     """Name of the embedding, as the suffix of a measure's name; empty for the identity network."""
     repeats: int = 1000
     """Number of permutations and bootstrap samples."""
-    baseline: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What does not depend on the samples: see ``once``."""
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Results that do not depend on the samples, by name."""
 
-    def once(self, name: str, compute: Callable[[], T]) -> T:
-        """The result of ``compute``, which must not depend on the samples; computed once for any samples."""
-        if name not in self.baseline:
-            self.baseline[name] = compute()
-        result: T = self.baseline[name]
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """The cached result ``name`` of ``compute``, which must not depend on the samples."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        result: T = self.cache[name]
         return result
 
     def with_samples(self, rows: Sequence[int] | np.ndarray, repeats: int | None = None) -> "AuditSets":
-        """The same comparison with the samples ``rows`` only. Distances are not computed again."""
+        """The audit sets with the samples ``rows`` only; distances are not computed again."""
         selected = replace(self, samples=self.samples.subset(rows), repeats=repeats or self.repeats)
-        vars(selected)["sample_tables"] = self.sample_tables.select(rows)
+        vars(selected)["sample_distances"] = self.sample_distances.select(rows)
         return selected
 
     @property
@@ -275,56 +274,57 @@ class AuditSets:
         return np.arange(len(self.train) + len(self.held_out)) < len(self.train)
 
     @cached_property
-    def sample_tables(self) -> SampleTables:
+    def sample_distances(self) -> SampleDistances:
         """Distances of the samples."""
-        views = torch.cat([self.train.two_views, self.held_out.two_views]).double()
-        own = self.samples.two_views.double()
-        distances = [torch.cat([part for _, part in fast_distance_blocks(own[:, k], views[:, k])]) for k in (0, 1)]
-        return replace(self._tables(self.samples.sample_frames), views=torch.stack(distances, dim=1).float())
+        patients = torch.cat([self.train.two_views, self.held_out.two_views]).double()
+        samples = self.samples.two_views.double()
+        views = [torch.cat([d for _, d in fast_distance_blocks(samples[:, k], patients[:, k])]) for k in (0, 1)]
+        return replace(self._compute_distances(self.samples.sample_frames), views=torch.stack(views, dim=1).float())
 
-    def patient_tables(self) -> tuple[np.ndarray, SampleTables]:
-        """Indices of q of the P patients, and their distances to all patients in place of samples.
+    def patient_distances(self) -> tuple[np.ndarray, SampleDistances]:
+        """Indices of Q of the P patients, and their distances to all patients; a distance to itself has no meaning.
 
-        q is P, or ``MOST_PATIENTS``, chosen at random. A patient's distance to itself has no meaning.
+        If P exceeds ``MAX_CONTROL_PATIENTS``, Q is this maximum, and the patients are chosen at random.
         """
-        return self.once("patients", self._patient_tables)
+        return self.cached("patients", self._compute_patient_distances)
 
-    def _patient_tables(self) -> tuple[np.ndarray, SampleTables]:
+    def _compute_patient_distances(self) -> tuple[np.ndarray, SampleDistances]:
         if {*self.train.names} & {*self.held_out.names}:
             raise UserError("A patient is both in training and held out: split the study by patient.")
         count = len(self.train) + len(self.held_out)
-        rows = np.sort(np.random.default_rng([self.seed, 4]).permutation(count)[:MOST_PATIENTS])
-        return rows, self._tables(torch.cat([self.train.sample_frames, self.held_out.sample_frames])[rows])
+        rows = np.sort(np.random.default_rng([self.seed, 4]).permutation(count)[:MAX_CONTROL_PATIENTS])
+        return rows, self._compute_distances(torch.cat([self.train.sample_frames, self.held_out.sample_frames])[rows])
 
-    def held_out_tables(self) -> tuple[np.ndarray, SampleTables]:
-        """The part of ``patient_tables`` of held-out patients; indices among the held-out patients."""
-        rows, tables = self.patient_tables()
+    def held_out_distances(self) -> tuple[np.ndarray, SampleDistances]:
+        """Indices of held-out patients, among the held-out patients, and their distances to all patients."""
+        rows, distances = self.patient_distances()
         held_out = rows >= len(self.train)
-        return rows[held_out] - len(self.train), tables.select(held_out)
+        return rows[held_out] - len(self.train), distances.select(held_out)
 
     def cell_count(self) -> int:
-        """Number of k-means cells of C_T."""
+        """Number of k-means cells of the data-copying test C_T."""
         return self.cells if self.cells is not None else max(1, len(self.held_out) // 20)
 
-    def _tables(self, sample_frames: Tensor) -> SampleTables:
-        def references() -> tuple[Tensor, np.ndarray, Tensor]:
+    def _compute_distances(self, sample_frames: Tensor) -> SampleDistances:
+        def compute_references() -> tuple[Tensor, np.ndarray, Tensor]:
             groups = [part.all_frames.double() for part in (self.train, self.held_out)]
-            codes = np.concatenate([np.full(len(frames), n) for n, frames in enumerate([*groups[0], *groups[1]])])
+            patients = np.concatenate([np.full(len(frames), n) for n, frames in enumerate([*groups[0], *groups[1]])])
             train = groups[0].flatten(0, 1)
-            to_other = nearest_other_patient(train, codes[: len(train)])
-            return torch.cat([train, groups[1].flatten(0, 1)]), codes, to_other
+            to_other_patient = nearest_other_patient(train, patients[: len(train)])
+            return torch.cat([train, groups[1].flatten(0, 1)]), patients, to_other_patient
 
-        (rows, codes, to_other), (count, frames) = self.once("references", references), sample_frames.shape[:2]
-        train = rows[: len(to_other)]
+        references, patients, to_other_patient = self.cached("references", compute_references)
+        count, frames = sample_frames.shape[:2]
+        train = references[: len(to_other_patient)]
         queries = sample_frames.flatten(0, 1).double()
-        to_patients = distance_to_each_patient(queries, rows, codes).view(count, frames, -1).amin(dim=1)
+        to_patients = distance_to_each_patient(queries, references, patients).view(count, frames, -1).amin(dim=1)
         distance, index = nearest_rows(queries, train)
         nearest = queries.view(count, frames, -1)[torch.arange(count), distance.view(count, frames).argmin(dim=1)]
-        cells = self.cell_count()
-        centers = self.once("centers", lambda: cell_centers(train, min(cells, len(train)), self.seed))
-        authentic = torch.gt(distance, to_other[index]).view(count, frames).all(dim=1)
+        cells = min(self.cell_count(), len(train))
+        centers = self.cached("centers", lambda: cell_centers(train, cells, self.seed))
+        authentic = torch.gt(distance, to_other_patient[index]).view(count, frames).all(dim=1)
         cell = nearest_rows(nearest, centers)[1].numpy()
-        return SampleTables(to_patients.float().numpy(), cell, authentic.numpy(), None)
+        return SampleDistances(to_patients.float().numpy(), cell, authentic.numpy(), None)
 
     def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
         """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
@@ -332,7 +332,7 @@ class AuditSets:
         return nearest_patients(rows, [self.train.reference_frames()], self.similarity, groups)
 
     def same_patient_threshold(self) -> float:
-        """Similarity threshold with the false accept rate ``far`` for pairs of held-out patients, one frame of each."""
+        """Similarity threshold with the false accept rate ``far`` on pairs of held-out patients, one frame each."""
         frames = self.held_out.first_frames()
         pairs = len(frames) * (len(frames) - 1) // 2
         if pairs * self.far < 1:
@@ -353,25 +353,25 @@ def build_audit_sets(
     config: EmbeddingSetConfig,
     far: float,
     cells: int | None,
-    copies: Mapping[str, Sequence[Tensor]] | None = None,
+    copies: Mapping[str, Sequence[Tensor]],
 ) -> list[AuditSets]:
     """Embedding sets of the identity network, then of whitened latents with Euclidean distances.
 
-    ``copies``: further samples, latents (f, C, H, W), by kind; they follow the samples in ``AuditSets.samples``.
+    ``copies``: planted copies by kind, latents (f, C, H, W); they follow the samples in ``AuditSets.samples``.
     """
     statistics = train.store.dataset.statistics
     assert statistics is not None  # Recordings refuse latent stores without statistics
 
-    def whitened_latents(latents: Tensor) -> Tensor:
+    def flatten_whitened(latents: Tensor) -> Tensor:
         return whiten(latents, statistics, dim=1).flatten(1)
 
     def build(suffix: str, embed: Callable[[Tensor], Tensor], similarity: Similarity) -> AuditSets:
         builder = EmbeddingSetBuilder(embed, similarity, config, samples)
         training_patients = builder.embed_patients(train, "training patients", sequences=False)
         new_patients = builder.embed_patients(held_out, "held-out patients", sequences=not suffix)
-        sample_set = builder.embed_samples()
-        sample_set = sample_set.joined([builder.embed_copies(part, kind) for kind, part in (copies or {}).items()])
+        copy_sets = [builder.embed_copies(latents, kind) for kind, latents in copies.items()]
+        sample_set = builder.embed_samples().joined(copy_sets)
         return AuditSets(sample_set, training_patients, new_patients, similarity, config.seed, far, cells, suffix)
 
     similarity = cast(Similarity, embedder.encoder.input_spec.similarity)
-    return [build("", embedder.embed, similarity), build(" by latents", whitened_latents, "euclidean")]
+    return [build("", embedder.embed, similarity), build(" by latents", flatten_whitened, "euclidean")]

@@ -13,6 +13,7 @@ from echodream.audit.measure import Measure
 from echodream.audit.membership_inference import DenoisingErrors
 from echodream.callbacks.image_logging import image_grid
 from echodream.datamodules.recordings import Recordings
+from echodream.metrics.classification import roc_curve
 from echodream.plotting import LinePlot, Series, plot_histograms, plot_intervals, plot_lines, plot_roc
 from echodream.privacy.attacks.membership import combine_levels
 from echodream.privacy.similarity import paired_similarity
@@ -21,58 +22,53 @@ from echodream.privacy.similarity import paired_similarity
 def audit_figures(
     inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], errors: DenoisingErrors | None, pairs: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels, uint8 (height, width, 3), of each figure; ``pairs``: samples in the figure of nearest pairs."""
+    """Name and pixels, uint8 (height, width, 3), of each figure; ``pairs``: number of pairs in "nearest_pairs"."""
     shares = [measure for measure in measures if measure.value.low >= 0 and measure.value.high <= 1]
     rows = [(measure.name, measure.value, measure.expected) for measure in shares]
-    names = ("samples", "expected of a harmless generator")
+    names = ("samples", "expected for a harmless generator")
     yield "measures", plot_intervals("Audit: measures with 95 % intervals", rows, "value of the measure", names)
     compared = {"samples": sets.samples, "new patients": sets.held_out}
     similarity = {name: sets.nearest_training_patient(part).score for name, part in compared.items()}
     yield "nearest", plot_histograms("Similarity to the nearest training patient", similarity, "similarity")
     for measure in measures:
         if measure.name.startswith("identity"):
-            lines = {name: _similarity_curve(measure.details[name]) for name in ("samples", "new patients")}
-            longest = max(len(line.x) for line in lines.values()) - 1
-            low = min(0.0, *(float(np.min(line.low)) for line in lines.values() if line.low is not None))
+            lines, last_frame, lowest = {}, 1, 0.0
+            for name in compared:
+                y, low, high = (np.array(measure.details[name][key]) for key in ("curve", "low", "high"))
+                lines[name] = Series(np.arange(len(y)), y, low, high)
+                last_frame, lowest = max(last_frame, len(y) - 1), min(lowest, float(low.min()))
             title, axes = "Similarity to the first frame, mean and 95 % interval", ("embedded frame", "similarity")
-            yield "drift", plot_lines(LinePlot(title, lines, *axes, (0, max(longest, 1)), (low, 1.0)))
+            yield "drift", plot_lines(LinePlot(title, lines, *axes, (0, last_frame), (lowest, 1.0)))
     if errors is not None:
-        yield "membership", _roc_curve(errors)
+        yield "membership", _plot_membership_roc(errors)
     if pairs:
-        yield "nearest_pairs", _nearest_pairs(inputs, sets, pairs)
+        yield "nearest_pairs", _draw_nearest_pairs(inputs, sets, pairs)
 
 
-def _similarity_curve(curves: dict[str, Any]) -> Series:
-    y, low, high = (np.array(curves[name]) for name in ("curve", "low", "high"))
-    return Series(np.arange(len(y)), y, low, high)
-
-
-def _roc_curve(errors: DenoisingErrors) -> np.ndarray:
+def _plot_membership_roc(errors: DenoisingErrors) -> np.ndarray:
     names, unit = np.unique(np.array(errors.patients), return_inverse=True)
     score = np.bincount(unit, combine_levels(errors.values)) / np.bincount(unit)
     member = np.zeros(len(names), dtype=bool)
     member[unit] = errors.member
-    thresholds = np.sort(score)[::-1]
-    tpr, fpr = (np.array([0.0, *((score[group][:, None] >= thresholds).mean(axis=0))]) for group in (member, ~member))
-    return plot_roc({"training patients": (fpr, tpr)}, "Membership inference: ROC curve over patients")
+    return plot_roc({"training patients": roc_curve(score, member)}, "Membership inference: ROC curve over patients")
 
 
-def _nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarray:
+def _draw_nearest_pairs(inputs: AuditInputs, sets: AuditSets, pairs: int) -> np.ndarray:
     """Decoded frames of the ``pairs`` samples nearest to a training patient, above the frames of these patients.
 
-    A pair consists of the two most similar frames of ``sample_frames``. Pixels, uint8 (height, width, 3).
+    Each pair shows the most similar ``sample_frames`` of sample and patient. Returns uint8 (height, width, 3).
     """
     nearest = sets.nearest_training_patient(sets.samples)
     index = {name: number for number, name in enumerate(sets.train.names)}
-    above, below = [], []
+    sample_latents, patient_latents = [], []
     for sample in np.argsort(-nearest.score, kind="stable")[:pairs]:
         patient = index[nearest.patient[sample]]
         x, y = sets.samples.sample_frames[sample], sets.train.sample_frames[patient]
         similarity = torch.stack([paired_similarity(x, frame.expand_as(x), sets.similarity) for frame in y], dim=1)
         sample_frame, patient_frame = divmod(int(similarity.argmax()), similarity.shape[1])
-        above.append(_posterior_mean(inputs.samples, sets.samples, int(sample), sample_frame))
-        below.append(_posterior_mean(inputs.train, sets.train, patient, patient_frame))
-    return image_grid([_decode(inputs.decoder, torch.stack(row)) for row in (above, below)])
+        sample_latents.append(_posterior_mean(inputs.samples, sets.samples, int(sample), sample_frame))
+        patient_latents.append(_posterior_mean(inputs.train, sets.train, patient, patient_frame))
+    return image_grid([_decode_latents(inputs.decoder, torch.stack(row)) for row in (sample_latents, patient_latents)])
 
 
 def _posterior_mean(recordings: Recordings, embedding_set: EmbeddingSet, number: int, frame: int) -> Tensor:
@@ -81,7 +77,7 @@ def _posterior_mean(recordings: Recordings, embedding_set: EmbeddingSet, number:
     return recordings.posterior(row, indices[frame : frame + 1])[0][0]
 
 
-def _decode(decoder: Any, x: Tensor) -> Tensor:
-    """Latents (N, C, H, W) to pixels in [-1, 1], (N, 3 or 1, H', W')."""
-    parts = [decoder.decode(part.to(decoder.device)).sample for part in x.split(16)]
-    return torch.cat(parts).clamp(-1, 1).float().cpu()
+def _decode_latents(decoder: Any, latents: Tensor) -> Tensor:
+    """Latents (N, C, H, W) to pixels in [-1, 1], (N, 1 or 3, H', W')."""
+    batches = [decoder.decode(batch.to(decoder.device)).sample for batch in latents.split(16)]
+    return torch.cat(batches).clamp(-1, 1).float().cpu()

@@ -1,4 +1,4 @@
-"""Inputs of ``stage=audit``: recordings and networks, checked to belong together."""
+"""Inputs of ``stage=audit``: recordings and networks, with the checks that they match."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class AuditInputs:
     held_out: Recordings
     embedder: FrameEmbedder
     generator: tuple[DiffusionModel, View] | None
-    """The generator of the samples and its training view; None: no membership inference."""
+    """The diffusion model that generated the samples, and its training view; None: no membership inference."""
     decoder: Any
-    """The autoencoder of the latents; None if no figure needs pixels."""
+    """The autoencoder that encoded the latents; None if no figure needs pixels."""
 
     def fingerprints(self) -> dict[str, Any]:
         """Checksums of the stores and fingerprints of the networks."""
@@ -48,17 +48,17 @@ def open_inputs(
 ) -> AuditInputs:
     """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
-    ``held_out``: splits that the generator was not trained on. ``decode``: load the autoencoder, for figures. Raises
-    ``UserError`` for stores and networks that do not belong together.
+    ``held_out``: splits that the generator was not trained on. ``decode``: whether to load the autoencoder, for
+    figures. Raises ``UserError`` if stores and networks do not match.
     """
     unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if unknown or not held_out:
         raise UserError(f"held_out={list(held_out)} is not possible: give VAL, TEST, or both")
     source, patients = open_complete_store(src, "src"), open_complete_store(real, "real")
     if not source.dataset.synthetic:
-        raise UserError(f"src={source.root} is not synthetic: give samples, as stage=filter writes them")
+        raise UserError(f"src={source.root} is not synthetic: give samples that stage=filter wrote")
     if patients.dataset.synthetic:
-        raise UserError(f"real={real} is synthetic: give the latents of the patients the generator was trained on")
+        raise UserError(f"real={real} is synthetic: give the latents of the patients that the generator was trained on")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     embedder = FrameEmbedder(artifact, autoencoder, device)
     for store in (source, patients):
@@ -67,8 +67,8 @@ def open_inputs(
         raise UserError(f"{src} and {real} were encoded by different autoencoders: encode and sample again")
     decoder = load_frozen_autoencoder(autoencoder).to(device) if decode else None
     if decoder is not None and fingerprint(decoder) != patients.dataset.encoder:
-        remedy = "give the autoencoder that did, or pairs=0"
-        raise UserError(f"autoencoder={autoencoder} did not encode these latents: {remedy}")
+        remedy = "give the autoencoder that encoded them, or pairs=0"
+        raise UserError(f"autoencoder={autoencoder} did not encode the latents of {real}: {remedy}")
     samples, train = select_recordings(source, SPLITS, "src"), select_recordings(patients, ["TRAIN"], "real")
     model_and_view = None if generator is None else load_generator(generator)
     if model_and_view is not None:
@@ -79,11 +79,11 @@ def open_inputs(
 
 
 def _check_generator(model: DiffusionModel, source: Store, real: Store, folder: str) -> None:
-    """Raise ``UserError`` if records say that ``model`` was not trained on ``real`` or did not sample ``source``."""
+    """Raise ``UserError`` if, by its records, ``model`` was not trained on ``real`` or did not generate ``source``."""
     check_training_store(folder, "lvdm" if model.is_video else "lidm", real, "generator")
     if model.metadata.encoder != real.dataset.encoder:
-        raise UserError(f"generator={folder} is of another encoder than real={real.root}: give another model, or null")
-    sampled_by = sampling_settings(source).get("model")
-    if sampled_by is not None and sampled_by != model.fingerprint():
-        remedy = "give the lidm or lvdm that did, or generator=null"
+        raise UserError(f"generator={folder} and real={real.root} have different autoencoders: give another generator")
+    recorded_generator = sampling_settings(source).get("model")
+    if recorded_generator is not None and recorded_generator != model.fingerprint():
+        remedy = "give the lidm or lvdm that generated it, or generator=null"
         raise UserError(f"generator={folder} did not generate {source.root}: {remedy}")

@@ -1,4 +1,4 @@
-"""A measure of an audit, with its interval and its value for a harmless generator."""
+"""A measure of an audit: value, interval, and the expected value of a harmless generator."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,21 +16,21 @@ class Measure:
 
     name: str
     about: str
-    """"privacy" or "quality"."""
+    """Category: "privacy" or "quality"."""
     means: str
-    """Definition, in words."""
+    """Definition of the measure, in words."""
     harmless: str
-    """Value of a generator that copies nobody, in words."""
+    """Value of a generator that copies no patient, in words."""
     value: Interval
-    expected: Interval | None
-    """The same measure of new patients, or chance; None where ``harmless`` is enough."""
+    expected: Interval
+    """Value of new patients in place of samples, or value at chance level."""
     stands_out: bool = False
-    """Whether the value is worse than expected, by the intervals."""
+    """Whether the value is significantly worse than expected."""
     details: dict[str, Any] = field(default_factory=dict)
     power: dict[str, float | None] | None = None
-    """Smallest share of planted copies that the measure finds, by kind; None: none of the shares that were tested."""
+    """Smallest tested share of planted copies that the measure finds, by kind of copy; None: no share is found."""
 
 
 def exact_value(value: float) -> Interval:
-    """A known number: an interval of width 0."""
+    """The interval of width 0 of a known number."""
     return Interval(value, value, value)

@@ -1,4 +1,4 @@
-"""Membership inference on a diffusion model: do training patients have smaller denoising errors than others?"""
+"""Membership inference on a diffusion model: whether training patients have smaller denoising errors than others."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, T
 
 @dataclass(frozen=True)
 class MembershipConfig:
-    """``samples`` (frames, beats, clips) per patient, noise ``levels``, ``noises`` per level. Raises ``UserError``."""
+    """Numbers of ``samples`` per patient, noise ``levels``, ``noises`` per level, batch size. Raises ``UserError``."""
 
     samples: int
     levels: int
@@ -50,20 +50,20 @@ class MembershipConfig:
 
 @dataclass(frozen=True)
 class DenoisingErrors:
-    """Denoising errors of n records: equally many records of each patient, equally many members and others."""
+    """Denoising errors of n records: equally many per patient, equally many of training patients and of others."""
 
     values: np.ndarray
-    """Mean squared error at each of L noise levels, averaged over noise samples: (n, L)."""
+    """Mean squared error of each record at each noise level, averaged over noise samples: (n, L)."""
     member: np.ndarray
-    """Whether a record's patient was in training: bool, (n,)."""
+    """Whether the patient of each record was in training: bool, (n,)."""
     patients: list[str]
     """Patient of each record."""
     levels: list[float]
-    """The L noise levels, as fractions of the process's time."""
+    """Noise levels, (L,), as fractions of the diffusion time."""
 
 
 def load_generator(folder: str) -> tuple[DiffusionModel, View]:
-    """The lidm or lvdm at ``folder``, and its training view with one sample of each recording and posterior means.
+    """The lidm or lvdm in ``folder``, and its training view, with one sample per recording and posterior means.
 
     Raises ``UserError`` if the artifact is another model or does not record its view.
     """
@@ -85,16 +85,16 @@ def _training_view(path: Path) -> View:
         return replace(training_view, per_recording=1, posterior="mean")
     except (OSError, OmegaConfBaseException, KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "train the generator again, or give generator=null"
-        raise UserError(f"{path} does not record the view that the generator was trained on: {remedy}") from error
+        raise UserError(f"{path} does not record the view that the generator was trained with: {remedy}") from error
 
 
 def denoising_errors(
     model: DiffusionModel, view: View, members: Recordings, others: Recordings, config: MembershipConfig, seed: int
 ) -> DenoisingErrors:
-    """Errors of equally many patients of ``members`` and of ``others``; the larger group is subsampled at random.
+    """Denoising errors of equally many patients of ``members`` and ``others``; the larger group is subsampled.
 
-    Noise is the same for all patients: a function of the seed, the level and the record's number within its patient.
-    The model is conditioned on all values that the recordings have.
+    The noise is the same for all patients: it depends on the seed, the noise level and the number of the record within
+    its patient. The model gets all of its conditions.
     """
     groups = [_use_model_statistics(model, view.select_recordings(recordings)) for recordings in (members, others)]
     patients_of_groups = [np.unique(recordings.patient_numbers) for recordings in groups]
@@ -115,14 +115,14 @@ def denoising_errors(
 
 def _use_model_statistics(model: DiffusionModel, recordings: Recordings) -> Recordings:
     """A copy of ``recordings`` whose latents are whitened with the statistics of ``model``."""
-    copied = recordings.select(range(len(recordings)))
-    copied.store = Store(recordings.store.root)
-    copied.store.dataset = replace(copied.store.dataset, statistics=model.metadata.statistics)
-    return copied
+    whitened = recordings.select(range(len(recordings)))
+    whitened.store = Store(recordings.store.root)
+    whitened.store.dataset = replace(whitened.store.dataset, statistics=model.metadata.statistics)
+    return whitened
 
 
 def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int) -> np.ndarray:
-    """``count`` rows of a patient's recordings in random order, repeated if there are fewer."""
+    """``count`` rows of a patient's recordings in random order; rows repeat if there are fewer recordings."""
     rows = np.flatnonzero(recordings.patient_numbers == patient)
     return np.resize(np.random.default_rng([seed, 2, patient]).permutation(rows), count)
 
@@ -131,7 +131,7 @@ def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int
 def _record_errors(
     model: DiffusionModel, samples: ViewDataset, levels: Tensor, config: MembershipConfig, seed: int, progress: str
 ) -> list[np.ndarray]:
-    """Error of each sample at each level, (L,); sample k is record k modulo ``config.samples`` of its patient."""
+    """Denoising errors of each of ``samples``, (L,); sample k is record k modulo ``config.samples`` of its patient."""
     device, shared = next(model.parameters()).device, model.metadata.shared_noise if model.is_video else 0.0
     values = []
     for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
@@ -140,20 +140,20 @@ def _record_errors(
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(
-                f"the generator samples latents of {model.metadata.height} x {model.metadata.width}, and real= has "
-                "another size: give the lidm or lvdm that was trained on real="
+                f"the generator samples latents of {model.metadata.height} x {model.metadata.width}, and the latents "
+                "of real= have another size: give the lidm or lvdm that was trained on real="
             )
         conditions = model.condition_values(batch)
         x = model.to_residual(batch["x"], conditions)
         records = [number % config.samples for number in numbers]
         errors = []
         for level, t in enumerate(levels):
-            repeated = []
+            errors_by_noise = []
             for repeat in range(config.noises):
                 generators = [seeded_generator(seed, level, repeat, record) for record in records]
                 noise = batch_noise(x.shape[1:], generators, device, shared)
-                repeated.append(_denoising_error(model, x, conditions, t, noise, batch.get("mask")))
-            errors.append(torch.stack(repeated).mean(dim=0))
+                errors_by_noise.append(_denoising_error(model, x, conditions, t, noise, batch.get("mask")))
+            errors.append(torch.stack(errors_by_noise).mean(dim=0))
         values += list(torch.stack(errors, dim=1).double().cpu().numpy())
     return values
 
@@ -161,32 +161,32 @@ def _record_errors(
 def _denoising_error(
     model: DiffusionModel, x: Tensor, values: Mapping[str, Tensor], t: Tensor, noise: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Unweighted mean squared error of each sample at time ``t``, with all conditions kept: (B,)."""
+    """Unweighted mean squared error of each sample at time ``t``, without dropout of conditions: (B,)."""
     keep = {name: torch.ones(len(x), dtype=torch.bool, device=x.device) for name in model.conditioner.names}
     noised = model.process.corrupt(x, t.to(x.device).expand(len(x)), noise)
     return mean_squared_errors(model(noised.x_t, noised.t, values, keep), noised.target, mask)
 
 
 def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: int) -> Iterator[Measure]:
-    """AUC and TPR at 1 % FPR over patients, all noise levels combined; the AUC of each level is in ``details``."""
+    """AUC, and TPR at 1 % FPR, over patients, from all noise levels; ``details`` has the AUC of each level."""
     result = membership(combine_levels(errors.values), errors.member, errors.patients, FPR, seed=seed)
     kind = "lvdm" if model.is_video else "lidm"
-    note = "" if result.resolved else f"; {result.others} others are too few for 1 %, so no error is allowed"
+    note = "" if result.resolved else f"; {result.others} others are too few for 1 %, so the FPR is 0"
     yield Measure(
         f"membership inference ({kind}), AUC",
         PRIVACY,
-        "how well training patients are distinguished from others: patients whose recordings the generator denoises "
-        "with a smaller error are classified as training patients",
-        ".5: chance",
+        "ROC AUC of a classifier of training patients by the denoising error of the generator, which is smaller for "
+        "recordings that it was trained on",
+        ".5: chance level",
         result.auc,
         exact_value(0.5),
         result.auc.low > 0.5,
-        _describe_membership_test(errors, result, kind, seed),
+        _membership_details(errors, result, kind, seed),
     )
     yield Measure(
         f"membership inference ({kind}), TPR at 1 % FPR",
         PRIVACY,
-        f"share of training patients who are found where 1 % of other patients are misclassified{note}",
+        f"share of training patients who are identified at a false positive rate of 1 %{note}",
         ".01",
         result.tpr,
         exact_value(FPR),
@@ -195,7 +195,7 @@ def membership_measures(errors: DenoisingErrors, model: DiffusionModel, seed: in
     )
 
 
-def _describe_membership_test(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
+def _membership_details(errors: DenoisingErrors, result: Membership, kind: str, seed: int) -> dict[str, Any]:
     by_level = [membership(-values, errors.member, errors.patients, FPR, seed=seed) for values in errors.values.T]
     return {
         "generator": kind,

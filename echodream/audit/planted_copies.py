@@ -1,4 +1,4 @@
-"""Power of an audit: which share of planted copies of training patients each privacy measure finds."""
+"""Power of an audit: the smallest share of planted copies of training patients that each privacy measure finds."""
 
 import math
 from collections import Counter
@@ -23,30 +23,31 @@ from echodream.filtering.embedding import sampling_settings
 from echodream.filtering.positive_controls import Control, PixelTransform, SDEdit, generate_copies
 
 SHARES = (0.01, 0.05, 0.1)
-"""Shares of the samples that are replaced by copies, at least one sample."""
-FOUND = 0.8
-"""A measure finds a share if it stands out in this fraction of the random plantings."""
+"""Tested shares of the samples that are replaced by copies; at least one sample is replaced."""
+DETECTION_RATE = 0.8
+"""Minimum fraction of the random plantings in which a measure that finds a share stands out."""
 PERMUTATIONS = 200
-STEPS = 20
-"""Sampler steps from pure noise of SDEdit."""
+"""Number of permutations and bootstrap samples of each measure in a planting."""
+SDEDIT_STEPS = 20
+"""Sampler steps of SDEdit, counted from pure noise."""
 EXACT = "exact"
 TRANSFORMS: dict[str, Control] = {"rotated": PixelTransform(rotate=5.0), "redrawn": SDEdit(0.3)}
 KINDS = {EXACT: "exact", "rotated": "rotated by 5°", "redrawn": "redrawn by the generator from 30 % noise"}
-"""Kinds of planted copies, in words."""
+"""Kinds of planted copies, and their descriptions."""
 
 
 @dataclass(frozen=True)
 class PlantedCopies:
-    """Copies of training patients: unscaled latents (f, C, H, W), by kind, and why other kinds are missing."""
+    """Copies of training patients, unscaled latents (f, C, H, W), by kind, and the reasons for missing kinds."""
 
     latents: dict[str, list[Tensor]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
 def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -> PlantedCopies:
-    """Copies of random training patients, one each, of ``frames`` frames: as many as the largest share needs.
+    """Copies of random training patients, one per patient, with ``frames`` frames; enough for the largest share.
 
-    An exact copy is a new sample of the stored posterior of real frames. Without a generator no copy is redrawn.
+    An exact copy is a new sample of the stored posterior of real frames. A redrawn copy needs a generator.
     """
     recordings, count = inputs.train, copy_count(SHARES[-1], len(inputs.samples))
     by_patient = select_frames_by_patient(recordings, frames, seed)
@@ -59,26 +60,26 @@ def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -
     copies = PlantedCopies({EXACT: exact})
     for kind, control in TRANSFORMS.items():
         try:
-            copies.latents[kind] = _transformed(inputs, autoencoder, kind, control, selections, seed)
+            copies.latents[kind] = _transform_copies(inputs, autoencoder, kind, control, selections, seed)
         except UserError as error:
             copies.missing[kind] = str(error)
     return copies
 
 
-def _transformed(
+def _transform_copies(
     inputs: AuditInputs, autoencoder: str, kind: str, control: Control, selections: Sequence[FrameSelection], seed: int
 ) -> list[Tensor]:
     model = inputs.generator[0] if inputs.generator and control.needs_generator else None
     names = model.conditioner.names if model else ()
     guidance = Guidance.from_record(sampling_settings(inputs.samples.store).get("guidance"), names)
     device = inputs.embedder.device
-    generator = CopyGenerator(inputs.train, autoencoder, model, guidance, STEPS, seed, device)
+    generator = CopyGenerator(inputs.train, autoencoder, model, guidance, SDEDIT_STEPS, seed, device)
     with torch.no_grad():
         return list(generate_copies(generator, kind, control, selections))
 
 
 def copy_count(share: float, samples: int) -> int:
-    """Number of copies that make up ``share`` of ``samples``, at least one."""
+    """Number of copies in a ``share`` of ``samples``, rounded up, at least 1."""
     return max(1, math.ceil(share * samples - 1e-9))
 
 
@@ -87,38 +88,39 @@ def measure_power(
 ) -> tuple[list[Measure], dict[str, dict[str, dict[str, float]]]]:
     """``measures`` with their power, and the fraction of ``plantings`` in which each stands out, by kind and share.
 
-    ``spaces``: sets whose samples are followed by the ``copies``, in number by kind. In each planting random copies
-    replace random samples. Shares are tested in rising order until one is found. Measures that stand out without
-    copies, and those that do not depend on the samples, have no power that can be measured.
+    ``spaces``: audit sets whose samples are followed by all copies. ``copies``: number of copies of each kind. Each
+    planting replaces random samples by random copies. Shares are tested in ascending order until the measure finds one.
+    Measures that stand out without copies, and measures that do not depend on the samples, get no power.
     """
     total = len(spaces[0].samples) - sum(copies.values())
-    clean = {measure.name for measure in measures if measure.about == PRIVACY and not measure.stands_out}
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    smallest: dict[str, dict[str, float | None]] = {}
-    start = total
+    testable = {measure.name for measure in measures if measure.about == PRIVACY and not measure.stands_out}
+    fractions: dict[str, dict[str, dict[str, float]]] = {}
+    smallest_share: dict[str, dict[str, float | None]] = {}
+    first_copy = total
     for number, (kind, size) in enumerate(tqdm(copies.items(), "planted copies", disable=None, leave=False)):
-        pool, done = np.arange(start, start + size), set[str]()
-        start += size
+        copy_rows, finished = np.arange(first_copy, first_copy + size), set[str]()
+        first_copy += size
         for share in SHARES:
-            hits: Counter[str] = Counter()
+            detections: Counter[str] = Counter()
             for planting in range(plantings):
                 rng = np.random.default_rng([spaces[0].seed, 5, number, planting])
                 planted = min(copy_count(share, total), total)
-                chosen, kept = np.resize(rng.permutation(pool), planted), rng.permutation(total)[planted:]
-                for name, stands_out in _measure_again(spaces, np.concatenate([kept, chosen])):
-                    hits[name] += stands_out
-            for name in sorted(clean & (hits.keys() - done)):
-                fraction = hits[name] / plantings
-                found.setdefault(name, {}).setdefault(kind, {})[f"{share:g}"] = fraction
-                smallest.setdefault(name, {}).setdefault(kind, None)
-                if fraction >= FOUND:
-                    smallest[name][kind] = share
-                    done.add(name)
-    return [replace(measure, power=smallest.get(measure.name)) for measure in measures], found
+                planted_rows = np.resize(rng.permutation(copy_rows), planted)
+                rows = np.concatenate([rng.permutation(total)[planted:], planted_rows])
+                for name, stands_out in _measure_planting(spaces, rows):
+                    detections[name] += stands_out
+            for name in sorted(testable & (detections.keys() - finished)):
+                fraction = detections[name] / plantings
+                fractions.setdefault(name, {}).setdefault(kind, {})[f"{share:g}"] = fraction
+                smallest_share.setdefault(name, {}).setdefault(kind, None)
+                if fraction >= DETECTION_RATE:
+                    smallest_share[name][kind] = share
+                    finished.add(name)
+    return [replace(measure, power=smallest_share.get(measure.name)) for measure in measures], fractions
 
 
-def _measure_again(spaces: Sequence[AuditSets], rows: np.ndarray) -> Iterator[tuple[str, bool]]:
-    """Name of each measure of the samples ``rows``, and whether it stands out."""
+def _measure_planting(spaces: Sequence[AuditSets], rows: np.ndarray) -> Iterator[tuple[str, bool]]:
+    """Name of each privacy measure of the samples ``rows``, and whether the measure stands out."""
     for sets in spaces:
         planted = sets.with_samples(rows, PERMUTATIONS)
         for measure in LEAKAGE_MEASURES.values():
@@ -128,18 +130,18 @@ def _measure_again(spaces: Sequence[AuditSets], rows: np.ndarray) -> Iterator[tu
                 continue
 
 
-def power_record(copies: PlantedCopies, plantings: int, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was planted and what was found, for audit.json."""
+def power_record(copies: PlantedCopies, plantings: int, fractions: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry "power" of audit.json: the planted copies, and the fractions of plantings that measures find."""
     return {
         "shares": list(SHARES),
         "plantings": plantings,
-        "found if it stands out in": FOUND,
+        "found if it stands out in": DETECTION_RATE,
         "copies": {kind: {"about": KINDS[kind], "number": len(part)} for kind, part in copies.latents.items()},
         "not planted": copies.missing,
-        "found": found,
+        "found": fractions,
     }
 
 
 def power_text(power: Mapping[str, float | None]) -> str:
-    """The smallest shares that a measure finds, in words: "exact 1 %, rotated none"."""
+    """The smallest share that a measure finds of each kind of copy, as "exact 1 %, rotated none"."""
     return ", ".join(f"{kind} {'none' if share is None else f'{100 * share:g} %'}" for kind, share in power.items())

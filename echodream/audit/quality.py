@@ -1,11 +1,10 @@
-"""Quality and variety measures of ``stage=audit``, to compare with the privacy measures.
+"""Quality and variety measures of ``stage=audit``, which complement the privacy measures.
 
 A new measure is a function that yields each ``Measure``, and an entry of ``QUALITY_MEASURES``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -14,56 +13,55 @@ from echodream.audit.measure import ONE_SIDED_LEVEL, QUALITY, Measure
 from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.collisions import collisions
-from echodream.privacy.attacks.drift import Drift, drift
+from echodream.privacy.attacks.drift import drift
 from echodream.privacy.attacks.fidelity import fidelity
 from echodream.privacy.attacks.retrieval import retrieval
 
-SHORTEST = 0.2
-"""Share of recordings, of samples or of new patients, that may be too short for the measure of identity drift."""
+MAX_SHORT_SHARE = 0.2
+"""Maximum share of the sequences of two or more frames that identity drift leaves out because they are too short."""
 
 
 def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
     """PRDC of samples; the expected value is the PRDC of equally many new patients."""
     count = min(len(sets.samples), len(sets.held_out))
-    parts = (sets.samples.first_frames(), sets.held_out.first_frames())
-    subsets = [part[np.random.default_rng([sets.seed, 2]).permutation(len(part))[:count]] for part in parts]
+    groups = (sets.samples.first_frames(), sets.held_out.first_frames())
+    subsets = [frames[np.random.default_rng([sets.seed, 2]).permutation(len(frames))[:count]] for frames in groups]
     neighbors = min(5, count - 1, len(sets.train) - 1)
-    values, expected = (fidelity(part, sets.train.first_frames(), k=neighbors, seed=sets.seed) for part in subsets)
-    means = {
-        "precision": "share of samples that lie where training patients lie",
-        "recall": "share of training patients who lie where samples lie",
-        "density": "how densely training patients lie around a sample",
-        "coverage": "share of training patients who have a sample nearby",
+    values, expected = (fidelity(frames, sets.train.first_frames(), k=neighbors, seed=sets.seed) for frames in subsets)
+    definitions = {
+        "precision": "share of samples in the neighborhood of a training patient",
+        "recall": "share of training patients in the neighborhood of a sample",
+        "density": "density of training patients around samples",
+        "coverage": "share of training patients with a sample in their neighborhood",
     }
     details = {"neighbours": neighbors, "samples": count}
-    for name, text in means.items():
-        yield Measure(name, QUALITY, text, "as much as new patients", values[name], expected[name], details=details)
+    for name, text in definitions.items():
+        yield Measure(name, QUALITY, text, "the value of new patients", values[name], expected[name], details=details)
 
 
 def retrieved_patients(sets: AuditSets) -> Iterator[Measure]:
     """Image retrieval score by patient, and the share of training patients covered."""
     total = len(sets.train)
-    patients = sets.nearest_training_patient(sets.samples).patient
-    control = sets.nearest_training_patient(sets.held_out).patient
-    subset = np.random.default_rng([sets.seed, 3]).permutation(len(patients))[: len(control)]
-    parts = patients, patients[subset], control[: len(subset)]
-    all_samples, as_many, new_patients = (retrieval(part, total) for part in parts)
-    scores = {"all samples": asdict(all_samples), "as many samples as new patients": asdict(as_many)}
+    nearest = sets.nearest_training_patient(sets.samples).patient
+    nearest_to_new = sets.nearest_training_patient(sets.held_out).patient
+    subset = np.random.default_rng([sets.seed, 3]).permutation(len(nearest))[: len(nearest_to_new)]
+    groups = nearest, nearest[subset], nearest_to_new[: len(subset)]
+    all_samples, sample_subset, new_patients = (retrieval(patients, total) for patients in groups)
     yield Measure(
         "image retrieval score",
         QUALITY,
-        "share of training patients who would be the nearest of some sample, with an unlimited number of samples",
-        "as much as new patients (as many of both)",
-        as_many.score,
+        "share of training patients who would be nearest to at least one sample of infinitely many",
+        "the value of new patients (equally many samples and new patients)",
+        sample_subset.score,
         new_patients.score,
-        details=scores,
+        details={"all samples": asdict(all_samples), "as many samples as new patients": asdict(sample_subset)},
     )
     yield Measure(
         "training patients covered",
         QUALITY,
-        "share of training patients who are the nearest of some sample; it grows with the number of samples",
-        "as much as new patients (as many of both)",
-        clopper_pearson_interval(round(as_many.covered * total), total),
+        "share of training patients who are nearest to at least one sample; it increases with the number of samples",
+        "the value of new patients (equally many samples and new patients)",
+        clopper_pearson_interval(round(sample_subset.covered * total), total),
         clopper_pearson_interval(round(new_patients.covered * total), total),
         details={"all samples": all_samples.covered, "samples": all_samples.samples},
     )
@@ -77,8 +75,8 @@ def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
     yield Measure(
         "collisions between seeds",
         QUALITY,
-        "probability that two samples show one identity, by a threshold that different patients rarely reach",
-        f"about {sets.far:g}, as two different patients",
+        f"share of pairs of samples with a similarity that only {sets.far:g} of the pairs of new patients reach",
+        f"about {sets.far:g}, as for pairs of different patients",
         samples.pairs,
         new_patients.pairs,
         samples.pairs.low > new_patients.pairs.high,
@@ -87,56 +85,40 @@ def seed_collisions(sets: AuditSets) -> Iterator[Measure]:
 
 
 def identity_drift(sets: AuditSets) -> Iterator[Measure]:
-    """Share of samples whose frames do not all show the same patient."""
-    lengths = [np.array([len(part) for part in sets_.sequences]) for sets_ in (sets.samples, sets.held_out)]
-    if lengths[0].max() < 2:
+    """Share of samples whose frames do not all show the same patient, with Fisher's exact test against new patients."""
+    from scipy.stats import fisher_exact
+
+    sequences = {"samples": sets.samples.sequences, "new patients": sets.held_out.sequences}
+    lengths = {name: np.array([len(rows) for rows in each]) for name, each in sequences.items()}
+    if lengths["samples"].max() < 2:
         raise UserError("every sample has a single frame")
-    if lengths[1].max() < 2:
+    if lengths["new patients"].max() < 2:
         raise UserError("no held-out patient has a recording of two frames to compare with")
-    options: dict[str, Any] = {"similarity": sets.similarity, "seed": sets.seed}
     threshold = sets.same_patient_threshold()
-    frames = int(min(np.quantile(part[part > 1], SHORTEST, method="lower") for part in lengths))
-    parts = [
-        [rows[:frames] for rows in part.sequences if len(rows) >= frames] for part in (sets.samples, sets.held_out)
-    ]
-    samples, new_patients = (drift(part, threshold=threshold, **options) for part in parts)
-    assert samples.lost is not None
-    assert new_patients.lost is not None
-    lost = [
-        (round(share.value * len(part)), len(part))
-        for share, part in zip((samples.lost, new_patients.lost), parts, strict=True)
-    ]
-    p_value = _fisher(*lost)
-    details = {"threshold": threshold, "samples": _drift_curves(samples), "new patients": _drift_curves(new_patients)}
-    left_out = {
-        name: len(part) - len(kept)
-        for name, part, kept in zip(("samples", "new patients"), lengths, parts, strict=True)
-    }
+    frames = int(min(np.quantile(each[each > 1], MAX_SHORT_SHARE, method="lower") for each in lengths.values()))
+    lost, table, details, left_out = {}, [], {}, {}
+    for name, each in sequences.items():
+        long_enough = [rows[:frames] for rows in each if len(rows) >= frames]
+        result = drift(long_enough, similarity=sets.similarity, seed=sets.seed, threshold=threshold)
+        assert result.lost is not None
+        lost[name] = result.lost
+        count = round(result.lost.value * len(long_enough))
+        table.append([count, len(long_enough) - count])
+        curves = {key: getattr(result, key).tolist() for key in ("curve", "low", "high")}
+        details[name] = {**curves, "last": asdict(result.last), "step": asdict(result.step)}
+        left_out[name] = len(each) - len(long_enough)
+    p_value = float(fisher_exact(table, alternative="greater")[1])
     yield Measure(
         "identity lost along a sample",
         QUALITY,
-        f"share of samples with a frame, of {frames} each, that is not recognized as the patient of the first frame, "
-        "by the same threshold",
-        "as much as recordings of new patients",
-        samples.lost,
-        new_patients.lost,
+        f"share of samples in which at least one of {frames} frames is not recognized as the patient of the first "
+        f"frame; a false accept rate of {sets.far:g} sets the threshold",
+        "the value of recordings of new patients",
+        lost["samples"],
+        lost["new patients"],
         p_value <= ONE_SIDED_LEVEL,
-        {**details, "p_value": p_value, "frames": frames, "shorter, left out": left_out},
+        {"threshold": threshold, **details, "p_value": p_value, "frames": frames, "shorter, left out": left_out},
     )
-
-
-def _fisher(samples: Sequence[int], controls: Sequence[int]) -> float:
-    """One-sided p-value of Fisher's exact test: the share of ``samples``, (hits, total), is above ``controls``."""
-    from scipy.stats import fisher_exact
-
-    table = [[hits, total - hits] for hits, total in (samples, controls)]
-    return float(fisher_exact(table, alternative="greater")[1])
-
-
-def _drift_curves(result: Drift) -> dict[str, Any]:
-    """Similarity to the first frame, by frame, for the record."""
-    curves = {name: [float(value) for value in getattr(result, name)] for name in ("curve", "low", "high")}
-    return {**curves, "last": asdict(result.last), "step": asdict(result.step)}
 
 
 QUALITY_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
@@ -145,4 +127,4 @@ QUALITY_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "collisions between seeds": seed_collisions,
     "identity drift": identity_drift,
 }
-"""Measures in the embedding space of the identity network."""
+"""Measures in the embedding space of the identity network, by name."""

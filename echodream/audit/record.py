@@ -1,4 +1,4 @@
-"""The record audit.json of ``stage=audit``: all measures, and the reasons why others are missing."""
+"""The record audit.json of ``stage=audit``: all measures, and the reasons for missing measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,14 +19,15 @@ from echodream.privacy.decision import SCOPE
 from echodream.runs.summary import Summary
 
 STATEMENT = (
-    "Measured on one synthetic set with one identity network, with 95 % intervals over patients or samples: what is "
-    "not found here may still be there, and a harmless value of one measure proves nothing by itself (DCR least of "
-    f"all, arXiv 2505.01524). The bound is the filter's, for its declared transforms. {SCOPE}"
+    "This audit measured one synthetic set with one identity network; intervals are 95 % intervals over patients or "
+    "samples. Leaks may exist that the audit does not find. A harmless value of one measure, of DCR in particular "
+    "(arXiv 2505.01524), does not prove privacy. Only the filter states a bound, for its declared transforms. "
+    f"{SCOPE}"
 )
 
 
 def measure_all(spaces: Sequence[AuditSets]) -> tuple[list[Measure], dict[str, str]]:
-    """All measures, and the reason for each missing measure. The first of ``spaces`` is the identity network's."""
+    """All measures, and the reason for each missing measure; ``spaces[0]`` has embeddings of the identity network."""
     tasks = [(f"{name}{sets.suffix}", measure, sets) for name, measure in LEAKAGE_MEASURES.items() for sets in spaces]
     tasks += [(name, measure, spaces[0]) for name, measure in QUALITY_MEASURES.items()]
     measures: list[Measure] = []
@@ -43,21 +44,21 @@ def build_record(
     inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], missing: Mapping[str, str]
 ) -> dict[str, Any]:
     """Sizes of the compared sets, measures, and reasons for missing measures."""
-
-    def describe_set(recordings: Recordings, embedding_set: EmbeddingSet) -> dict[str, int]:
-        return {
-            "units": len(embedding_set),
-            "recordings": len(recordings),
-            "frames of each as a sample": int(embedding_set.sample_frames.shape[1]),
-            "frames of each": int(embedding_set.all_frames.shape[1]),
-        }
-
+    compared: dict[str, tuple[Recordings, EmbeddingSet]] = {
+        "samples": (inputs.samples, sets.samples),
+        "training": (inputs.train, sets.train),
+        "held out": (inputs.held_out, sets.held_out),
+    }
     return {
         "statement": STATEMENT,
         "sizes": {
-            "samples": describe_set(inputs.samples, sets.samples),
-            "training": describe_set(inputs.train, sets.train),
-            "held out": describe_set(inputs.held_out, sets.held_out),
+            name: {
+                "units": len(embedding_set),
+                "recordings": len(recordings),
+                "frames of each as a sample": int(embedding_set.sample_frames.shape[1]),
+                "frames of each": int(embedding_set.all_frames.shape[1]),
+            }
+            for name, (recordings, embedding_set) in compared.items()
         },
         "similarity": sets.similarity,
         "measures": [asdict(measure) for measure in measures],
@@ -75,15 +76,15 @@ def summarize(path: Path, state: str, record: Mapping[str, Any]) -> Summary:
         lines[entry["name"]] = f"{_interval_text(entry['value'])}, expected {_interval_text(entry['expected'])}{mark}"
     for name, reason in record["not measured"].items():
         lines[name] = f"not measured: {reason}"
-    worse = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
+    findings = [entry["name"] for entry in record["measures"] if entry["stands_out"] and entry["about"] == PRIVACY]
     lines |= _power_lines(record)
-    found = f"{len(worse)} of the measures stand out: {', '.join(worse)}"
-    lines["privacy"] = found if worse else "no measure stands out; no proof"
+    message = f"{len(findings)} of the measures stand out: {', '.join(findings)}"
+    lines["privacy"] = message if findings else "no measure stands out, which does not prove privacy"
     return Summary(f"audit: {path} {state}", lines)
 
 
 def _power_lines(record: Mapping[str, Any]) -> dict[str, object]:
-    """What this audit can find: the smallest share of planted copies of each kind, and the measures without power."""
+    """The smallest share of planted copies of each kind that a measure finds, and the measures without power."""
     powers = {entry["name"]: entry["power"] for entry in record["measures"] if entry.get("power")}
     lines: dict[str, object] = {}
     for kind in (record.get("power") or {}).get("copies", {}):
@@ -94,13 +95,11 @@ def _power_lines(record: Mapping[str, Any]) -> dict[str, object]:
         best = min(shares.values())
         finders = ", ".join(name for name, share in shares.items() if share == best)
         lines[f"power, {KINDS[kind]} copies"] = f"{100 * best:g} % of the samples are found, by {finders}"
-    if blind := [name for name, power in powers.items() if all(share is None for share in power.values())]:
-        lines["no power"] = f"at {100 * SHARES[-1]:g} % of copies: {', '.join(blind)}"
+    if powerless := [name for name, power in powers.items() if all(share is None for share in power.values())]:
+        lines["no power"] = f"at {100 * SHARES[-1]:g} % of copies: {', '.join(powerless)}"
     return lines
 
 
-def _interval_text(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return "-"
+def _interval_text(interval: Mapping[str, float]) -> str:
     value, low, high = (interval[name] for name in ("value", "low", "high"))
     return f"{value:.3g}" if low == high else f"{value:.3g} [{low:.3g}, {high:.3g}]"

@@ -46,8 +46,8 @@ def test_measures_of_selected_samples_are_those_of_these_samples_alone() -> None
     alone = AuditSets(
         everything.samples.subset(rows), everything.train, everything.held_out, "euclidean", 0, 0.05, None
     )
-    for name, value in vars(alone.sample_tables).items():
-        assert np.array_equal(value, getattr(selected.sample_tables, name)), name
+    for name, value in vars(alone.sample_distances).items():
+        assert np.array_equal(value, getattr(selected.sample_distances, name)), name
     for measure in LEAKAGE_MEASURES.values():
         for one, two in zip(measure(selected), measure(alone), strict=True):
             assert (one.value, one.expected, one.details) == (two.value, two.expected, two.details)
