@@ -7,35 +7,35 @@ from functools import lru_cache
 
 @lru_cache(maxsize=65536)
 def clopper_pearson_upper(passes: int, trials: int, delta: float) -> float:
-    """One-sided upper bound of a probability after ``passes`` in ``trials``, with confidence 1 - ``delta``."""
+    """One-sided upper bound of a probability from ``passes`` in ``trials`` trials, at confidence 1 - ``delta``."""
     from scipy.special import betaincinv
 
     return 1.0 if passes >= trials else float(betaincinv(passes + 1, trials - passes, 1 - delta))
 
 
 def clopper_pearson_lower(passes: int, trials: int, delta: float) -> float:
-    """One-sided lower bound of a probability after ``passes`` in ``trials``, with confidence 1 - ``delta``."""
+    """One-sided lower bound of a probability from ``passes`` in ``trials`` trials, at confidence 1 - ``delta``."""
     return 1 - clopper_pearson_upper(trials - passes, trials, delta)
 
 
 @lru_cache(maxsize=4096)
 def allowed_passes(trials: int, beta: float, delta: float) -> int:
-    """The most passes in ``trials`` with an upper bound of at most ``beta``; -1 if the bound of 0 passes is higher."""
+    """Largest number of passes in ``trials`` trials with an upper bound of at most ``beta``; -1 if there is none."""
     return bisect_left(range(trials + 1), True, key=lambda n: clopper_pearson_upper(n, trials, delta) > beta) - 1
 
 
 def controls_needed(beta: float, delta: float) -> int:
-    """The fewest controls that certify ``beta`` with confidence 1 - ``delta`` if none passes."""
+    """Smallest number of controls that certify ``beta`` at confidence 1 - ``delta`` if no control passes."""
     needed = max(1, math.ceil(math.log(delta) / math.log1p(-beta)) - 1)
     while clopper_pearson_upper(0, needed, delta) > beta:
         needed += 1
     return needed
 
 
-def controls_needed_at_rate(rate: float, beta: float, delta: float, most: int = 1_000_000) -> int | None:
-    """The fewest controls that certify ``beta`` if a fraction ``rate`` of them passes; None if ``most`` are too few."""
+def controls_needed_at_rate(rate: float, beta: float, delta: float) -> int | None:
+    """Smallest number of controls that certify ``beta`` if a fraction ``rate`` passes; None above a million."""
     trials = controls_needed(beta, delta)
-    while trials <= most:
+    while trials <= 1_000_000:
         if clopper_pearson_upper(math.ceil(rate * trials - 1e-9), trials, delta) <= beta:
             return trials
         trials += max(1, trials // 100)
@@ -43,16 +43,17 @@ def controls_needed_at_rate(rate: float, beta: float, delta: float, most: int = 
 
 
 def calibration_patients_needed(alpha: float) -> int:
-    """The fewest calibration patients with which a conformal p-value can be as small as ``alpha``."""
+    """Smallest number of calibration patients with which a conformal p-value can be as small as ``alpha``."""
     return max(1, math.ceil(1 / alpha - 1e-9) - 1)
 
 
 @lru_cache(maxsize=4096)
 def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, power: float) -> int:
-    """Number k of ``choosing`` controls that pass at the threshold, so that the others certify it with ``power``.
+    """Largest number k of passing controls in threshold selection with which certification succeeds at ``power``.
 
-    With the threshold at the (k + 1)-th lowest of ``choosing`` scores, the number of ``certifying`` controls that pass
-    is beta-binomial, Beta(k + 1, choosing - k), for any distribution of scores. -1 if k = 0 does not reach ``power``.
+    ``choosing`` controls select the threshold, the (k + 1)-th lowest of their scores; ``certifying`` other controls
+    certify ``beta``. The number of these that pass is beta-binomial, Beta(k + 1, choosing - k), for any distribution
+    of scores. Returns -1 if k = 0 does not reach ``power``.
     """
     from scipy.stats import betabinom
 
@@ -66,11 +67,11 @@ def passes_for_power(choosing: int, certifying: int, beta: float, delta: float, 
 
 
 def passing_copies_bound(rejected: int, beta: float, delta: float) -> int:
-    """Upper bound, with confidence 1 - ``delta``, of the number of copies that pass if ``rejected`` samples do not.
+    """Upper bound, at confidence 1 - ``delta``, of the number of passing copies if ``rejected`` samples are rejected.
 
-    Each copy passes with probability at most ``beta``, independently of the others. For any number of copies, those
-    that pass before ``rejected`` + 1 are rejected have at most the negative binomial distribution (rejected + 1,
-    1 - beta); the bound is its quantile.
+    Copies pass independently, with probability at most ``beta``. The number of copies that pass before ``rejected`` + 1
+    are rejected is at most negative binomial, NB(rejected + 1, 1 - beta). The bound is the quantile of this
+    distribution.
     """
     from scipy.stats import nbinom
 

@@ -1,7 +1,7 @@
 """Confidence intervals with the patient as the sampling unit: bootstrap, exact binomial and Wilson intervals.
 
-Rows (frames, recordings, pairs) of one patient are not independent, so the bootstrap resamples whole patients. It
-takes the mean or median of rows (``bootstrap_mean``, ``bootstrap_median``), any statistic of independent rows
+Rows (frames, recordings, pairs) of one patient are not independent, so the bootstrap resamples whole patients:
+the mean or median of rows (``bootstrap_mean``, ``bootstrap_median``), any statistic of independent rows
 (``bootstrap_statistic``), a metric of weighted rows (``bootstrap_weights``, ``bootstrap_interval``), or a distance
 between two sets from the influence of each row (``Estimate``, ``influence_interval``).
 """
@@ -17,7 +17,9 @@ from echodream.metrics.binomial_bounds import clopper_pearson_lower, clopper_pea
 
 CONFIDENCE = 0.95
 INFLUENCE_REPEATS = 2000
+"""Number of bootstrap samples of ``influence_interval``."""
 MIN_UNITS_PER_CLASS = 3
+"""Minimum number of sampling units in each class for resampling within classes."""
 
 Labels = Sequence[object] | np.ndarray
 """The sampling unit (patient or synthetic recording) of each row."""
@@ -25,7 +27,7 @@ Labels = Sequence[object] | np.ndarray
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its two-sided confidence interval."""
+    """An estimate with its two-sided confidence interval."""
 
     value: float
     low: float
@@ -36,7 +38,7 @@ UNDEFINED = Interval(math.nan, math.nan, math.nan)
 
 
 def clopper_pearson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """A proportion of independent trials with its exact interval (Clopper and Pearson 1934)."""
+    """The proportion of successes in independent trials, with the exact interval (Clopper and Pearson 1934)."""
     if trials < 1:
         raise UserError("A proportion needs at least one trial, but there are no trials.")
     delta = (1 - confidence) / 2
@@ -45,33 +47,31 @@ def clopper_pearson_interval(successes: int, trials: int, confidence: float = CO
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """A proportion with its Wilson score interval; ``value`` is the center of the interval, not the proportion."""
-    from scipy.special import ndtri
+    """The Wilson score interval of a proportion; ``value`` is the center of the interval, not the proportion."""
+    from scipy.stats import binomtest
 
-    z = float(ndtri((1 + confidence) / 2))
-    center = (successes + z * z / 2) / (trials + z * z)
-    half = z / (trials + z * z) * math.sqrt(successes * (trials - successes) / trials + z * z / 4)
-    return Interval(center, center - half, center + half)
+    ends = binomtest(successes, trials).proportion_ci(confidence, "wilson")
+    return Interval(float(ends.low + ends.high) / 2, float(ends.low), float(ends.high))
 
 
 def unit_indices(units: Labels | None, count: int) -> np.ndarray:
-    """Index 0, 1, ... of the sampling unit of each row, (count,); without ``units`` each row is its own unit."""
+    """Index of the sampling unit of each row, int (count,); without ``units``, each row is a sampling unit."""
     if units is None:
         return np.arange(count)
     if len(units) != count:
-        raise UserError(f"{count} rows came with {len(units)} patients: give a patient for each row.")
+        raise UserError(f"{count} rows have {len(units)} patients: give one patient for each row.")
     return np.unique(np.array([str(name) for name in units]), return_inverse=True)[1]
 
 
 def resample(generator: np.random.Generator, count: int, repeats: int) -> Iterator[np.ndarray]:
-    """``repeats`` bootstrap samples of ``count`` units: indices sampled with replacement, (count,)."""
+    """Indices of the units in each of ``repeats`` bootstrap samples of ``count`` units: int (count,) each."""
     return (generator.integers(count, size=count) for _ in range(repeats))
 
 
 def percentile_interval(
     value: float, resampled: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
 ) -> Interval:
-    """``value`` with percentiles of the ``resampled`` values; those that are not finite are left out."""
+    """``value`` with the percentile interval of the finite ``resampled`` values; NaN ends if no value is finite."""
     finite = np.asarray(resampled)[np.isfinite(resampled)]
     if not len(finite):
         return Interval(float(value), math.nan, math.nan)
@@ -80,7 +80,7 @@ def percentile_interval(
 
 
 def bootstrap_mean(values: np.ndarray, units: Labels | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
-    """The mean of rows, (N,), with the bootstrap interval over ``units``, (N,)."""
+    """The mean of ``values``, (N,), with the bootstrap interval over ``units``, (N,)."""
     unit = unit_indices(units, len(values))
     totals, counts = np.bincount(unit, values), np.bincount(unit)
     samples = resample(np.random.default_rng(seed), len(totals), repeats)
@@ -88,9 +88,9 @@ def bootstrap_mean(values: np.ndarray, units: Labels | None = None, repeats: int
 
 
 def bootstrap_median(values: np.ndarray, units: Labels | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
-    """The median of rows, (N,), with the bootstrap interval over ``units``, (N,). NaN rows are left out.
+    """The median of the finite ``values``, (N,), with the bootstrap interval over ``units``, (N,).
 
-    The ends are NaN with fewer than two units.
+    The ends of the interval are NaN with fewer than two units.
     """
     unit = unit_indices(units, len(values))[np.isfinite(values)]
     values = values[np.isfinite(values)]
@@ -109,7 +109,7 @@ def bootstrap_median(values: np.ndarray, units: Labels | None = None, repeats: i
 
 
 def _weighted_median(values: np.ndarray, cumulative: np.ndarray) -> float:
-    """Median of sorted ``values`` with the ``cumulative`` sums of their whole-number weights, (N,) both."""
+    """Median of sorted ``values``, (N,), from the ``cumulative`` sums of their integer weights, (N,)."""
     middle = [(cumulative[-1] - 1) // 2, cumulative[-1] // 2]
     lower, upper = values[np.searchsorted(cumulative, middle, side="right")]
     return float((lower + upper) / 2)
@@ -118,7 +118,7 @@ def _weighted_median(values: np.ndarray, cumulative: np.ndarray) -> float:
 def bootstrap_statistic(
     statistic: Callable[..., float], sets: Sequence[np.ndarray], repeats: int = 1000, seed: int = 0
 ) -> Interval:
-    """``statistic(*sets)`` with its bootstrap interval; the rows of each set, (N_i, ...), are resampled separately."""
+    """``statistic(*sets)`` with the bootstrap interval; the rows of each set, (N_i, ...), are resampled separately."""
     generator = np.random.default_rng(seed)
     samples = zip(*(resample(generator, len(rows), repeats) for rows in sets), strict=True)
     resampled = [statistic(*(rows[index] for rows, index in zip(sets, indices, strict=True))) for indices in samples]
@@ -126,9 +126,10 @@ def bootstrap_statistic(
 
 
 def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.ndarray:
-    """Weights of N rows, float64 (1 + repeats, N): ones, then the count of each row's unit in each bootstrap sample.
+    """Bootstrap weights of N rows, float64 (1 + repeats, N): a row of ones, then one row per bootstrap sample.
 
-    A metric of weighted rows maps the weights to 1 + ``repeats`` values; the first value is the estimate.
+    The weight of a row is the count of its unit in the bootstrap sample. A metric of weighted rows maps the weights to
+    1 + ``repeats`` values; the first value is the estimate.
     """
     unit = unit_indices(units, len(units))
     count = int(unit.max()) + 1
@@ -138,11 +139,11 @@ def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.n
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patients: int | None = None) -> Interval:
-    """The first of ``values``, (1 + repeats,), with percentiles of the others; see ``bootstrap_weights``.
+    """The estimate ``values[0]`` with percentiles of ``values[1:]``, from ``bootstrap_weights``: (1 + repeats,).
 
-    A metric of exactly 0 or 1 does not vary in the bootstrap. In this case, with ``patients``, the interval is the
-    exact (Clopper-Pearson) one of a proportion of ``patients`` trials. It also holds for a ROC AUC, with n patients of
-    the smaller class: the probability that n disjoint pairs are all ordered correctly is at most AUC^n.
+    A metric of exactly 0 or 1 does not vary in the bootstrap. If ``patients`` is given, the interval is then the exact
+    (Clopper-Pearson) interval of ``patients`` trials. For a ROC AUC, ``patients`` is the number n of patients in the
+    smaller class: the probability that n disjoint pairs are all ordered correctly is at most AUC^n.
     """
     if not np.isfinite(values[0]):
         return Interval(float(values[0]), math.nan, math.nan)
@@ -154,29 +155,29 @@ def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patie
 
 
 def paired_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """``numerator / denominator`` in each bootstrap sample; NaN where ``denominator`` is not positive."""
+    """``numerator / denominator`` of each bootstrap sample; NaN where ``denominator`` is not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A distance between two sets of rows, and the influence of each row on it.
+    """A distance between two sets of rows, with the influence of each row on the distance.
 
-    Resampling rows biases a distance upward, because repeated rows change the distance itself, and its percentile
-    interval may exclude it. The bootstrap is therefore applied to the first-order change of the distance: the influence
-    of each row, in closed form. For means and proportions this is the ordinary bootstrap.
+    Repeated rows bias a distance upward, so the percentile interval of the ordinary bootstrap may exclude the distance.
+    The bootstrap is therefore applied to the first-order change of the distance, from the influence of each row in
+    closed form. For means and proportions this equals the ordinary bootstrap.
     """
 
     value: float
     x: np.ndarray
-    """Influence of each row of the first set, (N,): derivative of ``value`` by the row's share of weight; mean 0."""
+    """Influence of each row of the first set, (N,): derivative of ``value`` by the weight of the row; mean 0."""
     y: np.ndarray
     """Influence of each row of the second set, (M,)."""
     bounds: tuple[float, float] = (-np.inf, np.inf)
     """Lowest and highest possible value."""
     proportion: bool = False
-    """Whether the estimate is a proportion of rows: 0 and 1 then have an exact interval."""
+    """Whether the estimate is a proportion of rows; a proportion of 0 or 1 has an exact interval."""
 
 
 @dataclass(frozen=True)
@@ -184,30 +185,30 @@ class SamplingUnits:
     """The sampling unit and class of each row. Units are resampled within their class."""
 
     names: np.ndarray
-    """Patients, or synthetic recordings, (N,)."""
+    """Patient, or synthetic recording, of each row: (N,)."""
     classes: np.ndarray | None = None
-    """(N,); the class of a unit is that of its first row. Ignored if a class has less than ``MIN_UNITS_PER_CLASS``."""
+    """Class of each row, (N,). Ignored if a class has fewer than ``MIN_UNITS_PER_CLASS`` units."""
 
     def select(self, rows: np.ndarray | slice) -> "SamplingUnits":
-        """The units of ``rows``."""
+        """The sampling units of ``rows``."""
         return SamplingUnits(self.names[rows], None if self.classes is None else self.classes[rows])
 
     def count(self) -> int:
-        """Number of different units."""
+        """Number of distinct sampling units."""
         return len(np.unique(self.names))
 
 
 def mean_estimate(values: np.ndarray, proportion: bool = False) -> Estimate:
-    """The mean of ``values``, (N,), as an estimate of one set; with ``proportion`` they are zeros and ones."""
+    """The mean of ``values``, (N,), as an ``Estimate`` of one set; with ``proportion``, values are 0 or 1."""
     average = float(np.mean(values))
     bounds = (0.0, 1.0) if proportion else (-np.inf, np.inf)
     return Estimate(average, values - average, np.zeros(0), bounds, proportion)
 
 
 def influence_interval(estimate: Estimate, x: SamplingUnits, y: SamplingUnits | None = None, seed: int = 0) -> Interval:
-    """``estimate`` with its 95 % bootstrap interval over the units of both sets, ``x`` of N rows and ``y`` of M rows.
+    """``estimate`` with the 95 % bootstrap interval over the units of both sets: ``x`` of N rows, ``y`` of M rows.
 
-    The ends are NaN if a set with an influence other than 0 has a single unit.
+    The ends of the interval are NaN if a set with influences other than 0 has a single unit.
     """
     pairs = [(estimate.x, x), (estimate.y, y)]
     sets = [(influence, units) for influence, units in pairs if units is not None and len(influence)]
@@ -227,7 +228,7 @@ def influence_interval(estimate: Estimate, x: SamplingUnits, y: SamplingUnits | 
 
 
 def _resampled_change(influence: np.ndarray, units: SamplingUnits, generator: np.random.Generator) -> np.ndarray:
-    """Change of the estimate in each bootstrap sample of the units of one set, (INFLUENCE_REPEATS,)."""
+    """Change of the estimate in each bootstrap sample of the units of one set: (INFLUENCE_REPEATS,)."""
     unit = unit_indices(units.names, len(influence))
     totals, counts = np.bincount(unit, influence), np.bincount(unit)
     classes = np.zeros(len(totals))

@@ -10,13 +10,13 @@ import numpy as np
 from scipy import ndimage
 
 MIN_HEART_RATE, MAX_HEART_RATE = 30.0, 220.0
-"""Beats per minute."""
+"""Range of heart rates that are detected, in beats per minute."""
 MIN_BEATS = 1.5
-"""Number of beats that a clip must contain for a heart rate."""
+"""Minimum number of beats in a clip for a heart rate."""
 MIN_AUTOCORRELATION = 0.35
-"""Lowest autocorrelation at a lag of one beat; lower peaks are not a heart rhythm."""
+"""Minimum autocorrelation at a lag of one beat; lower peaks are not a heart rhythm."""
 _SECTOR_THRESHOLD = 8.0  # gray levels of 255: darker pixels may lie outside the sector
-_EDGE_WIDTH = 20.0  # gray levels over which a pixel at the border of a chamber counts partly
+_EDGE_WIDTH = 20.0  # width in gray levels of the linear transition between chamber and tissue
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Rhythm:
     heart_rate: float
     """Beats per minute; NaN if the clip has fewer than ``MIN_BEATS`` beats, or no clear rhythm."""
     periodicity: float
-    """Autocorrelation at a lag of one beat, 0 to 1; NaN together with ``heart_rate``."""
+    """Autocorrelation at a lag of one beat, 0 to 1; NaN if ``heart_rate`` is NaN."""
 
 
 def gray_levels(frames: np.ndarray) -> np.ndarray:
@@ -41,15 +41,15 @@ def gray_levels(frames: np.ndarray) -> np.ndarray:
 
 
 def sector_mask(frames: np.ndarray) -> np.ndarray:
-    """Mask of the ultrasound sector, (F, H, W) to bool (H, W): in each row, from the first to the last bright pixel."""
+    """Mask of the ultrasound sector, bool (H, W): in each row, the pixels from the first to the last bright pixel."""
     bright = ndimage.binary_opening(frames.max(axis=0) > _SECTOR_THRESHOLD, iterations=1)
     return np.logical_or.accumulate(bright, axis=1) & np.logical_or.accumulate(bright[:, ::-1], axis=1)[:, ::-1]
 
 
 def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
-    """Area of the blood pool in each frame, (F,): share of dark pixels in the top ``depth`` of the sector's height.
+    """Area of the blood pool in each frame, (F,): share of dark pixels in the top fraction ``depth`` of the sector.
 
-    A pixel is dark below the Otsu threshold of the smoothed clip. Shadows are included, but they do not move, so the
+    A pixel is dark below the Otsu threshold of the smoothed clip. Shadows count as dark, but they do not move, so the
     range of the curve comes from the chambers. NaN without a sector.
     """
     levels = gray_levels(frames)
@@ -64,13 +64,13 @@ def area_curve(frames: np.ndarray, depth: float = 1.0) -> np.ndarray:
 
 
 def smooth_frames(levels: np.ndarray) -> np.ndarray:
-    """Frames, (F, H, W), after a spatial Gaussian filter of the size of speckle, which scales with the resolution."""
+    """Frames (F, H, W) after a spatial Gaussian filter of 1/64 of the image size, about the size of speckle."""
     widths = (max(size / 64, 0.5) for size in levels.shape[1:])
     return np.asarray(ndimage.gaussian_filter(levels, (0, *widths)))
 
 
 def percentile_range(curve: np.ndarray) -> float:
-    """Difference of the 95th and the 5th percentile of a curve, (F,)."""
+    """Difference between the 95th and the 5th percentile of ``curve``, (F,)."""
     low, high = np.percentile(curve, [5, 95])
     return float(high - low)
 
@@ -78,8 +78,8 @@ def percentile_range(curve: np.ndarray) -> float:
 def estimate_rhythm(frames: np.ndarray, fps: float) -> Rhythm:
     """Heart rate and periodicity of a clip at ``fps`` frames per second.
 
-    The autocorrelation peaks at multiples of the beat. The first high peak is the beat; a parabola through it gives
-    a fraction of a frame.
+    The autocorrelation has peaks at multiples of the duration of a beat. The duration is the lag of the first high
+    peak, interpolated between frames by a parabola.
     """
     correlation = temporal_autocorrelation(frames, int(len(frames) / MIN_BEATS))
     low, high = 60 * fps / MAX_HEART_RATE, 60 * fps / MIN_HEART_RATE
@@ -92,18 +92,18 @@ def estimate_rhythm(frames: np.ndarray, fps: float) -> Rhythm:
     ]
     if not lags:
         return Rhythm(float("nan"), float("nan"))
-    best = max(correlation[lag] for lag in lags)
-    lag = next(lag for lag in lags if correlation[lag] > 0.85 * best)
+    highest = max(correlation[lag] for lag in lags)
+    lag = next(lag for lag in lags if correlation[lag] > 0.85 * highest)
     before, top, after = correlation[lag - 1 : lag + 2]
     exact = lag + 0.5 * (before - after) / (before - 2 * top + after)
     return Rhythm(60 * fps / exact, float(min(top, 1.0)))
 
 
 def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
-    """Correlation of frames that are ``lag`` frames apart, for lags 0 to ``lags``: (lags + 1,).
+    """Autocorrelation of the frames at lags 0 to ``lags``, in frames: (lags + 1,).
 
-    Pixels are smoothed in space and their mean over time is subtracted, so that static pixels and speckle contribute
-    little. All zero if nothing moves.
+    Pixels are smoothed in space, and their mean over time is subtracted, so that static pixels and speckle contribute
+    little. The autocorrelation of a static clip is 0.
     """
     levels = gray_levels(frames)
     smooth = smooth_frames(levels)
@@ -119,27 +119,27 @@ def temporal_autocorrelation(frames: np.ndarray, lags: int) -> np.ndarray:
 
 
 def frame_difference_curve(frames: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of each frame from the previous one, in gray levels of 255: (F - 1,)."""
+    """Mean absolute difference of each frame from the previous frame, in gray levels of 255: (F - 1,)."""
     return np.asarray(np.abs(np.diff(gray_levels(frames), axis=0)).mean(axis=(1, 2)))
 
 
 def jump_ratio(frames: np.ndarray) -> float:
-    """Ratio of the 95th percentile and the median of the frame differences; NaN if the median is 0.
+    """Ratio of the 95th percentile to the median of the frame differences; NaN if the median is 0.
 
-    A video that jumps between poses changes in few frames only, and has a high ratio.
+    A video that jumps between poses changes only in a few frames, which gives a high ratio.
     """
-    low, high = np.percentile(frame_difference_curve(frames), [50, 95])
-    return float(high / low) if low > 0 else float("nan")
+    median, high = np.percentile(frame_difference_curve(frames), [50, 95])
+    return float(high / median) if median > 0 else float("nan")
 
 
 def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
-    """Mean frame difference at ``joins`` over the mean elsewhere; 1 if no seam is visible.
+    """Ratio of the mean frame difference at ``joins`` to the mean frame difference elsewhere; 1 without visible seams.
 
-    A join is the first frame of a generated window, 1 to F - 1. NaN if there are no joins, no other frames, or no
-    changes between other frames. Raises ``ValueError`` for a join outside the clip.
+    A join is the first frame of a generated window, 1 to F - 1. NaN without joins, without other frames, or if the
+    other frames do not differ. Raises ``ValueError`` for a join outside the clip.
     """
-    if wrong := [join for join in joins if not 1 <= join < len(frames)]:
-        raise ValueError(f"a join at frame {wrong[0]} is outside a clip of {len(frames)} frames")
+    if outside := [join for join in joins if not 1 <= join < len(frames)]:
+        raise ValueError(f"a join at frame {outside[0]} is outside a clip of {len(frames)} frames")
     differences = frame_difference_curve(frames)
     at_join = np.zeros(len(differences), bool)
     at_join[[join - 1 for join in joins]] = True
@@ -149,7 +149,7 @@ def seam_ratio(frames: np.ndarray, joins: Sequence[int]) -> float:
 
 
 def _otsu_threshold(values: np.ndarray) -> float:
-    """Threshold with the largest variance between the two groups of ``values`` (Otsu 1979). Any shape."""
+    """Threshold with the largest variance between the two groups of ``values``, of any shape (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256)
     centers = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)

@@ -1,6 +1,6 @@
 """The fidelity metrics of ``stage=evaluate``: distances between features of synthetic and of real samples.
 
-To add a metric, add an entry to ``METRICS``: ``compare_features`` computes each entry, and the report shows its
+To add a metric, add an entry to ``METRICS``. ``compare_features`` computes every entry; the report shows its
 description.
 """
 
@@ -19,7 +19,7 @@ from echodream.metrics.prdc import prdc_estimates
 from echodream.metrics.texture import log_spectral_estimate
 
 LOWER, HIGHER, SAME = "lower", "higher", "same"
-"""Which value is better; ``SAME``: as close as possible to that of real samples."""
+"""Preferred direction of a metric; ``SAME``: as close as possible to the value of real samples."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,28 @@ class Features:
     """Samples of one set in the feature space of an extractor."""
 
     rows: np.ndarray
-    """(N, D)."""
+    """Features, (N, D)."""
     units: SamplingUnits
-    """Patients, or synthetic recordings, (N,)."""
+    """Patient, or synthetic recording, of each row: (N,)."""
     logits: np.ndarray | None = None
     """Class logits of the Inception network, (N, K); None for other extractors."""
     are_spectra: bool = False
-    """Whether the rows are powers at each frequency."""
+    """Whether the features are power spectra."""
 
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """A set of samples and the reference set, with cached intermediate results of several metrics."""
+    """A set of samples and a reference set, with cached intermediate results of several metrics."""
 
     samples: Features
     reference: Features
     k: int
-    """Neighbors of PRDC."""
+    """Number of neighbors of precision, recall, density and coverage (PRDC)."""
 
     @cached_property
     def products(self) -> DotProducts:
         """Scalar products within and between the sets."""
-        return DotProducts.of(self.samples.rows, self.reference.rows)
+        return DotProducts.from_features(self.samples.rows, self.reference.rows)
 
     @cached_property
     def prdc(self) -> dict[str, Estimate]:
@@ -62,25 +62,23 @@ class FidelityMetric:
 
     function: Callable[[FeaturePair], Estimate]
     better: str
-    """``LOWER`` or ``HIGHER``."""
+    """Preferred direction: ``LOWER`` or ``HIGHER``."""
     description: str
-    """Explanation for the report."""
+    """Explanation of the metric in the report."""
     published_names: tuple[str, ...] = ()
     """Prefixes of other names of the metric in records (``Extractor.title``)."""
     is_distance: bool = False
-    """Whether the metric is a distance above 0, which the report shows as a multiple of its floor (the verdict uses
-    those of ``report.sections.fidelity.JUDGED``)."""
-    measures: str = "features"
-    """Input of the metric: "features", "spectrum" (power at each frequency), or "logits" (of the samples alone; the
-    floor is the value of the reference set)."""
+    """Whether the metric is a nonnegative distance; the report shows distances as multiples of their floors."""
+    input_kind: str = "features"
+    """Input: "features", "spectrum" (power spectra), or "logits" (of the samples alone; floor: those of real data)."""
 
 
-def _prdc(name: str, description: str) -> FidelityMetric:
+def _prdc_metric(name: str, description: str) -> FidelityMetric:
     return FidelityMetric(lambda pair: pair.prdc[name], HIGHER, description)
 
 
-_FRECHET = "Frechet distance between synthetic and real features of the network in the name; smaller is closer."
-_MMD = "Maximum mean discrepancy between synthetic and real features of the network in the name; 0 if they agree."
+_FRECHET = "Frechet distance between synthetic and real features of the named network; smaller is closer."
+_MMD = "Maximum mean discrepancy between synthetic and real features of the named network; 0 for equal distributions."
 METRICS = {
     "frechet": FidelityMetric(
         lambda pair: frechet_estimate(pair.samples.rows, pair.reference.rows),
@@ -94,33 +92,31 @@ METRICS = {
     "quadratic": FidelityMetric(
         lambda pair: polynomial_mmd(pair.products, degree=2, offset=0.0), LOWER, _MMD, ("JEDi",)
     ),
-    "precision": _prdc("precision", "Share of synthetic samples near real ones: are the samples plausible?"),
-    "recall": _prdc("recall", "Share of real samples near synthetic ones: is the variety of real data covered?"),
-    "density": _prdc(
-        "density", "Density of real samples around synthetic ones; about 1 for a second set of real data."
-    ),
-    "coverage": _prdc("coverage", "Share of real samples that have a synthetic sample nearby."),
+    "precision": _prdc_metric("precision", "Share of synthetic samples near real samples; low if implausible."),
+    "recall": _prdc_metric("recall", "Share of real samples near synthetic samples; low if variety is missing."),
+    "density": _prdc_metric("density", "Density of real samples around synthetic samples; about 1 for real data."),
+    "coverage": _prdc_metric("coverage", "Share of real samples that have a synthetic sample nearby."),
     "IS": FidelityMetric(
         lambda pair: inception_score(np.asarray(pair.samples.logits)),
         HIGHER,
-        "Confidence and variety of the Inception network's predicted classes; it uses no real samples.",
+        "Confidence and variety of the classes that the Inception network predicts; real samples are not used.",
         ("inception score",),
-        measures="logits",
+        input_kind="logits",
     ),
     "log_spectral": FidelityMetric(
         lambda pair: log_spectral_estimate(pair.samples.rows, pair.reference.rows),
         LOWER,
-        "Difference between power spectra in decibels: spectra of frames show blur and missing speckle, spectra over "
-        "time show flicker and frozen texture.",
+        "Difference between power spectra in decibels: spatial spectra show blur and missing speckle, temporal spectra "
+        "show flicker and static texture.",
         ("log-spectral distance", "temporal log-spectral distance"),
         is_distance=True,
-        measures="spectrum",
+        input_kind="spectrum",
     ),
 }
 
 
 def fidelity_metric(title: str) -> FidelityMetric | None:
-    """The metric of a record's entry ``title``, as frechet[classifier] or FVD16; None if it is not in ``METRICS``."""
+    """The metric with the name ``title`` in a record, such as frechet[classifier] or FVD16; None if unknown."""
     for name, metric in METRICS.items():
         names = "|".join(map(re.escape, (name, *metric.published_names)))
         if re.match(rf"(?:{names})(?![a-z])", title, re.IGNORECASE):
@@ -129,8 +125,8 @@ def fidelity_metric(title: str) -> FidelityMetric | None:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A metric of synthetic samples, and its floor: the same metric of real samples."""
+class Comparison:
+    """Value of a metric for synthetic samples, and its floor: the value for real samples."""
 
     value: Interval
     floor: Interval
@@ -138,8 +134,8 @@ class Compared:
     """Lowest and highest value over random subsets of the samples; None for a single subset."""
 
 
-def average_subsets(subsets: Sequence[Mapping[str, Compared]]) -> dict[str, Compared]:
-    """Each metric averaged over random subsets of the samples: mean values and interval ends, and the spread."""
+def average_subsets(subsets: Sequence[Mapping[str, Comparison]]) -> dict[str, Comparison]:
+    """Means of each metric and of its interval ends over random subsets of the samples, with the spread."""
     if len(subsets) == 1:
         return dict(subsets[0])
     averaged = {}
@@ -149,33 +145,33 @@ def average_subsets(subsets: Sequence[Mapping[str, Compared]]) -> dict[str, Comp
             for field in ("value", "floor")
         )
         values = [subset[name].value.value for subset in subsets]
-        averaged[name] = Compared(value, floor, (min(values), max(values)))
+        averaged[name] = Comparison(value, floor, (min(values), max(values)))
     return averaged
 
 
 def compare_features(
     synthetic: Features, test: Features, train: Features, k: int = 5, seed: int = 0
-) -> dict[str, Compared]:
-    """Every metric of ``METRICS`` of ``synthetic`` against ``test``; the floor is ``train`` against ``test``.
+) -> dict[str, Comparison]:
+    """All ``METRICS`` between ``synthetic`` and ``test``; the floor is the metric between ``train`` and ``test``.
 
     Raises ``ValueError`` unless all sets have the same N, because distances depend on N. PRDC uses min(``k``, N - 1)
     neighbors.
     """
     if not len(synthetic.rows) == len(test.rows) == len(train.rows):
         counts = f"{len(synthetic.rows)} synthetic, {len(test.rows)} test and {len(train.rows)} train"
-        raise ValueError(f"{counts}: use the same number of each")
+        raise ValueError(f"{counts} samples: use equal numbers")
     k = min(k, len(test.rows) - 1)
-    measures = "spectrum" if test.are_spectra else "features"
-    values, floors = (_estimate_all(FeaturePair(samples, test, k), seed, measures) for samples in (synthetic, train))
+    input_kind = "spectrum" if test.are_spectra else "features"
+    values, floors = (_estimate_all(FeaturePair(samples, test, k), seed, input_kind) for samples in (synthetic, train))
     if synthetic.logits is not None:
         values |= _estimate_all(FeaturePair(synthetic, test, k), seed, "logits")
         floors |= _estimate_all(FeaturePair(test, test, k), seed, "logits")
-    return {name: Compared(values[name], floors[name]) for name in METRICS if name in values}
+    return {name: Comparison(values[name], floors[name]) for name in METRICS if name in values}
 
 
-def _estimate_all(pair: FeaturePair, seed: int, measures: str) -> dict[str, Interval]:
+def _estimate_all(pair: FeaturePair, seed: int, input_kind: str) -> dict[str, Interval]:
     return {
         name: influence_interval(metric.function(pair), pair.samples.units, pair.reference.units, seed)
         for name, metric in METRICS.items()
-        if metric.measures == measures
+        if metric.input_kind == input_kind
     }

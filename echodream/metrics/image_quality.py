@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 def mae(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean absolute error in gray levels of 0..255: images in [-1, 1], (B, C, H, W), to (B,). ``mask`` is (B, H, W)."""
+    """Mean absolute error in gray levels of 0..255: images in [-1, 1], (B, C, H, W), to (B,); ``mask``: (B, H, W)."""
     return _masked_mean((x - y).abs().mean(dim=1), mask) * 127.5
 
 
@@ -30,8 +30,8 @@ def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 def moving_pixels(x: Tensor, threshold: float = 16.0) -> Tensor:
     """Mask of pixels that differ from the previous frame by more than ``threshold`` gray levels of 0..255.
 
-    ``x`` is in [-1, 1], (B, C, F, H, W); the mask is bool, (B, F, H, W). The first frame is compared with the second;
-    the mask of a single frame is empty.
+    ``x`` in [-1, 1], (B, C, F, H, W), to bool (B, F, H, W). The first frame has the mask of the second frame; the mask
+    of a single frame is empty.
     """
     if x.shape[2] == 1:
         return torch.zeros_like(x[:, 0], dtype=torch.bool)
@@ -40,14 +40,13 @@ def moving_pixels(x: Tensor, threshold: float = 16.0) -> Tensor:
 
 
 def bicubic_round_trip(x: Tensor, factor: int) -> Tensor:
-    """Baseline: ``x``, (B, C, H, W), downsampled by ``factor`` and upsampled with an antialiased bicubic filter."""
-    size = x.shape[-2:]
+    """Baseline reconstruction of ``x``, (B, C, H, W): bicubic downsampling by ``factor``, then upsampling."""
     small = functional.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True)
-    return functional.interpolate(small, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+    return functional.interpolate(small, size=x.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of (B, H, W) over the pixels of ``mask``: (B,); NaN for an empty mask."""
+    """Mean of ``values``, (B, H, W), over the pixels of ``mask``: (B,); NaN for an empty mask."""
     if mask is None:
         return values.mean(dim=(1, 2))
     return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))

@@ -1,8 +1,8 @@
 """Detection of end diastole (ED) and end systole (ES) in echocardiography videos from their pixels, without a model.
 
 Frames are (F, H, W): uint8, or floats in [-1, 1]. The ventricles move most, so the first principal component of the
-smoothed frames follows their contraction; its extrema are ED and ES. The area of the blood pool near the probe and the
-shorter duration of systole decide whether ED are the maxima or the minima.
+smoothed frames follows the contraction of the ventricles. The extrema of this component are ED and ES. Two facts decide
+whether ED are the maxima or the minima: ventricles are larger at ED, and systole is shorter than diastole.
 """
 
 from collections.abc import Sequence
@@ -14,39 +14,39 @@ from scipy import ndimage, signal
 from echodream.metrics.cardiac_cycle import MIN_BEATS, area_curve, estimate_rhythm, gray_levels, smooth_frames
 
 MIN_SIDE = 48
-"""Minimum pixels on the shorter side of frames after downsampling by a whole factor."""
+"""Minimum number of pixels on the shorter side of frames after downsampling by an integer factor."""
 VENTRICLE_DEPTH = 0.5
-"""Share of the height of the sector, from the probe, in which the blood pool belongs to the ventricles."""
+"""Fraction of the height of the sector, from the probe, in which the blood pool belongs to the ventricles."""
 MIN_PERIODICITY = 0.5
-"""Lowest autocorrelation at a lag of one beat; breathing lungs stay below."""
-_COMPONENTS = 6
-_SMOOTHING = 0.012  # seconds: standard deviation of the filter of the curve
-_PROMINENCE = 0.4  # of the range of the curve: smaller peaks are filling waves
-_END_DROP = 0.2  # of the range: peaks near an end that are lower than the others by more are filling waves
-_MIN_DISTANCE = 0.6  # of a beat: between two peaks of one kind
-_MIN_END_DISTANCE = 0.85  # of a beat: between a peak that is matched at an end of the clip and the other peaks
-_LEVELS = (0.03, 0.12)  # of the range below a peak: the two levels from which its time is extrapolated
-_EXTRAPOLATION = {"ED": 0.5, "ES": 1.0}  # of the time between the levels: filling ends more abruptly than ejection
-_END_TOLERANCE = 0.25  # of the range: distance of frames at an end of the clip from those of another beat
-_MIN_FOUND = 0.5  # share of the beats that must have a peak
-_SYSTOLE_WEIGHT = 8.0  # of the share of systole in a beat, relative to the correlation with the blood pool
+"""Minimum autocorrelation at a lag of one beat; videos of breathing lungs have a smaller one."""
+_COMPONENTS = 6  # number of principal components
+_SMOOTHING = 0.012  # standard deviation, in seconds, of the Gaussian filter of the first component
+_PROMINENCE = 0.4  # minimum prominence of a peak, as a fraction of the range of the component
+_END_DROP = 0.2  # maximum height of a peak near an end below the other peaks, as a fraction of the range
+_MIN_DISTANCE = 0.6  # minimum distance of two peaks of one kind, in beats
+_MIN_END_DISTANCE = 0.85  # minimum distance of a peak at an end of the clip from the other peaks, in beats
+_LEVELS = (0.03, 0.12)  # two levels below a peak, as fractions of the range, from which its time is extrapolated
+_EXTRAPOLATION = {"ED": 0.5, "ES": 1.0}  # extrapolated time after the upper level, in units of the time between levels
+_END_TOLERANCE = 0.25  # maximum distance of frames at an end of the clip from another beat, as a fraction of the range
+_MIN_BEATS_WITH_PEAK = 0.5  # minimum share of beats with a peak
+_SYSTOLE_WEIGHT = 8.0  # weight of the share of systole in a beat, relative to the correlation with the blood pool
 
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Frame numbers of the end diastoles and end systoles of a clip; without any if there is a ``problem``."""
+    """Frame numbers of the end diastoles and end systoles of a clip; both are empty if there is a ``problem``."""
 
     ed: tuple[int, ...] = ()
     es: tuple[int, ...] = ()
     heart_rate: float = float("nan")
     """Beats per minute."""
     problem: str | None = None
-    """Why no key frames were found, a clause for messages."""
+    """Reason for missing key frames, as a clause of a message."""
 
 
 @dataclass(frozen=True)
 class KeyFrameMatch:
-    """Detected key frames compared with reference key frames: counts."""
+    """Numbers of matched and missed reference key frames, and of spurious detections."""
 
     matched: int
     missed: int
@@ -56,8 +56,8 @@ class KeyFrameMatch:
 def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     """All end diastoles and end systoles of a clip, (F, H, W), at ``fps`` frames per second.
 
-    Key frames at the ends of the clip, which are only partly visible, are found by comparison with other beats. A clip
-    of fewer than ``MIN_BEATS`` beats, or without periodic motion, has none.
+    Beats that the ends of the clip cut off are matched with complete beats. A clip of fewer than ``MIN_BEATS`` beats,
+    or without periodic motion, has no key frames.
     """
     levels = _downsample(frames)
     rhythm = estimate_rhythm(_remove_slow_changes(levels), fps)
@@ -69,7 +69,7 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     times = _turning_points(trajectory, beat, fps)
     reversed_times = _turning_points(-trajectory, beat, fps)
     correlation = _pearson_correlation(trajectory[:, 0], area)
-    expected = _MIN_FOUND * (len(levels) / beat - 1)
+    expected = _MIN_BEATS_WITH_PEAK * (len(levels) / beat - 1)
     if not all(len(each) >= max(1.0, expected) for each in times.values()):
         return KeyFrames(problem="the periodic motion does not have one maximum and minimum per beat")
     if correlation + _SYSTOLE_WEIGHT * (0.5 - _systole_share(times, beat)) < 0:
@@ -79,18 +79,18 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
 
 
 def match_key_frames(detected: Sequence[int], reference: Sequence[int], tolerance: int = 1) -> KeyFrameMatch:
-    """Match frame numbers one to one, at most ``tolerance`` frames apart."""
-    remaining, count = sorted(detected), 0
-    for mark in sorted(reference):
-        match = next((frame for frame in remaining if abs(frame - mark) <= tolerance), None)
-        if match is not None:  # the earliest match is optimal: no later mark can lose by it
-            remaining.remove(match)
+    """One-to-one match of ``detected`` and ``reference`` frame numbers that differ by at most ``tolerance`` frames."""
+    unmatched, count = sorted(detected), 0
+    for frame in sorted(reference):
+        match = next((other for other in unmatched if abs(other - frame) <= tolerance), None)
+        if match is not None:  # the earliest match never reduces the number of later matches
+            unmatched.remove(match)
             count += 1
-    return KeyFrameMatch(count, len(reference) - count, len(remaining))
+    return KeyFrameMatch(count, len(reference) - count, len(unmatched))
 
 
 def _downsample(frames: np.ndarray) -> np.ndarray:
-    """Frames with at least ``MIN_SIDE`` pixels on the shorter side, by block averages: floats in [-1, 1]."""
+    """Block averages of frames, floats in [-1, 1], with at least ``MIN_SIDE`` pixels on the shorter side."""
     gray_levels(frames[:1])  # raises for arrays that are not frames
     factor = max(1, min(frames.shape[1:]) // MIN_SIDE)
     height, width = (size // factor * factor for size in frames.shape[1:])
@@ -100,16 +100,16 @@ def _downsample(frames: np.ndarray) -> np.ndarray:
 
 
 def _remove_slow_changes(levels: np.ndarray) -> np.ndarray:
-    """Frames, (F, H, W), without the quadratic trend of each pixel over time, as from a sliding probe."""
+    """Frames (F, H, W) without the quadratic trend of each pixel over time, which a moving probe causes."""
     flat = levels.reshape(len(levels), -1)
     basis, _ = np.linalg.qr(np.vander(np.linspace(-1, 1, len(levels)), 3))
     return np.clip((flat - basis @ (basis.T @ flat)).reshape(levels.shape), -1, 1)
 
 
 def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
-    """Principal components of the frames over time, the largest first, (F, K), without drift.
+    """Principal components of the frames over time, (F, K), by decreasing variance, without drift.
 
-    The drift is the mean change over a beat of ``beat`` frames.
+    The drift is the mean change of a component over a beat, which has ``beat`` frames.
     """
     deviations = smooth_frames(levels).reshape(len(levels), -1)
     deviations = deviations - deviations.mean(axis=0)
@@ -123,7 +123,7 @@ def _principal_components(levels: np.ndarray, beat: float) -> np.ndarray:
 
 
 def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str, np.ndarray]:
-    """Times in frames of "ED", the maxima of the first component, and "ES", its minima."""
+    """Times, in frames, of the maxima ("ED") and of the minima ("ES") of the first component."""
     width = _SMOOTHING * fps
     curve = ndimage.gaussian_filter1d(trajectory[:, 0], width) if width > 0.3 else trajectory[:, 0]
     low, high = np.percentile(curve, [5, 95])
@@ -131,17 +131,17 @@ def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str
     for kind, sign in (("ED", 1), ("ES", -1)):
         times = _peak_times(sign * curve, high - low, beat, _EXTRAPOLATION[kind])
         ends = [_match_end(trajectory, times, beat, high - low, last) for last in (False, True)]
-        far = [
+        distant = [
             time
             for time in ends
             if time is not None and all(abs(time - other) > _MIN_END_DISTANCE * beat for other in times)
         ]
-        turning_points[kind] = np.array(sorted(times + far))
+        turning_points[kind] = np.array(sorted(times + distant))
     return turning_points
 
 
 def _peak_times(curve: np.ndarray, height: float, beat: float, extrapolation: float) -> list[float]:
-    """Arrival times at the peaks of ``curve`` with range ``height``, except peaks that an end of the clip cuts off."""
+    """Times of the complete peaks of ``curve``, whose range is ``height``."""
     options = {"prominence": _PROMINENCE * height, "distance": max(1.0, _MIN_DISTANCE * beat)}
     inner, _ = signal.find_peaks(curve, **options)
     padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # the prominence of peaks near an end is not reduced
@@ -152,9 +152,9 @@ def _peak_times(curve: np.ndarray, height: float, beat: float, extrapolation: fl
 
 
 def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: float) -> float | None:
-    """End of the rise to ``peak``, extrapolated from its crossings of two levels; None if the clip starts too late.
+    """End of the rise to ``peak``, extrapolated from the crossings of two levels; None if the clip starts later.
 
-    The position of the peak itself is noisy, because the curve is flat in the isovolumic phases.
+    The maximum itself has a noisy position, because the curve is flat in the isovolumic phases.
     """
     crossings = []
     for level in (curve[peak] - share * height for share in _LEVELS):
@@ -167,7 +167,7 @@ def _arrival_time(curve: np.ndarray, peak: int, height: float, extrapolation: fl
 
 
 def _match_end(trajectory: np.ndarray, times: Sequence[float], beat: float, height: float, last: bool) -> float | None:
-    """Time of a turning point in the first (or ``last``) frames, by matching them with other beats.
+    """Time of a turning point at the start (or the end, if ``last``) of the clip, by a match with other beats.
 
     None if no other beat matches, or if the turning point lies outside the clip.
     """
@@ -191,7 +191,7 @@ def _match_end(trajectory: np.ndarray, times: Sequence[float], beat: float, heig
 
 
 def _systole_share(times: dict[str, np.ndarray], beat: float) -> float:
-    """Median share of the beat from an end diastole to the next end systole; 0.5 without a pair."""
+    """Median duration of systole (end diastole to next end systole), as a fraction of a beat; 0.5 if unknown."""
     systoles = [min(later) - ed for ed in times["ED"] if len(later := times["ES"][times["ES"] > ed])]
     diastoles = [min(later) - es for es in times["ES"] if len(later := times["ED"][times["ED"] > es])]
     lengths = [*systoles, *(beat - length for length in diastoles)]
@@ -200,7 +200,7 @@ def _systole_share(times: dict[str, np.ndarray], beat: float) -> float:
 
 
 def _pearson_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation; 0 if one of them is constant or not finite."""
+    """Pearson correlation of ``a`` and ``b``; 0 if one of them is constant or not finite."""
     if not (np.isfinite(b).all() and a.std() > 0 and b.std() > 0):
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

@@ -1,6 +1,6 @@
 """Unbiased squared maximum mean discrepancies (MMD) between two sets of features; 0 for equal distributions.
 
-All kernels are functions of scalar products of features, which ``DotProducts`` computes once.
+All kernels are functions of dot products of features, which ``DotProducts`` computes once.
 """
 
 from dataclasses import dataclass
@@ -13,39 +13,42 @@ from echodream.metrics.frechet import check_features
 
 @dataclass(frozen=True)
 class DotProducts:
-    """Scalar products within and between features ``x``, (N, D), and ``y``, (M, D), in float64."""
+    """Dot products within and between features ``x``, (N, D), and ``y``, (M, D), in float64."""
 
     xx: np.ndarray
-    """(N, N)."""
+    """Dot products within ``x``, (N, N)."""
     xy: np.ndarray
-    """(N, M)."""
+    """Dot products of ``x`` and ``y``, (N, M)."""
     yy: np.ndarray
-    """(M, M)."""
+    """Dot products within ``y``, (M, M)."""
     dimensions: int
+    """Number of features, D."""
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
-        """From features. Raises ``ValueError`` as ``check_features``."""
+    def from_features(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
+        """The dot products of ``x`` and ``y``. Raises ``ValueError`` as ``check_features``."""
         x, y = check_features(x, y)
         return cls(x @ x.T, x @ y.T, y @ y.T, x.shape[1])
 
     def squared_distances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Squared Euclidean distances within x, between x and y, within y: (N, N), (N, M), (M, M)."""
+        """Squared Euclidean distances within ``x``, (N, N), between ``x`` and ``y``, (N, M), within ``y``, (M, M)."""
         x, y = self.xx.diagonal(), self.yy.diagonal()
-        parts = [x[:, None] + x - 2 * self.xx, x[:, None] + y - 2 * self.xy, y[:, None] + y - 2 * self.yy]
-        for part in (parts[0], parts[2]):
-            np.fill_diagonal(part, 0.0)
-        within_x, between, within_y = (np.maximum(part, 0.0, out=part) for part in parts)
+        within_x = np.maximum(x[:, None] + x - 2 * self.xx, 0.0)
+        between = np.maximum(x[:, None] + y - 2 * self.xy, 0.0)
+        within_y = np.maximum(y[:, None] + y - 2 * self.yy, 0.0)
+        np.fill_diagonal(within_x, 0.0)
+        np.fill_diagonal(within_y, 0.0)
         return within_x, between, within_y
 
 
 def polynomial_mmd(products: DotProducts, degree: int = 3, offset: float = 1.0) -> Estimate:
-    """Squared MMD with the kernel (x'y / D + offset)^degree; by default the kernel inception distance (1801.01401).
+    """Squared MMD with the kernel (x'y / D + offset)^degree.
 
-    ``degree`` 2 and ``offset`` 0 are the kernel of JEDi (arXiv 2410.05203), up to its scale.
+    The defaults give the kernel inception distance (arXiv 1801.01401); ``degree`` 2 and ``offset`` 0 give the kernel of
+    JEDi (arXiv 2410.05203), up to its scale.
     """
-    parts = (products.xx, products.xy, products.yy)
-    return mmd_from_kernels(*((part / products.dimensions + offset) ** degree for part in parts))
+    matrices = (products.xx, products.xy, products.yy)
+    return mmd_from_kernels(*((matrix / products.dimensions + offset) ** degree for matrix in matrices))
 
 
 def gaussian_mmd(products: DotProducts) -> Estimate:
@@ -53,10 +56,9 @@ def gaussian_mmd(products: DotProducts) -> Estimate:
 
     s^2 is the median squared distance within ``y``, so the metric does not depend on the scale of the features.
     """
-    within_x, between, within_y = products.squared_distances()
-    width = float(np.median(within_y[np.triu_indices(len(within_y), 1)]))
-    width = width if width > 0 else 1.0
-    return mmd_from_kernels(*(np.exp(part / (-2 * width)) for part in (within_x, between, within_y)))
+    distances = products.squared_distances()
+    width = float(np.median(distances[2][np.triu_indices(len(products.yy), 1)])) or 1.0
+    return mmd_from_kernels(*(np.exp(squared / (-2 * width)) for squared in distances))
 
 
 def mmd_from_kernels(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> Estimate:

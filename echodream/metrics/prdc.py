@@ -1,6 +1,6 @@
-"""Precision, recall, density and coverage of synthetic samples (Naeem et al., arXiv 2002.09797).
+"""Precision, recall, density and coverage (PRDC) of synthetic samples (Naeem et al., arXiv 2002.09797).
 
-The ball of a row has the radius of its distance to the k-th nearest neighbor in the same set.
+The radius of the ball of a row is the distance of the row to its k-th nearest neighbor in the same set.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from echodream.metrics.bootstrap import Estimate, mean_estimate
 
 
 def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """Values whose mean is the metric: precision and density of samples, (N,), recall and coverage of real rows, (M,).
+    """PRDC as values with the metric as mean: precision and density per sample, (N,), the others per real row, (M,).
 
     ``in_real_ball``: whether sample i lies in the ball of real row j, bool (N, M). ``in_synthetic_ball``: whether real
     row j lies in the ball of sample i, bool (N, M).
@@ -25,9 +25,9 @@ def prdc_rows(in_real_ball: np.ndarray, in_synthetic_ball: np.ndarray, k: int) -
 
 
 def prdc_estimates(within: np.ndarray, between: np.ndarray, others: np.ndarray, k: int) -> dict[str, Estimate]:
-    """The four metrics from squared distances within and between samples and real rows: (N, N), (N, M), (M, M).
+    """PRDC from squared distances within samples, (N, N), between samples and real rows, (N, M), within these, (M, M).
 
-    Influences are computed with fixed radii: a row of the other set has an influence through the rows that only its
+    Influences are computed with fixed radii: a ball has an influence on the other set through the rows that no other
     ball contains. Raises ``ValueError`` unless 1 <= ``k`` < N, M.
     """
     if not 1 <= k < min(between.shape):
@@ -52,14 +52,14 @@ def squared_radii(within: np.ndarray, k: int) -> np.ndarray:
 
 
 def _coverage_estimate(covered: np.ndarray, balls: np.ndarray) -> Estimate:
-    """Proportion of the first set, (C,), that is ``covered`` by the ``balls`` of the second, bool (R, C)."""
+    """Proportion of C rows that are ``covered``, (C,), by the ``balls`` of the R rows of the other set, bool (R, C)."""
     estimate = mean_estimate(covered, proportion=True)
     if estimate.value in (0.0, 1.0):
-        return estimate  # its interval is exact
-    only_ball = mean_estimate((balls & (balls.sum(axis=0) == 1)).mean(axis=1) * len(balls))
-    return replace(estimate, y=only_ball.x)
+        return estimate  # a proportion of 0 or 1 has an exact interval
+    covered_by_one = mean_estimate((balls & (balls.sum(axis=0) == 1)).mean(axis=1) * len(balls))
+    return replace(estimate, y=covered_by_one.x)
 
 
 def _exchange_sets(estimate: Estimate) -> Estimate:
-    """The estimate with first and second set exchanged."""
+    """``estimate`` with exchanged first and second set."""
     return replace(estimate, x=estimate.y, y=estimate.x)

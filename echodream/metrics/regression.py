@@ -1,4 +1,4 @@
-"""Regression metrics of rows that may be weighted (``bootstrap.bootstrap_weights``)."""
+"""Regression metrics, with optional weights of ``bootstrap.bootstrap_weights``."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ import numpy as np
 def regression_metrics(
     predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """R2, MAE and RMSE of ``predicted`` and ``truth``, (N,) both: (R,) each, for weights (R, N).
+    """R2, MAE and RMSE, (R,) each, of ``predicted``, (N,), and ``truth``, (N,), for ``weights`` (R, N).
 
-    R2 is the explained share of the variance of ``truth``, which may be negative; NaN if ``truth`` is constant.
+    R2 may be negative, and is NaN if ``truth`` is constant.
     """
     w = np.ones((1, len(truth))) if weights is None else weights
     total = w.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Texture and motion of ultrasound, without a network: spatial and temporal power spectra, speckle statistics."""
+"""Texture and motion of ultrasound videos: spatial and temporal power spectra, speckle statistics."""
 
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -8,16 +8,17 @@ from echodream.metrics.bootstrap import Estimate
 PATCH = 7
 """Height and width of the patches of ``speckle_snr``, in pixels."""
 DEPTH_BANDS = ("near", "middle", "far")
-_DARK = 8
+"""Names of the thirds of the depth, from the probe."""
+_MIN_TISSUE_LEVEL = 8
 """Minimum mean gray level, of 255, of a patch of tissue."""
 _MIN_POWER = 1e-12
-"""Added to powers before the logarithm, for black frames."""
+"""Constant that is added to powers before the logarithm, because black frames have power 0."""
 
 
 def radial_power(frames: np.ndarray) -> np.ndarray:
-    """Radially averaged power spectra of Hann-windowed, mean-free ``frames``, (N, H, W), at radii 1 to n/2 - 1.
+    """Radially averaged power spectra of Hann-windowed, mean-free ``frames``: (N, H, W) to (N, n/2 - 1).
 
-    n is the smaller of H and W, and the radius is the spatial frequency in cycles per n pixels. Shape (N, n/2 - 1).
+    n is the smaller of H and W. The spatial frequencies are 1 to n/2 - 1 cycles per n pixels.
     """
     height, width = frames.shape[1:]
     n = min(height, width)
@@ -32,10 +33,10 @@ def radial_power(frames: np.ndarray) -> np.ndarray:
 
 
 def temporal_power(clip: np.ndarray) -> np.ndarray:
-    """Temporal power spectrum of a clip, (F, H, W), averaged over pixels, at frequencies 1 to F/2 - 1 per F frames.
+    """Temporal power spectrum of a clip, averaged over pixels: (F, H, W) to (F/2 - 1,).
 
-    The time series of each pixel is centered and Hann-windowed. Flicker (new noise in every frame) increases the high
-    frequencies; a static texture over moving tissue decreases them. Shape (F/2 - 1,).
+    The frequencies are 1 to F/2 - 1 cycles per F frames. The time series of each pixel is centered and Hann-windowed.
+    Flicker (new noise in every frame) increases the power at high frequencies; a static texture decreases it.
     """
     centered = clip - clip.mean(axis=0)
     spectrum = np.fft.rfft(centered * np.hanning(len(clip))[:, None, None], axis=0)
@@ -43,10 +44,10 @@ def temporal_power(clip: np.ndarray) -> np.ndarray:
 
 
 def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Log-spectral distance between the mean power spectra of two sets, (N, R) and (M, R), in dB.
+    """Log-spectral distance D between the mean power spectra P_x and P_y of two sets, (N, R) and (M, R), in dB.
 
-    Root mean square over the R frequencies of 10 log10 P_x - 10 log10 P_y, with the influence of each row: the
-    derivative of D by the weight of row i is mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
+    D is the root mean square over the R frequencies r of d_r = 10 log10 P_x - 10 log10 P_y. The influence of row i with
+    spectrum p_i is the derivative of D by its weight: mean_r(d_r * 10 / ln 10 * (p_ir / P_r - 1)) / D.
     """
     x, y = np.asarray(x, np.float64) + _MIN_POWER, np.asarray(y, np.float64) + _MIN_POWER
     means = x.mean(axis=0), y.mean(axis=0)
@@ -62,26 +63,25 @@ def log_spectral_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
 
 
 def speckle_snr(frames: np.ndarray) -> np.ndarray:
-    """Mean over standard deviation of gray levels in 7x7 patches of tissue, averaged by depth band.
+    """Signal-to-noise ratio of speckle: mean over standard deviation of gray levels in 7x7 patches of tissue.
 
-    ``frames``: (N, H, W), gray levels 0 to 255. Returns (3,): near, middle and far third of the depth; NaN without
-    tissue. This is the signal-to-noise ratio of first-order speckle statistics, of log-compressed pixels (before log
-    compression, fully developed speckle has 1.91: Burckhardt 1978).
+    ``frames``: (N, H, W), gray levels 0 to 255. Returns the means in ``DEPTH_BANDS``, (3,); NaN without tissue. Fully
+    developed speckle has a ratio of 1.91 before log compression (Burckhardt 1978).
     """
     n, height, width = frames.shape
     rows, columns = height // PATCH, width // PATCH
     patches = frames[:, : rows * PATCH, : columns * PATCH].reshape(n, rows, PATCH, columns, PATCH)
     mean, std = patches.mean(axis=(2, 4)), patches.std(axis=(2, 4))
-    tissue = (mean >= _DARK) & (patches.min(axis=(2, 4)) > 0) & (std > 0)
-    ratio = np.divide(mean, std, out=np.full_like(mean, np.nan), where=tissue)
+    tissue = (mean >= _MIN_TISSUE_LEVEL) & (patches.min(axis=(2, 4)) > 0) & (std > 0)
+    ratio = np.ma.array(np.divide(mean, std, out=np.zeros_like(mean), where=tissue), mask=~tissue)
     bands = np.array_split(np.arange(rows), len(DEPTH_BANDS))
-    return np.array([_finite_mean(ratio[:, band]) for band in bands])
+    return np.array([np.ma.filled(ratio[:, band].mean(), np.nan) for band in bands])
 
 
 def speckle_width(frames: np.ndarray) -> np.ndarray:
-    """Full width at half maximum of the autocorrelation of speckle, along depth and across it, in pixels, (2,).
+    """Full width at half maximum of the autocorrelation of speckle, axial and lateral, in pixels: (N, H, W) to (2,).
 
-    ``frames``: (N, H, W). Speckle is the frame minus its mean over 9x9 pixels, where the frame is not black.
+    Speckle is the frame minus its mean over 9x9 pixels, where the frame is not black.
     """
     values = frames.astype(np.float64)
     residual = (values - uniform_filter(values, size=(0, 9, 9))) * (values > 0)
@@ -94,15 +94,10 @@ def speckle_width(frames: np.ndarray) -> np.ndarray:
 
 
 def _width_at_half(correlation: np.ndarray) -> float:
-    """Twice the lag at which a correlation, 1 at lag 0, first falls to 1/2, by linear interpolation."""
+    """Twice the lag at which ``correlation``, 1 at lag 0, first falls to 1/2, by linear interpolation; NaN if never."""
     half = correlation[: len(correlation) // 2]
     below = np.flatnonzero(half < 0.5)
     if not len(below):
         return float("nan")
     lag = int(below[0])
     return 2 * (lag - (0.5 - half[lag]) / (half[lag - 1] - half[lag]))
-
-
-def _finite_mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from echodream.metrics import classification
 from echodream.metrics.bootstrap import CONFIDENCE, Interval, percentile_interval
-from echodream.metrics.classification import roc_auc
 
 Array = np.ndarray[Any, Any]
 
@@ -22,9 +22,9 @@ class Pairs:
 
     score: Array
     first: Array
-    """Patient of the first frame: int64, from 0."""
+    """Index of the patient of the first frame: int64, from 0."""
     second: Array
-    """Patient of the second frame."""
+    """Index of the patient of the second frame: int64, from 0."""
     patients: int
     """Number of patients."""
 
@@ -34,9 +34,9 @@ class Pairs:
         return self.first == self.second
 
     def weights(self, counts: Array) -> Array:
-        """Weight of each pair, float64 (P,), if a bootstrap sample contains patient p ``counts[p]`` times.
+        """Weight of each pair, float64 (P,), in a bootstrap sample that contains patient p ``counts[p]`` times.
 
-        A genuine pair has the count of its patient, an impostor pair the product of both counts.
+        The weight of a genuine pair is the count of its patient, that of an impostor pair the product of both counts.
         """
         return np.where(self.same, counts[self.first], counts[self.first] * counts[self.second]).astype(np.float64)
 
@@ -47,19 +47,16 @@ class Pairs:
 
 def similarity_matrix(embeddings: Array, similarity: str = "cosine") -> Array:
     """Cosine similarity or Pearson correlation of all rows: (N, D) to float64 (N, N). A constant row has 0."""
+    from sklearn.metrics.pairwise import cosine_similarity
+
     rows = np.asarray(embeddings, np.float64)
-    if similarity == "pearson":
-        rows = rows - rows.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
-    return rows @ rows.T
+    return np.asarray(cosine_similarity(rows - rows.mean(axis=1, keepdims=True) if similarity == "pearson" else rows))
 
 
 def all_pairs(similarities: Array, patient: Array, recording: Array | None = None) -> Pairs:
-    """Every pair of two different frames, from ``similarities``, (N, N), and the ``patient`` of each frame, (N,).
+    """All pairs of different frames, from ``similarities``, (N, N), and the ``patient`` of each frame, (N,).
 
-    With ``recording``, (N,), pairs within one recording are left out: the patient must then be recognized across
-    recordings.
+    With ``recording``, (N,), pairs within one recording are left out.
     """
     names, number = np.unique(patient, return_inverse=True)
     first, second = np.triu_indices(len(number), 1)
@@ -73,47 +70,35 @@ def all_pairs(similarities: Array, patient: Array, recording: Array | None = Non
 
 def pairs_from_scores(score: Array, first: Array, second: Array) -> Pairs:
     """Pairs from their ``score`` and the patients of both frames, (P,) each."""
-    names, number = np.unique(np.concatenate([first, second]).astype(str), return_inverse=True)
+    names, numbers = np.unique(np.stack([first, second]).astype(str), return_inverse=True)
     order = np.argsort(-score, kind="stable")
-    count = len(score)
-    return Pairs(score[order], number[:count][order], number[count:][order], len(names))
+    first, second = numbers.reshape(2, -1)[:, order]
+    return Pairs(score[order], first, second, len(names))
 
 
 def roc_curve(pairs: Pairs, weight: Array | None = None) -> tuple[Array, Array, Array]:
-    """False accept rate, true accept rate and threshold, (T,) each, from no accepted pair to all.
+    """False accept rate, true accept rate and threshold, (U + 1,) each, from an infinite threshold to the lowest score.
 
-    There is a point for each distinct score. Rates are NaN without genuine (or impostor) pairs.
+    There is a threshold for each of the U distinct scores. Rates are NaN without impostor (or genuine) pairs.
     """
-    weight = np.ones(len(pairs.score)) if weight is None else weight
-    same = pairs.same
-    last = np.flatnonzero(np.append(np.diff(pairs.score) != 0, True)) if len(same) else np.zeros(0, np.int64)
-    rates = []
-    for part in (~same, same):
-        total = np.cumsum(weight * part)[last] if len(same) else np.zeros(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates.append(np.append(0.0, total) / (total[-1] if len(total) else 0.0))
-    return rates[0], rates[1], np.append(np.inf, pairs.score[last])
+    weights = None if weight is None else weight[None]
+    far, tar = classification.roc_curve(pairs.score, pairs.same, weights)
+    return far, tar, np.append(np.inf, np.unique(pairs.score)[::-1])
 
 
 def auc(pairs: Pairs, weight: Array | None = None) -> float:
-    """Area under the ROC curve: probability that a genuine pair scores above an impostor; ties count one half."""
-    return float(roc_auc(pairs.score, pairs.same, None if weight is None else weight[None])[0])
+    """Area under the ROC curve: probability that a genuine pair scores above an impostor pair; ties count one half."""
+    return float(classification.roc_auc(pairs.score, pairs.same, None if weight is None else weight[None])[0])
 
 
-def tar_at_far(pairs: Pairs, far: float, weight: Array | None = None) -> float:
-    """Highest true accept rate at a false accept rate of at most ``far``.
-
-    NaN with fewer than 1 / ``far`` impostor pairs, which cannot resolve that rate.
-    """
-    if np.count_nonzero(~pairs.same) < 1 / far:
-        return float("nan")
-    rates, tar, _ = roc_curve(pairs, weight)
-    allowed = rates <= far
-    return float(tar[allowed].max()) if allowed.any() else float("nan")
+def tar_at_far(pairs: Pairs, far: float) -> float:
+    """True accept rate at ``threshold_at_far``; NaN with fewer than 1 / ``far`` impostor pairs."""
+    threshold = threshold_at_far(pairs, far)
+    return float("nan") if np.isnan(threshold) else verification_rates(pairs, threshold).recall
 
 
 def equal_error_rate(pairs: Pairs, weight: Array | None = None) -> float:
-    """Where FAR and FRR meet on the ROC curve with linear interpolation; NaN without pairs of both kinds."""
+    """Error rate at which FAR = FRR on the linearly interpolated ROC curve; NaN without pairs of both kinds."""
     far, tar, _ = roc_curve(pairs, weight)
     difference = far - (1 - tar)  # from -1 to 1, never decreasing
     if not np.isfinite(difference).all():
@@ -128,9 +113,9 @@ def equal_error_rate(pairs: Pairs, weight: Array | None = None) -> float:
 def bootstrap_pairs(
     pairs: Pairs, statistic: Callable[..., float], repeats: int = 200, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Interval:
-    """``statistic(pairs, weight=...)`` with its bootstrap interval over patients.
+    """``statistic(pairs, weight=...)`` with the bootstrap interval over patients.
 
-    Bootstrap samples without a value, such as those without a genuine pair, are left out.
+    Bootstrap samples in which the statistic is NaN are left out, such as samples without a genuine pair.
     """
     generator = np.random.default_rng(seed)
     probability = np.full(pairs.patients, 1 / max(pairs.patients, 1))
@@ -141,7 +126,7 @@ def bootstrap_pairs(
 
 @dataclass(frozen=True)
 class VerificationRates:
-    """Rates at a threshold; NaN for a rate without genuine (or impostor) pairs."""
+    """Verification rates at a threshold; a rate without genuine (or impostor) pairs is NaN."""
 
     f1: float
     precision: float
@@ -155,50 +140,46 @@ class VerificationRates:
     frr: float
     """False reject rate: share of genuine pairs that are not accepted."""
     average_accuracy: float
-    """1 - (FAR + FRR) / 2: genuine and impostor pairs have equal weight."""
+    """1 - (FAR + FRR) / 2: accuracy if genuine and impostor pairs have equal weight."""
 
 
 RATE_NAMES = tuple(field.name for field in fields(VerificationRates))
 
 
 def verification_rates(pairs: Pairs, threshold: float, weight: Array | None = None) -> VerificationRates:
-    """All rates at ``threshold``; ``weight``, (P,), is how often each pair counts."""
+    """All rates at ``threshold``, with the ``weight`` of each pair, (P,)."""
     weight = np.ones(len(pairs.score)) if weight is None else weight
     accepted, same = pairs.score >= threshold, pairs.same
-    true_accepts, false_accepts = float(weight[accepted & same].sum()), float(weight[accepted & ~same].sum())
-    genuine, impostor = float(weight[same].sum()), float(weight[~same].sum())
-    recall, far = _safe_ratio(true_accepts, genuine), _safe_ratio(false_accepts, impostor)
-    return VerificationRates(
-        f1=_safe_ratio(2 * true_accepts, true_accepts + false_accepts + genuine),
-        precision=_safe_ratio(true_accepts, true_accepts + false_accepts) if true_accepts + false_accepts else 0.0,
-        recall=recall,
-        accuracy=_safe_ratio(true_accepts + impostor - false_accepts, genuine + impostor),
-        far=far,
-        frr=1 - recall,
-        average_accuracy=1 - (far + 1 - recall) / 2,
+    true_accepts, false_accepts, genuine, impostor = (
+        weight[rows].sum() for rows in (accepted & same, accepted & ~same, same, ~same)
     )
-
-
-def _safe_ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else float("nan")
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        recall, far = true_accepts / genuine, false_accepts / impostor
+        return VerificationRates(
+            f1=float(2 * true_accepts / (true_accepts + false_accepts + genuine)),
+            precision=float(true_accepts / (true_accepts + false_accepts or 1.0)),
+            recall=float(recall),
+            accuracy=float((true_accepts + impostor - false_accepts) / (genuine + impostor)),
+            far=float(far),
+            frr=float(1 - recall),
+            average_accuracy=float(1 - (far + 1 - recall) / 2),
+        )
 
 
 def best_f1_threshold(pairs: Pairs) -> float:
-    """The highest of the thresholds with the best F1. NaN without a genuine pair."""
-    far, tar, threshold = roc_curve(pairs)
-    genuine = np.count_nonzero(pairs.same)
-    impostor = len(pairs.score) - genuine
-    if not genuine:
+    """The highest threshold with the maximum F1; NaN without genuine pairs."""
+    if not pairs.same.any():
         return float("nan")
-    true_accepts = tar * genuine
-    false_accepts = far * impostor if impostor else np.zeros_like(true_accepts)
-    return float(threshold[1:][np.argmax((2 * true_accepts / (true_accepts + false_accepts + genuine))[1:])])
+    accepted = np.arange(1, len(pairs.score) + 1)
+    f1 = 2 * np.cumsum(pairs.same) / (accepted + np.count_nonzero(pairs.same))
+    last = np.flatnonzero(np.diff(pairs.score, append=-np.inf))
+    return float(pairs.score[last][np.argmax(f1[last])])
 
 
 def threshold_at_far(pairs: Pairs, far: float) -> float:
-    """The lowest threshold with a false accept rate of at most ``far``; NaN with fewer than 1 / ``far`` impostors.
+    """The lowest threshold with a false accept rate of at most ``far``; NaN with fewer than 1 / ``far`` impostor pairs.
 
-    Infinite (no pair is accepted) if too many impostors have the highest score.
+    The threshold is infinite (no pair is accepted) if too many impostor pairs have the highest score.
     """
     if np.count_nonzero(~pairs.same) < 1 / far:
         return float("nan")
@@ -208,20 +189,20 @@ def threshold_at_far(pairs: Pairs, far: float) -> float:
 
 @dataclass(frozen=True)
 class CrossValidatedThreshold:
-    """A threshold from k folds of the patients, with its performance on the held-out folds."""
+    """A threshold selected by k-fold cross-validation over patients, with its performance on the held-out folds."""
 
     threshold: float
     """Median over folds."""
     f1: float
-    """Mean over held-out folds, each at the threshold of the other folds; folds without a value are left out."""
+    """Mean F1 over held-out folds, at the threshold of the other folds; undefined values are left out."""
     accuracy: float
-    """Mean over held-out folds, as ``f1``."""
+    """Mean accuracy over held-out folds, at the threshold of the other folds; undefined values are left out."""
     count: int
     """Number of folds with a threshold."""
 
 
 def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> CrossValidatedThreshold:
-    """The threshold with the best F1 on all folds but one, for each fold. A pair is in the fold of its first patient.
+    """The threshold of maximum F1 by cross-validation over patients; a pair is in the fold of its first patient.
 
     The number of folds is at most the number of patients. Raises ``ValueError`` without pairs of both kinds.
     """
@@ -240,21 +221,16 @@ def cross_validated_threshold(pairs: Pairs, folds: int = 10, seed: int = 0) -> C
             held_out.append(verification_rates(pairs.select(fold == number), threshold))
     if not thresholds:
         return CrossValidatedThreshold(best_f1_threshold(pairs), float("nan"), float("nan"), 0)
-    f1, accuracy = (np.array([getattr(rates, name) for rates in held_out]) for name in ("f1", "accuracy"))
-    return CrossValidatedThreshold(
-        float(np.median(thresholds)), _finite_mean(f1), _finite_mean(accuracy), len(thresholds)
-    )
-
-
-def _finite_mean(values: Array) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    rates = np.ma.masked_invalid([(each.f1, each.accuracy) for each in held_out])
+    f1, accuracy = rates.mean(axis=0).filled(np.nan).tolist()
+    return CrossValidatedThreshold(float(np.median(thresholds)), f1, accuracy, len(thresholds))
 
 
 def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> float:
     """Share of frames whose most similar frame of another recording is of the same patient, averaged over patients.
 
-    ``similarities`` is (N, N), ``patient`` and ``recording`` are (N,). Queries are frames of patients with at least two
-    recordings, the gallery is all recordings. NaN without such a patient. Ties count as errors.
+    ``similarities``: (N, N); ``patient`` and ``recording``: (N,). Queries are frames of patients with two or more
+    recordings; the gallery has all frames. NaN without queries. Ties count as errors.
     """
     accuracies = []
     for name in np.unique(patient):
@@ -269,16 +245,15 @@ def rank1_accuracy(similarities: Array, patient: Array, recording: Array) -> flo
 
 
 def subsample_patients(patient: Array, max_frames: int, frames_per_patient: int = 4) -> Array:
-    """At most ``max_frames`` of N frames, ``frames_per_patient`` of each chosen patient: rows, (M,).
+    """Rows, ascending (M,), of at most ``max_frames`` of N frames, the first ``frames_per_patient`` of each patient.
 
-    Chosen patients are evenly spaced in the order of their names. The first frames of each are chosen. Rows ascend.
+    The selected patients are evenly spaced in the order of their names.
     """
+    import pandas as pd
+
     names, number = np.unique(patient, return_inverse=True)
     each = max(frames_per_patient, max_frames // max(len(names), 1))
     count = min(len(names), max_frames // each)
-    chosen = np.zeros(len(names), bool)
-    chosen[np.linspace(0, len(names) - 1, count).round().astype(int)] = True
-    order = np.argsort(number, kind="stable")
-    index = np.zeros(len(number), np.int64)  # position of the frame among those of its patient
-    index[order] = np.arange(len(number)) - np.searchsorted(number[order], number[order])
-    return np.flatnonzero(chosen[number] & (index < each))
+    selected = np.linspace(0, len(names) - 1, count).round().astype(int)
+    index_in_patient = pd.Series(number).groupby(number).cumcount().to_numpy()
+    return np.flatnonzero(np.isin(number, selected) & (index_in_patient < each))

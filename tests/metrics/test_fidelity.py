@@ -21,9 +21,9 @@ def side(seed: int, shift: float = 0.0, count: int = N) -> Features:
 def test_the_floor_compares_train_with_test() -> None:
     synthetic, test, train = side(0, 1.5), side(1), side(2)
     found = compare_features(synthetic, test, train)
-    assert set(found) == {name for name, metric in METRICS.items() if metric.measures == "features"}
+    assert set(found) == {name for name, metric in METRICS.items() if metric.input_kind == "features"}
     for which, other in (("value", synthetic), ("floor", train)):
-        products = DotProducts.of(other.rows, test.rows)
+        products = DotProducts.from_features(other.rows, test.rows)
         truth = {"frechet": frechet_distance(other.rows, test.rows), "kernel": polynomial_mmd(products).value}
         truth |= {"rbf": gaussian_mmd(products).value, "quadratic": polynomial_mmd(products, 2, 0.0).value}
         for name, value in truth.items():
@@ -49,7 +49,7 @@ def test_unequal_sample_counts_are_refused() -> None:
     """Distances depend on N: 2,000 videos cannot be compared with 655."""
     for short in range(3):
         sides = [side(seed, count=N - 1 if seed == short else N) for seed in range(3)]
-        with pytest.raises(ValueError, match="use the same number of each"):
+        with pytest.raises(ValueError, match="use equal numbers"):
             compare_features(*sides)
 
 

@@ -26,26 +26,26 @@ def brute(x: np.ndarray, y: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray
 
 def test_kernel_distance_by_brute_force() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
-    products = DotProducts.of(x, y)
+    products = DotProducts.from_features(x, y)
     cubic = brute(x, y, lambda a, b: (a @ b / D + 1) ** 3)
     assert polynomial_mmd(products).value == pytest.approx(cubic)
     assert polynomial_mmd(products, 2, 0.0).value == pytest.approx(brute(x, y, lambda a, b: (a @ b / D) ** 2))
-    assert polynomial_mmd(DotProducts.of(y, x)).value == pytest.approx(cubic)
+    assert polynomial_mmd(DotProducts.from_features(y, x)).value == pytest.approx(cubic)
 
 
 def test_the_width_of_the_gaussian_is_the_median_within_the_second_set() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
     width = np.median([((y[i] - y[j]) ** 2).sum() for i in range(M) for j in range(i)])
     truth = brute(x, y, lambda a, b: np.exp(-((a - b) ** 2).sum() / (2 * width)))
-    assert gaussian_mmd(DotProducts.of(x, y)).value == pytest.approx(truth)
-    assert gaussian_mmd(DotProducts.of(1000 * x, 1000 * y)).value == pytest.approx(truth)
+    assert gaussian_mmd(DotProducts.from_features(x, y)).value == pytest.approx(truth)
+    assert gaussian_mmd(DotProducts.from_features(1000 * x, 1000 * y)).value == pytest.approx(truth)
 
 
 def test_kernel_distance_equals_torchmetrics_kid() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = features(N, 2, 0.3), features(N, 3)
-    assert polynomial_mmd(DotProducts.of(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
+    assert polynomial_mmd(DotProducts.from_features(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_equal_distributions_have_mean_zero_and_covering_intervals() -> None:
     """With a row compared with itself, as in the biased estimate, the mean would be about 0.2."""
     values, inside = [], 0
     for seed in range(120):
-        found = polynomial_mmd(DotProducts.of(features(30, 2 * seed), features(25, 2 * seed + 1)))
+        found = polynomial_mmd(DotProducts.from_features(features(30, 2 * seed), features(25, 2 * seed + 1)))
         values.append(found.value)
         ends = influence_interval(found, SamplingUnits(np.arange(30)), SamplingUnits(np.arange(25)))
         inside += ends.low <= 0 <= ends.high
@@ -63,7 +63,7 @@ def test_equal_distributions_have_mean_zero_and_covering_intervals() -> None:
 
 def test_influences_are_derivatives_by_row_weights() -> None:
     x, y = features(N, 0, 0.5), features(M, 1)
-    found = polynomial_mmd(DotProducts.of(x, y))
+    found = polynomial_mmd(DotProducts.from_features(x, y))
     weights = np.random.default_rng(4).normal(size=N) * 1e-4
     k = [(a @ b.T / D + 1) ** 3 for a, b in ((x, x), (x, y))]
     np.fill_diagonal(k[0], 0)
@@ -72,10 +72,10 @@ def test_influences_are_derivatives_by_row_weights() -> None:
     between = [v @ k[1].mean(axis=1) for v in (w, np.full(N, 1 / N))]
     change = within[0] - within[1] - 2 * (between[0] - between[1])
     assert (found.x * (weights - weights.mean())).sum() == pytest.approx(change, rel=1e-2)
-    assert polynomial_mmd(DotProducts.of(y, x)).y == pytest.approx(found.x)
+    assert polynomial_mmd(DotProducts.from_features(y, x)).y == pytest.approx(found.x)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((5, 3)), np.zeros((1, 4)), np.zeros(4)])
 def test_invalid_features_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"features are"):
-        DotProducts.of(wrong, features(M, 0))
+        DotProducts.from_features(wrong, features(M, 0))

@@ -34,7 +34,7 @@ def brute(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 @pytest.mark.parametrize("k", [1, 4])
 def test_prdc_equals_the_paper_and_the_audit(k: int) -> None:
     x, y = sides()
-    found, truth = prdc_estimates(*DotProducts.of(x, y).squared_distances(), k), brute(x, y, k)
+    found, truth = prdc_estimates(*DotProducts.from_features(x, y).squared_distances(), k), brute(x, y, k)
     audited = fidelity(torch.from_numpy(x), torch.from_numpy(y), k=k)
     assert tuple(found) == NAMES
     for name, value in truth.items():
@@ -45,7 +45,7 @@ def test_prdc_equals_the_paper_and_the_audit(k: int) -> None:
 
 def test_precision_needs_several_samples_and_recall_several_patients() -> None:
     x, y = sides()
-    found = prdc_estimates(*DotProducts.of(x, y).squared_distances(), 2)
+    found = prdc_estimates(*DotProducts.from_features(x, y).squared_distances(), 2)
     for name, own in (("precision", N), ("density", N), ("recall", M), ("coverage", M)):
         together = influence_interval(found[name], *(SamplingUnits(np.arange(n) * (n != own)) for n in (N, M)))
         assert np.isnan(together.low), name
@@ -62,7 +62,7 @@ def test_interval_width_matches_the_spread_of_the_metric() -> None:
     widths: dict[str, list[float]] = {name: [] for name in NAMES}
     for seed in range(60):
         x, y = rng.normal(size=(60, 6)) * 0.8 + 0.7, rng.normal(size=(60, 6))
-        for name, found in prdc_estimates(*DotProducts.of(x, y).squared_distances(), 5).items():
+        for name, found in prdc_estimates(*DotProducts.from_features(x, y).squared_distances(), 5).items():
             ends = influence_interval(found, units, units, seed)
             values[name].append(found.value)
             widths[name].append((ends.high - ends.low) / 2 / 1.96)
@@ -72,7 +72,7 @@ def test_interval_width_matches_the_spread_of_the_metric() -> None:
 
 def test_influence_of_the_other_set_equals_leaving_a_row_out() -> None:
     x, y = sides()
-    within, between, others = DotProducts.of(x, y).squared_distances()
+    within, between, others = DotProducts.from_features(x, y).squared_distances()
     found = prdc_estimates(within, between, others, 2)
     inside, balls = between < squared_radii(others, 2)[None], between < squared_radii(within, 2)[:, None]
     less = {
@@ -89,7 +89,7 @@ def test_influence_of_the_other_set_equals_leaving_a_row_out() -> None:
 
 def test_a_proportion_of_1_has_the_exact_interval() -> None:
     near = np.random.default_rng(0).normal(size=(N, D)) * 0.01
-    found = prdc_estimates(*DotProducts.of(near, np.concatenate([near + 0.001, near[:5]])).squared_distances(), 4)
+    found = prdc_estimates(*DotProducts.from_features(near, np.concatenate([near + 0.001, near[:5]])).squared_distances(), 4)
     ends = influence_interval(found["precision"], SamplingUnits(np.arange(N)), SamplingUnits(np.arange(N + 5)))
     assert (ends.value, ends.high) == (1.0, 1.0)
     assert ends.low == pytest.approx(0.025 ** (1 / N))
@@ -97,7 +97,7 @@ def test_a_proportion_of_1_has_the_exact_interval() -> None:
 
 def test_a_row_is_not_its_own_neighbor() -> None:
     x = np.array([[0.0], [1.0], [3.0], [7.0]])
-    within = DotProducts.of(x, x).squared_distances()[0]
+    within = DotProducts.from_features(x, x).squared_distances()[0]
     assert squared_radii(within, 1).tolist() == [1, 1, 4, 16]
     assert squared_radii(within, 2).tolist() == [9, 4, 9, 36]
 
@@ -105,4 +105,4 @@ def test_a_row_is_not_its_own_neighbor() -> None:
 @pytest.mark.parametrize("k", [0, 17])
 def test_more_neighbors_than_rows_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=rf"k={k} neighbors need more than {k} rows"):
-        prdc_estimates(*DotProducts.of(*sides()).squared_distances(), k)
+        prdc_estimates(*DotProducts.from_features(*sides()).squared_distances(), k)

@@ -223,5 +223,5 @@ def test_what_cannot_be_audited_is_refused() -> None:
         data_copying(x, x, x, least=40)
     with pytest.raises(UserError, match="cells=32"):
         data_copying(x, x, x, cells=32)
-    with pytest.raises(UserError, match="31 rows came with 2 patients"):
+    with pytest.raises(UserError, match="31 rows have 2 patients"):
         fidelity(x, x, ["a", "b"])
