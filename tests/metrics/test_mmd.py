@@ -45,7 +45,9 @@ def test_kernel_distance_equals_torchmetrics_kid() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = features(N, 2, 0.3), features(N, 3)
-    assert polynomial_mmd(DotProducts.from_features(x, y)).value == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (y, x)))))
+    assert polynomial_mmd(DotProducts.from_features(x, y)).value == pytest.approx(
+        float(poly_mmd(*map(torch.from_numpy, (y, x))))
+    )
 
 
 @pytest.mark.slow

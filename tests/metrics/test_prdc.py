@@ -89,7 +89,9 @@ def test_influence_of_the_other_set_equals_leaving_a_row_out() -> None:
 
 def test_a_proportion_of_1_has_the_exact_interval() -> None:
     near = np.random.default_rng(0).normal(size=(N, D)) * 0.01
-    found = prdc_estimates(*DotProducts.from_features(near, np.concatenate([near + 0.001, near[:5]])).squared_distances(), 4)
+    found = prdc_estimates(
+        *DotProducts.from_features(near, np.concatenate([near + 0.001, near[:5]])).squared_distances(), 4
+    )
     ends = influence_interval(found["precision"], SamplingUnits(np.arange(N)), SamplingUnits(np.arange(N + 5)))
     assert (ends.value, ends.high) == (1.0, 1.0)
     assert ends.low == pytest.approx(0.025 ** (1 / N))
