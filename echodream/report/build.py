@@ -1,4 +1,4 @@
-"""The page: all results on a study's synthetic set, in one HTML file that opens offline."""
+"""The report page: all results on a study's synthetic set, in one HTML file that opens offline."""
 
 import base64
 import hashlib
@@ -42,7 +42,7 @@ GENERATOR = "echodream"
 
 @dataclass(frozen=True)
 class Page:
-    """The page before it is written."""
+    """The content of the report page."""
 
     context: PageContext
     contents: Mapping[Section, SectionContent]
@@ -54,12 +54,12 @@ class Page:
 
     @property
     def missing(self) -> dict[str, MissingRecord]:
-        """Missing records of all sections."""
+        """Missing records of all sections, by name."""
         return {name: record for content in self.contents.values() for name, record in content.missing.items()}
 
 
 def build_page(sources: Sources, settings: ClipSettings, command: str, code_version: str) -> Page:
-    """Build all sections. Raises ``UserError`` for a record or store that its stage cannot have written."""
+    """The page with all sections. Raises ``UserError`` for invalid records and stores."""
     verdicts = [section.verdict(sources) for section in SECTIONS if section.verdict is not None]
     context = PageContext(sources, choose_clips(sources, settings), verdicts, command, code_version)
     contents = [(section, section.build(context)) for section in SECTIONS]
@@ -67,7 +67,7 @@ def build_page(sources: Sources, settings: ClipSettings, command: str, code_vers
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML: one file, with a content security policy that forbids every request."""
+    """The page as one HTML file, whose content security policy forbids all requests."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -97,12 +97,12 @@ def render_page(page: Page) -> str:
 
 
 def _policy_hash(text: str) -> str:
-    """The hash by which a content security policy allows a style or script."""
+    """The hash with which a content security policy allows the style or script ``text``."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def page_metrics(page: Page) -> dict[str, Any]:
-    """metrics.json: the numbers of the page, for other programs."""
+    """The content of metrics.json: the numbers of the page, for other programs."""
     context, contents = page.context, page.contents.values()
     metrics: dict[str, Any] = {"study": context.sources.study, "share": context.sources.share}
     metrics |= {"command": context.command, "code_version": context.code_version}

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Horizontal positions are percentages, so that charts fit any width with constant text size."""
+"""Charts as inline SVG. Horizontal positions are percentages, so that charts of any width have the same text size."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,45 +13,43 @@ from echodream.report.number_format import axis_ticks, format_number
 from echodream.report.tables import Row
 
 BINS = 36
+"""Number of bins of a histogram."""
 Scale = tuple[float, float]
-"""Ends of an axis."""
+"""Lower and upper end of an axis."""
 
 
-def _x_percent(value: float, scale: Scale) -> str:
-    """Position on the axis as a percentage of the width; values beyond the axis lie at its end."""
+def _percent(value: float, scale: Scale) -> float:
+    """Position of ``value`` on the axis in percent; a value beyond the axis lies at its end."""
     share = (value - scale[0]) / (scale[1] - scale[0] or 1.0)
-    return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+    return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
 def interval_chart(row: Row) -> Markup:
-    """A row's value as a dot with its interval as a line, over the reference interval as a band."""
-    parts = [
-        f'<line class="rule" x1="{_x_percent(tick, row.scale)}" x2="{_x_percent(tick, row.scale)}" y1="0" y2="28"/>'
-        for tick in axis_ticks(row.scale)
-    ]
+    """Chart of a row: the value as a dot, its interval as a line, the reference interval as a band."""
+    ticks = [_percent(tick, row.scale) for tick in axis_ticks(row.scale)]
+    elements = [f'<line class="rule" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="28"/>' for x in ticks]
     if row.reference is not None:
-        low, high = (_x_percent(end, row.scale) for end in (row.reference.low, row.reference.high))
-        width = f"{float(high[:-1]) - float(low[:-1]):.2f}%"
-        middle = _x_percent(row.reference.value, row.scale)
-        parts.append(f'<rect class="band" x="{low}" width="{width}" y="4" height="20"/>')
-        parts.append(f'<line class="beside" x1="{middle}" x2="{middle}" y1="4" y2="24"/>')
-    low, value, high = (_x_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
-    parts.append(f'<line class="whisker" x1="{low}" x2="{high}" y1="14" y2="14"/>')
-    parts.append(f'<circle cx="{value}" cy="14" r="5"/>')
-    return _svg_element("track", 28, parts, group=row.group)
+        low, high = (_percent(end, row.scale) for end in (row.reference.low, row.reference.high))
+        x = _percent(row.reference.value, row.scale)
+        elements.append(f'<rect class="band" x="{low:.2f}%" width="{high - low:.2f}%" y="4" height="20"/>')
+        elements.append(f'<line class="reference" x1="{x:.2f}%" x2="{x:.2f}%" y1="4" y2="24"/>')
+    low, x, high = (_percent(end, row.scale) for end in (row.value.low, row.value.value, row.value.high))
+    elements.append(f'<line class="whisker" x1="{low:.2f}%" x2="{high:.2f}%" y1="14" y2="14"/>')
+    elements.append(f'<circle cx="{x:.2f}%" cy="14" r="5"/>')
+    return _svg_element("track", 28, elements, group=row.group)
 
 
 def axis_tick_labels(scale: Scale, unit: str = "") -> Markup:
-    """The tick labels of an axis."""
+    """The tick labels of an axis; the last label has the unit."""
     ticks = axis_ticks(scale)
     anchors = {ticks[0]: "start", ticks[-1]: "end"}
-    parts = [
-        f'<text x="{_x_percent(tick, scale)}" y="12" text-anchor="{anchors.get(tick, "middle")}">'
+    elements = [
+        f'<text x="{_percent(tick, scale):.2f}%" y="12" text-anchor="{anchors.get(tick, "middle")}">'
         f"{_tick_label(100 * tick if unit == '%' else tick)}{unit.replace('%', ' %') if tick == ticks[-1] else ''}"
         "</text>"
         for tick in ticks
     ]
-    return _svg_element("axis", 16, parts)
+    return _svg_element("axis", 16, elements)
 
 
 @dataclass(frozen=True)
@@ -64,28 +62,27 @@ class ScoreGroup:
 
 
 def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scale) -> list[tuple[ScoreGroup, Markup]]:
-    """Each group with its histogram over ``scale``, scaled to full height, and ``threshold`` as a line."""
-    edges = np.linspace(*scale, BINS + 1)
+    """Each group with a chart of its histogram, normalized to equal height, and of ``threshold`` as a line."""
     charts = []
     for group in groups:
-        counts = np.histogram(np.clip(group.values, *scale), edges)[0]
+        counts, edges = np.histogram(np.clip(group.values, *scale), BINS, scale)
         heights = 38 - 34 * counts / max(counts.max(), 1)
-        x = np.linspace(0, 100, BINS + 1)
+        x = [_percent(edge, scale) for edge in edges]
         steps = " ".join(f"L{x[i]:.2f} {h:.1f} L{x[i + 1]:.2f} {h:.1f}" for i, h in enumerate(heights))
-        line = _x_percent(threshold, scale)
-        parts = [
-            f'<rect class="beyond" x="{line}" width="{100 - float(line[:-1]):.2f}%" y="0" height="38"/>',
+        line = _percent(threshold, scale)
+        elements = [
+            f'<rect class="beyond" x="{line:.2f}%" width="{100 - line:.2f}%" y="0" height="38"/>',
             '<svg viewBox="0 0 100 38" width="100%" height="38" preserveAspectRatio="none">'
-            f'<path class="hill" d="M0 38 {steps} L100 38 Z"/></svg>',
-            f'<line class="cut" x1="{line}" x2="{line}" y1="0" y2="38"/>',
+            f'<path class="histogram" d="M0 38 {steps} L100 38 Z"/></svg>',
+            f'<line class="threshold" x1="{line:.2f}%" x2="{line:.2f}%" y1="0" y2="38"/>',
         ]
-        charts.append((group, _svg_element("ridge", 38, parts, group=group.group)))
+        charts.append((group, _svg_element("ridge", 38, elements, group=group.group)))
     return charts
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values (n,) at frames 0, 1, ..., their interval, and the color as in ``Row``."""
+    """Values, (n,), at frames 0, 1, ..., with their interval; ``group`` is the color as in ``Row``."""
 
     y: np.ndarray
     low: np.ndarray
@@ -100,31 +97,27 @@ class Curve:
 
 
 def line_chart(curves: Mapping[str, Curve], scale: Scale, label: str) -> Markup:
-    """Curves over frames with their intervals as bands; ``label`` is read by screen readers."""
+    """Chart of curves over frames, with their intervals as bands; ``label`` is the text for screen readers."""
     last = max(max(len(curve.y) for curve in curves.values()) - 1, 1)
-    parts = [
-        f'<line class="rule" x1="0" x2="100%" y1="{_line_y(tick, scale)}" y2="{_line_y(tick, scale)}"/>'
-        for tick in axis_ticks(scale)
-    ]
-    parts.append('<svg viewBox="0 0 100 160" width="100%" height="160" preserveAspectRatio="none">')
+    ticks = [(_line_y(tick, scale), _tick_label(tick)) for tick in axis_ticks(scale)]
+    elements = [f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y, _ in ticks]
+    elements.append('<svg viewBox="0 0 100 160" width="100%" height="160" preserveAspectRatio="none">')
     for curve in curves.values():
-        x = [100 * place / last for place in range(len(curve.y))]
+        x = [100 * frame / last for frame in range(len(curve.y))]
         band = [*zip(x, curve.high, strict=True), *list(zip(x, curve.low, strict=True))[::-1]]
-        parts.append(f'<polygon class="area {curve.group}" points="{_line_points(band, scale)}"/>')
+        elements.append(f'<polygon class="area {curve.group}" points="{_line_points(band, scale)}"/>')
         line = _line_points(zip(x, curve.y, strict=True), scale)
-        parts.append(f'<polyline class="line {curve.group}" points="{line}"/>')
-    parts.append("</svg>")
-    parts += [
-        f'<text x="0" y="{_line_y(tick, scale) - 3:.1f}">{_tick_label(tick)}</text>' for tick in axis_ticks(scale)
-    ]
-    parts.append('<text x="0" y="166">first frame</text>')
-    parts.append(f'<text x="100%" y="166" text-anchor="end">{last + 1}th</text>')
-    return _svg_element("curves", 170, parts, label=label)
+        elements.append(f'<polyline class="line {curve.group}" points="{line}"/>')
+    elements.append("</svg>")
+    elements += [f'<text x="0" y="{y - 3:.1f}">{text}</text>' for y, text in ticks]
+    elements.append('<text x="0" y="166">frame 1</text>')
+    elements.append(f'<text x="100%" y="166" text-anchor="end">frame {last + 1}</text>')
+    return _svg_element("curves", 170, elements, label=label)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point with an interval of x and of y, and the text beside it."""
+    """A labeled point of a chart, with an interval of x and of y."""
 
     label: str
     x: Interval
@@ -134,48 +127,45 @@ class Point:
 def scatter_chart(
     series: Mapping[str, tuple[str, Sequence[Point]]], scale: Scale, axis_labels: tuple[str, str], label: str
 ) -> Markup:
-    """Points with error bars of x and y; the points of a series, (color, points), are joined.
+    """Chart of points with error bars of x and y; lines join the points of a series, (color, points).
 
-    ``scale`` is that of both axes, ``axis_labels`` are those of x and y. Point labels are below the points of the
-    first series, above those of the second, and so on.
+    Both axes have the ``scale``; ``axis_labels`` are the labels of x and y. Point labels are below the points of the
+    first series, above the points of the second, and so on.
     """
-    ticks = axis_ticks(scale)
-    parts = [
-        f'<line class="rule" x1="8%" x2="96%" y1="{_scatter_y(tick, scale)}" y2="{_scatter_y(tick, scale)}"/>'
-        for tick in ticks
-    ]
-    parts += [f'<text x="0" y="{_scatter_y(tick, scale) + 4}">{_tick_label(tick)}</text>' for tick in ticks]
-    columns = [(_scatter_x(tick, scale), _tick_label(tick)) for tick in ticks]
-    parts += [f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>' for x, _ in columns]
-    parts += [f'<text x="{x}" y="282" text-anchor="middle">{text}</text>' for x, text in columns]
+    elements = []
+    for tick in axis_ticks(scale):
+        x, y, text = _scatter_x(tick, scale), _scatter_y(tick, scale), _tick_label(tick)
+        elements.append(f'<line class="rule" x1="8%" x2="96%" y1="{y}" y2="{y}"/><text x="0" y="{y + 4}">{text}</text>')
+        elements.append(f'<line class="rule" x1="{x}" x2="{x}" y1="24" y2="264"/>')
+        elements.append(f'<text x="{x}" y="282" text-anchor="middle">{text}</text>')
     for number, (group, points) in enumerate(series.values()):
         shapes = []
-        for before, point in zip([None, *points], points, strict=False):
+        for previous, point in zip([None, *points], points, strict=False):
             x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
             left, right = (_scatter_x(end, scale) for end in (point.x.low, point.x.high))
             bottom, top = (_scatter_y(end, scale) for end in (point.y.low, point.y.high))
             shapes.append(f'<line class="line faint" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
             shapes.append(f'<line class="line faint" x1="{x}" x2="{x}" y1="{bottom}" y2="{top}"/>')
-            if before is not None:
-                start = f'x1="{_scatter_x(before.x.value, scale)}" y1="{_scatter_y(before.y.value, scale)}"'
+            if previous is not None:
+                start = f'x1="{_scatter_x(previous.x.value, scale)}" y1="{_scatter_y(previous.y.value, scale)}"'
                 shapes.append(f'<line class="line" {start} x2="{x}" y2="{y}"/>')
         for point in points:
             x, y = _scatter_x(point.x.value, scale), _scatter_y(point.y.value, scale)
             shapes.append(f'<circle cx="{x}" cy="{y}" r="5"/>')
             shapes.append(f'<text x="{x}" y="{y}" dx="8" dy="{(16, -8)[number % 2]}">{escape(point.label)}</text>')
-        parts.append(f'<g class="{group}">{"".join(shapes)}</g>')
-    parts.append(f'<text x="0" y="12">{escape(axis_labels[1])}</text>')
-    parts.append(f'<text x="96%" y="302" text-anchor="end">{escape(axis_labels[0])}</text>')
-    return _svg_element("curves", 306, parts, label=label)
+        elements.append(f'<g class="{group}">{"".join(shapes)}</g>')
+    elements.append(f'<text x="0" y="12">{escape(axis_labels[1])}</text>')
+    elements.append(f'<text x="96%" y="302" text-anchor="end">{escape(axis_labels[0])}</text>')
+    return _svg_element("curves", 306, elements, label=label)
 
 
 def _scatter_x(value: float, scale: Scale) -> str:
-    """Position as a percentage of the width, between margins of 8 % and 4 %."""
-    return f"{8 + 0.88 * float(_x_percent(value, scale)[:-1]):.2f}%"
+    """Horizontal position of ``value`` in percent of the width, between margins of 8 % and 4 %."""
+    return f"{8 + 0.88 * _percent(value, scale):.2f}%"
 
 
 def _scatter_y(value: float, scale: Scale) -> float:
-    return round(264 - 2.4 * float(_x_percent(value, scale)[:-1]), 1)
+    return round(264 - 2.4 * _percent(value, scale), 1)
 
 
 def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
@@ -183,15 +173,15 @@ def _line_points(points: Iterable[tuple[float, float]], scale: Scale) -> str:
 
 
 def _line_y(value: float, scale: Scale) -> float:
-    return round(150 - 136 * (min(max(value, scale[0]), scale[1]) - scale[0]) / (scale[1] - scale[0] or 1), 1)
+    return round(150 - 1.36 * _percent(value, scale), 1)
 
 
 def _tick_label(value: float) -> str:
-    is_whole = math.isclose(value, round(value), abs_tol=1e-9)
-    return f"{value:.0f}".replace("-", "−") if is_whole else format_number(value)
+    is_integer = math.isclose(value, round(value), abs_tol=1e-9)
+    return f"{value:.0f}".replace("-", "−") if is_integer else format_number(value)
 
 
-def _svg_element(kind: str, height: int, parts: Sequence[str], group: str = "", label: str = "") -> Markup:
-    """An SVG element. Without ``label`` it is hidden from screen readers, as its numbers are in the text."""
+def _svg_element(css_class: str, height: int, elements: Sequence[str], group: str = "", label: str = "") -> Markup:
+    """An SVG element. Without ``label`` it is hidden from screen readers, because the page has its numbers as text."""
     role = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
-    return Markup(f'<svg class="{kind} {group}" width="100%" height="{height}" {role}>{"".join(parts)}</svg>')
+    return Markup(f'<svg class="{css_class} {group}" width="100%" height="{height}" {role}>{"".join(elements)}</svg>')

@@ -1,4 +1,4 @@
-"""Videos of the page: real and synthetic ones chosen at random, and samples with their nearest training patients."""
+"""Videos of the page: random real and synthetic recordings, and samples with their nearest training patients."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BYTES = 9_500_000
-"""Maximum size of all videos of a page together; base64 adds a third."""
+"""Maximum total size of the encoded videos of a page, in bytes; base64 adds a third."""
 MAX_CLASSES = 6
 ALL = "All recordings"
 """Name of the only group if the recordings have no classes."""
@@ -24,14 +24,14 @@ ALL = "All recordings"
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Number and length of the videos: the keys below ``look``."""
+    """Number and length of the videos on the page (``look.*``)."""
 
     per_class: int
-    """Real and synthetic videos of each class; a shared page has twice the synthetic ones instead."""
+    """Number of real and of synthetic videos of each class; a shared page has twice as many synthetic videos."""
     pairs: int
-    """Samples shown with their nearest training patient."""
+    """Number of samples that are shown with their nearest training patient."""
     seconds: float
-    """Longest part of a recording that is shown."""
+    """Maximum length of a video."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -42,12 +42,12 @@ class ClipSettings:
 
 @dataclass
 class Clip:
-    """One video of the page: frames ``start`` to ``start + count`` of a recording."""
+    """One video of the page: ``count`` frames of a recording, from frame ``start``."""
 
     store: Store
     name: str
     label: str
-    """Read by screen readers."""
+    """Text for screen readers."""
     caption: str
     start: int = 0
     count: int = 0
@@ -59,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipGroup:
-    """A class and some of its recordings."""
+    """Videos of one class."""
 
     name: str
     real: Sequence[Clip]
@@ -73,8 +73,9 @@ class NearestPair:
     synthetic: Clip
     real: Clip
     score: float
+    """Similarity of the sample to the training patient."""
     nearer: int
-    """Number of new patients that are at least as close to a training patient."""
+    """Number of new patients that are at least as similar to a training patient as the sample."""
     patients: int
     """Number of new patients."""
 
@@ -86,8 +87,8 @@ class PageClips:
     groups: list[ClipGroup] = field(default_factory=list)
     pairs: list[NearestPair] = field(default_factory=list)
     classes_left_out: int = 0
-    cut: bool = False
-    """Whether some recording is longer than its clip."""
+    shortened: bool = False
+    """Whether at least one recording is longer than its video."""
 
     def all(self) -> Iterator[Clip]:
         for group in self.groups:
@@ -97,12 +98,11 @@ class PageClips:
 
 
 def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
-    """Choose recordings and encode their videos; only synthetic ones for a shared page."""
+    """The videos of a page, encoded; a shared page has only synthetic videos."""
     chosen = PageClips()
     if sources.synthetic is not None:
-        _choose_groups(chosen, sources, settings)
-        if not sources.share:
-            chosen.pairs = _choose_pairs(sources, settings)
+        _choose_groups(chosen, sources.synthetic, sources, settings)
+        chosen.pairs = _choose_pairs(sources, settings)
     clips = list(chosen.all())
     for clip in clips:
         _choose_frames(clip, settings, chosen)
@@ -112,27 +112,26 @@ def choose_clips(sources: Sources, settings: ClipSettings) -> PageClips:
     return chosen
 
 
-def _choose_groups(chosen: PageClips, sources: Sources, settings: ClipSettings) -> None:
-    synthetic, real = sources.synthetic, None if sources.share else sources.real
-    if synthetic is None or not settings.per_class:
+def _choose_groups(chosen: PageClips, synthetic: Store, sources: Sources, settings: ClipSettings) -> None:
+    """Add random synthetic and real videos of the most frequent classes to ``chosen``."""
+    if not settings.per_class:
         return
     classes = _recording_groups(synthetic.table)
     names = sorted(classes.value_counts().index[:MAX_CLASSES], key=str)
     chosen.classes_left_out = int(classes.nunique()) - len(names)
-    test = None if real is None else real.table[real.table["Split"] == "TEST"]
-    test_classes = None if test is None else _recording_groups(test)
     for name in names:
         rows, count = synthetic.table[classes == name], settings.per_class * (1 + sources.share)
         synthetic_clips = _choose_clips(synthetic, rows, "Synthetic", str(name), count, settings.seed)
         real_clips: list[Clip] = []
-        if real is not None and test is not None:
-            rows = (test if name == ALL else test[test_classes == name]).drop_duplicates("PatientID")
-            real_clips = _choose_clips(real, rows, "Real", str(name), settings.per_class, settings.seed)
+        if sources.real is not None and not sources.share:
+            test = sources.real.table[sources.real.table["Split"] == "TEST"]
+            rows = (test if name == ALL else test[_recording_groups(test) == name]).drop_duplicates("PatientID")
+            real_clips = _choose_clips(sources.real, rows, "Real", str(name), settings.per_class, settings.seed)
         chosen.groups.append(ClipGroup(str(name), real_clips, synthetic_clips))
 
 
 def _recording_groups(table: "pd.DataFrame") -> "pd.Series":
-    """The group of each recording: its class, if all recordings have a class."""
+    """The class of each recording; ``ALL`` for every recording if a class is missing."""
     for column in ("class_name", "class_id"):
         if column in table and table[column].notna().all():
             values = table[column].astype(str)
@@ -141,7 +140,7 @@ def _recording_groups(table: "pd.DataFrame") -> "pd.Series":
 
 
 def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str, count: int, seed: int) -> list[Clip]:
-    """``count`` random rows, for any order of rows; ``kind`` is "Real" or "Synthetic", which have a caption."""
+    """Clips of ``count`` random ``rows``; ``kind`` is "Real" or "Synthetic". Only synthetic clips have a caption."""
     names = sorted(rows["FileName"])
     chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:count]
     return [
@@ -151,18 +150,18 @@ def _choose_clips(store: Store, rows: "pd.DataFrame", kind: str, class_name: str
 
 
 def _choose_frames(clip: Clip, settings: ClipSettings, chosen: PageClips) -> None:
-    """Set the range of frames: from ``start``, or earlier if fewer frames than needed follow."""
+    """Set the frame range of ``clip``, which begins at ``start``, or earlier near the end of the recording."""
     row = clip.store.table[clip.store.table["FileName"] == clip.name].iloc[0]
     total, clip.fps = int(row["NumberOfFrames"]), float(row["FPS"])
     clip.count = max(1, min(total, int(settings.seconds * clip.fps)))
     clip.start = max(0, min(clip.start, total - clip.count))
-    chosen.cut |= clip.count < total
+    chosen.shortened |= clip.count < total
 
 
 def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]:
-    """The samples nearest to a training patient among those that passed the filter."""
+    """The samples that passed the filter and are most similar to a training patient."""
     synthetic, real, kind = sources.synthetic, sources.real, sources.video_filter()
-    if synthetic is None or real is None or kind is None or not settings.pairs:
+    if sources.share or synthetic is None or real is None or kind is None or not settings.pairs:
         return []
     record = sources.records.get(f"filter_{kind}")
     if record is None or not sources.paths[f"filter_{kind}"].with_name("scores.csv").is_file():
@@ -177,8 +176,8 @@ def _choose_pairs(sources: Sources, settings: ClipSettings) -> list[NearestPair]
         recordings = set(real.table["FileName"])
         if absent := [row["NearestRecording"] for row in rows if row["NearestRecording"] not in recordings]:
             raise UserError(
-                f"real={real.root} lacks the recording {absent[0]} of the filter's record: give the study that the "
-                "filter was run with"
+                f"real={real.root} lacks the recording {absent[0]}, which the filter's record names: give the study "
+                "that the filter was run with"
             )
         return [_nearest_pair(synthetic, real, row, patients) for row in rows]
 

@@ -1,25 +1,25 @@
-"""Explanations of metrics and of copies of training patients, for the page."""
+"""Names and explanations of metrics on the page."""
 
 import re
 
 from echodream.metrics.fidelity import fidelity_metric
 
 _METRICS = (
-    (r"class (agreement|adherence)", "Share of samples whose requested class a classifier of real patients predicts."),
-    (r"EF (agreement|adherence)", "Agreement of the requested ejection fraction with the one that a network measures."),
+    (r"class (agreement|adherence)", "Share of samples for which a classifier predicts the requested class."),
+    (r"EF (agreement|adherence)", "Agreement of the requested with the predicted ejection fraction."),
     (
         r"speckle SNR",
         "Mean over standard deviation of gray levels in small patches of tissue, in the near, middle or far third.",
     ),
     (r"speckle width", "Full width at half maximum of the autocorrelation of speckle, in pixels."),
-    (r"heart rate", "Beats per minute, from the pixels."),
-    (r"periodicity", "Correlation of one beat with the next; 1 is a perfect rhythm."),
-    (r"area swing", "Change of the area of the dark chambers over the video, as a share of the image."),
-    (r"frame difference", "Mean change from one frame to the next, in gray levels of 255."),
-    (r"jump ratio", "Largest changes between frames over the median change; high if a video jumps between poses."),
+    (r"heart rate", "Beats per minute, detected in the pixels."),
+    (r"periodicity", "Correlation of consecutive beats; 1 is a perfect rhythm."),
+    (r"area swing", "Range of the area of the dark chambers over the video, as a share of the ultrasound sector."),
+    (r"frame difference", "Mean absolute difference of consecutive frames, in gray levels of 255."),
+    (r"jump ratio", "95th percentile of frame differences over their median; high if a video jumps between poses."),
     (r"seam ratio", "Change where generated windows join over change elsewhere; 1 if no seam is visible."),
-    (r"identity", "Loss of similarity to the first frame, measured by the identity network, along the video."),
-    (r"^auc$|roc", "Probability that a patient with the disease scores above one without; 0.5 is chance."),
+    (r"identity", "Loss of similarity to the first frame along the video, measured by the identity network."),
+    (r"^auc$|roc", "Probability that a patient with the disease has a higher score than one without; 0.5 is chance."),
     (r"average.precision", "Precision averaged over all thresholds; chance is the share of patients with the disease."),
     (r"balanced.accuracy", "Mean of sensitivity and specificity."),
     (r"sensitivity|recall", "Share of patients with the disease who are detected."),
@@ -27,9 +27,10 @@ _METRICS = (
     (r"^f1", "Harmonic mean of precision and sensitivity."),
     (r"calibration|^ece", "Mean difference of predicted probability and observed frequency; 0 is best."),
     (r"^r2", "Explained share of the variance of the ejection fraction; 1 is perfect."),
-    (r"^mae", "Mean error of the ejection fraction, in points."),
-    (r"^rmse", "Root of the mean squared error of the ejection fraction, in points."),
+    (r"^mae", "Mean absolute error of the ejection fraction, in percentage points."),
+    (r"^rmse", "Root mean squared error of the ejection fraction, in percentage points."),
 )
+"""Pattern of the names of a metric in records, and the explanation."""
 
 _LABELS = {
     "auc": "AUC",
@@ -42,18 +43,18 @@ _LABELS = {
 
 
 def metric_label(name: str) -> str:
-    """The name of a metric on the page; ``name`` is that in the record."""
+    """The name on the page of the metric ``name`` of a record."""
     return _LABELS.get(name.lower(), name.replace("_", " "))
 
 
 def metric_meaning(name: str) -> str:
-    """The meaning of a metric in one sentence; empty for an unknown one. Fidelity metrics: ``metrics.fidelity``."""
+    """The explanation of the metric ``name`` in one sentence; empty for an unknown metric."""
     if (metric := fidelity_metric(name)) is not None:
         return metric.description
     return next((text for pattern, text in _METRICS if re.search(pattern, name, re.IGNORECASE)), "")
 
 
 def is_distance(name: str) -> bool:
-    """Whether a metric is a distance above 0, which the page shows as a multiple of its floor."""
+    """Whether the metric ``name`` is a nonnegative distance, which the page shows as a multiple of its floor."""
     metric = fidelity_metric(name)
     return metric is not None and metric.is_distance

@@ -1,4 +1,4 @@
-"""Recordings as H.264 videos inside the page, which every browser plays offline."""
+"""Recordings as H.264 videos and frames as PNG images, embedded in the page."""
 
 import base64
 import io
@@ -11,15 +11,15 @@ from tqdm import tqdm
 from echodream.errors import UserError
 
 QUALITIES = (18, 23, 28, 33, 38)
-"""Constant rate factors of x264, from best to smallest."""
+"""Constant rate factors of x264, from the best quality to the smallest file."""
 _BT601 = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
-"""Y, Cb and Cr in video range from red, green and blue in [0, 1]."""
+"""Matrix from red, green and blue in [0, 1] to Y, Cb and Cr in video range (ITU-R BT.601)."""
 
 
 def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
-    """uint8 ``frames``, (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
+    """``frames``, uint8 (F, H, W, 1 or 3), as mp4; an odd height or width is padded by repeating the last line.
 
-    Equal frames give equal bytes, except for frames of less than about 48 pixels, where x264 is not deterministic.
+    Equal frames give equal bytes, except for frames smaller than about 48 pixels, for which x264 is nondeterministic.
     """
     import av
 
@@ -42,19 +42,19 @@ def encode(frames: np.ndarray, fps: float, quality: int) -> bytes:
 
 
 def _yuv_planes(frame: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 1 or 3) with even H and W as YUV 4:2:0 planes of BT.601: (3 H / 2, W)."""
+    """YUV 4:2:0 planes, uint8 (3 H / 2, W), of a ``frame``, uint8 (H, W, 1 or 3) with even H and W."""
     height, width = frame.shape[:2]
-    wide = frame.astype(np.float64) @ (_BT601.T if frame.shape[2] == 3 else _BT601.T.sum(axis=0, keepdims=True))
-    planes = np.rint(wide / 255 + (16, 128, 128))
-    halved = planes[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
-    chroma = np.rint(halved).transpose(2, 0, 1).reshape(height // 2, width)
-    return np.concatenate([planes[..., 0], chroma]).astype(np.uint8)
+    rgb = np.broadcast_to(frame, (height, width, 3)).astype(np.float64)
+    yuv = np.rint(rgb @ _BT601.T / 255 + (16, 128, 128))
+    chroma = yuv[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
+    chroma_planes = np.rint(chroma).transpose(2, 0, 1).reshape(height // 2, width)
+    return np.concatenate([yuv[..., 0], chroma_planes]).astype(np.uint8)
 
 
 def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> list[bytes]:
-    """Videos of all ``clips``, (frames, fps), at the best quality whose total size is at most ``max_bytes``.
+    """Encoded videos of ``clips``, (frames, fps) each, at the best quality with a total size of at most ``max_bytes``.
 
-    Raises ``UserError`` if no quality is small enough.
+    Raises ``UserError`` if the videos of the lowest quality are larger.
     """
     for quality in QUALITIES:
         videos: list[bytes] = []
@@ -71,7 +71,7 @@ def encode_within(clips: Sequence[tuple[np.ndarray, float]], max_bytes: int) -> 
 
 
 def png_uri(pixels: np.ndarray) -> str:
-    """A frame, uint8 (H, W, 1 or 3), as the ``src`` of an img element."""
+    """A data URI of ``pixels``, uint8 (H, W, 1 or 3), as PNG."""
     from PIL import Image
 
     target = io.BytesIO()
@@ -80,5 +80,5 @@ def png_uri(pixels: np.ndarray) -> str:
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """A file as the ``src`` of an HTML element."""
+    """The data URI of a file ``content``."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""Finds records of other stores than those of the page, by the store digests in the records."""
+"""Detection of records that were made from other stores than those of the page, by the store digests in the records."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _SUBJECTS = {
 
 
 def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
-    """Name of each record made of other stores than those of the page, and a sentence with the command to repeat.
+    """Name of each record that was made from other stores than those of the page, and a sentence with the remedy.
 
     A record without a digest is not checked.
     """
@@ -32,7 +32,7 @@ def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
 
 
 def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
-    """Name of a record, the store digest in the record, the digests of current stores, and the store's content."""
+    """Name of each record, the store digest in the record, the digests of current stores, the content of the store."""
     records, real, videos = sources.records, _store_digest(sources.real), _store_digest(sources.synthetic)
     evaluation, utility = records.get("evaluation"), records.get("utility")
     yield "evaluation", _nested_value(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"

@@ -6,7 +6,7 @@ from echodream.metrics.bootstrap import Interval
 
 
 def format_number(value: float) -> str:
-    """Two to four significant digits, with a thousands separator, U+2212 for minus: ``0.91``, ``12.3``, ``1 234``."""
+    """``value`` with two or more significant digits, a thousands separator and U+2212 as minus: ``12.3``, ``1 234``."""
     size = abs(value)
     if size >= 100 or (size >= 10 and value == round(value)):
         text = f"{value:,.0f}".replace(",", "\u202f")
@@ -21,24 +21,24 @@ def format_number(value: float) -> str:
 
 
 def format_ratio(ratio: float) -> str:
-    """A multiple: ``2.7``, ``31``."""
+    """``ratio`` with one decimal below 10: ``2.7``, ``31``."""
     return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}".replace(",", "\u202f")
 
 
 def format_value(interval: Interval) -> str:
-    """The value, rounded according to the width of its interval."""
+    """The value of ``interval``, rounded according to the width of the interval."""
     decimals = _decimal_places(interval)
     return format_number(interval.value) if decimals is None else _rounded(interval.value, decimals)
 
 
 def format_ends(interval: Interval) -> str:
-    """The ends of an interval: ``0.84 to 0.98``; empty if its width is 0."""
+    """The ends of ``interval``, as ``0.84 to 0.98``; empty if the width is 0."""
     decimals = _decimal_places(interval)
     return "" if decimals is None else f"{_rounded(interval.low, decimals)} to {_rounded(interval.high, decimals)}"
 
 
 def _decimal_places(interval: Interval) -> int | None:
-    """Number of decimals: one or two digits of the interval's width; None if its width is 0."""
+    """Number of decimals that shows one or two digits of the width of ``interval``; None if the width is 0."""
     width, size = interval.high - interval.low, max(abs(interval.low), abs(interval.high))
     if width <= 0:
         return None
@@ -47,29 +47,29 @@ def _decimal_places(interval: Interval) -> int | None:
 
 
 def _rounded(value: float, decimals: int) -> str:
-    text = f"{value:,.{decimals}f}".replace(",", "\u202f")
-    return (text[1:] if text.startswith("-") and float(f"{value:.{decimals}f}") == 0 else text).replace("-", "\u2212")
+    text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0 removes the sign of -0.0
+    return text.replace(",", "\u202f").replace("-", "\u2212")
 
 
 def format_percent(share: float) -> str:
-    """A share in percent: ``9.6 %``, ``100 %``, with a no-break space."""
+    """``share`` in percent, with a no-break space: ``9.6 %``, ``100 %``."""
     value = 100 * share
     text = f"{value:.0f}" if value >= 9.95 or abs(value - round(value)) < 0.005 else f"{value:.2g}"
     return f"{text}\u00a0%".replace("-", "\u2212")
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 video``, ``52 videos``."""
+    """``number`` with the singular or plural of ``noun``: ``1 video``, ``52 videos``."""
     return f"{number:,}".replace(",", "\u202f") + f" {noun if number == 1 else noun + 's'}"
 
 
 def capitalized(text: str) -> str:
-    """``text`` with an upper-case first letter, all others as they are."""
+    """``text`` with an upper-case first letter; the other letters do not change."""
     return text[:1].upper() + text[1:]
 
 
 def axis_end(value: float) -> float:
-    """The next round number at or above ``value``, as the end of an axis; 1 if ``value`` is not above 0."""
+    """The smallest round number from ``value`` on, as the end of an axis; 1 if ``value`` is not positive."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -77,13 +77,13 @@ def axis_end(value: float) -> float:
 
 
 def axis_ticks(scale: tuple[float, float]) -> list[float]:
-    """Three to five round positions on an axis from ``scale[0]`` to ``scale[1]``."""
+    """Three to six positions on an axis from ``scale[0]`` to ``scale[1]``, round numbers if possible."""
     low, high = scale
     span = high - low
-    for parts in (4, 5, 3, 2):
-        step = span / parts
+    for steps in (4, 5, 3, 2):
+        step = span / steps
         power = 10.0 ** math.floor(math.log10(step))
-        ticks = [low + step * number for number in range(parts + 1)]
+        ticks = [low + step * number for number in range(steps + 1)]
         is_round = any(abs(step / power - digit) < 1e-6 for digit in (1, 2, 2.5, 5, 10))
         if is_round and (low >= 0 or any(abs(tick) < 1e-9 * span for tick in ticks)):
             return [0.0 if abs(tick) < 1e-9 * span else tick for tick in ticks]

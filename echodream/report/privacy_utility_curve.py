@@ -1,4 +1,4 @@
-"""Utility of anonymized images over their linkability, for the values of a sweep."""
+"""The trade-off of a sweep: utility of anonymized images over their linkability to patients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,16 +10,16 @@ from echodream.report.sweep_results import UTILITY, SweepResult, SweepResults, s
 
 ENDS = ("value", "low", "high")
 LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
-"""Results for the linkability of a version to its original, and of two versions of a patient to each other."""
+"""Names of the results on pairs of an original and its version ("outer"), and on pairs of two versions ("inner")."""
 LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
 UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
-"""Results that measure utility, by a part of their name; the first that exists is used."""
+"""Parts of the names of results that measure utility, by priority."""
 
 
 def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | None:
-    """curve.json: linkability and utility with their intervals, for each value of ``setting``.
+    """The content of curve.json: linkability and utility with their intervals, for each value of ``setting``.
 
-    None if fewer than two values of ``setting`` have both.
+    None if fewer than two values have both results.
     """
     names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
     utility = next((name for part in UTILITIES for name in names if part in name), None)
@@ -41,9 +41,9 @@ def _interval_record(result: SweepResult) -> dict[str, float]:
 
 
 def x_positions(values: Iterable[str], shown: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Positions of the values ``shown`` on the x axis, (n,), and tick labels if not all ``values`` are numbers.
+    """Positions of the values ``shown`` on the x axis, (n,), and the tick labels.
 
-    Numbers are their own positions; otherwise positions are 0, 1, ... in the order of ``values``.
+    Numbers are their own positions, without tick labels. Otherwise positions are 0, 1, ... in the order of ``values``.
     """
     names = list(values)
     if all(sort_key(name)[0] == 0 for name in names):
@@ -58,7 +58,7 @@ def axis_range(x: np.ndarray) -> tuple[float, float]:
 
 
 def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
-    """Linkability and utility over the swept setting, and utility over linkability: uint8 (height, width, 3)."""
+    """Plot of linkability and utility over the setting, and of utility over linkability: uint8 (height, width, 3)."""
     points, setting, utility = record["points"], str(record["swept"]), str(record["utility"])
     over_setting, over_linkability, all_ends = {}, {}, []
     values = [str(point["value"]) for point in points]
@@ -66,14 +66,14 @@ def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
         measured = [point for point in points if key in point]
         if not measured:
             continue
-        x, ticks = x_positions(values, [str(point["value"]) for point in measured])
+        names = [str(point["value"]) for point in measured]
+        x, ticks = x_positions(values, names)
         y, low, high = (np.array([point[key][end] for point in measured]) for end in ENDS)
         over_setting[label] = Series(x, y, low, high)
         all_ends += [low, high]
         if key != "utility":
-            worth, worth_low, worth_high = (np.array([point["utility"][end] for point in measured]) for end in ENDS)
-            names = [str(point["value"]) for point in measured]
-            over_linkability[label] = Series(y, worth, worth_low, worth_high, low, high, names)
+            utility_y, utility_low, utility_high = (np.array([p["utility"][end] for p in measured]) for end in ENDS)
+            over_linkability[label] = Series(y, utility_y, utility_low, utility_high, low, high, names)
     ends = np.concatenate(all_ends)
     scale = (float(np.floor(10 * min(0.5, ends.min())) / 10), max(1.0, float(ends.max())))
     x_range = axis_range(x_positions(values, values)[0])

@@ -1,4 +1,4 @@
-"""Types of a section of the page; build.py lists the sections."""
+"""Types of the sections of the page; build.py lists the sections."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class PageContext:
     """All videos of the page."""
     verdicts: Sequence[Verdict]
     command: str
-    """The command that makes this page."""
+    """The command that builds the page."""
     code_version: str
 
 
@@ -27,13 +27,13 @@ class SectionContent:
     """Content of a section on the page and in metrics.json."""
 
     data: Mapping[str, Any]
-    """Variables of its template."""
+    """Variables of the section's template."""
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
-    """The tables in metrics.json, by topic."""
+    """The section's tables in metrics.json, by topic."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """Other entries of metrics.json."""
+    """Other entries of the section in metrics.json."""
     missing: Mapping[str, MissingRecord] = field(default_factory=dict)
-    """Missing records, by name: a variable of the template, and an entry of metrics.json."""
+    """Missing records by name, for the template and for metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ class Section:
     name: str
     heading: str
     build: Callable[[PageContext], SectionContent | None]
-    """None leaves the section out."""
+    """Function that builds the content; it returns None to leave the section out."""
     verdict: Callable[[Sources], Verdict] | None = None

@@ -27,22 +27,20 @@ FILES = {
     "linkability": "linkability.json",
     "curve": "curve.json",
 }
-"""The records, and the file of each in its folder; "": the record's path is the file itself."""
+"""File name of each record in its folder; "" if the configured path is that of the file."""
 _STAGES = {
-    "filter_image": "stage=filter data={}",
-    "filter_video": "stage=filter data={} on=video",
-    "audit_image": "stage=audit data={}",
-    "audit_video": "stage=audit data={} on=video",
-    "evaluation": "stage=evaluate data={}",
-    "utility": "stage=utility data={}",
-    "anonymity": "stage=anonymity data={}",
-    "linkability": "stage=linkability data={}",
-    "curve": "stage=compare data={} points=...",
-    "videos": "stage=decode data={}",
-    "real": "stage=ingest data={} raw=...",
+    "filter_image": "filter",
+    "filter_video": "filter on=video",
+    "audit_image": "audit",
+    "audit_video": "audit on=video",
+    "evaluation": "evaluate",
+    "curve": "compare points=...",
+    "videos": "decode",
+    "real": "ingest raw=...",
 }
-"""The stage that makes each record or store."""
-_NEAREST = ("NearestPatient", "NearestRecording", "NearestFrame")
+"""Stage, with further arguments, that makes a record or store; other records have the name of their stage."""
+_NEAREST_COLUMNS = ("NearestPatient", "NearestRecording", "NearestFrame")
+"""Columns of scores.csv that name patients."""
 
 
 @dataclass(frozen=True)
@@ -51,46 +49,47 @@ class Sources:
 
     study: str
     share: bool
-    """Whether the page is for sharing: without frames and names of patients."""
+    """Whether the page is for sharing, that is, without frames and names of patients."""
     real: Store | None
     synthetic: Store | None
     passed_stores: Mapping[str, Path]
-    """Folders of the samples that passed the filter, by "image" and "video"; a folder may not exist."""
+    """Folders of the samples that passed the filter, by "image" and "video"; a folder may be absent."""
     records: Mapping[str, dict[str, Any]]
-    """The records that exist, by the names in ``FILES``."""
+    """The existing records, by the names in ``FILES``."""
     paths: Mapping[str, Path]
-    """Paths of all records, also of those that do not exist."""
+    """Paths of all records, existing or not."""
     folders: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the study with stores and artifacts that record their commands: data, models, samples."""
 
     def command(self, name: str) -> str:
         """The command that makes the record or store ``name``."""
-        return f"python sample.py {_STAGES[name].format(self.study)}"
+        stage, *arguments = _STAGES.get(name, name).split()
+        return " ".join(["python sample.py", f"stage={stage}", f"data={self.study}", *arguments])
 
     def missing(self, name: str, message: str) -> MissingRecord:
-        """``message`` with the command that makes the record or store ``name``."""
+        """A missing record: ``message``, with the command that makes the record or store ``name``."""
         return MissingRecord(message, self.command(name))
 
     def unknown_verdict(self, topic: str, name: str, message: str) -> Verdict:
-        """The verdict on ``topic`` without the record ``name``."""
+        """The verdict on ``topic`` if the record ``name`` is missing."""
         return Verdict(topic, "missing", "Not known", missing=[self.missing(name, message)])
 
     @contextlib.contextmanager
     def parsing(self, name: str) -> Iterator[None]:
-        """Context that turns parsing errors of the record ``name`` into ``UserError``."""
+        """Context manager that turns parsing errors of the record ``name`` into ``UserError``."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
-                f"{self.paths[name]} is not what its stage writes ({error}): run {self.command(name)} again"
+                f"{self.paths[name]} is not a valid record ({error}): run {self.command(name)} again"
             ) from error
 
     def scores(self, kind: str) -> "pd.DataFrame":
-        """The filter's scores of all samples, of ``kind`` "image" or "video"; without nearest patients if shared."""
-        return self._read_table(kind, "scores.csv", omitted=_NEAREST if self.share else ())
+        """The filter's scores of all samples of ``kind`` "image" or "video"; a shared page gets no patient names."""
+        return self._read_table(kind, "scores.csv", omitted=_NEAREST_COLUMNS if self.share else ())
 
     def evidence(self, kind: str) -> "pd.DataFrame":
-        """The filter's scores of new patients and of copies; without names if shared."""
+        """The filter's scores of new patients and of copies; a shared page gets no patient names."""
         return self._read_table(kind, "evidence.csv", omitted=("PatientID",) if self.share else ())
 
     def _read_table(self, kind: str, name: str, omitted: tuple[str, ...]) -> "pd.DataFrame":
@@ -104,10 +103,8 @@ class Sources:
             raise UserError(f"{path} cannot be read: run {self.command(f'filter_{kind}')} again") from error
 
     def video_filter(self) -> str | None:
-        """The filter that the page's synthetic videos passed, "image" or "video"; None if they passed none."""
-        if self.synthetic is None:
-            return None
-        source = self.synthetic.dataset.settings.get("source")
+        """The filter that the synthetic videos of the page passed, "image" or "video"; None if they passed none."""
+        source = None if self.synthetic is None else self.synthetic.dataset.settings.get("source")
         for kind in ("video", "image"):
             checksums = self.passed_stores[kind] / CHECKSUMS
             if checksums.is_file() and file_sha256(checksums) == source:
@@ -128,22 +125,24 @@ def load_sources(
     folders: Mapping[str, str],
 ) -> Sources:
     """Open the stores "real" and "videos" of ``stores`` and the records that exist. Raises ``UserError``."""
-    paths = {name: Path(records[name]) / file if file else Path(records[name]) for name, file in FILES.items()}
-    existing = {name: read_record(path) for name, path in paths.items() if path.is_file()}
-    if damaged := [paths[name] for name, record in existing.items() if record is None]:
-        raise UserError(f"{damaged[0]} is not a JSON object: remove the file and run its stage again")
+    paths = {name: Path(records[name]) / file for name, file in FILES.items()}
+    existing: dict[str, dict[str, Any]] = {}
+    for name, path in paths.items():
+        if path.is_file():
+            if (record := read_record(path)) is None:
+                raise UserError(f"{path} is not a JSON object: remove the file and run its stage again")
+            existing[name] = record
     real, synthetic = (_open_store(stores[name], name) for name in ("real", "videos"))
     if real is not None and real.dataset.synthetic:
         raise UserError(f"real={real.root} is synthetic: give the recordings of patients")
     if synthetic is not None and not synthetic.dataset.synthetic:
         raise UserError(f"videos={synthetic.root} is not synthetic: give a store that stage=decode wrote from samples")
-    passed, places = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
-    complete = {name: record for name, record in existing.items() if record is not None}
-    return Sources(study, share, real, synthetic, passed, complete, paths, places)
+    passed_paths, folder_paths = ({key: Path(path) for key, path in each.items()} for each in (passed_stores, folders))
+    return Sources(study, share, real, synthetic, passed_paths, existing, paths, folder_paths)
 
 
 def is_same_filter_run(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-    """Whether the ``settings`` of a filter's store and a filter ``record`` are of one run: common entries are equal."""
+    """Whether the common entries of the ``settings`` of a filter's store and of the filter ``record`` are equal."""
     if record is None:
         return True
     pairs = [(settings, record), (settings["decision"], record.get("decision") or {})]

@@ -1,4 +1,4 @@
-"""Results of a sweep: the records in the folders that a pattern matches, for each value of the swept setting."""
+"""Results of a sweep, read from the records in the folders that a pattern matches."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,29 +13,29 @@ from echodream.runs.atomic_folder import read_record
 from echodream.store.table import clean_text
 
 RECORDS = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
-"""Records of stages; metrics.json is in the artifacts of model=classifier and model=utility."""
+"""Names of record files; metrics.json is in the artifacts of model=classifier and model=utility."""
 REJECTED = "rejected"
 UTILITY = "utility"
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A number for one swept value, with its interval and its floor, if any."""
+    """A result for one swept value, with its interval and its floor, if any."""
 
     value: float
     low: float | None = None
     high: float | None = None
     floor: float | None = None
-    """The same number for real recordings."""
+    """The result for real recordings."""
     warning: str = ""
 
 
 SweepResults = dict[str, dict[str, SweepResult]]
-"""For each swept value, in order, the results by name."""
+"""The results by name, for each swept value, in the order of the values."""
 
 
 def read_sweep(patterns: Sequence[str]) -> SweepResults:
-    """The results of every value, over all ``patterns``. Raises ``UserError``."""
+    """The results of all swept values in the folders of ``patterns``. Raises ``UserError``."""
     if not patterns:
         raise UserError("points= is needed: folders of reports with * for the value, as points=[reports/x/g*]")
     results: SweepResults = {}
@@ -45,7 +45,7 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
             for name, result in _read_results(folder):
                 if (other := folders.setdefault((value, name), folder)) != folder:
                     raise UserError(
-                        f"points: both {other} and {folder} have {name} for {value}: give patterns of different folders"
+                        f"points: both {other} and {folder} have {name} for {value}: give patterns without duplicates"
                     )
                 results.setdefault(value, {})[name] = result
     if len(results) < 2:
@@ -58,21 +58,21 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
 
 
 def swept_folders(pattern: str) -> Iterator[tuple[str, Path]]:
-    """The values that match the * of ``pattern``, each with its folder, which may not exist."""
+    """The values that match the * of ``pattern``, with their folders, which may be absent."""
     parts = Path(pattern).parts
     stars = [number for number, part in enumerate(parts) if "*" in part]
     if pattern.count("*") != 1:
         raise UserError(f"points has {pattern!r}: write one * in place of the swept value, as reports/x/g*")
-    base, name, rest = Path(*parts[: stars[0]]), parts[stars[0]], parts[stars[0] + 1 :]
-    prefix, _, suffix = name.partition("*")
-    for entry in sorted(base.iterdir()) if base.is_dir() else []:
-        is_long_enough = len(entry.name) > len(prefix) + len(suffix)
-        if is_long_enough and entry.name.startswith(prefix) and entry.name.endswith(suffix):
-            yield entry.name[len(prefix) : len(entry.name) - len(suffix)], entry.joinpath(*rest)
+    parent, subfolders = Path(*parts[: stars[0]]), parts[stars[0] + 1 :]
+    prefix, _, suffix = parts[stars[0]].partition("*")
+    for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
+        value = entry.name.removeprefix(prefix).removesuffix(suffix)
+        if value and entry.name == prefix + value + suffix:
+            yield value, entry.joinpath(*subfolders)
 
 
 def sort_key(value: str) -> tuple[int, float, str]:
-    """Order of swept values: numbers by size, then texts."""
+    """Sort key of swept values: numbers by size, then texts."""
     try:
         number = float(value)
     except ValueError:
@@ -81,7 +81,7 @@ def sort_key(value: str) -> tuple[int, float, str]:
 
 
 def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
-    """All results of the records in ``folder``, by name."""
+    """Name and value of all results of the records in ``folder``."""
     for file in RECORDS:
         path = folder / file
         if not path.is_file():
@@ -95,12 +95,12 @@ def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
         try:
             parts = _collect_metrics(record, file)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not what its stage writes: run the stage again") from error
+            raise UserError(f"{path} is not a valid record: run its stage again") from error
         yield from _nested_results(parts, "")
 
 
 def _collect_metrics(record: Mapping[str, Any], file: str) -> Any:
-    """The numbers of a record, under keys that differ from those of other records."""
+    """The results of a record, nested under keys that no other kind of record has."""
     if file == "linkability.json":
         sets = {name: dict(entry) for name, entry in record["sets"].items()}
         sets["inner"]["AUC"] = {**sets["inner"]["AUC"], "floor": sets["originals"]["AUC"]}
@@ -120,7 +120,7 @@ def _collect_metrics(record: Mapping[str, Any], file: str) -> Any:
 
 
 def _nested_results(node: Any, name: str, note: str = "") -> Iterator[tuple[str, SweepResult]]:
-    """Every object with a ``value`` below ``node``, named by its keys; ``note`` is that of its task."""
+    """Each object with a ``value`` below ``node``, named by the path of its keys; ``note`` is the note of its task."""
     if not isinstance(node, Mapping):
         return
     if "value" in node:

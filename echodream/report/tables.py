@@ -1,4 +1,4 @@
-"""Parts of a section of the page: verdicts, and tables of numbers with intervals."""
+"""Verdicts, and tables of numbers with intervals, of the sections of the page."""
 
 import math
 from collections import Counter
@@ -10,19 +10,19 @@ from echodream import validation
 from echodream.metrics.bootstrap import Interval
 
 SHARE = (0.0, 1.0)
-"""The axis of shares."""
+"""Axis range of shares."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a number with its interval, its reference value, and its meaning."""
+    """A row of a table: a number with its interval, its reference value, and its meaning."""
 
     name: str
     value: Interval
     reference: Interval | None = None
-    """The same number for real data, or the value expected of a harmless generator."""
+    """The value of real data, or the value expected of a harmless generator."""
     meaning: str = ""
-    """One sentence."""
+    """One sentence that explains the number."""
     warning: str = ""
     scale: tuple[float, float] = SHARE
     """Ends of the row's axis."""
@@ -33,15 +33,15 @@ class Row:
     """The measured value, if ``value`` is in another unit for the chart."""
     raw_reference: Interval | None = None
     value_text: str = ""
-    """Shown in place of the number."""
+    """Text that replaces the number."""
     reference_text: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The row in metrics.json."""
+        """The entry of the row in metrics.json."""
         value, reference = self.raw_value or self.value, self.raw_reference or self.reference
         numbers = {"name": self.name, "value": asdict(value), "beside": asdict(reference) if reference else None}
-        words = {"means": self.meaning, "warning": self.warning, "said": self.value_text}
-        return {**numbers, **words, "stands_out": self.stands_out}
+        texts = {"means": self.meaning, "warning": self.warning, "said": self.value_text}
+        return {**numbers, **texts, "stands_out": self.stands_out}
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,24 @@ class Table:
 
     title: str
     columns: tuple[str, str, str]
-    """Headings of name, value and reference; the last one is empty if there is no reference."""
+    """Headings of name, value and reference; the third is empty if there is no reference."""
     rows: Sequence[Row]
     note: str = ""
     unit: str = ""
     """Unit of the axis: " ×", or "%" for shares in percent."""
     collapsible: bool = False
-    """Whether the table may be collapsed if the page has a later table of the same kind."""
+    """Whether the table may be collapsed if it is not in the first group of tables."""
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The most frequent axis of the rows, shown in the head; None if no two rows have the same axis."""
+        """The most frequent axis of the rows, for the table head; None if all rows have different axes."""
         scale, rows = Counter(row.scale for row in self.rows).most_common(1)[0]
         return scale if rows > 1 or len(self.rows) == 1 else None
 
 
 @dataclass(frozen=True)
 class MissingRecord:
-    """A sentence on a missing record, and the command that writes the record."""
+    """A message about a missing record, and the command that writes the record."""
 
     message: str
     command: str
@@ -75,13 +75,14 @@ class MissingRecord:
 
 @dataclass(frozen=True)
 class Still:
-    """One frame, shown beside a verdict."""
+    """A frame that is shown with a verdict."""
 
     label: str
     uri: str
     width: int
+    """Width of the recording, in pixels."""
     height: int
-    """In pixels of the recording."""
+    """Height of the recording, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -93,37 +94,37 @@ class Verdict:
     """The color: "good", "note", "bad" or "missing"."""
     label: str
     figure: str = ""
-    """The main number, with ``unit``."""
+    """The main number, in ``unit``."""
     unit: str = ""
     sentence: str = ""
     notes: Sequence[str] = ()
     rows: Sequence[Row] = ()
     statement: str = ""
-    """The filter's statement, word for word."""
+    """The unchanged statement of the filter."""
     missing: Sequence[MissingRecord] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    """For metrics.json."""
+    """Further entries of the verdict in metrics.json."""
     stills: Sequence[Still] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict in metrics.json."""
+        """The entry of the verdict in metrics.json."""
         return {"state": self.state, "word": self.label, "sentence": self.sentence, **self.numbers}
 
 
 def parse_interval(entry: Any) -> Interval | None:
-    """A number of a record, alone or as {value, low, high}; None if the value is null or not finite.
+    """The interval of an ``entry`` of a record: a number, or {value, low, high}; None if the value is not finite.
 
-    Raises ``ValueError`` if it is not a number.
+    Raises ``ValueError`` if ``entry`` is not a number.
     """
-    if not isinstance(entry, Mapping):
-        entry = {"value": entry}
-    value, low, high = _to_finite(entry["value"]), _to_finite(entry.get("low")), _to_finite(entry.get("high"))
+    record = entry if isinstance(entry, Mapping) else {"value": entry}
+    numbers = (record["value"], record.get("low"), record.get("high"))
+    value, low, high = (_finite_or_none(number) for number in numbers)
     if value is None:
         return None
     return Interval(value, value if low is None else low, value if high is None else high)
 
 
-def _to_finite(number: Any) -> float | None:
+def _finite_or_none(number: Any) -> float | None:
     if number is None:
         return None
     if not isinstance(number, float) and not validation.is_finite(number):

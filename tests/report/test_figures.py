@@ -98,7 +98,7 @@ def test_interval_chart_positions() -> None:
 
 def test_histogram_chart_positions() -> None:
     ((_, svg),) = histogram_charts([ScoreGroup("new", np.array([0.1, 0.1, 0.9]), "real")], 0.75, (0.0, 1.0))
-    assert places(svg, 'line class="cut"', "x1") == [75]
+    assert places(svg, 'line class="threshold"', "x1") == [75]
     heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)", svg)]
     assert min(heights) == 4  # the highest bar
     assert heights.count(21) == 2  # half as high, at both of its ends
@@ -109,7 +109,7 @@ def test_histogram_chart_positions() -> None:
     [
         ("frechet[classifier]", True, "smaller is closer"),
         ("FVD16", True, "smaller is closer"),
-        ("kernel[i3d]", False, "0 if they agree"),
+        ("kernel[i3d]", False, "0 for equal distributions"),
         ("precision[dinov2]", False, "plausible"),
         ("coverage", False, "nearby"),
         ("average_precision", False, "all thresholds"),

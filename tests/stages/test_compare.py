@@ -247,7 +247,7 @@ def test_without_utility_there_is_no_curve(tmp_path: Path) -> None:
     run(tmp_path, f"points=[{tmp_path}/s*]", "name=strength")
     assert not (tmp_path / "out" / "curve.json").exists()
     write(tmp_path / "s1" / "linkability.json", {"sets": []})
-    with pytest.raises(UserError, match=r"linkability.json is not what its stage writes: run the stage again"):
+    with pytest.raises(UserError, match=r"linkability.json is not a valid record: run its stage again"):
         run(tmp_path, f"points=[{tmp_path}/s*]")
 
 

@@ -252,7 +252,7 @@ REFUSALS: list[tuple[str, Callable[[dict[str, Any]], None] | None, str]] = [
     ),
     ("audit/audit.json", lambda record: record.update(generator=LVDM), "is of another lidm than these"),
     ("audit_video/audit.json", lambda record: record.update(source="d" * 64), "is of other samples"),
-    ("audit_video/audit.json", lambda record: record.pop("measures"), "is not what its stage writes"),
+    ("audit_video/audit.json", lambda record: record.pop("measures"), "is not a valid record"),
 ]
 
 

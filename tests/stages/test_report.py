@@ -209,14 +209,14 @@ def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
     ("changed", "said"),
     [
         ({"tries": 2}, "Stated with 90 % confidence (95 % for each of 2 decisions)"),
-        ({"tries": 1, "frames": 4, "frames_per_sample": 64}, "4 of the 64 frames of each video are compared."),
+        ({"tries": 1, "frames": 4, "frames_per_sample": 64}, "The filter compares 4 of the 64 frames of each video."),
         (
             {"tries": 1, "copies": {"samples": 6, "rejected": 2, "expected": 0.158, "bound": 1}},
-            "Of the 6 samples that passed, at most 0.16 are expected to be such copies, and at most 1",
+            "Of the 6 samples that passed, at most 0.16 are expected to be such copies; with 95 % confidence, at most 1",
         ),
         (
             {"passed": False, "statement": "Nothing may pass: too few."},
-            "Nothing was let through Nothing may pass: too few.",
+            "No sample passed Nothing may pass: too few.",
         ),
         ({"rule": "percentile", "statement": "No guarantee: so it is."}, "No guarantee No guarantee: so it is."),
     ],
@@ -297,7 +297,7 @@ def test_same_inputs_give_same_bytes_and_a_rerun_does_nothing(mine: Path) -> Non
         (
             "filter_video/filter.json",
             '{"decision": {"rule": "calibrated"}}',
-            "filter.json is not what its stage writes",
+            "filter.json is not a valid record",
         ),
         ("filter_video/scores.csv", "", "scores.csv cannot be read"),
         ("index.html", "<p>mine</p>", "index.html exists and is not a report"),
@@ -407,7 +407,7 @@ def test_fidelity_verdict_is_the_grade_of_the_worst_judged_distance(
     change(path, ("videos", "temporal log-spectral distance", judged))
     text = words(page(mine))
     assert said in text
-    assert ("The word differs between random subsets of the samples" in text) == (spread == [1.2, 5.0])
+    assert ("The verdict differs between random subsets of the samples" in text) == (spread == [1.2, 5.0])
     assert ("The certified samples are not usable as images" in text) == (said == "Not usable as images")
     if said != "Close to real":
         assert f"Synthetic videos are {value} times as far" in text

@@ -18,18 +18,19 @@ PAIRS = {
     "inner": ("inner: two versions", "both"),
     "outer": ("outer: an original and its version", "synthetic"),
 }
-"""Sets of pairs in linkability.json: name and color on the page."""
+"""Name and color on the page of each set of pairs in linkability.json."""
 RATES = {"recall": "linked, of one patient", "far": "falsely linked, of two patients"}
+"""Name on the page of the recall and of the false accept rate."""
 
 
 def build(context: PageContext) -> SectionContent | None:
-    """Linkability, anonymity and their trade-off with utility, without patient names; None if not measured."""
+    """Linkability, anonymity and their trade-off with utility, without patient names; None without records."""
     sources = context.sources
     tables: list[Table] = []
-    for name, tables_of in (("linkability", _linkability_tables), ("anonymity", _anonymity_tables)):
+    for name, build_tables in (("linkability", _linkability_tables), ("anonymity", _anonymity_tables)):
         if name in sources.records:
             with sources.parsing(name):
-                tables += tables_of(sources.records[name])
+                tables += build_tables(sources.records[name])
     chart = _tradeoff_chart(sources)
     if not tables and chart is None:
         return None
@@ -59,7 +60,7 @@ def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
         note = "Chosen on pairs of originals. Compare both shares: if all versions look alike, all pairs are linked."
         yield Table(f"At the threshold of {criterion}", ("Pairs", "Share", ""), rates, note)
     if (risk := record.get("residual risk")) is not None and (value := parse_interval(risk["risk"])) is not None:
-        meaning = "Gain of an attacker if a version of the patient is in the set."
+        meaning = "Risk that an attacker gains by a version of the patient in the set."
         row = Row("beyond a control group", value, meaning=meaning)
         yield Table("Residual risk of linkability", ("Share of patients", "Risk", ""), [row])
 
@@ -81,7 +82,7 @@ def _anonymity_tables(record: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:
-    """Chart of utility over linkability, the swept setting, and the metric of utility; None if not measured."""
+    """Chart of utility over linkability, the swept setting, and the metric of utility; None without a record."""
     if (record := sources.records.get("curve")) is None:
         return None
     with sources.parsing("curve"):

@@ -1,8 +1,8 @@
-"""Section "Fidelity": the synthetic set compared with real test patients; the floor is real against real."""
+"""Section "Fidelity": metrics of the synthetic set against real test patients, with real training patients as floor."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -25,12 +25,13 @@ from echodream.report.tables import SHARE, Row, Still, Table, Verdict, parse_int
 from echodream.store import Store
 
 PARTS = ("videos", "images")
+"""Kinds of synthetic samples in an evaluation record."""
 AGREEMENT = "class agreement"
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance to real test patients, with its floor: the distance of real training patients to them."""
+    """A distance of synthetic samples to real test patients; ``floor``: the distance of real training patients."""
 
     metric: str
     value: Interval
@@ -51,20 +52,16 @@ class Distance:
         return self.value.value / self.floor.value
 
     def row(self) -> Row:
-        """A row in multiples of the floor, with the numbers as measured."""
+        """The distance as a table row, in multiples of the floor, with the measured numbers."""
         value, floor = (
-            Interval(*(end / self.floor.value for end in (interval.value, interval.low, interval.high)))
-            for interval in (self.value, self.floor)
+            Interval(*(end / self.floor.value for end in astuple(interval))) for interval in (self.value, self.floor)
         )
         meaning = metric_meaning(self.metric)
         return Row(self.metric, value, floor, meaning, self.warning, raw_value=self.value, raw_reference=self.floor)
 
-    def as_json(self) -> dict[str, float]:
-        return {**asdict(self.value), "floor": self.floor.value}
-
 
 GRADES = ((1.5, "good", "Close to real"), (3.0, "note", "Visibly different"), (math.inf, "bad", "Not usable as images"))
-"""Largest multiple of the floor, state and label of each grade."""
+"""Maximum multiple of the floor, state and label of each grade."""
 JUDGED = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
 """The distances that decide the verdict. Features of a classifier of the study are excluded: they can miss texture."""
 
@@ -75,7 +72,7 @@ def grade(ratio: float) -> int:
 
 
 def judged_distances(sources: Sources) -> dict[str, Distance]:
-    """The distances that decide the verdict, by name, as "images, log-spectral distance"."""
+    """The distances that decide the verdict, by name, such as "images, log-spectral distance"."""
     record = sources.records.get("evaluation", {})
     with sources.parsing("evaluation"):
         return {
@@ -88,12 +85,12 @@ def judged_distances(sources: Sources) -> dict[str, Distance]:
 
 
 def synthetic_set_is_unusable(sources: Sources) -> bool:
-    """Whether the verdict is that the synthetic set is not usable as images."""
+    """Whether the synthetic set has the worst of the ``GRADES``: not usable as images."""
     return any(distance.grade_of_lowest_value == len(GRADES) - 1 for distance in judged_distances(sources).values())
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The worst of the judged distances, in multiples of its floor, of videos and images."""
+    """The verdict on the worst of the judged distances of videos and images, in multiples of the floor."""
     if "evaluation" not in sources.records:
         message = "The distance between the synthetic set and real patients has not been measured."
         return sources.unknown_verdict("Fidelity", "evaluation", message)
@@ -103,7 +100,7 @@ def verdict(sources: Sources) -> Verdict:
             f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
         )
         return sources.unknown_verdict("Fidelity", "evaluation", message)
-    certain = max(each.grade_of_lowest_value for each in distances.values())
+    certain_grade = max(each.grade_of_lowest_value for each in distances.values())
     name, worst = max(distances.items(), key=lambda item: item[1].ratio)
     part, _, metric = name.partition(", ")
     ratio = format_ratio(worst.ratio)
@@ -111,17 +108,17 @@ def verdict(sources: Sources) -> Verdict:
         f"Synthetic {part} are {ratio} times as far from real test patients as real training patients are, by "
         f"{metric}: {_format_interval(worst.value)} against {_format_interval(worst.floor)}."
     )
-    _, state, label = GRADES[certain]
-    settled = certain == grade(worst.ratio)
+    _, state, label = GRADES[certain_grade]
+    settled = certain_grade == grade(worst.ratio)
     if not settled:
         state, label = "note", f"Not settled: {label.lower()} or {GRADES[grade(worst.ratio)][2].lower()}"
     record: Mapping[str, Any] = sources.records["evaluation"]
     with sources.parsing("evaluation"):
         notes = [note for each in PARTS if each in record for note in _agreement_note(record[each], each)]
     if not settled:
-        notes.insert(0, "The word differs between random subsets of the samples: more samples are needed.")
+        notes.insert(0, "The verdict differs between random subsets of the samples: more samples are needed.")
     if absent := [name for name in JUDGED if not any(key.endswith(f", {name}") for key in distances)]:
-        notes.append(f"Not measured, and not part of this verdict: {', '.join(absent)}.")
+        notes.append(f"Metrics that were not measured, and are not part of this verdict: {', '.join(absent)}.")
     rows = [replace(each.row(), name=capitalized(key)) for key, each in distances.items()]
     return Verdict(
         "Fidelity",
@@ -132,13 +129,13 @@ def verdict(sources: Sources) -> Verdict:
         sentence,
         [*[f"{capitalized(worst.warning)}."] * bool(worst.warning), *notes],
         _with_shared_axis(rows),
-        numbers={key: each.as_json() for key, each in distances.items()},
+        numbers={key: {**asdict(each.value), "floor": each.floor.value} for key, each in distances.items()},
         stills=_middle_frames(sources),
     )
 
 
 def _middle_frames(sources: Sources) -> list[Still]:
-    """The middle frame of a real test recording (not on a shared page) and of a synthetic one of the same class."""
+    """Middle frames of a real test recording (not on a shared page) and of a synthetic recording of the same class."""
     synthetic, real = sources.synthetic, sources.real
     if synthetic is None:
         return []
@@ -162,31 +159,28 @@ def _format_interval(value: Interval) -> str:
     return f"{format_value(value)} ({format_ends(value)})" if format_ends(value) else format_value(value)
 
 
-def _distances_with_floor(part: Mapping[str, Any]) -> Iterator[Distance]:
-    """The distances of ``part`` that have a floor above 0."""
-    for name, entry in part.items():
+def _distances_with_floor(metrics: Mapping[str, Any]) -> Iterator[Distance]:
+    """The distances among ``metrics`` whose floor is positive."""
+    for name, entry in metrics.items():
         if is_distance(name) and isinstance(entry, Mapping) and entry.get("floor") is not None:
             value, floor = parse_interval(entry), parse_interval(entry["floor"])
             if value is not None and floor is not None and floor.value > 0:
-                spread, share = entry.get("spread"), parse_interval(entry.get("autoencoder"))
-                yield Distance(name, value, floor, _warning(entry), tuple(spread) if spread else None, share)
+                spread, autoencoder = entry.get("spread"), parse_interval(entry.get("autoencoder"))
+                yield Distance(name, value, floor, _warning(entry), tuple(spread) if spread else None, autoencoder)
 
 
-def _agreement_note(part: Mapping[str, Any], kind: str) -> list[str]:
-    entry = part.get(AGREEMENT)
-    if not isinstance(entry, Mapping) or "value" not in entry:
-        return []
-    synthetic, real = parse_interval(entry), parse_interval(entry.get("floor"))
-    if synthetic is None:
+def _agreement_note(metrics: Mapping[str, Any], kind: str) -> list[str]:
+    entry = metrics.get(AGREEMENT)
+    if not isinstance(entry, Mapping) or "value" not in entry or (synthetic := parse_interval(entry)) is None:
         return []
     share, reference = format_percent(synthetic.value), ""
-    if real is not None:
+    if (real := parse_interval(entry.get("floor"))) is not None:
         reference = f", and their true class for {format_percent(real.value)} of real ones"
     return [f"A classifier predicts the requested class for {share} of synthetic {kind}{reference}."]
 
 
 def build(context: PageContext) -> SectionContent:
-    """All metrics of the evaluation."""
+    """Tables of all metrics of the evaluation, and the chart of frame differences."""
     sources = context.sources
     measured = "evaluation" in sources.records
     tables, chart = (fidelity_tables(sources), _frame_change_chart(sources)) if measured else ([], None)
@@ -198,12 +192,12 @@ def build(context: PageContext) -> SectionContent:
 
 
 def fidelity_tables(sources: Sources) -> list[Table]:
-    """Distances, shares and class agreement of videos and of images, and measures of the heart beat."""
+    """Tables of all metrics of videos and images, of the cardiac cycle, and of speckle."""
     record: Mapping[str, Any] = sources.records["evaluation"]
     tables: list[Table] = []
     with sources.parsing("evaluation"):
-        for part in (part for part in PARTS if part in record):
-            tables += _part_tables(part, record[part])
+        for part in PARTS:
+            tables += _metric_tables(part, record.get(part, {}))
         for key, title in (("beat", "Cardiac cycle"), ("texture", "Speckle")):
             if rows := [row for name, entry in (record.get(key) or {}).items() if (row := _metric_row(name, entry))]:
                 note = "Means over recordings, with their 95 % intervals."
@@ -211,37 +205,35 @@ def fidelity_tables(sources: Sources) -> list[Table]:
     return tables
 
 
-def _part_tables(part: str, record: Mapping[str, Any]) -> list[Table]:
-    measured = list(_distances_with_floor(record))
-    distances = [distance.row() for distance in measured]
-    names = {row.name for row in distances}
-    classes, others = [], []
-    for name, entry in record.items():
+def _metric_tables(part: str, metrics: Mapping[str, Any]) -> list[Table]:
+    distances = list(_distances_with_floor(metrics))
+    names = {distance.metric for distance in distances}
+    class_rows, other_rows = [], []
+    for name, entry in metrics.items():
         row = None if name in names else _metric_row(str(name), entry)
         if row is None:
             continue
         if name.startswith(AGREEMENT):
             class_name = name.removeprefix(AGREEMENT).lstrip(", ")
-            classes.append(replace(row, name=class_name or "Overall", meaning="" if class_name else row.meaning))
+            class_rows.append(replace(row, name=class_name or "Overall", meaning="" if class_name else row.meaning))
         else:
-            others.append(row)
+            other_rows.append(row)
     columns, tables = ("Metric", "Synthetic", "Real (floor)"), []
-    if distances:
+    if rows := [distance.row() for distance in distances]:
         note = "In multiples of the floor: the distance of real training patients to real test patients."
-        tables.append(Table(f"Distance of {part}", columns, _with_shared_axis(distances), note, " ×"))
-    shares = [replace(each, value=each.autoencoder).row() for each in measured if each.autoencoder is not None]
-    if shares:
-        note = "Real test recordings that were encoded and decoded, in multiples of the same floor."
-        tables.append(Table(f"Error of the autoencoder, {part}", columns, _with_shared_axis(shares), note, " ×"))
-    if others:
-        tables.append(Table(f"Likeness of {part}", columns, others))
-    if classes:
-        tables.append(Table(f"Class agreement, {part}", ("Class", "Synthetic", "Real"), classes))
+        tables.append(Table(f"Distance of {part}", columns, _with_shared_axis(rows), note, " ×"))
+    if rows := [replace(each, value=each.autoencoder).row() for each in distances if each.autoencoder is not None]:
+        note = "Distance of real test recordings that were encoded and decoded, in multiples of the same floor."
+        tables.append(Table(f"Error of the autoencoder, {part}", columns, _with_shared_axis(rows), note, " ×"))
+    if other_rows:
+        tables.append(Table(f"Likeness of {part}", columns, other_rows))
+    if class_rows:
+        tables.append(Table(f"Class agreement, {part}", ("Class", "Synthetic", "Real"), class_rows))
     return tables
 
 
 def _metric_row(name: str, entry: Any) -> Row | None:
-    """A metric in its own unit; None if ``entry`` is no metric or has no value."""
+    """The row of a metric in its own unit; None if ``entry`` is not a metric or has no value."""
     if not isinstance(entry, Mapping) or "value" not in entry:
         return None
     value, floor = parse_interval(entry), parse_interval(entry.get("floor"))
@@ -263,7 +255,7 @@ def _warning(entry: Mapping[str, Any]) -> str:
 
 
 def _frame_change_chart(sources: Sources) -> Markup | None:
-    """Mean absolute difference of consecutive frames, of synthetic and real videos."""
+    """Chart of the mean absolute difference of consecutive frames of synthetic and real videos."""
     curves = {}
     with sources.parsing("evaluation"):
         record = (sources.records["evaluation"].get("curves") or {}).get("frame difference") or {}

@@ -4,7 +4,7 @@ from echodream.report.section import PageContext, Section, SectionContent
 
 
 def build(context: PageContext) -> SectionContent:
-    """The videos of ``clips.choose_clips``."""
+    """The videos that ``clips.choose_clips`` selected."""
     sources, missing = context.sources, {}
     if sources.synthetic is None:
         missing["gallery"] = sources.missing("videos", "There are no synthetic videos yet.")

@@ -1,5 +1,6 @@
-"""Section "How it was made": the commands recorded in stores, artifacts and records, in the order of the pipeline."""
+"""Section "How it was made": the recorded commands of stores, artifacts and records, in the order of the pipeline."""
 
+import fnmatch
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ ORDER = (
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
     *("anonymity", "linkability", "curve"),
 )
+"""Stores, artifacts and records in the order of the pipeline; * stands for all others of a folder."""
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 
 
 @dataclass(frozen=True)
 class LineageEntry:
-    """A store, artifact or record, and the command that made it."""
+    """A store, artifact or record, with the command that made it."""
 
     name: str
     command: str
@@ -37,15 +39,15 @@ class LineageEntry:
 
 
 def build(context: PageContext) -> SectionContent:
-    """The recorded commands, and the command of this page."""
+    """The recorded commands, the command of the page, and the package versions."""
     data = {"entries": lineage(context.sources), "packages": package_versions()}
     return SectionContent({**data, "command": context.command, "code_version": context.code_version})
 
 
 def lineage(sources: Sources) -> list[LineageEntry]:
     """The first store, artifact or record of each command, in the order of the pipeline."""
-    entries = dict(_make_entries(sources))
-    keys = [key for pattern in ORDER for key in sorted(entries) if _matches_pattern(key, pattern)]
+    entries = dict(_read_entries(sources))
+    keys = [key for pattern in ORDER for key in fnmatch.filter(sorted(entries), pattern)]
     by_command: dict[str, LineageEntry] = {}
     for key in dict.fromkeys(keys):
         entry = entries[key]
@@ -54,11 +56,7 @@ def lineage(sources: Sources) -> list[LineageEntry]:
     return list(by_command.values())
 
 
-def _matches_pattern(key: str, pattern: str) -> bool:
-    return key == pattern or (pattern.endswith("*") and key.startswith(pattern[:-1]) and key not in ORDER)
-
-
-def _make_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
+def _read_entries(sources: Sources) -> Iterator[tuple[str, LineageEntry]]:
     for kind, folder in sources.folders.items():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             key = f"{kind}/{path.name}"
@@ -91,7 +89,7 @@ def _make_entry(
 
 
 def package_versions() -> list[tuple[str, str]]:
-    """Name and version of installed packages that influence the results."""
+    """Names and versions of the installed packages that influence results."""
     versions = []
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

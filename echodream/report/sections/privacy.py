@@ -1,4 +1,4 @@
-"""Section "Privacy": the filter's guarantee and rejections, copies that pass, nearest samples, and the audits."""
+"""Section "Privacy": guarantee and rejections of the filter, copies that pass, nearest samples, and audits."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from echodream.audit.measure import exact_value
 from echodream.metrics.bootstrap import Interval
 from echodream.report.charts_svg import Curve, ScoreGroup, line_chart
 from echodream.report.number_format import (
@@ -26,15 +27,15 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
 WEAKEST = "weakest of all"
-"""Row of the decision's table in which each patient has the transform whose copy has the lowest score."""
+"""Row of the decision's table with the copy of lowest score of each patient."""
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The guarantee of the filter that the videos passed, or of the last filter, with the results of the audits."""
+    """The verdict on the filter that the videos passed, or on the last filter, with the findings of the audits."""
     existing = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
     kind = sources.video_filter() or next(iter(existing), "")
     if f"filter_{kind}" not in sources.records:
-        message = "These samples have not been filtered, so they have no privacy guarantee."
+        message = "The samples have not been filtered, so they have no privacy guarantee."
         return sources.unknown_verdict("Privacy", "filter_image", message)
     with sources.parsing(f"filter_{kind}"):
         result = _guarantee_verdict(sources.records[f"filter_{kind}"], kind)
@@ -45,15 +46,15 @@ def verdict(sources: Sources) -> Verdict:
             result, state="bad", label="Not for these videos", figure="", unit="", sentence=sentence, notes=[]
         )
     notes, missing = list(result.notes), []
-    audits = [name for name in ("audit_image", "audit_video") if name in sources.records]
-    for name in audits:
-        with sources.parsing(name):
-            sentence, has_finding = _audit_sentence(sources.records[name], name)
+    audited_kinds = [kind for kind in reversed(KINDS) if f"audit_{kind}" in sources.records]
+    for kind in audited_kinds:
+        with sources.parsing(f"audit_{kind}"):
+            sentence, has_finding = _audit_sentence(sources.records[f"audit_{kind}"], kind)
         notes.append(sentence)
         if has_finding and result.state == "good":
             result = replace(result, state="note", label="Guarantee holds; the audit has a finding")
-    if not audits:
-        message = "Information about training patients in the set has not been measured."
+    if not audited_kinds:
+        message = "What the synthetic set reveals about training patients has not been measured."
         missing.append(sources.missing("audit_image", message))
     if unfiltered and "filter_video" not in sources.records:
         missing.append(sources.missing("filter_video", "The videos themselves have not been filtered."))
@@ -68,7 +69,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     numbers: dict[str, Any] = {"on": kind, "rule": decision["rule"], "passed": decision["passed"]}
     numbers |= {"statement": statement, "drawn": drawn, "kept": kept, "tau": decision["tau"]}
     if decision["rule"] != "calibrated" or not decision["passed"]:
-        label = "Nothing was let through" if not decision["passed"] else "No guarantee"
+        label = "No sample passed" if not decision["passed"] else "No guarantee"
         return Verdict("Privacy", "bad", label, sentence=statement, statement=statement, numbers=numbers)
     settings, decisions = decision["settings"], int(decision.get("tries", 1))
     beta, confidence = float(settings["beta"]), _joint_confidence(decision)
@@ -76,21 +77,22 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
     transforms = (
         f"any of {len(covered)} declared ways" if len(covered) > 1 else f"the declared way ({covered[0]['transform']})"
     )
-    tested = min(int(row["controls"]) for row in covered)
+    copied_patients = min(int(row["controls"]) for row in covered)
     numbers |= {"beta": beta, "confidence": confidence, "decisions": decisions, "alpha": settings["alpha"]}
     single = f" ({format_percent(1 - settings['delta'])} for each of {decisions} decisions)" if decisions > 1 else ""
     notes = [
         f"Stated with {format_percent(confidence)} confidence{single}, "
-        f"from copies of {format_count(tested, 'training patient')}.",
-        "It covers the transforms listed below and this identity network only. It is not differential privacy.",
+        f"from copies of {format_count(copied_patients, 'training patient')}.",
+        "The guarantee covers only the transforms listed below and this identity network. It is not differential "
+        "privacy.",
     ]
-    compared, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
-    if total is not None and compared < total:
-        notes.append(f"{compared} of the {total} frames of each {kind} are compared.")
+    frames, total, copies = decision.get("frames"), decision.get("frames_per_sample"), decision.get("copies")
+    if total is not None and frames < total:
+        notes.append(f"The filter compares {frames} of the {total} frames of each {kind}.")
     if copies:
         notes.append(
             f"Of the {format_count(kept, 'sample')} that passed, at most {copies['expected']:.2g} are expected to be "
-            f"such copies, and at most {copies['bound']} with {format_percent(1 - settings['delta'])} confidence if "
+            f"such copies; with {format_percent(1 - settings['delta'])} confidence, at most {copies['bound']} are, if "
             "copies pass independently of each other."
         )
     return Verdict(
@@ -108,21 +110,21 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
 
 
 def certified_probability(decision: Mapping[str, Any]) -> dict[str, str]:
-    """The largest probability that a copy passes, and the confidence of all decisions, as texts."""
+    """Texts of the bound on the probability that a copy passes, and of the joint confidence of all decisions."""
     beta = format_percent(float(decision["settings"]["beta"]))
     return {"beta": beta, "confidence": format_percent(_joint_confidence(decision))}
 
 
 def _joint_confidence(decision: Mapping[str, Any]) -> float:
-    """Confidence of all decisions on the same patients together."""
+    """Joint confidence of all decisions on the same patients."""
     return max(0.0, 1 - int(decision.get("tries", 1)) * float(decision["settings"]["delta"]))
 
 
-def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
-    """A sentence on an audit, and whether a privacy measure stands out."""
+def _audit_sentence(record: Mapping[str, Any], kind: str) -> tuple[str, bool]:
+    """A sentence on the audit of images or videos, and whether a privacy measure stands out."""
     measures = [measure for measure in record["measures"] if measure["about"] == "privacy"]
     findings = [measure for measure in measures if measure["stands_out"]]
-    subject = f"The audit of {name.removeprefix('audit_')}s"
+    subject = f"The audit of {kind}s"
     if not findings:
         return f"{subject}: none of {len(measures)} privacy measures stands out. This proves nothing.", False
     values = "; ".join(
@@ -135,7 +137,7 @@ def _audit_sentence(record: Mapping[str, Any], name: str) -> tuple[str, bool]:
 
 
 def build(context: PageContext) -> SectionContent:
-    """Results of the filters and audits that exist."""
+    """Results of all filters and audits with a record."""
     sources, missing = context.sources, {}
     filters = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
     rejections = {kind: _count_rejections(sources, kind) for kind in reversed(filters)}
@@ -159,7 +161,7 @@ def build(context: PageContext) -> SectionContent:
 
 
 def _count_rejections(sources: Sources, kind: str) -> dict[str, int]:
-    """Numbers of samples before the filter, rejected and kept."""
+    """Numbers of all samples ("drawn"), of rejected and of kept samples."""
     with sources.parsing(f"filter_{kind}"):
         decision = sources.records[f"filter_{kind}"]["decision"]
         drawn, kept = int(decision["drawn"]), int(decision["kept"])
@@ -167,21 +169,21 @@ def _count_rejections(sources: Sources, kind: str) -> dict[str, int]:
 
 
 def copy_tables(sources: Sources, kind: str) -> list[Table]:
-    """Shares of copies that pass the filter, by transform: those that the guarantee covers, then all others."""
+    """Tables of the shares of copies that pass the filter: transforms that the guarantee covers, then all others."""
     record = sources.records[f"filter_{kind}"]
     tables: list[Table] = []
     with sources.parsing(f"filter_{kind}"):
         decision, controls = record["decision"], record.get("controls", {})
         covered, others = list(decision.get("table", [])), list(decision.get("reported", []))
         beta = decision.get("settings", {}).get("beta")
-        most = max([float(row["bound"]) for row in [*covered, *others]] + [0.0])
-        scale = SHARE if most > 0.5 else (0.0, axis_end(most))
+        largest = max([float(row["bound"]) for row in [*covered, *others]], default=0.0)
+        scale = SHARE if largest > 0.5 else (0.0, axis_end(largest))
         columns = ("Copy", "Passed", "At most")
         if rows := [_copy_row(row, controls, scale, beta) for row in covered]:
             note = f"The band ends at the allowed {format_percent(beta)}." if beta else ""
             tables.append(Table("Covered by the guarantee", columns, rows, note, "%", collapsible=bool(beta)))
         if rows := [_copy_row(row, controls, scale, None) for row in others]:
-            note = "Measured only: the guarantee does not cover these transforms."
+            note = "These transforms are measured, but the guarantee does not cover them."
             tables.append(Table("Not covered by the guarantee", columns, rows, note, "%"))
     return tables
 
@@ -204,7 +206,7 @@ def _copy_row(row: Mapping[str, Any], controls: Mapping[str, Any], scale: tuple[
 
 
 def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:
-    """Histogram of the similarity of samples, new patients and covered copies to the nearest training patient.
+    """Data of the histograms of the similarity of samples, new patients and copies to the nearest training patient.
 
     None if the filter's folder has no scores.
     """
@@ -232,7 +234,7 @@ def _read_scores(sources: Sources, kind: str) -> dict[str, Any] | None:
 
 
 def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
-    """Tables, chart of the similarity to the first frame, and sentences on measures that were not computed."""
+    """Tables, chart of identity drift, and reasons for missing measures, of the audit record ``name``."""
     with sources.parsing(name):
         reasons = sources.records[name].get("not measured") or {}
         not_measured = [f"{measure}: {reason}" for measure, reason in reasons.items()]
@@ -241,7 +243,7 @@ def _read_audit(sources: Sources, name: str) -> dict[str, Any]:
 
 
 def audit_tables(sources: Sources, name: str) -> list[Table]:
-    """The measures of the audit record ``name``: those of privacy, then those of quality."""
+    """Tables of the audit record ``name``: privacy measures, quality measures, power."""
     tables = []
     with sources.parsing(name):
         measures = sources.records[name]["measures"]
@@ -260,19 +262,18 @@ def audit_tables(sources: Sources, name: str) -> list[Table]:
 
 
 def _power_row(measure: Mapping[str, Any], record: Mapping[str, Any] | None) -> Row | None:
-    """The smallest shares of planted copies that a privacy measure finds; the chart shows that of exact copies."""
+    """The smallest shares of planted copies that a privacy measure finds; the chart shows the share of exact copies."""
     from echodream.audit.planted_copies import SHARES, power_text
 
     if not record or not record.get("copies") or measure["about"] != "privacy":
         return None
-    name, power = str(measure["name"]), measure.get("power")
+    name, power, largest = capitalized(str(measure["name"])), measure.get("power"), SHARES[-1]
     if not power:
         text = "stands out without copies" if measure["stands_out"] else "not tested: the samples are not its input"
-        return Row(capitalized(name), Interval(SHARES[-1], 0.0, SHARES[-1]), scale=(0.0, SHARES[-1]), value_text=text)
+        return Row(name, Interval(largest, 0.0, largest), scale=(0.0, largest), value_text=text)
     share = next(iter(power.values()))
-    value = SHARES[-1] if share is None else float(share)
-    interval = Interval(value, 0.0 if share is None else value, value)
-    return Row(capitalized(name), interval, scale=(0.0, SHARES[-1]), group="copy", value_text=power_text(power))
+    interval = Interval(largest, 0.0, largest) if share is None else exact_value(float(share))
+    return Row(name, interval, scale=(0.0, largest), group="copy", value_text=power_text(power))
 
 
 def _measure_row(measure: Mapping[str, Any]) -> Row | None:
@@ -282,14 +283,14 @@ def _measure_row(measure: Mapping[str, Any]) -> Row | None:
     ends = [value.low, value.high, *((expected.low, expected.high) if expected else ())]
     scale = SHARE if min(ends) >= 0 and max(ends) <= 1 else (0.0, axis_end(max(ends)))
     if min(ends) < 0 or name.startswith("data copying"):
-        reach = axis_end(max(abs(end) for end in ends))
-        scale = (-reach, reach)
+        limit = axis_end(max(abs(end) for end in ends))
+        scale = (-limit, limit)
     meaning = f"{capitalized(str(measure['means']))}. Harmless: {measure['harmless']}."
     return Row(capitalized(name), value, expected, meaning, scale=scale, stands_out=bool(measure["stands_out"]))
 
 
 def _drift_chart(sources: Sources, name: str) -> Markup | None:
-    """Similarity of each frame to the first, measured by the identity network, of samples and of new patients."""
+    """Chart of the similarity of each frame to the first frame, of samples and of new patients."""
     curves: dict[str, Curve] = {}
     with sources.parsing(name):
         for measure in sources.records[name]["measures"]:

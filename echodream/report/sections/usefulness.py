@@ -1,4 +1,4 @@
-"""Section "Usefulness": models trained on real videos, synthetic ones or both, tested on the same real patients."""
+"""Section "Usefulness": models trained on real videos, synthetic videos or both, tested on the same real patients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,63 +20,63 @@ from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 TRAINING_SETS = {"real": "real", "synthetic": "synthetic", "both": "real and synthetic"}
-"""Keys of a task in utility.json, and their names on the page."""
+"""Training sets of a task in utility.json, and their names on the page."""
 GOOD_RATIO = 0.9
-"""Minimum lower end of the ratio synthetic / real for a good verdict."""
+"""Lower end of the interval of the ratio synthetic / real from which the verdict is good."""
 CHANCE = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
-"""The main metrics, and their values at chance level."""
+"""Values of the main metrics at chance level, by the first letters of their names."""
 ONE = Interval(1, 1, 1)
 
 
 def verdict(sources: Sources) -> Verdict:
-    """The ratio synthetic / real of the main metric, for the task whose ratio has the lowest lower end."""
+    """The verdict on the task whose ratio synthetic / real has the lowest lower end, by the main metric."""
     if "utility" not in sources.records:
-        message = "Whether a model trained on the synthetic set works on real patients has not been tested."
+        message = "Models trained on the synthetic set have not been tested on real patients."
         return sources.unknown_verdict("Usefulness", "utility", message)
     with sources.parsing("utility"):
         record = sources.records["utility"]
-        rows = list(_synthetic_to_real_ratios(record))
-        if not rows:
-            message = "No model trained on the synthetic set has been compared with one trained on real patients."
+        ratios = _synthetic_to_real_ratios(record)
+        if not ratios:
+            message = "Models trained on the synthetic set have not been compared with models trained on real patients."
             return sources.unknown_verdict("Usefulness", "utility", message)
-        task, metric, ratio = min(rows, key=lambda row: (row[2].low, row[2].value))
+        task, metric, ratio = min(ratios, key=lambda each: (each[2].low, each[2].value))
         entry = record["tasks"][task]
         patients = (entry.get("test") or {}).get("patients") or _test_patients(record)
         notes = [str(entry["note"])] if entry.get("note") else []
-        not_learned = [name for name, metric, _ in rows if _includes_chance(record["tasks"][name], metric)]
+        at_chance = [name for name, metric, _ in ratios if _includes_chance(record["tasks"][name], metric)]
     ends = f" (95 % interval {format_ends(ratio)})" if ratio.low < ratio.high else ""
-    worst = f" in {task}" + (f", the weakest of {len(rows)} tasks" if len(rows) > 1 else "")
+    weakest = f" in {task}" + (f", the weakest of {len(ratios)} tasks" if len(ratios) > 1 else "")
     sentence = (
         f"Trained on synthetic videos alone, a model reaches {format_value(ratio)} times the {metric_label(metric)} of "
-        f"one trained on real videos{worst}{ends}."
+        f"one trained on real videos{weakest}{ends}."
     )
     test_set = format_count(patients, "real patient") if patients else "real patients"
-    end = axis_end(max(1.1, *(ratio.high for _, _, ratio in rows)))
-    ratio_rows = [
+    end = axis_end(max(1.1, *(ratio.high for _, _, ratio in ratios)))
+    rows = [
         Row(name, ratio, ONE, f"{metric_label(metric)}, synthetic over real", scale=(0.0, end))
-        for name, metric, ratio in rows
+        for name, metric, ratio in ratios
     ]
-    numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in rows}
-    state, label, limits = _verdict_state([ratio for _, _, ratio in rows], not_learned)
+    numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in ratios}
+    state, label, limits = _verdict_state([ratio for _, _, ratio in ratios], at_chance)
     return Verdict(
         "Usefulness",
         state,
         label,
-        "" if not_learned else format_value(ratio),
-        "" if not_learned else "of real",
-        "" if not_learned else sentence,
+        "" if at_chance else format_value(ratio),
+        "" if at_chance else "of real",
+        "" if at_chance else sentence,
         [*limits, f"Both models were tested on the same {test_set}, not used for training or model selection.", *notes],
-        ratio_rows,
+        rows,
         numbers=numbers,
     )
 
 
-def _verdict_state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tuple[str, str, list[str]]:
-    """State and label of the verdict, and its limits; ``not_learned``: tasks in which training on real data failed."""
-    if not_learned:
+def _verdict_state(ratios: Sequence[Interval], at_chance: Sequence[str]) -> tuple[str, str, list[str]]:
+    """State, label and limits of the verdict; ``at_chance``: tasks in which the real model is at chance level."""
+    if at_chance:
         limit = (
-            f"In {', '.join(not_learned)} the model trained on real videos is not better than chance on these test "
-            "patients, so the ratio to this model means nothing."
+            f"In {', '.join(at_chance)} the model trained on real videos is not better than chance on these test "
+            "patients, so the ratio to this model has no meaning."
         )
         return "note", "Real training is at chance", [limit]
     intervals = [ratio for ratio in ratios if ratio.low < ratio.high]
@@ -91,7 +91,7 @@ def _verdict_state(ratios: Sequence[Interval], not_learned: Sequence[str]) -> tu
 
 
 def _includes_chance(entry: Mapping[str, Any], metric: str) -> bool:
-    """Whether the interval of the model trained on real videos includes the value of chance."""
+    """Whether the interval of the model trained on real videos includes chance level."""
     chance = next((value for start, value in CHANCE.items() if metric.lower().startswith(start)), None)
     real = parse_interval((entry.get("real") or {}).get(metric))
     return chance is not None and real is not None and real.low <= chance
@@ -108,7 +108,7 @@ def _synthetic_to_real_ratios(record: Mapping[str, Any]) -> list[tuple[str, str,
 
 
 def _main_metric(metrics: Mapping[str, Any]) -> str | None:
-    """AUC or R2, else the first metric."""
+    """Name of the main metric: AUC or R2 if measured, else the first metric."""
     known = [name for start in CHANCE for name in metrics if str(name).lower().startswith(start)]
     return next(iter([*known, *metrics]), None)
 
@@ -119,7 +119,7 @@ def _test_patients(record: Mapping[str, Any]) -> int | None:
 
 
 def build(context: PageContext) -> SectionContent:
-    """All tasks of the utility record."""
+    """Tables of all tasks of the utility record."""
     sources = context.sources
     measured = "utility" in sources.records
     overview, tables = (overview_tables(sources), _task_tables(sources)) if measured else ([], [])
@@ -131,7 +131,7 @@ def build(context: PageContext) -> SectionContent:
 
 
 def overview_tables(sources: Sources) -> list[Table]:
-    """The main metric of every task by training set, and its ratio to training on real videos."""
+    """Tables of the main metric of every task by training set, and of its ratio to training on real videos."""
     rows: list[Row] = []
     ratios: list[Row] = []
     notes: list[str] = []
@@ -157,7 +157,7 @@ def overview_tables(sources: Sources) -> list[Table]:
 
 
 def _task_tables(sources: Sources) -> list[Table]:
-    """Every metric, a table for each task."""
+    """One table of all metrics per task."""
     tables = []
     with sources.parsing("utility"):
         for task, entry in sources.records["utility"]["tasks"].items():
@@ -175,7 +175,7 @@ def _task_tables(sources: Sources) -> list[Table]:
 
 
 def _metric_rows(metric: str, entry: Mapping[str, Any], keys: Sequence[str], prefix: str) -> list[Row]:
-    """A row for each of the training sets ``keys``; the first row explains the metric."""
+    """One row of ``metric`` for each of the training sets ``keys``; the first row explains the metric."""
     values = {key: parse_interval(entry[key][metric]) for key in keys}
     ends = [end for value in values.values() if value for end in (value.low, value.high)]
     if not ends:

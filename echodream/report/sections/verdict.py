@@ -14,7 +14,7 @@ _SPLITS = {
 
 
 def build(context: PageContext) -> SectionContent:
-    """The verdicts of ``context``."""
+    """The verdicts of all sections, the warnings, and the sizes of the splits."""
     verdicts, notices = context.verdicts, _page_warnings(context.sources)
     data = {"verdicts": verdicts, "notices": notices, "counts": _split_counts(context.sources)}
     metrics = {"verdict": {verdict.topic.lower(): verdict.as_json() for verdict in verdicts}, "notices": notices}
@@ -22,15 +22,15 @@ def build(context: PageContext) -> SectionContent:
 
 
 def _page_warnings(sources: Sources) -> list[str]:
-    """Warnings about classes assigned after sampling, and about records of other stores than those of the page."""
-    notices, table = [], None if sources.synthetic is None else sources.synthetic.table
+    """Warnings about predicted classes, and about records that were made from other stores than those of the page."""
+    warnings, table = [], None if sources.synthetic is None else sources.synthetic.table
     if table is not None and "LabelSource" in table and (table["LabelSource"].astype(str) != "asked").any():
-        notices.append("Classes of these synthetic videos are predictions of a classifier, not conditions.")
-    return [*notices, *(message for _, message in find_mismatches(sources))]
+        warnings.append("Classes of the synthetic videos are predictions of a classifier, not conditions.")
+    return [*warnings, *(message for _, message in find_mismatches(sources))]
 
 
 def _split_counts(sources: Sources) -> list[tuple[str, str, str]]:
-    """Name, size and explanation of each split, and of the synthetic set."""
+    """Name, size and explanation of each split of real patients, and of the synthetic set."""
     counts = []
     if sources.real is not None:
         for split, (name, explanation) in _SPLITS.items():

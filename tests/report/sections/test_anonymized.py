@@ -104,7 +104,7 @@ def test_section_is_left_out_without_records(tmp_path: Path) -> None:
     assert said in html
     assert "Anonymity was measured on other" not in html
     write(folder / "reports/phantom/linkability/linkability.json", {"sets": {}})
-    with pytest.raises(UserError, match=r"linkability.json is not what its stage writes .* stage=linkability"):
+    with pytest.raises(UserError, match=r"linkability.json is not a valid record .* stage=linkability"):
         run(folder)
 
 
