@@ -60,15 +60,6 @@ class EmbeddingSet:
         """The first of the ``sample_frames`` of each sample or patient: (n, D)."""
         return self.sample_frames[:, 0]
 
-    def reference_frames(self) -> tuple[Tensor, list[str]]:
-        """``all_frames`` as rows, (n P, D), and the name of the sample or patient of each row."""
-        return self.all_frames.flatten(0, 1), np.repeat(self.names, self.all_frames.shape[1]).tolist()
-
-    def grouped_frames(self) -> tuple[Tensor, np.ndarray]:
-        """``sample_frames`` as rows, (n f, D), and the index of the sample or patient of each row."""
-        count, frames = self.sample_frames.shape[:2]
-        return self.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
-
     def joined(self, others: Sequence["EmbeddingSet"]) -> "EmbeddingSet":
         """The concatenation of this set and ``others``."""
         joined: dict[str, Any] = {}
@@ -328,8 +319,11 @@ class AuditSets:
 
     def nearest_training_patient(self, embedding_set: EmbeddingSet) -> NearestPatients:
         """The training patient nearest to any frame of each sample or patient of ``embedding_set``."""
-        rows, groups = embedding_set.grouped_frames()
-        return nearest_patients(rows, [self.train.reference_frames()], self.similarity, groups)
+        count, frames = embedding_set.sample_frames.shape[:2]
+        queries, sample_of_query = embedding_set.sample_frames.flatten(0, 1), np.repeat(np.arange(count), frames)
+        names = np.repeat(self.train.names, self.train.all_frames.shape[1]).tolist()
+        references = [(self.train.all_frames.flatten(0, 1), names)]
+        return nearest_patients(queries, references, self.similarity, sample_of_query)
 
     def same_patient_threshold(self) -> float:
         """Similarity threshold with the false accept rate ``far`` on pairs of held-out patients, one frame each."""

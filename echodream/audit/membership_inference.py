@@ -27,7 +27,7 @@ from echodream.sampling.sampling_module import batch_noise, seeded_generator
 from echodream.store import Store
 
 FPR = 0.01
-VIEWS: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, Triplet)}
+VIEW_CLASSES: dict[str, type[Any]] = {view.__name__: view for view in (Frames, Clips, Triplet)}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _training_view(path: Path) -> View:
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         view = dict(settings["view"])
-        training_view: View = VIEWS[view.pop("_target_").rpartition(".")[2]](**view)
+        training_view: View = VIEW_CLASSES[view.pop("_target_").rpartition(".")[2]](**view)
         return replace(training_view, per_recording=1, posterior="mean")
     except (OSError, OmegaConfBaseException, KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "train the generator again, or give generator=null"

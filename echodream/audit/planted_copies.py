@@ -31,7 +31,7 @@ PERMUTATIONS = 200
 SDEDIT_STEPS = 20
 """Sampler steps of SDEdit, counted from pure noise."""
 EXACT = "exact"
-TRANSFORMS: dict[str, Control] = {"rotated": PixelTransform(rotate=5.0), "redrawn": SDEdit(0.3)}
+COPY_TRANSFORMS: dict[str, Control] = {"rotated": PixelTransform(rotate=5.0), "redrawn": SDEdit(0.3)}
 KINDS = {EXACT: "exact", "rotated": "rotated by 5°", "redrawn": "redrawn by the generator from 30 % noise"}
 """Kinds of planted copies, and their descriptions."""
 
@@ -58,7 +58,7 @@ def make_copies(inputs: AuditInputs, autoencoder: str, frames: int, seed: int) -
         for part in selections
     ]
     copies = PlantedCopies({EXACT: exact})
-    for kind, control in TRANSFORMS.items():
+    for kind, control in COPY_TRANSFORMS.items():
         try:
             copies.latents[kind] = _transform_copies(inputs, autoencoder, kind, control, selections, seed)
         except UserError as error:

@@ -21,7 +21,7 @@ INFLUENCE_REPEATS = 2000
 MIN_UNITS_PER_CLASS = 3
 """Minimum number of sampling units in each class for resampling within classes."""
 
-Labels = Sequence[object] | np.ndarray
+Units = Sequence[object] | np.ndarray
 """The sampling unit (patient or synthetic recording) of each row."""
 
 
@@ -54,7 +54,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     return Interval(float(ends.low + ends.high) / 2, float(ends.low), float(ends.high))
 
 
-def unit_indices(units: Labels | None, count: int) -> np.ndarray:
+def unit_indices(units: Units | None, count: int) -> np.ndarray:
     """Index of the sampling unit of each row, int (count,); without ``units``, each row is a sampling unit."""
     if units is None:
         return np.arange(count)
@@ -79,7 +79,7 @@ def percentile_interval(
     return Interval(float(value), float(low), float(high))
 
 
-def bootstrap_mean(values: np.ndarray, units: Labels | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
+def bootstrap_mean(values: np.ndarray, units: Units | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
     """The mean of ``values``, (N,), with the bootstrap interval over ``units``, (N,)."""
     unit = unit_indices(units, len(values))
     totals, counts = np.bincount(unit, values), np.bincount(unit)
@@ -87,7 +87,7 @@ def bootstrap_mean(values: np.ndarray, units: Labels | None = None, repeats: int
     return percentile_interval(float(np.mean(values)), [totals[rows].sum() / counts[rows].sum() for rows in samples])
 
 
-def bootstrap_median(values: np.ndarray, units: Labels | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
+def bootstrap_median(values: np.ndarray, units: Units | None = None, repeats: int = 1000, seed: int = 0) -> Interval:
     """The median of the finite ``values``, (N,), with the bootstrap interval over ``units``, (N,).
 
     The ends of the interval are NaN with fewer than two units.
@@ -125,7 +125,7 @@ def bootstrap_statistic(
     return percentile_interval(statistic(*sets), resampled)
 
 
-def bootstrap_weights(units: Labels, repeats: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap_weights(units: Units, repeats: int = 1000, seed: int = 0) -> np.ndarray:
     """Bootstrap weights of N rows, float64 (1 + repeats, N): a row of ones, then one row per bootstrap sample.
 
     The weight of a row is the count of its unit in the bootstrap sample. A metric of weighted rows maps the weights to

@@ -68,7 +68,8 @@ def detect_key_frames(frames: np.ndarray, fps: float) -> KeyFrames:
     area = area_curve(levels, VENTRICLE_DEPTH)
     times = _turning_points(trajectory, beat, fps)
     reversed_times = _turning_points(-trajectory, beat, fps)
-    correlation = _pearson_correlation(trajectory[:, 0], area)
+    with np.errstate(invalid="ignore", divide="ignore"):  # an undefined area has correlation 0
+        correlation = np.nan_to_num(np.corrcoef(trajectory[:, 0], area)[0, 1])
     expected = _MIN_BEATS_WITH_PEAK * (len(levels) / beat - 1)
     if not all(len(each) >= max(1.0, expected) for each in times.values()):
         return KeyFrames(problem="the periodic motion does not have one maximum and minimum per beat")
@@ -127,15 +128,11 @@ def _turning_points(trajectory: np.ndarray, beat: float, fps: float) -> dict[str
     width = _SMOOTHING * fps
     curve = ndimage.gaussian_filter1d(trajectory[:, 0], width) if width > 0.3 else trajectory[:, 0]
     low, high = np.percentile(curve, [5, 95])
-    turning_points = {}
+    turning_points, min_distance = {}, _MIN_END_DISTANCE * beat
     for kind, sign in (("ED", 1), ("ES", -1)):
         times = _peak_times(sign * curve, high - low, beat, _EXTRAPOLATION[kind])
         ends = [_match_end(trajectory, times, beat, high - low, last) for last in (False, True)]
-        distant = [
-            time
-            for time in ends
-            if time is not None and all(abs(time - other) > _MIN_END_DISTANCE * beat for other in times)
-        ]
+        distant = [end for end in ends if end is not None and all(abs(end - time) > min_distance for time in times)]
         turning_points[kind] = np.array(sorted(times + distant))
     return turning_points
 
@@ -197,10 +194,3 @@ def _systole_share(times: dict[str, np.ndarray], beat: float) -> float:
     lengths = [*systoles, *(beat - length for length in diastoles)]
     shares = [length / beat for length in lengths if 0 < length < beat]
     return float(np.median(shares)) if shares else 0.5
-
-
-def _pearson_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson correlation of ``a`` and ``b``; 0 if one of them is constant or not finite."""
-    if not (np.isfinite(b).all() and a.std() > 0 and b.std() > 0):
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])

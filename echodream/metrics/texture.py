@@ -5,7 +5,7 @@ from scipy.ndimage import uniform_filter
 
 from echodream.metrics.bootstrap import Estimate
 
-PATCH = 7
+PATCH_SIZE = 7
 """Height and width of the patches of ``speckle_snr``, in pixels."""
 DEPTH_BANDS = ("near", "middle", "far")
 """Names of the thirds of the depth, from the probe."""
@@ -69,8 +69,8 @@ def speckle_snr(frames: np.ndarray) -> np.ndarray:
     developed speckle has a ratio of 1.91 before log compression (Burckhardt 1978).
     """
     n, height, width = frames.shape
-    rows, columns = height // PATCH, width // PATCH
-    patches = frames[:, : rows * PATCH, : columns * PATCH].reshape(n, rows, PATCH, columns, PATCH)
+    rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
+    patches = frames[:, : rows * PATCH_SIZE, : columns * PATCH_SIZE].reshape(n, rows, PATCH_SIZE, columns, PATCH_SIZE)
     mean, std = patches.mean(axis=(2, 4)), patches.std(axis=(2, 4))
     tissue = (mean >= _MIN_TISSUE_LEVEL) & (patches.min(axis=(2, 4)) > 0) & (std > 0)
     ratio = np.ma.array(np.divide(mean, std, out=np.zeros_like(mean), where=tissue), mask=~tissue)

@@ -10,16 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.report.charts_svg import axis_tick_labels, histogram_charts, interval_chart
+from echodream.report import charts_svg, number_format
 from echodream.report.clips import ClipSettings, choose_clips
-from echodream.report.number_format import (
-    format_count,
-    format_ends,
-    format_number,
-    format_percent,
-    format_ratio,
-    format_value,
-)
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, usefulness, verdict
 from echodream.report.sources import Sources
@@ -77,11 +69,11 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = (axis_tick_labels, histogram_charts, interval_chart)
-    formats = (format_count, format_ends, format_number, format_percent, format_ratio, format_value)
-    environment.globals.update({function.__name__: function for function in charts})
+    charts = ("axis_tick_labels", "histogram_charts", "interval_chart")
+    environment.globals.update({name: getattr(charts_svg, name) for name in charts})
     environment.globals.update(study=page.context.sources.study, share=page.context.sources.share)
-    environment.filters.update({function.__name__: function for function in formats})
+    formats = [name for name in vars(number_format) if name.startswith("format_")]
+    environment.filters.update({name: getattr(number_format, name) for name in formats})
     sections = []
     for section, content in page.contents.items():
         template = environment.get_template(f"sections/{section.name}.html")

@@ -12,7 +12,7 @@ from echodream.metrics.bootstrap import Interval
 from echodream.report.number_format import axis_ticks, format_number
 from echodream.report.tables import Row
 
-BINS = 36
+HISTOGRAM_BINS = 36
 """Number of bins of a histogram."""
 Scale = tuple[float, float]
 """Lower and upper end of an axis."""
@@ -65,7 +65,7 @@ def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scal
     """Each group with a chart of its histogram, normalized to equal height, and of ``threshold`` as a line."""
     charts = []
     for group in groups:
-        counts, edges = np.histogram(np.clip(group.values, *scale), BINS, scale)
+        counts, edges = np.histogram(np.clip(group.values, *scale), HISTOGRAM_BINS, scale)
         heights = 38 - 34 * counts / max(counts.max(), 1)
         x = [_percent(edge, scale) for edge in edges]
         steps = " ".join(f"L{x[i]:.2f} {h:.1f} L{x[i + 1]:.2f} {h:.1f}" for i, h in enumerate(heights))

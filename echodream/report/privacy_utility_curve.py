@@ -11,8 +11,8 @@ from echodream.report.sweep_results import UTILITY, SweepResult, SweepResults, s
 ENDS = ("value", "low", "high")
 LINKABILITY = {"outer": "outer: AUC", "inner": "inner: AUC"}
 """Names of the results on pairs of an original and its version ("outer"), and on pairs of two versions ("inner")."""
-LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
-UTILITIES = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
+SERIES_LABELS = {"outer": "outer linkability, AUC", "inner": "inner linkability, AUC"}
+UTILITY_RESULTS = (f"{UTILITY}: auc", f"{UTILITY} of versions: auc", "ratio: synthetic: auc", "class agreement")
 """Parts of the names of results that measure utility, by priority."""
 
 
@@ -22,7 +22,7 @@ def tradeoff_record(results: SweepResults, setting: str) -> dict[str, Any] | Non
     None if fewer than two values have both results.
     """
     names = list(dict.fromkeys(name for by_name in results.values() for name in by_name))
-    utility = next((name for part in UTILITIES for name in names if part in name), None)
+    utility = next((name for part in UTILITY_RESULTS for name in names if part in name), None)
     points = []
     for value, by_name in results.items():
         linkability = {key: _interval_record(by_name[name]) for key, name in LINKABILITY.items() if name in by_name}
@@ -62,7 +62,7 @@ def plot_tradeoff(record: Mapping[str, Any]) -> np.ndarray:
     points, setting, utility = record["points"], str(record["swept"]), str(record["utility"])
     over_setting, over_linkability, all_ends = {}, {}, []
     values = [str(point["value"]) for point in points]
-    for key, label in {**LABELS, "utility": utility}.items():
+    for key, label in {**SERIES_LABELS, "utility": utility}.items():
         measured = [point for point in points if key in point]
         if not measured:
             continue

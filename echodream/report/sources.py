@@ -16,7 +16,7 @@ from echodream.store.schema import CHECKSUMS
 if TYPE_CHECKING:
     import pandas as pd
 
-FILES = {
+RECORD_FILES = {
     "filter_image": "filter.json",
     "filter_video": "filter.json",
     "audit_image": "audit.json",
@@ -55,7 +55,7 @@ class Sources:
     passed_stores: Mapping[str, Path]
     """Folders of the samples that passed the filter, by "image" and "video"; a folder may be absent."""
     records: Mapping[str, dict[str, Any]]
-    """The existing records, by the names in ``FILES``."""
+    """The existing records, by the names in ``RECORD_FILES``."""
     paths: Mapping[str, Path]
     """Paths of all records, existing or not."""
     folders: Mapping[str, Path] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def load_sources(
     folders: Mapping[str, str],
 ) -> Sources:
     """Open the stores "real" and "videos" of ``stores`` and the records that exist. Raises ``UserError``."""
-    paths = {name: Path(records[name]) / file for name, file in FILES.items()}
+    paths = {name: Path(records[name]) / file for name, file in RECORD_FILES.items()}
     existing: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():
         if path.is_file():

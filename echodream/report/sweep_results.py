@@ -12,7 +12,7 @@ from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.runs.atomic_folder import read_record
 from echodream.store.table import clean_text
 
-RECORDS = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
+RECORD_FILES = ("evaluation.json", "utility.json", "filter.json", "linkability.json", "anonymity.json", "metrics.json")
 """Names of record files; metrics.json is in the artifacts of model=classifier and model=utility."""
 REJECTED = "rejected"
 UTILITY = "utility"
@@ -51,7 +51,7 @@ def read_sweep(patterns: Sequence[str]) -> SweepResults:
     if len(results) < 2:
         values = ", ".join(results) or "none"
         raise UserError(
-            f"points={','.join(patterns)} has reports ({', '.join(RECORDS)}) of fewer than two values ({values}): "
+            f"points={','.join(patterns)} has reports ({', '.join(RECORD_FILES)}) of fewer than two values ({values}): "
             "check the pattern, or make the reports with the stages and models that write them"
         )
     return {value: results[value] for value in sorted(results, key=sort_key)}
@@ -82,7 +82,7 @@ def sort_key(value: str) -> tuple[int, float, str]:
 
 def _read_results(folder: Path) -> Iterator[tuple[str, SweepResult]]:
     """Name and value of all results of the records in ``folder``."""
-    for file in RECORDS:
+    for file in RECORD_FILES:
         path = folder / file
         if not path.is_file():
             continue

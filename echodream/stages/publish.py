@@ -20,7 +20,7 @@ from echodream.publishing import checks
 from echodream.publishing.cards import TEMPLATES, check_card, dataset_card, is_license, model_card
 from echodream.publishing.checks import GENERATORS, STORES, Approval
 from echodream.publishing.hub import check_push, upload
-from echodream.report.sources import FILES, Sources, load_sources
+from echodream.report.sources import RECORD_FILES, Sources, load_sources
 from echodream.runs.atomic_folder import (
     atomic_folder,
     begin_or_resume,
@@ -123,7 +123,7 @@ def publish(
     check_push(push)
     license = _check_settings(license, columns, public, accept_findings)
     validation.true_or_false("accept_text", accept_text)
-    all_records = {name: records.get(name, f"{dst}/no {name}") for name in FILES}
+    all_records = {name: records.get(name, f"{dst}/no {name}") for name in RECORD_FILES}
     sources = load_sources(study, True, {"real": real, "videos": src}, passed_stores, all_records, folders)
     if sources.real is None:
         raise UserError(f"real={real} does not exist: give the real store, whose patients must not be named")

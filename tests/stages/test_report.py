@@ -212,7 +212,8 @@ def test_verdict_has_the_numbers_of_the_records(whole: Path) -> None:
         ({"tries": 1, "frames": 4, "frames_per_sample": 64}, "The filter compares 4 of the 64 frames of each video."),
         (
             {"tries": 1, "copies": {"samples": 6, "rejected": 2, "expected": 0.158, "bound": 1}},
-            "Of the 6 samples that passed, at most 0.16 are expected to be such copies; with 95 % confidence, at most 1",
+            "Of the 6 samples that passed, at most 0.16 are expected to be such copies; "
+            "with 95 % confidence, at most 1",
         ),
         (
             {"passed": False, "statement": "Nothing may pass: too few."},

@@ -12,14 +12,14 @@ from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Table, parse_interval
 
-CHANCE = Interval(0.5, 0.5, 0.5)
-PAIRS = {
+CHANCE_AUC = Interval(0.5, 0.5, 0.5)
+PAIR_SETS = {
     "originals": ("two originals", "real"),
     "inner": ("inner: two versions", "both"),
     "outer": ("outer: an original and its version", "synthetic"),
 }
 """Name and color on the page of each set of pairs in linkability.json."""
-RATES = {"recall": "linked, of one patient", "far": "falsely linked, of two patients"}
+PAIR_RATES = {"recall": "linked, of one patient", "far": "falsely linked, of two patients"}
 """Name on the page of the recall and of the false accept rate."""
 
 
@@ -38,13 +38,13 @@ def build(context: PageContext) -> SectionContent | None:
 
 
 def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
-    sets = [(record["sets"][key], *pairs) for key, pairs in PAIRS.items()]
+    sets = [(record["sets"][key], *pairs) for key, pairs in PAIR_SETS.items()]
     rows = []
     for entry, name, group in sets:
         value = parse_interval(entry["AUC"])
         if value is not None:
             text = "upper limit for this network" if group == "real" else ""
-            reference = None if group == "real" else CHANCE
+            reference = None if group == "real" else CHANCE_AUC
             rows.append(Row(name, value, reference, str(entry["means"]), group=group, reference_text=text))
     note = f"Compared by {record['compared by']}."
     yield Table(
@@ -54,7 +54,7 @@ def _linkability_tables(record: Mapping[str, Any]) -> Iterator[Table]:
         rates = [
             Row(f"{name}: {rate_name}", value, group=group)
             for entry, name, group in sets
-            for rate, rate_name in RATES.items()
+            for rate, rate_name in PAIR_RATES.items()
             if (value := parse_interval(entry[criterion][rate])) is not None
         ]
         note = "Chosen on pairs of originals. Compare both shares: if all versions look alike, all pairs are linked."
@@ -95,10 +95,10 @@ def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:
                     series.setdefault(key, []).append(Point(str(entry["value"]), linkability, utility))
         intervals = [interval for points in series.values() for point in points for interval in (point.x, point.y)]
         low, high = min(each.low for each in intervals), max(each.high for each in intervals)
-        scale = (min(int(10 * low) / 10, CHANCE.value), max(SHARE[1], high))
+        scale = (min(int(10 * low) / 10, CHANCE_AUC.value), max(SHARE[1], high))
         metric, swept = str(record["utility"]), str(record["swept"])
         metric = "the AUC of utility" if metric == "utility: auc" else metric
-    groups = {key: (PAIRS[key][1], points) for key, points in series.items()}
+    groups = {key: (PAIR_SETS[key][1], points) for key, points in series.items()}
     label = f"{capitalized(metric)} over the AUC of linkability, by {swept}"
     return scatter_chart(groups, scale, ("AUC of linkability", capitalized(metric)), label), swept, metric
 

@@ -24,9 +24,9 @@ from echodream.report.sources import Sources
 from echodream.report.tables import SHARE, Row, Still, Table, Verdict, parse_interval
 from echodream.store import Store
 
-PARTS = ("videos", "images")
+EVALUATED_KINDS = ("videos", "images")
 """Kinds of synthetic samples in an evaluation record."""
-AGREEMENT = "class agreement"
+CLASS_AGREEMENT = "class agreement"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Distance:
 
 GRADES = ((1.5, "good", "Close to real"), (3.0, "note", "Visibly different"), (math.inf, "bad", "Not usable as images"))
 """Maximum multiple of the floor, state and label of each grade."""
-JUDGED = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
+VERDICT_METRICS = ("frechet[lite0]", "log-spectral distance", "temporal log-spectral distance")
 """The distances that decide the verdict. Features of a classifier of the study are excluded: they can miss texture."""
 
 
@@ -77,10 +77,10 @@ def judged_distances(sources: Sources) -> dict[str, Distance]:
     with sources.parsing("evaluation"):
         return {
             f"{part}, {distance.metric}": distance
-            for part in PARTS
+            for part in EVALUATED_KINDS
             if part in record
             for distance in _distances_with_floor(record[part])
-            if distance.metric in JUDGED
+            if distance.metric in VERDICT_METRICS
         }
 
 
@@ -96,9 +96,8 @@ def verdict(sources: Sources) -> Verdict:
         return sources.unknown_verdict("Fidelity", "evaluation", message)
     distances = judged_distances(sources)
     if not distances:
-        message = (
-            f"None of {', '.join(JUDGED)} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
-        )
+        metrics = ", ".join(VERDICT_METRICS)
+        message = f"None of {metrics} has been measured: add lite0, spectrum, temporal_spectrum to extractors="
         return sources.unknown_verdict("Fidelity", "evaluation", message)
     certain_grade = max(each.grade_of_lowest_value for each in distances.values())
     name, worst = max(distances.items(), key=lambda item: item[1].ratio)
@@ -114,10 +113,10 @@ def verdict(sources: Sources) -> Verdict:
         state, label = "note", f"Not settled: {label.lower()} or {GRADES[grade(worst.ratio)][2].lower()}"
     record: Mapping[str, Any] = sources.records["evaluation"]
     with sources.parsing("evaluation"):
-        notes = [note for each in PARTS if each in record for note in _agreement_note(record[each], each)]
+        notes = [note for each in EVALUATED_KINDS if each in record for note in _agreement_note(record[each], each)]
     if not settled:
         notes.insert(0, "The verdict differs between random subsets of the samples: more samples are needed.")
-    if absent := [name for name in JUDGED if not any(key.endswith(f", {name}") for key in distances)]:
+    if absent := [name for name in VERDICT_METRICS if not any(key.endswith(f", {name}") for key in distances)]:
         notes.append(f"Metrics that were not measured, and are not part of this verdict: {', '.join(absent)}.")
     rows = [replace(each.row(), name=capitalized(key)) for key, each in distances.items()]
     return Verdict(
@@ -170,7 +169,7 @@ def _distances_with_floor(metrics: Mapping[str, Any]) -> Iterator[Distance]:
 
 
 def _agreement_note(metrics: Mapping[str, Any], kind: str) -> list[str]:
-    entry = metrics.get(AGREEMENT)
+    entry = metrics.get(CLASS_AGREEMENT)
     if not isinstance(entry, Mapping) or "value" not in entry or (synthetic := parse_interval(entry)) is None:
         return []
     share, reference = format_percent(synthetic.value), ""
@@ -196,7 +195,7 @@ def fidelity_tables(sources: Sources) -> list[Table]:
     record: Mapping[str, Any] = sources.records["evaluation"]
     tables: list[Table] = []
     with sources.parsing("evaluation"):
-        for part in PARTS:
+        for part in EVALUATED_KINDS:
             tables += _metric_tables(part, record.get(part, {}))
         for key, title in (("beat", "Cardiac cycle"), ("texture", "Speckle")):
             if rows := [row for name, entry in (record.get(key) or {}).items() if (row := _metric_row(name, entry))]:
@@ -213,8 +212,8 @@ def _metric_tables(part: str, metrics: Mapping[str, Any]) -> list[Table]:
         row = None if name in names else _metric_row(str(name), entry)
         if row is None:
             continue
-        if name.startswith(AGREEMENT):
-            class_name = name.removeprefix(AGREEMENT).lstrip(", ")
+        if name.startswith(CLASS_AGREEMENT):
+            class_name = name.removeprefix(CLASS_AGREEMENT).lstrip(", ")
             class_rows.append(replace(row, name=class_name or "Overall", meaning="" if class_name else row.meaning))
         else:
             other_rows.append(row)

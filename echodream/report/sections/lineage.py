@@ -16,14 +16,14 @@ from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.schema import DATASET, read_dataset
 
-ORDER = (
+PIPELINE_ORDER = (
     *("data/videos", "models/vae", "data/latents", "models/lidm", "models/reid", "samples/images", "filter_image"),
     *("samples/private", "audit_image", "models/lvdm", "samples/video_latents", "filter_video"),
     *("samples/private_videos", "audit_video", "samples/videos", "samples/*", "models/*", "evaluation", "utility"),
     *("anonymity", "linkability", "curve"),
 )
 """Stores, artifacts and records in the order of the pipeline; * stands for all others of a folder."""
-PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
+REPORTED_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "numpy", "av")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def build(context: PageContext) -> SectionContent:
 def lineage(sources: Sources) -> list[LineageEntry]:
     """The first store, artifact or record of each command, in the order of the pipeline."""
     entries = dict(_read_entries(sources))
-    keys = [key for pattern in ORDER for key in fnmatch.filter(sorted(entries), pattern)]
+    keys = [key for pattern in PIPELINE_ORDER for key in fnmatch.filter(sorted(entries), pattern)]
     by_command: dict[str, LineageEntry] = {}
     for key in dict.fromkeys(keys):
         entry = entries[key]
@@ -91,7 +91,7 @@ def _make_entry(
 def package_versions() -> list[tuple[str, str]]:
     """Names and versions of the installed packages that influence results."""
     versions = []
-    for name in PACKAGES:
+    for name in REPORTED_PACKAGES:
         with suppress(PackageNotFoundError):
             versions.append((name, version(name)))
     return versions

@@ -26,7 +26,7 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
-WEAKEST = "weakest of all"
+WEAKEST_COPY = "weakest of all"
 """Row of the decision's table with the copy of lowest score of each patient."""
 
 
@@ -73,7 +73,7 @@ def _guarantee_verdict(record: Mapping[str, Any], kind: str) -> Verdict:
         return Verdict("Privacy", "bad", label, sentence=statement, statement=statement, numbers=numbers)
     settings, decisions = decision["settings"], int(decision.get("tries", 1))
     beta, confidence = float(settings["beta"]), _joint_confidence(decision)
-    covered = [row for row in decision["table"] if row["transform"] != WEAKEST]
+    covered = [row for row in decision["table"] if row["transform"] != WEAKEST_COPY]
     transforms = (
         f"any of {len(covered)} declared ways" if len(covered) > 1 else f"the declared way ({covered[0]['transform']})"
     )

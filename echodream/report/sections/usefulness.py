@@ -23,9 +23,9 @@ TRAINING_SETS = {"real": "real", "synthetic": "synthetic", "both": "real and syn
 """Training sets of a task in utility.json, and their names on the page."""
 GOOD_RATIO = 0.9
 """Lower end of the interval of the ratio synthetic / real from which the verdict is good."""
-CHANCE = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
+CHANCE_LEVELS = {"auc": 0.5, "roc": 0.5, "r2": 0.0}
 """Values of the main metrics at chance level, by the first letters of their names."""
-ONE = Interval(1, 1, 1)
+EQUAL_TO_REAL = Interval(1, 1, 1)
 
 
 def verdict(sources: Sources) -> Verdict:
@@ -41,7 +41,8 @@ def verdict(sources: Sources) -> Verdict:
             return sources.unknown_verdict("Usefulness", "utility", message)
         task, metric, ratio = min(ratios, key=lambda each: (each[2].low, each[2].value))
         entry = record["tasks"][task]
-        patients = (entry.get("test") or {}).get("patients") or _test_patients(record)
+        sizes = (entry.get("test"), (record.get("sizes") or {}).get("test"))
+        patients = next((int(size["patients"]) for size in sizes if size and size.get("patients")), None)
         notes = [str(entry["note"])] if entry.get("note") else []
         at_chance = [name for name, metric, _ in ratios if _includes_chance(record["tasks"][name], metric)]
     ends = f" (95 % interval {format_ends(ratio)})" if ratio.low < ratio.high else ""
@@ -53,7 +54,7 @@ def verdict(sources: Sources) -> Verdict:
     test_set = format_count(patients, "real patient") if patients else "real patients"
     end = axis_end(max(1.1, *(ratio.high for _, _, ratio in ratios)))
     rows = [
-        Row(name, ratio, ONE, f"{metric_label(metric)}, synthetic over real", scale=(0.0, end))
+        Row(name, ratio, EQUAL_TO_REAL, f"{metric_label(metric)}, synthetic over real", scale=(0.0, end))
         for name, metric, ratio in ratios
     ]
     numbers = {f"{name} {metric} ratio": asdict(ratio) for name, metric, ratio in ratios}
@@ -92,7 +93,7 @@ def _verdict_state(ratios: Sequence[Interval], at_chance: Sequence[str]) -> tupl
 
 def _includes_chance(entry: Mapping[str, Any], metric: str) -> bool:
     """Whether the interval of the model trained on real videos includes chance level."""
-    chance = next((value for start, value in CHANCE.items() if metric.lower().startswith(start)), None)
+    chance = next((value for start, value in CHANCE_LEVELS.items() if metric.lower().startswith(start)), None)
     real = parse_interval((entry.get("real") or {}).get(metric))
     return chance is not None and real is not None and real.low <= chance
 
@@ -109,13 +110,8 @@ def _synthetic_to_real_ratios(record: Mapping[str, Any]) -> list[tuple[str, str,
 
 def _main_metric(metrics: Mapping[str, Any]) -> str | None:
     """Name of the main metric: AUC or R2 if measured, else the first metric."""
-    known = [name for start in CHANCE for name in metrics if str(name).lower().startswith(start)]
+    known = [name for start in CHANCE_LEVELS for name in metrics if str(name).lower().startswith(start)]
     return next(iter([*known, *metrics]), None)
-
-
-def _test_patients(record: Mapping[str, Any]) -> int | None:
-    patients = ((record.get("sizes") or {}).get("test") or {}).get("patients")
-    return int(patients) if patients is not None else None
 
 
 def build(context: PageContext) -> SectionContent:
@@ -146,7 +142,7 @@ def overview_tables(sources: Sources) -> list[Table]:
             for key in ("synthetic", "both"):
                 ratio = parse_interval(((entry.get("ratio") or {}).get(key) or {}).get(metric))
                 if ratio is not None:
-                    ratios.append(Row(f"{task}: {TRAINING_SETS[key]}, over real", ratio, ONE, group=key))
+                    ratios.append(Row(f"{task}: {TRAINING_SETS[key]}, over real", ratio, EQUAL_TO_REAL, group=key))
     tables = [Table("On real test patients", ("Trained on", "Value", ""), rows, " ".join(notes))] if rows else []
     if ratios:
         end = axis_end(max(1.1, *(row.value.high for row in ratios)))
