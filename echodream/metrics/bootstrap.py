@@ -1,9 +1,9 @@
 """Confidence intervals with the patient as the sampling unit: bootstrap, exact binomial and Wilson intervals.
 
-Rows (frames, recordings, pairs) of one patient are not independent, so the bootstrap resamples whole patients:
-the mean or median of rows (``bootstrap_mean``, ``bootstrap_median``), any statistic of independent rows
-(``bootstrap_statistic``), a metric of weighted rows (``bootstrap_weights``, ``bootstrap_interval``), or a distance
-between two sets from the influence of each row (``Estimate``, ``influence_interval``).
+Rows (frames, recordings, pairs) of one patient are not independent, so the bootstrap resamples whole patients.
+``bootstrap_mean`` and ``bootstrap_median`` take rows, ``bootstrap_statistic`` takes sets of independent rows.
+``bootstrap_weights`` and ``bootstrap_interval`` are for metrics of weighted rows. ``influence_interval`` is for
+distances between two sets.
 """
 
 import math
@@ -143,7 +143,7 @@ def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, patie
 
     A metric of exactly 0 or 1 does not vary in the bootstrap. If ``patients`` is given, the interval is then the exact
     (Clopper-Pearson) interval of ``patients`` trials. For a ROC AUC, ``patients`` is the number n of patients in the
-    smaller class: the probability that n disjoint pairs are all ordered correctly is at most AUC^n.
+    smaller class, because n disjoint pairs are all ordered correctly with a probability of at most AUC^n.
     """
     if not np.isfinite(values[0]):
         return Interval(float(values[0]), math.nan, math.nan)

@@ -6,12 +6,12 @@ from echodream.metrics.bootstrap import Estimate
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Frechet distance between Gaussians fitted to features ``x``, (N, D), and ``y``, (M, D)."""
+    """Squared Frechet distance, as in FID, between Gaussians fitted to ``x``, (N, D), and ``y``, (M, D)."""
     return frechet_estimate(x, y).value
 
 
 def frechet_estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Squared Frechet distance, with the influence of each sample, in float64.
+    """Squared Frechet distance, as in FID, with the influence of each sample, in float64.
 
     |m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2)) with means m and unbiased covariances S (Dowson and
     Landau 1982). The last trace is the sum of the singular values s of A_x A_y' = U s V', where S = A' A, also for

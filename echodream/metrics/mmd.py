@@ -13,16 +13,12 @@ from echodream.metrics.frechet import check_features
 
 @dataclass(frozen=True)
 class DotProducts:
-    """Dot products within and between features ``x``, (N, D), and ``y``, (M, D), in float64."""
+    """Dot products of features x, (N, D), and y, (M, D): ``xx``, (N, N), ``xy``, (N, M), ``yy``, (M, M), in float64."""
 
     xx: np.ndarray
-    """Dot products within ``x``, (N, N)."""
     xy: np.ndarray
-    """Dot products of ``x`` and ``y``, (N, M)."""
     yy: np.ndarray
-    """Dot products within ``y``, (M, M)."""
     dimensions: int
-    """Number of features, D."""
 
     @classmethod
     def from_features(cls, x: np.ndarray, y: np.ndarray) -> "DotProducts":
@@ -31,7 +27,7 @@ class DotProducts:
         return cls(x @ x.T, x @ y.T, y @ y.T, x.shape[1])
 
     def squared_distances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Squared Euclidean distances within ``x``, (N, N), between ``x`` and ``y``, (N, M), within ``y``, (M, M)."""
+        """Squared Euclidean distances within x, (N, N), between x and y, (N, M), and within y, (M, M)."""
         x, y = self.xx.diagonal(), self.yy.diagonal()
         within_x = np.maximum(x[:, None] + x - 2 * self.xx, 0.0)
         between = np.maximum(x[:, None] + y - 2 * self.xy, 0.0)

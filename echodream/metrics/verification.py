@@ -18,15 +18,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of frames with their similarity and patients. All arrays are (P,), sorted by descending score."""
+    """Pairs of frames of ``patients`` patients, with their similarity. Arrays are (P,), sorted by descending score."""
 
     score: Array
     first: Array
     """Index of the patient of the first frame: int64, from 0."""
     second: Array
-    """Index of the patient of the second frame: int64, from 0."""
+    """Index of the patient of the second frame."""
     patients: int
-    """Number of patients."""
 
     @property
     def same(self) -> Array:

@@ -68,12 +68,11 @@ class ClipGroup:
 
 @dataclass(frozen=True)
 class NearestPair:
-    """A sample and the recording of its nearest training patient."""
+    """A sample and the recording of its nearest training patient, with their similarity ``score``."""
 
     synthetic: Clip
     real: Clip
     score: float
-    """Similarity of the sample to the training patient."""
     nearer: int
     """Number of new patients that are at least as similar to a training patient as the sample."""
     patients: int

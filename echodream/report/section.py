@@ -11,14 +11,12 @@ from echodream.report.tables import MissingRecord, Table, Verdict
 
 @dataclass(frozen=True)
 class PageContext:
-    """Input of all sections."""
+    """Input of all sections; ``command`` builds the page."""
 
     sources: Sources
     clips: PageClips
-    """All videos of the page."""
     verdicts: Sequence[Verdict]
     command: str
-    """The command that builds the page."""
     code_version: str
 
 

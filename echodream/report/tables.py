@@ -75,14 +75,12 @@ class MissingRecord:
 
 @dataclass(frozen=True)
 class Still:
-    """A frame that is shown with a verdict."""
+    """A frame that is shown with a verdict; ``width`` and ``height`` are in pixels of the recording."""
 
     label: str
     uri: str
     width: int
-    """Width of the recording, in pixels."""
     height: int
-    """Height of the recording, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,12 @@ def build(context: PageContext) -> SectionContent:
     """Results of all filters and audits with a record."""
     sources, missing = context.sources, {}
     filters = [kind for kind in KINDS if f"filter_{kind}" in sources.records]
-    rejections = {kind: _count_rejections(sources, kind) for kind in reversed(filters)}
+    rejections = {}
+    for kind in reversed(filters):
+        with sources.parsing(f"filter_{kind}"):
+            decision = sources.records[f"filter_{kind}"]["decision"]
+            drawn, kept = int(decision["drawn"]), int(decision["kept"])
+        rejections[kind] = {"drawn": drawn, "rejected": drawn - kept, "kept": kept}
     copies = {kind: tables for kind in filters if (tables := copy_tables(sources, kind))}
     audits = {kind: _read_audit(sources, f"audit_{kind}") for kind in KINDS if f"audit_{kind}" in sources.records}
     if not copies:
@@ -158,14 +163,6 @@ def build(context: PageContext) -> SectionContent:
     all_tables |= {f"audit of {kind}s": audit["tables"] for kind, audit in audits.items()}
     counts = {f"{kind}s": each for kind, each in rejections.items()}
     return SectionContent(data, all_tables, {"funnel": counts}, missing)
-
-
-def _count_rejections(sources: Sources, kind: str) -> dict[str, int]:
-    """Numbers of all samples ("drawn"), of rejected and of kept samples."""
-    with sources.parsing(f"filter_{kind}"):
-        decision = sources.records[f"filter_{kind}"]["decision"]
-        drawn, kept = int(decision["drawn"]), int(decision["kept"])
-    return {"drawn": drawn, "rejected": drawn - kept, "kept": kept}
 
 
 def copy_tables(sources: Sources, kind: str) -> list[Table]:
