@@ -1,6 +1,5 @@
 """Membership inference on a diffusion model: whether training patients have smaller denoising errors than others."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.errors import UserError
 from echodream.losses.denoising import mean_squared_errors
 from echodream.privacy.attacks.membership import Membership, combine_levels, membership
+from echodream.runs.atomic_folder import read_record
 from echodream.sampling.sampling_module import batch_noise, seeded_generator
 from echodream.store import Store
 
@@ -67,11 +67,9 @@ def load_generator(folder: str) -> tuple[DiffusionModel, View]:
 
     Raises ``UserError`` if the artifact is another model or does not record its view.
     """
-    try:
-        name = json.loads((Path(folder) / METADATA_FILE).read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if (name := (read_record(Path(folder) / METADATA_FILE) or {}).get("model")) is None:
         remedy = "give the artifact that generated the samples, or generator=null"
-        raise UserError(f"generator={folder} holds no lidm or lvdm: {remedy}") from error
+        raise UserError(f"generator={folder} holds no lidm or lvdm: {remedy}")
     if name not in ("lidm", "lvdm"):
         raise UserError(f"generator={folder} is a {name}: give the lidm or lvdm that generated the samples")
     return load_diffusion_model(folder, name), _training_view(Path(folder) / TRAINING_FILE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, signal
 
 MIN_HEART_RATE, MAX_HEART_RATE = 30.0, 220.0
 """Range of heart rates that are detected, in beats per minute."""
@@ -83,17 +83,11 @@ def estimate_rhythm(frames: np.ndarray, fps: float) -> Rhythm:
     """
     correlation = temporal_autocorrelation(frames, int(len(frames) / MIN_BEATS))
     low, high = 60 * fps / MAX_HEART_RATE, 60 * fps / MIN_HEART_RATE
-    lags = [
-        lag
-        for lag in range(2, len(correlation) - 1)
-        if correlation[lag - 1] < correlation[lag] >= correlation[lag + 1]
-        and low <= lag <= high
-        and correlation[lag] > MIN_AUTOCORRELATION
-    ]
-    if not lags:
+    peaks, _ = signal.find_peaks(correlation, height=MIN_AUTOCORRELATION)
+    lags = peaks[(peaks > 1) & (peaks >= low) & (peaks <= high)]
+    if not len(lags):
         return Rhythm(float("nan"), float("nan"))
-    highest = max(correlation[lag] for lag in lags)
-    lag = next(lag for lag in lags if correlation[lag] > 0.85 * highest)
+    lag = lags[np.argmax(correlation[lags] > 0.85 * correlation[lags].max())]
     before, top, after = correlation[lag - 1 : lag + 2]
     exact = lag + 0.5 * (before - after) / (before - 2 * top + after)
     return Rhythm(60 * fps / exact, float(min(top, 1.0)))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -80,34 +79,20 @@ def histogram_charts(groups: Sequence[ScoreGroup], threshold: float, scale: Scal
     return charts
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Values, (n,), at frames 0, 1, ..., with their interval; ``group`` is the color as in ``Row``."""
+def line_chart(curves: Mapping[str, np.ndarray], scale: Scale, label: str) -> Markup:
+    """Chart of ``curves`` over frames, by color: values, lower and upper ends of their intervals, (3, n).
 
-    y: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    group: str
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any], key: str, group: str) -> "Curve":
-        """The curve of a record with the lists ``key`` (values), "low" and "high"."""
-        y, low, high = (np.array(record[each], float) for each in (key, "low", "high"))
-        return cls(y, low, high, group)
-
-
-def line_chart(curves: Mapping[str, Curve], scale: Scale, label: str) -> Markup:
-    """Chart of curves over frames, with their intervals as bands; ``label`` is the text for screen readers."""
-    last = max(max(len(curve.y) for curve in curves.values()) - 1, 1)
+    ``label`` is the text for screen readers.
+    """
+    last = max(max(curve.shape[1] for curve in curves.values()) - 1, 1)
     ticks = [(_line_y(tick, scale), _tick_label(tick)) for tick in axis_ticks(scale)]
     elements = [f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y, _ in ticks]
     elements.append('<svg viewBox="0 0 100 160" width="100%" height="160" preserveAspectRatio="none">')
-    for curve in curves.values():
-        x = [100 * frame / last for frame in range(len(curve.y))]
-        band = [*zip(x, curve.high, strict=True), *list(zip(x, curve.low, strict=True))[::-1]]
-        elements.append(f'<polygon class="area {curve.group}" points="{_line_points(band, scale)}"/>')
-        line = _line_points(zip(x, curve.y, strict=True), scale)
-        elements.append(f'<polyline class="line {curve.group}" points="{line}"/>')
+    for group, curve in curves.items():
+        x = [100 * frame / last for frame in range(curve.shape[1])]
+        values, low, high = ([*zip(x, part, strict=True)] for part in curve)
+        elements.append(f'<polygon class="area {group}" points="{_line_points([*high, *low[::-1]], scale)}"/>')
+        elements.append(f'<polyline class="line {group}" points="{_line_points(values, scale)}"/>')
     elements.append("</svg>")
     elements += [f'<text x="0" y="{y - 3:.1f}">{text}</text>' for y, text in ticks]
     elements.append('<text x="0" y="166">frame 1</text>')

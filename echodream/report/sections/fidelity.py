@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import Curve, line_chart
+from echodream.report.charts_svg import line_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import png_uri
 from echodream.report.number_format import (
@@ -260,8 +261,8 @@ def _frame_change_chart(sources: Sources) -> Markup | None:
         record = (sources.records["evaluation"].get("curves") or {}).get("frame difference") or {}
         for group in ("synthetic", "real"):
             if group in record and len(record[group]["value"]) > 1:
-                curves[group] = Curve.from_record(record[group], "value", group)
-    high_end = axis_end(max([1e-9, *(float(curve.high.max()) for curve in curves.values())]))
+                curves[group] = np.array([record[group][key] for key in ("value", "low", "high")], float)
+    high_end = axis_end(max([1e-9, *(float(curve.max()) for curve in curves.values())]))
     return line_chart(curves, (0.0, high_end), "Change from each frame to the next") if curves else None
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from echodream.audit.measure import exact_value
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import Curve, ScoreGroup, line_chart
+from echodream.report.charts_svg import ScoreGroup, line_chart
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -288,7 +288,7 @@ def _measure_row(measure: Mapping[str, Any]) -> Row | None:
 
 def _drift_chart(sources: Sources, name: str) -> Markup | None:
     """Chart of the similarity of each frame to the first frame, of samples and of new patients."""
-    curves: dict[str, Curve] = {}
+    curves: dict[str, np.ndarray] = {}
     with sources.parsing(name):
         for measure in sources.records[name]["measures"]:
             if not str(measure["name"]).startswith("identity lost"):
@@ -296,8 +296,8 @@ def _drift_chart(sources: Sources, name: str) -> Markup | None:
             for key, group in (("samples", "synthetic"), ("new patients", "real")):
                 curve = measure["details"].get(key)
                 if curve and len(curve["curve"]) > 3:
-                    curves[key] = Curve.from_record(curve, "curve", group)
-    low_end = min([0.0, *(float(curve.low.min()) for curve in curves.values())])
+                    curves[group] = np.array([curve["curve"], curve["low"], curve["high"]], float)
+    low_end = min([0.0, *(float(curve.min()) for curve in curves.values())])
     return line_chart(curves, (low_end, 1.0), "Similarity to the first frame, frame by frame") if curves else None
 
 
