@@ -76,17 +76,24 @@ def binary_metrics(
     probability: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """All metrics of a binary classifier, (R,) each, from the ``probability`` of the positive class, (N,)."""
-    predicted, positive = probability >= THRESHOLD, positive.astype(bool)
-    metrics = {
-        "auc": roc_auc(probability, positive, weights),
-        "average_precision": average_precision(probability, positive, weights),
-        "sensitivity": sensitivity(predicted, positive, weights),
-        "specificity": specificity(predicted, positive, weights),
-    }
+    positive = positive.astype(bool)
+    metrics = _one_vs_rest_metrics(probability, probability >= THRESHOLD, positive, weights)
     metrics["balanced_accuracy"] = (metrics["sensitivity"] + metrics["specificity"]) / 2
-    metrics["f1"] = f1(predicted, positive, weights)
     metrics["calibration_error"] = calibration_error(probability, positive, weights)
     return metrics
+
+
+def _one_vs_rest_metrics(
+    score: np.ndarray, predicted: np.ndarray, positive: np.ndarray, weights: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Metrics of one class against all others, (R,) each."""
+    return {
+        "auc": roc_auc(score, positive, weights),
+        "average_precision": average_precision(score, positive, weights),
+        "sensitivity": sensitivity(predicted, positive, weights),
+        "specificity": specificity(predicted, positive, weights),
+        "f1": f1(predicted, positive, weights),
+    }
 
 
 def multiclass_metrics(
@@ -100,16 +107,9 @@ def multiclass_metrics(
     prediction = probabilities.argmax(axis=1)
     per_class: dict[str, list[np.ndarray]] = {}
     for k in range(probabilities.shape[1]):
-        score, predicted, positive = probabilities[:, k], prediction == k, target == k
-        metrics = {
-            "auc": roc_auc(score, positive, weights),
-            "average_precision": average_precision(score, positive, weights),
-            "accuracy": sensitivity(predicted, positive, weights),
-            "specificity": specificity(predicted, positive, weights),
-            "f1": f1(predicted, positive, weights),
-        }
+        metrics = _one_vs_rest_metrics(probabilities[:, k], prediction == k, target == k, weights)
         for name, values in metrics.items():
-            per_class.setdefault(name, []).append(values)
+            per_class.setdefault(name.replace("sensitivity", "accuracy"), []).append(values)
     means = {name.replace("accuracy", "balanced_accuracy"): _mean_of_finite(each) for name, each in per_class.items()}
     means["calibration_error"] = calibration_error(probabilities.max(axis=1), prediction == target, weights)
     return means | _by_class(per_class, names)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from echodream.report.sources import Sources
-from echodream.store import Store
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
 
@@ -33,7 +32,8 @@ def find_mismatches(sources: Sources) -> Iterator[tuple[str, str]]:
 
 def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], str]]:
     """Name of each record, the store digest in the record, the digests of current stores, the content of the store."""
-    records, real, videos = sources.records, _store_digest(sources.real), _store_digest(sources.synthetic)
+    records = sources.records
+    real, videos = (set() if store is None else {store.checksum} for store in (sources.real, sources.synthetic))
     evaluation, utility = records.get("evaluation"), records.get("utility")
     yield "evaluation", _nested_value(evaluation, "videos", "store", "sha256"), videos, "synthetic videos"
     yield "evaluation", _nested_value(evaluation, "protocol", "real", "sha256"), real, "real recordings"
@@ -50,10 +50,6 @@ def _recorded_digests(sources: Sources) -> Iterator[tuple[str, Any, set[str], st
         yield f"audit_{kind}", _nested_value(records.get(f"audit_{kind}"), "source"), passed, "samples"
         for name in (f"audit_{kind}", f"filter_{kind}"):
             yield name, _nested_value(records.get(name), "real"), study_stores, "patients"
-
-
-def _store_digest(store: Store | None) -> set[str]:
-    return set() if store is None else {store.checksum}
 
 
 def _nested_value(record: Any, *keys: str) -> Any:
