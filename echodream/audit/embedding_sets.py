@@ -136,7 +136,7 @@ class EmbeddingSetBuilder:
         return EmbeddingSet(names, embedded, two_views, has_two_views, embedded, sequences, plan)
 
     def embed_patients(self, recordings: Recordings, progress: str, sequences: bool) -> EmbeddingSet:
-        """The embedding set of the patients of ``recordings``; without ``sequences``, these are ``sample_frames``."""
+        """The embedding set of the patients of ``recordings``; ``sequences``: whether to embed frame sequences."""
         names = np.unique(recordings.table["PatientID"].astype(str).to_numpy())
         rngs = [np.random.default_rng([self.config.seed, number]) for number in range(len(names))]
         orders = [rng.permutation(np.flatnonzero(recordings.patient_numbers == n)) for n, rng in enumerate(rngs)]
@@ -176,7 +176,7 @@ class EmbeddingSetBuilder:
     def _select_second_frame(
         self, recordings: Recordings, order: np.ndarray, first: tuple[int, np.ndarray], rng: np.random.Generator
     ) -> tuple[int, np.ndarray]:
-        """Row and frame index of the patient's second recording in ``order``, or of another frame of the only one."""
+        """Store row and frame index of the second view, of another recording or another frame of the only recording."""
         row, indices = self._select_frames(recordings, int(order[1 % len(order)]), rng)
         index, frames = int(indices[self.count // 2]), int(recordings.frames[row])
         if row == first[0] and index == int(first[1][0]):
@@ -216,7 +216,7 @@ class SampleDistances:
     cell: np.ndarray
     """k-means cell of the frame of the sample that is nearest to a training frame: int, (n,)."""
     authentic: np.ndarray
-    """Whether no frame is closer to its nearest training frame than that frame is to another patient: bool, (n,)."""
+    """Whether all frames of the sample are authentic (``privacy.attacks.authenticity``): bool, (n,)."""
     views: Tensor | None
     """Distances of the first views, and of the second views, of sample and patient: (n, 2, P). None for patients."""
 
@@ -266,7 +266,7 @@ class AuditSets:
 
     @cached_property
     def sample_distances(self) -> SampleDistances:
-        """Distances of the samples."""
+        """Distances of the samples to all patients."""
         patients = torch.cat([self.train.two_views, self.held_out.two_views]).double()
         samples = self.samples.two_views.double()
         views = [torch.cat([d for _, d in fast_distance_blocks(samples[:, k], patients[:, k])]) for k in (0, 1)]

@@ -136,7 +136,7 @@ def singled_out(sets: AuditSets) -> Iterator[Measure]:
 
 
 def data_copying_test(sets: AuditSets) -> Iterator[Measure]:
-    """C_T of the frame of each sample and held-out patient that is nearest to a training patient."""
+    """Data-copying score C_T; each sample and held-out patient counts with its frame nearest to training."""
     cells = sets.cell_count()
     if cells > sets.train.all_frames.shape[0] * sets.train.all_frames.shape[1]:
         raise UserError(f"cells={cells} is more than the number of training embeddings: choose fewer cells.")
@@ -180,4 +180,4 @@ LEAKAGE_MEASURES: dict[str, Callable[[AuditSets], Iterator[Measure]]] = {
     "data copying, C_T": data_copying_test,
     "authenticity": authentic_share,
 }
-"""Measures of both embeddings: the identity network, which was trained on the training patients, and the latents."""
+"""Privacy measures by name, computed both for embeddings of the identity network and for whitened latents."""

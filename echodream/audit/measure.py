@@ -7,7 +7,7 @@ from echodream.metrics.bootstrap import Interval
 
 PRIVACY, QUALITY = "privacy", "quality"
 ONE_SIDED_LEVEL = 0.025
-"""Significance level of one-sided tests: that of a 95 % interval."""
+"""Significance level of one-sided tests, which matches a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class MembershipConfig:
             validation.whole_number(f"membership.{name}", getattr(self, name))
 
     def settings(self) -> dict[str, int]:
-        """The settings on which the result depends."""
+        """The settings on which the result of membership inference depends."""
         return {"samples": self.samples, "levels": self.levels, "noises": self.noises}
 
 

@@ -25,7 +25,7 @@ from echodream.filtering.positive_controls import Control, PixelTransform, SDEdi
 SHARES = (0.01, 0.05, 0.1)
 """Tested shares of the samples that are replaced by copies; at least one sample is replaced."""
 DETECTION_RATE = 0.8
-"""Minimum fraction of the random plantings in which a measure that finds a share stands out."""
+"""A measure finds a share of copies if it stands out in at least this fraction of the random plantings."""
 PERMUTATIONS = 200
 """Number of permutations and bootstrap samples of each measure in a planting."""
 SDEDIT_STEPS = 20

@@ -33,7 +33,7 @@ def controls_needed(beta: float, delta: float) -> int:
 
 
 def controls_needed_at_rate(rate: float, beta: float, delta: float) -> int | None:
-    """Smallest number of controls that certify ``beta`` if a fraction ``rate`` passes; None above a million."""
+    """Smallest number of controls that certify ``beta`` if a fraction ``rate`` passes; None if above 1,000,000."""
     trials = controls_needed(beta, delta)
     while trials <= 1_000_000:
         if clopper_pearson_upper(math.ceil(rate * trials - 1e-9), trials, delta) <= beta:

@@ -166,7 +166,7 @@ class Estimate:
 
     Repeated rows bias a distance upward, so the percentile interval of the ordinary bootstrap may exclude the distance.
     The bootstrap is therefore applied to the first-order change of the distance, from the influence of each row in
-    closed form. For means and proportions this equals the ordinary bootstrap.
+    closed form. For means and proportions, the result equals the ordinary bootstrap.
     """
 
     value: float

@@ -18,7 +18,7 @@ MIN_SIDE = 48
 VENTRICLE_DEPTH = 0.5
 """Fraction of the height of the sector, from the probe, in which the blood pool belongs to the ventricles."""
 MIN_PERIODICITY = 0.5
-"""Minimum autocorrelation at a lag of one beat; videos of breathing lungs have a smaller one."""
+"""Minimum autocorrelation at a lag of one beat; videos of breathing lungs have lower values."""
 _COMPONENTS = 6  # number of principal components
 _SMOOTHING = 0.012  # standard deviation, in seconds, of the Gaussian filter of the first component
 _PROMINENCE = 0.4  # minimum prominence of a peak, as a fraction of the range of the component
@@ -39,7 +39,7 @@ class KeyFrames:
     ed: tuple[int, ...] = ()
     es: tuple[int, ...] = ()
     heart_rate: float = float("nan")
-    """Beats per minute."""
+    """Heart rate in beats per minute."""
     problem: str | None = None
     """Reason for missing key frames, as a clause of a message."""
 

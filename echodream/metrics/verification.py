@@ -191,7 +191,7 @@ class CrossValidatedThreshold:
     """A threshold selected by k-fold cross-validation over patients, with its performance on the held-out folds."""
 
     threshold: float
-    """Median over folds."""
+    """Median of the thresholds of all folds."""
     f1: float
     """Mean F1 over held-out folds, at the threshold of the other folds; undefined values are left out."""
     accuracy: float

@@ -26,10 +26,10 @@ SECTIONS = (
     anonymized.SECTION,
     lineage.SECTION,
 )
-"""All sections, in the order of the page."""
+"""Sections of the report page, in order."""
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "echodream"
-"""The page's meta element "generator"; a file without this element is not overwritten."""
+"""Value of the meta element "generator" of the page; files without this element are not overwritten."""
 
 
 @dataclass(frozen=True)

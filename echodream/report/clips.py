@@ -19,7 +19,7 @@ MAX_BYTES = 9_500_000
 """Maximum total size of the encoded videos of a page, in bytes; base64 adds a third."""
 MAX_CLASSES = 6
 ALL = "All recordings"
-"""Name of the only group if the recordings have no classes."""
+"""Name of the single group of recordings without classes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ClipSettings:
     pairs: int
     """Number of samples that are shown with their nearest training patient."""
     seconds: float
-    """Maximum length of a video."""
+    """Maximum length of a video, in seconds."""
     seed: int
 
     def __post_init__(self) -> None:

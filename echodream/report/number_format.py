@@ -69,7 +69,7 @@ def capitalized(text: str) -> str:
 
 
 def axis_end(value: float) -> float:
-    """The smallest round number from ``value`` on, as the end of an axis; 1 if ``value`` is not positive."""
+    """The smallest round number that is not below ``value``, as the end of an axis; 1 if ``value`` is not positive."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -27,7 +27,7 @@ RECORD_FILES = {
     "linkability": "linkability.json",
     "curve": "curve.json",
 }
-"""File name of each record in its folder; "" if the configured path is that of the file."""
+"""File name of each record in its folder; "" if the configured path is a file."""
 _STAGES = {
     "filter_image": "filter",
     "filter_video": "filter on=video",
@@ -45,7 +45,7 @@ _NEAREST_COLUMNS = ("NearestPatient", "NearestRecording", "NearestFrame")
 
 @dataclass(frozen=True)
 class Sources:
-    """Inputs of a page."""
+    """Inputs of a report page."""
 
     study: str
     share: bool
@@ -124,7 +124,7 @@ def load_sources(
     records: Mapping[str, str],
     folders: Mapping[str, str],
 ) -> Sources:
-    """Open the stores "real" and "videos" of ``stores`` and the records that exist. Raises ``UserError``."""
+    """The stores "real" and "videos" of ``stores``, and the existing records. Raises ``UserError`` if one is invalid."""
     paths = {name: Path(records[name]) / file for name, file in RECORD_FILES.items()}
     existing: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():

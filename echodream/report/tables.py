@@ -27,7 +27,7 @@ class Row:
     scale: tuple[float, float] = SHARE
     """Ends of the row's axis."""
     group: str = "synthetic"
-    """The color: "synthetic", "real", "both" or "copy"."""
+    """Color of the chart: "synthetic", "real", "both" or "copy"."""
     stands_out: bool = False
     raw_value: Interval | None = None
     """The measured value, if ``value`` is in another unit for the chart."""
@@ -89,7 +89,7 @@ class Verdict:
 
     topic: str
     state: str
-    """The color: "good", "note", "bad" or "missing"."""
+    """Color of the verdict: "good", "note", "bad" or "missing"."""
     label: str
     figure: str = ""
     """The main number, in ``unit``."""

@@ -41,7 +41,7 @@ class Distance:
     spread: tuple[float, float] | None = None
     """Lowest and highest value over random subsets of the samples."""
     autoencoder: Interval | None = None
-    """The distance of real test recordings that were encoded and decoded."""
+    """Distance of real test recordings after encoding and decoding by the autoencoder."""
 
     @property
     def grade_of_lowest_value(self) -> int:

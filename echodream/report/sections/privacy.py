@@ -27,7 +27,7 @@ from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 KINDS = ("video", "image")
 """Kinds of samples that are filtered and audited."""
 WEAKEST_COPY = "weakest of all"
-"""Row of the decision's table with the copy of lowest score of each patient."""
+"""Name of the row of the decision table that takes the copy of lowest score of each patient."""
 
 
 def verdict(sources: Sources) -> Verdict:
