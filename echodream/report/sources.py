@@ -124,7 +124,7 @@ def load_sources(
     records: Mapping[str, str],
     folders: Mapping[str, str],
 ) -> Sources:
-    """The stores "real" and "videos" of ``stores``, and the existing records. Raises ``UserError`` if one is invalid."""
+    """The stores "real" and "videos" of ``stores``, and the existing records. Raises ``UserError``."""
     paths = {name: Path(records[name]) / file for name, file in RECORD_FILES.items()}
     existing: dict[str, dict[str, Any]] = {}
     for name, path in paths.items():
