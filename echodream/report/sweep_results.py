@@ -37,7 +37,7 @@ SweepResults = dict[str, dict[str, SweepResult]]
 def read_sweep(patterns: Sequence[str]) -> SweepResults:
     """The results of all swept values in the folders of ``patterns``. Raises ``UserError``."""
     if not patterns:
-        raise UserError("points= is needed: give folders of reports, with * in place of the swept value, as points=[reports/x/g*]")
+        raise UserError("points= is needed: give folders with * in place of the swept value, as points=[reports/x/g*]")
     results: SweepResults = {}
     folders: dict[tuple[str, str], Path] = {}
     for pattern in patterns:

@@ -279,5 +279,5 @@ def test_the_stage_attacks_the_generator_that_drew_the_samples(tmp_path: Path, m
     with pytest.raises(UserError, match=r"did not generate .*drawn-by-another"):
         audit(tmp_path, *overrides, f"src={tmp_path}/drawn-by-another", f"dst={tmp_path}/other")
     generator(tmp_path / "foreign", model("lidm", frames=3, encoder="12" * 32), "lidm", "Triplet")
-    with pytest.raises(UserError, match="and real=.* have different autoencoders"):
+    with pytest.raises(UserError, match=r"and real=.* have different autoencoders"):
         audit(tmp_path, f"generator={tmp_path}/foreign", f"dst={tmp_path}/other")
