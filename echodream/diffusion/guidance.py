@@ -1,4 +1,4 @@
-"""Classifier-free guidance by several conditions, each with its own scale, in an interval of the process's time."""
+"""Classifier-free guidance with a scale for each condition, in an interval of diffusion time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from echodream.diffusion.processes.base import Denoise, Process
 from echodream.errors import UserError
 
 Predict = Callable[[Tensor, Tensor, Sequence[frozenset[str]]], Tensor]
-"""(x_t (B, C, *rest), t (B,), S sets of conditions to keep) to (S, B, C, *rest), in one call of the network."""
+"""Function from x_t (B, C, *rest), t (B,) and S sets of kept conditions to S predictions, (S, B, C, *rest)."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Guidance scales. With all scales at 1, the guided prediction is that of the conditional model."""
+    """Guidance settings. If all scales are 1, the guided prediction is the conditional prediction."""
 
     scales: Mapping[str, float] = field(default_factory=dict)
-    """By name of the condition; 0 leaves out the contribution of a condition. Default: 1."""
+    """Guidance scale of each condition, by name; 0 removes the contribution of the condition. Default: 1."""
     interval: tuple[float, float] = (0.0, 1.0)
-    """Relative times, 0 data and 1 noise, between which guidance is applied (2404.07724)."""
+    """First and last relative time (0 data, 1 noise) at which guidance is applied (2404.07724)."""
     rescale: float = 0.0
-    """Strength, 0 to 1, of rescaling to the standard deviation of the conditional prediction (2305.08891, 3.4)."""
+    """Strength, 0 to 1, of rescaling to the standard deviation of the conditional prediction (2305.08891)."""
     auto: float = 1.0
-    """Scale of autoguidance by a weaker model (2406.02507); 1: no autoguidance."""
+    """Scale of autoguidance by a weaker model (2406.02507); 1 disables autoguidance."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", dict(self.scales))
@@ -34,22 +34,23 @@ class Guidance:
             validation.number(f"guidance.{name}", scale, note=", 1 for no guidance")
         times = self.interval
         if len(times) != 2 or not all(map(validation.is_finite, times)) or not 0 <= times[0] <= times[1] <= 1:
-            validation.refuse("guidance.interval", times, "give two rising numbers from 0 to 1")
+            validation.refuse("guidance.interval", times, "give two increasing numbers from 0 to 1")
         validation.share("guidance.rescale", self.rescale)
 
     @classmethod
     def from_record(cls, record: object, conditions: Sequence[str]) -> "Guidance":
-        """The guidance of recorded sampling settings, for a model with ``conditions``, without autoguidance."""
+        """Guidance from the sampling settings of a store, for a model with ``conditions``, without autoguidance."""
         if not isinstance(record, Mapping):
             return cls()
         scales = {name: scale for name, scale in record["scales"].items() if name in conditions}
         return cls(scales, tuple(record["interval"]), record["rescale"])
 
     def coefficients(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
-        """Coefficient of the prediction for each set of kept conditions; they sum to 1.
+        """Coefficient of the prediction of each set of kept conditions, without zeros. Coefficients sum to 1.
 
-        The guided prediction is d = D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., with the conditions in the
-        order of ``names``, sorted by prediction D, without coefficients of 0. If not ``inside``, all scales are 1.
+        The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., where s_k is the scale of
+        condition k in the order of ``names`` and D(1, ..., k) the prediction from the first k conditions. All scales
+        are 1 if ``inside``, the interval of guidance, is false.
         """
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
@@ -64,9 +65,9 @@ class Guidance:
     def guided_denoiser(
         self, predict: Predict, names: Sequence[str], process: Process, weak: Predict | None = None
     ) -> Denoise:
-        """Function that returns the guided prediction: one call of ``predict`` per step, and one of ``weak`` if given.
+        """Denoiser that returns the guided prediction, with one call of ``predict`` and of ``weak`` per step.
 
-        All rows of a call have the same time. Outside of the interval only the conditional prediction is computed.
+        All rows have one time. Outside of the interval, the denoiser returns the conditional prediction.
         """
         guided_terms, conditional = self.coefficients(names), self.coefficients(names, inside=False)
         if self.auto != 1 and weak is None:
@@ -88,18 +89,18 @@ class Guidance:
         return denoise
 
     def _is_inside(self, time: Tensor) -> bool:
-        """Whether relative times, (B,), lie in the interval."""
+        """Whether the relative ``time`` of all rows, (B,), is in the interval of guidance."""
         low, high = self.interval
         if (low, high) == (0.0, 1.0):
             return True
         inside = ((low <= time) & (time <= high)).unique().tolist()
         if len(inside) != 1:
-            raise ValueError("the rows of one call are on both sides of the interval: give all rows one time")
+            raise ValueError("rows have times inside and outside of the interval: give all rows one time")
         return bool(inside[0])
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, strength: float) -> Tensor:
-    """Rescale ``guided``, (B, C, *rest), per sample to the std of ``conditional`` (2305.08891, equations 15, 16)."""
+    """Rescale ``guided`` (B, C, *rest) to the std of each sample of ``conditional`` (2305.08891, equations 15, 16)."""
     dims = tuple(range(1, guided.dim()))
     std = guided.std(dims, keepdim=True)
     factor = conditional.std(dims, keepdim=True) / std.clamp(min=torch.finfo(std.dtype).tiny)

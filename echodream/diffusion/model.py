@@ -1,4 +1,4 @@
-"""A trained diffusion model as an artifact: denoiser, conditions, noise process, and metadata of its training data."""
+"""The diffusion model: denoiser, conditions, noise process and metadata, and its files in an artifact."""
 
 import hashlib
 import json
@@ -32,37 +32,39 @@ CONDITIONER_FILE = "conditioner.safetensors"
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Training data of a diffusion model: shape of the latents, and statistics that return samples to their scale."""
+    """Metadata of the training data: shape of the latents, and statistics for the conversion of samples to latents."""
 
     channels: int
-    """Channels of one latent frame."""
+    """Number of channels of one latent frame."""
     height: int
     width: int
     frames: int
-    """Frames of a training clip; of an image 1, or 3 for jointly generated key frames."""
+    """Number of frames of a training sample: of a clip, 1 for an image, 3 for jointly generated key frames."""
     fps: float
-    """Frames per second of a clip, after the stride of the view."""
+    """Frames per second of a training clip, including the stride of the view."""
     statistics: Statistics
-    """Mean and standard deviation of the latents per channel; samples are whitened with it."""
+    """Mean and standard deviation of each latent channel, by which latents are whitened."""
     encoder: str
-    """Fingerprint of the autoencoder of the latents."""
+    """Fingerprint of the autoencoder that encoded the latents."""
     reference_times: tuple[float, ...] = ()
-    """Mean time of each reference frame in training, in frames, of key frames after the first; empty: random times."""
+    """Mean time of each reference frame, in frames; of key frames, after the first. Empty if times are random."""
     beat_spread: float | None = None
-    """Coefficient of variation of the beat length; None where references are not the key frames of a beat."""
+    """Coefficient of variation of the beat length; None if the references are not key frames of a beat."""
     shared_noise: float = 0.0
-    """Correlation of the noise between the frames of a clip."""
+    """Correlation between the noise of two frames of a clip."""
     residual: tuple[float, ...] | None = None
-    """Standard deviation of residuals, if the process models them: of clips minus interpolated references, per channel;
-    of key frames, per channel of each frame: 1 for the first, and those of the others minus the first.
+    """Standard deviation of residuals, per channel, or per channel of each key frame; None if latents are modeled.
+
+    The residual of a clip is the clip minus its interpolated references. The residual of a key frame is the key frame
+    minus the first key frame; the entry of the first key frame is 1.
     """
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.channels, self.height, self.width, self.frames), (self.fps, self.beat_spread or 0.0)
         if not all(validation.is_whole(size, 1) for size in sizes) or not 0 <= float(self.shared_noise) < 1:
-            raise ValueError(f"impossible sizes {sizes}, or shared noise of {self.shared_noise}")
+            raise ValueError(f"invalid sizes {sizes} or shared noise {self.shared_noise}")
         if not all(map(math.isfinite, (*numbers, *self.reference_times))) or self.fps <= 0 or numbers[1] < 0:
-            raise ValueError(f"impossible times: {numbers}, {self.reference_times}")
+            raise ValueError(f"invalid times: {numbers}, {self.reference_times}")
         if self.beat_spread is not None and len(self.reference_times) != 3:
             raise ValueError(f"a beat has 3 key frames, not {len(self.reference_times)}")
         if not re.fullmatch(r"([0-9a-f]{64})?", self.encoder):
@@ -73,13 +75,14 @@ class ModelMetadata:
         if len(stds) not in (self.channels, self.channels * self.frames) or not all(
             math.isfinite(std) and std > 0 for std in stds
         ):
-            raise ValueError(f"residuals with standard deviations {stds}")
+            raise ValueError(f"invalid standard deviations of residuals: {stds}")
 
 
 class DiffusionModel(nn.Module):
-    """A denoiser with its conditioner, process and metadata, for whitened latents.
+    """Diffusion model of whitened latents: denoiser, conditioner, noise process and metadata.
 
-    Images are (B, C, H, W), C = 3 x ``metadata.channels`` for jointly generated key frames; clips (B, C, F, H, W).
+    Images are (B, C, H, W) and clips (B, C, F, H, W). Jointly generated key frames are images with C = 3 x
+    ``metadata.channels``.
     """
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
@@ -88,34 +91,34 @@ class DiffusionModel(nn.Module):
         self.is_video = denoiser.is_video
 
     def forward(self, x_t: Tensor, t: Tensor, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> Tensor:
-        """Prediction for x_t, (B, C, *rest), at t, (B,); conditions have ``values``, or are null where not ``keep``."""
+        """Prediction for x_t (B, C, *rest) at t (B,). Where ``keep`` is false, a condition has its null embedding."""
         return self.denoiser(x_t, t, self.conditioner(values, keep, x_t.shape[2:]))
 
     def condition_values(self, batch: Batch) -> dict[str, Tensor]:
-        """Values of the conditions for a batch, as they are in sampling."""
+        """Encoded conditions of a batch, by name."""
         return self.repeat_key_frames(self.conditioner.encode_batch(batch), batch["x"].shape[2])
 
     def repeat_key_frames(self, values: dict[str, Tensor], frames: int) -> dict[str, Tensor]:
-        """``values`` with references repeated over a clip of ``frames`` frames, if they are key frames of one beat."""
+        """Repeat the references in ``values`` over ``frames`` frames if they are key frames of one beat."""
         if self.metadata.beat_spread is None:
             return values
         reference, time = repeat_key_frames(values["reference"], values["reference_time"], frames)
         return {**values, "reference": reference, "reference_time": time}
 
     def to_residual(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Data of the process for whitened latents ``x``: their standardized residual, or ``x`` itself."""
+        """Standardized residual of whitened latents ``x``; ``x`` if the process does not model residuals."""
         if self.metadata.residual is None:
             return x
         return (x - self._residual_baseline(x, values)) / self._residual_std(x)
 
     def from_residual(self, residual: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Whitened latents from data of the process: the inverse of ``to_residual``."""
+        """Whitened latents from a standardized residual, the inverse of ``to_residual``."""
         if self.metadata.residual is None:
             return residual
         return residual * self._residual_std(residual) + self._residual_baseline(residual, values)
 
     def _residual_baseline(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """What residuals are added to: interpolated references of a clip; the first of key frames, part of ``x``."""
+        """Summand of the residuals: interpolated references of a clip, or the first key frame in ``x``."""
         if self.is_video:
             return interpolate_references(values["reference"].to(x), values["reference_time"], x.shape[2])
         first = x[:, : self.metadata.channels]
@@ -125,12 +128,12 @@ class DiffusionModel(nn.Module):
         return x.new_tensor(self.metadata.residual).view(-1, *[1] * (x.ndim - 2))
 
     def predictor(self, values: Mapping[str, Tensor]) -> Predict:
-        """The model with fixed condition ``values``: predictions for all sets of kept conditions in one call."""
+        """Function that predicts with several sets of kept conditions in one network call, for condition ``values``."""
 
         def predict(x_t: Tensor, t: Tensor, kept: Sequence[frozenset[str]]) -> Tensor:
             sets, rows = len(kept), len(x_t)
             names = self.conditioner.names
-            masks = {name: torch.tensor([name in each for each in kept], device=x_t.device) for name in names}
+            masks = {name: torch.tensor([name in subset for subset in kept], device=x_t.device) for name in names}
             keep = {name: mask.repeat_interleave(rows) for name, mask in masks.items()}
             x = x_t.repeat(sets, *[1] * (x_t.ndim - 1))
             return self(x, t.repeat(sets), repeat_values(values, sets), keep).unflatten(0, (sets, rows))
@@ -138,29 +141,29 @@ class DiffusionModel(nn.Module):
         return predict
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights and of ``settings``."""
+        """SHA-256 of all weights and of the JSON text of ``settings``."""
         settings = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(f"{fingerprint(self)}\n{settings}".encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """Process, conditions and metadata, as JSON values."""
+        """Settings of the process and the conditions, and the metadata, as JSON values."""
         process, conditioning = self.process.settings(), self.conditioner.settings()
         return {"process": process, "conditioning": conditioning, "facts": asdict(self.metadata)}
 
     def save(self, folder: Path) -> None:
-        """Write the network as diffusers does, the weights of the conditioner, and ``settings`` as JSON."""
+        """Write the denoiser in the format of diffusers, the conditioner weights, and ``settings`` as JSON."""
         self.denoiser.save(folder)
         save_weights(self.conditioner, folder / CONDITIONER_FILE)
         (folder / METADATA_FILE).write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
 
 
 def repeat_values(values: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    """The conditions' values for ``times`` copies of the batch, one copy after another."""
+    """Repeat the batch of condition ``values`` ``times`` times along the first dimension."""
     return {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in values.items()}
 
 
 def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
-    """The model of the artifact at ``folder``, which train.py model=``name`` wrote. Raises ``UserError``."""
+    """Load the artifact ``folder`` of train.py model=``name``. Raises ``UserError`` if it is invalid."""
     artifact, root, denoiser = read_artifact(folder, name), Path(folder), load_denoiser(folder)
     try:
         settings: Any = json.loads((root / METADATA_FILE).read_text(encoding="utf-8"))
@@ -178,8 +181,7 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{root / METADATA_FILE} is not readable: train the {name} again") from error
     file = str(root / CONDITIONER_FILE)
-    mismatch = f"{METADATA_FILE} is of other conditions: train the {name} again"
-    load_exactly(conditioner, read_weights(file), file, mismatch)
+    load_exactly(conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again")
     if model.fingerprint() != artifact.fingerprint:
         raise UserError(f"{folder}: weights or {METADATA_FILE} have changed since training: train the {name} again")
     return model.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""Noise for training and sampling: optionally correlated over the frames of a clip, or offset per channel."""
+"""Gaussian noise for training and sampling, with optional correlation between frames and offset per channel."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 def sample_noise(
     shape: Sequence[int], shared: float = 0.0, generator: Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Standard normal noise of ``shape``, (..., C, *rest); two frames of a clip have the correlation ``shared``.
+    """Standard normal noise of ``shape`` (..., C, *rest), with correlation ``shared`` between two frames of a clip.
 
-    With ``shared`` above 0 the shape is (..., C, F, H, W): sqrt(shared) times noise common to all frames plus
-    sqrt(1 - shared) times noise of each frame (mixed noise of 2305.10474), which hides motion less than appearance.
+    If ``shared`` is above 0, the shape is (..., C, F, H, W). The noise is sqrt(shared) times noise common to all frames
+    plus sqrt(1 - shared) times independent noise of each frame (mixed noise, 2305.10474).
     """
     independent = torch.randn(tuple(shape), generator=generator, device=device)
     if not shared:
@@ -23,10 +23,9 @@ def sample_noise(
 
 
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
-    """``noise``, (B, C, *rest), plus ``offset`` times a normal random number for each row and channel.
+    """Add ``offset`` times a normal random number for each row and channel to ``noise``, (B, C, *rest).
 
-    With an offset, models without zero terminal SNR can generate images that are darker or brighter than the mean;
-    models with zero terminal SNR do not need the offset (2305.08891, section 4).
+    With an offset, models without zero terminal SNR can generate images of any mean brightness (2305.08891, section 4).
     """
     if not offset:
         return noise

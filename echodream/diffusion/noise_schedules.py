@@ -1,24 +1,24 @@
-"""Registry of the noise schedules of ``process=ddpm``. To add one, add an entry to ``NOISE_SCHEDULES``.
+"""Registry of noise schedules of ``process=ddpm``. To add a noise schedule, add an entry to ``NOISE_SCHEDULES``.
 
-Tests run every entry with every sampler. A name of diffusers can only be used if all its schedulers accept it.
+Tests run every entry with every sampler. All schedulers in ``SAMPLERS`` must accept a ``beta_schedule`` of diffusers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Betas = Callable[[int, float, float], Sequence[float]]
-"""(noise levels, beta_start, beta_end) to one beta for each noise level, from low to high noise, between 0 and 1."""
+"""Function of the number of noise levels, beta_start and beta_end: betas in (0, 1), from low to high noise."""
 
 NOISE_SCHEDULES: dict[str, str | Betas] = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "cosine": "squaredcos_cap_v2",
 }
-"""By name in ``process.schedule``: the ``beta_schedule`` of diffusers, or a function that computes the betas."""
+"""A ``beta_schedule`` of diffusers, or a function that computes the betas, by name in ``process.schedule``."""
 
 
 def scheduler_arguments(name: str, steps: int, beta_start: float, beta_end: float) -> Mapping[str, Any]:
-    """Arguments of a diffusers scheduler for the noise schedule ``name`` with ``steps`` noise levels."""
+    """Keywords of a diffusers scheduler for the noise schedule ``name`` with ``steps`` noise levels."""
     schedule = NOISE_SCHEDULES[name]
     arguments: dict[str, Any] = {"num_train_timesteps": steps, "beta_start": beta_start, "beta_end": beta_end}
     if isinstance(schedule, str):

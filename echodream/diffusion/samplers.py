@@ -1,9 +1,8 @@
-"""Registry of the samplers, and the loop that runs all of them. To add a sampler, add an entry to ``SAMPLERS``.
+"""Registry of samplers, and the sampling loop. To add a sampler, add an entry to ``SAMPLERS``.
 
-A scheduler class for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``; for another class
-give a function of the same arguments that builds it.
-
-The Gaussian oracle test (``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
+A scheduler class for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``. For another class,
+write a function with these arguments that builds the scheduler. The Gaussian oracle test
+(``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,25 +15,25 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Sampler:
-    """A numerical solver of one kind of process."""
+    """Entry of the registry: a numerical solver for one noise process."""
 
     scheduler: str | Callable[..., Any]
-    """Name of a scheduler class of diffusers, or a class with the same methods."""
+    """Name of a scheduler class of diffusers, or a function that builds a scheduler."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the class besides those of the process."""
+    """Keywords of the scheduler that do not come from the noise process."""
     order: int = 1
-    """Order of accuracy of the solver."""
+    """Order of convergence of the solver."""
     stochastic: bool = False
-    """Whether each step adds noise; the step then takes one random generator per row."""
+    """Whether each step adds noise and needs one random generator per row."""
     predicts_x0: bool = True
-    """``process=ddpm``: whether the class accepts the prediction type "sample"; else x_0 is converted to v."""
+    """Whether the scheduler accepts predictions of x_0 (``process=ddpm``). If not, x_0 is converted to v."""
     subsampled: bool = False
-    """``process=ddpm``: restrict the noise schedule to the sampling timesteps, which DDIMScheduler might skip."""
+    """Whether the noise schedule has only the sampling timesteps (``process=ddpm``), because DDIM may skip some."""
     shift: str = "shift"
-    """``process=flow``: the argument of the class that takes ``process.shift``."""
+    """Keyword of the scheduler for the value of ``process.shift`` (``process=flow``)."""
 
     def build(self, **arguments: Any) -> Any:
-        """A new scheduler of diffusers."""
+        """Build the scheduler of diffusers."""
         import diffusers
 
         build = getattr(diffusers, self.scheduler) if isinstance(self.scheduler, str) else self.scheduler
@@ -63,31 +62,31 @@ SAMPLERS: dict[str, dict[str, Sampler]] = {
         "heun": Sampler("FlowMatchHeunDiscreteScheduler", order=2),
     },
 }
-"""By name of the process, then by name in ``sampler=``. The first sampler of a process is its default."""
+"""Samplers by name of the process and by name in ``sampler=``. The first sampler of a process is the default."""
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A scheduler with its timesteps set. It is used for one trajectory only, because its steps change it."""
+    """A scheduler with its timesteps. A solver is used for one trajectory only, because steps change the scheduler."""
 
     scheduler: Any
     times: Sequence[int | float]
-    """The time that the network receives at each step; integers for ``process=ddpm``."""
+    """Diffusion time, the input of the network, at each step; integers for ``process=ddpm``."""
     stochastic: bool = False
-    """Whether a step adds noise and takes random generators."""
+    """Whether each step adds noise and needs random generators."""
     convert: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda prediction, x_t, t: prediction
-    """(prediction, x_t, t) to the prediction type of the scheduler."""
+    """Function of (prediction, x_t, t) that converts the prediction to the prediction type of the scheduler."""
 
 
 def run_solver(
     solver: Solver, denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, generators: Sequence[Generator] | None
 ) -> Tensor:
-    """Integrate ``solver`` from ``x``, (B, C, *rest), at its first time, to data.
+    """Run ``solver`` from noisy data ``x``, (B, C, *rest), at its first time to data, in float32.
 
-    ``denoise`` takes (x_t, t (B,)) and returns the prediction of the process. ``x`` and x_t have the scale of the
-    process (sqrt(a_t) x_0 + sqrt(1 - a_t) noise for ``ddpm``). Schedulers with another scale (Euler: x_0 + sigma noise)
-    convert it with ``scale_model_input``; so ``x`` is divided by the factor of the first step, which is
-    ``init_noise_sigma`` at the full noise level. Computed in float32, returned in the dtype of ``x``.
+    ``denoise`` maps x_t (B, C, *rest) and t (B,) to the prediction of the network. ``x`` and x_t have the scale of the
+    process, for ``ddpm`` sqrt(a_t) x_0 + sqrt(1 - a_t) noise. Schedulers with another scale, such as x_0 + sigma noise
+    of Euler, convert samples by ``scale_model_input``. Therefore ``x`` is first divided by the factor of
+    ``scale_model_input``. The result has the dtype of ``x``.
     """
     dtype, x, scheduler = x.dtype, x.float(), solver.scheduler
     extra = {"generator": list(generators)} if solver.stochastic and generators is not None else {}

@@ -1,4 +1,4 @@
-"""Clips of any length from a network for short clips: overlapping windows, cross-faded at every sampler step."""
+"""Denoising of long clips by a network for short clips, in overlapping windows that are cross-faded at each step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,52 +11,52 @@ from echodream.diffusion.processes.base import Denoise
 from echodream.errors import UserError
 
 DenoiseWindows = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""(x (N*B, C, window, *rest), window by window, t (N*B,), first frames of N windows) to the prediction for x."""
+"""Function from x (N*B, C, window, *rest), t (N*B,) and the first frames of N windows to the prediction for x."""
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
-    """First frame of each window over ``frames``: evenly spaced, neighbors share at least ``overlap`` frames.
+    """First frames of evenly spaced windows that cover ``frames`` frames and overlap by at least ``overlap`` frames.
 
-    The windows cover all frames. If ``frames`` is at most ``window``, there is one window, as long as the clip.
+    The result is one window of ``frames`` frames if ``frames`` is at most ``window``.
     """
     for key, value, least in (("frames", frames, 1), ("window", window, 1), ("overlap", overlap, 0)):
         validation.whole_number(key, value, least)
     if overlap >= window:
-        raise UserError(f"overlap={overlap} is not possible with window={window}; give less than the window")
+        raise UserError(f"overlap={overlap} is too large for window={window}: give less than the window")
     if frames <= window:
         return [0]
     gaps = math.ceil((frames - window) / (window - overlap))
     return [index * (frames - window) // gaps for index in range(gaps + 1)]
 
 
-def blend_windows(parts: Tensor, starts: Sequence[int], frames: int) -> Tensor:
-    """Windows, (W, B, C, window, *rest), joined to (B, C, frames, *rest) by a weighted mean at each frame.
+def blend_windows(windows: Tensor, starts: Sequence[int], frames: int) -> Tensor:
+    """Join ``windows``, (W, B, C, window, *rest), to clips, (B, C, frames, *rest), by a weighted mean at each frame.
 
-    The weight of a window decreases linearly from its center to its ends, which cross-fades neighbors linearly over
-    their overlap. The mean is updated window by window, so that windows with equal values are returned exactly.
+    The weight of a window decreases linearly from its center to its ends: two windows are cross-faded linearly over
+    their overlap. The running mean returns windows with equal values exactly.
     """
-    window = parts.shape[3]
-    positions = torch.arange(window, device=parts.device)
-    weight = torch.minimum(positions + 1, window - positions).to(parts.dtype)
+    window = windows.shape[3]
+    positions = torch.arange(window, device=windows.device)
+    weight = torch.minimum(positions + 1, window - positions).to(windows.dtype)
     total = weight.new_zeros(frames)
-    joined = parts.new_zeros(*parts.shape[1:3], frames, *parts.shape[4:])
-    for part, start in zip(parts, starts, strict=True):
+    clips = windows.new_zeros(*windows.shape[1:3], frames, *windows.shape[4:])
+    for values, start in zip(windows, starts, strict=True):
         total[start : start + window] += weight
-        share = (weight / total[start : start + window]).view(-1, *[1] * (parts.dim() - 4))
-        joined[:, :, start : start + window] = torch.lerp(joined[:, :, start : start + window], part, share)
-    return joined
+        share = (weight / total[start : start + window]).view(-1, *[1] * (windows.dim() - 4))
+        clips[:, :, start : start + window] = torch.lerp(clips[:, :, start : start + window], values, share)
+    return clips
 
 
 def sliding_window_denoiser(
     denoise_windows: DenoiseWindows, frames: int, window: int, overlap: int, batch: int
 ) -> Denoise:
-    """Denoiser of clips, (B, C, frames, *rest), from one of windows, with at most ``batch`` windows per call."""
+    """Denoiser of clips (B, C, frames, *rest) from a denoiser of windows, with at most ``batch`` windows per call."""
     starts = window_starts(frames, window, overlap)
     validation.whole_number("batch", batch, note=", the windows in one network call")
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         if x_t.shape[2] != frames:
-            raise ValueError(f"a clip of {frames} frames is expected, not of {x_t.shape[2]}")
+            raise ValueError(f"a clip has {x_t.shape[2]} frames instead of {frames}")
         predictions = []
         for index in range(0, len(starts), batch):
             chunk = starts[index : index + batch]

@@ -25,7 +25,7 @@ from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
+from echodream.networks.decoder_noise import activate_noise, decoder_noise_modules, noise_seeds
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -88,7 +88,7 @@ class VAE(Trainable):
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        parts = (self.network.post_quant_conv, self.network.decoder, *noise_levels(self.network))
+        parts = (self.network.post_quant_conv, self.network.decoder, *decoder_noise_modules(self.network))
         decoder = itertools.chain(*(part.parameters() for part in parts if part is not None))
         second = OptimizerGroup(
             decoder,

@@ -1,4 +1,4 @@
-"""Batch normalization over the batches of all processes, which works on CPUs as well as on GPUs."""
+"""Synchronized batch normalization for CPUs and GPUs."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SharedBatchNorm(_BatchNorm):
-    """SyncBatchNorm that also works on CPUs: batch statistics of all processes, whose batches have equal sizes."""
+    """Batch normalization with statistics over all processes, whose batches have equal sizes; also on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) to (B, C, ...); ordinary batch normalization with one process or in ``eval`` mode."""
+        """Normalize ``x``, (B, C, ...); ordinary batch normalization with one process or in ``eval`` mode."""
         is_distributed = distributed.is_available() and distributed.is_initialized()
         processes = distributed.get_world_size() if is_distributed else 1
         if not self.training or processes == 1:
@@ -23,7 +23,14 @@ class SharedBatchNorm(_BatchNorm):
         mean: Tensor = all_reduce(x.sum(dim=dims)) / count
         centered = x - mean.view(shape)
         variance: Tensor = all_reduce(centered.square().sum(dim=dims)) / count
-        self._update_running_statistics(mean.detach(), variance.detach() * count / max(1, count - 1))
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / max(1, count - 1), momentum)
         scale = (variance + self.eps).rsqrt() * self.weight
         return centered * scale.view(shape) + self.bias.view(shape)
 
@@ -31,19 +38,9 @@ class SharedBatchNorm(_BatchNorm):
         if input.ndim < 2:
             raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
 
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance, momentum)
-
 
 def convert_to_shared_batch_norm(network: nn.Module) -> nn.Module:
-    """Replace each 1D or 2D batch normalization in ``network`` by ``SharedBatchNorm``, in place; names are kept."""
+    """Replace each 1D or 2D batch normalization of ``network`` by ``SharedBatchNorm``, in place."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             shared: Any = SharedBatchNorm(child.num_features, child.eps, child.momentum)

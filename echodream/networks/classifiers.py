@@ -1,4 +1,4 @@
-"""Classifier networks for frames and clips: 2D and 3D ResNet, DenseNet and R(2+1)D."""
+"""Classifier networks of frames and clips: 2D and 3D ResNet, DenseNet, R(2+1)D."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from echodream.networks.video_resnet import R2Plus1dBackbone
 from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
 RUNS_FILE = "runs.json"
-"""In a folder of several classifiers (``folds=``, ``seeds=``): the metrics of each run."""
+"""File with the metrics of each run, in the folder of a cross-validation (``folds=``) or of several ``seeds=``."""
 POOLINGS = ("mean", "max", "attention")
 
 
 class FramePooling(nn.Module):
-    """Pool frame features, (B, F, D) to (B, D): "mean", "max" or "attention" (Ilse et al. 2018, equal at first)."""
+    """Pool frame features, (B, F, D) to (B, D), by "mean", "max" or "attention" (Ilse et al. 2018)."""
 
     def __init__(self, kind: str, features: int) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class Classifier(nn.Module):
     """Classifier of clips, (B, C, F, H, W) to logits (B, ``classes``); F is 1 for single frames.
 
     With ``dims`` 2, a 2D network processes each frame, and ``pooling`` ("mean", "max" or "attention") combines the
-    frame features. With ``dims`` 3, the network has 3D convolutions, or with ``factorised`` R(2+1)D convolutions.
+    frame features. With ``dims`` 3, the network has 3D convolutions, or R(2+1)D convolutions if ``factorised``.
     ``block`` is "basic" (ResNet-18), "bottleneck" (ResNet-50) or "dense" (DenseNet). ``widths`` and ``layers`` are the
-    channels and the number of blocks of the four levels; for a DenseNet, ``widths`` are the channels of the stem and
-    the growth rate. ``stem`` and ``stride`` are the kernel size and stride of the first convolution, over ``dims``
-    axes. ``weights`` is a file of torchvision weights of this architecture; its classification layer is not loaded.
+    channels and numbers of blocks of the four levels; ``widths`` of a DenseNet are stem channels and growth rate.
+    ``stem`` and ``stride`` are the kernel size and stride of the first convolution, over ``dims`` axes. ``weights`` is
+    a file of torchvision weights for this architecture, whose classification layer is not loaded.
     """
 
     def __init__(
@@ -67,14 +67,12 @@ class Classifier(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"widths": widths, "layers": layers, "stem": stem, "stride": stride}.items():
-            if isinstance(value, str) or not isinstance(value, Sequence):
-                validation.refuse(f"backbone.{name}", value, "give a list of whole numbers, as [64,128,256,512]")
+        lists = {"widths": widths, "layers": layers, "stem": stem, "stride": stride}
         self.settings: dict[str, Any] = {"classes": classes, "channels": channels, "dims": dims, "max_pool": max_pool}
-        self.settings |= {"widths": [*widths], "layers": [*layers], "stem": [*stem], "stride": [*stride]}
-        self.settings |= {"block": block, "factorised": factorised, "pooling": pooling}
+        self.settings |= {"block": block, "factorised": factorised, "pooling": pooling, **lists}
         _check_architecture(self.settings)
-        self.body = _build_body(self.settings)
+        self.settings |= {name: [*value] for name, value in lists.items()}
+        self.body = _build_backbone(self.settings)
         features = widths[-1] * (4 if block == "bottleneck" else 1)
         if isinstance(self.body, DenseNetBackbone):
             features = self.body.feature_count
@@ -84,23 +82,23 @@ class Classifier(nn.Module):
             load_torchvision_weights(self.body, weights, channels)
 
     def features(self, x: Tensor) -> Tensor:
-        """Input of the last layer: (B, C, F, H, W) in [-1, 1] to (B, D)."""
+        """Input of the classification layer: clips (B, C, F, H, W) in [-1, 1] to features (B, D)."""
         if self.settings["dims"] == 3:
             return self.body(x)
         per_frame = self.body(flatten_frames(x).contiguous(memory_format=torch.channels_last))
         return self.pooling(per_frame.unflatten(0, (len(x), -1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits: (B, C, F, H, W) in [-1, 1] to (B, K)."""
+        """Class logits: clips (B, C, F, H, W) in [-1, 1] to (B, K)."""
         return self.head(self.features(x))
 
     def save(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Write the weights as safetensors, and the architecture and ``metadata`` to config.json."""
+        """Write the weights to a safetensors file, and the architecture and ``metadata`` to config.json."""
         save_network(self, folder, {"_class_name": "Classifier", "architecture": self.settings, **metadata})
 
 
 def _check_architecture(settings: dict[str, Any]) -> None:
-    """Raise ``UserError`` for invalid values or combinations of ``settings``."""
+    """Raise ``UserError`` for invalid values or combinations of the architecture ``settings``."""
     dims = settings["dims"]
     if dims not in (2, 3):
         raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame alone) or 3 (space and time together)")
@@ -117,8 +115,8 @@ def _check_architecture(settings: dict[str, Any]) -> None:
         raise UserError("backbone.factorised needs backbone.dims=3, backbone.block=basic and backbone.max_pool=false")
 
 
-def _build_body(settings: dict[str, Any]) -> nn.Module:
-    """Network without its classification layer: (B, C, F, H, W), or with ``dims`` 2 (B, C, H, W), to (B, D)."""
+def _build_backbone(settings: dict[str, Any]) -> nn.Module:
+    """Network without a classification layer: (B, C, H, W) if ``dims`` is 2, else (B, C, F, H, W), to (B, D)."""
     if settings["factorised"]:
         return R2Plus1dBackbone(*(settings[name] for name in ("channels", "widths", "layers", "stem", "stride")))
     if settings["block"] == "dense":
@@ -128,9 +126,10 @@ def _build_body(settings: dict[str, Any]) -> nn.Module:
 
 
 def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
-    """Load the torchvision weights at ``path``, without their classification layer, into ``body``.
+    """Load the torchvision weights at ``path``, without their classification layer, into the backbone ``body``.
 
-    For one channel, the first weights are summed over colors. Raises ``UserError`` for another architecture.
+    If ``channels`` is 1, weights of the first convolution are summed over the three input colors. Raises ``UserError``
+    for weights of another architecture.
     """
     classification = ("fc.", "classifier.")
     state = {name: value for name, value in read_weights(path).items() if not name.startswith(classification)}
@@ -149,22 +148,22 @@ def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
 
 
 def monai_resnet_name(name: str) -> str:
-    """MONAI's name of the torchvision weight ``name``: the same for 2D networks, different for 3D networks."""
+    """MONAI's name of the torchvision weight ``name``. Names of 2D networks are equal in both libraries."""
     name = re.sub(r"^stem\.0\.", "conv1.", re.sub(r"^stem\.1\.", "bn1.", name))
     name = re.sub(r"\.conv([12])\.1\.", r".bn\1.", name)
     return re.sub(r"\.(conv[12])\.0\.", r".\1.", name)
 
 
 def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
-    """Load what ``Classifier.save`` wrote: the network in ``eval`` mode, and config.json.
+    """Load the network, in ``eval`` mode, and config.json, which ``Classifier.save`` wrote.
 
-    In config.json, ``class_ids`` and ``class_names`` are in the order of the logits. ``task`` is "classification",
-    "labels" or "regression", whose output is the value of ``column`` in its unit. Raises ``UserError`` for other
-    folders.
+    ``class_ids`` and ``class_names`` of config.json are in the order of the logits. ``task`` is "classification",
+    "labels" or "regression"; the output of a regression is the value of ``column`` in its unit. Raises ``UserError``
+    for other folders.
     """
     folder = Path(folder)
     if (folder / RUNS_FILE).is_file():
-        raise UserError(f"{folder} holds several classifiers, of folds or seeds: give one of them, a folder in it")
+        raise UserError(f"{folder} holds several classifiers, of folds or seeds: give the folder of one of them")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = Classifier(**config["architecture"])
@@ -178,13 +177,13 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
 
 
 def clip_start(metadata: Mapping[str, Any]) -> str:
-    """``view.start`` of the clips that a classifier is tested on: "first", "spread" or "centre"."""
+    """Position of the test clips of a classifier (``view.start``): "first", "spread" or "centre"."""
     start = str(metadata.get("start", "centre"))
     return start if start in ("first", "spread") else "centre"
 
 
 def blur_by_downsampling(x: Tensor, share: float) -> Tensor:
-    """Blur clips, (B, C, F, H, W), by resizing them to ``share`` of height and width and back."""
+    """Blur clips, (B, C, F, H, W): downsample to the ``share`` of height and width, and upsample to the full size."""
     frames = flatten_frames(x)
     size = [max(1, round(side * share)) for side in frames.shape[-2:]]
     small = functional.interpolate(frames, size=size, mode="bilinear", antialias=True)
@@ -193,5 +192,5 @@ def blur_by_downsampling(x: Tensor, share: float) -> Tensor:
 
 
 def flatten_frames(x: Tensor) -> Tensor:
-    """(B, C, F, H, W) to (B * F, C, H, W)."""
+    """Frames of all clips in one batch: (B, C, F, H, W) to (B * F, C, H, W)."""
     return x.transpose(1, 2).flatten(0, 1)

@@ -1,7 +1,6 @@
-"""Noise in the decoder of an autoencoder, from which it generates speckle (StyleGAN, Karras et al. 1812.04948).
+"""Noise inputs of a decoder, from which the decoder generates speckle (StyleGAN, Karras et al. 1812.04948).
 
-Latents of a few numbers cannot contain the speckle of a frame. A decoder without noise blurs it, or replaces it by
-lines, and what it generates depends on errors of the latents.
+Latents are too small to encode speckle. A decoder without noise inputs blurs the speckle or replaces it by lines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 CONFIG_KEY = "has_decoder_noise"
-"""Key of the network's config.json."""
+"""Key of config.json that marks an autoencoder with decoder noise."""
 
 
 class DecoderNoise(nn.Module):
     """Gaussian noise (B, 1, h, w), added to the input (B, C, h, w) of a decoder level with a trained scale per channel.
 
-    It is inactive until ``active`` is set. In training, each frame has new noise. Otherwise, the noise is a function
-    of ``level`` and of the frame's seed in ``seeds`` (0 for every frame unless ``noise_seeds`` is used): decoding
-    is deterministic, and frames with one seed have the same noise, so that the speckle of a video does not flicker.
+    The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
+    function of ``level`` and of the seed of the frame in ``seeds`` (0 unless ``noise_seeds`` is used). Frames of a
+    video have equal seeds, so that the speckle of the video does not flicker.
     """
 
     active: Tensor
@@ -38,29 +37,25 @@ class DecoderNoise(nn.Module):
         self.seeds: Sequence[int] = (0,)
 
     def add(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Forward pre-hook of the decoder level ``block``: its inputs with noise."""
+        """Forward pre-hook of the decoder level ``block``: add noise to the first of its ``inputs``."""
         if not self.active:
             return None
         x: Tensor = inputs[0]
         if self.training:
             noise = torch.randn((len(x), 1, *x.shape[2:]), device=x.device, dtype=x.dtype)
         else:
-            noise = self._seeded_noise(x).to(x)
+            noise_of_seed = {
+                seed: torch.randn((1, *x.shape[2:]), generator=torch.Generator().manual_seed(seed * 16 + self.level))
+                for seed in dict.fromkeys(self.seeds)
+            }
+            noise = torch.stack([noise_of_seed[seed] for seed in self.seeds]).to(x)
         return (x + self.scale.to(x.dtype) * noise, *inputs[1:])
-
-    def _seeded_noise(self, x: Tensor) -> Tensor:
-        by_seed = {
-            seed: torch.randn((1, *x.shape[2:]), generator=torch.Generator().manual_seed(seed * 16 + self.level))
-            for seed in dict.fromkeys(self.seeds)
-        }
-        return torch.stack([by_seed[seed] for seed in self.seeds])
 
 
 def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL":
-    """Add inactive noise with the initial ``scale`` to every decoder level of ``network``, in place; returns it.
+    """Add a ``DecoderNoise`` with the initial ``scale`` to each decoder level of ``network``, in place.
 
-    The scales are weights of ``network``. Without this function, diffusers opens the folder of such a network with a
-    warning about these weights, and decodes without noise.
+    The scales are weights of ``network``. diffusers alone loads a saved network without them, with a warning.
     """
     validation.positive_number("vae.noise", scale)
     blocks: Any = network.decoder.up_blocks
@@ -72,21 +67,21 @@ def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL"
     return network
 
 
-def noise_levels(network: nn.Module) -> list[DecoderNoise]:
-    """The noise of each decoder level of ``network``; an empty list if it has none."""
+def decoder_noise_modules(network: nn.Module) -> list[DecoderNoise]:
+    """The ``DecoderNoise`` of each decoder level of ``network``. The list is empty if the decoder has no noise."""
     return list(getattr(network, "decoder_noise", ()))
 
 
 def activate_noise(network: nn.Module) -> None:
-    """Use the noise of ``network`` from now on, in place."""
-    for level in noise_levels(network):
+    """Switch on the decoder noise of ``network``, in place."""
+    for level in decoder_noise_modules(network):
         level.active.fill_(True)
 
 
 @contextmanager
 def noise_seeds(network: nn.Module, seeds: Sequence[int]) -> Iterator[None]:
-    """Use ``seeds`` for the noise of ``network``: one for each frame of the decoded batch, or one for all frames."""
-    levels = noise_levels(network)
+    """Context in which the decoder noise of ``network`` has ``seeds``: one per frame, or one for all frames."""
+    levels = decoder_noise_modules(network)
     for level in levels:
         level.seeds = seeds
     try:

@@ -1,4 +1,4 @@
-"""DenseNet (Huang et al. 2017) from MONAI, for images with any number of channels and small sizes."""
+"""DenseNet of MONAI (Huang et al. 2017) with a configurable first convolution, also for small images."""
 
 import re
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from echodream.errors import UserError
 
 
 class DenseNetBackbone(nn.Module):
-    """DenseNet without its classification layer: (B, C, H, W) to (B, D). DenseNet-121 has ``layers`` (6, 12, 24, 16).
+    """DenseNet without a classification layer: (B, C, H, W) to (B, D). DenseNet-121 has ``layers`` (6, 12, 24, 16).
 
-    The first convolution has kernel size ``stem``, ``stride`` and ``width`` output channels; each layer adds ``growth``
-    channels. Three transitions between blocks halve channels, height and width, which are at least 8 after the stem.
+    The first convolution has kernel size ``stem``, ``stride`` and ``width`` output channels. Each layer adds ``growth``
+    channels. Three transitions halve channels, height and width; the first convolution must leave at least 8 pixels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DenseNetBackbone(nn.Module):
         self.minimum_side = 8 * max(stride) * (2 if max_pool else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, D). Raises ``UserError`` if height or width is below ``minimum_side``."""
+        """Features: (B, C, H, W) to (B, D). Raises ``UserError`` if height or width is below ``minimum_side``."""
         height, width = x.shape[-2:]
         if min(height, width) < self.minimum_side:
             problem = f"images of {width}x{height} are too small for this DenseNet, which needs {self.minimum_side}"
@@ -50,5 +50,5 @@ class DenseNetBackbone(nn.Module):
 
 
 def monai_densenet_name(name: str) -> str:
-    """Name in ``DenseNetBackbone`` of the torchvision weight ``name``, with either spelling, norm.1 or norm1."""
+    """Name in ``DenseNetBackbone`` of the torchvision weight ``name``, which contains norm.1 or norm1."""
     return "net." + re.sub(r"(denselayer\d+)\.(norm|conv)\.?([12])\.", r"\1.layers.\2\3.", name)

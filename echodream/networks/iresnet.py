@@ -1,4 +1,4 @@
-"""Improved residual networks for face recognition (IResNet-50, IResNet-100, ...; ArcFace, 1801.07698)."""
+"""Residual networks for face recognition: IResNet-50, IResNet-100, ... (ArcFace, 1801.07698)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,30 +17,30 @@ class IResNetBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = _build_convolution(inputs, outputs)
+        self.conv1 = _convolution_without_bias(inputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.prelu = nn.PReLU(outputs)
-        self.conv2 = _build_convolution(outputs, outputs, stride=stride)
+        self.conv2 = _convolution_without_bias(outputs, outputs, stride=stride)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module | None = None
         if stride > 1 or inputs != outputs:
-            projection = _build_convolution(inputs, outputs, kernel=1, stride=stride)
+            projection = _convolution_without_bias(inputs, outputs, kernel=1, stride=stride)
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        """Block output: (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         return shortcut + self.bn3(self.conv2(y))
 
 
 class IResNet(nn.Module):
-    """IResNet embedding network: normalized frames (B, C, H, W) to embeddings (B, D).
+    """IResNet that maps normalized frames (B, C, H, W) to embeddings (B, D).
 
-    A 3 x 3 convolution at full resolution; four levels of ``layers`` blocks with ``widths`` channels, each of which
-    halves height and width; dropout with probability ``dropout``; a linear layer over all locations; and batch
-    normalization without a learned scale. The linear layer fixes the frame ``size``, (H, W). ``weights`` is a file of
-    weights with the names that the authors of ArcFace published.
+    The network has a 3 x 3 convolution, four levels of ``layers`` blocks with ``widths`` channels, ``dropout``, a
+    linear layer over all locations, and batch normalization without a learned scale. Each level halves height and
+    width. The linear layer fixes the frame ``size``, (H, W). ``weights`` is a file of weights with the names that the
+    authors of ArcFace published.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class IResNet(nn.Module):
         validation.number("embedder.dropout", dropout, 0, below=1)
         self.settings: dict[str, Any] = {"channels": channels, "size": [*size], "layers": [*layers]}
         self.settings |= {"widths": [*widths], "features": features, "dropout": dropout}
-        self.conv1 = _build_convolution(channels, widths[0])
+        self.conv1 = _convolution_without_bias(channels, widths[0])
         self.bn1, self.prelu = nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         height, width, inputs = size[0], size[1], widths[0]
         for level, (count, outputs) in enumerate(zip(layers, widths, strict=True), 1):
-            others = (IResNetBlock(outputs, outputs, 1) for _ in range(1, count))
-            self.add_module(f"layer{level}", nn.Sequential(IResNetBlock(inputs, outputs, 2), *others))
+            next_blocks = (IResNetBlock(outputs, outputs, 1) for _ in range(1, count))
+            self.add_module(f"layer{level}", nn.Sequential(IResNetBlock(inputs, outputs, 2), *next_blocks))
             inputs, height, width = outputs, -(-height // 2), -(-width // 2)
         self.bn2, self.dropout = nn.BatchNorm2d(inputs), nn.Dropout(dropout)
         self.fc = nn.Linear(inputs * height * width, features)
@@ -83,16 +83,16 @@ class IResNet(nn.Module):
             load_exactly(self, read_weights(weights), weights, remedy)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings: (B, C, H, W) to (B, D)."""
+        """Embeddings of normalized frames: (B, C, H, W) to (B, D)."""
         x = self.prelu(self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last))))
         for level in range(1, 5):
             x = self.get_submodule(f"layer{level}")(x)
         return self.features(self.fc(self.dropout(self.bn2(x).flatten(1))))
 
     def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
-        """Not supported: raises ``UserError``."""
-        raise UserError("this identity network has no layer that compares pairs: give another head=")
+        """Raise ``UserError``: IResNet has no layer for pairs of embeddings."""
+        raise UserError("this identity network has no layer for pairs of embeddings: give another head=")
 
 
-def _build_convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+def _convolution_without_bias(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)

@@ -1,11 +1,11 @@
-"""Residual networks of MONAI, for identity networks and classifiers."""
+"""Construction of MONAI's residual networks for identity networks and classifiers."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def build_resnet(settings: Mapping[str, Any], **options: Any) -> Any:
-    """MONAI's ResNet with the architecture ``settings`` of config.json, and further ``options`` of MONAI."""
+    """Build MONAI's ResNet with the architecture ``settings`` of config.json and further keywords of MONAI."""
     from monai.networks.nets.resnet import ResNet
 
     return ResNet(

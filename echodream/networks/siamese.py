@@ -1,4 +1,4 @@
-"""Identity networks: from one frame to an embedding in which frames of one patient are close to each other."""
+"""Identity networks: frame embeddings in which frames of one patient are close to each other."""
 
 import json
 import math
@@ -18,30 +18,29 @@ from echodream.networks.resnet import build_resnet
 from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
 
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
-"""Input of an identity network (``on=``), and the kind of store that holds it."""
+"""Kind of store that holds each input of an identity network (``on=``)."""
 SIMILARITIES = ("cosine", "pearson")
 
 
 class Siamese(nn.Module):
-    """MONAI residual network from normalized frames (B, C, H, W) to embeddings (B, D).
+    """ResNet of MONAI that maps normalized frames (B, C, H, W) to embeddings (B, D).
 
     ``block`` is "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50). ``layers`` and ``widths`` are the numbers of
     blocks and the channels of the four levels. ``stem`` and ``stride`` are the kernel size and stride of the first
-    convolution; with ``stride`` 1 and no ``max_pool`` the first level keeps the resolution of the input. If ``paired``,
-    embeddings go through a sigmoid and ``pair_logits`` is a linear layer over |a - b|, as in the published network.
-    ``weights`` is a file of the published network (``model.*`` and ``fc_end.*`` with torchvision's names) or of this
-    one. ``size``, the (H, W) of frames, is not used.
+    convolution. If ``paired``, embeddings pass through a sigmoid, and ``pair_logits`` is a linear layer over |a - b|,
+    as in the published network. ``weights`` is a file of the published network, with torchvision's names below
+    ``model.`` and ``fc_end.``, or of this network. ``size``, the (H, W) of frames, is not used.
 
     With ``code``, (features, H, W), the embedding is a fixed linear code of the frame (``set_linear_code``) plus a
-    correction by the network. Two constants are appended. ``constant_feature`` makes the cosine similarity of two codes
-    decrease with their Euclidean distance. ``correction_feature`` is 0 for a linear code and positive for a corrected
-    one, so that a corrected code is slightly less similar to all others: the network moves new patients towards the
-    training patients, and this offset compensates for it.
+    correction by the network. Two constants are appended to the embedding. ``constant_feature`` makes the cosine
+    similarity of two codes decrease with their Euclidean distance. ``correction_feature`` is 0 for a linear code and
+    positive for a corrected code. This offset compensates for the bias of the network, which moves embeddings of new
+    patients towards embeddings of training patients.
     """
 
     constant_feature: float = 2.0
     correction_feature: float = 0.3
-    """Values of the two constants, as multiples of the root mean square of the linear code over training frames."""
+    """Constants in units of the root mean square of the linear code over training frames."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Siamese(nn.Module):
         self.code: nn.Linear | None = None
         if code is not None:
             self.code = nn.Linear(channels * math.prod(code[1:]), features).requires_grad_(False)
-            with torch.no_grad():  # start with a small correction
+            with torch.no_grad():  # a small initial correction
                 self.body.fc.weight.mul_(0.01)
                 self.body.fc.bias.zero_()
         if weights is not None:
@@ -85,21 +84,21 @@ class Siamese(nn.Module):
             load_exactly(self, state, weights, remedy)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings: (B, C, H, W) to (B, D)."""
-        features: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
+        """Embeddings of normalized frames: (B, C, H, W) to (B, D)."""
+        features = self.body(x.contiguous(memory_format=torch.channels_last))
         if self.code is not None:
             return self._append_constants(features + self.code(x.flatten(1)), self.correction_feature)
         return features if self.pair is None else features.sigmoid()
 
     def set_linear_code(self, weight: Tensor, bias: Tensor) -> None:
-        """Set the linear code: ``weight`` (features, C * H * W) and ``bias`` (features,)."""
+        """Set the parameters of the linear code: ``weight`` (features, C * H * W) and ``bias`` (features,)."""
         assert self.code is not None
         self.code.weight.data.copy_(weight)
         self.code.bias.data.copy_(bias)
 
     @torch.no_grad()
     def linear_code(self, x: Tensor) -> Tensor:
-        """Linear code of normalized frames without correction: (B, C, H, W) to (B, D)."""
+        """Linear code of normalized frames, without the correction by the network: (B, C, H, W) to (B, D)."""
         assert self.code is not None
         return self._append_constants(self.code(x.flatten(1)), 0.0)
 
@@ -108,20 +107,20 @@ class Siamese(nn.Module):
         return torch.cat([features, constants], dim=1)
 
     def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
-        """Logit that two embeddings, (B, D) each, have the same identity: (B,). Only for ``paired`` networks."""
+        """Logits (B,) that the embeddings ``a`` and ``b``, (B, D) each, have one identity. Only if ``paired``."""
         if self.pair is None:
-            raise UserError("this identity network has no layer that compares pairs: train it with head=published")
+            raise UserError("this identity network has no layer for pairs of embeddings: train it with head=published")
         return self.pair((a - b).abs()).squeeze(1)
 
 
 IdentityNetwork = Siamese | IResNet
-"""Class of network by ``_class_name`` in config.json."""
+"""Network class, by ``_class_name`` in config.json."""
 NETWORKS: dict[str, type[IdentityNetwork]] = {"Siamese": Siamese, "IResNet": IResNet}
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Input of an identity network, and the similarity measure of its embeddings."""
+    """Specification of the input of an identity network, and the similarity measure of its embeddings."""
 
     on: str
     """"latents" (unscaled, as stored) or "pixels" (in [-1, 1])."""
@@ -129,12 +128,12 @@ class InputSpec:
     height: int
     width: int
     mean: tuple[float, ...]
-    """Per channel: inputs are normalized by (x - mean) / std."""
+    """Mean of each channel. Inputs are normalized by (x - mean) / std."""
     std: tuple[float, ...]
     encoder: str | None
-    """Fingerprint of the VAE that encoded the latents or decoded the pixels, if known."""
+    """Fingerprint of the VAE that encoded the latents or decoded the pixels; None if unknown."""
     similarity: str
-    """"cosine" or "pearson"."""
+    """Similarity measure, "cosine" or "pearson"."""
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width)
@@ -143,11 +142,11 @@ class InputSpec:
         if self.on not in STORE_KINDS or self.similarity not in SIMILARITIES:
             raise ValueError(f"invalid input {self.on!r} or similarity {self.similarity!r}")
         if len(self.mean) != self.channels or len(self.std) != self.channels or not min(self.std) > 0:
-            raise ValueError(f"the normalization has not {self.channels} channels, or a std that is not positive")
+            raise ValueError(f"the normalization needs {self.channels} means and positive standard deviations")
 
 
 class IdentityEncoder(nn.Module):
-    """An identity network with its input normalization."""
+    """An identity network preceded by its input normalization."""
 
     mean: Tensor
     std: Tensor
@@ -159,27 +158,27 @@ class IdentityEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings of unscaled latents, as stored, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
+        """Embeddings of latents, unscaled as in a store, or of pixels in [-1, 1]: (B, C, H, W) to (B, D)."""
         return self.network(self.normalize(x))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Normalize frames per channel: (B, C, H, W)."""
+        """Subtract the mean of each channel from frames, (B, C, H, W), and divide by the standard deviation."""
         return (x - self.mean) / self.std
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """``forward`` in float32, without gradients. Raises ``UserError`` if the frame size differs from training."""
+        """Embeddings in float32, without gradients. Raises ``UserError`` if the frame size differs from training."""
         self._check_input(x)
         return self(x.float()).float()
 
     @property
     def has_linear_embedding(self) -> bool:
-        """Whether the embedding is a linear code plus a correction."""
+        """Whether the embedding is a linear code plus a correction by the network."""
         return getattr(self.network, "code", None) is not None
 
     @torch.no_grad()
     def embed_linearly(self, x: Tensor) -> Tensor:
-        """Same as ``embed``, without correction. Only for networks with a linear code."""
+        """Linear code of frames, without the correction by the network. Only if ``has_linear_embedding``."""
         self._check_input(x)
         network: Any = self.network
         return network.linear_code(self.normalize(x.float())).float()
@@ -187,18 +186,18 @@ class IdentityEncoder(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         size = (self.input_spec.channels, self.input_spec.height, self.input_spec.width)
         if x.ndim != 4 or x.shape[1:] != size:
-            required, given = (" x ".join(map(str, shape)) for shape in (size, x.shape[1:]))
-            problem = f"the identity network takes {self.input_spec.on} of {required}, and the input has {given}"
+            required, actual = (" x ".join(map(str, shape)) for shape in (size, x.shape[1:]))
+            problem = f"the identity network takes {self.input_spec.on} of {required}, and the input has {actual}"
             raise UserError(f"{problem}: choose the network that was trained on this study")
 
     def save(self, folder: Path) -> None:
-        """Write the weights as safetensors, and the architecture and the input specification to config.json."""
+        """Write the weights to a safetensors file, and architecture and input specification to config.json."""
         config = {"_class_name": type(self.network).__name__, "architecture": self.network.settings}
         save_network(self.network, folder, {**config, "sees": asdict(self.input_spec)})
 
 
 def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
-    """Load an identity network: frozen, in ``eval`` mode. Raises ``UserError`` if it is not readable."""
+    """Load an identity network, frozen and in ``eval`` mode. Raises ``UserError`` if ``folder`` has none."""
     folder = Path(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""R(2+1)D residual networks (arXiv 1711.11248), with the module names of torchvision, to load its weights."""
+"""R(2+1)D residual networks (1711.11248), with the module names of torchvision's weight files."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def factorized_convolution(inputs: int, outputs: int, middle: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution over space to ``middle`` channels, then one over three frames. For (B, C, F, H, W)."""
+    """Convolution of clips (B, C, F, H, W): 3 x 3 over space to ``middle`` channels, then 3 over frames."""
     return nn.Sequential(
         nn.Conv3d(inputs, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
         nn.BatchNorm3d(middle),
@@ -31,16 +31,16 @@ class R2Plus1dBlock(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm3d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to the same number of axes; F, H and W are divided by the stride."""
+        """Block output for clips (B, C, F, H, W); the block divides F, H and W by the stride."""
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(self.conv2(self.conv1(x)) + shortcut)
 
 
 class R2Plus1dBackbone(nn.Module):
-    """R(2+1)D network without its classification layer: clips (B, C, F, H, W) to features (B, D).
+    """R(2+1)D network without a classification layer: clips (B, C, F, H, W) to features (B, D).
 
-    ``widths`` and ``layers`` are the channels and the number of blocks of the four levels; ``stem`` and ``stride`` are
-    the kernel size and stride of the first convolution over (F, H, W).
+    ``widths`` and ``layers`` are the channels and numbers of blocks of the four levels. ``stem`` and ``stride`` are the
+    kernel size and stride of the first convolution over (F, H, W).
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class R2Plus1dBackbone(nn.Module):
         )
         inputs = widths[0]
         for level, (outputs, count) in enumerate(zip(widths, layers, strict=True), 1):
-            first = R2Plus1dBlock(inputs, outputs, 1 if level == 1 else 2)
-            others = [R2Plus1dBlock(outputs, outputs, 1) for _ in range(1, count)]
-            self.add_module(f"layer{level}", nn.Sequential(first, *others))
+            first_block = R2Plus1dBlock(inputs, outputs, 1 if level == 1 else 2)
+            next_blocks = [R2Plus1dBlock(outputs, outputs, 1) for _ in range(1, count)]
+            self.add_module(f"layer{level}", nn.Sequential(first_block, *next_blocks))
             inputs = outputs
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean of the last level over F, H and W: (B, C, F, H, W) to (B, D)."""
+        """Features averaged over F, H and W: (B, C, F, H, W) to (B, D)."""
         x = self.stem(x)
         for level in range(1, 5):
             x = self.get_submodule(f"layer{level}")(x)

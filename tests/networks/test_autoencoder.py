@@ -258,7 +258,7 @@ def test_frames_with_unsuitable_size_or_channels_are_refused(tmp_path: Path) -> 
 
 
 def test_invalid_settings_are_refused() -> None:
-    with pytest.raises(UserError, match=r"vae.widths is \[8, 10\], not multiples of vae.groups=4"):
+    with pytest.raises(UserError, match=r"vae.widths is \[8, 10\]: give multiples of vae.groups=4"):
         build_autoencoder(1, [8, 10], groups=4)
 
 

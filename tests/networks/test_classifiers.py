@@ -151,7 +151,7 @@ def test_a_damaged_or_missing_folder_is_named(tmp_path: Path) -> None:
     [
         ({"dims": 4}, r"backbone.dims is 4: give 2"),
         ({"widths": [4, 6, 8]}, r"backbone.widths is \[4, 6, 8\]: give a list of 4 whole numbers"),
-        ({"widths": 64}, r"backbone.widths is 64: give a list of whole numbers"),
+        ({"widths": 64}, r"backbone.widths is 64: give a list of 4 whole numbers"),
         ({"layers": [1, 1, 0, 1]}, r"backbone.layers is"),
         ({"block": "wide"}, r"backbone.block is 'wide': choose one of basic, bottleneck"),
         ({"pooling": "median"}, r"backbone.pooling is 'median': choose one of mean, max, attention"),

@@ -99,7 +99,7 @@ def test_an_identity_encoder_is_saved_and_loaded(tmp_path: Path) -> None:
     assert fingerprint(found.network) == fingerprint(made.network)
     with pytest.raises(UserError, match="takes pixels of 2 x 13 x 22"):
         found.embed(x[..., 1:])
-    with pytest.raises(UserError, match="no layer that compares pairs"):
+    with pytest.raises(UserError, match="no layer for pairs of embeddings"):
         network.pair_logits(x, x)
 
 

@@ -1,4 +1,4 @@
-"""Base classes of conditions, their registry by kind, and parsing of column cells."""
+"""Base classes and registry of conditions, and parsers of column cells."""
 
 import inspect
 import math
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from echodream import validation
 from echodream.errors import UserError
 
-Raw = Tensor | Sequence[Any]
-"""Cells of a column: numbers as a tensor (B,), or any sequence. None, NaN and "" are missing."""
+Cells = Tensor | Sequence[Any]
+"""Cells of a column: a tensor of numbers (B,), or a sequence. None, NaN and "" are missing values."""
 MISSING = -1
-"""Encoded value of a missing class, category or text."""
+"""Code of a missing class, category or text."""
 MAX_CLASSES = 10_000
 CONDITIONS: dict[str, type["ConditionModule"]] = {}
-"""All imported conditions by kind; every subclass with a ``kind`` registers itself."""
+"""Class of each condition, by ``kind``. Subclasses of ``ConditionModule`` register themselves."""
 
 
 class ConditionModule(nn.Module, ABC):
-    """A condition of a denoiser, which is dropped in a training row with the probability ``dropout``.
+    """Condition of a denoiser. ``dropout`` is the probability of the null embedding in training.
 
-    Parameters are created by ``build``, from ``metadata`` that was learned from training rows (``fit``) or loaded.
+    ``build`` creates the parameters from ``metadata``, which ``fit`` derives from the training rows.
     """
 
     kind: ClassVar[str]
-    """Name in ``diffusion.json`` of an artifact."""
+    """Name of the class in diffusion.json of an artifact."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -42,17 +42,17 @@ class ConditionModule(nn.Module, ABC):
         self.metadata: dict[str, Any] = {}
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the constructor, which are attributes of the same names, as JSON values."""
+        """Arguments of the constructor, as JSON values; each argument is an attribute of the module."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
 
 class TokenCondition(ConditionModule):
-    """A condition that is a column of FileList.csv and becomes tokens for cross-attention."""
+    """Condition that encodes a column of FileList.csv as tokens for cross-attention."""
 
     fixed_width: ClassVar[int | None] = None
-    """Width D of the tokens if the condition has a fixed one; None: any width."""
+    """Fixed width D of the tokens; None if the width is configurable."""
     clamps: ClassVar[bool] = False
-    """Whether values outside of the training range are encoded as the nearest bound."""
+    """Whether values outside of the training range are replaced by the nearest bound."""
 
     def __init__(self, column: str, dropout: float = 0.1) -> None:
         super().__init__(dropout)
@@ -60,39 +60,39 @@ class TokenCondition(ConditionModule):
 
     @abstractmethod
     def fit(self, table: pd.DataFrame) -> None:
-        """Learn ``metadata`` from the training rows ``table``, which has the column. Raises ``UserError``."""
+        """Derive ``metadata`` from the training rows ``table``. Raises ``UserError`` for an unsuitable column."""
 
     @abstractmethod
     def build(self, width: int) -> None:
-        """Create the parameters for tokens of ``width`` from ``metadata``."""
+        """Create the parameters for tokens of ``width``, from ``metadata``."""
 
     @abstractmethod
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """Cells of the column as a tensor, (B,) or (B, L). Values that were not in training are encoded as missing."""
+    def encode(self, cells: Cells, device: torch.device | None = None) -> Tensor:
+        """Encode cells as a tensor, (B,) or (B, L). Values that were not in training are encoded as missing."""
 
     @abstractmethod
-    def check(self, raw: Raw) -> None:
-        """Raise ``UserError`` if a requested value was not in training."""
+    def check(self, cells: Cells) -> None:
+        """Raise ``UserError`` if one of ``cells`` was not in training."""
 
     def choices(self) -> list[Any] | None:
-        """All values that can be requested; None for a continuous condition."""
+        """All valid values; None for a continuous condition."""
         return None
 
     def range_value(self, fraction: float) -> Any:
-        """Value at a ``fraction``, in [0, 1], of the range in the training rows."""
+        """Value at ``fraction``, in [0, 1], of the range of the training rows."""
         raise UserError(f"{self.column} has no default values: give labels=training, or the path of a csv")
 
     def filelist_columns(self, cell: Any) -> dict[str, Any]:
-        """Columns of FileList.csv for a sample with the value ``cell``; empty if the value is missing."""
+        """Cells of FileList.csv for a sample with the value ``cell``, by column; empty if the value is missing."""
         return {self.column: cell} if parse_texts([cell])[0] else {}
 
     @abstractmethod
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
-        """Tokens, (B, L, D), of the output of ``encode``; the null embedding where ``keep``, bool (B,), is false."""
+        """Tokens (B, L, D) of encoded values; null embeddings in rows where ``keep``, bool (B,), is false."""
 
 
 class LookupCondition(TokenCondition):
-    """A condition with a learned embedding for each of its values, which are numbered from 0."""
+    """Condition with a learned embedding for each value; values are numbered from 0."""
 
     def create_embedding(self, count: int, width: int) -> None:
         """Create the embeddings, (``count``, ``width``), and the null embedding, (``width``,)."""
@@ -105,16 +105,16 @@ class LookupCondition(TokenCondition):
 
 
 class NumericCondition(TokenCondition):
-    """A condition that is a number; empty cells are missing."""
+    """Condition with numeric values; empty cells are missing values."""
 
     range_keys: ClassVar[tuple[str, str]]
-    """Entries of ``metadata`` with the minimum and the maximum of the training rows."""
+    """Keys in ``metadata`` of the minimum and the maximum of the training rows."""
 
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """float32, (B,), in the unit of the column; NaN if missing."""
-        if isinstance(raw, Tensor):
-            return raw.to(device, torch.float32)
-        return torch.tensor(parse_numbers(self.column, raw), dtype=torch.float32, device=device)
+    def encode(self, cells: Cells, device: torch.device | None = None) -> Tensor:
+        """Encode cells as float32, (B,), in the unit of the column; NaN for missing values."""
+        if isinstance(cells, Tensor):
+            return cells.to(device, torch.float32)
+        return torch.tensor(parse_numbers(self.column, cells), dtype=torch.float32, device=device)
 
     def range_value(self, fraction: float) -> float:
         if not self.metadata:
@@ -124,42 +124,42 @@ class NumericCondition(TokenCondition):
 
 
 class ReferenceCondition(ConditionModule):
-    """Reference frames, which become channels concatenated to the noisy clip."""
+    """Condition that encodes reference frames as channels, which are concatenated to the noisy clip."""
 
     interpolates: ClassVar[bool]
-    """Whether the condition takes any number of frames, and interpolates between them in time."""
+    """Whether the condition interpolates in time between any number of reference frames."""
 
     @abstractmethod
     def build(self, channels: int) -> None:
-        """Create the parameters for frames of ``channels``."""
+        """Create the parameters for frames with ``channels`` channels."""
 
     @property
     @abstractmethod
     def extra_channels(self) -> int:
-        """Number of concatenated channels, E."""
+        """Number E of concatenated channels."""
 
     @abstractmethod
-    def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
-        """Channels, (B, E, F, H, W), for clips of ``rest`` = (F, H, W).
+    def forward(self, reference: Tensor, time: Tensor, keep: Tensor, size: torch.Size) -> Tensor:
+        """Channels (B, E, F, H, W) for clips of ``size`` (F, H, W); null embeddings where ``keep``, (B,), is false.
 
-        ``reference`` is (B, C, R, H, W), its ``time`` (B, R) in frames from the start of the clip, ``keep`` bool (B,).
+        ``reference`` is (B, C, R, H, W). ``time`` (B, R) of the reference frames is in frames from the start of a clip.
         """
 
 
-def parse_numbers(column: str, raw: Raw) -> list[float]:
-    """Cells as numbers, NaN where they are missing. Raises ``UserError`` for text."""
+def parse_numbers(column: str, cells: Cells) -> list[float]:
+    """Numbers in ``cells``, NaN for missing values. Raises ``UserError`` for text."""
     numbers = []
-    for cell in raw.tolist() if isinstance(raw, Tensor) else raw:
+    for cell in cells.tolist() if isinstance(cells, Tensor) else cells:
         try:
             numbers.append(math.nan if cell is None or cell == "" else float(cell))
         except (TypeError, ValueError) as error:
-            text = str(cell)[:40]
-            raise UserError(f"{column} is {text!r}, not a number: correct it in FileList.csv or the csv") from error
+            problem = f"{column} is {str(cell)[:40]!r}, not a number"
+            raise UserError(f"{problem}: correct it in FileList.csv or the csv of labels=") from error
     return numbers
 
 
-def parse_texts(raw: Raw) -> list[str]:
-    """Cells as text, "" where they are missing; integral floats without a decimal point."""
-    cells = raw.tolist() if isinstance(raw, Tensor) else raw
-    texts = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells)
-    return ["" if cell is None or cell != cell else str(cell) for cell in texts]
+def parse_texts(cells: Cells) -> list[str]:
+    """Texts of ``cells``, "" for missing values. Whole numbers have no decimal point."""
+    cells = cells.tolist() if isinstance(cells, Tensor) else cells
+    values = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells)
+    return ["" if value is None or value != value else str(value) for value in values]

@@ -1,4 +1,4 @@
-"""The class, a learned embedding for each class number."""
+"""Class condition: a learned embedding for each class_id."""
 
 import math
 from collections import Counter
@@ -8,12 +8,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from echodream.diffusion.conditioning.base import MAX_CLASSES, MISSING, LookupCondition, Raw, parse_numbers, parse_texts
+from echodream.diffusion.conditioning.base import (
+    MAX_CLASSES,
+    MISSING,
+    Cells,
+    LookupCondition,
+    parse_numbers,
+    parse_texts,
+)
 from echodream.errors import UserError
 
 
 class ClassId(LookupCondition):
-    """The class, by its number in the column ``class_id``; -1 and empty cells are missing."""
+    """Condition on the column ``class_id``; -1 and empty cells are missing values."""
 
     kind = "class_id"
 
@@ -21,11 +28,11 @@ class ClassId(LookupCondition):
         super().__init__("class_id", dropout)
 
     def fit(self, table: pd.DataFrame) -> None:
-        """Metadata: ``classes`` of the training rows, each with id, row count, and its most frequent class_name."""
+        """Store ``classes`` in the metadata: id, row count, and most frequent class_name of each class."""
         ids = [_class_number(cell) for cell in parse_numbers(self.column, table[self.column].tolist())]
         counts = Counter(number for number in ids if number != MISSING)
         if not counts:
-            raise UserError("class_id is empty in all TRAIN rows: fill it, or leave class_id out of conditioning=")
+            raise UserError("class_id is empty in all TRAIN rows: fill it, or remove it from conditioning=")
         names: dict[int, Counter[str]] = {number: Counter() for number in counts}
         if "class_name" in table:
             for number, name in zip(ids, parse_texts(table["class_name"].tolist()), strict=True):
@@ -41,25 +48,25 @@ class ClassId(LookupCondition):
         self.register_buffer("known_ids_tensor", torch.tensor(self.known_ids), persistent=False)
         self.create_embedding(max(self.known_ids) + 1, width)
 
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """int64, (B,); -1 where the class is missing or was not in training."""
-        if isinstance(raw, Tensor):  # stays on its device: no synchronization with the GPU
-            known = torch.isin(raw, self.known_ids_tensor.to(raw.device, raw.dtype))
-            return torch.where(known, raw, MISSING).to(device, torch.int64)
-        ids = [_class_number(cell) for cell in parse_numbers(self.column, raw)]
+    def encode(self, cells: Cells, device: torch.device | None = None) -> Tensor:
+        """class_id of each row: int64, (B,); -1 for missing values and classes that were not in training."""
+        if isinstance(cells, Tensor):  # on the device of the batch, without synchronization with the GPU
+            known = torch.isin(cells, self.known_ids_tensor.to(cells.device, cells.dtype))
+            return torch.where(known, cells, MISSING).to(device, torch.int64)
+        ids = [_class_number(cell) for cell in parse_numbers(self.column, cells)]
         return torch.tensor([i if i in self.known_ids else MISSING for i in ids], dtype=torch.int64, device=device)
 
-    def check(self, raw: Raw) -> None:
-        for cell in parse_numbers(self.column, raw):
+    def check(self, cells: Cells) -> None:
+        for cell in parse_numbers(self.column, cells):
             if not math.isnan(cell) and cell != MISSING and cell not in self.known_ids:
                 known = ", ".join(f"{item['id']} {item['name']}".strip() for item in self.metadata["classes"])
-                raise UserError(f"class_id={cell:g} is a class that the model was not trained on: give one of {known}")
+                raise UserError(f"class_id={cell:g} was not in the training data of the model: give one of {known}")
 
     def choices(self) -> list[Any]:
         return list(self.known_ids)
 
     def filelist_columns(self, cell: Any) -> dict[str, Any]:
-        """class_id, and class_name where it is known."""
+        """Cells of class_id and, if known, of class_name; empty if the class is missing."""
         number = _class_number(parse_numbers(self.column, [cell])[0])
         if number == MISSING:
             return {}

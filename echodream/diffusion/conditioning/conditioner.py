@@ -1,4 +1,4 @@
-"""All conditions of a model together: columns and reference frames in, tokens and channels out."""
+"""All conditions of a diffusion model: encoding of columns and reference frames as tokens and channels."""
 
 import itertools
 import pkgutil
@@ -16,17 +16,17 @@ from echodream.errors import UserError
 from echodream.types import Batch, Condition
 
 REFERENCE = "reference"
-"""Name of the reference frames, as a condition and in a batch; a batch has their ``reference_time``, too."""
+"""Name of the condition on reference frames, and key of the reference frames in a batch."""
 _IRRATIONAL_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)
-"""Multiples of these, modulo 1, cover [0, 1) evenly for any number of samples (Kronecker sequence)."""
+"""Steps of Kronecker sequences: multiples modulo 1 cover [0, 1) evenly for any number of samples."""
 
 
 class Conditioner(nn.Module):
-    """Conditions by name. Each has its own null embedding and dropout, so that all subsets of conditions are trained.
+    """Conditions by name, each with its own null embedding and dropout, so that all subsets of conditions are trained.
 
-    With several conditions, a row also drops all of them with the probability ``joint_dropout``, because guidance needs
-    the unconditional prediction. Tokens are concatenated along L; their width D is ``width``, or 1 with a published
-    token. Parameters exist after ``fit`` or ``from_settings``.
+    With several conditions, ``joint_dropout`` is the probability of dropping all conditions of a row (classifier-free
+    guidance). Tokens are concatenated along L; their width D is ``width``, or 1 for ``PublishedToken``. ``fit`` or
+    ``from_settings`` creates the parameters.
     """
 
     def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
@@ -37,36 +37,36 @@ class Conditioner(nn.Module):
             if not isinstance(module, ConditionModule):
                 raise UserError(f"conditioning.{name} is a {type(module).__name__}: give a file of conf/conditioning")
             if (name == REFERENCE) != isinstance(module, ReferenceCondition):
-                raise UserError(f"conditioning.{name}: reference frames, and nothing else, are called {REFERENCE}")
+                raise UserError(f"conditioning.{name}: give the name {REFERENCE} to reference frames only")
         ordered = sorted(modules.items(), key=lambda item: item[0] != REFERENCE)
         self.conditions = nn.ModuleDict(dict(ordered))
         fixed = [name for name, module in self._token_conditions.items() if module.fixed_width is not None]
         if fixed and len(self._token_conditions) > 1:
             others = ", ".join(name for name in self._token_conditions if name != fixed[0])
-            problem = f"conditioning.{fixed[0]} is the published one, which goes with no condition but a reference"
-            raise UserError(f"{problem}: leave out {others}")
+            problem = f"conditioning.{fixed[0]} is a published condition, which can be combined with a reference only"
+            raise UserError(f"{problem}: remove {others}")
         validation.whole_number("the width of the condition's tokens", width)
         self.width = next((module.fixed_width or width for module in self._token_conditions.values()), width)
         self.channels: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Conditions in the order in which guidance adds them: the reference first, then in the configured order."""
+        """Names of the conditions in the order of guidance: the reference first, then the configured order."""
         return tuple(self.conditions)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of FileList.csv that the conditions read."""
+        """Columns of FileList.csv that the conditions encode."""
         return tuple(dict.fromkeys(module.column for module in self._token_conditions.values()))
 
     @property
     def extra_channels(self) -> int:
-        """Channels of ``Condition.channels``, E; 0 without reference frames."""
+        """Number E of channels from the reference condition; 0 without reference frames."""
         return self._reference_module.extra_channels if self._reference_module is not None else 0
 
     @property
     def interpolates_references(self) -> bool:
-        """Whether the model takes any number of reference frames, placed in time."""
+        """Whether the reference condition interpolates in time between any number of reference frames."""
         return self._reference_module is not None and self._reference_module.interpolates
 
     @property
@@ -78,9 +78,9 @@ class Conditioner(nn.Module):
         return cast(ReferenceCondition, self.conditions[REFERENCE]) if REFERENCE in self.conditions else None
 
     def fit(self, table: pd.DataFrame, channels: int) -> None:
-        """Learn classes, categories and ranges from the training rows ``table``, and create the parameters.
+        """Derive metadata from the training rows ``table``, and create the parameters for frames of ``channels``.
 
-        ``channels``: those of a frame. Raises ``UserError`` for a column that is missing, empty, or of another type.
+        Raises ``UserError`` for a column that is missing, empty, or of another type.
         """
         for name, module in self._token_conditions.items():
             if module.column not in table:
@@ -90,7 +90,7 @@ class Conditioner(nn.Module):
         self.build(channels)
 
     def build(self, channels: int) -> None:
-        """Create the parameters from the metadata of the conditions."""
+        """Create the parameters from the metadata of the conditions, for frames of ``channels``."""
         self.channels = channels
         for module in self._token_conditions.values():
             module.build(self.width)
@@ -98,32 +98,30 @@ class Conditioner(nn.Module):
             self._reference_module.build(channels)
 
     def encode_batch(self, batch: Batch) -> dict[str, Tensor]:
-        """Encoded conditions by name, and ``reference_time``, (B, ...) each; missing or unknown values are marked."""
+        """Encode the conditions of a batch: tensors (B, ...) by name of the condition, and ``reference_time``."""
         device = batch["x"].device
-        values = {
-            name: module.encode(batch["columns"][module.column], device)
-            for name, module in self._token_conditions.items()
-        }
+        columns, modules = batch["columns"], self._token_conditions
+        values = {name: module.encode(columns[module.column], device) for name, module in modules.items()}
         if self._reference_module is not None:
             if "reference" not in batch or "reference_time" not in batch:
-                choices = "view=clips with view.reference=random, first, even or keyframes"
-                raise UserError(f"conditioning=reference needs reference frames: choose {choices}")
+                remedy = "give view=clips and view.reference=random, first, even or keyframes"
+                raise UserError(f"conditioning=reference needs reference frames: {remedy}")
             values |= {REFERENCE: batch["reference"], "reference_time": batch["reference_time"]}
         return values
 
     def encode_request(self, requests: Mapping[str, Sequence[Any]], clamp: bool = False) -> dict[str, Tensor]:
-        """Values of the conditions for requested cells, by column, each checked against the training rows.
+        """Encode the cells of ``requests``, by column, after a check against the training rows.
 
-        An absent column is missing in all rows. With ``clamp``, numbers outside of the training range count as the
-        nearest bound instead of being refused. Raises ``UserError`` that names column, value, and known values.
+        A column that is not in ``requests`` has missing values. With ``clamp``, numbers outside of the training range
+        are replaced by the nearest bound. Raises ``UserError`` for an unknown column or value.
         """
         for column in requests:
             if column not in self.columns:
-                known = ", ".join(self.columns) or "no conditions"
-                raise UserError(f"{column} is not a condition of this model: it has {known}")
+                known = ", ".join(self.columns) or "none"
+                raise UserError(f"{column} is not a condition of this model; its conditions are {known}")
         counts = {column: len(cells) for column, cells in requests.items()}
         if len(set(counts.values())) > 1:
-            raise UserError(f"the conditions are not for the same number of samples: {counts}")
+            raise UserError(f"the conditions have different numbers of values: {counts}")
         values = {}
         for name, module in self._token_conditions.items():
             if counts:
@@ -134,9 +132,9 @@ class Conditioner(nn.Module):
         return values
 
     def uniform_requests(self, count: int) -> dict[str, list[Any]]:
-        """``count`` cells for each column, evenly distributed over the training values.
+        """Requests for ``count`` samples, by column, evenly distributed over the training values.
 
-        Rows run through all combinations of classes and categories; numbers change with each round of combinations.
+        Rows iterate over all combinations of classes and categories. Numbers change after each iteration.
         """
         requests: dict[str, list[Any]] = {}
         stride, continuous = 1, []
@@ -151,13 +149,13 @@ class Conditioner(nn.Module):
         return requests
 
     def filelist_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Columns of FileList.csv for one sample with the cells ``request``, by column; class_id adds class_name."""
+        """Cells of FileList.csv, by column, for one sample with the condition values ``request``."""
         modules = {module.column: module for module in self._token_conditions.values()}
         parts = (modules[column].filelist_columns(cell) for column, cell in request.items())
         return {name: cell for part in parts for name, cell in part.items()}
 
     def sample_dropout(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """For each condition, which of ``count`` training rows keep it: bool, (B,)."""
+        """Random mask of the ``count`` training rows that keep each condition: bool, (B,), by name."""
         device = generator.device if generator is not None else None
 
         def keep(dropout: float) -> Tensor:
@@ -167,10 +165,11 @@ class Conditioner(nn.Module):
         modules = cast(Mapping[str, ConditionModule], self.conditions)
         return {name: keep(module.dropout) & keep_any for name, module in modules.items()}
 
-    def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], rest: torch.Size) -> Condition:
-        """Tokens and channels for samples (B, C, *``rest``); the null where ``keep``, bool (B,) by name, is false.
+    def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], size: torch.Size) -> Condition:
+        """Tokens and channels for samples of ``size`` (H, W) or (F, H, W).
 
-        ``rest``: (H, W) or (F, H, W). A condition without value is null. Without token conditions, one token of zeros.
+        A condition has its null embedding if it has no value, and in rows where its mask ``keep``, bool (B,), is false.
+        Without token conditions, there is one token of zeros.
         """
         tokens = []
         for name, module in self._token_conditions.items():
@@ -184,12 +183,12 @@ class Conditioner(nn.Module):
         if REFERENCE in values:
             frames, time = values[REFERENCE], values["reference_time"]
         else:
-            frames, time = torch.zeros(len(kept), self.channels or 0, 1, *rest[1:]), torch.zeros(len(kept), 1)
+            frames, time = torch.zeros(len(kept), self.channels or 0, 1, *size[1:]), torch.zeros(len(kept), 1)
             frames, time, kept = frames.to(kept.device), time.to(kept.device), torch.zeros_like(kept)
-        return Condition(joined, self._reference_module(frames, time.to(frames.device), kept.to(frames.device), rest))
+        return Condition(joined, self._reference_module(frames, time.to(frames.device), kept.to(frames.device), size))
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of ``from_settings`` as JSON values: classes and ranges, no rows of the data."""
+        """Settings for ``from_settings``, as JSON values. They contain classes and ranges, but no rows of the data."""
         conditions = [  # a list: its order is the order of guidance
             {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
             for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()
@@ -198,8 +197,10 @@ class Conditioner(nn.Module):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Conditioner":
-        """A conditioner with parameters, ready for ``load_state_dict``. Raises ``UserError`` for damaged settings."""
-        import_conditions()
+        """Build a conditioner for ``load_state_dict``. Raises ``UserError`` for damaged ``settings``."""
+        package = import_module("echodream.diffusion.conditioning")
+        for submodule in pkgutil.iter_modules(package.__path__):  # registers all conditions
+            import_module(f"{package.__name__}.{submodule.name}")
         try:
             conditions: dict[str, nn.Module | None] = {}
             for item in settings["conditions"]:
@@ -212,10 +213,3 @@ class Conditioner(nn.Module):
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"the settings of the conditions are damaged ({reason}): train the model again") from error
         return conditioner
-
-
-def import_conditions() -> None:
-    """Import all modules of this package, so that every condition is registered."""
-    package = import_module(__package__ or "echodream.diffusion.conditioning")
-    for module in pkgutil.iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")

@@ -1,4 +1,4 @@
-"""Reference frames: latents of the clip at known times."""
+"""Reference condition: latent frames of the clip at known times."""
 
 import math
 
@@ -8,22 +8,22 @@ from torch import Tensor, nn
 from echodream.diffusion.conditioning.base import ReferenceCondition
 
 _TIME_TOLERANCE = 3e-4
-"""In frames: a reference this little after a frame counts as at that frame, so that rounding has no effect."""
+"""Tolerance in frames: a reference up to this time after a frame has the time of the frame."""
 
 
 def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
-    """Linear interpolation in time between reference frames, at each of ``frames`` frames: (B, C, frames, H, W).
+    """Interpolate reference frames (B, C, R, H, W) at ``time`` (B, R) linearly to clips (B, C, ``frames``, H, W).
 
-    ``reference`` is (B, C, R, H, W) at ``time`` (B, R), in frames; outside, the nearest reference frame is repeated.
+    ``time`` is in frames. Before the first and after the last reference, that reference frame is repeated.
     """
     return _ReferencePlacement(reference, time, frames).interpolated
 
 
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Repeat the three key frames of one heart beat until they cover the frames 0 to ``frames`` - 1.
+    """Repeat the key frames of one heart beat over the frames 0 to ``frames`` - 1.
 
-    Key frames (B, C, 3, H, W) at ``time`` (B, 3): end diastole, end systole, end diastole. Returns (B, C, R, H, W) and
-    times (B, R).
+    ``reference`` (B, C, 3, H, W) at ``time`` (B, 3) are end diastole, end systole, end diastole. Returns key frames
+    (B, C, R, H, W) and times (B, R).
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))
@@ -34,7 +34,7 @@ def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Ten
 
 
 class _ReferencePlacement:
-    """References in order of time: their interpolation at each frame, and distances to the two around each frame."""
+    """Interpolation of reference frames at each frame, and time distances to the previous and next reference."""
 
     def __init__(self, reference: Tensor, time: Tensor, frames: int) -> None:
         time, order = time.float().sort(dim=1, stable=True)
@@ -46,17 +46,17 @@ class _ReferencePlacement:
         self.until = (time.gather(1, after) - frame).clamp(min=0)
         gap = self.since + self.until
         weight = torch.where(gap > 0, self.since / gap.clamp(min=_TIME_TOLERANCE), gap).to(reference.dtype)
-        ends = (order.gather(1, index)[:, None, :, None, None] for index in (before, after))
-        start, end = (reference.take_along_dim(index, dim=2) for index in ends)
+        indices = (order.gather(1, index)[:, None, :, None, None] for index in (before, after))
+        start, end = (reference.take_along_dim(index, dim=2) for index in indices)
         self.interpolated = torch.lerp(start, end, weight[:, None, :, None, None])
 
 
 class Reference(ReferenceCondition):
-    """Any number of reference frames, placed in time: each frame receives the interpolation of the two around it.
+    """Condition on any number of reference frames at known times, interpolated linearly at each frame of the clip.
 
-    Three more channels encode time: exp(-d^2 / 2) of the distance d to the nearest reference, and tanh(d / 32) of the
-    distances to the one before and the one after, in frames, 1 where there is none. The null is a learned latent,
-    constant over space, with 0 in these three channels.
+    Three additional channels encode time: exp(-d^2 / 2) of the distance d in frames to the nearest reference, and
+    tanh(d / 32) of the distances to the previous and to the next reference (1 if absent). The null embedding is a
+    learned latent, constant over space and time, and 0 in these three channels.
     """
 
     kind = "reference"
@@ -69,13 +69,13 @@ class Reference(ReferenceCondition):
     def extra_channels(self) -> int:
         return len(self.null) + 3
 
-    def forward(self, reference: Tensor, time: Tensor, keep: Tensor, rest: torch.Size) -> Tensor:
-        placement = _ReferencePlacement(reference, time, rest[0])
+    def forward(self, reference: Tensor, time: Tensor, keep: Tensor, size: torch.Size) -> Tensor:
+        placement = _ReferencePlacement(reference, time, size[0])
         since = placement.since.masked_fill(placement.before_first, torch.inf)
         until = placement.until.masked_fill(placement.after_last, torch.inf)
         near = (-torch.minimum(since, until).square() / 2).exp()
         distances = torch.stack([near, (since / 32).tanh(), (until / 32).tanh()], dim=1)[..., None, None]
         null = torch.cat([self.null, self.null.new_zeros(3, 1, 1, 1)]).to(reference.dtype)
-        distances = distances.to(reference.dtype).expand(-1, -1, -1, *rest[1:])
+        distances = distances.to(reference.dtype).expand(-1, -1, -1, *size[1:])
         channels = torch.cat([placement.interpolated, distances], dim=1)
         return torch.where(keep[:, None, None, None, None], channels, null)

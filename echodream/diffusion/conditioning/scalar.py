@@ -1,4 +1,4 @@
-"""A number, such as the ejection fraction: a learned function of its position in the training range."""
+"""Numeric condition, such as the ejection fraction: a learned function of the relative position in a range."""
 
 import math
 
@@ -6,16 +6,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning.base import NumericCondition, Raw, parse_numbers
+from echodream.diffusion.conditioning.base import Cells, NumericCondition, parse_numbers
 from echodream.errors import UserError
 
 
 class Scalar(NumericCondition):
-    """A numeric ``column``, in the unit of the store; empty cells are missing.
+    """Condition on a numeric ``column``; empty cells are missing values.
 
-    ``low`` and ``high`` limit the values that can be requested; None: minimum and maximum of the training rows. Sine
-    and cosine features of (value - low) / (high - low), the shortest period a quarter of the range, go through two
-    linear layers, so that similar values have similar tokens.
+    ``low`` and ``high`` limit the valid values; None: minimum and maximum of the training rows. Two linear layers map
+    sine and cosine features of (value - low) / (high - low) to tokens. The shortest period is a quarter of the range,
+    so that similar values have similar tokens.
     """
 
     kind = "scalar"
@@ -30,33 +30,32 @@ class Scalar(NumericCondition):
         self.low, self.high = low, high
 
     def fit(self, table: pd.DataFrame) -> None:
-        """Metadata: the range ``low`` to ``high``; minimum, maximum and ``count`` of the training rows."""
+        """Store the range ``low`` to ``high``, and minimum, maximum and ``count`` of the training rows, as metadata."""
         values = [value for value in parse_numbers(self.column, table[self.column].tolist()) if math.isfinite(value)]
         if not values or min(values) == max(values):
-            only = f"{values[0]:g}" if values else "empty"
-            raise UserError(f"{self.column} is {only} in all TRAIN rows: leave {self.column} out of conditioning=")
+            value = f"{values[0]:g}" if values else "empty"
+            raise UserError(f"{self.column} is {value} in all TRAIN rows: remove it from conditioning=")
         low = min(values) if self.low is None else self.low
         high = max(values) if self.high is None else self.high
         if min(values) < low or max(values) > high:
-            values_text = f"{self.column} is {min(values):g} to {max(values):g} in TRAIN"
-            limits = f"beyond the range {low:g} to {high:g} of conditioning="
-            raise UserError(f"{values_text}, {limits}: widen low and high, or set them to null")
-        training = {"least": min(values), "greatest": max(values), "count": len(values)}
-        self.metadata = {"low": low, "high": high, **training}
+            problem = f"{self.column} is {min(values):g} to {max(values):g} in TRAIN, not within {low:g} to {high:g}"
+            raise UserError(f"{problem}: widen low and high of the condition, or set them to null")
+        training_range = {"least": min(values), "greatest": max(values), "count": len(values)}
+        self.metadata = {"low": low, "high": high, **training_range}
 
     def build(self, width: int) -> None:
         self.layers = nn.Sequential(nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.randn(width))
 
-    def check(self, raw: Raw) -> None:
+    def check(self, cells: Cells) -> None:
         low, high, minimum = (float(self.metadata[name]) for name in ("low", "high", "least"))
         tolerance = 1e-6 * (high - low)
-        for value in parse_numbers(self.column, raw):
+        for value in parse_numbers(self.column, cells):
             is_fraction = 0 <= value <= 1 < minimum
             if not math.isnan(value) and (is_fraction or not low - tolerance <= value <= high + tolerance):
-                advice = "give percent" if is_fraction and high <= 100 else "give it in the same unit and range"
-                problem = f"{self.column}={value:g} is not what the model was trained on"
-                raise UserError(f"{problem}, {low:g} to {high:g}: {advice}")
+                remedy = "give percent" if is_fraction and high <= 100 else "give a value in this unit and range"
+                problem = f"{self.column}={value:g} is outside of the training range {low:g} to {high:g}"
+                raise UserError(f"{problem} of the model: {remedy}")
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         missing = value.isnan()

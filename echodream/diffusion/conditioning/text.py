@@ -1,4 +1,4 @@
-"""A text, encoded by a frozen CLIP text encoder in a local folder."""
+"""Text condition: tokens of a frozen CLIP text encoder in a local folder."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from echodream.diffusion.conditioning.base import MISSING, Raw, TokenCondition, parse_texts
+from echodream.diffusion.conditioning.base import MISSING, Cells, TokenCondition, parse_texts
 from echodream.errors import UserError
 from echodream.weights import fingerprint
 
 
 class FrozenTextEncoder:
-    """A tokenizer and its text encoder. Copies of a module share this object; its weights are not in the module's."""
+    """Tokenizer and CLIP text encoder. Copies of a ``Text`` module share this object, which has no place in weights."""
 
     def __init__(self, folder: str) -> None:
         try:
@@ -26,7 +26,7 @@ class FrozenTextEncoder:
             self.encoder: Any = CLIPTextModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} is no CLIP text encoder with its tokenizer as safetensors: {reason}") from error
+            raise UserError(f"{folder} has no CLIP text encoder in safetensors with a tokenizer: {reason}") from error
         self.encoder.float().eval().requires_grad_(False)
         self.max_length = int(self.encoder.config.max_position_embeddings)
 
@@ -35,10 +35,10 @@ class FrozenTextEncoder:
 
 
 class Text(TokenCondition):
-    """A text ``column``: last hidden states of the CLIP text encoder in ``folder``, linearly projected to tokens.
+    """Condition on a text ``column``. Tokens are projections of the hidden states of the CLIP encoder in ``folder``.
 
-    All texts are padded to the maximum length of the encoder, so that a row does not depend on its batch. Rows with an
-    empty cell have the learned null embedding as all of their tokens.
+    Texts are padded to the maximum length of the encoder, so that a row does not depend on its batch. In rows with an
+    empty cell, each token is the learned null embedding.
     """
 
     kind = "text"
@@ -46,14 +46,14 @@ class Text(TokenCondition):
     def __init__(self, folder: str, column: str = "text", dropout: float = 0.1) -> None:
         super().__init__(column, dropout)
         if not (Path(folder) / "config.json").is_file():
-            remedy = "give the local folder of a CLIP text encoder"
-            raise UserError(f"conditioning.text.folder={folder} holds no config.json: {remedy}")
+            problem = f"conditioning.text.folder={folder} has no config.json"
+            raise UserError(f"{problem}: give the local folder of a CLIP text encoder")
         self.folder = folder
 
     def fit(self, table: pd.DataFrame) -> None:
-        """Metadata: ``fingerprint`` of the encoder's weights."""
+        """Store the ``fingerprint`` of the encoder's weights in the metadata."""
         if not any(parse_texts(table[self.column].tolist())):
-            raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or leave text out of conditioning=")
+            raise UserError(f"{self.column} is empty in all TRAIN rows: fill it, or remove it from conditioning=")
         self.frozen = FrozenTextEncoder(self.folder)
         self.metadata = {"fingerprint": fingerprint(self.frozen.encoder)}
 
@@ -61,25 +61,25 @@ class Text(TokenCondition):
         if not hasattr(self, "frozen"):
             self.frozen = FrozenTextEncoder(self.folder)
         if fingerprint(self.frozen.encoder) != self.metadata["fingerprint"]:
-            raise UserError(f"{self.folder} is not the text encoder of the training: put that text encoder there")
+            raise UserError(f"{self.folder} has another text encoder than in training: restore the text encoder")
         self.project = nn.Linear(self.frozen.encoder.config.hidden_size, width)
         self.null = nn.Parameter(torch.randn(width))
 
-    def encode(self, raw: Raw, device: torch.device | None = None) -> Tensor:
-        """Token ids: int64, (B, L); -1 in rows without text."""
-        cells = parse_texts(raw)
+    def encode(self, cells: Cells, device: torch.device | None = None) -> Tensor:
+        """Token ids of the texts: int64, (B, L); -1 in rows without text."""
+        texts = parse_texts(cells)
         tokens = self.frozen.tokenizer(
-            cells, padding="max_length", truncation=True, max_length=self.frozen.max_length, return_tensors="pt"
+            texts, padding="max_length", truncation=True, max_length=self.frozen.max_length, return_tensors="pt"
         )
-        empty = torch.tensor([not cell for cell in cells], dtype=torch.bool)
+        empty = torch.tensor([not text for text in texts], dtype=torch.bool)
         return tokens["input_ids"].masked_fill(empty[:, None], MISSING).to(device)
 
-    def check(self, raw: Raw) -> None:
-        for cell in parse_texts(raw):
-            length = len(self.frozen.tokenizer(cell)["input_ids"])
+    def check(self, cells: Cells) -> None:
+        for text in parse_texts(cells):
+            length = len(self.frozen.tokenizer(text)["input_ids"])
             if length > self.frozen.max_length:
-                limit = f"the text encoder takes {self.frozen.max_length}"
-                raise UserError(f"{self.column}={cell[:40]!r}... has {length} tokens: {limit}")
+                remedy = f"give at most {self.frozen.max_length}, the limit of the text encoder"
+                raise UserError(f"{self.column}={text[:40]!r}... has {length} tokens: {remedy}")
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         present = keep & (value[:, 0] != MISSING)

@@ -1,4 +1,4 @@
-"""Noise processes by name, as ``diffusion.json`` of an artifact records them."""
+"""Registry of the noise processes, by their name in diffusion.json of an artifact."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ PROCESSES: dict[str, type[Process]] = {process.name: process for process in (DDP
 
 
 def build_process(settings: Mapping[str, Any]) -> Process:
-    """The process that ``Process.settings`` described. Raises ``UserError``."""
+    """Build the process with ``settings`` (``Process.settings``). Raises ``UserError`` for invalid settings."""
     arguments = dict(settings)
     name: Any = arguments.pop("name", None)
     validation.one_of("process.name", name, PROCESSES)
     try:
         return PROCESSES[name](**arguments)
     except TypeError as error:
-        raise UserError(f"the settings of process {name} do not fit this version of the code: {error}") from error
+        raise UserError(f"the settings of process {name} are invalid in this version of echodream: {error}") from error

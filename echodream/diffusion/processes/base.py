@@ -1,4 +1,4 @@
-"""Base class of noise processes: adding noise to data, and sampling. Tensors are (B, C, *rest)."""
+"""Base class of noise processes, which add noise to data and generate samples. Tensors are (B, C, *rest)."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -14,94 +14,94 @@ from echodream.diffusion.samplers import SAMPLERS, Solver, run_solver
 from echodream.errors import UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, C, *rest), t (B,)) to the prediction of the process, (B, C, *rest)."""
+"""Function from x_t (B, C, *rest) and t (B,) to the prediction of the network, (B, C, *rest)."""
 
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """Corrupted data, and the training target of the network."""
+    """Noisy data and the training target of the network."""
 
     x_t: Tensor
-    """(B, C, *rest)."""
+    """Noisy data, (B, C, *rest)."""
     t: Tensor
-    """Time that the network receives, (B,)."""
+    """Diffusion time, the input of the network, (B,)."""
     target: Tensor
-    """Output that the network should return, (B, C, *rest)."""
+    """Training target of the network output, (B, C, *rest)."""
     weight: Tensor
-    """Weight of the squared error of each sample, (B,); ones where all noise levels have the same weight."""
+    """Loss weight of each sample, (B,)."""
 
 
 def expand_like(values: Tensor, x: Tensor) -> Tensor:
-    """``values``, (B,), as (B, 1, ..., 1) with the number of dimensions of ``x``, (B, C, *rest)."""
+    """View of ``values``, (B,), that broadcasts with ``x``, (B, C, *rest): (B, 1, ..., 1)."""
     if values.shape != x.shape[:1]:
-        raise ValueError(f"one value for each of {len(x)} samples is needed, not the shape {tuple(values.shape)}")
+        raise ValueError(f"values have the shape {tuple(values.shape)}: give one value for each of {len(x)} samples")
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
 LOG_SNR_LIMIT = 4.0
-"""Natural logarithm of the largest signal-to-noise ratio of ``Process.log_snr_times``."""
+"""Largest log signal-to-noise ratio (natural logarithm) of ``Process.log_snr_times``."""
 _TIME_GRID = 1000
 
 
 class Process(ABC):
-    """A noise process. Its times t are the input of the networks."""
+    """Noise process. Its diffusion times t are inputs of the network."""
 
     name: ClassVar[str]
     max_steps: int = 1000
-    """Largest number of sampler steps."""
+    """Maximum number of sampler steps."""
 
     @property
     def samplers(self) -> tuple[str, ...]:
-        """Names of the samplers of this process; the first is the default."""
+        """Names of the samplers of this process, the default first."""
         return tuple(SAMPLERS[self.name])
 
     @abstractmethod
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
-        """Random training times, (count,)."""
+        """Random times for training, (count,)."""
 
     @abstractmethod
     def evenly_spaced_times(self, count: int) -> Tensor:
-        """Times at the centers of ``count`` equal parts of the noise levels, (count,), in increasing order of noise."""
+        """Times, (count,), at the centers of ``count`` equal bands of noise levels, from low to high noise."""
 
     @abstractmethod
     def relative_time(self, t: Tensor) -> Tensor:
-        """Times ``t``, (B,), as a fraction of the whole process: float in [0, 1], 0 data and 1 noise."""
+        """Fraction of the process at times ``t`` (B,): float in [0, 1], 0 for data and 1 for noise."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        """Natural logarithm of the signal-to-noise ratio of unit variances at times ``t``, (B,)."""
+        """Natural logarithm of the signal-to-noise ratio of data with variance 1 at times ``t`` (B,)."""
 
     @abstractmethod
     def corrupt(self, x_0: Tensor, t: Tensor, noise: Tensor) -> NoisedBatch:
-        """Add standard normal ``noise``, shaped like ``x_0`` (B, C, *rest), at the noise level of ``t``, (B,)."""
+        """Add standard normal ``noise`` to ``x_0``, (B, C, *rest) each, at the noise levels of ``t`` (B,)."""
 
     @abstractmethod
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Estimate of the data, (B, C, *rest), from the network's ``prediction`` for ``x_t`` at ``t``, (B,)."""
+        """Estimate of the data, (B, C, *rest), from the network output ``prediction`` for ``x_t`` at ``t`` (B,)."""
 
     def log_snr_times(self, count: int) -> Tensor:
-        """Times with evenly spaced log signal-to-noise ratios, (count,), in increasing order of noise.
+        """Times, (count,), with evenly spaced log signal-to-noise ratios, from low to high noise.
 
-        The ratios are the centers of ``count`` equal parts of [-``LOG_SNR_LIMIT``, ``LOG_SNR_LIMIT``].
+        The ratios are the centers of ``count`` equal bins of [-``LOG_SNR_LIMIT``, ``LOG_SNR_LIMIT``].
         """
         times = self.evenly_spaced_times(_TIME_GRID)
         targets = LOG_SNR_LIMIT * (1 - (2 * torch.arange(count) + 1) / count)
         return times[(self.log_snr(times) - targets[:, None]).abs().argmin(dim=1)]
 
     def settings(self) -> dict[str, Any]:
-        """Name and constructor arguments, which are attributes of the same names, for ``build_process``."""
+        """Name and constructor arguments for ``build_process``; each argument is an attribute of the process."""
         return {"name": self.name, **{key: getattr(self, key) for key in inspect.signature(type(self)).parameters}}
 
     @abstractmethod
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """A new solver that starts at the relative time ``strength``."""
+        """Build a solver that starts at the relative time ``strength``."""
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
-        """Name of the sampler. Raises ``UserError`` if this process cannot sample with these settings."""
+        """Name of the sampler, by default the first. Raises ``UserError`` for settings that the process lacks."""
         sampler = self.samplers[0] if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
-            raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
+            raise UserError(f"sampler={sampler} is not a sampler of process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.share("strength", strength)
         return sampler
@@ -117,19 +117,19 @@ class Process(ABC):
         x_0: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """Samples, (B, C, *rest), from standard normal ``noise`` of the same shape.
+        """Generate samples from standard normal ``noise``, (B, C, *rest) each.
 
-        Stochastic samplers use one of ``generators`` for each row, so that a row does not depend on the rest of its
-        batch. With ``strength`` below 1, sampling starts from ``x_0`` noised to that relative time (SDEdit, 2108.01073)
-        and takes all ``steps`` from there; 0 returns ``x_0``, 1 ignores it.
+        Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
+        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (SDEdit,
+        2108.01073) and takes ``steps`` steps. ``strength`` 0 returns ``x_0``, and 1 ignores ``x_0``.
         """
         sampler = self.check_sampler(steps, sampler, strength)
         if generators is not None and len(generators) != len(noise):
-            raise ValueError(f"{len(generators)} generators were given for {len(noise)} rows; give one for each row")
+            raise ValueError(f"{len(generators)} generators for {len(noise)} rows: give one for each row")
         if strength == 1:
             return run_solver(self._build_solver(sampler, steps, 1.0), denoise, noise, generators)
         if x_0 is None or x_0.shape != noise.shape:
-            raise UserError(f"strength={strength} begins from data: give x_0 in the shape of the noise, or strength=1")
+            raise UserError(f"strength={strength} starts from data: give x_0 in the shape of the noise, or strength=1")
         if strength == 0:
             return x_0.clone()
         solver = self._build_solver(sampler, steps, strength)

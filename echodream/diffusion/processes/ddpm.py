@@ -1,4 +1,4 @@
-"""DDPM: a discrete, variance-preserving noise process (2006.11239)."""
+"""DDPM, a variance-preserving noise process in discrete time (2006.11239)."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,14 +17,14 @@ SPACINGS = ("trailing", "quadratic", "leading")
 
 
 class DDPM(Process):
-    """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, t = 0 .. steps - 1, with a_t the cumulative product of 1 - beta.
+    """DDPM: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, t = 0 .. steps - 1, a_t the cumulative product of 1 - beta.
 
-    ``prediction`` is the network's output: ``v`` = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), ``epsilon`` (the
-    noise) or ``sample`` (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas so that
-    the last level is pure noise. ``spacing`` of the sampling timesteps: ``trailing``, even from the last level
-    (2305.08891); ``quadratic``, from the last level but denser at low noise (2010.02502, appendix D.2); ``leading``,
-    even without the last level. ``min_snr`` is the gamma of min-SNR loss weights (2303.09556), None for weights of 1;
-    ``least_weight`` is their lower bound, because with zero SNR they approach 0 for the noisier half of the levels.
+    ``prediction`` is the network output: "v" = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), "epsilon" (the noise)
+    or "sample" (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas for pure noise at
+    the last noise level. ``spacing`` of the sampling timesteps is "trailing" (even, with the last noise level,
+    2305.08891), "leading" (even, without the last noise level), or "quadratic" (with the last noise level, denser at
+    low noise, 2010.02502, appendix D.2). ``min_snr`` is the gamma of min-SNR loss weights (2303.09556); None for equal
+    weights. ``least_weight`` is a lower bound of these weights, which approach 0 at high noise if ``zero_snr``.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -45,16 +45,15 @@ class DDPM(Process):
         self.schedule = validation.one_of("process.schedule", schedule, tuple(NOISE_SCHEDULES))
         self.spacing = validation.one_of("process.spacing", spacing, SPACINGS)
         if not (validation.is_finite(beta_start) and validation.is_finite(beta_end) and 0 < beta_start <= beta_end < 1):
-            problem = f"process.beta_start={beta_start} and process.beta_end={beta_end} make no schedule"
-            raise UserError(f"{problem}; give two rising numbers between 0 and 1, for example 0.0001 and 0.02")
+            problem = f"process.beta_start={beta_start} and process.beta_end={beta_end} are not a noise schedule"
+            raise UserError(f"{problem}; give two increasing numbers between 0 and 1, for example 0.0001 and 0.02")
         validation.whole_number("process.steps", steps, 2, note=", for example 1000")
         if min_snr is not None:
             validation.positive_number("process.min_snr", min_snr, note=", or null for no weights")
         validation.true_or_false("process.zero_snr", zero_snr)
         if prediction == "epsilon" and zero_snr:
-            reason = "process.zero_snr=true, because pure noise holds no information on the data"
-            remedy = "take process.prediction=v, or process.zero_snr=false"
-            raise UserError(f"process.prediction=epsilon cannot go with {reason}; {remedy}")
+            problem = "process.prediction=epsilon is undefined at the pure noise of process.zero_snr=true"
+            raise UserError(f"{problem}; give process.prediction=v, or process.zero_snr=false")
         validation.share("process.least_weight", least_weight)
         self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
@@ -63,16 +62,14 @@ class DDPM(Process):
         self._alphas_by_device: dict[torch.device, Tensor] = {}
 
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
-        """Uniform over all levels: int64, (count,)."""
-        on = device if generator is None else generator.device
-        return torch.randint(0, self.steps, (count,), generator=generator, device=on).to(device)
+        """Uniformly distributed times: int64, (count,)."""
+        sampling_device = device if generator is None else generator.device
+        return torch.randint(0, self.steps, (count,), generator=generator, device=sampling_device).to(device)
 
     def evenly_spaced_times(self, count: int) -> Tensor:
-        """int64, (count,)."""
         return ((torch.arange(count, dtype=torch.float64) + 0.5) / count * self.steps).long()
 
     def relative_time(self, t: Tensor) -> Tensor:
-        """(t + 1) / steps."""
         return (t.float() + 1) / self.steps
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -93,10 +90,10 @@ class DDPM(Process):
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR weight of the squared error at times ``t``, (B,): min(snr, min_snr) for the error of x_0.
+        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for the squared error of x_0.
 
-        It is converted to the error of the prediction: the squared error of x_0 is 1 / snr times that of epsilon, and
-        1 / (snr + 1) times that of v (2303.09556, section 3.4).
+        The squared error of x_0 is 1 / snr times the squared error of epsilon, and 1 / (snr + 1) times the squared
+        error of v (2303.09556, section 3.4).
         """
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
@@ -108,7 +105,7 @@ class DDPM(Process):
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """Cumulative product of 1 - beta at each noise level: float32, (steps,), from almost 1 to 0."""
+        """Cumulative product of 1 - beta at each noise level: float32, (steps,), decreasing."""
         return self._ddpm_scheduler(self._scheduler_config()).alphas_cumprod
 
     def _ddpm_scheduler(self, config: dict[str, Any]) -> Any:
@@ -130,12 +127,12 @@ class DDPM(Process):
         return self._alphas_by_device[device]
 
     def _signal_and_noise_rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the data and of the noise, each (B, 1, ..., 1)."""
+        """Factors of the data and of the noise in ``x`` at times ``t`` (B,): (B, 1, ..., 1) each."""
         alpha = expand_like(self._device_alphas_cumprod(x.device)[t.to(x.device)], x)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """Solver on the lowest ``strength`` * steps noise levels, whose betas are unchanged."""
+        """Build a solver for the lowest ``strength`` * steps noise levels, with unchanged betas."""
         count = max(1, round(strength * self.steps))
         config = self._scheduler_config()
         if count < self.steps:
@@ -148,7 +145,7 @@ class DDPM(Process):
         scheduler = self._ddpm_scheduler(config) if entry.subsampled else entry.build(**config)
         scheduler.set_timesteps(steps)
         rounded = scheduler.timesteps.tolist()
-        # For some numbers of steps, rounding gives one timestep twice, or -1 at the end (trailing, 61 steps).
+        # Rounding by diffusers can repeat a timestep, or end with -1 (trailing, 61 steps).
         valid = sorted({int(time) for time in rounded if time >= 0}, reverse=True)
         times = quadratic_timesteps(count, steps) if self.spacing == "quadratic" else valid
         if times != rounded:
@@ -163,16 +160,16 @@ class DDPM(Process):
 
 
 def quadratic_timesteps(count: int, steps: int) -> list[int]:
-    """Decreasing timesteps from ``count`` - 1, whose distances decrease linearly: most steps are at low noise."""
+    """Decreasing timesteps from ``count`` - 1 with linearly decreasing distances (most steps at low noise)."""
     times = [count]
-    for left in range(steps, 0, -1):
-        time = round(count * (left / steps) ** 2) - 1
-        times.append(max(left - 1, min(times[-1] - 1, time)))
+    for remaining in range(steps, 0, -1):
+        time = round(count * (remaining / steps) ** 2) - 1
+        times.append(max(remaining - 1, min(times[-1] - 1, time)))
     return times[1:]
 
 
 def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> Any:
-    """Scheduler of ``entry`` on a noise schedule of the levels at ``times`` of ``scheduler`` only, all visited."""
+    """Build the scheduler of ``entry`` with a noise schedule of only the levels at ``times`` of ``scheduler``."""
     alphas = scheduler.alphas_cumprod[times[::-1]].double()
     betas = 1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])
     kind = scheduler.config.prediction_type
@@ -182,7 +179,7 @@ def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> A
 
 
 def _set_timesteps(scheduler: Any, times: list[int]) -> None:
-    """Replace the timesteps of ``scheduler``, and the sigmas that belong to them."""
+    """Replace the timesteps of ``scheduler`` by ``times``, and its sigmas by those of these timesteps."""
     scheduler.timesteps = torch.tensor(times, dtype=scheduler.timesteps.dtype)
     if hasattr(scheduler, "sigmas"):
         alphas = scheduler.alphas_cumprod[times]

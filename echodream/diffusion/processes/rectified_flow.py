@@ -1,4 +1,4 @@
-"""Rectified flow: straight paths from data to noise (2209.03003, 2403.03206)."""
+"""Rectified flow, a noise process with straight paths from data to noise (2209.03003, 2403.03206)."""
 
 import inspect
 from typing import Any, ClassVar
@@ -12,14 +12,14 @@ from echodream.diffusion.processes.base import NoisedBatch, Process, expand_like
 from echodream.diffusion.samplers import SAMPLERS, Solver
 
 SCALE = 1000.0
-"""Networks receive the time 1000 s, so that its range is that of DDPM."""
+"""Ratio of t, the input of the network, to the time s. The range of t is that of DDPM."""
 
 
 class RectifiedFlow(Process):
-    """x_t = (1 - s) x_0 + s noise, with s from 0 to 1; the target is the velocity noise - x_0, the time is 1000 s.
+    """Rectified flow: x_t = (1 - s) x_0 + s noise, s = t / 1000 in [0, 1], with the target noise - x_0 (velocity).
 
-    ``times`` is the distribution of s in training: ``logit_normal`` (most in the middle) or ``uniform``. ``shift``
-    above 1 moves all times towards noise: s becomes shift s / (1 + (shift - 1) s) (2403.03206, section 5.3.2).
+    ``times`` is the distribution of s in training: "logit_normal" (densest around 0.5) or "uniform". A ``shift`` above
+    1 moves s to shift s / (1 + (shift - 1) s), towards noise (2403.03206, section 5.3.2).
     """
 
     name: ClassVar[str] = "flow"
@@ -29,13 +29,12 @@ class RectifiedFlow(Process):
         self.shift = float(validation.positive_number("process.shift", shift, note=", 1 for no shift"))
 
     def sample_t(self, count: int, generator: Generator | None = None, device: Any = None) -> Tensor:
-        """Float, (count,), in 0..1000."""
+        """Random times for training: float, (count,), from 0 to 1000."""
         distribution = torch.randn if self.times == "logit_normal" else torch.rand
         s = distribution(count, generator=generator, device=device if generator is None else generator.device)
         return SCALE * self._shift_time(s.sigmoid() if self.times == "logit_normal" else s).to(device)
 
     def evenly_spaced_times(self, count: int) -> Tensor:
-        """Float, (count,), in 0..1000."""
         return (torch.arange(count) + 0.5) / count * SCALE
 
     def relative_time(self, t: Tensor) -> Tensor:
@@ -55,14 +54,14 @@ class RectifiedFlow(Process):
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """Equal steps from ``strength`` to 0, before the shift. Uses sigmas: timesteps of UniPC are integers."""
+        """Build a solver with equal steps from ``strength`` to 0, which the scheduler shifts."""
         first = strength / (self.shift - (self.shift - 1) * strength)
         grid = first * (1 - np.arange(steps) / steps)
         entry = SAMPLERS[self.name][sampler]
         scheduler = entry.build(**{entry.shift: self.shift})
         if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
             scheduler.set_timesteps(sigmas=grid)
-        else:  # Heun shifts sigma_max and sigma_min by itself; its last step is an Euler step, so it has to be short
+        else:  # Heun shifts sigma_max and sigma_min; its last step is an Euler step and has to be short
             scheduler.sigma_max, scheduler.sigma_min = first, min(1 / SCALE, float(grid[-1]))
             scheduler.set_timesteps(steps)
         scheduler.set_begin_index(0)

@@ -1,4 +1,4 @@
-"""Base class of denoisers: a network of diffusers behind ``denoiser(x_t, t, condition)``, with padding and layout."""
+"""Base class of denoisers, which give all networks of diffusers the call ``denoiser(x_t, t, condition)``."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -13,14 +13,14 @@ from echodream.types import Condition
 
 
 class Denoiser(nn.Module, ABC):
-    """A diffusers network with the inputs x_t, t and a condition. The noise process says what it predicts."""
+    """A diffusers network with the inputs x_t, t and a condition. The noise process defines the output."""
 
     is_video: ClassVar[bool]
     """Whether samples are clips, (B, C, F, H, W), instead of images, (B, C, H, W)."""
     network_name: ClassVar[str]
     """Name of the attribute with the diffusers network, and prefix of its weights in the state dict."""
     unsupported_settings: ClassVar[tuple[str, ...]] = ()
-    """Keys of ``config.json`` that make the network require inputs that denoisers do not have."""
+    """Keys of config.json that add inputs to the network which denoisers do not support."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -33,32 +33,32 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        """Output of the network for x (B, C + E, *rest), t (B,) and tokens (B, L, D); H and W are valid sizes."""
+        """Output of the network for padded ``x`` (B, C + E, *rest), ``t`` (B,) and ``tokens`` (B, L, D)."""
 
     @property
     @abstractmethod
     def size_multiple(self) -> int:
-        """Height and width of the network's input are multiples of this."""
+        """Divisor of the height and width that the network accepts."""
 
     @property
     @abstractmethod
     def token_width(self) -> int:
-        """Width of the condition's tokens, D."""
+        """Width D of the condition tokens."""
 
     @property
     def channels(self) -> int:
-        """Channels of a sample, C."""
+        """Number of channels C of a sample."""
         return int(self.network.config.out_channels)
 
     @property
     def extra_channels(self) -> int:
-        """Channels of the condition, E."""
+        """Number of channels E of a condition."""
         return int(self.network.config.in_channels) - self.channels
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The prediction, (B, C, *rest), for ``x_t`` (B, C, *rest) at times ``t`` (B,), int64 or float.
+        """Prediction, (B, C, *rest), for ``x_t`` (B, C, *rest) at times ``t`` (B,), int64 or float.
 
-        Height and width are padded by replication to multiples of ``size_multiple``, and cropped again.
+        ``x_t`` is padded by replication to multiples of ``size_multiple``, and the prediction is cropped.
         """
         count, (height, width) = len(x_t), x_t.shape[-2:]
         x = x_t if condition.channels is None else torch.cat([x_t, condition.channels.to(x_t)], dim=1)
@@ -70,7 +70,7 @@ class Denoiser(nn.Module, ABC):
         return self.predict(x, t.expand(count), tokens)[..., top : top + height, left : left + width]
 
     def check(self, channels: int, extra_channels: int, token_width: int) -> None:
-        """Raise ``UserError`` unless the network takes these numbers of channels and this width of tokens."""
+        """Raise ``UserError`` if the network needs other numbers of channels or another width of tokens."""
         for description, required, actual in (
             ("channels of a latent", channels, self.channels),
             ("channels of a reference", extra_channels, self.extra_channels),
@@ -81,15 +81,15 @@ class Denoiser(nn.Module, ABC):
                 raise UserError(f"{problem}: choose the vae and the conditioning= that it was trained with")
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute activations of the blocks in the backward pass instead of storing them."""
+        """Recompute activations in the backward pass instead of storing them."""
         self.network.enable_gradient_checkpointing()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, as diffusers does."""
+        """Write config.json and diffusion_pytorch_model.safetensors, the format of diffusers."""
         self.network.save_pretrained(folder)
 
 
 def padding(size: int, multiple: int) -> tuple[int, int]:
-    """Padding before and after ``size`` that reaches the next multiple of ``multiple``."""
+    """Padding before and after an axis of ``size`` up to the next multiple of ``multiple``."""
     missing = -size % multiple
     return missing // 2, missing - missing // 2

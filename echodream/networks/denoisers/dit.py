@@ -1,4 +1,4 @@
-"""Diffusion transformers of diffusers as denoisers of images and clips (DiT, 2212.09748)."""
+"""Diffusion transformers (DiT, 2212.09748) of diffusers as denoisers of images and clips."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class VideoTransformer(_Transformer):
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
-        del network.temp_pos_embed  # fixed to the number of frames in the config; ``predict`` makes new ones
+        del network.temp_pos_embed  # for a fixed number of frames; ``predict`` computes it for each clip length
 
     def predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
@@ -66,11 +66,11 @@ def build_transformer(
     patch_size: int,
     sample_size: int,
 ) -> ImageTransformer | VideoTransformer:
-    """A new transformer for samples of ``channels``, conditions of ``extra_channels`` and tokens of ``token_width``.
+    """Build a transformer for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
-    Each patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Position
-    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes work, too. Networks for
-    clips have ``layers`` spatial and ``layers`` temporal blocks.
+    A patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Position
+    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes are possible. Networks of clips
+    have ``layers`` spatial and ``layers`` temporal blocks.
     """
     from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 

@@ -1,4 +1,4 @@
-"""Registry of denoisers. To add one, add its class to ``DENOISERS`` and a file to ``conf/denoiser/``."""
+"""Registry of denoisers. To add a denoiser, add its class to ``DENOISERS`` and a file to ``conf/denoiser/``."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ DENOISERS: dict[str, type[Denoiser]] = {
     "PixArtTransformer2DModel": ImageTransformer,
     "LatteTransformer3DModel": VideoTransformer,
 }
-"""``_class_name`` in config.json of a diffusers folder -> denoiser class, which is built from the diffusers network."""
+"""Denoiser class of each diffusers network, by ``_class_name`` in config.json of a diffusers folder."""
 
 
 def load_denoiser(folder: str | Path) -> Denoiser:
-    """Load a denoiser that diffusers saved. Raises ``UserError`` for an unknown class or weights that do not fit."""
+    """Load a network that diffusers saved. Raises ``UserError`` for an unknown class or weights that do not match."""
     import diffusers
 
     folder = Path(folder)
@@ -27,9 +27,9 @@ def load_denoiser(folder: str | Path) -> Denoiser:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         name = config["_class_name"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}/config.json is not that of a diffusers model: give the folder of one") from error
+        raise UserError(f"{folder}/config.json does not describe a diffusers model: give its folder") from error
     if name not in DENOISERS:
-        raise UserError(f"{folder}/config.json is of a {name}: give the folder of one of {', '.join(DENOISERS)}")
+        raise UserError(f"{folder}/config.json describes a {name}: give the folder of a {', '.join(DENOISERS)}")
     denoiser = DENOISERS[name]
     if unsupported := [key for key in denoiser.unsupported_settings if config.get(key) is not None]:
         raise UserError(f"{folder}/config.json sets {unsupported[0]}, which is not supported: give another {name}")
@@ -38,14 +38,14 @@ def load_denoiser(folder: str | Path) -> Denoiser:
         network = getattr(diffusers, name).from_config(config)
         network.register_to_config(latent_patch=patch)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise UserError(f"{folder}/config.json is not a {name}'s: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}/config.json does not fit a {name}: {' '.join(str(error).split())}") from error
     file = diffusers_weights_file(folder)
-    load_exactly(network, read_weights(file), file, "its config.json is of another network")
+    load_exactly(network, read_weights(file), file, "its config.json describes another network")
     return denoiser(network).eval()
 
 
 def import_pretrained(weights: str, video: bool, channels: int, extra_channels: int, token_width: int) -> Denoiser:
-    """The saved denoiser ``weights``, to continue training. ``UserError`` unless kind, channels and tokens match."""
+    """Load a denoiser to continue its training. Raises ``UserError`` if ``video``, channels or tokens differ."""
     denoiser = load_denoiser(weights)
     if denoiser.is_video != video:
         kind, model = ("images", "lidm") if video else ("clips", "lvdm")
@@ -55,7 +55,7 @@ def import_pretrained(weights: str, video: bool, channels: int, extra_channels: 
 
 
 def check_registered(denoiser: Denoiser) -> None:
-    """Raise ``UserError`` for a denoiser that could be trained but not be loaded afterwards."""
+    """Raise ``UserError`` for a denoiser class without an entry in ``DENOISERS``, which cannot be loaded again."""
     name = type(denoiser.network).__name__
     if DENOISERS.get(name) is not type(denoiser):
         problem = f"denoiser={type(denoiser).__name__} with {name} cannot be loaded after training"

@@ -1,4 +1,4 @@
-"""UNets of diffusers as denoisers of images and clips."""
+"""U-Nets of diffusers as denoisers of images and clips."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ class _UNet(Denoiser):
 
     @property
     def patch(self) -> int:
-        """Side of the square patches of latents that the network takes as one pixel with more channels."""
+        """Side p of latent patches, p x p, that become one pixel of the network with p^2 times the channels."""
         return int(self.network.config.get("latent_patch") or 1)
 
     @property
@@ -53,7 +53,7 @@ class ImageUNet(_UNet):
 
 
 class VideoUNet(_UNet):
-    """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel, added time ids all zero."""
+    """Denoiser of clips of any length, (B, C, F, H, W): UNetSpatioTemporalConditionModel with zero time ids."""
 
     is_video = True
 
@@ -76,7 +76,7 @@ _VIDEO_BLOCKS = {
     "cross": ("CrossAttnDownBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
 }
 _VIDEO_GROUPS = 32
-"""Groups of diffusers' spatio-temporal norms. On 32 channels they would remove the timestep embedding."""
+"""Groups of GroupNorm in diffusers' spatio-temporal blocks. A block of 32 channels ignores the timestep."""
 
 
 def build_unet(
@@ -91,36 +91,37 @@ def build_unet(
     groups: int = 32,
     patch: int = 1,
 ) -> ImageUNet | VideoUNet:
-    """A new UNet for samples with ``channels``, conditions with ``extra_channels`` and tokens of ``token_width``.
+    """Build a U-Net for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
-    ``widths`` are the channels of each level. ``attention`` is the attention in the blocks of each level: "none",
-    "self" (images only: over pixels), or "cross" (over pixels, over the frames of a clip, and to the tokens); the
-    middle block always has "cross". ``heads`` is the number of attention heads, one number or one per level; for "self"
-    it is the dimension of a head, as diffusers interprets attention_head_dim. ``groups``: of the norms, images only.
-
-    With ``patch`` p, patches of p x p latents are one pixel of the network with p^2 times the channels, so that larger
-    latents cost as little as those of 1/p their height and width.
+    ``widths`` are the channels of the levels. ``attention`` is the type of attention per level: "none", "self" (over
+    pixels, images only) or "cross" (over pixels, over the frames of a clip, and to the tokens). The middle block always
+    has "cross". ``heads`` is the number of attention heads, for all levels or per level. For "self", ``heads`` is the
+    dimension of a head (attention_head_dim of diffusers). ``groups`` of GroupNorm apply to images only. With ``patch``
+    p, patches of p x p latents become one pixel with p^2 times the channels, which reduces computation.
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
     for key, value in (("widths", widths), ("attention", attention)):
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             validation.refuse(f"denoiser.{key}", value, "give a list with an entry for each level")
-    for key, number in (
-        *(("widths", width) for width in widths),
-        ("layers", layers),
-        ("groups", groups),
-        ("patch", patch),
-    ):
+    for width in widths:
+        validation.whole_number("denoiser.widths", width)
+    for key, number in (("layers", layers), ("groups", groups), ("patch", patch)):
         validation.whole_number(f"denoiser.{key}", number)
     blocks = _VIDEO_BLOCKS if video else _IMAGE_BLOCKS
     if len(attention) != len(widths) or any(kind not in blocks for kind in attention):
         remedy = f"give one of {', '.join(blocks)} for each of denoiser.widths={list(widths)}"
         raise UserError(f"denoiser.attention is {list(attention)}: {remedy}")
-    divisor, name = (_VIDEO_GROUPS, "the groups of its norms,") if video else (groups, "denoiser.groups")
+    divisor, name = (_VIDEO_GROUPS, "the groups of GroupNorm,") if video else (groups, "denoiser.groups")
     if any(width % divisor for width in widths):
         raise UserError(f"denoiser.widths is {list(widths)}: give multiples of {name} {divisor}")
-    _check_heads(heads, widths, attention)
+    heads_per_level = [heads] * len(widths) if isinstance(heads, int) else list(heads)
+    kinds = [*attention[:-1], "cross"]  # the middle block has the heads of the last level
+    if len(heads_per_level) != len(widths) or any(
+        count < 1 or (kind != "none" and width % count)
+        for width, count, kind in zip(widths, heads_per_level, kinds, strict=True)
+    ):
+        raise UserError(f"denoiser.heads is {heads}: give a divisor of each of denoiser.widths={list(widths)}")
     arguments: dict[str, Any] = {
         "in_channels": (channels + extra_channels) * patch**2,
         "out_channels": channels * patch**2,
@@ -130,22 +131,12 @@ def build_unet(
         "layers_per_block": layers,
         "cross_attention_dim": token_width,
     }
-    counts = heads if isinstance(heads, int) else tuple(heads)
-    if not video:
-        image_network = UNet2DConditionModel(**arguments, attention_head_dim=counts, norm_num_groups=groups)
-        image_network.register_to_config(latent_patch=patch)
-        return ImageUNet(image_network)
-    time_ids = {"addition_time_embed_dim": 1, "projection_class_embeddings_input_dim": 1}
-    network = UNetSpatioTemporalConditionModel(**arguments, num_attention_heads=counts, **time_ids)
+    head_counts = heads if isinstance(heads, int) else tuple(heads)
+    network: Any
+    if video:
+        time_ids = {"addition_time_embed_dim": 1, "projection_class_embeddings_input_dim": 1}
+        network = UNetSpatioTemporalConditionModel(**arguments, num_attention_heads=head_counts, **time_ids)
+    else:
+        network = UNet2DConditionModel(**arguments, attention_head_dim=head_counts, norm_num_groups=groups)
     network.register_to_config(latent_patch=patch)
-    return VideoUNet(network)
-
-
-def _check_heads(heads: int | Sequence[int], widths: Sequence[int], attention: Sequence[str]) -> None:
-    per_level = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    kinds = [*attention[:-1], "cross"]  # the middle block has the heads of the last level
-    if len(per_level) != len(widths) or any(
-        count < 1 or (kind != "none" and width % count)
-        for width, count, kind in zip(widths, per_level, kinds, strict=True)
-    ):
-        raise UserError(f"denoiser.heads is {heads}: give a divisor of each of denoiser.widths={list(widths)}")
+    return VideoUNet(network) if video else ImageUNet(network)

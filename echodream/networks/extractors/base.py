@@ -1,4 +1,4 @@
-"""Feature extractors: frozen networks that map frames or clips to feature vectors, for ``stage=evaluate``."""
+"""Base class of feature extractors: frozen networks that map frames or clips to features (``stage=evaluate``)."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -13,51 +13,48 @@ FRAMES, CLIPS = "frames", "clips"
 
 
 class Extractor(ABC):
-    """A frozen ``network`` with its preprocessing."""
+    """A frozen ``network`` and its preprocessing."""
 
     name: str
-    """Part of the names of metrics, as in frechet[name]."""
+    """Name of the extractor in the names of metrics, such as frechet[lite0]."""
     weights: str
     """SHA-256 of the weights."""
     resize: str
-    """Description of the resizing of frames, for the protocol."""
+    """Description of the resizing of frames, for the evaluation protocol."""
     inputs: tuple[str, ...]
-    """``FRAMES``, ``CLIPS`` or both."""
+    """Accepted inputs: ``FRAMES``, ``CLIPS`` or both."""
     clips: tuple[tuple[int, int], ...] = ()
-    """(frames, stride) of each kind of clips."""
+    """Length in frames, and stride, of each type of clip."""
     measures = "features"
-    """"features", or "spectrum" if ``features`` are powers at each frequency: which metrics apply."""
+    """Type of the features, which selects the metrics: "features", or "spectrum" (power at each frequency)."""
     start = "centre"
-    """Position of clips (``datamodules.views.Clips``)."""
+    """Position of a clip in its recording (``datamodules.views.Clips``)."""
     network: nn.Module
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """Clips in [-1, 1], (B, C, F, H, W), with F = 1 for single frames, to (B, D)."""
+        """Features (B, D) of clips (B, C, F, H, W) in [-1, 1]; F is 1 for single frames."""
 
     def scores(self, features: Tensor) -> Tensor | None:
-        """Class logits, (B, K), from ``features``, (B, D); None if the network has no classes."""
+        """Class logits (B, K) of ``features`` (B, D); None if the network has no classes."""
         return None
 
     def title(self, metric: str, frames: int) -> str:
-        """Name of ``metric`` on these features, of clips of ``frames`` frames (1: single frames)."""
+        """Name of ``metric`` with these features, for clips of ``frames`` frames (1: single frames)."""
         return f"{metric}[{self.name}]"
 
     def published_samples(self) -> int | None:
-        """Number of samples with which values of this metric, such as FID, are usually published; None: unknown."""
+        """Usual number of samples in publications of this metric, such as FID; None if there is no usual number."""
         return None
 
     def as_json(self) -> dict[str, Any]:
-        """The entry of the protocol."""
+        """Entry of the evaluation protocol, as JSON values."""
         clips = [{"frames": frames, "stride": stride, "start": self.start} for frames, stride in self.clips]
         return {"weights": self.weights, "resize": self.resize, "sees": list(self.inputs), "clips": clips}
 
 
 def load_weights_file(network: nn.Module, path: str, instructions: str, sha256: str | None = None) -> None:
-    """Load exactly the weights in ``path``, a file with this ``sha256``.
-
-    Raises ``UserError`` with ``instructions``.
-    """
+    """Load the weight file ``path``. Raises ``UserError``, with ``instructions``, if the weights do not match."""
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: {instructions}")
     weights, expected = read_weights(path, sha256), network.state_dict()

@@ -1,4 +1,4 @@
-"""Features of a classifier that was trained by this project (``extractors=[encoder:<folder>]``)."""
+"""Features of a classifier trained with model=classifier (``extractors=[encoder:<folder>]``)."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from echodream.weights import fingerprint
 
 
 class ClassifierExtractor(Extractor):
-    """Penultimate features of the classifier in ``folder``, for clips of its training length; ``size`` is (H, W, C)."""
+    """Penultimate features of the classifier in ``folder``. Clips have its training length and ``size`` (H, W, C)."""
 
     network: Classifier
     inputs = (FRAMES, CLIPS)

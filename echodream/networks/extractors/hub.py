@@ -1,4 +1,4 @@
-"""DINOv2 and VideoMAE, loaded by transformers from local folders with config.json and model.safetensors."""
+"""DINOv2 and VideoMAE features; transformers loads config.json and model.safetensors from a local folder."""
 
 import hashlib
 import json
@@ -14,25 +14,26 @@ from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.store.checksums import file_sha256
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet pixels in 0..1, which both networks were trained with."""
+"""Mean and standard deviation of the RGB channels of ImageNet pixels in 0..1, for input normalization."""
 
 
 class TransformersExtractor(Extractor):
-    """A transformers network in the folder ``path``, whose config.json must have the model type ``kind``."""
+    """A network of transformers in the folder ``path``. Its config.json must have the model type ``kind``."""
 
     kind: str
     instructions: str
-    """Where to download the network."""
+    """Download instructions for error messages."""
 
     def __init__(self, path: str) -> None:
         self.config = _read_config(path, self.kind, self.instructions)
         self.network = _load_network(path, self.instructions).eval()
-        self.weights = _folder_sha256(path)
+        hashes = [file_sha256(file) for file in sorted(Path(path).glob("*.safetensors"))]
+        self.weights = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         self.side = 224 if self.kind == "dinov2" else int(self.config["image_size"])
         self.resize = f"bicubic, antialiased, to {self.side}x{self.side}; grey as three equal channels"
 
     def pixels(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) in [-1, 1] to normalized RGB frames, (B, F, 3, side, side)."""
+        """Normalized RGB frames, (B, F, 3, side, side), of clips (B, C, F, H, W) in [-1, 1]."""
         frames = x.transpose(1, 2).flatten(0, 1).expand(-1, 3, -1, -1)
         size = (self.side, self.side)
         resized = functional.interpolate(frames, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
@@ -41,7 +42,7 @@ class TransformersExtractor(Extractor):
 
 
 class DinoV2(TransformersExtractor):
-    """The class token of DINOv2 after the last layer norm."""
+    """Features of frames: the class token of DINOv2 after the last layer norm."""
 
     name, kind, inputs = "dinov2", "dinov2", (FRAMES,)
     instructions = (
@@ -54,7 +55,7 @@ class DinoV2(TransformersExtractor):
 
 
 class VideoMae(TransformersExtractor):
-    """The mean of VideoMAE's patch tokens, for clips of the length that it was trained with."""
+    """Features of clips of VideoMAE's training length: the mean of the patch tokens."""
 
     name, kind, inputs = "videomae", "videomae", (CLIPS,)
     instructions = (
@@ -71,7 +72,7 @@ class VideoMae(TransformersExtractor):
 
 
 def _read_config(path: str, kind: str, instructions: str) -> dict[str, Any]:
-    """The folder's config.json. Raises ``UserError`` unless its model type is ``kind``."""
+    """Read config.json of the folder ``path``. Raises ``UserError`` if the model type is not ``kind``."""
     if not (Path(path) / "config.json").is_file() or not list(Path(path).glob("*.safetensors")):
         raise UserError(f"{path} has no config.json and safetensors file: {instructions}")
     try:
@@ -85,7 +86,7 @@ def _read_config(path: str, kind: str, instructions: str) -> dict[str, Any]:
 
 
 def _load_network(path: str, instructions: str) -> Any:
-    """The network in the folder. Raises ``UserError`` if weights are missing or have another shape."""
+    """Load the network in the folder ``path``. Raises ``UserError`` if weights are missing or have other shapes."""
     try:
         from transformers import AutoModel
     except ImportError as error:
@@ -95,12 +96,6 @@ def _load_network(path: str, instructions: str) -> Any:
         network, report = AutoModel.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0][:100]}): {instructions}") from error
-    if wrong := [*report["missing_keys"], *report.get("mismatched_keys", [])]:
-        raise UserError(f"{path} lacks {len(wrong)} weights ({str(sorted(map(str, wrong))[0])[:60]}): {instructions}")
+    if absent := [*report["missing_keys"], *report.get("mismatched_keys", [])]:
+        raise UserError(f"{path} lacks {len(absent)} weights ({min(map(str, absent))[:60]}): {instructions}")
     return network
-
-
-def _folder_sha256(path: str) -> str:
-    """SHA-256 of the folder's safetensors file; of several, the SHA-256 of their hashes in the order of names."""
-    hashes = [file_sha256(file) for file in sorted(Path(path).glob("*.safetensors"))]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""I3D for RGB clips (arXiv 1705.07750), the network of FVD; layers have the names of the published weights."""
+"""I3D, the network of the Frechet video distance (1705.07750). Layers have the names of the published weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,13 +30,13 @@ MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
-"""Input channels, and channels of the six convolutions of each block (figure 3 of the paper)."""
+"""Inception blocks: input channels, and output channels of the six convolutions (1705.07750, figure 3)."""
 POOLS = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
-"""Kernel and stride of the max pool before a block."""
+"""Kernel and stride of the max pooling layer before an inception block, by name of the block."""
 
 
 class I3d(Extractor):
-    """The 400 logits that FVD compares, of clips of ``lengths`` frames; FVD16 and FVD128 have 16 and 128 frames."""
+    """Features of clips of ``lengths`` frames: 400 logits. FVD16 is the Frechet distance of clips of 16 frames."""
 
     name, inputs = "i3d", (CLIPS,)
     resize = f"bilinear, to {SIDE}x{SIDE}; grey as three equal channels"
@@ -65,7 +65,7 @@ class I3d(Extractor):
 
 
 class InceptionI3d(nn.Module):
-    """Clips in [-1, 1], (B, 3, F, 224, 224) with F at least 9, to logits averaged over time, (B, 400)."""
+    """Network from clips (B, 3, F, 224, 224) in [-1, 1], with F at least 9, to logits averaged over time, (B, 400)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class InceptionI3d(nn.Module):
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution with TensorFlow's "same" padding, batch norm, ReLU; with ``plain`` a convolution with bias alone."""
+    """Convolution with TensorFlow's "same" padding, batch norm and ReLU; if ``plain``, only a convolution with bias."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, plain: bool = False) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ConvBatchNorm(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Four parallel branches, concatenated; ``widths`` are the channels of their six convolutions."""
+    """Inception block of four concatenated branches with six convolutions; ``widths`` are their output channels."""
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -113,17 +113,17 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = max_pool_same(x, (3, 3, 3), (1, 1, 1))
-        parts = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)]
-        return torch.cat(parts, dim=1)
+        branches = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)]
+        return torch.cat(branches, dim=1)
 
 
 def max_pool_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """3D max pool with TensorFlow's "same" padding by zeros."""
+    """3D max pooling with TensorFlow's "same" padding by zeros."""
     return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
 def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Zero padding after which the output size is the input size over ``stride``, rounded up; odd padding goes last."""
+    """Pad ``x`` with zeros for the output size ceil(size / stride). The larger half of an odd padding is at the end."""
     widths: list[Any] = []
     for size, length, step in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         total = max((-(-size // step) - 1) * step + length - size, 0)

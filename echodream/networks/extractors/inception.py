@@ -1,7 +1,6 @@
-"""InceptionV3 of the Frechet inception distance; layers have the names of the published weights.
+"""InceptionV3 (1512.00567), the network of the Frechet inception distance. Layers have the published weights' names.
 
-The layers are those of Szegedy et al. (arXiv 1512.00567), with the two changes of the network that defines FID: average
-pools do not count the padding, and the last block has a max pool.
+The network of FID has two differences: average pooling excludes the padding, and the last block has max pooling.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ INSTRUCTIONS = (
     "download them and give extractors=[inception:/path/to/the/file]"
 )
 Branches = dict[str, list[tuple[int, str]]]
-"""By name of a branch: output channels and kernel of each convolution; "1x3 3x1" are two parallel convolutions."""
+"""Output channels and kernel of each convolution of a branch. Two parallel convolutions are written "1x3 3x1"."""
 BRANCHES_5: Branches = {
     "branch1x1": [(64, "1x1")],
     "branch5x5": [(48, "1x1"), (64, "5x5")],
@@ -39,14 +38,14 @@ BRANCHES_7: Branches = {
 
 
 def branches_6(width: int) -> Branches:
-    """Branches with factorized 7x7 convolutions of ``width`` channels."""
+    """Branches of a Mixed_6 block, with factorized 7x7 convolutions of ``width`` channels."""
     doubled = [(width, "1x1"), (width, "7x1"), (width, "1x7"), (width, "7x1"), (192, "1x7")]
     single = [(width, "1x1"), (width, "1x7"), (192, "7x1")]
     return {"branch1x1": [(192, "1x1")], "branch7x7": single, "branch7x7dbl": doubled}
 
 
 class Inception(Extractor):
-    """The 2,048 features of FID and KID, and the logits of the inception score, of frames."""
+    """Features of frames: 2,048 for FID and KID; and logits for the inception score."""
 
     network: "InceptionV3"
     name, inputs = "inception", (FRAMES,)
@@ -64,7 +63,7 @@ class Inception(Extractor):
         return self.network((gray_levels - 128) / 128)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Logits without the bias, (B, 1008), as in the inception score of the FID network."""
+        """Logits (B, 1008) without bias, the convention of the inception score with this network."""
         return self.network.fc(features) - self.network.fc.bias
 
     def title(self, metric: str, frames: int) -> str:
@@ -75,7 +74,7 @@ class Inception(Extractor):
 
 
 class InceptionV3(nn.Module):
-    """Frames in about [-1, 1], (B, 3, 299, 299), to features, (B, 2048)."""
+    """Network from frames (B, 3, 299, 299), about in [-1, 1], to features (B, 2048)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +103,7 @@ class InceptionV3(nn.Module):
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution, batch norm, ReLU."""
+    """Convolution, batch normalization and ReLU."""
 
     def __init__(
         self,
@@ -123,9 +122,10 @@ class ConvBatchNorm(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Parallel ``branches``, concatenated, and a pool: average, or ``max_pool``, and a 1x1 convolution to ``pooled``.
+    """Inception block: concatenated ``branches`` and a pooling branch, with a 1x1 convolution to ``pooled`` channels.
 
-    With ``stride`` 2, the last convolutions and a max pool have stride 2 and no padding; the pool has no convolution.
+    The pooling branch has average pooling, or ``max_pool``. With ``stride`` 2, the pooling branch has max pooling and
+    no convolution; the last convolutions and the pooling have stride 2 and no padding.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class InceptionBlock(nn.Module):
         super().__init__()
         self.stride, self.max_pool = stride, max_pool or stride > 1
         self.branches: list[list[list[str]]] = []
-        """Names of the parallel convolutions of each step of each branch."""
+        """Names of the parallel convolutions in each step of each branch."""
         for branch, layers in branches.items():
             steps, inputs = [], channels
             for number, (outputs, kernels) in enumerate(layers, 1):
@@ -150,16 +150,16 @@ class InceptionBlock(nn.Module):
         self.branch_pool = ConvBatchNorm(channels, pooled, 1) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = []
+        outputs = []
         for steps in self.branches:
             y = x
             for names in steps:
                 y = torch.cat([self.get_submodule(name)(y) for name in names], dim=1)
-            parts.append(y)
+            outputs.append(y)
         pooled = functional.max_pool2d(x, 3, self.stride, 2 - self.stride) if self.max_pool else average_pool(x)
-        return torch.cat([*parts, self.branch_pool(pooled)], dim=1)
+        return torch.cat([*outputs, self.branch_pool(pooled)], dim=1)
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """3x3 average pool that keeps the size and does not count the padding."""
+    """3x3 average pooling with stride 1, which excludes the padding from the mean."""
     return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

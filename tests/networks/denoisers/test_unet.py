@@ -322,22 +322,22 @@ def edit(folder: Path, **changes: Any) -> Path:
 
 
 def test_folders_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config.json is not that of a diffusers model: give the folder of one"):
+    with pytest.raises(UserError, match=r"config.json does not describe a diffusers model: give its folder"):
         load_denoiser(tmp_path)
     for text in ("[]", "{", "{}", "3"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config.json is not that of a diffusers model"):
+        with pytest.raises(UserError, match=r"config.json does not describe a diffusers model"):
             load_denoiser(tmp_path)
     other = UNet2DModel(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
     other.save_config(tmp_path)
-    with pytest.raises(UserError, match=r"is of a UNet2DModel: give the folder of one of UNet2DConditionModel, UNetSp"):
+    with pytest.raises(UserError, match=r"describes a UNet2DModel: give the folder of a UNet2DConditionModel, UNetSp"):
         load_denoiser(tmp_path)
     image().unet.save_config(tmp_path)
     with pytest.raises(UserError, match=r"has no diffusion_pytorch_model.safetensors or .bin"):
         load_denoiser(tmp_path)
     with pytest.raises(UserError, match=r"config.json sets class_embed_type, which is not supported"):
         load_denoiser(edit(tmp_path, class_embed_type="timestep"))
-    with pytest.raises(UserError, match=r"config.json is not a UNet2DConditionModel's: "):
+    with pytest.raises(UserError, match=r"config.json does not fit a UNet2DConditionModel: "):
         load_denoiser(edit(tmp_path, class_embed_type=None, down_block_types=["NoBlock"] * 2))
 
 
@@ -345,7 +345,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     image().save(tmp_path)
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     state = load_file(file)
-    remedy = "its config.json is of another network"
+    remedy = "its config.json describes another network"
     save_file({name: value for name, value in state.items() if name != "conv_in.bias"}, file)
     with pytest.raises(UserError, match=rf"1 weights are missing \(conv_in.bias\); {remedy}$"):
         load_denoiser(tmp_path)
@@ -399,7 +399,7 @@ def test_settings_that_cannot_be() -> None:
         build_unet(4, 0, 8, True, [32, 32], 1, ["self", "none"])
     with pytest.raises(UserError, match=r"denoiser.widths is \[32, 48\]: give multiples of denoiser.groups 32"):
         build_unet(4, 0, 8, False, [32, 48], 1, ["cross", "cross"])
-    with pytest.raises(UserError, match=r"denoiser.widths is \[16, 32\]: give multiples of the groups of its norms"):
+    with pytest.raises(UserError, match=r"denoiser.widths is \[16, 32\]: give multiples of the groups of GroupNorm"):
         build_unet(4, 0, 8, True, [16, 32], 1, ["cross", "cross"])
     for heads in (3, [4, 3], [4], 0):
         with pytest.raises(UserError, match=r"denoiser.heads is .*: give a divisor of each of denoiser.widths"):
