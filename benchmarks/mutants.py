@@ -53,8 +53,8 @@ MUTANTS = {
     ),
     "overlapping windows have equal weight at their ends": Mutant(
         "diffusion/sliding_window.py",
-        "weight = torch.minimum(positions + 1, window - positions).to(parts.dtype)",
-        "weight = torch.ones(window, device=parts.device, dtype=parts.dtype)",
+        "weight = torch.minimum(positions + 1, window - positions).to(windows.dtype)",
+        "weight = torch.ones(window, device=windows.device, dtype=windows.dtype)",
         "diffusion/test_sliding_window.py",
     ),
     "latents are padded although nothing is needed": Mutant(

@@ -10,12 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.audit.measure import PRIVACY, Measure, exact_value
-from echodream.datamodules.dataset import ViewDataset, collate
+from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Triplet, View
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
@@ -134,7 +135,7 @@ def _record_errors(
     values = []
     for start in tqdm(range(0, len(samples), config.batch), f"membership, {progress}", disable=None, leave=False):
         numbers = range(start, min(start + config.batch, len(samples)))
-        loaded = collate([samples[number] for number in numbers]).items()
+        loaded = default_collate([samples[number] for number in numbers]).items()
         batch: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in loaded}
         if tuple(batch["x"].shape[-2:]) != (model.metadata.height, model.metadata.width):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Original images or their anonymized versions as training data; versions are matched to originals by name."""
+"""Training data from original images or from their anonymized versions, matched by name."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -16,16 +16,16 @@ from echodream.store.schema import SPLITS
 
 TRAIN_ON = ("original", "anonymised")
 VERSION_COLUMNS = ("FileName", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
-"""Columns of FileList.csv taken from the version; all others are taken from its original."""
+"""Columns of FileList.csv from the anonymized version. All other columns come from the original."""
 ORIGINAL_COLUMN = "Original"
-"""Column with the FileName of the original."""
+"""Column with the FileName of the original image."""
 
 
 class AnonymizedData(StoreData):
-    """``StoreData`` of the originals in ``src`` or, with ``train_on`` "anonymised", of their anonymized versions.
+    """``StoreData`` of original images in ``src`` or, with ``train_on`` "anonymised", of their anonymized versions.
 
-    The column ``match`` of the store ``anonymised`` names the original of each version; patient, split and labels are
-    those of the original. Raises ``UserError`` if a version is missing or has no original.
+    The column ``match`` of the store ``anonymised`` has the FileName of the original, from which patient, split and
+    labels are taken. Raises ``UserError`` if a version is missing or has no original.
     """
 
     def __init__(self, *, train_on: str, anonymised: str | None, match: str, **store: Any) -> None:
@@ -39,19 +39,17 @@ class AnonymizedData(StoreData):
 
 
 def open_anonymized(path: str, real: Store) -> Store:
-    """The store ``anonymised=`` at ``path``, with the statistics of the store of originals ``real`` for its latents.
+    """Open the store of anonymized images at ``path``, with the latent statistics of the store of originals ``real``.
 
-    Raises ``UserError`` if the two stores hold different kinds of images, or are the same store.
+    Raises ``UserError`` if both stores are the same store, or have different kinds of images.
     """
     if not Path(path).is_dir():
         raise UserError(f"anonymised={path} does not exist: create it with stage=anonymise, or give another store")
     if Path(path).resolve() == real.root.resolve():
-        raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymized one")
+        raise UserError(f"anonymised={path} and src={real.root} are the same store: give the anonymized store")
     if (kind := Store(path).dataset.kind) != real.dataset.kind:
-        raise UserError(
-            f"anonymised={path} holds {kind}s and src={real.root} holds {real.dataset.kind}s: convert one with "
-            "stage=encode or stage=decode, and give on="
-        )
+        problem = f"anonymised={path} holds {kind}s and src={real.root} holds {real.dataset.kind}s"
+        raise UserError(f"{problem}: convert one with stage=encode or stage=decode, and give on=")
     store = Store(path, encoder=real.dataset.encoder)
     store.dataset = replace(store.dataset, statistics=real.dataset.statistics)
     return store
@@ -60,13 +58,13 @@ def open_anonymized(path: str, real: Store) -> Store:
 def versions_table(
     store: Store, real: Store, match: str, splits: Sequence[str] = SPLITS, other_names: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Table of the versions in ``store`` of all images of ``real`` in ``splits``, with patient and labels of ``real``.
+    """Table of anonymized versions of all images of ``real`` in ``splits``, with patients and labels of ``real``.
 
     Versions of ``other_names`` are ignored. Raises ``UserError`` if a version is missing or has no original.
     """
     if match not in store.table:
         problem = f"match={match} is not a column of {store.root}, which has {', '.join(map(str, store.table))}"
-        raise UserError(f"{problem}: give the column that names the originals")
+        raise UserError(f"{problem}: give the column with the names of originals")
     originals = real.table[real.table["Split"].isin(list(splits))].reset_index(drop=True)
     names = originals["FileName"]
     remedy = f"anonymize all images of {real.root}, or give src= the store that was anonymized"
@@ -84,7 +82,7 @@ def match_versions(
     roots: tuple[Path, Path],
     remedy: str,
 ) -> list[int]:
-    """Row numbers of the versions of ``originals``; ``version_of`` holds the name of the original of each version.
+    """Row number of the version of each of ``originals``; ``version_of`` has the original's name for each version.
 
     Versions of other images in ``all_originals`` are ignored. ``roots`` are the folders of versions and of originals.
     Raises ``UserError``, which ends with ``remedy``, for missing versions and for versions of unknown originals.

@@ -1,4 +1,4 @@
-"""Random augmentation of training samples: pure functions on pixels in [-1, 1], (C, F, H, W), and ``Augment``."""
+"""Random augmentation of training samples, pixels (C, F, H, W) in [-1, 1] or latents."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,43 +12,40 @@ from echodream import validation
 
 
 def gain(x: Tensor, factor: float) -> Tensor:
-    """Multiply the intensities of pixels by ``factor``, clipped at white. (C, F, H, W)."""
+    """Multiply the intensities, 0 to 1, of pixels ``x`` (C, F, H, W) by ``factor``, clipped to 1."""
     return _from_intensity((x + 1) / 2 * factor)
 
 
 def contrast(x: Tensor, gamma: float) -> Tensor:
-    """Raise the intensities of pixels, 0 to 1, to the power ``gamma``. (C, F, H, W)."""
+    """Raise the intensities, 0 to 1, of pixels ``x`` (C, F, H, W) to the power ``gamma``."""
     return _from_intensity(((x + 1) / 2).clamp(0, 1) ** gamma)
 
 
 def speckle(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Multiplicative noise: multiply intensities by 1 + ``strength`` * N(0, 1). (C, F, H, W).
-
-    The noise is independent for each frame and shared by the channels of a pixel.
-    """
+    """Multiply the intensities of pixels ``x`` (C, F, H, W) by 1 + ``strength`` * N(0, 1), independent of channel."""
     noise = torch.from_numpy(rng.standard_normal((1, *x.shape[1:]), dtype=np.float32))
     return _from_intensity((x + 1) / 2 * (1 + strength * noise))
 
 
 def add_noise(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Additive noise: ``x`` + ``strength`` * N(0, 1), not clipped, also for latents. (C, F, H, W)."""
+    """Add ``strength`` * N(0, 1) to pixels or latents ``x`` (C, F, H, W), without clipping."""
     return x + strength * torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
 
 
 def flip(x: Tensor) -> Tensor:
-    """Horizontal flip. (C, F, H, W)."""
+    """Flip ``x`` (C, F, H, W) horizontally."""
     return x.flip(-1)
 
 
 def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 0.0, zoom: float = 1.0) -> Tensor:
-    """Magnify every frame ``zoom`` times, rotate it counter-clockwise by ``degrees`` about its center, then shift it.
+    """Magnify ``x`` (C, F, H, W) by ``zoom``, rotate it about its center by ``degrees``, and shift it.
 
-    ``shift`` is (down, right), as fractions of the height and the width. Bilinear interpolation with border padding.
-    Angles are correct in pixels also for non-square frames. (C, F, H, W).
+    ``shift`` is (down, right), as fractions of height and width. Rotation is counter-clockwise, and correct in
+    pixels for non-square frames. Interpolation is bilinear with border padding.
     """
     height, width = x.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
-    # in pixels from the center: source = R(-degrees) / zoom @ (target - shift), x to the right, y down
+    # source = R(-degrees) / zoom @ (target - shift), in pixels from the center, x to the right, y down
     down, right = shift[0] * height, shift[1] * width
     to_x = [cos, -sin * height / width, -(cos * right - sin * down) * 2 / width]
     to_y = [sin * width / height, cos, -(sin * right + cos * down) * 2 / height]
@@ -64,39 +61,39 @@ def _from_intensity(intensity: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of the augmentations; 0 disables one. All frames of a sample get the same values, except for noise.
+    """Strengths of augmentations; 0 disables an augmentation. Raises ``UserError`` for a value out of range.
 
-    Raises ``UserError`` for a value out of range.
+    All frames of a sample get equal random values, except for noise.
     """
 
     gain: float = 0.0
-    """Multiplies intensities by a factor from 1 / (1 + gain) to 1 + gain. Pixels only."""
+    """Range of a factor of intensities: from 1 / (1 + gain) to 1 + gain. Pixels only."""
     contrast: float = 0.0
-    """Raises intensities to a power from 1 / (1 + contrast) to 1 + contrast. Pixels only."""
+    """Range of a power of intensities: from 1 / (1 + contrast) to 1 + contrast. Pixels only."""
     speckle: float = 0.0
     """Standard deviation of multiplicative noise. Pixels only."""
     noise: float = 0.0
-    """Standard deviation of additive noise, in the units of the network's input."""
+    """Standard deviation of additive noise, in units of the network input."""
     shift: float = 0.0
-    """Largest shift, as a fraction of the height and width; at most 1."""
+    """Maximum shift, as a fraction of height and width; at most 1."""
     rotate: float = 0.0
-    """Largest rotation in either direction, in degrees; at most 180."""
+    """Maximum rotation in both directions, in degrees; at most 180."""
     zoom: float = 0.0
-    """Magnifies frames 1 to 1 + zoom times, which crops the border."""
+    """Range of the magnification: from 1 to 1 + zoom. Magnification crops the border."""
     flip: float = 0.0
     """Probability of a horizontal flip; at most 1."""
 
     def __post_init__(self) -> None:
-        most = {"shift": 1.0, "rotate": 180.0, "flip": 1.0}
+        maxima = {"shift": 1.0, "rotate": 180.0, "flip": 1.0}
         for field in fields(self):
-            validation.number(f"augment.{field.name}", getattr(self, field.name), 0, most.get(field.name, 100.0))
+            validation.number(f"augment.{field.name}", getattr(self, field.name), 0, maxima.get(field.name, 100.0))
 
     def pixel_augmentations(self) -> list[str]:
-        """Names of the enabled augmentations that exist for pixels only, not for latents."""
+        """Names of the enabled augmentations that are defined for pixels only."""
         return [name for name in ("gain", "contrast", "speckle") if getattr(self, name)]
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augment one sample, (C, F, H, W). The same state of ``rng`` gives the same result."""
+        """Augment one sample, (C, F, H, W), with random numbers from ``rng``."""
         amounts = rng.uniform(-1, 1, 6)
         if self.shift or self.rotate or self.zoom:
             down, right = self.shift * amounts[0], self.shift * amounts[1]

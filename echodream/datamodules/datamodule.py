@@ -1,4 +1,4 @@
-"""The LightningDataModule of a Store."""
+"""LightningDataModule of a Store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset, collate
+from echodream.datamodules.dataset import EpochSampler, MixedDataset, ResumableLoader, ViewDataset
 from echodream.datamodules.recordings import Recordings, require_column
 from echodream.datamodules.views import View
 from echodream.errors import UserError
@@ -17,15 +17,13 @@ from echodream.store import Store
 
 
 class StoreData(LightningDataModule):
-    """Batches (``echodream.types.Batch``) of ``view`` from the store at ``src``, divided by its Split column.
+    """Batches (``echodream.types.Batch``) of samples of ``view`` from the splits of the store ``src``.
 
-    Training samples are shuffled in each epoch; validation and test samples are always the same. Every sample is a
-    function of (``seed``, epoch, index), for any number of ``workers``. ``columns`` of FileList.csv are added to the
-    batch: numbers as tensors, (B,), int64 or float32 with NaN for empty cells; text as lists. ``augment`` applies to
-    training only. The last, smaller batch is kept unless ``drop_last``.
-
-    Raises ``UserError`` when the store is not of the required ``kind`` or ``encoder``, lacks a column, has recordings
-    of different sizes, or has no recording in a split that is read.
+    Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
+    (``seed``, epoch, index) for any number of ``workers``. Batches contain ``columns`` of FileList.csv: numbers as
+    tensors (B,), int64 or float32 with NaN for empty cells; text as lists. ``augment`` applies to training only. With
+    ``drop_last``, an incomplete last batch is dropped. Raises ``UserError`` if the store has another ``kind`` or
+    ``encoder``, recordings of different sizes, no column of ``columns``, or no recording in a split.
     """
 
     def __init__(
@@ -57,15 +55,13 @@ class StoreData(LightningDataModule):
         sizes = sorted(set(zip(table["FrameHeight"], table["FrameWidth"], strict=True)))
         if len(sizes) > 1:
             examples = ", ".join(f"{width}x{height}" for height, width in sizes[:2])
-            raise UserError(
-                f"{self.store.root} has recordings of {len(sizes)} sizes ({examples}, ...), which cannot form a batch: "
-                "ingest with one data.size="
-            )
-        if self.store.dataset.kind == "latent" and self.augment and (wrong := self.augment.pixel_augmentations()):
-            raise UserError(f"augment.{wrong[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
+            problem = f"{self.store.root} has recordings of {len(sizes)} sizes ({examples}, ...)"
+            raise UserError(f"{problem}, which cannot form a batch: ingest with one data.size=")
+        if self.store.dataset.kind == "latent" and self.augment and (names := self.augment.pixel_augmentations()):
+            raise UserError(f"augment.{names[0]} is for pixels, and {self.store.root} holds latents: set it to 0")
 
     def samples(self, split: str) -> ViewDataset:
-        """The dataset of ``split`` (TRAIN, VAL or TEST), created on first use."""
+        """Dataset of ``split`` (TRAIN, VAL or TEST), created on first use."""
         if split not in self._datasets:
             train = split == "TRAIN"
             view = self.view if train else self.view.for_evaluation()
@@ -74,15 +70,15 @@ class StoreData(LightningDataModule):
         return self._datasets[split]
 
     def recordings(self, split: str) -> Recordings:
-        """The recordings of ``split``."""
+        """Recordings of ``split``."""
         return Recordings(self.store, split)
 
     def training_dataset(self) -> ViewDataset | MixedDataset:
-        """The dataset of training samples."""
+        """Dataset of training samples."""
         return self.samples("TRAIN")
 
     def train_dataloader(self) -> ResumableLoader:
-        """Training batches, shuffled by (seed, epoch). The loader can resume in the middle of an epoch."""
+        """Loader of training batches, shuffled by (seed, epoch), that can resume in the middle of an epoch."""
         samples = self.training_dataset()
         sampler = self._epoch_sampler(samples, fixed=False)
         world = self.trainer.world_size if self.trainer is not None else 1
@@ -93,11 +89,11 @@ class StoreData(LightningDataModule):
         return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._loader_settings())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Validation batches, the same in every epoch."""
+        """Loader of validation batches, which are equal in all epochs."""
         return self._evaluation_loader(self.samples("VAL"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Test batches, the same in every run."""
+        """Loader of test batches, which are equal in all runs."""
         return self._evaluation_loader(self.samples("TEST"))
 
     def _evaluation_loader(self, samples: ViewDataset) -> DataLoader[dict[str, Any]]:
@@ -108,5 +104,5 @@ class StoreData(LightningDataModule):
         return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
 
     def _loader_settings(self) -> dict[str, Any]:
-        settings = {"batch_size": self.batch_size, "collate_fn": collate, "pin_memory": torch.cuda.is_available()}
-        return {**settings, "num_workers": self.workers, "persistent_workers": self.workers > 0}
+        settings = {"batch_size": self.batch_size, "num_workers": self.workers, "persistent_workers": self.workers > 0}
+        return {**settings, "pin_memory": torch.cuda.is_available()}

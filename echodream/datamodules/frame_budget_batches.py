@@ -1,4 +1,4 @@
-"""Batches of complete recordings with a limited number of frames, for one pass of a network over a store."""
+"""Batches of complete recordings with a maximum number of frames, for inference on a store."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from echodream.store import Store
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """The concatenated frames of several complete recordings."""
+    """Concatenated frames of complete recordings."""
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -22,15 +22,14 @@ class FrameBatch:
     """uint8 pixels (N, C, H, W), or float32 latent means (N, C, H, W)."""
 
     def to(self, device: torch.device) -> Self:
-        """This batch with its frames on ``device``."""
+        """Copy of the batch with frames on ``device``."""
         return replace(self, frames=self.frames.to(device, non_blocking=True))
 
 
 def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Row numbers of each batch: consecutive recordings of one shape with at most ``budget`` frames in total.
+    """Row numbers of each batch: consecutive recordings of one shape with at most ``budget`` frames.
 
-    A recording with more than ``budget`` frames is a batch by itself. The batches depend only on the whole store and
-    the budget, so that a resumed run has the same batches.
+    A recording with more than ``budget`` frames is one batch.
     """
     validation.whole_number("budget", budget, note=", the frames of a batch")
     batches: list[list[int]] = []
@@ -46,7 +45,7 @@ def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budg
 
 
 class FrameBudgetBatches(Dataset[FrameBatch]):
-    """Dataset of the batches of ``store`` that contain at least one recording that is not in ``done``."""
+    """Dataset of batches of all recordings of ``store``, without batches whose recordings are all in ``done``."""
 
     def __init__(self, store: Store, budget: int, done: Collection[str] = ()) -> None:
         table = store.table

@@ -1,4 +1,4 @@
-"""Key frames of the cardiac cycle (end diastole, end systole), from the columns ED and ES of FileList.csv."""
+"""Key frames of the cardiac cycle: end diastole and end systole in the columns ED and ES of FileList.csv."""
 
 import logging
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from echodream.errors import UserError
 log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
-"""Frame numbers of an end diastole, the following end systole, and the following end diastole."""
+"""Frame numbers of an end diastole, the next end systole, and the next end diastole."""
 
 
 def find_triples(rows: Recordings, row: int) -> list[Triple]:
-    """All ED-ES-ED triples of consecutive key frames of a recording.
-
-    Raises ``UserError`` when the column ED or ES does not hold frame numbers of the recording.
-    """
-    marks = sorted((frame, kind) for kind in ("ED", "ES") for frame in _key_frames(rows, row, kind))
+    """ED-ES-ED triples of consecutive key frames of a recording. Raises ``UserError`` for invalid frame numbers."""
+    subject, frames = f"{rows.store.root}: {rows.names[row]}", int(rows.frames[row])
+    cells = {kind: str(rows.column(kind)[row]) for kind in ("ED", "ES")}
+    parsed = {kind: parse_key_frames(cell, frames, f"{subject} has {kind}") for kind, cell in cells.items()}
+    marks = sorted((frame, kind) for kind, numbers in parsed.items() for frame in numbers)
     return [
         (first, middle, last)
         for (first, a), (middle, b), (last, c) in zip(marks, marks[1:], marks[2:], strict=False)
@@ -28,14 +28,13 @@ def find_triples(rows: Recordings, row: int) -> list[Triple]:
 
 
 def recordings_with_triples(rows: Recordings) -> Recordings:
-    """The recordings with at least one triple; logs the names of the others. Raises ``UserError`` if there are none."""
+    """Recordings with at least one triple; logs other names. Raises ``UserError`` if no recording has a triple."""
     usable = [row for row in range(len(rows)) if find_triples(rows, row)]
     where = f"{rows.store.root}: split {rows.split}"
     if not usable:
-        raise UserError(
-            f"{where}: no recording has ED-ES-ED key frames; {rows.names[0]} has ED {rows.column('ED')[0]!r} and ES "
-            f"{rows.column('ES')[0]!r}: mark one beat of each recording, or use another view"
-        )
+        example = f"{rows.names[0]} has ED {rows.column('ED')[0]!r} and ES {rows.column('ES')[0]!r}"
+        remedy = "mark one beat of each recording, or use another view"
+        raise UserError(f"{where}: no recording has ED-ES-ED key frames; {example}: {remedy}")
     if len(usable) == len(rows):
         return rows
     missing = shortened_list([name for row, name in enumerate(rows.names) if row not in set(usable)], most=8)
@@ -45,48 +44,40 @@ def recordings_with_triples(rows: Recordings) -> Recordings:
 
 
 def marked_triples(rows: Recordings, row: int) -> list[Triple]:
-    """``find_triples``; an empty list if the store has no columns ED and ES."""
+    """Triples of ``find_triples``; an empty list if the store has no columns ED and ES."""
     return find_triples(rows, row) if {"ED", "ES"} <= set(rows.table.columns) else []
 
 
 def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
-    """Indices of ``count`` evenly spaced frames from the first to the last of ``frames``; the middle frame if ``count``
-    is 1. int64, (count,)."""
+    """Indices, int64 (count,), of evenly spaced frames including both ends; the middle frame if ``count`` is 1."""
     if count == 1:
         return np.array([frames // 2])
     return np.linspace(0, frames - 1, count).round().astype(np.int64)
 
 
-def _key_frames(rows: Recordings, row: int, kind: str) -> list[int]:
-    text, frames = str(rows.column(kind)[row]), int(rows.frames[row])
-    return parse_key_frames(text, frames, f"{rows.store.root}: {rows.names[row]} has {kind}")
-
-
 def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
-    """Frame numbers in a cell of the column ED or ES of a recording with ``frames`` frames.
+    """Frame numbers in ``text``, a cell of the column ED or ES, for a recording with ``frames`` frames.
 
-    Raises ``UserError``, beginning with ``subject``, if it holds anything else.
+    Raises ``UserError``, which starts with ``subject``, if ``text`` is invalid.
     """
     try:
         marks = [int(word) for word in text.split()]
     except ValueError:
         marks = [-1]
     if any(not 0 <= mark < frames for mark in marks):
-        raise UserError(
-            f"{subject} {text[:60]!r}, not frame numbers from 0 to {frames - 1} separated by spaces: correct it, or "
-            "use another view"
-        )
+        problem = f"{subject} {text[:60]!r}, not frame numbers from 0 to {frames - 1} separated by spaces"
+        raise UserError(f"{problem}: correct it, or use another view")
     return marks
 
 
 def nearest_triple(triples: list[Triple], frame: float) -> Triple:
-    """The triple whose end systole is nearest to ``frame``; of two equally near triples the earlier."""
+    """Triple whose end systole is nearest to ``frame``; the earlier triple if two are equally near."""
     return min(triples, key=lambda triple: abs(triple[1] - frame))
 
 
 @dataclass(frozen=True)
 class Beat:
-    """Times of the key frames of one beat, in frames after its first end diastole."""
+    """Times of the key frames of one heart beat, in frames after the first end diastole."""
 
     systole: float
     """Time of end systole."""
@@ -94,11 +85,11 @@ class Beat:
     """Time of the next end diastole."""
 
     def stretched(self, factor: float) -> "Beat":
-        """A beat that lasts ``factor`` times as long as this beat."""
+        """Beat with all times multiplied by ``factor``."""
         return Beat(self.systole * factor, self.length * factor)
 
     def key_frame_times(self, beats: int) -> tuple[list[int], list[float]]:
-        """Key frames (ED 0, ES 1, next ED 2) of ``beats`` consecutive beats, and their times in frames."""
+        """Key frames (0 ED, 1 ES, 2 next ED) of ``beats`` consecutive beats, and their times in frames."""
         key_frames, times = [0], [0.0]
         for beat in range(beats):
             key_frames += [1, 2]

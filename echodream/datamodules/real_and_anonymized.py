@@ -1,4 +1,4 @@
-"""Training on original images or on their anonymized versions, and testing on both."""
+"""Data for training on original images or anonymized versions, and for testing on both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,11 @@ from echodream.store import Store
 
 
 class RealAndAnonymizedData(RealAndSyntheticData):
-    """Original images in ``src``, and their anonymized versions in the ``anonymised`` stores.
+    """Original images in ``src``, and their anonymized versions in the stores ``anonymised``.
 
-    The column ``match`` of an ``anonymised`` store names the original of each version.
-
-    With ``train_on`` "anonymised", the network is trained on the versions of the TRAIN originals. Validation and test
-    use the originals; the versions of the TEST originals in each of the ``anonymised`` stores are further test sets.
-    Labels are those of the originals. Raises ``UserError`` if a version is missing or has no original.
+    The column ``match`` of each store has the FileName of the original of a version, from which labels are taken. With
+    ``train_on`` "anonymised", training uses versions of TRAIN originals. Validation and test use originals; versions of
+    TEST originals in each store are further test sets. Raises ``UserError`` if a version is missing or has no original.
     """
 
     def __init__(
@@ -36,22 +34,20 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         if train_on == "anonymised" and len(paths) != 1:
             raise UserError(f"train_on=anonymised needs one store as anonymised=, and has {len(paths) or 'none'}")
         if len({Path(path).name for path in paths}) < len(paths):
-            raise UserError(
-                f"anonymised=[{','.join(paths)}]: metrics are named after the folder, so give each folder another name"
-            )
+            problem = f"anonymised=[{','.join(paths)}] has folders with equal names, after which metrics are named"
+            raise UserError(f"{problem}: rename a folder")
         super().__init__(**data)
         self.training_images, self.match = train_on, match
         self.versions = {Path(path).name: self._open_versions(path) for path in paths}
 
     def _open_versions(self, path: str) -> Store:
-        """The store at ``path``, reduced to the versions that are needed, with patients and labels of the originals."""
+        """Open the store at ``path`` with only the required versions, and patients and labels of the originals."""
         real, store = self.store, open_anonymized(path, self.store)
         sizes = store.table.drop_duplicates(["FrameHeight", "FrameWidth"]).index  # a row of each size
-        if wrong := [row for row in sizes if frame_size(store, row) != frame_size(real)]:
-            name, size = store.table["FileName"][wrong[0]], frame_size(store, wrong[0])
-            raise UserError(
-                f"anonymised={path}: {name} is {size}, the originals are {frame_size(real)}: convert both to one size"
-            )
+        if other := [row for row in sizes if frame_size(store, row) != frame_size(real)]:
+            problem = f"{store.table['FileName'][other[0]]} is {frame_size(store, other[0])}"
+            remedy = "convert both to one size"
+            raise UserError(f"anonymised={path}: {problem}, the originals are {frame_size(real)}: {remedy}")
         test = real.table.loc[real.table["Split"] == "TEST", "FileName"]
         originals = set(store.table[self.match].astype(str)) if self.match in store.table else set()
         splits = ["TRAIN"] if self.training_images == "anonymised" else ["TEST"]
@@ -60,18 +56,18 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return store
 
     def recordings(self, split: str) -> Recordings:
-        """The recordings of ``split``: for TRAIN the versions, if ``train_on`` is "anonymised"; otherwise originals."""
+        """Recordings of ``split``: versions for TRAIN with ``train_on`` "anonymised"; otherwise originals."""
         if split == "TRAIN" and self.training_images == "anonymised":
             (store,) = self.versions.values()
             return Recordings(store, split)
         return super().recordings(split)
 
     def _test_versions(self) -> dict[str, Store]:
-        """Stores with versions of TEST images, by name."""
+        """Stores with versions of TEST images, by name of the folder."""
         return {name: store for name, store in self.versions.items() if (store.table["Split"] == "TEST").any()}
 
     def test_dataloader(self) -> Any:
-        """Loaders of the originals, then of the versions in each store, in the order of ``test_rows``."""
+        """Loaders of the test originals and of the test versions in each store, in the order of ``test_rows``."""
         loaders = [super().test_dataloader()]
         for store in self._test_versions().values():
             samples = ViewDataset(Recordings(store, "TEST"), self.view.for_evaluation(), self.seed, self.columns)
@@ -79,7 +75,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return loaders
 
     def test_rows(self) -> dict[str, dict[str, int]]:
-        """Set name ("" for the originals) -> row in ``store.table`` of each tested image."""
+        """Row in ``store.table`` of each test image, by name of the test set ("" for originals) and FileName."""
         rows = super().test_rows()
         for name, store in self._test_versions().items():
             pairs = zip(store.table["FileName"], store.table[ORIGINAL_COLUMN], strict=True)
@@ -87,7 +83,7 @@ class RealAndAnonymizedData(RealAndSyntheticData):
         return rows
 
     def metadata(self) -> dict[str, Any]:
-        """Training data, as recorded in the artifact: sizes, and checksums of all stores."""
+        """Metadata of the training data for the artifact: sizes, and checksums of all stores."""
         data = super().metadata()
         stores = {"original": data["stores"]["real"]}
         stores |= {name: store.checksum for name, store in self.versions.items()}

@@ -1,4 +1,4 @@
-"""Training data from real recordings, synthetic recordings, or both; validation and test data are always real."""
+"""Data for training on real recordings, synthetic recordings or both; validation and test data are real."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 TRAIN_ON = ("real", "synthetic", "both")
 LABEL_SOURCE = "LabelSource"
-"""Column of a store with predicted labels: the model that predicted them."""
+"""Column with the name of the model that predicted the labels of a store."""
 
 
 class RealAndSyntheticData(StoreData):
-    """``StoreData`` of the real store ``src`` for a ``task``, optionally with training samples of a synthetic store.
+    """``StoreData`` of the real store ``src`` for a ``task``, with optional training samples of a synthetic store.
 
-    ``train_on``: "real", "synthetic" (the TRAIN rows of ``synthetic`` replace the real ones) or "both" (``ratio``
-    synthetic samples per real sample; None: all). ``length`` is the number of samples per epoch. With ``folds``, the
-    splits are those of ``fold`` (see ``split_by_fold``). Raises ``UserError`` when the stores have different sizes or
-    classes, or when VAL or TEST patients are among the training rows of ``synthetic``.
+    ``train_on`` is "real", "synthetic" (TRAIN rows of ``synthetic`` instead of ``src``) or "both" (``ratio`` synthetic
+    samples per real sample; None: all). ``length`` is the number of samples of an epoch. With ``folds``, ``fold``
+    defines the splits (``split_by_fold``). Raises ``UserError`` if the stores have different frame sizes or classes, or
+    if VAL or TEST patients are among the training rows of ``synthetic``.
     """
 
     def __init__(
@@ -43,8 +43,7 @@ class RealAndSyntheticData(StoreData):
     ) -> None:
         super().__init__(**store)
         self.task, self.train_on, self.ratio, self.length, self.fold = task, train_on, ratio, length, fold
-        self._check_settings(synthetic)
-        self._check_fold(folds)
+        self._check_settings(synthetic, folds)
         self.full_table = self.store.table
         self.output_names = task.output_names(self.full_table, self.store.root)
         self.columns = tuple(dict.fromkeys([*self.columns, *task.target_columns(self.output_names)]))
@@ -52,11 +51,9 @@ class RealAndSyntheticData(StoreData):
         if folds is not None and fold is not None:
             table = split_by_fold(table, task.strata(table), folds, fold, self.seed, unseen=train_on != "real")
         self.store.table = table
-        self.left_out = len(self.full_table) - len(table)
-        """Number of recordings without a target."""
         self.synthetic = None if train_on == "real" else self._open_synthetic(str(synthetic))
 
-    def _check_settings(self, synthetic: str | None) -> None:
+    def _check_settings(self, synthetic: str | None, folds: int | None) -> None:
         validation.one_of("train_on", self.train_on, TRAIN_ON)
         if self.train_on != "real" and synthetic is None:
             raise UserError(f"train_on={self.train_on} needs synthetic=, a store of decoded synthetic videos")
@@ -66,21 +63,17 @@ class RealAndSyntheticData(StoreData):
             validation.number("ratio", self.ratio, maximum=1000, above=0, note=", synthetic samples per real sample")
         if self.length is not None:
             validation.whole_number("datamodule.length", self.length, note=", the samples of an epoch")
-
-    def _check_fold(self, folds: int | None) -> None:
         fold = self.fold
         if (folds is None) != (fold is None):
             raise UserError(f"datamodule.folds is {folds} and datamodule.fold is {fold}: set both for one fold")
         if type(fold) is not type(folds) or (fold is not None and not 0 <= fold < (folds or 0)):
             raise UserError(f"datamodule.fold is {fold!r}: use a whole number from 0, below datamodule.folds={folds}")
         if folds is not None and self.train_on == "synthetic":
-            raise UserError(
-                "folds= with train_on=synthetic would train the same model in each fold: remove folds=, and set "
-                "seeds=[0,1,2] for several runs"
-            )
+            problem = "folds= with train_on=synthetic would train the same model in each fold"
+            raise UserError(f"{problem}: remove folds=, and set seeds=[0,1,2] for several runs")
 
     def _open_synthetic(self, path: str) -> Store:
-        """The training rows of the synthetic store at ``path``. Raises ``UserError`` when the stores do not match."""
+        """Open the TRAIN rows of the synthetic store at ``path``. Raises ``UserError`` if the stores do not match."""
         if not Path(path).is_dir():
             raise UserError(f"synthetic={path} does not exist: run stage=decode, or set another store")
         store, real = Store(path, kind=self.store.dataset.kind), self.store
@@ -88,11 +81,12 @@ class RealAndSyntheticData(StoreData):
             raise UserError(f"synthetic={path} is {size} and src={real.root} is {real_size}: use stores of one size")
         columns = self.task.target_columns(self.output_names)
         if missing := [name for name in columns if name not in store.table or store.table[name].isna().any()]:
-            raise UserError(f"synthetic={path} has no {missing[0]} for some recordings: train_on needs labels for all")
+            raise UserError(f"synthetic={path} has recordings without {missing[0]}: label all recordings")
         if all({"class_id", "class_name"} <= set(each.table) for each in (store, real)):
             classes = zip(store.table["class_id"], store.table["class_name"], strict=True)
-            if wrong := [name for number, name in classes if self.output_names.get(number, name) != name]:
-                raise UserError(f"class_id of {wrong[0]} differs in synthetic={path} and src={real.root}: ingest again")
+            if different := [name for number, name in classes if self.output_names.get(number, name) != name]:
+                stores = f"synthetic={path} and src={real.root}"
+                raise UserError(f"class_id of {different[0]} differs in {stores}: ingest again")
         table = self.task.select_rows(store.table, self.output_names)
         if self.output_names and (unknown := sorted(set(table["class_id"].tolist()) - set(self.output_names))):
             problem = f"class_id {unknown[0]}, which no recording of src={real.root} has"
@@ -103,12 +97,12 @@ class RealAndSyntheticData(StoreData):
         held_out = set(real.table.loc[real.table["Split"] != "TRAIN", "PatientID"].astype(str))
         if overlap := held_out & set(table["PatientID"].astype(str)):
             patients = f"{len(overlap)} TRAIN patients who are VAL or TEST patients of src={real.root}"
-            raise UserError(f"synthetic={path} has {patients}: remove them")
+            raise UserError(f"synthetic={path} has {patients}: remove these patients")
         store.table = table
         return store
 
     def training_dataset(self) -> ViewDataset | MixedDataset:
-        """The training samples of the real store, of the synthetic store, or of both."""
+        """Dataset of training samples from the real store, the synthetic store, or both."""
         parts = [self.samples("TRAIN")] if self.train_on != "synthetic" else []
         if self.synthetic is not None:
             rows = Recordings(self.synthetic, "TRAIN")
@@ -118,11 +112,11 @@ class RealAndSyntheticData(StoreData):
         return MixedDataset(parts, self.seed, self.ratio, self.length)
 
     def test_rows(self) -> dict[str, dict[str, int]]:
-        """Name of each test set -> FileName -> row of ``store.table``. The real store is the test set ""."""
+        """Row in ``store.table`` of each test recording, by name of the test set ("" for real) and FileName."""
         return {"": {name: row for row, name in enumerate(self.store.table["FileName"])}}
 
     def training_table(self) -> "pd.DataFrame":
-        """The training rows of both stores; if both are used, Weight is how often a row occurs in a round."""
+        """Training rows of the stores. For two stores, the column Weight has the frequency of a row in an epoch."""
         import pandas as pd
 
         real = self.store.table[self.store.table["Split"] == "TRAIN"]
@@ -134,9 +128,9 @@ class RealAndSyntheticData(StoreData):
         return pd.concat([real.assign(Weight=1.0), self.synthetic.table.assign(Weight=weight)], ignore_index=True)
 
     def metadata(self) -> dict[str, Any]:
-        """Training data, as recorded in the artifact: sizes and checksums of the stores, and the source of labels.
+        """Metadata of the training data for the artifact: sizes and checksums of the stores, and source of labels.
 
-        ``synthetic_labels`` are the models that predicted the labels, or "asked": the conditions of the generator.
+        ``synthetic_labels`` are models that predicted labels, or "asked" for labels from conditions of the generator.
         """
         import pandas as pd
 
@@ -156,7 +150,7 @@ class RealAndSyntheticData(StoreData):
 
 
 def frame_size(store: Store, row: int = 0) -> str:
-    """Width, height and channels of one recording, for messages."""
+    """Text with width, height and channels of the recording in ``row``, for error messages."""
     first = store.table.iloc[row]
     channels = store.dataset.channels
     return f"{first['FrameWidth']}x{first['FrameHeight']} with {channels} channel{'s' * (channels > 1)}"

@@ -1,4 +1,4 @@
-"""The recordings of one split of a Store, read as inputs of networks."""
+"""Recordings of one split of a Store, read as network inputs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_LISTED = 5
-"""Number of names that an error message lists."""
+"""Maximum number of names in an error message."""
 SEEK_FRAMES = 8
-"""Number of frames that can be decoded in the time of one seek: closer frames are read in one contiguous range."""
+"""Number of frames that are decoded in the time of one seek. Closer frames are read as one contiguous range."""
 
 
 class Recordings:
-    """The recordings of ``store`` in ``split``, addressed by row number.
+    """Recordings of ``store`` in ``split``, addressed by row number.
 
-    ``names`` are their FileNames, ``frames`` their numbers of frames (int64). Raises ``UserError`` when the split is
-    empty, or when a latent store has no statistics for normalization.
+    ``names`` are FileNames, ``frames`` numbers of frames (int64). Raises ``UserError`` if the split is empty, or if a
+    store of latents has no statistics for normalization.
     """
 
     def __init__(self, store: Store, split: str) -> None:
@@ -36,15 +36,15 @@ class Recordings:
         self.split = split
         self.table = store.table[store.table["Split"] == split].reset_index(drop=True)
         if not len(self.table):
-            have = ", ".join(f"{name} {count}" for name, count in store.table["Split"].value_counts().items())
-            raise UserError(f"{store.root} has no recording in split {split}; it has {have or 'none'}")
+            counts = ", ".join(f"{name} {count}" for name, count in store.table["Split"].value_counts().items())
+            raise UserError(f"{store.root} has no recording in split {split}; its splits are {counts or 'none'}")
         if store.dataset.kind == "latent" and store.dataset.statistics is None:
             raise UserError(f"{store.root} has no statistics to normalize its latents: run stage=encode again")
         self.names: list[str] = self.table["FileName"].tolist()
         self.frames: np.ndarray = self.table["NumberOfFrames"].to_numpy(np.int64)
 
     def select(self, rows: Sequence[int]) -> Self:
-        """The recordings of these ``rows`` only, in this order."""
+        """Subset of the recordings with the numbers ``rows``, in this order."""
         subset = copy(self)
         for name in ("cumulative_frames", "patient_numbers"):
             subset.__dict__.pop(name, None)
@@ -57,24 +57,24 @@ class Recordings:
 
     @cached_property
     def cumulative_frames(self) -> np.ndarray:
-        """Cumulative number of frames after each row: int64, (N,)."""
+        """Cumulative number of frames up to each row: int64, (N,)."""
         return np.cumsum(self.frames)
 
     @cached_property
     def patient_numbers(self) -> np.ndarray:
-        """Patient of each row, as a number from 0: int64, (N,)."""
+        """Number of the patient of each row, from 0: int64, (N,)."""
         return np.unique(self.table["PatientID"].astype(str).to_numpy(), return_inverse=True)[1]
 
     def column(self, name: str) -> np.ndarray:
-        """The column ``name`` of FileList.csv, (N,). Raises ``UserError`` if it is missing."""
+        """Column ``name`` of FileList.csv, (N,). Raises ``UserError`` if it is missing."""
         require_column(self.store.root, self.table, name)
         return self.table[name].to_numpy()
 
     def read(self, row: int, indices: Sequence[int], rng: np.random.Generator, posterior: str = "sample") -> Tensor:
-        """The frames ``indices`` of a recording, in that order: float32, (C, F, H, W).
+        """Read the frames ``indices`` of a recording, in this order: float32, (C, F, H, W).
 
-        Pixels are in [-1, 1]. Latents are sampled from the posterior with ``rng``, or are its mean with ``posterior``
-        "mean", and are normalized with the store's statistics. Raises ``StoreError`` when the file is damaged.
+        Pixels are in [-1, 1]. Latents are a "sample" or the "mean" of the ``posterior``, normalized by the statistics
+        of the store. Raises ``StoreError`` for a damaged file.
         """
         name, frames = self.names[row], np.asarray(indices)
         if self.store.dataset.kind == "video":
@@ -89,33 +89,33 @@ class Recordings:
         return whiten(mean.transpose(0, 1), self.store.dataset.statistics).contiguous()
 
     def posterior(self, row: int, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Stored mean and standard deviation of the latents of ``frames``, unscaled: float32, (F, C, H, W) each."""
+        """Mean and standard deviation of the unscaled latents of ``frames``: float32, (F, C, H, W) each."""
         low, high, dense = _frame_span(frames)
         if dense:
             mean, std = self.store.latents(self.names[row], low, high)
             return mean[frames - low].float(), std[frames - low].float()
-        parts = [self.store.latents(self.names[row], index, index + 1) for index in frames.tolist()]
-        mean, std = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        moments = [self.store.latents(self.names[row], index, index + 1) for index in frames.tolist()]
+        mean, std = (torch.cat(tensors).float() for tensors in zip(*moments, strict=True))
         return mean, std
 
     def posterior_sample(self, row: int, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """A sample of the posterior of the latents of ``frames``, unscaled: float32, (F, C, H, W)."""
+        """Sample of the posterior of the unscaled latents of ``frames``: float32, (F, C, H, W)."""
         return gaussian_sample(*self.posterior(row, frames), rng)
 
 
 def _frame_span(frames: np.ndarray) -> tuple[int, int, bool]:
-    """The smallest frame number, the largest + 1, and whether to read all frames between them in one pass."""
+    """Smallest frame number, largest frame number + 1, and whether to read this range in one pass."""
     low, high = int(frames.min()), int(frames.max()) + 1
     return low, high, high - low <= SEEK_FRAMES * len(frames)
 
 
 def gaussian_sample(mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
-    """A sample of independent normal distributions. ``mean``, ``std`` and the sample have the same shape; float32."""
+    """Sample of independent normal distributions with ``mean`` and ``std``, tensors of one shape; float32."""
     return mean + std * torch.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
 
 
 def named_rng(seed: int, name: str) -> np.random.Generator:
-    """A random generator that is a function of ``seed`` and ``name``, such as the name of a recording."""
+    """Random generator for ``seed`` and ``name``, such as the name of a recording."""
     words = np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32)
     return np.random.default_rng([seed, *words.tolist()])
 
@@ -123,19 +123,16 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
 def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
     """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
     if name not in table:
-        raise UserError(f"{root} has no column {name!r}; it has {', '.join(map(str, table.columns))}")
+        raise UserError(f"{root} has no column {name!r}; its columns are {', '.join(map(str, table.columns))}")
 
 
 def shortened_list(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """The first ``most`` names, and the number of further names."""
+    """Text with the first ``most`` names and the number of further names."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:
-    """The recordings of ``store`` in any of ``splits``, sorted by FileName.
-
-    Raises ``UserError``, which names the setting ``key``, if there are none.
-    """
+    """Recordings of ``store`` in ``splits``, sorted by FileName. Raises ``UserError``, with ``key``, if empty."""
     table = store.table[store.table["Split"].isin(list(splits))].sort_values("FileName").reset_index(drop=True)
     if not len(table):
         raise UserError(f"{key}: {store.root} has no recording in the splits {', '.join(splits)}")

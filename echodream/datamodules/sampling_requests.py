@@ -9,28 +9,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 References = Callable[[int], tuple[Tensor, Tensor]]
-"""Function from a row number to normalized reference frames, (C, R, H, W), and their times, (R,)."""
+"""Function from a row number to whitened reference frames, (C, R, H, W), and their times, (R,)."""
 
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """A batch of samples to generate."""
+    """Batch of samples to generate: names, row numbers and condition values."""
 
     names: tuple[str, ...]
     rows: list[int]
     values: dict[str, Tensor]
-    """Condition name -> values, (B, ...)."""
+    """Values (B, ...) of each condition, by name."""
 
     def to(self, device: torch.device) -> Self:
-        """This batch with its condition values on ``device``."""
+        """Copy of the batch with condition values on ``device``."""
         return replace(self, values={name: value.to(device) for name, value in self.values.items()})
 
 
 class SamplingRequests(Dataset[SamplingRequest]):
-    """Dataset of batches of ``batch`` consecutive rows, without the batches whose names are all in ``done``.
+    """Dataset of batches of ``batch`` consecutive rows, without batches whose names are all in ``done``.
 
-    The division into batches does not depend on ``done``, so that a resumed run has the same batches. ``values`` are
-    the condition values of all rows, (N, ...).
+    Batches do not depend on ``done``. ``values`` are the condition values of all rows, (N, ...).
     """
 
     def __init__(
@@ -43,14 +42,14 @@ class SamplingRequests(Dataset[SamplingRequest]):
     ) -> None:
         self.names, self.values, self.references = list(names), values, references
         rows = list(range(len(self.names)))
-        groups = [rows[start : start + batch] for start in range(0, len(self.names), batch)]
-        self.groups = [group for group in groups if any(self.names[row] not in done for row in group)]
+        batches = [rows[start : start + batch] for start in range(0, len(self.names), batch)]
+        self.batches = [batch_rows for batch_rows in batches if any(self.names[row] not in done for row in batch_rows)]
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.batches)
 
     def __getitem__(self, number: int) -> SamplingRequest:
-        rows = self.groups[number]
+        rows = self.batches[number]
         values = {name: value[rows] for name, value in self.values.items()}
         if self.references is not None:
             frames, times = zip(*(self.references(row) for row in rows), strict=True)

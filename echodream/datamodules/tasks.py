@@ -1,4 +1,4 @@
-"""Tasks of a classifier: the columns of FileList.csv that it learns to predict."""
+"""Tasks of a classifier: target columns of FileList.csv and the recordings with targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 class Task(ABC):
-    """The targets of a classifier, and the recordings that have these targets."""
+    """Base class of tasks, which select target columns and recordings with targets."""
 
     name: str
     column: str
-    """The column of the target, of a task with a single target."""
+    """Target column, for tasks with one target."""
 
     @abstractmethod
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
-        """The outputs of the classifier in order: class_id or index -> name; empty for a regression.
+        """Names of the classifier outputs by class_id or index, in order; empty for a regression.
 
-        ``table`` is FileList.csv of the store at ``root``. Raises ``UserError`` when it lacks the targets.
+        ``table`` is FileList.csv of the store at ``root``. Raises ``UserError`` if the targets are missing.
         """
 
     def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
-        """The columns that hold the targets."""
+        """Columns of FileList.csv with the targets."""
         return (self.column,)
 
     def select_rows(self, table: "pd.DataFrame", output_names: dict[int, str]) -> "pd.DataFrame":
-        """The rows that have at least one target."""
+        """Rows of ``table`` with at least one target."""
         return table[table[[*self.target_columns(output_names)]].notna().any(axis=1)]
 
     def strata(self, table: "pd.DataFrame") -> np.ndarray:
-        """Strata of the rows for stratified folds: int64, (N,). All rows are in one stratum by default."""
+        """Stratum of each row for stratified folds: int64, (N,). By default, all rows are in one stratum."""
         return np.zeros(len(table), np.int64)
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Single-label classification. ``classes``: values of class_name in the order of the outputs; None: all."""
+    """Single-label classification of ``classes``, values of class_name in output order; None: all classes."""
 
     classes: Sequence[str] | None = None
     name: str = "classification"
@@ -58,7 +58,7 @@ class Classification(Task):
 
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
         if self.column not in table or (self.classes is None and table[self.column].isna().any()):
-            raise UserError(f"{root} has no class_id for some recordings, but a classifier needs one for all")
+            raise UserError(f"{root} has recordings without class_id: set task.classes=, or ingest with labels")
         present = table[table[self.column].notna()]
         names = present["class_name"] if "class_name" in present else present[self.column].astype(int).astype(str)
         ids = dict(zip(present[self.column].astype(int), names.astype(str), strict=True))
@@ -79,14 +79,16 @@ class Classification(Task):
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """Regression of the number in ``column``, such as the ejection fraction. Strata are fifths of its values."""
+    """Regression of the values of ``column``, such as the ejection fraction, with quintiles as strata."""
 
     column: str = "EF"
     name: str = "regression"
 
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
         if self.column not in table:
-            raise UserError(f"task.column={self.column} is not a column of {root}; it has {', '.join(map(str, table))}")
+            raise UserError(
+                f"task.column={self.column} is not a column of {root}: give one of {', '.join(map(str, table))}"
+            )
         if table[self.column].dtype.kind not in "iuf" or not table[self.column].notna().any():
             raise UserError(f"task.column={self.column} of {root} holds no numbers: choose another column")
         return {}
@@ -98,10 +100,10 @@ class Regression(Task):
 
 @dataclass(frozen=True)
 class Labels(Task):
-    """Multi-label classification of the columns ``labels``: 1 yes, 0 no, a soft label between, empty for unknown.
+    """Multi-label classification of the columns ``labels``, by default ``study``, else the CheXpert labels.
 
-    None: ``study``, the labels in the yaml of the study, else the columns that are CheXpert labels. A recording needs
-    at least one known label. Folds are not stratified.
+    Cells are 1 (yes), 0 (no), a soft label between 0 and 1, or empty (unknown). ``study`` are the labels in the yaml of
+    the study. A recording needs at least one known label. Folds are not stratified.
     """
 
     labels: Sequence[str] | None = None
@@ -121,8 +123,8 @@ class Labels(Task):
         if labels is None:
             labels = [name for name in CHEXPERT if name in table]
         names = [str(name).replace(" ", "_") for name in labels]
-        study = [name for name in map(str, table) if name not in REQUIRED_COLUMNS and not _label_problem(table, name)]
-        possible = [name for name in study if table[name].nunique() > 1]
+        valid = [name for name in map(str, table) if name not in REQUIRED_COLUMNS and not _label_problem(table, name)]
+        possible = [name for name in valid if table[name].nunique() > 1]
         choices = f"columns that could be labels: {', '.join(possible) or 'none'}"
         if not names:
             raise UserError(f"{root} has none of the labels of CheXpert: set task.labels=; {choices}")
@@ -138,11 +140,11 @@ class Labels(Task):
 
 
 def _label_problem(table: "pd.DataFrame", name: str) -> str | None:
-    """The reason, for a message, why the column ``name`` cannot hold labels; None if the column can."""
+    """Problem of the column ``name`` as labels, for an error message; None if the column is valid."""
     values = table[name]
     if values.dtype.kind not in "iuf":
         return f"it holds text, such as {str(values.iloc[0])[:40]!r}"
-    wrong = table[values.notna() & ~values.between(0, 1)]
-    if len(wrong):
-        return f"it is {wrong[name].iloc[0]:g} for {wrong['FileName'].iloc[0]}"
+    invalid = table[values.notna() & ~values.between(0, 1)]
+    if len(invalid):
+        return f"it is {invalid[name].iloc[0]:g} for {invalid['FileName'].iloc[0]}"
     return None if values.notna().any() else "it is empty"

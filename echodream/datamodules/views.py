@@ -1,7 +1,7 @@
-"""Views: each class defines one kind of training sample, such as a frame, a clip or a pair of frames.
+"""Views: classes that define training samples, such as a frame, a clip or a pair of frames.
 
-A view holds settings only. All randomness comes from the random generator of the sample, so that a sample does not
-depend on the worker that reads it. Labels are not part of a view: they are columns of FileList.csv.
+A view has settings only. All randomness comes from the random generator of the sample, so that a sample does not
+depend on the worker process. Labels are columns of FileList.csv, and not part of a view.
 """
 
 from abc import ABC, abstractmethod
@@ -21,37 +21,37 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a view, before augmentation and batching."""
+    """Sample of a view, before augmentation and batching."""
 
     row: int
-    """Index of the recording."""
+    """Row number of the recording."""
     x: Tensor
-    """(C, F, H, W)."""
+    """Frames, (C, F, H, W)."""
     mask: np.ndarray | None = None
-    """Clips: bool, (F,). True for recorded frames, False for padding."""
+    """Mask of a clip, bool (F,): True for recorded frames, False for padding."""
     reference: Tensor | None = None
-    """Clips with R reference frames: (C, R, H, W)."""
+    """R reference frames of a clip, (C, R, H, W)."""
     reference_time: np.ndarray | None = None
-    """Clips with references: float32, (R,). Triplets: float32, (3,)."""
+    """Times of reference frames, float32 (R,), or of the key frames of a triplet, float32 (3,)."""
     other: Tensor | None = None
-    """Pairs: (C, 1, H, W)."""
+    """Second frame of a pair, (C, 1, H, W)."""
     other_row: int | None = None
-    """Pairs: index of the recording of ``other``."""
+    """Row number of the recording of ``other``."""
     same: bool | None = None
-    """Pairs: whether both frames are of the same identity."""
+    """Whether both frames of a pair have one identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
-    """Base class of all views. The constructors raise ``UserError`` for invalid settings."""
+    """Base class of views. Constructors raise ``UserError`` for invalid settings."""
 
     posterior: str = "sample"
-    """For latents: a "sample" of the stored posterior, or the "mean" of the posterior."""
+    """Latents of a sample: a "sample" or the "mean" of the stored posterior."""
     per_recording: int = 1
     """Number of samples of each recording in an epoch."""
 
     stacks_frames: ClassVar[bool] = False
-    """Whether the frames of a sample are stacked along the channels: batches are (B, F * C, H, W)."""
+    """Whether frames are stacked along the channels, for batches (B, F * C, H, W)."""
 
     def __post_init__(self) -> None:
         validation.one_of("view.posterior", self.posterior, ("sample", "mean"))
@@ -59,11 +59,11 @@ class View(ABC):
             validation.whole_number("view.per_recording", self.per_recording)
 
     def for_evaluation(self) -> Self:
-        """The view used for validation and test, without random choices of frames."""
+        """View for validation and test, without random selection of frames."""
         return self
 
     def select_recordings(self, rows: Recordings) -> Recordings:
-        """The recordings that this view can use, by default all. Raises ``UserError`` if there are none."""
+        """Recordings that are suitable for the view, by default all. Raises ``UserError`` if no recording is."""
         return rows
 
     def number_of_samples(self, rows: Recordings) -> int:
@@ -72,12 +72,12 @@ class View(ABC):
 
     @abstractmethod
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
-        """The sample ``index``, 0 to ``number_of_samples`` - 1."""
+        """Sample number ``index``, from 0 to ``number_of_samples`` - 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames(View):
-    """Single frames: in each epoch every frame of every recording, or ``per_recording`` random frames of each.
+    """Single frames: an epoch has all frames of all recordings, or ``per_recording`` random frames per recording.
 
     Validation and test use the middle ``held_out`` frames of each recording as a clip; two or more frames show motion.
     """
@@ -109,20 +109,19 @@ class Frames(View):
 
 @dataclass(frozen=True, kw_only=True)
 class Clips(View):
-    """Clips of ``frames`` frames, every ``stride``-th frame, ``per_recording`` clips of each recording in an epoch.
+    """Clips of ``frames`` frames with ``stride``; an epoch has ``per_recording`` clips of each recording.
 
-    A recording that is too short is padded with its last frame, and ``mask`` marks the recorded frames. ``references``
-    frames are added to a clip. ``reference`` selects them: "random" frames of the recording; the "first" frame of the
-    clip; "even"ly spaced frames of the clip including its ends (the middle frame if there is one reference); or
-    "keyframes", the ED-ES-ED triple nearest to the clip. ``reference_time`` is in frames of the clip, 0 at its first
-    and ``frames`` - 1 at its last frame. Latents of references are sampled independently of the latents of the clip.
+    A short recording is padded with its last frame, and ``mask`` marks recorded frames. ``references`` is the number of
+    reference frames. ``reference`` is "random" frames of the recording, the "first" frame of the clip, "even"ly spaced
+    frames of the clip with both ends (the middle frame for one reference), or "keyframes", the ED-ES-ED triple nearest
+    to the clip. ``reference_time`` is in frames of the clip, 0 at the first and ``frames`` - 1 at the last frame.
+    Latents of references and clips are independent samples of the posterior.
     """
 
     frames: int
     stride: int = 1
     start: str = "random"
-    """"random", "first", "centre" (replaces random in validation and test), or "spread": the largest stride that fits,
-    at least ``stride``."""
+    """Position: "random" ("centre" in validation and test), "first", "centre", or "spread" (maximum stride)."""
     reference: str = "none"
     references: int = 1
 
@@ -154,7 +153,7 @@ class Clips(View):
         return Sample(row, x, mask, reference, ((reference_frames - clip[0]) / clip.step).astype(np.float32))
 
     def frame_range(self, length: int, rng: Generator) -> range:
-        """Frame numbers of a clip of a recording with ``length`` frames; fewer than ``frames`` if it is too short."""
+        """Frame numbers of a clip in a recording of ``length`` frames; fewer than ``frames`` if it is too short."""
         fits = (length - 1) // max(1, self.frames - 1) if self.start == "spread" else 0
         step = max(self.stride, fits)
         spare = max(0, length - ((self.frames - 1) * step + 1))
@@ -172,16 +171,16 @@ class Clips(View):
         if self.reference == "first":
             return np.array([clip[0]])
         last = len(clip) - 1
-        places = np.linspace(0, last, self.references) if self.references > 1 else np.array([last / 2])
-        return clip[0] + clip.step * np.rint(places).astype(np.int64)
+        positions = np.linspace(0, last, self.references) if self.references > 1 else np.array([last / 2])
+        return clip[0] + clip.step * np.rint(positions).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet(View):
-    """The ED-ES-ED key frames of one beat, stacked along the channels: ED is [0:C], ES [C:2C], the next ED [2C:3C].
+    """ED-ES-ED key frames of one beat, stacked along the channels: ED [0:C], ES [C:2C], next ED [2C:3C].
 
-    ``beat``: a "random" beat of a recording, or the beat nearest to the "centre" of the recording, which validation and
-    test use. ``reference_time`` holds the times of the key frames in frames after the first ED.
+    ``beat`` is a "random" beat of a recording, or the beat nearest to the "centre" of the recording (validation and
+    test). ``reference_time`` are the times of the key frames, in frames after the first ED.
     """
 
     beat: str = "random"
@@ -211,17 +210,15 @@ class Triplet(View):
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(View):
-    """Pairs of frames for a Siamese network: half positive (same identity), half negative (two patients).
+    """Pairs of different frames for a Siamese network: half positive (one identity), half negative (two patients).
 
-    Each recording is the first of ``per_recording`` positive and negative pairs in an epoch. The second frame of a
-    positive pair comes from another recording of the patient if there is one and ``prefer_other_recording`` is set,
-    else from any of the patient's recordings; it is never the same frame. Recordings whose identity has a single frame
-    are skipped. The second frame of a negative pair comes from another patient, with ``negatives: same_class`` of the
-    same class_id.
+    An epoch has ``per_recording`` positive and negative pairs for each recording, without identities that have only one
+    frame. With ``prefer_other_recording``, the second frame of a positive pair comes from another recording of the
+    patient, if possible. With ``negatives`` "same_class", both patients of a negative pair have one class_id.
     """
 
     identity: str = "patient"
-    """"patient" or "recording": frames of the same patient, or of the same recording, form positive pairs."""
+    """Identity of frames: "patient" or "recording"."""
     prefer_other_recording: bool = True
     negatives: str = "any"
 
@@ -235,9 +232,9 @@ class Pairs(View):
     def select_recordings(self, rows: Recordings) -> Recordings:
         where = f"{rows.store.root}: split {rows.split}"
         if not len(self.anchor_rows(rows)):
-            raise UserError(f"{where} has no {self.identity} with two frames, so there are no positive pairs")
+            raise UserError(f"{where} has no {self.identity} with two frames for positive pairs: use another view")
         if self.negatives == "any" and len(np.unique(rows.patient_numbers)) < 2:
-            raise UserError(f"{where} has only one patient, so there are no negative pairs")
+            raise UserError(f"{where} has only one patient, and no negative pairs: ingest with another split")
         if self.negatives == "same_class":
             classes = rows.column("class_id")
             for value in np.unique(classes[self.anchor_rows(rows)]):
@@ -249,8 +246,8 @@ class Pairs(View):
         return 2 * len(self.anchor_rows(rows)) * self.per_recording
 
     def anchor_rows(self, rows: Recordings) -> np.ndarray:
-        """Rows that can be the first of a positive pair: their identity has at least two frames."""
-        identity = self._identity_labels(rows)
+        """Rows of recordings whose identity has at least two frames, as a positive pair needs."""
+        identity = self.identity_labels(rows)
         return np.flatnonzero(np.bincount(identity, rows.frames)[identity] >= 2)
 
     def sample(self, rows: Recordings, index: int, rng: Generator) -> Sample:
@@ -264,11 +261,12 @@ class Pairs(View):
         x, other = (rows.read(r, [f], rng, self.posterior) for r, f in ((row, frame), (partner, second)))
         return Sample(row, x, other=other, other_row=partner, same=same)
 
-    def _identity_labels(self, rows: Recordings) -> np.ndarray:
+    def identity_labels(self, rows: Recordings) -> np.ndarray:
+        """Identity label of each recording, (N,): its patient, or the recording itself."""
         return rows.patient_numbers if self.identity == "patient" else np.arange(len(rows))
 
     def _positive_rows(self, rows: Recordings, row: int) -> np.ndarray:
-        identity = self._identity_labels(rows)
+        identity = self.identity_labels(rows)
         members = np.flatnonzero(identity == identity[row])
         others = members[members != row]
         use_others = self.prefer_other_recording or rows.frames[row] < 2

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from echodream import validation
 from echodream.artifact import Artifact, read_artifact
-from echodream.datamodules.dataset import ViewDataset, collate
+from echodream.datamodules.dataset import ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips
 from echodream.evaluation.feature_extraction import check_frame_size
@@ -56,7 +57,7 @@ def predict_split(
     network = classifier.network.to(device)
     outputs = []
     for start in tqdm(range(0, len(samples), batch), f"predict, {classifier.folder}", unit="batch", disable=None):
-        clips = collate([samples[index] for index in range(start, min(start + batch, len(samples)))])
+        clips = default_collate([samples[index] for index in range(start, min(start + batch, len(samples)))])
         outputs.append(network(clips["x"].to(device)).double().cpu())
     return recordings.table, torch.cat(outputs).numpy()
 

@@ -1,4 +1,4 @@
-"""Patch-adversarial loss (Isola et al. 1611.07004), with MONAI's discriminator and loss."""
+"""Patch-adversarial loss (Isola et al. 1611.07004) with discriminator and criterion of MONAI."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,23 +12,19 @@ from echodream.errors import UserError
 
 
 class PatchAdversarial(nn.Module):
-    """A patch discriminator, with the loss of the generator and its own loss.
+    """Patch discriminator, and adversarial losses of the generator and the discriminator.
 
-    The generator's loss is used from batch ``start`` on. It is multiplied by ``weight`` (0: no adversarial loss) and,
-    if ``adaptive``, by the ratio of gradient norms at the decoder's last layer (``adaptive_adversarial_weight``).
-    ``criterion`` is MONAI's hinge, least_squares or bce, with tanh, leaky ReLU or sigmoid on the scores.
+    The generator loss starts at batch ``start``. It is multiplied by ``weight`` (0 disables it) and, if ``adaptive``,
+    by the ratio of gradient norms at the last layer of the decoder. ``criterion`` is MONAI's hinge, least_squares or
+    bce. With ``local_mean`` n, the discriminator gets the residual of frames after subtraction of their mean over n x n
+    pixels, divided by its standard deviation in training frames. With ``local_contrast`` c, the residual is first
+    divided by the local mean brightness, 0 to 1, plus c. ``local_share`` of the L1 and L2 terms then compares local
+    means instead of pixels, so that the speckle may differ from the original.
 
-    With ``local_mean`` n, the discriminator gets frames minus their mean over n x n pixels, divided by the standard
-    deviation of this residual in training frames; without it, speckle of dark frames has too little contrast.
-    With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c, so that
-    speckle of dark areas counts as much as that of bright ones.
-    ``local_share``: share of the L1 and L2 terms, from batch ``start`` on, that compares these local means instead of
-    pixels, so that the speckle need not be that of the original frame.
-    With ``decoder_only``, the encoder is frozen from batch ``start`` on, so that latents do not change. ``lr``,
-    ``discriminator_lr`` and ``betas`` are optimizer settings from batch ``start`` on (None: those of the model).
-
-    ``latent_noise``: maximum standard deviation of Gaussian noise on the latents of a batch, in units of their standard
-    deviation per channel (RAE, 2510.11690), so that the decoder also works on latents of a diffusion model.
+    With ``decoder_only``, the encoder is frozen from batch ``start`` on. ``lr``, ``discriminator_lr`` and ``betas`` are
+    optimizer settings from batch ``start`` on (None: settings of the model). ``latent_noise`` is the maximum standard
+    deviation of Gaussian noise on latents, in units of their standard deviation (RAE, 2510.11690), which makes the
+    decoder robust to latents of a diffusion model.
     """
 
     def __init__(
@@ -61,9 +57,7 @@ class PatchAdversarial(nn.Module):
             raise UserError(f"loss.adversarial.local_mean is {local_mean}: give an odd number of pixels, or 0")
         if validation.share("loss.adversarial.local_share", local_share) and not local_mean:
             raise UserError("loss.adversarial.local_share needs loss.adversarial.local_mean, for example 5")
-        if local_contrast is not None:
-            validation.positive_number("loss.adversarial.local_contrast", local_contrast)
-        for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr}.items():
+        for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr, "local_contrast": local_contrast}.items():
             if rate is not None:
                 validation.positive_number(f"loss.adversarial.{name}", rate)
         self.discriminator = PatchDiscriminator(2, width, channels, num_layers_d=layers)
@@ -76,19 +70,19 @@ class PatchAdversarial(nn.Module):
         self.register_buffer("residual_std", torch.ones(()))
 
     def optimizer_settings(self, *, discriminator: bool) -> dict[str, Any]:
-        """Optimizer settings of the discriminator, or of the decoder if it is trained alone."""
+        """Optimizer keywords of the discriminator, or of the decoder for ``decoder_only``."""
         rate = self.discriminator_lr if discriminator else self.lr
         settings: dict[str, Any] = {} if rate is None else {"lr": rate}
         return settings if self.betas is None else {**settings, "betas": tuple(self.betas)}
 
     @torch.no_grad()
     def fit_residual(self, frames: Tensor) -> None:
-        """Set the standard deviation of the residual from training frames, (B, C, H, W)."""
+        """Set the standard deviation of the residual to that of training frames, (B, C, H, W)."""
         if self.local_mean:
             self.residual_std = self._residual(frames).std().clamp(min=1e-4)
 
     def _residual(self, frames: Tensor) -> Tensor:
-        """Frames minus their local mean; the frames themselves if ``local_mean`` is 0."""
+        """Subtract the local mean from frames; unchanged frames if ``local_mean`` is 0."""
         if not self.local_mean:
             return frames
         means = self.local_means(frames)
@@ -96,12 +90,12 @@ class PatchAdversarial(nn.Module):
         return (frames - means) / contrast
 
     def local_means(self, frames: Tensor) -> Tensor:
-        """Mean of ``frames``, (B, C, H, W), over ``local_mean`` x ``local_mean`` pixels, of the same shape."""
+        """Mean of ``frames`` over ``local_mean`` x ``local_mean`` pixels; input and result are (B, C, H, W)."""
         padded = functional.pad(frames, [self.local_mean // 2] * 4, mode="reflect")
         return functional.avg_pool2d(padded, self.local_mean, stride=1)
 
     def add_latent_noise(self, latents: Tensor) -> Tensor:
-        """Latents (B, D, h, w) with noise of a random standard deviation for each frame, 0 to ``latent_noise``."""
+        """Add noise to latents (B, D, h, w), with a random standard deviation from 0 to ``latent_noise`` per frame."""
         if not self.latent_noise:
             return latents
         spread = latents.std(dim=(0, 2, 3), keepdim=True)
@@ -109,11 +103,11 @@ class PatchAdversarial(nn.Module):
         return latents + self.latent_noise * level * spread * noise
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """Adversarial loss of the autoencoder, scalar. ``reconstruction``: (B, C, H, W)."""
+        """Adversarial loss of the autoencoder, scalar, for a reconstruction (B, C, H, W)."""
         return self._criterion(reconstruction, real=True, for_discriminator=False)
 
     def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """Loss of the discriminator, scalar, for real and reconstructed frames (detached), (B, C, H, W) each."""
+        """Loss of the discriminator, scalar, for real and reconstructed frames, (B, C, H, W) each."""
         real = self._criterion(x.detach(), real=True, for_discriminator=True)
         return 0.5 * (real + self._criterion(reconstruction.detach(), real=False, for_discriminator=True))
 

@@ -1,4 +1,4 @@
-"""Auxiliary loss of diffusion models of clips: a frozen classifier of the study sees the denoised estimate."""
+"""Auxiliary loss of diffusion models of clips: classification of the denoised estimate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ from echodream.networks.classifiers import clip_start, load_classifier
 
 
 def build_auxiliary_loss(weight: float, classifier: str, vae: str) -> "AuxiliaryClassifier | None":
-    """``AuxiliaryClassifier`` of the artifacts ``classifier`` and ``vae``; None if the weight is 0."""
+    """Build ``AuxiliaryClassifier`` from the artifacts ``classifier`` and ``vae``; None if ``weight`` is 0."""
     if not validation.number("loss.auxiliary.weight", weight, 0, note=" (off)"):
         return None
     return AuxiliaryClassifier(float(weight), classifier, vae)
 
 
 class AuxiliaryClassifier(nn.Module):
-    """Cross-entropy of the clip's class, as predicted by a frozen classifier from the decoded denoised estimate.
+    """Cross-entropy of a frozen classifier for the class of a clip, on the decoded denoised estimate.
 
-    Only the frames that the classifier takes are decoded. Each sample is weighted by its signal share, alpha-bar of
-    DDPM, because the estimate is blurred where there is mostly noise. The frozen networks are not saved in checkpoints.
-    Raises ``UserError`` if ``classifier`` does not predict classes.
+    Only the input frames of the classifier are decoded. Each sample is weighted by its signal share (alpha-bar of
+    DDPM), because estimates are blurred at high noise. The frozen networks are not saved in checkpoints. Raises
+    ``UserError`` if ``classifier`` does not predict classes.
     """
 
     def __init__(self, weight: float, classifier: str, vae: str) -> None:
@@ -35,15 +35,13 @@ class AuxiliaryClassifier(nn.Module):
         self.weight = weight
         network, self.metadata = load_classifier(Path(classifier))
         if self.metadata["task"] != "classification":
-            raise UserError(
-                f"loss.auxiliary.classifier={classifier} predicts no classes: give one of task=classification"
-            )
-        frozen: Sequence[nn.Module] = (network, load_autoencoder(vae))
-        self._frozen: list[Any] = [module.requires_grad_(False).eval() for module in frozen]  # no submodules: not saved
+            raise UserError(f"loss.auxiliary.classifier={classifier} predicts no classes: use task=classification")
+        networks: Sequence[nn.Module] = (network, load_autoencoder(vae))
+        self._frozen: list[Any] = [module.requires_grad_(False).eval() for module in networks]  # not saved
         self.class_ids: list[int] = [int(number) for number in self.metadata["class_ids"]]
 
     def frame_indices(self, frames: int) -> list[int]:
-        """Frames of a clip that the classifier takes, at its stride: as many as fit, from the middle or the start."""
+        """Indices of the input frames of the classifier in a clip of ``frames`` frames, at the classifier's stride."""
         stride = int(self.metadata["stride"])
         count = min(int(self.metadata["frames"]), (frames - 1) // stride + 1)
         span = (count - 1) * stride + 1
@@ -51,9 +49,9 @@ class AuxiliaryClassifier(nn.Module):
         return list(range(first, first + span, stride))
 
     def forward(self, latents: Tensor, class_id: Tensor, signal: Tensor) -> Tensor:
-        """Loss, scalar: mean over the batch of ``signal`` times cross-entropy; 0 for classes the network does not know.
+        """Mean over the batch of ``signal`` times cross-entropy, scalar; 0 for classes unknown to the classifier.
 
-        ``latents``: unscaled estimates, (B, C, F, h, w); ``class_id``: (B,); ``signal``: signal shares, (B,).
+        ``latents`` are unscaled estimates (B, C, F, h, w), ``class_id`` classes (B,), ``signal`` signal shares (B,).
         """
         classifier, vae = (module.to(latents.device) for module in self._frozen)
         ids = torch.tensor(self.class_ids, device=latents.device)

@@ -1,4 +1,4 @@
-"""Losses of identity networks (``head=``): embeddings of one identity become similar, of different identities not.
+"""Losses of identity networks (``head=``), which make embeddings of one identity similar.
 
 To add a loss, write a subclass of ``IdentityLoss`` here and conf/head/<name>.yaml; list it in ``model.needs.head``.
 """
@@ -17,37 +17,36 @@ from echodream import validation
 from echodream.errors import UserError
 
 PairLogits = Callable[[Tensor, Tensor], Tensor]
-"""From embeddings of both frames of P pairs, (P, D) each, to the logit of "same identity" of each pair, (P,)."""
+"""Function from embeddings of P pairs of frames, (P, D) each, to logits (P,) that both have one identity."""
 
 
 class IdentityLoss(nn.Module):
-    """Base class: a loss of embeddings with identity labels."""
+    """Base class of losses of embeddings with identity labels."""
 
     paired: ClassVar[bool] = False
-    """Whether the network needs a sigmoid output and a linear layer that classifies pairs."""
+    """Whether the loss needs a network with a sigmoid output and a linear layer that classifies pairs."""
     similarity: ClassVar[str] = "cosine"
-    """Similarity measure for embeddings after training: "cosine" or "pearson"."""
+    """Similarity measure of the trained embeddings, "cosine" or "pearson"."""
     needs_linear_code: ClassVar[bool] = False
-    """Whether the network has a linear code, and ``forward`` gets the linear codes of the original frames."""
+    """Whether the loss needs the linear codes of the original frames."""
 
     def configure(self, features: int, identities: int) -> None:
-        """Create the parameters for ``features``-dimensional embeddings and identity labels below ``identities``."""
+        """Create the parameters of the loss for embeddings of ``features`` dimensions and ``identities`` labels."""
         return
 
     @abstractmethod
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
-        """Loss, scalar.
+        """Loss, scalar, of embeddings ``features`` (N, D) with labels ``identity``, int64 (N,).
 
-        ``features``: embeddings (N, D). ``identity``: labels, int64 (N,). ``pairs``: row indices of pairs, int64
-        (P, 2). ``pair_logits``: classifier of pairs. ``targets``: linear codes of the original frames, (N, D), if
-        ``needs_linear_code``.
+        ``pairs`` are row indices, int64 (P, 2), and ``pair_logits`` a classifier of pairs. ``targets`` are the linear
+        codes of the original frames, (N, D), if ``needs_linear_code``.
         """
 
 
 class PublishedPairLoss(IdentityLoss):
-    """Binary cross-entropy of pairs, from a linear layer over |a - b|, as in the published privacy filter."""
+    """Binary cross-entropy of a linear layer over |a - b| for pairs of embeddings, as in the published filter."""
 
     paired = True
     similarity = "pearson"
@@ -61,7 +60,7 @@ class PublishedPairLoss(IdentityLoss):
 
 
 class _LibraryLoss(IdentityLoss):
-    """Base class of losses of pytorch-metric-learning: ``loss`` takes embeddings and identity labels."""
+    """Base class of losses that pytorch-metric-learning implements in ``loss``."""
 
     loss: nn.Module
 
@@ -72,7 +71,7 @@ class _LibraryLoss(IdentityLoss):
 
 
 class NTXentLoss(_LibraryLoss):
-    """NT-Xent contrastive loss (2002.05709): all frames of one identity in the batch are positives."""
+    """NT-Xent contrastive loss (2002.05709), with all frames of one identity in the batch as positives."""
 
     def __init__(self, temperature: float = 0.1) -> None:
         from pytorch_metric_learning.losses import NTXentLoss as Loss
@@ -83,7 +82,7 @@ class NTXentLoss(_LibraryLoss):
 
 
 class ArcFaceLoss(_LibraryLoss):
-    """ArcFace (1801.07698) over training identities: cosines times ``scale``, angular ``margin`` in degrees."""
+    """ArcFace loss (1801.07698) with an angular ``margin`` in degrees; ``scale`` multiplies cosines."""
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:
         super().__init__()
@@ -98,12 +97,11 @@ class ArcFaceLoss(_LibraryLoss):
 
 
 class CopyCodeLoss(IdentityLoss):
-    """Squared distance between the embedding of a copy and the linear code of its original frame.
+    """Squared distance between the embedding of a copy and the linear code of the original frame.
 
-    The linear code has the ``features`` largest principal components of the training frames, each divided by its
-    posterior standard deviation after noising with ``sigma`` (whitened units) and denoising with a Gaussian model. Two
-    codes are close if one frame may be a noised and denoised version of the other. The code is also defined for new
-    patients. The network learns to undo the transforms of a copy.
+    The linear code has the ``features`` largest principal components of the training frames. Each component is divided
+    by its posterior standard deviation after noise of ``sigma`` (whitened units) and denoising with a Gaussian model.
+    Two codes are close if one frame may be a noised and denoised version of the other frame.
     """
 
     needs_linear_code = True
@@ -115,14 +113,11 @@ class CopyCodeLoss(IdentityLoss):
         self.features, self.sigma = features, sigma
 
     def linear_code(self, mean: Tensor, variance: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (features, M) and bias (features,) of the linear code, scaled to mean square 1 over training frames.
+        """Weight (features, M) and bias (features,) of the linear code, which has mean square 1 over training frames.
 
-        ``mean`` (M,), ascending ``variance`` (M,) and principal ``axes`` (M, M) are those of flattened training frames.
+        ``mean`` (M,), ascending ``variance`` (M,) and ``axes`` (M, M) are the PCA of flattened training frames.
         """
-        if self.features > len(variance):
-            raise UserError(
-                f"head.features={self.features} exceeds the {len(variance)} values of a frame: give at most that"
-            )
+        validation.whole_number("head.features", self.features, 1, len(variance), note=", the values of a frame")
         variance, axes = variance[-self.features :], axes[:, -self.features :]
         gain = variance / (variance + self.sigma**2)
         residual = gain * (1 + gain) * self.sigma**2
@@ -140,9 +135,8 @@ class CopyCodeLoss(IdentityLoss):
 def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
     """cos(m1 theta + m2) - m3 for cosines of angles theta, of any shape.
 
-    (1, m, 0) is ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). Beyond an
-    angle of pi, the function is continued monotonically as in SphereFace: (-1)^k cos(angle) - 2 k from k pi to
-    (k + 1) pi.
+    Margins (1, m, 0) are ArcFace (1801.07698), (1, 0, m) CosFace (1801.09414), (m, 0, 0) SphereFace (1704.08063). For
+    angles from k pi to (k + 1) pi, the cosine is replaced by (-1)^k cos(angle) - 2 k, which is monotonic.
     """
     angle = m1 * cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos() + m2
     half_turns = (angle.detach() / math.pi).floor()
@@ -150,11 +144,11 @@ def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
 
 
 class MarginSoftmaxLoss(IdentityLoss):
-    """Cross-entropy over one learned class center per training identity, with ``combined_margin``.
+    """Cross-entropy over a learned center for each training identity, with ``combined_margin``.
 
-    Logits are ``scale`` times the cosine to each center; the margins (m1, m2, m3) apply to the correct center. With
-    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of all other
-    centers (Partial FC, 2010.05222), sampled by ``seed`` and step number, so that all processes use the same centers.
+    Logits are ``scale`` times the cosine to each center; ``margins`` (m1, m2, m3) apply to the correct center. With
+    ``share`` below 1, each step uses the centers of the identities in the batch and a random ``share`` of the other
+    centers (Partial FC, 2010.05222). All processes sample equal centers, from ``seed`` and step number.
     """
 
     def __init__(
@@ -172,7 +166,7 @@ class MarginSoftmaxLoss(IdentityLoss):
         self.register_buffer("step", torch.tensor(0))
 
     def configure(self, features: int, identities: int) -> None:
-        """Create a random center for each identity."""
+        """Create a random center with ``features`` dimensions for each of ``identities`` identities."""
         self.centers = nn.Parameter(0.01 * torch.randn(identities, features))
 
     def forward(
@@ -194,7 +188,7 @@ class MarginSoftmaxLoss(IdentityLoss):
 
     @torch.no_grad()
     def sample_centers(self, identity: Tensor) -> Tensor:
-        """The identities whose centers this step uses, int64, in ascending order."""
+        """Identities whose centers the current step uses: int64, ascending."""
         count, number = len(self.centers), int(self.step)
         self.step += 1
         if distributed.is_available() and distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""Perceptual loss from the stages of EfficientNet-lite0, whose weights come with the extra ``features``."""
+"""Perceptual loss with EfficientNet-lite0, whose weights are in the extra ``features``."""
 
 import itertools
 import logging
@@ -17,24 +17,23 @@ log = logging.getLogger(__name__)
 
 
 def build_lite0_loss(weight: float, stages: int = 3) -> "Lite0Loss | None":
-    """``Lite0Loss``; None, with a log message, if the weight is 0 or the extra ``features`` is not installed."""
+    """Build ``Lite0Loss``; None if ``weight`` is 0 or, with a log message, without the extra ``features``."""
     if weight and not lite0.is_installed():
         log.info("train: the perceptual loss loss.lite0 is off: %s", lite0.INSTALL)
     return Lite0Loss(weight, stages) if weight and lite0.is_installed() else None
 
 
 class Lite0Loss(LossTerm):
-    """Distance between the activations of EfficientNet-lite0 at 1/2, 1/4, ... of the frame size.
+    """Mean squared distance of EfficientNet-lite0 activations in the first ``stages`` stages (1/2, 1/4, ... size).
 
-    Activations are normalized to unit length at each location, as in LPIPS (Zhang et al. 1801.03924); their squared
-    differences are summed over channels, averaged over locations, and averaged over the first ``stages`` stages.
-    The weights of the network are frozen and not saved in checkpoints.
+    Activations are normalized to unit length at each location, as in LPIPS (1801.03924), and squared differences are
+    summed over channels. The weights of the network are frozen and not saved in checkpoints.
     """
 
     def __init__(self, weight: float, stages: int = 3) -> None:
         super().__init__(weight)
         self.stages = stages
-        self._frozen = [lite0.load_lite0()]  # a list, so that the network is not a submodule, which would be saved
+        self._frozen = [lite0.load_lite0()]  # not a submodule: not in checkpoints
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
         """Loss, scalar. ``x`` and ``reconstruction``: (B, C, H, W) with C = 1 or 3."""

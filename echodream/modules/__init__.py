@@ -1,1 +1,1 @@
-"""LightningModules, one file per model of train.py, and the augmentation of re-identification training."""
+"""LightningModules, one file for each model of train.py, and the augmentation of re-identification models."""

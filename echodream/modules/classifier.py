@@ -1,4 +1,4 @@
-"""``model=classifier`` and ``model=utility``: predict a class, a value or several labels from clips or images."""
+"""Training of classifiers of clips or images (``model=classifier``, ``model=utility``)."""
 
 import json
 import logging
@@ -26,44 +26,43 @@ from echodream.weights import fingerprint
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
-"""File in the artifact: metrics of the test patients with their intervals."""
+"""File with the test metrics and their intervals in the artifact of a classifier."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Outputs and metrics of one test set."""
+    """Outputs, targets and metrics of one test set."""
 
     outputs: np.ndarray
-    """(N, K)."""
+    """Outputs of the network, (N, K)."""
     targets: np.ndarray
-    """(N,), or (N, K) for labels."""
+    """Ground truth, (N,), or (N, K) for labels."""
     metrics: dict[str, dict[str, float]]
-    """By name: ``value``, and ``low`` and ``high`` of its interval; NaN if undefined."""
+    """``value`` of each metric, and ``low`` and ``high`` of its interval; NaN if undefined."""
     recordings: int
     patients: int
     label_counts: dict[str, dict[str, int]] | None = None
-    """By label: see ``MultilabelTask.label_counts``."""
+    """Counts of ``MultilabelTask.label_counts``, by label."""
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON: null for an undefined value."""
+        """Test metrics and counts, as JSON values; undefined metrics are null."""
         figures = {name: null_if_not_finite(metric) for name, metric in self.metrics.items()}
         labels = {} if self.label_counts is None else {"labels": self.label_counts}
         return {"figures": figures, "recordings": self.recordings, "patients": self.patients, **labels}
 
 
 def null_if_not_finite(metric: Mapping[str, float]) -> dict[str, float | None]:
-    """``metric`` with None, which is null in JSON, instead of NaN and infinity."""
+    """``metric`` with None (null in JSON) instead of NaN and infinity."""
     return {key: value if math.isfinite(value) else None for key, value in metric.items()}
 
 
 class ClipClassifier(Trainable):
     """Train a classifier of clips, (B, C, F, H, W) in [-1, 1], for the task of the data module.
 
-    ``backbone`` is a partial with the arguments ``classes``, the number of outputs, and ``channels``. ``balanced``:
-    weight classes by inverse frequency, and positives of a label by the ratio of negatives to positives. With
-    probability ``blur`` a training batch is downsampled by a random factor between ``smallest`` and 1 and upsampled
-    again, because decoded latents lack detail. ``optimizer`` and ``schedule``: see ``Trainable``. ``repeats``:
-    bootstrap samples of patients for the intervals of test metrics.
+    ``backbone`` is a partial with the arguments ``classes`` and ``channels``. ``balanced`` weights classes by inverse
+    frequency, and positives of a label by negatives / positives. ``blur`` is the probability that a training batch is
+    downsampled by a random factor between ``smallest`` and 1, and upsampled, because decoded latents lack detail.
+    ``optimizer`` and ``schedule``: see ``Trainable``. ``repeats`` is the number of bootstrap samples of patients.
     """
 
     task: ClassifierTask
@@ -85,12 +84,12 @@ class ClipClassifier(Trainable):
         self.make_network, self.make_optimizer, self.make_schedule = backbone, optimizer, schedule
         self.balanced, self.blur, self.smallest, self.repeats = balanced, blur, smallest, repeats
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-        """Outputs, targets and row numbers of the held-out batches so far."""
+        """Outputs, targets and row numbers of the batches of the current validation or test run."""
         self._test_results: dict[str, EvaluationResult] = {}
-        """By test set; the name of the original test set is ""."""
+        """Result of each test set, by name; "" is the test set of real recordings."""
 
     def configure_from_data(self, data: RealAndSyntheticData) -> None:  # type: ignore[override]
-        """Build the network for the channels and the task of ``data``. Raises ``UserError`` if they are unsuitable."""
+        """Build the network for the channels and the task of ``data``. Raises ``UserError`` for unsuitable data."""
         self.task = build_task(data, self.balanced)
         self.network = self.make_network(classes=self.task.outputs, channels=data.store.dataset.channels)
         self._rows_by_set = data.test_rows()
@@ -100,14 +99,10 @@ class ClipClassifier(Trainable):
         x = batch["x"]
         if torch.rand(()) < self.blur:
             x = blur_by_downsampling(x, self.smallest + (1 - self.smallest) * float(torch.rand(())))
-        loss = self.task.loss(self.network(x), self.task.target(batch))
-        if not torch.isfinite(loss):
-            self.raise_not_finite("loss", batch["name"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
-        return loss
+        return self.log_training_loss(self.task.loss(self.network(x), self.task.target(batch)), batch["name"], len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect outputs and targets. Metrics are computed at the end of the epoch, over the whole split."""
+        """Collect outputs and targets, from which metrics are computed at the end of the epoch."""
         row_of_name, offset = [*self._rows_by_set.values()][dataloader_idx], dataloader_idx * len(self._patients)
         rows = torch.tensor([offset + row_of_name[name] for name in batch["name"]], device=self.device)
         self._outputs.append((self.network(batch["x"]).float(), self.task.target(batch), rows))
@@ -121,13 +116,12 @@ class ClipClassifier(Trainable):
         self._log_metrics("val/", {name: v[0] for name, v in self.task.metrics(out, target).items() if name in means})
 
     def on_test_epoch_end(self) -> None:
-        """Log all metrics of each test set, and keep them with their intervals for the artifact."""
+        """Log all metrics of each test set, and store the results for ``export``."""
         prefixes = {name: f"test/{name}{'_' if name else ''}" for name in self._rows_by_set}
-        parts = self._gather_outputs(*prefixes.values())
-        results = [self._evaluate_split(*part, prefix) for part, prefix in zip(parts, prefixes.values(), strict=True)]
-        self._test_results = dict(zip(prefixes, results, strict=True))
+        gathered = zip(prefixes.items(), self._gather_outputs(*prefixes.values()), strict=True)
+        self._test_results = {name: self._evaluate_outputs(*arrays, prefix) for (name, prefix), arrays in gathered}
 
-    def _evaluate_split(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
+    def _evaluate_outputs(self, out: np.ndarray, target: np.ndarray, rows: np.ndarray, prefix: str) -> EvaluationResult:
         patients = self._patients[rows]
         values = self.task.metrics(out, target, bootstrap_weights(patients, self.repeats))
         self._log_metrics(prefix, {name: samples[0] for name, samples in values.items()})
@@ -138,10 +132,10 @@ class ClipClassifier(Trainable):
 
     @torch.no_grad()
     def export(self, root: Path, data: RealAndSyntheticData, artifact: Artifact, config: str) -> None:  # type: ignore[override]
-        """Write the network, its task and training data, and the test metrics and plots."""
+        """Write the network, metadata of the task and the training data, test metrics and plots."""
         from PIL import Image
 
-        view, first = data.view, data.store.table.iloc[0]  # all recordings of a store have the same size
+        view, first = data.view, data.store.table.iloc[0]  # all recordings have one size
         clip: dict[str, Any] = {"frames": 1, "stride": 1, "start": "centre"}
         if isinstance(view, Clips):
             clip = {"frames": view.frames, "stride": view.stride, "start": view.for_evaluation().start}
@@ -152,7 +146,11 @@ class ClipClassifier(Trainable):
         def save(folder: Path) -> None:
             self.network.save(folder, metadata)
             if self._test_results:
-                _write_metrics(folder, self._test_results, self.repeats, str(metadata["train_on"]))
+                records = {name: result.as_json() for name, result in self._test_results.items()}
+                record = {**records.pop(""), "interval": f"95 %, {self.repeats} bootstrap samples of patients"}
+                if records:
+                    record |= {"anonymised": records, "train_on": str(metadata["train_on"])}
+                (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             for test_set, result in self._test_results.items():
                 for name, picture in self.task.plots(result.outputs, result.targets).items():
                     Image.fromarray(picture).save(folder / f"{name}{'_' if test_set else ''}{test_set}.png")
@@ -163,12 +161,12 @@ class ClipClassifier(Trainable):
 
     @torch.no_grad()
     def _gather_outputs(self, *prefixes: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Outputs (N, K), targets and row numbers (N,) of each test set, from all processes; logs the losses."""
+        """Gather outputs (N, K), targets and row numbers (N,) of each test set from all processes; log losses."""
         out, target, rows = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs = []
         if self.trainer.world_size > 1:
             out, target, rows = (torch.cat([*self.all_gather(part)]) for part in (out, target, rows))
-        unique = np.unique(rows.cpu().numpy(), return_index=True)[1]  # several processes repeat some recordings
+        unique = np.unique(rows.cpu().numpy(), return_index=True)[1]  # distributed sampling repeats some recordings
         out, target, rows = out[unique], target[unique], rows[unique]
         gathered = []
         for number, prefix in enumerate(prefixes):
@@ -184,36 +182,25 @@ class ClipClassifier(Trainable):
                 self.log(f"{prefix}{name}", float(value))
 
 
-def _write_metrics(folder: Path, results: Mapping[str, EvaluationResult], repeats: int, train_on: str) -> None:
-    records = {name: result.as_json() for name, result in results.items()}
-    record = {**records.pop(""), "interval": f"95 %, {repeats} bootstrap samples of patients"}
-    if records:
-        record |= {"anonymised": records, "train_on": train_on}
-    (folder / METRICS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def label_table(results: Mapping[str, EvaluationResult]) -> str:
-    """Text table with the AUC and average precision of each label, for each test set."""
+    """Text table of AUC and average precision of each label, for each test set."""
     lines = []
     for name, result in results.items():
         images = f"images in {name}, versions of originals" if name else "original images"
         lines.append(f"  tested on {result.recordings} {images}, of {result.patients} TEST patients (95 % intervals)")
         counts = result.label_counts or {}
         width = max(map(len, [*counts, "mean"]))
-        lines += [f"    {label:<{width}}  {_label_row(label, result, count)}" for label, count in counts.items()]
-        lines.append(f"    {'mean':<{width}}  {_label_metrics('', result)}")
+        for label, count in counts.items():
+            positive, negative = count["positive"], count["negative"]
+            text = f"not scored: {positive} positive and {negative} negative images, and both are needed"
+            if positive and negative:
+                share = f"{positive} of {positive + negative} images, {count['patients_positive']} patients"
+                text = f"{_format_label_metrics(f'_{label}', result)}  positive: {share}"
+            lines.append(f"    {label:<{width}}  {text}")
+        lines.append(f"    {'mean':<{width}}  {_format_label_metrics('', result)}")
     return "\n".join(lines)
 
 
-def _label_row(label: str, result: EvaluationResult, count: Mapping[str, int]) -> str:
-    positive, negative = count["positive"], count["negative"]
-    if not positive or not negative:
-        return f"not scored: {positive} positive and {negative} negative images, and both are needed"
-    share = f"{positive} of {positive + negative} images, {count['patients_positive']} patients"
-    return f"{_label_metrics(f'_{label}', result)}  positive: {share}"
-
-
-def _label_metrics(suffix: str, result: EvaluationResult) -> str:
-    keys = {"AUC": "auc", "average precision": "average_precision"}
-    shown = {name: result.metrics[key + suffix] for name, key in keys.items()}
-    return "  ".join(f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in shown.items())
+def _format_label_metrics(suffix: str, result: EvaluationResult) -> str:
+    metrics = {"AUC": result.metrics[f"auc{suffix}"], "average precision": result.metrics[f"average_precision{suffix}"]}
+    return "  ".join(f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in metrics.items())

@@ -1,4 +1,4 @@
-"""What a classifier is trained to predict: a class, a value or several labels; its loss, metrics and plots."""
+"""Tasks of a classifier (class, regression value, several labels), each with loss, metrics and plots."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,41 +20,41 @@ from echodream.plotting import plot_confusion_matrix, plot_predictions, plot_roc
 
 
 class ClassifierTask(ABC):
-    """Base class. Network outputs are (B, ``outputs``)."""
+    """Base class of tasks. The network has ``outputs`` outputs."""
 
     outputs: int
 
     @abstractmethod
     def target(self, batch: Any) -> Tensor:
-        """Ground truth of a batch: (B,), or (B, outputs) for labels."""
+        """Ground truth of a batch: (B,), or (B, outputs) for several labels."""
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """Loss, scalar."""
+        """Loss, scalar, of outputs (B, outputs) and targets."""
 
     @abstractmethod
     def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Metrics by name, (R,) each, of outputs (N, outputs) and targets (N, ...), for sample weights (R, N)."""
+        """Metrics, (R,) each by name, of outputs (N, outputs) and targets (N, ...) with sample weights (R, N)."""
 
     def patients_per_metric(self, target: np.ndarray, patients: np.ndarray) -> dict[str, int]:
-        """Number of patients of metrics that have an exact interval when no error is observed, by metric."""
+        """Number of patients, by metric, for metrics with an exact interval when no error is observed."""
         return {}
 
     def rescale_output(self, network: Classifier) -> None:
-        """Change the last layer of ``network``, in place, so that its output is in the unit of the data."""
+        """Rescale the last layer of ``network``, in place, to outputs in the unit of the data."""
         return
 
     @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """Entries of config.json."""
+        """Entries of config.json that describe the task."""
 
     @abstractmethod
     def plots(self, out: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        """Plots by name, uint8 (height, width, 3) each."""
+        """Plots, uint8 (height, width, 3) each, by name."""
 
 
 class ClassificationTask(ClassifierTask):
-    """Predict one of the classes ``ids``, with names ``names`` and loss weights ``weight``."""
+    """Predict one of the classes ``ids`` with the given ``names`` and loss weights ``weight``."""
 
     def __init__(self, ids: Sequence[int], names: Sequence[str], weight: Sequence[float]) -> None:
         self.ids, self.names, self.weight = [*ids], [*names], torch.tensor(weight, dtype=torch.float32)
@@ -62,7 +62,7 @@ class ClassificationTask(ClassifierTask):
         self._order = np.argsort(self.ids)
 
     def target(self, batch: Any) -> Tensor:
-        """Index of each sample's class_id in ``ids``: int64, (B,)."""
+        """Index in ``ids`` of the class_id of each sample: int64, (B,)."""
         class_id = torch.as_tensor(batch["columns"]["class_id"]).long()
         order = torch.from_numpy(self._order).to(class_id.device)
         sorted_ids = torch.tensor(self.ids, device=class_id.device)[order]
@@ -86,13 +86,13 @@ class ClassificationTask(ClassifierTask):
         probabilities, metrics = _softmax(out), self.metrics(out, target)
         auc = {name: metrics[f"auc_{name}"][0] for name in self.names}
         defined = [(k, name) for k, name in enumerate(self.names) if np.isfinite(auc[name])]
-        shown = defined[:1] if self.outputs == 2 else defined  # two classes have the same curve
-        curves = {f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k) for k, name in shown}
+        plotted = defined[:1] if self.outputs == 2 else defined  # two classes have equivalent curves
+        curves = {f"{name}  AUC {auc[name]:.3f}": roc_curve(probabilities[:, k], target == k) for k, name in plotted}
         return {"confusion": plot_confusion_matrix(table, self.names), "roc": plot_roc(curves)}
 
 
 class RegressionTask(ClassifierTask):
-    """Predict the value of ``column``; in training it is standardized by ``mean`` and ``std``."""
+    """Predict the value of ``column``, standardized by ``mean`` and ``std`` in training."""
 
     outputs = 1
 
@@ -106,7 +106,7 @@ class RegressionTask(ClassifierTask):
         return functional.mse_loss(out[:, 0], (target - self.mean) / self.std)
 
     def metrics(self, out: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """R2, MAE and RMSE in the unit of ``column``."""
+        """R2, MAE and RMSE, in the unit of ``column``."""
         return regression_metrics(out[:, 0] * self.std + self.mean, target, weights)
 
     def rescale_output(self, network: Classifier) -> None:
@@ -123,7 +123,7 @@ class RegressionTask(ClassifierTask):
 
 
 class MultilabelTask(ClassifierTask):
-    """Predict the labels ``names`` independently; NaN is unknown. ``weight``: loss weight of positives, per label."""
+    """Predict several binary labels ``names``; NaN is unknown. ``weight`` is the loss weight of positives per label."""
 
     def __init__(self, names: Sequence[str], weight: Sequence[float]) -> None:
         self.names, self.weight = [*names], torch.tensor(weight, dtype=torch.float32)
@@ -160,7 +160,7 @@ class MultilabelTask(ClassifierTask):
         return {"roc": plot_roc(curves)}
 
     def label_counts(self, target: np.ndarray, patients: np.ndarray) -> dict[str, dict[str, int]]:
-        """Per label, the numbers of positive and negative images, and of patients with at least one of each kind."""
+        """Numbers of positive and negative images of each label, and of patients with such images."""
         counts = {}
         for k, name in enumerate(self.names):
             rows, positive = known_labels(target[:, k])
@@ -171,7 +171,7 @@ class MultilabelTask(ClassifierTask):
 
 
 def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
-    """Task of ``data``; ``balanced``: weight classes. Raises ``UserError`` if all training targets are equal."""
+    """Build the task of ``data``, with loss weights if ``balanced``. Raises ``UserError`` for constant targets."""
     task, train, root = data.task, data.training_table(), data.store.root
     sample_weight = train["Weight"].to_numpy() if "Weight" in train else np.ones(len(train))
     if isinstance(task, Labels):
@@ -181,8 +181,7 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
         mean = float(np.average(values, weights=sample_weight))
         std = float(np.sqrt(np.average((values - mean) ** 2, weights=sample_weight)))
         if not std > 0:
-            problem = f"{task.column} has the same value in all training data"
-            raise UserError(f"{root}: {problem}: choose another task.column")
+            raise UserError(f"{root}: {task.column} has one value in all training data: choose another task.column")
         return RegressionTask(task.column, mean, std)
     assert isinstance(task, Classification)
     trained = set(train["class_id"].tolist())
@@ -198,13 +197,13 @@ def build_task(data: RealAndSyntheticData, balanced: bool) -> ClassifierTask:
 
 
 def _multilabel_task(data: RealAndSyntheticData, names: list[str], balanced: bool) -> MultilabelTask:
-    """Task for the labels ``names``. If ``balanced``, positives are weighted by negatives / positives in training."""
+    """Build the task of the labels ``names``. If ``balanced``, the weight of positives is negatives / positives."""
     labels = data.training_table()[names].to_numpy(np.float64)
     positive, negative = np.nansum(labels, axis=0), np.nansum(1 - labels, axis=0)
     if constant := [name for name, *sums in zip(names, positive, negative, strict=True) if not all(sums)]:
         usable = ",".join(name for name in names if name not in constant)
-        remedy = f"leave it out, as task.labels=[{usable}]" if usable else "choose other task.labels"
-        raise UserError(f"{data.store.root}: label {constant[0]} has the same value in all training data: {remedy}")
+        remedy = f"remove it, as task.labels=[{usable}]" if usable else "choose other task.labels"
+        raise UserError(f"{data.store.root}: label {constant[0]} has one value in all training data: {remedy}")
     return MultilabelTask(names, (negative / positive).tolist() if balanced else [1.0] * len(names))
 
 

@@ -1,4 +1,4 @@
-"""``model=identity``: an embedding of images that identifies patients, to evaluate anonymized images."""
+"""Training of an image embedding that identifies patients, for tests of anonymized images (``model=identity``)."""
 
 import logging
 
@@ -16,12 +16,15 @@ from echodream.types import Batch
 
 log = logging.getLogger(__name__)
 
+_FRAME_KEY_STRIDE = 1 << 20
+"""Upper bound of the frames of a recording. The key of a frame is its store row times this bound plus its index."""
+
 
 class Identity(MetricLearning):
-    """Metric learning from single frames, (B, C, H, W), of patients. Compares each held-out frame with the others."""
+    """Metric learning from single frames, (B, C, H, W). Metrics compare all pairs of held-out frames."""
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Build the network; log how many held-out patients have one image only."""
+        """Build the network, and log the number of held-out patients with only one image."""
         super().configure_from_data(data)
         convert_to_shared_batch_norm(self.encoder.network)
         assert isinstance(data.view, Frames)
@@ -29,35 +32,32 @@ class Identity(MetricLearning):
             self._check_patients_have_pairs(Recordings(data.store, split), data.view.held_out)
 
     def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
-        """Patient number of each recording."""
+        """Identity label of each recording: its patient."""
         if not isinstance(view, Frames):
-            raise UserError("model=identity is trained with single images: leave view=frames")
+            raise UserError("model=identity is trained with single images: give view=frames")
         if len(np.unique(rows.patient_numbers)) < 2:
-            raise UserError(f"{rows.store.root} has only one patient in {rows.split}: at least two are needed")
+            raise UserError(f"{rows.store.root} has only one patient in {rows.split}: ingest at least two")
         return rows.patient_numbers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         identity = self.recording_labels(batch["name"])
         features = self.encoder(self._unwhiten(batch["x"]))
         loss = self.head(features, identity, identity.new_empty(0, 2), self.encoder.network.pair_logits)
-        if not torch.isfinite(loss):
-            self.raise_not_finite("loss", batch["name"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(features), sync_dist=True)
-        return loss
+        return self.log_training_loss(loss, batch["name"], len(features), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect embeddings and keys of all frames of clips, (B, C, F, H, W); the key of padding is -1."""
+        """Collect embeddings and keys of all frames of the clips, (B, C, F, H, W); the key of padded frames is -1."""
         x, frames = batch["x"], batch["x"].shape[2]
         embeddings = self.encoder.embed(self._unwhiten(x.transpose(1, 2).flatten(0, 1)))
         rows = torch.tensor([self._store_row[name] for name in batch["name"]], device=self.device)
-        keys = frame_keys(rows, frames)
+        keys = rows.unsqueeze(1) * _FRAME_KEY_STRIDE + torch.arange(frames, device=self.device)
         self._embeddings.append((embeddings, keys.where(batch["mask"].to(self.device), -1).flatten()))
 
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each frame once, in store order, without padding; ``rows`` are frame keys. Processes repeat some frames."""
+        """Embeddings and store rows of unique frames without padding; ``rows`` are frame keys, which may repeat."""
         keys, first = np.unique(rows, return_index=True)
         kept = first[keys >= 0]
-        return embeddings[kept], rows[kept] // _KEY_STRIDE
+        return embeddings[kept], rows[kept] // _FRAME_KEY_STRIDE
 
     def _check_patients_have_pairs(self, rows: Recordings, held_out: int) -> None:
         """Raise ``UserError`` if no patient has two images; log the number of patients with one image."""
@@ -65,20 +65,11 @@ class Identity(MetricLearning):
         images = np.bincount(number, np.minimum(rows.frames, held_out))
         split = f"{rows.store.root}: split {rows.split}"
         if len(names) < 2:
-            raise UserError(f"{split} has only one patient, so there are no pairs of two: ingest with another split")
+            raise UserError(f"{split} has only one patient: ingest with another split")
         single = names[images < 2].tolist()
         if len(single) == len(names):
-            problem = f"{split} has no patient with a second image ({shortened_list(single)})"
-            raise UserError(f"{problem}, so verification cannot be measured: ingest with another split")
+            problem = f"{split} has no patient with two images, which verification needs ({shortened_list(single)})"
+            raise UserError(f"{problem}: ingest with another split")
         if single:
             counts = f"{len(single)} of {len(names)} patients have one image ({shortened_list(single)})"
             log.info("identity: %s: %s, and no genuine pair", split, counts)
-
-
-_KEY_STRIDE = 1 << 20
-"""Key of a frame: store row * stride + frame index; larger than the number of frames of any recording."""
-
-
-def frame_keys(rows: Tensor, frames: int) -> Tensor:
-    """Unique key of each frame of the clips of the store rows ``rows``, (B,): int64 (B, F)."""
-    return rows.unsqueeze(1) * _KEY_STRIDE + torch.arange(frames, device=rows.device)

@@ -1,4 +1,4 @@
-"""``model=lidm`` and ``model=lvdm``: training of latent diffusion models for images and clips."""
+"""Training of latent diffusion models of images (``model=lidm``) and clips (``model=lvdm``)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,23 +31,22 @@ from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.types import Batch
 
 _MIN_RESIDUAL_STD = 1e-3
-"""Lower bound of the standard deviation of residuals of whitened latents, for channels without motion."""
+"""Lower bound of the standard deviation of residuals, for channels without motion."""
 NOISE_BANDS = 4
-"""Bands of noise levels, from low to high noise, whose errors are logged separately."""
+"""Number of bands of noise levels with separately logged errors."""
 _ESTIMATION_SAMPLES = 256
-"""Training samples from which reference times and the residual's standard deviation are estimated."""
+"""Number of training samples for estimates of reference times and standard deviations of residuals."""
 
 
 class LatentDiffusion(Trainable):
-    """Training of a latent diffusion model for images (B, C, H, W) or clips (B, C, F, H, W).
+    """Train a latent diffusion model of images (B, C, H, W) or clips (B, C, F, H, W).
 
-    ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``;
-    ``conditions`` are modules by name, with tokens of width ``width``; ``joint_dropout``: see ``Conditioner``;
-    ``optimizer`` and ``schedule``: see ``Trainable``. ``checkpointing``: gradient checkpointing; ``compile``:
-    torch.compile in place; ``channels_last``: memory format of the convolutions. ``shared_noise`` is the correlation of
-    noise between frames, ``noise_offset`` the strength of an offset per channel. With ``residual``, the process models
-    a clip minus the interpolation of its reference frames, and of key frames the difference to the first. ``auxiliary``
-    is an additional loss on the denoised estimate of clips.
+    ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``.
+    ``conditions`` are modules by name; ``width`` is the width of their tokens. ``optimizer`` and ``schedule``: see
+    ``Trainable``. ``checkpointing`` enables gradient checkpointing, ``compile`` torch.compile, ``channels_last`` the
+    channels-last memory format. ``shared_noise`` and ``noise_offset``: see ``diffusion.noise``. With ``residual``, the
+    process models residuals (``ModelMetadata.residual``). ``joint_dropout``: see ``Conditioner``. ``auxiliary`` is an
+    additional loss on the denoised estimate of clips.
     """
 
     def __init__(
@@ -84,14 +83,14 @@ class LatentDiffusion(Trainable):
         """Build the network for the latents and conditions of ``data``. Raises ``UserError`` if they do not fit."""
         store, view = data.store, data.view
         if store.dataset.kind != "latent":
-            raise UserError(f"{store.root} holds videos: encode them first (stage=encode), or give src= a latent store")
+            raise UserError(f"{store.root} holds videos: encode them (stage=encode), or give src= a store of latents")
         rows = Recordings(store, "TRAIN")
         channels, statistics = store.dataset.channels, store.dataset.statistics
         assert statistics is not None
         times, spread = _reference_times(data)
         if ("reference" in self.conditioner.names) != (isinstance(view, Clips) and view.reference != "none"):
             remedy = "set both, or neither (conditioning=[class_id] view.reference=none)"
-            raise UserError(f"conditioning with reference and view.reference go together: {remedy}")
+            raise UserError(f"conditioning=reference and view.reference need each other: {remedy}")
         self.conditioner.fit(rows.table, channels)
         stride = view.stride if isinstance(view, Clips) else 1
         residual = None
@@ -121,13 +120,13 @@ class LatentDiffusion(Trainable):
             network.enable_gradient_checkpointing()
         if self.channels_last:
             for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # temporal convolutions have 5D weights, which have no such format
+                if isinstance(module, nn.Conv2d):  # 5D weights of temporal convolutions have another format
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             network.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss, scalar: corrupt the latents, predict, weighted squared error, log."""
+        """Weighted squared error of the prediction from corrupted latents, scalar, plus the auxiliary loss."""
         values = self.model.condition_values(batch)
         x = self.model.to_residual(batch["x"], values)
         noise = add_noise_offset(sample_noise(x.shape, self.shared_noise, device=x.device), self.noise_offset)
@@ -143,14 +142,11 @@ class LatentDiffusion(Trainable):
             term = self.auxiliary(latents, torch.as_tensor(batch["columns"]["class_id"]), signal)
             self.log("train/auxiliary", term.detach(), batch_size=len(x))
             loss = loss + self.auxiliary.weight * term
-        if not torch.isfinite(loss):
-            self.raise_not_finite("loss", batch["name"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         self._log_bands("train", noised.t, errors.detach())
-        return loss
+        return self.log_training_loss(loss, batch["name"], len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss on validation patients at fixed noise levels, with the same noise in every epoch."""
+        """Log the loss of validation patients at fixed noise levels, with equal noise in every epoch."""
         self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -162,7 +158,7 @@ class LatentDiffusion(Trainable):
 
     @torch.no_grad()
     def preview(self, batch: Batch, count: int, steps: int) -> Tensor:
-        """Samples with the conditions of the first ``count`` rows of ``batch``: unscaled latents, (N, C, F, H, W)."""
+        """Sample unscaled latents, (N, C, F, H, W), with the conditions of the first ``count`` rows of ``batch``."""
         values = {name: value[:count] for name, value in self.model.condition_values(batch).items()}
         sampler = SamplingModule(self.model, SamplingConfig(0, steps, None, Guidance())).to(self.device)
         return sampler.sample_latents(list(range(min(count, len(batch["x"])))), values)
@@ -181,7 +177,7 @@ class LatentDiffusion(Trainable):
             self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
 
     def _held_out_inputs(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Latents, condition values and mask of clips; for an image model each real frame with those of its clip."""
+        """Latents, condition values and mask of a held-out batch. An image model gets all recorded frames of clips."""
         x, values = batch["x"], self.model.condition_values(batch)
         if self.model.is_video or x.ndim == 4:
             return x, values, batch.get("mask")
@@ -189,7 +185,7 @@ class LatentDiffusion(Trainable):
         return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
 
     def _log_bands(self, stage: str, t: Tensor, errors: Tensor, **options: Any) -> None:
-        """Log the unweighted error in each band of noise levels; band 1 has the lowest noise."""
+        """Log the unweighted error in each band of noise levels, from band 1 (lowest noise)."""
         band = (self.process.relative_time(t) * NOISE_BANDS).long().clamp(max=NOISE_BANDS - 1)
         for number in range(NOISE_BANDS):
             selected = errors[band == number]
@@ -197,8 +193,8 @@ class LatentDiffusion(Trainable):
                 self.log(f"{stage}/error_band{number + 1}", selected.mean(), batch_size=len(selected), **options)
 
 
-def _training_samples(data: StoreData) -> list[dict[str, Any]]:
-    """Training samples, evenly spaced over an epoch."""
+def _select_training_samples(data: StoreData) -> list[dict[str, Any]]:
+    """Training samples, evenly spaced over an epoch, for estimates."""
     samples = data.samples("TRAIN")
     count = min(len(samples), _ESTIMATION_SAMPLES)
     indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
@@ -206,11 +202,11 @@ def _training_samples(data: StoreData) -> list[dict[str, Any]]:
 
 
 def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
-    """Mean times of the references in training clips; for key frames also the coefficient of variation of the beat."""
+    """Mean times of references in training clips; and, for key frames, coefficient of variation of the beat length."""
     view = data.view
     if not isinstance(view, Clips) or view.reference not in ("first", "even", "keyframes"):
         return (), None
-    times = np.stack([sample["reference_time"].numpy() for sample in _training_samples(data)])
+    times = np.stack([sample["reference_time"].numpy() for sample in _select_training_samples(data)])
     if view.reference != "keyframes":
         return tuple(times.mean(axis=0).tolist()), None
     times = times - times[:, :1]
@@ -219,9 +215,9 @@ def _reference_times(data: StoreData) -> tuple[tuple[float, ...], float | None]:
 
 
 def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
-    """Standard deviation per channel of clips minus the interpolation of their references."""
+    """Standard deviation, per channel, of clips minus their interpolated references."""
     squares = []
-    for sample in _training_samples(data):
+    for sample in _select_training_samples(data):
         x, reference, time = sample["x"], sample["reference"][None], sample["reference_time"][None]
         if has_key_frames:
             reference, time = repeat_key_frames(reference, time, x.shape[1])
@@ -231,12 +227,11 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
 
 
 def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
-    """1 for the first key frame; for the others the standard deviation per channel of the second minus the first.
+    """Standard deviations, per channel, for key frames: 1, then twice those of the second minus the first key frame.
 
-    The third differs from the first by little, since it is one beat later: in the units of the second its difference
-    has little weight in the loss.
+    The third key frame, one beat after the first, has a small residual and therefore a small weight in the loss.
     """
-    x = torch.stack([sample["x"] for sample in _training_samples(data)]).double()
+    x = torch.stack([sample["x"] for sample in _select_training_samples(data)]).double()
     difference = x[:, channels : 2 * channels] - x[:, :channels]
     std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()
     return (*[1.0] * channels, *std, *std)

@@ -1,4 +1,4 @@
-"""Common base of ``model=reid`` and ``model=identity``: training of embeddings, and their verification metrics."""
+"""Base class of ``model=reid`` and ``model=identity``: training of embeddings, and verification metrics."""
 
 import math
 from abc import abstractmethod
@@ -26,15 +26,15 @@ from echodream.store import Store
 from echodream.weights import fingerprint
 
 MAX_COMPARED_FRAMES = 512
-"""Maximum number of held-out frames that are compared with each other."""
+"""Maximum number of held-out frames for verification metrics, which compare all pairs."""
 
 
 class MetricLearning(Trainable):
     """Train an embedding of frames, (B, C, H, W), in which frames of one patient are close to each other.
 
-    ``embedder`` is a ``functools.partial`` that builds the network from ``channels``, ``size`` and ``paired``; ``head``
-    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened, or, with ``range``, mapped linearly
-    from ``range`` to [-1, 1], as published weights need. ``optimizer`` and ``schedule``: see ``Trainable``.
+    ``embedder`` is a ``functools.partial`` that builds the network from ``channels``, ``size`` and ``paired``. ``head``
+    is the loss. ``on`` is the input, "latents" or "pixels". Latents are whitened. If ``range`` is set, for published
+    weights, latents are mapped linearly from ``range`` to [-1, 1]. ``optimizer`` and ``schedule``: see ``Trainable``.
     """
 
     def __init__(
@@ -55,17 +55,16 @@ class MetricLearning(Trainable):
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.encoder: IdentityEncoder
         self.verification_pairs: verification.Pairs | None = None
-        """Pairs of the last validation or test, for plots."""
+        """Pairs of the last validation or test run, for plots."""
         self._embeddings: list[tuple[Tensor, Tensor]] = []
-        """Embeddings and row numbers of the held-out batches so far."""
+        """Embeddings and store rows of the batches of the current validation or test run."""
 
     def configure_from_data(self, data: StoreData) -> None:
-        """Build the network for the frames and the identities of ``data``."""
+        """Build the network for the frame size and the number of identities of ``data``."""
         store = data.store
         if store.dataset.kind != STORE_KINDS[self.on]:
             problem = f"{store.root} holds {store.dataset.kind}s, but on={self.on} needs {STORE_KINDS[self.on]}s"
-            remedy = "give src= such a store (written by stage=encode or stage=decode), or change on="
-            raise UserError(f"{problem}: {remedy}")
+            raise UserError(f"{problem}: give another src= (written by stage=encode or stage=decode), or change on=")
         rows = self._rows = Recordings(store, "TRAIN")
         self._identity_of_row = self.identity_labels(rows, data.view)
         self._train_row = {name: number for number, name in enumerate(rows.names)}
@@ -78,24 +77,24 @@ class MetricLearning(Trainable):
 
     @abstractmethod
     def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
-        """Identity label of each training recording, int64 from 0. Raises ``UserError`` for an unsuitable view."""
+        """Identity label of each recording, int64 from 0. Raises ``UserError`` for an unsuitable view."""
 
     def prepare_augmentation(self, rows: Recordings) -> None:
-        """Load or fit what the augmentation of the training recordings needs."""
+        """Prepare the augmentation for the training recordings ``rows``, if the model has one."""
 
     def vae_fingerprint(self, store: Store) -> str | None:
-        """Fingerprint of the autoencoder of the latents or the decoded pixels, if known."""
+        """Fingerprint of the autoencoder of the latents or of the decoded pixels; None if unknown."""
         return store.dataset.encoder
 
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (N, D) and store rows (N,) to evaluate, from those that all processes collected."""
+        """Embeddings (N, D) and store rows (N,) of unique frames, from those of all processes."""
         return embeddings, rows
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log AUC with a patient-bootstrap interval, TAR at FAR 1e-2 and 1e-3, and rank-1 retrieval."""
+        """Log AUC with a patient-bootstrap interval, TAR at FAR 1e-2 and 1e-3, and rank-1 accuracy."""
         self._log_verification_metrics("val")
 
     def on_test_epoch_end(self) -> None:
@@ -130,21 +129,21 @@ class MetricLearning(Trainable):
             mean, std = ((low + high) / 2,) * channels, ((high - low) / 2,) * channels
         elif self._statistics is not None:
             mean, std = tuple(self._statistics.mean), tuple(self._statistics.std)
-        height, width = map(int, rows.table.iloc[0][["FrameHeight", "FrameWidth"]])  # the same for the whole store
+        height, width = map(int, rows.table.iloc[0][["FrameHeight", "FrameWidth"]])  # equal in the whole store
         encoder = self.vae_fingerprint(rows.store)
         return InputSpec(self.on, channels, height, width, mean, std, encoder, self.head.similarity)
 
     def _unwhiten(self, x: Tensor) -> Tensor:
-        """Frames of a batch, (B, C, H, W), in the scale of the store, which the encoder normalizes by itself."""
+        """Convert frames of a batch, (B, C, H, W), to the scale of the store, which the encoder normalizes."""
         return x if self._statistics is None else unwhiten(x, self._statistics, dim=1)
 
     @torch.no_grad()
     def _log_verification_metrics(self, stage: str) -> None:
-        parts = [torch.cat(part) for part in zip(*self._embeddings, strict=True)]
+        tensors = [torch.cat(batches) for batches in zip(*self._embeddings, strict=True)]
         self._embeddings = []
         if self.trainer.world_size > 1:
-            parts = [torch.cat([*self.all_gather(part)]) for part in parts]
-        embeddings, rows = self.remove_duplicates(*(part.cpu().numpy() for part in parts))
+            tensors = [torch.cat([*self.all_gather(tensor)]) for tensor in tensors]
+        embeddings, rows = self.remove_duplicates(*(tensor.cpu().numpy() for tensor in tensors))
         kept = verification.subsample_patients(self._patient[rows], MAX_COMPARED_FRAMES)
         embeddings, rows = embeddings[kept], rows[kept]
         patient = self._patient[rows]

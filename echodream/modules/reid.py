@@ -1,4 +1,4 @@
-"""``model=reid``: re-identification embedding of frames, used by the privacy filter."""
+"""Training of the re-identification embedding that the privacy filter uses (``model=reid``)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from echodream.weights import fingerprint
 
 
 class Reid(MetricLearning):
-    """Metric learning from pairs of frames, (B, C, H, W) each, and from the copies that ``augmentation`` makes."""
+    """Metric learning from pairs of frames, (B, C, H, W) each, and from augmented copies of frames."""
 
     def __init__(
         self,
@@ -39,16 +39,16 @@ class Reid(MetricLearning):
         self.augmentation = augmentation or ReidAugmentation()
 
     def identity_labels(self, rows: Recordings, view: View) -> np.ndarray:
-        """Number of the patient, or of the recording with ``view.identity=recording``."""
+        """Identity label of each recording: its patient, or the recording itself with ``view.identity=recording``."""
         if not isinstance(view, Pairs):
-            raise UserError("model=reid is trained with pairs of frames: leave view=pairs")
-        return rows.patient_numbers if view.identity == "patient" else np.arange(len(rows))
+            raise UserError("model=reid is trained with pairs of frames: give view=pairs")
+        return view.identity_labels(rows)
 
     def prepare_augmentation(self, rows: Recordings) -> None:
         self.augmentation.prepare(rows, latents=self.on == "latents")
 
     def vae_fingerprint(self, store: Store) -> str | None:
-        """Fingerprint of the store's autoencoder, or of the autoencoder of the copies."""
+        """Fingerprint of the autoencoder of the store, else of the autoencoder of the copies."""
         return super().vae_fingerprint(store) or self.augmentation.vae_fingerprint
 
     def on_train_epoch_start(self) -> None:
@@ -63,23 +63,20 @@ class Reid(MetricLearning):
             targets = network.linear_code(self.encoder.normalize(self._unwhiten(originals)))
         features = self.encoder(self.augmentation.augment_inputs(x, self.encoder.std))
         loss = self.head(features, identity, pairs, network.pair_logits, targets)
-        if not torch.isfinite(loss):
-            self.raise_not_finite("loss", [*batch["name"], *batch["other_name"]])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["x"]))
-        return loss
+        return self.log_training_loss(loss, [*batch["name"], *batch["other_name"]], len(batch["x"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect embeddings and store rows. Metrics are computed at the end of the epoch, over the whole split."""
+        """Collect embeddings and store rows, from which metrics are computed at the end of the epoch."""
         names = [*batch["name"], *batch["other_name"]]
         rows = torch.tensor([self._store_row[name] for name in names], device=self.device)
         x = torch.cat([batch["x"], batch["other"]])
         self._embeddings.append((self.encoder.embed(self._unwhiten(x)), rows))
 
     def _add_copies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames with copies (N, C, H, W), their originals (N, C, H, W), identities (N,) and pairs of rows (P, 2).
+        """Frames and copies (N, C, H, W), original frames (N, C, H, W), identities (N,) and pairs of rows (P, 2).
 
-        Each copy forms a positive pair with another copy of the same frame, and a pair with a copy of the next frame.
-        Originals are complete only if the head needs them.
+        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame. The original
+        frames include those of copies only if the loss needs linear codes.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
         identity = self.recording_labels([*batch["name"], *batch["other_name"]])
@@ -92,19 +89,19 @@ class Reid(MetricLearning):
         if copies.originals is not None:
             originals = torch.cat([originals, self._whiten(copies.originals)])
         else:
-            left = torch.arange(len(copies.rows), device=self.device) + len(x)
-            right = left + len(left)
-            pairs = torch.cat([pairs, torch.stack([left, right], 1), torch.stack([left, right.roll(1)], 1)])
+            one = torch.arange(len(copies.rows), device=self.device) + len(x)
+            other = one + len(one)
+            pairs = torch.cat([pairs, torch.stack([one, other], 1), torch.stack([one, other.roll(1)], 1)])
             labels = torch.cat([labels, labels])
         return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 
     def _whiten(self, stored: Tensor) -> Tensor:
-        """Stored frames, (B, C, H, W), whitened like the frames of a batch."""
+        """Whiten frames in the scale of the store, (B, C, H, W); frames of pixels are unchanged."""
         return (stored if self._statistics is None else whiten(stored, self._statistics, dim=1)).to(self.device)
 
 
 def load_reid(folder: str | Path) -> IdentityEncoder:
-    """Load the artifact of model=reid or model=identity: frozen, in ``eval`` mode. Raises ``UserError``."""
+    """Load the artifact of model=reid or model=identity, frozen and in ``eval`` mode. Raises ``UserError``."""
     artifact, encoder = read_artifact(folder, "reid", "identity"), load_identity_encoder(folder)
     if fingerprint(encoder.network) != artifact.fingerprint:
         raise UserError(f"{folder}: the weights have changed since training: train the {artifact.model} again")

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from echodream import validation
 from echodream.artifact import Artifact
 from echodream.datamodules.datamodule import StoreData
+from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 
 _INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -22,44 +24,44 @@ _INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("momentum", {"minimum": 0, "below": 1}),
     ("power", {"above": 0}),
 )
-"""Settings of optimizers and learning-rate schedules that are numbers, and their intervals."""
+"""Valid interval of each numeric setting of optimizers and learning-rate schedules."""
 
 
 @dataclass(frozen=True)
 class OptimizerGroup:
-    """Parameters with an optimizer of their own."""
+    """Parameters of one optimizer, with its settings."""
 
     parameters: Iterable[torch.nn.Parameter]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of the optimizer that differ from the model's."""
+    """Keywords of the optimizer that differ from the configured keywords."""
     steps: Callable[[int], int] | None = None
-    """Steps of the learning-rate schedule, from the number of training steps; None: all."""
+    """Function from the training steps to the steps of the learning-rate schedule; None: all training steps."""
 
 
 class Trainable(pl.LightningModule):
-    """A LightningModule that is configured from a data module and exports an artifact."""
+    """LightningModule that builds its network for a data module, and exports an artifact."""
 
     make_optimizer: Callable[..., torch.optim.Optimizer]
-    """``functools.partial`` of an optimizer; called with the parameters."""
+    """``functools.partial`` of an optimizer, called with the parameters."""
     make_schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None
-    """``functools.partial`` of a schedule; called with ``optimizer`` and ``num_training_steps``; or None."""
+    """``functools.partial`` of a schedule, called with ``optimizer`` and ``num_training_steps``; or None."""
     metrics_without_value: ClassVar[tuple[str, ...]] = ()
     """Names of test metrics that may be NaN."""
     has_unused_parameters: bool = False
-    """Whether some parameters may have no gradient after a backward pass, as DDP must handle."""
+    """Whether a backward pass may leave parameters without gradient (find_unused_parameters of DDP)."""
     columns: tuple[str, ...] = ()
-    """Columns of FileList.csv that each batch has to contain."""
+    """Columns of FileList.csv that each batch must contain."""
 
     @abstractmethod
     def configure_from_data(self, data: StoreData) -> None:
-        """Build the network for the shapes and labels of ``data``. Raises ``UserError`` if the data do not fit."""
+        """Build the network for the shapes and labels of ``data``. Raises ``UserError`` if the data are unsuitable."""
 
     @abstractmethod
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str) -> None:
-        """Write the artifact, which other stages load, to the folder ``root``; ``config`` is the configuration."""
+        """Write the artifact to the folder ``root``; ``config`` is the configuration as yaml."""
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for all trainable parameters, with a learning-rate schedule per step."""
+        """Build one optimizer for all trainable parameters, with a learning-rate schedule per step."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         (optimizer,), schedulers = self.build_optimizers([OptimizerGroup(trainable)])
         if not schedulers:
@@ -69,7 +71,7 @@ class Trainable(pl.LightningModule):
     def build_optimizers(
         self, groups: Sequence["OptimizerGroup"]
     ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """An optimizer and, with ``make_schedule``, a scheduler per group. Raises ``UserError`` for bad settings."""
+        """Build an optimizer and a scheduler for each group. Raises ``UserError`` for invalid settings."""
         optimizer, schedule = self.make_optimizer, self.make_schedule
         check_optimizer_settings(optimizer, schedule)
         if getattr(optimizer, "keywords", {}).get("fused") and "mixed" in str(self.trainer.precision):
@@ -86,26 +88,31 @@ class Trainable(pl.LightningModule):
             ]
 
     def raise_not_finite(self, quantity: str, recordings: Sequence[str]) -> NoReturn:
-        """Raise ``UserError``: ``quantity``, the loss or the gradient, is not finite on a batch of ``recordings``."""
-        names = list(dict.fromkeys(recordings))
-        more = f" and {len(names) - 16} more" if len(names) > 16 else ""
-        problem = f"the {quantity} is not finite on a batch of {', '.join(names[:16])}{more}"
-        resume = "the last good checkpoint is kept, and the same command resumes from it"
-        raise UserError(f"{problem}: look at these recordings, or lower model.lr; {resume}")
+        """Raise ``UserError`` because ``quantity`` (loss or gradient) is not finite on a batch of ``recordings``."""
+        names = shortened_list(list(dict.fromkeys(recordings)), most=16)
+        remedy = "look at these recordings, or lower model.lr; the same command resumes from the last good checkpoint"
+        raise UserError(f"the {quantity} is not finite on a batch of {names}: {remedy}")
+
+    def log_training_loss(self, loss: Tensor, recordings: Sequence[str], batch_size: int, **options: Any) -> Tensor:
+        """Log ``loss`` as train/loss, and return ``loss``. Raises ``UserError`` if it is not finite."""
+        if not torch.isfinite(loss):
+            self.raise_not_finite("loss", recordings)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch_size, **options)
+        return loss
 
 
 @contextmanager
 def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
-    """Raise ``UserError``, naming the configuration ``key``, where torch raises an error about its settings."""
+    """Context that converts torch's errors about settings to ``UserError`` with the configuration ``key``."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{key}: {reason}; change that setting, or model.lr") from error
+        raise UserError(f"{key}: {reason}; change this setting, or model.lr") from error
 
 
 def check_optimizer_settings(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
-    """Raise ``UserError`` if the partials ``optimizer`` and ``schedule`` have keywords out of range."""
+    """Raise ``UserError`` if a keyword of the partials ``optimizer`` and ``schedule`` is out of range."""
     settings = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
     for key, interval in _INTERVALS:
         if key in settings:

@@ -1,4 +1,4 @@
-"""``model=vae``: training of the autoencoder of frames, and the modules that encode and decode stores."""
+"""Training of the autoencoder of frames (``model=vae``), and encoding and decoding of stores."""
 
 import itertools
 import logging
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from echodream.artifact import METADATA_FILE, Artifact, read_artifact, write_artifact
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import EpochSampler, ViewDataset, collate
+from echodream.datamodules.dataset import EpochSampler, ViewDataset
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.datamodules.normalization import PosteriorMoments, from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
@@ -38,14 +38,13 @@ log = logging.getLogger(__name__)
 class VAE(Trainable):
     """Train an autoencoder of frames, (B, C, H, W) in [-1, 1], with a diagonal Gaussian posterior.
 
-    ``losses``: loss terms by name, as in conf/loss/autoencoder.yaml; a term that is None or has weight 0 is off. A
-    ``PatchAdversarial`` adds a discriminator with its own optimizer. ``optimizer``: partial that takes parameters.
-    ``clip``: maximum gradient norm (0: no clipping). ``schedule``: partial that takes ``optimizer`` and
-    ``num_training_steps`` (None: constant learning rate).
+    ``losses`` are loss terms by name (conf/loss/autoencoder.yaml); None or weight 0 disables a term. A
+    ``PatchAdversarial`` adds a discriminator with its own optimizer. ``clip`` is the maximum gradient norm; 0 disables
+    clipping. ``optimizer`` and ``schedule``: see ``Trainable``.
     """
 
     metrics_without_value: ClassVar[tuple[str, ...]] = ("psnr_moving", "ssim_moving", "mae_moving")
-    """Metrics that are NaN without moving pixels."""
+    """Metrics that are NaN if no pixel moves."""
 
     def __init__(
         self,
@@ -72,33 +71,26 @@ class VAE(Trainable):
         """Recordings of the current batch, for error messages."""
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-        """Optimizers of the autoencoder, the discriminator and, if it is trained alone, the decoder; with schedules."""
+        """Build optimizers and schedules of autoencoder, discriminator and, with ``decoder_only``, decoder."""
         adversarial = self.adversarial
         if adversarial is None:
             return self.build_optimizers([OptimizerGroup(self.network.parameters())])
         if (steps := int(self.trainer.estimated_stepping_batches)) <= adversarial.start:
-            log.warning(
-                "train: the adversarial loss is not used; it starts at batch %d, and the training has %d batches; "
-                "lower loss.adversarial.start",
-                adversarial.start,
-                steps,
-            )
+            problem = f"it starts at batch {adversarial.start}, and the training has {steps} batches"
+            log.warning("train: the adversarial loss is not used; %s; lower loss.adversarial.start", problem)
         settings = adversarial.optimizer_settings(discriminator=True)
         discriminator = OptimizerGroup(adversarial.discriminator.parameters(), settings)
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        parts = (self.network.post_quant_conv, self.network.decoder, *decoder_noise_modules(self.network))
-        decoder = itertools.chain(*(part.parameters() for part in parts if part is not None))
-        second = OptimizerGroup(
-            decoder,
-            adversarial.optimizer_settings(discriminator=False),
-            lambda steps: max(steps - adversarial.start, 1),
-        )
+        modules = (self.network.post_quant_conv, self.network.decoder, *decoder_noise_modules(self.network))
+        decoder = itertools.chain(*(module.parameters() for module in modules if module is not None))
+        settings = adversarial.optimizer_settings(discriminator=False)
+        second = OptimizerGroup(decoder, settings, lambda steps: max(steps - adversarial.start, 1))
         return self.build_optimizers([first, replace(discriminator, steps=second.steps), second])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient norm, after mixed precision has unscaled it."""
+        """Clip the gradient norm, after unscaling of mixed precision."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip or torch.inf)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -106,7 +98,7 @@ class VAE(Trainable):
             self.raise_not_finite("gradient", self._recordings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Train the autoencoder, then the discriminator on the same batch; log the losses."""
+        """Train the autoencoder, then the discriminator, on one batch; log the losses."""
         x, self._recordings = batch["x"], batch["name"]
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -133,10 +125,10 @@ class VAE(Trainable):
             if adversarial is not None:
                 losses["adversarial"] = adversarial.generator_loss(reconstruction)
                 last_layer = self.network.decoder.conv_out.weight
-                balance = (
-                    adaptive_adversarial_weight(total, losses["adversarial"], last_layer) if adversarial.adaptive else 1
-                )
-                total = total + adversarial.weight * balance * losses["adversarial"]
+                weight = adversarial.weight
+                if adversarial.adaptive:
+                    weight = weight * adaptive_adversarial_weight(total, losses["adversarial"], last_layer)
+                total = total + weight * losses["adversarial"]
             self._optimizer_step(generator, total, losses)
         if adversarial is not None:
             with self.toggled_optimizer(optimizers[1]):
@@ -152,19 +144,15 @@ class VAE(Trainable):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the reconstruction quality of clips (B, C, F, H, W); returns their reconstructions, (B * F, C, H, W)."""
+        """Log the reconstruction quality of clips (B, C, F, H, W), and return reconstructions, (B * F, C, H, W)."""
         return self._log_quality(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Same as ``validation_step``, for the test patients."""
+        """Log the reconstruction quality of clips of test patients, and return reconstructions, (B * F, C, H, W)."""
         return self._log_quality(batch, "test")
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Decode the posterior mean of frames: (B, C, H, W) in [-1, 1] to the same shape and range."""
-        return reconstruct(self.network, x)
-
     def configure_from_data(self, data: StoreData) -> None:
-        """Check the channels and the size of the frames (``UserError``), and fit the discriminator's residual."""
+        """Fit the residual of the discriminator. Raises ``UserError`` for an unsuitable frame size."""
         check_frame_size(data.store, self.network.config.in_channels, downsampling_factor(self.network))
         if self.adversarial is not None:
             samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
@@ -173,26 +161,25 @@ class VAE(Trainable):
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
-        """Write the network as a diffusers folder, with latent statistics over ``frames`` training frames.
+        """Write the network to a diffusers folder, with latent statistics over ``frames`` training frames.
 
         ``latents_mean`` and ``latents_std`` in config.json are the mean and std per channel of posterior samples.
         """
         samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
         selected = list(itertools.islice(EpochSampler(samples), frames))
         moments = PosteriorMoments()
-        loader = DataLoader(samples, data.batch_size, sampler=selected, num_workers=data.workers, collate_fn=collate)
-        for batch in loader:
+        for batch in DataLoader(samples, data.batch_size, sampler=selected, num_workers=data.workers):
             posterior = self.network.encode(batch["x"].to(self.device)).latent_dist
             moments.add(posterior.mean, posterior.std)
         self.network.register_to_config(latents_mean=moments.mean(), latents_std=moments.std())
-        with_fingerprint = replace(artifact, fingerprint=fingerprint(self.network))
-        write_artifact(root, with_fingerprint, config, self.network.save_pretrained)
+        artifact = replace(artifact, fingerprint=fingerprint(self.network))
+        write_artifact(root, artifact, config, self.network.save_pretrained)
 
     def _log_quality(self, batch: Batch, stage: str) -> Tensor:
         clips = batch["x"]
         mask = moving_pixels(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
-        reconstruction = self.reconstruct(x).float()
+        reconstruction = reconstruct(self.network, x).float()
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
         has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # metrics over fewer pixels are too noisy
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
@@ -203,7 +190,7 @@ class VAE(Trainable):
         return reconstruction
 
     def _log_mean(self, name: str, values: Tensor) -> None:
-        """Log the mean over all frames of all batches and devices; NaN if there are no frames."""
+        """Log the mean over the frames of all batches and devices; NaN without frames."""
         mean = values.mean() if len(values) else torch.zeros((), device=self.device)
         self.log(name, mean, batch_size=len(values), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr")
 
@@ -217,16 +204,16 @@ class VAE(Trainable):
 
 
 MAX_CPU_FRAMES = 16
-"""Maximum frames per forward pass on a CPU; 64 frames exceed the cache and take 1.4 times as long per frame."""
+"""Maximum number of frames per forward pass on a CPU; 64 frames exceed the cache and are slower."""
 
 
 def split_into_chunks(frames: Tensor, budget: int) -> tuple[Tensor, ...]:
-    """Split ``frames``, (N, C, H, W), into chunks of at most ``budget``, and on a CPU of at most ``MAX_CPU_FRAMES``."""
+    """Split ``frames`` (N, C, H, W) into chunks of at most ``budget``, or on a CPU at most ``MAX_CPU_FRAMES``."""
     return frames.split(min(budget, MAX_CPU_FRAMES) if frames.device.type == "cpu" else budget)
 
 
 class VaeEncoder(pl.LightningModule):
-    """Encode frames to posteriors, at most ``budget`` frames per forward pass."""
+    """Encode frames as posteriors, with at most ``budget`` frames per forward pass."""
 
     def __init__(self, network: "AutoencoderKL", budget: int) -> None:
         super().__init__()
@@ -234,18 +221,17 @@ class VaeEncoder(pl.LightningModule):
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[tuple[Tensor, Tensor]]:
         """Unscaled posterior mean and std of each recording in the batch: float32 (F, D, h, w) on the CPU."""
-        chunks = [self._encode_posterior(frames) for frames in split_into_chunks(batch.frames, self.budget)]
-        mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*chunks, strict=True))
+        moments = []
+        for frames in split_into_chunks(batch.frames, self.budget):
+            x = from_uint8(frames).to(self.network.dtype).contiguous(memory_format=torch.channels_last)
+            posterior = self.network.encode(x).latent_dist
+            moments.append((posterior.mean, posterior.std))
+        mean, std = (torch.cat(tensors).float().cpu().split(batch.lengths) for tensors in zip(*moments, strict=True))
         return list(zip(mean, std, strict=True))
-
-    def _encode_posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        x = from_uint8(frames).to(self.network.dtype).contiguous(memory_format=torch.channels_last)
-        posterior = self.network.encode(x).latent_dist
-        return posterior.mean, posterior.std
 
 
 class VaeDecoder(pl.LightningModule):
-    """Decode latents to pixels, at most ``budget`` frames per forward pass."""
+    """Decode latents to pixels, with at most ``budget`` frames per forward pass."""
 
     def __init__(self, network: "AutoencoderKL", budget: int, grey: bool) -> None:
         super().__init__()
@@ -254,29 +240,21 @@ class VaeDecoder(pl.LightningModule):
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
         """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``.
 
-        All frames of a recording have the same decoder noise, which depends on its name.
+        The seed of the decoder noise is a hash of the name of the recording.
         """
-        seeds = [
-            crc32(name.encode()) for name, length in zip(batch.names, batch.lengths, strict=True) for _ in range(length)
-        ]
-        chunks, done = [], 0
+        named_lengths = zip(batch.names, batch.lengths, strict=True)
+        seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
+        pixels = []
         for latents in split_into_chunks(batch.frames, self.budget):
-            with noise_seeds(self.network, seeds[done : done + len(latents)]):
-                chunks.append(self._decode_pixels(latents))
-            done += len(latents)
-        return list(torch.cat(chunks).cpu().split(batch.lengths))
-
-    def _decode_pixels(self, latents: Tensor) -> Tensor:
-        x = self.network.decode(latents.to(self.network.dtype)).sample.float()
-        x = x.mean(dim=1, keepdim=True) if self.grey else x
-        return to_uint8(x).permute(0, 2, 3, 1)
+            with noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
+                x = self.network.decode(latents.to(self.network.dtype)).sample.float()
+            x = x.mean(dim=1, keepdim=True) if self.grey else x
+            pixels.append(to_uint8(x).permute(0, 2, 3, 1))
+        return list(torch.cat(pixels).cpu().split(batch.lengths))
 
 
 def load_vae(folder: str) -> Any:
-    """Load the network of a VAE artifact, or of a diffusers folder without ``artifact.json``.
-
-    Raises ``UserError`` if ``folder`` is neither, or if the weights of an artifact have changed.
-    """
+    """Load the network of a VAE artifact or diffusers folder. Raises ``UserError`` if an artifact's weights changed."""
     is_artifact = (Path(folder) / METADATA_FILE).is_file() or not (Path(folder) / "config.json").is_file()
     artifact, network = read_artifact(folder, "vae") if is_artifact else None, load_frozen_autoencoder(folder)
     if artifact is not None and fingerprint(network) != artifact.fingerprint:

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from echodream.datamodules.augmentation import Augment
-from echodream.datamodules.dataset import EpochSampler, ResumableLoader, SampleIndex, ViewDataset, collate
+from echodream.datamodules.dataset import EpochSampler, ResumableLoader, SampleIndex, ViewDataset
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Clips, Frames, Pairs, View
 from echodream.errors import UserError
@@ -34,7 +35,7 @@ def samples(
 
 def loader(made: ViewDataset, workers: int, batch_size: int = 3) -> ResumableLoader:
     settings = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0}
-    return ResumableLoader(made, sampler=EpochSampler(made), collate_fn=collate, **settings)
+    return ResumableLoader(made, sampler=EpochSampler(made), **settings)
 
 
 def epochs(load: ResumableLoader, count: int = 2) -> list[dict]:
@@ -89,15 +90,15 @@ def test_epoch_and_number_cannot_be_exchanged(latents: Store) -> None:
 
 
 def test_shapes_of_frames(videos: Store, latents: Store) -> None:
-    batch = collate([samples(videos, Frames())[i] for i in range(2)])
+    batch = default_collate([samples(videos, Frames())[i] for i in range(2)])
     assert batch["x"].shape == (2, 1, 5, 7)
     assert set(batch) == {"x", "name", "columns"}
-    assert collate([samples(latents, Frames())[i] for i in range(3)])["x"].shape == (3, 4, 5, 7)
+    assert default_collate([samples(latents, Frames())[i] for i in range(3)])["x"].shape == (3, 4, 5, 7)
 
 
 def test_shapes_of_clips(latents: Store) -> None:
     made = samples(latents, Clips(frames=6, reference="even", references=3))
-    batch = collate([made[i] for i in range(2)])
+    batch = default_collate([made[i] for i in range(2)])
     assert batch["x"].shape == (2, 4, 6, 5, 7)
     assert batch["reference"].shape == (2, 4, 3, 5, 7)
     assert (batch["mask"].shape, batch["mask"].dtype) == ((2, 6), torch.bool)
@@ -105,11 +106,11 @@ def test_shapes_of_clips(latents: Store) -> None:
 
 
 def test_a_clip_of_one_frame_is_a_clip(latents: Store) -> None:
-    assert collate([samples(latents, Clips(frames=1))[0]])["x"].shape == (1, 4, 1, 5, 7)
+    assert default_collate([samples(latents, Clips(frames=1))[0]])["x"].shape == (1, 4, 1, 5, 7)
 
 
 def test_shapes_of_pairs(latents: Store) -> None:
-    batch = collate([samples(latents, Pairs())[i] for i in range(3)])
+    batch = default_collate([samples(latents, Pairs())[i] for i in range(3)])
     assert batch["x"].shape == batch["other"].shape == (3, 4, 5, 7)
     assert batch["same"].tolist() == [1.0, 0.0, 1.0]
     assert batch["name"] == ["a1", "a1", "a2"]
@@ -119,7 +120,7 @@ def test_shapes_of_pairs(latents: Store) -> None:
 
 def test_columns_go_along(videos: Store) -> None:
     made = samples(videos, Clips(frames=3), columns=("class_id", "EF", "View", "PatientID"))
-    columns = collate([made[i] for i in range(4)])["columns"]
+    columns = default_collate([made[i] for i in range(4)])["columns"]
     assert isinstance(columns["class_id"], torch.Tensor)
     assert columns["class_id"].dtype == torch.int64
     assert columns["class_id"].tolist() == [0, 0, 1, 0]

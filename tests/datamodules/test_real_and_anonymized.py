@@ -166,11 +166,15 @@ def test_latents_are_whitened_with_the_statistics_of_the_originals(tmp_path: Pat
         (
             NAMES,
             {"match": "Original"},
-            r"match=Original is not a column of .*masked, which has .*names the originals",
+            r"match=Original is not a column of .*masked, which has .*names of originals",
         ),
         (NAMES, {"train_on": "both"}, r"train_on is 'both': choose one of original, anonymised"),
         (NAMES, {"anonymised": None, "train_on": "anonymised"}, r"needs one store as anonymised=, and has none"),
-        (NAMES, {"anonymised": ["a/x", "b/x"]}, r"anonymised=\[a/x,b/x\]: metrics are named after the folder"),
+        (
+            NAMES,
+            {"anonymised": ["a/x", "b/x"]},
+            r"anonymised=\[a/x,b/x\] has folders with equal names",
+        ),
         (NAMES, {"anonymised": "/nowhere"}, r"anonymised=/nowhere does not exist: create it with stage=anonymise"),
     ],
 )

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.dataset import SampleIndex, ViewDataset, collate
+from echodream.datamodules.dataset import SampleIndex, ViewDataset
 from echodream.datamodules.normalization import from_uint8, to_uint8
 from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Triplet
@@ -52,7 +53,7 @@ def samples(store: Store, view: Triplet, augment: Augment | None = None) -> View
 
 def test_three_frames_one_after_the_other_along_the_channels(videos: Store) -> None:
     """Each channel of each frame is where it belongs: a store in colour, whose pixels all differ."""
-    batch = collate([samples(videos, Triplet().for_evaluation())[index] for index in range(2)])
+    batch = default_collate([samples(videos, Triplet().for_evaluation())[index] for index in range(2)])
     assert batch["x"].shape == (2, 9, HEIGHT, WIDTH)
     for x, (name, beat) in zip(batch["x"], (("a1", (14, 19, 26)), ("b1", (3, 9, 13))), strict=True):
         for place, frame in enumerate(beat):

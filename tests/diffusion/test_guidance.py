@@ -110,7 +110,7 @@ def test_inside_and_outside_are_the_predictions_they_should_be() -> None:
 
 def test_rows_on_both_sides_of_the_interval_are_refused() -> None:
     denoise = Guidance({"EF": 2}, interval=(0.2, 0.6)).guided_denoiser(Linear(), NAMES, DDPM())
-    with pytest.raises(ValueError, match="both sides of the interval"):
+    with pytest.raises(ValueError, match="times inside and outside of the interval"):
         denoise(normal(B, C, H, W), torch.tensor([100, 500]))
 
 

@@ -152,7 +152,7 @@ def test_a_short_clip_is_one_window_of_its_own_length() -> None:
         ((0, 8, 3), "frames is 0: give a whole number from 1"),
         ((10, 0, 0), "window is 0: .* from 1"),
         ((10, 8, -1), "overlap is -1: .* from 0"),
-        ((10, 8, 8), "overlap=8 is not possible with window=8; give less"),
+        ((10, 8, 8), "overlap=8 is too large for window=8: give less"),
         ((10, 8, 2.5), "overlap is 2.5"),
         ((True, 8, 2), "frames is true"),
     ],
@@ -170,7 +170,7 @@ def test_no_window_at_once_is_refused() -> None:
 
 
 def test_a_clip_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="21 frames is expected, not of 20"):
+    with pytest.raises(ValueError, match="20 frames instead of 21"):
         sliding_window_denoiser(lambda x, t, firsts: x, 21, 8, 3, 2)(normal(1, C, 20, H, W), torch.zeros(1))
 
 

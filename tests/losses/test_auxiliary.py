@@ -70,7 +70,7 @@ def test_weight_zero_loads_nothing_and_a_regression_is_refused(folder: Path, tmp
     assert build_auxiliary_loss(0.0, "/nowhere", "/nowhere") is None
     number = {"task": "regression", "column": "EF", "class_ids": [], "class_names": []}
     classifier(tmp_path / "regression", **number)
-    with pytest.raises(UserError, match=r"predicts no classes: give one of task=classification"):
+    with pytest.raises(UserError, match=r"predicts no classes: use task=classification"):
         build_auxiliary_loss(0.1, str(tmp_path / "regression"), str(folder / "vae"))
     with pytest.raises(UserError, match=r"^loss.auxiliary.weight is -1"):
         build_auxiliary_loss(-1, "/nowhere", "/nowhere")

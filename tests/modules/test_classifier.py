@@ -122,7 +122,7 @@ def test_a_class_without_a_name_is_named_by_its_id() -> None:
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        ([0, math.nan, 1], "videos has no class_id for some recordings"),
+        ([0, math.nan, 1], "videos has recordings without class_id"),
         ([0, 0, 0], "has 1 class_id in split TRAIN: a classifier needs two or more"),
         ([0, 1, 3], "has class_id 3, but no recording of it in the training data"),
     ],
@@ -147,7 +147,7 @@ def test_regression_is_standardized_in_training_and_exported_in_the_unit_of_the_
     said = made.network(given["x"]).detach()[:, 0]
     assert torch.allclose(said, raw[:, 0] * std + mean, atol=1e-4)
     assert figures["mae"][0] == pytest.approx(float((said - torch.tensor([60.0, 45.0])).abs().mean()), rel=1e-5)
-    with pytest.raises(UserError, match="EF has the same value in all training data"):
+    with pytest.raises(UserError, match="EF has one value in all training data"):
         module().configure_from_data(data("RR", [0, 0], task, EF=[55.0, 55.0]))
 
 

@@ -148,7 +148,7 @@ def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, capl
         adapted(study / "videos")
     assert "split VAL: 1 of 3 patients have one image (p13), and no genuine pair" in caplog.text
     assert "split TEST" not in caplog.text
-    with pytest.raises(UserError, match="leave view=frames"):
+    with pytest.raises(UserError, match="give view=frames"):
         adapted(study / "videos", Pairs())
     with pytest.raises(UserError, match="holds videos, but on=latents needs latents"):
         adapted(study / "videos", on="latents")
@@ -161,11 +161,13 @@ def test_unsuitable_data_are_refused_or_logged(tmp_path: Path, study: Path, capl
         made.configure_from_data(source)
         return made
 
-    with pytest.raises(UserError, match="has only one patient in TRAIN: at least two are needed"):
+    with pytest.raises(UserError, match="has only one patient in TRAIN: ingest at least two"):
         with_table(store[(store["Split"] != "TRAIN") | (store["PatientID"] == "p0")])
     with pytest.raises(UserError, match="split VAL has only one patient"):
         with_table(store[(store["Split"] != "VAL") | (store["PatientID"] == "p3")])
-    with pytest.raises(UserError, match=r"split TEST has no patient with a second image \(p14, p4, p9\)"):
+    with pytest.raises(
+        UserError, match=r"split TEST has no patient with two images, which verification needs \(p14, p4, p9\)"
+    ):
         with_table(store[(store["Split"] != "TEST") | store["FileName"].str.endswith("0")])
 
 
@@ -192,7 +194,7 @@ def test_anonymized_images_have_the_patient_of_their_original(tmp_path: Path, st
     for change, says in [
         ({"match": "Whose"}, "match=Whose is not a column"),
         ({"train_on": "both"}, "choose one of original, anonymised"),
-        ({"anonymised": str(study / "videos")}, "are the same store: give the anonymized one"),
+        ({"anonymised": str(study / "videos")}, "are the same store: give the anonymized store"),
         ({"anonymised": str(tmp_path / "nowhere")}, "does not exist: create it with stage=anonymise"),
     ]:
         with pytest.raises(UserError, match=says):

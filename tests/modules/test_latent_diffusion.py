@@ -91,9 +91,9 @@ class Spied:
 
     def batch(self, split: str = "TRAIN", most: int = 8) -> Any:
         samples = self.data.samples(split)
-        from echodream.datamodules.dataset import collate
+        from torch.utils.data import default_collate
 
-        return collate([samples[number] for number in range(min(most, len(samples)))])
+        return default_collate([samples[number] for number in range(min(most, len(samples)))])
 
     def errors(self, call: int, mask: Any = None) -> list[float]:
         """Mean squared error of each row of a call, one number after another, over its real frames."""
@@ -463,8 +463,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     latent_store(tmp_path / "latents")
     refused(r"model.shared_noise is 1: give a number from 0 to below 1", tmp_path, "lvdm", "model.shared_noise=1")
     moving_disc_store(tmp_path / "videos")
-    refused("videos holds videos: encode them first", tmp_path, "lidm", f"src={tmp_path}/videos", "conditioning=[]")
-    words = r"conditioning with reference and view.reference go together"
+    refused("videos holds videos: encode them", tmp_path, "lidm", f"src={tmp_path}/videos", "conditioning=[]")
+    words = r"conditioning=reference and view.reference need each other"
     refused(words, tmp_path, "lvdm", "view.reference=none")
     refused(words, tmp_path, "lvdm", "conditioning=[class_id]")
     refused(words, tmp_path, "lidm", "conditioning=[class_id,reference]")

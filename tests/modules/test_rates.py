@@ -36,7 +36,7 @@ WRONG = [
         "+model.module.optimizer.betas=[0.9,1.5]",
         "model.module.optimizer: Invalid beta parameter at index 1: 1.5;",
     ),
-    ("+model.module.optimizer.eps=-1", r"model.module.optimizer: Invalid epsilon value: -1(\.0)?; change that setting"),
+    ("+model.module.optimizer.eps=-1", r"model.module.optimizer: Invalid epsilon value: -1(\.0)?; change this setting"),
     ("+model.module.optimizer.nesterof=true", "model.module.optimizer: .*unexpected keyword .*'nesterof'; change that"),
     ("model.warmup=-1", "model.warmup is -1: give a whole number from 0"),
     ("model.warmup=abc", "model.warmup is 'abc': give a whole number"),
@@ -90,7 +90,7 @@ def test_an_error_of_torch_about_a_schedule_is_a_user_error() -> None:
     schedule: Any = partial(get_scheduler, name="polynomial", num_warmup_steps=0)
     module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=4), make_schedule=schedule)
     module.make_optimizer = partial(torch.optim.SGD, lr=1e-9)
-    words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change that setting"
+    words = r"^model.module.schedule: lr_end \(1e-07\) must be smaller than initial lr \(1e-09\); change this setting"
     with pytest.raises(UserError, match=words):
         Trainable.build_optimizers(module, [OptimizerGroup([torch.nn.Parameter(torch.zeros(1))])])
 

@@ -171,7 +171,7 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], says: str) -> Non
 def test_a_store_or_view_of_the_wrong_kind_is_refused(latents: Path) -> None:
     with pytest.raises(UserError, match="holds latents, but on=pixels needs videos"):
         module(on="pixels").configure_from_data(data(latents))
-    with pytest.raises(UserError, match="leave view=pairs"):
+    with pytest.raises(UserError, match="give view=pairs"):
         module().configure_from_data(data(latents, Frames()))
 
 
@@ -279,7 +279,9 @@ def test_the_linear_code_needs_whitened_latents(latents: Path) -> None:
     made = Reid(embedder_with_linear_code, CopyCodeLoss(5), torch.optim.SGD, range=[-1.0, 1.0])
     with pytest.raises(UserError, match=r"leave on=latents and model\.range=null"):
         made.configure_from_data(data(latents))
-    with pytest.raises(UserError, match=f"head.features=9999 exceeds the {C * H * W} values"):
+    with pytest.raises(
+        UserError, match=f"head.features is 9999: give a whole number from 1 to {C * H * W}, the values of a frame"
+    ):
         Reid(embedder_with_linear_code, CopyCodeLoss(9999), torch.optim.SGD).configure_from_data(data(latents))
 
 

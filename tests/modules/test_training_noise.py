@@ -8,9 +8,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from echodream import engine
-from echodream.datamodules.dataset import collate
 from echodream.diffusion.processes.ddpm import DDPM
 from echodream.errors import UserError
 from echodream.modules.latent_diffusion import LatentDiffusion
@@ -48,7 +48,7 @@ def steps(
     patch.setattr(module.process, "corrupt", corrupting)
     patch.setattr(module, "log", lambda *_, **how: None)
     for step in range(count):
-        module.training_step(collate([samples[number % len(samples)] for number in range(ROWS)]), step)
+        module.training_step(default_collate([samples[number % len(samples)] for number in range(ROWS)]), step)
     return seen
 
 

@@ -21,7 +21,7 @@ from echodream.losses.adversarial import PatchAdversarial
 from echodream.losses.autoencoder import KL, L1, L2, LossTerm, MultiScaleSSIM, adaptive_adversarial_weight
 from echodream.metrics.image_quality import mae, psnr, ssim
 from echodream.modules.vae import VAE, VaeDecoder, VaeEncoder, split_into_chunks
-from echodream.networks.autoencoder import build_autoencoder
+from echodream.networks.autoencoder import build_autoencoder, reconstruct
 from echodream.networks.decoder_noise import activate_noise, add_decoder_noise
 from tests.support.tiny_vae import tiny_autoencoder
 
@@ -223,7 +223,7 @@ def test_validation_metrics_are_means_over_all_frames() -> None:
     (found,) = trainer().validate(module, loader(items), verbose=False)
     frames = torch.cat([item["x"].transpose(1, 2).flatten(0, 1) for item in items])
     with torch.no_grad():
-        made = module.reconstruct(frames)
+        made = reconstruct(module.network, frames)
     assert found["val/psnr"] == pytest.approx(psnr(frames, made).mean().item(), rel=1e-5)
     assert found["val/ssim"] == pytest.approx(ssim(frames, made).mean().item(), rel=1e-4)
     assert found["val/mae"] == pytest.approx(mae(frames, made).mean().item(), rel=1e-5)

@@ -161,8 +161,8 @@ VIDEO = [
     (["src=DIR/other"], r"other was encoded by efef.*, this model needs cdcd"),
     (["src=DIR/pixels"], "pixels is a video store, but a latent store is needed"),
     (["src=DIR/none"], "none"),
-    (["src=DIR/unknown"], "class_id=2 is a class that the model was not trained on"),
-    (["src=DIR/fraction"], "EF=0.55 is not what the model was trained on"),
+    (["src=DIR/unknown"], "class_id=2 was not in the training data of the model"),
+    (["src=DIR/fraction"], "EF=0.55 is outside of the training range"),
     (["artifact=DIR/lidm"], "lidm is a lidm, a lvdm is needed here"),
     (
         ["artifact=DIR/free", "join=continue", "frames=9"],

@@ -62,7 +62,7 @@ def test_all_folds_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [config["fold"] for config in facts] == [0, 1, 2]
     assert all(config["trained"]["real"] == {"recordings": 8, "patients": 4} for config in facts)
     assert record["together"]["figures"]["auc_a"]["value"] == pytest.approx(_pooled(tmp_path, root, names), abs=1e-9)
-    with pytest.raises(UserError, match="classifier holds several classifiers, of folds or seeds: give one of them"):
+    with pytest.raises(UserError, match="holds several classifiers, of folds or seeds: give the folder of one"):
         load_classifier(root)
     monkeypatch.setattr("echodream.training.cross_validation.train_model", lambda *_: 1 / 0)
     assert engine.train(train_cfg(tmp_path, "folds=3")) == metrics  # already complete

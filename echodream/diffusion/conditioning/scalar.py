@@ -55,7 +55,7 @@ class Scalar(NumericCondition):
             if not math.isnan(value) and (is_fraction or not low - tolerance <= value <= high + tolerance):
                 remedy = "give percent" if is_fraction and high <= 100 else "give a value in this unit and range"
                 problem = f"{self.column}={value:g} is outside of the training range {low:g} to {high:g}"
-                raise UserError(f"{problem} of the model: {remedy}")
+                raise UserError(f"{problem}: {remedy}")
 
     def forward(self, value: Tensor, keep: Tensor) -> Tensor:
         missing = value.isnan()

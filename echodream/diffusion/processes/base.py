@@ -101,7 +101,7 @@ class Process(ABC):
         sampler = self.samplers[0] if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)
-            raise UserError(f"sampler={sampler} is not a sampler of process={self.name}: choose one of {known}")
+            raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
         validation.share("strength", strength)
         return sampler

@@ -52,7 +52,7 @@ class DDPM(Process):
             validation.positive_number("process.min_snr", min_snr, note=", or null for no weights")
         validation.true_or_false("process.zero_snr", zero_snr)
         if prediction == "epsilon" and zero_snr:
-            problem = "process.prediction=epsilon is undefined at the pure noise of process.zero_snr=true"
+            problem = "process.prediction=epsilon is undefined with process.zero_snr=true"
             raise UserError(f"{problem}; give process.prediction=v, or process.zero_snr=false")
         validation.share("process.least_weight", least_weight)
         self.least_weight = float(least_weight)

@@ -18,11 +18,11 @@ def test_the_published_class_is_the_number_itself() -> None:
     assert not list(made.parameters())
     assert tokens(made, {"class_id": [0, 3, None, 1]}).tolist() == [[[0]], [[3]], [[0]], [[1]]]
     assert tokens(made, {"class_id": [3, 1]}, "nothing").tolist() == [[[0]], [[0]]]
-    with pytest.raises(UserError, match=r"class_id=2 is not what the model was trained on: it knows 0, 1, 3"):
+    with pytest.raises(UserError, match=r"class_id=2 was not in the training data of the model: give 0, 1, 3"):
         made.encode_request({"class_id": [2]})
     percent = conditioner(EF=PublishedToken("EF", scale=100.0))
     assert torch.equal(tokens(percent, {"EF": [55.5]}), torch.tensor([[[55.5 / 100]]]))
-    with pytest.raises(UserError, match=r"EF=0.55 is not what the model was trained on: it knows 20 to 80"):
+    with pytest.raises(UserError, match=r"EF=0.55 was not in the training data of the model: give 20 to 80"):
         percent.encode_request({"EF": [0.55]})
     unknown = PublishedToken("class_id")
     imported = Conditioner({"class_id": unknown}, 1)

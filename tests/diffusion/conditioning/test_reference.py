@@ -129,7 +129,7 @@ def test_a_batch_without_references() -> None:
     made = conditioner(reference=Reference())
     without = batch()
     del without["reference"]
-    with pytest.raises(UserError, match=r"conditioning=reference needs reference frames: choose view=clips with"):
+    with pytest.raises(UserError, match=r"conditioning=reference needs reference frames: give view=clips and"):
         made.encode_batch(without)
 
 

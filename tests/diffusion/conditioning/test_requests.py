@@ -57,18 +57,21 @@ def test_a_request_is_what_a_batch_of_it_is() -> None:
     [
         (
             {"class_id": [0, 2]},
-            r"class_id=2 is a class that the model was not trained on: give one of 0 ASD, 1 ",
+            r"class_id=2 was not in the training data of the model: give one of 0 ASD, 1 ",
         ),
         ({"class_id": [9]}, r"class_id=9 is a class .*3 PAH$"),
         ({"class_id": [0.5]}, r"class_id=0.5 is a class"),
         ({"class_id": ["ASD"]}, r"class_id is 'ASD', not a number"),
-        ({"EF": [55.0, 0.55]}, r"EF=0.55 is not what the model was trained on, 20 to 80: give percent"),
-        ({"EF": [81]}, r"EF=81 is not what the model was trained on, 20 to 80: give it in the same unit and range"),
+        ({"EF": [55.0, 0.55]}, r"EF=0.55 is outside of the training range 20 to 80: give percent"),
+        (
+            {"EF": [81]},
+            r"EF=81 is outside of the training range 20 to 80: give a value in this unit and range",
+        ),
         ({"EF": [math.inf]}, r"EF=inf is not"),
         ({"EF": [None, "", "high"]}, r"EF is 'high', not a number"),
-        ({"View": ["A5C"]}, r"View=A5C is not what the model was trained on: give one of A4C, PLAX, PSAX"),
-        ({"view": ["A4C"]}, r"view is not a condition of this model: it has class_id, EF, View"),
-        ({"class_id": [0], "EF": [50, 60]}, r"the conditions are not for the same number of samples: .*1.*2"),
+        ({"View": ["A5C"]}, r"View=A5C was not in the training data of the model: give one of A4C, PLAX, PSAX"),
+        ({"view": ["A4C"]}, r"view is not a condition of this model; its conditions are class_id, EF, View"),
+        ({"class_id": [0], "EF": [50, 60]}, r"the conditions have different numbers of values: .*1.*2"),
     ],
 )
 def test_requests_that_cannot_be(raw: dict[str, list[Any]], sentence: str) -> None:
@@ -79,7 +82,7 @@ def test_requests_that_cannot_be(raw: dict[str, list[Any]], sentence: str) -> No
 def test_a_fraction_is_refused_in_a_range_that_holds_it() -> None:
     made = conditioner(EF=Scalar("EF", 0, 100))
     made.encode_request({"EF": [5, 99.0, 20]})
-    with pytest.raises(UserError, match=r"EF=0.55 is not what the model was trained on, 0 to 100: give percent"):
+    with pytest.raises(UserError, match=r"EF=0.55 is outside of the training range 0 to 100: give percent"):
         made.encode_request({"EF": [0.55]})
 
 
@@ -87,7 +90,7 @@ def test_percent_is_refused_by_a_model_of_fractions() -> None:
     made = Conditioner({"EF": Scalar("EF")}, D)
     made.fit(TABLE.assign(EF=TABLE["EF"] / 100), C)
     made.encode_request({"EF": [0.55]})
-    with pytest.raises(UserError, match=r"EF=55 is not what the model was trained on, 0.2 to 0.8: give it in the same"):
+    with pytest.raises(UserError, match=r"EF=55 is outside of the training range 0.2 to 0.8: give a value in this"):
         made.encode_request({"EF": [55]})
 
 
@@ -119,13 +122,13 @@ def test_what_adapt_learns() -> None:
             TABLE,
             r"conditioning=it needs the column 'ESV', which the store does not have; it has FileName, cl",
         ),
-        (ClassId(), TABLE.assign(class_id=math.nan), r"class_id is empty in all TRAIN rows: fill it, or leave"),
+        (ClassId(), TABLE.assign(class_id=math.nan), r"class_id is empty in all TRAIN rows: fill it, or remove it"),
         (ClassId(), TABLE.assign(class_id=-2), r"class_id is -2, not a whole number from 0 to 9999"),
         (ClassId(), TABLE.assign(class_id=10**9), r"class_id is 1e\+09, not a whole number"),
         (ClassId(), TABLE.assign(class_id="ASD"), r"class_id is 'ASD', not a number"),
-        (Scalar("EF"), TABLE.assign(EF=55.0), r"EF is 55 in all TRAIN rows: leave EF out"),
+        (Scalar("EF"), TABLE.assign(EF=55.0), r"EF is 55 in all TRAIN rows: remove it from conditioning="),
         (Scalar("EF"), TABLE.assign(EF=math.nan), r"EF is empty in all TRAIN rows"),
-        (Scalar("EF", high=70), TABLE, r"EF is 20 to 80 in TRAIN, beyond the range 20 to 70"),
+        (Scalar("EF", high=70), TABLE, r"EF is 20 to 80 in TRAIN, not within 20 to 70"),
         (Category("View"), TABLE.assign(View=""), r"View is empty in all TRAIN rows"),
         (PublishedToken("EF"), TABLE.assign(EF=math.nan), r"EF is empty in all TRAIN rows"),
     ],
@@ -136,11 +139,11 @@ def test_columns_that_cannot_be_learnt(module: nn.Module, table: pd.DataFrame, s
 
 
 def test_sets_of_conditions_that_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"conditioning.frame: reference frames, and nothing else, are called"):
+    with pytest.raises(UserError, match=r"conditioning.frame: give the name reference to reference frames only"):
         Conditioner({"frame": Reference()}, D)
     with pytest.raises(UserError, match=r"conditioning.reference: reference frames"):
         Conditioner({"reference": ClassId()}, D)
-    with pytest.raises(UserError, match=r"conditioning.class_id is the published one, .*: leave out EF"):
+    with pytest.raises(UserError, match=r"conditioning.class_id is a published condition, .*: remove EF"):
         Conditioner({"class_id": PublishedToken("class_id"), "EF": Scalar("EF")}, D)
     with pytest.raises(UserError, match=r"conditioning.x is a Linear"):
         Conditioner({"x": nn.Linear(1, 1)}, D)
