@@ -39,10 +39,7 @@ class AnonymizedData(StoreData):
 
 
 def open_anonymized(path: str, real: Store) -> Store:
-    """Open the store of anonymized images at ``path``, with the latent statistics of the store of originals ``real``.
-
-    Raises ``UserError`` if both stores are the same store, or have different kinds of images.
-    """
+    """Open the anonymized store at ``path``, with the latent statistics of ``real``. Raises ``UserError``."""
     if not Path(path).is_dir():
         raise UserError(f"anonymised={path} does not exist: create it with stage=anonymise, or give another store")
     if Path(path).resolve() == real.root.resolve():

@@ -61,10 +61,7 @@ def _from_intensity(intensity: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of augmentations; 0 disables an augmentation. Raises ``UserError`` for a value out of range.
-
-    All frames of a sample get equal random values, except for noise.
-    """
+    """Strengths of augmentations, which are equal for all frames of a sample, except for noise; 0 disables one."""
 
     gain: float = 0.0
     """Range of a factor of intensities: from 1 / (1 + gain) to 1 + gain. Pixels only."""

@@ -20,10 +20,9 @@ class StoreData(LightningDataModule):
     """Batches (``echodream.types.Batch``) of samples of ``view`` from the splits of the store ``src``.
 
     Training samples are shuffled in each epoch; validation and test samples are fixed. A sample is a function of
-    (``seed``, epoch, index) for any number of ``workers``. Batches contain ``columns`` of FileList.csv: numbers as
-    tensors (B,), int64 or float32 with NaN for empty cells; text as lists. ``augment`` applies to training only. With
-    ``drop_last``, an incomplete last batch is dropped. Raises ``UserError`` if the store has another ``kind`` or
-    ``encoder``, recordings of different sizes, no column of ``columns``, or no recording in a split.
+    (``seed``, epoch, index). Batches contain ``columns`` of FileList.csv: numbers as tensors (B,), int64 or float32
+    (NaN for empty cells); text as lists. ``augment`` applies to training only. With ``drop_last``, an incomplete last
+    batch is dropped. Raises ``UserError`` if the store is unsuitable.
     """
 
     def __init__(
@@ -80,13 +79,13 @@ class StoreData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Loader of training batches, shuffled by (seed, epoch), that can resume in the middle of an epoch."""
         samples = self.training_dataset()
-        sampler = self._epoch_sampler(samples, fixed=False)
-        world = self.trainer.world_size if self.trainer is not None else 1
-        if self.drop_last and self.batch_size * world < 2:
+        settings = self._loader_settings(samples, fixed=False)
+        sampler = settings["sampler"]
+        if self.drop_last and self.batch_size * sampler.num_replicas < 2:
             raise UserError("batch_size=1 is too small for batch normalization: use at least 2")
         if self.drop_last and len(sampler) < self.batch_size:
             raise UserError(f"batch_size={self.batch_size} with drop_last exceeds {len(sampler)} samples: lower it")
-        return ResumableLoader(samples, sampler=sampler, drop_last=self.drop_last, **self._loader_settings())
+        return ResumableLoader(samples, drop_last=self.drop_last, **settings)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Loader of validation batches, which are equal in all epochs."""
@@ -97,12 +96,10 @@ class StoreData(LightningDataModule):
         return self._evaluation_loader(self.samples("TEST"))
 
     def _evaluation_loader(self, samples: ViewDataset) -> DataLoader[dict[str, Any]]:
-        return DataLoader(samples, sampler=self._epoch_sampler(samples, fixed=True), **self._loader_settings())
+        return DataLoader(samples, **self._loader_settings(samples, fixed=True))
 
-    def _epoch_sampler(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> EpochSampler:
+    def _loader_settings(self, samples: ViewDataset | MixedDataset, *, fixed: bool) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return EpochSampler(samples, fixed=fixed, rank=rank, world=world)
-
-    def _loader_settings(self) -> dict[str, Any]:
+        sampler = EpochSampler(samples, fixed=fixed, rank=rank, world=world)
         settings = {"batch_size": self.batch_size, "num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return {**settings, "pin_memory": torch.cuda.is_available()}
+        return {**settings, "sampler": sampler, "pin_memory": torch.cuda.is_available()}

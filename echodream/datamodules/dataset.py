@@ -75,9 +75,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class MixedDataset(Dataset[dict[str, Any]]):
     """Mixture of one or two datasets ``parts``, such as real and synthetic samples.
 
-    A round contains all N samples of the first dataset and ``ratio`` * N samples of the second dataset (None: all),
-    which change with the round. An epoch is one round or, with ``length``, the next ``length`` samples of shuffled
-    rounds. A sample is a function of (seed, epoch, index).
+    A round contains all N samples of the first dataset and ``ratio`` * N samples of the second dataset (None: all). An
+    epoch is one round or, with ``length``, the next ``length`` samples of shuffled rounds.
     """
 
     def __init__(
@@ -123,10 +122,7 @@ def _column_values(column: np.ndarray) -> Tensor | list[str]:
 
 
 class EpochSampler(DistributedSampler[SampleIndex]):
-    """Sampler that shuffles by (seed, epoch) and divides samples equally among ``world`` processes.
-
-    As in DistributedSampler, some samples are repeated. With ``fixed``, samples are not shuffled and the epoch is 0.
-    """
+    """Sampler that shuffles by (seed, epoch), unless ``fixed``, and divides samples equally among processes."""
 
     def __init__(
         self, samples: "ViewDataset | MixedDataset", *, fixed: bool = False, rank: int = 0, world: int = 1

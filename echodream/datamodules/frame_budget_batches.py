@@ -27,10 +27,7 @@ class FrameBatch:
 
 
 def plan_batches(lengths: Sequence[int], shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Row numbers of each batch: consecutive recordings of one shape with at most ``budget`` frames.
-
-    A recording with more than ``budget`` frames is one batch.
-    """
+    """Row numbers of each batch: recordings of one shape with at most ``budget`` frames in total, or one recording."""
     validation.whole_number("budget", budget, note=", the frames of a batch")
     batches: list[list[int]] = []
     remaining = 0
@@ -62,9 +59,7 @@ class FrameBudgetBatches(Dataset[FrameBatch]):
     def __getitem__(self, number: int) -> FrameBatch:
         batch = self.batches[number]
         names, lengths = (tuple(values[index] for index in batch) for values in (self.names, self.lengths))
-        return FrameBatch(names, lengths, torch.cat([self._read_recording(name) for name in names]))
-
-    def _read_recording(self, name: str) -> Tensor:
         if self.store.dataset.kind == "latent":
-            return self.store.latents(name)[0].float()
-        return torch.from_numpy(self.store.frames(name)).permute(0, 3, 1, 2).contiguous()
+            return FrameBatch(names, lengths, torch.cat([self.store.latents(name)[0].float() for name in names]))
+        pixels = torch.cat([torch.from_numpy(self.store.frames(name)) for name in names])
+        return FrameBatch(names, lengths, pixels.permute(0, 3, 1, 2).contiguous())

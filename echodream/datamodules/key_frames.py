@@ -56,10 +56,7 @@ def evenly_spaced_frames(frames: int, count: int) -> np.ndarray:
 
 
 def parse_key_frames(text: str, frames: int, subject: str) -> list[int]:
-    """Frame numbers in ``text``, a cell of the column ED or ES, for a recording with ``frames`` frames.
-
-    Raises ``UserError``, which starts with ``subject``, if ``text`` is invalid.
-    """
+    """Frame numbers, below ``frames``, in a cell of ED or ES. Raises ``UserError``, which starts with ``subject``."""
     try:
         marks = [int(word) for word in text.split()]
     except ValueError:

@@ -7,16 +7,13 @@ from echodream.store import Statistics
 
 
 def whiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
-    """Normalize the channels, dimension ``dim`` of ``x``, to ``(x - mean) / std``, float32.
-
-    Raises ``ValueError`` for another number of channels than in ``statistics``.
-    """
+    """Normalize ``x``, with channels in dimension ``dim``, to ``(x - mean) / std``, float32."""
     mean, std = _statistics_like(x, statistics, dim)
     return (x - mean) / std
 
 
 def unwhiten(x: Tensor, statistics: Statistics, dim: int = 0) -> Tensor:
-    """Inverse of ``whiten``: ``x * std + mean`` for the channels, dimension ``dim`` of ``x``."""
+    """Inverse of ``whiten``: ``x * std + mean``, with channels in dimension ``dim``."""
     mean, std = _statistics_like(x, statistics, dim)
     return x * std + mean
 

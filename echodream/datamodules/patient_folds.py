@@ -12,10 +12,7 @@ if TYPE_CHECKING:
 
 
 def assign_folds(patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold of each row, 0 to ``folds`` - 1, (N,), grouped by patient and stratified by ``strata``.
-
-    Raises ``UserError`` if a stratum has fewer patients than ``folds``.
-    """
+    """Fold of each row, (N,), grouped by patient and stratified. Raises ``UserError`` if a stratum is too small."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     fewest = min(len(np.unique(patients[strata == value])) for value in np.unique(strata))

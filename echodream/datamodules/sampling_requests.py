@@ -27,10 +27,7 @@ class SamplingRequest:
 
 
 class SamplingRequests(Dataset[SamplingRequest]):
-    """Dataset of batches of ``batch`` consecutive rows, without batches whose names are all in ``done``.
-
-    Batches do not depend on ``done``. ``values`` are the condition values of all rows, (N, ...).
-    """
+    """Dataset of batches of ``batch`` rows of ``values``, (N, ...), without batches whose names are all in ``done``."""
 
     def __init__(
         self,

@@ -25,10 +25,7 @@ class Task(ABC):
 
     @abstractmethod
     def output_names(self, table: "pd.DataFrame", root: Path) -> dict[int, str]:
-        """Names of the classifier outputs by class_id or index, in order; empty for a regression.
-
-        ``table`` is FileList.csv of the store at ``root``. Raises ``UserError`` if the targets are missing.
-        """
+        """Names of the classifier outputs by class_id or index. Raises ``UserError`` if targets are missing."""
 
     def target_columns(self, output_names: dict[int, str]) -> tuple[str, ...]:
         """Columns of FileList.csv with the targets."""

@@ -1,7 +1,6 @@
 """Views: classes that define training samples, such as a frame, a clip or a pair of frames.
 
-A view has settings only. All randomness comes from the random generator of the sample, so that a sample does not
-depend on the worker process. Labels are columns of FileList.csv, and not part of a view.
+All randomness comes from the random generator of a sample, so that the sample does not depend on the worker process.
 """
 
 from abc import ABC, abstractmethod
@@ -79,7 +78,7 @@ class View(ABC):
 class Frames(View):
     """Single frames: an epoch has all frames of all recordings, or ``per_recording`` random frames per recording.
 
-    Validation and test use the middle ``held_out`` frames of each recording as a clip; two or more frames show motion.
+    Validation and test use the middle ``held_out`` frames of each recording as a clip.
     """
 
     per_recording: int | None = None  # type: ignore[assignment]

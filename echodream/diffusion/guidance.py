@@ -49,8 +49,7 @@ class Guidance:
         """Coefficient of the prediction of each set of kept conditions, without zeros. Coefficients sum to 1.
 
         The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., where s_k is the scale of
-        condition k in the order of ``names`` and D(1, ..., k) the prediction from the first k conditions. All scales
-        are 1 if ``inside``, the interval of guidance, is false.
+        condition k in the order of ``names`` (1 if not ``inside``) and D the prediction with the listed conditions.
         """
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
@@ -65,10 +64,7 @@ class Guidance:
     def guided_denoiser(
         self, predict: Predict, names: Sequence[str], process: Process, weak: Predict | None = None
     ) -> Denoise:
-        """Denoiser that returns the guided prediction, with one call of ``predict`` and of ``weak`` per step.
-
-        All rows have one time. Outside of the interval, the denoiser returns the conditional prediction.
-        """
+        """Denoiser that returns the guided prediction, or, outside of the interval, the conditional prediction."""
         guided_terms, conditional = self.coefficients(names), self.coefficients(names, inside=False)
         if self.auto != 1 and weak is None:
             raise UserError(f"guidance.auto={self.auto} needs a second, weaker model; name one, or set guidance.auto=1")
@@ -84,7 +80,12 @@ class Guidance:
             guided = sum((scale * predictions[kept] for kept, scale in terms.items()), torch.zeros_like(x_t))
             if self.auto != 1 and weak is not None:
                 guided = guided + (self.auto - 1) * (predictions[full] - weak(x_t, t, [full])[0])
-            return rescale_guidance(guided, predictions[full], self.rescale) if self.rescale else guided
+            if not self.rescale:
+                return guided
+            dims = tuple(range(1, x_t.dim()))
+            std, conditional_std = (x.std(dims, keepdim=True) for x in (guided, predictions[full]))
+            factor = conditional_std / std.clamp(min=torch.finfo(std.dtype).tiny)  # 2305.08891, equations 15 and 16
+            return self.rescale * factor * guided + (1 - self.rescale) * guided
 
         return denoise
 
@@ -97,11 +98,3 @@ class Guidance:
         if len(inside) != 1:
             raise ValueError("rows have times inside and outside of the interval: give all rows one time")
         return bool(inside[0])
-
-
-def rescale_guidance(guided: Tensor, conditional: Tensor, strength: float) -> Tensor:
-    """Rescale ``guided`` (B, C, *rest) to the std of each sample of ``conditional`` (2305.08891, equations 15, 16)."""
-    dims = tuple(range(1, guided.dim()))
-    std = guided.std(dims, keepdim=True)
-    factor = conditional.std(dims, keepdim=True) / std.clamp(min=torch.finfo(std.dtype).tiny)
-    return strength * factor * guided + (1 - strength) * guided

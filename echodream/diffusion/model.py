@@ -53,10 +53,9 @@ class ModelMetadata:
     shared_noise: float = 0.0
     """Correlation between the noise of two frames of a clip."""
     residual: tuple[float, ...] | None = None
-    """Standard deviation of residuals, per channel, or per channel of each key frame; None if latents are modeled.
+    """Standard deviation of residuals, per channel (of each key frame); None if the process models latents.
 
-    The residual of a clip is the clip minus its interpolated references. The residual of a key frame is the key frame
-    minus the first key frame; the entry of the first key frame is 1.
+    Residuals are clips minus interpolated references, or key frames minus the first key frame (with the entry 1).
     """
 
     def __post_init__(self) -> None:
@@ -79,11 +78,7 @@ class ModelMetadata:
 
 
 class DiffusionModel(nn.Module):
-    """Diffusion model of whitened latents: denoiser, conditioner, noise process and metadata.
-
-    Images are (B, C, H, W) and clips (B, C, F, H, W). Jointly generated key frames are images with C = 3 x
-    ``metadata.channels``.
-    """
+    """Diffusion model of whitened latents: images (B, C, H, W), clips (B, C, F, H, W), or key frames (B, 3 C, H, W)."""
 
     def __init__(self, denoiser: Denoiser, conditioner: Conditioner, process: Process, metadata: ModelMetadata) -> None:
         super().__init__()

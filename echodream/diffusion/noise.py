@@ -23,10 +23,7 @@ def sample_noise(
 
 
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
-    """Add ``offset`` times a normal random number for each row and channel to ``noise``, (B, C, *rest).
-
-    With an offset, models without zero terminal SNR can generate images of any mean brightness (2305.08891, section 4).
-    """
+    """Add ``offset`` times a normal random number per row and channel to ``noise``, (B, C, *rest) (2305.08891, 4)."""
     if not offset:
         return noise
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))

@@ -1,7 +1,4 @@
-"""Registry of noise schedules of ``process=ddpm``. To add a noise schedule, add an entry to ``NOISE_SCHEDULES``.
-
-Tests run every entry with every sampler. All schedulers in ``SAMPLERS`` must accept a ``beta_schedule`` of diffusers.
-"""
+"""Registry of noise schedules of ``process=ddpm``. To add a noise schedule, add an entry to ``NOISE_SCHEDULES``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

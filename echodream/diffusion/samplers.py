@@ -1,7 +1,6 @@
 """Registry of samplers, and the sampling loop. To add a sampler, add an entry to ``SAMPLERS``.
 
-A scheduler class for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``. For another class,
-write a function with these arguments that builds the scheduler. The Gaussian oracle test
+A scheduler for ``ddpm`` has to accept ``rescale_betas_zero_snr`` and ``timestep_spacing``. The Gaussian oracle test
 (``tests/diffusion/test_gaussian_oracle.py``) runs every entry.
 """
 
@@ -84,9 +83,8 @@ def run_solver(
     """Run ``solver`` from noisy data ``x``, (B, C, *rest), at its first time to data, in float32.
 
     ``denoise`` maps x_t (B, C, *rest) and t (B,) to the prediction of the network. ``x`` and x_t have the scale of the
-    process, for ``ddpm`` sqrt(a_t) x_0 + sqrt(1 - a_t) noise. Schedulers with another scale, such as x_0 + sigma noise
-    of Euler, convert samples by ``scale_model_input``. Therefore ``x`` is first divided by the factor of
-    ``scale_model_input``. The result has the dtype of ``x``.
+    process. Schedulers with another scale, such as x_0 + sigma noise of Euler, convert samples to this scale by
+    ``scale_model_input``. Therefore ``x`` is first divided by the factor of ``scale_model_input``.
     """
     dtype, x, scheduler = x.dtype, x.float(), solver.scheduler
     extra = {"generator": list(generators)} if solver.stochastic and generators is not None else {}

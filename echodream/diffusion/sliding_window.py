@@ -15,10 +15,7 @@ DenoiseWindows = Callable[[Tensor, Tensor, list[int]], Tensor]
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
-    """First frames of evenly spaced windows that cover ``frames`` frames and overlap by at least ``overlap`` frames.
-
-    The result is one window of ``frames`` frames if ``frames`` is at most ``window``.
-    """
+    """First frames of evenly spaced windows that cover ``frames`` frames and overlap by at least ``overlap`` frames."""
     for key, value, least in (("frames", frames, 1), ("window", window, 1), ("overlap", overlap, 0)):
         validation.whole_number(key, value, least)
     if overlap >= window:
@@ -32,8 +29,8 @@ def window_starts(frames: int, window: int, overlap: int) -> list[int]:
 def blend_windows(windows: Tensor, starts: Sequence[int], frames: int) -> Tensor:
     """Join ``windows``, (W, B, C, window, *rest), to clips, (B, C, frames, *rest), by a weighted mean at each frame.
 
-    The weight of a window decreases linearly from its center to its ends: two windows are cross-faded linearly over
-    their overlap. The running mean returns windows with equal values exactly.
+    The weight of a window decreases linearly from its center to its ends, so that windows are cross-faded linearly. The
+    running mean returns equal windows exactly.
     """
     window = windows.shape[3]
     positions = torch.arange(window, device=windows.device)

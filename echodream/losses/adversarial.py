@@ -14,17 +14,15 @@ from echodream.errors import UserError
 class PatchAdversarial(nn.Module):
     """Patch discriminator, and adversarial losses of the generator and the discriminator.
 
-    The generator loss starts at batch ``start``. It is multiplied by ``weight`` (0 disables it) and, if ``adaptive``,
-    by the ratio of gradient norms at the last layer of the decoder. ``criterion`` is MONAI's hinge, least_squares or
-    bce. With ``local_mean`` n, the discriminator gets the residual of frames after subtraction of their mean over n x n
-    pixels, divided by its standard deviation in training frames. With ``local_contrast`` c, the residual is first
-    divided by the local mean brightness, 0 to 1, plus c. ``local_share`` of the L1 and L2 terms then compares local
-    means instead of pixels, so that the speckle may differ from the original.
+    The adversarial loss starts at batch ``start``, with ``weight`` (0 disables it), and, if ``adaptive``, a factor
+    (``adaptive_adversarial_weight``). ``criterion`` is MONAI's hinge, least_squares or bce. With ``local_mean`` n, the
+    input of the discriminator is the residual of frames without their mean over n x n pixels, divided by its standard
+    deviation. With ``local_contrast`` c, the residual is first divided by the local mean brightness, 0 to 1, plus c.
+    ``local_share`` is the share of the L1 and L2 terms that compares local means instead of pixels.
 
     With ``decoder_only``, the encoder is frozen from batch ``start`` on. ``lr``, ``discriminator_lr`` and ``betas`` are
     optimizer settings from batch ``start`` on (None: settings of the model). ``latent_noise`` is the maximum standard
-    deviation of Gaussian noise on latents, in units of their standard deviation (RAE, 2510.11690), which makes the
-    decoder robust to latents of a diffusion model.
+    deviation of noise on latents, relative to their standard deviation, for a robust decoder (RAE, 2510.11690).
     """
 
     def __init__(

@@ -78,10 +78,7 @@ class MultiScaleSSIM(LossTerm):
 def adaptive_adversarial_weight(
     reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter, maximum: float = 1e4
 ) -> Tensor:
-    """Adaptive weight |d reconstruction / d w| / |d adversarial / d w| of two scalar losses (2012.09841), detached.
-
-    w is ``last_layer``, the weight of the last layer of the decoder.
-    """
+    """Ratio of gradient norms of two scalar losses at ``last_layer`` of the decoder (Esser et al. 2012.09841)."""
     numerator = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
     denominator = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
     return (numerator / (denominator + 1e-4)).clamp(0, maximum).detach()

@@ -26,8 +26,7 @@ class AuxiliaryClassifier(nn.Module):
     """Cross-entropy of a frozen classifier for the class of a clip, on the decoded denoised estimate.
 
     Only the input frames of the classifier are decoded. Each sample is weighted by its signal share (alpha-bar of
-    DDPM), because estimates are blurred at high noise. The frozen networks are not saved in checkpoints. Raises
-    ``UserError`` if ``classifier`` does not predict classes.
+    DDPM), because estimates are blurred at high noise. Raises ``UserError`` if ``classifier`` does not predict classes.
     """
 
     def __init__(self, weight: float, classifier: str, vae: str) -> None:

@@ -6,8 +6,7 @@ from torch import Tensor
 def mean_squared_errors(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of each sample, (B,); ``prediction`` and ``target`` are (B, C, *rest).
 
-    ``mask``, bool (B, F), excludes padded frames of clips, (B, C, F, H, W), so that short and long clips have equal
-    weight. The error of a clip is 0 if all its frames are padding.
+    ``mask``, bool (B, F), excludes padded frames of clips, (B, C, F, H, W), so that all clips have equal weight.
     """
     squares = (prediction.float() - target.float()).square()
     if mask is None:

@@ -172,19 +172,16 @@ class MarginSoftmaxLoss(IdentityLoss):
     def forward(
         self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
     ) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return self._margin_loss(features.float(), identity)
-
-    def _margin_loss(self, features: Tensor, identity: Tensor) -> Tensor:
         centers: Tensor = self.centers
         label = identity
         if self.share < 1:
             sampled = self.sample_centers(identity)
             centers, label = centers[sampled], torch.searchsorted(sampled, identity)
-        cosines = functional.linear(functional.normalize(features), functional.normalize(centers))
-        column = label.unsqueeze(1)
-        logits = cosines.scatter(1, column, combined_margin(cosines.gather(1, column), *self.margins))
-        return functional.cross_entropy(self.scale * logits, label)
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = functional.linear(functional.normalize(features.float()), functional.normalize(centers))
+            column = label.unsqueeze(1)
+            logits = cosines.scatter(1, column, combined_margin(cosines.gather(1, column), *self.margins))
+            return functional.cross_entropy(self.scale * logits, label)
 
     @torch.no_grad()
     def sample_centers(self, identity: Tensor) -> Tensor:

@@ -42,11 +42,10 @@ class LatentDiffusion(Trainable):
     """Train a latent diffusion model of images (B, C, H, W) or clips (B, C, F, H, W).
 
     ``denoiser`` is a partial that builds the network from ``channels``, ``extra_channels`` and ``token_width``.
-    ``conditions`` are modules by name; ``width`` is the width of their tokens. ``optimizer`` and ``schedule``: see
-    ``Trainable``. ``checkpointing`` enables gradient checkpointing, ``compile`` torch.compile, ``channels_last`` the
-    channels-last memory format. ``shared_noise`` and ``noise_offset``: see ``diffusion.noise``. With ``residual``, the
-    process models residuals (``ModelMetadata.residual``). ``joint_dropout``: see ``Conditioner``. ``auxiliary`` is an
-    additional loss on the denoised estimate of clips.
+    ``conditions``, ``width``, ``joint_dropout``: see ``Conditioner``. ``optimizer``, ``schedule``: see ``Trainable``.
+    ``checkpointing`` enables gradient checkpointing, ``compile`` torch.compile, ``channels_last`` this memory format.
+    ``shared_noise``, ``noise_offset``: see ``diffusion.noise``. With ``residual``, the process models residuals
+    (``ModelMetadata.residual``). ``auxiliary`` is an additional loss on the denoised estimate of clips.
     """
 
     def __init__(
@@ -227,10 +226,7 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
 
 
 def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
-    """Standard deviations, per channel, for key frames: 1, then twice those of the second minus the first key frame.
-
-    The third key frame, one beat after the first, has a small residual and therefore a small weight in the loss.
-    """
+    """Standard deviations, per channel, for key frames: 1, then twice those of the second minus the first key frame."""
     x = torch.stack([sample["x"] for sample in _select_training_samples(data)]).double()
     difference = x[:, channels : 2 * channels] - x[:, :channels]
     std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()

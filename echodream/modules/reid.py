@@ -75,8 +75,7 @@ class Reid(MetricLearning):
     def _add_copies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Frames and copies (N, C, H, W), original frames (N, C, H, W), identities (N,) and pairs of rows (P, 2).
 
-        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame. The original
-        frames include those of copies only if the loss needs linear codes.
+        Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
         identity = self.recording_labels([*batch["name"], *batch["other_name"]])

@@ -161,10 +161,7 @@ class VAE(Trainable):
 
     @torch.no_grad()
     def export(self, root: Path, data: StoreData, artifact: Artifact, config: str, frames: int = 1024) -> None:
-        """Write the network to a diffusers folder, with latent statistics over ``frames`` training frames.
-
-        ``latents_mean`` and ``latents_std`` in config.json are the mean and std per channel of posterior samples.
-        """
+        """Write the network to a diffusers folder, with mean and std of latents of ``frames`` training frames."""
         samples = ViewDataset(Recordings(data.store, "TRAIN"), data.view, data.seed)
         selected = list(itertools.islice(EpochSampler(samples), frames))
         moments = PosteriorMoments()
@@ -238,11 +235,8 @@ class VaeDecoder(pl.LightningModule):
         self.network, self.budget, self.grey = network, budget, grey
 
     def predict_step(self, batch: FrameBatch, batch_idx: int) -> list[Tensor]:
-        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``.
-
-        The seed of the decoder noise is a hash of the name of the recording.
-        """
-        named_lengths = zip(batch.names, batch.lengths, strict=True)
+        """Pixels of each recording in the batch: uint8 (F, H, W, C) on the CPU; C is 1 if ``grey``."""
+        named_lengths = zip(batch.names, batch.lengths, strict=True)  # a seed of the decoder noise for each recording
         seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
         pixels = []
         for latents in split_into_chunks(batch.frames, self.budget):

@@ -24,13 +24,10 @@ class SharedBatchNorm(_BatchNorm):
         centered = x - mean.view(shape)
         variance: Tensor = all_reduce(centered.square().sum(dim=dims)) / count
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / max(1, count - 1), momentum)
+            self.get_buffer("num_batches_tracked").add_(1)
+            momentum = self.momentum if self.momentum is not None else 1 / float(self.get_buffer("num_batches_tracked"))
+            self.get_buffer("running_mean").lerp_(mean, momentum)
+            self.get_buffer("running_var").lerp_(variance * count / max(1, count - 1), momentum)
         scale = (variance + self.eps).rsqrt() * self.weight
         return centered * scale.view(shape) + self.bias.view(shape)
 

@@ -116,7 +116,7 @@ def _check_architecture(settings: dict[str, Any]) -> None:
 
 
 def _build_backbone(settings: dict[str, Any]) -> nn.Module:
-    """Network without a classification layer: (B, C, H, W) if ``dims`` is 2, else (B, C, F, H, W), to (B, D)."""
+    """Build the network without classification layer: (B, C, H, W) or, if ``dims`` is 3, (B, C, F, H, W) to (B, D)."""
     if settings["factorised"]:
         return R2Plus1dBackbone(*(settings[name] for name in ("channels", "widths", "layers", "stem", "stride")))
     if settings["block"] == "dense":
@@ -126,10 +126,9 @@ def _build_backbone(settings: dict[str, Any]) -> nn.Module:
 
 
 def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
-    """Load the torchvision weights at ``path``, without their classification layer, into the backbone ``body``.
+    """Load torchvision weights, without the classification layer, into ``body``. Raises ``UserError`` if unsuitable.
 
-    If ``channels`` is 1, weights of the first convolution are summed over the three input colors. Raises ``UserError``
-    for weights of another architecture.
+    If ``channels`` is 1, weights of the first convolution are summed over the three input colors.
     """
     classification = ("fc.", "classifier.")
     state = {name: value for name, value in read_weights(path).items() if not name.startswith(classification)}
@@ -155,11 +154,10 @@ def monai_resnet_name(name: str) -> str:
 
 
 def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
-    """Load the network, in ``eval`` mode, and config.json, which ``Classifier.save`` wrote.
+    """Load the network, in ``eval`` mode, and config.json of ``Classifier.save``. Raises ``UserError``.
 
-    ``class_ids`` and ``class_names`` of config.json are in the order of the logits. ``task`` is "classification",
-    "labels" or "regression"; the output of a regression is the value of ``column`` in its unit. Raises ``UserError``
-    for other folders.
+    ``class_ids`` and ``class_names`` are in the order of the logits. ``task`` is "classification", "labels" or
+    "regression"; the output of a regression is the value of ``column``.
     """
     folder = Path(folder)
     if (folder / RUNS_FILE).is_file():

@@ -1,7 +1,4 @@
-"""Noise inputs of a decoder, from which the decoder generates speckle (StyleGAN, Karras et al. 1812.04948).
-
-Latents are too small to encode speckle. A decoder without noise inputs blurs the speckle or replaces it by lines.
-"""
+"""Noise inputs of a decoder, for speckle, which latents are too small to encode (StyleGAN, 1812.04948)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +20,7 @@ class DecoderNoise(nn.Module):
     """Gaussian noise (B, 1, h, w), added to the input (B, C, h, w) of a decoder level with a trained scale per channel.
 
     The noise is off until ``active`` is set. In training, each frame has new noise. In ``eval`` mode, the noise is a
-    function of ``level`` and of the seed of the frame in ``seeds`` (0 unless ``noise_seeds`` is used). Frames of a
-    video have equal seeds, so that the speckle of the video does not flicker.
+    function of ``level`` and of the seed of the frame. Equal seeds in a video prevent flicker of the speckle.
     """
 
     active: Tensor
@@ -53,10 +49,7 @@ class DecoderNoise(nn.Module):
 
 
 def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL":
-    """Add a ``DecoderNoise`` with the initial ``scale`` to each decoder level of ``network``, in place.
-
-    The scales are weights of ``network``. diffusers alone loads a saved network without them, with a warning.
-    """
+    """Add a ``DecoderNoise`` with the initial ``scale`` to each decoder level of ``network``, in place."""
     validation.positive_number("vae.noise", scale)
     blocks: Any = network.decoder.up_blocks
     levels = [DecoderNoise(index, block.resnets[0].in_channels, scale) for index, block in enumerate(blocks)]

@@ -12,7 +12,7 @@ class DenseNetBackbone(nn.Module):
     """DenseNet without a classification layer: (B, C, H, W) to (B, D). DenseNet-121 has ``layers`` (6, 12, 24, 16).
 
     The first convolution has kernel size ``stem``, ``stride`` and ``width`` output channels. Each layer adds ``growth``
-    channels. Three transitions halve channels, height and width; the first convolution must leave at least 8 pixels.
+    channels. Three transitions between blocks halve channels, height and width.
     """
 
     def __init__(

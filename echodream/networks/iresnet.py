@@ -39,8 +39,7 @@ class IResNet(nn.Module):
 
     The network has a 3 x 3 convolution, four levels of ``layers`` blocks with ``widths`` channels, ``dropout``, a
     linear layer over all locations, and batch normalization without a learned scale. Each level halves height and
-    width. The linear layer fixes the frame ``size``, (H, W). ``weights`` is a file of weights with the names that the
-    authors of ArcFace published.
+    width of frames of ``size``, (H, W). ``weights`` is a file with the names of the published ArcFace weights.
     """
 
     def __init__(

@@ -27,15 +27,13 @@ class Siamese(nn.Module):
 
     ``block`` is "basic" (ResNet-18, 34) or "bottleneck" (ResNet-50). ``layers`` and ``widths`` are the numbers of
     blocks and the channels of the four levels. ``stem`` and ``stride`` are the kernel size and stride of the first
-    convolution. If ``paired``, embeddings pass through a sigmoid, and ``pair_logits`` is a linear layer over |a - b|,
-    as in the published network. ``weights`` is a file of the published network, with torchvision's names below
-    ``model.`` and ``fc_end.``, or of this network. ``size``, the (H, W) of frames, is not used.
+    convolution. If ``paired``, embeddings pass through a sigmoid, and ``pair_logits`` is a linear layer over |a - b|.
+    ``weights`` is a file of the published network (``model.*``, ``fc_end.*``) or of this class. ``size`` is not used.
 
-    With ``code``, (features, H, W), the embedding is a fixed linear code of the frame (``set_linear_code``) plus a
-    correction by the network. Two constants are appended to the embedding. ``constant_feature`` makes the cosine
-    similarity of two codes decrease with their Euclidean distance. ``correction_feature`` is 0 for a linear code and
-    positive for a corrected code. This offset compensates for the bias of the network, which moves embeddings of new
-    patients towards embeddings of training patients.
+    With ``code``, (features, H, W), the embedding is a linear code of the frame (``set_linear_code``) plus a correction
+    by the network. Two constants are appended. ``constant_feature`` makes the cosine similarity of two codes decrease
+    with their Euclidean distance. ``correction_feature``, 0 for linear codes, compensates for the bias of corrections,
+    which move embeddings of new patients towards embeddings of training patients.
     """
 
     constant_feature: float = 2.0

@@ -23,10 +23,7 @@ CONDITIONS: dict[str, type["ConditionModule"]] = {}
 
 
 class ConditionModule(nn.Module, ABC):
-    """Condition of a denoiser. ``dropout`` is the probability of the null embedding in training.
-
-    ``build`` creates the parameters from ``metadata``, which ``fit`` derives from the training rows.
-    """
+    """Condition of a denoiser. ``dropout`` is the probability of the null embedding in training."""
 
     kind: ClassVar[str]
     """Name of the class in diffusion.json of an artifact."""

@@ -25,8 +25,7 @@ class Conditioner(nn.Module):
     """Conditions by name, each with its own null embedding and dropout, so that all subsets of conditions are trained.
 
     With several conditions, ``joint_dropout`` is the probability of dropping all conditions of a row (classifier-free
-    guidance). Tokens are concatenated along L; their width D is ``width``, or 1 for ``PublishedToken``. ``fit`` or
-    ``from_settings`` creates the parameters.
+    guidance). Tokens are concatenated along L; their width D is ``width``, or 1 for ``PublishedToken``.
     """
 
     def __init__(self, conditions: Mapping[str, nn.Module | None], width: int, joint_dropout: float = 0.0) -> None:
@@ -78,10 +77,7 @@ class Conditioner(nn.Module):
         return cast(ReferenceCondition, self.conditions[REFERENCE]) if REFERENCE in self.conditions else None
 
     def fit(self, table: pd.DataFrame, channels: int) -> None:
-        """Derive metadata from the training rows ``table``, and create the parameters for frames of ``channels``.
-
-        Raises ``UserError`` for a column that is missing, empty, or of another type.
-        """
+        """Derive metadata from the training rows ``table``, and create parameters. Raises ``UserError``."""
         for name, module in self._token_conditions.items():
             if module.column not in table:
                 problem = f"conditioning={name} needs the column {module.column!r}, which the store does not have"
@@ -110,10 +106,9 @@ class Conditioner(nn.Module):
         return values
 
     def encode_request(self, requests: Mapping[str, Sequence[Any]], clamp: bool = False) -> dict[str, Tensor]:
-        """Encode the cells of ``requests``, by column, after a check against the training rows.
+        """Encode the cells of ``requests``, by column. Raises ``UserError`` for a column or value not in training.
 
-        A column that is not in ``requests`` has missing values. With ``clamp``, numbers outside of the training range
-        are replaced by the nearest bound. Raises ``UserError`` for an unknown column or value.
+        With ``clamp``, numbers outside of the training range are replaced by the nearest bound.
         """
         for column in requests:
             if column not in self.columns:
@@ -132,10 +127,7 @@ class Conditioner(nn.Module):
         return values
 
     def uniform_requests(self, count: int) -> dict[str, list[Any]]:
-        """Requests for ``count`` samples, by column, evenly distributed over the training values.
-
-        Rows iterate over all combinations of classes and categories. Numbers change after each iteration.
-        """
+        """Requests for ``count`` samples, by column, evenly distributed over all combinations of training values."""
         requests: dict[str, list[Any]] = {}
         stride, continuous = 1, []
         for module in self._token_conditions.values():
@@ -169,7 +161,6 @@ class Conditioner(nn.Module):
         """Tokens and channels for samples of ``size`` (H, W) or (F, H, W).
 
         A condition has its null embedding if it has no value, and in rows where its mask ``keep``, bool (B,), is false.
-        Without token conditions, there is one token of zeros.
         """
         tokens = []
         for name, module in self._token_conditions.items():

@@ -1,7 +1,4 @@
-"""Conditions of the published code, for published checkpoints.
-
-A token of width 1 can only shift features along a line, and the null value 0 is also class 0.
-"""
+"""Conditions of the published checkpoints, in which the null value 0 is also class 0."""
 
 import math
 from collections import Counter

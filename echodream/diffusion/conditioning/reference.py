@@ -12,18 +12,14 @@ _TIME_TOLERANCE = 3e-4
 
 
 def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
-    """Interpolate reference frames (B, C, R, H, W) at ``time`` (B, R) linearly to clips (B, C, ``frames``, H, W).
-
-    ``time`` is in frames. Before the first and after the last reference, that reference frame is repeated.
-    """
+    """Interpolate reference frames (B, C, R, H, W) at ``time`` (B, R), in frames, to clips (B, C, ``frames``, H, W)."""
     return _ReferencePlacement(reference, time, frames).interpolated
 
 
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Repeat the key frames of one heart beat over the frames 0 to ``frames`` - 1.
+    """Repeat the ED-ES-ED key frames (B, C, 3, H, W) of a beat, at ``time`` (B, 3), over a clip of ``frames`` frames.
 
-    ``reference`` (B, C, 3, H, W) at ``time`` (B, 3) are end diastole, end systole, end diastole. Returns key frames
-    (B, C, R, H, W) and times (B, R).
+    Returns key frames (B, C, R, H, W) and times (B, R).
     """
     length = (time[:, 2] - time[:, 0]).clamp(min=1)
     earlier = max(0, math.ceil(float((time[:, 0] / length).max())))
@@ -56,7 +52,7 @@ class Reference(ReferenceCondition):
 
     Three additional channels encode time: exp(-d^2 / 2) of the distance d in frames to the nearest reference, and
     tanh(d / 32) of the distances to the previous and to the next reference (1 if absent). The null embedding is a
-    learned latent, constant over space and time, and 0 in these three channels.
+    latent that is constant over space and time, with 0 in these channels.
     """
 
     kind = "reference"

@@ -14,8 +14,7 @@ class Scalar(NumericCondition):
     """Condition on a numeric ``column``; empty cells are missing values.
 
     ``low`` and ``high`` limit the valid values; None: minimum and maximum of the training rows. Two linear layers map
-    sine and cosine features of (value - low) / (high - low) to tokens. The shortest period is a quarter of the range,
-    so that similar values have similar tokens.
+    sine and cosine features of (value - low) / (high - low) to tokens.
     """
 
     kind = "scalar"

@@ -80,10 +80,7 @@ class Process(ABC):
         """Estimate of the data, (B, C, *rest), from the network output ``prediction`` for ``x_t`` at ``t`` (B,)."""
 
     def log_snr_times(self, count: int) -> Tensor:
-        """Times, (count,), with evenly spaced log signal-to-noise ratios, from low to high noise.
-
-        The ratios are the centers of ``count`` equal bins of [-``LOG_SNR_LIMIT``, ``LOG_SNR_LIMIT``].
-        """
+        """Times, (count,), from low to high noise, with evenly spaced log SNR within +- ``LOG_SNR_LIMIT``."""
         times = self.evenly_spaced_times(_TIME_GRID)
         targets = LOG_SNR_LIMIT * (1 - (2 * torch.arange(count) + 1) / count)
         return times[(self.log_snr(times) - targets[:, None]).abs().argmin(dim=1)]
@@ -120,8 +117,7 @@ class Process(ABC):
         """Generate samples from standard normal ``noise``, (B, C, *rest) each.
 
         Stochastic samplers need one of ``generators`` per row, so that a sample does not depend on its batch. With
-        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (SDEdit,
-        2108.01073) and takes ``steps`` steps. ``strength`` 0 returns ``x_0``, and 1 ignores ``x_0``.
+        ``strength`` below 1, sampling starts from ``x_0`` with noise of the relative time ``strength`` (2108.01073).
         """
         sampler = self.check_sampler(steps, sampler, strength)
         if generators is not None and len(generators) != len(noise):

@@ -21,10 +21,9 @@ class DDPM(Process):
 
     ``prediction`` is the network output: "v" = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), "epsilon" (the noise)
     or "sample" (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas for pure noise at
-    the last noise level. ``spacing`` of the sampling timesteps is "trailing" (even, with the last noise level,
-    2305.08891), "leading" (even, without the last noise level), or "quadratic" (with the last noise level, denser at
-    low noise, 2010.02502, appendix D.2). ``min_snr`` is the gamma of min-SNR loss weights (2303.09556); None for equal
-    weights. ``least_weight`` is a lower bound of these weights, which approach 0 at high noise if ``zero_snr``.
+    the last noise level. ``spacing`` of the sampling timesteps is "trailing" (with the last noise level, 2305.08891),
+    "leading" (without the last noise level), or "quadratic" (denser at low noise, 2010.02502). ``min_snr`` is the gamma
+    of min-SNR loss weights (2303.09556), ``least_weight`` their lower bound; without ``min_snr``, all weights are 1.
     """
 
     name: ClassVar[str] = "ddpm"
@@ -90,11 +89,7 @@ class DDPM(Process):
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for the squared error of x_0.
-
-        The squared error of x_0 is 1 / snr times the squared error of epsilon, and 1 / (snr + 1) times the squared
-        error of v (2303.09556, section 3.4).
-        """
+        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (2303.09556, 3.4)."""
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
         signal = self._device_alphas_cumprod(t.device)[t]

@@ -32,7 +32,8 @@ class RectifiedFlow(Process):
         """Random times for training: float, (count,), from 0 to 1000."""
         distribution = torch.randn if self.times == "logit_normal" else torch.rand
         s = distribution(count, generator=generator, device=device if generator is None else generator.device)
-        return SCALE * self._shift_time(s.sigmoid() if self.times == "logit_normal" else s).to(device)
+        s = s.sigmoid() if self.times == "logit_normal" else s
+        return SCALE * (self.shift * s / (1 + (self.shift - 1) * s)).to(device)
 
     def evenly_spaced_times(self, count: int) -> Tensor:
         return (torch.arange(count) + 0.5) / count * SCALE
@@ -49,9 +50,6 @@ class RectifiedFlow(Process):
 
     def predict_x0(self, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         return (x_t - expand_like(self.relative_time(t), x_t) * prediction).to(x_t.dtype)
-
-    def _shift_time(self, s: Tensor) -> Tensor:
-        return self.shift * s / (1 + (self.shift - 1) * s)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
         """Build a solver with equal steps from ``strength`` to 0, which the scheduler shifts."""

@@ -56,10 +56,7 @@ class Denoiser(nn.Module, ABC):
         return int(self.network.config.in_channels) - self.channels
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Prediction, (B, C, *rest), for ``x_t`` (B, C, *rest) at times ``t`` (B,), int64 or float.
-
-        ``x_t`` is padded by replication to multiples of ``size_multiple``, and the prediction is cropped.
-        """
+        """Prediction for ``x_t``, (B, C, *rest) each, at times ``t`` (B,), with padding to ``size_multiple``."""
         count, (height, width) = len(x_t), x_t.shape[-2:]
         x = x_t if condition.channels is None else torch.cat([x_t, condition.channels.to(x_t)], dim=1)
         top, bottom = padding(height, self.size_multiple)

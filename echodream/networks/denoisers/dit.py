@@ -68,9 +68,8 @@ def build_transformer(
 ) -> ImageTransformer | VideoTransformer:
     """Build a transformer for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
-    A patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Position
-    embeddings are scaled to latents of ``sample_size`` x ``sample_size``; other sizes are possible. Networks of clips
-    have ``layers`` spatial and ``layers`` temporal blocks.
+    A patch of ``patch_size`` x ``patch_size`` latent pixels is a token of width ``heads`` x ``head_width``. Networks of
+    clips have ``layers`` spatial and ``layers`` temporal blocks. ``sample_size`` scales the position embeddings.
     """
     from diffusers import LatteTransformer3DModel, PixArtTransformer2DModel
 

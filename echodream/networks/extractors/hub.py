@@ -26,7 +26,19 @@ class TransformersExtractor(Extractor):
 
     def __init__(self, path: str) -> None:
         self.config = _read_config(path, self.kind, self.instructions)
-        self.network = _load_network(path, self.instructions).eval()
+        try:
+            from transformers import AutoModel
+        except ImportError as error:
+            raise UserError("dinov2 and videomae need transformers: pip install 'echodream[text]'") from error
+        options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        try:
+            network, report = AutoModel.from_pretrained(path, **options)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(f"{path} cannot be loaded ({reason}): {self.instructions}") from error
+        if absent := [*report["missing_keys"], *report.get("mismatched_keys", [])]:
+            raise UserError(f"{path} lacks {len(absent)} weights ({min(map(str, absent))[:60]}): {self.instructions}")
+        self.network = network.eval()
         hashes = [file_sha256(file) for file in sorted(Path(path).glob("*.safetensors"))]
         self.weights = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         self.side = 224 if self.kind == "dinov2" else int(self.config["image_size"])
@@ -83,19 +95,3 @@ def _read_config(path: str, kind: str, instructions: str) -> dict[str, Any]:
     if model_type != kind:
         raise UserError(f"{path} holds a {model_type}, not a {kind}: {instructions}")
     return dict(config)
-
-
-def _load_network(path: str, instructions: str) -> Any:
-    """Load the network in the folder ``path``. Raises ``UserError`` if weights are missing or have other shapes."""
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        raise UserError("dinov2 and videomae need transformers: pip install 'echodream[text]'") from error
-    try:
-        options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-        network, report = AutoModel.from_pretrained(path, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0][:100]}): {instructions}") from error
-    if absent := [*report["missing_keys"], *report.get("mismatched_keys", [])]:
-        raise UserError(f"{path} lacks {len(absent)} weights ({min(map(str, absent))[:60]}): {instructions}")
-    return network

