@@ -40,8 +40,8 @@ def flip(x: Tensor) -> Tensor:
 def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 0.0, zoom: float = 1.0) -> Tensor:
     """Magnify ``x`` (C, F, H, W) by ``zoom``, rotate it about its center by ``degrees``, and shift it.
 
-    ``shift`` is (down, right), as fractions of height and width. Rotation is counter-clockwise, and correct in
-    pixels for non-square frames. Interpolation is bilinear with border padding.
+    ``shift`` is (down, right), as fractions of height and width. Rotation is counter-clockwise, and correct in pixels
+    for non-square frames. Interpolation is bilinear with border padding.
     """
     height, width = x.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom

@@ -111,10 +111,10 @@ class Clips(View):
     """Clips of ``frames`` frames with ``stride``; an epoch has ``per_recording`` clips of each recording.
 
     A short recording is padded with its last frame, and ``mask`` marks recorded frames. ``references`` is the number of
-    reference frames. ``reference`` is "random" frames of the recording, the "first" frame of the clip, "even"ly spaced
-    frames of the clip with both ends (the middle frame for one reference), or "keyframes", the ED-ES-ED triple nearest
-    to the clip. ``reference_time`` is in frames of the clip, 0 at the first and ``frames`` - 1 at the last frame.
-    Latents of references and clips are independent samples of the posterior.
+    reference frames. ``reference`` is "random" (in the recording), "first" (of the clip), "even" (in the clip, with
+    both ends; one reference is the middle frame) or "keyframes" (the nearest ED-ES-ED triple). ``reference_time`` is in
+    frames of the clip, 0 at the first and ``frames`` - 1 at the last frame. Latents of references and clips are
+    independent samples of the posterior.
     """
 
     frames: int

@@ -48,8 +48,8 @@ class Guidance:
     def coefficients(self, names: Sequence[str], inside: bool = True) -> dict[frozenset[str], float]:
         """Coefficient of the prediction of each set of kept conditions, without zeros. Coefficients sum to 1.
 
-        The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ..., where s_k is the scale of
-        condition k in the order of ``names`` (1 if not ``inside``) and D the prediction with the listed conditions.
+        The guided prediction is D() + s_1 (D(1) - D()) + s_2 (D(1, 2) - D(1)) + ... for conditions 1, 2, ... in the
+        order of ``names``. D is the prediction with the listed conditions, and s the scale (1 if not ``inside``).
         """
         if unknown := [name for name in self.scales if name not in names]:
             known = ", ".join(names) or "none"
@@ -70,7 +70,7 @@ class Guidance:
             raise UserError(f"guidance.auto={self.auto} needs a second, weaker model; name one, or set guidance.auto=1")
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            inside, full = self._is_inside(process.relative_time(t)), frozenset(names)
+            inside, full = self._is_in_interval(process.relative_time(t)), frozenset(names)
             terms = guided_terms if inside else conditional
             if not inside or (terms == conditional and self.auto == 1):
                 return predict(x_t, t, [full])[0]
@@ -89,7 +89,7 @@ class Guidance:
 
         return denoise
 
-    def _is_inside(self, time: Tensor) -> bool:
+    def _is_in_interval(self, time: Tensor) -> bool:
         """Whether the relative ``time`` of all rows, (B,), is in the interval of guidance."""
         low, high = self.interval
         if (low, high) == (0.0, 1.0):

@@ -170,7 +170,7 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
         process, conditioner = build_process(settings["process"]), Conditioner.from_settings(settings["conditioning"])
         model = DiffusionModel(denoiser, conditioner, process, metadata)
         channels = metadata.channels * (1 if model.is_video else metadata.frames)
-        denoiser.check(channels, conditioner.extra_channels, conditioner.width)
+        denoiser.check_dimensions(channels, conditioner.extra_channels, conditioner.width)
     except UserError as error:
         raise UserError(f"{root / METADATA_FILE}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -43,7 +43,7 @@ def fidelity_metrics(
         )
         if METRICS[name].is_distance and name in autoencoder:
             record["autoencoder"] = asdict(autoencoder[name].value)
-        yield sets.extractor.title(name, sets.frames), record
+        yield sets.extractor.metric_name(name, sets.frames), record
 
 
 def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]:
@@ -54,7 +54,7 @@ def frame_rate_warning(synthetic: RecordingSet, real: RecordingSet) -> list[str]
 
 
 def _published_count_warning(sets: FeatureSets, count: int) -> list[str]:
-    published = sets.extractor.published_samples()
+    published = sets.extractor.published_sample_count()
     return [f"published figures use {published:,} samples"] if published is not None and count < published else []
 
 

@@ -102,14 +102,14 @@ class PatchAdversarial(nn.Module):
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """Adversarial loss of the autoencoder, scalar, for a reconstruction (B, C, H, W)."""
-        return self._criterion(reconstruction, real=True, for_discriminator=False)
+        return self._adversarial_loss(reconstruction, real=True, for_discriminator=False)
 
     def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """Loss of the discriminator, scalar, for real and reconstructed frames, (B, C, H, W) each."""
-        real = self._criterion(x.detach(), real=True, for_discriminator=True)
-        return 0.5 * (real + self._criterion(reconstruction.detach(), real=False, for_discriminator=True))
+        real = self._adversarial_loss(x.detach(), real=True, for_discriminator=True)
+        return 0.5 * (real + self._adversarial_loss(reconstruction.detach(), real=False, for_discriminator=True))
 
-    def _criterion(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
+    def _adversarial_loss(self, frames: Tensor, *, real: bool, for_discriminator: bool) -> Tensor:
         scores = self.discriminator(self._residual(frames) / self.residual_std)[-1].float()
         with torch.autocast(scores.device.type, enabled=False):  # the logarithms of bce need float32
             return self.criterion(scores, target_is_real=real, for_discriminator=for_discriminator)

@@ -59,7 +59,7 @@ class PublishedPairLoss(IdentityLoss):
         return functional.binary_cross_entropy_with_logits(pair_logits(features[first], features[second]), same)
 
 
-class _LibraryLoss(IdentityLoss):
+class _MetricLearningLoss(IdentityLoss):
     """Base class of losses that pytorch-metric-learning implements in ``loss``."""
 
     loss: nn.Module
@@ -70,7 +70,7 @@ class _LibraryLoss(IdentityLoss):
         return self.loss(features, identity)
 
 
-class NTXentLoss(_LibraryLoss):
+class NTXentLoss(_MetricLearningLoss):
     """NT-Xent contrastive loss (2002.05709), with all frames of one identity in the batch as positives."""
 
     def __init__(self, temperature: float = 0.1) -> None:
@@ -81,7 +81,7 @@ class NTXentLoss(_LibraryLoss):
         self.loss = Loss(temperature=temperature)
 
 
-class ArcFaceLoss(_LibraryLoss):
+class ArcFaceLoss(_MetricLearningLoss):
     """ArcFace loss (1801.07698) with an angular ``margin`` in degrees; ``scale`` multiplies cosines."""
 
     def __init__(self, margin: float = 28.6, scale: float = 64.0) -> None:

@@ -38,8 +38,8 @@ def build_lpips(
 class LPIPS(LossTerm):
     """LPIPS distance as a loss term.
 
-    ``backbone`` is a VGG-16 state dict with torchvision's names (``features.N.weight``), ``linear`` the LPIPS v0.1
-    layers (``linN.model.1.weight``), and ``sha256`` the hash of each file. The weights are frozen and are not saved in
+    ``backbone`` is a VGG-16 state dict with torchvision's names (``features.N.weight``). ``linear`` is a state dict of
+    LPIPS v0.1 (``linN.model.1.weight``). ``sha256`` are the file hashes. The weights are frozen and not saved in
     checkpoints. Raises ``UserError`` if a file is absent, has another hash or holds other weights.
     """
 

@@ -141,7 +141,7 @@ class LatentDiffusion(Trainable):
             term = self.auxiliary(latents, torch.as_tensor(batch["columns"]["class_id"]), signal)
             self.log("train/auxiliary", term.detach(), batch_size=len(x))
             loss = loss + self.auxiliary.weight * term
-        self._log_bands("train", noised.t, errors.detach())
+        self._log_noise_band_errors("train", noised.t, errors.detach())
         return self.log_training_loss(loss, batch["name"], len(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -173,7 +173,7 @@ class LatentDiffusion(Trainable):
             errors = mean_squared_errors(self.model(noised.x_t, noised.t, values, keep), noised.target, mask)
             weighted = (noised.weight * errors).mean()
             self.log(f"{stage}/loss", weighted, batch_size=len(x), on_epoch=True, sync_dist=True)
-            self._log_bands(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
+            self._log_noise_band_errors(stage, noised.t, errors, on_step=False, on_epoch=True, sync_dist=True)
 
     def _held_out_inputs(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Latents, condition values and mask of a held-out batch. An image model gets all recorded frames of clips."""
@@ -183,7 +183,7 @@ class LatentDiffusion(Trainable):
         clip, frame = batch["mask"].nonzero(as_tuple=True)
         return x[clip, :, frame], {name: value[clip] for name, value in values.items()}, None
 
-    def _log_bands(self, stage: str, t: Tensor, errors: Tensor, **options: Any) -> None:
+    def _log_noise_band_errors(self, stage: str, t: Tensor, errors: Tensor, **options: Any) -> None:
         """Log the unweighted error in each band of noise levels, from band 1 (lowest noise)."""
         band = (self.process.relative_time(t) * NOISE_BANDS).long().clamp(max=NOISE_BANDS - 1)
         for number in range(NOISE_BANDS):

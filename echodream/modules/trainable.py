@@ -18,7 +18,7 @@ from echodream.datamodules.datamodule import StoreData
 from echodream.datamodules.recordings import shortened_list
 from echodream.errors import UserError
 
-_INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
+_VALID_INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lr", {"above": 0}),
     ("weight_decay", {"minimum": 0}),
     ("momentum", {"minimum": 0, "below": 1}),
@@ -114,7 +114,7 @@ def _torch_errors_as_user_errors(key: str) -> Iterator[None]:
 def check_optimizer_settings(optimizer: Callable[..., Any], schedule: Callable[..., Any] | None) -> None:
     """Raise ``UserError`` if a keyword of the partials ``optimizer`` and ``schedule`` is out of range."""
     settings = {**getattr(optimizer, "keywords", {}), **getattr(schedule, "keywords", {})}
-    for key, interval in _INTERVALS:
+    for key, interval in _VALID_INTERVALS:
         if key in settings:
             validation.number(f"model.{key}", settings[key], **interval)
     validation.whole_number("model.warmup", settings.get("num_warmup_steps", 0), 0)

@@ -25,7 +25,7 @@ from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, decoder_noise_modules, noise_seeds
+from echodream.networks.decoder_noise import activate_noise, decoder_noise_modules, fixed_noise_seeds
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -145,11 +145,11 @@ class VAE(Trainable):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the reconstruction quality of clips (B, C, F, H, W), and return reconstructions, (B * F, C, H, W)."""
-        return self._log_quality(batch, "val")
+        return self._log_reconstruction_quality(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the reconstruction quality of clips of test patients, and return reconstructions, (B * F, C, H, W)."""
-        return self._log_quality(batch, "test")
+        return self._log_reconstruction_quality(batch, "test")
 
     def configure_from_data(self, data: StoreData) -> None:
         """Fit the residual of the discriminator. Raises ``UserError`` for an unsuitable frame size."""
@@ -172,7 +172,7 @@ class VAE(Trainable):
         artifact = replace(artifact, fingerprint=fingerprint(self.network))
         write_artifact(root, artifact, config, self.network.save_pretrained)
 
-    def _log_quality(self, batch: Batch, stage: str) -> Tensor:
+    def _log_reconstruction_quality(self, batch: Batch, stage: str) -> Tensor:
         clips = batch["x"]
         mask = moving_pixels(clips).flatten(0, 1)
         x = clips.transpose(1, 2).flatten(0, 1)
@@ -180,13 +180,13 @@ class VAE(Trainable):
         bicubic = bicubic_round_trip(x, downsampling_factor(self.network))
         has_motion = mask.float().mean(dim=(1, 2)) >= 0.01  # metrics over fewer pixels are too noisy
         for name, metric in (("psnr", psnr), ("ssim", ssim), ("mae", mae)):
-            self._log_mean(f"{stage}/{name}", metric(x, reconstruction))
-            self._log_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[has_motion])
-        self._log_mean(f"{stage}/psnr_bicubic", psnr(x, bicubic))
-        self._log_mean(f"{stage}/ssim_bicubic", ssim(x, bicubic))
+            self._log_frame_mean(f"{stage}/{name}", metric(x, reconstruction))
+            self._log_frame_mean(f"{stage}/{name}_moving", metric(x, reconstruction, mask)[has_motion])
+        self._log_frame_mean(f"{stage}/psnr_bicubic", psnr(x, bicubic))
+        self._log_frame_mean(f"{stage}/ssim_bicubic", ssim(x, bicubic))
         return reconstruction
 
-    def _log_mean(self, name: str, values: Tensor) -> None:
+    def _log_frame_mean(self, name: str, values: Tensor) -> None:
         """Log the mean over the frames of all batches and devices; NaN without frames."""
         mean = values.mean() if len(values) else torch.zeros((), device=self.device)
         self.log(name, mean, batch_size=len(values), on_epoch=True, sync_dist=True, prog_bar=name == "val/psnr")
@@ -240,7 +240,7 @@ class VaeDecoder(pl.LightningModule):
         seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
         pixels = []
         for latents in split_into_chunks(batch.frames, self.budget):
-            with noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
+            with fixed_noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
                 x = self.network.decode(latents.to(self.network.dtype)).sample.float()
             x = x.mean(dim=1, keepdim=True) if self.grey else x
             pixels.append(to_uint8(x).permute(0, 2, 3, 1))

@@ -32,7 +32,7 @@ class DecoderNoise(nn.Module):
         self.level = level
         self.seeds: Sequence[int] = (0,)
 
-    def add(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def add_noise(self, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook of the decoder level ``block``: add noise to the first of its ``inputs``."""
         if not self.active:
             return None
@@ -55,7 +55,7 @@ def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL"
     levels = [DecoderNoise(index, block.resnets[0].in_channels, scale) for index, block in enumerate(blocks)]
     network.decoder_noise = nn.ModuleList(levels)
     for level, block in zip(levels, blocks, strict=True):
-        block.register_forward_pre_hook(level.add)
+        block.register_forward_pre_hook(level.add_noise)
     network.register_to_config(**{CONFIG_KEY: True})
     return network
 
@@ -72,7 +72,7 @@ def activate_noise(network: nn.Module) -> None:
 
 
 @contextmanager
-def noise_seeds(network: nn.Module, seeds: Sequence[int]) -> Iterator[None]:
+def fixed_noise_seeds(network: nn.Module, seeds: Sequence[int]) -> Iterator[None]:
     """Context in which the decoder noise of ``network`` has ``seeds``: one per frame, or one for all frames."""
     levels = decoder_noise_modules(network)
     for level in levels:

@@ -37,9 +37,9 @@ class IResNetBlock(nn.Module):
 class IResNet(nn.Module):
     """IResNet that maps normalized frames (B, C, H, W) to embeddings (B, D).
 
-    The network has a 3 x 3 convolution, four levels of ``layers`` blocks with ``widths`` channels, ``dropout``, a
-    linear layer over all locations, and batch normalization without a learned scale. Each level halves height and
-    width of frames of ``size``, (H, W). ``weights`` is a file with the names of the published ArcFace weights.
+    The network has a 3 x 3 convolution, four levels of ``layers`` blocks with ``widths`` channels, ``dropout``, and a
+    linear layer with batch normalization. Each level halves height and width of frames of ``size``, (H, W). ``weights``
+    is a file with the names of the published ArcFace weights.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class TokenCondition(ConditionModule):
         """Encode cells as a tensor, (B,) or (B, L). Values that were not in training are encoded as missing."""
 
     @abstractmethod
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         """Raise ``UserError`` if one of ``cells`` was not in training."""
 
     def choices(self) -> list[Any] | None:

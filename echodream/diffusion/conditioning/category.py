@@ -35,7 +35,7 @@ class Category(LookupCondition):
         indices = [self.indices.get(text, MISSING) for text in parse_texts(cells)]
         return torch.tensor(indices, dtype=torch.int64, device=device)
 
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         for text in parse_texts(cells):
             if text and text not in self.indices:
                 problem = f"{self.column}={text[:40]} was not in the training data of the model"

@@ -29,7 +29,7 @@ class ClassId(LookupCondition):
 
     def fit(self, table: pd.DataFrame) -> None:
         """Store ``classes`` in the metadata: id, row count, and most frequent class_name of each class."""
-        ids = [_class_number(cell) for cell in parse_numbers(self.column, table[self.column].tolist())]
+        ids = [_parse_class_id(cell) for cell in parse_numbers(self.column, table[self.column].tolist())]
         counts = Counter(number for number in ids if number != MISSING)
         if not counts:
             raise UserError("class_id is empty in all TRAIN rows: fill it, or remove it from conditioning=")
@@ -53,10 +53,10 @@ class ClassId(LookupCondition):
         if isinstance(cells, Tensor):  # on the device of the batch, without synchronization with the GPU
             known = torch.isin(cells, self.known_ids_tensor.to(cells.device, cells.dtype))
             return torch.where(known, cells, MISSING).to(device, torch.int64)
-        ids = [_class_number(cell) for cell in parse_numbers(self.column, cells)]
+        ids = [_parse_class_id(cell) for cell in parse_numbers(self.column, cells)]
         return torch.tensor([i if i in self.known_ids else MISSING for i in ids], dtype=torch.int64, device=device)
 
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         for cell in parse_numbers(self.column, cells):
             if not math.isnan(cell) and cell != MISSING and cell not in self.known_ids:
                 known = ", ".join(f"{item['id']} {item['name']}".strip() for item in self.metadata["classes"])
@@ -67,14 +67,14 @@ class ClassId(LookupCondition):
 
     def filelist_columns(self, cell: Any) -> dict[str, Any]:
         """Cells of class_id and, if known, of class_name; empty if the class is missing."""
-        number = _class_number(parse_numbers(self.column, [cell])[0])
+        number = _parse_class_id(parse_numbers(self.column, [cell])[0])
         if number == MISSING:
             return {}
         names = {item["id"]: item["name"] for item in self.metadata["classes"]}
         return {self.column: number, **({"class_name": names[number]} if names.get(number) else {})}
 
 
-def _class_number(cell: float) -> int:
+def _parse_class_id(cell: float) -> int:
     if math.isnan(cell) or cell == MISSING:
         return MISSING
     if not cell.is_integer() or not 0 <= cell < MAX_CLASSES:

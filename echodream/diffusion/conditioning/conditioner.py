@@ -122,7 +122,7 @@ class Conditioner(nn.Module):
             if counts:
                 cells = requests.get(module.column, [None] * next(iter(counts.values())))
                 if not (clamp and module.clamps):
-                    module.check(cells)
+                    module.check_cells(cells)
                 values[name] = module.encode(cells)
         return values
 
@@ -143,19 +143,19 @@ class Conditioner(nn.Module):
     def filelist_columns(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Cells of FileList.csv, by column, for one sample with the condition values ``request``."""
         modules = {module.column: module for module in self._token_conditions.values()}
-        parts = (modules[column].filelist_columns(cell) for column, cell in request.items())
-        return {name: cell for part in parts for name, cell in part.items()}
+        cells = (modules[column].filelist_columns(cell) for column, cell in request.items())
+        return {name: cell for columns in cells for name, cell in columns.items()}
 
     def sample_dropout(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Random mask of the ``count`` training rows that keep each condition: bool, (B,), by name."""
         device = generator.device if generator is not None else None
 
-        def keep(dropout: float) -> Tensor:
+        def sample_mask(dropout: float) -> Tensor:
             return torch.rand(count, generator=generator, device=device) >= dropout
 
-        keep_any = keep(self.joint_dropout) if len(self.conditions) > 1 else True
+        keep_any = sample_mask(self.joint_dropout) if len(self.conditions) > 1 else True
         modules = cast(Mapping[str, ConditionModule], self.conditions)
-        return {name: keep(module.dropout) & keep_any for name, module in modules.items()}
+        return {name: sample_mask(module.dropout) & keep_any for name, module in modules.items()}
 
     def forward(self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], size: torch.Size) -> Condition:
         """Tokens and channels for samples of ``size`` (H, W) or (F, H, W).
@@ -167,19 +167,20 @@ class Conditioner(nn.Module):
             device = next(module.parameters(), keep[name]).device
             value = values[name] if name in values else module.encode([None] * len(keep[name]), device)
             tokens.append(module(value, keep[name].to(value.device)))
-        joined = torch.cat(tokens, dim=1) if tokens else torch.zeros(1, 1, self.width)
+        all_tokens = torch.cat(tokens, dim=1) if tokens else torch.zeros(1, 1, self.width)
         if self._reference_module is None:
-            return Condition(joined)
+            return Condition(all_tokens)
         kept = keep[REFERENCE]
         if REFERENCE in values:
             frames, time = values[REFERENCE], values["reference_time"]
         else:
             frames, time = torch.zeros(len(kept), self.channels or 0, 1, *size[1:]), torch.zeros(len(kept), 1)
             frames, time, kept = frames.to(kept.device), time.to(kept.device), torch.zeros_like(kept)
-        return Condition(joined, self._reference_module(frames, time.to(frames.device), kept.to(frames.device), size))
+        channels = self._reference_module(frames, time.to(frames.device), kept.to(frames.device), size)
+        return Condition(all_tokens, channels)
 
     def settings(self) -> dict[str, Any]:
-        """Settings for ``from_settings``, as JSON values. They contain classes and ranges, but no rows of the data."""
+        """Settings for ``from_settings``, as JSON values, which contain classes and ranges but no rows of the data."""
         conditions = [  # a list: its order is the order of guidance
             {"name": name, "kind": module.kind, "arguments": module.arguments(), "facts": module.metadata}
             for name, module in cast(Mapping[str, ConditionModule], self.conditions).items()

@@ -49,7 +49,7 @@ class PublishedToken(NumericCondition):
     def build(self, width: int) -> None:
         return
 
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         """Raise ``UserError`` if a value was not in training. Without metadata (imported weights), all are valid."""
         if not self.metadata:
             return

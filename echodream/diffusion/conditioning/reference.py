@@ -13,7 +13,7 @@ _TIME_TOLERANCE = 3e-4
 
 def interpolate_references(reference: Tensor, time: Tensor, frames: int) -> Tensor:
     """Interpolate reference frames (B, C, R, H, W) at ``time`` (B, R), in frames, to clips (B, C, ``frames``, H, W)."""
-    return _ReferencePlacement(reference, time, frames).interpolated
+    return _ReferenceInterpolation(reference, time, frames).interpolated
 
 
 def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def repeat_key_frames(reference: Tensor, time: Tensor, frames: int) -> tuple[Ten
     return reference[:, :, index], time[:, index] + length[:, None] * time.new_tensor(beat)
 
 
-class _ReferencePlacement:
+class _ReferenceInterpolation:
     """Interpolation of reference frames at each frame, and time distances to the previous and next reference."""
 
     def __init__(self, reference: Tensor, time: Tensor, frames: int) -> None:
@@ -38,10 +38,10 @@ class _ReferencePlacement:
         after = torch.searchsorted(time.contiguous(), (frame + _TIME_TOLERANCE).contiguous(), right=True)
         self.before_first, self.after_last = after == 0, after == time.shape[1]
         after, before = after.clamp(max=time.shape[1] - 1), (after - 1).clamp(min=0)
-        self.since = (frame - time.gather(1, before)).clamp(min=0)
-        self.until = (time.gather(1, after) - frame).clamp(min=0)
-        gap = self.since + self.until
-        weight = torch.where(gap > 0, self.since / gap.clamp(min=_TIME_TOLERANCE), gap).to(reference.dtype)
+        self.since_previous = (frame - time.gather(1, before)).clamp(min=0)
+        self.until_next = (time.gather(1, after) - frame).clamp(min=0)
+        gap = self.since_previous + self.until_next
+        weight = torch.where(gap > 0, self.since_previous / gap.clamp(min=_TIME_TOLERANCE), gap).to(reference.dtype)
         indices = (order.gather(1, index)[:, None, :, None, None] for index in (before, after))
         start, end = (reference.take_along_dim(index, dim=2) for index in indices)
         self.interpolated = torch.lerp(start, end, weight[:, None, :, None, None])
@@ -50,9 +50,9 @@ class _ReferencePlacement:
 class Reference(ReferenceCondition):
     """Condition on any number of reference frames at known times, interpolated linearly at each frame of the clip.
 
-    Three additional channels encode time: exp(-d^2 / 2) of the distance d in frames to the nearest reference, and
-    tanh(d / 32) of the distances to the previous and to the next reference (1 if absent). The null embedding is a
-    latent that is constant over space and time, with 0 in these channels.
+    Three additional channels encode distances d to references, in frames: exp(-d^2 / 2) of the nearest reference, and
+    tanh(d / 32) of the previous and the next reference (1 if absent). The null embedding is a latent that is constant
+    over space and time, with 0 in the additional channels.
     """
 
     kind = "reference"
@@ -66,12 +66,12 @@ class Reference(ReferenceCondition):
         return len(self.null) + 3
 
     def forward(self, reference: Tensor, time: Tensor, keep: Tensor, size: torch.Size) -> Tensor:
-        placement = _ReferencePlacement(reference, time, size[0])
-        since = placement.since.masked_fill(placement.before_first, torch.inf)
-        until = placement.until.masked_fill(placement.after_last, torch.inf)
+        interpolation = _ReferenceInterpolation(reference, time, size[0])
+        since = interpolation.since_previous.masked_fill(interpolation.before_first, torch.inf)
+        until = interpolation.until_next.masked_fill(interpolation.after_last, torch.inf)
         near = (-torch.minimum(since, until).square() / 2).exp()
         distances = torch.stack([near, (since / 32).tanh(), (until / 32).tanh()], dim=1)[..., None, None]
         null = torch.cat([self.null, self.null.new_zeros(3, 1, 1, 1)]).to(reference.dtype)
         distances = distances.to(reference.dtype).expand(-1, -1, -1, *size[1:])
-        channels = torch.cat([placement.interpolated, distances], dim=1)
+        channels = torch.cat([interpolation.interpolated, distances], dim=1)
         return torch.where(keep[:, None, None, None, None], channels, null)

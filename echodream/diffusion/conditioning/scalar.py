@@ -46,7 +46,7 @@ class Scalar(NumericCondition):
         self.layers = nn.Sequential(nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.randn(width))
 
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         low, high, minimum = (float(self.metadata[name]) for name in ("low", "high", "least"))
         tolerance = 1e-6 * (high - low)
         for value in parse_numbers(self.column, cells):

@@ -74,7 +74,7 @@ class Text(TokenCondition):
         empty = torch.tensor([not text for text in texts], dtype=torch.bool)
         return tokens["input_ids"].masked_fill(empty[:, None], MISSING).to(device)
 
-    def check(self, cells: Cells) -> None:
+    def check_cells(self, cells: Cells) -> None:
         for text in parse_texts(cells):
             length = len(self.frozen.tokenizer(text)["input_ids"])
             if length > self.frozen.max_length:

@@ -44,7 +44,7 @@ _TIME_GRID = 1000
 
 
 class Process(ABC):
-    """Noise process. Its diffusion times t are inputs of the network."""
+    """Noise process with diffusion times t, which are inputs of the network."""
 
     name: ClassVar[str]
     max_steps: int = 1000

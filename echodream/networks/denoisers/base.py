@@ -59,14 +59,14 @@ class Denoiser(nn.Module, ABC):
         """Prediction for ``x_t``, (B, C, *rest) each, at times ``t`` (B,), with padding to ``size_multiple``."""
         count, (height, width) = len(x_t), x_t.shape[-2:]
         x = x_t if condition.channels is None else torch.cat([x_t, condition.channels.to(x_t)], dim=1)
-        top, bottom = padding(height, self.size_multiple)
-        left, right = padding(width, self.size_multiple)
+        top, bottom = padding_to_multiple(height, self.size_multiple)
+        left, right = padding_to_multiple(width, self.size_multiple)
         if self.size_multiple > 1 and (bottom or right):
             x = pad(x, (left, right, top, bottom) + (0, 0) * (x.ndim - 4), mode="replicate")
         tokens = condition.tokens.to(x_t).expand(count, -1, -1)
         return self.predict(x, t.expand(count), tokens)[..., top : top + height, left : left + width]
 
-    def check(self, channels: int, extra_channels: int, token_width: int) -> None:
+    def check_dimensions(self, channels: int, extra_channels: int, token_width: int) -> None:
         """Raise ``UserError`` if the network needs other numbers of channels or another width of tokens."""
         for description, required, actual in (
             ("channels of a latent", channels, self.channels),
@@ -86,7 +86,7 @@ class Denoiser(nn.Module, ABC):
         self.network.save_pretrained(folder)
 
 
-def padding(size: int, multiple: int) -> tuple[int, int]:
+def padding_to_multiple(size: int, multiple: int) -> tuple[int, int]:
     """Padding before and after an axis of ``size`` up to the next multiple of ``multiple``."""
     missing = -size % multiple
     return missing // 2, missing - missing // 2

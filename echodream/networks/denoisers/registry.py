@@ -50,7 +50,7 @@ def import_pretrained(weights: str, video: bool, channels: int, extra_channels: 
     if denoiser.is_video != video:
         kind, model = ("images", "lidm") if video else ("clips", "lvdm")
         raise UserError(f"denoiser.weights={weights} is a denoiser of {kind}: give it to model={model}")
-    denoiser.check(channels, extra_channels, token_width)
+    denoiser.check_dimensions(channels, extra_channels, token_width)
     return denoiser.train()
 
 

@@ -94,10 +94,10 @@ def build_unet(
     """Build a U-Net for samples of ``channels``, conditions of ``extra_channels``, tokens of ``token_width``.
 
     ``widths`` are the channels of the levels. ``attention`` is the type of attention per level: "none", "self" (over
-    pixels, images only) or "cross" (over pixels, over the frames of a clip, and to the tokens). The middle block always
-    has "cross". ``heads`` is the number of attention heads, for all levels or per level. For "self", ``heads`` is the
-    dimension of a head (attention_head_dim of diffusers). ``groups`` of GroupNorm apply to images only. With ``patch``
-    p, patches of p x p latents become one pixel with p^2 times the channels, which reduces computation.
+    pixels, images only), or "cross" (over pixels, frames and tokens). The middle block always has "cross". ``heads`` is
+    the number of attention heads, for all levels or per level. For "self", ``heads`` is the dimension of a head
+    (attention_head_dim of diffusers). ``groups`` of GroupNorm apply to images only. With ``patch`` p, patches of p x p
+    latents become one pixel with p^2 times the channels, which reduces computation.
     """
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 

@@ -39,11 +39,11 @@ class Extractor(ABC):
         """Class logits (B, K) of ``features`` (B, D); None if the network has no classes."""
         return None
 
-    def title(self, metric: str, frames: int) -> str:
+    def metric_name(self, metric: str, frames: int) -> str:
         """Name of ``metric`` with these features, for clips of ``frames`` frames (1: single frames)."""
         return f"{metric}[{self.name}]"
 
-    def published_samples(self) -> int | None:
+    def published_sample_count(self) -> int | None:
         """Usual number of samples in publications of this metric, such as FID; None if there is no usual number."""
         return None
 

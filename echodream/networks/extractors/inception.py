@@ -20,24 +20,24 @@ INSTRUCTIONS = (
 )
 Branches = dict[str, list[tuple[int, str]]]
 """Output channels and kernel of each convolution of a branch. Two parallel convolutions are written "1x3 3x1"."""
-BRANCHES_5: Branches = {
+MIXED_5_BRANCHES: Branches = {
     "branch1x1": [(64, "1x1")],
     "branch5x5": [(48, "1x1"), (64, "5x5")],
     "branch3x3dbl": [(64, "1x1"), (96, "3x3"), (96, "3x3")],
 }
-BRANCHES_6A: Branches = {"branch3x3": [(384, "3x3")], "branch3x3dbl": [(64, "1x1"), (96, "3x3"), (96, "3x3")]}
-BRANCHES_7A: Branches = {
+MIXED_6A_BRANCHES: Branches = {"branch3x3": [(384, "3x3")], "branch3x3dbl": [(64, "1x1"), (96, "3x3"), (96, "3x3")]}
+MIXED_7A_BRANCHES: Branches = {
     "branch3x3": [(192, "1x1"), (320, "3x3")],
     "branch7x7x3": [(192, "1x1"), (192, "1x7"), (192, "7x1"), (192, "3x3")],
 }
-BRANCHES_7: Branches = {
+MIXED_7_BRANCHES: Branches = {
     "branch1x1": [(320, "1x1")],
     "branch3x3": [(384, "1x1"), (384, "1x3 3x1")],
     "branch3x3dbl": [(448, "1x1"), (384, "3x3"), (384, "1x3 3x1")],
 }
 
 
-def branches_6(width: int) -> Branches:
+def mixed_6_branches(width: int) -> Branches:
     """Branches of a Mixed_6 block, with factorized 7x7 convolutions of ``width`` channels."""
     doubled = [(width, "1x1"), (width, "7x1"), (width, "1x7"), (width, "7x1"), (192, "1x7")]
     single = [(width, "1x1"), (width, "1x7"), (192, "7x1")]
@@ -66,10 +66,10 @@ class Inception(Extractor):
         """Logits (B, 1008) without bias, the convention of the inception score with this network."""
         return self.network.fc(features) - self.network.fc.bias
 
-    def title(self, metric: str, frames: int) -> str:
-        return {"frechet": "FID", "kernel": "KID", "IS": "IS"}.get(metric, super().title(metric, frames))
+    def metric_name(self, metric: str, frames: int) -> str:
+        return {"frechet": "FID", "kernel": "KID", "IS": "IS"}.get(metric, super().metric_name(metric, frames))
 
-    def published_samples(self) -> int:
+    def published_sample_count(self) -> int:
         return 10_000
 
 
@@ -84,13 +84,13 @@ class InceptionV3(nn.Module):
         self.Conv2d_3b_1x1 = ConvBatchNorm(64, 80, 1)
         self.Conv2d_4a_3x3 = ConvBatchNorm(80, 192, 3)
         for name, channels, pooled in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
-            self.add_module(f"Mixed_{name}", InceptionBlock(channels, BRANCHES_5, pooled))
-        self.Mixed_6a = InceptionBlock(288, BRANCHES_6A, stride=2)
+            self.add_module(f"Mixed_{name}", InceptionBlock(channels, MIXED_5_BRANCHES, pooled))
+        self.Mixed_6a = InceptionBlock(288, MIXED_6A_BRANCHES, stride=2)
         for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-            self.add_module(f"Mixed_{name}", InceptionBlock(768, branches_6(width), 192))
-        self.Mixed_7a = InceptionBlock(768, BRANCHES_7A, stride=2)
-        self.Mixed_7b = InceptionBlock(1280, BRANCHES_7, 192)
-        self.Mixed_7c = InceptionBlock(2048, BRANCHES_7, 192, max_pool=True)
+            self.add_module(f"Mixed_{name}", InceptionBlock(768, mixed_6_branches(width), 192))
+        self.Mixed_7a = InceptionBlock(768, MIXED_7A_BRANCHES, stride=2)
+        self.Mixed_7b = InceptionBlock(1280, MIXED_7_BRANCHES, 192)
+        self.Mixed_7c = InceptionBlock(2048, MIXED_7_BRANCHES, 192, max_pool=True)
         self.fc = nn.Linear(2048, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:

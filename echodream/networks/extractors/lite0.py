@@ -70,7 +70,7 @@ class EfficientNetLite0(nn.Module):
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         """Activations (B, D, h, w) at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size; D is 16, 24, 40, 112, 320."""
-        x = functional.relu6(self._bn0(_convolve_same(self._conv_stem, x)))
+        x = functional.relu6(self._bn0(_convolve_same_padding(self._conv_stem, x)))
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number in _STAGE_ENDS:
@@ -97,7 +97,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(_convolve_same(self._depthwise_conv, y)))
+        y = functional.relu6(self._bn1(_convolve_same_padding(self._depthwise_conv, y)))
         y = self._bn2(self._project_conv(y))
         return y + x if self.adds_input else y
 
@@ -106,7 +106,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
-def _convolve_same(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def _convolve_same_padding(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply ``convolution`` with TensorFlow's "same" padding, for the output size ceil(H / stride)."""
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     pads = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[:1:-1]]

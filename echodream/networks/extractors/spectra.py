@@ -28,7 +28,7 @@ class Spectrum(Extractor):
         gray = ((x.mean(dim=1) + 1) * 127.5).cpu().double().numpy()
         return torch.from_numpy(np.stack([self.power(clip) for clip in gray]))
 
-    def title(self, metric: str, frames: int) -> str:
+    def metric_name(self, metric: str, frames: int) -> str:
         return self.metric
 
 

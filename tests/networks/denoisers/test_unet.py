@@ -18,7 +18,7 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.networks.denoisers.base import Denoiser, padding
+from echodream.networks.denoisers.base import Denoiser, padding_to_multiple
 from echodream.networks.denoisers.registry import load_denoiser
 from echodream.networks.denoisers.unet import (
     ImageUNet,
@@ -124,7 +124,7 @@ def test_the_published_blocks() -> None:
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_borders_are_the_least_that_does(factor: int) -> None:
     for size in range(1, 18):
-        before, after = padding(size, factor)
+        before, after = padding_to_multiple(size, factor)
         assert before + size + after == next(n for n in range(size, 100) if n % factor == 0), size
         assert after - before in (0, 1), size
 
@@ -383,13 +383,13 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 
 def test_what_is_asked_of_a_loaded_network_is_checked() -> None:
     made = image()
-    made.check(C, E, D)
+    made.check_dimensions(C, E, D)
     with pytest.raises(UserError, match=r"the denoiser has 4 as channels of a latent, and 5 is needed"):
-        made.check(5, E, D)
+        made.check_dimensions(5, E, D)
     with pytest.raises(UserError, match=r"has 3 as channels of a reference, and 0 is"):
-        made.check(C, 0, D)
+        made.check_dimensions(C, 0, D)
     with pytest.raises(UserError, match=r"has 6 as width of the condition's tokens, and 1 is"):
-        made.check(C, E, 1)
+        made.check_dimensions(C, E, 1)
 
 
 def test_settings_that_cannot_be() -> None:

@@ -84,16 +84,17 @@ def runs(values: Tensor) -> Iterator[tuple[int, int]]:
 def test_branches_are_concatenated_in_the_published_order() -> None:
     x = torch.zeros(1, 192, 5, 7)
     wide = numbered(
-        image.InceptionBlock(192, image.BRANCHES_5, 32), ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"]
+        image.InceptionBlock(192, image.MIXED_5_BRANCHES, 32),
+        ["branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"],
     )
     assert [*runs(wide(x)[0, :, 2, 3])] == [(1, 64), (2, 64), (3, 96), (4, 32)]
     names = ["branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"]
-    forked = numbered(image.InceptionBlock(192, image.BRANCHES_7, 192, max_pool=True), names)
+    forked = numbered(image.InceptionBlock(192, image.MIXED_7_BRANCHES, 192, max_pool=True), names)
     assert [*runs(forked(x)[0, :, 2, 3])] == [(1, 320), (2, 384), (3, 384), (4, 384), (5, 384), (6, 192)]
-    block = image.InceptionBlock(768, image.branches_6(128), 192)
+    block = image.InceptionBlock(768, image.mixed_6_branches(128), 192)
     long = numbered(block, ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"])
     assert [*runs(long(torch.zeros(1, 768, 5, 7))[0, :, 2, 3])] == [(1, 192), (2, 192), (3, 192), (4, 192)]
-    mixed = numbered(video.InceptionBlock(*video.MIXED["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
+    mixed = numbered(video.InceptionBlock(*video.INCEPTION_BLOCKS["Mixed_4b"]), ["b0", "b1b", "b2b", "b3b"])
     assert [*runs(mixed(torch.zeros(1, 480, 2, 3, 4))[0, :, 1, 1, 1])] == [(1, 192), (2, 208), (3, 48), (4, 64)]
 
 
@@ -137,18 +138,22 @@ def test_inception_resizes_frames_as_pillow(files: Path) -> None:
         (features @ extractor.network.fc.weight.T).detach().numpy(), abs=1e-4
     )
     assert extractor.weights == hashlib.sha256((files / "inception.pth").read_bytes()).hexdigest()
-    assert [extractor.title(name, 1) for name in ("frechet", "kernel", "recall")] == ["FID", "KID", "recall[inception]"]
+    assert [extractor.metric_name(name, 1) for name in ("frechet", "kernel", "recall")] == [
+        "FID",
+        "KID",
+        "recall[inception]",
+    ]
 
 
 def test_only_16_and_128_frames_are_called_fvd(files: Path) -> None:
     extractor = I3d(str(files / "i3d.safetensors"), [16, 24, 128])
     assert extractor.clips == ((16, 1), (24, 1), (128, 1))
-    assert [extractor.title("frechet", frames) for frames in (16, 24, 128)] == [
+    assert [extractor.metric_name("frechet", frames) for frames in (16, 24, 128)] == [
         "FVD16",
         "frechet[i3d, 24 frames]",
         "FVD128",
     ]
-    assert extractor.title("kernel", 16) == "kernel[i3d, 16 frames]"
+    assert extractor.metric_name("kernel", 16) == "kernel[i3d, 16 frames]"
     with torch.no_grad():
         found = extractor.features(torch.rand(1, 1, 9, 20, 28) * 2 - 1)
     assert found.shape == (1, 400)
