@@ -39,7 +39,7 @@ class ModelMetadata:
     height: int
     width: int
     frames: int
-    """Number of frames of a training sample: of a clip, 1 for an image, 3 for jointly generated key frames."""
+    """Number of frames of a training sample; 1 for an image, 3 for jointly generated key frames."""
     fps: float
     """Frames per second of a training clip, including the stride of the view."""
     statistics: Statistics
@@ -47,7 +47,7 @@ class ModelMetadata:
     encoder: str
     """Fingerprint of the autoencoder that encoded the latents."""
     reference_times: tuple[float, ...] = ()
-    """Mean time of each reference frame, in frames; of key frames, after the first. Empty if times are random."""
+    """Mean time of each reference frame, in frames (of key frames, relative to the first); empty for random times."""
     beat_spread: float | None = None
     """Coefficient of variation of the beat length; None if the references are not key frames of a beat."""
     shared_noise: float = 0.0

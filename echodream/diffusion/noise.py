@@ -23,7 +23,7 @@ def sample_noise(
 
 
 def add_noise_offset(noise: Tensor, offset: float) -> Tensor:
-    """Add ``offset`` times a normal random number per row and channel to ``noise``, (B, C, *rest) (2305.08891, 4)."""
+    """Add ``offset`` times a normal random number per row and channel to ``noise``, (B, C, *rest) (2305.08891)."""
     if not offset:
         return noise
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))

@@ -36,7 +36,7 @@ class AuxiliaryClassifier(nn.Module):
         if self.metadata["task"] != "classification":
             raise UserError(f"loss.auxiliary.classifier={classifier} predicts no classes: use task=classification")
         networks: Sequence[nn.Module] = (network, load_autoencoder(vae))
-        self._frozen: list[Any] = [module.requires_grad_(False).eval() for module in networks]  # not saved
+        self._frozen: list[Any] = [module.requires_grad_(False).eval() for module in networks]  # not submodules
         self.class_ids: list[int] = [int(number) for number in self.metadata["class_ids"]]
 
     def frame_indices(self, frames: int) -> list[int]:

@@ -119,7 +119,7 @@ class LatentDiffusion(Trainable):
             network.enable_gradient_checkpointing()
         if self.channels_last:
             for module in network.modules():
-                if isinstance(module, nn.Conv2d):  # 5D weights of temporal convolutions have another format
+                if isinstance(module, nn.Conv2d):  # channels_last does not exist for 5D weights
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             network.compile()
@@ -226,7 +226,7 @@ def _residual_std(data: StoreData, has_key_frames: bool) -> tuple[float, ...]:
 
 
 def _key_frame_std(data: StoreData, channels: int) -> tuple[float, ...]:
-    """Standard deviations, per channel, for key frames: 1, then twice those of the second minus the first key frame."""
+    """Standard deviations per channel: 1 for the first key frame; for the others, of the second minus the first."""
     x = torch.stack([sample["x"] for sample in _select_training_samples(data)]).double()
     difference = x[:, channels : 2 * channels] - x[:, :channels]
     std = difference.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=_MIN_RESIDUAL_STD).tolist()

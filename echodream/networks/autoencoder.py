@@ -100,12 +100,12 @@ def reconstruct(network: "AutoencoderKL", x: Tensor) -> Tensor:
 
 
 def downsampling_factor(network: "AutoencoderKL") -> int:
-    """Ratio of the height of a frame to the height of its latent; the ratio of the widths is equal."""
+    """Ratio of frame height to latent height, which equals the ratio of the widths."""
     return 2 ** (len(network.config.block_out_channels) - 1)
 
 
 def check_frame_size(store: Store, channels: int, factor: int) -> None:
-    """Raise ``UserError`` if the videos have another number of channels, or sides that ``factor`` does not divide."""
+    """Raise ``UserError`` unless videos have ``channels`` channels, and height and width divisible by ``factor``."""
     if store.dataset.channels != channels:
         problem = f"{store.root} has {store.dataset.channels} channels, this vae takes {channels}"
         raise UserError(f"{problem}: ingest with data.grey={str(channels == 1).lower()}, or choose another vae")

@@ -110,7 +110,7 @@ def _check_architecture(settings: dict[str, Any]) -> None:
     if dims == 3 and settings["pooling"] != "mean":
         raise UserError("backbone.pooling is for 2D backbones: with backbone.dims=3 leave it at mean")
     if dense and dims != 2:
-        raise UserError("backbone.block=dense is a 2D network: it needs backbone.dims=2")
+        raise UserError("backbone.block=dense is a 2D network: give backbone.dims=2")
     if settings["factorised"] and (dims, settings["block"], settings["max_pool"]) != (3, "basic", False):
         raise UserError("backbone.factorised needs backbone.dims=3, backbone.block=basic and backbone.max_pool=false")
 

@@ -121,7 +121,7 @@ class InputSpec:
     """Specification of the input of an identity network, and the similarity measure of its embeddings."""
 
     on: str
-    """"latents" (unscaled, as stored) or "pixels" (in [-1, 1])."""
+    """Input of the network: "latents" (unscaled, as in a store) or "pixels" (in [-1, 1])."""
     channels: int
     height: int
     width: int

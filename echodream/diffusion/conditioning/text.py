@@ -13,7 +13,7 @@ from echodream.weights import fingerprint
 
 
 class FrozenTextEncoder:
-    """Tokenizer and CLIP text encoder. Copies of a ``Text`` module share this object, which has no place in weights."""
+    """Tokenizer and CLIP text encoder, shared by copies of a ``Text`` module and excluded from its state dict."""
 
     def __init__(self, folder: str) -> None:
         try:

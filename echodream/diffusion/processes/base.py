@@ -94,7 +94,7 @@ class Process(ABC):
         """Build a solver that starts at the relative time ``strength``."""
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
-        """Name of the sampler, by default the first. Raises ``UserError`` for settings that the process lacks."""
+        """Name of the sampler, by default the first. Raises ``UserError`` for invalid settings."""
         sampler = self.samplers[0] if sampler is None else sampler
         if sampler not in self.samplers:
             known = ", ".join(self.samplers)

@@ -89,7 +89,7 @@ class DDPM(Process):
         return ((x_t - sigma * prediction) / signal).to(x_t.dtype)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (2303.09556, 3.4)."""
+        """Min-SNR loss weights at times ``t``, (B,) each: min(snr, min_snr) for errors of x_0 (2303.09556)."""
         if self.min_snr is None:
             return torch.ones(len(t), device=t.device)
         signal = self._device_alphas_cumprod(t.device)[t]
@@ -174,7 +174,7 @@ def _subsampled_scheduler(entry: Sampler, scheduler: Any, times: list[int]) -> A
 
 
 def _set_timesteps(scheduler: Any, times: list[int]) -> None:
-    """Replace the timesteps of ``scheduler`` by ``times``, and its sigmas by those of these timesteps."""
+    """Set the timesteps of ``scheduler`` to ``times``, and its sigmas accordingly."""
     scheduler.timesteps = torch.tensor(times, dtype=scheduler.timesteps.dtype)
     if hasattr(scheduler, "sigmas"):
         alphas = scheduler.alphas_cumprod[times]

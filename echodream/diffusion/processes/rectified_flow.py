@@ -12,7 +12,7 @@ from echodream.diffusion.processes.base import NoisedBatch, Process, expand_like
 from echodream.diffusion.samplers import SAMPLERS, Solver
 
 SCALE = 1000.0
-"""Ratio of t, the input of the network, to the time s. The range of t is that of DDPM."""
+"""Ratio of the diffusion time t, the network input, to the time s in [0, 1]."""
 
 
 class RectifiedFlow(Process):

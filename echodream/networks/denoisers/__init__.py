@@ -1,1 +1,1 @@
-"""Denoisers of the diffusion models. To add one: an entry of ``registry.DENOISERS`` and a yaml in conf/denoiser/."""
+"""Denoisers of the diffusion models. ``registry.DENOISERS`` lists all denoisers."""

@@ -45,7 +45,7 @@ def mixed_6_branches(width: int) -> Branches:
 
 
 class Inception(Extractor):
-    """Features of frames: 2,048 for FID and KID; and logits for the inception score."""
+    """Features of frames: 2,048 features for FID and KID, and logits for the inception score."""
 
     network: "InceptionV3"
     name, inputs = "inception", (FRAMES,)
