@@ -37,7 +37,7 @@ class Recordings:
         self.table = store.table[store.table["Split"] == split].reset_index(drop=True)
         if not len(self.table):
             counts = ", ".join(f"{name} {count}" for name, count in store.table["Split"].value_counts().items())
-            raise UserError(f"{store.root} has no recording in split {split}; its splits are {counts or 'none'}")
+            raise UserError(f"{store.root} has no recording in split {split}; it has {counts or 'none'}")
         if store.dataset.kind == "latent" and store.dataset.statistics is None:
             raise UserError(f"{store.root} has no statistics to normalize its latents: run stage=encode again")
         self.names: list[str] = self.table["FileName"].tolist()
@@ -123,7 +123,7 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
 def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
     """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
     if name not in table:
-        raise UserError(f"{root} has no column {name!r}; its columns are {', '.join(map(str, table.columns))}")
+        raise UserError(f"{root} has no column {name!r}; it has {', '.join(map(str, table.columns))}")
 
 
 def shortened_list(names: Sequence[str], most: int = MAX_LISTED) -> str:
