@@ -20,7 +20,7 @@ INSTALL = "install the extra: pip install 'echodream[features]'"
 SIZE = 224
 """Height and width of input frames."""
 STEP = 4
-"""Distance in frames between those frames of a clip whose features are averaged."""
+"""Distance in frames between the frames of a clip for which features are computed."""
 _MEAN, _STD = 127 / 127.5 - 1, 128 / 127.5  # (pixel - 127) / 128 for pixels in [-1, 1]
 _BLOCKS = (
     (1, 3, 1, 1, 16),
