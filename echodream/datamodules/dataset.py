@@ -14,7 +14,7 @@ from echodream.datamodules.views import Sample, View
 
 
 class SampleIndex(NamedTuple):
-    """Index of a sample, with the epoch, which thereby reaches persistent workers."""
+    """Epoch and index of a sample. Samplers pass the epoch to persistent workers in this index."""
 
     epoch: int
     number: int

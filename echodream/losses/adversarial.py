@@ -75,7 +75,7 @@ class PatchAdversarial(nn.Module):
 
     @torch.no_grad()
     def fit_residual(self, frames: Tensor) -> None:
-        """Set the standard deviation of the residual to that of training frames, (B, C, H, W)."""
+        """Estimate the standard deviation of the residual from training frames, (B, C, H, W)."""
         if self.local_mean:
             self.residual_std = self._residual(frames).std().clamp(min=1e-4)
 

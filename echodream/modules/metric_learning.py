@@ -87,7 +87,7 @@ class MetricLearning(Trainable):
         return store.dataset.encoder
 
     def remove_duplicates(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (N, D) and store rows (N,) of unique frames, from those of all processes."""
+        """Embeddings (N, D) and store rows (N,) of all processes, without duplicate frames."""
         return embeddings, rows
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

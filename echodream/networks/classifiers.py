@@ -101,7 +101,7 @@ def _check_architecture(settings: dict[str, Any]) -> None:
     """Raise ``UserError`` for invalid values or combinations of the architecture ``settings``."""
     dims = settings["dims"]
     if dims not in (2, 3):
-        raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame alone) or 3 (space and time together)")
+        raise UserError(f"backbone.dims is {dims!r}: give 2 (each frame separately) or 3 (space and time together)")
     dense = settings["block"] == "dense"
     for name, count in (("widths", 2 if dense else 4), ("layers", 4), ("stem", dims), ("stride", dims)):
         validation.whole_numbers(f"backbone.{name}", settings[name], count)
