@@ -19,7 +19,7 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.fidelity import Features
 from echodream.networks.autoencoder import reconstruct
-from echodream.networks.decoder_noise import fixed_noise_seeds
+from echodream.networks.decoder_noise import noise_seeds
 from echodream.networks.extractors.base import CLIPS, FRAMES, Extractor
 from echodream.store import Store
 
@@ -62,7 +62,7 @@ class RecordingSet:
         pixels = self.store.frames(self.rows["FileName"][row], unique.tolist())
         x = from_uint8(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
         if self.autoencoder is not None:
-            with fixed_noise_seeds(self.autoencoder, [row]):
+            with noise_seeds(self.autoencoder, [row]):
                 x = torch.cat([reconstruct(self.autoencoder, chunk) for chunk in x.split(16)])
         return x[back].transpose(0, 1)
 

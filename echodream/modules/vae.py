@@ -25,7 +25,7 @@ from echodream.losses.autoencoder import LossTerm, adaptive_adversarial_weight
 from echodream.metrics.image_quality import bicubic_round_trip, mae, moving_pixels, psnr, ssim
 from echodream.modules.trainable import OptimizerGroup, Trainable
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor, load_frozen_autoencoder, reconstruct
-from echodream.networks.decoder_noise import activate_noise, decoder_noise_modules, fixed_noise_seeds
+from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
 from echodream.types import Batch
 from echodream.weights import fingerprint
 
@@ -83,7 +83,7 @@ class VAE(Trainable):
         if not adversarial.decoder_only:
             return self.build_optimizers([OptimizerGroup(self.network.parameters()), discriminator])
         first = OptimizerGroup(self.network.parameters(), steps=lambda steps: min(adversarial.start, steps))
-        modules = (self.network.post_quant_conv, self.network.decoder, *decoder_noise_modules(self.network))
+        modules = (self.network.post_quant_conv, self.network.decoder, *noise_levels(self.network))
         decoder = itertools.chain(*(module.parameters() for module in modules if module is not None))
         settings = adversarial.optimizer_settings(discriminator=False)
         second = OptimizerGroup(decoder, settings, lambda steps: max(steps - adversarial.start, 1))
@@ -240,7 +240,7 @@ class VaeDecoder(pl.LightningModule):
         seeds = iter([crc32(name.encode()) for name, length in named_lengths for _ in range(length)])
         pixels = []
         for latents in split_into_chunks(batch.frames, self.budget):
-            with fixed_noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
+            with noise_seeds(self.network, list(itertools.islice(seeds, len(latents)))):
                 x = self.network.decode(latents.to(self.network.dtype)).sample.float()
             x = x.mean(dim=1, keepdim=True) if self.grey else x
             pixels.append(to_uint8(x).permute(0, 2, 3, 1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.networks.decoder_noise import CONFIG_KEY, add_decoder_noise, decoder_noise_modules
+from echodream.networks.decoder_noise import CONFIG_KEY, add_decoder_noise, noise_levels
 from echodream.store import Store
 from echodream.weights import diffusers_weights_file, load_exactly, mismatch_message, read_weights
 
@@ -60,7 +60,7 @@ def build_autoencoder(
         if weights is not None:
             _load_compvis_weights(network, weights)
     validation.number("vae.noise", noise, 0)
-    return add_decoder_noise(network, noise) if noise and not decoder_noise_modules(network) else network
+    return add_decoder_noise(network, noise) if noise and not noise_levels(network) else network
 
 
 def load_autoencoder(folder: str | Path) -> "AutoencoderKL":

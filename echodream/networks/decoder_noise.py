@@ -60,21 +60,21 @@ def add_decoder_noise(network: "AutoencoderKL", scale: float) -> "AutoencoderKL"
     return network
 
 
-def decoder_noise_modules(network: nn.Module) -> list[DecoderNoise]:
+def noise_levels(network: nn.Module) -> list[DecoderNoise]:
     """The ``DecoderNoise`` of each decoder level of ``network``. The list is empty if the decoder has no noise."""
     return list(getattr(network, "decoder_noise", ()))
 
 
 def activate_noise(network: nn.Module) -> None:
     """Switch on the decoder noise of ``network``, in place."""
-    for level in decoder_noise_modules(network):
+    for level in noise_levels(network):
         level.active.fill_(True)
 
 
 @contextmanager
-def fixed_noise_seeds(network: nn.Module, seeds: Sequence[int]) -> Iterator[None]:
+def noise_seeds(network: nn.Module, seeds: Sequence[int]) -> Iterator[None]:
     """Context in which the decoder noise of ``network`` has ``seeds``: one per frame, or one for all frames."""
-    levels = decoder_noise_modules(network)
+    levels = noise_levels(network)
     for level in levels:
         level.seeds = seeds
     try:

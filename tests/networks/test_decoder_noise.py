@@ -11,7 +11,7 @@ from torch import Tensor
 
 from echodream.errors import UserError
 from echodream.networks.autoencoder import build_autoencoder, load_autoencoder
-from echodream.networks.decoder_noise import activate_noise, decoder_noise_modules, fixed_noise_seeds
+from echodream.networks.decoder_noise import activate_noise, noise_levels, noise_seeds
 from echodream.weights import fingerprint
 
 
@@ -30,7 +30,7 @@ def decode(net: AutoencoderKL, latents: Tensor = LATENTS) -> Tensor:
 
 def test_inactive_noise_has_no_effect() -> None:
     assert torch.equal(decode(network()), decode(network(0.0)))
-    assert decoder_noise_modules(network(0.0)) == []
+    assert noise_levels(network(0.0)) == []
 
 
 def test_one_seed_is_one_noise_in_every_batch_and_seeds_differ() -> None:
@@ -38,11 +38,11 @@ def test_one_seed_is_one_noise_in_every_batch_and_seeds_differ() -> None:
     activate_noise(net)
     whole = decode(net)
     torch.testing.assert_close(torch.cat([decode(net, part) for part in LATENTS.split(2)]), whole, rtol=1e-4, atol=1e-5)
-    with fixed_noise_seeds(net, [0, 0, 7, 7, 9]):
+    with noise_seeds(net, [0, 0, 7, 7, 9]):
         mixed = decode(net)
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, mixed, strict=True)]
     assert same == [True, True, False, False, False]
-    with fixed_noise_seeds(net, [7]):
+    with noise_seeds(net, [7]):
         torch.testing.assert_close(decode(net)[2:4], mixed[2:4], rtol=1e-4, atol=1e-5)
     assert torch.equal(decode(net), whole)
 
@@ -57,7 +57,7 @@ def test_frames_of_one_latent_differ_in_training_and_not_when_decoding() -> None
 
 
 def test_the_noise_is_white_with_the_trained_scale() -> None:
-    level = decoder_noise_modules(network(0.5))[2]
+    level = noise_levels(network(0.5))[2]
     level.active.fill_(True)
     level.seeds = list(range(40))
     (out,) = level.add_noise(level, (torch.zeros(40, len(level.scale[0]), 24, 16),)) or ()
@@ -84,7 +84,7 @@ def test_all_scales_are_trained_by_the_decoder() -> None:
     net = network().train()
     activate_noise(net)
     net.decode(LATENTS).sample.square().mean().backward()
-    gradients = itertools.chain(*(level.parameters() for level in decoder_noise_modules(net)))
+    gradients = itertools.chain(*(level.parameters() for level in noise_levels(net)))
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in gradients)
 
 
