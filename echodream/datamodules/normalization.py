@@ -23,7 +23,7 @@ def _statistics_like(x: Tensor, statistics: Statistics, dim: int) -> Tensor:
     if x.shape[dim] != len(statistics.mean):
         raise ValueError(f"x is {tuple(x.shape)}: dimension {dim} is not the {len(statistics.mean)} channels")
     moments = torch.tensor([statistics.mean, statistics.std], dtype=torch.float32, device=x.device)
-    return moments.view(2, *[1] * dim, -1, *[1] * (x.ndim - dim - 1))
+    return moments.view(2, *(-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)))
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
