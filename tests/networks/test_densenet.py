@@ -128,7 +128,7 @@ def test_small_images_need_densenet121_latents() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"dims": 3, "stem": [3, 3, 3], "stride": [1, 1, 1]}, "backbone.block=dense .* needs backbone.dims=2"),
+        ({"dims": 3, "stem": [3, 3, 3], "stride": [1, 1, 1]}, "backbone.block=dense .* give backbone.dims=2"),
         ({"widths": [4, 6, 8, 10]}, "backbone.widths is .*give a list of 2 whole numbers"),
     ],
 )
