@@ -1,4 +1,4 @@
-"""Artifacts: folders with the weights and metadata of a trained model, readable without this package or pickle.
+"""Artifacts: folders with the weights and metadata of a trained model, readable without echodream and without pickle.
 
 models/<study>/<model>/
   config.json, diffusion_pytorch_model.safetensors   as diffusers saves a network
@@ -20,28 +20,28 @@ TRAINING_FILE = "training.yaml"
 
 @dataclass(frozen=True)
 class Artifact:
-    """Metadata of a trained model, in ``artifact.json``."""
+    """Metadata of a trained model: the content of ``artifact.json``."""
 
     model: str
     study: str
     fingerprint: str
     """SHA-256 of the weights (``weights.fingerprint``)."""
     settings: str
-    """SHA-256 of the training settings: a repeated command finds its artifact complete."""
+    """SHA-256 of the training settings (``settings_hash``); equal settings are not trained again."""
     metrics: dict[str, float] = field(default_factory=dict)
     command: str = ""
     code_version: str = ""
     source: str = ""
     """SHA-256 of the checksums of the training store, which identifies the training patients."""
     origin: str = ""
-    """The same of the store that the training store was decoded or encoded from, if known."""
+    """SHA-256 of the checksums of the store from which the training store was encoded or decoded, if known."""
 
 
 def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Callable[[Path], None]) -> None:
     """Write an artifact atomically; ``save(folder)`` writes the network. Raises ``UserError`` if ``root`` exists."""
     root = Path(root)
     if root.exists():
-        raise UserError(f"{root} was written by another run in the meantime: run the same command with another dst=")
+        raise UserError(f"{root} was meanwhile written by another run: run the same command with another dst=")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -52,15 +52,16 @@ def write_artifact(root: str | Path, artifact: Artifact, config: str, save: Call
     partial.rename(root)
 
 
-def read_artifact(root: str | Path, model: str, *others: str) -> Artifact:
-    """Read ``artifact.json`` at ``root``; check that it is a ``model``, or one of ``others``. Raises ``UserError``."""
-    path, models = Path(root) / METADATA_FILE, (model, *others)
+def read_artifact(root: str | Path, *models: str) -> Artifact:
+    """Read ``artifact.json`` in ``root``. Raises ``UserError`` if it is unreadable or describes none of ``models``."""
+    path = Path(root) / METADATA_FILE
     try:
         artifact = Artifact(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise UserError(f"{root} has no {model}: train one with train.py model={model}, or give its folder") from error
+        remedy = f"train one with train.py model={models[0]}, or give its folder"
+        raise UserError(f"{root} has no {models[0]}: {remedy}") from error
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: train the {model} again") from error
+        raise UserError(f"{path} cannot be read: train the {models[0]} again") from error
     if artifact.model not in models:
-        raise UserError(f"{root} is a {artifact.model}, a {' or '.join(models)} is needed here")
+        raise UserError(f"{root} is a {artifact.model}: give the folder of a {' or '.join(models)}")
     return artifact

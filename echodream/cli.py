@@ -1,6 +1,7 @@
 """The two commands, train.py and sample.py."""
 
 import sys
+from collections.abc import Callable
 
 import hydra
 from omegaconf import DictConfig
@@ -15,30 +16,32 @@ from echodream.config.paths import CONF_DIR
 @report_user_errors("train")
 def train() -> None:
     """Train a model: ``train.py model=<model> data=<study>``."""
-    print_help("train")
-    check_own_study(sys.argv[1:])
-    sys.argv[1:] = options_first(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")(_train)()
+    _compose_and_run("train", _run_training)
 
 
 @report_user_errors("sample")
 def sample() -> None:
     """Run one stage: ``sample.py stage=<stage> data=<study>``."""
-    print_help("sample")
+    _compose_and_run("sample", _run_stages)
+
+
+def _compose_and_run(config: str, job: Callable[[DictConfig], object]) -> None:
+    """Check the command line, compose conf/``config``.yaml with hydra, and call ``job`` with the configuration."""
+    print_help(config)
     check_own_study(sys.argv[1:])
     sys.argv[1:] = options_first(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="sample")(_sample)()
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config)(job)()
 
 
 @report_user_errors("train")
-def _train(cfg: DictConfig) -> float | None:
+def _run_training(cfg: DictConfig) -> float | None:
     from echodream.engine import train
 
     return objective_value(cfg.objective, train(cfg))
 
 
 @report_user_errors("sample")
-def _sample(cfg: DictConfig) -> None:
+def _run_stages(cfg: DictConfig) -> None:
     from echodream.engine import sample
 
     sample(cfg)

@@ -1,4 +1,4 @@
-"""Runs a composed configuration: a stage (``sample``) or a training (``train``). Errors are raised, not printed."""
+"""Execution of a composed configuration: stages (``sample``) or a training run (``train``)."""
 
 import logging
 import re
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def sample(cfg: DictConfig) -> Summary:
-    """Run ``stage`` and ``then`` of ``cfg``. Raises ``UserError`` if a stage could not do all of its work."""
+    """Run the stages ``cfg.stage`` and ``cfg.then``. Raises ``UserError`` if a part of the work of a stage failed."""
     check_and_resolve(cfg)
     require_src(cfg)
     if cfg.get("artifact") is not None and not Path(cfg.artifact).is_dir():
         raise UserError(f"artifact={cfg.artifact} does not exist: train one with train.py, or give its folder")
-    origin = {"command": command("sample.py"), "code_version": code_version()}
+    origin = {"command": redacted_command("sample.py"), "code_version": code_version()}
     for stage in [stage_call(cfg, key) for key in ("stage", "then") if cfg.get(key)]:
         summary = run_once(cfg.get("notes"), stage, lambda: stage.instantiate()(**origin))  # noqa: B023 (called at once)
         if is_first_process():
@@ -38,7 +38,7 @@ def sample(cfg: DictConfig) -> Summary:
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """Train or resume the model of ``cfg``, export it unless it is complete, and return its test metrics."""
+    """Train or resume the model of ``cfg``, export its artifact unless it is complete, and return its test metrics."""
     check_and_resolve(cfg)
     settings = settings_hash(cfg)
     if (metrics := finished_metrics(cfg, settings)) is not None:
@@ -50,11 +50,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     folder = Path(cfg.work) / settings[:12]
     cfg.callbacks.checkpoint.dirpath = str(folder)
     run = cross_validate if is_cross_validation(cfg) else train_model
-    return run(cfg, folder, settings, command("train.py"), code_version())
+    return run(cfg, folder, settings, redacted_command("train.py"), code_version())
 
 
 def check_and_resolve(cfg: DictConfig) -> None:
-    """Refuse impossible settings before anything heavy is imported, then resolve ``cfg`` in place."""
+    """Refuse impossible settings before slow imports, then resolve the interpolations of ``cfg`` in place."""
     refuse_unread_keys(cfg, task_overrides())
     if HydraConfig.initialized():
         refuse_impossible_pairs(cfg, HydraConfig.get().runtime.choices)
@@ -63,24 +63,24 @@ def check_and_resolve(cfg: DictConfig) -> None:
 
 
 def require_src(cfg: DictConfig) -> None:
-    """Raise ``StoreError`` if ``cfg.src`` does not exist. A store that exists is opened later, by the stage."""
+    """Raise ``StoreError`` if ``cfg.src`` is not a folder. The content of the folder is checked later."""
     if cfg.get("src") is not None and not Path(cfg.src).is_dir():
         read_dataset(Path(cfg.src))
 
 
-def command(program: str) -> str:
-    """The command line, without the paths of raw files and keys, which may contain a patient's name."""
+def redacted_command(program: str) -> str:
+    """Command line of ``program`` without the paths of raw files and keys, which may contain a patient's name."""
     redacted = [re.sub(r"^(\+*(?:raw|[\w.]*key_file)=).*", r"\1...", override) for override in task_overrides()]
     return " ".join(["python", program, *redacted])
 
 
 def task_overrides() -> list[str]:
-    """The overrides of the command line; none if the configuration was composed without a command line."""
+    """Overrides on the command line; empty if the configuration was composed without a command line."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def code_version() -> str:
-    """The version of the package; in a checkout also the commit."""
+    """Version of the package and, in a git checkout, the commit."""
     number, root = version("echodream"), Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return number

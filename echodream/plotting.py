@@ -1,4 +1,4 @@
-"""Plots as uint8 images, (height, width, 3), by matplotlib without pyplot: the same bytes for the same data."""
+"""Plots as uint8 images, (height, width, 3), by matplotlib without pyplot; equal data give equal bytes."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's colors, which color-blind readers can tell apart; one for each series."""
+"""Palette of Okabe and Ito for color-blind readers; one color for each series."""
 DPI = 100
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -35,9 +35,9 @@ _Arguments = ParamSpec("_Arguments")
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y), (n,) each, joined by a line, with n text ``labels`` next to the points.
+    """A line through n points ``x``, ``y``, (n,) each; ``labels`` are n texts next to the points.
 
-    Intervals of y, ``low`` to ``high``, are drawn as a band, or, with ``x_low`` and ``x_high``, as error bars.
+    Intervals of y from ``low`` to ``high`` are plotted as a band, or as error bars if ``x_low`` and ``x_high`` are set.
     """
 
     x: np.ndarray
@@ -51,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class LinePlot:
-    """One panel: ``series`` by name, labels and ranges of both axes; ``ticks``: texts at x = 0, 1, ... or numbers."""
+    """A panel of ``plot_lines``: its ``series`` by name, axis labels and ranges, and tick texts at x = 0, 1, ..."""
 
     title: str
     series: Mapping[str, Series]
@@ -63,7 +63,7 @@ class LinePlot:
 
 
 def _return_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments, np.ndarray]:
-    """Decorator: return the pixels of the figure that ``plot`` returns; ``__wrapped__`` is ``plot`` itself."""
+    """Decorator that renders the figure of ``plot`` to pixels; ``__wrapped__`` is the undecorated ``plot``."""
 
     @functools.wraps(plot)
     def render(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> np.ndarray:
@@ -79,7 +79,7 @@ def _return_pixels(plot: Callable[_Arguments, "Figure"]) -> Callable[_Arguments,
 
 
 def _new_figure(width: int, height: int, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
-    """A figure of ``width`` x ``height`` pixels, and its axes, row by row."""
+    """Figure of ``width`` x ``height`` pixels, and its axes in row-major order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
@@ -88,7 +88,7 @@ def _new_figure(width: int, height: int, rows: int = 1, columns: int = 1) -> "tu
 
 @_return_pixels
 def plot_lines(*plots: LinePlot, columns: int = 1) -> "Figure":
-    """Panels of 640 x 400 pixels, ``columns`` in a row."""
+    """Line plots in panels of 640 x 400 pixels, ``columns`` panels in a row."""
     rows = -(-len(plots) // columns)
     figure, axes = _new_figure(640 * columns, 400 * rows, rows, columns)
     for ax, plot in zip(axes, plots, strict=False):
@@ -115,16 +115,16 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
 
 
 @_return_pixels
-def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
-    """Histogram of each of ``series``, (n,), on common bins; the highest bin of each has height 1."""
+def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str) -> "Figure":
+    """Histograms of ``series``, (n,) each, with 24 common bins; the highest bin of each series has height 1."""
     figure, (ax,) = _new_figure(640, 400)
-    _draw_histograms(ax, series, bins)
+    _draw_histograms(ax, series, 24)
     ax.set(title=title, xlabel=x_label)
     return figure
 
 
 def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) -> None:
-    low, high = (float(end([end(values) for values in series.values()])) for end in (np.min, np.max))
+    low, high = (float(extreme(np.concatenate([*series.values()]))) for extreme in (np.min, np.max))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     for color, (name, values) in zip(itertools.cycle(COLORS), series.items(), strict=False):
         counts = np.histogram(values, edges)[0]
@@ -137,14 +137,14 @@ def _draw_histograms(ax: "Axes", series: Mapping[str, np.ndarray], bins: int) ->
 def plot_intervals(
     title: str, rows: Sequence[tuple[str, Interval, Interval | None]], x_label: str, names: tuple[str, str]
 ) -> "Figure":
-    """A row for each (name, interval, expected interval or None); the legend calls the two intervals ``names``.
+    """Plot with a row for each (name, interval, expected interval or None); ``names`` are the two legend entries.
 
-    The axis is from 0 to 1; values outside are drawn at its ends.
+    The x axis ranges from 0 to 1; values are clipped to this range.
     """
     figure, (ax,) = _new_figure(760, 110 + 34 * len(rows))
     for color, name, column, offset in ((COLORS[0], names[0], 1, -0.15), (COLORS[1], names[1], 2, 0.15)):
-        drawn = [(place + offset, row[column]) for place, row in enumerate(rows)]
-        points = [(y, interval.value, interval.low, interval.high) for y, interval in drawn if interval is not None]  # type: ignore[union-attr]
+        intervals = [(index + offset, row[column]) for index, row in enumerate(rows)]
+        points = [(y, interval.value, interval.low, interval.high) for y, interval in intervals if interval is not None]  # type: ignore[union-attr]
         y, value, low, high = np.array(points, dtype=float).reshape(-1, 4).T
         ax.hlines(y, low.clip(0, 1), high.clip(0, 1), color=color, linewidth=2.5)
         ax.plot(value.clip(0, 1), y, "o", color=color, label=name, clip_on=False)
@@ -156,7 +156,7 @@ def plot_intervals(
 
 @_return_pixels
 def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
-    """``counts``, (K, K): how often class i (row) was predicted as class j (column); shades are shares of a row."""
+    """Confusion matrix, (K, K): counts of true class (row) and predicted class (column), shaded by share of the row."""
     side = 84 * len(names)
     figure, (ax,) = _new_figure(side + 210, side + 150)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -173,7 +173,7 @@ def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> "Figure":
 
 @_return_pixels
 def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "ROC curve") -> "Figure":
-    """ROC ``curves`` by name: false and true positive rates, (n,) each."""
+    """ROC curves by name, each with false and true positive rates, (n,)."""
     figure, (ax,) = _new_figure(480, 480)
     for color, (name, rates) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
         ax.plot(*rates, color=color, label=name)
@@ -186,15 +186,15 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "
 
 @_return_pixels
 def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "Figure":
-    """A point for each recording: true and predicted value of ``column``, (N,) each."""
+    """Scatter plot of the true and predicted values of ``column``, (N,) each, one point per recording."""
     figure, (ax,) = _new_figure(480, 480)
-    both = np.concatenate([truth, predicted])
-    margin = 0.04 * (both.max() - both.min()) or 0.5
-    ends = (float(both.min() - margin), float(both.max() + margin))
-    ax.plot(ends, ends, color="#787878", linestyle="--", linewidth=1, label="predicted = true")
+    values = np.concatenate([truth, predicted])
+    margin = 0.04 * (values.max() - values.min()) or 0.5
+    limits = (float(values.min() - margin), float(values.max() + margin))
+    ax.plot(limits, limits, color="#787878", linestyle="--", linewidth=1, label="predicted = true")
     ax.plot(truth, predicted, "o", color=COLORS[0], markersize=4, label=f"recordings (n = {len(truth)})")
     labels = {"xlabel": f"true {column}", "ylabel": f"predicted {column}"}
-    ax.set(title=f"{column}: predicted and true", xlim=ends, ylim=ends, aspect="equal", **labels)
+    ax.set(title=f"{column}: predicted and true", xlim=limits, ylim=limits, aspect="equal", **labels)
     ax.legend(loc="upper left")
     return figure
 
@@ -203,7 +203,7 @@ def plot_predictions(column: str, truth: np.ndarray, predicted: np.ndarray) -> "
 def plot_verification(
     false_accept_rate: np.ndarray, true_accept_rate: np.ndarray, similarity: Mapping[str, np.ndarray]
 ) -> "Figure":
-    """The ROC curve of patient verification, (n,) each, and histograms of the ``similarity`` of each kind of pair."""
+    """ROC curve of patient verification, rates (n,), and histograms of ``similarity`` for each type of pair."""
     figure, (roc, histogram) = _new_figure(960, 420, columns=2)
     roc.plot(np.maximum(false_accept_rate, 1e-4), true_accept_rate, color=COLORS[0])
     labels = {"xlabel": "false accept rate (FAR)", "ylabel": "true accept rate (TAR)"}

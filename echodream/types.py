@@ -12,38 +12,38 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """Inputs of a denoiser besides the noisy sample and the noise level."""
+    """Conditioning inputs of a denoiser, in addition to the noisy sample and the noise level."""
 
     tokens: Tensor
-    """For cross-attention: (B, L, D), or (1, L, D) if all rows have the same tokens."""
+    """L tokens for cross-attention: (B, L, D), or (1, L, D) if all rows have the same tokens."""
     channels: Tensor | None = None
-    """Concatenated to the noisy sample along channels: (B, E, *rest)."""
+    """E channels that are concatenated to the noisy sample: (B, E, *rest)."""
 
 
 class Batch(TypedDict):
-    """A batch of a datamodule. Labels are columns of the store, with one entry per sample."""
+    """A batch of training samples. Labels are columns of the store, with one entry per sample."""
 
     x: Tensor
-    """Frames: (B, C, H, W). Clips: (B, C, F, H, W). Pairs: the first frame of each pair, (B, C, H, W).
+    """Input. Frames: (B, C, H, W). Clips: (B, C, F, H, W). Pairs: the first frame of each pair, (B, C, H, W).
 
     Triplets: (B, 3 C, H, W), the C channels of an end diastole, of the end systole and of the next end diastole.
     """
     name: list[str]
     """FileName of each sample's recording."""
     columns: dict[str, Tensor | list[str]]
-    """Columns of the study: numbers as (B,), text as a list."""
+    """Columns of FileList.csv: a numeric column is a tensor (B,), a text column a list."""
     mask: NotRequired[Tensor]
-    """Clips: bool, (B, F). True for frames of the recording, False for padding of a short recording."""
+    """Clips: bool, (B, F); True for recorded frames, False for the padding of a short recording."""
     reference: NotRequired[Tensor]
-    """Clips with reference frames: (B, C, R, H, W)."""
+    """R reference frames of each clip: (B, C, R, H, W)."""
     reference_time: NotRequired[Tensor]
     """Position of each reference frame, in frames from the start of the clip: float, (B, R).
 
-    Triplets: positions of the three frames in ``x``, in frames from the first: float, (B, 3).
+    Triplets: positions of the three frames in ``x``, in frames from the first one: float, (B, 3).
     """
     other: NotRequired[Tensor]
     """Pairs: the second frame of each pair, (B, C, H, W)."""
     other_name: NotRequired[list[str]]
     """Pairs: FileName of the recording of the second frame."""
     same: NotRequired[Tensor]
-    """Pairs: float, (B,). 1 if both frames have the same identity, else 0."""
+    """Pairs: float, (B,); 1 if both frames are of one identity, else 0."""

@@ -1,4 +1,4 @@
-"""Weights of networks: read without running code, loaded without gaps, and fingerprinted."""
+"""Weights of networks: reading without running code, strict loading, and fingerprints."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 
 def fingerprint(network: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values (as float32) of all weights; it identifies the encoder of latents."""
+    """SHA-256 over the names, shapes and float32 values of all weights of ``network``."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
@@ -26,7 +26,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors of a safetensors or torch file. Raises ``UserError`` if missing, of another ``sha256``, or unsafe."""
+    """Read a safetensors or torch file. Raises ``UserError`` if it is missing, unsafe, or has another ``sha256``."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -64,13 +64,13 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def save_network(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the weights of ``network`` to ``folder``/model.safetensors, and ``config`` to config.json."""
+    """Write the weights of ``network`` and its ``config`` as model.safetensors and config.json in ``folder``."""
     save_weights(network, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def diffusers_weights_file(folder: Path) -> str:
-    """Path of the weights in a folder that diffusers wrote. Raises ``UserError`` if there are no weights."""
+    """Path of the weights in a ``folder`` that diffusers wrote. Raises ``UserError`` if it contains no weights."""
     for suffix in (".safetensors", ".bin"):
         if (file := folder / f"diffusion_pytorch_model{suffix}").is_file():
             return str(file)
@@ -80,11 +80,11 @@ def diffusers_weights_file(folder: Path) -> str:
 VAE_REMEDY = "check vae.channels, vae.widths and vae.layers"
 
 
-def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str, remedy: str = VAE_REMEDY) -> None:
-    """Load ``state``, from the file ``path``, into ``network``.
+def load_strictly(network: nn.Module, state: dict[str, Tensor], path: str, remedy: str = VAE_REMEDY) -> None:
+    """Load ``state``, the content of the file ``path``, into ``network``.
 
-    Raises ``UserError`` for weights that are missing, unknown, of another shape or not finite; ``remedy`` ends the
-    message about an architecture that does not fit.
+    Raises ``UserError`` for weights that are missing, unknown, of another shape or not finite. ``remedy`` ends the
+    message about weights of another architecture.
     """
     expected = network.state_dict()
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
@@ -100,10 +100,10 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], path: str, remedy
 
 
 def mismatch_message(path: str, missing: Iterable[str], unknown: Iterable[str], remedy: str = VAE_REMEDY) -> str:
-    """Error message about weights of the file ``path`` that are missing or unknown; it ends with ``remedy``."""
-    parts = [
+    """Error message about ``missing`` and ``unknown`` weights in the file ``path``, with the ``remedy`` at the end."""
+    mismatches = [
         f"{len(names)} weights are {problem} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for problem, names in (("missing", list(missing)), ("unknown", list(unknown)))
         if names
     ]
-    return f"{path} does not fit this architecture: {' and '.join(parts)}; {remedy}"
+    return f"{path} does not fit this architecture: {' and '.join(mismatches)}; {remedy}"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from echodream.errors import UserError
-from echodream.weights import fingerprint, load_exactly, read_weights
+from echodream.weights import fingerprint, load_strictly, read_weights
 
 
 def layer(seed: int = 0) -> nn.Module:
@@ -79,22 +79,22 @@ def test_missing_and_extra_weights_are_named() -> None:
     state = layer().state_dict()
     del state["0.bias"]
     with pytest.raises(UserError, match=r"f.bin does not fit .*: 1 weights are missing \(0.bias\)"):
-        load_exactly(layer(1), state, "f.bin")
+        load_strictly(layer(1), state, "f.bin")
     with pytest.raises(UserError, match=r"1 weights are missing \(0.bias\) and 1 weights are unknown \(head\)"):
-        load_exactly(layer(1), {**state, "head": torch.ones(1)}, "f.bin")
+        load_strictly(layer(1), {**state, "head": torch.ones(1)}, "f.bin")
 
 
 def test_a_wrong_shape_and_a_weight_that_is_not_finite_are_named() -> None:
     state = layer().state_dict()
     with pytest.raises(UserError, match=r"f.bin: 0.bias is \(4,\), this architecture has \(5,\)"):
-        load_exactly(layer(1), {**state, "0.bias": torch.ones(4)}, "f.bin")
+        load_strictly(layer(1), {**state, "0.bias": torch.ones(4)}, "f.bin")
     with pytest.raises(UserError, match=r"f.bin: 0.bias is not finite"):
-        load_exactly(layer(1), {**state, "0.bias": torch.full((5,), torch.nan)}, "f.bin")
+        load_strictly(layer(1), {**state, "0.bias": torch.full((5,), torch.nan)}, "f.bin")
 
 
 def test_loading_is_exact() -> None:
     network = layer(1)
-    load_exactly(network, layer(0).state_dict(), "f.bin")
+    load_strictly(network, layer(0).state_dict(), "f.bin")
     assert fingerprint(network) == fingerprint(layer(0))
 
 

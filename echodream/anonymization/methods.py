@@ -50,7 +50,7 @@ class SDEditMethod(Method):
     needs_generator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        validation.share("strength", self.strength)
+        validation.fraction("strength", self.strength)
 
     def check_generator(self, model: DiffusionModel, recordings: Recordings) -> None:
         """Raise ``UserError`` for latents of another size, and for labels that ``model`` was not trained on."""

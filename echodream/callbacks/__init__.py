@@ -1,1 +1,1 @@
-"""Lightning callbacks and loggers: EMA, previews, plots, Weights & Biases, the writer of predictions."""
+"""Lightning callbacks and loggers: EMA, previews, plots, Weights & Biases, writing of predictions."""

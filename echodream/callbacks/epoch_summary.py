@@ -1,4 +1,4 @@
-"""One log line with metrics for each training epoch."""
+"""Log line with the metrics of each training epoch."""
 
 import logging
 
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochSummary(Callback):
-    """Logs the last value of each of ``metrics`` at the end of each epoch."""
+    """Logs the latest values of ``metrics`` at the end of each training epoch."""
 
     def __init__(self, metrics: list[str]) -> None:
         self.metrics = list(metrics)

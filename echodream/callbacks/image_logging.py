@@ -1,4 +1,4 @@
-"""Writes images and videos to the loggers and to the folder of the run."""
+"""Logging of images and videos to the loggers and to the folder of the run."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from echodream.datamodules.normalization import to_uint8
 
 
 def log_image(trainer: pl.Trainer, folder: Path, name: str, image: np.ndarray, content: str = PATIENTS) -> None:
-    """Write ``image``, uint8 (height, width, 3), to ``folder`` and the loggers that accept ``content``."""
+    """Write ``image``, uint8 (height, width, 3), to ``folder`` and to the loggers that accept its ``content``."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / f"{name}_{trainer.current_epoch:05d}.png")
     send_image(trainer.loggers, name, image, trainer.global_step, content)
 
 
 def send_image(loggers: Iterable[Logger], name: str, image: np.ndarray, step: int, content: str) -> None:
-    """Send ``image``, uint8 (height, width, 3), to the ``loggers`` that accept images of ``content``."""
+    """Send ``image``, uint8 (height, width, 3), to the ``loggers`` that accept its ``content``."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, image, step, dataformats="HWC")
@@ -30,16 +30,16 @@ def send_image(loggers: Iterable[Logger], name: str, image: np.ndarray, step: in
             logger.log_image(name, [Image.fromarray(image)], step=step)
 
 
-def accept_videos(loggers: Sequence[Logger], content: str) -> bool:
-    """Whether any of ``loggers`` accepts videos of ``content``."""
-    wandb = (logger for logger in loggers if isinstance(logger, PrivateWandbLogger))
-    return any(isinstance(logger, TensorBoardLogger) for logger in loggers) or any(w.accepts(content) for w in wandb)
+def any_logger_accepts(loggers: Sequence[Logger], content: str) -> bool:
+    """Whether any of ``loggers`` accepts images and videos of ``content``."""
+    wandb_accepts = any(logger.accepts(content) for logger in loggers if isinstance(logger, PrivateWandbLogger))
+    return wandb_accepts or any(isinstance(logger, TensorBoardLogger) for logger in loggers)
 
 
 def log_video(
     trainer: pl.Trainer, folder: Path, name: str, frames: Sequence[np.ndarray], fps: float, content: str
 ) -> None:
-    """Write ``frames``, uint8 (height, width, 3) each, as a GIF to ``folder`` and to the loggers that accept it."""
+    """Write ``frames``, uint8 (height, width, 3) each, as GIF to ``folder`` and the loggers that accept ``content``."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{trainer.current_epoch:05d}.gif"
     images = [Image.fromarray(frame) for frame in frames]
@@ -52,15 +52,16 @@ def log_video(
 
 
 def _send_gif_to_tensorboard(logger: Any, name: str, path: Path, size: tuple[int, int], step: int) -> None:
-    """Send the bytes of a GIF; TensorBoard's ``add_video`` would need moviepy."""
+    """Send the GIF file ``path`` without moviepy, which ``add_video`` of TensorBoard needs."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=path.read_bytes())
     logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
 
-def image_grid(rows: list[Tensor], gap: int = 2) -> np.ndarray:
-    """Rows of images in [-1, 1], (N, C, H, W) each, as one image: uint8 (height, width, 3)."""
+def image_grid(rows: list[Tensor]) -> np.ndarray:
+    """Grid image, uint8 (height, width, 3), from rows of images in [-1, 1], (N, C, H, W) each."""
+    gap = 2
     count, _, height, width = rows[0].shape
     grid = np.full((len(rows) * (height + gap) - gap, count * (width + gap) - gap, 3), 64, np.uint8)
     for row_number, row in enumerate(rows):

@@ -11,11 +11,11 @@ from echodream.store import Dataset, Statistics, StoreWriter
 
 
 class StoreWriterCallback(Callback):
-    """Writes each prediction as a recording of the store at ``dst``; ``complete`` gives the store its final name.
+    """Writes each prediction as a recording of the store ``dst``; ``finish_store`` gives the store its final name.
 
-    ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of one
-    recording and returns columns that replace those of its row. ``statistics(folder, names)`` computes the statistics
-    of the store from the folder of media files.
+    ``rows`` maps FileName to row, in the order of FileList.csv. ``save(path, prediction)`` writes the media file of a
+    recording and returns values that replace columns of its row. ``statistics(folder, names)`` computes the statistics
+    of the store from its media files.
     """
 
     def __init__(
@@ -29,37 +29,31 @@ class StoreWriterCallback(Callback):
         self.dst, self.dataset, self.rows, self.save, self.statistics = dst, dataset, rows, save, statistics
         self.writer: StoreWriter | None = None
         self.done: set[str] = set()
-        """Names of the recordings that need no prediction; set in ``setup``."""
+        """Names of the recordings that are already written; set in ``setup``."""
 
     @property
     def already_complete(self) -> bool:
-        """Whether the complete store existed before."""
+        """Whether the complete store existed before this run."""
         return self.writer is not None and self.writer.complete
 
     @property
     def state(self) -> str:
-        """Result of the run for the summary of a stage."""
+        """State of the store in the summary of a stage: "done" or "already complete, nothing to do"."""
         assert self.writer is not None
         return self.writer.state
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Open the store, first on rank 0, then on the other ranks."""
-        for first in (True, False):
-            if (trainer.global_rank == 0) == first:
+        """Open the store on rank 0, then on the other ranks."""
+        for is_first_rank in (True, False):
+            if (trainer.global_rank == 0) == is_first_rank:
                 self.writer = StoreWriter(self.dst, self.dataset, shard=trainer.global_rank).__enter__()
                 self.done |= set(self.rows) if self.writer.complete else self.writer.done
             trainer.strategy.barrier()
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Write ``outputs``, one for each of ``batch.names``. Stops after SIGTERM, as Lightning does in training."""
+        """Write one of ``outputs`` for each of ``batch.names``. Stops after SIGTERM, as Lightning does in training."""
         assert self.writer is not None
         for name, prediction in zip(batch.names, outputs, strict=True):
             if name not in self.done:
@@ -68,8 +62,8 @@ class StoreWriterCallback(Callback):
         if trainer.received_sigterm:
             raise KeyboardInterrupt
 
-    def complete(self, trainer: Trainer) -> None:
-        """Finish the store on rank 0; all processes call this. No hook: Lightning skips the hooks without a batch."""
+    def finish_store(self, trainer: Trainer) -> None:
+        """Finish the store on rank 0. Called by all ranks, because Lightning skips hooks on ranks without batches."""
         trainer.strategy.barrier()
         if self.writer is not None and trainer.global_rank == 0 and not self.already_complete:
             self.writer.read_journals()
@@ -78,7 +72,7 @@ class StoreWriterCallback(Callback):
         trainer.strategy.barrier()
 
     def close(self) -> None:
-        """Release the store; committed recordings stay for the next run."""
+        """Release the lock of the store. The next run continues after the committed recordings."""
         if self.writer is not None:
             self.writer.__exit__(None, None, None)
 

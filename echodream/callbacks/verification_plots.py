@@ -1,4 +1,4 @@
-"""ROC curve and similarity histograms of patient verification, at each validation."""
+"""ROC curve and similarity histograms of patient verification, logged at each validation."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from echodream.plotting import plot_verification
 
 
 class VerificationPlots(Callback):
-    """Logs plots of the module's ``verification_pairs`` if they have genuine and impostor pairs."""
+    """Logs plots of ``pl_module.verification_pairs`` if there are both genuine and impostor pairs."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

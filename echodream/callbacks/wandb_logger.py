@@ -1,14 +1,12 @@
-"""Weights & Biases (W&B) logger that by default sends no patient's images, no paths and no machine names."""
+"""Weights & Biases (W&B) logger that by default sends no images of patients, paths or machine names."""
 
 import functools
 import logging
-import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -21,16 +19,16 @@ log = logging.getLogger(__name__)
 
 CHARTS, SAMPLES, PATIENTS = "charts", "samples", "patients"
 CONTENTS = (CHARTS, SAMPLES, PATIENTS)
-"""What an image shows, the least private first: a plot, an unconditional sample of a model, or a patient."""
+"""Contents of logged images, from least to most private: plots, unconditional samples of a model, patients."""
 SERVER_TIMEOUT = 60.0
 """Timeout in seconds for the server at the start of a run."""
 UPLOAD_TIMEOUT = 300.0
-"""Seconds to wait for the upload at the end of a run; the rest stays on disk, for "wandb sync"."""
-_HOST = "https://api.wandb.ai"
+"""Timeout in seconds for the upload at the end of a run. "wandb sync" uploads the remaining data later."""
+_SERVER = "https://api.wandb.ai"
 
 
 class _UploadErrors(logging.Handler):
-    """Collects W&B's warnings about data that it gave up uploading; W&B raises no error for them."""
+    """Collects W&B's warnings about failed uploads, for which W&B raises no error."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -42,40 +40,40 @@ class _UploadErrors(logging.Handler):
 
 
 _UPLOAD_ERRORS = _UploadErrors()
-_TERMINAL = logging.getLogger(f"{__name__}.terminal")
-"""Receives W&B's terminal messages."""
-_TERMINAL.propagate = False
-_TERMINAL.addHandler(_UPLOAD_ERRORS)
+_TERMINAL_LOGGER = logging.getLogger(f"{__name__}.terminal")
+"""Logger that receives W&B's terminal messages."""
+_TERMINAL_LOGGER.propagate = False
+_TERMINAL_LOGGER.addHandler(_UPLOAD_ERRORS)
 
 
 def _log_errors(send: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of a method of ``PrivateWandbLogger``: log its first error, and go on."""
+    """Decorator of ``PrivateWandbLogger`` methods: log the first error instead of raising it."""
 
     @functools.wraps(send)
-    def wrapped(self: "PrivateWandbLogger", *args: Any, **kwargs: Any) -> None:
+    def send_without_raising(self: "PrivateWandbLogger", *args: Any, **kwargs: Any) -> None:
         try:
             send(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 (the training goes on after any error)
+        except Exception as error:  # noqa: BLE001 (no error of W&B may stop the training)
             if self.error is None:
-                log.warning("wandb: some data are not logged (%s); the run goes on", _one_line(error))
-            self.error = self.error or _one_line(error)
+                self.error = _one_line(error)
+                log.warning("wandb: some data are not logged (%s); the run goes on", self.error)
 
-    return wrapped
+    return send_without_raising
 
 
 class PrivateWandbLogger(WandbLogger):
-    """Lightning's W&B logger without data of patients, users or machines by default; its errors never stop a training.
+    """Lightning's W&B logger, by default without data of patients, users or machines; its errors never stop a training.
 
-    ``offline``: with None, offline if W&B has no API key. ``id`` of the run: with None, ``set_run`` sets the id.
-    ``pictures``: the most private content of logged images, one of ``CONTENTS``. ``upload``: also log the weights of
-    models. Console, command line, machine and code are not recorded, because they may contain names. Raises
-    ``UserError`` for invalid settings.
+    With ``offline`` None, the run is offline if W&B has no API key. With ``id`` None, ``set_run`` sets the id of the
+    run. ``pictures`` is the most private content of logged images, one of ``CONTENTS``. With ``upload``, the weights of
+    models are uploaded. Console, command line, machine and code are not recorded, because they may contain names.
+    Raises ``UserError`` for invalid settings.
     """
 
     error: str | None = None
-    """The first error of W&B, if any."""
+    """First error of W&B; None without errors."""
     folder: Path | None = None
-    """Folder of the run on disk, once it has begun."""
+    """Folder of the run on disk; None before the run starts."""
 
     def __init__(
         self,
@@ -97,18 +95,18 @@ class PrivateWandbLogger(WandbLogger):
         super().__init__(name, save_dir, id=id, project=project, entity=entity, mode=self.mode, settings=_wandb_setup())
 
     def set_run(self, id: str, config: dict[str, Any]) -> None:
-        """Set the configuration, and the id unless the settings have one. A run whose id exists is resumed."""
+        """Set the configuration, and the ``id`` unless the logger has one. An existing run with this id is resumed."""
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or id
         self._wandb_init["config"] = config
 
     def accepts(self, content: str) -> bool:
-        """Whether images of ``content``, one of ``CONTENTS``, are logged."""
+        """Whether images of ``content``, one of ``CONTENTS``, are sent to W&B."""
         return CONTENTS.index(content) <= CONTENTS.index(self.pictures)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; offline if the server does not respond. Never prompts."""
+        """W&B's run, started at the first access without prompts; offline if the server does not respond."""
         if self._experiment is None:
             import wandb
 
@@ -116,16 +114,16 @@ class PrivateWandbLogger(WandbLogger):
             Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
             while self._experiment is None:
                 try:
-                    super().experiment  # noqa: B018 (begins the run)
-                except Exception as error:  # Lightning needs the run, and the training goes on after any error
+                    super().experiment  # noqa: B018 (starts the run)
+                except Exception as error:  # no error of W&B may stop the training
                     if self.mode == "disabled":
                         raise
-                    wandb.teardown()  # otherwise the id counts as in use
+                    wandb.teardown()  # releases the id of the run
                     _start_service()
                     self.error, fallback = _one_line(error), "kept offline" if self.mode == "online" else "not logged"
                     log.warning("wandb: the run cannot begin (%s), so this run is %s", self.error, fallback)
                     self.mode = self._wandb_init["mode"] = "offline" if self.mode == "online" else "disabled"
-            self._log_location(self._experiment)
+            self._log_run_location(self._experiment)
         return self._experiment
 
     @_log_errors
@@ -138,22 +136,22 @@ class PrivateWandbLogger(WandbLogger):
 
     @_log_errors
     def log_input(self, name: str, kind: str, metadata: dict[str, Any]) -> None:
-        """Record that the run has read the store or model ``name``, of ``kind`` "dataset" or "model"."""
+        """Record the store or model ``name`` as input of the run; ``kind`` is "dataset" or "model"."""
         run, artifact = self.experiment, _reference_artifact(name, kind, metadata)
         if self.mode == "online":
             run.use_artifact(artifact)
-        elif self.mode == "offline":  # use_artifact refuses; "wandb sync" sends the same as after this call
+        elif self.mode == "offline":  # use_artifact needs a connection; "wandb sync" sends this record as an input
             run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     @_log_errors
     def log_output(self, name: str, kind: str, metadata: dict[str, Any], folder: Path | None = None) -> None:
-        """Record that the run has made the store or model ``name``; with ``upload`` the files of ``folder``, too."""
+        """Record the store or model ``name`` as output of the run; with ``upload``, also the files in ``folder``."""
         artifact = _reference_artifact(name, kind, metadata)
         if self.upload and folder is not None:
             artifact.add_dir(str(folder))
         self.experiment.log_artifact(artifact)
 
-    def _log_location(self, run: Any) -> None:
+    def _log_run_location(self, run: Any) -> None:
         self.folder = Path(run.settings.sync_dir) if self.mode in ("online", "offline") else None
         if self.mode == "online":
             log.info("wandb: %s", run.url)
@@ -163,31 +161,30 @@ class PrivateWandbLogger(WandbLogger):
 
 @rank_zero_only
 def finish_run(failed: bool = False) -> str | None:
-    """End the open W&B run, if any. Returns and logs why some data were not sent; None if no data are missing."""
+    """End the open W&B run, if any. Returns and logs the first upload error; None without errors."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return None
     folder = wandb.run.settings.sync_dir
     try:
         wandb.finish(exit_code=int(failed))
-    except Exception as error:  # noqa: BLE001 (the training is done, whatever the error)
+    except Exception as error:  # noqa: BLE001 (no error of W&B may stop the training)
         _UPLOAD_ERRORS.messages.append(_one_line(error))
-    messages = _UPLOAD_ERRORS.messages[:1]
+    first_error = next(iter(_UPLOAD_ERRORS.messages), None)
     _UPLOAD_ERRORS.messages.clear()
-    if not messages:
-        return None
-    text = "wandb: some data are not sent (%s); they are in %s; to send them: wandb sync %s"
-    log.warning(text, messages[0], folder, folder)
-    return messages[0]
+    if first_error is not None:
+        text = "wandb: some data are not sent (%s); they are in %s; to send them: wandb sync %s"
+        log.warning(text, first_error, folder, folder)
+    return first_error
 
 
 def _one_line(error: object) -> str:
-    """The first 120 characters of an error, on one line."""
+    """First 120 characters of an error, on one line."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _wandb_mode(offline: bool | None) -> str:
-    """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for online without a key."""
+    """W&B's mode: "online", "offline" or "disabled". Raises ``UserError`` for ``offline=False`` without an API key."""
     mode = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
     if offline is False and not _has_key():
         raise UserError("logger.wandb.offline=false needs a key: set WANDB_API_KEY, run 'wandb login', or leave it out")
@@ -197,18 +194,12 @@ def _wandb_mode(offline: bool | None) -> str:
 
 
 def _has_key() -> bool:
-    """Whether W&B would find a key; its value is not used."""
+    """Whether W&B has an API key, in the environment or in the netrc file of the user."""
+    from requests.utils import get_netrc_auth
+
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    paths = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    host = urlparse(os.environ.get("WANDB_BASE_URL", _HOST)).hostname
-    for path in paths:
-        try:
-            if path.is_file() and netrc.netrc(path).authenticators(str(host)):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    return get_netrc_auth(os.environ.get("WANDB_BASE_URL", _SERVER)) is not None
 
 
 def _start_service() -> None:
@@ -217,24 +208,24 @@ def _start_service() -> None:
 
     silent = wandb.Settings(silent=True)
     wandb.setup(silent)
-    wandb.termsetup(silent, _TERMINAL)
-    logging.getLogger("wandb").propagate = False  # W&B writes these messages to its own file
+    wandb.termsetup(silent, _TERMINAL_LOGGER)
+    logging.getLogger("wandb").propagate = False  # W&B writes its messages to its own log file
 
 
 def _wandb_setup() -> Any:
-    """W&B's settings; recording of names of patients, users and machines is disabled."""
+    """W&B's settings, which disable the recording of names of patients, users and machines."""
     import wandb
 
     settings: dict[str, Any] = {"console": "off", "host": "-", "program": "-", "save_code": False, "silent": True}
     disabled = ("disable_code", "disable_git", "x_disable_machine_info", "x_disable_meta", "x_disable_stats")
     settings |= {**dict.fromkeys(disabled, True), "init_timeout": SERVER_TIMEOUT}
-    if "finish_timeout" in wandb.Settings.model_fields:  # newer versions only
+    if "finish_timeout" in wandb.Settings.model_fields:  # only in newer versions of W&B
         settings |= {"finish_timeout": UPLOAD_TIMEOUT, "finish_timeout_raises": True}
     return wandb.Settings(**settings)
 
 
 def _reference_artifact(name: str, kind: str, metadata: dict[str, Any]) -> Any:
-    """A W&B artifact without files; its content is the fingerprint in ``metadata``."""
+    """W&B artifact without files; it refers to the fingerprint in ``metadata``."""
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, metadata=metadata)

@@ -1,5 +1,5 @@
-"""Configuration: where it is, how it is composed, help, and errors. Importing it lets hydra find experiments."""
+"""Configuration: folders, composition, help and error messages. Its import registers the experiment sections."""
 
 from echodream.config import experiment_sections
 
-experiment_sections.register()
+experiment_sections.register_experiment_sections()

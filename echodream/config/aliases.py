@@ -1,4 +1,4 @@
-"""Command-line arguments that hydra would read in another way: old spellings, paths, and keys that need a "+"."""
+"""Conversion of command-line arguments for hydra: old spellings, quoted paths, and keys that need a "+"."""
 
 import re
 import sys
@@ -12,60 +12,60 @@ from omegaconf import OmegaConf
 
 from echodream.config.paths import CONF_DIR
 
-_UNET_GROUP = re.compile(r"^(image_unet|video_unet)@denoiser=(.*)$")
+_OLD_UNET_GROUP = re.compile(r"^(image_unet|video_unet)@denoiser=(.*)$")
 _GUIDANCE_SCALE = re.compile(r"^guidance\.(\w+)=")
-_SWEEP = re.compile(r"(-m|--multirun)$|launcher=(?!null$)|hparams_search=(?!null$)|hydra.mode=MULTIRUN$")
-"""Arguments of a command that runs once per value."""
+_SWEEP_ARGUMENT = re.compile(r"(-m|--multirun)$|launcher=(?!null$)|hparams_search=(?!null$)|hydra.mode=MULTIRUN$")
+"""Arguments that make a command a sweep, which runs once per value."""
 _TEXT_KEY = re.compile(
     r"\+*(data|experiment|raw|src|dst|work|real|further|training|reference|artifact|generator|autoencoder|regressor|images|videos|latents"
     r"|labels|onto|pairs|protocol|audit|private|paths\.\w+|data\.name|data\.source\.(table|key_file))"
 )
 """Keys whose values are paths, names of yaml files or other texts."""
 _TEXT_OR_LIST_KEY = re.compile(r"\+*(artifacts\.\w+|synthetic|anonymised|data\.source\.(csv|(columns|labels)\.\w+))")
-"""Keys whose values are texts, or lists of them."""
+"""Keys whose values are texts or lists of texts."""
 
 
 def replace_aliases(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with old spellings replaced, each with a notice on stderr, and paths quoted for hydra.
+    """Replace old spellings in ``arguments``, each with a notice on stderr, and quote paths for hydra.
 
-    The guidance scale of a condition that conf/guidance does not list is added: guidance.age=2 becomes
-    +guidance.age=2, and is checked against the conditions of the model.
+    The guidance scale of a condition that conf/guidance does not list gets a "+": guidance.age=2 becomes
+    +guidance.age=2. ``refuse_impossible_pairs`` checks it against the conditions of the model.
     """
-    is_sweep = any(_SWEEP.match(argument) for argument in arguments)
+    is_sweep = any(_SWEEP_ARGUMENT.match(argument) for argument in arguments)
     return [_quote_text(_replace_alias(argument), is_sweep) for argument in arguments]
 
 
 def _quote_text(argument: str, is_sweep: bool) -> str:
-    """``argument`` with its value quoted if its key takes a text and hydra would read another value, or none.
+    """Quote the value of ``argument`` if its key takes a text and hydra would not read the value as this text.
 
-    So raw=2024 is not a number, and raw=/data/Echo (1) is no error. A value that is already quoted, null and an
-    interpolation stay; in a sweep, a,b are two values.
+    For example, raw=2024 is not read as a number, and raw=/data/Echo (1) is not an error. Quoted values, null and
+    interpolations stay; in a sweep, a,b are two values.
     """
     key, equals, value = argument.partition("=")
     is_list_possible = _TEXT_OR_LIST_KEY.fullmatch(key) is not None
     if not equals or not (is_list_possible or _TEXT_KEY.fullmatch(key)):
         return argument
-    if value == "~" or value.startswith("~/"):  # not every shell replaces it after "="
+    if value == "~" or value.startswith("~/"):  # some shells do not expand ~ after "="
         value = str(Path(value).expanduser())
     try:
-        found = OverridesParser.create().parse_override(f"{key}={value}").value()
+        parsed = OverridesParser.create().parse_override(f"{key}={value}").value()
     except HydraException:
-        found = 0
-    if found is None or (isinstance(found, list) and is_list_possible) or (isinstance(found, Sweep) and is_sweep):
+        parsed = 0
+    if parsed is None or (isinstance(parsed, list) and is_list_possible) or (isinstance(parsed, Sweep) and is_sweep):
         return argument
-    if isinstance(found, str) and (found == value or value[:1] in "'\"" or "\\" in value):
+    if isinstance(parsed, str) and (parsed == value or value[:1] in "'\"" or "\\" in value):
         return f"{key}={value}"
     return f"{key}={quote(value)}"
 
 
 def quote(value: str) -> str:
-    """``value`` in quotes, so that hydra reads this text."""
+    """Quote ``value`` so that hydra reads it as text."""
     return QuotedString(value, Quote.double).with_quotes()
 
 
 def _replace_alias(argument: str) -> str:
-    if old := _UNET_GROUP.match(argument):
-        choices = re.sub(r"\b(?!(?:imported|null|choice)\b)\w+", rf"{old[1]}/\g<0>", old[2])
+    if unet := _OLD_UNET_GROUP.match(argument):
+        choices = re.sub(r"\b(?!(?:imported|null|choice)\b)\w+", rf"{unet[1]}/\g<0>", unet[2])
         print(f"{argument} is an old spelling; write denoiser={choices}", file=sys.stderr)
         return f"denoiser={choices}"
     if (scale := _GUIDANCE_SCALE.match(argument)) and scale[1] not in guidance_keys():
@@ -74,5 +74,5 @@ def _replace_alias(argument: str) -> str:
 
 
 def guidance_keys() -> tuple[str, ...]:
-    """Keys of conf/guidance/default.yaml."""
+    """Guidance keys in conf/guidance/default.yaml."""
     return tuple(map(str, OmegaConf.load(CONF_DIR / "guidance" / "default.yaml")))

@@ -1,4 +1,4 @@
-"""Checks of a composed configuration, before slow imports. Each check raises ``UserError``."""
+"""Checks of a composed configuration before slow imports. Each check raises ``UserError``."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _REQUIRED_IN_TRAINING = ("src", "dst", "work", "callbacks.checkpoint")
 
 
 def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ``UserError`` for overrides: ``+key=value`` that nothing reads, ``group=[a,b]`` that set the same key."""
+    """Refuse overrides ``+key=value`` of unknown keys, and ``group=[a,b]`` whose choices set the same key."""
     for override in overrides:
         _refuse_duplicate_keys(override)
         key = override.lstrip("+").split("=", 1)[0]
@@ -28,7 +28,7 @@ def refuse_unread_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
             continue
         parents = [OmegaConf.select(cfg, ".".join(parts[:depth])) for depth in range(1, len(parts))]
         if not any(OmegaConf.is_dict(node) and "_target_" in node for node in parents):
-            raise UserError(f"{override!r} adds a key that nothing reads: remove it, or write a known key without '+'")
+            raise UserError(f"{override!r} adds an unknown key: remove it, or write a known key without '+'")
 
 
 def _refuse_duplicate_keys(override: str) -> None:
@@ -44,10 +44,10 @@ def _refuse_duplicate_keys(override: str) -> None:
 
 
 def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -> None:
-    """Refuse choices that do not go together. ``chosen`` is the choice of each config group.
+    """Refuse incompatible choices. ``chosen`` maps each config group to its choice.
 
-    ``model.needs``, or ``needs`` of a stage, lists the possible choices of other groups. A sampler must go with the
-    process of the generator, and guidance scales with its conditions.
+    ``model.needs``, or ``needs`` of a stage, lists the possible choices of other groups. The sampler must be possible
+    for the diffusion process of the generator, and the guidance scales for its conditions.
     """
     kind, needs = ("model", "model.needs") if "model" in chosen else ("stage", "needs")
     for group, possible in (OmegaConf.select(cfg, needs) or {}).items():
@@ -64,7 +64,7 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
 
 
 def _check_generator(cfg: DictConfig) -> None:
-    """Check that the stage's diffusion model, if readable, supports the requested guidance and sampler."""
+    """Check that the diffusion model of the stage, if readable, supports the guidance scales and the sampler."""
     guidance, sampler = OmegaConf.select(cfg, "guidance"), OmegaConf.select(cfg, "sampler")
     artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
     if artifact is None or (guidance is None and sampler is None):
@@ -74,7 +74,7 @@ def _check_generator(cfg: DictConfig) -> None:
         process = metadata["process"]
         conditions = [str(condition["name"]) for condition in metadata.get("conditioning", {}).get("conditions", ())]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return  # the stage reports what is wrong with the artifact
+        return  # the stage reports an unreadable artifact
     if unknown := [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]:
         known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])
         raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
@@ -85,7 +85,7 @@ def _check_generator(cfg: DictConfig) -> None:
 
 
 def refuse_missing_and_null(cfg: DictConfig) -> None:
-    """Refuse keys without a value, and null where the stage, or training, needs a value."""
+    """Refuse keys without a value, and null for settings of the stage or training that need a value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{missing[0]}= is needed here: give it on the command line")
     stage = OmegaConf.select(cfg, "stage")
@@ -94,13 +94,13 @@ def refuse_missing_and_null(cfg: DictConfig) -> None:
     else:
         hints = parameter_hints(str(stage.get("_target_")))
         values = {name: (stage if name in stage else cfg).get(name, "") for name in hints}
-        null = [_source_key(stage, name) for name in hints if values[name] is None and not allows_null(hints[name])]
+        null = [_cli_key(stage, name) for name in hints if values[name] is None and not allows_null(hints[name])]
     if null:
         raise UserError(f"{null[0]}=null is not possible: give it a value, or leave it out")
 
 
-def _source_key(stage: DictConfig, name: str) -> str:
-    """The key of the command line that sets the argument ``name`` of ``stage``."""
+def _cli_key(stage: DictConfig, name: str) -> str:
+    """Key on the command line that sets the argument ``name`` of ``stage``."""
     if name not in stage:
         return name
     interpolations: Any = OmegaConf.to_container(stage, resolve=False)

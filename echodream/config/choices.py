@@ -1,4 +1,4 @@
-"""The choices of config groups, and lists of names in error messages."""
+"""Choices of config groups, and lists of names in error messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from echodream.config.paths import CONF_DIR
 
 
 def group_choices(group: str) -> list[str]:
-    """The choices of a config group; a file in a subfolder is ``<folder>/<name>``."""
+    """Choices of a config group; the choice of a file in a subfolder is ``<folder>/<name>``."""
     files = [path.relative_to(CONF_DIR / group) for path in (CONF_DIR / group).rglob("*.yaml")]
     return sorted(path.with_suffix("").as_posix() for path in files if path.stem != "base")
 
@@ -18,7 +18,7 @@ def is_group(name: str) -> bool:
 
 
 def join_names(names: Iterable[str], wrong: str = "") -> str:
-    """``names`` separated by commas, with a suggestion if one of them is similar to the ``wrong`` name."""
+    """Join ``names`` by commas, and suggest a name that is similar to the ``wrong`` name."""
     names = list(names)
     similar = difflib.get_close_matches(wrong, names, 1)
     return ", ".join(names) + (f" (did you mean {similar[0]!r}?)" if similar else "")

@@ -1,4 +1,4 @@
-"""Turns errors of the user, from any library, into one sentence on stderr and exit status 1."""
+"""Conversion of user errors, also of libraries, into one sentence on stderr and exit status 1."""
 
 import contextlib
 import errno
@@ -20,35 +20,35 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from echodream.config.aliases import quote
 from echodream.config.choices import group_choices, is_group, join_names
 from echodream.config.launchers import is_sweep_run, launcher_error_message, missing_package_message
-from echodream.config.own_studies import yaml_sentence
+from echodream.config.own_studies import yaml_error_message
 from echodream.config.paths import CONF_DIR
 from echodream.config.stage_signature import parameter_hints
 from echodream.errors import UserError
 
 _SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SUBMITIT_EXECUTOR" not in os.environ
-"""The jobs of a launcher inherit the variable from ``_make_hydra_raise_errors`` below."""
-_NO_MATCH = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
+"""Whether the user requests tracebacks. Launcher jobs inherit HYDRA_FULL_ERROR from ``_make_hydra_raise_errors``."""
+_UNKNOWN_KEY = re.compile(r"Could not (?:override|append|delete).*? '([^']+)'")
 _GROUP_NEEDED = re.compile(r"You must specify '([^']+)'")
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 _DISK_FULL = re.compile(f"{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}")
 _LIST_GROUPS = ("conditioning", "logger")
-"""Groups with a list of choices, which may be empty."""
+"""Config groups whose choice is a list, which may be empty."""
 _UNEXPECTED_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 _TARGET = re.compile(r"target '([\w.]+)'")
 _MISSING_KEY = re.compile(r"Interpolation key '([^']+)' not found|Missing mandatory value: (\S+)")
 
 
 def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a command: an error of the user ends it with one sentence. HYDRA_FULL_ERROR=1 shows tracebacks.
+    """Decorator of a command: a user error ends it with one sentence on stderr. HYDRA_FULL_ERROR=1 shows tracebacks.
 
-    Used around ``hydra.main``, for errors of composition, and inside it, for errors of the job: hydra prints a long
-    text about an exception that passes through it. In a sweep, a failed run prints its sentence and raises the error,
-    so that hydra runs the other runs and then fails.
+    Outside ``hydra.main`` it handles composition errors, inside it handles errors of the job, because hydra prints a
+    long text about an exception that passes through ``hydra.main``. In a sweep, a failed run prints its sentence and
+    raises the error. Hydra then continues with the other runs and fails at the end.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapped(*job: DictConfig) -> Any:
+        def run_and_report(*job: DictConfig) -> Any:
             if _SHOW_TRACEBACKS:
                 return command(*job)
             try:
@@ -66,35 +66,34 @@ def report_user_errors(config: str) -> Callable[[Callable[..., Any]], Callable[.
                     raise
                 sys.exit(1)
 
-        return wrapped
+        return run_and_report
 
     return decorate
 
 
 @contextlib.contextmanager
 def _make_hydra_raise_errors() -> Iterator[None]:
-    """Make hydra raise errors instead of printing them."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
+    previous = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        if previous is not None:
+            os.environ["HYDRA_FULL_ERROR"] = previous
 
 
 def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) -> str | None:
-    """Message about an ``error`` of the user, of the command ``config`` with ``arguments``; None for a defect."""
+    """Message about a user ``error`` in the command ``config`` with ``arguments``; None for a defect of the code."""
     for cause in _error_chain(error):
         if isinstance(cause, UserError):
             return str(cause)
         if isinstance(cause, yaml.YAMLError):
-            return yaml_sentence(cause)
+            return yaml_error_message(cause)
         if (message := launcher_error_message(cause)) is not None:
             return message
     if isinstance(error, MissingConfigException):
-        return _unknown_choice(error)
+        return _unknown_choice_message(error)
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")
         example = f": {shlex.quote(f'{key}={quote(value)}')}" if equals and value[:1] not in "[{'\"" else ""
@@ -102,16 +101,16 @@ def error_sentence(error: BaseException, config: str, arguments: Iterable[str]) 
         return f"the override {error.override!r} cannot be read: {remedy}"
     if isinstance(error, HydraException) and (match := _GROUP_NEEDED.search(str(error))):
         return f"{match[1]}= is needed: choose one of {join_names(group_choices(match[1]))}"
-    if isinstance(error, HydraException) and (match := _NO_MATCH.search(str(error))):
-        return _unknown_key(match[1], config, list(arguments), error)
+    if isinstance(error, HydraException) and (match := _UNKNOWN_KEY.search(str(error))):
+        return _unknown_key_message(match[1], config, list(arguments), error)
     if isinstance(error, ValueError) and "Config group override must be a string or a list" in str(error):
-        return _null_group(arguments)
+        return _null_group_message(arguments)
     for cause in _error_chain(error):
         if isinstance(cause, InterpolationKeyError | MissingMandatoryValue):
-            return _missing_key(cause)
+            return _missing_key_message(cause)
     if isinstance(error, InstantiationException):
-        return _wrong_argument(error, arguments)
-    if (message := _write_error(error)) is not None:
+        return _wrong_argument_message(error, arguments)
+    if (message := _disk_error_message(error)) is not None:
         return message
     return _one_line(error) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
@@ -121,16 +120,15 @@ def _one_line(error: BaseException) -> str:
 
 
 def _error_chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and the errors that caused it."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
 
 
-def _write_error(error: BaseException) -> str | None:
-    full = (cause for cause in _error_chain(error) if _DISK_FULL.search(str(cause)))  # wrapped by torch or safetensors
-    cause = error if isinstance(error, OSError) and error.errno in _WRITE_ERRORS else next(full, None)
+def _disk_error_message(error: BaseException) -> str | None:
+    disk_full = (cause for cause in _error_chain(error) if _DISK_FULL.search(str(cause)))
+    cause = error if isinstance(error, OSError) and error.errno in _WRITE_ERRORS else next(disk_full, None)
     if cause is None:
         return None
     path, match = getattr(cause, "filename", None) or "the destination", _DISK_FULL.search(str(cause))
@@ -138,19 +136,19 @@ def _write_error(error: BaseException) -> str | None:
     return f"{path} cannot be written: {reason}; make room or choose another dst=, then run again"
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
+def _unknown_choice_message(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return _one_line(error)
     if (message := missing_package_message(group)) is not None:
         return message
-    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a choice in a subfolder, as denoiser=image_unet/small
+    if any((CONF_DIR / group.split("/")[0]).glob("*.yaml")):  # a subfolder, as denoiser=image_unet/small
         group, _, choice = str(error.missing_cfg_file).partition("/")
     options = sorted({*(error.options or ()), *group_choices(group)} - {"base"})
     return f"{group}={choice} is not known: choose one of {join_names(options, choice)}"
 
 
-def _null_group(arguments: Iterable[str]) -> str | None:
+def _null_group_message(arguments: Iterable[str]) -> str | None:
     for argument in arguments:
         key, _, value = argument.rpartition("=")
         if value.lower() == "null" and is_group(group := key.partition("@")[0]):
@@ -159,8 +157,8 @@ def _null_group(arguments: Iterable[str]) -> str | None:
     return None
 
 
-def _unknown_key(key: str, config: str, arguments: list[str], error: BaseException) -> str:
-    """Message about an unknown ``key`` with the existing keys, from the configuration composed without ``key``."""
+def _unknown_key_message(key: str, config: str, arguments: list[str], error: BaseException) -> str:
+    """Message about an unknown ``key``, with the known keys of the configuration composed without ``key``."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -189,7 +187,7 @@ def _unknown_key(key: str, config: str, arguments: list[str], error: BaseExcepti
     return f"unknown key {key!r}; {where} {join_names(names, last)}"
 
 
-def _missing_key(error: BaseException) -> str:
+def _missing_key_message(error: BaseException) -> str:
     match = _MISSING_KEY.search(str(error))
     key = (match[1] or match[2]) if match else str(getattr(error, "full_key", "") or error)
     group = key.split(".")[0]
@@ -198,8 +196,8 @@ def _missing_key(error: BaseException) -> str:
     return f"{key}= is needed here: give it on the command line"
 
 
-def _wrong_argument(error: InstantiationException, arguments: Iterable[str]) -> str | None:
-    """Message about an unknown or wrong argument of an object in the configuration; None for an error inside it."""
+def _wrong_argument_message(error: InstantiationException, arguments: Iterable[str]) -> str | None:
+    """Message about an invalid argument of an object in the configuration; None for an error inside the object."""
     if not isinstance(error.__cause__, TypeError | ValueError | ImportError):
         return None
     reason, full_key = _one_line(error.__cause__), re.search(r"full_key: (\S+)", str(error))

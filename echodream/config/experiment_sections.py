@@ -1,4 +1,4 @@
-"""Lets hydra read sections of an experiment file, one for each model or stage, as if they were files."""
+"""Hydra plugin that reads the sections of an experiment file, one per model or stage, as if they were files."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from echodream.config.paths import CONF_DIR
 
-_GROUPS = ("experiment/train", "experiment/sample")
+_SECTION_GROUPS = ("experiment/train", "experiment/sample")
 
 
 class ExperimentSections(ConfigSource):
-    """Finds ``experiment/train/demo_vae`` as the section ``vae`` of ``conf/experiment/train/demo.yaml``."""
+    """Config source that reads ``experiment/train/demo_vae`` from the section ``vae`` of the file demo.yaml."""
 
     @staticmethod
     def scheme() -> str:
@@ -30,19 +30,19 @@ class ExperimentSections(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), section, {"package": "_global_"})
 
     def is_group(self, config_path: str) -> bool:
-        """Whether the files of this group have sections."""
-        return config_path in _GROUPS
+        """Whether ``config_path`` is a config group whose files have sections."""
+        return config_path in _SECTION_GROUPS
 
     def is_config(self, config_path: str) -> bool:
-        """Whether an experiment has the section ``config_path``."""
+        """Whether ``config_path`` is a section of an experiment file."""
         return self._load_section(config_path) is not None
 
     def available(self) -> bool:
         return CONF_DIR.is_dir()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> Any:
-        """Sections of all files of a group."""
-        if config_path not in _GROUPS or results_filter == ObjectType.GROUP:
+        """Names of the sections of all files in the group ``config_path``."""
+        if config_path not in _SECTION_GROUPS or results_filter == ObjectType.GROUP:
             return []
         files = sorted((CONF_DIR / config_path).glob("*.yaml"))
         return [f"{file.stem}_{section}" for file in files for section in map(str, OmegaConf.load(file))]
@@ -51,20 +51,20 @@ class ExperimentSections(ConfigSource):
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         experiment, _, section = name.rpartition("_")
         file = Path(CONF_DIR, group, f"{experiment}.yaml")
-        if group not in _GROUPS or not file.is_file():
+        if group not in _SECTION_GROUPS or not file.is_file():
             return None
         sections: Any = OmegaConf.load(file)
         return sections.get(section)
 
 
 class SectionsSearchPath(SearchPathPlugin):
-    """Adds ``ExperimentSections`` to the search path; a command line may replace the setting hydra.searchpath."""
+    """Adds ``ExperimentSections`` to hydra's search path. The key hydra.searchpath stays free for users."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("echodream", "sections://conf")
 
 
-def register() -> None:
-    """Let hydra find sections. Call before a configuration is composed."""
+def register_experiment_sections() -> None:
+    """Register the plugins in this file with hydra. Called before a configuration is composed."""
     SourcesRegistry.instance().register(ExperimentSections)
     Plugins.instance().register(SectionsSearchPath)

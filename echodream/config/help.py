@@ -1,4 +1,4 @@
-"""``--help``: the choices of each config group, read from the files of conf/, and hydra's options."""
+"""Help page of ``--help``: the choices of each config group, read from conf/, and the options of hydra."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from echodream.config.aliases import replace_aliases
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
 
-_TEXT = {
+_HELP_TEXTS = {
     "train": (
         "train.py trains a model of a study. It reads a store and writes an artifact.",
         "python train.py model=<model> data=<study> [key=value ...]",
@@ -24,29 +24,29 @@ _OPTIONS = (
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--version"),
     *("--shell-completion", "-sc", "--experimental-rerun", "--hydra-help"),
 )
-_FLAGS = """  --cfg job             print the complete configuration and stop
+_OPTIONS_HELP = """  --cfg job             print the complete configuration and stop
   -m, --multirun        run once per value, as in seed=0,1,2
   --config-dir <dir>    a folder with your own studies: <dir>/data/my_study.yaml
   --help                this page; with a choice (stage=ingest --help), the settings of the choice"""
 
 
 def print_help(config: str) -> None:
-    """With --help on the command line, print the help page of ``config`` ("train" or "sample") and exit with 0."""
+    """If --help is on the command line, print the help page of ``config``, "train" or "sample", and exit with 0."""
     arguments = sys.argv[1:]
     if not {"-h", "--help"} & set(arguments):
         return
-    purpose, usage, groups = _TEXT[config]
+    purpose, usage, groups = _HELP_TEXTS[config]
     chosen = [a.replace("=", "/", 1) for a in arguments if a.split("=")[0] in groups]
     files = [CONF_DIR / f"{choice}.yaml" for choice in chosen if (CONF_DIR / f"{choice}.yaml").is_file()]
     if files:
         print("\n".join(f"# {path.relative_to(CONF_DIR)}\n{path.read_text()}" for path in files))
     else:
-        print("\n".join([purpose, "", f"  {usage}", "", *map(_config_group_help, groups), _FLAGS]))
+        print("\n".join([purpose, "", f"  {usage}", "", *map(_config_group_help, groups), _OPTIONS_HELP]))
     sys.exit(0)
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with aliases replaced, hydra's options first. Raises ``UserError`` for an unknown option."""
+    """Replace aliases in ``arguments`` and put hydra's options first. Raises ``UserError`` for an unknown option."""
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in _OPTIONS:
             raise UserError(f"{argument} is not an option: write key=value, or one of {', '.join(_OPTIONS)}")
@@ -56,7 +56,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_group_help(name: str) -> str:
-    """A config group: each choice with the first comment of its file."""
+    """Help text of the config group ``name``: each choice with the first comment of its file."""
     lines, paths = [f"{name}="], sorted((CONF_DIR / name).glob("*.yaml"))
     width = max(24, *(len(path.stem) + 2 for path in paths))
     for path in paths:

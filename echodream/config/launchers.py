@@ -14,12 +14,12 @@ _PACKAGES = {
     "hydra/sweeper": ("hparams_search=", "hydra-optuna-sweeper", "search"),
     "hydra/sweeper/sampler": ("hparams_search=", "hydra-optuna-sweeper", "search"),
 }
-"""Hydra groups of optional packages: the key that uses the group, the package, and its extra in pyproject.toml."""
-_LOG = re.compile(r"\S+_log\.(?:out|err)")
+"""Hydra groups of optional packages: the key that selects the group, the package, its extra in pyproject.toml."""
+_LOG_FILE = re.compile(r"\S+_log\.(?:out|err)")
 
 
 def missing_package_message(group: str) -> str | None:
-    """Message about a choice of hydra's ``group`` whose package is not installed; None for another group."""
+    """Message that the package of hydra's ``group`` is not installed; None for a group without optional package."""
     if group not in _PACKAGES:
         return None
     key, package, extra = _PACKAGES[group]
@@ -30,31 +30,31 @@ def launcher_error_message(error: BaseException) -> str | None:
     """Message about an ``error`` of submitit; None for another error."""
     text = str(error).strip()
     if "Could not detect" in text and "srun" in text:
-        return "launcher=slurm needs SLURM, and srun is not here: run this on a login node, or leave it out"
+        return "launcher=slurm needs SLURM, but srun is not installed: run this on a login node, or omit launcher=slurm"
     if type(error).__name__ not in ("FailedJobError", "UncompletedJobError", "FailedSubmissionError"):
         return None
     if "sbatch: error" in text:
         lines = [line.strip() for line in text.splitlines() if "sbatch: error" in line]
-        return f"SLURM refused the job ({'; '.join(lines)}): change that hydra.launcher. setting"
-    log = _LOG.search(text)
+        return f"SLURM refused the job ({'; '.join(lines)}): change this hydra.launcher setting"
+    log = _LOG_FILE.search(text)
     where = f"read {log[0]}" if log else "read its log below .submitit in the run's folder"
     problem = "a job ended without a result (cancelled, out of memory, out of time or killed)"
     return f"{problem}: {where}, then run the same command again to resume"
 
 
 def is_sweep_run() -> bool:
-    """Whether this is a run of a sweep, or the job of a launcher."""
+    """Whether this process runs one job of a sweep or of a launcher."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def check_objective(name: str | None) -> None:
-    """Raise ``UserError`` for an objective that is not measured on validation patients."""
+    """Raise ``UserError`` if the objective ``name`` is not a metric of the validation patients."""
     if name is not None and not name.startswith("val/"):
         raise UserError(f"objective={name} is not measured on the validation patients: choose one in val/")
 
 
 def objective_value(name: str | None, metrics: Mapping[str, Any]) -> float | None:
-    """The metric ``name``, for a search; None without a search or metrics. Raises ``UserError`` if it is missing."""
+    """Value of the objective ``name``; None without objective or metrics. Raises ``UserError`` if it is missing."""
     check_objective(name)
     if name is None or not metrics:
         return None

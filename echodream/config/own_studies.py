@@ -1,4 +1,4 @@
-"""Checks the yaml file of a study in a folder of the user (--config-dir), before hydra reads it."""
+"""Checks the yaml file of a study in the folder --config-dir of the user, before hydra reads it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ from echodream.errors import UserError
 
 
 def check_own_study(arguments: Sequence[str]) -> None:
-    """Raise ``UserError`` if the file of ``data=`` in ``--config-dir`` is not the yaml of a study."""
+    """Raise ``UserError`` if the file of ``data=`` in ``--config-dir`` is not a valid study."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     folder = next((value for key, value in pairwise(words) if key in ("--config-dir", "-cd")), None)
     study = next((argument.removeprefix("data=") for argument in arguments if argument.startswith("data=")), None)
@@ -24,7 +24,7 @@ def check_own_study(arguments: Sequence[str]) -> None:
     try:
         content: Any = OmegaConf.load(path)
     except yaml.YAMLError as error:
-        raise UserError(yaml_sentence(error)) from error
+        raise UserError(yaml_error_message(error)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     if not OmegaConf.is_dict(content) or not OmegaConf.is_list(content.get("defaults")):
@@ -32,28 +32,27 @@ def check_own_study(arguments: Sequence[str]) -> None:
     known = ["defaults", *map(str, OmegaConf.load(CONF_DIR / "data" / "base.yaml"))]
     if unknown := [str(key) for key in content if key not in known]:
         raise UserError(f"{path} has the unknown key {unknown[0]!r}; a study has {join_names(known, unknown[0])}")
-    _check_spelling(path)
+    _refuse_misread_numbers(path)
     if isinstance(name := content.get("name", ""), bool) or not isinstance(name, str | int):
-        raise UserError(f"{path}: name is {name!r} for YAML: write it in quotes")
+        raise UserError(f"{path}: YAML reads the name as {name!r}: write it in quotes")
 
 
-def _check_spelling(path: Path) -> None:
-    """Raise ``UserError`` for a name or a value of the source that YAML reads as another number, as 2024_01 or 1:30."""
+def _refuse_misread_numbers(path: Path) -> None:
+    """Raise ``UserError`` if YAML reads the name or a source setting as another number, as 202401 for 2024_01."""
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     nodes = [pair for pair in root.value if pair[0].value in ("name", "source")]
     while nodes:
         node = nodes.pop()
         if not isinstance(node, yaml.ScalarNode):
             nodes += node if isinstance(node, tuple) else node.value
-        elif (
-            node.tag.endswith(":int") and node.style is None and str(number := yaml.safe_load(node.value)) != node.value
-        ):
+        elif node.style is None and node.tag.endswith(":int") and str(yaml.safe_load(node.value)) != node.value:
             place = f"{path}, line {node.start_mark.line + 1}"
+            number = yaml.safe_load(node.value)
             raise UserError(f"{place}: YAML reads {node.value} as {number}: write it in quotes, '{node.value}'")
 
 
-def yaml_sentence(error: yaml.YAMLError) -> str:
-    """Message about a file that is not yaml."""
+def yaml_error_message(error: yaml.YAMLError) -> str:
+    """Message about a file that is not valid yaml."""
     mark = getattr(error, "problem_mark", None)
     place = f"{mark.name}, line {mark.line + 1}" if mark else "a yaml file"
     problem = " ".join((getattr(error, "problem", None) or str(error)).split())

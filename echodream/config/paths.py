@@ -1,4 +1,4 @@
-"""The folder conf/: next to the package in a checkout, inside the package in a wheel."""
+"""Folder conf/ with the yaml files: next to the package in a git checkout, inside the package in a wheel."""
 
 from pathlib import Path
 

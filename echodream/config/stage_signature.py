@@ -1,4 +1,4 @@
-"""The parameters of a stage's function, parsed from its source, because importing the stage would import torch."""
+"""Parameters of the function of a stage, parsed from its source, because an import of the stage would import torch."""
 
 import ast
 from importlib.util import find_spec
@@ -6,28 +6,28 @@ from pathlib import Path
 from typing import TypeAlias
 
 InputPath: TypeAlias = str
-"""A store, an artifact, or another file or folder that a stage reads."""
+"""Path of a store, an artifact, or another file or folder that a stage reads."""
 ExtractorPath: TypeAlias = str
-"""``kind:path``, with the path of a network that a stage reads."""
+"""Text ``kind:path``, where ``path`` is a feature extractor that a stage reads."""
 OutputPath: TypeAlias = str
-"""A folder that a stage writes."""
+"""Path of a folder that a stage writes."""
 ENGINE_PARAMETERS = ("command", "code_version")
 """Parameters that the engine passes to every stage; they are not settings."""
 
 
 def parameter_hints(target: str) -> dict[str, str]:
-    """Type hints, as in the source, of the settings that the function ``target`` takes, by name."""
+    """Type hints, by name, of the settings that the function ``target`` takes, as written in its source."""
     module, _, name = target.rpartition(".")
     spec = find_spec(module) if module else None
     if spec is None or spec.origin is None:
         return {}
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
     arguments = [node.args for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
-    parameters = [parameter for each in arguments for parameter in (*each.args, *each.kwonlyargs)]
+    parameters = [parameter for function in arguments for parameter in (*function.args, *function.kwonlyargs)]
     hints = {parameter.arg: ast.unparse(parameter.annotation) for parameter in parameters if parameter.annotation}
     return {name: hint for name, hint in hints.items() if name not in ENGINE_PARAMETERS}
 
 
 def allows_null(hint: str) -> bool:
-    """Whether a parameter with this type hint takes None."""
+    """Whether a parameter with the type hint ``hint`` accepts None."""
     return hint == "Any" or "None" in hint.split(" | ")

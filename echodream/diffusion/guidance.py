@@ -35,7 +35,7 @@ class Guidance:
         times = self.interval
         if len(times) != 2 or not all(map(validation.is_finite, times)) or not 0 <= times[0] <= times[1] <= 1:
             validation.refuse("guidance.interval", times, "give two increasing numbers from 0 to 1")
-        validation.share("guidance.rescale", self.rescale)
+        validation.fraction("guidance.rescale", self.rescale)
 
     @classmethod
     def from_record(cls, record: object, conditions: Sequence[str]) -> "Guidance":

@@ -24,7 +24,7 @@ from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.registry import load_denoiser
 from echodream.store import Statistics
 from echodream.types import Batch
-from echodream.weights import fingerprint, load_exactly, read_weights, save_weights
+from echodream.weights import fingerprint, load_strictly, read_weights, save_weights
 
 METADATA_FILE = "diffusion.json"
 CONDITIONER_FILE = "conditioner.safetensors"
@@ -176,7 +176,7 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{root / METADATA_FILE} is not readable: train the {name} again") from error
     file = str(root / CONDITIONER_FILE)
-    load_exactly(conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again")
+    load_strictly(conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again")
     if model.fingerprint() != artifact.fingerprint:
         raise UserError(f"{folder}: weights or {METADATA_FILE} have changed since training: train the {name} again")
     return model.requires_grad_(False).eval()

@@ -56,7 +56,7 @@ class CardiacNet:
         validation.one_of("flip", self.flip, FLIPS)
         validation.frame_rate("fps", self.fps)
         if self.table is not None:
-            validation.text("table", self.table)
+            validation.nonempty_text("table", self.table)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         root = listing.require_folder(raw, "CardiacNet")

@@ -55,7 +55,7 @@ class Dicom:
     """Frames per second of files without a frame rate; None rejects these files."""
 
     def __post_init__(self) -> None:
-        validation.text("key_file", self.key_file)
+        validation.nonempty_text("key_file", self.key_file)
         validation.one_of("keep", self.keep, ("sector", "all"))
         if self.fps is not None:
             validation.frame_rate("fps", self.fps)

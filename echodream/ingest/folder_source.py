@@ -61,7 +61,7 @@ class FolderSource(ABC):
             raise UserError("columns has no FileName: set it to the csv column with the names of the files")
         csv_tables.check_column_names(self._study_column_names(), "columns")
         if self.csv is not None:
-            validation.text("csv", self.csv)
+            validation.nonempty_text("csv", self.csv)
         if self.text_columns is not None:
             object.__setattr__(self, "text_columns", validation.list_of_names("text_columns", self.text_columns))
             if unknown := sorted(set(self.text_columns) - set(self.columns)):

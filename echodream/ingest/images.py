@@ -59,7 +59,7 @@ class Images(FolderSource):
         if duplicates := sorted(set(self.labels) & set(self.columns)):
             raise UserError(f"{duplicates[0]} is in labels and in columns: remove it from one of them")
         if self.key_file is not None:
-            validation.text("key_file", self.key_file)
+            validation.nonempty_text("key_file", self.key_file)
 
     def recordings(self, raw: Path | None) -> list[Recording]:
         listed = super().recordings(raw)

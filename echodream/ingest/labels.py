@@ -33,7 +33,7 @@ class LabelPolicy:
     def __post_init__(self) -> None:
         for name in ("uncertain", "missing"):
             if (value := getattr(self, name)) is not None:
-                validation.share(name, value, note=", or null to leave the cell empty")
+                validation.fraction(name, value, note=", or null to leave the cell empty")
                 object.__setattr__(self, name, _integer_if_binary(value))
 
     def parse(self, text: str, location: str) -> CellValue | None:

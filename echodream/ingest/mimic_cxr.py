@@ -50,12 +50,12 @@ class MimicCxr:
     """Whether ``raw`` contains only some of the images; then rows without a file do not count for ``max_rejected``."""
 
     def __post_init__(self) -> None:
-        validation.text("key_file", self.key_file)
+        validation.nonempty_text("key_file", self.key_file)
         for name in ("csv", "labels", "views"):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, validation.list_of_names(name, values))
         for path in self.csv or ():
-            validation.text("csv", path)
+            validation.nonempty_text("csv", path)
         labels = self.label_names()
         check_column_names(labels, "labels")
         if len(set(labels)) < len(labels):

@@ -59,7 +59,7 @@ class Preprocessing:
         if self.fps is not None:
             validation.frame_rate("data.fps", self.fps, note=", or null to keep each file's own")
         for name in ("max_black", "max_frozen"):
-            validation.share(f"data.{name}", getattr(self, name))
+            validation.fraction(f"data.{name}", getattr(self, name))
         validation.true_or_false("data.grey", self.grey)
         if self.text is not None:
             validation.one_of("text", self.text, burned_in_text.TEXT_MODES)

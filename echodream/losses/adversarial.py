@@ -53,7 +53,7 @@ class PatchAdversarial(nn.Module):
         validation.whole_number("loss.adversarial.local_mean", local_mean, 0)
         if local_mean and local_mean % 2 == 0:
             raise UserError(f"loss.adversarial.local_mean is {local_mean}: give an odd number of pixels, or 0")
-        if validation.share("loss.adversarial.local_share", local_share) and not local_mean:
+        if validation.fraction("loss.adversarial.local_share", local_share) and not local_mean:
             raise UserError("loss.adversarial.local_share needs loss.adversarial.local_mean, for example 5")
         for name, rate in {"lr": lr, "discriminator_lr": discriminator_lr, "local_contrast": local_contrast}.items():
             if rate is not None:

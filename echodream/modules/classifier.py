@@ -79,7 +79,7 @@ class ClipClassifier(Trainable):
     ) -> None:
         super().__init__()
         for name, value in (("blur", blur), ("smallest", smallest)):
-            validation.share(f"model.{name}", value)
+            validation.fraction(f"model.{name}", value)
         validation.whole_number("model.repeats", repeats, 100)
         self.make_network, self.make_optimizer, self.make_schedule = backbone, optimizer, schedule
         self.balanced, self.blur, self.smallest, self.repeats = balanced, blur, smallest, repeats

@@ -172,7 +172,7 @@ class GaussianRedraw:
     """
 
     def __init__(self, share: float, low: float, high: float) -> None:
-        validation.share("model.redraw.share", share)
+        validation.fraction("model.redraw.share", share)
         if not 0 < low <= high < math.inf:
             raise UserError(f"model.redraw.low and high are {low} and {high}: give two positive numbers in this order")
         self.share, self.low, self.high = share, low, high

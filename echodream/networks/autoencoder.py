@@ -13,7 +13,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.decoder_noise import CONFIG_KEY, add_decoder_noise, noise_levels
 from echodream.store import Store
-from echodream.weights import diffusers_weights_file, load_exactly, mismatch_message, read_weights
+from echodream.weights import diffusers_weights_file, load_strictly, mismatch_message, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -85,7 +85,7 @@ def load_autoencoder(folder: str | Path) -> "AutoencoderKL":
         re.sub(old_name, lambda match: _OLD_ATTENTION_NAMES[match[1]], name): value
         for name, value in read_weights(file).items()
     }
-    load_exactly(network, state, file)
+    load_strictly(network, state, file)
     return network.eval()
 
 
@@ -132,7 +132,7 @@ def _load_compvis_weights(network: "AutoencoderKL", path: str) -> None:
     for name, weight in renamed.items():
         if weight.ndim == 4 and current[name].ndim == 2:  # CompVis has 1x1 convolutions instead of linear layers
             renamed[name] = weight.flatten(1)
-    load_exactly(network, renamed, path)
+    load_strictly(network, renamed, path)
 
 
 def compvis_names(network: "AutoencoderKL") -> dict[str, str]:

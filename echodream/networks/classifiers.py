@@ -15,7 +15,7 @@ from echodream.errors import UserError
 from echodream.networks.densenet import DenseNetBackbone, monai_densenet_name
 from echodream.networks.resnet import build_resnet
 from echodream.networks.video_resnet import R2Plus1dBackbone
-from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
+from echodream.weights import CONFIG, WEIGHTS, load_strictly, read_weights, save_network
 
 RUNS_FILE = "runs.json"
 """File with the metrics of each run, in the folder of a cross-validation (``folds=``) or of several ``seeds=``."""
@@ -143,7 +143,7 @@ def load_torchvision_weights(body: nn.Module, path: str, channels: int) -> None:
         state[first] = state[first].sum(dim=1, keepdim=True)
     current = body.state_dict()
     counters = {name: current[name] for name in current if name.endswith("num_batches_tracked") and name not in state}
-    load_exactly(body, {**state, **counters}, path, "choose the backbone= of these weights")
+    load_strictly(body, {**state, **counters}, path, "choose the backbone= of these weights")
 
 
 def monai_resnet_name(name: str) -> str:
@@ -168,7 +168,7 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, dict[str, Any]]:
         config.setdefault("task", "classification")
         if len(config["class_ids"]) != len(config["class_names"]):
             raise ValueError("class_ids and class_names differ in length")
-        load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train the classifier again")
+        load_strictly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train the classifier again")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} is not a readable classifier: train one with train.py model=classifier") from error
     return network.eval(), config

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from echodream import validation
 from echodream.errors import UserError
-from echodream.weights import load_exactly, read_weights
+from echodream.weights import load_strictly, read_weights
 
 
 class IResNetBlock(nn.Module):
@@ -79,7 +79,7 @@ class IResNet(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.1)
         if weights is not None:
             remedy = "choose the embedder= and src= that the weights were trained with"
-            load_exactly(self, read_weights(weights), weights, remedy)
+            load_strictly(self, read_weights(weights), weights, remedy)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings of normalized frames: (B, C, H, W) to (B, D)."""

@@ -15,7 +15,7 @@ from echodream import validation
 from echodream.errors import UserError
 from echodream.networks.iresnet import IResNet
 from echodream.networks.resnet import build_resnet
-from echodream.weights import CONFIG, WEIGHTS, load_exactly, read_weights, save_network
+from echodream.weights import CONFIG, WEIGHTS, load_strictly, read_weights, save_network
 
 STORE_KINDS = {"latents": "latent", "pixels": "video"}
 """Kind of store that holds each input of an identity network (``on=``)."""
@@ -79,7 +79,7 @@ class Siamese(nn.Module):
             renamed = ((re.sub(r"^model\.", "body.", name), value) for name, value in read_weights(weights).items())
             state = {re.sub(r"^fc_end\.", "pair.", name): value for name, value in renamed}
             remedy = "choose the embedder=, head= and src= of these weights (published weights: head=published)"
-            load_exactly(self, state, weights, remedy)
+            load_strictly(self, state, weights, remedy)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings of normalized frames: (B, C, H, W) to (B, D)."""
@@ -205,5 +205,5 @@ def load_identity_encoder(folder: str | Path) -> IdentityEncoder:
     except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "train one with train.py model=reid or model=identity"
         raise UserError(f"{folder} is not a readable identity network: {remedy}") from error
-    load_exactly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
+    load_strictly(network, read_weights(str(folder / WEIGHTS)), str(folder / WEIGHTS), "train it again")
     return IdentityEncoder(network, input_spec).requires_grad_(False).eval()

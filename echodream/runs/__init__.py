@@ -1,1 +1,1 @@
-"""How a stage or a training is run: trainer, atomic folders, the cache of finished stages, prediction over a Store."""
+"""Execution of stages and trainings: trainer, atomic folders, cache of finished stages, prediction over a Store."""

@@ -1,11 +1,10 @@
-"""Prediction on any number of devices: each batch passes through a network once."""
+"""Prediction with Lightning on one or several devices, without repeated batches."""
 
 from collections.abc import Callable, Iterator, Sized
 from operator import itemgetter
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from echodream import validation
@@ -13,8 +12,8 @@ from echodream.callbacks.store_writer import StoreWriterCallback
 from echodream.runs.trainer import interruptible, make_trainer
 
 
-class DistributedBatches(DistributedSampler[int]):
-    """Sampler of every ``world``-th batch, starting at ``rank``: no batch is repeated, and a process may have none."""
+class DistributedBatchSampler(DistributedSampler[int]):
+    """Samples every ``world``-th batch, starting at ``rank``. No batch is repeated; a process may get no batch."""
 
     def __init__(self, batches: Sized, rank: int, world: int) -> None:
         super().__init__(batches, num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
@@ -27,33 +26,30 @@ class DistributedBatches(DistributedSampler[int]):
         return iter(self.indices)
 
 
-class PredictData(pl.LightningDataModule):
-    """Batches, with ``to(device)``, of ``make_dataset()``, called after the store is open; spread over the devices."""
+class PredictionData(pl.LightningDataModule):
+    """Batches of ``make_dataset()``, each with a method ``to(device)``, distributed over the devices."""
 
     def __init__(self, make_dataset: Callable[[], Dataset[Any]], workers: int) -> None:
         super().__init__()
         validation.whole_number("workers", workers, 0)
         self.make_dataset, self.workers = make_dataset, workers
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer batches than devices
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # with fewer batches than devices
 
     def predict_dataloader(self) -> DataLoader[Any]:
         batches: Any = self.make_dataset()
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        sampler = DistributedBatches(batches, rank, world)
+        sampler = DistributedBatchSampler(batches, rank, world)
         return DataLoader(batches, batch_size=1, sampler=sampler, collate_fn=itemgetter(0), num_workers=self.workers)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device)
 
 
 def run_prediction(
-    trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: PredictData, writer: StoreWriterCallback
+    trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: PredictionData, writer: StoreWriterCallback
 ) -> None:
-    """Run ``module`` on ``data`` with the partial ``trainer``; ``writer`` writes each prediction to a store."""
+    """Predict ``data`` with ``module`` and write the predictions to a store; ``trainer`` is a ``functools.partial``."""
     predictor = make_trainer(trainer, [writer], logger=False, enable_checkpointing=False)
     try:
         with interruptible(predictor):
             predictor.predict(module.eval(), data, return_predictions=False)
-        writer.complete(predictor)
+        writer.finish_store(predictor)
     finally:
         writer.close()

@@ -1,4 +1,4 @@
-"""Runs a function in several processes."""
+"""Parallel execution of a function in several processes."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 def check_workers(workers: int | None) -> None:
-    """Raise ``UserError`` unless ``workers`` is a whole number or None."""
+    """Raise ``UserError`` unless ``workers`` is a whole number from 0, or None."""
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
 
@@ -24,9 +24,10 @@ def check_workers(workers: int | None) -> None:
 def map_in_processes(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int | None, title: str
 ) -> Iterator[_Result]:
-    """Results of ``function`` for ``jobs``, in their order, with a progress bar.
+    """Yield the results of ``function`` in the order of ``jobs``, with a progress bar.
 
-    ``workers`` is the number of processes (None: one per core; 0: this process). A single job runs in this process.
+    ``workers`` is the number of processes; None means one per core. With 0 ``workers``, or a single job, no process is
+    started.
     """
     progress = partial(tqdm, desc=title, total=len(jobs), unit="rec", disable=None)
     if workers == 0 or len(jobs) < 2:

@@ -1,31 +1,31 @@
-"""Removes paths from commands and configurations, and finds patients' names in texts."""
+"""Removal of paths from commands and configurations, and search for patients' names in texts."""
 
 import re
 
 from echodream.store import Store
 
-_VALUE = re.compile(r"=(.*?)(?=\s+[+~]*(?:hydra/)?[\w.@]+=|\s*$)", re.DOTALL)
-"""The value of a key in a command: up to the next key, since a path may contain spaces."""
+_VALUE_IN_COMMAND = re.compile(r"=(.*?)(?=\s+[+~]*(?:hydra/)?[\w.@]+=|\s*$)", re.DOTALL)
+"""Value of a key in a command. The value ends at the next key, because a path may contain spaces."""
 _ABSOLUTE_PATH = re.compile(
     r"(?<![\w.])(?:~|\.\.|[A-Za-z]:)?[/\\][^\n,'\"\]}]*?(?=\s+[\w.+~@/]+=|\s+-|[,'\"\]}]|\s*$)", re.MULTILINE
 )
 
 
 def redact_absolute_paths(text: str) -> str:
-    """``text`` with every absolute path replaced by "..."; relative paths stay."""
+    """Replace every absolute path in ``text`` by "..."; relative paths stay."""
     return _ABSOLUTE_PATH.sub("...", text)
 
 
 def redact_paths_in_command(command: str) -> str:
-    """``command`` with every value that contains a path, absolute or relative, replaced by "..."."""
-    return _VALUE.sub(lambda match: "=..." if set(match[1]) & {"/", "\\"} else match[0], command)
+    """Replace every value in ``command`` that contains an absolute or relative path by "..."."""
+    return _VALUE_IN_COMMAND.sub(lambda match: "=..." if set(match[1]) & {"/", "\\"} else match[0], command)
 
 
 def find_patient_name(real: Store, text: str, public_text: str = "") -> str | None:
-    """The first PatientID or FileName of the store ``real`` that occurs in ``text``; None if there is no such name.
+    """First PatientID or FileName of the store ``real`` that occurs in ``text``; None if there is none.
 
-    Numbers of fewer than six digits, other names of fewer than four letters, and words of ``public_text`` are ignored,
-    because they cannot identify a patient.
+    Numbers of fewer than six digits, other names of fewer than four letters, and words of ``public_text`` do not
+    identify a patient and are ignored.
     """
     table = real.table
     for name in sorted({str(name) for column in ("PatientID", "FileName") for name in table[column]}):

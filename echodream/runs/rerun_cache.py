@@ -1,7 +1,7 @@
-"""Skips a stage that has already run with the same settings and files, before anything heavy is imported.
+"""Skips a stage that has already run with the same settings and files, before slow imports.
 
-A finished stage writes a note outside of its output: digests of its settings, and of the size and time of the files
-that it read and wrote. If any of them has changed, the stage runs and makes its own, closer check.
+A finished stage writes a note outside its output folder. The note contains digests of the settings, and of the size
+and modification time of all input and output files. If a digest has changed, the stage runs again.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from echodream.store.verify import require_intact
 
 
 def run_once(notes: str | None, stage: StageCall, run: Callable[[], Summary]) -> Summary:
-    """Run ``stage``, unless a note says that it is complete. Raises ``StoreError`` first if an input is damaged."""
-    stores = [] if stage.name == "verify" else stage.inputs()  # stage=verify itself reports every damage
+    """Run ``stage`` unless its note shows that it is complete. Raises ``StoreError`` if an input store is damaged."""
+    stores = [] if stage.name == "verify" else stage.inputs()  # stage=verify reports damaged files itself
     if notes is None:
         check_stores(stores)
         return run()
-    request = request_digest(stage)  # before the run, because files may be replaced during the run
+    request = stage_digest(stage)  # computed before the run, because files may be replaced during the run
     summary = finished_summary(notes, stage, request)
     if summary is None:
         check_stores(stores)
@@ -43,7 +43,7 @@ def check_stores(paths: Iterable[Path]) -> None:
 
 
 def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | None:
-    """The summary of an earlier, complete run of ``stage``; None if there is no note or anything changed."""
+    """Summary of a complete earlier run of ``stage``; None if it has no note, or settings or files have changed."""
     note = read_record(_note_path(notes, stage))
     if note is None or _is_distributed_run() or partial_path(stage.dst).exists():
         return None
@@ -53,18 +53,16 @@ def finished_summary(notes: str, stage: StageCall, request: str) -> Summary | No
 
 
 def write_note(notes: str, stage: StageCall, request: str, summary: Summary) -> None:
-    """Note in the folder ``notes`` that ``stage`` is complete. A full disk is ignored: the note is a convenience."""
+    """Write a note to the folder ``notes`` that ``stage`` is complete. Write errors are ignored."""
     if summary.problem is not None or _is_distributed_run() or not stage.dst.is_dir():
         return
     note = {"request": request, "files": [*summary.files], "facts": {n: str(v) for n, v in summary.facts.items()}}
     with contextlib.suppress(OSError):
-        path = _note_path(notes, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_record(path, {**note, "output": _output_digest(stage.dst, summary.files)})
+        write_record(_note_path(notes, stage), {**note, "output": _output_digest(stage.dst, summary.files)})
 
 
-def request_digest(stage: StageCall) -> str:
-    """Digest of the settings of ``stage`` and of the state of all files that it reads."""
+def stage_digest(stage: StageCall) -> str:
+    """Digest of the settings of ``stage``, and of the size and modification time of its input files."""
     inputs = [[str(path), _file_state(path)] for path in stage.inputs()]
     request = {"stage": stage.target, "settings": stage.settings(), "inputs": inputs}
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
@@ -76,19 +74,19 @@ def _note_path(notes: str, stage: StageCall) -> Path:
 
 
 def _is_distributed_run() -> bool:
-    """Whether this is one of several processes that wait for each other."""
+    """Whether this process is part of a distributed run."""
     return any(name in os.environ for name in RANK_VARIABLES)
 
 
 def _output_digest(dst: Path, names: Sequence[str] = ()) -> str:
-    """Digest of the state of a store, or of the files directly in a report's folder: all, or those with ``names``."""
+    """Digest of size and modification time: of all files of the store ``dst``, or of ``names`` in another folder."""
     files = [path for path in sorted(dst.glob("*")) if path.is_file() and (not names or path.name in names)]
     state = _file_state(dst) if (dst / DATASET).is_file() else [[path.name, *_size_and_time(path)] for path in files]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _file_state(path: Path) -> Any:
-    """Size and modification time of a file, or of all files in a folder; None if ``path`` does not exist."""
+    """Size and modification time of the file ``path``, or of all files in the folder; None if it does not exist."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return [[str(file.relative_to(path)), *_size_and_time(file)] for file in files]

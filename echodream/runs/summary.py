@@ -1,4 +1,4 @@
-"""The summary that a stage prints at its end."""
+"""Summary that a stage prints at its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of a stage. With a ``problem``, the part of the work that failed, the exit status is 1."""
+    """Result of a stage. A ``problem`` describes the part of the work that failed; the exit status is then 1."""
 
     title: str
     facts: Mapping[str, object] = field(default_factory=dict)
     problem: str | None = None
     files: tuple[str, ...] = ()
-    """Names of the files that the stage wrote, if dst also has files of other stages."""
+    """Names of the files that the stage wrote, if dst also contains files of other stages."""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)

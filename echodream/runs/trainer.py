@@ -1,4 +1,4 @@
-"""Lightning's Trainer with atomic checkpoints, a progress bar on stderr, and plain error messages."""
+"""Lightning's Trainer with atomic checkpoints, a progress bar on stderr, and short error messages."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ from echodream.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replaces a checkpoint by a rename: after a kill the file is the old or the new checkpoint."""
+    """Replaces checkpoints atomically: after a kill, the file is the complete old or the complete new checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a temporary file, flush it to the disk, and rename it to ``path``."""
@@ -37,16 +37,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary.replace(path)
 
 
-def _on_stderr(start: Callable[[TQDMProgressBar], Tqdm]) -> Callable[[TQDMProgressBar], Tqdm]:
-    def wrapped(bar: TQDMProgressBar) -> Tqdm:
+def _on_stderr(make_bar: Callable[[TQDMProgressBar], Tqdm]) -> Callable[[TQDMProgressBar], Tqdm]:
+    def make_bar_on_stderr(bar: TQDMProgressBar) -> Tqdm:
         with redirect_stdout(sys.stderr):
-            return start(bar)
+            return make_bar(bar)
 
-    return wrapped
+    return make_bar_on_stderr
 
 
 class StderrProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, on stderr: stdout is for the summary of the stage, which scripts read."""
+    """Lightning's progress bar on stderr, because scripts read the summary of a stage from stdout."""
 
     init_sanity_tqdm = _on_stderr(TQDMProgressBar.init_sanity_tqdm)
     init_train_tqdm = _on_stderr(TQDMProgressBar.init_train_tqdm)
@@ -67,16 +67,16 @@ IGNORED_WARNINGS = (
     "It is recommended to use .self.log.*sync_dist=True.*",
     "The `srun` command is available on your system but is not used.*",
 )
-"""Warnings of Lightning and torch that do not apply here, as regular expressions."""
+"""Regular expressions of warnings of Lightning and torch that do not apply to echodream."""
 
 
 def make_trainer(
     settings: Callable[..., pl.Trainer], callbacks: Sequence[Callback], *, unused_parameters: bool = False, **more: Any
 ) -> pl.Trainer:
-    """The trainer of the partial ``settings`` with ``callbacks``; ``more`` are further arguments of pl.Trainer.
+    """Create the Trainer from ``settings``, a ``functools.partial``, with ``callbacks`` and ``more`` arguments.
 
-    ``unused_parameters``: some backward passes leave parameters without a gradient, which DDP must handle. Raises
-    ``UserError`` for settings that Lightning refuses, or that this machine cannot run.
+    With ``unused_parameters``, DDP accepts parameters without a gradient. Raises ``UserError`` for settings that
+    Lightning refuses, or that this machine cannot run.
     """
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -88,7 +88,7 @@ def make_trainer(
         trainer = settings(enable_progress_bar=bool(bars), **more)
     except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
-        raise UserError(f"trainer: {reason}; change that trainer. setting") from error
+        raise UserError(f"trainer: {reason}; change this trainer setting") from error
     _check_process_count(trainer)
     if unused_parameters and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -96,39 +96,39 @@ def make_trainer(
 
 
 def _slurm_environment() -> list[SLURMEnvironment]:
-    """Lightning's environment in a SLURM job, without requeueing, which would resume in the middle of an epoch."""
+    """SLURM environment without requeueing, which would resume within an epoch; an empty list outside SLURM jobs."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _check_process_count(trainer: pl.Trainer) -> None:
     """Raise ``UserError`` if several processes would do the same work.
 
-    In a sweep, Lightning would start the whole sweep again for each device. In a SLURM job with
-    more tasks than ``trainer`` has processes, each further task would do the same work in the same folders.
+    In a sweep on several devices, Lightning would start the whole sweep once per device. In a SLURM job with more tasks
+    than ``trainer`` has processes, the additional tasks would repeat the work in the same folders.
     """
     environment, processes = trainer._accelerator_connector.cluster_environment, trainer.num_devices * trainer.num_nodes
     if isinstance(environment, SLURMEnvironment):
         if (tasks := environment.world_size()) != processes:
-            text = f"this SLURM job has {tasks} tasks and trainer= is for {processes}"
-            raise UserError(f"{text}: use trainer=ddp, or request one task")
+            problem = f"this SLURM job has {tasks} tasks and trainer= is for {processes}"
+            raise UserError(f"{problem}: use trainer=ddp, or request one task")
     elif trainer.num_devices > 1 and is_sweep_run():
-        text = f"trainer.devices={trainer.num_devices} is not possible in a sweep on this machine"
-        raise UserError(f"{text}: use launcher=slurm, or a separate command for each run")
+        problem = f"trainer.devices={trainer.num_devices} is not possible in a sweep on this machine"
+        raise UserError(f"{problem}: use launcher=slurm, or a separate command for each run")
 
 
 def is_sharded(trainer: pl.Trainer) -> bool:
-    """Whether each process has only a part of the weights (FSDP); checkpoints have all weights."""
+    """Whether each process has only a shard of the weights (FSDP); checkpoints contain all weights."""
     return isinstance(trainer.strategy, FSDPStrategy)
 
 
 def trainer_precision(settings: Callable[..., pl.Trainer]) -> str:
-    """``precision`` of ``settings``, a ``functools.partial`` of ``pl.Trainer``; by default "32-true"."""
+    """Precision in ``settings``, a ``functools.partial`` of ``pl.Trainer``; by default "32-true"."""
     return str(getattr(settings, "keywords", {}).get("precision", "32-true"))
 
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C; Lightning would exit without an error message."""
+    """Raise ``KeyboardInterrupt`` after Ctrl-C, because Lightning would exit without an error message."""
     try:
         yield
     except SystemExit as error:

@@ -19,7 +19,7 @@ from echodream.diffusion.guidance import Guidance
 from echodream.diffusion.model import DiffusionModel, load_diffusion_model
 from echodream.diffusion.samplers import SAMPLERS
 from echodream.errors import UserError
-from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.trainer import trainer_precision
 from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
 from echodream.store import Dataset
@@ -174,7 +174,7 @@ def sample_to_store(
     validation.whole_number("batch", batch)
     statistics = sampler.model.metadata.statistics
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: statistics)
-    data = PredictData(lambda: SamplingRequests(list(rows), values, batch, writer.done, references), workers)
+    data = PredictionData(lambda: SamplingRequests(list(rows), values, batch, writer.done, references), workers)
     run_prediction(trainer, sampler, data, writer)
     return writer.state
 

@@ -15,7 +15,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.diffusion.model import load_diffusion_model
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator
-from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.sampling.sample_store import check_precision, sampling_config, sampling_record, write_sample
 
@@ -78,7 +78,7 @@ def anonymise(
         kept = {column: cell for column, cell in row.items() if column not in _FRAME_COLUMNS}
         rows[name] = {**kept, ORIGINAL_FRAMES: " ".join(map(str, original_frames[name]))}
     writer = StoreWriterCallback(dst, dataset, rows, write_sample, lambda folder, names: store.dataset.statistics)
-    data = PredictData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
+    data = PredictionData(lambda: RecordingBatches(recordings, frames, batch, writer.done), 0)
     run_prediction(trainer, Anonymizer(copies, transform, frames), data, writer)
     fields = ", ".join(f"{name} {value}" for name, value in transform.settings().items())
     facts = {**images.sizes(), "method": f"{method} ({fields})", "private": PRIVATE}

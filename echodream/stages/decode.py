@@ -13,7 +13,7 @@ from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.modules.vae import VaeDecoder, load_vae
 from echodream.networks.autoencoder import downsampling_factor
-from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import trainer_precision
 from echodream.store import Dataset, Store
@@ -60,7 +60,7 @@ def decode(
 
     writer = StoreWriterCallback(dst, dataset, rows, save_video)
     module = VaeDecoder(network, budget, grey and network.config.out_channels > 1)
-    data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
+    data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, module, data, writer)
     facts: dict[str, object] = {"recordings": len(rows), "frames": int(store.table["NumberOfFrames"].sum())}
     if not writer.already_complete and reference is not None and (Path(reference) / "dataset.json").is_file():

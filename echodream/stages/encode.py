@@ -14,7 +14,7 @@ from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.datamodules.normalization import PosteriorMoments
 from echodream.modules.vae import VaeEncoder, load_vae
 from echodream.networks.autoencoder import check_frame_size, downsampling_factor
-from echodream.runs.predict import PredictData, run_prediction
+from echodream.runs.predict import PredictionData, run_prediction
 from echodream.runs.summary import Summary
 from echodream.runs.trainer import trainer_precision
 from echodream.store import Dataset, Statistics, Store
@@ -67,7 +67,7 @@ def encode(
         return latent_statistics(folder, [name for name in names if name in train])
 
     writer = StoreWriterCallback(dst, dataset, store.rows(), _save_posterior, compute_statistics)
-    data = PredictData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
+    data = PredictionData(lambda: FrameBudgetBatches(store, budget, writer.done), workers)
     run_prediction(trainer, VaeEncoder(network, budget), data, writer)
     frames = int(store.table["NumberOfFrames"].sum())
     facts = {"recordings": len(store), "frames": frames, "encoder": dataset.encoder}

@@ -13,8 +13,8 @@ from echodream.errors import UserError
 from echodream.runs.atomic_folder import (
     TEMPORARY_PREFIX,
     atomic_folder,
-    begin_or_resume,
     require_same_settings,
+    start_or_resume_folder,
     write_record,
 )
 from echodream.runs.summary import Summary
@@ -47,7 +47,7 @@ def export(
         if work is None:
             require_same_settings(target / RECORD, asdict(settings), _KIND)
             return _summary(target, store, settings, "already complete, nothing to do")
-        begin_or_resume(work / RECORD, asdict(settings), _KIND)
+        start_or_resume_folder(work / RECORD, asdict(settings), _KIND)
         names = store.table["FileName"].tolist()
         progress = tqdm(names, "export", unit="rec", disable=None)
         written = sum(_export_recording(store, name, work, settings) for name in progress)

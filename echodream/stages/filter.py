@@ -27,10 +27,11 @@ from echodream.filtering.positive_controls import Control, select_controls
 from echodream.filtering.record import RECORD, is_complete, summary_lines
 from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
 from echodream.privacy.rules import Calibrated, Rule
-from echodream.runs.atomic_folder import lock, read_record, unlock
+from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Store
+from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.schema import partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
@@ -92,7 +93,7 @@ def filter_(
         "report_only": sorted(set(report_only) & set(selected)),
         **asdict(config),
     }
-    private_lock = lock(Path(private), key="private=")
+    private_lock = lock_for_writing(Path(private), key="private=")
     try:
         if is_complete(Path(dst), Path(private), settings):
             record = read_dataset(Path(dst)).settings

@@ -23,7 +23,7 @@ from echodream.ingest.split import SplitRatios, assign_splits
 from echodream.ingest.workers import ConversionJob, convert_recordings
 from echodream.runs.summary import Summary
 from echodream.store import Dataset, Store, StoreWriter
-from echodream.store.near_duplicates import find_shared_frames, shared_frames_line
+from echodream.store.near_duplicates import find_shared_frames, summarize_shared_frames
 from echodream.store.schema import is_valid_name
 from echodream.store.table import clean_text
 
@@ -52,7 +52,7 @@ def ingest(
     """
     if workers is not None:
         validation.whole_number("workers", workers, 0, note=", or null for one process per core")
-    validation.share("max_rejected", max_rejected)
+    validation.fraction("max_rejected", max_rejected)
     validation.positive_number("timeout", timeout)
     if raw is not None and Path(dst).resolve().is_relative_to(Path(raw).resolve()):
         raise UserError(f"dst={dst} lies inside raw={raw}: choose another dst=")
@@ -108,7 +108,7 @@ def ingest(
             return Summary(f"ingest: {dst} is not complete", facts, f"{problem}: {remedy}")
         store = writer.finish([recording.name for recording in recordings])
     state = f"done, {resumed} recordings were already there" if resumed else "done"
-    shared = shared_frames_line(find_shared_frames(store, small_frames))
+    shared = summarize_shared_frames(find_shared_frames(store, small_frames))
     return _summary(store, state, raw, {**facts, "shared frames": shared})
 
 

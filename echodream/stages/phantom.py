@@ -16,9 +16,9 @@ from echodream.phantom.scene import key_frame_times
 from echodream.runs.atomic_folder import (
     TEMPORARY_PREFIX,
     atomic_folder,
-    begin_or_resume,
     read_record,
     require_same_settings,
+    start_or_resume_folder,
     write_record,
 )
 from echodream.runs.process_pool import check_workers, map_in_processes
@@ -59,7 +59,7 @@ def phantom(
         if work is None:
             require_same_settings(root / RECORD, settings, _KIND)
             return Summary(f"phantom: {root} already complete, nothing to do")
-        begin_or_resume(work / RECORD, settings, _KIND)
+        start_or_resume_folder(work / RECORD, settings, _KIND)
         (work / _DONE).mkdir(exist_ok=True)
         resumed = sum(not path.name.startswith(TEMPORARY_PREFIX) for path in (work / _DONE).iterdir())
         jobs = [RenderingJob(source, recording, layout, work) for recording in source.recordings(None)]

@@ -23,9 +23,9 @@ from echodream.publishing.hub import check_push, upload
 from echodream.report.sources import RECORD_FILES, Sources, load_sources
 from echodream.runs.atomic_folder import (
     atomic_folder,
-    begin_or_resume,
     read_record,
     require_same_settings,
+    start_or_resume_folder,
     write_record,
 )
 from echodream.runs.redaction import find_patient_name, redact_absolute_paths, redact_paths_in_command
@@ -140,7 +140,7 @@ def publish(
     text = _check_readable_text(target, request, accept_text)
     with atomic_folder(target) as work:
         if work is not None:
-            begin_or_resume(work / RECORD, settings, _KIND)
+            start_or_resume_folder(work / RECORD, settings, _KIND)
             card = _write_model(work, request) if what in GENERATORS else _write_store(work / STORE, request)
             (work / CARD).write_text(card, encoding="utf-8")
             run = {"command": command, "code_version": code_version, "findings": approval.findings, "text": text}

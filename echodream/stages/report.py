@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.errors import UserError
-from echodream.runs.atomic_folder import lock, unlock, write_record, write_text
+from echodream.runs.atomic_folder import write_record, write_text
 from echodream.runs.redaction import find_patient_name
 from echodream.runs.summary import Summary
+from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.schema import DATASET
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def report(
     if len(text.encode()) > MAX_BYTES:
         size = len(text) // 1_000_000
         raise UserError(f"{target} would have {size} MB: lower look.per_class, look.pairs or look.seconds")
-    handle = lock(target.parent)
+    handle = lock_for_writing(target.parent)
     try:
         write_text(target, text)
         write_record(target.with_name(METRICS), metrics)

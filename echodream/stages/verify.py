@@ -7,7 +7,7 @@ from echodream.config.stage_signature import InputPath
 from echodream.errors import UserError
 from echodream.runs.summary import Summary
 from echodream.store import Store, find_problems
-from echodream.store.near_duplicates import across_splits, find_shared_frames, shared_frames_line
+from echodream.store.near_duplicates import find_shared_frames, pairs_across_splits, summarize_shared_frames
 
 
 def verify(*, src: InputPath, deep: bool = False, command: str, code_version: str) -> Summary:
@@ -33,8 +33,8 @@ def verify(*, src: InputPath, deep: bool = False, command: str, code_version: st
     if dataset.kind != "video":
         raise UserError(f"deep=true compares frames, but {src} is a {dataset.kind} store: give src= the videos")
     pairs = find_shared_frames(store)
-    facts["shared frames"] = shared_frames_line(pairs)
-    if not (leaks := across_splits(pairs)):
+    facts["shared frames"] = summarize_shared_frames(pairs)
+    if not (leaks := pairs_across_splits(pairs)):
         return Summary(f"verify: {src} is a valid store", facts)
     remedy = "give their recordings one PatientID, or remove copies, and ingest again"
     problem = f"{len(leaks)} pairs of patients in two splits share frames ({leaks[0]}): {remedy}"

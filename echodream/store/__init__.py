@@ -1,4 +1,4 @@
-"""The Store: a folder of recordings, the only thing that passes between stages. Specification: docs/format.md."""
+"""Store: a folder of recordings, the input and output of stages. Specification: docs/format.md."""
 
 from echodream.store.reader import Store
 from echodream.store.schema import Dataset, Statistics, StoreError

@@ -17,7 +17,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_checksums(root: Path) -> dict[str, str]:
-    """SHA256SUMS of the store at ``root``, as a dict from path to checksum. Raises ``StoreError``."""
+    """Read SHA256SUMS of the store ``root`` as a dict from path to checksum. Raises ``StoreError``."""
     path = root / CHECKSUMS
     sums: dict[str, str] = {}
     for line in read_text(path, MAX_CSV_BYTES).removesuffix("\n").split("\n"):

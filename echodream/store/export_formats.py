@@ -1,4 +1,4 @@
-"""File formats of ``stage=export``. To add a format, write a function and add it to ``FORMATS``."""
+"""File formats of ``stage=export``. A new format is a function and an entry of ``FORMATS``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from echodream import validation
 from echodream.store.video import encode_frames
 
 MAX_GIF_FPS = 50.0
-"""Highest frame rate of a GIF: players slow down GIFs whose frames are shorter than 1 / 50 s."""
+"""Highest frame rate of a GIF in frames per second; players slow down GIFs with shorter frames."""
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Everything that determines the content of an export. Raises ``UserError`` for a quality out of range."""
+    """All settings that determine the content of an export. Raises ``UserError`` for a quality out of range."""
 
     format: str
     source: str
     """SHA-256 of the store's SHA256SUMS."""
     jpg_quality: int | None
-    """1 to 100, for jpg; None for other formats."""
+    """JPEG quality, 1 to 100; None for other formats."""
     crf: int | None
     """Constant rate factor of x264, 0 (best) to 51, for mp4; None for other formats."""
 
@@ -34,17 +34,17 @@ class ExportSettings:
 
 
 @dataclass(frozen=True)
-class Format:
-    """Path and writer of the files of one export format."""
+class ExportFormat:
+    """File path and writer of an export format."""
 
     path: str
-    """Path of a recording in the export; {} stands for the FileName."""
+    """Path of a recording within the export; {} is replaced by the FileName."""
     write: Callable[[Path, np.ndarray, float, ExportSettings], None]
-    """Writes pixels, uint8 (F, H, W, C), at a frame rate in frames per second to a new path."""
+    """Function that writes pixels, uint8 (F, H, W, C), with a frame rate in frames per second to a new path."""
 
 
 def write_images(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """A folder of images, one per frame."""
+    """Write a folder of images, one per frame."""
     from PIL import Image
 
     options: dict[str, Any] = {"quality": settings.jpg_quality, "subsampling": 0} if settings.format == "jpg" else {}
@@ -54,12 +54,12 @@ def write_images(path: Path, frames: np.ndarray, fps: float, settings: ExportSet
 
 
 def _pillow_array(frame: np.ndarray) -> np.ndarray:
-    """``frame`` as Pillow takes it: (H, W) for one channel, else (H, W, 3)."""
+    """Array of ``frame``, (H, W, C), in the shape that Pillow needs: (H, W) for one channel, else (H, W, 3)."""
     return frame[..., 0] if frame.shape[-1] == 1 else frame
 
 
 def write_gif(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """A looping GIF. Frame times are rounded to 1/100 s without drift; Pillow joins identical frames."""
+    """Write a looping GIF. Frame times are rounded to 1/100 s without drift; Pillow merges identical frames."""
     from PIL import Image
 
     frame_ends = np.rint(np.arange(len(frames) + 1) * 100 / min(fps, MAX_GIF_FPS)).astype(int)
@@ -73,19 +73,19 @@ def write_gif(path: Path, frames: np.ndarray, fps: float, settings: ExportSettin
 
 
 def write_avi_or_mp4(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """Motion JPEG 4:4:4 at the best quality (avi), or H.264 4:2:0 (mp4), which all browsers play; gray as RGB."""
+    """Write avi as Motion JPEG 4:4:4 of the best quality, or mp4 as H.264 4:2:0, which all browsers play."""
     import av
 
-    mp4 = settings.format == "mp4"
-    if mp4:
+    is_mp4 = settings.format == "mp4"
+    if is_mp4:
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
-    options = {"movflags": "+faststart"} if mp4 else {}
+    options = {"movflags": "+faststart"} if is_mp4 else {}
     with av.open(str(path), "w", format=settings.format, options=options) as container:
         rate = Fraction(fps).limit_denominator(100_000)
-        stream = cast("av.VideoStream", container.add_stream("libx264" if mp4 else "mjpeg", rate=rate))
+        stream = cast("av.VideoStream", container.add_stream("libx264" if is_mp4 else "mjpeg", rate=rate))
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p" if mp4 else "yuvj444p"
-        if mp4:
+        stream.pix_fmt = "yuv420p" if is_mp4 else "yuvj444p"
+        if is_mp4:
             stream.codec_context.options = {"crf": str(settings.crf)}
         else:
             stream.codec_context.qmin = stream.codec_context.qmax = 1
@@ -93,14 +93,14 @@ def write_avi_or_mp4(path: Path, frames: np.ndarray, fps: float, settings: Expor
 
 
 def write_pt(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """A file of ``torch.save`` with a uint8 tensor, (F, C, H, W)."""
+    """Write a uint8 tensor, (F, C, H, W), by ``torch.save``."""
     import torch
 
     torch.save(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), path)
 
 
 def write_nifti(path: Path, frames: np.ndarray, fps: float, settings: ExportSettings) -> None:
-    """NIfTI-1, (W, H, F), uint8 or RGB voxels; the third voxel size is the duration of a frame in seconds."""
+    """Write NIfTI-1, (W, H, F), with uint8 or RGB voxels; the third voxel size is the seconds per frame."""
     import nibabel
 
     volume = frames.transpose(2, 1, 0, 3)
@@ -111,12 +111,12 @@ def write_nifti(path: Path, frames: np.ndarray, fps: float, settings: ExportSett
     nibabel.save(image, path)
 
 
-FORMATS: dict[str, Format] = {
-    "jpg": Format("{}", write_images),
-    "png": Format("{}", write_images),
-    "gif": Format("Videos/{}.gif", write_gif),
-    "avi": Format("Videos/{}.avi", write_avi_or_mp4),
-    "mp4": Format("Videos/{}.mp4", write_avi_or_mp4),
-    "pt": Format("{}.pt", write_pt),
-    "nifti": Format("{}.nii.gz", write_nifti),
+FORMATS = {
+    "jpg": ExportFormat("{}", write_images),
+    "png": ExportFormat("{}", write_images),
+    "gif": ExportFormat("Videos/{}.gif", write_gif),
+    "avi": ExportFormat("Videos/{}.avi", write_avi_or_mp4),
+    "mp4": ExportFormat("Videos/{}.mp4", write_avi_or_mp4),
+    "pt": ExportFormat("{}.pt", write_pt),
+    "nifti": ExportFormat("{}.nii.gz", write_nifti),
 }

@@ -1,24 +1,24 @@
-"""File locks: only one process at a time writes to a folder."""
+"""File locks, so that only one process at a time writes to a folder."""
 
 import os
 from pathlib import Path
 
 from echodream.errors import UserError
+from echodream.store.schema import StoreError
 
 try:
     import fcntl
-except ImportError:  # Windows: stores can be read, not written
+except ImportError:  # on Windows, stores can be read but not written
     fcntl = None  # type: ignore[assignment]
 
 _handles: set[int] = set()
 
 
 def lock(folder: Path, file: str | None = None) -> int:
-    """Create ``folder`` if needed and lock it against other processes (flock(2)); returns the handle for ``unlock``.
+    """Create ``folder`` if needed, lock it or a ``file`` in it by flock(2), and return the handle for ``unlock``.
 
-    The lock is on the folder itself, or on a ``file`` in it. The system releases it when this process ends.
-    Raises ``BlockingIOError`` when another process holds the lock, another ``OSError`` when locking is impossible, and
-    ``UserError`` on a system without flock(2).
+    The operating system releases the lock when the process ends. Raises ``BlockingIOError`` if another process holds
+    the lock, another ``OSError`` if locking is impossible, and ``UserError`` on a system without flock(2).
     """
     if fcntl is None:
         raise UserError(f"{folder} cannot be locked, because this system lacks flock(2): use Linux, macOS or WSL")
@@ -28,7 +28,7 @@ def lock(folder: Path, file: str | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, flags, 0o666)
-        except FileNotFoundError:  # the process that held the lock has removed the folder in the meantime
+        except FileNotFoundError:  # another process has removed the folder
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,15 +41,29 @@ def lock(folder: Path, file: str | None = None) -> int:
         os.close(handle)
 
 
+def lock_for_writing(folder: Path, file: str | None = None, action: str = "written", key: str = "dst=") -> int:
+    """``lock`` that raises ``StoreError``: ``folder`` is being ``action`` by another process, or cannot be written.
+
+    The message recommends another value of ``key``.
+    """
+    try:
+        return lock(folder, file)
+    except BlockingIOError as error:
+        problem = f"{folder} is being {action} by another process"
+        raise StoreError(f"{problem}: wait for it, or choose another {key}") from error
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror}; choose another {key}") from error
+
+
 def unlock(handle: int) -> None:
-    """Release the lock. Does nothing in a forked process, because the lock belongs to its parent."""
+    """Release the lock ``handle``. Does nothing in a forked process, because its parent holds the lock."""
     if handle in _handles:
         _handles.remove(handle)
         os.close(handle)
 
 
 def _is_same_file(handle: int, path: Path) -> bool:
-    """Whether the opened file is still the file at ``path``, not removed or renamed since."""
+    """Whether the open file ``handle`` is still at ``path``, not removed or renamed."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
@@ -57,7 +71,7 @@ def _is_same_file(handle: int, path: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Close inherited handles in a forked process, which could outlive its parent and keep the parent's locks."""
+    """Close inherited handles in a forked process, which could otherwise keep the locks of its parent."""
     while _handles:
         os.close(_handles.pop())
 

@@ -1,4 +1,4 @@
-"""Reads a Store: its table, frames and latents."""
+"""Reading of a Store: table, frames and latents."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Store:
     """A folder of recordings, opened for reading.
 
-    ``dataset`` holds dataset.json; ``table`` holds FileList.csv (pandas), one checked row per recording.
-    Raises ``StoreError`` when the folder is not a store, or not of the required ``kind`` or ``encoder``.
+    ``dataset`` is the content of dataset.json, ``table`` the checked FileList.csv with one row per recording.
+    Raises ``StoreError`` if the folder is not a store, or does not have the required ``kind`` or ``encoder``.
     """
 
     def __init__(self, root: str | Path, *, kind: str | None = None, encoder: str | None = None) -> None:
@@ -40,14 +40,14 @@ class Store:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` without that file."""
+        """SHA-256 of SHA256SUMS, which identifies the content of the store. Raises ``StoreError`` if it is missing."""
         path = self.root / CHECKSUMS
         if not path.is_file():
             raise StoreError(f"{path} is missing: {self.root} is not a complete store")
         return file_sha256(path)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """FileList.csv as a dict from FileName to row, without the empty cells."""
+        """FileList.csv as a dict from FileName to row, without empty cells."""
         return {
             row["FileName"]: {str(column): value for column, value in row.items() if value not in ("", None)}
             for row in self.table.to_dict("records")
@@ -64,17 +64,17 @@ class Store:
         return media_path(self.root, self.dataset.kind, name)
 
     def frames(self, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Pixels of all frames of a recording, or of the frames ``indices``: uint8, (F, H, W, C)."""
+        """Pixels of the frames ``indices`` of a recording, by default all: uint8, (F, H, W, C)."""
         return read_video(self.path(name), self.dataset.channels, indices, self._frame_counts.get(name))
 
     def latents(self, name: str, start: int = 0, stop: int | None = None) -> "tuple[Tensor, Tensor]":
         """Unscaled posterior mean and std of the frames ``start`` to ``stop``: float16, (F, C, H, W) each.
 
-        Reads only this slice of the file. Raises ``StoreError`` when the file is damaged.
+        Only these frames are read from the file. Raises ``StoreError`` if the file is damaged.
         """
         path = self.path(name)
         mean, std = read_latents(path, start, stop)
         expected = len(range(*slice(start, stop).indices(self._frame_counts[name])))
         if len(mean) != expected or mean.shape != std.shape:
-            raise StoreError(f"{path} does not hold the frames that FileList.csv states: create the store again")
+            raise StoreError(f"{path} does not contain the frames that FileList.csv states: create the store again")
         return mean, std

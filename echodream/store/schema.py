@@ -1,8 +1,9 @@
-"""Format of a Store: file names, columns, and ``dataset.json``. docs/format.md is the same specification in prose."""
+"""Format of a Store: file names, columns, and ``dataset.json``. docs/format.md describes the format in prose."""
 
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ FILE_LIST = "FileList.csv"
 DATASET = "dataset.json"
 REJECTED = "rejected.csv"
 CHECKSUMS = "SHA256SUMS"
+TEMPORARY_PREFIX = ".new-"
+"""Name prefix of unfinished files and folders; a FileName never starts with it."""
 KINDS = ("video", "latent")
 SPLITS = ("TRAIN", "VAL", "TEST")
 REQUIRED_COLUMNS = ("FileName", "Split", "PatientID", "NumberOfFrames", "FPS", "FrameHeight", "FrameWidth")
@@ -25,7 +28,7 @@ MAX_JSON_BYTES = 16_000_000
 MAX_SIDE = 16_384
 MAX_FRAMES = 2**31 - 1
 FPS_RANGE = (0.001, 1000.0)
-"""Accepted frames per second; Matroska cannot store more, because its time stamps are whole milliseconds."""
+"""Valid frames per second. Matroska cannot store more, because its time stamps are whole milliseconds."""
 _MAX_DEPTH = 32
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -34,16 +37,16 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class StoreError(UserError):
-    """A folder does not meet docs/format.md. The message names the file, the row and the remedy."""
+    """A folder that is not a valid Store, or cannot be written. The message names the file, the row and the remedy."""
 
 
 def is_valid_name(name: object) -> bool:
-    """Whether ``name`` can be a FileName: a single path component of ASCII letters, digits, ".", "_" and "-"."""
+    """Whether ``name`` is a valid FileName: a path component of ASCII letters, digits, ".", "_" and "-"."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.endswith(".")
 
 
 def is_valid_column(name: object) -> bool:
-    """Whether ``name`` can be a column name of FileList.csv."""
+    """Whether ``name`` is a valid column name of FileList.csv."""
     return isinstance(name, str) and _COLUMN.fullmatch(name) is not None
 
 
@@ -55,7 +58,7 @@ def media_path(root: Path, kind: str, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation per channel over the TRAIN recordings, in the stored units."""
+    """Mean and standard deviation of each channel over the TRAIN recordings, in the stored units."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -71,22 +74,23 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Dataset:
-    """``dataset.json``: what a Store contains and how it was created."""
+    """Content of ``dataset.json``: format, shape and origin of a Store."""
 
     kind: str
     """"video" (uint8 pixels) or "latent" (float16 posterior mean and std)."""
     channels: int
     height: int | None = None
-    """Pixels or latent cells; None where the recordings differ in size."""
+    """Frame height in pixels or latent pixels; None if the recordings have different heights."""
     width: int | None = None
+    """Frame width in pixels or latent pixels; None if the recordings have different widths."""
     fidelity: str = "lossless"
-    """Loss of the storage: "lossless" for FFV1, "float16" for latents."""
+    """Precision of the storage: "lossless" for FFV1, "float16" for latents."""
     statistics: Statistics | None = None
     encoder: str | None = None
     """Fingerprint (SHA-256) of the weights of the VAE that encoded the latents; None for pixels."""
     synthetic: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
-    """All settings that determine the content, with their resolved values."""
+    """All settings that determine the content, with resolved values."""
     command: str = ""
     code_version: str = ""
     format_version: int = FORMAT_VERSION
@@ -119,7 +123,7 @@ class Dataset:
                 raise ValueError(f"{name} is {_quoted(getattr(self, name))}, not a {kind.__name__}")
 
     def to_json(self) -> str:
-        """Text of dataset.json, with sorted keys and fixed indentation: equal content gives equal bytes."""
+        """Text of dataset.json with sorted keys and fixed indentation, so that equal content gives equal bytes."""
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
@@ -142,25 +146,22 @@ class Dataset:
 
 
 def _parse_strict_json(text: str) -> dict[str, Any]:
-    """Parse a JSON object; refuses duplicate keys, numbers that are not finite, and deep nesting."""
+    """Parse a JSON object. Raises ``ValueError`` for duplicate keys, numbers that are not finite, and deep nesting."""
     try:
         raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_parse_finite, parse_float=_parse_finite)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the JSON is nested too deeply") from error
     if not isinstance(raw, dict):
-        raise ValueError("it is not a JSON object")
+        raise ValueError("the content is not a JSON object")
     if not _within_depth(raw, _MAX_DEPTH):
-        raise ValueError("it is nested too deeply")
+        raise ValueError("the JSON is nested too deeply")
     return raw
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique:
-            raise ValueError(f"the key {_quoted(key)} occurs twice")
-        unique[key] = value
-    return unique
+    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key {_quoted(repeated[0])} occurs twice")
+    return dict(pairs)
 
 
 def _parse_finite(text: str) -> float:
@@ -179,13 +180,13 @@ def _is_number(value: object) -> bool:
 
 
 def _quoted(value: object) -> str:
-    """``value`` as quoted in a message, at most 80 characters."""
+    """Text of ``value`` for an error message, at most 80 characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_dataset(root: Path) -> Dataset:
-    """Read and check ``dataset.json`` of the store at ``root``. Raises ``StoreError``."""
+    """Read and check ``dataset.json`` of the store ``root``. Raises ``StoreError``."""
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: a store is a folder, check the path")
     if not root.is_dir():
@@ -196,7 +197,7 @@ def read_dataset(root: Path) -> Dataset:
 
 
 def parse_dataset(path: Path) -> Dataset:
-    """Read and check the file ``path`` with the content of a dataset.json. Raises ``StoreError``."""
+    """Read and check ``path``, a file in the format of dataset.json. Raises ``StoreError``."""
     text = read_text(path, MAX_JSON_BYTES)
     try:
         return Dataset.from_json(text)
@@ -221,9 +222,17 @@ def read_text(path: Path, max_bytes: int) -> str:
         raise StoreError(f"{path} is not UTF-8 text: {path.parent} is not a store") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, in a folder that is created if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def describe_difference(existing: Dataset, new: Dataset) -> str | None:
-    """The first difference of two stores, for a message, ignoring command and statistics; None if they are equal."""
-    left, right = (json.loads(replace(item, command="", statistics=None).to_json()) for item in (existing, new))
+    """Describe the first difference of two stores except command and statistics; None if there is none."""
+    left, right = (json.loads(replace(store, command="", statistics=None).to_json()) for store in (existing, new))
     return _first_difference(left, right)
 
 
@@ -239,7 +248,7 @@ def _first_difference(left: Any, right: Any, key: str = "") -> str | None:
 
 
 def partial_path(root: Path) -> Path:
-    """Folder in which an incomplete store ``root`` is written. Raises ``StoreError`` for a path that ends in ``..``."""
+    """Folder in which the store ``root`` is written until it is complete. Raises ``StoreError`` for an invalid name."""
     if root.name in ("", ".."):
         raise StoreError(f"{str(root)!r} cannot be a store: choose a folder with a name")
     return root.with_name(root.name + ".partial")

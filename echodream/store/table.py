@@ -1,4 +1,4 @@
-"""Writes and reads FileList.csv and rejected.csv: equal content gives equal bytes, and every cell is checked."""
+"""Writing and reading of FileList.csv and rejected.csv: equal content gives equal bytes; every cell is checked."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echodream.errors import CONTROL_CHARACTERS
 from echodream.store import schema
 from echodream.store.schema import StoreError
 
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 MAX_CSV_BYTES = 100_000_000
 MAX_COLUMNS = 1_000
 TEXT_COLUMNS = ("FileName", "PatientID", "Split", "class_name", "View", "Source", "ED", "ES")
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NUMBER = re.compile(
-    r"-?(0|[1-9][0-9]{0,14})"  # with more digits, or as 007, it is an identifier
+    r"-?(0|[1-9][0-9]{0,14})"  # 007, and a number with more digits, is an identifier
     r"|-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
 )
 _SIDE: tuple[float, float] = (1, schema.MAX_SIDE)
@@ -27,13 +27,13 @@ _RANGES = {"NumberOfFrames": (1, schema.MAX_FRAMES), "FPS": schema.FPS_RANGE, "F
 
 
 def format_cell(value: object) -> str:
-    """Text of one cell of a csv. Raises ``ValueError`` for a value that a cell cannot hold."""
+    """Text of a csv cell with the content ``value``. Raises ``ValueError`` for a value that a cell cannot contain."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     if isinstance(value, float) and math.isinf(value):
-        raise ValueError("infinity")
+        raise ValueError("an infinite number")
     if not isinstance(value, str | int | float):
         raise ValueError(f"a {type(value).__name__}")
     text = repr(value) if isinstance(value, float) else str(value)
@@ -43,12 +43,12 @@ def format_cell(value: object) -> str:
 
 
 def clean_text(text: str) -> str:
-    """``text`` as the text of a cell: white space becomes single spaces, control characters become "?"."""
+    """Valid cell text: white space in ``text`` becomes single spaces, control characters become "?"."""
     return CONTROL_CHARACTERS.sub("?", " ".join(text.split()))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> None:
-    """Write ``rows`` as csv: the columns ``first``, then the others in order of appearance. Raises ``StoreError``."""
+    """Write ``rows`` as csv, the columns ``first`` before all others. Raises ``StoreError`` for an invalid cell."""
     columns = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
     for name in columns:
         if not schema.is_valid_column(name):
@@ -65,9 +65,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[s
 
 
 def read_text_table(path: Path, required: Iterable[str] = ()) -> "pd.DataFrame":
-    """Read a csv with all cells as text. Raises ``StoreError``.
+    """Read a csv with all cells as text.
 
-    Every row must be as long as the header, column names must be unique and include ``required``.
+    Raises ``StoreError`` if a row is not as long as the header, or a column is duplicate or a ``required`` one missing.
     """
     import pandas as pd
 
@@ -103,15 +103,15 @@ def read_file_list(root: Path) -> "pd.DataFrame":
 
 
 def _check_rows(path: Path, table: "pd.DataFrame") -> None:
-    """Check names, splits and patients in a table of text. Raises ``StoreError``."""
-    seen: set[str] = set()
+    """Check FileNames, splits and PatientIDs of ``table``. Raises ``StoreError``."""
+    names: set[str] = set()
     split_of: dict[str, str] = {}
     for name, split, patient in zip(table["FileName"], table["Split"], table["PatientID"], strict=True):
         if not schema.is_valid_name(name):
             raise StoreError(f"{path}: FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
-        if name.casefold() in seen:
+        if name.casefold() in names:
             raise StoreError(f"{path}: FileName {name!r} occurs twice")
-        seen.add(name.casefold())
+        names.add(name.casefold())
         if split not in schema.SPLITS:
             raise StoreError(f"{path}: {name} has Split {split[:40]!r}, not one of {', '.join(schema.SPLITS)}")
         if not patient.strip():
@@ -121,31 +121,31 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
 
 
 def _parse_numeric_columns(path: Path, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Convert the columns that hold numbers only; check the ranges of the required ones. Raises ``StoreError``."""
+    """Convert columns that contain only numbers; check the ranges of required columns. Raises ``StoreError``."""
     import pandas as pd
 
     for name in table.columns:
         if name in TEXT_COLUMNS:
             continue
-        text = [value for value in table[name] if not is_numeric_text(value)]
-        if not any(text):
+        not_numeric = [value for value in table[name] if not is_numeric_text(value)]
+        if not any(not_numeric):
             table[name] = pd.to_numeric(table[name].replace("", None))
         elif name in schema.REQUIRED_COLUMNS:
-            bad = next(value for value in text if value)
+            bad = next(filter(None, not_numeric))
             row = table["FileName"][table[name] == bad].iloc[0]
             raise StoreError(f"{path}: {row} has {name} {bad[:40]!r}, not a number")
     for name, (low, high) in _RANGES.items():
         column = table[name].astype("float64")
-        whole = name != "FPS"
-        wrong = ~((column >= low) & (column <= high)) | (whole & (column % 1 != 0))
-        if wrong.any():
-            bad = table.index[wrong][0]
-            number = f"a {'whole ' * whole}number from {low:g} to {high:g}"
-            raise StoreError(f"{path}: {table['FileName'][bad]} has {name} {column[bad]:g}, not {number}")
-        table[name] = column.astype("int64") if whole else column
+        is_whole = name != "FPS"
+        invalid = ~((column >= low) & (column <= high)) | (is_whole & (column % 1 != 0))
+        if invalid.any():
+            row = table.index[invalid][0]
+            valid = f"a {'whole ' * is_whole}number from {low:g} to {high:g}"
+            raise StoreError(f"{path}: {table['FileName'][row]} has {name} {column[row]:g}, not {valid}")
+        table[name] = column.astype("int64") if is_whole else column
     return table
 
 
 def is_numeric_text(text: str) -> bool:
-    """Whether a cell holds a number. 007, 1_000, inf and integers of more than 15 digits count as text."""
+    """Whether the cell ``text`` is a number. 007, 1_000, inf and integers of more than 15 digits are text."""
     return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

@@ -1,4 +1,4 @@
-"""Checks a Store against its specification, docs/format.md."""
+"""Verification of a Store against its specification, docs/format.md."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,24 +12,21 @@ from echodream.store.table import read_text_table
 from echodream.store.video import probe_video
 
 TABLES_AND_METADATA = (schema.FILE_LIST, schema.REJECTED, schema.DATASET)
-"""The files other than media files that SHA256SUMS lists."""
+"""Files in SHA256SUMS that are not media files."""
 
 
-def verify(root: str | Path, *, encoder: str | None = None) -> Store:
-    """Check every file and checksum of the store at ``root``, and open it.
-
-    Raises ``StoreError`` with the first problem and the number of other problems.
-    """
-    if problems := list(find_problems(root, encoder=encoder)):
+def verify(root: str | Path) -> Store:
+    """Open the store ``root`` after a check of all files. Raises ``StoreError`` with the first problem."""
+    if problems := list(find_problems(root)):
         raise StoreError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
     return Store(root)
 
 
-def find_problems(root: str | Path, *, encoder: str | None = None) -> Iterator[str]:
-    """Every problem of the store at ``root``, one sentence each."""
+def find_problems(root: str | Path) -> Iterator[str]:
+    """Yield a sentence for each problem of the store ``root``, after a check of all files and checksums."""
     root = Path(root)
     try:
-        store = Store(root, encoder=encoder)
+        store = Store(root)
         sums = read_checksums(root)
         read_text_table(root / schema.REJECTED, schema.REJECTED_COLUMNS)
     except StoreError as error:
@@ -50,7 +47,7 @@ def find_problems(root: str | Path, *, encoder: str | None = None) -> Iterator[s
 
 
 def require_intact(root: str | Path) -> None:
-    """Raise ``StoreError`` unless every file of the store at ``root`` has the checksum listed in SHA256SUMS."""
+    """Raise ``StoreError`` unless every file of the store ``root`` has its checksum in SHA256SUMS."""
     root = Path(root)
     for name, listed in read_checksums(root).items():
         if problem := _file_problem(root / name, listed):
@@ -58,7 +55,7 @@ def require_intact(root: str | Path) -> None:
 
 
 def _unexpected_files(store: Store) -> Iterator[str]:
-    """Problems: files that are not part of a store."""
+    """Yield a problem for each file or folder that is not part of a store."""
     folder, suffix = schema.MEDIA_FILES[store.dataset.kind]
     known = {folder, schema.CHECKSUMS, *TABLES_AND_METADATA}
     for entry in sorted(store.root.iterdir()):
@@ -87,7 +84,7 @@ def _file_problem(path: Path, listed: str | None) -> str | None:
 
 
 def _media_problem(store: Store, name: str, path: Path, shape: Sequence[int]) -> str | None:
-    """Problem of one media file; ``shape`` is its number of frames, height and width in FileList.csv."""
+    """Problem of a media file; ``shape`` is its number of frames, height and width in FileList.csv."""
     expected = (store.dataset.height, store.dataset.width)
     if any(side not in (None, actual) for side, actual in zip(expected, shape[1:], strict=True)):
         height, width = (side or "any" for side in expected)
@@ -97,5 +94,5 @@ def _media_problem(store: Store, name: str, path: Path, shape: Sequence[int]) ->
     except StoreError as error:
         return str(error)
     if actual != tuple(shape):
-        return "{} holds {} frames of {}x{}, FileList.csv states {} of {}x{}".format(path, *actual, *shape)
+        return "{} has {} frames of {}x{}, FileList.csv states {} of {}x{}".format(path, *actual, *shape)
     return None

@@ -1,4 +1,4 @@
-"""Lossless video files: FFV1 in Matroska, written with PyAV (equal frames give equal bytes), read with decord."""
+"""Lossless video files, FFV1 in Matroska: writing by PyAV (equal frames give equal bytes), reading by decord."""
 
 import os
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _BITEXACT = 1 << 23
 _PIXEL_FORMATS = {1: ("gray", "gray"), 3: ("bgr0", "rgb24")}
-"""Channels -> FFmpeg's pixel format in the file and in memory; both conversions are exact."""
+"""Number of channels -> FFmpeg's pixel formats in the file and in memory; both conversions are exact."""
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write ``frames``, uint8 (F, H, W, C) with C 1 or 3, at ``fps`` frames per second, and verify every pixel.
 
-    Raises ``StoreError`` for another shape or type, a frame rate out of range, or pixels that differ when read back.
+    Raises ``StoreError`` for an invalid shape, type or frame rate, and if the file does not contain the same pixels.
     """
     import av
 
@@ -36,7 +36,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         stream.codec_context.options = {"level": "3", "slicecrc": "1", "g": "1"}
         encode_frames(container, stream, frames[..., 0] if in_memory == "gray" else frames, in_memory)
     if not np.array_equal(read_video(path, frames.shape[3]), frames):
-        raise StoreError(f"{path.name}: the pixels read back differ from those written: install another build of PyAV")
+        raise StoreError(f"{path.name}: the file has other pixels than were written: install another build of PyAV")
 
 
 def encode_frames(container: "OutputContainer", stream: "VideoStream", frames: np.ndarray, pixel_format: str) -> None:
@@ -54,9 +54,9 @@ def _check_frames(path: Path, frames: np.ndarray, fps: float) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in _PIXEL_FORMATS or not len(frames):
         raise StoreError(f"{path.name}: frames are {frames.dtype} {frames.shape}, not uint8 (F, H, W, 1 or 3)")
     if not all(1 <= side <= MAX_SIDE for side in frames.shape[1:3]):
-        raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, a side has 1 to {MAX_SIDE}")
+        raise StoreError(f"{path.name}: frames are {frames.shape[2]}x{frames.shape[1]}, sides may have 1 to {MAX_SIDE}")
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
-        raise StoreError(f"{path.name}: {fps} frames per second, a store holds {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
+        raise StoreError(f"{path.name}: {fps} frames per second, a store allows {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g}")
 
 
 def read_video(
@@ -64,24 +64,24 @@ def read_video(
 ) -> np.ndarray:
     """Read the frames ``indices`` (default: all) as uint8 (F, H, W, C).
 
-    Raises ``StoreError`` when the file cannot be decoded, or does not hold ``frames`` frames.
+    Raises ``StoreError`` if the file cannot be decoded, or does not contain ``frames`` frames.
     """
-    pixels = decord_frames(path, indices, frames)
+    pixels = _read_with_decord(path, indices, frames)
     if pixels is None:
-        pixels = _pyav_frames(path, indices, frames)
+        pixels = _read_with_pyav(path, indices, frames)
     return pixels[..., :channels]
 
 
-def decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
-    """The frames ``indices`` (None: all) as RGB, uint8 (F, H, W, 3), decoded by decord.
+def _read_with_decord(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray | None:
+    """Read the frames ``indices`` (None: all) by decord, as RGB, uint8 (F, H, W, 3).
 
-    None if decord is not installed, finds another number than ``frames``, or fails, as it does for some widths (16, 24,
-    48, 72) and for a single frame.
+    Returns None if decord is not installed, counts another number of frames than ``frames``, or fails. decord
+    fails for some widths (16, 24, 48, 72) and for a single frame.
     """
-    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # otherwise it prints the path of damaged files
+    os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")  # without it, decord prints paths
     try:
         import decord
-    except (ImportError, OSError):  # there is no wheel for this machine
+    except (ImportError, OSError):  # decord has no wheel for this machine
         return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
@@ -94,8 +94,8 @@ def decord_frames(path: Path, indices: Sequence[int] | None, frames: int | None)
     return batch
 
 
-def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
-    """The frames ``indices`` (None: all), gray or RGB, by PyAV, which decodes the whole file. Raises ``StoreError``."""
+def _read_with_pyav(path: Path, indices: Sequence[int] | None, frames: int | None) -> np.ndarray:
+    """Read the frames ``indices`` (None: all), gray or RGB, by PyAV. Raises ``StoreError``."""
     import av
 
     selected = None if indices is None else set(indices)
@@ -105,35 +105,35 @@ def _pyav_frames(path: Path, indices: Sequence[int] | None, frames: int | None) 
         with _open_container(path) as container:
             for count, frame in enumerate(container.decode(_video_stream(container)), 1):
                 if selected is None or count - 1 in selected:
-                    gray = frame.format.name.startswith("gray")
-                    pixels = frame.to_ndarray(format="gray" if gray else "rgb24")
-                    frame_pixels[count - 1] = pixels[..., None] if gray else pixels
+                    is_gray = frame.format.name.startswith("gray")
+                    pixels = frame.to_ndarray(format="gray" if is_gray else "rgb24")
+                    frame_pixels[count - 1] = pixels[..., None] if is_gray else pixels
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
         raise StoreError(f"{path} cannot be decoded: create the store again") from error
     if frames is not None and count != frames:
-        raise StoreError(f"{path} holds {count} frames, FileList.csv states {frames}: create the store again")
+        raise StoreError(f"{path} has {count} frames, FileList.csv states {frames}: create the store again")
     order = list(frame_pixels) if indices is None else list(indices)
     if not count or len({frame_pixels[index].shape for index in order if index in frame_pixels}) > 1:
         raise StoreError(f"{path} cannot be decoded: create the store again")
     if missing := [index for index in order if index not in frame_pixels]:
-        raise StoreError(f"{path} has no frame {missing[0]}, it holds {count}")
+        raise StoreError(f"{path} has no frame {missing[0]}, it has {count} frames")
     return np.stack([frame_pixels[index] for index in order])
 
 
-def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]:
-    """Number of frames, height and width of a video file, from the container, without decoding frames.
+def probe_video(path: Path, channels: int) -> tuple[int, int, int]:
+    """Number of frames, height and width of a video file, read from the container without decoding.
 
-    Raises ``StoreError`` when the file is not an FFV1 video with ``channels`` channels.
+    Raises ``StoreError`` if the file is not an FFV1 video with ``channels`` channels.
     """
     import av
 
     try:
         with _open_container(path) as container:
             stream = _video_stream(container)
-            stored, expected = stream.codec_context.pix_fmt, _PIXEL_FORMATS[channels][0] if channels else None
-            if stream.codec_context.name != "ffv1" or expected not in (None, stored):
-                found = f"{stream.codec_context.name} {stored}"
-                raise StoreError(f"{path} is {found}, but a store holds ffv1 {expected or ''}".rstrip())
+            codec, pixel_format = stream.codec_context.name, _PIXEL_FORMATS[channels][0]
+            if codec != "ffv1" or stream.codec_context.pix_fmt != pixel_format:
+                actual = f"{codec} {stream.codec_context.pix_fmt}"
+                raise StoreError(f"{path} is {actual}, but a store holds ffv1 {pixel_format}")
             count = sum(packet.size > 0 for packet in container.demux(stream))
             return count, stream.height, stream.width
     except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
@@ -141,7 +141,7 @@ def probe_video(path: Path, channels: int | None = None) -> tuple[int, int, int]
 
 
 def _open_container(path: Path) -> "InputContainer":
-    """Open a file with PyAV, as Matroska only: a playlist could make the reader open other files."""
+    """Open a file by PyAV, only as Matroska, because a playlist could make PyAV open other files."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -149,8 +149,8 @@ def _open_container(path: Path) -> "InputContainer":
 
 
 def _video_stream(container: "InputContainer") -> "VideoStream":
-    """The first video stream. Raises ``IndexError`` when there is none, ``ValueError`` when it has no decoder."""
+    """First video stream. Raises ``IndexError`` without a stream, ``ValueError`` without a decoder."""
     stream = container.streams.video[0]
-    if stream.codec_context is None:  # decoding such a stream would crash the interpreter
+    if stream.codec_context is None:  # decoding without a decoder would crash the interpreter
         raise ValueError("no decoder")
     return stream

@@ -1,4 +1,4 @@
-"""Writes a Store: atomically, one writer at a time, resumable recording by recording with the same final bytes."""
+"""Atomic writing of a Store by one job at a time; a resumed job writes the same bytes."""
 
 import contextlib
 import json
@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from echodream.errors import UserError
 from echodream.store import schema
 from echodream.store.checksums import file_sha256
-from echodream.store.lock import lock, unlock
+from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.reader import Store
 from echodream.store.schema import Dataset, Statistics, StoreError
 from echodream.store.table import clean_text, format_cell, write_table
@@ -20,18 +19,17 @@ from echodream.store.verify import TABLES_AND_METADATA, verify
 
 
 class StoreWriter:
-    """Context manager that writes the store at ``root``.
+    """Context manager that writes the store ``root``.
 
-    All files are written inside ``<root>.partial``: ``store/`` holds the finished recordings, ``begun.json`` the
-    settings, and ``journal-0.jsonl`` a line for each finished recording: {"row": ..., "sha256": ...} or
-    {"rejected": ...}. ``finish`` writes the tables, verifies the store and renames ``store/`` to ``root``, so a store
-    with its final name is complete. After an interruption, a new writer continues after the last recording in the
-    journal.
+    All files are written to ``<root>.partial``. Its folder ``store/`` contains the finished recordings, ``begun.json``
+    the settings, and ``journal-0.jsonl`` a line for each finished recording, {"row": ..., "sha256": ...} or
+    {"rejected": ...}. ``finish`` writes the tables, verifies the store and renames ``store/`` to ``root``, so ``root``
+    is always complete. After an interruption, a new writer continues after the last recording in the journal.
 
-    Several processes of one job may write at the same time, each with its own journal: the process with ``shard`` 0
-    enters first and finishes last, after it has called ``read_journals``.
+    Several processes of one job may write at the same time, each with its own journal. The process with ``shard`` 0
+    enters first and finishes last, after a call of ``read_journals``.
 
-    Raises ``StoreError`` when another process is writing the store, or when ``root`` or the unfinished store has other
+    Raises ``StoreError`` if another job is writing the store, or if ``root`` or the unfinished store has other
     settings.
     """
 
@@ -40,7 +38,7 @@ class StoreWriter:
         self.shard = shard
         self.dataset = dataset
         self.complete = False
-        """True when the complete store already exists, with the same settings: nothing is left to do."""
+        """True if the complete store already exists with the same settings."""
         self.rows: dict[str, dict[str, Any]] = {}
         self.rejected: dict[str, dict[str, Any]] = {}
         self._checksums: dict[str, str] = {}
@@ -52,12 +50,12 @@ class StoreWriter:
 
     @property
     def done(self) -> set[str]:
-        """Names of the recordings that have been written or rejected."""
+        """Names of the written and the rejected recordings."""
         return self.rows.keys() | self.rejected.keys()
 
     @property
     def state(self) -> str:
-        """Result of the run for the summary of a stage."""
+        """State of the store in the summary of a stage: "done" or "already complete, nothing to do"."""
         return "already complete, nothing to do" if self.complete else "done"
 
     def __enter__(self) -> Self:
@@ -66,9 +64,9 @@ class StoreWriter:
         if self.shard:
             self._resume_from_journal()
             return self
-        self._acquire_lock()
+        self._lock = lock_for_writing(self._work, "lock")
         try:
-            if not self._is_complete():  # the writer that held the lock may have finished the store
+            if not self._is_complete():  # another writer may have finished the store
                 self._prepare_folders()
                 self._resume_from_journal()
         except BaseException:
@@ -82,17 +80,17 @@ class StoreWriter:
 
     @property
     def media_folder(self) -> Path:
-        """Folder of the committed media files, until the store is finished."""
+        """Folder of the committed media files until the store is finished."""
         return self._store / schema.MEDIA_FILES[self.dataset.kind][0]
 
     def scratch_path(self, name: str) -> Path:
-        """Path at which a worker writes the media file of ``name`` before it is committed."""
+        """Temporary path for the media file of the recording ``name``, which ``commit`` moves to its final path."""
         if not schema.is_valid_name(name):
             raise StoreError(f"FileName {name[:80]!r} is not allowed: letters, digits, '.', '_' and '-' only")
         return self._scratch / f"{name}{schema.MEDIA_FILES[self.dataset.kind][1]}"
 
     def commit(self, row: Mapping[str, Any], media: Path) -> None:
-        """Add a recording: its ``row`` of FileList.csv and its finished ``media`` file, which is moved."""
+        """Add a recording with its ``row`` of FileList.csv, and move its ``media`` file into the store."""
         name = row["FileName"]
         if not schema.is_valid_name(name) or name in self.done:
             raise StoreError(f"FileName {str(name)[:80]!r} is not allowed, or occurs twice")
@@ -101,7 +99,7 @@ class StoreWriter:
         self._append_to_journal(entry)
 
     def copy(self, source: Path, row: Mapping[str, Any], *, link: bool = False) -> None:
-        """Add a recording with its ``row`` and a copy, or if possible a hard ``link``, of the media file ``source``."""
+        """Add a recording with its ``row`` and a copy, or with ``link`` a hard link, of the media file ``source``."""
         media = self.scratch_path(row["FileName"])
         if link:
             with contextlib.suppress(OSError):  # the file system does not support links
@@ -111,14 +109,14 @@ class StoreWriter:
         self.commit(row, media)
 
     def reject(self, name: str, reason: str, *, counted: bool = True) -> None:
-        """Leave out the recording ``name`` and write ``reason`` to rejected.csv."""
+        """Add the recording ``name`` to rejected.csv; only ``counted`` recordings count for ``max_rejected``."""
         row = {"FileName": name, "Reason": clean_text(reason), "Counted": str(counted).lower()}
         self._append_to_journal({"rejected": row})
 
     def finish(self, order: Sequence[str], statistics: Statistics | None = None) -> Store:
         """Write the tables with rows in ``order``, verify the store and give it its final name.
 
-        Raises ``StoreError`` when a name of ``order`` is neither written nor rejected.
+        Raises ``StoreError`` if a recording in ``order`` was neither written nor rejected.
         """
         if missing := [name for name in order if name not in self.done]:
             count = f"{len(missing)} recordings are missing, the first is {missing[0]}"
@@ -147,68 +145,52 @@ class StoreWriter:
         existing = schema.read_dataset(self.root)
         same_version = replace(existing, code_version=self.dataset.code_version)
         if difference := schema.describe_difference(same_version, self.dataset):
-            raise StoreError(
-                f"{self.root} already exists with other settings ({difference}): choose another dst=, or remove it"
-            )
+            problem = f"{self.root} already exists with other settings ({difference})"
+            raise StoreError(f"{problem}: choose another dst=, or remove it")
         self.dataset, self.complete = existing, True
         shutil.rmtree(self._work, ignore_errors=True)
         return True
-
-    def _acquire_lock(self) -> None:
-        try:
-            self._lock = lock(self._work, "lock")
-        except BlockingIOError:
-            raise StoreError(
-                f"{self.root} is being written by another process: wait for it, or choose another dst="
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self._work} cannot be written: {error.strerror}") from error
 
     def _prepare_folders(self) -> None:
         path = self._work / "begun.json"
         if path.exists():
             begun = schema.parse_dataset(path)
             if difference := schema.describe_difference(begun, self.dataset):
-                raise StoreError(
-                    f"{self._work} was begun with other settings ({difference}): use those settings, or remove it"
-                )
+                problem = f"{self._work} was begun with other settings ({difference})"
+                raise StoreError(f"{problem}: use those settings, or remove it")
             self.dataset = begun
-        for old in self._work.glob("scratch-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        for scratch in self._work.glob("scratch-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         self.media_folder.mkdir(parents=True, exist_ok=True)
         self._scratch.mkdir(exist_ok=True)
         if not path.exists():
-            fresh = path.with_suffix(".new")
-            fresh.write_text(self.dataset.to_json(), encoding="utf-8")
-            fresh.replace(path)
+            schema.write_text(path, self.dataset.to_json())
 
     def _resume_from_journal(self) -> None:
-        """Read the journal. Recordings whose media file is missing or has another checksum are written again."""
+        """Read all journals and open the journal of this shard. Recordings with damaged media are written again."""
         self.read_journals()
         journal = self._work / f"journal-{self.shard}.jsonl"
         if self.shard:
             self._scratch.mkdir()
         else:
             self._rewrite_journals(journal)
-            kept = {schema.media_path(self._store, self.dataset.kind, name) for name in self.rows}
+            committed = {schema.media_path(self._store, self.dataset.kind, name) for name in self.rows}
             for media in self.media_folder.iterdir():
-                if media not in kept:
+                if media not in committed:
                     media.unlink()
         self._journal = journal.open("a", encoding="utf-8")
 
     def _rewrite_journals(self, journal: Path) -> None:
-        """Replace all journals by ``journal`` with the current entries, atomically."""
+        """Replace all journals atomically by ``journal`` with the current entries."""
         entries: list[dict[str, Any]] = [{"row": row, "sha256": self._checksums[n]} for n, row in self.rows.items()]
         entries += [{"rejected": row} for row in self.rejected.values()]
-        fresh = journal.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-        fresh.replace(journal)
+        schema.write_text(journal, "".join(json.dumps(entry) + "\n" for entry in entries))
         for other in self._work.glob("journal-*.jsonl"):
             if other != journal:
                 other.unlink()
 
     def read_journals(self) -> None:
-        """Read the journals of all shards, so that shard 0 can ``finish``. Skips lines that a crash has damaged."""
+        """Read the journals of all shards, so that shard 0 can call ``finish``. Incomplete lines are skipped."""
         for path in sorted(self._work.glob("journal-*.jsonl")):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 try:
@@ -240,7 +222,7 @@ class StoreWriter:
 
     def _release_lock(self) -> None:
         if self._journal is not None:
-            with contextlib.suppress(OSError):  # the failed write has already reported a full disk
+            with contextlib.suppress(OSError):  # a full disk was already reported by the failed write
                 self._journal.close()
         if self._lock is not None:
             unlock(self._lock)
@@ -248,7 +230,7 @@ class StoreWriter:
 
 
 def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """``row`` with Python scalars that FileList.csv can hold. Raises ``StoreError``."""
+    """Copy of ``row`` with Python scalars. Raises ``StoreError`` for a column or value that is invalid in a csv."""
     values = {}
     for column, value in row.items():
         if not schema.is_valid_column(column):
@@ -262,7 +244,7 @@ def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flush_to_disk(folder: Path) -> None:
-    """Call fsync on ``folder`` and its files, so that a later rename cannot reach the disk before their content."""
+    """Call fsync on ``folder`` and its files, so that their content reaches the disk before a later rename."""
     for path in [*(entry for entry in folder.iterdir() if entry.is_file()), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

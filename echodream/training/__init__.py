@@ -1,1 +1,1 @@
-"""Training runs: fit, cross-validation, the hash of training settings, lineage for Weights & Biases."""
+"""Training: single runs, cross-validation, the hash of training settings, lineage for Weights & Biases."""

@@ -1,7 +1,6 @@
-"""Cross-validation: one training run per fold and seed, and one artifact with all runs and their pooled metrics."""
+"""Cross-validation: one training run per fold and seed, and an artifact with all runs and their pooled metrics."""
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from scipy.special import softmax
 
 from echodream import validation
 from echodream.artifact import Artifact, write_artifact
@@ -20,19 +20,18 @@ from echodream.evaluation.classifier_inference import open_classifier, predict_s
 from echodream.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from echodream.metrics.classification import multiclass_metrics, multiclass_patients
 from echodream.metrics.regression import regression_metrics
-from echodream.modules.classifier import null_if_not_finite
 from echodream.networks.classifiers import RUNS_FILE
-from echodream.runs.atomic_folder import is_first_process
+from echodream.runs.atomic_folder import is_first_process, write_record
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
-from echodream.training.fit import metric_lines, train_model
+from echodream.training.fit import metric_lines, train_model, training_yaml
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training run, called ``fold_<k>_seed_<s>``, ``fold_<k>`` or ``seed_<s>``."""
+class TrainingRun:
+    """A training run of a cross-validation, named ``fold_<k>_seed_<s>``, ``fold_<k>`` or ``seed_<s>``."""
 
     name: str
     seed: int
@@ -45,8 +44,8 @@ def is_cross_validation(cfg: DictConfig) -> bool:
     return cfg.datamodule.get("fold") is None and any(value is not None for value in runs.values())
 
 
-def list_runs(cfg: DictConfig) -> list[Run]:
-    """The runs of ``cfg``, fold by fold and seed by seed. Raises ``UserError`` for invalid folds or seeds."""
+def list_runs(cfg: DictConfig) -> list[TrainingRun]:
+    """All runs of the cross-validation ``cfg``, by fold, then seed. Raises ``UserError`` for invalid folds or seeds."""
     folds, seeds = cfg.model.runs.folds, cfg.model.runs.seeds
     if folds is not None:
         validation.whole_number("folds", folds, 3, note=", or null for the study's own splits")
@@ -54,18 +53,19 @@ def list_runs(cfg: DictConfig) -> list[Run]:
         raise UserError(f"seeds is {seeds!r}: give a list of different whole numbers, as [0,1,2]")
     for seed in seeds or ():
         validation.whole_number("an entry of seeds", seed, 0)
-    runs: list[Run] = []
+    runs: list[TrainingRun] = []
     for fold in range(folds) if folds is not None else [None]:
         for seed in seeds if seeds is not None else [cfg.seed]:
-            parts = [f"fold_{fold}"] * (fold is not None) + [f"seed_{seed}"] * (seeds is not None)
-            runs.append(Run("_".join(parts), seed, fold))
+            labels = [f"fold_{fold}"] * (fold is not None) + [f"seed_{seed}"] * (seeds is not None)
+            runs.append(TrainingRun("_".join(labels), seed, fold))
     return runs
 
 
 def cross_validate(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
-    """Train each run in its own subfolder of ``folder``, then write all artifacts and a summary to ``cfg.dst``.
+    """Train each run in a subfolder of ``folder``, then write all artifacts and the metrics to ``cfg.dst``.
 
-    Complete runs are not repeated. Returns the mean and, as ``<metric>_std``, standard deviation of metrics over runs.
+    Complete runs are not repeated. Returns the mean of each metric over runs, and its standard deviation as
+    ``<metric>_std``.
     """
     runs, run_metrics = list_runs(cfg), {}
     for number, run in enumerate(runs, 1):
@@ -83,17 +83,16 @@ def cross_validate(cfg: DictConfig, folder: Path, settings: str, command: str, c
     def save(root: Path) -> None:
         for run in runs:
             shutil.copytree(folder / run.name / "artifact", root / run.name)
-        (root / RUNS_FILE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_record(root / RUNS_FILE, record)
 
     if is_first_process():
-        kept = {str(key): value for key, value in cfg.items() if key not in ("logger", "callbacks")}
-        write_artifact(cfg.dst, artifact, OmegaConf.to_yaml(OmegaConf.create(kept)), save)
+        write_artifact(cfg.dst, artifact, training_yaml(cfg), save)
         log.info("train: %s done, %d runs\n%s", cfg.dst, len(runs), metric_lines(metrics))
     return metrics
 
 
-def run_config(cfg: DictConfig, run: Run, folder: Path) -> DictConfig:
-    """The configuration of one ``run``, with its artifact in ``folder``."""
+def run_config(cfg: DictConfig, run: TrainingRun, folder: Path) -> DictConfig:
+    """Configuration of one ``run`` of the cross-validation ``cfg``; the run writes its artifact to ``folder``."""
     run_cfg = cfg.copy()
     run_cfg.seed = run_cfg.datamodule.seed = run.seed
     run_cfg.datamodule.fold, run_cfg.datamodule.folds = run.fold, cfg.model.runs.folds
@@ -106,16 +105,16 @@ def run_config(cfg: DictConfig, run: Run, folder: Path) -> DictConfig:
 
 
 def mean_and_std(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over ``runs`` of each metric that all runs have, and the standard deviation as ``<metric>_std``."""
+    """Mean of each metric that all ``runs`` have in common, and its standard deviation as ``<metric>_std``."""
     names = [name for name in runs[0] if all(name in metrics for metrics in runs)]
-    means = {name: round(float(np.mean([metrics[name] for metrics in runs])), 6) for name in names}
+    summary = {name: round(float(np.mean([metrics[name] for metrics in runs])), 6) for name in names}
     if len(runs) > 1:
-        means |= {f"{n}_std": round(float(np.std([m[n] for m in runs], ddof=1)), 6) for n in names}
-    return means
+        summary |= {f"{n}_std": round(float(np.std([m[n] for m in runs], ddof=1)), 6) for n in names}
+    return summary
 
 
-def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
-    """Metrics, with intervals, over the test patients of all folds; each is predicted by models not trained on them."""
+def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[TrainingRun]) -> dict[str, Any]:
+    """Metrics with intervals over the test patients of all folds, predicted by models not trained on them."""
     predictions = []
     for run in runs:
         data = instantiate(run_config(cfg, run, folder / run.name).datamodule)
@@ -124,26 +123,23 @@ def pooled_metrics(cfg: DictConfig, folder: Path, runs: Sequence[Run]) -> dict[s
         predictions.append((model.metadata, table, logits))
     metadata = predictions[0][0]
     patients = np.concatenate([table["PatientID"].astype(str).to_numpy() for _, table, _ in predictions])
-    outputs = np.concatenate([out for _, _, out in predictions])
+    outputs = np.concatenate([logits for _, _, logits in predictions])
     weights = bootstrap_weights(patients, cfg.model.repeats)
     truth = np.concatenate([_true_values(metadata, table) for _, table, _ in predictions])
     if metadata["task"] == "regression":
         metrics, metric_patients = regression_metrics(outputs[:, 0], truth, weights), {}
     else:
-        exponents = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        probabilities = exponents / exponents.sum(axis=1, keepdims=True)
-        metrics = multiclass_metrics(probabilities, truth, metadata["class_names"], weights)
+        metrics = multiclass_metrics(softmax(outputs, axis=1), truth, metadata["class_names"], weights)
         metric_patients = multiclass_patients(truth, metadata["class_names"], patients)
     intervals = {
-        name: null_if_not_finite(asdict(bootstrap_interval(values, patients=metric_patients.get(name))))
-        for name, values in metrics.items()
+        name: asdict(bootstrap_interval(values, patients=metric_patients.get(name))) for name, values in metrics.items()
     }
-    recordings = len({name for _, table, _ in predictions for name in table["FileName"]})  # each occurs once per seed
+    recordings = len({name for _, table, _ in predictions for name in table["FileName"]})
     return {"figures": intervals, "recordings": recordings, "patients": len(set(patients.tolist()))}
 
 
 def _true_values(metadata: dict[str, Any], table: Any) -> np.ndarray:
-    """The true value, or the index of the true class, of each row."""
+    """True value (regression) or true class index of each row of ``table``."""
     if metadata["task"] == "regression":
         return table[metadata["column"]].to_numpy(np.float64)
     index = {class_id: index for index, class_id in enumerate(metadata["class_ids"])}

@@ -23,10 +23,11 @@ from echodream.config.launchers import check_objective, objective_value
 from echodream.datamodules.datamodule import StoreData
 from echodream.errors import UserError
 from echodream.modules.trainable import Trainable
-from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process, lock, unlock
+from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
 from echodream.runs.rerun_cache import check_stores
 from echodream.runs.trainer import interruptible, is_sharded, make_trainer
 from echodream.store.checksums import file_sha256
+from echodream.store.lock import lock_for_writing, unlock
 from echodream.store.schema import CHECKSUMS
 from echodream.training.settings_hash import finished_metrics, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class SeedEpochs(Callback):
-    """Seeds torch at each epoch by (seed, epoch, rank), so that a resumed run repeats the random numbers."""
+    """Seeds torch from (seed, epoch, rank) at each epoch, so that a resumed run repeats its random numbers."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -45,41 +46,44 @@ class SeedEpochs(Callback):
 
 
 def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code_version: str) -> dict[str, float]:
-    """Train a model, export it to ``cfg.dst`` and return its test metrics; {} in processes that have none.
+    """Train a model, export it to ``cfg.dst`` and return its test metrics; returns {} in further processes of FSDP.
 
-    ``folder`` has the checkpoints: an interrupted run resumes from the last one. ``settings`` is the hash of the
-    training settings. Raises ``UserError`` for impossible settings, and if another process trains in ``folder``.
+    An interrupted run resumes from the last checkpoint in ``folder``. ``settings`` is the hash of the training
+    settings. Raises ``UserError`` for impossible settings, and if another process trains in ``folder``.
     """
     check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     check_stores(training_stores(cfg))
     source = file_sha256(Path(cfg.src) / CHECKSUMS)
-    artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source)
-    module, data = build(cfg)
-    artifact = replace(artifact, origin=str(data.store.dataset.settings.get("source", "")))
+    module, data = build_module_and_data(cfg)
+    origin = str(data.store.dataset.settings.get("source", ""))
+    artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)
     with _training_lock(folder):
         if is_first_process() and (finished := finished_metrics(cfg, settings)) is not None:
             return finished
         loggers = make_loggers(cfg, folder, artifact, training_yaml(cfg))
         callbacks = [SeedEpochs(cfg.seed), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-        unused = module.has_unused_parameters
-        trainer = make_trainer(instantiate(cfg.trainer), callbacks, unused_parameters=unused, logger=loggers)
+        trainer = make_trainer(
+            instantiate(cfg.trainer), callbacks, unused_parameters=module.has_unused_parameters, logger=loggers
+        )
         with interruptible(trainer):
             fit(trainer, module, data, folder / "last.ckpt")
             if is_sharded(trainer):
                 if not trainer.is_global_zero:
                     return {}
                 module, trainer = gather_shards(cfg, data, folder / "last.ckpt", loggers)
-            metrics = test(cfg, trainer, module, data)
+            metrics = test_metrics(cfg, trainer, module, data)
         if trainer.is_global_zero:
-            export(cfg, trainer, module, data, replace(artifact, metrics=metrics))
+            artifact = replace(artifact, metrics=metrics)
+            module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
+            log.info("train: %s done\n%s", cfg.dst, metric_lines(metrics))
             log_artifact(loggers, Path(cfg.dst))
         trainer.strategy.barrier()
     return metrics
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise ``UserError`` for settings that Lightning or the optimizer would refuse late or misinterpret."""
+    """Raise ``UserError`` for settings that Lightning or the optimizer would refuse only later, or misinterpret."""
     check_objective(cfg.get("objective"))
     validation.whole_number("trainer.max_epochs", cfg.trainer.get("max_epochs"), 0)
     validation.positive_number("model.lr", cfg.model.get("lr", 1.0))
@@ -95,8 +99,8 @@ def check_settings(cfg: DictConfig) -> None:
             raise UserError(f"{problem}: use trainer=ddp, or, {remedy}")
 
 
-def build(cfg: DictConfig) -> tuple[Trainable, StoreData]:
-    """The module and its data; the module has the shapes of the data."""
+def build_module_and_data(cfg: DictConfig) -> tuple[Trainable, StoreData]:
+    """Instantiate the LightningModule and the datamodule; the networks get the shapes of the data."""
     module: Trainable = instantiate(cfg.model.module)
     data: StoreData = instantiate(cfg.datamodule, columns=[*cfg.datamodule.columns, *module.columns])
     module.configure_from_data(data)
@@ -104,31 +108,25 @@ def build(cfg: DictConfig) -> tuple[Trainable, StoreData]:
 
 
 def fit(trainer: pl.Trainer, module: Trainable, data: StoreData, checkpoint: Path) -> None:
-    """Train, from ``checkpoint`` if there is one."""
+    """Train ``module``; resume from ``checkpoint`` if this file exists."""
     path = str(checkpoint) if checkpoint.is_file() else None
     if path is not None:
         log.info("train: resumes from %s", path)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
 
 
-def test(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
-    """Metrics on the test patients, and ``cfg.objective`` on the validation patients."""
+def test_metrics(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData) -> dict[str, float]:
+    """Metrics on the test patients, and the metric ``cfg.objective`` on the validation patients."""
     values = dict(trainer.test(module, datamodule=data, verbose=False)[0])
     if cfg.get("objective") is not None:  # a search must not select models on the test patients
-        validated = trainer.validate(module, datamodule=data, verbose=False)[0]
-        objective_value(cfg.objective, validated)
-        values[cfg.objective] = validated[cfg.objective]
+        validation_metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
+        objective_value(cfg.objective, validation_metrics)
+        values[cfg.objective] = validation_metrics[cfg.objective]
     return finite_metrics(values, module.metrics_without_value)
 
 
-def export(cfg: DictConfig, trainer: pl.Trainer, module: Trainable, data: StoreData, artifact: Artifact) -> None:
-    """Write the artifact to ``cfg.dst`` and log its metrics."""
-    module.to(trainer.strategy.root_device).export(Path(cfg.dst), data, artifact, training_yaml(cfg))
-    log.info("train: %s done\n%s", cfg.dst, metric_lines(artifact.metrics))
-
-
 def metric_lines(metrics: Mapping[str, float]) -> str:
-    """A line for each metric; with ``<metric>_std``, mean +- standard deviation."""
+    """Text with a line for each metric, and +- its standard deviation if ``<metric>_std`` exists."""
     names = [name for name in metrics if not name.endswith("_std")]
     spread = {name: f" +- {metrics[f'{name}_std']:.4f}" if f"{name}_std" in metrics else "" for name in names}
     width = max((len(name) for name in names), default=0) + 2
@@ -138,7 +136,7 @@ def metric_lines(metrics: Mapping[str, float]) -> str:
 def gather_shards(
     cfg: DictConfig, data: StoreData, checkpoint: Path, loggers: list[Logger]
 ) -> tuple[Trainable, pl.Trainer]:
-    """The trained module from its ``checkpoint``, in this process alone, and a trainer to test it with."""
+    """Load all weights of an FSDP training from ``checkpoint``; returns the module and a trainer of one process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     for name in [name for name in os.environ if name in RANK_VARIABLES or name.startswith("SLURM_")]:
@@ -151,32 +149,33 @@ def gather_shards(
 
 
 def finite_metrics(values: Mapping[str, float], undefined: Collection[str]) -> dict[str, float]:
-    """Test metrics by name. A NaN is left out for metrics in ``undefined``, and raises ``UserError`` for others."""
+    """Test metrics by name. NaN is omitted for metrics in ``undefined``; any other NaN raises ``UserError``."""
     rounded = {name.removeprefix("test/"): round(float(value), 6) for name, value in values.items()}
     metrics = {name: value for name, value in rounded.items() if not (name in undefined and math.isnan(value))}
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        problem = f"{', '.join(wrong)} on the test patients is not finite, so nothing was exported"
+    if not_finite := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        problem = f"{', '.join(not_finite)} on the test patients is not finite, so nothing was exported"
         raise UserError(f"{problem}: train again with a lower model.lr")
     return metrics
 
 
 def training_yaml(cfg: DictConfig) -> str:
-    """The settings that decide the weights, as yaml, without the settings of loggers and other callbacks."""
-    kept = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
+    """Settings that determine the weights, as yaml; of the callbacks, only EMA and early stopping are included."""
+    settings = {key: value for key, value in cfg.items() if key not in ("logger", "callbacks")}
     callbacks = cfg.callbacks or {}
-    stops = [name for name, part in callbacks.items() if "EarlyStopping" in str((part or {}).get("_target_"))]
-    names = ["ema", *(name for name in callbacks if name == "early_stopping" or name in stops)]
-    kept["callbacks"] = {name: callbacks.get(name) for name in names}
-    return OmegaConf.to_yaml(OmegaConf.create(kept))
+    targets = {name: str((callback or {}).get("_target_")) for name, callback in callbacks.items()}
+    stopping = [name for name in callbacks if name == "early_stopping" or "EarlyStopping" in targets[name]]
+    settings["callbacks"] = {name: callbacks.get(name) for name in ["ema", *stopping]}
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
 
 
 @contextlib.contextmanager
 def _training_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs out of ``folder``, and end the runs of loggers. Only the first process holds the lock."""
-    held = lock(folder, "lock", action="used for training", key="work=") if is_first_process() else None
+    """Lock ``folder`` against other training runs in the first process, and end the W&B run at the end of the block."""
+    options = {"file": "lock", "action": "used for training", "key": "work="}
+    handle = lock_for_writing(folder, **options) if is_first_process() else None
     try:
         yield
     finally:
         finish_run(failed=sys.exc_info()[0] is not None)
-        if held is not None:
-            unlock(held)
+        if handle is not None:
+            unlock(handle)

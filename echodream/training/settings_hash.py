@@ -1,4 +1,4 @@
-"""The hash of the settings that decide a model's weights; it tells whether an artifact has to be trained again."""
+"""Hash of the settings that determine the weights of a model; an artifact with the same hash is not trained again."""
 
 import hashlib
 import logging
@@ -15,33 +15,34 @@ from echodream.store.schema import CHECKSUMS
 
 log = logging.getLogger(__name__)
 
-_KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
+_HASHED_KEYS = ("model", "vae", "loss", "denoiser", "conditioning", "process", "view", "datamodule", "trainer", "seed")
 _OTHER_STORES = ("synthetic", "anonymised")
-"""Keys of a datamodule that name stores besides src."""
+"""Keys of a datamodule that name stores other than src."""
 _NOT_HASHED = {"datamodule": ("src", "workers", *_OTHER_STORES), "trainer": ("log_every_n_steps",), "model": ("vae",)}
-"""Settings below the hashed keys that do not decide the weights, or that are hashed by content."""
+"""Settings of the hashed groups that do not determine the weights, or whose files are hashed instead."""
 
 
 def settings_hash(cfg: DictConfig) -> str:
-    """SHA-256 of all settings that decide the weights, and of the recordings; not of folders or logging."""
-    configs = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
-    weights, checksums = Path(next(filter(None, configs), "/nowhere")), Path(cfg.src) / CHECKSUMS
-    parts: dict[str, Any] = {"source": file_sha256(checksums) if checksums.is_file() else cfg.src}
-    for key in _KEYS:
-        parts[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
+    """SHA-256 of the recordings and of all settings that determine the weights, without output folders and logging."""
+    paths = (OmegaConf.select(cfg, f"{network}.weights") for network in ("vae", "embedder", "denoiser", "backbone"))
+    weights, checksums = Path(next(filter(None, paths), "/nowhere")), Path(cfg.src) / CHECKSUMS
+    hashed: dict[str, Any] = {"source": file_sha256(checksums) if checksums.is_file() else cfg.src}
+    for key in _HASHED_KEYS:
+        hashed[key] = OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg.get(key)) else cfg.get(key)
     for key, names in _NOT_HASHED.items():
         for name in names:
-            parts[key].pop(name, None)
+            hashed[key].pop(name, None)
     files = [*sorted([weights, *weights.glob("*")]), *(store / CHECKSUMS for store in _other_stores(cfg))]
-    parts["weights"] = [file_sha256(path) for path in files if path.is_file()]
-    parts["ema"], stops = (OmegaConf.select(cfg, f"callbacks.{name}") for name in ("ema.decay", "early_stopping"))
-    parts |= {"early_stopping": str(stops)} if stops else {}
-    text = OmegaConf.to_yaml(OmegaConf.create(_with_class_names(parts)), sort_keys=True)
+    hashed["weights"] = [file_sha256(path) for path in files if path.is_file()]
+    hashed["ema"] = OmegaConf.select(cfg, "callbacks.ema.decay")
+    if early_stopping := OmegaConf.select(cfg, "callbacks.early_stopping"):
+        hashed["early_stopping"] = str(early_stopping)
+    text = OmegaConf.to_yaml(OmegaConf.create(_with_class_names(hashed)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
-    """Metrics of the artifact at ``cfg.dst``; None if absent. Raises ``UserError`` if ``settings`` differ."""
+    """Metrics of the artifact ``cfg.dst``; None if absent. Raises ``UserError`` if its ``settings`` hash differs."""
     dst = Path(cfg.dst)
     if not dst.exists():
         return None
@@ -55,7 +56,7 @@ def finished_metrics(cfg: DictConfig, settings: str) -> dict[str, float] | None:
 
 
 def training_stores(cfg: DictConfig) -> list[Path]:
-    """The stores that a training run reads."""
+    """Stores that a training run reads."""
     return [Path(cfg.datamodule.src), *_other_stores(cfg)]
 
 
@@ -64,12 +65,12 @@ def _other_stores(cfg: DictConfig) -> list[Path]:
 
 
 def _with_class_names(value: Any) -> Any:
-    """``value`` with the names of this package's classes instead of their import paths: a class may be moved."""
+    """Replace import paths of echodream's classes by class names, so that moving a class does not change the hash."""
     if isinstance(value, list):
         return [_with_class_names(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    named = {key: _with_class_names(entry) for key, entry in value.items()}
+    replaced = {key: _with_class_names(entry) for key, entry in value.items()}
     if str(value.get("_target_")).startswith("echodream."):
-        named["_target_"] = value["_target_"].rpartition(".")[2]
-    return named
+        replaced["_target_"] = value["_target_"].rpartition(".")[2]
+    return replaced

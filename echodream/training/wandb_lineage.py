@@ -1,4 +1,4 @@
-"""Lineage of a training run for its loggers: configuration, input stores and models, output artifact."""
+"""Lineage of a training run for Weights & Biases: configuration, input stores and models, output artifact."""
 
 import hashlib
 from pathlib import Path
@@ -19,28 +19,29 @@ from echodream.runs.redaction import redact_absolute_paths
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS, read_dataset
 
-SHORT = 12
-"""Digits of a fingerprint in the name of a W&B artifact."""
+FINGERPRINT_DIGITS = 12
+"""Number of digits of a fingerprint in the name of a W&B artifact."""
 
 
 def make_loggers(cfg: DictConfig, folder: Path, artifact: Artifact, config: str) -> list[Logger]:
-    """The loggers of ``cfg``; W&B gets ``config`` (yaml), inputs, and an id that depends on folder and settings."""
+    """Loggers of ``cfg``. The W&B logger receives the yaml ``config``, the input stores, and the run id."""
     loggers: list[Logger] = [instantiate(logger) for logger in (cfg.logger or {}).values() if logger]
     run = {"command": artifact.command, "code_version": artifact.code_version, "settings": artifact.settings}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(config))
     for logger in _wandb_loggers(loggers):
         logger.set_run(run_id(folder, artifact.settings), redact_values({**resolved, "run": run}))
-        _log_inputs(logger, cfg)
+        for store in filter(None, (cfg.src, cfg.datamodule.get("synthetic"))):
+            log_store_input(logger, Path(store), cfg.data.name)
     return loggers
 
 
 def run_id(folder: Path, settings: str) -> str:
-    """The id of a run in ``folder`` with the hash ``settings``; a resumed run has the same id."""
+    """W&B id of the run in ``folder`` with the hash ``settings``; a resumed run has the same id."""
     return hashlib.sha256(f"{folder.absolute()} {settings}".encode()).hexdigest()[:16]
 
 
 def redact_values(value: Any) -> Any:
-    """``value``, made of mappings, lists and scalars, without absolute paths."""
+    """Copy of ``value``, nested dicts, lists and scalars, with absolute paths replaced by "..."."""
     if isinstance(value, dict):
         return {str(key): redact_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -49,7 +50,7 @@ def redact_values(value: Any) -> Any:
 
 
 def log_artifact(loggers: list[Logger], folder: Path) -> None:
-    """Log the trained artifact in ``folder`` and its plots."""
+    """Log the plots and the metadata of the artifact in ``folder``; W&B also records it as output of the run."""
     for path in sorted(folder.glob("*.png")):
         send_image(loggers, path.stem, np.asarray(Image.open(path).convert("RGB")), 0, CHARTS)
     for logger in _wandb_loggers(loggers):
@@ -58,31 +59,31 @@ def log_artifact(loggers: list[Logger], folder: Path) -> None:
 
 
 def model_name(metadata: dict[str, Any]) -> str:
-    """Name of a model at W&B: kind of model, and the first digits of the fingerprint of its weights."""
-    return f"{metadata['model']}-{metadata['fingerprint'][:SHORT]}"
+    """Name of a model at W&B: type of model and the first digits of the fingerprint of its weights."""
+    return f"{metadata['model']}-{metadata['fingerprint'][:FINGERPRINT_DIGITS]}"
 
 
 @rank_zero_only
-def _log_inputs(logger: PrivateWandbLogger, cfg: DictConfig) -> None:
-    """Log the stores that the training reads, and the models that made them."""
-    for folder in filter(None, (cfg.src, cfg.datamodule.get("synthetic"))):
-        log_store_input(logger, Path(folder), cfg.data.name)
-
-
 def log_store_input(logger: PrivateWandbLogger, folder: Path, study: str) -> None:
-    """Log that the run has read the store in ``folder``, and the models that made it."""
+    """Record the store ``folder`` and its VAE as inputs of the W&B run."""
     dataset = read_dataset(folder)
     fingerprint = file_sha256(folder / CHECKSUMS)
-    metadata = {"fingerprint": fingerprint, "study": study, "kind": dataset.kind, "synthetic": dataset.synthetic}
-    metadata |= {"command": redact_absolute_paths(dataset.command), "code_version": dataset.code_version}
     sampling = dataset.settings
     while isinstance(sampling.get("samples"), dict):  # the settings of a filter contain those of its input
         sampling = sampling["samples"]
-    makers = {"vae": dataset.encoder or dataset.settings.get("decoder"), "source": dataset.settings.get("source")}
-    makers |= {"drawn by": sampling.get("model")}
-    logger.log_input(f"store-{fingerprint[:SHORT]}", "dataset", metadata | {"made of": makers})
-    if makers["vae"]:
-        logger.log_input(f"vae-{makers['vae'][:SHORT]}", "model", {"fingerprint": makers["vae"], "study": study})
+    vae = dataset.encoder or dataset.settings.get("decoder")
+    metadata = {
+        "fingerprint": fingerprint,
+        "study": study,
+        "kind": dataset.kind,
+        "synthetic": dataset.synthetic,
+        "command": redact_absolute_paths(dataset.command),
+        "code_version": dataset.code_version,
+        "derived from": {"vae": vae, "source": dataset.settings.get("source"), "sampled by": sampling.get("model")},
+    }
+    logger.log_input(f"store-{fingerprint[:FINGERPRINT_DIGITS]}", "dataset", metadata)
+    if vae:
+        logger.log_input(f"vae-{vae[:FINGERPRINT_DIGITS]}", "model", {"fingerprint": vae, "study": study})
 
 
 def _wandb_loggers(loggers: list[Logger]) -> list[PrivateWandbLogger]:

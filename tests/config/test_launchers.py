@@ -206,8 +206,8 @@ def test_what_submitit_says_of_lost_jobs_becomes_a_sentence() -> None:
         FailedJobError("sbatch: error: invalid partition specified: x\nsbatch: error: Failed")
     )
     assert refused == (
-        "SLURM refused the job (sbatch: error: invalid partition specified: x; sbatch: error: Failed): change that "
-        "hydra.launcher. setting"
+        "SLURM refused the job (sbatch: error: invalid partition specified: x; sbatch: error: Failed): change this "
+        "hydra.launcher setting"
     )
     assert launcher_error_message(ValueError("x")) is None
 

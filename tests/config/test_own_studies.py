@@ -43,7 +43,7 @@ def composed(folder: Path) -> DictConfig:
         ("", r"own.yaml has no list of defaults"),
         ("- a\n", r"own.yaml has no list of defaults"),
         (f"{HEAD}sorce: {{csv: t.csv}}\n", r"own.yaml has the unknown key 'sorce'; .*did you mean 'source'"),
-        ("defaults: [videos]\nname: no\n", r"own.yaml: name is False for YAML: write it in quotes"),
+        ("defaults: [videos]\nname: no\n", r"own.yaml: YAML reads the name as False: write it in quotes"),
         ("defaults: [videos]\nname: 2024_01\n", r"own.yaml, line 2: YAML reads 2024_01 as 202401: .*quotes, '2024_01'"),
         (
             f"{HEAD}source: {{classes: [1:10]}}\n",

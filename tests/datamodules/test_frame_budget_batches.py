@@ -9,7 +9,7 @@ import torch
 
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches, plan_batches
 from echodream.errors import UserError
-from echodream.runs.predict import DistributedBatches, PredictData
+from echodream.runs.predict import DistributedBatchSampler, PredictionData
 from tests.support.stores import make_latent_store, posterior_mean
 from tests.support.tiny_vae import moving_disc, moving_disc_store
 
@@ -71,7 +71,7 @@ def test_what_is_done_leaves_the_other_packs_as_they_were(tmp_path: Path) -> Non
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
     store = moving_disc_store(tmp_path / "videos", [5, 2, 4])
-    data = PredictData(lambda: FrameBudgetBatches(store, 8), workers)
+    data = PredictionData(lambda: FrameBudgetBatches(store, 8), workers)
     assert [pack.names for pack in data.predict_dataloader()] == [("r0", "r1"), ("r2",)]
 
 
@@ -79,7 +79,7 @@ def test_the_loader_gives_packs_in_order(tmp_path: Path, workers: int) -> None:
 def test_every_pack_is_dealt_to_one_process(tmp_path: Path, count: int, world: int) -> None:
     store = moving_disc_store(tmp_path / "videos", [2] * 7)
     packs = FrameBudgetBatches(store, 2, done={f"r{k}" for k in range(count, 7)})
-    hands = [list(DistributedBatches(packs, rank, world)) for rank in range(world)]
-    assert [len(DistributedBatches(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]
+    hands = [list(DistributedBatchSampler(packs, rank, world)) for rank in range(world)]
+    assert [len(DistributedBatchSampler(packs, rank, world)) for rank in range(world)] == [len(hand) for hand in hands]
     assert sorted(index for hand in hands for index in hand) == list(range(count))
     assert max(map(len, hands)) - min(map(len, hands)) <= 1

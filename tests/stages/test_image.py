@@ -130,7 +130,7 @@ IMAGE = [
         ["labels=DIR/fraction.csv", "n=null"],
         "EF=0.55 is outside of the training range 40 to 61: give percent",
     ),
-    (["artifact=DIR/vae"], "vae is a vae, a lidm is needed here"),
+    (["artifact=DIR/vae"], "vae is a vae: give the folder of a lidm"),
     (["artifact=DIR/none"], "none does not exist: train one with train.py"),
     (["artifact=DIR/images"], "images has no lidm"),
 ]

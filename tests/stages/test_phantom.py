@@ -18,10 +18,10 @@ from echodream.ingest.preprocessing import Preprocessing
 from echodream.ingest.source import Limits, Source
 from echodream.ingest.split import SplitRatios
 from echodream.phantom.layouts import LAYOUTS
-from echodream.runs.atomic_folder import lock, unlock
 from echodream.stages.ingest import ingest
 from echodream.stages.phantom import phantom
 from echodream.store import Store
+from echodream.store.lock import lock, unlock
 
 STUDY = Phantom(patients=8, size=48, seconds=(0.5, 0.8))
 

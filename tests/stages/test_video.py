@@ -163,7 +163,7 @@ VIDEO = [
     (["src=DIR/none"], "none"),
     (["src=DIR/unknown"], "class_id=2 was not in the training data of the model"),
     (["src=DIR/fraction"], "EF=0.55 is outside of the training range"),
-    (["artifact=DIR/lidm"], "lidm is a lidm, a lvdm is needed here"),
+    (["artifact=DIR/lidm"], "lidm is a lidm: give the folder of a lvdm"),
     (
         ["artifact=DIR/free", "join=continue", "frames=9"],
         "needs a model conditioned on several reference frames",

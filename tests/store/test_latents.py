@@ -99,7 +99,7 @@ def test_reading_a_slice_of_other_tensors_is_refused(tmp_path: Path, name: str) 
 def test_a_store_notices_a_file_that_was_exchanged(tmp_path: Path) -> None:
     store = latent_store(tmp_path / "store")
     write_latents(store.path("rec-000"), *posterior(9))
-    with pytest.raises(StoreError, match="does not hold the frames"):
+    with pytest.raises(StoreError, match="does not contain the frames"):
         store.latents("rec-000")
 
 

@@ -128,7 +128,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(StoreError, match="cannot be decoded"):
         read_video(tmp_path / "a.mkv", 1)
     with pytest.raises(StoreError, match="not a readable video"):
-        probe_video(tmp_path / "a.mkv")
+        probe_video(tmp_path / "a.mkv", 1)
 
 
 def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_play_list_does_not_make_the_reader_open_other_files(tmp_path: Path) -
     write_video(tmp_path / "a.mkv", noise(), 32)
     (tmp_path / "b.mkv").write_text("#EXTM3U\n#EXTINF:1,\na.mkv\n#EXT-X-ENDLIST\n")
     with pytest.raises(StoreError):
-        probe_video(tmp_path / "b.mkv")
+        probe_video(tmp_path / "b.mkv", 1)
 
 
 def test_another_codec_or_pixel_format_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from echodream.errors import Rejected, UserError
-from echodream.store.table import CONTROL_CHARACTERS
+from echodream.errors import CONTROL_CHARACTERS, Rejected, UserError
 
 ROOM = 600 << 20
 """Bytes that a decoder may use beyond what it had after its first, sound file."""

@@ -25,7 +25,7 @@ from echodream.artifact import Artifact, read_artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.frame_budget_batches import FrameBudgetBatches
 from echodream.errors import UserError
-from echodream.runs.predict import PredictData
+from echodream.runs.predict import PredictionData
 from echodream.runs.trainer import AtomicCheckpointIO, make_trainer
 from echodream.store.checksums import file_sha256
 from echodream.store.schema import CHECKSUMS
@@ -351,7 +351,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
         patch.setattr(engine, "finished_metrics", lambda *_: None)
         patch.setattr(training, "make_trainer", None)
         assert engine.train(train_cfg(*cfg)) == metrics
-        with pytest.raises(UserError, match=r"vae was written by another run in the meantime: .* another dst="):
+        with pytest.raises(UserError, match=r"vae was meanwhile written by another run: .* another dst="):
             write_artifact(folder / "vae", Artifact("vae", "", "", ""), "", lambda _: None)
 
 
@@ -359,7 +359,7 @@ def test_two_runs_of_one_command_are_kept_apart(tmp_path: Path, monkeypatch: pyt
 def test_packs_that_cannot_be_read_are_refused(tmp_path: Path, budget: int, workers: int, key: str) -> None:
     store = moving_disc_store(tmp_path / "videos", [3])
     with pytest.raises(UserError, match=f"^{key} is .*: give a whole number from"):
-        PredictData(lambda: FrameBudgetBatches(store, budget), workers).predict_dataloader()
+        PredictionData(lambda: FrameBudgetBatches(store, budget), workers).predict_dataloader()
 
 
 @pytest.mark.slow

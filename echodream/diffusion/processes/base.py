@@ -100,7 +100,7 @@ class Process(ABC):
             known = ", ".join(self.samplers)
             raise UserError(f"sampler={sampler} does not go with process={self.name}: choose one of {known}")
         validation.whole_number("steps", steps, 1, self.max_steps)
-        validation.share("strength", strength)
+        validation.fraction("strength", strength)
         return sampler
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ class DDPM(Process):
         if prediction == "epsilon" and zero_snr:
             problem = "process.prediction=epsilon is undefined with process.zero_snr=true"
             raise UserError(f"{problem}; give process.prediction=v, or process.zero_snr=false")
-        validation.share("process.least_weight", least_weight)
+        validation.fraction("process.least_weight", least_weight)
         self.least_weight = float(least_weight)
         self.beta_start, self.beta_end, self.steps = float(beta_start), float(beta_end), steps
         self.zero_snr, self.min_snr = zero_snr, None if min_snr is None else float(min_snr)

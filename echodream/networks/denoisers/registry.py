@@ -7,7 +7,7 @@ from echodream.errors import UserError
 from echodream.networks.denoisers.base import Denoiser
 from echodream.networks.denoisers.dit import ImageTransformer, VideoTransformer
 from echodream.networks.denoisers.unet import ImageUNet, VideoUNet
-from echodream.weights import diffusers_weights_file, load_exactly, read_weights
+from echodream.weights import diffusers_weights_file, load_strictly, read_weights
 
 DENOISERS: dict[str, type[Denoiser]] = {
     "UNet2DConditionModel": ImageUNet,
@@ -40,7 +40,7 @@ def load_denoiser(folder: str | Path) -> Denoiser:
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(f"{folder}/config.json does not fit a {name}: {' '.join(str(error).split())}") from error
     file = diffusers_weights_file(folder)
-    load_exactly(network, read_weights(file), file, "its config.json describes another network")
+    load_strictly(network, read_weights(file), file, "its config.json describes another network")
     return denoiser(network).eval()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from echodream.errors import UserError
-from echodream.weights import load_exactly, read_weights
+from echodream.weights import load_strictly, read_weights
 
 FRAMES, CLIPS = "frames", "clips"
 
@@ -59,4 +59,4 @@ def load_weights_file(network: nn.Module, path: str, instructions: str, sha256: 
         raise UserError(f"{path} does not exist: {instructions}")
     weights, expected = read_weights(path, sha256), network.state_dict()
     counters = {name: expected[name] for name in expected if name.endswith("num_batches_tracked")}
-    load_exactly(network, {**counters, **weights}, path, instructions)
+    load_strictly(network, {**counters, **weights}, path, instructions)
