@@ -7,6 +7,7 @@ the candidate pairs are then compared.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def find_shared_frames(store: Store, hashed: Mapping[str, np.ndarray] | None = N
 
     ``hashed`` maps FileName to ``hashed_frames``; frames of recordings that are not in ``hashed`` are read.
     """
-    table, hashed = store.table.set_index("FileName"), hashed or {}
+    table: Any = store.table.set_index("FileName")
+    hashed = hashed or {}
     patients, splits, counts = (table[column].to_dict() for column in ("PatientID", "Split", "NumberOfFrames"))
     small = {}
     for name, count in counts.items():

@@ -36,7 +36,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         stream.codec_context.options = {"level": "3", "slicecrc": "1", "g": "1"}
         encode_frames(container, stream, frames[..., 0] if in_memory == "gray" else frames, in_memory)
     if not np.array_equal(read_video(path, frames.shape[3]), frames):
-        raise StoreError(f"{path.name}: the file has other pixels than were written: install another build of PyAV")
+        raise StoreError(f"{path.name}: the pixels in the file differ from the frames: install another build of PyAV")
 
 
 def encode_frames(container: "OutputContainer", stream: "VideoStream", frames: np.ndarray, pixel_format: str) -> None:

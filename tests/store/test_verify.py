@@ -121,9 +121,9 @@ LATENT_DAMAGE: dict[str, tuple[Damage, str]] = {
     "channels": (lambda r: write_latents(r / LATENT, *posterior(3, 5)), "not float16 (F, 4, H, W)"),
     "frames": (
         lambda r: write_latents(r / LATENT, *posterior(4)),
-        "holds 4 frames of 5x6, FileList.csv states 3 of 5x6",
+        "has 4 frames of 5x6, FileList.csv states 3 of 5x6",
     ),
-    "size": (lambda r: write_latents(r / LATENT, *posterior(3, 4, 6, 5)), "holds 3 frames of 6x5, FileList.csv states"),
+    "size": (lambda r: write_latents(r / LATENT, *posterior(3, 4, 6, 5)), "has 3 frames of 6x5, FileList.csv states"),
     "not finite": (
         lambda r: save_file({"mean": posterior(3)[0] * np.float16(np.nan), "std": posterior(3)[1]}, r / LATENT),
         "a latent is not finite",

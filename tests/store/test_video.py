@@ -105,13 +105,13 @@ def test_pixels_that_change_on_the_way_are_noticed(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("width", [23, 24])
 def test_another_number_of_frames_than_expected_is_refused(tmp_path: Path, width: int) -> None:
     write_video(tmp_path / "a.mkv", noise(5, 17, width), 32)
-    with pytest.raises(StoreError, match=r"holds 5 frames, FileList\.csv states 6"):
+    with pytest.raises(StoreError, match=r"has 5 frames, FileList\.csv states 6"):
         read_video(tmp_path / "a.mkv", 1, frames=6)
 
 
 def test_a_frame_beyond_the_end_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mkv", noise(5), 32)
-    with pytest.raises(StoreError, match="has no frame 5, it holds 5"):
+    with pytest.raises(StoreError, match="has no frame 5, it has 5"):
         read_video(tmp_path / "a.mkv", 1, [0, 5])
 
 
