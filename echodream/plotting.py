@@ -115,10 +115,10 @@ def _draw_series(ax: "Axes", series: Series, name: str, color: str, label_offset
 
 
 @_return_pixels
-def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str) -> "Figure":
-    """Histograms of ``series``, (n,) each, with 24 common bins; the highest bin of each series has height 1."""
+def plot_histograms(title: str, series: Mapping[str, np.ndarray], x_label: str, bins: int = 24) -> "Figure":
+    """Histograms of ``series``, (n,) each, with common ``bins``; the highest bin of each series has height 1."""
     figure, (ax,) = _new_figure(640, 400)
-    _draw_histograms(ax, series, 24)
+    _draw_histograms(ax, series, bins)
     ax.set(title=title, xlabel=x_label)
     return figure
 
