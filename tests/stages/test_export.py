@@ -291,14 +291,14 @@ def test_two_processes_do_not_write_one_export(tmp_path: Path) -> None:
 
 
 def test_the_second_of_two_processes_finds_the_first_one_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    src, dst, lock = store(tmp_path / "videos"), tmp_path / "out", folder.lock
+    src, dst, lock = store(tmp_path / "videos"), tmp_path / "out", folder.lock_for_writing
 
     def late(work: Path) -> int:
-        monkeypatch.setattr(folder, "lock", lock)
+        monkeypatch.setattr(folder, "lock_for_writing", lock)
         run(src, dst, "png")
         return lock(work)
 
-    monkeypatch.setattr(folder, "lock", late)
+    monkeypatch.setattr(folder, "lock_for_writing", late)
     assert "already complete" in run(src, dst, "png").title
     assert not list(tmp_path.glob("*.partial"))
 
