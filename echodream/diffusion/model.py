@@ -176,7 +176,9 @@ def load_diffusion_model(folder: str, name: str) -> DiffusionModel:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{root / METADATA_FILE} is not readable: train the {name} again") from error
     file = str(root / CONDITIONER_FILE)
-    load_strictly(conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again")
+    load_strictly(
+        conditioner, read_weights(file), file, f"{METADATA_FILE} has other conditions: train the {name} again"
+    )
     if model.fingerprint() != artifact.fingerprint:
         raise UserError(f"{folder}: weights or {METADATA_FILE} have changed since training: train the {name} again")
     return model.requires_grad_(False).eval()

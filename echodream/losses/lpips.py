@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from echodream.errors import UserError
 from echodream.losses.autoencoder import LossTerm
-from echodream.weights import load_exactly, read_weights
+from echodream.weights import load_strictly, read_weights
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Posterior
@@ -62,7 +62,7 @@ class LPIPS(LossTerm):
         vgg = read_weights(backbone, sha256["backbone"])
         state = {name: value for name, value in vgg.items() if name.startswith("features.")}
         state |= read_weights(linear, sha256["linear"])
-        load_exactly(network, state, f"{backbone} with {linear}", "give VGG-16 of torchvision and LPIPS v0.1")
+        load_strictly(network, state, f"{backbone} with {linear}", "give VGG-16 of torchvision and LPIPS v0.1")
         self._frozen: list[Any] = [network.requires_grad_(False).eval()]  # not a submodule: not in checkpoints
 
     def forward(self, x: Tensor, reconstruction: Tensor, posterior: "Posterior") -> Tensor:
