@@ -225,7 +225,10 @@ def test_incompatible_classifiers_are_refused(study: Path, tmp_path: Path) -> No
     model(tmp_path / "larger", 1, source, "both", height=HEIGHT + 1)
     model(tmp_path / "others", 1, source, "both", class_names=["p", "q", "r", "s"])
     for overrides, says in (
-        (["artifacts.synthetic=null", "artifacts.both=null"], r"trained on at least two of .*; found: real. Train"),
+        (
+            ["artifacts.synthetic=null", "artifacts.both=null"],
+            r"trained on real, but needs at least two of .*: train the others",
+        ),
         ([f"artifacts.both={tmp_path}/elsewhere"], r"both: .*elsewhere was trained on another version of this study"),
         ([f"artifacts.both={tmp_path}/fold"], r"was trained on one fold of this study, maybe with TEST patients"),
         ([f"artifacts.both={study}/classifier"], r"artifacts.both: .*classifier was trained on real: give another"),
