@@ -62,9 +62,10 @@ class Comparison:
         for extractor in self.extractors:
             for kind in self.extraction.sample_kinds(section, extractor):
                 recordings = [synthetic, *(replace(each, key_frames=key_frames) for each in (self.test, self.train))]
-                if self.autoencoder is not None and extractor.name in BUILT_IN:
-                    recordings.append(replace(recordings[1], autoencoder=self.autoencoder))
                 sets = FeatureSets(extractor, kind.frames, *(kind.extract(each) for each in recordings))
+                if self.autoencoder is not None and extractor.name in BUILT_IN:
+                    test = replace(recordings[1], autoencoder=self.autoencoder)
+                    sets = replace(sets, reconstructed=kind.extract(test, most=sets.smallest_set_size()))
                 count = samples_per_set(
                     self.protocol_path, self.counts, kind.name, sets.smallest_set_size(), self.least
                 )

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from echodream.evaluation.feature_extraction import FeatureSets, RecordingSet
 from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
-from echodream.metrics.fidelity import METRICS, average_subsets, compare_features
+from echodream.metrics.fidelity import METRICS, Compared, average_subsets, compare_features
 from echodream.networks.extractors.inception import Inception
 
 SUBSETS = 8
@@ -17,24 +17,24 @@ def fidelity_metrics(
 ) -> Iterator[tuple[str, MetricRecord]]:
     """Name and entry of every metric of ``metrics.fidelity.METRICS`` that applies, on ``count`` samples of each set.
 
-    With reconstructed TEST samples, distances have an entry "autoencoder": their distance from the TEST samples.
+    With reconstructed TEST samples, distances have an entry "autoencoder": their distance from the same TEST samples.
     """
     spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
-    results, autoencoder_results = [], []
+    results: list[dict[str, Compared]] = []
+    autoencoder: dict[str, Compared] = {}
     for number in range(SUBSETS if largest > count else 1):
         synthetic, test, train = (
             each.subset(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)
         )
         results.append(compare_features(synthetic, test, train, neighbors, seed))
-        if sets.reconstructed is not None:
+        if sets.reconstructed is not None and number == 0:  # the first samples of both sets are the same
             reconstructed = sets.reconstructed.subset(count, number, spectra)
-            autoencoder_results.append(compare_features(reconstructed, test, train, neighbors, seed))
+            autoencoder = compare_features(reconstructed, test, train, neighbors, seed)
     dimensions = test.rows.shape[1]
     units = {"synthetic_recordings": synthetic, "TEST_patients": test, "TRAIN_patients": train}
     common = small_sample_warnings(**{name: each.units.count() for name, each in units.items()})
     common += [*_published_count_warning(sets, count), *_short_clip_warnings(sets), *warnings]
-    autoencoder = average_subsets(autoencoder_results) if autoencoder_results else {}
     for name, metric in average_subsets(results).items():
         is_biased = name == "frechet" and count <= dimensions
         bias = ["N is not above D: the distance and its floor are biased upward"] if is_biased else []

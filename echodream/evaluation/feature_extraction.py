@@ -166,7 +166,7 @@ class FeatureSets:
     test: ExtractedFeatures
     train: ExtractedFeatures
     reconstructed: ExtractedFeatures | None = None
-    """The TEST samples, encoded and decoded by the autoencoder."""
+    """The first TEST samples, encoded and decoded by the autoencoder: as many as the smallest set has."""
 
     def smallest_set_size(self) -> int:
         """Number of samples of the smallest set."""
@@ -181,7 +181,8 @@ class SampleKind:
     """"images", "videos" or "frames of videos": the key of the sample count in the protocol."""
     frames: int
     """Frames of a clip; 1: single frames."""
-    extract: Callable[[RecordingSet], ExtractedFeatures]
+    extract: Callable[..., ExtractedFeatures]
+    """Function of a ``RecordingSet``; ``most`` limits the number of samples."""
 
 
 class FeatureExtraction:
@@ -201,21 +202,28 @@ class FeatureExtraction:
             name = "images" if section == "images" else "frames of videos"
             yield SampleKind(name, 1, partial(self.frames, extractor=extractor))
 
-    def frames(self, recordings: RecordingSet, extractor: Extractor) -> ExtractedFeatures:
-        """Features of single frames: about equally many of each recording, evenly spaced over its compared frames."""
+    def frames(self, recordings: RecordingSet, extractor: Extractor, most: int | None = None) -> ExtractedFeatures:
+        """Features of single frames: about equally many of each recording, evenly spaced over its compared frames.
+
+        ``most``: only the first ``most`` samples of the random order are computed.
+        """
         order = np.sort(self.sample_order(len(recordings.rows)))
         frames = [recordings.comparable_frames(int(row)) for row in order]
         counts = self._frame_counts(np.array([len(each) for each in frames]))
         sampled = [
             each[evenly_spaced_frames(len(each), count)] for each, count in zip(frames, counts.tolist(), strict=True)
         ]
-        rows = np.repeat(order, [len(each) for each in sampled])
+        lengths = [len(each) for each in sampled]
+        rows = np.repeat(order, lengths)
+        chosen = self._output_order(len(rows), most)
+        is_chosen = np.split(np.isin(np.arange(len(rows)), chosen), np.cumsum(lengths)[:-1])
 
         def read() -> Iterator[Tensor]:
-            for row, indices in zip(order, sampled, strict=True):
-                yield from recordings.read(int(row), indices.tolist()).transpose(0, 1)[:, :, None]
+            for row, indices, mask in zip(order, sampled, is_chosen, strict=True):
+                if mask.any():
+                    yield from recordings.read(int(row), indices[mask].tolist()).transpose(0, 1)[:, :, None]
 
-        return self._extract(read(), recordings, rows, extractor, 0)
+        return self._extract(read(), recordings, rows, chosen, extractor, 0)
 
     def _frame_counts(self, available: np.ndarray) -> np.ndarray:
         """Frames to take of each recording, (N,): equally many, up to those available, ``max_samples`` in total."""
@@ -226,37 +234,54 @@ class FeatureExtraction:
         counts[np.random.default_rng(self.seed).permutation(longer)[: total - counts.sum()]] += 1
         return counts
 
-    def clips(self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int) -> ExtractedFeatures:
-        """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame."""
+    def clips(
+        self, recordings: RecordingSet, extractor: Extractor, frames: int, stride: int, most: int | None = None
+    ) -> ExtractedFeatures:
+        """Features of a clip of each recording, at ``extractor.start``; short recordings repeat the last frame.
+
+        ``most``: only the first ``most`` samples of the random order are computed.
+        """
         rows, rng = self.sample_order(len(recordings.rows)), np.random.default_rng(0)
         view = Clips(frames=frames, stride=stride, start=extractor.start)
         clips = [view.frame_range(int(recordings.rows["NumberOfFrames"][row]), rng) for row in rows.tolist()]
+        chosen = self._output_order(len(rows), most)
 
         def read() -> Iterator[Tensor]:
-            for row, clip in zip(rows.tolist(), clips, strict=True):
-                yield recordings.read(row, [*clip, *[clip[-1]] * (frames - len(clip))])
+            for index in np.sort(chosen).tolist():
+                clip = clips[index]
+                yield recordings.read(int(rows[index]), [*clip, *[clip[-1]] * (frames - len(clip))])
 
-        return self._extract(read(), recordings, rows, extractor, sum(len(clip) < frames for clip in clips))
+        return self._extract(read(), recordings, rows, chosen, extractor, sum(len(clip) < frames for clip in clips))
 
     def sample_order(self, count: int) -> np.ndarray:
         """Random indices of at most ``max_samples`` of ``count``."""
         return np.random.default_rng([self.seed, count]).permutation(count)[: self.max_samples]
 
+    def _output_order(self, count: int, most: int | None) -> np.ndarray:
+        """The first ``most`` (None: all) of ``count`` samples in random order, as indices."""
+        return np.random.default_rng(self.seed).permutation(count)[:most]
+
     @torch.inference_mode()
     def _extract(
-        self, samples: Iterator[Tensor], recordings: RecordingSet, rows: np.ndarray, extractor: Extractor, short: int
+        self,
+        samples: Iterator[Tensor],
+        recordings: RecordingSet,
+        rows: np.ndarray,
+        chosen: np.ndarray,
+        extractor: Extractor,
+        short: int,
     ) -> ExtractedFeatures:
-        """Features of ``samples``, (C, F, H, W) each, of the ``rows`` of ``recordings``."""
+        """Features of the ``chosen`` of the samples of ``rows``; ``samples`` has them by index, (C, F, H, W) each."""
         extractor.network.to(self.device)
         feature_batches, score_batches = [], []
         title = f"{extractor.name}, {recordings.argument}"
-        for _ in tqdm(range(0, len(rows), self.batch), title, unit="batch", disable=None, leave=False):
+        for _ in tqdm(range(0, len(chosen), self.batch), title, unit="batch", disable=None, leave=False):
             features = extractor.features(torch.stack([*itertools.islice(samples, self.batch)]).to(self.device))
             scores = extractor.scores(features)
             feature_batches.append(features.double().cpu())
             score_batches += [] if scores is None else [scores.double().cpu()]
-        order = np.random.default_rng(self.seed).permutation(len(rows))
-        scores, rows = torch.cat(score_batches)[order] if score_batches else None, rows[order]
+        order = np.argsort(np.argsort(chosen))
+        scores, rows = torch.cat(score_batches)[order] if score_batches else None, rows[chosen]
         features = torch.cat(feature_batches)[order]
         if not torch.isfinite(features).all():
             raise UserError(

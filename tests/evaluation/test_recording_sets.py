@@ -9,7 +9,7 @@ import torch
 from echodream.errors import UserError
 from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, check_frame_sizes
 from echodream.evaluation.further_patients import open_test_store
-from echodream.networks.extractors.spectra import spatial_spectrum
+from echodream.networks.extractors.spectra import spatial_spectrum, temporal_spectrum
 from tests.support.tiny_vae import moving_disc_store, tiny_autoencoder
 
 
@@ -81,3 +81,16 @@ def test_frames_of_several_sizes_are_refused(tmp_path: Path) -> None:
     mixed = RecordingSet(store, store.table.assign(FrameWidth=[24] * 6 + [30]), "videos=y")
     with pytest.raises(UserError, match=r"^videos=y has frames of several sizes \(24x16, 30x16\): ingest it with one"):
         check_frame_sizes([one, mixed], [])
+
+
+@pytest.mark.parametrize("section", ["images", "videos"])
+def test_the_first_samples_alone_are_those_of_all_samples(tmp_path: Path, section: str) -> None:
+    store = moving_disc_store(tmp_path / "real", lengths=(40, 34, 36, 33, 38))
+    recordings = RecordingSet(store, store.table, "real=x")
+    extractor = spatial_spectrum() if section == "images" else temporal_spectrum()
+    (kind,) = FeatureExtraction(7, 2, 3).sample_kinds(section, extractor)
+    every, few = kind.extract(recordings), kind.extract(recordings, most=3)
+    assert len(every.features) == (7 if section == "images" else 5)
+    assert np.array_equal(few.rows, every.rows[:3])
+    assert np.allclose(few.features, every.features[:3])
+    assert few.units.count() <= 3
