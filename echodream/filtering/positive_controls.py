@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -102,10 +101,10 @@ class PosteriorSample(Control):
 
 @dataclass(frozen=True)
 class PixelTransform(Control):
-    """The frames decoded, transformed and encoded: a sample of the posterior of the transformed pixels.
+    """The frames transformed and encoded: a sample of the posterior of the transformed pixels.
 
-    Without any transform the copy is only encoded and decoded. Decoder noise depends on the recording's name and is
-    the same in all its frames. The direction (brighter or darker, left or right) is random for each copy. ``gain`` 0.4
+    The frames are those of the video store, or decoded from the latents if there is none. Without any transform the
+    copy is decoded and encoded. The direction (brighter or darker, left or right) is random for each copy. ``gain`` 0.4
     multiplies intensities by 1.4 or 1 / 1.4; ``contrast`` 0.4 raises intensities to the power 1.4 or 1 / 1.4;
     ``speckle``: standard deviation of multiplicative noise; ``shift``: fraction of the side, in both directions;
     ``rotate``: degrees; ``zoom`` 0.1 crops the inner 1 / 1.1 of the frame; ``flip``: mirror image.
@@ -149,13 +148,10 @@ class PixelTransform(Control):
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         for batch in copy_generator.batches(requests):
-            latents = [copy_generator.recordings.posterior(part.row, part.frames)[0] for part, _ in batch]
-            sizes = [len(part) for part in latents]
-            seeds = [
-                crc32(copy_generator.recordings.names[part.row].encode()) for part, _ in batch for _ in part.frames
-            ]
-            pixels = copy_generator.decode(torch.cat(latents), seeds)
-            pairs = zip(pixels.split(sizes), [rng for _, rng in batch], strict=True)
+            is_round_trip = self == PixelTransform()
+            pixels = copy_generator.reconstruct(batch) if is_round_trip else copy_generator.pixels(batch)
+            sizes = [len(part) for part in pixels]
+            pairs = zip(pixels, [rng for _, rng in batch], strict=True)
             transformed = [self.transform(part, rng.choice([-1, 1], 5).tolist(), rng) for part, rng in pairs]
             means, stds = (part.split(sizes) for part in copy_generator.encode(torch.cat(transformed)))
             for mean, std, (_, rng) in zip(means, stds, batch, strict=True):

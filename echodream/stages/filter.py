@@ -47,6 +47,7 @@ def filter_(
     real: InputPath,
     artifact: InputPath,
     autoencoder: InputPath,
+    videos: InputPath | None,
     generator: InputPath | None,
     rule: Rule,
     controls: Mapping[str, Control | None],
@@ -68,10 +69,11 @@ def filter_(
     """Reject samples of ``src`` that are too close to a TRAIN patient of ``real`` by ``rule``; both are latent stores.
 
     ``artifact`` is the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
-    ``autoencoder`` and the ``generator`` of ``src``; controls in ``report_only`` are not part of the guarantee.
-    ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
-    dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records
-    all decisions. Without the guarantee of the rule no sample passes, and the summary has a problem.
+    ``autoencoder`` and the ``generator`` of ``src``, from frames of ``videos``, if this store exists; controls in
+    ``report_only`` are not part of the guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that
+    pass to ``dst``, with the decision in dataset.json, and the scores and nearest patients of all samples to
+    ``private``. The folder ``ledger`` records all decisions. Without the guarantee of the rule no sample passes, and
+    the summary has a problem.
     """
     config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
@@ -80,6 +82,7 @@ def filter_(
     decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
     selected = select_controls(controls, leave_out, report_only, config.views)
     needing = [name for name, control in selected.items() if control.needs_generator]
+    video_store = None if videos is None or not Path(videos).exists() else Store(videos, kind="video")
     model_fingerprint = _check_generator(generator, needing, on, store, study)
     for key, folder in (("artifact", artifact), ("generator", generator), ("autoencoder", autoencoder)):
         check_not_selected_on(folder, key, config.calibration)
@@ -88,6 +91,7 @@ def filter_(
         "real": study.checksum,
         "reid": read_artifact(artifact, "reid").fingerprint,
         "generator": model_fingerprint if needing else None,
+        "videos": None if video_store is None else video_store.checksum,
         "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
         "controls": {name: control.settings() for name, control in selected.items()},
         "report_only": sorted(set(report_only) & set(selected)),
@@ -105,7 +109,8 @@ def filter_(
         guidance = Guidance()
         if model is not None:
             guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
-        copy_generator = CopyGenerator(Recordings(study, "TRAIN"), autoencoder, model, guidance, steps, seed, device)
+        recordings = Recordings(study, "TRAIN")
+        copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
         scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)

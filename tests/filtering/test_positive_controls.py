@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,26 @@ def test_decoder_noise_differs_between_recordings_and_is_the_same_in_their_frame
     for frames in (first, second):
         torch.testing.assert_close(frames, frames[:1].expand_as(frames))
     assert (first[0] - second[0]).abs().mean() > 0.01
+
+
+def test_copies_are_made_of_the_videos_frames_where_there_are_videos(copier: CopyGenerator) -> None:
+    pixels = {
+        name: np.random.default_rng(k).integers(0, 256, (12, H, W, 1), np.uint8)
+        for k, name in enumerate(copier.recordings.names)
+    }
+    source = copier.recordings.store.dataset.settings.get("source")
+    videos: Any = SimpleNamespace(checksum=source, root="v", frames=lambda name, frames: pixels[name][frames])
+    with_videos = CopyGenerator(copier.recordings, "vae", videos=videos)
+    with_videos.vae.config = SimpleNamespace(in_channels=C)
+    one = list(select_frames(copier.recordings, 3, 0).values())[:1]
+    own = pixels[copier.recordings.names[one[0].row]][one[0].frames, :, :, 0] / 127.5 - 1
+    flipped = generated(with_videos, PixelTransform(flip=True), one)[0]
+    assert flipped == pytest.approx(np.repeat(own[:, None, :, ::-1] * 10, C, axis=1), abs=1e-4)
+    back = generated(with_videos, PixelTransform(), one)[0]  # decoded from the latents
+    assert back == pytest.approx(generated(copier, PixelTransform(), one)[0])
+    videos.checksum = "other"
+    with pytest.raises(UserError, match=r"videos=v is not the store that .* was encoded from: give that, or null"):
+        CopyGenerator(copier.recordings, "vae", videos=videos)
 
 
 def test_a_copy_is_drawn_from_the_posterior_of_the_changed_pixels(
