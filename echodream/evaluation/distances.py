@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from echodream.evaluation.feature_extraction import FeatureSets, RecordingSet
 from echodream.evaluation.table import MetricRecord, metric_record, small_sample_warnings
-from echodream.metrics.fidelity import METRICS, Compared, average_subsets, compare_features
+from echodream.metrics.fidelity import METRICS, MetricWithFloor, average_subsets, compare_features
 from echodream.networks.extractors.inception import Inception
 
 SUBSETS = 8
@@ -21,8 +21,8 @@ def fidelity_metrics(
     """
     spectra, logits = sets.extractor.measures == "spectrum", isinstance(sets.extractor, Inception)
     largest = max(len(each.features) for each in (sets.synthetic, sets.test, sets.train))
-    results: list[dict[str, Compared]] = []
-    autoencoder: dict[str, Compared] = {}
+    results: list[dict[str, MetricWithFloor]] = []
+    autoencoder: dict[str, MetricWithFloor] = {}
     for number in range(SUBSETS if largest > count else 1):
         synthetic, test, train = (
             each.subset(count, number, spectra, logits) for each in (sets.synthetic, sets.test, sets.train)

@@ -125,7 +125,7 @@ def fidelity_metric(title: str) -> FidelityMetric | None:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MetricWithFloor:
     """Value of a metric for synthetic samples, and its floor: the value for real samples."""
 
     value: Interval
@@ -134,7 +134,7 @@ class Comparison:
     """Lowest and highest value over random subsets of the samples; None for a single subset."""
 
 
-def average_subsets(subsets: Sequence[Mapping[str, Comparison]]) -> dict[str, Comparison]:
+def average_subsets(subsets: Sequence[Mapping[str, MetricWithFloor]]) -> dict[str, MetricWithFloor]:
     """Means of each metric and of its interval ends over random subsets of the samples, with the spread."""
     if len(subsets) == 1:
         return dict(subsets[0])
@@ -145,13 +145,13 @@ def average_subsets(subsets: Sequence[Mapping[str, Comparison]]) -> dict[str, Co
             for field in ("value", "floor")
         )
         values = [subset[name].value.value for subset in subsets]
-        averaged[name] = Comparison(value, floor, (min(values), max(values)))
+        averaged[name] = MetricWithFloor(value, floor, (min(values), max(values)))
     return averaged
 
 
 def compare_features(
     synthetic: Features, test: Features, train: Features, k: int = 5, seed: int = 0
-) -> dict[str, Comparison]:
+) -> dict[str, MetricWithFloor]:
     """All ``METRICS`` between ``synthetic`` and ``test``; the floor is the metric between ``train`` and ``test``.
 
     Raises ``ValueError`` unless all sets have the same N, because distances depend on N. PRDC uses min(``k``, N - 1)
@@ -166,7 +166,7 @@ def compare_features(
     if synthetic.logits is not None:
         values |= _estimate_all(FeaturePair(synthetic, test, k), seed, "logits")
         floors |= _estimate_all(FeaturePair(test, test, k), seed, "logits")
-    return {name: Comparison(values[name], floors[name]) for name in METRICS if name in values}
+    return {name: MetricWithFloor(values[name], floors[name]) for name in METRICS if name in values}
 
 
 def _estimate_all(pair: FeaturePair, seed: int, input_kind: str) -> dict[str, Interval]:
