@@ -107,7 +107,7 @@ def denoising_errors(
         records = recordings.select(np.concatenate(rows).tolist())
         names += records.table["PatientID"].astype(str).tolist()
         samples = ViewDataset(records, view, seed, model.conditioner.columns)
-        values += _record_errors(model, samples, levels, config, seed, ("members", "others")[number])
+        values += _denoising_errors(model, samples, levels, config, seed, ("members", "others")[number])
     member = np.repeat([True, False], len(values) // 2)
     return DenoisingErrors(np.stack(values), member, names, model.process.relative_time(levels).tolist())
 
@@ -127,7 +127,7 @@ def _rows_of_patient(recordings: Recordings, patient: int, count: int, seed: int
 
 
 @torch.no_grad()
-def _record_errors(
+def _denoising_errors(
     model: DiffusionModel, samples: ViewDataset, levels: Tensor, config: MembershipConfig, seed: int, progress: str
 ) -> list[np.ndarray]:
     """Denoising errors of each of ``samples``, (L,); sample k is record k modulo ``config.samples`` of its patient."""

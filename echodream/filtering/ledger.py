@@ -40,7 +40,7 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True)
-class Tries:
+class AttemptCounts:
     """Numbers of decisions on the same patients: with the ``same`` networks, and with ``other`` networks."""
 
     same: int
@@ -73,7 +73,7 @@ def check_ledger(folder: Path) -> None:
         raise UserError(f"{problem}: give a folder that is kept with the study") from error
 
 
-def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> Tries:
+def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_version: str) -> AttemptCounts:
     """Enter a decision, unless it is known, and count all decisions on its patients."""
     if not (folder / entry.file).is_file():
         facts = {"evidence": entry.evidence, "decision": entry.decision, "on": entry.on}
@@ -84,7 +84,7 @@ def register_decision(folder: Path, entry: LedgerEntry, passed: bool, code_versi
             same += 1
         elif (record := read_record(path)) and record.get("on") == entry.on:
             other += record.get("evidence", {}).get("real") == entry.evidence["real"]
-    return Tries(same, other)
+    return AttemptCounts(same, other)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echodream.errors import UserError
-from echodream.filtering.ledger import Tries
+from echodream.filtering.ledger import AttemptCounts
 from echodream.filtering.scoring import FilterScores
 from echodream.privacy import statements
 from echodream.privacy.decision import Decision, shared_copies
@@ -70,7 +70,7 @@ def _batch_folder(private: Path, source: str) -> Path:
 
 
 def public_decision(
-    decision: Decision, scores: FilterScores, rule: Rule, tries: Tries, generator_known: bool
+    decision: Decision, scores: FilterScores, rule: Rule, tries: AttemptCounts, generator_known: bool
 ) -> dict[str, Any]:
     """The part of the decision that may be shared: no names, no paths. Thresholds are left out,
     because each is the score of one patient. ``generator_known``: its training patients were checked."""

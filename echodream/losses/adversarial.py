@@ -83,11 +83,11 @@ class PatchAdversarial(nn.Module):
         """Subtract the local mean from frames; unchanged frames if ``local_mean`` is 0."""
         if not self.local_mean:
             return frames
-        means = self.local_means(frames)
+        means = self.window_means(frames)
         contrast = 1 if self.local_contrast is None else (means + 1) / 2 + self.local_contrast
         return (frames - means) / contrast
 
-    def local_means(self, frames: Tensor) -> Tensor:
+    def window_means(self, frames: Tensor) -> Tensor:
         """Mean of ``frames`` over ``local_mean`` x ``local_mean`` pixels; input and result are (B, C, H, W)."""
         padded = functional.pad(frames, [self.local_mean // 2] * 4, mode="reflect")
         return functional.avg_pool2d(padded, self.local_mean, stride=1)

@@ -161,7 +161,7 @@ class ClipClassifier(Trainable):
 
     @torch.no_grad()
     def _gather_outputs(self, *prefixes: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Gather outputs (N, K), targets and row numbers (N,) of each test set from all processes; log losses."""
+        """Gather outputs (N, K), targets and row numbers (N,) of each test set from all processes; log the losses."""
         out, target, rows = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs = []
         if self.trainer.world_size > 1:

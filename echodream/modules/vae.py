@@ -118,7 +118,7 @@ class VAE(Trainable):
             reconstruction = self.network.decode(latents).sample
             losses = {name: term(x, reconstruction, posterior) for name, term in self.terms.items()}
             if adversarial is not None and adversarial.local_share:
-                smooth = adversarial.local_means(x), adversarial.local_means(reconstruction)
+                smooth = adversarial.window_means(x), adversarial.window_means(reconstruction)
                 for name in {"l1", "l2"} & losses.keys():
                     losses[name] = losses[name].lerp(self.terms[name](*smooth, posterior), adversarial.local_share)
             total = torch.stack([self.terms[name].weight * value for name, value in losses.items()]).sum()

@@ -226,7 +226,7 @@ def similarity_blocks(
 def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """``sets`` of embeddings, (n_i, D) with the same D, as ``dtype``, without gradients.
 
-    Raises ``UserError`` about the measure ``name`` for other shapes and for NaN or infinite values.
+    Raises ``UserError``, which names the measure ``name``, for sets of another shape and for NaN or infinite values.
     """
     for embeddings in sets:
         if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.shape[1] != sets[0].shape[1]:

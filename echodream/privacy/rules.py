@@ -57,7 +57,7 @@ class Evidence:
         lowest = certification.lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
 
-    def certify_reported(
+    def certify_report_only_controls(
         self, tau: float, delta: float, choosing: frozenset[str], tau_range: tuple[float, float] | None = None
     ) -> tuple[Certificate, ...]:
         """Rows of the transforms that are measured only, of all patients but ``choosing``; see ``certify``."""
@@ -123,7 +123,7 @@ class Percentile(Rule):
             sizes={"train_to_test": len(maxima), **evidence.sizes(frozenset(), patients)},
             settings=asdict(self),
             calibration=None if evidence.calibration is None else evidence.calibration.values,
-            reported=evidence.certify_reported(tau, self.delta, frozenset()) if table else (),
+            reported=evidence.certify_report_only_controls(tau, self.delta, frozenset()) if table else (),
         )
 
 
@@ -204,7 +204,7 @@ class Calibrated(Rule):
             settings=asdict(self),
             calibration=calibration,
             between=tau_range,
-            reported=evidence.certify_reported(tau, self.delta, choosing, tau_range) if table else (),
+            reported=evidence.certify_report_only_controls(tau, self.delta, choosing, tau_range) if table else (),
         )
 
     def _too_little_evidence(

@@ -2,8 +2,9 @@
 
 A new stage needs ``conf/stage/<stage>.yaml`` and ``<stage>.py`` in this folder; ``verify`` is the shortest example.
 
-The yaml begins with ``# @package _global_`` and names the function of the stage in ``stage._target_``. The function has
-the name of the file (``filter_`` for a Python builtin) and returns a ``runs.summary.Summary``. Its parameters are the
-settings of the same names, ``command`` and ``code_version``. The type hints ``InputPath`` and ``OutputPath``
-(``config/stage_signature.py``) mark paths that the stage reads and writes, so that a rerun detects unchanged inputs.
+The yaml begins with ``# @package _global_`` and names the function of the stage in ``stage._target_``. The function
+has the name of the file, with an underscore at the end if this is a Python builtin (``filter_``), and returns a
+``runs.summary.Summary``. Its parameters are the settings of the same names, ``command`` and ``code_version``. The
+type hints ``InputPath`` and ``OutputPath`` (``config/stage_signature.py``) mark paths that the stage reads and
+writes, so that a rerun detects unchanged inputs.
 """

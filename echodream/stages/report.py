@@ -111,8 +111,8 @@ def _refuse_patient_names(sources: "Sources", text: str) -> None:
     public_text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.rglob("*.html")))
     if name := find_patient_name(sources.real, unescape(_MEDIA.sub("", text)), public_text):
         raise UserError(
-            f"the shared page would name {name} of {sources.real.root}, which occurs in a command, a class or a "
-            "record: repeat that command without the name; nothing was written"
+            f"the shared page would contain '{name}', a patient or recording of {sources.real.root}, from a command, a "
+            "class name or a record: run the stage that wrote it again without this name; no page was written"
         )
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from echodream.filtering.ledger import LedgerEntry, Tries, register_decision
+from echodream.filtering.ledger import AttemptCounts, LedgerEntry, register_decision
 
 
 def entry(rule: float = 0.05, on: str = "image", **evidence: str) -> LedgerEntry:
@@ -15,17 +15,17 @@ def entry(rule: float = 0.05, on: str = "image", **evidence: str) -> LedgerEntry
 def test_equal_decisions_count_once_and_other_networks_apart(tmp_path: Path) -> None:
     folder = tmp_path / "ledger"
 
-    def count(one: LedgerEntry) -> Tries:
+    def count(one: LedgerEntry) -> AttemptCounts:
         return register_decision(folder, one, passed=True, code_version="1")
 
-    assert count(entry()) == Tries(1, 0)
-    assert count(entry(0.1)) == Tries(2, 0)
-    assert count(entry()) == Tries(2, 0)
-    assert count(entry(reid="b")) == Tries(1, 2)
-    assert count(entry(generator="h")) == Tries(1, 3)
-    assert count(entry()) == Tries(2, 2)
-    assert count(entry(on="video", generator="v")) == Tries(1, 0)  # of other samples: images are not counted
-    assert count(entry(real="s")) == Tries(1, 0)
+    assert count(entry()) == AttemptCounts(1, 0)
+    assert count(entry(0.1)) == AttemptCounts(2, 0)
+    assert count(entry()) == AttemptCounts(2, 0)
+    assert count(entry(reid="b")) == AttemptCounts(1, 2)
+    assert count(entry(generator="h")) == AttemptCounts(1, 3)
+    assert count(entry()) == AttemptCounts(2, 2)
+    assert count(entry(on="video", generator="v")) == AttemptCounts(1, 0)  # of other samples: images are not counted
+    assert count(entry(real="s")) == AttemptCounts(1, 0)
     assert len([*folder.iterdir()]) == 6
 
 
@@ -47,4 +47,4 @@ def test_an_entry_has_the_settings_and_is_kept_as_it_was(tmp_path: Path) -> None
 def test_a_file_that_is_no_entry_is_no_decision(tmp_path: Path) -> None:
     (tmp_path / "0123.json").write_text("[")
     (tmp_path / ".new-abc.json").write_text("{}")
-    assert register_decision(tmp_path, entry(), passed=True, code_version="1") == Tries(1, 0)
+    assert register_decision(tmp_path, entry(), passed=True, code_version="1") == AttemptCounts(1, 0)

@@ -124,7 +124,7 @@ def test_real_frames_in_a_shared_page_are_detected(mine: Path, monkeypatch: pyte
         return clips.choose_clips(replace(sources, share=False), settings)
 
     monkeypatch.setattr(build, "choose_clips", choose_for_private_page)
-    with pytest.raises(UserError, match="would name"):  # the captions of the pairs give it away
+    with pytest.raises(UserError, match="would contain"):  # the captions of the pairs give it away
         run(mine, "share=true")
     html = page(mine, "share=true", "look.pairs=0", path=SHARED)
     assert sum(holds_real(mine, html)) == 4
@@ -134,7 +134,7 @@ def test_shared_page_with_a_patient_name_is_refused(mine: Path) -> None:
     shutil.rmtree(mine / "samples")
     synthetic_stores(mine / "samples/phantom", command="python sample.py stage=decode labels=of/Doe-003q.csv")
     run(mine)
-    with pytest.raises(UserError, match=r"would name Doe-003q .* nothing was written"):
+    with pytest.raises(UserError, match=r"would contain .Doe-003q.*no page was written"):
         run(mine, "share=true")
     assert not (mine / SHARED).parent.exists()
 
@@ -474,7 +474,7 @@ def test_patient_names_are_found_in_escaped_text(mine: Path, name: str, found: b
     table = pd.DataFrame({"PatientID": [name], "FileName": ["rec"]})
     sources: Any = SimpleNamespace(real=SimpleNamespace(table=table, root=mine))
     text = f"<b>{escape(name)}</b> 0.{name}"
-    with pytest.raises(UserError, match="would name") if found else nullcontext():
+    with pytest.raises(UserError, match="would contain") if found else nullcontext():
         _refuse_patient_names(sources, text)
     if name.isdigit():
         _refuse_patient_names(sources, f"0.{name} {name}9")

@@ -19,11 +19,12 @@ SPACINGS = ("trailing", "quadratic", "leading")
 class DDPM(Process):
     """DDPM: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, t = 0 .. steps - 1, a_t the cumulative product of 1 - beta.
 
-    ``prediction`` is the network output: "v" = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (2202.00512), "epsilon" (the noise)
-    or "sample" (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas for pure noise at
-    the last noise level. ``spacing`` of the sampling timesteps is "trailing" (with the last noise level, 2305.08891),
-    "leading" (without the last noise level), or "quadratic" (denser at low noise, 2010.02502). ``min_snr`` is the gamma
-    of min-SNR loss weights (2303.09556), ``least_weight`` their lower bound; without ``min_snr``, all weights are 1.
+    ``prediction`` is the network output: "v" = sqrt(a_t) noise - sqrt(1 - a_t) x_0 (arXiv 2202.00512), "epsilon" (the
+    noise) or "sample" (x_0). ``schedule`` is a name of ``NOISE_SCHEDULES``. ``zero_snr`` rescales the betas for pure
+    noise at the last noise level. ``spacing`` of the sampling timesteps is "trailing" (with the last noise level,
+    arXiv 2305.08891), "leading" (without the last noise level), or "quadratic" (denser at low noise, arXiv
+    2010.02502). ``min_snr`` is the gamma of min-SNR loss weights (arXiv 2303.09556), ``least_weight`` their lower
+    bound; without ``min_snr``, all weights are 1.
     """
 
     name: ClassVar[str] = "ddpm"

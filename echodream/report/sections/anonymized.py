@@ -82,7 +82,7 @@ def _anonymity_tables(record: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _tradeoff_chart(sources: Sources) -> tuple[Markup, str, str] | None:
-    """Chart of utility over linkability, the swept setting, and the metric of utility; None without a record."""
+    """A chart of utility against linkability, name of the swept setting, name of the metric; None without a record."""
     if (record := sources.records.get("curve")) is None:
         return None
     with sources.parsing("curve"):
