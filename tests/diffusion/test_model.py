@@ -212,4 +212,4 @@ def test_the_artifact_of_another_model(tmp_path: Path) -> None:
     vae_artifact(tmp_path / "vae", tiny_autoencoder())
     refused("vae is a vae: give the folder of a lidm", tmp_path / "vae")
     refused("none has no lidm: train one with train.py model=lidm", tmp_path / "none")
-    refused("lidm is a lidm, a lvdm is needed", artifact(tmp_path / "lidm", model("lidm"), "lidm"), "lvdm")
+    refused("lidm is a lidm: give the folder of a lvdm", artifact(tmp_path / "lidm", model("lidm"), "lidm"), "lvdm")

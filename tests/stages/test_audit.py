@@ -259,7 +259,7 @@ MISTAKES = [
     (["membership.levels=0"], "membership.levels is 0"),
     (["src={folder}/real"], "real is not synthetic: give samples"),
     (["real={folder}/samples"], "samples is synthetic: give the latents of the patients"),
-    (["artifact={folder}/vae"], "is a vae, a reid or identity is needed"),
+    (["artifact={folder}/vae"], "is a vae: give the folder of a reid or identity"),
     (["artifact={folder}/foreign"], "was made by another encoder"),
     (["generator={folder}/nothing"], "generator=.* holds no lidm or lvdm"),
     (["generator={folder}/vae"], "is a vae: give the lidm or lvdm"),

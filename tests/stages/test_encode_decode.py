@@ -347,7 +347,12 @@ def test_a_folder_without_an_artifact_or_with_that_of_another_model(tmp_path: Pa
         r"none does not exist: train one with", lambda: encode(folder, f"artifact={folder}/none"), folder, "latents"
     )
     write_vae_artifact(folder / "reid", tiny_autoencoder(), model="reid")
-    refused(r"reid is a reid, a vae is needed", lambda: encode(folder, f"artifact={folder}/reid"), folder, "latents")
+    refused(
+        r"reid is a reid: give the folder of a vae",
+        lambda: encode(folder, f"artifact={folder}/reid"),
+        folder,
+        "latents",
+    )
 
 
 def test_a_published_diffusers_folder_serves_as_it_is(tmp_path: Path) -> None:

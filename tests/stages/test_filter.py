@@ -122,8 +122,9 @@ def test_scores_thresholds_and_survivors_are_those_of_brute_force(folder: Path) 
         p = (1 + sum(value >= float(found[name]["Score"]) for value in told.values())) / 6
         assert float(found[name]["PValue"]) == pytest.approx(p)
 
-    made, src = verify(folder / "private", encoder=ENCODER), Store(folder / "images")
+    made, src = verify(folder / "private"), Store(folder / "images")
     assert made.table["FileName"].tolist() == kept
+    assert made.dataset.encoder == ENCODER
     assert made.dataset.synthetic
     assert made.dataset.statistics == src.dataset.statistics
     for name in kept:
@@ -770,7 +771,7 @@ def test_the_published_rule_looks_at_samples_as_they_are() -> None:
 
 def test_no_folder_is_named_in_what_may_be_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = f"python sample.py stage=filter real={folder}/patients_of_meyer src=samples/x/images rule.beta=0.3"
-    monkeypatch.setattr(engine, "command", lambda _: typed)
+    monkeypatch.setattr(engine, "redacted_command", lambda _: typed)
     run(folder)
     told = (folder / "private/dataset.json").read_text()
     assert "python sample.py stage=filter real=... src=... rule.beta=0.3" in told
