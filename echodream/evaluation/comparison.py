@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from echodream.errors import UserError
 from echodream.evaluation.class_agreement import check_classes, class_agreement, training_data_warnings
-from echodream.evaluation.distances import fidelity_metrics, frame_rate_warning
 from echodream.evaluation.feature_extraction import (
     FeatureExtraction,
     FeatureSets,
@@ -14,6 +13,7 @@ from echodream.evaluation.feature_extraction import (
     check_frame_size,
     check_frame_sizes,
 )
+from echodream.evaluation.fidelity_records import fidelity_metrics, frame_rate_warning
 from echodream.evaluation.protocol import Protocol, samples_per_set
 from echodream.evaluation.table import MetricRecord
 from echodream.networks.extractors.base import Extractor

@@ -1,4 +1,7 @@
-"""Interface ``Source`` of the raw studies, and the recordings and videos that a source returns."""
+"""Interface ``Source`` of the raw studies, and the recordings and videos that a source returns.
+
+A study of videos or images with a csv needs only ``conf/data/<study>.yaml``, like ``lung.yaml`` or ``chest_xray.yaml``.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Charts as inline SVG. Horizontal positions are percentages, so that charts of any width have the same text size."""
+"""Types of charts, as inline SVG. ``report/sections/`` decides which charts the report has.
+
+Horizontal positions are percentages, so that charts of any width have the same text size.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -26,9 +26,8 @@ from echodream.modules.trainable import Trainable
 from echodream.runs.atomic_folder import RANK_VARIABLES, is_first_process
 from echodream.runs.rerun_cache import check_stores
 from echodream.runs.trainer import interruptible, is_sharded, make_trainer
-from echodream.store.checksums import file_sha256
+from echodream.store import Store
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.store.schema import CHECKSUMS
 from echodream.training.settings_hash import finished_metrics, training_stores
 from echodream.training.wandb_lineage import log_artifact, make_loggers
 
@@ -54,7 +53,7 @@ def train_model(cfg: DictConfig, folder: Path, settings: str, command: str, code
     check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     check_stores(training_stores(cfg))
-    source = file_sha256(Path(cfg.src) / CHECKSUMS)
+    source = Store(cfg.src).checksum
     module, data = build_module_and_data(cfg)
     origin = str(data.store.dataset.settings.get("source", ""))
     artifact = Artifact(cfg.model.name, cfg.data.name, "", settings, {}, command, code_version, source, origin)

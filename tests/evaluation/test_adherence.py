@@ -11,8 +11,8 @@ import torch
 from echodream.artifact import Artifact, write_artifact
 from echodream.errors import UserError
 from echodream.evaluation.adherence import adherence, identity_over_time, load_regressor
-from echodream.evaluation.distances import SUBSETS, FeatureSets, fidelity_metrics
 from echodream.evaluation.feature_extraction import ExtractedFeatures, FeatureExtraction, load_recordings
+from echodream.evaluation.fidelity_records import SUBSETS, FeatureSets, fidelity_metrics
 from echodream.metrics.bootstrap import SamplingUnits
 from echodream.metrics.inception_score import inception_score
 from echodream.networks.classifiers import Classifier
@@ -61,7 +61,7 @@ def test_only_i3d_with_16_and_128_frames_has_fvd() -> None:
 
 
 def test_different_frame_rates_have_a_warning(tmp_path: Path) -> None:
-    from echodream.evaluation.distances import frame_rate_warning
+    from echodream.evaluation.fidelity_records import frame_rate_warning
 
     write(tmp_path / "slow", ["TRAIN"] * 3, synthetic=True)
     write(tmp_path / "real", ["TEST"] * 3)

@@ -299,6 +299,13 @@ def test_frames_that_do_not_fit_are_refused_before_anything_is_written(tmp_path:
     assert {path.name for path in folder.iterdir()} == {"videos"}
 
 
+def test_a_folder_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/videos"):
+        engine.train(train_cfg(tmp_path))
+    assert not (tmp_path / "vae").exists()
+
+
 def test_still_recordings_have_no_metrics_of_what_moves(tmp_path: Path) -> None:
     folder = study(tmp_path, lengths=(1, 1, 1, 1, 1))
     found = engine.train(train_cfg(folder, "trainer.max_epochs=1"))
