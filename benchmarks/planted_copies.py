@@ -107,8 +107,8 @@ def score_by_both_rules(
     """Score all samples against the training recordings by the comparison of each rule."""
 
     def compare(references: ReferenceFrames, views: Sequence[View], similarity: Similarity) -> np.ndarray:
-        found = embed_queries(embedder, (sample.latents for sample in samples), views)
-        queries = [Query(x, sample.control, sample.selected_frames) for x, sample in zip(found, samples, strict=True)]
+        found = embed_queries([embedder], (sample.latents for sample in samples), views)
+        queries = [Query(x, one.control, one.selected_frames) for (x,), one in zip(found, samples, strict=True)]
         return references.score(queries, similarity).score
 
     first = ReferenceFrames(embedder, rows, first=True)

@@ -46,6 +46,7 @@ MODELS = {
     "task": "classifier",
     "embedder": "reid",
     "head": "reid",
+    "copy_transforms": "reid",
 }
 """Which model takes the files of a group; the others go with model=vae."""
 SECTIONS = ("experiment/train", "experiment/sample")
@@ -83,6 +84,8 @@ def overrides_for(path: str) -> tuple[str, list[str]]:
         return "sample", ["stage=encode", "data=phantom"]
     if group in ("rule", "controls"):
         return "sample", ["stage=filter", "data=phantom", f"{group}={name}"]
+    if group == "transforms":
+        return "sample", ["stage=filter", "data=phantom", "controls=ranges"]
     if group == "page":
         return "sample", ["stage=report", "data=phantom"]
     if group == "guidance":

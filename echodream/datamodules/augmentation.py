@@ -1,5 +1,6 @@
 """Random augmentation of training samples, pixels (C, F, H, W) in [-1, 1] or latents."""
 
+import io
 import math
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from echodream import validation
+from echodream.datamodules.normalization import from_uint8, to_uint8
+
+SMOOTHNESS = 1 / 8
+"""Standard deviation of the Gaussian that smooths displacements in ``elastic``, as a fraction of the smaller side."""
 
 
 def gain(x: Tensor, factor: float) -> Tensor:
@@ -32,9 +37,59 @@ def add_noise(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     return x + strength * torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
 
 
-def flip(x: Tensor) -> Tensor:
-    """Flip ``x`` (C, F, H, W) horizontally."""
-    return x.flip(-1)
+def flip(x: Tensor, axis: int = -1) -> Tensor:
+    """Horizontal flip, or vertical flip with ``axis`` -2. (C, F, H, W)."""
+    return x.flip(axis)
+
+
+def invert(x: Tensor) -> Tensor:
+    """Exchange black and white. (C, F, H, W)."""
+    return -x
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur every frame by a Gaussian with standard deviation ``sigma`` in pixels; border padding. (C, F, H, W)."""
+    if not sigma:
+        return x
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(x.dtype)
+    frames = functional.pad(x.reshape(-1, 1, *x.shape[-2:]), (radius, radius, radius, radius), mode="replicate")
+    frames = functional.conv2d(frames, kernel.view(1, 1, -1, 1))
+    return functional.conv2d(frames, kernel.view(1, 1, 1, -1)).reshape(x.shape)
+
+
+def elastic(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Displace pixels smoothly by a random field, which all frames share. (C, F, H, W).
+
+    ``amount`` is the root mean square displacement in each direction, in pixels. The field is white noise smoothed by a
+    Gaussian (``SMOOTHNESS``). Bilinear interpolation with border padding.
+    """
+    height, width = x.shape[-2:]
+    sigma = SMOOTHNESS * min(height, width)
+    border = math.ceil(3 * sigma)  # is cut off, so that the border moves as much as the center
+    size = (2, 1, height + 2 * border, width + 2 * border)
+    noise = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
+    if not amount:
+        return x
+    field = blur(noise, sigma)[..., border:-border, border:-border]
+    field = amount * field / field.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    step = torch.stack([field[0, 0] * 2 / width, field[1, 0] * 2 / height], dim=-1)  # to the right, down
+    grid = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False) + step
+    frames = x.reshape(1, -1, height, width)
+    return functional.grid_sample(frames, grid, padding_mode="border", align_corners=False).reshape(x.shape)
+
+
+def jpeg(x: Tensor, quality: int) -> Tensor:
+    """Compress and decompress every frame as JPEG with ``quality`` 1 to 95, each channel by itself. (C, F, H, W)."""
+    from PIL import Image
+
+    frames = []
+    for frame in to_uint8(x).reshape(-1, *x.shape[-2:]).numpy():
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=quality)
+        frames.append(torch.from_numpy(np.asarray(Image.open(file)).copy()))
+    return from_uint8(torch.stack(frames)).reshape(x.shape)
 
 
 def affine(x: Tensor, shift: tuple[float, float] = (0.0, 0.0), degrees: float = 0.0, zoom: float = 1.0) -> Tensor:

@@ -118,6 +118,18 @@ class CopyGenerator:
         parts = [self.vae.encode(part).latent_dist for part in split_into_chunks(pixels.to(self.device), BATCH_FRAMES)]
         return torch.cat([part.mean for part in parts]).cpu(), torch.cat([part.std for part in parts]).cpu()
 
+    def select_other_patient(self, selection: FrameSelection, rng: np.random.Generator) -> FrameSelection:
+        """As many random frames as ``selection`` has, of a random recording of another patient.
+
+        Raises ``UserError`` if there is no other patient.
+        """
+        patients, names = self.recordings.table["PatientID"].astype(str).to_numpy(), self.recordings.names
+        rows = sorted(np.flatnonzero(patients != patients[selection.row]).tolist(), key=lambda row: names[row])
+        if not rows:
+            raise UserError(f"{self.recordings.store.root} has one TRAIN patient only, who is blended with nobody else")
+        row = rows[int(rng.integers(len(rows)))]
+        return FrameSelection(row, np.sort(rng.integers(self.recordings.frames[row], size=len(selection.frames))))
+
     def batches(self, requests: Sequence[CopyRequest]) -> Iterator[Sequence[CopyRequest]]:
         """The requests in batches of about ``BATCH_FRAMES`` frames."""
         return _chunks(requests, BATCH_FRAMES // max((len(selection.frames) for selection, _ in requests), default=1))

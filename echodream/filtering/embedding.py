@@ -137,9 +137,12 @@ class FrameEmbedder:
 
         If the network has a linear code, the unchanged frames are also a view.
         """
+        return self.embed_versions(latents, [version for view in views for version in view(latents)])
+
+    def embed_versions(self, latents: Tensor, versions: Sequence[Tensor]) -> list[Tensor]:
+        """Same as ``embed_views``, of the transformed ``versions`` of ``latents``."""
         unchanged = [latents] if self.encoder.has_linear_embedding else []
-        versions = [*unchanged, *(version for view in views for version in view(latents))]
-        return [self.embed(latents), *(self.embed_references(version) for version in versions)]
+        return [self.embed(latents), *(self.embed_references(version) for version in (*unchanged, *versions))]
 
     @torch.no_grad()
     def _embed_batches(self, latents: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from echodream import validation
-from echodream.datamodules import augmentation
+from echodream.datamodules.random_transforms import FLIPS, RandomTransform, Transform
 from echodream.datamodules.recordings import gaussian_sample, named_rng
 from echodream.errors import UserError
 from echodream.privacy.certification import WEAKEST
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 LeaveOut = Literal["nothing", "frames", "recording"]
 KINDS: dict[str, "type[Control]"] = {}
 """Classes of controls by ``kind``."""
+GRID_FLIPS: dict[str, tuple[int, ...]] = dict(
+    zip(("none", "horizontal", "vertical", "both"), ((), *FLIPS), strict=True)
+)
+"""Flips of a ``ViewGrid``, and the axes of (C, F, H, W) that they reverse."""
+NEWER_PARAMETERS = ("blur", "elastic", "jpeg", "blend", "interpolate", "invert", "count")
+"""Parameters of ``PixelTransform`` that records of before do not have."""
 
 
 class Control(ABC):
@@ -100,85 +106,57 @@ class PosteriorSample(Control):
 
 
 @dataclass(frozen=True)
-class PixelTransform(Control):
+class PixelTransform(RandomTransform, Control):
     """The frames transformed and encoded: a sample of the posterior of the transformed pixels.
 
     The frames are those of the video store, or decoded from the latents if there is none. Without any transform the
-    copy is decoded and encoded. The direction (brighter or darker, left or right) is random for each copy. ``gain`` 0.4
-    multiplies intensities by 1.4 or 1 / 1.4; ``contrast`` 0.4 raises intensities to the power 1.4 or 1 / 1.4;
-    ``speckle``: standard deviation of multiplicative noise; ``shift``: fraction of the side, in both directions;
-    ``rotate``: degrees; ``zoom`` 0.1 crops the inner 1 / 1.1 of the frame; ``flip``: mirror image.
+    copy is decoded and encoded. Amounts and ranges are those of ``RandomTransform``, of which each copy has one sample.
+    ``interpolate`` mixes the encoded latents with those of another patient.
     """
 
     kind: ClassVar[str] = "pixels"
-    gain: float = 0.0
-    contrast: float = 0.0
-    speckle: float = 0.0
-    shift: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
 
-    def __post_init__(self) -> None:
-        amounts = {key: value for key, value in asdict(self).items() if key != "flip"}
-        augmentation.Augment(**amounts, flip=float(self.flip))  # checks the ranges
-
-    @property
-    def amount(self) -> str:
-        """ "by 4 %" for a single transform, else each amount with its name."""
-        amounts = {name: f"{100 * value:g} %" for name, value in asdict(self).items() if name != "flip" and value}
-        if self.rotate:
-            amounts["rotate"] = f"{self.rotate:g} degrees"
-        if len(amounts) == 1 and not self.flip:
-            return f"by {next(iter(amounts.values()))}"
-        return "with " + " and ".join(f"{name} {value}" for name, value in amounts.items()) if amounts else ""
-
-    @property
-    def description(self) -> str:
-        texts = (
-            (self.gain, f"brighter or darker by {100 * self.gain:.0f} %"),
-            (self.contrast, f"more or less contrast by {100 * self.contrast:.0f} %"),
-            (self.speckle, f"{100 * self.speckle:.0f} % of speckle noise added"),
-            (self.shift, f"moved by {100 * self.shift:.0f} % of the side"),
-            (self.zoom, f"cut and enlarged by {100 * self.zoom:.0f} %"),
-            (self.rotate, f"turned by {self.rotate:.0f}°"),
-            (self.flip, "mirrored"),
-        )
-        return ", ".join(text for amount, text in texts if amount) or "through the autoencoder and back"
+    def settings(self) -> dict[str, Any]:
+        """The settings; of parameters that did not always exist, only those that are set."""
+        record = super().settings()
+        return {name: value for name, value in record.items() if name not in NEWER_PARAMETERS or value}
 
     def generate(self, copy_generator: "CopyGenerator", requests: Sequence["CopyRequest"]) -> Iterator[Tensor]:
         for batch in copy_generator.batches(requests):
-            is_round_trip = self == PixelTransform()
+            is_round_trip, rngs = self == PixelTransform(), [rng for _, rng in batch]
             pixels = copy_generator.reconstruct(batch) if is_round_trip else copy_generator.pixels(batch)
-            sizes = [len(part) for part in pixels]
-            pairs = zip(pixels, [rng for _, rng in batch], strict=True)
-            transformed = [self.transform(part, rng.choice([-1, 1], 5).tolist(), rng) for part, rng in pairs]
+            sizes, samples = [len(part) for part in pixels], [self.sample(rng) for rng in rngs]
+            others = [self._select_other(copy_generator, request) for request in batch]
+            transformed = [
+                _transform_frames(sample, part, rng, copy_generator.pixels(other)[0] if other else None)
+                for sample, part, rng, other in zip(samples, pixels, rngs, others, strict=True)
+            ]
             means, stds = (part.split(sizes) for part in copy_generator.encode(torch.cat(transformed)))
-            for mean, std, (_, rng) in zip(means, stds, batch, strict=True):
-                yield gaussian_sample(mean, std, rng)
+            for sample, mean, std, rng, other in zip(samples, means, stds, rngs, others, strict=True):
+                copy = gaussian_sample(mean, std, rng)
+                mixed = [copy_generator.recordings.posterior_sample(part.row, part.frames, rng) for part, _ in other]
+                yield sample.mix_latents(copy, mixed[0] if mixed else None)
 
-    def transform(self, pixels: Tensor, signs: Sequence[int], rng: np.random.Generator) -> Tensor:
-        """Transformed pixels in [-1, 1], (F, C, H, W); ``signs``: +1 or -1 of gain, contrast, both shifts, rotation."""
-        x = pixels.transpose(0, 1)
-        if self.shift or self.rotate or self.zoom:
-            shift = (self.shift * signs[2], self.shift * signs[3])
-            x = augmentation.affine(x, shift, self.rotate * signs[4], 1 + self.zoom)
-        if self.flip:
-            x = augmentation.flip(x)
-        if self.gain:
-            x = augmentation.gain(x, (1 + self.gain) ** signs[0])
-        if self.contrast:
-            x = augmentation.contrast(x, (1 + self.contrast) ** signs[1])
-        if self.speckle:
-            x = augmentation.speckle(x, self.speckle, rng)
-        return x.transpose(0, 1).contiguous()
+    def _select_other(self, copy_generator: "CopyGenerator", request: "CopyRequest") -> list["CopyRequest"]:
+        """Frames of another patient to mix into the copy; empty if none are needed."""
+        if not self.needs_other_patient:
+            return []
+        return [(copy_generator.select_other_patient(*request), request[1])]
 
     def pixel_views(self, pixels: Tensor) -> list[Tensor]:
-        if self.speckle:
+        if not self.has_fixed_amounts:
             return super().pixel_views(pixels)
-        amounts = (self.gain, self.contrast, self.shift, self.shift, self.rotate)
+        amounts, rng = (self.gain, self.contrast, self.shift, self.shift, self.rotate), np.random.default_rng(0)
         signs = itertools.product(*[(1, -1) if amount else (1,) for amount in amounts])
-        return [self.transform(pixels, combination, np.random.default_rng(0)) for combination in signs]
+        return [_transform_frames(self.sample_in_direction(each, rng), pixels, rng) for each in signs]
+
+
+def _transform_frames(
+    sample: Transform, pixels: Tensor, rng: np.random.Generator, other: Tensor | None = None
+) -> Tensor:
+    """Transformed pixels in [-1, 1], (F, C, H, W); ``other``: pixels of another patient."""
+    changed = sample.change_pixels(pixels.transpose(0, 1), rng, None if other is None else other.transpose(0, 1))
+    return changed.transpose(0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -245,6 +223,41 @@ def latent_views(copy_generator: "CopyGenerator", controls: Sequence[Control], l
         return []
     pixels = copy_generator.decode(latents)
     return [copy_generator.encode(view)[0] for control in controls for view in control.pixel_views(pixels)]
+
+
+@dataclass(frozen=True)
+class ViewGrid:
+    """Versions of a frame that are compared as well: every combination of a flip, a shift and a zoom.
+
+    ``flip``: "none", "horizontal", "vertical" or "both". ``shift``: fractions of the side, in both directions each.
+    ``zoom``: factors. Raises ``UserError`` for a value out of range.
+    """
+
+    flip: Sequence[str] = ("none",)
+    shift: Sequence[float] = (0.0,)
+    zoom: Sequence[float] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "shift", "zoom"):
+            object.__setattr__(self, name, validation.list_of_values(f"view_grid.{name}", getattr(self, name)))
+        for flip in self.flip:
+            validation.one_of("view_grid.flip", flip, GRID_FLIPS)
+        for shift in self.shift:
+            validation.number("view_grid.shift", shift, -1, 1)
+        for zoom in self.zoom:
+            validation.number("view_grid.zoom", zoom, 0.1, 10)
+
+    def transforms(self) -> list[Transform]:
+        """All combinations but the one that changes nothing."""
+        shifts = itertools.product(self.shift, self.shift)
+        combinations = itertools.product((GRID_FLIPS[flip] for flip in self.flip), shifts, self.zoom)
+        transforms = [Transform(flip=flip, shift=shift, zoom=zoom) for flip, shift, zoom in combinations]
+        return [transform for transform in transforms if transform != Transform()]
+
+    def views(self, copy_generator: "CopyGenerator", latents: Tensor) -> list[Tensor]:
+        """Posterior means of latents, (n, C, H, W), after each of the ``transforms``."""
+        pixels, rng = copy_generator.decode(latents), np.random.default_rng(0)
+        return [copy_generator.encode(_transform_frames(each, pixels, rng))[0] for each in self.transforms()]
 
 
 def describe_control(name: str, record: Mapping[str, Any]) -> str:

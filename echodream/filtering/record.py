@@ -121,6 +121,7 @@ def write_private_folder(folder: Path, scores: FilterScores, decision: Decision,
         {
             "FileName": name,
             "Score": float(samples.score[number]),
+            **{f"Score_{network}": float(part[number]) for network, part in scores.by_network.items()},
             "PValue": None if p_values is None else float(p_values[number]),
             "Kept": str(not rejected[number]).lower(),
             "NearestPatient": str(samples.patient[number]),
@@ -161,10 +162,11 @@ def write_passed_samples(store: Store, dst: Path, dataset: Dataset, decision: De
 def summary_lines(record: Mapping[str, Any]) -> dict[str, object]:
     """The decision, for the summary."""
     decision, tau = record["decision"], record["decision"]["tau"]
+    scale = " on the scale of ranks" if decision.get("networks", 1) > 1 else ""
     lines: dict[str, object] = {
         "samples": f"{decision['drawn']} drawn, {decision['rejected']} rejected, {decision['kept']} kept",
         "compared with": f"{decision['references']} frames of {decision['training_patients']} training patients",
-        "threshold": f"{tau:.4f}, set by {decision['decisive']}" if tau is not None else "none",
+        "threshold": f"{tau:.4f}{scale}, set by {decision['decisive']}" if tau is not None else "none",
     }
     if cost := decision["cost"]:
         lines["new patients"] = f"{cost['rejected']} of {cost['patients']} rejected"

@@ -1,7 +1,7 @@
 """Scores of samples, calibration patients and copies: similarity to the nearest frame of a training patient."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,9 @@ from echodream.datamodules.recordings import Recordings, named_rng
 from echodream.errors import UserError
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import FrameEmbedder, View, group_parts, reference_frames
-from echodream.filtering.positive_controls import Control, generate_copies, latent_views
+from echodream.filtering.positive_controls import Control, ViewGrid, generate_copies, latent_views
 from echodream.privacy.certification import PatientScores
+from echodream.privacy.conformal import rank_scores
 from echodream.privacy.nearest_neighbors import PatientSearch, nearest_patients
 from echodream.privacy.rules import Evidence, Percentile, Rule
 from echodream.privacy.similarity import Similarity, normalize, similarity_matrix
@@ -32,6 +33,7 @@ class ScoringConfig:
     ``on``: "image" or "video". ``check_every``: stride of the compared frames of a sample. ``reference``, ``all`` or
     ``first``, and ``reference_every``: frames of each training recording. ``calibration``: splits. ``views``: names of
     controls. ``patients``: number of training patients that are copied; None: all. ``steps``: sampler steps.
+    ``view_grid``: settings of ``ViewGrid``; None: no grid.
     """
 
     on: str
@@ -43,6 +45,7 @@ class ScoringConfig:
     patients: int | None
     steps: int
     seed: int
+    view_grid: ViewGrid | None = None
 
     def __post_init__(self) -> None:
         validation.one_of("on", self.on, ("image", "video"))
@@ -100,6 +103,7 @@ class FilterScores:
     """Scores of samples in the order of ``names``, and the evidence for the rule.
 
     ``frames``: number of compared frames of a sample, calibration patient or copy, of the ``frames_per_sample``.
+    ``by_network``: scores of the samples by each network, if there are several, whose ranks ``samples`` combines.
     """
 
     names: list[str]
@@ -107,42 +111,52 @@ class FilterScores:
     evidence: Evidence
     frames: int
     frames_per_sample: int
+    by_network: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def score_samples(
     store: Store,
     real: Store,
-    embedder: FrameEmbedder,
+    embedders: Mapping[str, FrameEmbedder],
     copy_generator: CopyGenerator,
     rule: Rule,
     controls: Mapping[str, Control],
     report_only: Sequence[str],
     config: ScoringConfig,
 ) -> FilterScores:
-    """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control."""
-    recordings, first = copy_generator.recordings, config.reference == "first"
-    references = ReferenceFrames(embedder, recordings, config.reference_every, first)
+    """Score the samples of ``store``, the calibration patients of ``real``, and copies under each control.
+
+    ``embedders``: networks by name. The scores of several networks are combined by ``rank_scores``.
+    """
+    recordings = copy_generator.recordings
     views: list[View] = [partial(latent_views, copy_generator, [controls[name] for name in config.views])]
+    views += [] if config.view_grid is None else [partial(config.view_grid.views, copy_generator)]
     names = sorted(store.table["FileName"].tolist())
     total = frames_per_sample(store)
     frames = len(config.checked_frames(total))
-    queries = [Query(part) for part in embed_queries(embedder, _read_samples(store, names, config), views)]
+    queries = Queries([*embedders.values()], views)
+    queries.add(_read_samples(store, names, config))
     held_out = [Recordings(real, split) for split in config.calibration]
     new = {patient: part for rows in held_out for patient, part in _new_patients(rows, frames, config).items()}
-    queries += [Query(part) for part in embed_queries(embedder, new.values(), views)]
+    queries.add(new.values())
     copied: list[tuple[str, str]] = []
     for name, control in controls.items():
         selections = _select_copied(recordings, control, frames, config)
         copies = generate_copies(copy_generator, name, control, list(selections.values()))
-        embedded = embed_queries(embedder, tqdm(copies, name, len(selections), unit="copy", disable=None), views)
-        queries += [Query(part, control, one) for part, one in zip(embedded, selections.values(), strict=True)]
+        queries.add(tqdm(copies, name, len(selections), unit="copy", disable=None), control, list(selections.values()))
         copied += [(name, patient) for patient in selections]
-    scores = references.score(queries, rule.similarity)
-    samples, calibration, copies_ = np.split(np.arange(len(queries)), [len(names), len(names) + len(new)])
+    first = config.reference == "first"
+    references = [ReferenceFrames(each, recordings, config.reference_every, first) for each in embedders.values()]
+    by_network = [
+        one.score(embedded, rule.similarity) for one, embedded in zip(references, queries.by_network, strict=True)
+    ]
+    counts = [len(names), len(names) + len(new)]
+    scores = combine_networks(by_network, slice(*counts), rule.similarity)
+    samples, calibration, copies_ = np.split(np.arange(len(scores.score)), counts)
     by_control = _by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
-        maxima = np.max([train_to_test(references, rows, rule.similarity) for rows in held_out], axis=0)
+        maxima = np.max([train_to_test(references[0], rows, rule.similarity) for rows in held_out], axis=0)
     evidence = Evidence(
         calibration=PatientScores(scores.score[calibration], np.array([*new])),
         controls={name: part for name, part in by_control.items() if name not in report_only},
@@ -151,8 +165,26 @@ def score_samples(
         samples=scores.score[samples],
         amounts={name: control.amount for name, control in controls.items()},
         copied=min(recordings.table["PatientID"].nunique(), config.patients or len(recordings)),
+        networks=len(embedders),
     )
-    return FilterScores(names, scores.select(samples), evidence, frames, total)
+    each = {} if len(embedders) == 1 else dict(zip(embedders, (one.score[samples] for one in by_network), strict=True))
+    return FilterScores(names, scores.select(samples), evidence, frames, total, each)
+
+
+def combine_networks(scores: Sequence[QueryScores], calibration: slice, similarity: Similarity) -> QueryScores:
+    """The highest of the scores of several networks, each by ``rank_scores``; of one network, its scores.
+
+    ``calibration``: which scores are those of calibration patients. The nearest reference is that of the network with
+    the highest score.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    highest = 0.0 if similarity == "euclidean" else 1.0
+    ranks = np.stack([rank_scores(one.score, one.score[calibration], highest) for one in scores])
+    decisive = np.where(np.isnan(ranks[0]), 0, np.argmax(ranks, axis=0))
+    arrays = {name: np.stack([getattr(one, name) for one in scores]) for name in ("patient", "recording", "frame")}
+    nearest = {name: np.take_along_axis(array, decisive[None], axis=0)[0] for name, array in arrays.items()}
+    return replace(scores[0], score=ranks.max(axis=0), **nearest)
 
 
 def frames_per_sample(store: Store) -> int:
@@ -224,12 +256,44 @@ def _by_control(
     return {name: PatientScores(np.array([*table.values()]), np.array([*table])) for name, table in kept.items()}
 
 
-def embed_queries(embedder: FrameEmbedder, latents: Iterable[Tensor], views: Sequence[View] = ()) -> Iterator[Tensor]:
-    """Embeddings of each of ``latents``, unscaled (f, C, H, W), and of its ``views``: (f versions, D) each."""
+def embed_queries(
+    embedders: Sequence[FrameEmbedder], latents: Iterable[Tensor], views: Sequence[View] = ()
+) -> Iterator[list[Tensor]]:
+    """Embeddings of each of ``latents``, unscaled (f, C, H, W), and of its ``views``, by each network.
+
+    Each result is (f versions, D).
+    """
     for group in group_parts(latents, BATCH_FRAMES):
-        sizes = [len(part) for part in group]
-        versions = [version.split(sizes) for version in embedder.embed_views(torch.cat(group), views)]
-        yield from map(torch.cat, zip(*versions, strict=True))
+        sizes, frames = [len(part) for part in group], torch.cat(group)
+        versions = [version for view in views for version in view(frames)]
+        by_network = []
+        for embedder in embedders:
+            parts = [part.split(sizes) for part in embedder.embed_versions(frames, versions)]
+            by_network.append([torch.cat(one) for one in zip(*parts, strict=True)])
+        yield from map(list, zip(*by_network, strict=True))
+
+
+class Queries:
+    """Embedded samples, calibration patients and copies, in the order in which they are added.
+
+    ``by_network``: the queries of each of the ``embedders``.
+    """
+
+    def __init__(self, embedders: Sequence[FrameEmbedder], views: Sequence[View]) -> None:
+        self.embedders, self.views = embedders, views
+        self.by_network: list[list[Query]] = [[] for _ in embedders]
+
+    def add(
+        self,
+        latents: Iterable[Tensor],
+        control: Control | None = None,
+        selections: Sequence[FrameSelection] | None = None,
+    ) -> None:
+        """Add queries, unscaled latents (f, C, H, W) each; copies have their ``control`` and ``selections``."""
+        for number, embeddings in enumerate(embed_queries(self.embedders, latents, self.views)):
+            selection = None if selections is None else selections[number]
+            for queries, part in zip(self.by_network, embeddings, strict=True):
+                queries.append(Query(part, control, selection))
 
 
 class ReferenceFrames:

@@ -29,6 +29,8 @@ class IdentityLoss(nn.Module):
     """Similarity measure of the trained embeddings, "cosine" or "pearson"."""
     needs_linear_code: ClassVar[bool] = False
     """Whether the loss needs the linear codes of the original frames."""
+    only_copies: ClassVar[bool] = False
+    """Whether the loss needs pairs of copies of one frame only; no frame has more than one pair."""
 
     def configure(self, features: int, identities: int) -> None:
         """Create the parameters of the loss for embeddings of ``features`` dimensions and ``identities`` labels."""
@@ -79,6 +81,34 @@ class NTXentLoss(_MetricLearningLoss):
         super().__init__()
         validation.positive_number("head.temperature", temperature)
         self.loss = Loss(temperature=temperature)
+
+
+class CopyContrastiveLoss(IdentityLoss):
+    """NT-Xent contrastive loss of copy detection (2002.05709, 2202.10261): the only positive of a copy is the other
+    copy of the same frame. All rows of other identities are negatives.
+
+    ``other_frames`` of the same identity are "ignored", so that they may be similar or not, or are "negative".
+    """
+
+    only_copies = True
+
+    def __init__(self, temperature: float = 0.1, other_frames: str = "ignored") -> None:
+        super().__init__()
+        validation.positive_number("head.temperature", temperature)
+        validation.one_of("head.other_frames", other_frames, ("ignored", "negative"))
+        self.temperature, self.other_frames = temperature, other_frames
+
+    def forward(
+        self, features: Tensor, identity: Tensor, pairs: Tensor, pair_logits: PairLogits, targets: Tensor | None = None
+    ) -> Tensor:
+        rows, positive = torch.cat([pairs, pairs.flip(1)]).unbind(dim=1)
+        unit = functional.normalize(features.float())
+        logits = unit[rows] @ unit.T / self.temperature
+        columns = torch.arange(len(unit), device=unit.device)
+        left_out = columns == rows[:, None]
+        if self.other_frames == "ignored":
+            left_out = left_out | ((identity == identity[rows][:, None]) & (columns != positive[:, None]))
+        return functional.cross_entropy(logits.masked_fill(left_out, -math.inf), positive)
 
 
 class ArcFaceLoss(_MetricLearningLoss):

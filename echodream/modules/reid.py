@@ -45,6 +45,10 @@ class Reid(MetricLearning):
         return view.identity_labels(rows)
 
     def prepare_augmentation(self, rows: Recordings) -> None:
+        if self.head.only_copies and not self.augmentation.makes_copies:
+            raise UserError(
+                "head=copies is trained with copies: set model.copies.frames and model.copies.share above 0"
+            )
         self.augmentation.prepare(rows, latents=self.on == "latents")
 
     def vae_fingerprint(self, store: Store) -> str | None:
@@ -76,12 +80,15 @@ class Reid(MetricLearning):
         """Frames and copies (N, C, H, W), original frames (N, C, H, W), identities (N,) and pairs of rows (P, 2).
 
         Each copy forms a pair with another copy of its frame, and a pair with a copy of the next frame.
+        Heads with ``only_copies`` get only the former.
         """
         x = originals = torch.cat([batch["x"], batch["other"]])
         identity = self.recording_labels([*batch["name"], *batch["other_name"]])
         first = torch.arange(len(batch["x"]), device=self.device)
         pairs = torch.stack([first, first + len(first)], dim=1)
-        copies = self.augmentation.sample_copies(len(first), with_originals=self.head.needs_linear_code)
+        copies = self.augmentation.sample_copies(
+            len(first), with_originals=self.head.needs_linear_code, distinct=self.head.only_copies
+        )
         if copies is None:
             return x, originals, identity, pairs
         labels = torch.from_numpy(self._identity_of_row[copies.rows.numpy()]).to(self.device)
@@ -90,7 +97,9 @@ class Reid(MetricLearning):
         else:
             one = torch.arange(len(copies.rows), device=self.device) + len(x)
             other = one + len(one)
-            pairs = torch.cat([pairs, torch.stack([one, other], 1), torch.stack([one, other.roll(1)], 1)])
+            same_frame = torch.stack([one, other], 1)
+            pairs = torch.cat([pairs, same_frame, torch.stack([one, other.roll(1)], 1)])
+            pairs = same_frame if self.head.only_copies else pairs
             labels = torch.cat([labels, labels])
         return torch.cat([x, self._whiten(copies.frames)]), originals, torch.cat([identity, labels]), pairs
 

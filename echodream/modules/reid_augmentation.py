@@ -2,10 +2,11 @@
 
 To add an augmentation, write it here, call it in ``ReidAugmentation.augment_whitened`` or ``augment_inputs``, and add a
 key to conf/model/reid.yaml that is off by default, so that existing models do not change. To change the pixels of
-copies, add a field to ``datamodules.augmentation.Augment``.
+copies, add a field to ``datamodules.augmentation.Augment`` or to ``datamodules.random_transforms``.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from echodream import validation
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.normalization import unwhiten
+from echodream.datamodules.random_transforms import RandomTransform
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.vae import split_into_chunks
@@ -50,9 +52,13 @@ class FrameBank:
     rows: Tensor
     """Training recording of each original frame: int64 (N,)."""
 
-    def sample_pairs(self, count: int) -> Copies:
-        """Two different versions (original or copy) of each of ``count`` random frames."""
-        picked = torch.randint(len(self.rows), (count,))
+    def sample_pairs(self, count: int, distinct: bool = False) -> Copies:
+        """Two different versions (original or copy) of each of ``count`` random frames.
+
+        ``distinct``: no frame is selected twice; at most all frames are.
+        """
+        picked = torch.randperm(len(self.rows))[:count] if distinct else torch.randint(len(self.rows), (count,))
+        count = len(picked)
         first, step = (torch.randint(self.frames.shape[1] - shift, (count,)) for shift in (0, 1))
         second = (first + 1 + step) % self.frames.shape[1]
         return Copies(torch.cat([self.frames[picked, first], self.frames[picked, second]]), self.rows[picked])
@@ -69,13 +75,14 @@ class CopyAugmentation:
 
     Copies go through the frozen autoencoder at the folder ``vae``. For latents: decode, change the pixels by
     ``augment``, encode. For pixels: change, encode, decode. If the decoder has noise, each copy is decoded with new
-    noise, so that the model learns to ignore the generated speckle. Each kind of change is switched off with
-    probability 0.5, so that copies with a single change occur too. For a batch of B pairs, ``share`` * B pairs of
-    copies are sampled.
+    noise, so that the model learns to ignore the generated speckle. Each kind of change of ``Augment`` is switched off
+    with probability 0.5, so that copies with a single change occur too; a ``RandomTransform`` is sampled as for the
+    filter's copies, and mixes in frames of other patients. For a batch of B pairs, ``share`` * B pairs of copies are
+    sampled.
     All randomness comes from torch's global generator.
     """
 
-    def __init__(self, vae: str, augment: Augment, frames: int, variants: int, share: float) -> None:
+    def __init__(self, vae: str, augment: Augment | RandomTransform, frames: int, variants: int, share: float) -> None:
         for name, value, low in (("frames", frames, 0), ("variants", variants, 1)):
             validation.whole_number(f"model.copies.{name}", value, low)
         validation.number("model.copies.share", share, 0)
@@ -105,29 +112,62 @@ class CopyAugmentation:
         picked = rng.integers(len(rows), size=self.frames)
         frames = [rows.read(row, [int(rng.integers(rows.frames[row]))], rng)[:, 0] for row in picked.tolist()]
         statistics = rows.store.dataset.statistics
-        chunks = [self.copy_frames(chunk.to(device), statistics, rng).cpu() for chunk in torch.stack(frames).split(16)]
+        patients = np.split(rows.patient_numbers[picked], range(16, self.frames, 16))
+        chunks = [
+            self.copy_frames(chunk.to(device), statistics, rng, numbers).cpu()
+            for chunk, numbers in zip(torch.stack(frames).split(16), patients, strict=True)
+        ]
         return FrameBank(torch.cat(chunks), torch.from_numpy(picked))
 
     @torch.no_grad()
-    def copy_frames(self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator) -> Tensor:
-        """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W)."""
+    def copy_frames(
+        self, x: Tensor, statistics: Statistics | None, rng: np.random.Generator, patients: np.ndarray | None = None
+    ) -> Tensor:
+        """Frames (K, C, H, W), latents if ``statistics``, to originals and V copies as stored: (K, V + 1, C, H, W).
+
+        ``patients``: number of the patient of each frame, (K,), without which no frames of two patients are mixed.
+        """
+        others = self._sample_others(len(x), patients, rng)
         if statistics is not None:
             x = unwhiten(x, statistics, dim=1)
-            copies = self._encode(self._change_pixels(self._decode_variants(x), rng))
+            pixels, weights = self._change_pixels(self._decode_variants(x), rng, others)
+            copies = torch.lerp(self._encode(pixels), x[others], weights)
         else:
-            repeated = x.repeat_interleave(self.variants, dim=0)
-            copies = self._decode(self._encode(self._change_pixels(repeated, rng)))
+            pixels, weights = self._change_pixels(x.repeat_interleave(self.variants, dim=0), rng, others)
+            latents = self._encode(pixels)
+            latents = torch.lerp(latents, self._encode(x[others]), weights) if weights.any() else latents
+            copies = self._decode(latents)
             copies = copies.mean(dim=1, keepdim=True) if x.shape[1] == 1 else copies
         return torch.cat([x[:, None], copies.unflatten(0, (len(x), self.variants))], dim=1)
 
-    def _change_pixels(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Frames with random changes, (N, C, H, W)."""
-        changed = [self._random_changes(rng)(frame[:, None], rng)[:, 0] for frame in pixels.cpu()]
-        return torch.stack(changed).to(pixels.device)
+    def _sample_others(self, frames: int, patients: np.ndarray | None, rng: np.random.Generator) -> list[int]:
+        """For each copy, K * V, a random one of the K frames that is of another patient; its own frame if none is."""
+        own = [frame for frame in range(frames) for _ in range(self.variants)]
+        if patients is None or isinstance(self.augment, Augment) or not self.augment.needs_other_patient:
+            return own
+        choices = [np.flatnonzero(patients != patient) for patient in patients]
+        return [int(rng.choice(choices[frame])) if len(choices[frame]) else frame for frame in own]
 
-    def _random_changes(self, rng: np.random.Generator) -> Augment:
+    def _change_pixels(self, pixels: Tensor, rng: np.random.Generator, others: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Frames with random changes, (K * V, C, H, W), and the weights of the latents of ``others``, (K * V, 1, 1, 1).
+
+        ``others``: which of the K frames is mixed into each copy.
+        """
+        frames, changed, weights = pixels.cpu()[:, :, None], [], []
+        for frame, other in zip(frames, others, strict=True):
+            if isinstance(self.augment, Augment):
+                changed.append(self._random_changes(self.augment, rng)(frame, rng)[:, 0])
+                weights.append(0.0)
+            else:
+                transform = self.augment.sample(rng)
+                changed.append(transform.change_pixels(frame, rng, frames[other * self.variants])[:, 0])
+                weights.append(transform.interpolate)
+        return torch.stack(changed).to(pixels.device), torch.tensor(weights).view(-1, 1, 1, 1).to(pixels.device)
+
+    @staticmethod
+    def _random_changes(augment: Augment, rng: np.random.Generator) -> Augment:
         """``augment`` with a random selection of its changes; a flip has its own probability."""
-        return replace(self.augment, **{name: 0.0 for name in PIXEL_CHANGES if rng.random() < 0.5})
+        return replace(augment, **{name: 0.0 for name in PIXEL_CHANGES if rng.random() < 0.5})
 
     def _encode(self, pixels: Tensor) -> Tensor:
         pixels = pixels.expand(-1, self.network.config.in_channels, -1, -1)
@@ -218,6 +258,11 @@ class ReidAugmentation:
         """Copies of the current epoch."""
 
     @property
+    def makes_copies(self) -> bool:
+        """Whether batches have copies."""
+        return self.copies is not None and bool(self.copies.frames and self.copies.share)
+
+    @property
     def vae_fingerprint(self) -> str | None:
         """Fingerprint of the autoencoder that makes copies, once it is loaded."""
         return None if self.copies is None else self.copies.vae_fingerprint
@@ -234,12 +279,13 @@ class ReidAugmentation:
         """Make the copies of this epoch."""
         self.frame_bank = None if self.copies is None else self.copies.build_frame_bank(rows, device)
 
-    def sample_copies(self, pairs: int, *, with_originals: bool) -> Copies | None:
-        """Copies for a batch of ``pairs`` pairs of frames; None if ``copies`` is None."""
-        count = 0 if self.copies is None else round(self.copies.share * pairs)
+    def sample_copies(self, pairs: int, *, with_originals: bool, distinct: bool = False) -> Copies | None:
+        """Copies for a batch of ``pairs`` pairs of frames, ``distinct``: of different frames; None without copies."""
+        count = 0 if self.copies is None else max(int(distinct), round(self.copies.share * pairs))
         if self.frame_bank is None or not count:
             return None
-        return self.frame_bank.sample_with_originals(count) if with_originals else self.frame_bank.sample_pairs(count)
+        bank = self.frame_bank
+        return bank.sample_with_originals(count) if with_originals else bank.sample_pairs(count, distinct)
 
     def augment_whitened(self, x: Tensor) -> Tensor:
         """Augment frames as the data module yields them, whitened latents or pixels, (B, C, H, W): redraws some."""

@@ -28,6 +28,26 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     return (1 + as_close) / (len(ordered) + 1)
 
 
+def rank_grid(count: int) -> np.ndarray:
+    """Where ``rank_scores`` puts ``count`` different calibration scores: 1 / (count + 1), 2 / (count + 1), ..."""
+    return np.arange(1, count + 1) / (count + 1)
+
+
+def rank_scores(scores: np.ndarray, calibration: np.ndarray, highest: float) -> np.ndarray:
+    """Scores, (n,), of one network on a scale that several networks share: increasing, from 0 to 1; NaN stays NaN.
+
+    The calibration scores lie at ``rank_grid``, equal ones at the lowest of their ranks, so that the conformal p-value
+    by ``calibration`` is at most that of the result by ``rank_grid``. Between them, and from the highest of them to
+    ``highest``, the largest possible score, the scale is linear.
+    """
+    ordered, count = np.sort(calibration), len(calibration)
+    values = np.unique(ordered)
+    ranks = 1 + np.searchsorted(ordered, values, side="left")
+    inner = np.interp(scores, values, ranks / (count + 1), left=0.0)
+    beyond = np.clip((scores - values[-1]) / max(highest - values[-1], 1e-12), 0, 1)
+    return np.where(scores > values[-1], (count + beyond) / (count + 1), inner)
+
+
 def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
     """The threshold tau with s >= tau exactly if p(s) <= alpha; infinite if there are too few patients for alpha."""
     rank = math.floor(alpha * (len(calibration) + 1) + 1e-9)  # p <= alpha if fewer than rank scores are at least s

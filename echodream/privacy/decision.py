@@ -8,7 +8,7 @@ import numpy as np
 
 from echodream.metrics.binomial_bounds import clopper_pearson_upper, passing_copies_bound
 from echodream.privacy.certification import Certificate, PatientScores
-from echodream.privacy.conformal import finite_scores, p_values
+from echodream.privacy.conformal import finite_scores, p_values, rank_grid
 
 SCOPE = (
     "The bound is about these transforms, this identity network and copies of patients drawn at random from the "
@@ -23,7 +23,8 @@ class Cost:
     ``rejected`` of the ``patients`` new patients are rejected. ``level``: conformal level of the threshold, (1 +
     rejected) / (patients + 1), the probability on average over calibration sets. ``bound``: upper bound, at confidence
     1 - delta, of the probability with these calibration patients, which is Beta(1 + rejected, patients - rejected) at
-    an order statistic (Vovk 2012, arXiv 1209.2673). It also holds if known copies lowered the threshold.
+    an order statistic (Vovk 2012, arXiv 1209.2673). It also holds if known copies lowered the threshold. With several
+    networks, ``level`` and ``bound`` are the sums over them, with confidence 1 - delta / networks each (Bonferroni).
     """
 
     level: float
@@ -32,12 +33,18 @@ class Cost:
     patients: int
 
 
-def rejection_cost(calibration: PatientScores | None, tau: float, delta: float) -> Cost | None:
-    """The cost of the threshold ``tau``; None without calibration patients."""
+def rejection_cost(calibration: PatientScores | None, tau: float, delta: float, networks: int = 1) -> Cost | None:
+    """The cost of the threshold ``tau``; None without calibration patients.
+
+    With several ``networks``, scores are the highest of theirs by ``conformal.rank_scores``.
+    """
     if calibration is None:
         return None
     rejected, patients = int((calibration.values >= tau).sum()), len(calibration)
-    return Cost((1 + rejected) / (patients + 1), clopper_pearson_upper(rejected, patients, delta), rejected, patients)
+    by_each = rejected if networks == 1 else int((rank_grid(patients) >= tau).sum())
+    level = networks * (1 + by_each) / (patients + 1)
+    bound = networks * clopper_pearson_upper(by_each, patients, delta / networks)
+    return Cost(min(1.0, level), min(1.0, bound), rejected, patients)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Decision:
     ``thresholds`` is ``tau``. ``table``, ``reported``: a row for each transform that is part of the guarantee, or is
     measured only. ``sizes``: numbers of patients. ``settings`` of the rule. ``calibration``: scores of the calibration
     patients. ``between``: the lowest and highest possible tau, if tau was lowered because of the certifying copies.
+    ``networks``: number of networks; with several, scores are the highest of theirs by ``conformal.rank_scores``.
     """
 
     rule: str
@@ -85,6 +93,7 @@ class Decision:
     calibration: np.ndarray | None = field(default=None, repr=False, compare=False)
     between: tuple[float, float] | None = None
     reported: tuple[Certificate, ...] = ()
+    networks: int = 1
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
         """Whether a sample with each of the ``scores``, (n,), is rejected; bool, (n,)."""
@@ -92,9 +101,13 @@ class Decision:
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Conformal p-values of samples with ``scores``, (n,); None without calibration patients."""
+        """Conformal p-values of samples with ``scores``, (n,), Bonferroni-corrected for several networks; None without
+        calibration patients."""
         values = finite_scores(scores, "scores of samples")
-        return None if self.calibration is None else p_values(values, self.calibration)
+        if self.calibration is None:
+            return None
+        null = self.calibration if self.networks == 1 else rank_grid(len(self.calibration))
+        return np.minimum(1.0, self.networks * p_values(values, null))
 
     @property
     def worst(self) -> Certificate | None:

@@ -13,7 +13,7 @@ from echodream.errors import UserError
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, passes_for_power
 from echodream.privacy import certification, statements
 from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
-from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
+from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values, rank_grid
 from echodream.privacy.decision import Cost, Decision, rejection_cost
 from echodream.privacy.similarity import Similarity
 
@@ -29,6 +29,7 @@ class Evidence:
     ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``: strength of each transform, as text.
     ``copied``: number of training patients who were selected to be copied; a patient without further recordings or
     frames has no copy under some transforms. None: unknown.
+    ``networks``: number of networks whose scores were combined: each score is the highest by ``conformal.rank_scores``.
     """
 
     calibration: PatientScores | None = None
@@ -38,6 +39,7 @@ class Evidence:
     samples: np.ndarray | None = None
     amounts: Mapping[str, str] = field(default_factory=dict)
     copied: int | None = None
+    networks: int = 1
 
     def __post_init__(self) -> None:
         if WEAKEST in self.controls:
@@ -49,6 +51,13 @@ class Evidence:
                     f"A patient is used for calibration and for the copies under {transform!r}: copies are of training "
                     "patients, and calibration patients must not be in training; split the study by patient."
                 )
+
+    @property
+    def null_scores(self) -> np.ndarray | None:
+        """The calibration scores of each network, (n,); of several networks they are the same, on a scale of ranks."""
+        if self.calibration is None:
+            return None
+        return self.calibration.values if self.networks == 1 else rank_grid(len(self.calibration))
 
     @property
     def rows(self) -> dict[str, PatientScores]:
@@ -111,6 +120,10 @@ class Percentile(Rule):
         rows = evidence.rows
         patients = frozenset(name for scores in rows.values() for name in scores.patients.tolist())
         table = certify(rows, tau, self.delta, frozenset(), patients) if rows else ()
+        if evidence.networks > 1:
+            raise UserError(
+                "rule=percentile compares samples by one network: leave out copies=, or use rule=calibrated"
+            )
         return Decision(
             rule=self.name,
             tau=tau,
@@ -143,6 +156,9 @@ class Calibrated(Rule):
     2021).
 
     ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
+    With several networks, a sample is rejected if one of them rejects it, and each has an equal share of ``alpha``
+    (Bonferroni). Their thresholds are lowered together, along the ranks of the calibration scores.
+
     ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
     ``power``: intended probability that the first tau is certified.
@@ -177,7 +193,7 @@ class Calibrated(Rule):
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)
         failure = self._too_little_evidence(evidence, required, certifying)
-        calibration = None if evidence.calibration is None else evidence.calibration.values
+        calibration = evidence.null_scores
         tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
         table: tuple[Certificate, ...] = ()
         if not failure and calibration is not None:
@@ -190,7 +206,7 @@ class Calibrated(Rule):
             if failing := [row for row in table if row.transform in required and row.bound > self.beta]:
                 worst = max(failing, key=lambda row: row.bound)
                 failure = statements.bound_not_reached(worst, self.beta, self.delta, self.alpha_max, self.choose)
-        cost = rejection_cost(evidence.calibration, tau, self.delta) if thresholds else None
+        cost = rejection_cost(evidence.calibration, tau, self.delta, evidence.networks) if thresholds else None
         return Decision(
             rule=self.name,
             tau=tau,
@@ -205,6 +221,7 @@ class Calibrated(Rule):
             calibration=calibration,
             between=tau_range,
             reported=evidence.certify_report_only_controls(tau, self.delta, choosing, tau_range) if table else (),
+            networks=evidence.networks,
         )
 
     def _too_little_evidence(
@@ -212,8 +229,8 @@ class Calibrated(Rule):
     ) -> str:
         """Why too few patients or copies of the ``required`` transforms exist, and a remedy; empty if enough exist."""
         patients = 0 if evidence.calibration is None else len(evidence.calibration)
-        if patients < calibration_patients_needed(self.alpha):
-            return statements.too_few_calibration_patients(self.alpha, patients)
+        if patients < calibration_patients_needed(self.alpha / evidence.networks):
+            return statements.too_few_calibration_patients(self.alpha, patients, evidence.networks)
         if not required:
             return statements.no_controls(self.beta, self.delta, self.choose)
         if self.worst_case and len(evidence.controls) > 1 and WEAKEST not in required:
@@ -237,10 +254,10 @@ class Calibrated(Rule):
     ) -> dict[str, float]:
         """Conformal thresholds ``alpha`` and ``alpha_max``; ``beta``, which rejects enough copies of the choosing
         patients under each transform; ``certified``, the highest threshold with a bound of at most ``beta``."""
-        level = self.alpha
+        level, networks = self.alpha, evidence.networks
         if self.benjamini_hochberg and evidence.samples is not None:
             samples = finite_scores(evidence.samples, "scores of samples")
-            level = benjamini_hochberg(p_values(samples, calibration), self.alpha)
+            level = benjamini_hochberg(np.minimum(1.0, networks * p_values(samples, calibration)), self.alpha)
         beta = math.inf
         for scores in rows.values():
             lowest = np.sort(scores.select(choosing))
@@ -250,9 +267,9 @@ class Calibrated(Rule):
             if passes >= 0:  # otherwise there are too few copies under this transform to choose a threshold
                 beta = min(beta, float(lowest[passes]))
         return {
-            "alpha": conformal_threshold(calibration, level),
+            "alpha": conformal_threshold(calibration, level / networks),
             "beta": beta,
-            "alpha_max": conformal_threshold(calibration, self.alpha_max),
+            "alpha_max": conformal_threshold(calibration, self.alpha_max / networks),
             "certified": certification.highest_certified_threshold(rows, certifying, self.beta, self.delta),
         }
 
@@ -282,7 +299,14 @@ class Calibrated(Rule):
         certifying = min(row.controls for row in rows)
         level = self.alpha if decisive == "alpha" else self.alpha_max
         copies = statements.copy_guarantee(
-            amounts, certifying, self.beta, self.delta, self.worst_case, decisive == "certified", self.choose
+            amounts,
+            certifying,
+            self.beta,
+            self.delta,
+            self.worst_case,
+            decisive == "certified",
+            self.choose,
+            evidence.networks,
         )
         fdr = self.benjamini_hochberg  # its threshold depends on the samples, so ``cost`` is no bound
         rejection = statements.rejection_guarantee(

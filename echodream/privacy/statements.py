@@ -19,12 +19,20 @@ def percent(value: float) -> str:
 
 
 def copy_guarantee(
-    transforms: Mapping[str, str], certifying: int, beta: float, delta: float, worst: bool, lowered: bool, choose: float
+    transforms: Mapping[str, str],
+    certifying: int,
+    beta: float,
+    delta: float,
+    worst: bool,
+    lowered: bool,
+    choose: float,
+    networks: int = 1,
 ) -> str:
     """The guarantee for copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
+    ``networks``: number of networks, each of which may reject a sample.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
@@ -33,10 +41,15 @@ def copy_guarantee(
     weakest = " It holds also for whichever transform hides each patient best." if worst and several else ""
     patients = "patients who were not used to choose the first threshold" if choose else "patients"
     threshold = " The threshold is the highest at which these copies confirm this bound." if lowered else ""
+    scope = SCOPE if networks == 1 else SCOPE.replace("this identity network", f"these {networks} networks")
+    several_networks = (
+        f" A sample passes if each of {networks} networks accepts it; each rejects an equal share of harmless samples."
+    )
+    joint += several_networks if networks > 1 else ""
     return (
         f"A copy of a random training patient under {under} passes with probability at most {percent(beta)}, with "
         f"confidence {percent(1 - delta)}, by copies of {certifying} or more {patients}."
-        f"{threshold}{joint}{weakest} {SCOPE}"
+        f"{threshold}{joint}{weakest} {scope}"
     )
 
 
@@ -108,12 +121,13 @@ def no_guarantee(percent_: float) -> str:
     )
 
 
-def too_few_calibration_patients(alpha: float, patients: int) -> str:
-    """Reason: there are too few calibration patients for a conformal p-value of ``alpha``."""
-    needed = calibration_patients_needed(alpha)
-    alternative = f", or allow rule.alpha={_round_up(1 / (patients + 1)):g}" if patients else ""
+def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1) -> str:
+    """Reason: there are too few calibration patients for a conformal p-value of ``alpha``, shared by ``networks``."""
+    needed = calibration_patients_needed(alpha / networks)
+    alternative = f", or allow rule.alpha={_round_up(networks / (patients + 1)):g}" if patients else ""
+    shared = "" if networks == 1 else f", shared by {networks} networks,"
     return (
-        f"Nothing may pass: rule.alpha={alpha:g} needs {needed} calibration patients and there are {patients}; "
+        f"Nothing may pass: rule.alpha={alpha:g}{shared} needs {needed} calibration patients and there are {patients}; "
         f"hold out {needed - patients} more patients from the training of the generator and of the identity network"
         f"{alternative}."
     )

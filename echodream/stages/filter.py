@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from echodream import validation
 from echodream.artifact import read_artifact
 from echodream.config.stage_signature import InputPath, OutputPath
 from echodream.datamodules.recordings import Recordings
@@ -23,7 +24,7 @@ from echodream.filtering.embedding import (
     sampling_settings,
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
-from echodream.filtering.positive_controls import Control, select_controls
+from echodream.filtering.positive_controls import Control, ViewGrid, select_controls
 from echodream.filtering.record import RECORD, is_complete, summary_lines
 from echodream.filtering.scoring import ScoringConfig, frames_per_sample, score_samples
 from echodream.privacy.rules import Calibrated, Rule
@@ -37,6 +38,11 @@ from echodream.store.schema import partial_path, read_dataset
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""
 
+NETWORKS = {"artifact": "Identity", "copies": "Copies"}
+"""Names of the networks in scores.csv, by setting."""
+NEWER_SETTINGS = ("copies", "view_grid")
+"""Settings that are part of a decision if they are set."""
+
 
 def filter_(
     *,
@@ -46,6 +52,7 @@ def filter_(
     ledger: OutputPath | None,
     real: InputPath,
     artifact: InputPath,
+    copies: InputPath | None,
     autoencoder: InputPath,
     videos: InputPath | None,
     generator: InputPath | None,
@@ -59,6 +66,7 @@ def filter_(
     reference_every: int,
     calibration: Sequence[str],
     views: Sequence[str],
+    view_grid: Mapping[str, Any] | None,
     patients: int | None,
     steps: int,
     seed: int,
@@ -68,14 +76,17 @@ def filter_(
 ) -> Summary:
     """Reject samples of ``src`` that are too close to a TRAIN patient of ``real`` by ``rule``; both are latent stores.
 
-    ``artifact`` is the identity network. ``controls``, except ``leave_out``, generate copies of TRAIN patients with the
-    ``autoencoder`` and the ``generator`` of ``src``, from frames of ``videos``, if this store exists; controls in
-    ``report_only`` are not part of the guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that
-    pass to ``dst``, with the decision in dataset.json, and the scores and nearest patients of all samples to
-    ``private``. The folder ``ledger`` records all decisions. Without the guarantee of the rule no sample passes, and
-    the summary has a problem.
+    ``artifact`` is the identity network, ``copies`` a copy-detection network, which rejects samples as well.
+    ``controls``, except ``leave_out``, generate copies of TRAIN patients with the ``autoencoder`` and the ``generator``
+    of ``src``, from frames of ``videos``, if this store exists; controls in ``report_only`` are not part of the
+    guarantee. ``ScoringConfig`` describes ``on`` to ``seed``. Writes samples that pass to ``dst``, with the decision in
+    dataset.json, and the scores and nearest patients of all samples to ``private``. The folder ``ledger`` records all
+    decisions. Without the guarantee of the rule no sample passes, and the summary has a problem.
     """
-    config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed)
+    grid = None if view_grid is None else _view_grid(view_grid)
+    config = ScoringConfig(on, check_every, reference, reference_every, calibration, views, patients, steps, seed, grid)
+    if copies is not None and not isinstance(rule, Calibrated):
+        raise UserError(f"rule={rule.name} compares samples by one network: set copies=null, or rule=calibrated")
     store, study = Store(src, kind="latent"), Store(real, kind="latent")
     _check_stores(store, study)
     _check_private_folder(Path(private), Path(dst), store.root)
@@ -84,12 +95,14 @@ def filter_(
     needing = [name for name, control in selected.items() if control.needs_generator]
     video_store = None if videos is None or not Path(videos).exists() else Store(videos, kind="video")
     model_fingerprint = _check_generator(generator, needing, on, store, study)
-    for key, folder in (("artifact", artifact), ("generator", generator), ("autoencoder", autoencoder)):
+    networks = {"artifact": artifact} | ({} if copies is None else {"copies": copies})
+    for key, folder in (*networks.items(), ("generator", generator), ("autoencoder", autoencoder)):
         check_not_selected_on(folder, key, config.calibration)
     settings = {
         "source": store.checksum,
         "real": study.checksum,
         "reid": read_artifact(artifact, "reid").fingerprint,
+        "copies": None if copies is None else read_artifact(copies, "reid").fingerprint,
         "generator": model_fingerprint if needing else None,
         "videos": None if video_store is None else video_store.checksum,
         "rule": {"name": rule.name, **asdict(rule)},  # type: ignore[call-overload]
@@ -104,14 +117,17 @@ def filter_(
             return Summary(f"filter: {dst} already complete, nothing to do", summary_lines(record))
         check_ledger(decisions)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        embedder = _load_embedder(artifact, autoencoder, device, (store, study), rule)
+        embedders = {
+            NETWORKS[key]: _load_embedder(key, folder, autoencoder, device, (store, study), rule)
+            for key, folder in networks.items()
+        }
         model = load_diffusion_model(str(generator), GENERATORS[on]) if needing else None
         guidance = Guidance()
         if model is not None:
             guidance = Guidance.from_record(sampling_settings(store).get("guidance"), model.conditioner.names)
         recordings = Recordings(study, "TRAIN")
         copy_generator = CopyGenerator(recordings, autoencoder, model, guidance, steps, seed, device, video_store)
-        scores = score_samples(store, study, embedder, copy_generator, rule, selected, report_only, config)
+        scores = score_samples(store, study, embedders, copy_generator, rule, selected, report_only, config)
         decision = rule.decide(scores.evidence)
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
         tries = register_decision(decisions, entry, decision.passed, code_version)
@@ -191,8 +207,11 @@ def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, genera
     """Ledger entry of the decision with ``settings`` on ``frames`` frames of the samples of ``store``."""
     sampling = sampling_settings(store)
     networks = {"reid": settings["reid"], "generator": sampling.get("model", generator)}
+    if settings["copies"] is not None:
+        networks["copies"] = settings["copies"]
     rule = settings["rule"]
-    excluded = ["real", "reid", *([] if rule.get("benjamini_hochberg") else ["source"])]
+    excluded = ["real", "reid", "copies", *([] if rule.get("benjamini_hochberg") else ["source"])]
+    excluded += [name for name in NEWER_SETTINGS if settings[name] is None]
     decision = {name: value for name, value in settings.items() if name not in excluded}
     decision["frames"] = frames
     if settings["generator"] is not None:
@@ -200,19 +219,29 @@ def _ledger_entry(settings: Mapping[str, Any], store: Store, frames: int, genera
     return LedgerEntry({"real": settings["real"], **networks}, decision, settings["on"])
 
 
-def _load_embedder(artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule) -> FrameEmbedder:
-    """Load the identity network. Raises ``UserError`` if it was not trained for ``stores``, (src, real)."""
+def _load_embedder(
+    key: str, artifact: str, vae: str, device: str, stores: Sequence[Store], rule: Rule
+) -> FrameEmbedder:
+    """Load the network of setting ``key``. Raises ``UserError`` if it was not trained for ``stores``, (src, real)."""
     embedder = FrameEmbedder(artifact, vae, device)
     for store in stores:
         embedder.check(store)
-    check_training_store(artifact, "reid", stores[-1], "artifact", decoded=embedder.input_spec.on == "pixels")
+    check_training_store(artifact, "reid", stores[-1], key, decoded=embedder.input_spec.on == "pixels")
     similarity = embedder.input_spec.similarity
     if isinstance(rule, Calibrated) and rule.similarity != similarity:
         raise UserError(
-            f"rule.similarity={rule.similarity}, but this reid was trained for {similarity} similarity: set "
+            f"rule.similarity={rule.similarity}, but {key}={artifact} was trained for {similarity} similarity: set "
             f"rule.similarity={similarity}"
         )
     return embedder
+
+
+def _view_grid(settings: Mapping[str, Any]) -> ViewGrid:
+    """The grid of views. Raises ``UserError`` for an unknown setting."""
+    known = [field.name for field in fields(ViewGrid)]
+    for name in settings:
+        validation.one_of("view_grid", name, known)
+    return ViewGrid(**settings)
 
 
 def _withdraw_passed_store(dst: Path) -> str:

@@ -1,8 +1,23 @@
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from echodream.datamodules.augmentation import Augment, add_noise, affine, contrast, flip, gain, speckle
+from echodream.datamodules.augmentation import (
+    Augment,
+    add_noise,
+    affine,
+    blur,
+    contrast,
+    elastic,
+    flip,
+    gain,
+    invert,
+    jpeg,
+    speckle,
+)
 from echodream.datamodules.normalization import from_uint8, to_uint8, unwhiten, whiten
 from echodream.errors import UserError
 from tests.support.stores import STATISTICS
@@ -85,6 +100,54 @@ def test_noise_has_the_strength_asked_for() -> None:
 def test_flip_exchanges_left_and_right() -> None:
     x = pixels(C, F, H, W)
     assert torch.equal(flip(x)[..., 0], x[..., -1])
+    assert torch.equal(flip(x, -2)[..., 0, :], x[..., -1, :])
+
+
+def test_invert_exchanges_black_and_white() -> None:
+    assert invert(torch.tensor([-1.0, -0.5, 1.0])).tolist() == [1.0, 0.5, -1.0]
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.6])
+def test_blur_is_a_gaussian_of_every_frame(sigma: float) -> None:
+    """A point becomes the Gaussian with this standard deviation; what is even stays even up to the border."""
+    x = torch.zeros(2, 3, 21, 25)
+    x[1, 2, 10, 12] = 1
+    down, right = np.mgrid[:21, :25] - np.array([10, 12])[:, None, None]
+    expected = np.exp(-(down**2 + right**2) / 2 / sigma**2)
+    found = blur(x, sigma)
+    torch.testing.assert_close(found[1, 2], torch.from_numpy(expected / expected.sum()).float(), atol=3e-3, rtol=0)
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    assert found[0].abs().max() == found[1, :2].abs().max() == 0
+    torch.testing.assert_close(blur(torch.full((C, F, H, W), 0.3), sigma), torch.full((C, F, H, W), 0.3))
+    assert torch.equal(blur(x, 0.0), x)
+
+
+def test_elastic_displaces_by_its_amount_and_all_frames_alike() -> None:
+    """Of a ramp, the change of intensity is the displacement; the field is smooth."""
+    side = 64
+    down = torch.arange(side).view(1, 1, side, 1).expand(1, 2, side, side) / 100
+    right = down.transpose(2, 3)
+    for ramp_ in (down, right):
+        moved = (elastic(ramp_, 1.5, rng()) - ramp_) * 100
+        assert torch.equal(moved[:, 0], moved[:, 1])
+        assert float(inner(moved, 6).square().mean().sqrt()) == pytest.approx(1.5, rel=0.3)
+        assert float(inner(moved, 6).diff(dim=-1).abs().max()) < 0.6
+    assert not torch.equal(elastic(down, 1.5, rng(1)), elastic(down, 1.5, rng(2)))
+    assert torch.equal(elastic(down, 0.0, rng()), down)
+
+
+def test_jpeg_is_pillow_s_of_every_channel() -> None:
+    x = affine(pixels(C, F, 40, 56), zoom=8.0)
+    errors = []
+    for quality in (10, 50, 95):
+        found = jpeg(x, quality)
+        assert found.shape == x.shape
+        errors.append(float((found - x).abs().mean()))
+        file = io.BytesIO()
+        Image.fromarray(to_uint8(x)[1, 2].numpy()).save(file, "JPEG", quality=quality)
+        assert torch.equal(to_uint8(found)[1, 2], torch.from_numpy(np.asarray(Image.open(file)).copy()))
+    assert errors[0] > 2 * errors[1] > 2 * errors[2]
+    assert errors[2] < 0.02
 
 
 def test_affine_shifts_down_and_right_by_shares_of_the_sides() -> None:

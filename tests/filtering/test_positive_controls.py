@@ -1,5 +1,6 @@
 """Known copies: each kind against its closed form, whatever is made together with it, and what its references lack."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from echodream.datamodules.key_frames import evenly_spaced_frames as evenly
 from echodream.datamodules.recordings import Recordings
 from echodream.diffusion.model import DiffusionModel
 from echodream.errors import UserError
+from echodream.filtering import copy_generation
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection
 from echodream.filtering.copy_generation import select_frames_by_patient as select_frames
 from echodream.filtering.positive_controls import (
@@ -21,6 +23,7 @@ from echodream.filtering.positive_controls import (
     PixelTransform,
     PosteriorSample,
     SDEdit,
+    ViewGrid,
     describe_control,
     generate_copies,
     latent_views,
@@ -154,6 +157,120 @@ def test_copies_are_made_of_the_videos_frames_where_there_are_videos(copier: Cop
         CopyGenerator(copier.recordings, "vae", videos=videos)
 
 
+def test_a_range_of_one_value_copies_like_the_amount(copier: CopyGenerator) -> None:
+    selections = list(select_frames(copier.recordings, 3, 0).values())
+    for wide, fixed in (
+        (PixelTransform(shift=(0.25, 0.25)), PixelTransform(shift=0.25)),
+        (PixelTransform(zoom=(1.25, 1.25)), PixelTransform(zoom=0.25)),
+        (PixelTransform(blur=(0.8, 0.8)), PixelTransform(blur=0.8)),
+    ):
+        pairs = zip(generated(copier, wide, selections), generated(copier, fixed, selections), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_each_patient_has_one_sample_of_a_range_whatever_the_batch(
+    copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factor of intensities is read from the copies: it differs, and all frames of a patient have the same."""
+    selections = list(select_frames(copier.recordings, 3, 0).values())
+    control = PixelTransform(gain=(-1.0, 0.0))  # never clipped at white
+    copies = generated(copier, control, selections)
+    factors = []
+    for copy, one in zip(copies, selections, strict=True):
+        before = intensity(frames_of(copier, one))
+        ratio = intensity(copy)[before > 0.05] / before[before > 0.05]
+        assert ratio.std() < 1e-3
+        factors.append(float(ratio.mean()))
+    assert len({round(factor, 6) for factor in factors}) == TRAIN
+    assert 0.5 <= min(factors) < 0.7 < max(factors) <= 1
+    other = generated(copier, control, selections, "other")
+    assert not any(np.array_equal(a, b) for a, b in zip(copies, other, strict=True))
+    composed = PixelTransform(**COMPOSED)
+    whole = [generated(copier, each, selections) for each in (control, composed)]
+    for size in (1, 7):
+        monkeypatch.setattr(copy_generation, "BATCH_FRAMES", size)
+        for each, before in zip((control, composed), whole, strict=True):
+            again = generated(copier, each, selections)
+            assert all(np.array_equal(a, b) for a, b in zip(before, again, strict=True))
+
+
+COMPOSED: dict[str, Any] = {
+    "count": [2, 4],
+    "shift": (0, 0.1),
+    "elastic": (0, 0.3),
+    "jpeg": (10, 95),
+    "blend": (0, 0.3),
+    "interpolate": (0, 0.3),
+    "flip": "any",
+}
+
+
+def test_blends_are_of_the_patient_and_of_another(copier: CopyGenerator) -> None:
+    """Pixels of the stand-in autoencoder are latents, so that both are (1 - w) x + w y with frames y of others."""
+    selections = list(select_frames(copier.recordings, 2, 0).values())
+    tables = {name: (patient, frames.astype(np.float64)) for name, (patient, _, frames) in recordings().items()}
+    for control in (PixelTransform(blend=(0.1, 0.3)), PixelTransform(interpolate=(0.1, 0.3))):
+        weights, partners = [], set()
+        for copy, one in zip(generated(copier, control, selections), selections, strict=True):
+            x = np.clip(frames_of(copier, one), -10, 10)
+            found = []
+            for name, (patient, frames) in tables.items():
+                for y in frames if patient != tables[copier.recordings.names[one.row]][0] else []:
+                    difference = (np.clip(y, -10, 10) if control.blend else y) - x[0]
+                    weight = float((difference * (copy[0] - x[0])).sum() / (difference**2).sum())
+                    left = np.abs(copy[0] - x[0] - weight * difference).max()
+                    found.append((left, weight, patient, name))
+            left, weight, patient, name = min(found)
+            assert left < 0.4  # the partner is a sample of its posterior
+            weights.append(weight)
+            partners.add(name)
+            assert patient < TRAIN
+        assert 0.09 < min(weights) < 0.15
+        assert 0.25 < max(weights) < 0.31
+        assert len(partners) > 5
+
+
+def test_a_blend_needs_two_patients(copier: CopyGenerator) -> None:
+    rows = copier.recordings
+    copier.recordings = rows.select([0, 1]) if len(set(rows.patient_numbers[:2])) == 1 else rows.select([0])
+    with pytest.raises(UserError, match="one TRAIN patient only"):
+        generated(copier, PixelTransform(blend=0.2), [FrameSelection(0, np.array([1]))])
+
+
+def test_records_of_amounts_are_those_of_before() -> None:
+    names = {"kind", "gain", "contrast", "speckle", "shift", "rotate", "zoom", "flip"}
+    assert PixelTransform(shift=0.04).settings().keys() == names
+    ranged = PixelTransform(blur=(0, 2), count=[1, 1]).settings()
+    assert ranged.keys() == names | {"blur", "count"}
+    assert describe_control("x", json.loads(json.dumps(ranged))) == "1 of these at random: blurred by 0 to 2 px"
+
+
+def test_a_grid_is_every_combination_of_its_views(copier: CopyGenerator) -> None:
+    grid = ViewGrid(["none", "both"], [-0.25, 0.0], [1.0, 1.25])
+    x = torch.from_numpy(recordings()["clip-05-0"][2][:2]).float().clamp(-10, 10)
+    views = grid.views(copier, x)
+    assert len(views) == 2 * 4 * 2 - 1
+    y = x.transpose(0, 1)
+    truths = [
+        affine(y, (down, right), zoom=zoom).flip(axes).transpose(0, 1)
+        for axes in ((), (-1, -2))
+        for down in (-0.25, 0.0)
+        for right in (-0.25, 0.0)
+        for zoom in (1.0, 1.25)
+        if (axes, down, right, zoom) != ((), 0.0, 0.0, 1.0)
+    ]
+    assert all(torch.allclose(view, truth, atol=1e-4) for view, truth in zip(views, truths, strict=True))
+    assert ViewGrid().transforms() == []
+    for wrong, words in (
+        ({"flip": ["up"]}, "view_grid.flip is 'up'"),
+        ({"shift": [2]}, "view_grid.shift is 2"),
+        ({"zoom": [0]}, "view_grid.zoom is 0"),
+        ({"zoom": "1"}, "view_grid.zoom is '1': give a list"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ViewGrid(**wrong)  # type: ignore[arg-type]
+
+
 def test_a_copy_is_drawn_from_the_posterior_of_the_changed_pixels(
     copier: CopyGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +322,7 @@ def test_views_are_all_directions_of_a_change(copier: CopyGenerator) -> None:
     assert all(torch.equal(one, other) for one, other in zip(both, [flipped, *shifted], strict=True))
     assert len(latent_views(copier, [PixelTransform()], x)) == 1
     assert latent_views(copier, [], x) == []
-    for control in (PosteriorSample(), PixelTransform(speckle=0.1), SDEdit(0.1)):
+    for control in (PosteriorSample(), PixelTransform(speckle=0.1), SDEdit(0.1), PixelTransform(shift=(0.0, 0.1))):
         with pytest.raises(UserError, match="without randomness"):
             latent_views(copier, [control], x)
 
@@ -297,7 +414,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         (
             PixelTransform(rotate=2.5, zoom=0.1),
             "with rotate 2.5 degrees and zoom 10 %",
-            "cut and enlarged by 10 %, turned by 2°",
+            "cut and enlarged by 10 %, turned by 2.5°",
+        ),
+        (
+            PixelTransform(shift=(0.0, 0.1)),
+            "uniform from 0 to 10 % of the side",
+            "moved by 0 to 10 % of the side",
         ),
         (SDEdit(0.3), "from 30 % noise", "30 % noise added and removed by the generator (SDEdit)"),
     ],

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from echodream.config.paths import CONF_DIR
 from echodream.errors import UserError
-from echodream.losses.identity import ArcFaceLoss, CopyCodeLoss, IdentityLoss, NTXentLoss, PublishedPairLoss
+from echodream.losses.identity import (
+    ArcFaceLoss,
+    CopyCodeLoss,
+    CopyContrastiveLoss,
+    IdentityLoss,
+    NTXentLoss,
+    PublishedPairLoss,
+)
 
 N, D = 5, 7
 IDENTITY = torch.tensor([0, 2, 0, 1, 0])
@@ -42,6 +49,25 @@ def test_the_published_loss_is_binary_cross_entropy_of_the_pairs() -> None:
         chance = 1 / (1 + math.exp(-float(2 - (x[first] - x[second]).abs().sum())))
         terms.append(-math.log(chance if same else 1 - chance))
     assert float(found) == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("other_frames", ["ignored", "negative"])
+def test_the_loss_of_copies_knows_the_frame_and_not_the_patient(other_frames: str) -> None:
+    """Rows 0 and 3, 1 and 4 are copies of two frames of one patient; rows 2 and 5 have no copy."""
+    x, temperature = torch.randn(6, D, generator=torch.Generator().manual_seed(0)), 0.3
+    identity = torch.tensor([7, 7, 7, 7, 7, 4])
+    pairs = torch.tensor([[0, 3], [1, 4]])
+    found = float(CopyContrastiveLoss(temperature, other_frames)(x, identity, pairs, none))
+    terms = []
+    for i, j in ((0, 3), (3, 0), (1, 4), (4, 1)):
+        own = math.exp(cosine(x[i], x[j]) / temperature)
+        negatives = [5] if other_frames == "ignored" else [k for k in range(6) if k not in (i, j)]
+        others = sum(math.exp(cosine(x[i], x[k]) / temperature) for k in negatives)
+        terms.append(-math.log(own / (own + others)))
+    assert found == pytest.approx(sum(terms) / 4, rel=1e-5)
+    for wrong, key in (((0.0,), "temperature"), ((0.1, "positive"), "other_frames")):
+        with pytest.raises(UserError, match=f"head.{key} is"):
+            CopyContrastiveLoss(*wrong)  # type: ignore[arg-type]
 
 
 def test_nt_xent_contrasts_each_positive_with_all_negatives() -> None:

@@ -126,6 +126,38 @@ def test_copies_form_pairs_with_patient_labels(latents: Path) -> None:
     assert spy.identity[4:].tolist() == [number[row] for row in copies.rows.tolist() * 2]
 
 
+class CopySpy(Spy):
+    only_copies = True
+
+
+def test_a_copy_detection_head_gets_only_pairs_of_copies_of_different_frames(
+    latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CopyAugmentation, "load_autoencoder", lambda own, expected: None)
+    augmentation = ReidAugmentation(CopyAugmentation("nowhere", Augment(), 4, 1, 1.5))
+    made = configured_module(latents, head=CopySpy(), augmentation=augmentation)
+    capture_logs(made)
+    bank = torch.arange(4.0).view(4, 1, 1, 1, 1) * 10 + torch.arange(3.0).view(1, 3, 1, 1, 1)
+    made.augmentation.frame_bank = FrameBank(bank.expand(4, 3, C, H, W), torch.tensor([4, 0, 1, 5]))
+    spy: Any = made.head
+    for seed in range(5):
+        torch.manual_seed(seed)
+        made.training_step(batch(), 0)
+        assert spy.pairs.tolist() == [[4, 7], [5, 8], [6, 9]]
+        torch.manual_seed(seed)
+        frames = made.augmentation.frame_bank.sample_pairs(3, distinct=True).frames[:, 0, 0, 0] // 10
+        assert frames[:3].tolist() == frames[3:].tolist()
+        assert len(set(frames.tolist())) == 3
+
+
+@pytest.mark.parametrize(("frames", "share"), [(0, 1.0), (4, 0.0)])
+def test_a_copy_detection_head_needs_copies(latents: Path, frames: int, share: float) -> None:
+    without = ReidAugmentation(CopyAugmentation("nowhere", Augment(), frames, 1, share))
+    for augmentation in (ReidAugmentation(), without):
+        with pytest.raises(UserError, match=r"head=copies is trained with copies: set model\.copies\.frames"):
+            configured_module(latents, head=CopySpy(), augmentation=augmentation)
+
+
 def test_identity_can_be_the_recording(latents: Path) -> None:
     made = module()
     made.configure_from_data(data(latents, Pairs(identity="recording")))

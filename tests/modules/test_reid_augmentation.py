@@ -10,6 +10,7 @@ import torch
 
 from echodream.datamodules.augmentation import Augment
 from echodream.datamodules.normalization import unwhiten, whiten
+from echodream.datamodules.random_transforms import RandomTransform
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
 from echodream.modules.reid_augmentation import CopyAugmentation, FrameBank, GaussianRedraw, sample_frames
@@ -114,14 +115,57 @@ def test_the_frame_bank_has_random_training_frames_and_depends_on_the_seed(tmp_p
 
 
 def test_each_pixel_change_except_the_flip_is_applied_with_probability_half(tmp_path: Path) -> None:
-    made, _ = copies(tmp_path / "vae", Augment(gain=0.4, shift=0.1, flip=0.7))
-    rng = np.random.default_rng(0)
-    drawn = [made._random_changes(rng) for _ in range(400)]
+    wanted, rng = Augment(gain=0.4, shift=0.1, flip=0.7), np.random.default_rng(0)
+    made, _ = copies(tmp_path / "vae", wanted)
+    drawn = [made._random_changes(wanted, rng) for _ in range(400)]
     assert {augment.flip for augment in drawn} == {0.7}
     for name, amount in (("gain", 0.4), ("shift", 0.1), ("speckle", 0.0)):
         values = [getattr(augment, name) for augment in drawn]
         assert set(values) == {0.0, amount}
         assert amount == 0 or 0.4 < np.mean([value > 0 for value in values]) < 0.6
+
+
+@torch.no_grad()
+def test_copies_have_samples_of_the_filter_s_distributions(tmp_path: Path) -> None:
+    """The same samples as those of a control: shifts by amounts between the ends, and a flip of either axis."""
+    made, network = copies(tmp_path / "vae", RandomTransform(shift=(0.1, 0.4)), variants=5)
+    z = torch.randn(3, C, 4, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    found = made.copy_frames(z, STATISTICS, np.random.default_rng(1))
+    pixels, rng = network.decode(unwhiten(z, STATISTICS, dim=1)).sample.clamp(-1, 1), np.random.default_rng(1)
+    changed = [
+        RandomTransform(shift=(0.1, 0.4)).sample(rng).change_pixels(frame[:, None], rng)[:, 0]
+        for frame in pixels
+        for _ in range(5)
+    ]
+    posterior = network.encode(torch.stack(changed)).latent_dist
+    far = (found[:, 1:].flatten(0, 1) - posterior.mean) / posterior.std
+    assert float(far.std()) == pytest.approx(1, abs=0.08)
+    assert float(far.mean()) == pytest.approx(0, abs=0.08)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("statistics", [STATISTICS, None])
+def test_frames_are_mixed_with_those_of_other_patients_only(
+    tmp_path: Path, statistics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame is constant and tells its patient; the stand-in for the autoencoder changes nothing."""
+    made, _ = copies(tmp_path / "vae", RandomTransform(blend=(0.5, 0.5)), variants=40)
+    monkeypatch.setattr(made, "_encode", lambda x: x)
+    monkeypatch.setattr(made, "_decode", lambda x: x)
+    patients = np.array([0, 0, 1, 2])
+    x = torch.tensor([0.1, 0.2, 0.4, 0.8]).view(4, 1, 1, 1).expand(4, C, 4, 6)
+    stored = x if statistics is None else unwhiten(x, statistics, dim=1)
+    for transform in (RandomTransform(blend=(0.5, 0.5)), RandomTransform(interpolate=(0.5, 0.5))):
+        made.augment = transform
+        found = made.copy_frames(x, statistics, np.random.default_rng(0), patients)
+        for number, patient in enumerate(patients):
+            halves = [(stored[number] + stored[other]) / 2 for other in np.flatnonzero(patients != patient)]
+            hits = [[bool(torch.allclose(copy, half, atol=1e-5)) for half in halves] for copy in found[number, 1:]]
+            assert all(sum(hit) == 1 for hit in hits)
+            assert all(any(column) for column in zip(*hits, strict=True))
+        alone = made.copy_frames(x, statistics, np.random.default_rng(0), np.zeros(4, int))
+        assert torch.allclose(alone[:, 1:], stored[:, None].expand_as(alone[:, 1:]), atol=1e-6)
 
 
 def test_copies_need_the_autoencoder_of_the_latents(tmp_path: Path) -> None:

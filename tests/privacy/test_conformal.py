@@ -16,7 +16,14 @@ from echodream.metrics.binomial_bounds import (
     controls_needed_at_rate,
     passes_for_power,
 )
-from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values
+from echodream.privacy.conformal import (
+    benjamini_hochberg,
+    conformal_threshold,
+    finite_scores,
+    p_values,
+    rank_grid,
+    rank_scores,
+)
 
 
 def test_p_values_by_their_definition_with_ties() -> None:
@@ -24,6 +31,32 @@ def test_p_values_by_their_definition_with_ties() -> None:
     calibration, scores = generator.integers(0, 6, 17) / 5, generator.integers(-1, 8, 29) / 5
     truth = [(1 + sum(c >= score for c in calibration)) / 18 for score in scores]
     assert p_values(scores, calibration).tolist() == pytest.approx(truth)
+
+
+@pytest.mark.parametrize("highest", [1.0, 0.0])
+def test_ranks_keep_order_and_p_values(highest: float) -> None:
+    generator = np.random.default_rng(0)
+    calibration = generator.uniform(highest - 2, highest, 17)
+    scores = np.sort(np.concatenate([generator.uniform(highest - 3, highest, 500), calibration, [highest]]))
+    ranks = rank_scores(scores, calibration, highest)
+    assert (np.diff(ranks) >= 0).all()
+    assert (np.diff(ranks[scores > calibration.min()]) > 0).all()
+    assert ranks[0] == 0.0
+    assert ranks[-1] == 1.0
+    assert p_values(ranks, rank_grid(17)).tolist() == pytest.approx(p_values(scores, calibration).tolist())
+    assert sorted(rank_scores(calibration, calibration, highest).tolist()) == rank_grid(17).tolist()
+    assert np.isnan(rank_scores(np.array([np.nan]), calibration, highest)).all()
+
+
+def test_ranks_of_calibration_scores_that_tie_reject_no_more() -> None:
+    generator = np.random.default_rng(0)
+    calibration, scores = generator.integers(0, 6, 17) / 7, generator.uniform(-0.2, 1, 300)
+    scores = np.concatenate([scores, np.arange(6) / 7])
+    found = p_values(rank_scores(scores, calibration, 1.0), rank_grid(17))
+    assert (found >= p_values(scores, calibration) - 1e-12).all()
+    assert found[np.isin(scores, calibration)].tolist() == pytest.approx(
+        p_values(scores[np.isin(scores, calibration)], calibration).tolist()
+    )
 
 
 @pytest.mark.parametrize("size", [5, 19, 20, 58, 59, 99, 100])

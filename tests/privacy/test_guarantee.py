@@ -10,6 +10,7 @@ from scipy import stats
 
 from echodream.metrics.binomial_bounds import passing_copies_bound
 from echodream.privacy.certification import PatientScores
+from echodream.privacy.conformal import rank_scores
 from echodream.privacy.decision import SharedCopies, shared_copies
 from echodream.privacy.nearest_neighbors import nearest_patients
 from echodream.privacy.rules import Calibrated, Evidence, Percentile
@@ -66,6 +67,70 @@ def test_the_share_lost_is_the_conformal_rank(held: int, alpha: float) -> None:
     assert mean == pytest.approx(rank / (held + 1), abs=error)
     missed = (np.array(lost) > np.array(bounds)).mean()
     assert missed == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 1500))  # at an order statistic it is exact
+
+
+def two_networks(generator: np.random.Generator, count: int, shared: float) -> np.ndarray:
+    """Scores of ``count`` people by two networks, (2, count), with correlation ``shared``."""
+    own = generator.normal(size=(2, count))
+    scores: np.ndarray = np.tanh(shared**0.5 * generator.normal(size=count) + (1 - shared) ** 0.5 * own)
+    return scores
+
+
+@pytest.mark.parametrize(("held", "shared"), [(52, 0.0), (79, 0.5), (52, 1.0)])
+def test_two_networks_together_reject_at_most_alpha_of_novel_samples(held: int, shared: float) -> None:
+    """1,500 studies with 400 novel samples each; with the bound for these patients, and the exact level of each."""
+    generator, rule, alpha = np.random.default_rng(held), Calibrated(alpha=0.05, choose=0.0), 0.05
+    lost, missed = [], 0
+    for _ in range(1500):
+        calibration, novel = two_networks(generator, held, shared), two_networks(generator, 400, shared)
+        ranks = [
+            np.max([rank_scores(one, of, 1.0) for one, of in zip(part, calibration, strict=True)], axis=0)
+            for part in (calibration, novel)
+        ]
+        copies = {"any": PatientScores(np.full(59, 1.0), named(59, "t"))}
+        decision = rule.decide(Evidence(PatientScores(ranks[0], named(held, "c")), copies, networks=2))
+        assert decision.passed
+        rejected = decision.rejected(ranks[1])
+        p = decision.p_values(ranks[1])
+        assert p is not None
+        assert (rejected == (p <= alpha)).all()
+        each = np.sort(calibration)[:, -int(alpha / 2 * (held + 1))]
+        assert (rejected == (novel > each[:, None]).any(axis=0)).all()  # each network has a threshold of its own
+        lost.append(rejected.mean())
+        assert decision.cost is not None
+        assert decision.cost.level == pytest.approx(2 * int(alpha / 2 * (held + 1)) / (held + 1))
+        missed += stats.norm.sf(np.arctanh(each)).sum() > decision.cost.bound  # at least the probability of either
+    mean, error = interval(np.array(lost))
+    print(f"{held} patients, correlation {shared}: {mean:.4f} +- {error:.4f}")
+    assert mean - error <= alpha
+    assert missed <= 0.05 * 1500
+    exact = 2 * int(alpha / 2 * (held + 1)) / (held + 1)
+    assert mean == pytest.approx(exact / 2 if shared == 1 else exact, rel=0.1) or shared == 0.5
+
+
+def test_two_networks_lower_their_thresholds_together_and_still_certify_what_holds() -> None:
+    """1,000 studies in which copies are recognised by one network or the other; the true passing share is computed."""
+    generator, rule = np.random.default_rng(0), Calibrated(choose=0.0, alpha_max=0.6)
+    held, patients, studies, wrong, down, passed = 60, 200, 1000, 0, 0, 0
+    truth = np.tanh(generator.normal(size=(2, 20_000)) + np.array([[2.4], [1.6]]))
+    for _ in range(studies):
+        calibration = np.tanh(generator.normal(size=(2, held)))
+        copies = np.tanh(generator.normal(size=(2, patients)) + np.array([[2.4], [1.6]]))
+        new, known, all_ = (
+            np.max([rank_scores(one, of, 1.0) for one, of in zip(part, calibration, strict=True)], axis=0)
+            for part in (calibration, copies, truth)
+        )
+        evidence = Evidence(
+            PatientScores(new, named(held, "c")), {"any": PatientScores(known, named(patients, "t"))}, networks=2
+        )
+        decision = rule.decide(evidence)
+        if decision.passed:
+            passed += 1
+            down += decision.decisive == "certified"
+            wrong += (all_ < decision.tau).mean() > rule.beta
+    assert passed > 0.5 * studies
+    assert down > 0.3 * studies
+    assert wrong <= 0.05 * studies + 3 * np.sqrt(0.05 * 0.95 * studies)
 
 
 @pytest.mark.parametrize(("held", "alpha"), [(26, 0.05), (59, 0.05), (99, 0.1)])

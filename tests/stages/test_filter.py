@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from scipy import stats
+from torch import nn
 
 from echodream import engine
 from echodream.artifact import Artifact, write_artifact
 from echodream.config.paths import CONF_DIR
 from echodream.datamodules.recordings import Recordings
 from echodream.errors import UserError
+from echodream.filtering import embedding
 from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator, CopyRequest, select_frames_by_patient
 from echodream.filtering.positive_controls import Control, describe_control
+from echodream.networks.siamese import IdentityEncoder
 from echodream.privacy.rules import Calibrated
 from echodream.stages import filter as stage
 from echodream.store import Store, StoreWriter, verify
@@ -241,6 +245,139 @@ def test_views_are_looked_at_on_every_side(folder: Path) -> None:
     assert min(raised) >= 0
     for kind in ("calibration", "flip"):
         assert max(rise for rise, name in zip(raised, kinds, strict=True) if name == kind) > 0.01
+
+
+PIXELS = "_target_:echodream.filtering.positive_controls.PixelTransform"
+
+
+def test_a_range_is_certified_like_an_amount_and_stated_in_words(folder: Path) -> None:
+    """Gains from 1/2 to 1 are recognised by the stand-in network, and the least recognised copy decides."""
+    run(folder, f"+controls.darker={{{PIXELS},gain:[-0.3,0.0]}}", "rule.alpha_max=0.6", "rule.alpha=0.5")
+    shared = Store(folder / "private").dataset.settings
+    assert shared["controls"]["darker"]["gain"] == [-0.3, 0.0]
+    found = shared["decision"]
+    row = next(row for row in found["table"] if row["transform"] == "darker")
+    evidence = [row for row in rows(folder / "report/evidence.csv") if row["Kind"] == "darker"]
+    below = sum(float(each["Score"]) < found["tau"] for each in evidence)
+    assert (row["controls"], row["passes"]) == (14, below)
+    assert len({each["Score"] for each in evidence}) == 14
+    most = sum(float(each["Score"]) < (found["between"] or [0, found["tau"]])[1] for each in evidence)
+    bound = float(stats.beta.ppf(0.9, most + 1, 14 - most))
+    assert row["bound"] == pytest.approx(min(bound, 0.3) if found["between"] else bound)
+    assert "darker uniform from -30 to 0 %" in found["statement"]
+    assert describe_control("darker", shared["controls"]["darker"]) == "brighter or darker by -30 to 0 %"
+
+
+def test_a_range_that_is_not_recognised_lets_nothing_pass(folder: Path) -> None:
+    refused(
+        folder, r"rule.beta=0.3 is not certified .* under 'flips', \d+ of 14", f"+controls.flips={{{PIXELS},flip:any}}"
+    )
+    with pytest.raises(InstantiationException) as told:
+        run(folder, f"+controls.moved={{{PIXELS},shift:[0.2,0.1]}}")
+    assert str(told.value.__cause__).startswith("shift is [0.2, 0.1]: give one number, or a range [lowest, highest]")
+
+
+class Turned(nn.Module):
+    """A network that knows a frame from either side: the sum of a frame and its mirror image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + x.flip(-1)).flatten(1)
+
+
+def with_copies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second network at ``folder``/second."""
+    write_artifact(folder / "second", Artifact("reid", "x", "cc" * 32, "0" * 64), "seed: 0\n", lambda _: None)
+    first = embedding.load_reid
+
+    def load(path: str) -> IdentityEncoder:
+        encoder = first(path)
+        return encoder if Path(path).name != "second" else IdentityEncoder(Turned(), encoder.input_spec).eval()  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embedding, "load_reid", load)
+
+
+def test_a_second_network_recognises_what_the_first_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flipped copies pass the first network; each network has a threshold at half of alpha."""
+    with_copies(folder, monkeypatch)
+    flip, alpha = f"controls.flip={{{PIXELS},flip:true}}", ["rule.alpha=0.4", "rule.alpha_max=0.4"]
+    refused(folder, r"not certified .* under 'flip'", flip, *alpha)
+    flipped = {**drawn(), "turned": recordings()["clip-06-0"][2][3:4, :, :, ::-1].copy()}
+    samples(folder / "turned", flipped)
+    second = [f"copies={folder}/second", f"src={folder}/turned", f"private={folder}/again"]
+    run(folder, flip, *alpha, *second)
+    shared = Store(folder / "private").dataset.settings
+    decision = shared["decision"]
+    assert (shared["copies"], decision["networks"], decision["passed"]) == ("cc" * 32, 2, True)
+    assert next(row["passes"] for row in decision["table"] if row["transform"] == "flip") == 0
+    assert "each of 2 networks accepts it" in decision["statement"]
+    assert "these 2 networks" in decision["statement"]
+    assert "this identity network" not in decision["statement"]
+    assert decision["cost"]["level"] == pytest.approx(2 * 1 / 6)
+    found = {row["FileName"]: row for row in rows(folder / "again/scores.csv")}
+    test, references = Recordings(Store(folder / "latents"), "TEST"), training()
+    new = [recordings()[test.names[one.row]][2][one.frames] for one in select_frames_by_patient(test, 1, 0).values()]
+    thresholds = {"Identity": max(highest(frames, references)[0] for frames in new)}
+    both = {key: (frame + mirrored(frame)) / 2 for key, frame in references.items()}
+    sides = {key: frame / np.linalg.norm(frame) for key, frame in both.items()}
+
+    def turned_score(frames: np.ndarray) -> float:
+        x = unit(frames).reshape(len(frames), C, H, W)
+        y = (x + x[..., ::-1]).reshape(len(frames), -1)
+        return float((y / np.linalg.norm(y, axis=1, keepdims=True) @ np.stack([*sides.values()]).T).max())
+
+    thresholds["Copies"] = max(turned_score(frames) for frames in new)
+    for name, frames in flipped.items():
+        assert float(found[name]["Score_Identity"]) == pytest.approx(highest(frames, references)[0], abs=2e-6)
+        assert float(found[name]["Score_Copies"]) == pytest.approx(turned_score(frames), abs=2e-6)
+        rejected = any(float(found[name][f"Score_{key}"]) > tau + 1e-6 for key, tau in thresholds.items())
+        assert found[name]["Kept"] == str(not rejected).lower()
+    assert float(found["turned"]["Score_Identity"]) < thresholds["Identity"]
+    assert found["turned"]["Kept"] == "false"
+    assert found["turned"]["NearestRecording"] == "clip-06-0"
+    entry = json.loads(next((folder / "latents.decisions").glob("*.json")).read_text())
+    assert len([*(folder / "latents.decisions").glob("*.json")]) == 2
+    assert "copies" not in entry["decision"]
+    with pytest.raises(UserError, match="made with another copies: choose another dst="):
+        run(folder, flip, *alpha, f"src={folder}/turned", f"private={folder}/third")
+
+
+def mirrored(flat: np.ndarray) -> np.ndarray:
+    """The mirror image of an embedding of the stand-in network, (D,)."""
+    turned: np.ndarray = flat.reshape(C, H, W)[..., ::-1].reshape(-1)
+    return turned
+
+
+def test_two_networks_need_more_calibration_patients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_copies(folder, monkeypatch)
+    words = r"rule.alpha=0.2, shared by 2 networks, needs 9 calibration patients and there are 5; .* rule.alpha=0.334"
+    refused(folder, words, f"copies={folder}/second")
+    refused(folder, r"rule=percentile compares samples by one network", f"copies={folder}/second", "rule=percentile")
+    made = Artifact("reid", "x", "cc" * 32, "0" * 64, source="ab" * 32)
+    shutil.rmtree(folder / "second")
+    write_artifact(folder / "second", made, "seed: 0\n", lambda _: None)
+    refused(folder, r"copies=.*second was trained on another store than real=", f"copies={folder}/second")
+
+
+def test_without_a_second_network_and_a_grid_the_decision_is_that_of_before(folder: Path) -> None:
+    """Neither the record of the ledger nor the scores name what is not set."""
+    run(folder)
+    (entry,) = (json.loads(path.read_text()) for path in (folder / "latents.decisions").glob("*.json"))
+    assert not {"copies", "view_grid"} & (entry["decision"].keys() | entry["evidence"].keys())
+    assert not [name for name in rows(folder / "report/scores.csv")[0] if name.startswith("Score_")]
+
+
+def test_a_grid_of_views_catches_what_lies_on_it(folder: Path) -> None:
+    flip = f"controls.flip={{{PIXELS},flip:true}}"
+    refused(folder, "not certified .* under 'flip'", flip)
+    run(folder, flip, "view_grid={flip:[none,horizontal]}", f"private={folder}/again")
+    decision = Store(folder / "private").dataset.settings["decision"]
+    assert next(row["passes"] for row in decision["table"] if row["transform"] == "flip") == 0
+    views = ["views=[flip]", "report_only=[flip]", f"dst={folder}/other", f"private={folder}/third"]
+    run(folder, flip, *views)
+    scores = [[row["Score"] for row in rows(folder / at / "scores.csv")] for at in ("again", "third")]
+    assert scores[0] == scores[1]
+    with pytest.raises(UserError, match="view_grid is 'flips': choose one of flip, shift, zoom"):
+        run(folder, "view_grid={flips:[none]}")
 
 
 def test_the_published_rule_is_the_published_rule(folder: Path) -> None:

@@ -1,0 +1,271 @@
+"""Random transforms of frames, such as a shift by 0 to 10 %: one implementation for the filter's copies and for reid.
+
+To add a parameter, add a field and its value in ``RandomTransform``, its effect in ``Transform``, and its words in
+``PARAMETERS``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echodream import validation
+from echodream.datamodules import augmentation
+
+Amount = float | Sequence[float]
+"""A fixed amount, or a range [lowest, highest] from which the value is sampled uniformly."""
+FLIPS = ((-1,), (-2,), (-1, -2))
+"""Axes of (C, F, H, W) that are reversed by a horizontal flip, a vertical flip, and both."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Limits of a range of a parameter, and its words. A value times ``factor`` is written with ``unit``.
+
+    ``of``: what it is a fraction of. ``effect``: what was done to a copy, and ``effect_unit`` there.
+    """
+
+    low: float
+    high: float
+    factor: float
+    unit: str
+    effect: str
+    of: str = ""
+    effect_unit: str = ""
+
+    def ends(self, value: Sequence[float]) -> str:
+        """Both ends of a range, such as "0 to 10"."""
+        return " to ".join(f"{self.factor * end:g}" for end in value)
+
+
+PARAMETERS = {
+    "gain": Parameter(-10, 10, 100, " %", "brighter or darker by {}"),
+    "contrast": Parameter(-10, 10, 100, " %", "more or less contrast by {}"),
+    "speckle": Parameter(0, 10, 100, " %", "{} of speckle noise added"),
+    "shift": Parameter(0, 1, 100, " %", "moved by {} of the side", " of the side"),
+    "zoom": Parameter(0.1, 10, 1, " times", "magnified {}"),
+    "rotate": Parameter(-180, 180, 1, " degrees", "turned by {}", effect_unit="°"),
+    "blur": Parameter(0, 50, 1, " px", "blurred by {}"),
+    "elastic": Parameter(0, 50, 1, " px", "deformed by {}"),
+    "jpeg": Parameter(1, 95, 1, "", "compressed as JPEG of quality {}", " of quality"),
+    "blend": Parameter(0, 1, 100, " %", "blended with {} of another patient", " of another patient"),
+    "interpolate": Parameter(0, 1, 100, " %", "latents mixed with {} of another patient", " of another patient"),
+}
+"""Parameters with an amount or a range, in the order of descriptions."""
+CROP = Parameter(0, 100, 100, " %", "cut and enlarged by {}")
+"""``zoom`` as an amount."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A sampled transform. ``gain``: factor of intensities; ``contrast``: exponent of intensities; ``zoom``: factor.
+
+    ``shift``: down and right, as fractions of height and width; ``rotate``: degrees; ``speckle``: standard deviation;
+    ``blur`` and ``elastic``: pixels; ``jpeg``: quality, 0 for none; ``flip``: axes. ``blend`` and ``interpolate``:
+    weight of another patient's pixels and latents.
+    """
+
+    gain: float = 1.0
+    contrast: float = 1.0
+    speckle: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    rotate: float = 0.0
+    zoom: float = 1.0
+    flip: tuple[int, ...] = ()
+    blur: float = 0.0
+    elastic: float = 0.0
+    jpeg: int = 0
+    blend: float = 0.0
+    interpolate: float = 0.0
+    invert: bool = False
+
+    def change_pixels(self, x: Tensor, rng: np.random.Generator, other: Tensor | None = None) -> Tensor:
+        """Transformed pixels in [-1, 1], (C, F, H, W); ``other``: the same number of frames of another patient."""
+        if self.blend and other is not None:
+            x = torch.lerp(x, other, self.blend)
+        if any(self.shift) or self.rotate or self.zoom != 1:
+            x = augmentation.affine(x, self.shift, self.rotate, self.zoom)
+        for axis in self.flip:
+            x = augmentation.flip(x, axis)
+        if self.elastic:
+            x = augmentation.elastic(x, self.elastic, rng)
+        x = augmentation.blur(x, self.blur)
+        if self.gain != 1:
+            x = augmentation.gain(x, self.gain)
+        if self.contrast != 1:
+            x = augmentation.contrast(x, self.contrast)
+        if self.speckle:
+            x = augmentation.speckle(x, self.speckle, rng)
+        if self.invert:
+            x = augmentation.invert(x)
+        return augmentation.jpeg(x, self.jpeg) if self.jpeg else x
+
+    def mix_latents(self, latents: Tensor, other: Tensor | None) -> Tensor:
+        """Latents, (f, C, H, W), interpolated with those of ``other``."""
+        return latents if other is None or not self.interpolate else torch.lerp(latents, other, self.interpolate)
+
+
+@dataclass(frozen=True)
+class RandomTransform:
+    """Distribution of transforms; each parameter is an amount, or a range from which its value is sampled uniformly.
+
+    The direction of an amount (brighter or darker, left or right) is random. ``gain`` 0.4 multiplies intensities by 1.4
+    or 1 / 1.4; ``contrast`` 0.4 raises intensities to the power 1.4 or 1 / 1.4; ``speckle``: standard deviation of
+    multiplicative noise; ``shift``: fraction of the side, sampled for each direction; ``rotate``: degrees; ``zoom`` 0.1
+    crops the inner 1 / 1.1 of the frame; ``flip``: true for a mirror image, "vertical", or "any" for a random one of
+    both flips and their composition; ``blur``: standard deviation in pixels; ``elastic``: root mean square displacement
+    in pixels; ``jpeg``: quality; ``blend`` and ``interpolate``: weight of the pixels and latents of another patient;
+    ``invert``: exchange of black and white.
+
+    In a range, the sign of gain, contrast and rotation is the direction, [-15, 15] degrees, and zoom is the factor,
+    [0.8, 1.25]. With ``count``, [2, 4], a transform has a random number of the parameters that are set, selected at
+    random. Raises ``UserError`` for a value out of range.
+    """
+
+    gain: Amount = 0.0
+    contrast: Amount = 0.0
+    speckle: Amount = 0.0
+    shift: Amount = 0.0
+    rotate: Amount = 0.0
+    zoom: Amount = 0.0
+    flip: bool | str = False
+    blur: Amount = 0.0
+    elastic: Amount = 0.0
+    jpeg: Amount = 0
+    blend: Amount = 0.0
+    interpolate: Amount = 0.0
+    invert: bool = False
+    count: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        amounts: dict[str, Any] = {}
+        for name, parameter in PARAMETERS.items():
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                object.__setattr__(self, name, _checked_range(name, tuple(value), parameter))
+            else:
+                amounts[name] = value
+        older = ("gain", "contrast", "speckle", "shift", "rotate", "zoom")
+        augmentation.Augment(**{name: amounts[name] for name in older if name in amounts})  # checks the amounts
+        for name in ("blur", "elastic", "blend", "interpolate"):
+            validation.number(name, amounts.get(name, 0), 0, PARAMETERS[name].high)
+        if amounts.get("jpeg", 0) != 0:
+            validation.whole_number("jpeg", amounts["jpeg"], 1, 95, note=", or 0 for no compression")
+        if not isinstance(self.flip, bool):
+            validation.one_of("flip", self.flip, ("vertical", "any"))
+        validation.true_or_false("invert", self.invert)
+        if self.count is not None:
+            count, most = validation.list_of_values("count", self.count), len(self.parameters)
+            whole = all(validation.is_whole(number, 1, most) for number in count)
+            if len(count) != 2 or not whole or count[0] > count[1]:
+                validation.refuse("count", count, f"give [fewest, most], at most the {most} parameters that are set")
+            object.__setattr__(self, "count", count)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters that are set."""
+        return [field.name for field in fields(RandomTransform) if field.name != "count" and getattr(self, field.name)]
+
+    @property
+    def has_fixed_amounts(self) -> bool:
+        """Whether nothing but the directions is random."""
+        ranges = any(isinstance(getattr(self, name), tuple) for name in PARAMETERS)
+        random = self.count or self.flip == "any" or self.speckle or self.elastic or self.needs_other_patient
+        return not ranges and not random
+
+    @property
+    def needs_other_patient(self) -> bool:
+        """Whether frames of another patient are mixed in."""
+        return bool(self.blend or self.interpolate)
+
+    def sample(self, rng: np.random.Generator) -> Transform:
+        """A random transform."""
+        return self.sample_in_direction(rng.choice([-1, 1], 5).tolist(), rng)
+
+    def sample_in_direction(self, signs: Sequence[int], rng: np.random.Generator) -> Transform:
+        """A random transform; ``signs``: +1 or -1, the direction of gain, contrast, both shifts and rotation."""
+        names = self.parameters
+        if self.count is not None:
+            number = int(rng.integers(self.count[0], self.count[1] + 1))
+            names = [names[place] for place in sorted(rng.permutation(len(names))[:number].tolist())]
+        return Transform(**{name: self._sample_value(name, signs, rng) for name in names})
+
+    def _sample_value(self, name: str, signs: Sequence[int], rng: np.random.Generator) -> Any:
+        """The value of the parameter ``name`` in a ``Transform``."""
+        amount = getattr(self, name)
+        is_range = isinstance(amount, tuple)
+        if name == "invert":
+            return True
+        if name == "flip":
+            return FLIPS[rng.integers(3)] if amount == "any" else FLIPS[amount == "vertical"]
+        if name == "jpeg":
+            return int(rng.integers(amount[0], amount[1] + 1)) if is_range else amount
+        if name == "shift":
+            down, right = rng.uniform(amount[0], amount[1], 2).tolist() if is_range else (amount, amount)
+            return (down * signs[2], right * signs[3])
+        value = float(rng.uniform(*amount)) if is_range else float(amount)
+        if name in ("gain", "contrast"):
+            value = value if is_range else value * signs[("gain", "contrast").index(name)]
+            return (1 + abs(value)) ** (1 if value > 0 else -1)
+        if name == "rotate":
+            return value if is_range else value * signs[4]
+        return value if is_range or name != "zoom" else 1 + value
+
+    @property
+    def amount(self) -> str:
+        """ "by 4 %" for one amount, "uniform from 0 to 10 % of the side" for one range, else each with its name."""
+        texts = {name: self._text(name) for name in self.parameters}
+        flips = {"vertical": "vertical", "any": "horizontal, vertical or both, at random"}
+        texts |= {"flip": flips.get(str(self.flip), "")} if self.flip else {}
+        texts |= {"invert": ""} if self.invert else {}
+        if self.count is not None:
+            listed = "; ".join(f"{name} {text}".strip() for name, text in texts.items())
+            return f"{' to '.join(map(str, dict.fromkeys(self.count)))} at random of: {listed}"
+        if len(texts) == 1:
+            ((name, text),) = texts.items()
+            return text if name in ("flip", "invert") or isinstance(getattr(self, name), tuple) else f"by {text}"
+        shown = [f"{name} {text}".strip() for name, text in texts.items() if name != "flip" or text]
+        return f"with {' and '.join(shown)}" if shown else ""
+
+    def _text(self, name: str) -> str:
+        """Amount or range of a parameter of ``PARAMETERS``, in words; empty for another parameter."""
+        value = getattr(self, name)
+        if name not in PARAMETERS:
+            return ""
+        if isinstance(value, tuple):
+            parameter = PARAMETERS[name]
+            return f"uniform from {parameter.ends(value)}{parameter.unit}{parameter.of}"
+        parameter = CROP if name == "zoom" else PARAMETERS[name]
+        return f"{parameter.factor * value:g}{parameter.unit}"
+
+    @property
+    def description(self) -> str:
+        """What was done to a copy, in words."""
+        texts = []
+        for name in PARAMETERS:
+            value = getattr(self, name)
+            parameter = CROP if name == "zoom" and not isinstance(value, tuple) else PARAMETERS[name]
+            unit = parameter.effect_unit or parameter.unit
+            if value:
+                number = parameter.ends(value) if isinstance(value, tuple) else f"{parameter.factor * value:g}"
+                texts.append(parameter.effect.format(f"{number}{unit}"))
+        flips = {"vertical": "upside down", "any": "mirrored, upside down or both"}
+        texts += [flips.get(str(self.flip), "mirrored")] if self.flip else []
+        texts += ["inverted"] if self.invert else []
+        if self.count is not None:
+            return f"{' to '.join(map(str, dict.fromkeys(self.count)))} of these at random: {'; '.join(texts)}"
+        return ", ".join(texts) or "through the autoencoder and back"
+
+
+def _checked_range(name: str, value: tuple[Any, ...], parameter: Parameter) -> tuple[float, float]:
+    """The range ``value`` of the parameter ``name``. Raises ``UserError``."""
+    is_valid = validation.is_whole if name == "jpeg" else validation.is_finite
+    limits = f"from {parameter.low:g} to {parameter.high:g}{', the factor' if name == 'zoom' else ''}"
+    inside = all(is_valid(end) and parameter.low <= end <= parameter.high for end in value)
+    if len(value) != 2 or not inside or value[0] > value[1]:
+        kind = "whole numbers" if name == "jpeg" else "numbers"
+        validation.refuse(name, value, f"give one number, or a range [lowest, highest] of {kind} {limits}")
+    return value[0], value[1]
