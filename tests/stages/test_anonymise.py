@@ -270,7 +270,7 @@ REFUSED = [
     (["steps=0"], "steps is 0: give"),
     (["guidance.auto.scale=2"], "guidance.auto=.* is not possible in stage=anonymise: leave it out"),
     (["guidance.EF=2"], "guidance.EF=2 is not possible"),
-    (["trainer.precision=64-true"], "trainer.precision=64-true is not for sampling"),
+    (["trainer.precision=64-true"], "trainer.precision=64-true is not suitable for sampling"),
     (["generator=DIR/none"], "none has no lidm"),
     (
         ["generator=DIR/foreign"],

@@ -151,7 +151,7 @@ VIDEO = [
     (["repeat=1", "n=4"], "repeat is 1: give true or false"),
     (["repeat=null"], "repeat=null is not possible"),
     (["src=null"], "src=null is not possible"),
-    (["trainer.precision=16-true"], "trainer.precision=16-true is not for sampling"),
+    (["trainer.precision=16-true"], "trainer.precision=16-true is not suitable for sampling"),
     (["join=null"], "join=null is not possible: give it a value"),
     (["join=glue"], "join is 'glue': choose one of crossfade, continue"),
     (["batch=0"], "batch is 0"),

@@ -55,8 +55,12 @@ def import_pretrained(weights: str, video: bool, channels: int, extra_channels: 
 
 
 def check_registered(denoiser: Denoiser) -> None:
-    """Raise ``UserError`` for a denoiser class without an entry in ``DENOISERS``, which cannot be loaded again."""
+    """Raise ``UserError`` for a denoiser that is not in ``DENOISERS`` or not of diffusers, so it cannot be loaded."""
+    import diffusers
+
     name = type(denoiser.network).__name__
+    if getattr(diffusers, name, None) is not type(denoiser.network):
+        raise UserError(f"denoiser={type(denoiser).__name__} has a network {name}, which is none of diffusers: use one")
     if DENOISERS.get(name) is not type(denoiser):
         problem = f"denoiser={type(denoiser).__name__} with {name} cannot be loaded after training"
         raise UserError(f"{problem}: add it to DENOISERS in echodream/networks/denoisers/registry.py")

@@ -106,6 +106,14 @@ def test_clips_of_any_number_of_frames(frames: int) -> None:
     torch.testing.assert_close(prediction, truth)
 
 
+def test_a_network_that_diffusers_does_not_have_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = transformer(False)
+    denoiser.network.__class__ = type("OwnNet", (type(denoiser.network),), {})
+    monkeypatch.setitem(DENOISERS, "OwnNet", type(denoiser))
+    with pytest.raises(UserError, match=r"has a network OwnNet, which is none of diffusers"):
+        check_registered(denoiser)
+
+
 @pytest.mark.parametrize("video", [False, True])
 def test_saved_and_loaded(video: bool, tmp_path: Path) -> None:
     denoiser = transformer(video)
