@@ -17,14 +17,16 @@ from echodream.config.paths import CONF_DIR
 from tests.support.launching import LAUNCH, lines
 
 SAYS = """#!/bin/sh
+trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$(dirname "$0")/log"; exit 1' TERM INT
 echo "begin ${{OMP_NUM_THREADS:-all}} $*" >> "$(dirname "$0")/log"
 if grep -qxF -- "$*" "$(dirname "$0")/slow" 2>/dev/null; then sleep 1 2>/dev/null; fi
-trap 'sleep 1 2>/dev/null; echo "gone $*" >> "$(dirname "$0")/log"; exit 1' TERM INT
 case "$*" in *"${{STUCK:-nothing}}"*) while sleep 0.1 2>/dev/null; do :; done ;; esac
 echo "end $*" >> "$(dirname "$0")/log"
 echo "epoch 1 of 2"
 case "$*" in
-  *{failing}*) echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;;
+  *{failing}*)
+    while [ -n "$STUCK" ] && ! grep -q "begin.*$STUCK" "$(dirname "$0")/log"; do sleep 0.1; done
+    echo "error: raw=raw/smoke does not exist: check raw=" >&2; exit 1 ;;
   *evaluate*) printf "evaluate: some.json done\\nreport: reports/smoke/index.html done\\n  privacy  shown\\n" ;;
   *) echo "encode: data/smoke/latents already complete, nothing to do"; echo "  frames  3" ;;
 esac

@@ -32,8 +32,9 @@ from echodream.runs.atomic_folder import read_record
 from echodream.runs.redaction import redact_paths_in_command
 from echodream.runs.summary import Summary
 from echodream.store import Store
+from echodream.store.checksums import file_sha256
 from echodream.store.lock import lock_for_writing, unlock
-from echodream.store.schema import partial_path, read_dataset
+from echodream.store.schema import CHECKSUMS, partial_path, read_dataset
 
 GENERATORS = {"image": "lidm", "video": "lvdm"}
 """Model name of the generator for ``on=image`` and ``on=video``."""
@@ -93,7 +94,7 @@ def filter_(
     decisions = find_ledger(ledger, study.root, (Path(private), Path(dst), store.root))
     selected = select_controls(controls, leave_out, report_only, config.views)
     needing = [name for name, control in selected.items() if control.needs_generator]
-    video_store = None if videos is None or not Path(videos).exists() else Store(videos, kind="video")
+    video_store = None if videos is None else _find_videos(Path(videos), study)
     model_fingerprint = _check_generator(generator, needing, on, store, study)
     networks = {"artifact": artifact} | ({} if copies is None else {"copies": copies})
     for key, folder in (*networks.items(), ("generator", generator), ("autoencoder", autoencoder)):
@@ -149,6 +150,19 @@ def filter_(
         return Summary(f"filter: {dst} done", summary_lines(record))
     finally:
         unlock(private_lock)
+
+
+def _find_videos(videos: Path, study: Store) -> Store | None:
+    """The store that the latents ``study`` were encoded from: ``videos`` or a neighbor; None if there is no ``videos``.
+
+    With ``stage=keyframes``, the latents are of the neighbor ``videos_keyframes``.
+    """
+    if not videos.exists():
+        return None
+    for folder in (videos, *sorted(videos.parent.iterdir())):
+        if (folder / CHECKSUMS).is_file() and file_sha256(folder / CHECKSUMS) == study.dataset.settings.get("source"):
+            return Store(folder, kind="video")
+    return Store(videos, kind="video")  # CopyGenerator refuses it
 
 
 def _check_stores(store: Store, study: Store) -> None:

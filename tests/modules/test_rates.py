@@ -37,7 +37,10 @@ WRONG = [
         "model.module.optimizer: Invalid beta parameter at index 1: 1.5;",
     ),
     ("+model.module.optimizer.eps=-1", r"model.module.optimizer: Invalid epsilon value: -1(\.0)?; change this setting"),
-    ("+model.module.optimizer.nesterof=true", "model.module.optimizer: .*unexpected keyword .*'nesterof'; change that"),
+    (
+        "+model.module.optimizer.nesterof=true",
+        "model.module.optimizer: .*unexpected keyword .*'nesterof'; change",
+    ),
     ("model.warmup=-1", "model.warmup is -1: give a whole number from 0"),
     ("model.warmup=abc", "model.warmup is 'abc': give a whole number"),
     ("model.warmup=0.5", "model.warmup is 0.5: give a whole number"),

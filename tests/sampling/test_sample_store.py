@@ -108,7 +108,7 @@ def test_ten_interruptions_end_with_the_same_bytes(
     final = "images" if stage == "image" else "videos"
     engine.sample(sample_cfg(undisturbed, stage, *more))
     stops: list[tuple[Any, str, int]] = [(drawing, "write_latents", count) for count in (0, 0, 1, 2, 0, 1, 2)]
-    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
+    stops += [(StoreWriterCallback, "finish_store", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))

@@ -156,7 +156,7 @@ def test_ten_interruptions_end_with_the_same_bytes(tmp_path: Path, monkeypatch: 
     engine.sample(sample_cfg(undisturbed, stage, "budget=16"))
     module, name = (encoding, "write_latents") if stage == "encode" else (decoding, "write_video")
     stops: list[tuple[Any, str, int]] = [(module, name, count) for count in (0, 0, 1, 0, 1, 2, 1)]
-    stops += [(StoreWriterCallback, "complete", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
+    stops += [(StoreWriterCallback, "finish_store", 0), (StoreWriter, "finish", 0), (StoreWriter, "read_journals", 1)]
     for owner, attribute, count in stops:
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, failing_after(count, getattr(owner, attribute)))

@@ -102,12 +102,21 @@ IMAGE = [
     (["guidance.interval=0.5"], r"guidance.interval is \[0.5\]: give two increasing"),
     (["guidance.interval=[0.7,0.2]"], r"guidance.interval is \[0.7, 0.2\]: give two increasing"),
     (["guidance.rescale=2"], "guidance.rescale is 2: give a number from 0 to 1"),
-    (["guidance.auto=2"], "guidance.auto=2: give guidance.auto.artifact= and guidance.auto.scale="),
+    (["guidance.auto=2"], "guidance.auto=2 is not possible: give guidance.auto.artifact= and guidance.auto.scale="),
     (["guidance.auto.scale=2"], "guidance.auto.scale needs guidance.auto.artifact="),
     (["guidance.auto.artifact=DIR/none"], "none has no lidm"),
-    (["guidance.auto.artifact=DIR/flow"], "flow differs from the model in process.name: train the weak model as"),
-    (["guidance.auto.artifact=DIR/foreign"], "foreign differs from the model in encoder: train the weak model as"),
-    (["guidance.auto.artifact=DIR/scaled"], "scaled differs from the model in statistics: train the weak model as"),
+    (
+        ["guidance.auto.artifact=DIR/flow"],
+        "flow differs from the model in process.name: train the weak model with",
+    ),
+    (
+        ["guidance.auto.artifact=DIR/foreign"],
+        "foreign differs from the model in encoder: train the weak model with",
+    ),
+    (
+        ["guidance.auto.artifact=DIR/scaled"],
+        "scaled differs from the model in statistics: train the weak model with",
+    ),
     (
         ["trainer.precision=16-true"],
         "trainer.precision=16-true is not suitable for sampling: choose one of 32-true, bf16-mixed, ",
