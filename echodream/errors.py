@@ -1,6 +1,7 @@
 """Errors for bad input: a message to the user, or a row in ``rejected.csv``."""
 
 import re
+from collections.abc import Sequence
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -17,3 +18,8 @@ class UserError(Exception):
 
 class Rejected(Exception):
     """Error for an unusable recording. Its message, without names of patients and paths, is written to rejected.csv."""
+
+
+def shortened_list(names: Sequence[str], most: int = 5) -> str:
+    """Text for a message, with the first ``most`` names and the number of further names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from echodream.anonymization.image_pairs import ImageSet
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 
 PAIR_COLUMNS = ("First", "FirstFrame", "Second", "SecondFrame", "Same")
 _ATTEMPTS = 50

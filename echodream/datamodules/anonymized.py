@@ -9,8 +9,7 @@ import pandas as pd
 
 from echodream import validation
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 from echodream.store import Store
 from echodream.store.schema import SPLITS
 

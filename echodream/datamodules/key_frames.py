@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echodream.datamodules.recordings import Recordings, shortened_list
-from echodream.errors import UserError
+from echodream.datamodules.recordings import Recordings
+from echodream.errors import UserError, shortened_list
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,6 @@ from echodream.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_LISTED = 5
-"""Maximum number of names in an error message."""
 SEEK_FRAMES = 8
 """Number of frames that are decoded in the time of one seek. Closer frames are read as one contiguous range."""
 
@@ -124,11 +122,6 @@ def require_column(root: Path, table: "pd.DataFrame", name: str) -> None:
     """Raise ``UserError`` if ``table``, FileList.csv of the store at ``root``, has no column ``name``."""
     if name not in table:
         raise UserError(f"{root} has no column {name!r}; it has {', '.join(map(str, table.columns))}")
-
-
-def shortened_list(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """Text with the first ``most`` names and the number of further names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def select_recordings(store: Store, splits: Sequence[str], key: str) -> Recordings:

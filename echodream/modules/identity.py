@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.recordings import Recordings, shortened_list
+from echodream.datamodules.recordings import Recordings
 from echodream.datamodules.views import Frames, View
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 from echodream.modules.metric_learning import MetricLearning
 from echodream.networks.batch_norm import convert_to_shared_batch_norm
 from echodream.types import Batch

@@ -15,8 +15,7 @@ from torch import Tensor
 from echodream import validation
 from echodream.artifact import Artifact
 from echodream.datamodules.datamodule import StoreData
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 
 _VALID_INTERVALS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lr", {"above": 0}),

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from echodream import validation
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 from echodream.ingest import burned_in_text
 from echodream.ingest.listing import listing_fingerprint
 from echodream.ingest.patients import check_patients

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 from echodream.metrics.key_frames import KeyFrameMatch, KeyFrames, detect_key_frames, match_key_frames
 from echodream.runs.process_pool import check_workers, map_in_processes
 from echodream.runs.summary import Summary

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from echodream import validation
 from echodream.artifact import METADATA_FILE, TRAINING_FILE
 from echodream.config.stage_signature import InputPath, OutputPath
-from echodream.datamodules.recordings import shortened_list
-from echodream.errors import UserError
+from echodream.errors import UserError, shortened_list
 from echodream.filtering.record import SCORES
 from echodream.ingest import burned_in_text
 from echodream.publishing import checks

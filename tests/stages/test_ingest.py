@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -308,3 +310,9 @@ def test_settings_are_refused_before_anything_is_listed(tmp_path: Path, wrong: d
     with pytest.raises(UserError, match=f"^{next(iter(wrong))} is .*: give "):
         run(tmp_path / "store", None, **wrong)
     assert listing(tmp_path) == []
+
+
+def test_workers_do_not_import_torch() -> None:
+    """Each worker process imports the stage: torch costs a second."""
+    code = "import sys, echodream.stages.ingest, echodream.ingest.cardiacnet; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
