@@ -21,6 +21,7 @@ SAMPLE_ERRORS = [
     (["stage=ingest"], "data= is needed here: choose one of", "cardiacnet"),
     (["stage=ingest", "data=phantm"], "data=phantm is not known", "did you mean 'phantom'?"),
     (["stage=ingest", "data=phantom", "sed=3"], "unknown key 'sed'", "did you mean 'seed'?"),
+    (["stage=image", "data=phantom", "process.spacing=leading"], "unknown key 'process.spacing'", "write spacing="),
     (["stage=ingest", "data=phantom", "data.spilt.train=1"], "unknown key 'data.spilt.train'", "did you mean 'split'?"),
     (["stage=ingest", "data=phantom", "data.source.sed=1"], "unknown key 'data.source.sed'", "patients"),
     (["stage=ingest", "data=phantom", "~data.nothing"], "unknown key 'data.nothing'", "name"),

@@ -64,10 +64,10 @@ def refuse_impossible_pairs(cfg: DictConfig, chosen: Mapping[str, str | None]) -
 
 
 def _check_generator(cfg: DictConfig) -> None:
-    """Check that the diffusion model of the stage, if readable, supports the guidance scales and the sampler."""
-    guidance, sampler = OmegaConf.select(cfg, "guidance"), OmegaConf.select(cfg, "sampler")
+    """Check that the diffusion model of the stage, if readable, supports the guidance scales, sampler and spacing."""
+    guidance, sampler, spacing = (OmegaConf.select(cfg, key) for key in ("guidance", "sampler", "spacing"))
     artifact = OmegaConf.select(cfg, "artifact") or OmegaConf.select(cfg, "generator")
-    if artifact is None or (guidance is None and sampler is None):
+    if artifact is None or (guidance is None and sampler is None and spacing is None):
         return
     try:
         metadata = json.loads(Path(artifact, "diffusion.json").read_text(encoding="utf-8"))
@@ -78,10 +78,10 @@ def _check_generator(cfg: DictConfig) -> None:
     if unknown := [str(name) for name in guidance or () if name not in (*guidance_keys(), *conditions)]:
         known = join_names([*conditions, "interval", "rescale", "auto"], unknown[0])
         raise UserError(f"unknown key 'guidance.{unknown[0]}'; guidance of this model has {known}")
-    if sampler is not None:
+    if sampler is not None or spacing is not None:
         from echodream.diffusion.processes import build_process
 
-        build_process(process).check_sampler(cfg.steps, sampler)
+        build_process(process).with_spacing(spacing).check_sampler(cfg.steps, sampler)
 
 
 def refuse_missing_and_null(cfg: DictConfig) -> None:

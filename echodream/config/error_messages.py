@@ -167,6 +167,7 @@ def _unknown_key_message(key: str, config: str, arguments: list[str], error: Bas
     if len(overrides) == len(all_overrides):
         return _one_line(error)  # the key is in a file of conf/ or --config-dir
     parent, _, last = key.rpartition(".")
+    final = last
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -181,6 +182,8 @@ def _unknown_key_message(key: str, config: str, arguments: list[str], error: Bas
         names = list(parameter_hints(str(node["_target_"])))
         if last in names and last in cfg:
             return f"unknown key {key!r}: write {key.removeprefix(f'{parent}.')}="
+    if not parent and key != final and final in cfg:  # as process.spacing= for the key spacing= of a stage
+        return f"unknown key {key!r}: write {final}="
     if last in names:  # hydra cannot replace a mapping by a command-line override
         return f"{key} is a mapping: add its entries one by one, +{key}.<name>=<value>"
     where = f"{parent} has" if parent else "the keys here are"

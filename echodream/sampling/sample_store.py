@@ -84,17 +84,19 @@ def _comparable_settings(model: DiffusionModel) -> dict[str, Any]:
 
 
 def sampling_config(
-    model: DiffusionModel, seed: int, steps: int, sampler: str | None, guidance: Mapping[str, Any]
+    model: DiffusionModel, seed: int, steps: int, sampler: str | None, spacing: str | None, guidance: Mapping[str, Any]
 ) -> SamplingConfig:
     """Sampling configuration for ``model``. Raises ``UserError`` for settings that ``model`` cannot sample with."""
-    sampler, entries = model.process.check_sampler(steps, sampler), SAMPLERS[model.process.name]
+    process = model.process.with_spacing(spacing)
+    sampler, entries = process.check_sampler(steps, sampler), SAMPLERS[process.name]
     if entries[sampler].stochastic and model.metadata.shared_noise:
         deterministic = ", ".join(name for name, entry in entries.items() if not entry.stochastic)
         raise UserError(
             f"sampler={sampler} adds independent noise to each frame, but this model was trained with "
             f"model.shared_noise={model.metadata.shared_noise:g}: choose one of {deterministic}"
         )
-    return SamplingConfig(validation.whole_number("seed", seed, 0), steps, sampler, build_guidance(guidance, model))
+    seed = validation.whole_number("seed", seed, 0)
+    return SamplingConfig(seed, steps, sampler, build_guidance(guidance, model), process.spacing)
 
 
 def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: DiffusionModel | None) -> dict[str, Any]:
@@ -106,12 +108,12 @@ def sampling_record(config: SamplingConfig, model: DiffusionModel, weak: Diffusi
         "rescale": float(guidance.rescale),
         "auto": None if weak is None else {"model": weak.fingerprint(), "scale": float(guidance.auto)},
     }
-    names = {"seed": config.seed, "steps": config.steps, "sampler": config.sampler}
+    names = {"seed": config.seed, "steps": config.steps, "sampler": config.sampler, "spacing": config.spacing}
     return {"model": model.fingerprint(), **names, "guidance": recorded}
 
 
 def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
-    """Columns of FileList.csv with seed, sampler, steps and guidance of a sample.
+    """Columns of FileList.csv with seed, sampler, spacing, steps and guidance of a sample.
 
     Guidance is like ``class_id=2 reference=1 auto=3 interval=0.2-0.7 rescale=0.5``; the last three may be absent.
     """
@@ -120,7 +122,8 @@ def sampling_columns(config: SamplingConfig) -> dict[str, Any]:
     settings += [f"auto={guidance.auto:g}"] if guidance.auto != 1 else []
     settings += ["interval={:g}-{:g}".format(*guidance.interval)] if tuple(guidance.interval) != (0, 1) else []
     settings += [f"rescale={guidance.rescale:g}"] if guidance.rescale else []
-    return {"Seed": config.seed, "Sampler": config.sampler, "Steps": config.steps, "Guidance": " ".join(settings)}
+    solver = {"Sampler": config.sampler, "Spacing": config.spacing, "Steps": config.steps}
+    return {"Seed": config.seed, **solver, "Guidance": " ".join(settings)}
 
 
 def sampling_summary(

@@ -20,13 +20,15 @@ from echodream.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Settings of sampling: seed, number of steps, sampler and guidance."""
+    """Settings of sampling: seed, number of steps, sampler, guidance and spacing of the timesteps."""
 
     seed: int
     steps: int
     sampler: str | None
     """Entry of ``SAMPLERS``; None: the default sampler of the diffusion process."""
     guidance: Guidance
+    spacing: str | None = None
+    """Spacing of the sampling timesteps; None: that of the diffusion process."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class SamplingModule(pl.LightningModule):
         """Samples, (B, *shape), one for each of the ``generators``: whitened images, or residuals of clips."""
         shared = self.model.metadata.shared_noise if self.model.is_video else 0.0
         noise = batch_noise(shape, generators, self.device, shared)
-        return self.model.process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
+        process = self.model.process.with_spacing(self.config.spacing)
+        return process.sample(denoise, noise, self.config.steps, self.config.sampler, generators)
 
     def _guided_denoiser(self, values: Mapping[str, Tensor]) -> Denoise:
         """The model with guidance, for noisy latents x_t with as many frames as in training."""

@@ -64,7 +64,7 @@ def anonymise(
         auto = guidance["auto"]
         if not isinstance(auto, Mapping) or auto["artifact"] is not None or auto["scale"] != 1:
             raise UserError(f"guidance.auto={auto} is not possible in stage=anonymise: leave it out")
-        config = sampling_config(model, seed, steps, None, guidance)
+        config = sampling_config(model, seed, steps, None, None, guidance)
         transform.check_generator(model, recordings)
         settings |= sampling_record(config, model, None)
         copies = CopyGenerator(recordings, autoencoder, model, config.guidance, config.steps, config.seed)

@@ -41,6 +41,7 @@ def video(
     seed: int,
     steps: int,
     sampler: str | None,
+    spacing: str | None,
     guidance: Mapping[str, InputPath | Any],
     frames: int,
     join: str,
@@ -58,7 +59,7 @@ def video(
     the csv ``labels``. ``ClipLengthConfig`` describes ``frames``, ``join``, ``overlap`` and ``windows``.
     """
     precision, model = sample_store.check_precision(trainer), load_diffusion_model(artifact, "lvdm")
-    config = sample_store.sampling_config(model, seed, steps, sampler, guidance)
+    config = sample_store.sampling_config(model, seed, steps, sampler, spacing, guidance)
     weak = sample_store.load_weak_model(guidance, model, "lvdm")
     store = Store(src, kind="latent", encoder=model.metadata.encoder)
     clip_length = _clip_config(model, frames, join, overlap, windows)

@@ -177,6 +177,40 @@ def test_heun_is_its_formula(steps: int) -> None:
     torch.testing.assert_close(RectifiedFlow().sample(network, noise, steps, "heun"), x.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("process", [DDPM(), RectifiedFlow(), RectifiedFlow(shift=3.0)])
+def test_the_spacing_is_chosen_when_sampling_and_does_not_change_the_process(process: Process) -> None:
+    """Distances between quadratic times decrease linearly, before the shift of rectified flow."""
+    settings, changed = process.settings(), process.with_spacing("quadratic")
+    for sampler in process.samplers:
+        times = torch.tensor(changed._build_solver(sampler, 10, 1.0).times, dtype=torch.float64)
+        s = (times + (1 if process.name == "ddpm" else 0)) / 1000
+        shift = getattr(process, "shift", 1.0)
+        root = (s / (shift - (shift - 1) * s)).sqrt().unique().flip(0)
+        expected = torch.arange(10, 0, -1) / 10 if sampler != "heun" else torch.linspace(1, math.sqrt(0.001), 10)
+        torch.testing.assert_close(root, expected.double(), rtol=0, atol=0.01 if process.name == "ddpm" else 1e-5)
+    assert process.settings() == settings == process.with_spacing(None).settings()
+    assert process.spacing == "trailing"
+    if process.name == "ddpm":
+        noise = normal(2, C, H, W)
+        same = process.with_spacing("quadratic").sample(network, noise, 5)
+        assert torch.equal(same, DDPM(spacing="quadratic").sample(network, noise, 5))
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_heun_with_quadratic_spacing_is_its_formula(steps: int) -> None:
+    """The trapezium rule between squares of an even grid from 1 to 0.001, and a step of Euler's to 0."""
+    noise = normal(2, C, H, W)
+    grid = (torch.linspace(1, math.sqrt(0.001), steps, dtype=torch.float64) ** 2).tolist()
+    x = noise.double()
+    for s, following in itertools.pairwise(grid):
+        slope = network(x, torch.full((2,), 1000 * s))
+        ahead = network(x + (following - s) * slope, torch.full((2,), 1000 * following))
+        x = x + (following - s) * (slope + ahead) / 2
+    x = x - 0.001 * network(x, torch.full((2,), 1.0))
+    found = RectifiedFlow().with_spacing("quadratic").sample(network, noise, steps, "heun")
+    torch.testing.assert_close(found, x.float(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("strength", [0.3, 0.75])
 def test_sampling_from_data_is_its_formula(strength: float) -> None:
     """SDEdit with DDIM: the data noised to the level, then as many steps on what is left of the schedule."""

@@ -14,7 +14,8 @@ from tests.support.tiny_diffusion import ENCODER, NAMES, STATISTICS, C, H, W, la
 
 
 def test_the_file_list_of_images(tmp_path: Path) -> None:
-    store = image(study(tmp_path, CONDITIONS), "n=7", "seed=11", "guidance.class_id=2.5", "sampler=unipc", "steps=4")
+    settings = ["guidance.class_id=2.5", "sampler=unipc", "steps=4", "spacing=quadratic"]
+    store = image(study(tmp_path, CONDITIONS), "n=7", "seed=11", *settings)
     table = store.table
     assert table["FileName"].tolist() == [f"image-{row:06d}" for row in range(7)]
     assert table["PatientID"].tolist() == [f"S{row:06d}" for row in range(7)]
@@ -22,6 +23,7 @@ def test_the_file_list_of_images(tmp_path: Path) -> None:
     assert set(table["Seed"]) == {11}
     assert set(table["Sampler"]) == {"unipc"}
     assert set(table["Steps"]) == {4}
+    assert set(table["Spacing"]) == {"quadratic"}
     assert set(table["Guidance"]) == {"class_id=2.5 EF=1 view=1"}
     assert table["class_id"].tolist() == [0, 1, 3, 0, 1, 3, 0]
     assert table["class_name"].tolist() == [NAMES[number] for number in table["class_id"]]
@@ -95,6 +97,8 @@ IMAGE = [
     (["steps=0"], "steps is 0: give a whole number from 1 to 1000"),
     (["steps=1001"], "steps is 1001: give"),
     (["sampler=heun"], "sampler=heun does not go with process=ddpm: choose one of dpmpp_2m, unipc, ddim, ddpm, euler"),
+    (["spacing=even"], "spacing is 'even': choose one of trailing, quadratic, leading"),
+    (["spacing=leading", "artifact=DIR/flow"], "spacing is 'leading': choose one of trailing, quadratic"),
     (["guidance.view=2"], "guidance.view=2 is not possible: this model's conditions are class_id, EF"),
     (["guidance.reference=0"], "guidance.reference=0 is not possible"),
     (["guidance.class_id=strong"], "guidance.class_id is 'strong': give a number"),

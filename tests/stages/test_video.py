@@ -157,6 +157,7 @@ VIDEO = [
     (["batch=0"], "batch is 0"),
     (["steps=0"], "steps is 0: give a whole number"),
     (["sampler=heun"], "sampler=heun does not go with process=ddpm"),
+    (["spacing=1"], "spacing is 1: choose one of trailing, quadratic, leading"),
     (["guidance.text=2"], "guidance.text=2 is not possible"),
     (["src=DIR/other"], r"other was encoded by efef.*, this model needs cdcd"),
     (["src=DIR/pixels"], "pixels is a video store, but a latent store is needed"),

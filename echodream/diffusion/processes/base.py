@@ -1,10 +1,11 @@
 """Base class of noise processes, which add noise to data and generate samples. Tensors are (B, C, *rest)."""
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -49,6 +50,10 @@ class Process(ABC):
     name: ClassVar[str]
     max_steps: int = 1000
     """Maximum number of sampler steps."""
+    spacings: ClassVar[tuple[str, ...]]
+    """Spacings of the sampling timesteps that this process offers."""
+    spacing: str = "trailing"
+    """Spacing of the sampling timesteps."""
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -92,6 +97,12 @@ class Process(ABC):
     @abstractmethod
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
         """Build a solver that starts at the relative time ``strength``."""
+
+    def with_spacing(self, spacing: str | None) -> Self:
+        """The process with another ``spacing`` of the sampling timesteps; None: unchanged. Raises ``UserError``."""
+        changed = copy.copy(self)
+        changed.spacing = self.spacing if spacing is None else validation.one_of("spacing", spacing, self.spacings)
+        return changed
 
     def check_sampler(self, steps: int, sampler: str | None = None, strength: float = 1.0) -> str:
         """Name of the sampler, by default the first. Raises ``UserError`` for invalid settings."""

@@ -28,6 +28,7 @@ class DDPM(Process):
     """
 
     name: ClassVar[str] = "ddpm"
+    spacings: ClassVar[tuple[str, ...]] = SPACINGS
 
     def __init__(
         self,

@@ -19,10 +19,12 @@ class RectifiedFlow(Process):
     """Rectified flow: x_t = (1 - s) x_0 + s noise, s = t / 1000 in [0, 1], with the target noise - x_0 (velocity).
 
     ``times`` is the distribution of s in training: "logit_normal" (densest around 0.5) or "uniform". A ``shift`` above
-    1 moves s to shift s / (1 + (shift - 1) s), towards noise (2403.03206, section 5.3.2).
+    1 moves s to shift s / (1 + (shift - 1) s), towards noise (2403.03206, section 5.3.2). Sampling times have equal
+    distances ("trailing") or linearly decreasing distances ("quadratic", denser at low noise) before the shift.
     """
 
     name: ClassVar[str] = "flow"
+    spacings: ClassVar[tuple[str, ...]] = ("trailing", "quadratic")
 
     def __init__(self, times: str = "logit_normal", shift: float = 1.0) -> None:
         self.times = validation.one_of("process.times", times, ("logit_normal", "uniform"))
@@ -52,9 +54,10 @@ class RectifiedFlow(Process):
         return (x_t - expand_like(self.relative_time(t), x_t) * prediction).to(x_t.dtype)
 
     def _build_solver(self, sampler: str, steps: int, strength: float) -> Solver:
-        """Build a solver with equal steps from ``strength`` to 0, which the scheduler shifts."""
+        """Build a solver with ``spacing`` from ``strength`` to 0, which the scheduler shifts."""
         first = strength / (self.shift - (self.shift - 1) * strength)
-        grid = first * (1 - np.arange(steps) / steps)
+        power = 2 if self.spacing == "quadratic" else 1
+        grid = first * (1 - np.arange(steps) / steps) ** power
         entry = SAMPLERS[self.name][sampler]
         scheduler = entry.build(**{entry.shift: self.shift})
         if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
@@ -62,5 +65,14 @@ class RectifiedFlow(Process):
         else:  # Heun shifts sigma_max and sigma_min; its last step is an Euler step and has to be short
             scheduler.sigma_max, scheduler.sigma_min = first, min(1 / SCALE, float(grid[-1]))
             scheduler.set_timesteps(steps)
+            if power == 2:
+                _set_heun_times(scheduler, np.linspace(first**0.5, scheduler.sigma_min**0.5, steps) ** 2, self.shift)
         scheduler.set_begin_index(0)
         return Solver(scheduler, [SCALE * sigma for sigma in scheduler.sigmas[:-1].tolist()], entry.stochastic)
+
+
+def _set_heun_times(scheduler: Any, grid: np.ndarray, shift: float) -> None:
+    """Set the times of Heun's ``scheduler``, which evaluates the network at all times but the first and last twice."""
+    sigmas = torch.from_numpy(shift * grid / (1 + (shift - 1) * grid)).float()
+    twice = torch.cat([sigmas[:1], sigmas[1:].repeat_interleave(2)])
+    scheduler.timesteps, scheduler.sigmas = SCALE * twice, torch.cat([twice, twice.new_zeros(1)])
