@@ -1,19 +1,29 @@
-"""Compares published image sampling (256 DDPM steps with guidance at every step) with faster settings.
+"""Quality and cost of samplers, spacings and numbers of steps, for images (``lidm``) or videos (``lvdm``), in one run.
 
-    python benchmarks/sampling.py [--models models/phantom] [--videos data/phantom/videos] [--n 400] [--guidance 2]
-        [--samplers dpmpp_2m unipc] [--steps 10 16 20 30] [--intervals 0:1 0.2:0.8]
+    python benchmarks/sampling.py [--kind image] [--models models/phantom] [--real data/phantom/videos] [--n 400]
+        [--settings unipc:quadratic:12 ddpm:trailing:256] [--samplers unipc] [--spacings trailing] [--steps 20]
+        [--reference dpmpp_2m:trailing:20] [--guidance 2] [--intervals 0:1 0.2:0.8] [--extractors lite0 classifier]
 
-The script needs the artifacts lidm, vae and classifier in ``--models`` and a store of real videos. Each batch of rows
-is sampled with all settings in turn, so that other load on the machine affects all settings equally. For each setting
-the script prints the network evaluations per sample; milliseconds per sample (median over batches, without decoding);
-the Frechet distance of the decoded images to real TEST frames in the classifier's features, and its ratio to the
-distance of the published setting with a 90 % interval (bootstrap over samples); and how often the classifier predicts
-the requested class. The floor is the distance between equally many real TRAIN and TEST frames.
+The settings are those of ``--settings``, and all combinations of ``--samplers``, ``--spacings``, ``--steps`` and
+``--intervals``. The script needs the artifacts lidm or lvdm, vae and classifier in ``--models``, a store of real videos
+and, for videos, a store of latent images, ``--src``. Each batch of rows is sampled with all settings in turn, so that
+other load on the machine affects all settings equally. The script prints, for each setting,
+
+- the network evaluations per sample and the milliseconds per sample (median over batches, without decoding), and how
+  many times fewer and faster than ``--reference``;
+- the peak signal-to-noise ratio (PSNR) of the whitened latents against samples of ``--exact`` with the same noise, in
+  decibels; the peak is the range of these latents. Stochastic samplers have no PSNR;
+- for each of ``--extractors``, the Frechet distance of the decoded images, or of clips of the decoded videos, to real
+  TEST recordings, and its ratio to the distance of ``--reference`` with a 90 % interval (bootstrap over samples). The
+  line above the table has the distance between equally many real TRAIN and TEST recordings;
+- how often the classifier predicts the requested class, with the extractor classifier.
 """
 
 import argparse
 import itertools
+import math
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,153 +33,251 @@ from torch import Tensor
 
 from echodream.datamodules.frame_budget_batches import FrameBatch
 from echodream.datamodules.normalization import from_uint8
+from echodream.datamodules.sampling_requests import SamplingRequest, SamplingRequests
+from echodream.datamodules.views import Clips
 from echodream.diffusion.guidance import Guidance
-from echodream.diffusion.model import load_diffusion_model
-from echodream.evaluation.feature_extraction import FeatureExtraction, load_recordings
+from echodream.diffusion.model import DiffusionModel, load_diffusion_model
+from echodream.diffusion.samplers import SAMPLERS
+from echodream.evaluation.feature_extraction import FeatureExtraction, RecordingSet, load_recordings, select_recordings
 from echodream.metrics.frechet import frechet_distance
 from echodream.modules.vae import VaeDecoder, load_vae
+from echodream.networks.extractors.base import Extractor
 from echodream.networks.extractors.encoder import ClassifierExtractor
-from echodream.sampling.sampling_module import SamplingConfig, SamplingModule
-
-PUBLISHED = "ddpm"
+from echodream.networks.extractors.lite0 import Lite0
+from echodream.sampling.sampling_module import ClipLengthConfig, SamplingConfig, SamplingModule
+from echodream.stages import video
+from echodream.store import Store
 
 
 @dataclass
 class Setting:
     """A sampling configuration and its measurements."""
 
-    config: SamplingConfig
     module: SamplingModule
     evaluations: int = 0
     """Number of network evaluations, summed over the rows of all calls."""
     seconds: list[float] = field(default_factory=list)
     """Seconds per sample, one entry for each batch."""
-    features: list[Tensor] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+    """Mean squared difference of the whitened latents to the exact ones, one entry for each batch."""
+    features: dict[str, list[Tensor]] = field(default_factory=dict)
     correct: list[Tensor] = field(default_factory=list)
 
-    def sample(self, rows: list[int], values: dict[str, Tensor]) -> Tensor:
-        """Sample the rows ``rows``, (B, C, H, W), and record time and network evaluations."""
+    def sample(self, request: SamplingRequest) -> Tensor:
+        """Sample the rows of ``request``, (B, C, F, H, W), and record time and network evaluations."""
         count = [0]
         denoiser = self.module.model.denoiser
         hook = denoiser.register_forward_pre_hook(lambda _, inputs: count.append(len(inputs[0])))
-        timing = run_timed(lambda: self.module.sample_latents(rows, values)[:, :, 0])
-        self.seconds.append(timing.wall / len(rows))
+        timing = run_timed(lambda: self.module.sample_latents(request.rows, request.values))
         hook.remove()
+        self.seconds.append(timing.wall / len(request.rows))
         self.evaluations += sum(count)
         latents: Tensor = timing.result
         return latents
 
     def name(self) -> str:
-        """Sampler, steps and guidance interval, as the first columns of the table."""
-        low, high = self.config.guidance.interval
-        return f"{self.config.sampler:<9}{self.config.steps:>6}{low:>7g} to {high:<4g}"
+        """Sampler, spacing, steps and guidance interval, as the first columns of the table."""
+        config = self.module.config
+        low, high = config.guidance.interval
+        return f"{config.sampler:<9} {config.spacing:<10}{config.steps:>5}{low:>5g} to {high:<4g}"
 
 
-def build_settings(options: argparse.Namespace) -> list[Setting]:
-    """Settings to compare; the published setting is first."""
-    model = load_diffusion_model(f"{options.models}/lidm", "lidm")
-    combinations = [(PUBLISHED, options.published, "0:1")]
-    combinations += itertools.product(options.samplers, options.steps, options.intervals)
-    settings = []
-    for sampler, steps, interval in combinations:
-        low, high = map(float, interval.split(":"))
-        guidance = Guidance({options.condition: options.guidance}, (low, high))
-        config = SamplingConfig(options.seed, steps, model.process.check_sampler(steps, sampler), guidance)
-        settings.append(Setting(config, SamplingModule(model, config).to(options.device)))
-    return settings
+def build_setting(model: DiffusionModel, text: str, options: argparse.Namespace) -> Setting:
+    """The setting sampler:spacing:steps[:low:high] in ``text``."""
+    sampler, spacing, steps, *interval = text.split(":")
+    low, high = map(float, interval or (0, 1))
+    scales = {options.condition: options.guidance} if options.condition in model.conditioner.names else {}
+    config = SamplingConfig(options.seed, int(steps), sampler, Guidance(scales, (low, high)), spacing)
+    model.process.with_spacing(spacing).check_sampler(config.steps, sampler)
+    return Setting(SamplingModule(model, config, clip_length(model, options)).to(options.device))
 
 
-def measure_settings(settings: list[Setting], options: argparse.Namespace, classifier: ClassifierExtractor) -> None:
-    """Sample, decode and classify ``options.n`` images with all settings, batch by batch."""
-    model = settings[0].module.model
-    network = load_vae(f"{options.models}/vae").eval().to(options.device)
-    decoder = VaeDecoder(network, 64, classifier.size[2] == 1)
-    requests = model.conditioner.uniform_requests(options.n)
+def clip_length(model: DiffusionModel, options: argparse.Namespace) -> ClipLengthConfig | None:
+    """Length of the sampled videos; None for images."""
+    if not model.is_video:
+        return None
+    frames = options.frames or model.metadata.frames
+    return video._clip_config(model, frames, "crossfade", options.overlap, options.windows)
+
+
+def sampling_requests(model: DiffusionModel, options: argparse.Namespace) -> SamplingRequests:
+    """Batches of the samples: images with evenly distributed conditions, or videos of the images in ``--src``."""
+    names, references = [f"sample-{row:06d}" for row in range(options.n)], None
+    if model.is_video:
+        store = Store(options.src, kind="latent")
+        sources = video._select_sources(store.table, options.n, True)
+        requests = video._requested_values(model, sources, None).values
+        beats, length = video._sample_beats(model, options.seed, options.n), clip_length(model, options)
+        assert length is not None
+        references = video._reference_reader(model, store, sources, beats, length)
+    else:
+        requests = model.conditioner.uniform_requests(options.n)
     values = model.conditioner.encode_request(requests)
-    target = torch.tensor([classifier.metadata["class_ids"].index(number) for number in requests["class_id"]])
-    warm_up = {name: value[:2].to(options.device) for name, value in values.items()}
-    settings[-1].module.sample_latents([0, 1], warm_up)
-    for rows in torch.arange(options.n).split(options.batch):
-        batch_values = {name: value[rows].to(options.device) for name, value in values.items()}
+    return SamplingRequests(names, values, options.batch, (), references)
+
+
+def measured_frames(extractor: Extractor, frames: int, is_video: bool) -> range:
+    """Frames of a sample whose features are computed: all of an image, a clip of a video."""
+    if not is_video:
+        return range(frames)
+    length, stride = extractor.clips[0]
+    view = Clips(frames=length, stride=stride, start=extractor.start)
+    return view.frame_range(frames, np.random.default_rng(0))
+
+
+def measure_settings(
+    settings: Sequence[Setting], exact: Setting, extractors: Mapping[str, Extractor], options: argparse.Namespace
+) -> None:
+    """Sample, decode and classify ``options.n`` samples with all settings, batch by batch."""
+    model = exact.module.model
+    network = load_vae(f"{options.models}/vae").eval().to(options.device)
+    decoder = VaeDecoder(network, 64, network.config.in_channels == 1 or not options.color)
+    requests = sampling_requests(model, options)
+    std = torch.tensor(model.metadata.statistics.std, device=options.device).view(1, -1, 1, 1, 1)
+    for number in range(len(requests)):
+        request = requests[number].to(options.device)
+        truth = exact.sample(request) / std
+        peak = float(truth.max() - truth.min())
         for setting in settings:
-            latents = setting.sample(rows.tolist(), batch_values)
-            batch = FrameBatch(("",) * len(rows), (1,) * len(rows), latents.to(options.device))
-            pixels = from_uint8(torch.stack(decoder.predict_step(batch, 0))).permute(0, 4, 1, 2, 3)  # b f h w c
-            features = classifier.features(pixels.to(options.device))
-            setting.features.append(features.double().cpu())
-            setting.correct.append(classifier.network.head(features).argmax(dim=1).cpu() == target[rows])
+            latents = setting.sample(request)
+            setting.squares.append(float(((latents / std - truth) / peak).square().mean()))
+            for name, extractor in extractors.items():
+                features = extract(extractor, decoder, request, latents, model.is_video)
+                setting.features.setdefault(name, []).append(features.double().cpu())
+                if isinstance(extractor, ClassifierExtractor) and "class_id" in request.values:
+                    ids = torch.tensor(extractor.metadata["class_ids"])
+                    target = request.values["class_id"].cpu().repeat_interleave(len(features) // len(request.rows))
+                    setting.correct.append(ids[extractor.network.head(features).argmax(dim=1).cpu()] == target)
+        print(".", end="", flush=True)
+    print()
 
 
-def ratio_interval(
-    features: np.ndarray, published: np.ndarray, real: np.ndarray, resamples: int
-) -> tuple[float, float]:
-    """90 % bootstrap interval of the Frechet distance to ``real``, divided by that of the published setting."""
-    rng = np.random.default_rng(0)
-    ratios = []
+def extract(
+    extractor: Extractor, decoder: VaeDecoder, request: SamplingRequest, latents: Tensor, is_video: bool
+) -> Tensor:
+    """Features of all frames of images, or of a clip of each video: (N, D)."""
+    frames = measured_frames(extractor, latents.shape[2], is_video)
+    chosen = latents[:, :, list(frames)].transpose(1, 2)
+    batch = FrameBatch(request.names, (len(frames),) * len(request.rows), chosen.flatten(0, 1))
+    pixels = from_uint8(torch.stack(decoder.predict_step(batch, 0))).permute(0, 4, 1, 2, 3)  # b c f h w
+    if not is_video:
+        pixels = pixels.transpose(1, 2).flatten(0, 1)[:, :, None]
+    return torch.cat([extractor.features(chunk.to(latents.device)) for chunk in pixels.split(16)])
+
+
+def real_features(
+    extractor: Extractor, options: argparse.Namespace, split: str, is_video: bool, key_frames: bool, count: int
+) -> np.ndarray:
+    """Features of ``count`` real frames, or clips, of ``split``."""
+    extraction = FeatureExtraction(count, 16, options.seed)
+    if split == "TEST":
+        recordings = load_recordings(options.real, "real")
+    else:
+        recordings = select_recordings(Store(options.train or options.real, kind="video"), "train", split)
+    if is_video:
+        length, stride = extractor.clips[0]
+        return extraction.clips(recordings, extractor, length, stride).features
+    chosen = RecordingSet(recordings.store, recordings.rows, recordings.argument, key_frames=key_frames)
+    return extraction.frames(chosen, extractor).features
+
+
+def ratio_interval(features: np.ndarray, reference: np.ndarray, real: np.ndarray, resamples: int) -> str:
+    """Frechet distance to ``real`` divided by that of ``reference``, with a 90 % bootstrap interval, as text."""
+    rng, ratios = np.random.default_rng(0), []
     for _ in range(resamples):
         rows = rng.integers(len(features), size=len(features))
-        ratios.append(frechet_distance(features[rows], real) / frechet_distance(published[rows], real))
+        ratios.append(frechet_distance(features[rows], real) / frechet_distance(reference[rows], real))
+    ratio = frechet_distance(features, real) / frechet_distance(reference, real)
+    if not resamples or features is reference:
+        return f"{ratio:6.3f}                 "
     low, high = np.percentile(ratios, [5, 95])
-    return float(low), float(high)
+    return f"{ratio:6.3f} ({low:.3f} to {high:.3f})"
 
 
-def print_table(settings: list[Setting], classifier: ClassifierExtractor, options: argparse.Namespace) -> None:
-    """Print one row of measurements for each setting."""
-    extraction = FeatureExtraction(options.n, 64, options.seed)
-    test, train = (
-        extraction.frames(load_recordings(options.videos, "videos", split), classifier).features
-        for split in ("TEST", "TRAIN")
-    )
-    count = min(options.n, len(test), len(train))
-    real, published = test[:count], torch.cat(settings[0].features).numpy()[:count]
-    print(f"{options.n} images, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
-    print(
-        f"real TRAIN against real TEST, {count} frames of each: "
-        f"frechet[classifier] {frechet_distance(train[:count], real):.3f}"
-    )
-    print(
-        "sampler   steps   guidance   rows/sample  fewer   ms/sample  faster   frechet  ratio   90 % of it   agreement"
-    )
+def rows_of_table(
+    settings: Sequence[Setting], extractors: Mapping[str, Extractor], options: argparse.Namespace
+) -> Iterator[str]:
+    """Lines of the table; the first setting is the reference of all ratios."""
+    first = settings[0]
+    model = first.module.model
+    key_frames, real = model.metadata.frames == 3 and not model.is_video, {}
+    header = "sampler   spacing   steps guidance   rows/sample  fewer  ms/sample  faster   PSNR"
+    for name, extractor in extractors.items():
+        count = sum(map(len, first.features[name]))
+        sides = [
+            real_features(extractor, options, split, model.is_video, key_frames, count) for split in ("TEST", "TRAIN")
+        ]
+        size = min(map(len, sides))
+        real[name] = sides[0]
+        floor = frechet_distance(sides[1][:size], sides[0][:size])
+        yield f"{name}: {count} samples against {len(sides[0])} of TEST; {size} of TRAIN against TEST: {floor:.3f}"
+        header += f"  {f'frechet[{name}]':>20}  ratio (90 % interval)   "
+    yield header + "  agreement"
+    entries = SAMPLERS[model.process.name]
     for setting in settings:
-        features = torch.cat(setting.features).numpy()[:count]
-        distance, base = frechet_distance(features, real), frechet_distance(published, real)
-        low, high = (
-            ratio_interval(features, published, real, options.bootstrap) if setting is not settings[0] else (1.0, 1.0)
+        faster = statistics.median(a / b for a, b in zip(first.seconds, setting.seconds, strict=True))
+        mean = statistics.mean(setting.squares)
+        stochastic = entries[str(setting.module.config.sampler)].stochastic
+        psnr = "     -" if stochastic else f"{-10 * math.log10(max(mean, 1e-12)):6.1f}"
+        line = (
+            f"{setting.name()}{setting.evaluations / options.n:12.1f}{first.evaluations / setting.evaluations:7.1f}"
+            f"{1000 * statistics.median(setting.seconds):11.2f}{faster:8.1f} {psnr}"
         )
-        faster = statistics.median(a / b for a, b in zip(settings[0].seconds, setting.seconds, strict=True))
-        print(
-            f"{setting.name()}{setting.evaluations / options.n:12.1f}"
-            f"{settings[0].evaluations / setting.evaluations:7.1f}"
-            f"{1000 * statistics.median(setting.seconds):12.2f}{faster:8.1f}{distance:10.3f}{distance / base:7.3f}"
-            f"  {low:.3f} to {high:.3f}{torch.cat(setting.correct).double().mean():10.3f}"
-        )
+        for name in extractors:
+            features, base = (torch.cat(each.features[name]).numpy() for each in (setting, first))
+            base = features if setting is first else base
+            line += f"  {frechet_distance(features, real[name]):20.3f} "
+            line += ratio_interval(features, base, real[name], options.bootstrap)
+        yield line + (f"{torch.cat(setting.correct).double().mean():11.3f}" if setting.correct else "")
 
 
 @torch.inference_mode()
 def main() -> None:
     """Measure all settings and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="models/phantom", help="folder of the artifacts lidm, vae, classifier")
-    parser.add_argument("--videos", default="data/phantom/videos", help="store of real videos")
-    parser.add_argument("--n", type=int, default=400, help="number of images")
+    parser.add_argument("--kind", choices=("image", "video"), default="image")
+    parser.add_argument("--models", default="models/phantom", help="folder of the artifacts")
+    parser.add_argument("--real", default="data/phantom/videos", help="store of real videos with the split TEST")
+    parser.add_argument("--train", help="store of real videos with the split TRAIN; default: --real")
+    parser.add_argument("--src", default="samples/phantom/private", help="store of latent images, for videos")
+    parser.add_argument("--n", type=int, default=400, help="number of samples")
     parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--frames", type=int, help="frames of a video; default: as in training")
+    parser.add_argument("--overlap", type=int, help="frames that neighboring windows share; default: half a window")
+    parser.add_argument("--windows", type=int, default=8, help="windows of a video in one network call")
     parser.add_argument("--condition", default="class_id", help="guided condition")
-    parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale")
-    parser.add_argument("--published", type=int, default=256, help="number of DDPM steps of the published setting")
-    parser.add_argument("--samplers", nargs="+", default=["dpmpp_2m"])
+    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale")
+    parser.add_argument("--reference", default="dpmpp_2m:trailing:20", help="setting that the others are compared with")
+    parser.add_argument("--exact", default="unipc:quadratic:128", help="setting whose latents the PSNR is against")
+    parser.add_argument("--settings", nargs="+", default=[], help="settings, as unipc:quadratic:12")
+    parser.add_argument("--samplers", nargs="+", default=[])
+    parser.add_argument("--spacings", nargs="+", default=["trailing", "quadratic"])
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument(
         "--intervals", nargs="+", default=["0:1"], help="intervals of diffusion times in which guidance is applied"
     )
+    parser.add_argument("--extractors", nargs="*", choices=("lite0", "classifier"), default=["lite0", "classifier"])
+    parser.add_argument("--color", action="store_true", help="decode three channels")
     parser.add_argument("--bootstrap", type=int, default=200, help="bootstrap resamples for the interval of the ratio")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    classifier = ClassifierExtractor(f"{options.models}/classifier")
-    classifier.network.to(options.device)
-    settings = build_settings(options)
-    measure_settings(settings, options, classifier)
-    print_table(settings, classifier, options)
+    name = {"image": "lidm", "video": "lvdm"}[options.kind]
+    model = load_diffusion_model(f"{options.models}/{name}", name)
+    combined = itertools.product(options.samplers, options.spacings, map(str, options.steps), options.intervals)
+    texts = [options.reference, *options.settings, *map(":".join, combined)]
+    settings = [build_setting(model, text, options) for text in dict.fromkeys(texts)]
+    extractors: dict[str, Extractor] = {}
+    if "lite0" in options.extractors:
+        extractors["lite0"] = Lite0()
+    if "classifier" in options.extractors:
+        extractors["classifier"] = ClassifierExtractor(f"{options.models}/classifier")
+    for extractor in extractors.values():
+        extractor.network.to(options.device)
+    measure_settings(settings, build_setting(model, options.exact, options), extractors, options)
+    print(f"{options.n} samples, {options.condition} guided by {options.guidance:g}, batches of {options.batch}")
+    for line in rows_of_table(settings, extractors, options):
+        print(line)
 
 
 if __name__ == "__main__":
