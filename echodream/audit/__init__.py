@@ -1,1 +1,1 @@
-"""Measures, embedding sets and figures of ``stage=audit``."""
+"""Measures, embedding sets and plots of ``stage=audit``."""

@@ -49,7 +49,7 @@ def open_inputs(
     """Open the stores ``src`` and ``real``, the identity network ``artifact``, and the other networks.
 
     ``held_out``: splits that the generator was not trained on. ``decode``: whether to load the autoencoder, for
-    figures. Raises ``UserError`` if stores and networks do not match.
+    plots. Raises ``UserError`` if stores and networks do not match.
     """
     unknown = [split for split in held_out if split not in SPLITS or split == "TRAIN"]
     if unknown or not held_out:

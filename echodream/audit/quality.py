@@ -14,7 +14,7 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import clopper_pearson_interval
 from echodream.privacy.attacks.collisions import collisions
 from echodream.privacy.attacks.drift import drift
-from echodream.privacy.attacks.fidelity import fidelity
+from echodream.privacy.attacks.embedding_prdc import prdc_intervals
 from echodream.privacy.attacks.retrieval import retrieval
 
 MAX_SHORT_SHARE = 0.2
@@ -27,7 +27,7 @@ def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
     groups = (sets.samples.first_frames(), sets.held_out.first_frames())
     subsets = [frames[np.random.default_rng([sets.seed, 2]).permutation(len(frames))[:count]] for frames in groups]
     neighbors = min(5, count - 1, len(sets.train) - 1)
-    values, expected = (fidelity(frames, sets.train.first_frames(), k=neighbors, seed=sets.seed) for frames in subsets)
+    values, expected = (prdc_intervals(frames, sets.train.first_frames(), k=neighbors, seed=sets.seed) for frames in subsets)
     definitions = {
         "precision": "share of samples in the neighborhood of a training patient",
         "recall": "share of training patients in the neighborhood of a sample",

@@ -1,7 +1,8 @@
-"""Positive controls of the privacy filter: known copies of training patients. A new kind is a class in this file.
+"""Kinds of positive controls of the privacy filter: known copies of training patients.
 
-Classes are registered by ``kind``; conf/controls/declared.yaml lists the controls to use. The filter certifies each
-control and records the settings; the report describes controls with ``describe_control``.
+To add a control, add a line to conf/controls/declared.yaml; only another kind of copy needs a new class in this file.
+Classes are registered by ``kind``. The filter certifies each control and records its settings; the report describes
+controls with ``describe_control``.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """Interface ``Source`` of the raw studies, and the recordings and videos that a source returns.
 
-A study of videos or images with a csv needs only ``conf/data/<study>.yaml``, like ``lung.yaml`` or ``chest_xray.yaml``.
+A study of videos or images with a csv needs only ``conf/data/<study>.yaml``, a copy of ``new_study.yaml.template``.
 """
 
 from collections.abc import Mapping, Sequence

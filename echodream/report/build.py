@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.report import charts_svg, number_format
+from echodream.report import svg_primitives, number_format
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, usefulness, verdict
@@ -70,7 +70,7 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )
     charts = ("axis_tick_labels", "histogram_charts", "interval_chart")
-    environment.globals.update({name: getattr(charts_svg, name) for name in charts})
+    environment.globals.update({name: getattr(svg_primitives, name) for name in charts})
     environment.globals.update(study=page.context.sources.study, share=page.context.sources.share)
     formats = [name for name in vars(number_format) if name.startswith("format_")]
     environment.filters.update({name: getattr(number_format, name) for name in formats})

@@ -1,6 +1,7 @@
 """The stages of sample.py, one file per ``stage=``.
 
-A new stage needs ``conf/stage/<stage>.yaml`` and ``<stage>.py`` in this folder; ``verify`` is the shortest example.
+A new stage needs ``conf/stage/<stage>.yaml``, a copy of ``new_stage.yaml.template``, and ``<stage>.py`` in this folder;
+``verify`` is the shortest example.
 
 The yaml begins with ``# @package _global_`` and names the function of the stage in ``stage._target_``. The function
 has the name of the file, with an underscore at the end if this is a Python builtin (``filter_``), and returns a

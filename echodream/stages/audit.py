@@ -8,7 +8,7 @@ from typing import Any
 
 from echodream import validation
 from echodream.audit.embedding_sets import EmbeddingSetConfig, build_audit_sets
-from echodream.audit.figures import audit_figures
+from echodream.audit.plots import audit_plots
 from echodream.audit.inputs import open_inputs
 from echodream.audit.membership_inference import MembershipConfig, denoising_errors, membership_measures
 from echodream.audit.planted_copies import PlantedCopies, make_copies, measure_power, power_record
@@ -99,7 +99,7 @@ def audit(
                 missing["membership inference"] = str(error)
         if not pairs:
             missing["picture of the nearest samples"] = "pairs=0"
-        for name, pixels in audit_figures(inputs, spaces[0], measures, errors, pairs):
+        for name, pixels in audit_plots(inputs, spaces[0], measures, errors, pairs):
             Image.fromarray(pixels).save(folder / f"{name}.png")
         record = {**settings, **build_record(inputs, spaces[0], measures, missing)}
         record |= {"power": power_record(copies, plant, power), "command": command, "code_version": code_version}

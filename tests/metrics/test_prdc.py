@@ -7,7 +7,7 @@ import torch
 from echodream.metrics.bootstrap import SamplingUnits, influence_interval
 from echodream.metrics.mmd import DotProducts
 from echodream.metrics.prdc import prdc_estimates, squared_radii
-from echodream.privacy.attacks.fidelity import fidelity
+from echodream.privacy.attacks.embedding_prdc import prdc_intervals
 
 N, M, D = 23, 17, 3
 NAMES = ("precision", "recall", "density", "coverage")
@@ -35,7 +35,7 @@ def brute(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 def test_prdc_equals_the_paper_and_the_audit(k: int) -> None:
     x, y = sides()
     found, truth = prdc_estimates(*DotProducts.from_features(x, y).squared_distances(), k), brute(x, y, k)
-    audited = fidelity(torch.from_numpy(x), torch.from_numpy(y), k=k)
+    audited = prdc_intervals(torch.from_numpy(x), torch.from_numpy(y), k=k)
     assert tuple(found) == NAMES
     for name, value in truth.items():
         assert found[name].value == pytest.approx(value), name

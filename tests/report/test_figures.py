@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
+from echodream.report.svg_primitives import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import encode, encode_within
 from echodream.report.number_format import (

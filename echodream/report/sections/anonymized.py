@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import Point, scatter_chart
+from echodream.report.svg_primitives import Point, scatter_chart
 from echodream.report.number_format import axis_end, capitalized
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import line_chart
+from echodream.report.svg_primitives import line_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import png_uri
 from echodream.report.number_format import (

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from echodream.audit.measure import exact_value
 from echodream.metrics.bootstrap import Interval
-from echodream.report.charts_svg import ScoreGroup, line_chart
+from echodream.report.svg_primitives import ScoreGroup, line_chart
 from echodream.report.number_format import (
     axis_end,
     capitalized,

@@ -1,4 +1,4 @@
-"""Distances, closeness, authenticity, copying, fidelity: against brute force, closed forms and planted copies."""
+"""Distances, closeness, authenticity, copying, PRDC: against brute force, closed forms and planted copies."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from echodream.privacy import nearest_neighbors as neighbors
 from echodream.privacy.attacks.authenticity import authenticity
 from echodream.privacy.attacks.closeness import closeness
 from echodream.privacy.attacks.copying import data_copying, mann_whitney_z
-from echodream.privacy.attacks.fidelity import fidelity
+from echodream.privacy.attacks.embedding_prdc import prdc_intervals
 
 N, M, WIDTH = 31, 47, 5
 
@@ -48,7 +48,7 @@ def test_equal_rows_are_neighbours_too() -> None:
     assert neighbors.neighbor_radii(x, 2).min() > 0
 
 
-def brute_fidelity(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
+def brute_prdc(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
     """Equations of Naeem et al., pair by pair."""
     ball = [np.sort([np.linalg.norm(a - b) for b in x])[k] for a in x]
     balls = [np.sort([np.linalg.norm(a - b) for b in y])[k] for a in y]
@@ -62,10 +62,10 @@ def brute_fidelity(x: np.ndarray, y: np.ndarray, k: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_fidelity_is_the_papers_pair_by_pair(k: int) -> None:
+def test_prdc_is_the_papers_pair_by_pair(k: int) -> None:
     x, y = normal(N, 0) * 0.7 + 0.4, normal(M, 1)
-    found = fidelity(x, y, k=k)
-    for name, value in brute_fidelity(x.double().numpy(), y.double().numpy(), k).items():
+    found = prdc_intervals(x, y, k=k)
+    for name, value in brute_prdc(x.double().numpy(), y.double().numpy(), k).items():
         interval = found[name]
         assert interval.value == pytest.approx(value), name
         assert interval.low <= value <= interval.high
@@ -77,7 +77,7 @@ def test_the_interval_of_recall_is_over_patients() -> None:
     patients = np.arange(120) // 12
     y = normal(10, 1).repeat_interleave(12, dim=0) + 0.001 * normal(120, 2)
     x = normal(40, 3)
-    alone, together = fidelity(x, y, k=13), fidelity(x, y, patients.tolist(), k=13)
+    alone, together = prdc_intervals(x, y, k=13), prdc_intervals(x, y, patients.tolist(), k=13)
     assert alone["recall"].value == together["recall"].value
     widths = [found["recall"].high - found["recall"].low for found in (alone, together)]
     assert widths[1] > 1.5 * widths[0]
@@ -207,12 +207,12 @@ def test_what_cannot_be_audited_is_refused() -> None:
     x = normal(N, 0)
     bad = x.clone()
     bad[0, 0] = float("nan")
-    with pytest.raises(UserError, match="fidelity was given NaN"):
-        fidelity(x, bad)
+    with pytest.raises(UserError, match="PRDC was given NaN"):
+        prdc_intervals(x, bad)
     with pytest.raises(UserError, match="same D"):
         authenticity(x, normal(5, 0, 3))
     with pytest.raises(UserError, match="k=31 neighbours"):
-        fidelity(x, x, k=N)
+        prdc_intervals(x, x, k=N)
     with pytest.raises(UserError, match="only one patient"):
         authenticity(x, x, ["a"] * N)
     with pytest.raises(UserError, match="both in training and held out"):
@@ -224,4 +224,4 @@ def test_what_cannot_be_audited_is_refused() -> None:
     with pytest.raises(UserError, match="cells=32"):
         data_copying(x, x, x, cells=32)
     with pytest.raises(UserError, match="31 rows have 2 patients"):
-        fidelity(x, x, ["a", "b"])
+        prdc_intervals(x, x, ["a", "b"])

@@ -11,7 +11,7 @@ from echodream.metrics.prdc import prdc_rows
 from echodream.privacy.nearest_neighbors import check_embeddings, distance_blocks, neighbor_radii
 
 
-def fidelity(
+def prdc_intervals(
     synthetic: Tensor, real: Tensor, real_patients: Sequence[object] | None = None, k: int = 5, seed: int = 0
 ) -> dict[str, Interval]:
     """PRDC of embeddings, (N, D) and (M, D), by Euclidean distance with ``k`` neighbors; see ``metrics.prdc``.
@@ -19,7 +19,7 @@ def fidelity(
     Recall and coverage are bootstrapped over ``real_patients``, (M,), precision and density over samples, with fixed
     radii.
     """
-    x, y = check_embeddings("fidelity", synthetic, real)
+    x, y = check_embeddings("PRDC", synthetic, real)
     radii_x, radii_y = neighbor_radii(x, k), neighbor_radii(y, k)
     blocks = distance_blocks(x, y)
     parts = [torch.stack([block < radii_y, block < radii_x[rows][:, None]]).cpu() for rows, block in blocks]

@@ -1,4 +1,4 @@
-"""Figures of ``stage=audit``: diagrams of the measures, and the samples nearest to a training patient."""
+"""Plots of ``stage=audit``: diagrams of the measures, and the samples nearest to a training patient."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ from echodream.privacy.attacks.membership import combine_levels
 from echodream.privacy.similarity import paired_similarity
 
 
-def audit_figures(
+def audit_plots(
     inputs: AuditInputs, sets: AuditSets, measures: Sequence[Measure], errors: DenoisingErrors | None, pairs: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels, uint8 (height, width, 3), of each figure; ``pairs``: number of pairs in "nearest_pairs"."""
+    """Name and pixels, uint8 (height, width, 3), of each plot; ``pairs``: number of pairs in "nearest_pairs"."""
     shares = [measure for measure in measures if measure.value.low >= 0 and measure.value.high <= 1]
     rows = [(measure.name, measure.value, measure.expected) for measure in shares]
     names = ("samples", "expected for a harmless generator")
