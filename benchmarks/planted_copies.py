@@ -40,7 +40,7 @@ from echodream.diffusion.model import load_diffusion_model
 from echodream.filtering.copy_generation import CopyGenerator, FrameSelection, select_frames_by_patient
 from echodream.filtering.embedding import FrameEmbedder, View
 from echodream.filtering.positive_controls import Control, generate_copies, latent_views
-from echodream.filtering.scoring import Query, ReferenceFrames, embed_queries, train_to_test
+from echodream.filtering.scoring import Query, ReferenceFrames, embed_queries, train_to_test_similarity
 from echodream.ingest.phantom import Phantom
 from echodream.ingest.preprocessing import resize
 from echodream.ingest.source import Limits, Video
@@ -113,7 +113,7 @@ def score_by_both_rules(
 
     first = ReferenceFrames(embedder, rows, first=True)
     wide = compare(ReferenceFrames(embedder, rows, every), view_functions, embedder.input_spec.similarity)  # type: ignore[arg-type]
-    return Scores(wide, compare(first, (), "pearson"), train_to_test(first, test, "pearson"))
+    return Scores(wide, compare(first, (), "pearson"), train_to_test_similarity(first, test, "pearson"))
 
 
 def key_frames_of_first_beat(video: Video) -> np.ndarray:

@@ -260,7 +260,7 @@ class AuditSets:
         return selected
 
     @property
-    def member(self) -> np.ndarray:
+    def is_member(self) -> np.ndarray:
         """Whether each of the P patients is in training: bool, (P,)."""
         return np.arange(len(self.train) + len(self.held_out)) < len(self.train)
 

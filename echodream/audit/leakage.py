@@ -104,7 +104,7 @@ def nearer_than_any_new_patient(sets: AuditSets) -> Iterator[Measure]:
     """Share of samples nearer to training than any held-out patient, with a permutation test over the patients."""
     rows, of_patients = sets.patient_distances()
     distances = sets.sample_distances.to_patients, of_patients.to_patients
-    result = nearer_than_new_patients(*distances, rows, sets.member, sets.repeats, sets.seed)
+    result = nearer_than_new_patients(*distances, rows, sets.is_member, sets.repeats, sets.seed)
     yield Measure(
         f"nearer to training than any new patient{sets.suffix}",
         PRIVACY,
@@ -122,7 +122,7 @@ def singled_out(sets: AuditSets) -> Iterator[Measure]:
     patients, distances = sets.held_out_distances()
     controls = distances.to_patients.copy()
     controls[np.arange(len(patients)), len(sets.train) + patients] = np.inf
-    result = singling_out(sets.sample_distances.to_patients, controls, sets.member, ONE_SIDED_LEVEL)
+    result = singling_out(sets.sample_distances.to_patients, controls, sets.is_member, ONE_SIDED_LEVEL)
     yield Measure(
         f"training patients singled out{sets.suffix}",
         PRIVACY,

@@ -27,7 +27,9 @@ def precision_recall_density_coverage(sets: AuditSets) -> Iterator[Measure]:
     groups = (sets.samples.first_frames(), sets.held_out.first_frames())
     subsets = [frames[np.random.default_rng([sets.seed, 2]).permutation(len(frames))[:count]] for frames in groups]
     neighbors = min(5, count - 1, len(sets.train) - 1)
-    values, expected = (prdc_intervals(frames, sets.train.first_frames(), k=neighbors, seed=sets.seed) for frames in subsets)
+    values, expected = (
+        prdc_intervals(frames, sets.train.first_frames(), k=neighbors, seed=sets.seed) for frames in subsets
+    )
     definitions = {
         "precision": "share of samples in the neighborhood of a training patient",
         "recall": "share of training patients in the neighborhood of a sample",

@@ -56,7 +56,7 @@ def check_training_store(folder: str, name: str, real: Store, key: str, decoded:
         )
 
 
-def check_not_selected_on(folder: str | None, key: str, splits: Sequence[str]) -> None:
+def check_unused_for_model_selection(folder: str | None, key: str, splits: Sequence[str]) -> None:
     """Raise ``UserError`` if VAL is among ``splits``, and decided when to stop training the model at ``folder``, or
     which model to choose. Its patients would be no new patients to the model, which was set by ``key``."""
     path = Path(str(folder)) / TRAINING_FILE

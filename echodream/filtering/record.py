@@ -24,7 +24,7 @@ EARLIER = "earlier"
 """Folder, in the private folder, of the files of earlier batches of samples."""
 
 
-def tries_before_the_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+def decisions_before_the_ledger(previous: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
     """Number of decisions that the record ``previous`` counts, and this one, if there was no ledger; else 0."""
     same_patients = previous is not None and all(previous.get(key) == settings[key] for key in ("real", "reid"))
     if previous is None or not same_patients or "evidence" in previous:

@@ -156,7 +156,7 @@ def score_samples(
     by_control = _by_control(controls, copied, scores.score[copies_], report_only)
     maxima = None
     if isinstance(rule, Percentile):
-        maxima = np.max([train_to_test(references[0], rows, rule.similarity) for rows in held_out], axis=0)
+        maxima = np.max([train_to_test_similarity(references[0], rows, rule.similarity) for rows in held_out], axis=0)
     evidence = Evidence(
         calibration=PatientScores(scores.score[calibration], np.array([*new])),
         controls={name: part for name, part in by_control.items() if name not in report_only},
@@ -355,7 +355,7 @@ class ReferenceFrames:
         return row, (reference - (ends - sizes)[row]) * self.every
 
 
-def train_to_test(references: ReferenceFrames, held_out: Recordings, similarity: Similarity) -> np.ndarray:
+def train_to_test_similarity(references: ReferenceFrames, held_out: Recordings, similarity: Similarity) -> np.ndarray:
     """For each training reference the highest similarity to a test reference, (n_train,), for the published rule."""
     embedder, every, first = references.embedder, references.every, references.first
     training = torch.cat([part for part, _ in embedder.embed_recordings(references.recordings, every, first)])

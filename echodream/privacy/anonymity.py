@@ -1,7 +1,7 @@
 """Measures of an anonymized set: hidden rate, local cloaking, DCR, NNDR, distance between record and avatar.
 
-A record is an original image, its avatar the anonymized version. Distances are Euclidean, rounded to single precision,
-so smaller differences are ties. *Nearer* means strictly nearer: a tie never hides a record.
+A record is an original image; its avatar is the anonymized version. Distances are Euclidean and rounded to single
+precision, so smaller differences are ties. "Nearer" means strictly nearer: a tie does not hide a record.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,19 @@ from echodream.privacy.nearest_neighbors import BLOCK, NearestReferences, check_
 from echodream.privacy.similarity import paired_similarity
 
 TARGETS = {"hidden rate": 90.0, "local cloaking, avatars": 5.0, "DCR": 0.2, "NNDR": 0.3}
-"""Published targets of the avatar method and of medical image anonymization: a measure must be above its target."""
+"""Published targets of the avatar method and of medical image anonymization; a measure should exceed its target."""
 
 
 @dataclass(frozen=True)
 class AvatarComparison:
     """Distances and ranks of m avatars and their records. All arrays are (m,).
 
-    ``source``: index of the avatar's record. ``distance`` between record and avatar. ``nearer_avatars``,
-    ``nearer_records``: number of other avatars or records that are nearer to the record. ``closest_record``: index of
-    the record closest to the avatar, the first of several; ``closest_distance`` (DCR): its distance.
-    ``distance_ratio`` (NNDR): ``closest_distance`` over the distance of the second closest record; 1 if that is 0, NaN
-    if there is one record. ``assigned``: whether ``source`` is unknown and is set to ``closest_record``.
+    ``source``: index of the avatar's record. ``distance``: distance between record and avatar. ``nearer_avatars``,
+    ``nearer_records``: numbers of other avatars and of other records that are nearer to the record. ``closest_record``:
+    index of the record closest to the avatar, the first one in a tie. ``closest_distance`` (DCR): distance of this
+    record. ``distance_ratio`` (NNDR): ``closest_distance`` divided by the distance of the second closest record; 1 if
+    that distance is 0, NaN for a single record. ``assigned``: whether ``source`` is unknown and set to
+    ``closest_record``.
     """
 
     source: np.ndarray
@@ -58,8 +59,8 @@ def compare_avatars(
 ) -> AvatarComparison:
     """Compare ``records``, (n, D), with ``avatars``, (m, D), by Euclidean distance.
 
-    ``paired``: avatar i is of record i, and n = m. Otherwise the source of an avatar is its closest record. Memory does
-    not grow with n x m. Raises ``UserError`` for sets that cannot be compared.
+    If ``paired``, avatar i belongs to record i, and n = m; otherwise the source of an avatar is its closest record.
+    Memory does not grow with n x m. Raises ``UserError`` for sets that cannot be compared.
     """
     if paired and len(records) != len(avatars):
         raise UserError(
@@ -100,7 +101,7 @@ def compare_avatars(
 
 
 def _center(*sets: Tensor) -> tuple[Tensor, ...]:
-    """The ``sets``, float32 on the CPU, and the mean of all their rows, (D,)."""
+    """The ``sets`` as float32 on the CPU, and the mean of all their rows, (D,)."""
     checked = check_embeddings("The comparison of records and avatars", *sets, dtype=torch.float32)
     checked = [embeddings.cpu() for embeddings in checked]
     total = torch.stack([embeddings.sum(dim=0, dtype=torch.float64) for embeddings in checked]).sum(dim=0)
@@ -108,7 +109,7 @@ def _center(*sets: Tensor) -> tuple[Tensor, ...]:
 
 
 def _add_records_as_references(closest: NearestReferences, rows: slice, columns: slice, values: Tensor) -> None:
-    """Update ``closest``; ``values``: similarities of the records ``rows`` to the avatars ``columns``, (r, c)."""
+    """Add ``values``, similarities (r, c) of the records ``rows`` to the avatars ``columns``, to ``closest``."""
     records = np.arange(rows.start, rows.stop)
     closest.add(columns, values.T, records, records)
 
@@ -116,8 +117,8 @@ def _add_records_as_references(closest: NearestReferences, rows: slice, columns:
 def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) -> Tensor:
     """Number of values in each row of ``values[rows]`` above its ``limit``, without its column ``excluded``: (q,).
 
-    ``values``: (r, c), a block of columns; ``rows``, ``limit``, ``excluded``: (q,). Columns outside of the block are
-    ignored.
+    ``values`` is a block of columns, (r, c); ``rows``, ``limit`` and ``excluded`` are (q,). Columns outside of the
+    block are ignored.
     """
     all_rows = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
     above = (values if all_rows else values[rows]) > limit.float()[:, None]
@@ -129,9 +130,9 @@ def _count_above(values: Tensor, rows: Tensor, limit: Tensor, excluded: Tensor) 
 def hidden_by_patient(
     records: Tensor, avatars: Tensor, patients: Sequence[object] | np.ndarray, block: int = BLOCK["cpu"]
 ) -> np.ndarray:
-    """Whether the nearest avatar of each record, (n, D), is of another patient; bool (n,).
+    """Whether the nearest avatar of each record, (n, D), is of another patient: bool (n,).
 
-    Avatar i is of record i, and both are of ``patients[i]``. A tie counts as the same patient.
+    Avatar i belongs to record i, and both belong to ``patients[i]``. A tie counts as the same patient.
     """
     if len(records) != len(avatars):
         raise UserError(f"{len(records)} records and {len(avatars)} avatars are not pairs: give one of each.")
@@ -152,7 +153,7 @@ def hidden_by_patient(
 def percentage_interval(values: np.ndarray, patients: Sequence[object] | np.ndarray, seed: int = 0) -> Interval:
     """Percentage of true ``values``, bool (n,), with a 95 % bootstrap interval over ``patients``, (n,).
 
-    At 0 and 100 % the interval is Clopper and Pearson's, with one trial per patient.
+    At 0 and 100 %, the interval is that of Clopper and Pearson, with one trial per patient.
     """
     mean = bootstrap.bootstrap_mean(values.astype(np.float64), patients, seed=seed)
     if mean.value in (0.0, 1.0):

@@ -10,12 +10,12 @@ from echodream.metrics.binomial_bounds import allowed_passes, clopper_pearson_lo
 from echodream.privacy.conformal import finite_scores
 
 WEAKEST = "weakest of all"
-"""Name of the row of the lowest score of each patient over all transforms."""
+"""Name of the table row with the lowest score of each patient over all transforms."""
 
 
 @dataclass(frozen=True)
 class PatientScores:
-    """One score per patient: ``values`` and ``patients``, (m,) each; sorted by patient."""
+    """One score per patient: ``values`` and ``patients``, (m,) each, sorted by patient."""
 
     values: np.ndarray
     patients: np.ndarray
@@ -35,17 +35,18 @@ class PatientScores:
         return len(self.values)
 
     def select(self, patients: frozenset[str]) -> np.ndarray:
-        """The scores of those of ``patients`` who have a score."""
+        """Scores of the ``patients``, without patients who have no score."""
         return self.values[[name in patients for name in self.patients.tolist()]]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Under one transform: number of copies of certifying patients, ``controls``, and of accepted copies, ``passes``.
+    """Copies under one ``transform``: ``controls`` copies of certifying patients, of which ``passes`` pass the filter.
 
-    ``bound``, ``lower``: upper and lower bound, at confidence 1 - delta, of the probability that a copy of a random
-    training patient passes the filter. ``joint_bound``: upper bound at 1 - delta / rows, for all rows at once.
-    ``choosing``, ``choosing_passes``: the same counts for the patients whose copies chose the first threshold.
+    ``lower``, ``bound``: lower and upper bound, at confidence 1 - delta, of the probability that a copy of a random
+    training patient passes the filter. ``joint_bound``: upper bound at confidence 1 - delta / rows, which holds for all
+    rows at once. ``choosing``, ``choosing_passes``: the same counts for the patients whose copies chose the first
+    threshold.
     """
 
     transform: str
@@ -64,7 +65,8 @@ def split_patients(
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Patients whose copies choose the threshold, a ``share`` of all, and patients whose copies certify the threshold.
 
-    Stratified by the set of transforms that a patient has copies of. A function of names and seed, not of order.
+    The split is stratified by the set of transforms that a patient has copies of. It depends on names and seed, not on
+    the order of patients.
     """
     members = {kind: frozenset(controls[kind].patients.tolist()) for kind in sorted(controls)}
     strata: dict[tuple[str, ...], list[str]] = {}
@@ -79,7 +81,7 @@ def split_patients(
 
 
 def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScores | None:
-    """The lowest score over all transforms, of each patient who has every transform; None if there is no patient."""
+    """Lowest score over all transforms of each patient with copies under all transforms; None without patients."""
     patients = [frozenset(scores.patients.tolist()) for scores in controls.values()]
     if not (shared := frozenset.intersection(*patients) if patients else frozenset()):
         return None
@@ -90,7 +92,7 @@ def lowest_patient_scores(controls: Mapping[str, PatientScores]) -> PatientScore
 def highest_certified_threshold(
     controls: Mapping[str, PatientScores], certifying: frozenset[str], beta: float, delta: float
 ) -> float:
-    """The highest threshold at which the bound of every transform is at most ``beta``; -inf if there is none."""
+    """Highest threshold at which the bound of each transform is at most ``beta``; -inf without such a threshold."""
     thresholds = []
     for scores in controls.values():
         lowest = np.sort(scores.select(certifying))
@@ -108,11 +110,11 @@ def certify(
     tau_range: tuple[float, float] | None = None,
     known_bounds: Mapping[str, float] | None = None,
 ) -> tuple[Certificate, ...]:
-    """One row per transform: a copy passes if its score is below ``tau``. Bounds are of ``certifying`` patients.
+    """One certificate per transform: a copy passes if its score is below ``tau``; bounds use ``certifying`` patients.
 
     ``tau_range``: if tau was lowered because of the certifying patients, the lowest and highest possible tau, which do
-    not depend on these patients. Fewer copies pass a lower threshold, so the upper bound at the highest tau and the
-    lower bound at the lowest tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
+    not depend on these patients. Fewer copies pass a lower threshold. Therefore the upper bound at the highest tau and
+    the lower bound at the lowest tau hold for ``tau``. ``known_bounds``: other upper bounds, by transform.
     """
     lowest, highest = tau_range or (tau, tau)
     rows = []

@@ -8,7 +8,7 @@ from echodream.errors import UserError
 
 
 def finite_scores(scores: np.ndarray | list[float], name: str) -> np.ndarray:
-    """Scores as float64, (n,). Raises ``UserError`` about ``name`` if there are none, or if any is NaN or infinite."""
+    """Scores as float64, (n,). Raises ``UserError`` about ``name`` without scores, and for NaN or infinite scores."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise UserError(f"There are no {name} to work with: give at least one score.")
@@ -18,7 +18,7 @@ def finite_scores(scores: np.ndarray | list[float], name: str) -> np.ndarray:
 
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """Conformal p-values p(x) = (1 + #{c_j >= s(x)}) / (n_cal + 1) of scores, (n,), by those of n_cal patients.
+    """Conformal p-values p(x) = (1 + #{c_j >= s(x)}) / (n_cal + 1) of scores, (n,), from n_cal calibration scores c.
 
     For a sample that is no closer to the training patients than a new patient is, p <= alpha has a probability of at
     most alpha, on average over calibration sets (Vovk et al. 2005). Ties count against rejection.
@@ -29,16 +29,17 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
 
 
 def rank_grid(count: int) -> np.ndarray:
-    """Where ``rank_scores`` puts ``count`` different calibration scores: 1 / (count + 1), 2 / (count + 1), ..."""
+    """Values of ``rank_scores`` at ``count`` different calibration scores: 1 / (count + 1), 2 / (count + 1), ..."""
     return np.arange(1, count + 1) / (count + 1)
 
 
 def rank_scores(scores: np.ndarray, calibration: np.ndarray, highest: float) -> np.ndarray:
-    """Scores, (n,), of one network on a scale that several networks share: increasing, from 0 to 1; NaN stays NaN.
+    """Map scores, (n,), of one network to ranks from 0 to 1, a scale that several networks share; NaN stays NaN.
 
-    The calibration scores lie at ``rank_grid``, equal ones at the lowest of their ranks, so that the conformal p-value
-    by ``calibration`` is at most that of the result by ``rank_grid``. Between them, and from the highest of them to
-    ``highest``, the largest possible score, the scale is linear.
+    The map increases. It maps the calibration scores to ``rank_grid``, and equal scores to the lowest of their ranks.
+    The conformal p-value of a score by ``calibration`` is therefore at most the p-value of its rank by ``rank_grid``.
+    The map is linear between calibration scores, and between the highest of them and ``highest``, the largest possible
+    score.
     """
     ordered, count = np.sort(calibration), len(calibration)
     values = np.unique(ordered)
@@ -49,7 +50,7 @@ def rank_scores(scores: np.ndarray, calibration: np.ndarray, highest: float) -> 
 
 
 def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
-    """The threshold tau with s >= tau exactly if p(s) <= alpha; infinite if there are too few patients for alpha."""
+    """Threshold tau such that s >= tau if and only if p(s) <= alpha; infinite for too few patients."""
     rank = math.floor(alpha * (len(calibration) + 1) + 1e-9)  # p <= alpha if fewer than rank scores are at least s
     if rank < 1:
         return math.inf
@@ -59,7 +60,7 @@ def conformal_threshold(calibration: np.ndarray, alpha: float) -> float:
 
 
 def benjamini_hochberg(p: np.ndarray, alpha: float) -> float:
-    """The largest p-value, of (n,), rejected at false discovery rate ``alpha``; 0 for none (Benjamini 1995)."""
+    """Largest rejected p-value among ``p``, (n,), at false discovery rate ``alpha``; 0 for none (Benjamini 1995)."""
     ordered = np.sort(p)
     rejected = ordered <= alpha * np.arange(1, len(p) + 1) / len(p) + 1e-12
     return float(ordered[rejected][-1]) if rejected.any() else 0.0

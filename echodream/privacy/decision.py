@@ -17,14 +17,15 @@ SCOPE = (
 
 
 @dataclass(frozen=True)
-class Cost:
+class RejectionCost:
     """Rejection of samples that are no closer to the training patients than new patients are.
 
     ``rejected`` of the ``patients`` new patients are rejected. ``level``: conformal level of the threshold, (1 +
-    rejected) / (patients + 1), the probability on average over calibration sets. ``bound``: upper bound, at confidence
-    1 - delta, of the probability with these calibration patients, which is Beta(1 + rejected, patients - rejected) at
-    an order statistic (Vovk 2012, arXiv 1209.2673). It also holds if known copies lowered the threshold. With several
-    networks, ``level`` and ``bound`` are the sums over them, with confidence 1 - delta / networks each (Bonferroni).
+    rejected) / (patients + 1), the rejection probability on average over calibration sets. ``bound``: upper bound, at
+    confidence 1 - delta, of the rejection probability given these calibration patients, which is Beta(1 + rejected,
+    patients - rejected) at an order statistic (Vovk 2012, arXiv 1209.2673). The bound also holds if known copies
+    lowered the threshold. With several networks, ``level`` and ``bound`` are sums over the networks, with confidence 1
+    - delta / networks each (Bonferroni).
     """
 
     level: float
@@ -33,10 +34,12 @@ class Cost:
     patients: int
 
 
-def rejection_cost(calibration: PatientScores | None, tau: float, delta: float, networks: int = 1) -> Cost | None:
-    """The cost of the threshold ``tau``; None without calibration patients.
+def rejection_cost(
+    calibration: PatientScores | None, tau: float, delta: float, networks: int = 1
+) -> RejectionCost | None:
+    """RejectionCost of the threshold ``tau``; None without calibration patients.
 
-    With several ``networks``, scores are the highest of theirs by ``conformal.rank_scores``.
+    With several ``networks``, a score is the highest of the networks' scores by ``conformal.rank_scores``.
     """
     if calibration is None:
         return None
@@ -44,17 +47,17 @@ def rejection_cost(calibration: PatientScores | None, tau: float, delta: float, 
     by_each = rejected if networks == 1 else int((rank_grid(patients) >= tau).sum())
     level = networks * (1 + by_each) / (patients + 1)
     bound = networks * clopper_pearson_upper(by_each, patients, delta / networks)
-    return Cost(min(1.0, level), min(1.0, bound), rejected, patients)
+    return RejectionCost(min(1.0, level), min(1.0, bound), rejected, patients)
 
 
 @dataclass(frozen=True)
 class SharedCopies:
-    """Copies among the ``samples`` that pass, if ``rejected`` samples do not and a copy passes with probability beta.
+    """Copies among ``samples`` that pass, if ``rejected`` samples do not, and a copy passes with probability beta.
 
-    ``expected``: bound of the expected number of copies. For every copy that is rejected, beta / (1 - beta) are
-    expected to pass, so (rejected + 1) beta / (1 - beta) bounds the number that passes before one more is rejected.
-    ``bound``: of the number of copies, at confidence 1 - delta, if copies pass independently of each other. Neither
-    exceeds ``samples``.
+    ``expected``: bound of the expected number of copies. For each rejected copy, beta / (1 - beta) copies are expected
+    to pass. Therefore (rejected + 1) beta / (1 - beta) bounds the number of copies that pass before the next rejection.
+    ``bound``: bound of the number of copies at confidence 1 - delta, if copies pass independently of each other. Both
+    bounds are at most ``samples``.
     """
 
     samples: int
@@ -71,13 +74,14 @@ def shared_copies(samples: int, rejected: int, beta: float, delta: float) -> Sha
 
 @dataclass(frozen=True)
 class Decision:
-    """A sample is rejected if its score is at least ``tau``. Unless ``passed``, every sample is rejected.
+    """Decision of a rule: reject samples with a score of at least ``tau``, or all samples unless ``passed``.
 
-    ``statement``: the guarantee, or the reason why there is none and a remedy. ``decisive``: which of the
-    ``thresholds`` is ``tau``. ``table``, ``reported``: a row for each transform that is part of the guarantee, or is
-    measured only. ``sizes``: numbers of patients. ``settings`` of the rule. ``calibration``: scores of the calibration
-    patients. ``between``: the lowest and highest possible tau, if tau was lowered because of the certifying copies.
-    ``networks``: number of networks; with several, scores are the highest of theirs by ``conformal.rank_scores``.
+    ``statement``: the guarantee, or the reason for a missing guarantee and a remedy. ``decisive``: name of the entry of
+    ``thresholds`` that is ``tau``. ``table``: certificates of the transforms of the guarantee; ``reported``:
+    certificates of the transforms that are only measured. ``sizes``: numbers of patients. ``settings``: settings of the
+    rule. ``calibration``: scores of the calibration patients. ``between``: the lowest and highest possible tau, if tau
+    was lowered because of the certifying copies. ``networks``: number of networks; with several networks, a score is
+    the highest of their scores by ``conformal.rank_scores``.
     """
 
     rule: str
@@ -87,7 +91,7 @@ class Decision:
     decisive: str
     thresholds: dict[str, float]
     table: tuple[Certificate, ...]
-    cost: Cost | None
+    cost: RejectionCost | None
     sizes: dict[str, int]
     settings: dict[str, Any]
     calibration: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -96,26 +100,23 @@ class Decision:
     networks: int = 1
 
     def rejected(self, scores: np.ndarray) -> np.ndarray:
-        """Whether a sample with each of the ``scores``, (n,), is rejected; bool, (n,)."""
+        """Whether a sample with each of the ``scores``, (n,), is rejected: bool (n,)."""
         values = finite_scores(scores, "scores of samples")
         return values >= self.tau if self.passed else np.ones(len(values), dtype=bool)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray | None:
-        """Conformal p-values of samples with ``scores``, (n,), Bonferroni-corrected for several networks; None without
-        calibration patients."""
+        """Conformal p-values of samples with ``scores``, (n,), Bonferroni-corrected for several networks.
+
+        The result is None without calibration patients.
+        """
         values = finite_scores(scores, "scores of samples")
         if self.calibration is None:
             return None
         null = self.calibration if self.networks == 1 else rank_grid(len(self.calibration))
         return np.minimum(1.0, self.networks * p_values(values, null))
 
-    @property
-    def worst(self) -> Certificate | None:
-        """The row with the largest bound, which holds for all declared transforms at once, at confidence 1 - delta."""
-        return max(self.table, key=lambda row: row.bound, default=None)
-
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the calibration scores, for JSON; an infinite threshold is None."""
+        """All fields except the calibration scores, as JSON values; an infinite threshold becomes None."""
         record = asdict(self)
         del record["calibration"]
         record["tau"] = _finite_or_none(self.tau)

@@ -1,7 +1,7 @@
 """Exact nearest neighbors by blocks of rows: memory does not grow with the product of the two numbers of rows.
 
 ``PatientSearch`` finds the nearest patients in a stream of references. ``similarity_blocks`` and ``NearestReferences``
-are for two sets in memory; ``distance_blocks`` and the functions after it give unrounded Euclidean distances.
+compare two sets in memory. ``distance_blocks`` and the functions after it give unrounded Euclidean distances.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,18 +15,18 @@ from echodream.errors import UserError
 from echodream.privacy.similarity import Similarity, euclidean_distances, normalize, similarity_matrix
 
 BLOCK = {"cpu": 2048, "cuda": 8192}
-"""Rows of each set in a block, by type of device."""
+"""Number of rows of each set in a block, by type of device."""
 DISTANCE_ROWS = 512
-"""Rows in a block of ``distance_blocks``."""
+"""Number of rows in a block of ``distance_blocks``."""
 
 
 @dataclass(frozen=True)
 class NearestPatients:
     """The nearest training patient of each of n samples. All arrays are (n,). Euclidean distances are negative.
 
-    ``score``: highest similarity of any frame of the sample to any reference, at single precision. ``patient`` of this
-    reference, of several the first in alphabetical order; ``reference``: its index in the stream. ``second_score``,
-    ``second_patient``: the nearest *other* patient, None if not requested.
+    ``score``: highest similarity of any frame of the sample to any reference, at single precision. ``patient``: patient
+    of this reference, the first in alphabetical order in a tie. ``reference``: index of this reference in the stream.
+    ``second_score``, ``second_patient``: the nearest other patient; None if not requested.
     """
 
     score: np.ndarray
@@ -47,9 +47,9 @@ def nearest_patients(
     device: torch.device | str | None = None,
     block: int | None = None,
 ) -> NearestPatients:
-    """Nearest patients among ``references``, parts of any size: embeddings, (b, D), and the patient of each row.
+    """Nearest patients among ``references``: parts of any size with embeddings, (b, D), and the patient of each row.
 
-    See ``PatientSearch`` for the other arguments, and ``PatientSearch.result`` for ``groups``.
+    ``PatientSearch`` describes the other arguments, ``PatientSearch.result`` describes ``groups``.
     """
     search = PatientSearch(samples, similarity, second, device, block)
     for embeddings, patients in references:
@@ -61,8 +61,8 @@ class PatientSearch:
     """Search for the nearest reference patient of each sample; references are added in parts of any size.
 
     ``samples``: embeddings, (n, D). At most ``block`` x ``block`` similarities exist at a time, on ``device`` (default:
-    that of the samples). Neither the order nor the parts of the references change the scores. Raises ``UserError`` for
-    embeddings that cannot be compared.
+    the device of the samples). Neither the order nor the parts of the references change the scores. Raises
+    ``UserError`` for embeddings that cannot be compared.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PatientSearch:
             self._search_waiting(len(self._names) - len(self._names) % self.size)
 
     def _search_waiting(self, count: int) -> None:
-        """Search the first ``count`` of the waiting references in blocks of ``size`` rows; the last may be shorter."""
+        """Search the first ``count`` waiting references in blocks of ``size`` rows; the last block may be shorter."""
         waiting, names = self._rows[0] if len(self._rows) == 1 else torch.cat(self._rows), self._names
         for start in range(0, count, self.size):
             rows = slice(start, min(start + self.size, count))
@@ -120,7 +120,7 @@ class PatientSearch:
         self.count += len(patients)
 
     def result(self, groups: Sequence[int] | np.ndarray | None = None) -> NearestPatients:
-        """The nearest patients. With ``groups``, (n,), rows are frames, and ``groups`` numbers their samples from 0."""
+        """The nearest patients. If rows are frames, ``groups``, (n,), numbers the sample of each frame from 0."""
         if self._names:
             self._search_waiting(len(self._names))
         if self.count == 0:
@@ -148,9 +148,9 @@ class PatientSearch:
 class NearestReferences:
     """The nearest reference of each of ``count`` samples so far, and, if ``second``, the nearest other patient.
 
-    ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,). Without a
-    reference, the score is -inf and the indices are -1.
-    Ties go to the reference that was added first, or, with ``codes`` (patient numbers by name), to the first name.
+    ``score``, float32, and ``patient``, int64: (count, 1 or 2); ``reference``, int64: (count,). Without a reference,
+    the score is -inf and the indices are -1. In a tie, the reference that was added first counts, or, with ``codes``
+    (patient numbers by name), the first name.
     """
 
     def __init__(self, count: int, second: bool = True, codes: dict[str, int] | None = None) -> None:
@@ -161,9 +161,9 @@ class NearestReferences:
         self._ranks = np.zeros(0, dtype=np.int64)
 
     def add(self, rows: slice, values: Tensor, patients: np.ndarray, references: np.ndarray) -> None:
-        """Similarities ``values``, (r, b), of the samples ``rows`` to b references, which are sorted by patient name.
+        """Add ``values``, similarities (r, b) of the samples ``rows`` to b references, sorted by patient name.
 
-        ``patients``: code of the patient of each reference, (b,); ``references``: their indices, (b,).
+        ``patients``: code of the patient of each reference, (b,); ``references``: indices of the references, (b,).
         """
         nearest = [values.max(dim=1)]
         if self.second:
@@ -215,7 +215,7 @@ class NearestReferences:
 def similarity_blocks(
     x: Tensor, y: Tensor, similarity: Similarity, size: int = BLOCK["cpu"], center: Tensor | None = None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Blocks of similarities, float32 (r, c), with their rows of ``x`` and of ``y``, in row-major order."""
+    """Yield blocks of similarities, float32 (r, c), after their rows of ``x`` and of ``y``, in row-major order."""
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         for other in range(0, len(y), size):
@@ -224,7 +224,7 @@ def similarity_blocks(
 
 
 def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """``sets`` of embeddings, (n_i, D) with the same D, as ``dtype``, without gradients.
+    """Check ``sets`` of embeddings, (n_i, D) with the same D; returns the sets as ``dtype``, without gradients.
 
     Raises ``UserError``, which names the measure ``name``, for sets of another shape and for NaN or infinite values.
     """
@@ -238,14 +238,14 @@ def check_embeddings(name: str, *sets: Tensor, dtype: torch.dtype = torch.float6
 
 
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of ``x`` and their Euclidean distances to all of ``y``, (b, m), unrounded: (n, D) and (m, D) float64."""
+    """Yield rows of ``x``, and their unrounded Euclidean distances to all of ``y``, (b, m): (n, D), (m, D) float64."""
     for start in range(0, len(x), DISTANCE_ROWS):
         rows = slice(start, min(start + DISTANCE_ROWS, len(x)))
         yield rows, torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def fast_distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The blocks of ``distance_blocks`` by matrix products, rounded to float32: equal pairs are equal in any block."""
+    """``distance_blocks`` by matrix products, rounded to float32: equal pairs have equal distances in any block."""
     center = y.mean(dim=0)
     y = y - center
     for start in range(0, len(x), DISTANCE_ROWS):

@@ -14,22 +14,21 @@ from echodream.metrics.binomial_bounds import calibration_patients_needed, contr
 from echodream.privacy import certification, statements
 from echodream.privacy.certification import WEAKEST, Certificate, PatientScores, certify
 from echodream.privacy.conformal import benjamini_hochberg, conformal_threshold, finite_scores, p_values, rank_grid
-from echodream.privacy.decision import Cost, Decision, rejection_cost
+from echodream.privacy.decision import Decision, RejectionCost, rejection_cost
 from echodream.privacy.similarity import Similarity
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Input of a rule. Scores are similarities to the nearest training patient: higher is closer.
+    """Input of a rule. Scores are similarities to the nearest training patient; a higher score means closer.
 
     ``calibration``: scores of held-out patients, on whom neither the generator nor the identity network was trained.
-    ``controls``: transform -> scores of one copy of each training patient. ``reported``: the same, for transforms that
-    are measured but not certified.
-    ``train_to_test``: highest similarity of each training image to a test image, (n_train,), for the published rule.
-    ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``: strength of each transform, as text.
-    ``copied``: number of training patients who were selected to be copied; a patient without further recordings or
-    frames has no copy under some transforms. None: unknown.
-    ``networks``: number of networks whose scores were combined: each score is the highest by ``conformal.rank_scores``.
+    ``controls``: scores of one copy of each training patient, by transform. ``reported``: scores of copies under the
+    transforms that are only measured. ``train_to_test``: highest similarity of each training image to a test image,
+    (n_train,), for the published rule. ``samples``: scores of the samples, for Benjamini-Hochberg. ``amounts``:
+    strength of each transform, as text. ``copied``: number of training patients who were selected for copying, None if
+    unknown; a patient without further recordings or frames has no copy under some transforms. ``networks``: number of
+    networks whose scores were combined; each score is then the highest by ``conformal.rank_scores``.
     """
 
     calibration: PatientScores | None = None
@@ -53,15 +52,15 @@ class Evidence:
                 )
 
     @property
-    def null_scores(self) -> np.ndarray | None:
-        """The calibration scores of each network, (n,); of several networks they are the same, on a scale of ranks."""
+    def network_calibration_scores(self) -> np.ndarray | None:
+        """Calibration scores of a network, (n,); with several networks, the common ``rank_grid``."""
         if self.calibration is None:
             return None
         return self.calibration.values if self.networks == 1 else rank_grid(len(self.calibration))
 
     @property
     def rows(self) -> dict[str, PatientScores]:
-        """The controls sorted by name, and the lowest score of each patient who has every transform, if any."""
+        """Controls sorted by name, and, if any, the lowest score of each patient with copies under all transforms."""
         rows = {name: self.controls[name] for name in sorted(self.controls)}
         lowest = certification.lowest_patient_scores(rows) if len(rows) > 1 else None
         return rows if lowest is None else {**rows, WEAKEST: lowest}
@@ -69,7 +68,7 @@ class Evidence:
     def certify_report_only_controls(
         self, tau: float, delta: float, choosing: frozenset[str], tau_range: tuple[float, float] | None = None
     ) -> tuple[Certificate, ...]:
-        """Rows of the transforms that are measured only, of all patients but ``choosing``; see ``certify``."""
+        """Certificates of the transforms that are only measured, from all patients except ``choosing``."""
         patients = frozenset(name for scores in self.reported.values() for name in scores.patients.tolist())
         return certify(self.reported, tau, delta, choosing, patients - choosing, tau_range)
 
@@ -83,23 +82,23 @@ class Evidence:
 
 
 class Rule(ABC):
-    """Computes a ``Decision`` from ``Evidence``, with scores by ``similarity``. A new rule is a subclass."""
+    """Base class of rules, which compute a ``Decision`` from ``Evidence`` with scores by ``similarity``."""
 
     name: ClassVar[str]
     similarity: Similarity
 
     @abstractmethod
     def decide(self, evidence: Evidence) -> Decision:
-        """Threshold and guarantee. Raises ``UserError`` for wrong evidence; with too little, the decision fails."""
+        """Threshold and guarantee. Too little evidence makes the decision fail; wrong evidence raises ``UserError``."""
 
 
 @dataclass(frozen=True)
 class Percentile(Rule):
     """The published rule (EchoNet-Synthetic): tau is a percentile of the train-to-test maxima of Pearson correlation.
 
-    These are maxima over test images, and tau is applied to maxima over training images, so the rule rejects about
-    1 - .95^(n_train / n_test) of harmless samples. It guarantees nothing; controls and calibration patients are
-    measured only.
+    These are maxima over test images, but tau is applied to maxima over training images. Therefore the rule rejects
+    about 1 - .95^(n_train / n_test) of harmless samples. The rule gives no guarantee; controls and calibration patients
+    are only measured.
     """
 
     name: ClassVar[str] = "percentile"
@@ -112,7 +111,7 @@ class Percentile(Rule):
         validation.number("rule.delta", self.delta, above=0, below=1)
 
     def decide(self, evidence: Evidence) -> Decision:
-        """tau from ``evidence.train_to_test``, interpolated linearly between order statistics, as by numpy."""
+        """Set tau from ``evidence.train_to_test``, with linear interpolation between order statistics, as in numpy."""
         if evidence.train_to_test is None:
             raise UserError("rule=percentile needs the train-to-test maxima: the study must have test patients.")
         maxima = finite_scores(evidence.train_to_test, "train-to-test maxima")
@@ -149,15 +148,16 @@ class Calibrated(Rule):
     transform, with confidence 1 - ``delta``, tau is final. Otherwise tau is lowered to the highest certified threshold,
     but not below the conformal threshold of ``alpha_max``.
 
-    Neither several transforms nor several thresholds need a correction. *Each* transform must be certified, so a wrong
-    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold,
-    so a wrong claim at the final tau implies a wrong test just above the highest tau at which beta truly holds; this
-    tau is fixed, so the probability is at most delta (fixed-sequence testing; Bates et al. 2021, Angelopoulos et al.
-    2021).
+    Neither several transforms nor several thresholds need a correction. Each transform must be certified, so a wrong
+    claim needs a wrong test of the worst transform (an intersection-union test). Fewer copies pass a lower threshold.
+    Therefore a wrong claim at the final tau implies a wrong test just above the highest tau at which beta truly holds.
+    This tau is fixed, so the probability is at most delta (fixed-sequence testing; Bates et al. 2021, Angelopoulos et
+    al. 2021).
 
     ``choose``: fraction of the patients whose copies choose the first tau; with 0, the first tau is that of ``alpha``.
-    With several networks, a sample is rejected if one of them rejects it, and each has an equal share of ``alpha``
-    (Bonferroni). Their thresholds are lowered together, along the ranks of the calibration scores.
+    With several networks, a sample is rejected if one of them rejects it, and each network has an equal share of
+    ``alpha`` (Bonferroni). The thresholds of the networks are lowered together, along the ranks of the calibration
+    scores.
 
     ``worst_case``: the lowest score of each patient over all transforms must meet ``beta`` as well.
     ``benjamini_hochberg``: ``alpha`` bounds the expected fraction of harmless samples among the rejected samples.
@@ -188,12 +188,12 @@ class Calibrated(Rule):
         )
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Choose tau and certify it. Unless the decision ``passed``, no sample may pass."""
+        """Choose tau and certify it. No sample may pass unless the decision ``passed``."""
         rows = evidence.rows
         required = {name: scores for name, scores in rows.items() if self.worst_case or name != WEAKEST}
         choosing, certifying = certification.split_patients(evidence.controls, self.choose, self.seed)
         failure = self._too_little_evidence(evidence, required, certifying)
-        calibration = evidence.null_scores
+        calibration = evidence.network_calibration_scores
         tau, decisive, thresholds, tau_range = -math.inf, "none", dict[str, float](), None
         table: tuple[Certificate, ...] = ()
         if not failure and calibration is not None:
@@ -227,7 +227,7 @@ class Calibrated(Rule):
     def _too_little_evidence(
         self, evidence: Evidence, required: Mapping[str, PatientScores], certifying: frozenset[str]
     ) -> str:
-        """Why too few patients or copies of the ``required`` transforms exist, and a remedy; empty if enough exist."""
+        """Sentence about too few patients or copies of the ``required`` transforms; empty if they are enough."""
         patients = 0 if evidence.calibration is None else len(evidence.calibration)
         if patients < calibration_patients_needed(self.alpha / evidence.networks):
             return statements.too_few_calibration_patients(self.alpha, patients, evidence.networks)
@@ -252,8 +252,11 @@ class Calibrated(Rule):
         choosing: frozenset[str],
         certifying: frozenset[str],
     ) -> dict[str, float]:
-        """Conformal thresholds ``alpha`` and ``alpha_max``; ``beta``, which rejects enough copies of the choosing
-        patients under each transform; ``certified``, the highest threshold with a bound of at most ``beta``."""
+        """Candidate thresholds by name.
+
+        ``alpha`` and ``alpha_max``: conformal thresholds. ``beta``: the threshold that rejects enough copies of the
+        choosing patients under each transform. ``certified``: the highest threshold with a bound of at most ``beta``.
+        """
         level, networks = self.alpha, evidence.networks
         if self.benjamini_hochberg and evidence.samples is not None:
             samples = finite_scores(evidence.samples, "scores of samples")
@@ -274,10 +277,10 @@ class Calibrated(Rule):
         }
 
     def _first_and_decisive(self, thresholds: Mapping[str, float]) -> tuple[str, str]:
-        """Names of the threshold at which tau starts and of the final threshold.
+        """Names of the first and of the final threshold.
 
-        tau starts at the smaller of alpha and beta, but not below alpha_max. It ends at the first threshold if that is
-        certified, else at the highest certified threshold, but not below alpha_max.
+        tau starts at the smaller of alpha and beta, but not below alpha_max. The first threshold is final if it is
+        certified. Otherwise the highest certified threshold is final, but not below alpha_max.
         """
         alpha, beta, alpha_max, certified = (thresholds[k] for k in ("alpha", "beta", "alpha_max", "certified"))
         first = "alpha" if alpha <= beta else "beta" if beta > alpha_max else "alpha_max"
@@ -286,9 +289,9 @@ class Calibrated(Rule):
         return first, "certified" if certified >= alpha_max else "alpha_max"
 
     def _guarantee_statement(
-        self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...], cost: Cost | None
+        self, evidence: Evidence, decisive: str, table: tuple[Certificate, ...], cost: RejectionCost | None
     ) -> str:
-        """The statement of a decision that passed."""
+        """Statement of a decision that passed."""
         rows = [row for row in table if row.transform != WEAKEST]
         amounts = {
             row.transform: statements.amount_and_patients(

@@ -18,9 +18,10 @@ CHUNK_NUMBERS = 2**22
 def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embeddings") -> Tensor:
     """Embeddings (n, D), prepared for ``similarity``: float32 (n, D).
 
-    ``cosine``: divided by their norm. ``pearson``: centered over features, then divided by their norm, so that the dot
-    product of two rows is their correlation. ``euclidean``: unchanged. Raises ``UserError`` about the embeddings
-    ``name`` for a wrong shape, NaN or infinite values, and zero rows (for ``pearson`` constant rows).
+    For ``cosine``, rows are divided by their norm. For ``pearson``, rows are centered over features, then divided by
+    their norm, so that the dot product of two rows is their correlation. For ``euclidean``, rows do not change. Raises
+    ``UserError`` about the embeddings ``name`` for a wrong shape, NaN or infinite values, and zero rows (for
+    ``pearson``, constant rows).
     """
     if similarity not in SIMILARITIES:
         raise UserError(f"similarity={similarity!r} is not known: choose one of {', '.join(SIMILARITIES)}.")
@@ -47,7 +48,7 @@ def normalize(embeddings: Tensor, similarity: Similarity, name: str = "embedding
 def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
     """Similarity of row i of ``x`` to row i of ``y``, normalized, (n, D) each: float64 (n,), rounded to float32.
 
-    Euclidean distances are negative: a larger value is always closer.
+    Euclidean distances are negative, so that a larger value always means closer.
     """
     x, y = x.double(), y.double()
     values = -(x - y).square().sum(dim=1).sqrt() if similarity == "euclidean" else (x * y).sum(dim=1)
@@ -57,9 +58,9 @@ def paired_similarity(x: Tensor, y: Tensor, similarity: Similarity) -> Tensor:
 def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tensor | None = None) -> Tensor:
     """Similarity of each row of ``x``, (n, D), to each row of ``y``, (m, D), both normalized: float32 (n, m).
 
-    Computed in double precision and rounded, so that equal pairs have equal values in any block. Euclidean distances
-    are negative: computed from dot products after subtraction of ``center``, float32 (D,), a point near the data, or
-    from differences where rounding would be too large.
+    Similarities are computed in double precision and rounded, so that equal pairs have equal values in any block.
+    Euclidean distances are negative. They are computed from dot products after subtraction of ``center``, float32 (D,),
+    a point near the data, or from differences where rounding would be too large.
     """
     x, y = x.double(), y.double()
     if similarity != "euclidean":
@@ -72,7 +73,7 @@ def similarity_matrix(x: Tensor, y: Tensor, similarity: Similarity, center: Tens
 def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     """Distance of each row of ``x``, float64 (n, D), to each row of ``y``, (m, D), both near the origin: (n, m).
 
-    Computed from dot products, or from differences where rounding would be too large.
+    Distances are computed from dot products, or from differences where rounding would be too large.
     """
     sizes = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     squared = torch.addmm(sizes, x, y.T, alpha=-2)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from echodream.metrics.binomial_bounds import calibration_patients_needed, controls_needed, controls_needed_at_rate
 from echodream.privacy.certification import Certificate
-from echodream.privacy.decision import SCOPE, Cost, SharedCopies
+from echodream.privacy.decision import SCOPE, RejectionCost, SharedCopies
 
 NO_PATIENT_WITH_ALL_COPIES = (
     "Nothing may pass: rule.worst_case=true needs patients who have a copy under every transform and there is "
@@ -14,7 +14,7 @@ NO_PATIENT_WITH_ALL_COPIES = (
 
 
 def percent(value: float) -> str:
-    """A probability as a percentage with up to three digits: 0.05 is ``5 %``."""
+    """Text of a probability as a percentage with up to three digits: 0.05 is ``5 %``."""
     return f"{100 * value:.3g} %"
 
 
@@ -28,11 +28,12 @@ def copy_guarantee(
     choose: float,
     networks: int = 1,
 ) -> str:
-    """The guarantee for copies. ``transforms``: amounts by name, such as "by 4 %".
+    """Guarantee for copies. ``transforms``: amounts by name, such as "by 4 %".
 
     ``certifying``: number of patients whose copies were counted. ``worst``: whether the bound also holds for the least
     recognizable copy of each patient. ``lowered``: whether the threshold was lowered until the bound was at most beta.
-    ``networks``: number of networks, each of which may reject a sample.
+    ``choose``: fraction of the patients whose copies chose the first threshold. ``networks``: number of networks, each
+    of which may reject a sample.
     """
     names = [f"{name} {amount}".strip() for name, amount in transforms.items()]
     several = len(names) > 1
@@ -54,13 +55,13 @@ def copy_guarantee(
 
 
 def amount_and_patients(amount: str, patients: int, copied: int | None) -> str:
-    """The ``amount`` of a transform, and of how many of the ``copied`` patients copies exist, if not of all."""
+    """Text of the ``amount`` of a transform; with the number of ``patients`` with copies, if below ``copied``."""
     missing = copied is not None and patients < copied
     return f"{amount}{f' for the {patients} of {copied} patients who have such copies' if missing else ''}".strip()
 
 
-def rejection_guarantee(level: float, false_discovery_rate: bool, cost: Cost | None, delta: float) -> str:
-    """The guarantee for the rejection of harmless samples: on average, and with these calibration patients."""
+def rejection_guarantee(level: float, false_discovery_rate: bool, cost: RejectionCost | None, delta: float) -> str:
+    """Guarantee for the rejection of harmless samples: on average, and with these calibration patients."""
     if false_discovery_rate:
         return f"Of the samples rejected, at most {percent(level)} are expected to be no closer than new patients are."
     conditional = ""
@@ -76,7 +77,7 @@ def rejection_guarantee(level: float, false_discovery_rate: bool, cost: Cost | N
 
 
 def compared_frames(compared: int, frames: int) -> str:
-    """How many of the ``frames`` of a sample are compared."""
+    """Sentence about the number of compared frames of a sample of ``frames`` frames."""
     if compared == frames:
         return f"All {frames} frames of each sample are compared." if frames > 1 else "Samples have one frame."
     return (
@@ -86,7 +87,7 @@ def compared_frames(compared: int, frames: int) -> str:
 
 
 def copies_in_the_set(copies: SharedCopies, delta: float) -> str:
-    """How many copies the shared samples may contain."""
+    """Sentence about the possible number of copies among the shared samples."""
     return (
         f"Of the {copies.samples} samples that pass, at most {copies.expected:.2g} are expected to be such copies, "
         f"because {copies.rejected} were rejected and copies rarely pass; with confidence {percent(1 - delta)} at most "
@@ -95,7 +96,7 @@ def copies_in_the_set(copies: SharedCopies, delta: float) -> str:
 
 
 def number_of_decisions(number: int, other_networks: int, delta: float) -> str:
-    """Which decision on these patients this is; ``other_networks``: number of decisions by means of other networks."""
+    """Sentence about the number of decisions on these patients, with these and with other networks."""
     patients = "with these networks on these patients"
     own = f"This is the first decision {patients}."
     if number > 1:
@@ -122,7 +123,7 @@ def no_guarantee(percent_: float) -> str:
 
 
 def too_few_calibration_patients(alpha: float, patients: int, networks: int = 1) -> str:
-    """Reason: there are too few calibration patients for a conformal p-value of ``alpha``, shared by ``networks``."""
+    """Reason: too few calibration patients for a conformal p-value of ``alpha``, shared by ``networks``."""
     needed = calibration_patients_needed(alpha / networks)
     alternative = f", or allow rule.alpha={_round_up(networks / (patients + 1)):g}" if patients else ""
     shared = "" if networks == 1 else f", shared by {networks} networks,"
@@ -183,5 +184,5 @@ def _patients_needed(certifying: int, choose: float) -> int:
 
 
 def _round_up(value: float) -> float:
-    """Rounded up to three decimals."""
+    """``value`` rounded up to three decimals."""
     return math.ceil(value * 1000 - 1e-9) / 1000

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from echodream.report import svg_primitives, number_format
+from echodream.report import number_format, svg_primitives
 from echodream.report.clips import ClipSettings, choose_clips
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections import anonymized, fidelity, gallery, lineage, privacy, usefulness, verdict

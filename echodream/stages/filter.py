@@ -19,8 +19,8 @@ from echodream.filtering import record as filter_record
 from echodream.filtering.copy_generation import CopyGenerator
 from echodream.filtering.embedding import (
     FrameEmbedder,
-    check_not_selected_on,
     check_training_store,
+    check_unused_for_model_selection,
     sampling_settings,
 )
 from echodream.filtering.ledger import LedgerEntry, check_ledger, find_ledger, register_decision
@@ -98,7 +98,7 @@ def filter_(
     model_fingerprint = _check_generator(generator, needing, on, store, study)
     networks = {"artifact": artifact} | ({} if copies is None else {"copies": copies})
     for key, folder in (*networks.items(), ("generator", generator), ("autoencoder", autoencoder)):
-        check_not_selected_on(folder, key, config.calibration)
+        check_unused_for_model_selection(folder, key, config.calibration)
     settings = {
         "source": store.checksum,
         "real": study.checksum,
@@ -132,7 +132,7 @@ def filter_(
         decision = rule.decide(scores.evidence)
         entry = _ledger_entry(settings, store, scores.frames, model_fingerprint)
         tries = register_decision(decisions, entry, decision.passed, code_version)
-        before = filter_record.tries_before_the_ledger(read_record(Path(private) / RECORD), settings)
+        before = filter_record.decisions_before_the_ledger(read_record(Path(private) / RECORD), settings)
         tries = replace(tries, same=max(tries.same, before))
         known = model_fingerprint is not None
         record = {**settings, "decision": filter_record.public_decision(decision, scores, rule, tries, known)}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.svg_primitives import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import encode, encode_within
 from echodream.report.number_format import (
@@ -19,6 +18,7 @@ from echodream.report.number_format import (
     format_ratio,
     format_value,
 )
+from echodream.report.svg_primitives import ScoreGroup, axis_tick_labels, histogram_charts, interval_chart
 from echodream.report.tables import Row, parse_interval
 from echodream.runs.redaction import redact_absolute_paths
 

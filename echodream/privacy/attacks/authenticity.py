@@ -1,4 +1,4 @@
-"""Authenticity (Alaa et al., arXiv 2102.08921): is a sample no closer to training data than the next patient is?"""
+"""Authenticity: whether a sample is farther from training data than the next patient is (Alaa et al., 2102.08921)."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from echodream.privacy.nearest_neighbors import check_embeddings, nearest_other_
 
 
 def authenticity(synthetic: Tensor, train: Tensor, train_patients: Sequence[object] | None = None) -> np.ndarray:
-    """Whether each row of ``synthetic``, (n, D), is authentic: bool (n,). Euclidean distances.
+    """Whether each row of ``synthetic``, (n, D), is authentic by Euclidean distances: bool (n,).
 
     A row is not authentic if it is closer to its nearest row of ``train``, (m, D), than that row is to the nearest row
-    of another patient. Without ``train_patients`` each training row is its own patient, as in the paper.
+    of another patient. Without ``train_patients``, each training row counts as one patient, as in the paper.
     """
     x, y = check_embeddings("authenticity", synthetic, train)
     distance, index = nearest_rows(x, y)

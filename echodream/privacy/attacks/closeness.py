@@ -21,12 +21,13 @@ class Closeness:
 
     ``dcr_*``: median distance to the closest patient. ``nndr_*``: median ratio of the distances to the closest and the
     second closest patient, 1 if both are 0. ``nearest_in_train``: share of samples that are closer to a training
-    patient than to any held-out one (ties count half), with its interval over samples; .5 is expected of a generator
-    that copies nobody. ``p_value``: how often a random split of the patients gives a share as high (permutation test).
-    ``patients``: number in each group. A small DCR alone proves nothing (arXiv 2505.01524).
+    patient than to every held-out patient (ties count half), with its interval over samples; a generator that copies no
+    patient has an expected share of 0.5. ``p_value``: share of random splits of the patients with at least this share
+    (permutation test). ``patients``: number of patients in each group. A small DCR alone does not prove copying (arXiv
+    2505.01524).
 
-    The larger group is compared by random subsets of the size of the smaller: ``nearest_in_train`` is the mean over all
-    subsets, in closed form, and ``spread`` its standard deviation over ``draws`` subsets. Medians are over samples and
+    Random subsets of the larger group have the size of the smaller group. ``nearest_in_train`` is the mean over all
+    subsets, in closed form; ``spread`` is its standard deviation over ``draws`` subsets. Medians are over samples and
     subsets.
     """
 
@@ -53,9 +54,9 @@ def closeness(
 ) -> Closeness:
     """DCR, NNDR and the share nearest in training, of embeddings (n, D), (m, D), (l, D), by Euclidean distance.
 
-    All patients need equally many frames. With ``groups``, (n,), rows of ``synthetic`` are frames, and the closest
-    frame of each sample counts. Raises ``UserError`` if a patient is in both groups, or a group has fewer than two
-    patients.
+    All patients need equally many frames. If the rows of ``synthetic`` are frames, ``groups``, (n,), has the sample of
+    each frame, and the closest frame of a sample counts. Raises ``UserError`` if a patient is in both groups, or if a
+    group has fewer than two patients.
     """
     if {str(name) for name in train_patients} & {str(name) for name in holdout_patients}:
         raise UserError("A patient is both in training and held out: split the study by patient.")
@@ -71,7 +72,7 @@ def closeness(
 def closeness_of_distances(
     to_train: np.ndarray, to_holdout: np.ndarray, seed: int = 0, repeats: int = 1000
 ) -> Closeness:
-    """``closeness`` of distances of n samples to training patients, (n, m), and to held-out patients, (n, l)."""
+    """``closeness`` from the distances of n samples to training patients, (n, m), and to held-out patients, (n, l)."""
     m, patients = to_train.shape[1], min(to_train.shape[1], to_holdout.shape[1])
     if patients < 2:
         raise UserError("closeness needs two or more patients in training and held out.")
@@ -114,21 +115,21 @@ def _sample_distances(distances: np.ndarray, sample: np.ndarray) -> np.ndarray:
 def _share_closer_to_first(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Share of the subsets of equal size for which a sample is closer to the first group; (n, m), (n, l) to (n,).
 
-    Of the m patients of the larger group, l are in a subset. With a of them closer than the nearest of the smaller
-    group, a subset has none of these with probability C(m - a, l) / C(m, l). Ties count half.
+    A subset has l of the m patients of the larger group. If a of the m patients are closer than the nearest patient of
+    the smaller group, a subset has none of these a patients with probability C(m - a, l) / C(m, l). Ties count half.
     """
     if first.shape[1] < second.shape[1]:
         share: np.ndarray = 1 - _share_closer_to_first(second, first)
         return share
     near = second.min(axis=1, keepdims=True)
-    none = _none_in_subset(first.shape[1], second.shape[1])
+    none = _probability_of_none(first.shape[1], second.shape[1])
     share = 1 - (none[(first < near).sum(axis=1)] + none[(first <= near).sum(axis=1)]) / 2
     return share
 
 
 @lru_cache(maxsize=32)
-def _none_in_subset(total: int, size: int) -> np.ndarray:
-    """Probability that a random subset of ``size`` of ``total`` has none of a given items, for a = 0, ..., total."""
+def _probability_of_none(total: int, size: int) -> np.ndarray:
+    """Probability that a random ``size`` of ``total`` items include none of a given items, for a = 0, ..., total."""
     from scipy.stats import hypergeom
 
     none: np.ndarray = hypergeom.pmf(0, total, np.arange(total + 1), size)
@@ -136,6 +137,6 @@ def _none_in_subset(total: int, size: int) -> np.ndarray:
 
 
 def _distance_ratio(distances: np.ndarray) -> np.ndarray:
-    """Nearest over second nearest distance of each row, (n, patients); 1 if the second is 0."""
+    """Ratio of the smallest and the second smallest distance of each row, (n, patients); 1 if both are 0."""
     first, second = np.partition(distances, 1, axis=1)[:, :2].T
     return np.divide(first, second, out=np.ones_like(first), where=second > 0)

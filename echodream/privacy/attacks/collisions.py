@@ -1,4 +1,4 @@
-"""Collisions: how often do samples of different seeds show the same identity?"""
+"""Collisions: the share of pairs of samples with different seeds that show the same identity."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from echodream.privacy.similarity import Similarity, normalize
 
 @dataclass(frozen=True)
 class Collisions:
-    """Pairs of samples of different seeds that collide: their similarity is at least ``threshold``.
+    """Pairs of samples with different seeds and the same identity, that is, a similarity of at least ``threshold``.
 
     ``pairs``: share of pairs that collide, with its jackknife interval over samples. ``samples``: share of samples in a
     colliding pair. ``identities``: 1 / pairs, the number of equally likely identities with this collision rate.
@@ -28,7 +28,10 @@ class Collisions:
 def collisions(
     samples: Tensor, threshold: float, similarity: Similarity = "cosine", block: int = 1024, confidence: float = 0.95
 ) -> Collisions:
-    """Collisions of ``samples``, embeddings of one sample per seed, (n, D). Compare with those of real patients."""
+    """Collisions of ``samples``, (n, D): embeddings of one sample per seed.
+
+    Collisions of real patients are the reference.
+    """
     from scipy.special import ndtri
 
     rows = normalize(samples, similarity, "samples").double()

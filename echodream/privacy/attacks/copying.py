@@ -13,12 +13,12 @@ from echodream.privacy.nearest_neighbors import check_embeddings, nearest_rows
 
 @dataclass(frozen=True)
 class Copying:
-    """C_T of Meehan et al. (arXiv 2004.05675).
+    """Data-copying score C_T of Meehan et al. (arXiv 2004.05675).
 
-    ``score``: average of ``cells``, weighted by their share of held-out data. -3 and less if samples are closer to the
-    training set than held-out data are, above 0 if they are farther away. Its interval is +-1.96 standard errors under
-    the null hypothesis. ``cells``: z-score of the Mann-Whitney test in each cell. ``left_out``: number of cells with
-    too few samples or held-out rows.
+    ``score``: mean of ``cells``, weighted by their shares of the held-out data. A score of -3 or less means that
+    samples are closer to the training set than held-out data are; a score above 0, that they are farther away. The
+    interval of the score is +-1.96 standard errors under the null hypothesis. ``cells``: z-score of the Mann-Whitney
+    test in each cell. ``left_out``: number of cells with too few samples or held-out rows.
     """
 
     score: Interval
@@ -53,13 +53,13 @@ def data_copying(
     if cells > len(y):
         raise UserError(f"cells={cells} is more than the {len(y)} training embeddings: choose fewer.")
     centers = cell_centers(y, cells, seed)
-    return copying_score(locate(x, y, centers), locate(z, y, centers), cells, least)
+    return copying_score(distances_and_cells(x, y, centers), distances_and_cells(z, y, centers), cells, least)
 
 
 def copying_score(
     samples: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], cells: int, least: int = 10
 ) -> Copying:
-    """C_T of distances to the training set and cells, as ``locate`` gives them, of samples and of held-out rows."""
+    """C_T from the ``distances_and_cells`` of samples and of held-out rows."""
     scores, weights = [], []
     for cell in range(cells):
         near, reference = (distance[cells_of == cell] for distance, cells_of in (samples, held_out))
@@ -73,7 +73,7 @@ def copying_score(
     return Copying(Interval(score, score - half, score + half), tuple(scores), cells - len(scores))
 
 
-def locate(rows: Tensor, train: Tensor, centers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def distances_and_cells(rows: Tensor, train: Tensor, centers: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Distance of ``rows``, (n, D), to the nearest training embedding, and the cell of each row; (n,) each."""
     distance, cell = nearest_rows(rows, train)[0], nearest_rows(rows, centers)[1]
     return distance.cpu().numpy(), cell.cpu().numpy()

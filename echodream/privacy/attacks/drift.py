@@ -15,8 +15,8 @@ from echodream.privacy.similarity import Similarity, normalize, paired_similarit
 class Drift:
     """Similarity of the frames of videos to a reference frame; intervals are bootstrapped over patients.
 
-    ``curve``, (F,): mean similarity of frame f, over videos of at least f + 1 frames, with its interval ``low``,
-    ``high``, (F,). ``last``: mean similarity of the last frame. ``step``: mean similarity of consecutive frames.
+    ``curve``, (F,): mean similarity of frame f over the videos with at least f + 1 frames; its interval is ``low`` to
+    ``high``, (F,) each. ``last``: mean similarity of the last frame. ``step``: mean similarity of consecutive frames.
     ``lost``: share of videos with a frame below the threshold, with its exact interval for the number of patients; None
     without a threshold.
     """
@@ -37,9 +37,9 @@ def drift(
     similarity: Similarity = "cosine",
     seed: int = 0,
 ) -> Drift:
-    """Drift of ``videos``, embeddings (F_i, D) each, from ``references``, (D,) each: by default their first frames.
+    """Drift of ``videos``, embeddings (F_i, D) each, from ``references``, (D,) each; default: their first frames.
 
-    Without ``patients`` each video is its own patient. Raises ``UserError`` if all videos have a single frame.
+    Without ``patients``, each video counts as one patient. Raises ``UserError`` if all videos have a single frame.
     """
     if not videos or (references is not None and len(references) != len(videos)):
         raise UserError(f"drift needs at least one video and a reference for each of the {len(videos)}.")
@@ -73,7 +73,7 @@ def drift(
 
 
 def _exact_share(values: np.ndarray, patients: Sequence[object]) -> Interval:
-    """The mean of zeros and ones, (n,), with the exact interval of a proportion of as many trials as patients."""
+    """Mean of zeros and ones, (n,), with the exact interval of a proportion of as many trials as patients."""
     unit = unit_indices(patients, len(values))
     share = float(np.mean(values))
     exact = clopper_pearson_interval(round(share * (int(unit.max()) + 1)), int(unit.max()) + 1)

@@ -14,7 +14,7 @@ from echodream.privacy.nearest_neighbors import check_embeddings, distance_block
 def prdc_intervals(
     synthetic: Tensor, real: Tensor, real_patients: Sequence[object] | None = None, k: int = 5, seed: int = 0
 ) -> dict[str, Interval]:
-    """PRDC of embeddings, (N, D) and (M, D), by Euclidean distance with ``k`` neighbors; see ``metrics.prdc``.
+    """PRDC (``metrics.prdc``) of embeddings, (N, D) and (M, D), by Euclidean distance with ``k`` neighbors.
 
     Recall and coverage are bootstrapped over ``real_patients``, (M,), precision and density over samples, with fixed
     radii.

@@ -16,9 +16,9 @@ from echodream.privacy.nearest_neighbors import check_embeddings, distance_block
 class Linkability:
     """Success rates of the linkability attack, and the residual risk (Giomi et al., arXiv 2211.10459).
 
-    ``attack``: share of training patients that are linked. ``control``: share of patients that the generator was not
-    trained on. ``baseline``: success rate of a random guess. ``risk``: (attack - control) / (1 - control), in [0, 1].
-    If ``attack`` is not above ``baseline``, the attack failed and ``risk`` has no meaning.
+    ``attack``: share of training patients that the attack links. ``control``: share of linked patients among those that
+    the generator was not trained on. ``baseline``: success rate of a random guess. ``risk``: (attack - control) / (1 -
+    control), in [0, 1]. If ``attack`` is not above ``baseline``, the attack failed, and ``risk`` has no meaning.
     """
 
     attack: Interval
@@ -28,7 +28,7 @@ class Linkability:
 
 
 def residual_risk(attack: Interval, control: Interval) -> Interval:
-    """(attack - control) / (1 - control), clipped to [0, 1]; its interval by first-order error propagation."""
+    """The risk (attack - control) / (1 - control), clipped to [0, 1], with first-order error propagation."""
     remaining = 1 - control.value
     if remaining <= 0:
         raise UserError("The attack links every control patient: the risk cannot be distinguished from chance.")
@@ -46,10 +46,10 @@ def linkability(
     neighbors: int = 1,
     confidence: float = 0.95,
 ) -> Linkability:
-    """The linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
+    """Linkability attack on two views of each patient or sample, one row each: (n, D_1) and (n, D_2).
 
     Views are frames, recordings, or parts of the features. The attack links two views if one sample is among the
-    ``neighbors`` nearest samples of both. Raises ``UserError`` for views or ``neighbors`` that do not fit.
+    ``neighbors`` nearest samples of both. Raises ``UserError`` for unpaired views and an invalid ``neighbors``.
     """
     for name, (first, second) in (("train", train), ("control", control), ("synthetic", synthetic)):
         if len(first) != len(second):
@@ -66,7 +66,7 @@ def linkability(
 def linkability_of_distances(
     train: Sequence[Tensor], control: Sequence[Tensor], neighbors: int = 1, confidence: float = 0.95
 ) -> Linkability:
-    """``linkability`` of distances of the first, and of the second views to those of the samples: (n, samples) each."""
+    """``linkability`` from the distances of both views to those of the samples: (n, samples) for each view."""
     samples = train[0].shape[1]
     if not 1 <= neighbors <= samples:
         raise UserError(f"neighbors={neighbors} must be between 1 and the number of synthetic samples, {samples}.")

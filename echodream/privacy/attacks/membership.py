@@ -13,9 +13,9 @@ from echodream.privacy.conformal import finite_scores
 
 @dataclass(frozen=True)
 class Membership:
-    """How well a score separates training patients (members) from others, with bootstrap intervals over patients.
+    """Separation of training patients (members) from other patients by a score, with bootstrap intervals over patients.
 
-    ``auc``: ROC AUC; .5 is chance. ``tpr``: true positive rate at a false positive rate of at most ``fpr``. If
+    ``auc``: ROC AUC; 0.5 is chance level. ``tpr``: true positive rate at a false positive rate of at most ``fpr``. If
     ``resolved`` is false, there are fewer than 1 / fpr others, and ``tpr`` is at a false positive rate of 0.
     """
 
@@ -35,10 +35,10 @@ def membership(
     repeats: int = 1000,
     seed: int = 0,
 ) -> Membership:
-    """AUC and TPR of ``scores`` of records, (n,), higher for members (such as -loss).
+    """AUC and TPR of ``scores`` of records, (n,), which are higher for members (such as the negative loss).
 
     ``member``, bool (n,): whether the record was in training. Scores are averaged over the records of each of
-    ``patients``, (n,). Raises ``UserError`` if a patient is in both groups, or a group is empty.
+    ``patients``, (n,). Raises ``UserError`` if a patient is in both groups, or if a group is empty.
     """
     values, member = finite_scores(scores, "membership scores"), np.asarray(member, dtype=bool)
     if len(member) != len(values):

@@ -1,4 +1,4 @@
-"""Image retrieval score: what share of the training set is the nearest neighbor of some sample?"""
+"""Image retrieval score: the share of training images that can be the nearest neighbor of a sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from echodream.metrics.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Share of ``total`` training images (or patients) that are the nearest neighbor of some sample (arXiv 2411.16171).
+    """Share of ``total`` training images (or patients) that are the nearest neighbor of a sample (arXiv 2411.16171).
 
-    ``covered``: the share for ``samples`` samples. ``score``: the image retrieval score, with its interval: an estimate
-    of the share for unlimited samples if all retrievable images are equally likely. Compare with the score of held-out
-    data: neighborhoods differ in size even for a perfect generator.
+    ``covered``: the share for ``samples`` samples. ``score``: the image retrieval score with its interval, an estimate
+    of the share for unlimited samples if all retrievable images are equally likely. The reference is the score of
+    held-out data, because neighborhoods differ in size even for a perfect generator.
     """
 
     covered: float

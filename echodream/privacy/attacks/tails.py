@@ -1,6 +1,7 @@
-"""Tails: are single samples much closer to a training patient than harmless samples or new patients are?
+"""Tail tests: are single samples much closer to a training patient than harmless samples or new patients are?
 
-Means over samples do not see a few copies. Both tests take tables of distances to patients: the nearest frames count.
+A mean over all samples hardly changes if a few samples are copies. Both tests take distances between samples and
+patients; a distance is that of the two nearest frames.
 """
 
 from dataclasses import dataclass
@@ -11,18 +12,19 @@ from echodream.errors import UserError
 from echodream.metrics.bootstrap import Interval, clopper_pearson_interval
 
 LARGEST_GAP = np.log(1e6)
-"""Largest log ratio of two distances that counts: a distance may be 0."""
+"""Upper limit of the log ratio of two distances, because a distance may be 0."""
 
 
 @dataclass(frozen=True)
 class NearerCount:
-    """Number of ``samples`` that are nearer to a training patient than any of ``controls`` new patients is.
+    """Number of ``samples`` that are nearer to a training patient than each of ``controls`` new patients.
 
-    ``share``: with its exact interval. ``expected``: of samples that are like new patients; the number is then
-    beta-binomial, Beta(1, controls). ``threshold``: distance of the nearest new patient. ``nearest``: number of samples
-    that are nearer to a training patient than any two patients are to each other. ``p_value``: share of random choices
-    of the training patients with at least as many. ``smallest_p_value``: that of ``nearest`` copies of as many
-    patients; the test cannot find fewer copies than this allows.
+    ``count``: number of these samples; ``share``: their share, with its exact interval. ``expected``: expected share of
+    samples that are like new patients, whose number is beta-binomial, Beta(1, controls). ``threshold``: distance of the
+    nearest new patient. ``nearest``: number of samples that are nearer to a training patient than any two patients are
+    to each other. ``p_value``: share of random choices of the training patients for which ``nearest`` is at least as
+    high. ``smallest_p_value``: the smallest p-value that ``nearest`` copies can have, which is that of copies of
+    different patients.
     """
 
     count: int
@@ -44,12 +46,12 @@ def nearer_than_new_patients(
     repeats: int = 1000,
     seed: int = 0,
 ) -> NearerCount:
-    """Count of samples and permutation test over which of P patients are in training.
+    """Count the samples nearer to training than all new patients, and test by permuting which patients are in training.
 
-    ``to_patients``, (n, P): distance of each sample to each patient. ``between_patients``, (q, P): the same of the
-    patients ``rows``, indices (q,), in place of samples; the distance of a patient to itself is not used. ``member``,
-    bool (P,): training patients. The test is exact if patients are exchangeable, for groups of any two sizes, since the
-    smallest distance of two patients does not depend on who is in training.
+    ``to_patients``, (n, P): distance of each sample to each patient. ``between_patients``, (q, P): distance of each of
+    the patients ``rows``, indices (q,), to each patient; the distance of a patient to itself is not used. ``member``,
+    bool (P,): whether a patient is in training. The test is exact for exchangeable patients and groups of any sizes,
+    because the smallest distance of two patients does not depend on their membership.
     """
     from scipy.stats import betabinom, hypergeom
 
@@ -80,12 +82,13 @@ def nearer_than_new_patients(
 
 @dataclass(frozen=True)
 class SinglingOut:
-    """Number of ``samples`` that are close to one patient and far from all others.
+    """Number of ``samples`` that are close to one patient and far from all other patients.
 
-    ``count``: the patient was in training; ``others``: the patient was not. ``share``: of ``count``, with its exact
-    interval. ``p_value``: smallest adjusted p-value of a sample whose nearest patient was in training. ``controls``:
-    new patients that the test is calibrated with. ``controls_singled_out``: how many of them the same test finds.
-    ``mean_gap``: mean log ratio of the distances of a new patient to the second nearest and the nearest other patient.
+    ``count``: number of these samples whose nearest patient was in training; ``others``: number whose nearest patient
+    was not. ``share``: ``count`` as a share of all samples, with its exact interval. ``p_value``: smallest adjusted
+    p-value of a sample whose nearest patient was in training. ``controls``: number of new patients that calibrate the
+    test. ``controls_singled_out``: number of these new patients that the same test finds. ``mean_gap``: mean log ratio
+    of the distances of a new patient to the second nearest and to the nearest other patient.
     """
 
     count: int
@@ -99,13 +102,14 @@ class SinglingOut:
 
 
 def singling_out(to_patients: np.ndarray, controls: np.ndarray, member: np.ndarray, level: float) -> SinglingOut:
-    """Samples whose nearest patient is much nearer than the second nearest, by the Benjamini-Hochberg rule.
+    """Find samples whose nearest patient is much nearer than the second nearest, by the Benjamini-Hochberg rule.
 
-    ``to_patients``, (n, P): distance of each sample to each patient; ``controls``, (K, P): of new patients in place of
-    samples, infinite to themselves. ``member``, bool (P,): training patients. In a smooth distribution of patients the
-    log ratio of the second nearest and the nearest distance is exponential (TwoNN, Facco et al. 2017), so that a
-    p-value has a closed form, see ``gap_p_values``, and is not limited by the number of patients. If no sample is a
-    copy, any is found with probability at most ``level``. Raises ``UserError`` for fewer than three controls.
+    ``to_patients``, (n, P): distance of each sample to each patient. ``controls``, (K, P): distance of each new patient
+    to each patient, infinite to itself. ``member``, bool (P,): whether a patient is in training. In a smooth
+    distribution of patients, the log ratio of the second nearest and the nearest distance is exponential (TwoNN, Facco
+    et al. 2017). The p-value therefore has a closed form (``gap_p_values``), and the number of patients does not limit
+    it. If no sample is a copy, the test finds a sample with probability at most ``level``. Raises ``UserError`` for
+    fewer than three controls.
     """
     from scipy.stats import false_discovery_control
 
@@ -140,9 +144,9 @@ def log_gaps(distances: np.ndarray) -> np.ndarray:
 def gap_p_values(gaps: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Probability that an exponential variable exceeds each of ``gaps``, (n,), given K ``controls`` with the same mean.
 
-    (1 + gap / sum(controls))^-K: exact, since it accounts for the estimation of the mean. The upper half of the
-    controls gives a second p-value, (k / K) (1 + (gap - median) / sum(controls - median))^-k over the k controls above
-    the median, in case the tail is heavier than exponential; the larger one counts.
+    The p-value (1 + gap / sum(controls))^-K is exact, because it accounts for the estimation of the mean. The k
+    controls above the median give a second p-value, (k / K) (1 + (gap - median) / sum(controls - median))^-k, for a
+    tail that is heavier than exponential. The larger p-value is returned.
     """
     if not controls.any():
         return np.ones_like(gaps)

@@ -6,10 +6,10 @@ from typing import Any
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.svg_primitives import Point, scatter_chart
 from echodream.report.number_format import axis_end, capitalized
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
+from echodream.report.svg_primitives import Point, scatter_chart
 from echodream.report.tables import SHARE, Row, Table, parse_interval
 
 CHANCE_AUC = Interval(0.5, 0.5, 0.5)

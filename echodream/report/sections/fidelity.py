@@ -9,7 +9,6 @@ import numpy as np
 from markupsafe import Markup
 
 from echodream.metrics.bootstrap import Interval
-from echodream.report.svg_primitives import line_chart
 from echodream.report.glossary import is_distance, metric_meaning
 from echodream.report.media import png_uri
 from echodream.report.number_format import (
@@ -22,6 +21,7 @@ from echodream.report.number_format import (
 )
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sources import Sources
+from echodream.report.svg_primitives import line_chart
 from echodream.report.tables import SHARE, Row, Still, Table, Verdict, parse_interval
 from echodream.store import Store
 

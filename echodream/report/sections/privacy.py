@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from echodream.audit.measure import exact_value
 from echodream.metrics.bootstrap import Interval
-from echodream.report.svg_primitives import ScoreGroup, line_chart
 from echodream.report.number_format import (
     axis_end,
     capitalized,
@@ -22,6 +21,7 @@ from echodream.report.number_format import (
 from echodream.report.section import PageContext, Section, SectionContent
 from echodream.report.sections.fidelity import synthetic_set_is_unusable
 from echodream.report.sources import Sources
+from echodream.report.svg_primitives import ScoreGroup, line_chart
 from echodream.report.tables import SHARE, Row, Table, Verdict, parse_interval
 
 KINDS = ("video", "image")
